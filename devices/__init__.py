@@ -1,0 +1,1 @@
+"""What a device is, and how to run something on it."""

@@ -1,0 +1,1 @@
+"""Merging: the algebra on tensors, the rewriting of a graph, the certificate."""

@@ -1,0 +1,1 @@
+"""What to measure, and turning replies of a device into a latency table."""
