@@ -1,0 +1,187 @@
+"""Building blocks found from a network's structure, not from the names of its classes.
+
+The network is cut wherever a single tensor carries everything on. Between two cuts stands a
+segment: one operator, or a fork with its join. A block is then one of
+
+- a residual segment: its join is an addition and it holds a convolution (a ResNet's bottleneck, an
+  inverted residual with its skip), with the activation that directly follows, if any;
+- a run ``[1x1 conv] -> depthwise conv -> 1x1 conv`` (inverted residual without skip, depthwise
+  separable), squeeze-excite allowed inside, with the activation that directly follows, if any;
+- a run ``dense k x k conv -> 1x1 conv`` whose second convolution is linear (fused MBConv).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from latency_tables.opspec import Activation, Add, Conv, Mul, OpSpec, Pool
+
+#: Activations that a merge may remove: piecewise linear ones, as in the paper.
+REMOVABLE = ("relu", "relu6")
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Operators ``first`` to ``last`` between two tensors that alone carry everything on."""
+
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Operators ``first`` to ``last`` (numbers in the spec, both included) of one building block.
+
+    ``inner_activations`` disappear when the block is shrunk; ``end_activation`` directly follows
+    the block's result and stays. ``unmergeable`` names the layer and the reason, or is None.
+    """
+
+    index: int
+    name: str
+    first: int
+    last: int
+    convolutions: tuple[str, ...]
+    inner_activations: tuple[str, ...]
+    end_activation: str | None
+    unmergeable: str | None
+
+
+def find_segments(spec: OpSpec) -> tuple[Segment, ...]:
+    """Cut the operators wherever only one tensor is read further on."""
+    earliest = len(spec.ops)
+    cuts = []
+    for number in range(len(spec.ops) - 1, 0, -1):
+        earliest = min(earliest, *spec.ops[number].inputs)
+        if earliest >= number:
+            cuts.append(number)
+    bounds = [0, *reversed(cuts), len(spec.ops)]
+    return tuple(Segment(a, b - 1) for a, b in itertools.pairwise(bounds))
+
+
+def find_blocks(spec: OpSpec, layers: Sequence[str]) -> tuple[Block, ...]:
+    """The building blocks in order; ``layers`` names the operators."""
+    segments = find_segments(spec)
+    blocks: list[Block] = []
+    at = 0
+    while at < len(segments):
+        end = _match(spec, segments, at)
+        if end is None:
+            at += 1
+            continue
+        blocks.append(_block(spec, layers, len(blocks), segments[at].first, segments[end].last))
+        at = end + 1
+    return tuple(blocks)
+
+
+def _match(spec: OpSpec, segments: Sequence[Segment], at: int) -> int | None:
+    """The last segment of the block that starts at segment ``at``, or None."""
+    segment = segments[at]
+    if segment.first != segment.last:
+        residual = isinstance(spec.ops[segment.last], Add)
+        holds_conv = any(isinstance(op, Conv) for op in spec.ops[segment.first : segment.last])
+        return _with_activation(spec, segments, at) if residual and holds_conv else None
+    return _match_run(spec, segments, at)
+
+
+def _match_run(spec: OpSpec, segments: Sequence[Segment], at: int) -> int | None:
+    start, first = at, _conv_at(spec, segments, at)
+    if first is None:
+        return None
+    spatial = at
+    if first.is_pointwise:
+        spatial = _skip_activations(spec, segments, at + 1)
+    middle = _conv_at(spec, segments, spatial)
+    if middle is None or middle.kernel == (1, 1):
+        return None
+    depthwise = _is_depthwise(spec, segments[spatial], middle)
+    if not depthwise and spatial != start:
+        return None
+    project = _skip_activations(spec, segments, spatial + 1, gates=True)
+    last = _conv_at(spec, segments, project)
+    if last is None or not last.is_pointwise:
+        return None
+    end = _with_activation(spec, segments, project)
+    return end if depthwise or end == project else None
+
+
+def _conv_at(spec: OpSpec, segments: Sequence[Segment], at: int) -> Conv | None:
+    if at >= len(segments) or segments[at].first != segments[at].last:
+        return None
+    op = spec.ops[segments[at].first]
+    return op if isinstance(op, Conv) else None
+
+
+def _is_depthwise(spec: OpSpec, segment: Segment, conv: Conv) -> bool:
+    channels = spec.shapes[spec.ops[segment.first].inputs[0]][0]
+    return conv.groups == channels > 1
+
+
+def _skip_activations(
+    spec: OpSpec, segments: Sequence[Segment], at: int, *, gates: bool = False
+) -> int:
+    """The first segment from ``at`` on that is no activation (and, with ``gates``, no product)."""
+    while at < len(segments):
+        op = spec.ops[segments[at].last]
+        if not (isinstance(op, Activation) or (gates and isinstance(op, Mul))):
+            break
+        at += 1
+    return at
+
+
+def _with_activation(spec: OpSpec, segments: Sequence[Segment], at: int) -> int:
+    follows = at + 1 < len(segments) and isinstance(spec.ops[segments[at + 1].first], Activation)
+    return at + 1 if follows else at
+
+
+def _block(spec: OpSpec, layers: Sequence[str], index: int, first: int, last: int) -> Block:
+    numbers = range(first, last + 1)
+    convolutions = tuple(layers[n] for n in numbers if isinstance(spec.ops[n], Conv))
+    ends_active = isinstance(spec.ops[last], Activation)
+    inner = [n for n in numbers if isinstance(spec.ops[n], Activation) and n != last]
+    return Block(
+        index=index,
+        name=_common_path(convolutions),
+        first=first,
+        last=last,
+        convolutions=convolutions,
+        inner_activations=tuple(layers[n] for n in inner),
+        end_activation=layers[last] if ends_active else None,
+        unmergeable=_why_unmergeable(spec, layers, numbers),
+    )
+
+
+def _common_path(names: Sequence[str]) -> str:
+    """The module that holds all these layers: ``blocks.1.0`` for ``blocks.1.0.conv_pw``, ..."""
+    if len(names) == 1:
+        return names[0].rpartition(".")[0] or names[0]
+    levels = zip(*(name.split(".") for name in names), strict=False)
+    parts = [level[0] for level in itertools.takewhile(lambda level: len(set(level)) == 1, levels)]
+    return ".".join(parts) or f"{names[0]}..{names[-1]}"
+
+
+def _why_unmergeable(spec: OpSpec, layers: Sequence[str], numbers: range) -> str | None:
+    for n in numbers:
+        if isinstance(spec.ops[n], Mul):
+            return f"{layers[n]}: squeeze-excite multiplies two tensors, which is not linear"
+    for n in numbers:
+        op = spec.ops[n]
+        if isinstance(op, Activation) and n != numbers[-1] and op.function not in REMOVABLE:
+            return (
+                f"{layers[n]}: activation {op.function} is not removed "
+                f"(only {' and '.join(REMOVABLE)} are)"
+            )
+        if not isinstance(op, Activation | Conv | Add) and not is_plain_average(spec, n):
+            kind = getattr(op, "operator", op.kind)
+            return f"{layers[n]}: {kind} does not merge into a convolution"
+    return None
+
+
+def is_plain_average(spec: OpSpec, number: int) -> bool:
+    """Whether an operator averages windows that see no pad: a convolution with equal weights."""
+    op = spec.ops[number]
+    if not isinstance(op, Pool) or op.function != "average" or any(op.pads):
+        return False
+    inputs = [spec.shapes[tensor] for tensor in op.inputs]
+    return replace(op, ceil=False).output_shape(inputs) == spec.shapes[number + 1]

@@ -1,0 +1,280 @@
+"""What a shrunk network looks like: geometry of merged convolutions, pieces, whole networks.
+
+Structure only, no weights: the latency table is built from these pieces, and the merge must give
+convolutions of exactly these shapes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from dshrink.blocks import Block, find_blocks
+from dshrink.models import Network
+from latency_tables.opspec import Activation, Add, BiasMap, Conv, Op, OpSpec, Pool
+from latency_tables.pieces import NetworkPieces, Piece
+
+FREE_ACTIVATION = "relu6"
+
+
+class ShrinkError(ValueError):
+    """A keep mask that does not fit the network, or a block that cannot merge."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reach:
+    """How a tensor depends on the block's input, as the one convolution that would give it.
+
+    ``begin`` pads (top, left); ``bias_before_pad``: a pad meets a tensor with a bias in it.
+    """
+
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    begin: tuple[int, int] = (0, 0)
+    depthwise: bool = True
+    biased: bool = False
+    bias_before_pad: bool = False
+
+    def then(self, op: Conv | Pool, depthwise: bool) -> _Reach:
+        """Compose with one more operator (methods.md, Compose)."""
+        dilation = op.dilation if isinstance(op, Conv) else (1, 1)
+        spans = [d * (k - 1) for k, d in zip(op.kernel, dilation, strict=True)]
+        axes = range(2)
+        return _Reach(
+            kernel=_pair(spans[a] * self.stride[a] + self.kernel[a] for a in axes),
+            stride=_pair(self.stride[a] * op.stride[a] for a in axes),
+            begin=_pair(self.begin[a] + self.stride[a] * op.pads[a] for a in axes),
+            depthwise=self.depthwise and depthwise,
+            biased=self.biased or isinstance(op, Conv),
+            bias_before_pad=self.bias_before_pad or (self.biased and any(op.pads)),
+        )
+
+    def plus(self, other: _Reach) -> _Reach:
+        """The union of two parallel branches with one stride."""
+        if self.stride != other.stride:
+            raise ShrinkError(f"branches of strides {self.stride} and {other.stride} do not add up")
+        axes = range(2)
+        begin = _pair(max(self.begin[a], other.begin[a]) for a in axes)
+        reach = [max(r.kernel[a] - r.begin[a] for r in (self, other)) for a in axes]
+        return _Reach(
+            kernel=_pair(begin[a] + reach[a] for a in axes),
+            stride=self.stride,
+            begin=begin,
+            depthwise=self.depthwise and other.depthwise,
+            biased=self.biased or other.biased,
+            bias_before_pad=self.bias_before_pad or other.bias_before_pad,
+        )
+
+
+def _pair(values: Iterable[int]) -> tuple[int, int]:
+    first, second = values
+    return first, second
+
+
+def _reach(spec: OpSpec, block: Block) -> _Reach:
+    reaches: dict[int, _Reach] = {block.first: _Reach()}
+    for n in range(block.first, block.last + 1):
+        op = spec.ops[n]
+        before = [reaches[tensor] for tensor in op.inputs]
+        if isinstance(op, Conv | Pool):
+            channels = spec.shapes[op.inputs[0]][0]
+            depthwise = isinstance(op, Pool) or op.groups == channels == op.out_channels
+            reaches[n + 1] = before[0].then(op, depthwise)
+        else:
+            reaches[n + 1] = before[0].plus(before[1]) if isinstance(op, Add) else before[0]
+    return reaches[block.last + 1]
+
+
+def merged_conv(spec: OpSpec, block: Block) -> Conv:
+    """The dense (or depthwise) convolution that replaces ``block``; its input is tensor 0."""
+    reach = _reach(spec, block)
+    source, result = spec.shapes[block.first], spec.shapes[block.last + 1]
+    # The end pads are what makes the output size exactly right, whatever the parity of the input.
+    ends = [
+        max((result[1 + a] - 1) * reach.stride[a] + reach.kernel[a] - source[1 + a] - begin, 0)
+        for a, begin in enumerate(reach.begin)
+    ]
+    return Conv(
+        inputs=(0,),
+        out_channels=result[0],
+        kernel=reach.kernel,
+        stride=reach.stride,
+        pads=(*reach.begin, *_pair(ends)),
+        groups=source[0] if reach.depthwise else 1,
+    )
+
+
+def needs_bias_map(spec: OpSpec, block: Block) -> bool:
+    """Whether the exact border of the merged block needs a constant a position."""
+    return _reach(spec, block).bias_before_pad
+
+
+def merged_ops(
+    spec: OpSpec, block: Block, *, padding: str = "repad", free_activation: bool = True
+) -> tuple[Op, ...]:
+    """What replaces ``block``: convolution, bias map (``bias_map`` only), activation."""
+    ops: list[Op] = [merged_conv(spec, block)]
+    if padding == "bias_map" and needs_bias_map(spec, block):
+        ops.append(BiasMap(inputs=(len(ops),)))
+    function = _end_function(spec, block, free_activation)
+    if function:
+        ops.append(Activation(inputs=(len(ops),), function=function))
+    return tuple(ops)
+
+
+def _end_function(spec: OpSpec, block: Block, free_activation: bool) -> str | None:
+    end = spec.ops[block.last]
+    if isinstance(end, Activation):
+        return end.function
+    return FREE_ACTIVATION if free_activation else None
+
+
+def _dense_counterpart(spec: OpSpec, block: Block) -> OpSpec:
+    """One dense convolution with the block's multiply-accumulates (paper, Sec. 3.2, Tab. 1).
+
+    Its kernel is the block's largest; both channel counts are scaled by one factor.
+    """
+    original = _slice(spec, block.first, block.last)
+    kernels = [op.kernel for op in original.ops if isinstance(op, Conv)]
+    kernel = max(kernels, key=lambda k: k[0] * k[1])
+    stride = _reach(spec, block).stride
+    source, result = original.input_shape, original.output_shape
+    per_channel_pair = math.prod(kernel) * result[1] * result[2]
+    scale = math.sqrt(original.macs / (per_channel_pair * source[0] * result[0]))
+    channels_in, channels_out = (max(1, round(scale * c)) for c in (source[0], result[0]))
+    begin = _pair((k - 1) // 2 for k in kernel)
+    ends = [
+        max((result[1 + a] - 1) * stride[a] + kernel[a] - source[1 + a] - begin[a], 0)
+        for a in range(2)
+    ]
+    conv = Conv(
+        inputs=(0,),
+        out_channels=channels_out,
+        kernel=kernel,
+        stride=stride,
+        pads=(*begin, *_pair(ends)),
+    )
+    function = _end_function(spec, block, True)
+    assert function is not None
+    return OpSpec(
+        input_shape=(channels_in, *source[1:]),
+        ops=(conv, Activation(inputs=(1,), function=function)),
+    )
+
+
+def _slice(spec: OpSpec, first: int, last: int) -> OpSpec:
+    """Operators ``first`` to ``last`` as a piece of their own; only one tensor may enter."""
+    ops = tuple(
+        replace(op, inputs=tuple(tensor - first for tensor in op.inputs))
+        for op in spec.ops[first : last + 1]
+    )
+    return OpSpec(input_shape=spec.shapes[first], ops=ops)
+
+
+def network_pieces(network: Network, *, dense: bool = True) -> NetworkPieces:
+    """Every piece of a network that a latency table holds.
+
+    Raises ShrinkError for a network without blocks.
+    """
+    spec, layers = network.spec, network.lowered.layers
+    blocks = find_blocks(spec, layers)
+    if not blocks:
+        raise ShrinkError(
+            f"{network.name}: no building block found (inverted residual, bottleneck, "
+            "depthwise separable); only spans of its convolutions can be profiled"
+        )
+    pieces = list(_fixed_pieces(spec, layers, blocks))
+    for block in blocks:
+        pieces += _block_pieces(spec, layers, block, dense=dense)
+    return NetworkPieces(
+        model=network.name,
+        resolution=network.resolution,
+        in_channels=spec.input_shape[0],
+        block_names=tuple(block.name for block in blocks),
+        pieces=tuple(pieces),
+        unmergeable={b.index: b.unmergeable for b in blocks if b.unmergeable},
+    )
+
+
+def _fixed_pieces(spec: OpSpec, layers: Sequence[str], blocks: Sequence[Block]) -> list[Piece]:
+    starts = [0, *(block.last + 1 for block in blocks)]
+    stops = [*(block.first for block in blocks), len(spec.ops)]
+    pieces = []
+    for at, (first, stop) in enumerate(zip(starts, stops, strict=True)):
+        if first == stop:
+            continue
+        kind = "stem" if at == 0 else "head" if at == len(blocks) else "between"
+        pieces.append(
+            Piece(
+                kind=kind,
+                block=at - 1 if kind == "between" else None,
+                layers=tuple(layers[first:stop]),
+                spec=_slice(spec, first, stop - 1),
+            )
+        )
+    return pieces
+
+
+def _block_pieces(spec: OpSpec, layers: Sequence[str], block: Block, *, dense: bool) -> list[Piece]:
+    source = spec.shapes[block.first]
+    specs = {"original": _slice(spec, block.first, block.last)}
+    if not block.unmergeable:
+        specs["merged"] = OpSpec(input_shape=source, ops=merged_ops(spec, block))
+        if needs_bias_map(spec, block):
+            specs["merged_bias_map"] = OpSpec(
+                input_shape=source, ops=merged_ops(spec, block, padding="bias_map")
+            )
+        if dense:
+            specs["dense"] = _dense_counterpart(spec, block)
+    names = tuple(layers[block.first : block.last + 1])
+    return [Piece(kind=k, block=block.index, layers=names, spec=s) for k, s in specs.items()]
+
+
+def check_mask(blocks: Sequence[Block], keep_mask: str, name: str) -> None:
+    """Raise ShrinkError unless the mask has one 0 or 1 a block and shrinks only what can merge."""
+    if len(keep_mask) != len(blocks) or set(keep_mask) - {"0", "1"}:
+        raise ShrinkError(
+            f"keep mask {keep_mask!r} does not fit {name}: it needs {len(blocks)} characters "
+            "0 (remove the activations) or 1 (keep them), one a block"
+        )
+    for block, keep in zip(blocks, keep_mask, strict=True):
+        if keep == "0" and block.unmergeable:
+            raise ShrinkError(
+                f"block {block.index} ({block.name}) of {name} cannot merge: {block.unmergeable}; "
+                "keep it (1) in the mask"
+            )
+
+
+def shrunk_spec(
+    network: Network, keep_mask: str, *, padding: str = "repad", free_activation: bool = True
+) -> OpSpec:
+    """The whole network with the blocks merged that ``keep_mask`` marks 0. Structure only."""
+    blocks = find_blocks(network.spec, network.lowered.layers)
+    check_mask(blocks, keep_mask, network.name)
+    replacements = {
+        b.first: (b, merged_ops(network.spec, b, padding=padding, free_activation=free_activation))
+        for b, keep in zip(blocks, keep_mask, strict=True)
+        if keep == "0"
+    }
+    return _splice(network.spec, replacements)
+
+
+def _splice(spec: OpSpec, replacements: Mapping[int, tuple[Block, tuple[Op, ...]]]) -> OpSpec:
+    ops: list[Op] = []
+    number = {0: 0}  # tensor of the old network -> tensor of the new one
+    n = 0
+    while n < len(spec.ops):
+        if n in replacements:
+            block, merged = replacements[n]
+            base = number[block.first]
+            start = len(ops)
+            for op in merged:
+                ops.append(replace(op, inputs=tuple(start + t if t else base for t in op.inputs)))
+            n = block.last + 1
+        else:
+            op = spec.ops[n]
+            ops.append(replace(op, inputs=tuple(number[t] for t in op.inputs)))
+            n += 1
+        number[n] = len(ops)
+    return OpSpec(input_shape=spec.input_shape, ops=tuple(ops))
