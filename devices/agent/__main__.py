@@ -1,0 +1,49 @@
+"""Start the agent from wherever its folder was copied to.
+
+Kept to syntax that every Python reads, so that one that is too old can say so instead of failing on
+the first f-string.
+"""
+
+# mypy: ignore-errors
+# Annotations are among what a Python that is too old does not read.
+
+import importlib
+import os
+import sys
+
+OLDEST = (3, 6)
+
+
+def load_as_package(folder):
+    """Make the folder importable as ``agent`` without putting any folder on ``sys.path``.
+
+    Started by path, Python puts this folder first on ``sys.path``, where ``timing`` or ``health``
+    would hide other people's modules of that name.
+    """
+    import importlib.util
+
+    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != folder]
+    init = os.path.join(folder, "__init__.py")
+    spec = importlib.util.spec_from_file_location(
+        "agent", init, submodule_search_locations=[folder]
+    )
+    package = importlib.util.module_from_spec(spec)
+    sys.modules["agent"] = package
+    spec.loader.exec_module(package)
+    return "agent"
+
+
+def main():
+    """Return the exit status: 3 where this Python is too old."""
+    if sys.version_info < OLDEST:
+        sys.stderr.write(
+            "the agent needs Python %d.%d or newer, %s is %d.%d: name another one for this device\n"
+            % (OLDEST + (sys.executable,) + tuple(sys.version_info[:2]))
+        )
+        return 3
+    package = __package__ or load_as_package(os.path.dirname(os.path.abspath(__file__)))
+    return importlib.import_module(package + ".service").main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

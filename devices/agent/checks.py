@@ -1,0 +1,120 @@
+"""What a field of a message may hold, and the error of one that holds something else.
+
+A check is a function of the field's name and value that returns the value or raises ``JobError``.
+"""
+
+import os
+import reprlib
+from typing import Any, Callable, Dict, Sequence
+
+MAX_MESSAGE_CHARACTERS = 2000
+
+#: What an agent may answer, each the failure of one job while the agent lives on.
+ERROR_TYPES = (
+    "bad_request",
+    "protocol_version",
+    "missing_file",
+    "wrong_digest",
+    "missing_runtime",
+    "bad_model",
+    "out_of_memory",
+    "runtime_error",
+)
+
+Check = Callable[[str, Any], Any]
+
+
+class JobError(Exception):
+    """One job cannot be done; becomes the error of its reply.
+
+    ``kind`` is one of ``ERROR_TYPES``, ``message`` says what and where, ``advice`` how to mend it.
+    """
+
+    def __init__(self, kind: str, message: str, advice: str) -> None:
+        super(JobError, self).__init__(message)
+        if kind not in ERROR_TYPES:
+            raise ValueError(f"{kind!r} is no error type of the protocol: {', '.join(ERROR_TYPES)}")
+        self.kind = kind
+        self.message = message
+        self.advice = advice
+
+
+def bad_request(message: str) -> JobError:
+    """The error of a message that does not follow the protocol."""
+    return JobError("bad_request", message, "see devices/agent/protocol.py for the fields it takes")
+
+
+def integer(low: int, high: int) -> Check:
+    """A check for an int (no bool, no float) within the bounds."""
+
+    def check(name: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise bad_request(f"{name} must be an integer from {low} to {high}, got {clip(value)}")
+        return value
+
+    return check
+
+
+def number(low: float, high: float) -> Check:
+    """A check for a finite int or float within the bounds."""
+
+    def check(name: str, value: Any) -> float:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not low <= value <= high:
+            raise bad_request(f"{name} must be a number from {low} to {high}, got {clip(value)}")
+        return float(value)
+
+    return check
+
+
+def text(name: str, value: Any) -> str:
+    """Check for a string that is not empty, and that the operating system can take as a name."""
+    if not isinstance(value, str) or not 0 < len(value) <= 4096:
+        raise bad_request(f"{name} must be a string of 1 to 4096 characters, got {clip(value)}")
+    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        raise bad_request(f"{name} holds a character that no file name can have")
+    return value
+
+
+def absolute_path(name: str, value: Any) -> str:
+    """Check for the absolute path of a file; whether it is there is found when it is opened."""
+    path = text(name, value)
+    if not os.path.isabs(path):
+        raise bad_request(f"{name} must be an absolute path, got {clip(path)}")
+    return path
+
+
+def sha256_hex(name: str, value: Any) -> str:
+    """Check for a SHA-256 digest in lower-case hexadecimal."""
+    if not isinstance(value, str) or len(value) != 64 or set(value) - set("0123456789abcdef"):
+        raise bad_request(f"{name} must be 64 lower-case hexadecimal digits, got {clip(value)}")
+    return value
+
+
+def mapping(name: str, value: Any) -> Dict[str, Any]:
+    """Check for a JSON object."""
+    if not isinstance(value, dict):
+        raise bad_request(f"{name} must be an object, got {clip(value)}")
+    return value
+
+
+def check_fields(
+    what: str, given: Dict[str, Any], checks: Dict[str, Check], needed: Sequence[str] = ()
+) -> Dict[str, Any]:
+    """Return the given fields, checked; refuse unknown and missing ones by name."""
+    unknown = sorted(set(given) - set(checks))
+    if unknown:
+        known = ", ".join(sorted(checks)) or "nothing"
+        raise bad_request(f"{what} has unknown fields {clip(unknown)}; it takes {known}")
+    missing = sorted(set(needed) - set(given))
+    if missing:
+        raise bad_request(f"{what} lacks the fields {', '.join(missing)}")
+    return {name: checks[name](f"{what}.{name}", value) for name, value in given.items()}
+
+
+def clip(value: Any) -> str:
+    """The value as text, cut to what fits in a message."""
+    shown = value if isinstance(value, str) else reprlib.repr(value)
+    if len(shown) <= MAX_MESSAGE_CHARACTERS:
+        return shown
+    return shown[: MAX_MESSAGE_CHARACTERS - 4] + " ..."

@@ -1,0 +1,156 @@
+"""What could make this machine slower than it is: governor, heat, throttling, other work.
+
+Read before and after a measurement, never while its clock runs: reading ``/sys`` takes time on the
+core that is measured.  A fact that the machine does not offer is None.
+"""
+
+import glob
+import os
+from typing import Any, Dict, List, Optional
+
+#: Bits of the Raspberry Pi's firmware that say what is so now; higher ones say what once was.
+PI_BITS_NOW = {
+    0x1: "under-voltage",
+    0x2: "capped frequency",
+    0x4: "throttled",
+    0x8: "soft temperature limit",
+}
+
+
+def read_health(root: str = "/") -> Dict[str, Any]:
+    """Return the machine's health now; ``root`` is where /sys and /proc hang."""
+    return {
+        "governor": governor(root),
+        "frequency_mhz": frequency_mhz(root),
+        "temperature_c": temperature_c(root),
+        "throttle_events": throttle_events(root),
+        "throttle_bits": throttle_bits(root),
+        "cooling_level": cooling_level(root),
+        "quota_throttled": quota_throttled(root),
+        "load_average": load_average(root),
+        "steal_ms": steal_ms(root),
+    }
+
+
+def throttle_reason(before: Dict[str, Any], after: Dict[str, Any]) -> str:
+    """Why the time between two readings cannot be trusted; "" where nothing speaks against it."""
+    for name, what in (
+        ("throttle_events", "the CPU throttled itself {} time(s) for heat or power"),
+        ("quota_throttled", "the container's CPU quota ran out {} time(s)"),
+    ):
+        first, second = before.get(name), after.get(name)
+        if first is not None and second is not None and second > first:
+            return what.format(second - first)
+    for health in (before, after):
+        bits = health.get("throttle_bits") or 0
+        causes = [cause for bit, cause in PI_BITS_NOW.items() if bits & bit]
+        if causes:
+            return f"the firmware reports {', '.join(causes)}"
+        if health.get("cooling_level"):
+            return f"the kernel cools the CPU down (level {health['cooling_level']})"
+    return ""
+
+
+def governor(root: str = "/") -> Optional[str]:
+    """The frequency governor; several joined by "+" where the cores differ."""
+    names = {_read(path) for path in _cpus(root, "cpufreq/scaling_governor")}
+    return "+".join(sorted(name for name in names if name)) or None
+
+
+def frequency_mhz(root: str = "/") -> Optional[float]:
+    """The mean frequency of the cores."""
+    khz = [_number(path) for path in _cpus(root, "cpufreq/scaling_cur_freq")]
+    mhz = [one / 1000 for one in khz if one is not None]
+    if not mhz:
+        lines = _read(os.path.join(root, "proc/cpuinfo")).splitlines()
+        found = (_float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz"))
+        mhz = [one for one in found if one is not None]
+    return round(sum(mhz) / len(mhz), 1) if mhz else None
+
+
+def temperature_c(root: str = "/") -> Optional[float]:
+    """The hottest thermal zone."""
+    milli = [_number(path) for path in _glob(root, "sys/class/thermal/thermal_zone*/temp")]
+    celsius = [one / 1000 for one in milli if one is not None]
+    return max(celsius) if celsius else None
+
+
+def throttle_events(root: str = "/") -> Optional[int]:
+    """How often x86 cores throttled themselves since the machine was started."""
+    counts = [_number(path) for path in _cpus(root, "thermal_throttle/*_throttle_count")]
+    known = [one for one in counts if one is not None]
+    return sum(known) if known else None
+
+
+def throttle_bits(root: str = "/") -> Optional[int]:
+    """What the firmware of a Raspberry Pi says about throttling."""
+    for path in _glob(root, "sys/devices/platform/soc/*firmware/get_throttled"):
+        try:
+            return int(_read(path), 16)
+        except ValueError:
+            continue
+    return None
+
+
+def cooling_level(root: str = "/") -> Optional[int]:
+    """How far the kernel holds the CPU down for heat, 0 not at all (ARM)."""
+    levels: List[int] = []
+    for kind in _glob(root, "sys/class/thermal/cooling_device*/type"):
+        if "cpufreq" in _read(kind):
+            level = _number(os.path.join(os.path.dirname(kind), "cur_state"))
+            levels += [level] if level is not None else []
+    return max(levels) if levels else None
+
+
+def quota_throttled(root: str = "/") -> Optional[int]:
+    """How often the container's CPU quota ran out (cgroup version 2, else 1)."""
+    for name in ("sys/fs/cgroup/cpu.stat", "sys/fs/cgroup/cpu/cpu.stat"):
+        for line in _read(os.path.join(root, name)).splitlines():
+            key, _, value = line.partition(" ")
+            if key == "nr_throttled" and value.isdigit():
+                return int(value)
+    return None
+
+
+def load_average(root: str = "/") -> Optional[float]:
+    """Processes that wanted a core in the last minute."""
+    return _float(_read(os.path.join(root, "proc/loadavg")).partition(" ")[0])
+
+
+def steal_ms(root: str = "/") -> Optional[int]:
+    """CPU time that the hypervisor gave to others since the machine was started, all cores."""
+    fields = _read(os.path.join(root, "proc/stat")).partition("\n")[0].split()
+    if len(fields) < 9 or fields[0] != "cpu" or not fields[8].isdigit():
+        return None
+    return int(fields[8]) * 1000 // os.sysconf("SC_CLK_TCK")
+
+
+def _cpus(root: str, name: str) -> List[str]:
+    return _glob(root, "sys/devices/system/cpu/cpu[0-9]*/" + name)
+
+
+def _glob(root: str, pattern: str) -> List[str]:
+    return sorted(glob.glob(os.path.join(glob.escape(root), pattern)))
+
+
+def _read(path: str) -> str:
+    # Files of /sys come and go, and some drivers answer a read with an error.
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return stream.read().strip()
+    except OSError:
+        return ""
+
+
+def _number(path: str) -> Optional[int]:
+    try:
+        return int(_read(path))
+    except ValueError:
+        return None
+
+
+def _float(shown: str) -> Optional[float]:
+    try:
+        return float(shown)
+    except ValueError:
+        return None

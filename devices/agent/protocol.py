@@ -1,0 +1,209 @@
+"""The messages between host and agent: what is legal, and what a failure looks like.
+
+A request is checked as a whole before anything runs: an unknown field, a wrong type, a number out
+of range or an over-long line is a ``bad_request``, never a guess.  Both sides import this module,
+so they cannot disagree about a name.
+"""
+
+import hashlib
+import json
+import os
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+from .checks import (
+    Check,
+    JobError,
+    absolute_path,
+    bad_request,
+    check_fields,
+    clip,
+    integer,
+    mapping,
+    number,
+    sha256_hex,
+    text,
+)
+
+PROTOCOL = 1
+#: No legal request comes near this; a longer line is refused without being parsed.
+MAX_LINE_BYTES = 256 * 1024
+#: A serialized ONNX file cannot be larger: protobuf's limit.
+MAX_FILE_BYTES = 2 * 1024**3
+MAX_ID_CHARACTERS = 200
+
+
+class Rule(NamedTuple):
+    """How long to warm up, how long a sample lasts, and when the median is known well enough."""
+
+    warmup_s: float = 0.2
+    warmup_cap_s: float = 2.0
+    warmup_tolerance: float = 0.01
+    window_s: float = 0.05
+    sample_s: float = 0.001
+    min_samples: int = 15
+    min_total_s: float = 0.15
+    half_width: float = 0.01
+    cap_s: float = 15.0
+
+
+class Measure(NamedTuple):
+    """A checked request to measure one file."""
+
+    runtime: str
+    file: str
+    sha256: str
+    options: Dict[str, Any]
+    rule: Rule
+    threads: int = 1
+    seed: int = 0
+
+
+class Request(NamedTuple):
+    """A checked request; ``measure`` is given if, and only if, ``do`` is "measure"."""
+
+    id: str
+    do: str
+    measure: Optional[Measure] = None
+
+
+_ONE_HOUR_S = 3600.0
+_RULE_CHECKS: Dict[str, Check] = {
+    "warmup_s": number(0.0, _ONE_HOUR_S),
+    "warmup_cap_s": number(0.0, _ONE_HOUR_S),
+    "warmup_tolerance": number(0.0, 1.0),
+    "window_s": number(0.0, _ONE_HOUR_S),
+    "sample_s": number(0.0, _ONE_HOUR_S),
+    "min_samples": integer(1, 1000000),
+    "min_total_s": number(0.0, _ONE_HOUR_S),
+    "half_width": number(0.0, 1.0),
+    "cap_s": number(0.0, _ONE_HOUR_S),
+}
+_MEASURE_CHECKS: Dict[str, Check] = {
+    "runtime": text,
+    "file": absolute_path,
+    "sha256": sha256_hex,
+    "threads": integer(1, 1024),
+    "seed": integer(0, 2**32 - 1),
+    "options": mapping,
+    "rule": mapping,
+}
+_MEASURE_NEEDS = ("runtime", "file", "sha256")
+
+
+def check_rule(given: Dict[str, Any]) -> Rule:
+    """Return the timing rule; fields that are not given have the defaults of ``Rule``."""
+    rule = Rule(**check_fields("rule", given, _RULE_CHECKS))
+    if rule.warmup_cap_s < rule.warmup_s or rule.cap_s < rule.min_total_s:
+        raise bad_request(
+            "a cap of the rule lies below what it caps: "
+            f"warmup_s {rule.warmup_s} <= warmup_cap_s {rule.warmup_cap_s} and "
+            f"min_total_s {rule.min_total_s} <= cap_s {rule.cap_s} must hold"
+        )
+    return rule
+
+
+def decode(line: bytes) -> Dict[str, Any]:
+    """Parse one line as a JSON object: no NaN, no key twice, no number of a thousand digits."""
+    if len(line) > MAX_LINE_BYTES:
+        raise bad_request(f"the line is longer than {MAX_LINE_BYTES} bytes")
+    try:
+        message = json.loads(
+            line.decode("utf-8"),
+            object_pairs_hook=_no_key_twice,
+            parse_constant=_no_constant,
+            parse_int=_short_integer,
+        )
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        raise bad_request(f"the line is not JSON: {error or type(error).__name__}") from error
+    if not isinstance(message, dict):
+        raise bad_request(f"a request must be an object, got {clip(message)}")
+    return message
+
+
+def request_id(message: Dict[str, Any]) -> str:
+    """The id to answer under; "" where the request carries none that could be echoed."""
+    value = message.get("id")
+    return value if isinstance(value, str) and len(value) <= MAX_ID_CHARACTERS else ""
+
+
+def parse_request(message: Dict[str, Any]) -> Request:
+    """Check a decoded message and return it as a request; raise ``JobError`` otherwise."""
+    rest = dict(message)
+    version = rest.pop("protocol", None)
+    if isinstance(version, bool) or version != PROTOCOL:
+        raise JobError(
+            "protocol_version",
+            f"the request speaks protocol {clip(version)}, this agent speaks {PROTOCOL}",
+            "bring host and agent to the same version of dshrink",
+        )
+    identity = rest.pop("id", None)
+    if not isinstance(identity, str) or not 0 < len(identity) <= MAX_ID_CHARACTERS:
+        raise bad_request(f"id must be a string of 1 to {MAX_ID_CHARACTERS} characters")
+    do = rest.pop("do", None)
+    if do in ("hello", "quit"):
+        check_fields(do, rest, {})
+        return Request(id=identity, do=do)
+    if do != "measure":
+        raise bad_request(f"do must be hello, measure or quit, got {clip(do)}")
+    fields = check_fields("measure", rest, _MEASURE_CHECKS, _MEASURE_NEEDS)
+    fields["rule"] = check_rule(fields.get("rule", {}))
+    fields.setdefault("options", {})
+    return Request(id=identity, do=do, measure=Measure(**fields))
+
+
+def encode_result(identity: str, result: Dict[str, Any]) -> bytes:
+    """The reply line of a request that was done."""
+    return _line({"protocol": PROTOCOL, "id": identity, "ok": True, "result": result})
+
+
+def encode_error(identity: str, error: JobError) -> bytes:
+    """The reply line of a request that failed."""
+    body = {"type": error.kind, "message": clip(error.message), "advice": clip(error.advice)}
+    return _line({"protocol": PROTOCOL, "id": identity, "ok": False, "error": body})
+
+
+def file_digest(path: str) -> str:
+    """SHA-256 of a file's content, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        for piece in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def folder_digest(folder: str) -> str:
+    """16 hexadecimal digits that change with any Python file of the folder: the agent's version."""
+    digest = hashlib.sha256()
+    for relative in sorted(_python_files(folder)):
+        digest.update(f"{relative}\0{file_digest(os.path.join(folder, relative))}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _python_files(folder: str) -> List[str]:
+    found = []
+    for parent, _, names in os.walk(folder):
+        paths = (os.path.join(parent, name) for name in names if name.endswith(".py"))
+        found += [os.path.relpath(path, folder).replace(os.sep, "/") for path in paths]
+    return found
+
+
+def _line(reply: Dict[str, Any]) -> bytes:
+    return json.dumps(reply, allow_nan=False).encode("ascii") + b"\n"
+
+
+def _no_key_twice(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+    whole = dict(pairs)
+    if len(whole) != len(pairs):
+        raise ValueError("an object has one key twice")
+    return whole
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _short_integer(digits: str) -> int:
+    # A number of 200,000 digits takes old Pythons seconds to convert, and is never meant.
+    if len(digits) > 30:
+        raise ValueError(f"an integer of {len(digits)} digits")
+    return int(digits)

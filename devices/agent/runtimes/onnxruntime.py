@@ -1,0 +1,168 @@
+"""ONNX Runtime on the CPU, from 1.10 on.
+
+What decides the latency is set explicitly, never left to a default: threads, every graph
+optimisation, sequential execution, one arena shared by all sessions of the process, inputs and
+outputs bound once.
+"""
+
+import importlib
+import sys
+from typing import Any, Dict, List, Optional
+
+from ..checks import JobError
+from . import Prepared, Runtime
+
+#: What ONNX Runtime, of any version, says when it cannot have the memory it wants.
+OUT_OF_MEMORY_WORDS = (
+    "failed to allocate memory",
+    "bad_alloc",
+    "bad allocation",
+    "cannot allocate memory",
+    "unable to allocate",
+    "out of memory",
+)
+SEVERITY_ERROR = 3
+
+#: ONNX Runtime's names of element types, and numpy's.
+ELEMENT_TYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
+
+
+class OnnxRuntime(Runtime):
+    """Sessions of ONNX Runtime with the CPU execution provider alone."""
+
+    def __init__(self) -> None:
+        self._ort: Any = None
+        self._numpy: Any = None
+
+    def version(self) -> Optional[str]:
+        """The installed version; None where it is not installed or does not import."""
+        try:
+            self.load()
+        except JobError:
+            return None
+        return str(self._ort.__version__)
+
+    def load(self) -> None:
+        """Import ONNX Runtime and make the shared arena, once."""
+        if self._ort is not None:
+            return
+        try:
+            ort = importlib.import_module("onnxruntime")
+            self._numpy = importlib.import_module("numpy")
+            _register_shared_arena(ort)
+        except Exception as error:  # a wrong numpy beside it shows as any kind of exception
+            raise JobError(
+                "missing_runtime",
+                f"ONNX Runtime does not start in {sys.executable}: {error}",
+                f"{sys.executable} -m pip install 'onnxruntime>=1.10'",
+            ) from error
+        self._ort = ort
+
+    def prepare(self, file: str, threads: int, seed: int, options: Dict[str, Any]) -> Prepared:
+        """Build the session, and bind inputs drawn from the seed and all outputs."""
+        session = self._session(file, threads)
+        binding = session.io_binding()
+        draw = self._numpy.random.RandomState(seed)
+        for node in session.get_inputs():
+            value = _random_input(draw, _static_shape(node), _element_type(node))
+            binding.bind_ortvalue_input(node.name, self._ort.OrtValue.ortvalue_from_numpy(value))
+        for node in session.get_outputs():
+            value = self._ort.OrtValue.ortvalue_from_shape_and_type(
+                _static_shape(node), self._numpy.dtype(_element_type(node)).type
+            )
+            binding.bind_ortvalue_output(node.name, value)
+        return BoundSession(session, binding)
+
+    def failure(self, error: Exception) -> Optional[JobError]:
+        """Recognise memory that could not be had; ONNX Runtime has no exception for it."""
+        said = str(error).lower()
+        if isinstance(error, MemoryError) or any(words in said for words in OUT_OF_MEMORY_WORDS):
+            return JobError(
+                "out_of_memory",
+                f"ONNX Runtime could not have the memory this model needs: {error}",
+                "use a smaller batch or resolution, or a larger memory_limit_mib",
+            )
+        return None
+
+    def _session(self, file: str, threads: int) -> Any:
+        options = self._ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = self._ort.ExecutionMode.ORT_SEQUENTIAL
+        options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.log_severity_level = SEVERITY_ERROR
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+        try:
+            return self._ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exceptions have no base of their own
+            raise self.failure(error) or JobError(
+                "bad_model",
+                f"ONNX Runtime {self._ort.__version__} cannot load {file}: {error}",
+                "check the file with onnx.checker, and its opset and IR version against what this "
+                "version of ONNX Runtime reads",
+            ) from error
+
+
+class BoundSession(Prepared):
+    """A session whose inputs and outputs stay where they are."""
+
+    def __init__(self, session: Any, binding: Any) -> None:
+        self._session = session
+        self._binding = binding
+
+    def run(self, times: int) -> None:
+        """Run so often, back to back."""
+        run, binding = self._session.run_with_iobinding, self._binding
+        for _ in range(times):
+            run(binding)
+
+    def close(self) -> None:
+        """Drop the session; its memory goes back to the shared arena."""
+        self._session = self._binding = None
+
+
+def _register_shared_arena(ort: Any) -> None:
+    # Many sessions, one after another, would otherwise each grow an arena of their own. Zero and -1
+    # stand for the defaults: no limit, extend by powers of two, first chunk, dead bytes.
+    where = ort.OrtMemoryInfo(
+        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+    )
+    ort.create_and_register_allocator(where, ort.OrtArenaCfg(0, -1, -1, -1))
+
+
+def _static_shape(node: Any) -> List[int]:
+    shape = list(node.shape)
+    if not all(isinstance(size, int) and size > 0 for size in shape):
+        raise JobError(
+            "bad_model",
+            f"tensor {node.name!r} has the shape {shape}: only fixed sizes above 0 can be measured",
+            "export the model with static shapes",
+        )
+    return shape
+
+
+def _element_type(node: Any) -> str:
+    if node.type not in ELEMENT_TYPES:
+        raise JobError(
+            "bad_model",
+            f"tensor {node.name!r} is a {node.type}, which the agent cannot fill",
+            f"export the model with one of {', '.join(sorted(ELEMENT_TYPES))}",
+        )
+    return ELEMENT_TYPES[node.type]
+
+
+def _random_input(draw: Any, shape: List[int], element_type: str) -> Any:
+    """Normal numbers for floats; zeros and ones for the rest, which every index allows."""
+    if element_type.startswith("float"):
+        return draw.standard_normal(size=shape).astype(element_type)
+    return draw.randint(0, 2, size=shape).astype(element_type)

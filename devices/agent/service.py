@@ -1,0 +1,208 @@
+"""The agent's loop: read a request, do it, answer it.  A failure is a reply, and the loop goes on.
+
+The replies have a file descriptor of their own.  What native libraries write to standard output
+goes to standard error, so that it cannot break a reply.
+"""
+
+import os
+import stat
+import sys
+import time
+import traceback
+from typing import Any, BinaryIO, Dict, Iterator, Tuple
+
+from . import runtimes, system, timing
+from .checks import Check, JobError, bad_request, check_fields, integer
+from .health import read_health
+from .protocol import (
+    MAX_FILE_BYTES,
+    MAX_LINE_BYTES,
+    Measure,
+    Request,
+    decode,
+    encode_error,
+    encode_result,
+    file_digest,
+    parse_request,
+    request_id,
+)
+
+#: Options of every runtime.
+COMMON_OPTIONS: Dict[str, Check] = {"memory_limit_mib": integer(1, 1 << 24)}
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    """Serve standard input until it ends or the host says quit; return the exit status."""
+    requests, replies = _take_streams()
+    _die_with_host()
+    try:
+        serve(requests, replies)
+    except BrokenPipeError:
+        pass  # the host has gone, and with it the reader of any reply
+    return 0
+
+
+def serve(requests: BinaryIO, replies: BinaryIO) -> None:
+    """Answer one reply line for each request line, in order."""
+    for line in _lines(requests):
+        identity, is_last = "", False
+        try:
+            message = decode(line)
+            identity = request_id(message)
+            request = parse_request(message)
+            is_last = request.do == "quit"
+            reply = encode_result(identity, _do(request))
+        except Exception as error:
+            reply = encode_error(identity, _as_job_error(error))
+        replies.write(reply)
+        replies.flush()
+        if is_last:
+            return
+
+
+def measure(request: Measure) -> Dict[str, Any]:
+    """Measure one file: the raw samples, how they were taken, health before and after."""
+    runtime = runtimes.get(request.runtime)
+    options = check_fields("options", request.options, dict(COMMON_OPTIONS, **runtime.OPTIONS))
+    runtime.load()
+    _check_file(request)
+    with MemoryLimit(options.pop("memory_limit_mib", None)):
+        try:
+            return _measure_with(runtime, request, options)
+        except JobError:
+            raise
+        except Exception as error:
+            known = runtime.failure(error)
+            if known is None:
+                raise
+            raise known from error
+
+
+def _measure_with(
+    runtime: runtimes.Runtime, request: Measure, options: Dict[str, Any]
+) -> Dict[str, Any]:
+    start = time.perf_counter()
+    model = runtime.prepare(request.file, request.threads, request.seed, options)
+    try:
+        prepare_s = time.perf_counter() - start
+        before = read_health()
+        clocks = timing.SystemClocks(request.threads)
+        result = timing.measure(model.run, request.rule, clocks)._asdict()
+        return dict(result, prepare_s=prepare_s, health_before=before, health_after=read_health())
+    finally:
+        model.close()
+
+
+class MemoryLimit(object):
+    """Bound the address space of the process for one job, and lift the bound after it."""
+
+    def __init__(self, limit_mib: Any) -> None:
+        self._limit_mib = limit_mib
+
+    def __enter__(self) -> None:
+        if self._limit_mib is None:
+            return
+        import resource
+
+        self._before = resource.getrlimit(resource.RLIMIT_AS)
+        limit, hard = self._limit_mib << 20, self._before[1]
+        if hard != resource.RLIM_INFINITY:
+            limit = min(limit, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+    def __exit__(self, *exception: Any) -> None:
+        if self._limit_mib is not None:
+            import resource
+
+            resource.setrlimit(resource.RLIMIT_AS, self._before)
+
+
+def _do(request: Request) -> Dict[str, Any]:
+    if request.do == "hello":
+        return {"environment": system.describe()}
+    if request.measure is None:
+        return {}
+    return measure(request.measure)
+
+
+def _check_file(request: Measure) -> None:
+    try:
+        state = os.stat(request.file)
+        if not stat.S_ISREG(state.st_mode):
+            raise bad_request(f"{request.file} is not a regular file")
+        if state.st_size > MAX_FILE_BYTES:
+            raise bad_request(f"{request.file} has {state.st_size} bytes, above {MAX_FILE_BYTES}")
+        digest = file_digest(request.file)
+    except OSError as error:
+        raise JobError(
+            "missing_file",
+            f"{request.file} cannot be read: {error.strerror}",
+            "push the file to the device before asking for its measurement",
+        ) from error
+    if digest != request.sha256:
+        raise JobError(
+            "wrong_digest",
+            f"{request.file} has the SHA-256 {digest}, the request says {request.sha256}",
+            "the file changed or arrived damaged: push it again",
+        )
+
+
+def _as_job_error(error: Exception) -> JobError:
+    if isinstance(error, JobError):
+        return error
+    if isinstance(error, MemoryError):
+        return JobError(
+            "out_of_memory",
+            "the agent could not have the memory this job needs",
+            "use a smaller batch or resolution, or a larger memory_limit_mib",
+        )
+    traceback.print_exception(type(error), error, error.__traceback__)
+    return JobError(
+        "runtime_error",
+        f"{type(error).__name__}: {error}",
+        "the traceback is in the agent's standard error",
+    )
+
+
+def _lines(stream: BinaryIO) -> Iterator[bytes]:
+    """Yield the lines; of one that is too long only so much that it is seen to be.
+
+    It is read to its end before it is answered: the host would otherwise still be writing.
+    """
+    while True:
+        line = stream.readline(MAX_LINE_BYTES + 1)
+        if not line:
+            return
+        rest = line
+        while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
+            rest = stream.readline(MAX_LINE_BYTES + 1)
+        yield line
+
+
+def _take_streams() -> Tuple[BinaryIO, BinaryIO]:
+    """Return private copies of standard input and output; libraries get /dev/null and stderr."""
+    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return requests, replies
+
+
+def _die_with_host() -> None:
+    """Ask Linux to kill this process when its parent dies, even in the middle of a job.
+
+    Elsewhere the agent ends when it next reads: the end of standard input.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    parent = os.getppid()
+    try:
+        import ctypes
+
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 9, 0, 0, 0)
+    except (ImportError, OSError, AttributeError):
+        return
+    if os.getppid() != parent:
+        os._exit(0)

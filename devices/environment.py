@@ -1,0 +1,77 @@
+"""What a device said about itself: one fingerprint, kept with every table.
+
+Facts that stay (CPU, system, versions, governor) tell whether a table still fits a device; facts of
+the moment (frequency, load) are kept beside them and never compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Self
+
+from devices.errors import AgentLostError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """The facts of ``hello``; None where the device does not offer one."""
+
+    MOMENTARY: ClassVar[frozenset[str]] = frozenset({"frequency_mhz", "load_average"})
+
+    python: str
+    os: str
+    kernel: str
+    machine: str
+    cpu_model: str
+    cores: int | None
+    cpu_affinity: tuple[int, ...] | None
+    governor: str | None
+    frequency_mhz: float | None
+    load_average: float | None
+    memory_gib: float | None
+    runtimes: Mapping[str, str]
+    agent_digest: str
+    protocol: int
+
+    @classmethod
+    def from_hello(cls, result: Mapping[str, Any]) -> Self:
+        """Read the result of ``hello``; facts that this version does not know are left out."""
+        said = result.get("environment")
+        wanted = [field.name for field in fields(cls)]
+        missing = [name for name in wanted if not isinstance(said, dict) or name not in said]
+        if not isinstance(said, dict) or missing:
+            raise AgentLostError(
+                "start_failed",
+                f"the agent's hello lacks {', '.join(missing)}",
+                "bring host and agent to the same version of dshrink",
+            )
+        facts = {name: said[name] for name in wanted}
+        if facts["cpu_affinity"] is not None:
+            facts["cpu_affinity"] = tuple(facts["cpu_affinity"])
+        return cls(**facts)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """All facts as plain JSON, for the sidecar of a table."""
+        return json.loads(json.dumps({**asdict(self), "runtimes": dict(self.runtimes)}))  # type: ignore[no-any-return]
+
+    @property
+    def digest(self) -> str:
+        """8 hexadecimal digits of the facts that stay."""
+        lasting = {name: fact for name, fact in self.fingerprint().items() if self._lasts(name)}
+        return hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()[:8]
+
+    def differences(self, other: Environment) -> tuple[str, ...]:
+        """What stays and yet differs, a line each: "governor: powersave, was performance"."""
+        here, there = self.fingerprint(), other.fingerprint()
+        return tuple(
+            f"{name}: {here[name]}, was {there[name]}"
+            for name in here
+            if self._lasts(name) and here[name] != there[name]
+        )
+
+    @classmethod
+    def _lasts(cls, name: str) -> bool:
+        return name not in cls.MOMENTARY

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from devices.agent import system
+from devices.connection import LocalConnection
+from devices.environment import Environment
+from devices.errors import AgentLostError
+
+FACTS = system.describe()
+
+
+def test_a_fingerprint_holds_every_fact_of_hello_as_plain_json() -> None:
+    environment = Environment.from_hello({"environment": FACTS})
+    fingerprint = environment.fingerprint()
+    assert fingerprint == json.loads(json.dumps(FACTS))
+    assert Environment.from_hello({"environment": fingerprint}) == environment
+
+
+def test_a_fact_of_a_newer_agent_is_left_out() -> None:
+    newer = {"environment": FACTS | {"phase_of_the_moon": "full"}}
+    assert Environment.from_hello(newer) == Environment.from_hello({"environment": FACTS})
+
+
+@pytest.mark.parametrize("result", [{}, {"environment": None}, {"environment": {"python": "3.6"}}])
+def test_a_hello_that_lacks_facts_is_refused(result) -> None:
+    with pytest.raises(AgentLostError, match=r"lacks .*cpu_model"):
+        Environment.from_hello(result)
+
+
+def test_what_changes_by_the_minute_changes_neither_digest_nor_comparison() -> None:
+    before = Environment.from_hello({"environment": FACTS})
+    after = replace(before, load_average=7.5, frequency_mhz=1.0)
+    assert after.digest == before.digest and len(before.digest) == 8
+    assert after.differences(before) == ()
+
+
+def test_what_stays_and_yet_differs_is_named_with_both_values() -> None:
+    before = replace(Environment.from_hello({"environment": FACTS}), governor="performance")
+    after = replace(before, governor="powersave", runtimes={"onnxruntime": "9"})
+    assert after.digest != before.digest
+    first, second = after.differences(before)
+    assert first == "governor: powersave, was performance"
+    assert second.startswith("runtimes: {'onnxruntime': '9'}, was ")
+
+
+def test_a_file_is_pushed_to_this_machine_by_naming_it(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_text("abc")
+    pushed = LocalConnection().push(tmp_path / "x" / ".." / "abc")
+    assert pushed.path == str(tmp_path / "abc")
+    # The digest of "abc" in FIPS 180-2.
+    assert pushed.sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
