@@ -1,0 +1,38 @@
+"""The errors of planning, each one a line that says what, where and how to mend it.
+
+SearchError (a DshrinkError)
+    PlanError               a plan that cannot be read, or that does not fit the network
+    UnfitTableError         a latency table whose predictions are not good enough to search on
+    InfeasibleBudgetError   a latency budget or keep count that no mask meets
+"""
+
+from __future__ import annotations
+
+from dshrink.errors import DshrinkError
+
+
+class SearchError(DshrinkError):
+    """Base of all errors of ``dshrink.search``."""
+
+
+class PlanError(SearchError):
+    """A plan that cannot be read, or that does not fit the network."""
+
+
+class UnfitTableError(SearchError):
+    """A latency table whose predictions are not good enough to search on."""
+
+
+class InfeasibleBudgetError(SearchError):
+    """A latency budget or keep count that no mask meets.
+
+    ``smallest_ms`` is the smallest latency that any mask reaches and ``keep_mask`` the mask that
+    reaches it; both are None where a keep count was asked for.
+    """
+
+    def __init__(
+        self, message: str, *, smallest_ms: float | None = None, keep_mask: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.smallest_ms = smallest_ms
+        self.keep_mask = keep_mask

@@ -1,0 +1,72 @@
+"""What every search on a table starts from: the goal, the savings, and trust in the table."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dshrink.search.errors import InfeasibleBudgetError, SearchError, UnfitTableError
+from latency_tables.errors import MissingPieceError
+from latency_tables.predictor import Prediction, predict
+from latency_tables.table import LatencyTable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """Either a latency budget or the number of blocks to keep."""
+
+    budget_ms: float | None
+    keep: int | None
+
+    @classmethod
+    def of(cls, *, budget_ms: float | None, keep: int | None) -> Goal:
+        """Raises SearchError unless exactly one is given and makes sense."""
+        if (budget_ms is None) == (keep is None):
+            raise SearchError(
+                "give either a latency budget or the number of blocks to keep "
+                f"(got budget {budget_ms} ms, keep {keep})"
+            )
+        if budget_ms is not None and not (math.isfinite(budget_ms) and budget_ms > 0):
+            raise SearchError(f"the latency budget must be above 0 ms, got {budget_ms}")
+        return cls(budget_ms=budget_ms, keep=keep)
+
+    def check_count(self, table: LatencyTable, shrinkable: Sequence[int]) -> None:
+        """Raise InfeasibleBudgetError unless the network can keep exactly this many blocks."""
+        assert self.keep is not None
+        least = table.block_count - len(shrinkable)
+        if not least <= self.keep <= table.block_count:
+            why = f" ({least} of them cannot merge)" if least else ""
+            raise InfeasibleBudgetError(
+                f"{table.model} cannot keep {self.keep} of its {table.block_count} blocks{why}: "
+                f"ask for {least} to {table.block_count}"
+            )
+
+
+def check_fit(table: LatencyTable, *, allow_unfit: bool) -> None:
+    """Raise UnfitTableError for a table whose predictions cannot be trusted."""
+    if table.fit_reason and not allow_unfit:
+        raise UnfitTableError(
+            f"the table of {table.model} on {table.conditions.device} is not fit for search: "
+            f"{table.fit_reason}; measure it again on a quiet machine, or allow an unfit table"
+        )
+
+
+def savings_ms(table: LatencyTable, padding: str) -> Mapping[int, float]:
+    """What merging each block saves, for the blocks that can merge and were measured both ways."""
+    found = {}
+    for block in table.mergeable:
+        # In a table that is fit none is missing; an unfit one still plans with what it has.
+        with contextlib.suppress(MissingPieceError):
+            found[block] = table.saving_ms(block, padding)
+    return found
+
+
+def smallest_latency(table: LatencyTable, padding: str = "bias_map") -> Prediction:
+    """The prediction of the fastest mask: each block the better of original and merged."""
+    savings = savings_ms(table, padding)
+    keep_mask = "".join(
+        "0" if savings.get(block, 0.0) > 0 else "1" for block in range(table.block_count)
+    )
+    return predict(table, keep_mask, padding)

@@ -1,0 +1,74 @@
+"""The plan that a latency table gives by itself: merge where it saves most.
+
+Predictions grow with the sum of the rows, so merging the blocks of largest saving first meets a
+budget with the fewest merged blocks. It knows nothing about accuracy; that is what stage 1 and the
+dynamic program are for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from dshrink.search.binding import plan_from_table
+from dshrink.search.errors import InfeasibleBudgetError
+from dshrink.search.goal import Goal, check_fit, savings_ms, smallest_latency
+from dshrink.search.plan import Plan
+from latency_tables.predictor import predict
+from latency_tables.table import LatencyTable
+
+
+def greedy(
+    table: LatencyTable,
+    *,
+    budget_ms: float | None = None,
+    keep: int | None = None,
+    padding: str = "bias_map",
+    allow_unfit: bool = False,
+) -> Plan:
+    """Shrink the blocks of largest saving until ``budget_ms`` is met, or ``keep`` blocks are left.
+
+    Blocks of equal saving are shrunk from the first one on. Raises InfeasibleBudgetError for a
+    budget or a count out of reach, UnfitTableError unless ``allow_unfit``.
+    """
+    goal = Goal.of(budget_ms=budget_ms, keep=keep)
+    check_fit(table, allow_unfit=allow_unfit)
+    savings = savings_ms(table, padding)
+    order = sorted(savings, key=lambda block: (-savings[block], block))
+    keep_mask = shrink_in_order(table, goal, order, padding)
+    return plan_from_table(table, predict(table, keep_mask, padding), method="greedy")
+
+
+def shrink_in_order(table: LatencyTable, goal: Goal, order: Sequence[int], padding: str) -> str:
+    """Shrink blocks in this order until the goal is met; for a budget, only where that saves.
+
+    Raises InfeasibleBudgetError.
+    """
+    if goal.keep is not None:
+        goal.check_count(table, order)
+        return _mask(table, order[: table.block_count - goal.keep])
+    assert goal.budget_ms is not None
+    savings = savings_ms(table, padding)
+    useful = [block for block in order if savings[block] > 0]
+    for count in range(len(useful) + 1):
+        keep_mask = _mask(table, useful[:count])
+        if predict(table, keep_mask, padding).latency_ms <= goal.budget_ms:
+            return keep_mask
+    smallest = smallest_latency(table, padding)
+    raise InfeasibleBudgetError(
+        f"no mask of {table.model} meets {goal.budget_ms:g} ms on {table.conditions.device}: the "
+        f"smallest possible latency is {smallest.latency_ms:.4g} ms (mask:{smallest.keep_mask}); "
+        f"ask for at least {_round_up(smallest.latency_ms)} ms",
+        smallest_ms=smallest.latency_ms,
+        keep_mask=smallest.keep_mask,
+    )
+
+
+def _mask(table: LatencyTable, shrunk: Sequence[int]) -> str:
+    return "".join("0" if block in shrunk else "1" for block in range(table.block_count))
+
+
+def _round_up(latency_ms: float) -> str:
+    """Four digits, never below: rounding to nearest could advise a budget that cannot be met."""
+    scale = 10.0 ** (3 - math.floor(math.log10(latency_ms)))
+    return f"{math.ceil(latency_ms * scale) / scale:.10g}"

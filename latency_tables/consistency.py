@@ -1,0 +1,75 @@
+"""Whether the parts of a table that was read belong together.
+
+A table is two files that people copy, merge and edit. Calibration and hold-out networks repeat sums
+of the rows, so they show whether they were made from these rows and by the same formula.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from latency_tables.errors import MissingPieceError, TableFormatError
+from latency_tables.pieces import PADDING_MODES
+from latency_tables.table import LatencyTable
+
+#: Sums are repeated to the last digit; this leaves room for another order of addition only.
+TOLERANCE = 1e-6
+
+
+def check_consistency(table: LatencyTable) -> None:
+    """Raise TableFormatError where calibration or hold-out contradict the rows."""
+    if table.calibration is not None:
+        _check_calibration(table)
+    if table.hold_out is not None:
+        _check_hold_out(table)
+
+
+def _agree(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=TOLERANCE)
+
+
+def _refuse(what: str, stored: float, derived: float) -> None:
+    raise TableFormatError(
+        f"{what} is {stored:.6g} ms, but its rows give {derived:.6g} ms: the files do not belong "
+        "together; write the table again with `dshrink profile`"
+    )
+
+
+def _check_calibration(table: LatencyTable) -> None:
+    assert table.calibration is not None
+    base_sum_ms = table.sum_ms("1" * table.block_count)
+    if not _agree(table.calibration.base_sum_ms, base_sum_ms):
+        _refuse("calibration: base_sum_ms", table.calibration.base_sum_ms, base_sum_ms)
+    merged = "".join("0" if block in table.mergeable else "1" for block in range(table.block_count))
+    sums = [_sum_or_none(table.sum_ms, merged, padding) for padding in PADDING_MODES]
+    known = [value for value in sums if value is not None]
+    if not known:
+        return
+    # Any padding may have been calibrated on, or the mean of several networks.
+    stored = table.calibration.merged_sum_ms
+    nearest = min(max(stored, min(known)), max(known))
+    if not _agree(stored, nearest):
+        _refuse("calibration: merged_sum_ms", stored, nearest)
+
+
+def _sum_or_none(sum_ms: Callable[[str, str], float], mask: str, padding: str) -> float | None:
+    # Where a merged piece failed, the all-merged network kept that block.
+    try:
+        return sum_ms(mask, padding)
+    except MissingPieceError:
+        return None
+
+
+def _check_hold_out(table: LatencyTable) -> None:
+    assert table.hold_out is not None
+    for network in table.hold_out.networks:
+        what = f"hold-out network {network.keep_mask} ({network.padding})"
+        sum_ms = table.sum_ms(network.keep_mask, network.padding)
+        if not _agree(network.plain_sum_ms, sum_ms):
+            _refuse(f"{what}: plain_sum_ms", network.plain_sum_ms, sum_ms)
+        if table.calibration is None:
+            continue
+        predicted_ms = table.calibration.predict_ms(sum_ms)
+        if not _agree(network.predicted_ms, predicted_ms):
+            _refuse(f"{what}: predicted_ms", network.predicted_ms, predicted_ms)

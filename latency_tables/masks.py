@@ -1,0 +1,40 @@
+"""Keep masks: one character a block, "1" keeps its activations and "0" removes them (Tab. 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from latency_tables.errors import MaskError
+from latency_tables.pieces import PADDING_MODES
+
+
+def check_mask(
+    keep_mask: str,
+    block_names: Sequence[str],
+    unmergeable: Mapping[int, str],
+    model: str = "the network",
+) -> None:
+    """Raise MaskError unless the mask fits the blocks and shrinks only what can merge."""
+    wrong = sorted(set(keep_mask) - {"0", "1"})
+    if wrong:
+        raise MaskError(
+            f"keep mask {keep_mask!r}: {wrong[0]!r} is neither 1 (keep a block's activations) "
+            "nor 0 (remove them)"
+        )
+    if len(keep_mask) != len(block_names):
+        raise MaskError(
+            f"keep mask {keep_mask!r} has {len(keep_mask)} characters, "
+            f"{model} has {len(block_names)} blocks: give one character a block"
+        )
+    for block, reason in sorted(unmergeable.items()):
+        if keep_mask[block] == "0":
+            raise MaskError(
+                f"keep mask {keep_mask!r} shrinks block {block} ({block_names[block]}), which "
+                f"cannot merge: {reason}; put 1 at position {block} (from 0)"
+            )
+
+
+def check_padding(padding: str) -> None:
+    """Raise MaskError unless the padding mode is known."""
+    if padding not in PADDING_MODES:
+        raise MaskError(f"unknown padding {padding!r}; use one of {', '.join(PADDING_MODES)}")

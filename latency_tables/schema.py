@@ -1,0 +1,236 @@
+"""What a latency table holds: the conditions of a measurement and one row a piece.
+
+Records refuse values that no measurement gives (negative, NaN, an interval that leaves its median
+out), so whatever reads or writes tables need not check again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import Any
+
+from latency_tables.errors import ConditionsError, PieceError, TableFormatError
+from latency_tables.json_fields import JsonObject
+from latency_tables.pieces import check_place, piece_name
+
+SCHEMA = "dshrink.latency_table"
+SCHEMA_VERSION = 1
+UNIT = "ms"
+
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
+CACHE_MODES = ("hot", "cold")
+#: What the reported latency was read from: the CPU time of the one running thread, or the clock.
+CLOCKS = ("thread_cpu", "wall")
+VERDICTS = ("ok", "noisy", "throttled", "failed")
+
+
+def one_line(text: str) -> str:
+    """``text`` on one line without control characters, so that a row of the CSV stays a line."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What was measured on and how; rows of different conditions never mix."""
+
+    device: str
+    runtime: str
+    runtime_version: str
+    precision: str = "fp32"
+    batch: int = 1
+    threads: int = 1
+    power_mode: str = "default"
+    cache_mode: str = "hot"
+    clock: str = "wall"
+
+    def __post_init__(self) -> None:
+        for name in ("device", "runtime", "runtime_version", "power_mode"):
+            value = getattr(self, name)
+            if not value or value != one_line(value):
+                raise ConditionsError(f"conditions: {name} must be one line of text, got {value!r}")
+        for name, known in (
+            ("precision", PRECISIONS),
+            ("cache_mode", CACHE_MODES),
+            ("clock", CLOCKS),
+        ):
+            if getattr(self, name) not in known:
+                raise ConditionsError(
+                    f"conditions: {name} {getattr(self, name)!r} is not one of {', '.join(known)}"
+                )
+        for name in ("batch", "threads"):
+            if getattr(self, name) < 1:
+                raise ConditionsError(
+                    f"conditions: {name} must be 1 or more, got {getattr(self, name)}"
+                )
+        if self.clock == "thread_cpu" and self.threads != 1:
+            raise ConditionsError(
+                f"conditions: clock 'thread_cpu' sees one thread only, got {self.threads} threads: "
+                "use clock 'wall'"
+            )
+
+    @cached_property
+    def digest(self) -> str:
+        """8 hex digits that equal conditions share; each row of a table carries them."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    def differences(self, other: Conditions) -> tuple[str, ...]:
+        """One text a condition that differs: "batch: 1 / 8"."""
+        mine, theirs = self.to_json(), other.to_json()
+        return tuple(
+            f"{key}: {mine[key]} / {theirs[key]}" for key in mine if mine[key] != theirs[key]
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], where: str = "conditions") -> Conditions:
+        """Read ``to_json``'s form. Raises ConditionsError for anything else."""
+        source = JsonObject.of(data, where, ConditionsError)
+        source.check_fields([field.name for field in fields(cls)])
+        numbers = ("batch", "threads")
+        values: dict[str, Any] = {
+            field.name: source.integer(field.name)
+            if field.name in numbers
+            else source.text(field.name)
+            for field in fields(cls)
+        }
+        return cls(**values)
+
+
+#: Latencies that every row has unless its measurement failed.
+LATENCIES = (
+    "latency_ms",
+    "low_ms",
+    "high_ms",
+    "min_ms",
+    "p90_ms",
+    "p99_ms",
+    "wall_latency_ms",
+)
+#: Spreads: as the latencies, but 0 is possible.
+SPREADS = ("iqr_ms", "round_spread_percent")
+COUNTS = ("macs", "parameters", "peak_activations")
+MILLISECONDS_AND_PERCENT = (*LATENCIES, *SPREADS, "cpu_latency_ms")
+INTEGERS = (*COUNTS, "samples", "rounds")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What one piece costs, at one place of the network.
+
+    ``low_ms`` and ``high_ms`` are a 95 % interval of the median ``latency_ms``. ``macs``,
+    ``parameters`` and ``peak_activations`` count for one image. A failed row has no latencies; its
+    ``reason`` says why. ``cpu_latency_ms`` is None where more than one thread ran.
+    """
+
+    piece: str
+    kind: str
+    block: int | None
+    first_layer: str
+    last_layer: str
+    digest: str
+    latency_ms: float | None
+    low_ms: float | None
+    high_ms: float | None
+    iqr_ms: float | None
+    min_ms: float | None
+    p90_ms: float | None
+    p99_ms: float | None
+    wall_latency_ms: float | None
+    cpu_latency_ms: float | None
+    samples: int
+    rounds: int
+    round_spread_percent: float | None
+    macs: int
+    parameters: int
+    peak_activations: int
+    verdict: str
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", one_line(self.reason))
+        # 1 and 1.0, or a numpy number, would be written differently from what is read back.
+        for names, convert in ((MILLISECONDS_AND_PERCENT, float), (INTEGERS, int)):
+            for name in names:
+                if getattr(self, name) is not None:
+                    object.__setattr__(self, name, convert(getattr(self, name)))
+        self._check_names()
+        for name in COUNTS:
+            if getattr(self, name) < 0:
+                raise TableFormatError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.verdict not in VERDICTS:
+            raise TableFormatError(f"verdict {self.verdict!r} is not one of {', '.join(VERDICTS)}")
+        if self.verdict != "ok" and not self.reason:
+            raise TableFormatError(f"a row that is {self.verdict} needs a reason")
+        if self.verdict == "failed":
+            self._check_failed()
+        else:
+            self._check_latencies()
+
+    def _check_names(self) -> None:
+        try:
+            check_place(self.kind, self.block)
+        except PieceError as error:
+            raise TableFormatError(str(error)) from None
+        if self.piece != piece_name(self.kind, self.block):
+            raise TableFormatError(
+                f"piece {self.piece!r} should be named {piece_name(self.kind, self.block)!r} "
+                "for its kind and block"
+            )
+        if len(self.digest) != 16 or set(self.digest) - set("0123456789abcdef"):
+            raise TableFormatError(f"digest {self.digest!r} is not 16 hex digits")
+        for name in ("first_layer", "last_layer"):
+            if getattr(self, name) != one_line(getattr(self, name)):
+                raise TableFormatError(f"{name} {getattr(self, name)!r} is not one line of text")
+
+    def _check_failed(self) -> None:
+        for name in MILLISECONDS_AND_PERCENT:
+            if getattr(self, name) is not None:
+                raise TableFormatError(f"a failed row has no {name}, got {getattr(self, name)}")
+        if min(self.samples, self.rounds) < 0:
+            raise TableFormatError("samples and rounds must not be negative")
+
+    def _check_latencies(self) -> None:
+        for name in LATENCIES:
+            _check_number(name, getattr(self, name), zero_allowed=False)
+        for name in SPREADS:
+            _check_number(name, getattr(self, name), zero_allowed=True)
+        if self.cpu_latency_ms is not None:
+            _check_number("cpu_latency_ms", self.cpu_latency_ms, zero_allowed=False)
+        if min(self.samples, self.rounds) < 1:
+            raise TableFormatError(
+                f"{self.samples} samples in {self.rounds} rounds: a measured row needs at least 1"
+            )
+        self._check_order("low_ms", "latency_ms", "high_ms")
+        self._check_order("min_ms", "p90_ms", "p99_ms")
+
+    def _check_order(self, *names: str) -> None:
+        values = [getattr(self, name) for name in names]
+        if values != sorted(values):
+            raise TableFormatError(f"expected {' <= '.join(names)}, got {values}")
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the row has a latency; noisy and throttled rows do."""
+        return self.latency_ms is not None
+
+
+def _check_number(name: str, value: float | None, *, zero_allowed: bool) -> None:
+    if value is None:
+        raise TableFormatError(f"{name} is empty; only a row whose verdict is 'failed' may be")
+    if not math.isfinite(value):
+        raise TableFormatError(f"{name} must be a finite number, got {value}")
+    if value < 0 or (value == 0 and not zero_allowed):
+        bound = "0 or more" if zero_allowed else "above 0"
+        raise TableFormatError(f"{name} must be {bound}, got {value}")
+
+
+#: The columns of the CSV, in order: a row's fields, then the digest of the conditions.
+COLUMNS = (*(field.name for field in fields(Row)), "conditions")

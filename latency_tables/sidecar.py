@@ -1,0 +1,121 @@
+"""The JSON beside a table's CSV: conditions, machine, calibration, hold-out check.
+
+Statistics are written for whoever opens the file, and computed again when it is read.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from latency_tables.calibration import Calibration
+from latency_tables.errors import ConditionsError, LatencyTableError, TableFormatError
+from latency_tables.hold_out import HoldOut
+from latency_tables.json_fields import JsonObject, parse_document
+from latency_tables.schema import SCHEMA, SCHEMA_VERSION, UNIT, Conditions, Row
+from latency_tables.table import LatencyTable
+
+MEND = "restore the file, or write the table again with `dshrink profile`"
+
+FIELDS = (
+    "schema",
+    "schema_version",
+    "unit",
+    "model",
+    "resolution",
+    "in_channels",
+    "block_names",
+    "unmergeable",
+    "conditions",
+    "conditions_digest",
+    "row_count",
+    "rows_digest",
+    "fit_for_search",
+    "fit_reason",
+    "calibration",
+    "hold_out",
+    "twins",
+    "warnings",
+    "fingerprint",
+    "seed",
+    "date",
+    "dshrink_version",
+)
+
+
+def format_sidecar(table: LatencyTable) -> str:
+    """The sidecar's text."""
+    values: dict[str, Any] = {
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
+        "unit": UNIT,
+        "resolution": list(table.resolution),
+        "block_names": list(table.block_names),
+        "unmergeable": {str(block): text for block, text in sorted(table.unmergeable.items())},
+        "conditions": table.conditions.to_json(),
+        "conditions_digest": table.conditions.digest,
+        "row_count": len(table.rows),
+        "rows_digest": table.digest,
+        "calibration": table.calibration.to_json() if table.calibration else None,
+        "hold_out": table.hold_out.to_json() if table.hold_out else None,
+        "twins": list(table.twins),
+        "warnings": list(table.warnings),
+    }
+    document = {name: values[name] if name in values else getattr(table, name) for name in FIELDS}
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+
+
+def parse_header(text: str, where: str) -> tuple[JsonObject, Conditions]:
+    """The sidecar's fields and its conditions, before the rows are known.
+
+    Raises TableFormatError or ConditionsError, which name ``where`` and the field.
+    """
+    source = parse_document(text, where, TableFormatError, MEND)
+    source.check_schema(SCHEMA, SCHEMA_VERSION)
+    if source.text("unit") != UNIT:
+        source.refuse("unit", f"{UNIT!r}, the only unit of this version: convert the latencies")
+    source.check_fields(FIELDS)
+    conditions = source.mapping("conditions")
+    try:
+        return source, Conditions.from_json(conditions.data)
+    except ConditionsError as error:
+        raise ConditionsError(f"{where}: {error}: {MEND}") from None
+
+
+def build_table(source: JsonObject, conditions: Conditions, rows: tuple[Row, ...]) -> LatencyTable:
+    """The table of these rows and the sidecar's fields. Raises LatencyTableError."""
+    resolution = source.integers("resolution")
+    if len(resolution) != 2:
+        source.refuse("resolution", "[height, width]")
+    calibration = source.optional_mapping("calibration")
+    hold_out = source.optional_mapping("hold_out")
+    try:
+        return LatencyTable(
+            model=source.text("model"),
+            resolution=(resolution[0], resolution[1]),
+            in_channels=source.integer("in_channels"),
+            block_names=source.texts("block_names"),
+            rows=rows,
+            conditions=conditions,
+            unmergeable=_unmergeable(source),
+            calibration=Calibration.from_json(calibration) if calibration else None,
+            hold_out=HoldOut.from_json(hold_out) if hold_out else None,
+            fingerprint=source.mapping("fingerprint").data,
+            seed=source.integer("seed"),
+            date=source.text("date"),
+            dshrink_version=source.text("dshrink_version"),
+            twins=tuple(twin.data for twin in source.mappings("twins")),
+            warnings=source.texts("warnings"),
+        )
+    except LatencyTableError as error:
+        if str(error).startswith(source.where):
+            raise
+        raise type(error)(f"{source.where}: {error}: {MEND}") from None
+
+
+def _unmergeable(source: JsonObject) -> dict[int, str]:
+    found = source.mapping("unmergeable")
+    for key in found.data:
+        if not (key.isascii() and key.isdigit() and str(int(key)) == key):
+            raise TableFormatError(f"{found.where}: {key!r} is not the number of a block: {MEND}")
+    return {int(key): found.text(key) for key in found.data}

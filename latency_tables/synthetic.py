@@ -1,0 +1,147 @@
+"""Tables of made-up latencies: to try a search without a device, and for tests.
+
+They are consistent in every respect that ``io.load_table`` checks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from latency_tables.calibration import Calibration
+from latency_tables.hold_out import HoldOut, HoldOutNetwork
+from latency_tables.pieces import piece_name
+from latency_tables.schema import Conditions, Row
+from latency_tables.table import LatencyTable
+
+CONDITIONS = Conditions(device="nowhere", runtime="synthetic", runtime_version="1")
+
+
+def synthetic_row(
+    kind: str,
+    block: int | None = None,
+    *,
+    latency_ms: float | None = 1.0,
+    half_width_percent: float = 0.5,
+    macs: int = 1000,
+    reason: str = "",
+) -> Row:
+    """A row whose other statistics follow from ``latency_ms``; None makes a failed row."""
+    name = piece_name(kind, block)
+
+    def scaled(factor: float) -> float | None:
+        return None if latency_ms is None else latency_ms * factor
+
+    return Row(
+        piece=name,
+        kind=kind,
+        block=block,
+        first_layer=f"{name} first",
+        last_layer=f"{name} last",
+        digest=hashlib.sha256(name.encode()).hexdigest()[:16],
+        latency_ms=latency_ms,
+        low_ms=scaled(1 - half_width_percent / 100),
+        high_ms=scaled(1 + half_width_percent / 100),
+        iqr_ms=scaled(0.01),
+        min_ms=scaled(0.98),
+        p90_ms=scaled(1.01),
+        p99_ms=scaled(1.02),
+        wall_latency_ms=latency_ms,
+        cpu_latency_ms=latency_ms,
+        samples=0 if latency_ms is None else 45,
+        rounds=0 if latency_ms is None else 3,
+        round_spread_percent=None if latency_ms is None else 0.2,
+        macs=macs,
+        parameters=10,
+        peak_activations=100,
+        verdict="failed" if latency_ms is None else "ok",
+        reason=reason or ("timeout" if latency_ms is None else ""),
+    )
+
+
+def synthetic_table(
+    original_ms: Sequence[float],
+    merged_ms: Sequence[float | None],
+    *,
+    bias_map_ms: Mapping[int, float] | None = None,
+    fixed_ms: float = 1.0,
+    slope: float = 1.0,
+    offset_ms: float = 0.1,
+    hold_out_errors_percent: Sequence[float] = (0.1, -0.2, 0.3, -0.1, 0.2, -0.3, 0.1, -0.2),
+    conditions: Conditions = CONDITIONS,
+) -> LatencyTable:
+    """A calibrated table of a network with these blocks; None in ``merged_ms``: cannot merge.
+
+    Stem and head take ``fixed_ms`` each. The whole network takes ``offset_ms`` more than the sum of
+    its rows when nothing is merged. The prediction of hold-out network k is off by
+    ``hold_out_errors_percent[k]`` of the measurement.
+    """
+    rows = [synthetic_row("stem", latency_ms=fixed_ms)]
+    for block, (original, merged) in enumerate(zip(original_ms, merged_ms, strict=True)):
+        rows.append(synthetic_row("original", block, latency_ms=original, macs=1000 + 100 * block))
+        if merged is not None:
+            rows.append(synthetic_row("merged", block, latency_ms=merged, macs=2000 + 100 * block))
+        if block in (bias_map_ms or {}):
+            latency_ms = (bias_map_ms or {})[block]
+            rows.append(synthetic_row("merged_bias_map", block, latency_ms=latency_ms, macs=2000))
+    rows.append(synthetic_row("head", latency_ms=fixed_ms))
+    table = LatencyTable(
+        model="synthetic",
+        resolution=(224, 224),
+        in_channels=3,
+        block_names=tuple(f"blocks.{block}" for block in range(len(original_ms))),
+        unmergeable={
+            block: "made up to be unmergeable"
+            for block, merged in enumerate(merged_ms)
+            if merged is None
+        },
+        rows=tuple(rows),
+        conditions=conditions,
+    )
+    calibration = _calibration(table, slope, offset_ms)
+    hold_out = _hold_out(table, calibration, hold_out_errors_percent)
+    return replace(table, calibration=calibration, hold_out=hold_out)
+
+
+def _calibration(table: LatencyTable, slope: float, offset_ms: float) -> Calibration:
+    base_sum_ms = table.sum_ms("1" * table.block_count)
+    merged_sum_ms = table.sum_ms(_mask(table, 2 ** len(table.mergeable) - 1))
+    base_ms = base_sum_ms + offset_ms
+    return Calibration(
+        base_ms=base_ms,
+        base_sum_ms=base_sum_ms,
+        merged_ms=base_ms + slope * (merged_sum_ms - base_sum_ms),
+        merged_sum_ms=merged_sum_ms,
+    )
+
+
+def _mask(table: LatencyTable, bits: int) -> str:
+    """The mask that shrinks the mergeable block k where bit k is set."""
+    shrunk = {block for place, block in enumerate(table.mergeable) if bits >> place & 1}
+    return "".join("0" if block in shrunk else "1" for block in range(table.block_count))
+
+
+def _hold_out(
+    table: LatencyTable, calibration: Calibration, errors_percent: Sequence[float]
+) -> HoldOut | None:
+    networks = []
+    for number, error_percent in enumerate(errors_percent):
+        keep_mask = _mask(table, (number + 1) % 2 ** len(table.mergeable))
+        plain_sum_ms = table.sum_ms(keep_mask)
+        predicted_ms = calibration.predict_ms(plain_sum_ms)
+        measured_ms = predicted_ms / (1 + error_percent / 100)
+        macs_share = table.macs(keep_mask) / table.macs("1" * table.block_count)
+        networks.append(
+            HoldOutNetwork(
+                keep_mask=keep_mask,
+                padding="bias_map",
+                measured_ms=measured_ms,
+                measured_low_ms=measured_ms * 0.995,
+                measured_high_ms=measured_ms * 1.005,
+                predicted_ms=predicted_ms,
+                plain_sum_ms=plain_sum_ms,
+                scaled_macs_ms=calibration.base_ms * macs_share,
+            )
+        )
+    return HoldOut(tuple(networks)) if networks else None

@@ -1,0 +1,221 @@
+"""The latency table: one network, one set of conditions, one row a piece.
+
+The table adds rows up; ``predictor`` turns the sum into a latency. What is missing is a typed error
+that names the piece and the command that would measure it, never a zero.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import astuple, dataclass, field
+from functools import cached_property
+from typing import Any
+
+from latency_tables.calibration import Calibration
+from latency_tables.errors import LatencyTableError, MissingPieceError, TableFormatError
+from latency_tables.hold_out import HoldOut
+from latency_tables.masks import check_mask, check_padding
+from latency_tables.pieces import FIXED_KINDS, piece_name
+from latency_tables.schema import Conditions, Row, one_line
+
+#: A table whose hold-out error is larger is not fit for search.
+FIT_MAPE_PERCENT = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyTable:
+    """Rows of one network measured under one set of conditions.
+
+    ``resolution`` is (H, W). ``unmergeable`` maps a block to the reason why it cannot merge.
+    ``fingerprint`` (the machine) and ``twins`` (pieces measured twice) are JSON data for readers.
+    """
+
+    model: str
+    resolution: tuple[int, int]
+    in_channels: int
+    block_names: tuple[str, ...]
+    rows: tuple[Row, ...]
+    conditions: Conditions
+    unmergeable: Mapping[int, str] = field(default_factory=dict)
+    calibration: Calibration | None = None
+    hold_out: HoldOut | None = None
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    date: str = ""
+    dshrink_version: str = ""
+    twins: tuple[Mapping[str, Any], ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        # Tuples inside of free-form data would come back from a file as lists.
+        object.__setattr__(self, "fingerprint", _plain_json(self.fingerprint, "fingerprint"))
+        object.__setattr__(self, "twins", tuple(_plain_json(list(self.twins), "twins")))
+        if min(*self.resolution, self.in_channels) < 1:
+            raise TableFormatError(
+                f"resolution {self.resolution} and in_channels {self.in_channels} must be positive"
+            )
+        if not self.model or not self.rows:
+            raise TableFormatError("a table needs the name of its model and at least one row")
+        self._check_blocks()
+        self._check_rows()
+        for network in self.hold_out.networks if self.hold_out else ():
+            self.check_mask(network.keep_mask)
+
+    def _check_blocks(self) -> None:
+        if len(set(self.block_names)) != self.block_count:
+            raise TableFormatError("block_names: two blocks share a name")
+        for block in self.unmergeable:
+            if not 0 <= block < self.block_count:
+                raise TableFormatError(
+                    f"unmergeable: block {block} does not exist; {self.model} has "
+                    f"{self.block_count} blocks, numbered from 0"
+                )
+
+    def _check_rows(self) -> None:
+        seen: set[tuple[str, int | None]] = set()
+        for row in self.rows:
+            problem = self._problem_of(row)
+            if (row.kind, row.block) in seen:
+                problem = "stands twice in the table: keep one of its rows"
+            if problem:
+                raise TableFormatError(f"row {row.piece!r} {problem}")
+            seen.add((row.kind, row.block))
+
+    def _problem_of(self, row: Row) -> str:
+        if row.block is not None and row.block >= self.block_count:
+            return (
+                f"belongs to a block that does not exist: {self.model} has {self.block_count} "
+                "blocks, numbered from 0"
+            )
+        reason = self.unmergeable.get(-1 if row.block is None else row.block)
+        if row.kind in ("merged", "merged_bias_map") and reason is not None:
+            return f"contradicts the table: its block cannot merge ({reason})"
+        return ""
+
+    @property
+    def block_count(self) -> int:
+        return len(self.block_names)
+
+    @property
+    def mergeable(self) -> tuple[int, ...]:
+        """The blocks that a keep mask may shrink."""
+        return tuple(block for block in range(self.block_count) if block not in self.unmergeable)
+
+    @cached_property
+    def _by_place(self) -> Mapping[tuple[str, int | None], Row]:
+        return {(row.kind, row.block): row for row in self.rows}
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hex digits of the rows and their conditions: what a plan was made from."""
+        text = json.dumps([self.conditions.digest, *(astuple(row) for row in self.rows)])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def profile_command(self) -> str:
+        """The command that measures this table."""
+        height, width = self.resolution
+        resolution = str(height) if height == width else f"{height}x{width}"
+        c = self.conditions
+        threads = f" --threads {c.threads}" if c.threads != 1 else ""
+        return (
+            f"dshrink profile {self.model} --device {c.device} --runtime {c.runtime} "
+            f"--precision {c.precision} --batch {c.batch}{threads} --resolution {resolution} "
+            "--out DIR"
+        )
+
+    def has_row(self, kind: str, block: int | None = None) -> bool:
+        return (kind, block) in self._by_place
+
+    def row(self, kind: str, block: int | None = None) -> Row:
+        """The row of a piece; a failed one too. Raises MissingPieceError."""
+        try:
+            return self._by_place[kind, block]
+        except KeyError:
+            raise MissingPieceError(
+                f"the table of {self.model} on {self.conditions.device} holds no row for "
+                f"{piece_name(kind, block)!r}; measure it: {self.profile_command}"
+            ) from None
+
+    def measured(self, kind: str, block: int | None = None) -> tuple[Row, float]:
+        """A row and its latency in ms. Raises MissingPieceError where it failed."""
+        row = self.row(kind, block)
+        if row.latency_ms is None:
+            raise MissingPieceError(
+                f"the table of {self.model} on {self.conditions.device} holds no latency for "
+                f"{row.piece!r}, its measurement failed ({row.reason}); measure it again: "
+                f"{self.profile_command}"
+            )
+        return row, row.latency_ms
+
+    def merged_kind(self, block: int, padding: str) -> str:
+        """Which row serves a merged block: a block without border trouble needs no bias map."""
+        with_map = padding == "bias_map" and self.has_row("merged_bias_map", block)
+        return "merged_bias_map" if with_map else "merged"
+
+    def check_mask(self, keep_mask: str) -> None:
+        """Raise MaskError unless the mask fits this network."""
+        check_mask(keep_mask, self.block_names, self.unmergeable, self.model)
+
+    def _places(self, keep_mask: str, padding: str) -> Iterator[tuple[str, int | None]]:
+        self.check_mask(keep_mask)
+        check_padding(padding)
+        yield "stem", None
+        yield "head", None
+        for row in self.rows:
+            if row.kind in FIXED_KINDS and row.kind not in ("stem", "head"):
+                yield row.kind, row.block
+        for block, keep in enumerate(keep_mask):
+            yield ("original" if keep == "1" else self.merged_kind(block, padding)), block
+
+    def sum_ms(self, keep_mask: str, padding: str = "bias_map") -> float:
+        """Plain sum of the rows that the network of this mask is made of."""
+        return math.fsum(self.measured(*place)[1] for place in self._places(keep_mask, padding))
+
+    def macs(self, keep_mask: str, padding: str = "bias_map") -> int:
+        """Multiply-accumulate operations of that network, for one image."""
+        return sum(self.row(*place).macs for place in self._places(keep_mask, padding))
+
+    def saving_ms(self, block: int, padding: str = "bias_map") -> float:
+        """What merging the block saves in the sum; negative where merging costs."""
+        original = self.measured("original", block)[1]
+        return original - self.measured(self.merged_kind(block, padding), block)[1]
+
+    @property
+    def fit_for_search(self) -> bool:
+        """Whether a search may trust this table; ``fit_reason`` says why not."""
+        return not self.fit_reason
+
+    @cached_property
+    def fit_reason(self) -> str:
+        """Why this table is not fit for search, or an empty text."""
+        try:
+            self._check_needed_rows()
+        except LatencyTableError as error:
+            return str(error)
+        if self.calibration is None:
+            return "it has no calibration: its sums were never compared with a whole network"
+        if self.hold_out is None:
+            return "it has no hold-out check: the error of its predictions is not known"
+        if self.hold_out.mape_percent > FIT_MAPE_PERCENT:
+            return (
+                f"its predictions are off by {self.hold_out.mape_percent:.2f} % on held-out "
+                f"networks (MAPE; at most {FIT_MAPE_PERCENT:g} % is fit for search)"
+            )
+        return ""
+
+    def _check_needed_rows(self) -> None:
+        self.sum_ms("1" * self.block_count)
+        for block in self.mergeable:
+            self.measured("merged", block)
+            self.measured(self.merged_kind(block, "bias_map"), block)
+
+
+def _plain_json(value: Any, name: str) -> Any:
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise TableFormatError(f"{name} is not JSON data: {one_line(str(error))}") from None

@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dshrink.search.binding import bind, block_choices, plan_from_table
+from dshrink.search.errors import PlanError, SearchError
+from dshrink.search.plan import Plan, load_plan, parse_plan, save_plan
+from latency_tables.predictor import predict
+from latency_tables.synthetic import synthetic_table
+
+NAMES = ("blocks.0", "blocks.1", "blocks.2")
+
+
+def plan(keep_mask: str = "011") -> Plan:
+    table = synthetic_table([1.0, 2.0, 4.0], [0.5, None, 3.0])
+    return plan_from_table(table, predict(table, keep_mask), method="greedy", seed=3)
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(PlanError) as caught:
+        parse_plan(text)
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, SearchError)
+    return str(caught.value)
+
+
+def test_a_plan_of_a_table_names_blocks_layers_and_the_table() -> None:
+    found = plan("011")
+    assert [(choice.name, choice.keep) for choice in found.blocks] == [
+        ("blocks.0", False),
+        ("blocks.1", True),
+        ("blocks.2", True),
+    ]
+    assert found.blocks[2].first_layer == "block 2 original first"
+    assert found.blocks[2].last_layer == "block 2 original last"
+    assert (found.shrunk, found.kept_count) == ((0,), 2)
+    assert found.table is not None
+    assert found.table.conditions.device == "nowhere"
+    assert found.predicted is not None
+    assert found.predicted.latency_ms == pytest.approx(8.6)
+
+
+def test_a_plan_comes_back_from_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "plan.json"
+    save_plan(plan(), path)
+    assert load_plan(path) == parse_plan(str(path)) == plan()
+
+
+@settings(deadline=None)
+@given(
+    mask=st.text("01", min_size=1, max_size=30),
+    model=st.none() | st.text(),
+    resolution=st.none() | st.tuples(st.integers(1, 999), st.integers(1, 999)),
+    seed=st.none() | st.integers(),
+    named=st.booleans(),
+    source=st.text(),
+)
+def test_any_plan_comes_back_from_its_file(
+    mask: str,
+    model: str | None,
+    resolution: tuple[int, int] | None,
+    seed: int | None,
+    named: bool,
+    source: str,
+) -> None:
+    names = [f"layer{index}" for index in range(len(mask))]
+    activations = {0: ("layer0.act1", "layer0.act2")}
+    written = Plan(
+        model=model,
+        resolution=resolution,
+        keep_mask=mask,
+        blocks=block_choices(mask, names, activations) if named else (),
+        method="any",
+        seed=seed,
+        source=source,
+    )
+    with tempfile.TemporaryDirectory() as directory:
+        save_plan(written, Path(directory) / "plan.json")
+        assert load_plan(Path(directory) / "plan.json") == written
+
+
+def test_the_file_is_flat_and_names_the_schema(tmp_path: Path) -> None:
+    save_plan(plan(), tmp_path / "plan.json")
+    data = json.loads((tmp_path / "plan.json").read_text())
+    assert (data["schema"], data["schema_version"]) == ("dshrink.plan", 1)
+    assert data["keep_mask"] == "011"
+    assert data["table"]["device"] == "nowhere"
+    assert len(data["table"]["digest"]) == 16
+    assert set(data["predicted"]) == {"latency_ms", "low_ms", "high_ms", "padding"}
+
+
+def test_a_bare_mask_is_a_plan_for_any_network() -> None:
+    found = parse_plan("mask:0011")
+    assert (found.model, found.keep_mask, found.blocks) == (None, "0011", ())
+    assert found.source == "mask:0011"
+
+
+def test_a_network_of_the_paper_is_a_plan() -> None:
+    found = parse_plan("paper:eff-lite0-b")
+    assert (found.model, found.keep_mask) == ("tf_efficientnet_lite0", "0001100010011111")
+    assert (found.method, found.source) == ("paper", "paper:Eff-Lite0-B")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mask:", "keep mask ''"),
+        ("mask:01x", "keep mask '01x'"),
+        ("paper:nothing", "the paper has no network 'nothing'"),
+        ("no-such-file.json", "no-such-file.json: no such file; a plan is a JSON file of `dshrink"),
+        ("", "."),
+    ],
+)
+def test_a_text_that_is_no_plan_is_refused(text: str, message: str) -> None:
+    assert message in refusal(text)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda d: d.update(schema="dshrink.latency_table"), "field 'schema' must be"),
+        (lambda d: d.update(schema_version=2), "newer than 1, the newest that this dshrink reads"),
+        (lambda d: d.pop("model"), "field 'model' is missing"),
+        (lambda d: d.update(colour=1), "unknown field 'colour'"),
+        (lambda d: d.update(keep_mask="01"), "keep mask of 2 blocks"),
+        (lambda d: d.update(keep_mask="110"), "keep is False, the keep mask 110 says 1"),
+        (lambda d: d.update(resolution=[1]), "[height, width] or null"),
+        (lambda d: d["blocks"][1].update(name="blocks.0"), "two blocks one name"),
+        (lambda d: d["blocks"][1].update(index=5), "lists blocks [0, 5, 2]"),
+        (lambda d: d["blocks"][1].update(keep="yes"), "blocks[1]: field 'keep' must be true or"),
+        (lambda d: d["blocks"][1].update(activations=[1]), "'activations' must be a list of"),
+        (lambda d: d["table"].pop("device"), "'device' is missing"),
+        (lambda d: d["predicted"].update(latency_ms=None), "'latency_ms' must be a number"),
+    ],
+)
+def test_a_file_that_is_no_plan_is_refused(
+    tmp_path: Path, edit: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    path = tmp_path / "plan.json"
+    save_plan(plan(), path)
+    data = json.loads(path.read_text())
+    edit(data)
+    path.write_text(json.dumps(data))
+    found = refusal(str(path))
+    assert message in found
+    assert found.startswith(str(path))
+
+
+def test_a_file_that_is_no_json_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text("keep: 011")
+    assert "line 1: not valid JSON" in refusal(str(tmp_path / "plan.json"))
+    (tmp_path / "plan.json").write_bytes(b"\xff\xfe")
+    assert "cannot be read as text" in refusal(str(tmp_path / "plan.json"))
+
+
+def test_binding_a_mask_names_its_blocks() -> None:
+    acts = {0: ("blocks.0.act1", "blocks.0.act2")}
+    found = bind(parse_plan("mask:011"), model="net", block_names=NAMES, activations=acts)
+    assert [choice.name for choice in found.blocks] == list(NAMES)
+    assert found.blocks[0].activations == ("blocks.0.act1", "blocks.0.act2")
+    assert found.model == "net"
+
+
+def test_binding_goes_by_name_not_by_order() -> None:
+    backwards = ("blocks.2", "blocks.1", "blocks.0")
+    found = bind(plan("011"), model="synthetic", block_names=backwards)
+    assert found.keep_mask == "110"
+    assert [(choice.index, choice.name) for choice in found.blocks] == list(enumerate(backwards))
+    assert found.blocks[2].first_layer == "block 0 original first"
+
+
+def test_binding_keeps_the_activations_that_the_plan_names() -> None:
+    named = replace(plan(), blocks=block_choices("011", NAMES, {1: ("act",)}))
+    found = bind(named, model="synthetic", block_names=NAMES[::-1])
+    assert found.blocks[1].activations == ("act",)
+
+
+def test_the_tag_of_the_weights_does_not_make_another_network() -> None:
+    made = replace(plan(), model="mobilenetv2_100")
+    found = bind(made, model="mobilenetv2_100.ra_in1k", block_names=NAMES)
+    assert found.model == "mobilenetv2_100.ra_in1k"
+
+
+@pytest.mark.parametrize(
+    ("made", "model", "names", "unmergeable", "message"),
+    [
+        (plan(), "other", NAMES, {}, "for synthetic, the network is other; .* give mask:011"),
+        (plan(), "synthetic", ("a", *NAMES[1:]), {}, "names block 'blocks.0', which synthetic"),
+        (plan(), "synthetic", (*NAMES, "b"), {}, "does not say whether synthetic's block 'b'"),
+        (parse_plan("mask:01"), "net", NAMES, {}, "2 characters, net has 3 blocks"),
+        (plan(), "synthetic", NAMES, {0: "swish"}, r"block 0 \(blocks.0\), which cannot merge: sw"),
+    ],
+)
+def test_a_plan_that_does_not_fit_the_network_is_refused(
+    made: Plan, model: str, names: tuple[str, ...], unmergeable: dict[int, str], message: str
+) -> None:
+    with pytest.raises(PlanError, match=message):
+        bind(made, model=model, block_names=names, unmergeable=unmergeable)

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from latency_tables.errors import ConditionsError, TableFormatError
+from latency_tables.schema import COLUMNS, Conditions, one_line
+from latency_tables.synthetic import CONDITIONS, synthetic_row
+
+
+def test_the_columns_are_frozen() -> None:
+    assert ",".join(COLUMNS) == (
+        "piece,kind,block,first_layer,last_layer,digest,latency_ms,low_ms,high_ms,iqr_ms,min_ms,"
+        "p90_ms,p99_ms,wall_latency_ms,cpu_latency_ms,samples,rounds,round_spread_percent,macs,"
+        "parameters,peak_activations,verdict,reason,conditions"
+    )
+
+
+def test_conditions_come_back_from_json() -> None:
+    conditions = replace(CONDITIONS, precision="fp16", batch=8, threads=2, power_mode="15 W")
+    assert Conditions.from_json(conditions.to_json()) == conditions
+
+
+def test_every_condition_changes_the_digest() -> None:
+    changes = {
+        "device": "elsewhere",
+        "runtime": "other",
+        "runtime_version": "2",
+        "precision": "fp16",
+        "batch": 2,
+        "threads": 2,
+        "power_mode": "max",
+        "cache_mode": "cold",
+        "clock": "thread_cpu",
+    }
+    digests = {replace(CONDITIONS, **{name: value}).digest for name, value in changes.items()}
+    assert set(changes) == set(CONDITIONS.to_json())
+    assert len(digests | {CONDITIONS.digest}) == len(changes) + 1
+    assert all(len(digest) == 8 for digest in digests)
+
+
+def test_the_digest_of_conditions_is_the_same_on_every_machine() -> None:
+    assert CONDITIONS.digest == "81fc7f7c"
+
+
+def test_differing_conditions_are_named() -> None:
+    other = replace(CONDITIONS, batch=8, precision="fp16")
+    assert CONDITIONS.differences(other) == ("precision: fp32 / fp16", "batch: 1 / 8")
+    assert CONDITIONS.differences(CONDITIONS) == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("device", ""),
+        ("runtime", "two\nlines"),
+        ("precision", "fp-16"),
+        ("batch", 0),
+        ("threads", -1),
+        ("cache_mode", "warm"),
+        ("clock", "sundial"),
+    ],
+)
+def test_conditions_that_make_no_sense_are_refused(name: str, value: object) -> None:
+    with pytest.raises(ConditionsError, match=name):
+        replace(CONDITIONS, **{name: value})
+
+
+def test_the_cpu_time_of_one_thread_cannot_time_two() -> None:
+    with pytest.raises(ConditionsError, match="one thread only, got 2 threads"):
+        replace(CONDITIONS, clock="thread_cpu", threads=2)
+
+
+@pytest.mark.parametrize(
+    "data", [[], {"device": "a"}, {**CONDITIONS.to_json(), "batch": "1"}, {"colour": "red"}]
+)
+def test_json_that_is_no_conditions_is_refused(data: object) -> None:
+    with pytest.raises(ConditionsError):
+        Conditions.from_json(data)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("latency_ms", None, "latency_ms is empty"),
+        ("latency_ms", math.nan, "latency_ms must be a finite number"),
+        ("p99_ms", math.inf, "p99_ms must be a finite number"),
+        ("min_ms", 0.0, "min_ms must be above 0"),
+        ("wall_latency_ms", -1.0, "wall_latency_ms must be above 0"),
+        ("cpu_latency_ms", -1.0, "cpu_latency_ms must be above 0"),
+        ("iqr_ms", -0.1, "iqr_ms must be 0 or more"),
+        ("low_ms", 1.1, "low_ms <= latency_ms <= high_ms"),
+        ("high_ms", 0.9, "low_ms <= latency_ms <= high_ms"),
+        ("p90_ms", 2.0, "min_ms <= p90_ms <= p99_ms"),
+        ("samples", 0, "0 samples in 3 rounds"),
+        ("rounds", 0, "45 samples in 0 rounds"),
+        ("macs", -1, "macs must not be negative"),
+        ("digest", "xyz", "16 hex digits"),
+        ("digest", "0123456789ABCDEF", "16 hex digits"),
+        ("piece", "head", "should be named 'block 1 original'"),
+        ("kind", "tail", "unknown kind"),
+        ("block", None, "needs the number of its block"),
+        ("first_layer", "a\nb", "not one line"),
+        ("verdict", "good", "not one of ok, noisy"),
+        ("verdict", "noisy", "noisy needs a reason"),
+        ("verdict", "failed", "needs a reason"),
+    ],
+)
+def test_a_row_refuses_what_no_measurement_gives(name: str, value: object, message: str) -> None:
+    with pytest.raises(TableFormatError, match=message):
+        replace(synthetic_row("original", 1), **{name: value})
+
+
+def test_a_failed_row_has_no_latency() -> None:
+    row = synthetic_row("original", 1, latency_ms=None, reason="timeout after 60 s")
+    assert not row.is_measured
+    with pytest.raises(TableFormatError, match="a failed row has no latency_ms"):
+        replace(row, latency_ms=1.0)
+
+
+def test_zero_spread_is_possible() -> None:
+    row = replace(synthetic_row("stem"), iqr_ms=0.0, round_spread_percent=0.0)
+    assert row.is_measured
+
+
+def test_a_reason_becomes_one_line() -> None:
+    row = synthetic_row("stem", latency_ms=None, reason="Traceback\n  boom\x1b[0m\t!")
+    assert row.reason == "Traceback boom [0m !"
+    assert one_line("plain text") == "plain text"
+
+
+def test_numpy_numbers_become_plain_ones() -> None:
+    row = replace(synthetic_row("stem"), latency_ms=np.float64(1.0), samples=np.int64(45))
+    assert type(row.latency_ms) is float
+    assert type(row.samples) is int
