@@ -34,8 +34,9 @@ class Segment:
 class Block:
     """Operators ``first`` to ``last`` (numbers in the spec, both included) of one building block.
 
-    ``inner_activations`` disappear when the block is shrunk; ``end_activation`` directly follows
-    the block's result and stays. ``unmergeable`` names the layer and the reason, or is None.
+    ``inner_activations`` (operators ``inner_numbers``) disappear when the block is shrunk;
+    ``end_activation`` directly follows the block's result and stays. ``unmergeable`` names the
+    layer and the reason, or is None.
     """
 
     index: int
@@ -44,8 +45,14 @@ class Block:
     last: int
     convolutions: tuple[str, ...]
     inner_activations: tuple[str, ...]
+    inner_numbers: tuple[int, ...]
     end_activation: str | None
     unmergeable: str | None
+
+    @property
+    def body_last(self) -> int:
+        """The last operator that merges: an end activation stays behind the merged convolution."""
+        return self.last - (self.end_activation is not None)
 
 
 def find_segments(spec: OpSpec) -> tuple[Segment, ...]:
@@ -147,6 +154,7 @@ def _block(spec: OpSpec, layers: Sequence[str], index: int, first: int, last: in
         last=last,
         convolutions=convolutions,
         inner_activations=tuple(layers[n] for n in inner),
+        inner_numbers=tuple(inner),
         end_activation=layers[last] if ends_active else None,
         unmergeable=_why_unmergeable(spec, layers, numbers),
     )

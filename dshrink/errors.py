@@ -1,12 +1,12 @@
 """The base of every error of this package that a user can mend.
 
-    DshrinkError
-      NetworkError   a network that cannot be had (models)
-      ShrinkError    a keep mask that does not fit (shrink)
-      MergeError     a merge that cannot be exact, or is not (merge)
-      SearchError    no plan, or none that meets the goal (search)
-      BenchmarkError  nothing to measure, or results that cannot be read (benchmark)
-      PlotError      nothing to draw (plots)
+DshrinkError
+  NetworkError   a network that cannot be had (models)
+  ShrinkError    a keep mask that does not fit (shrink)
+  MergeError     a merge that cannot be exact, or is not (merge)
+  SearchError    no plan, or none that meets the goal (search)
+  BenchmarkError  nothing to measure, or results that cannot be read (benchmark)
+  PlotError      nothing to draw (plots)
 """
 
 from __future__ import annotations

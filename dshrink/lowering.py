@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from dshrink.layers import ConstantMap, PaddedConv2d
 from latency_tables.onnx_file import Arrays
 from latency_tables.opspec import (
     Activation,
@@ -36,18 +37,6 @@ from latency_tables.opspec import (
     Pool,
     Shape,
 )
-
-
-class ConstantMap(nn.Module):
-    """Adds a learned constant (C, H, W) to each image: the bias map of a merged block."""
-
-    def __init__(self, values: torch.Tensor) -> None:
-        super().__init__()
-        self.register_buffer("values", values)
-        self.values: torch.Tensor
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,6 +330,8 @@ def _same_pads(
 
 def _pads(module: Any, shape: Shape, dilation: tuple[int, int]) -> tuple[int, int, int, int]:
     """top, left, bottom, right of a convolution or pooling module, timm's "same" ones included."""
+    if isinstance(module, PaddedConv2d):
+        return module.pads
     kernel, stride = _pair(module.kernel_size), _pair(module.stride)
     if type(module).__name__.endswith("Same") or module.padding == "same":
         return _same_pads(shape, kernel, stride, dilation)
@@ -351,7 +342,8 @@ def _pads(module: Any, shape: Shape, dilation: tuple[int, int]) -> tuple[int, in
 
 
 def _conv(module: nn.Conv2d, inputs: tuple[int, ...], shape: Shape, result: Shape) -> Op | None:
-    if module.padding_mode != "zeros" or type(module).__name__ not in ("Conv2d", "Conv2dSame"):
+    known = ("Conv2d", "Conv2dSame", "PaddedConv2d")
+    if module.padding_mode != "zeros" or type(module).__name__ not in known:
         return None
     dilation = _pair(module.dilation)
     op = Conv(

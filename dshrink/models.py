@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from dshrink.errors import DshrinkError
 from dshrink.lowering import LoweredNetwork, lower
 from dshrink.tracing import import_timm, import_torchvision_models, trace
 from latency_tables.opspec import OpSpec
 
 
-class NetworkError(ValueError):
+class NetworkError(DshrinkError):
     """A network that cannot be had: unknown name, not traceable, weights that do not fit."""
 
 

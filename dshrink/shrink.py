@@ -7,107 +7,60 @@ convolutions of exactly these shapes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from dshrink.blocks import Block, find_blocks
+from dshrink.errors import DshrinkError
+from dshrink.merge.padding import pads_inside
+from dshrink.merge.segment import Segment, collapse, from_spec
 from dshrink.models import Network
-from latency_tables.opspec import Activation, Add, BiasMap, Conv, Op, OpSpec, Pool
+from latency_tables.onnx_file import Arrays
+from latency_tables.opspec import Activation, BiasMap, Conv, Op, OpSpec
 from latency_tables.pieces import NetworkPieces, Piece
 
 FREE_ACTIVATION = "relu6"
 
 
-class ShrinkError(ValueError):
+class ShrinkError(DshrinkError):
     """A keep mask that does not fit the network, or a block that cannot merge."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Reach:
-    """How a tensor depends on the block's input, as the one convolution that would give it.
+def block_segment(
+    spec: OpSpec,
+    block: Block,
+    weights: Sequence[Arrays] | None = None,
+    layers: Sequence[str] = (),
+) -> Segment:
+    """The block without its activations, as what the merge works on.
 
-    ``begin`` pads (top, left); ``bias_before_pad``: a pad meets a tensor with a bias in it.
+    ``weights`` and ``layers`` are those of the whole network; without weights it has shapes only.
     """
-
-    kernel: tuple[int, int] = (1, 1)
-    stride: tuple[int, int] = (1, 1)
-    begin: tuple[int, int] = (0, 0)
-    depthwise: bool = True
-    biased: bool = False
-    bias_before_pad: bool = False
-
-    def then(self, op: Conv | Pool, depthwise: bool) -> _Reach:
-        """Compose with one more operator (methods.md, Compose)."""
-        dilation = op.dilation if isinstance(op, Conv) else (1, 1)
-        spans = [d * (k - 1) for k, d in zip(op.kernel, dilation, strict=True)]
-        axes = range(2)
-        return _Reach(
-            kernel=_pair(spans[a] * self.stride[a] + self.kernel[a] for a in axes),
-            stride=_pair(self.stride[a] * op.stride[a] for a in axes),
-            begin=_pair(self.begin[a] + self.stride[a] * op.pads[a] for a in axes),
-            depthwise=self.depthwise and depthwise,
-            biased=self.biased or isinstance(op, Conv),
-            bias_before_pad=self.bias_before_pad or (self.biased and any(op.pads)),
-        )
-
-    def plus(self, other: _Reach) -> _Reach:
-        """The union of two parallel branches with one stride."""
-        if self.stride != other.stride:
-            raise ShrinkError(f"branches of strides {self.stride} and {other.stride} do not add up")
-        axes = range(2)
-        begin = _pair(max(self.begin[a], other.begin[a]) for a in axes)
-        reach = [max(r.kernel[a] - r.begin[a] for r in (self, other)) for a in axes]
-        return _Reach(
-            kernel=_pair(begin[a] + reach[a] for a in axes),
-            stride=self.stride,
-            begin=begin,
-            depthwise=self.depthwise and other.depthwise,
-            biased=self.biased or other.biased,
-            bias_before_pad=self.bias_before_pad or other.bias_before_pad,
-        )
-
-
-def _pair(values: Iterable[int]) -> tuple[int, int]:
-    first, second = values
-    return first, second
-
-
-def _reach(spec: OpSpec, block: Block) -> _Reach:
-    reaches: dict[int, _Reach] = {block.first: _Reach()}
-    for n in range(block.first, block.last + 1):
-        op = spec.ops[n]
-        before = [reaches[tensor] for tensor in op.inputs]
-        if isinstance(op, Conv | Pool):
-            channels = spec.shapes[op.inputs[0]][0]
-            depthwise = isinstance(op, Pool) or op.groups == channels == op.out_channels
-            reaches[n + 1] = before[0].then(op, depthwise)
-        else:
-            reaches[n + 1] = before[0].plus(before[1]) if isinstance(op, Add) else before[0]
-    return reaches[block.last + 1]
+    inside = slice(block.first, block.body_last + 1)
+    return from_spec(
+        _slice(spec, block.first, block.body_last),
+        None if weights is None else weights[inside],
+        names=layers[inside],
+        removed={number - block.first for number in block.inner_numbers},
+    )
 
 
 def merged_conv(spec: OpSpec, block: Block) -> Conv:
     """The dense (or depthwise) convolution that replaces ``block``; its input is tensor 0."""
-    reach = _reach(spec, block)
-    source, result = spec.shapes[block.first], spec.shapes[block.last + 1]
-    # The end pads are what makes the output size exactly right, whatever the parity of the input.
-    ends = [
-        max((result[1 + a] - 1) * reach.stride[a] + reach.kernel[a] - source[1 + a] - begin, 0)
-        for a, begin in enumerate(reach.begin)
-    ]
+    conv = collapse(block_segment(spec, block))
     return Conv(
         inputs=(0,),
-        out_channels=result[0],
-        kernel=reach.kernel,
-        stride=reach.stride,
-        pads=(*reach.begin, *_pair(ends)),
-        groups=source[0] if reach.depthwise else 1,
+        out_channels=conv.out_channels,
+        kernel=conv.kernel,
+        stride=conv.stride,
+        pads=conv.pads,
+        groups=conv.groups,
     )
 
 
 def needs_bias_map(spec: OpSpec, block: Block) -> bool:
     """Whether the exact border of the merged block needs a constant a position."""
-    return _reach(spec, block).bias_before_pad
+    return pads_inside(block_segment(spec, block))
 
 
 def merged_ops(
@@ -138,12 +91,12 @@ def _dense_counterpart(spec: OpSpec, block: Block) -> OpSpec:
     original = _slice(spec, block.first, block.last)
     kernels = [op.kernel for op in original.ops if isinstance(op, Conv)]
     kernel = max(kernels, key=lambda k: k[0] * k[1])
-    stride = _reach(spec, block).stride
+    stride = merged_conv(spec, block).stride
     source, result = original.input_shape, original.output_shape
     per_channel_pair = math.prod(kernel) * result[1] * result[2]
     scale = math.sqrt(original.macs / (per_channel_pair * source[0] * result[0]))
     channels_in, channels_out = (max(1, round(scale * c)) for c in (source[0], result[0]))
-    begin = _pair((k - 1) // 2 for k in kernel)
+    begin = tuple((k - 1) // 2 for k in kernel)
     ends = [
         max((result[1 + a] - 1) * stride[a] + kernel[a] - source[1 + a] - begin[a], 0)
         for a in range(2)
@@ -153,7 +106,7 @@ def _dense_counterpart(spec: OpSpec, block: Block) -> OpSpec:
         out_channels=channels_out,
         kernel=kernel,
         stride=stride,
-        pads=(*begin, *_pair(ends)),
+        pads=(begin[0], begin[1], ends[0], ends[1]),
     )
     function = _end_function(spec, block, True)
     assert function is not None

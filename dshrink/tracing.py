@@ -16,6 +16,8 @@ import torch
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
+from dshrink.layers import ConstantMap
+
 _CONV_MLP_ORDER = ("fc1", "act1", "drop", "fc2", "act2")
 _OPERATORS: list[torch.library.Library] = []  # a library lives as long as its definitions
 
@@ -71,6 +73,7 @@ class _Tracer(fx.Tracer):
             nn.MaxPool2d,
             nn.Linear,
             nn.LayerNorm,
+            ConstantMap,
             *timm_fx.get_notrace_modules(),
         )
 

@@ -1,0 +1,122 @@
+"""``dshrink chain``: the chain of convolutions, the blocks, and what cannot merge."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from dshrink.cli.console import err, out, print_json
+from dshrink.errors import DshrinkError
+
+if TYPE_CHECKING:
+    from dshrink.chain import Chain
+    from dshrink.models import Network
+
+
+def register(app: typer.Typer) -> None:
+    app.command(name="chain")(command)
+
+
+def command(
+    models: Annotated[list[str], typer.Argument(help="timm names, or torchvision:NAME")],
+    resolution: Annotated[int, typer.Option(min=8, help="height and width in pixels")] = 224,
+    spans: Annotated[str, typer.Option(help="how spans are counted: exact, kim2023")] = "kim2023",
+    json: Annotated[bool, typer.Option("--json", help="machine-readable result")] = False,
+) -> None:
+    """Print a network's chain of convolutions: sizes, activations, skips, breaks, blocks.
+
+    A network that cannot be traced is reported; the others are printed all the same.
+    """
+    from dshrink.chain import make_chain
+    from dshrink.models import load_network
+
+    found: list[dict[str, Any]] = []
+    failed: list[DshrinkError] = []
+    for name in models:
+        try:
+            network = load_network(name, resolution=resolution)
+        except DshrinkError as error:
+            failed.append(error)
+            err.print(f"dshrink: {error}", style="red", markup=False, soft_wrap=True)
+            continue
+        chain = make_chain(network.spec, network.lowered.layers)
+        found.append(_data(network, chain, spans))
+        if not json:
+            _print(network, chain, spans)
+    if json:
+        print_json(found)
+    if failed:
+        raise typer.Exit(2)
+
+
+def _data(network: Network, chain: Chain, mode: str) -> dict[str, Any]:
+    return {
+        "model": network.name,
+        "resolution": list(network.resolution),
+        "macs": network.spec.macs,
+        "parameters": network.spec.parameters,
+        "convolutions": [
+            {
+                "position": conv.position,
+                "name": conv.name,
+                "block": conv.block,
+                "kernel": list(conv.conv.kernel),
+                "stride": list(conv.conv.stride),
+                "groups": conv.conv.groups,
+                "input_shape": list(conv.in_shape),
+                "output_shape": list(conv.out_shape),
+                "activation": conv.activation,
+                "break_after": conv.break_after,
+            }
+            for conv in chain.convs
+        ],
+        "skips": [list(skip) for skip in chain.skips],
+        "blocks": [
+            {"index": b.index, "name": b.name, "unmergeable": b.unmergeable} for b in chain.blocks
+        ],
+        "hard_breaks": {str(at): why for at, why in sorted(chain.hard_breaks(mode).items())},
+        "spans": len(chain.spans(mode)),
+    }
+
+
+def _print(network: Network, chain: Chain, mode: str) -> None:
+    height, width = network.resolution
+    table = Table(title=f"{network.name} at {height}x{width}", title_justify="left")
+    for column in ("#", "block"):
+        table.add_column(column, justify="right")
+    table.add_column("convolution", overflow="fold")
+    for column in ("kernel", "input", "output", "activation", "behind it"):
+        table.add_column(column)
+    ends = {q: p for p, q in chain.skips}
+    for conv in chain.convs:
+        behind = [f"+ skip from {ends[conv.position]}"] if conv.position in ends else []
+        if conv.break_after and conv.position:
+            behind.append(f"break: {conv.break_after}")
+        table.add_row(
+            str(conv.position or ""),
+            "" if conv.block is None else str(conv.block),
+            conv.name,
+            _kernel(conv.conv.kernel, conv.conv.stride, conv.conv.groups),
+            "x".join(map(str, conv.in_shape)),
+            "x".join(map(str, conv.out_shape)),
+            conv.activation or "",
+            "; ".join(behind),
+        )
+    out.print(table)
+    unmergeable = [block for block in chain.blocks if block.unmergeable]
+    out.print(
+        f"{len(chain.blocks)} blocks, {chain.length} positions, {len(chain.skips)} skips, "
+        f"{len(chain.spans(mode))} spans ({mode}); {network.spec.macs / 1e6:.1f} M "
+        f"multiply-accumulates, {network.spec.parameters / 1e6:.2f} M parameters"
+    )
+    for block in unmergeable:
+        out.print(f"block {block.index} ({block.name}) cannot merge: {block.unmergeable}")
+
+
+def _kernel(kernel: tuple[int, int], stride: tuple[int, int], groups: int) -> str:
+    text = "x".join(map(str, kernel))
+    if max(stride) > 1:
+        text += f" / {stride[0]}"
+    return text + (f", {groups} groups" if groups > 1 else "")

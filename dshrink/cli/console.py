@@ -1,0 +1,69 @@
+"""What the commands share: the consoles, the JSON form, the errors that are the user's."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+#: Called with (done, total, label) while long work runs.
+OnProgress = Callable[[int, int, str], None]
+
+
+def errors() -> tuple[type[BaseException], ...]:
+    """The bases of errors that a user can mend; anything else is a defect and keeps a traceback."""
+    from devices.errors import DevicesError
+    from dshrink.errors import DshrinkError
+    from latency_tables.errors import LatencyTableError
+    from latency_tables.opspec import OpSpecError
+    from profiler.errors import ProfilerError
+
+    return (DshrinkError, LatencyTableError, OpSpecError, ProfilerError, DevicesError, OSError)
+
+
+def fail(message: str) -> NoReturn:
+    """Print one line on standard error and exit with status 2."""
+    line = " ".join(message.split())
+    err.print(f"dshrink: {line}", markup=False, soft_wrap=True, style="red")
+    sys.exit(2)
+
+
+def print_json(data: Any) -> None:
+    """Machine-readable results: standard output holds nothing else."""
+    sys.stdout.write(json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+@contextmanager
+def progress(title: str) -> Iterator[OnProgress]:
+    """A progress bar with an estimate on standard error."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[label]}"),
+    )
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task(title, total=None, label="")
+
+        def update(done: int, total: int, label: str) -> None:
+            bar.update(task, completed=done, total=total, label=label)
+
+        yield update

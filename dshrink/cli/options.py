@@ -1,0 +1,31 @@
+"""Options that several commands share, each said once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dshrink.errors import DshrinkError
+
+Model = Annotated[str, typer.Argument(help="a timm name, or torchvision:NAME")]
+Device = Annotated[str, typer.Option(help="a name of `dshrink devices list`")]
+Runtime = Annotated[str | None, typer.Option(help="the device's first runtime if not given")]
+Precision = Annotated[str, typer.Option(help="fp32 or fp16, where the device can")]
+Batch = Annotated[int, typer.Option(min=1, help="images a batch")]
+Threads = Annotated[int, typer.Option(min=1, help="threads on a CPU")]
+Resolution = Annotated[int, typer.Option(min=8, help="height and width in pixels")]
+Seed = Annotated[int, typer.Option(help="seed of everything random")]
+Json = Annotated[bool, typer.Option("--json", help="machine-readable result")]
+Table = Annotated[Path, typer.Option("--table", help="folder of a latency table")]
+Padding = Annotated[str, typer.Option(help="borders of merged blocks: bias_map, repad or interior")]
+FreeActivation = Annotated[
+    bool, typer.Option("--free-activation/--no-free-activation", help="ReLU6 after merged blocks")
+]
+
+
+def one_goal(budget_ms: float | None, keep: int | None) -> None:
+    """Raise unless exactly one of the goals of a search is given."""
+    if (budget_ms is None) == (keep is None):
+        raise DshrinkError("give either --budget-ms T or --keep K")

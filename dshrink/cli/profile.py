@@ -1,0 +1,133 @@
+"""``dshrink profile``: measure the pieces of a network and write its latency table."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dshrink.cli import options
+from dshrink.cli.console import err, out, print_json, progress
+from dshrink.cli.render import summary_lines, table_data
+from dshrink.errors import DshrinkError
+from dshrink.version import __version__
+
+if TYPE_CHECKING:
+    from profiler.profile import Profile
+
+
+def register(app: typer.Typer) -> None:
+    app.command(name="profile")(command)
+
+
+def command(
+    model: options.Model,
+    out_dir: Annotated[Path, typer.Option("--out", help="folder of the table and its journal")],
+    device: options.Device = "local",
+    runtime: options.Runtime = None,
+    precision: options.Precision = "fp32",
+    batch: options.Batch = 1,
+    threads: options.Threads = 1,
+    resolution: options.Resolution = 224,
+    segments: Annotated[str, typer.Option(help="what is profiled: blocks")] = "blocks",
+    dense: Annotated[
+        bool, typer.Option("--dense", help="also measure same-FLOPs dense counterparts")
+    ] = False,
+    hold_out: Annotated[
+        int, typer.Option(min=8, help="networks that only check the predictions")
+    ] = 20,
+    seed: options.Seed = 0,
+    json: options.Json = False,
+) -> None:
+    """Measure every piece of MODEL on a device and write a latency table.
+
+    An interrupted run goes on where it was: give the same command again.
+    """
+    if segments != "blocks":
+        raise DshrinkError(f"--segments {segments}: this version profiles blocks only")
+    result = run_profile(
+        model,
+        out_dir,
+        device=device,
+        runtime=runtime,
+        precision=precision,
+        batch=batch,
+        threads=threads,
+        resolution=resolution,
+        dense=dense,
+        hold_out=hold_out,
+        seed=seed,
+    )
+    if json:
+        print_json({**table_data(result.table), "table": str(out_dir)})
+        return
+    out.print("\n".join(summary_lines(result.table)))
+    out.print(f"table: {out_dir / 'table.csv'} (and .json); raw samples: {out_dir}/journal.jsonl")
+
+
+def run_profile(
+    model: str,
+    out_dir: Path,
+    *,
+    device: str = "local",
+    runtime: str | None = None,
+    precision: str = "fp32",
+    batch: int = 1,
+    threads: int = 1,
+    resolution: int = 224,
+    dense: bool = False,
+    hold_out: int = 20,
+    seed: int = 0,
+) -> Profile:
+    """Trace, measure with a progress bar, save the table."""
+    from devices.inventory import connect, load_inventory
+    from dshrink.models import load_network
+    from dshrink.shrink import network_pieces, shrunk_spec
+    from latency_tables.io import save_table
+    from profiler.conditions import probe_conditions
+    from profiler.profile import ProfileRequest, profile
+    from profiler.schedulers import SerialScheduler
+    from profiler.settings import Settings
+    from profiler.workloads import build_onnx
+
+    target = load_inventory().get(device)
+    scheduler = SerialScheduler(connect(target))
+    try:
+        conditions = probe_conditions(
+            target,
+            scheduler,
+            runtime=runtime or next(iter(target.runtimes)),
+            precision=precision,
+            batch=batch,
+            threads=threads,
+        )
+        network = load_network(model, resolution=resolution)
+        pieces = network_pieces(network, dense=dense)
+        for block, reason in pieces.unmergeable.items():
+            err.print(f"block {block} ({pieces.block_names[block]}) cannot merge: {reason}")
+        request = ProfileRequest(
+            pieces=pieces,
+            compose=lambda mask, padding: shrunk_spec(network, mask, padding=padding),
+            build=build_onnx,
+            conditions=conditions,
+            folder=out_dir,
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            dshrink_version=__version__,
+            hold_out=hold_out,
+            settings=Settings(seed=seed),
+        )
+        with progress(f"profile {model}") as update:
+            result = profile(
+                request, scheduler, on_start=lambda e: err.print(f"{e}"), progress=update
+            )
+    finally:
+        scheduler.close()
+    save_table(result.table, out_dir)
+    session = result.session
+    err.print(
+        f"{session.measured} measurements made ({session.remeasured} of them again), "
+        f"{session.reused} reused from the journal, {session.failed} jobs failed"
+    )
+    return result

@@ -1,0 +1,87 @@
+"""Latency tables as text and as JSON data, for the commands that show them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from latency_tables.table import LatencyTable
+
+
+def table_data(table: LatencyTable) -> dict[str, Any]:
+    """The whole table as JSON data."""
+    return {
+        "model": table.model,
+        "resolution": list(table.resolution),
+        "conditions": table.conditions.to_json(),
+        "rows": [asdict(row) for row in table.rows],
+        "calibration": table.calibration.to_json() if table.calibration else None,
+        "hold_out": table.hold_out.to_json() if table.hold_out else None,
+        "warnings": list(table.warnings),
+        "fit_for_search": table.fit_for_search,
+        "fit_reason": table.fit_reason,
+    }
+
+
+def rows_table(table: LatencyTable) -> Table:
+    """One line a row of the latency table."""
+    c = table.conditions
+    grid = Table(
+        title=f"{table.model} on {c.device}, {c.runtime} {c.runtime_version}, {c.precision}, "
+        f"batch {c.batch}, {c.threads} thread{'s' * (c.threads > 1)} ({c.clock} time)",
+        title_justify="left",
+    )
+    grid.add_column("piece")
+    grid.add_column("layers", overflow="fold")
+    for column in ("latency ms", "95 % interval ms", "MMAC", "GMAC/s"):
+        grid.add_column(column, justify="right")
+    grid.add_column("verdict")
+    for row in table.rows:
+        layers = row.first_layer if row.first_layer == row.last_layer else ""
+        layers = layers or f"{row.first_layer} .. {row.last_layer}"
+        if row.latency_ms is None:
+            grid.add_row(row.piece, layers, "", "", "", "", f"{row.verdict}: {row.reason}")
+            continue
+        speed = row.macs * c.batch / row.latency_ms / 1e6
+        grid.add_row(
+            row.piece,
+            layers,
+            f"{row.latency_ms:.4f}",
+            f"{row.low_ms:.4f} - {row.high_ms:.4f}",
+            f"{row.macs / 1e6:.2f}",
+            f"{speed:.1f}",
+            row.verdict,
+        )
+    return grid
+
+
+def summary_lines(table: LatencyTable) -> list[str]:
+    """What a user needs to know about a table, a line each."""
+    verdicts = [row.verdict for row in table.rows]
+    counts = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts))
+    lines = [f"{len(table.rows)} rows of {len({r.digest for r in table.rows})} pieces: {counts}"]
+    if table.calibration:
+        lines.append(f"whole network, measured: {table.calibration.base_ms:.3f} ms")
+    check = table.hold_out
+    if check:
+        tau = "unknown" if check.kendall_tau is None else f"{check.kendall_tau:.3f}"
+        lines += [
+            f"predictions checked on {len(check.networks)} networks that took no part: "
+            f"off by {check.mape_percent:.2f} % on average, {check.max_error_percent:.2f} % at "
+            f"most; {check.within_5_percent:.0f} % of them within 5 %; Kendall's tau {tau}",
+            f"beside it: plain sum of the rows {check.plain_sum_mape_percent:.2f} %, "
+            f"scaled MACs {check.scaled_macs_mape_percent:.2f} %",
+        ]
+        if check.interval_percent is not None:
+            lines.append(
+                f"95 % prediction interval: +-{check.interval_percent:.2f} % "
+                f"({check.interval_method})"
+            )
+    for twin in table.twins:
+        lines.append("twin: " + ", ".join(f"{key} {value}" for key, value in twin.items()))
+    lines += [f"warning: {warning}" for warning in table.warnings]
+    fit = "fit for search" if table.fit_for_search else f"NOT fit for search: {table.fit_reason}"
+    return [*lines, f"this table is {fit}"]

@@ -1,0 +1,109 @@
+"""``dshrink table``: show, check, predict, compare."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dshrink.cli import options
+from dshrink.cli.console import out, print_json
+from dshrink.cli.render import rows_table, summary_lines, table_data
+
+app = typer.Typer(no_args_is_help=True)
+Folder = Annotated[Path, typer.Argument(help="folder of a latency table")]
+
+
+@app.command()
+def show(folder: Folder, json: options.Json = False) -> None:
+    """Print every row with its interval and verdict."""
+    from latency_tables.io import load_table
+
+    table = load_table(folder)
+    if json:
+        print_json(table_data(table))
+        return
+    out.print(rows_table(table))
+    out.print("\n".join(summary_lines(table)))
+
+
+@app.command()
+def check(folder: Folder, json: options.Json = False) -> None:
+    """Validate a table and say how right its predictions are; exit 1 if not fit for search."""
+    from latency_tables.io import load_table
+
+    table = load_table(folder)
+    if json:
+        data = table_data(table)
+        print_json({key: data[key] for key in data if key != "rows"})
+    else:
+        out.print("\n".join(summary_lines(table)))
+    if not table.fit_for_search:
+        raise typer.Exit(1)
+
+
+@app.command()
+def predict(
+    folder: Folder,
+    keep: Annotated[str, typer.Option("--keep", help="keep mask: 1 keeps a block, 0 merges it")],
+    padding: options.Padding = "bias_map",
+    json: options.Json = False,
+) -> None:
+    """Predict the latency of the network of a keep mask, with its 95 % interval."""
+    from dshrink.search.plan import parse_plan
+    from latency_tables.io import load_table
+    from latency_tables.predictor import predict as predict_latency
+
+    table = load_table(folder)
+    mask = parse_plan(keep).keep_mask if ":" in keep else keep
+    prediction = predict_latency(table, mask, padding)
+    if json:
+        print_json(asdict(prediction))
+        return
+    interval = ""
+    if prediction.low_ms is not None:
+        interval = f" (95 %: {prediction.low_ms:.3f} to {prediction.high_ms:.3f})"
+    out.print(
+        f"{prediction.latency_ms:.3f} ms{interval}, {prediction.throughput_fps:.1f} FPS\n"
+        f"plain sum of the rows {prediction.plain_sum_ms:.3f} ms, "
+        f"scaled MACs {prediction.scaled_macs_ms:.3f} ms"
+    )
+    if not prediction.calibrated:
+        out.print("not calibrated: this is the plain sum, its error is not known")
+
+
+@app.command()
+def compare(a: Folder, b: Folder, json: options.Json = False) -> None:
+    """Compare two tables of one network row by row."""
+    from rich.table import Table
+
+    from latency_tables.compare import compare as compare_tables
+    from latency_tables.io import load_table
+
+    result = compare_tables(load_table(a), load_table(b))
+    if json:
+        print_json(asdict(result))
+        return
+    grid = Table()
+    grid.add_column("piece")
+    for column in ("A ms", "B ms", "B / A"):
+        grid.add_column(column, justify="right")
+    grid.add_column("B is")
+    for row in result.rows:
+        grid.add_row(
+            row.piece, f"{row.a_ms:.4f}", f"{row.b_ms:.4f}", f"{row.ratio:.3f}", row.verdict
+        )
+    out.print(grid)
+    for label, names in (("only in A", result.only_a), ("only in B", result.only_b)):
+        if names:
+            out.print(f"{label}: {', '.join(names)}")
+    if result.failed:
+        out.print(f"not compared, failed in one: {', '.join(result.failed)}")
+    if result.differing_conditions:
+        out.print(f"conditions differ: {'; '.join(result.differing_conditions)}")
+    tau, rho = (
+        "undefined" if v is None else f"{v:.3f}" for v in (result.kendall_tau, result.spearman_rho)
+    )
+    out.print(f"rank correlation over {len(result.rows)} rows: Kendall {tau}, Spearman {rho}")

@@ -1,0 +1,41 @@
+"""The few layers that merging needs and torch lacks."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class PaddedConv2d(nn.Conv2d):
+    """A convolution with its own pad on each side: ``pads`` is top, left, bottom, right."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: tuple[int, int],
+        *,
+        stride: tuple[int, int],
+        pads: tuple[int, int, int, int],
+        groups: int,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride=stride, groups=groups)
+        self.pads = pads
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        top, left, bottom, right = self.pads
+        padded = F.pad(input, (left, right, top, bottom))
+        return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+class ConstantMap(nn.Module):
+    """Adds a constant (C, H, W) to each image: the exact border of a merged block."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("values", values)
+        self.values: torch.Tensor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.values

@@ -1,0 +1,155 @@
+"""The certificate of a merge: how far the merged network is from the one that it replaces.
+
+Errors are the largest absolute difference on random images, and the same relative to the largest
+value of the reference; a block by interior and border, in float64 and float32 (methods.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dshrink.merge.errors import CertificateError
+from dshrink.merge.padding import border_mask, reference
+from dshrink.merge.rewrite import MergedBlock, MergedNetwork, without_activations
+
+#: Largest relative error of a merge that is called exact.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """Largest absolute error, and relative to the largest value of the reference."""
+
+    absolute: float
+    relative: float
+
+    @classmethod
+    def between(cls, result: Tensor, expected: Tensor, scale: float) -> Difference:
+        absolute = float((result - expected).abs().max()) if result.numel() else 0.0
+        return cls(absolute=absolute, relative=absolute / scale if scale else absolute)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockCertificate:
+    """One merged block: its differences in float64 and float32, away from the border and on it."""
+
+    index: int
+    name: str
+    interior_float64: Difference
+    border_float64: Difference
+    interior_float32: Difference
+    border_float32: Difference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """``problem`` is empty where every difference that the padding mode promises is in tolerance.
+
+    ``rounding_float32`` is what float32 alone does to the unmerged network's result (relative): a
+    network that amplifies rounding, as one without activations does, is not blamed on the merge.
+    """
+
+    model: str
+    keep_mask: str
+    padding: str
+    free_activation: bool
+    blocks: tuple[BlockCertificate, ...]
+    network_float64: Difference
+    network_float32: Difference
+    rounding_float32: float
+
+    @property
+    def problem(self) -> str:
+        """Which difference is out of tolerance, or an empty text."""
+        for block in self.blocks:
+            for dtype in TOLERANCE:
+                kind = str(dtype).removeprefix("torch.")
+                places = ("interior",) if self.padding == "interior" else ("interior", "border")
+                for place in places:
+                    difference = getattr(block, f"{place}_{kind}")
+                    if not difference.relative <= TOLERANCE[dtype]:
+                        name = f"block {block.index} ({block.name})"
+                        return _exceeds(name, place, kind, difference)
+        return "" if self.padding == "interior" else self._network_problem()
+
+    def _network_problem(self) -> str:
+        result = "the network's result"
+        if not self.network_float64.relative <= TOLERANCE[torch.float64]:
+            return _exceeds(result, "whole", "float64", self.network_float64)
+        if not self.network_float32.relative <= allowed_float32(self.rounding_float32):
+            return _exceeds(result, "whole", "float32", self.network_float32)
+        return ""
+
+    def require(self) -> None:
+        """Raise CertificateError unless the merge is within tolerance."""
+        if self.problem:
+            raise CertificateError(
+                f"{self.model}, mask {self.keep_mask}: the merge is refused: {self.problem}"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        tolerances = {f"tolerance_{str(dtype)[6:]}": value for dtype, value in TOLERANCE.items()}
+        return {**asdict(self), **tolerances, "problem": self.problem}
+
+
+def allowed_float32(rounding: float) -> float:
+    """Relative error in float32 that is still called equal, for a network of this rounding error.
+
+    Above a rounding of 1 % nothing is proven, so nothing is allowed.
+    """
+    return max(TOLERANCE[torch.float32], 10 * rounding) if rounding < 0.01 else 0.0
+
+
+def _exceeds(what: str, place: str, kind: str, difference: Difference) -> str:
+    limit = TOLERANCE[getattr(torch, kind)]
+    return (
+        f"{what} differs by {difference.relative:.2g} (relative, {place}, {kind}) from what it "
+        f"replaces, more than {limit:g}"
+    )
+
+
+def certify(merged: MergedNetwork, *, images: int = 2, seed: int = 0) -> Certificate:
+    """Compare every merged block and the whole network with what they replace, on random images."""
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randn(images, *merged.source.spec.input_shape, generator=generator)
+    expected, result = {}, {}
+    for dtype in TOLERANCE:
+        with torch.inference_mode():
+            expected[dtype] = without_activations(merged, dtype)(image.to(dtype)).double()
+            result[dtype] = merged.module(dtype)(image.to(dtype)).double()
+    scale = float(expected[torch.float64].abs().max())
+    network = {t: Difference.between(result[t], expected[t], scale) for t in TOLERANCE}
+    rounding = Difference.between(expected[torch.float32], expected[torch.float64], scale)
+    return Certificate(
+        model=merged.source.name,
+        keep_mask=merged.keep_mask,
+        padding=merged.padding,
+        free_activation=merged.free_activation,
+        blocks=tuple(_certify_block(entry, generator) for entry in merged.blocks),
+        network_float64=network[torch.float64],
+        network_float32=network[torch.float32],
+        rounding_float32=rounding.relative,
+    )
+
+
+def _certify_block(entry: MergedBlock, generator: torch.Generator) -> BlockCertificate:
+    shape = entry.segment.input_shape
+    x = torch.randn(1, *shape, generator=generator, dtype=torch.float64)
+    segment = reference(entry.segment, entry.merged.padding)
+    differences = {}
+    for dtype in TOLERANCE:
+        with torch.inference_mode():
+            expected = segment.to(dtype).run(x.to(dtype))
+            result = entry.merged.to(dtype).run(x.to(dtype))
+        border = border_mask(entry.merged.border, (result.shape[2], result.shape[3]))
+        scale = float(expected.abs().max())
+        kind = str(dtype).removeprefix("torch.")
+        for place, mask in (("interior", ~border), ("border", border)):
+            differences[f"{place}_{kind}"] = Difference.between(
+                result[..., mask], expected[..., mask], scale
+            )
+    return BlockCertificate(index=entry.block.index, name=entry.block.name, **differences)

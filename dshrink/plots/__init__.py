@@ -1,0 +1,29 @@
+"""Pictures of tables, plans and benchmark results, as PNG and SVG.
+
+Each function returns a matplotlib ``Figure`` that stands alone: no pyplot and no window, so that
+pictures can be drawn on a machine without a display, and a test can read their numbers back.
+"""
+
+from __future__ import annotations
+
+from dshrink.plots.blocks import blocks_figure
+from dshrink.plots.errors import PlotError
+from dshrink.plots.kept import kept_figure, plan_labels
+from dshrink.plots.memory import memory_figure
+from dshrink.plots.predicted import predicted_figure
+from dshrink.plots.results import NetworkResult, load_results
+from dshrink.plots.style import save_figure
+from dshrink.plots.throughput import throughput_figure
+
+__all__ = [
+    "NetworkResult",
+    "PlotError",
+    "blocks_figure",
+    "kept_figure",
+    "load_results",
+    "memory_figure",
+    "plan_labels",
+    "predicted_figure",
+    "save_figure",
+    "throughput_figure",
+]

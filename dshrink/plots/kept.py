@@ -1,0 +1,143 @@
+"""Which blocks keep their activations: a strip a plan (DepthShrinker, Fig. 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dshrink.plots.blocks import draw_block_latency
+from dshrink.plots.errors import PlotError
+from dshrink.plots.style import (
+    BLUE,
+    GREY,
+    describe_table,
+    house_style,
+    legend_above,
+    new_figure,
+    set_block_axis,
+    set_titles,
+    shortened,
+)
+from dshrink.search.plan import MASK_PREFIX, PAPER_PREFIX, Plan, PredictedLatency
+from latency_tables.predictor import predict
+from latency_tables.table import LatencyTable
+
+#: How far a letter of a block's name, which stands upright, reaches down.
+_INCHES_A_LETTER = 0.08
+
+
+def kept_figure(
+    plans: Mapping[str, Plan],
+    *,
+    table: LatencyTable | None = None,
+    block_names: Sequence[str] = (),
+    padding: str = "bias_map",
+) -> Figure:
+    """A strip a plan, by its label: filled squares keep their activations, hollow ones are merged.
+
+    With a table, block latency stands above and each plan's predicted latency beside its strip;
+    the plans must fit the table then (``binding.bind`` puts their blocks in its order). Raises
+    PlotError without plans, MaskError for a plan that does not fit.
+    """
+    if not plans:
+        raise PlotError("no plan to draw; give a plan's file, mask:0011... or paper:MBV2-1.4-DS-A")
+    predicted = {label: _prediction(plan, table, padding) for label, plan in plans.items()}
+    names = block_names or (table.block_names if table else ())
+    with house_style():
+        rows_inches = 0.3 * len(plans)
+        height = (
+            1.45 + rows_inches + _INCHES_A_LETTER * max(len(shortened(n)) for n in names or "0")
+        )
+        if table is None:
+            figure = new_figure(height)
+            strips = figure.subplots()
+        else:
+            figure = new_figure(height + 2.4)
+            ratios = {"height_ratios": (2.0, 0.1 + rows_inches)}
+            latency, strips = figure.subplots(2, 1, sharex=True, gridspec_kw=ratios)
+            draw_block_latency(latency, table, ("original", "merged", "merged_bias_map"))
+        _draw_strips(strips, plans, predicted, names)
+        set_titles(figure, "Blocks that keep their activations", _subtitle(plans, table))
+        return figure
+
+
+def plan_labels(texts: Sequence[str]) -> list[str]:
+    """Short names for plans given as on the command line, unless two would share one."""
+    short = [_short(text) for text in texts]
+    return [
+        name if short.count(name) == 1 else text for name, text in zip(short, texts, strict=True)
+    ]
+
+
+def _short(text: str) -> str:
+    if text.startswith(MASK_PREFIX):
+        return "mask"
+    return text.removeprefix(PAPER_PREFIX).removesuffix(".json").replace("\\", "/").split("/")[-1]
+
+
+def _prediction(plan: Plan, table: LatencyTable | None, padding: str) -> PredictedLatency | None:
+    if table is None:
+        return plan.predicted
+    return PredictedLatency.of(predict(table, plan.keep_mask, padding))
+
+
+def _subtitle(plans: Mapping[str, Plan], table: LatencyTable | None) -> str:
+    if table is not None:
+        return describe_table(table)
+    models = sorted({plan.model for plan in plans.values() if plan.model})
+    return ", ".join(models) or "network not named: bare masks"
+
+
+def _draw_strips(
+    axes: Axes,
+    plans: Mapping[str, Plan],
+    predicted: Mapping[str, PredictedLatency | None],
+    names: Sequence[str],
+) -> None:
+    count = max(len(plan.keep_mask) for plan in plans.values())
+    for bit, face, label in (("1", BLUE, "keeps its activations"), ("0", "none", "merged")):
+        points = [
+            (block, row)
+            for row, plan in enumerate(plans.values())
+            for block, found in enumerate(plan.keep_mask)
+            if found == bit
+        ]
+        axes.scatter(
+            [block for block, _ in points],
+            [row for _, row in points],
+            s=min(13.0, 330 / count) ** 2,
+            marker="s",
+            facecolors=face,
+            edgecolors=BLUE if bit == "1" else GREY,
+            linewidths=0.9,
+            label=label,
+        )
+    for row, (label, plan) in enumerate(plans.items()):
+        axes.text(
+            1.01,
+            row,
+            _summary(plan, predicted[label]),
+            transform=axes.get_yaxis_transform(),
+            verticalalignment="center",
+        )
+    _dress_strips(axes, [shortened(label) for label in plans], count, names)
+
+
+def _summary(plan: Plan, predicted: PredictedLatency | None) -> str:
+    text = f"{plan.kept_count} of {len(plan.keep_mask)} kept"
+    return text if predicted is None else f"{text}, {predicted.latency_ms:.4g} ms predicted"
+
+
+def _dress_strips(axes: Axes, labels: Sequence[str], count: int, names: Sequence[str]) -> None:
+    set_block_axis(axes, count)
+    if len(names) == count:
+        labels_below = [f"{number}  {shortened(name)}" for number, name in enumerate(names)]
+        axes.set_xticks(range(count), labels_below, rotation=90)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("Block (numbered from 0, input to output)")
+    legend_above(axes, columns=2, markerscale=0.7)

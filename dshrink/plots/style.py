@@ -1,0 +1,185 @@
+"""What the pictures share: size, colours, titles, the axis of blocks, and the two files.
+
+A picture is 9 inches wide, so that its smallest font keeps 9 pt at the 900 pixels of a README; the
+PNG has twice the pixels for sharp screens. Colours are Okabe and Ito's, which stay apart for
+colour-blind readers.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from dshrink.plots.errors import PlotError
+from latency_tables.schema import Conditions
+from latency_tables.table import LatencyTable
+
+WIDTH_INCHES = 9.0
+PNG_DPI = 200
+SMALLEST_FONT_PT = 9.0
+_SUBTITLE_COLUMNS = 115
+_LABEL_COLUMNS = 30
+
+BLUE, ORANGE, VERMILLION = "#0072B2", "#E69F00", "#D55E00"
+GREEN, PURPLE, SKY, BLACK = "#009E73", "#CC79A7", "#56B4E9", "#000000"
+GREY = "#595959"
+
+#: What a kind of piece is called and coloured in every picture.
+KIND_LABELS = {
+    "original": "original",
+    "merged": "merged",
+    "merged_bias_map": "merged with bias map",
+    "dense": "dense, equal MACs",
+}
+KIND_COLOURS = {
+    "original": BLUE,
+    "merged": ORANGE,
+    "merged_bias_map": VERMILLION,
+    "dense": GREEN,
+}
+CLOCK_LABELS = {"thread_cpu": "thread CPU time", "wall": "wall time"}
+
+# Any: what matplotlib calls a parameter, and whether it types it, differs between its versions.
+_STYLE: dict[Any, Any] = {
+    "font.size": SMALLEST_FONT_PT,
+    "figure.dpi": 100,
+    "axes.labelsize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.handlelength": 1.4,
+    "legend.columnspacing": 1.2,
+    # A dollar sign in the name of a file is no formula.
+    "text.parse_math": False,
+    # Equal pictures are equal files: no random ids.
+    "svg.hashsalt": "dshrink",
+}
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Draw inside of this: neither the user's matplotlibrc nor an earlier picture shows."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        yield
+
+
+def new_figure(height_inches: float) -> Figure:
+    """An empty figure that belongs to no window."""
+    figure = Figure(figsize=(WIDTH_INCHES, height_inches))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def set_titles(figure: Figure, title: str, subtitle: str) -> None:
+    """``title`` above the picture, and below it in grey what it was drawn from."""
+    lines = textwrap.wrap(subtitle, _SUBTITLE_COLUMNS)
+    height = figure.get_figheight()
+    placed: dict[str, Any] = {"verticalalignment": "top", "horizontalalignment": "left"}
+    figure.text(0.01, 1 - 0.08 / height, title, fontsize=12, fontweight="bold", **placed)
+    figure.text(0.01, 1 - 0.31 / height, "\n".join(lines), color=GREY, **placed)
+    top = 1 - (0.36 + 0.15 * len(lines)) / height
+    figure.set_layout_engine(ConstrainedLayoutEngine(rect=(0, 0, 1, top)))
+
+
+def legend_above(axes: Axes, columns: int, **options: Any) -> None:
+    """A legend that cannot hide data: in rows above the axes."""
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2, **options
+    )
+
+
+def shortened(label: str) -> str:
+    """The end of a long label, which is where names of files differ."""
+    return label if len(label) <= _LABEL_COLUMNS else f"...{label[3 - _LABEL_COLUMNS :]}"
+
+
+def threads_label(threads: int | str) -> str:
+    return f"{threads} thread{'' if str(threads) == '1' else 's'}"
+
+
+def describe_conditions(conditions: Conditions) -> str:
+    """ "local, onnxruntime 1.31.1, fp32, batch 1, 1 thread, thread CPU time"."""
+    c = conditions
+    parts = [c.device, f"{c.runtime} {c.runtime_version}", c.precision, f"batch {c.batch}"]
+    parts.append(threads_label(c.threads))
+    if c.power_mode != "default":
+        parts.append(c.power_mode)
+    if c.cache_mode != "hot":
+        parts.append(f"{c.cache_mode} cache")
+    return ", ".join([*parts, CLOCK_LABELS[c.clock]])
+
+
+def describe_network(table: LatencyTable) -> str:
+    height, width = table.resolution
+    return f"{table.model} at {height}x{width}"
+
+
+def describe_table(table: LatencyTable) -> str:
+    """The network and the conditions of a table, for a subtitle."""
+    return f"{describe_network(table)}, {describe_conditions(table.conditions)}"
+
+
+def present_kinds(table: LatencyTable, kinds: Sequence[str]) -> list[str]:
+    """Those of ``kinds`` that the table holds. Raises PlotError if it holds none of them."""
+    present = [kind for kind in kinds if any(row.kind == kind for row in table.rows)]
+    if not present:
+        raise PlotError(
+            f"the table of {table.model} on {table.conditions.device} holds no rows of blocks to "
+            f"draw; measure them: {table.profile_command}"
+        )
+    return present
+
+
+def set_block_axis(axes: Axes, count: int) -> None:
+    """The x axis of a picture with one place a block."""
+    step = 1 if count <= 32 else 2 if count <= 64 else 5
+    axes.set_xticks(range(0, count, step))
+    axes.set_xlim(-0.6, count - 0.4)
+    axes.tick_params(axis="x", length=0)
+
+
+def block_axis_label(table: LatencyTable) -> str:
+    """Says which way the blocks are numbered, and which of them cannot merge."""
+    label = "Block (numbered from 0, input to output)"
+    blocked = sorted(table.unmergeable)
+    if not blocked:
+        return label
+    listed = ", ".join(map(str, blocked)) if len(blocked) <= 12 else f"{len(blocked)} blocks"
+    return f"{label}; cannot merge: {listed}"
+
+
+def bar_offsets(count: int) -> tuple[float, Sequence[float]]:
+    """The width of one bar, and where the bars of a group stand around their block."""
+    width = 0.82 / count
+    return width, [(place - (count - 1) / 2) * width for place in range(count)]
+
+
+def save_figure(figure: Figure, path: Path) -> tuple[Path, Path]:
+    """Write FILE.png and FILE.svg side by side; ``path`` may carry either suffix, or none.
+
+    Folders are made where they are missing. Raises PlotError for a path that names no file.
+    """
+    known = {f".{name}" for name in figure.canvas.get_supported_filetypes()}
+    stem = path.stem if path.suffix.lower() in known else path.name
+    if not stem or path.is_dir():
+        raise PlotError(f"{path}: not the name of a file; give the picture a name like blocks.png")
+    png, svg = path.with_name(f"{stem}.png"), path.with_name(f"{stem}.svg")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with house_style():
+        figure.savefig(png, dpi=PNG_DPI)
+        figure.savefig(svg, metadata={"Date": None})
+    return png, svg

@@ -1,0 +1,182 @@
+"""Measured throughput against the number of blocks that keep their activations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from dshrink.plots.errors import PlotError
+from dshrink.plots.results import SERIES_COLUMNS, NetworkResult
+from dshrink.plots.style import (
+    BLACK,
+    BLUE,
+    CLOCK_LABELS,
+    GREEN,
+    GREY,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    house_style,
+    legend_above,
+    new_figure,
+    set_titles,
+    shortened,
+    threads_label,
+)
+
+_COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, SKY, BLACK)
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+#: More names than that would cover each other.
+_MOST_NAMED = 10
+
+
+def throughput_figure(results: Sequence[NetworkResult]) -> Figure:
+    """Frames per second with 95 % intervals, predictions as hollow marks.
+
+    One series a set of conditions; what all series share stands in the subtitle. Networks that
+    failed, and those whose blocks are not known, cannot be drawn: the picture says how many.
+    Raises PlotError if no network is left, or if there are more series than colours.
+    """
+    drawn = [r for r in results if r.throughput_fps is not None and r.kept_blocks is not None]
+    if not drawn:
+        failed = sum(r.throughput_fps is None for r in results)
+        raise PlotError(
+            f"none of the {len(results)} results can be drawn: {failed} have no throughput "
+            "(failed), the others no kept_blocks; bench a network with `--plan`"
+        )
+    series = list(dict.fromkeys(r.series for r in drawn))
+    if len(series) > len(_COLOURS):
+        raise PlotError(
+            f"{len(series)} sets of conditions are too many for one picture (at most "
+            f"{len(_COLOURS)}): split the file by model, device or batch"
+        )
+    labels, shared = _labels(series)
+    with house_style():
+        figure = new_figure(4.4)
+        axes = figure.subplots()
+        for number, key in enumerate(series):
+            of_series = [r for r in drawn if r.series == key]
+            _draw_series(axes, of_series, labels[number], _COLOURS[number], _MARKERS[number])
+        _dress(axes, drawn, len(results) - len(drawn))
+        if len(series) == 1 and len(drawn) <= _MOST_NAMED:
+            _name_networks(axes, drawn)
+        set_titles(
+            figure,
+            "Throughput by the number of kept blocks, with 95 % intervals",
+            ", ".join(shared),
+        )
+        return figure
+
+
+def _labels(series: Sequence[tuple[str, ...]]) -> tuple[list[str], list[str]]:
+    """A label a series, of what differs; and what all of them share."""
+    columns = list(zip(*series, strict=True))
+    shared = [
+        _phrase(name, values[0])
+        for name, values in zip(SERIES_COLUMNS, columns, strict=True)
+        if len(set(values)) == 1
+    ]
+    differing = [place for place, values in enumerate(columns) if len(set(values)) > 1]
+    labels = [
+        ", ".join(_phrase(SERIES_COLUMNS[place], key[place]) for place in differing) or "measured"
+        for key in series
+    ]
+    return labels, shared
+
+
+def _phrase(column: str, value: str) -> str:
+    if column == "batch":
+        return f"batch {value}"
+    if column == "threads":
+        return threads_label(value)
+    return CLOCK_LABELS.get(value, value) if column == "clock" else value
+
+
+def _draw_series(
+    axes: Axes, results: Sequence[NetworkResult], label: str, colour: str, marker: str
+) -> None:
+    x = [r.kept_blocks or 0 for r in results]
+    fps = [r.throughput_fps or 0.0 for r in results]
+    axes.errorbar(
+        x,
+        fps,
+        yerr=(
+            [y - (r.low_fps or y) for y, r in zip(fps, results, strict=True)],
+            [(r.high_fps or y) - y for y, r in zip(fps, results, strict=True)],
+        ),
+        fmt=marker,
+        color=colour,
+        markersize=5,
+        elinewidth=1.0,
+        capsize=2.5,
+        label=label,
+        zorder=3,
+    )
+    predicted = [r for r in results if r.predicted_fps is not None]
+    if not predicted:
+        return
+    for r in predicted:
+        if r.predicted_low_fps is not None and r.predicted_high_fps is not None:
+            axes.vlines(
+                r.kept_blocks or 0,
+                r.predicted_low_fps,
+                r.predicted_high_fps,
+                colors=colour,
+                alpha=0.25,
+                linewidths=7,
+            )
+    axes.scatter(
+        [r.kept_blocks or 0 for r in predicted],
+        [r.predicted_fps or 0.0 for r in predicted],
+        s=95,
+        marker=marker,
+        facecolors="none",
+        edgecolors=colour,
+        linewidths=1.1,
+        # The underscore keeps it out of the legend, which has one entry for all predictions.
+        label=f"_predicted, {label}",
+        zorder=4,
+    )
+
+
+def _name_networks(axes: Axes, results: Sequence[NetworkResult]) -> None:
+    previous, below = None, False
+    for r in sorted(results, key=lambda r: (r.kept_blocks or 0, -(r.throughput_fps or 0.0))):
+        # Slanted names pass each other; of two marks in one column the lower one is named below.
+        below = r.kept_blocks == previous and not below
+        previous = r.kept_blocks
+        axes.annotate(
+            shortened(r.network),
+            (r.kept_blocks or 0, r.throughput_fps or 0.0),
+            xytext=(-4, -4) if below else (4, 4),
+            textcoords="offset points",
+            rotation=35,
+            rotation_mode="anchor",
+            horizontalalignment="right" if below else "left",
+            verticalalignment="top" if below else "bottom",
+        )
+
+
+def _dress(axes: Axes, drawn: Sequence[NetworkResult], left_out: int) -> None:
+    counts = {r.block_count for r in drawn}
+    of_all = f" (of {counts.copy().pop()})" if len(counts) == 1 and None not in counts else ""
+    note = f"; {left_out} network(s) failed or of unknown blocks: not drawn" if left_out else ""
+    axes.set_xlabel(f"Blocks that keep their activations{of_all}{note}")
+    axes.set_ylabel("Throughput [frames/s]")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    # Room above for the slanted names.
+    axes.margins(x=0.06, y=0.25)
+    axes.set_ylim(bottom=0)
+    axes.grid()
+    handles = axes.get_legend_handles_labels()[0]
+    if any(r.predicted_fps is not None for r in drawn):
+        hollow: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": GREY}
+        handles.append(
+            Line2D([], [], linestyle="none", marker="o", markersize=9, label="predicted", **hollow)
+        )
+    legend_above(axes, columns=3, handles=handles)

@@ -1,0 +1,32 @@
+"""The errors of this package, each one a line that says what, where and how to mend it.
+
+ProfilerError
+    MeasurementError    samples that no statistic can be derived from
+    JobError            a plan of jobs that makes no sense
+    JournalError        a journal that cannot be read, or that belongs to another run
+    SessionError        a run that cannot go on, whatever the jobs are
+
+A job that fails on the device is no error but a value: ``replies.Failure``.
+"""
+
+from __future__ import annotations
+
+
+class ProfilerError(Exception):
+    """Base of all errors of ``profiler``."""
+
+
+class MeasurementError(ProfilerError, ValueError):
+    """Samples that no statistic can be derived from."""
+
+
+class JobError(ProfilerError, ValueError):
+    """A plan of jobs that makes no sense."""
+
+
+class JournalError(ProfilerError):
+    """A journal that cannot be read, or that belongs to another run."""
+
+
+class SessionError(ProfilerError):
+    """A run that cannot go on, whatever the jobs are: a missing runtime, a broken agent."""

@@ -1,0 +1,177 @@
+"""A device that follows a script: for tests of whatever measures, and for trying a command dry.
+
+Its latencies are a function of the piece, its clock advances only by what it is asked to do, and
+crashes, hangs and throttling come when the script says so. The files it "runs" hold the piece as
+JSON; ``write_spec`` makes them in place of ONNX.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from devices.agent.protocol import PROTOCOL, Rule
+from devices.connection import PushedFile
+from devices.environment import Environment
+from devices.errors import AgentLostError, JobFailedError
+from latency_tables.opspec import OpSpec
+
+RUNTIME = "onnxruntime"
+RUNTIME_VERSION = "1.0-fake"
+
+#: What a script may ask for; anything else must be an error type of the protocol.
+CRASH, HANG, THROTTLED = "crash", "hang", "throttled"
+
+
+def write_spec(spec: OpSpec, *, batch: int = 1, seed: int = 0) -> bytes:
+    """The file of a piece that the fake device understands."""
+    return json.dumps({"spec": spec.to_json(), "batch": batch, "seed": seed}).encode()
+
+
+@dataclass(slots=True)
+class FakeClock:
+    """Seconds that pass only when something says so; call it to read it."""
+
+    now_s: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def advance(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+def _steady(now_s: float) -> float:
+    return 1.0
+
+
+def _no_fault(spec: OpSpec, call: int) -> str | None:
+    return None
+
+
+@dataclass(kw_only=True)
+class FakeConnection:
+    """A connection to a scripted device.
+
+    ``speed(now_s)`` multiplies every latency (drift), ``noise`` and ``round_noise`` are relative
+    standard deviations of a sample and of an agent process, and ``fault(spec, call)`` names what
+    goes wrong when a piece is measured for the ``call``-th time (from 0), or None.
+    """
+
+    latency_ms: Callable[[OpSpec], float]
+    noise: float = 0.0
+    round_noise: float = 0.0
+    speed: Callable[[float], float] = _steady
+    fault: Callable[[OpSpec, int], str | None] = _no_fault
+    seed: int = 0
+    clock: FakeClock = field(default_factory=FakeClock)
+    cpu_model: str = "scripted"
+    threads_counted: bool = True
+    agents_started: int = 0
+    calls: dict[str, int] = field(default_factory=dict)
+
+    def start_agent(self) -> FakeAgent:
+        """Start an agent with its own luck."""
+        self.agents_started += 1
+        luck = random.Random(f"{self.seed}/agent/{self.agents_started}/{self.clock.now_s}")
+        return FakeAgent(device=self, factor=math.exp(luck.gauss(0.0, self.round_noise)))
+
+    def push(self, file: Path) -> PushedFile:
+        """Files are where they are."""
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        return PushedFile(path=str(file.resolve()), sha256=digest)
+
+    def environment(self) -> Environment:
+        """What a hello answers."""
+        return Environment(
+            python="3.6",
+            os="none",
+            kernel="none",
+            machine="fake",
+            cpu_model=self.cpu_model,
+            cores=1,
+            cpu_affinity=(0,),
+            governor="performance",
+            frequency_mhz=None,
+            load_average=0.0,
+            memory_gib=None,
+            runtimes={RUNTIME: RUNTIME_VERSION},
+            agent_digest="0" * 16,
+            protocol=PROTOCOL,
+        )
+
+
+@dataclass(kw_only=True)
+class FakeAgent:
+    """A running agent of a scripted device; ``factor`` is the luck of its process."""
+
+    device: FakeConnection
+    factor: float = 1.0
+    lost: bool = False
+
+    @property
+    def environment(self) -> Environment:
+        return self.device.environment()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.lost = True
+
+    def request(self, message: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        """Measure as the script says; raises as ``AgentProcess`` does."""
+        if self.lost:
+            raise AgentLostError("agent_crashed", "the agent is gone", "start another one")
+        content = Path(message["file"]).read_bytes()
+        if hashlib.sha256(content).hexdigest() != message["sha256"]:
+            raise JobFailedError("wrong_digest", f"{message['file']} has changed", "push it again")
+        spec = OpSpec.from_json(json.loads(content)["spec"])
+        call = self.device.calls.get(spec.digest, 0)
+        self.device.calls[spec.digest] = call + 1
+        fault = self.device.fault(spec, call)
+        if fault is not None and fault != THROTTLED:
+            self._fail(fault, timeout_s)
+        return self._measure(spec, call, Rule(**message["rule"]), throttled=fault == THROTTLED)
+
+    def _fail(self, fault: str, timeout_s: float) -> None:
+        if fault == CRASH:
+            self.lost = True
+            raise AgentLostError("agent_crashed", "ended by signal 11 (SIGSEGV)", "start another")
+        if fault == HANG:
+            self.lost = True
+            self.device.clock.advance(timeout_s)
+            raise AgentLostError("timeout", f"no reply within {timeout_s:g} s", "it hangs")
+        raise JobFailedError(fault, "the script says so", "change the script")
+
+    def _measure(self, spec: OpSpec, call: int, rule: Rule, *, throttled: bool) -> dict[str, Any]:
+        clock = self.device.clock
+        clock.advance(rule.warmup_s)
+        usual_ms = self.device.latency_ms(spec) * self.factor * self.device.speed(clock.now_s)
+        runs = max(1, math.ceil(rule.sample_s * 1e3 / usual_ms))
+        luck = random.Random(f"{self.device.seed}/{spec.digest}/{call}/{clock.now_s}")
+        wall_ns = [
+            max(1, round(usual_ms * 1e6 * (1.0 + abs(luck.gauss(0.0, self.device.noise)))))
+            for _ in range(rule.min_samples)
+        ]
+        clock.advance(max(rule.min_total_s, sum(wall_ns) * runs / 1e9))
+        return {
+            "wall_ns": wall_ns,
+            "cpu_ns": wall_ns if self.device.threads_counted else None,
+            "runs_per_sample": runs,
+            "dropped": 0,
+            "stopped": "interval",
+            "warmup_s": rule.warmup_s,
+            "prepare_s": 0.0,
+            "health_before": {"throttle_events": 0},
+            "health_after": {"throttle_events": int(throttled)},
+        }

@@ -1,0 +1,61 @@
+"""Which shrunk networks a table is tried on: networks that take no part in its calibration.
+
+They are stratified by depth, so that slightly and heavily shrunk networks count alike, and they
+alternate between the two forms of a merged block that cost different time.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+
+from latency_tables.pieces import NetworkPieces
+
+#: Padding modes that need different pieces; ``interior`` is built of the pieces of ``repad``.
+PADDING_FORMS = ("repad", "bias_map")
+
+
+def merged_forms(pieces: NetworkPieces) -> tuple[str, ...]:
+    """The padding modes in which this network's merged blocks differ."""
+    has_maps = any(piece.kind == "merged_bias_map" for piece in pieces.pieces)
+    return PADDING_FORMS if has_maps else PADDING_FORMS[:1]
+
+
+def hold_out_masks(pieces: NetworkPieces, count: int, seed: int) -> tuple[tuple[str, str], ...]:
+    """Return at most ``count`` different (keep mask, padding), neither base nor all-merged.
+
+    A network of few blocks may have fewer such masks than asked for: then it gets all of them.
+    """
+    mergeable = pieces.mergeable
+    depths = range(1, len(mergeable))
+    available = sum(math.comb(len(mergeable), depth) for depth in depths)
+    forms = merged_forms(pieces)
+    chosen: list[tuple[str, str]] = []
+    for number, depth in enumerate(_strata(len(mergeable), min(count, available))):
+        rng = random.Random(f"{seed}/hold-out/{number}")
+        taken = {mask for mask, _ in chosen}
+        chosen.append((_draw(pieces, depth, taken, rng), forms[number % len(forms)]))
+    return tuple(chosen)
+
+
+def _strata(blocks: int, count: int) -> list[int]:
+    """How many blocks each network keeps: even over 1..blocks-1 as far as masks last."""
+    room = {depth: math.comb(blocks, depth) for depth in range(1, blocks)}
+    strata: list[int] = []
+    if not room or count < 1:
+        return strata
+    first_pass = [1 + (2 * number + 1) * (blocks - 1) // (2 * count) for number in range(count)]
+    for depth in first_pass:
+        nearest = min(room, key=lambda other: (room[other] == 0, abs(other - depth)))
+        room[nearest] -= 1
+        strata.append(nearest)
+    return strata
+
+
+def _draw(pieces: NetworkPieces, kept_count: int, taken: set[str], rng: random.Random) -> str:
+    """A mask that keeps so many of the mergeable blocks and is not taken yet."""
+    while True:
+        kept = set(rng.sample(pieces.mergeable, kept_count)) | set(pieces.unmergeable)
+        mask = "".join("1" if block in kept else "0" for block in range(pieces.block_count))
+        if mask not in taken:
+            return mask

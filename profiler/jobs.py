@@ -1,0 +1,217 @@
+"""What a profile measures: jobs, the rule that times them, and the request each one becomes.
+
+Equal pieces are one job. Whole networks are jobs beside the pieces, in the same rounds, so that
+whatever disturbs the machine disturbs both. A twin is a piece measured a second time from a file
+with other weights: two numbers that ought to be one. Anchors watch the machine, and take no part in
+the table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from devices.agent.protocol import Rule
+from devices.connection import PushedFile
+from latency_tables.opspec import OpSpec
+from latency_tables.pieces import NetworkPieces
+from latency_tables.schema import Conditions
+from profiler.errors import JobError
+from profiler.hold_out import hold_out_masks, merged_forms
+
+JOB_KINDS = ("piece", "network", "twin", "anchor")
+TWINS = 3
+HOLD_OUT_NETWORKS = 20
+
+#: Weights of a twin come from another seed, so that a value among them cannot make them agree.
+TWIN_SEED = 1
+
+#: About what a runtime takes to load and optimise a file.
+LOAD_S = 0.1
+
+#: Most time for a runtime to load and optimise a network, beyond what the rule allows for timing.
+PREPARE_TIMEOUT_S = 60.0
+
+#: compose(keep_mask, padding) is the whole network of a mask.
+Compose = Callable[[str, str], OpSpec]
+
+
+#: When the agent starts and stops to believe its clock. The caps are below those of a lone
+#: measurement (15 s): three rounds share the work, and another round serves a noisy row better than
+#: a longer one does.
+PROFILE_RULE = Rule(warmup_cap_s=0.6, cap_s=0.5)
+
+
+def expected_s(rule: Rule) -> float:
+    """About how long a job takes where the machine is quiet."""
+    return rule.warmup_s + rule.min_total_s + LOAD_S
+
+
+def longest_s(rule: Rule) -> float:
+    """About how long a job takes where the machine is never quiet."""
+    return rule.warmup_cap_s + rule.cap_s + LOAD_S
+
+
+def timeout_s(rule: Rule) -> float:
+    """How long an agent may be silent about a job before it is taken to hang."""
+    return PREPARE_TIMEOUT_S + 10.0 * (rule.warmup_cap_s + rule.cap_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One thing to measure; ``label`` is what a progress bar shows."""
+
+    id: str
+    kind: str
+    label: str
+    spec: OpSpec
+    weights_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in JOB_KINDS:
+            raise JobError(f"unknown kind of job {self.kind!r}; known: {', '.join(JOB_KINDS)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedNetwork:
+    """A whole network: the ``role`` it has in the table and the job that measures it."""
+
+    keep_mask: str
+    padding: str
+    role: str
+    job_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobPlan:
+    """Everything a profile measures; ``anchors`` are candidates, the best one first."""
+
+    pieces: NetworkPieces
+    jobs: tuple[Job, ...]
+    networks: tuple[PlannedNetwork, ...]
+    anchors: tuple[Job, ...]
+
+    def __post_init__(self) -> None:
+        ids = [job.id for job in (*self.jobs, *self.anchors)]
+        if len(set(ids)) != len(ids):
+            raise JobError("two jobs of a plan share their id")
+        if not self.jobs:
+            raise JobError(f"{self.pieces.model}: nothing to measure")
+
+    @property
+    def digest(self) -> str:
+        """8 hex digits that change with any job."""
+        names = [[job.id, job.spec.digest, job.weights_seed] for job in (*self.jobs, *self.anchors)]
+        return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:8]
+
+    @property
+    def twins(self) -> tuple[Job, ...]:
+        return tuple(job for job in self.jobs if job.kind == "twin")
+
+    def networks_of(self, role: str) -> tuple[PlannedNetwork, ...]:
+        """The networks of a role: "base", "merged" or "hold_out"."""
+        return tuple(network for network in self.networks if network.role == role)
+
+
+def plan_jobs(
+    pieces: NetworkPieces,
+    compose: Compose,
+    *,
+    hold_out: int = HOLD_OUT_NETWORKS,
+    twins: int = TWINS,
+    seed: int = 0,
+) -> JobPlan:
+    """List every piece, the base, the all-merged networks, the hold-out networks, and twins."""
+    labels: dict[str, list[str]] = {}
+    for piece in pieces.pieces:
+        labels.setdefault(piece.spec.digest, []).append(piece.name)
+    piece_jobs = [
+        Job(id=digest, kind="piece", label=_label(labels[digest]), spec=spec)
+        for digest, spec in pieces.unique_specs.items()
+    ]
+    networks, network_jobs = _plan_networks(pieces, compose, hold_out, seed)
+    return JobPlan(
+        pieces=pieces,
+        jobs=(*piece_jobs, *network_jobs, *_twins(piece_jobs, twins)),
+        networks=networks,
+        anchors=_anchors(piece_jobs),
+    )
+
+
+def _label(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} (and {len(names) - 1} equal)"
+
+
+def _plan_networks(
+    pieces: NetworkPieces, compose: Compose, hold_out: int, seed: int
+) -> tuple[tuple[PlannedNetwork, ...], list[Job]]:
+    forms = merged_forms(pieces)
+    base = "1" * pieces.block_count
+    merged = "".join("1" if block in pieces.unmergeable else "0" for block in range(len(base)))
+    wanted = [("base", base, forms[0])]
+    if merged != base:
+        wanted += [("merged", merged, padding) for padding in forms]
+    wanted += [("hold_out", *choice) for choice in hold_out_masks(pieces, hold_out, seed)]
+    networks: list[PlannedNetwork] = []
+    jobs: dict[str, Job] = {}
+    for role, mask, padding in wanted:
+        spec = compose(mask, padding)
+        name = f"network {mask} {padding}"
+        job = jobs.setdefault(spec.digest, Job(id=name, kind="network", label=name, spec=spec))
+        networks.append(PlannedNetwork(keep_mask=mask, padding=padding, role=role, job_id=job.id))
+    return tuple(networks), list(jobs.values())
+
+
+def _by_macs(jobs: Iterable[Job]) -> list[Job]:
+    return sorted(jobs, key=lambda job: (job.spec.macs, job.id))
+
+
+def _twins(piece_jobs: Sequence[Job], count: int) -> list[Job]:
+    """Twins of pieces spread from the smallest to the largest, neither end favoured."""
+    ordered = _by_macs(piece_jobs)
+    count = min(count, len(ordered))
+    chosen = [ordered[(2 * number + 1) * len(ordered) // (2 * count)] for number in range(count)]
+    return [
+        Job(
+            id=f"twin {job.id}",
+            kind="twin",
+            label=f"twin of {job.label}",
+            spec=job.spec,
+            weights_seed=TWIN_SEED,
+        )
+        for job in chosen
+    ]
+
+
+def _anchors(piece_jobs: Sequence[Job], count: int = 3) -> tuple[Job, ...]:
+    """Pieces of middling size first: long enough to time well, short enough to repeat often."""
+    ordered = _by_macs(piece_jobs)
+    middle = len(ordered) // 2
+    nearest = sorted(range(len(ordered)), key=lambda index: abs(index - middle))[:count]
+    return tuple(
+        Job(
+            id=f"anchor {ordered[index].id}",
+            kind="anchor",
+            label=f"anchor ({ordered[index].label})",
+            spec=ordered[index].spec,
+        )
+        for index in nearest
+    )
+
+
+def measure_request(
+    job: Job, file: PushedFile, conditions: Conditions, rule: Rule
+) -> dict[str, Any]:
+    """The agent's request for a job whose file is on the device."""
+    return {
+        "do": "measure",
+        "runtime": conditions.runtime,
+        "file": file.path,
+        "sha256": file.sha256,
+        "threads": conditions.threads,
+        "seed": job.weights_seed,
+        "rule": dict(rule._asdict()),
+    }

@@ -1,0 +1,185 @@
+"""All accepted replies about one job, and the statistics and the verdict derived from them.
+
+A ``Measurement`` stores replies only: every number is a property, so a measurement can never
+disagree with its own summary. The latency is the median of the rounds' medians, read from the clock
+that the table's conditions name; the other clock is kept beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from profiler.errors import MeasurementError
+from profiler.replies import Failure, Reply, Samples
+from profiler.statistics import latency_interval, median, quantile, spread_percent
+
+CLOCKS = ("thread_cpu", "wall")
+VERDICTS = ("ok", "noisy", "throttled", "failed")
+
+#: Half of the interval's width, as a share of the latency, within which a row is settled on a CPU.
+HALF_WIDTH = 0.01
+#: A job is given up after this many failures that a second try might have mended.
+FAILURES_ALLOWED = 1
+
+_NS_PER_MS = 1e6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """The accepted replies about one job, one a round, in order of rounds."""
+
+    job_id: str
+    replies: tuple[Reply, ...]
+    clock: str
+    rounds_wanted: int = 3
+    half_width: float = HALF_WIDTH
+
+    def __post_init__(self) -> None:
+        if self.clock not in CLOCKS:
+            raise MeasurementError(f"unknown clock {self.clock!r}; known: {', '.join(CLOCKS)}")
+        rounds = [reply.round for reply in self.replies]
+        if rounds != sorted(set(rounds)):
+            raise MeasurementError(
+                f"{self.job_id}: replies of rounds {rounds}; need one a round, in order"
+            )
+
+    @cached_property
+    def parts(self) -> tuple[Samples, ...]:
+        """The samples of each round that counts: throttled ones only where too few others are."""
+        parts = tuple(reply.samples for reply in self.replies if reply.samples is not None)
+        clean = tuple(part for part in parts if not part.throttled(self.clock))
+        return clean if len(clean) >= self.rounds_wanted else parts
+
+    @cached_property
+    def failures(self) -> tuple[Failure, ...]:
+        return tuple(reply.failure for reply in self.replies if reply.failure is not None)
+
+    @property
+    def given_up(self) -> bool:
+        """Whether no further round is worth its time."""
+        permanent = any(failure.permanent for failure in self.failures)
+        return permanent or len(self.failures) > FAILURES_ALLOWED
+
+    @property
+    def failed(self) -> bool:
+        return self.given_up or not self.parts
+
+    def _rounds_ns(self, clock: str) -> list[tuple[int, ...]]:
+        return [part.times_ns(clock) for part in self.parts]
+
+    def _latency_ms(self, clock: str) -> float:
+        return median([median(values) for values in self._rounds_ns(clock)]) / _NS_PER_MS
+
+    def _require_samples(self) -> None:
+        if not self.parts:
+            raise MeasurementError(f"{self.job_id} has no latency: {self.reason}")
+
+    @cached_property
+    def _pooled_ns(self) -> list[int]:
+        self._require_samples()
+        return sorted(value for values in self._rounds_ns(self.clock) for value in values)
+
+    @cached_property
+    def round_medians_ms(self) -> tuple[float, ...]:
+        return tuple(median(values) / _NS_PER_MS for values in self._rounds_ns(self.clock))
+
+    @cached_property
+    def latency_ms(self) -> float:
+        """The median of the rounds' medians."""
+        self._require_samples()
+        return median(self.round_medians_ms)
+
+    @cached_property
+    def _interval_ms(self) -> tuple[float, float]:
+        self._require_samples()
+        low, high = latency_interval(self._rounds_ns(self.clock))
+        return low / _NS_PER_MS, high / _NS_PER_MS
+
+    @property
+    def low_ms(self) -> float:
+        return self._interval_ms[0]
+
+    @property
+    def high_ms(self) -> float:
+        return self._interval_ms[1]
+
+    @property
+    def relative_half_width(self) -> float:
+        """Half of the interval's width as a share of the latency."""
+        return (self.high_ms - self.low_ms) / 2.0 / self.latency_ms
+
+    @property
+    def iqr_ms(self) -> float:
+        return (quantile(self._pooled_ns, 0.75) - quantile(self._pooled_ns, 0.25)) / _NS_PER_MS
+
+    @property
+    def min_ms(self) -> float:
+        return self._pooled_ns[0] / _NS_PER_MS
+
+    @property
+    def p90_ms(self) -> float:
+        return quantile(self._pooled_ns, 0.9) / _NS_PER_MS
+
+    @property
+    def p99_ms(self) -> float:
+        return quantile(self._pooled_ns, 0.99) / _NS_PER_MS
+
+    @property
+    def wall_latency_ms(self) -> float:
+        self._require_samples()
+        return self._latency_ms("wall")
+
+    @property
+    def cpu_latency_ms(self) -> float | None:
+        """By the thread's CPU clock; None where a round has no such samples."""
+        self._require_samples()
+        known = all(part.cpu_ns is not None for part in self.parts)
+        return self._latency_ms("thread_cpu") if known else None
+
+    @property
+    def samples(self) -> int:
+        return sum(len(values) for values in self._rounds_ns(self.clock))
+
+    @property
+    def rounds(self) -> int:
+        return len(self.parts)
+
+    @property
+    def round_spread_percent(self) -> float:
+        """Largest minus smallest median of a round, in percent of the latency."""
+        self._require_samples()
+        return spread_percent(self.round_medians_ms)
+
+    @property
+    def settled(self) -> bool:
+        """Whether a further round would add nothing that was asked for."""
+        return self.given_up or self.verdict == "ok"
+
+    @property
+    def verdict(self) -> str:
+        """One of VERDICTS; ``reason`` says why."""
+        return self._judgement[0]
+
+    @property
+    def reason(self) -> str:
+        """One line; empty when the verdict is ok."""
+        return self._judgement[1]
+
+    @cached_property
+    def _judgement(self) -> tuple[str, str]:
+        if self.failed:
+            return "failed", str(self.failures[-1]) if self.failures else "never measured"
+        slowed = [why for part in self.parts if (why := part.throttled(self.clock))]
+        if slowed:
+            return "throttled", f"in {len(slowed)} of {self.rounds} rounds {slowed[-1]}"
+        if self.rounds < self.rounds_wanted:
+            why = f" ({self.failures[-1]})" if self.failures else ""
+            return "noisy", f"only {self.rounds} of {self.rounds_wanted} rounds{why}"
+        if self.relative_half_width > self.half_width:
+            return "noisy", (
+                f"known to {100 * self.relative_half_width:.1f} % (wanted: "
+                f"{100 * self.half_width:g} %) after {self.rounds} rounds, which differ by "
+                f"{self.round_spread_percent:.1f} %"
+            )
+        return "ok", ""

@@ -1,0 +1,94 @@
+"""The whole of a profile as one call: plan, measure, and build the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from latency_tables.pieces import NetworkPieces
+from latency_tables.schema import Conditions
+from latency_tables.table import LatencyTable
+from profiler.jobs import HOLD_OUT_NETWORKS, TWINS, Compose, plan_jobs
+from profiler.measurement import Measurement
+from profiler.quality import audit, machine_warnings
+from profiler.schedulers import Scheduler
+from profiler.session import Progress, Session, SessionResult
+from profiler.settings import Estimate, Settings
+from profiler.table_builder import Provenance, build_table
+from profiler.workload_files import BuildFile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileRequest:
+    """What to profile, on what, and how thoroughly; ``folder`` keeps the journal."""
+
+    pieces: NetworkPieces
+    compose: Compose
+    build: BuildFile
+    conditions: Conditions
+    folder: Path
+    date: str
+    dshrink_version: str
+    hold_out: int = HOLD_OUT_NETWORKS
+    twins: int = TWINS
+    settings: Settings = field(default_factory=Settings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """The table, and what the session says about how it came about."""
+
+    table: LatencyTable
+    session: SessionResult
+
+
+def profile(
+    request: ProfileRequest,
+    scheduler: Scheduler,
+    *,
+    on_start: Callable[[Estimate], None] | None = None,
+    progress: Progress | None = None,
+) -> Profile:
+    """Measure what the journal lacks and build the table, which the caller saves.
+
+    ``on_start`` gets the estimate before the first job runs. Raises what ``Session`` raises.
+    """
+    plan = plan_jobs(
+        request.pieces,
+        request.compose,
+        hold_out=request.hold_out,
+        twins=request.twins,
+        seed=request.settings.seed,
+    )
+
+    def suspects(measurements: Mapping[str, Measurement]) -> Collection[str]:
+        return audit(plan, measurements, request.conditions).suspects
+
+    with Session(
+        plan=plan,
+        conditions=request.conditions,
+        scheduler=scheduler,
+        build=request.build,
+        folder=request.folder,
+        settings=request.settings,
+        suspects=suspects,
+    ) as session:
+        if on_start:
+            on_start(session.estimate)
+        result = session.run(*([progress] if progress else []))
+        session.workloads.delete()
+    fingerprint = result.environments[0] if result.environments else {}
+    table = build_table(
+        plan,
+        result.measurements,
+        request.conditions,
+        Provenance(
+            fingerprint=fingerprint,
+            seed=request.settings.seed,
+            date=request.date,
+            dshrink_version=request.dshrink_version,
+        ),
+        warnings=(*machine_warnings(fingerprint), *result.warnings),
+    )
+    return Profile(table=table, session=result)

@@ -1,0 +1,222 @@
+"""Whether measurements make sense beside each other (measuring.md, rule 12).
+
+A latency can be precise and wrong: a piece that the runtime optimised away, a machine that changed
+its clock. So twins must agree, what does more of the same must not be faster, and nothing may be
+faster than arithmetic allows. What looks wrong is measured once more, and then the table says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import permutations
+from typing import Any
+
+from latency_tables.opspec import Conv, Op, OpSpec, Shape
+from latency_tables.schema import Conditions
+from profiler.jobs import Job, JobPlan
+from profiler.measurement import Measurement
+
+#: Percent by which a twin may differ.
+TWIN_LIMIT_PERCENT = 1.0
+
+#: Load average a core above which other work is likely to disturb.
+BUSY_LOAD = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeedLimit:
+    """What no machine of a kind exceeds; generous, so that only nonsense is above it."""
+
+    macs_per_s: float
+    bytes_per_s: float
+    bytes_per_number: int = 4
+
+    def least_ms(self, spec: OpSpec, batch: int) -> float:
+        """No run can be shorter: each MAC is done, each input and weight is read once."""
+        moved = spec.parameters + batch * (
+            math.prod(spec.input_shape) + math.prod(spec.output_shape)
+        )
+        compute_s = batch * spec.macs / self.macs_per_s
+        memory_s = moved * self.bytes_per_number / self.bytes_per_s
+        return 1e3 * max(compute_s, memory_s)
+
+
+#: One thread of a CPU: 32 fused multiply-adds a cycle at 6 GHz, and fast convolution algorithms
+#: that save up to 4 of 5 of them; two 64-byte loads a cycle. fp32.
+CPU_THREAD = SpeedLimit(macs_per_s=1e12, bytes_per_s=1e12)
+
+
+def speed_limit(conditions: Conditions) -> SpeedLimit | None:
+    """The limit for these conditions; None where none is known."""
+    if conditions.runtime != "onnxruntime" or conditions.precision != "fp32":
+        return None
+    return SpeedLimit(
+        macs_per_s=CPU_THREAD.macs_per_s * conditions.threads,
+        bytes_per_s=CPU_THREAD.bytes_per_s * conditions.threads,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Twin:
+    """A piece measured twice, from two files of different weights."""
+
+    piece: str
+    digest: str
+    latency_ms: float
+    twin_ms: float
+
+    @property
+    def difference_percent(self) -> float:
+        return 100.0 * (self.twin_ms / self.latency_ms - 1.0)
+
+    @property
+    def agree(self) -> bool:
+        return abs(self.difference_percent) <= TWIN_LIMIT_PERCENT
+
+    def to_json(self) -> dict[str, Any]:
+        derived = {"difference_percent": self.difference_percent, "agree": self.agree}
+        return {**asdict(self), **derived}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """What was found; ``suspects`` are the ids of the jobs that a warning is about."""
+
+    twins: tuple[Twin, ...]
+    warnings: tuple[str, ...]
+    suspects: frozenset[str]
+
+
+def audit(plan: JobPlan, measurements: Mapping[str, Measurement], conditions: Conditions) -> Audit:
+    """Compare the measurements with each other and with what is possible at all."""
+    known = [job for job in plan.jobs if not measurements[job.id].failed]
+    pieces = [job for job in known if job.kind == "piece"]
+    twins = _twins(known, measurements)
+    found = [
+        *_disagreeing(twins),
+        *_too_fast(known, measurements, conditions),
+        *_out_of_order(pieces, measurements),
+    ]
+    return Audit(
+        twins=tuple(twins),
+        warnings=tuple(text for text, _ in found),
+        suspects=frozenset(name for _, names in found for name in names),
+    )
+
+
+_Finding = tuple[str, tuple[str, ...]]
+
+
+def _twins(known: Sequence[Job], measurements: Mapping[str, Measurement]) -> list[Twin]:
+    pieces = {job.id: job for job in known if job.kind == "piece"}
+    return [
+        Twin(
+            piece=pieces[twin.spec.digest].label,
+            digest=twin.spec.digest,
+            latency_ms=measurements[twin.spec.digest].latency_ms,
+            twin_ms=measurements[twin.id].latency_ms,
+        )
+        for twin in known
+        if twin.kind == "twin" and twin.spec.digest in pieces
+    ]
+
+
+def _disagreeing(twins: Iterable[Twin]) -> list[_Finding]:
+    return [
+        (
+            f"{twin.piece}: two measurements of it, {twin.latency_ms:.4g} and {twin.twin_ms:.4g} "
+            f"ms, differ by {abs(twin.difference_percent):.1f} %; at most "
+            f"{TWIN_LIMIT_PERCENT:g} % was expected",
+            (twin.digest, f"twin {twin.digest}"),
+        )
+        for twin in twins
+        if not twin.agree
+    ]
+
+
+def _too_fast(
+    jobs: Iterable[Job], measurements: Mapping[str, Measurement], conditions: Conditions
+) -> list[_Finding]:
+    limit = speed_limit(conditions)
+    if limit is None:
+        return []
+    found: list[_Finding] = []
+    for job in jobs:
+        least_ms = limit.least_ms(job.spec, conditions.batch)
+        latency_ms = measurements[job.id].latency_ms
+        if latency_ms < least_ms:
+            text = (
+                f"{job.label}: {latency_ms:.4g} ms is faster than any such machine computes "
+                f"({least_ms:.4g} ms): the runtime did not run all of it"
+            )
+            found.append((text, (job.id,)))
+    return found
+
+
+def _out_of_order(pieces: Sequence[Job], measurements: Mapping[str, Measurement]) -> list[_Finding]:
+    found: list[_Finding] = []
+    for larger, smaller in permutations(pieces, 2):
+        if not does_more(larger.spec, smaller.spec):
+            continue
+        fast, slow = measurements[larger.id], measurements[smaller.id]
+        if fast.high_ms < slow.low_ms:
+            text = (
+                f"{larger.label} has more channels or larger kernels than {smaller.label}, and yet "
+                f"takes {fast.latency_ms:.4g} ms against {slow.latency_ms:.4g} ms"
+            )
+            found.append((text, (larger.id, smaller.id)))
+    return found
+
+
+def does_more(larger: OpSpec, smaller: OpSpec) -> bool:
+    """Whether two pieces are the same but for more channels or larger kernels in the first."""
+    if len(larger.ops) != len(smaller.ops) or larger.macs <= smaller.macs:
+        return False
+    shapes = zip(larger.shapes, smaller.shapes, strict=True)
+    if not all(_is_as_wide(*pair) for pair in shapes):
+        return False
+    return all(_is_as_large(*pair) for pair in zip(larger.ops, smaller.ops, strict=True))
+
+
+def _is_as_wide(larger: Shape, smaller: Shape) -> bool:
+    same_size = len(larger) == len(smaller) and larger[1:] == smaller[1:]
+    return same_size and larger[0] >= smaller[0]
+
+
+def _is_as_large(larger: Op, smaller: Op) -> bool:
+    if not isinstance(larger, Conv) or not isinstance(smaller, Conv):
+        sizes = {"out_features", "shape"}
+        first, second = (
+            {name: value for name, value in asdict(op).items() if name not in sizes}
+            for op in (larger, smaller)
+        )
+        return larger.kind == smaller.kind and first == second
+    same = (larger.inputs, larger.stride, larger.dilation) == (
+        smaller.inputs,
+        smaller.stride,
+        smaller.dilation,
+    )
+    dense = larger.groups == smaller.groups == 1
+    depthwise = larger.groups == larger.out_channels and smaller.groups == smaller.out_channels
+    taller = all(a >= b for a, b in zip(larger.kernel, smaller.kernel, strict=True))
+    return same and taller and (dense or depthwise)
+
+
+def machine_warnings(environment: Mapping[str, Any]) -> tuple[str, ...]:
+    """What about the machine's state speaks against trusting its numbers."""
+    found = []
+    governor = environment.get("governor")
+    if governor and governor != "performance":
+        found.append(
+            f"the CPU governor is {governor!r}: the clock may change while measuring; "
+            "`performance` keeps it steady"
+        )
+    load, cores = environment.get("load_average"), environment.get("cores")
+    if load is not None and cores and load > BUSY_LOAD * cores:
+        found.append(
+            f"the load average was {load:.1f} on {cores} cores before the start: other work "
+            "competes with the measurement"
+        )
+    return tuple(found)

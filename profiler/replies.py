@@ -1,0 +1,171 @@
+"""What the agent sends back about one job: raw samples, or a failure as a value.
+
+A ``Reply`` is journalled as it came, so whatever is derived from it can be derived again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from devices.agent.health import throttle_reason
+from profiler.errors import MeasurementError
+
+#: Failures that no second try mends: the same file fails in the same way.
+PERMANENT_FAILURES = ("missing_file", "wrong_digest", "bad_model", "out_of_memory")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Samples:
+    """Nanoseconds of one run, a value a sample; ``cpu_ns`` is None where that clock says nothing.
+
+    ``dropped`` counts the samples that the agent left out since the scheduler had interrupted them.
+    """
+
+    wall_ns: tuple[int, ...]
+    cpu_ns: tuple[int, ...] | None = None
+    runs_per_sample: int = 1
+    dropped: int = 0
+    stopped: str = ""
+    warmup_s: float = 0.0
+    prepare_s: float = 0.0
+    health_before: Mapping[str, Any] = field(default_factory=dict)
+    health_after: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, values in (("wall_ns", self.wall_ns), ("cpu_ns", self.cpu_ns)):
+            if values is not None and (not values or min(values) <= 0):
+                raise MeasurementError(
+                    f"{name} holds {len(values)} sample(s), the smallest {min(values, default=0)}; "
+                    "need at least one, all positive"
+                )
+
+    def throttled(self, clock: str) -> str:
+        """Why the device was slower than it is while the clock ran; empty where it was not.
+
+        A thread's CPU time stands still while a container's quota is used up, so that says nothing.
+        """
+        ignored = "quota_throttled" if clock == "thread_cpu" else ""
+        before, after = (
+            {name: value for name, value in health.items() if name != ignored}
+            for health in (self.health_before, self.health_after)
+        )
+        return throttle_reason(before, after)
+
+    def times_ns(self, clock: str) -> tuple[int, ...]:
+        """Nanoseconds of one run by a clock, "wall" or "thread_cpu"."""
+        if clock == "wall":
+            return self.wall_ns
+        if self.cpu_ns is None:
+            raise MeasurementError(
+                'no thread CPU time among the samples; use the conditions\' clock "wall" '
+                "(always, with more than one thread)"
+            )
+        return self.cpu_ns
+
+    def to_json(self) -> dict[str, Any]:
+        """The form that the agent sends."""
+        return {
+            "wall_ns": list(self.wall_ns),
+            "cpu_ns": None if self.cpu_ns is None else list(self.cpu_ns),
+            "runs_per_sample": self.runs_per_sample,
+            "dropped": self.dropped,
+            "stopped": self.stopped,
+            "warmup_s": self.warmup_s,
+            "prepare_s": self.prepare_s,
+            "health_before": dict(self.health_before),
+            "health_after": dict(self.health_after),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Samples:
+        """Read the agent's result. Raises MeasurementError for what is no result."""
+        try:
+            cpu_ns = data.get("cpu_ns")
+            return cls(
+                wall_ns=tuple(int(value) for value in data["wall_ns"]),
+                cpu_ns=None if cpu_ns is None else tuple(int(value) for value in cpu_ns),
+                runs_per_sample=int(data.get("runs_per_sample", 1)),
+                dropped=int(data.get("dropped", 0)),
+                stopped=str(data.get("stopped", "")),
+                warmup_s=float(data.get("warmup_s", 0.0)),
+                prepare_s=float(data.get("prepare_s", 0.0)),
+                health_before=data.get("health_before") or {},
+                health_after=data.get("health_after") or {},
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, MeasurementError):
+                raise
+            raise MeasurementError(f"not a result of a measurement: {error!r}") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a job has no samples; ``type`` is one of the protocol's error types."""
+
+    type: str
+    message: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.type}: {self.message}"
+
+    @property
+    def permanent(self) -> bool:
+        return self.type in PERMANENT_FAILURES
+
+    def to_json(self) -> dict[str, str]:
+        return {"type": self.type, "message": self.message, "advice": self.advice}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Failure:
+        return cls(
+            type=str(data["type"]),
+            message=str(data.get("message", "")),
+            advice=str(data.get("advice", "")),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """The outcome of a job in a round: samples or a failure. ``attempt`` counts from 0."""
+
+    job_id: str
+    round: int
+    attempt: int
+    outcome: Samples | Failure
+    took_s: float = 0.0
+
+    @property
+    def samples(self) -> Samples | None:
+        return self.outcome if isinstance(self.outcome, Samples) else None
+
+    @property
+    def failure(self) -> Failure | None:
+        return self.outcome if isinstance(self.outcome, Failure) else None
+
+    def to_json(self) -> dict[str, Any]:
+        body = self.outcome.to_json()
+        return {
+            "job": self.job_id,
+            "round": self.round,
+            "attempt": self.attempt,
+            "took_s": round(self.took_s, 4),
+            ("result" if isinstance(self.outcome, Samples) else "error"): body,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Reply:
+        outcome = (
+            Samples.from_json(data["result"])
+            if "result" in data
+            else Failure.from_json(data["error"])
+        )
+        return cls(
+            job_id=str(data["job"]),
+            round=int(data["round"]),
+            attempt=int(data["attempt"]),
+            outcome=outcome,
+            took_s=float(data.get("took_s", 0.0)),
+        )

@@ -1,0 +1,196 @@
+"""Measure a plan into a folder, in rounds, and go on after a kill where the journal ends."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from latency_tables.schema import Conditions
+from profiler.jobs import JobPlan
+from profiler.journal import JOURNAL_NAME, Header, Journal, JournalState
+from profiler.measurement import Measurement
+from profiler.replies import Reply
+from profiler.rounds import RoundRunner
+from profiler.schedulers import Scheduler
+from profiler.settings import Estimate, Settings, estimate, extra_room_s
+from profiler.workload_files import BuildFile, WorkloadFolder
+
+#: progress(done, total, label), called before each job and once at the end.
+Progress = Callable[[int, int, str], None]
+#: Job ids whose measurements look wrong beside the others, to be measured once more.
+Suspects = Callable[[Mapping[str, Measurement]], Collection[str]]
+
+WORKLOADS_NAME = "workloads"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionResult:
+    """One measurement a job, by its id. The counts are (job, round) pairs, ``failed`` is jobs.
+
+    ``measured`` is what this run did, ``remeasured`` the part of it that the plan alone would not
+    have asked for.
+    """
+
+    measurements: Mapping[str, Measurement]
+    reused: int
+    measured: int
+    remeasured: int
+    failed: int
+    warnings: tuple[str, ...]
+    environments: tuple[Mapping[str, Any], ...]
+
+
+def _no_suspects(measurements: Mapping[str, Measurement]) -> Collection[str]:
+    return ()
+
+
+def _no_progress(done: int, total: int, label: str) -> None:
+    pass
+
+
+@dataclass(kw_only=True)
+class Session:
+    """A plan being measured; use it as a context manager.
+
+    Opening it reads the journal, so that ``estimate`` knows what is already there, and holds it
+    against other processes.
+    """
+
+    plan: JobPlan
+    conditions: Conditions
+    scheduler: Scheduler
+    build: BuildFile
+    folder: Path
+    settings: Settings = field(default_factory=Settings)
+    suspects: Suspects = _no_suspects
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        header = Header(
+            conditions=self.conditions.to_json(),
+            seed=self.settings.seed,
+            plan=self.plan.digest,
+            rule=dict(self.settings.rule._asdict()),
+        )
+        self.workloads = WorkloadFolder(
+            folder=self.folder / WORKLOADS_NAME, build=self.build, batch=self.conditions.batch
+        )
+        self._journal = Journal(self.folder / JOURNAL_NAME, header)
+        self._rounds = RoundRunner(
+            plan=self.plan,
+            conditions=self.conditions,
+            settings=self.settings,
+            scheduler=self.scheduler,
+            workloads=self.workloads,
+            journal=self._journal,
+            clock=self.clock,
+        )
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._journal.close()
+
+    @property
+    def _state(self) -> JournalState:
+        return self._journal.state
+
+    @property
+    def estimate(self) -> Estimate:
+        """What is left to do, and how long it will take."""
+        return estimate(self.plan, self.settings, self._state)
+
+    def run(self, progress: Progress = _no_progress) -> SessionResult:
+        """Measure what the journal does not hold yet.
+
+        Raises SessionError where nothing can be measured at all, JournalError where the journal
+        was begun on another machine. What was measured until then stays in the journal.
+        """
+        before = self._counts()
+        try:
+            for number in range(self.settings.rounds):
+                self._run_round(number, self._worth_measuring(number), progress)
+            last = self.settings.rounds + self.settings.extra_rounds
+            for number in range(self.settings.rounds, last):
+                self._run_round(number, self._unsettled(number), progress)
+        finally:
+            self.scheduler.close()
+        measurements = {job.id: self.measurement(job.id) for job in self.plan.jobs}
+        accepted, discarded, extra = self._counts()
+        progress(accepted + discarded, accepted + discarded, "done")
+        return SessionResult(
+            measurements=measurements,
+            reused=before[0],
+            measured=accepted + discarded - before[0] - before[1],
+            remeasured=discarded + extra - before[1] - before[2],
+            failed=sum(measurement.failed for measurement in measurements.values()),
+            warnings=tuple(dict.fromkeys(self._state.warnings)),
+            environments=tuple(self._state.environments),
+        )
+
+    def measurement(self, job_id: str, before_round: int | None = None) -> Measurement:
+        """What is known about a job, from the rounds before ``before_round`` where given."""
+        replies = self._state.replies(job_id)
+        if before_round is not None:
+            replies = tuple(reply for reply in replies if reply.round < before_round)
+        if failure := self._rounds.unbuildable.get(job_id):
+            replies = (Reply(job_id=job_id, round=0, attempt=0, outcome=failure),)
+        return Measurement(
+            job_id=job_id,
+            replies=replies,
+            clock=self.conditions.clock,
+            rounds_wanted=self.settings.rounds,
+            half_width=self.settings.half_width,
+        )
+
+    def _counts(self) -> tuple[int, int, int]:
+        """Replies accepted, replies taken back, and how many of the accepted are extra."""
+        accepted = self._state.accepted
+        extra = sum(number >= self.settings.rounds for _, number in accepted)
+        return len(accepted), len(self._state.discarded), extra
+
+    def _run_round(self, number: int, names: Collection[str], progress: Progress) -> None:
+        rounds_left = max(0, self.settings.rounds - 1 - number)
+
+        def report(pending: int, label: str) -> None:
+            accepted, discarded, _ = self._counts()
+            done = accepted + discarded
+            progress(done, done + pending + rounds_left * len(self.plan.jobs), label)
+
+        self._rounds.run(number, names, report)
+
+    def _worth_measuring(self, number: int) -> list[str]:
+        names = (job.id for job in self.plan.jobs)
+        return [name for name in names if not self.measurement(name, number).given_up]
+
+    def _unsettled(self, number: int) -> list[str]:
+        """The jobs that an extra round serves, the worst first, as far as time allows."""
+        known = {job.id: self.measurement(job.id, number) for job in self.plan.jobs}
+        chosen = [name for name, measurement in known.items() if not measurement.settled]
+        chosen.sort(key=lambda name: -_uncertainty(known[name]))
+        if number == self.settings.rounds:
+            suspects = self.suspects(known)
+            chosen += [name for name in known if name in suspects and not known[name].given_up]
+        room_s = extra_room_s(self.plan, self.settings, self._state, before_round=number)
+        affordable = []
+        for name in dict.fromkeys(chosen):
+            cost_s = max((reply.took_s for reply in known[name].replies), default=0.0)
+            if cost_s <= room_s:
+                affordable.append(name)
+                room_s -= cost_s
+        return affordable
+
+
+def _uncertainty(measurement: Measurement) -> float:
+    return measurement.relative_half_width if measurement.parts else math.inf

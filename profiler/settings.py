@@ -1,0 +1,109 @@
+"""How thorough a profile is, and how long it will take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from devices.agent.protocol import Rule
+from profiler.drift import DRIFT_LIMIT
+from profiler.errors import JobError
+from profiler.jobs import PROFILE_RULE, JobPlan, expected_s, longest_s
+from profiler.journal import JournalState
+from profiler.measurement import HALF_WIDTH
+from profiler.statistics import median
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """``rounds`` for every job, then up to ``extra_rounds`` for those that are not settled.
+
+    Everything measured again, because of drift or noise, takes at most ``extra_share`` of the time
+    of the plan.
+    """
+
+    rounds: int = 3
+    extra_rounds: int = 3
+    anchor_every: int = 20
+    drift_limit: float = DRIFT_LIMIT
+    repeats: int = 2
+    extra_share: float = 0.4
+    half_width: float = HALF_WIDTH
+    seed: int = 0
+    rule: Rule = PROFILE_RULE
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or self.anchor_every < 1:
+            raise JobError(
+                f"rounds ({self.rounds}) and anchor_every ({self.anchor_every}) must be 1 or more"
+            )
+        if min(self.extra_rounds, self.repeats, self.extra_share, self.drift_limit) < 0:
+            raise JobError("extra_rounds, repeats, extra_share and drift_limit must be 0 or more")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What a run has before it: measurements are (job, round) pairs; ``reused`` are done."""
+
+    jobs: int
+    rounds: int
+    reused: int
+    remaining: int
+    remaining_s: float
+    longest_s: float
+
+    def __str__(self) -> str:
+        known = f", {self.reused} of them in the journal" if self.reused else ""
+        return (
+            f"{self.jobs} jobs in {self.rounds} rounds: {self.jobs * self.rounds} "
+            f"measurements{known}; about {self.remaining_s:.0f} s to go, up to "
+            f"{self.longest_s:.0f} s on a busy machine"
+        )
+
+
+def planned_s(plan: JobPlan, settings: Settings, state: JournalState) -> float:
+    """Time of the whole plan without repetitions, from what the journal says a job takes."""
+    return len(plan.jobs) * settings.rounds * _job_s(settings, state)
+
+
+def _job_s(settings: Settings, state: JournalState) -> float:
+    taken = [
+        reply.took_s
+        for reply in state.accepted.values()
+        if reply.samples is not None and reply.round < settings.rounds
+    ]
+    return median(taken) if taken else expected_s(settings.rule)
+
+
+def extra_s(state: JournalState, settings: Settings, before_round: int | None = None) -> float:
+    """Time spent on measuring again, in rounds before ``before_round`` where that is given."""
+    repeated = [
+        *state.discarded,
+        *(reply for reply in state.accepted.values() if reply.round >= settings.rounds),
+    ]
+    return sum(r.took_s for r in repeated if before_round is None or r.round < before_round)
+
+
+def extra_room_s(
+    plan: JobPlan, settings: Settings, state: JournalState, before_round: int | None = None
+) -> float:
+    """How much more time may be spent on measuring again."""
+    allowed = settings.extra_share * planned_s(plan, settings, state)
+    return allowed - extra_s(state, settings, before_round)
+
+
+def estimate(plan: JobPlan, settings: Settings, state: JournalState) -> Estimate:
+    """Count what is planned and what the journal already holds, and how long the rest takes."""
+    wanted = {(job.id, number) for job in plan.jobs for number in range(settings.rounds)}
+    reused = sum(key in state.accepted for key in wanted)
+    remaining = len(wanted) - reused
+    anchors = remaining / settings.anchor_every + (settings.rounds if remaining else 0)
+    job_s = _job_s(settings, state)
+    longest_job_s = max(job_s, longest_s(settings.rule))
+    return Estimate(
+        jobs=len(plan.jobs),
+        rounds=settings.rounds,
+        reused=reused,
+        remaining=remaining,
+        remaining_s=(remaining + anchors) * job_s,
+        longest_s=(remaining + anchors) * longest_job_s * (1.0 + settings.extra_share),
+    )

@@ -1,0 +1,54 @@
+"""The files that the device measures, written once a digest, before any clock runs.
+
+Writing is atomic, so a file that is there is whole.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from latency_tables.opspec import OpSpec
+from profiler.jobs import Job
+
+
+class BuildFile(Protocol):
+    """Serializes a piece or a whole network with weights of a seed."""
+
+    def __call__(self, spec: OpSpec, *, batch: int = 1, seed: int = 0) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadFolder:
+    """A folder of files named by digest, batch and the seed of their weights."""
+
+    folder: Path
+    build: BuildFile
+    batch: int = 1
+
+    def file(self, job: Job) -> Path:
+        """The job's file, written where it is missing. Raises what ``build`` raises."""
+        name = f"{job.spec.digest}-batch{self.batch}-seed{job.weights_seed}.onnx"
+        path = self.folder / name
+        if not path.exists():
+            self._write(path, self.build(job.spec, batch=self.batch, seed=job.weights_seed))
+        return path
+
+    def _write(self, path: Path, content: bytes) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".part")
+        with unfinished.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+
+    def delete(self) -> None:
+        """Remove the files of this folder, and the folder where nothing else is in it."""
+        for pattern in ("*.onnx", "*.part"):
+            for path in self.folder.glob(pattern):
+                path.unlink()
+        if self.folder.exists() and not any(self.folder.iterdir()):
+            self.folder.rmdir()

@@ -1,0 +1,167 @@
+"""A small network of inverted residuals and its pieces; run as a script, a session that can be
+killed from outside."""
+
+import sys
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from latency_tables.opspec import (
+    Activation,
+    Add,
+    BiasMap,
+    Conv,
+    Flatten,
+    GlobalPool,
+    Linear,
+    Op,
+    OpSpec,
+)
+from latency_tables.pieces import NetworkPieces, Piece
+from latency_tables.schema import Conditions
+from profiler.fake_device import RUNTIME, RUNTIME_VERSION, FakeConnection, write_spec
+from profiler.jobs import JobPlan, plan_jobs
+from profiler.schedulers import SerialScheduler
+from profiler.session import Session, SessionResult
+from profiler.settings import Settings
+
+CHANNELS = (8, 8, 16, 16, 16, 24, 24)
+SIZE = 12
+CONDITIONS = Conditions(
+    device="fake", runtime=RUNTIME, runtime_version=RUNTIME_VERSION, clock="thread_cpu"
+)
+
+
+def conv(tensor: int, out: int, kernel: int, groups: int = 1) -> Conv:
+    pad = kernel // 2
+    return Conv(
+        inputs=(tensor,), out_channels=out, kernel=(kernel, kernel), pads=(pad,) * 4, groups=groups
+    )
+
+
+def relu6(tensor: int) -> Activation:
+    return Activation(inputs=(tensor,), function="relu6")
+
+
+def original(block: int) -> OpSpec:
+    into, out = CHANNELS[block], CHANNELS[block + 1]
+    wide = 6 * into
+    ops: list[Op] = [conv(0, wide, 1), relu6(1), conv(2, wide, 3, wide), relu6(3), conv(4, out, 1)]
+    if into == out:
+        ops.append(Add(inputs=(0, 5)))
+    return OpSpec(input_shape=(into, SIZE, SIZE), ops=tuple(ops))
+
+
+def merged(block: int, bias_map: bool) -> OpSpec:
+    ops: list[Op] = [conv(0, CHANNELS[block + 1], 3)]
+    if bias_map:
+        ops.append(BiasMap(inputs=(1,)))
+    ops.append(relu6(len(ops)))
+    return OpSpec(input_shape=(CHANNELS[block], SIZE, SIZE), ops=tuple(ops))
+
+
+STEM = OpSpec(input_shape=(3, SIZE, SIZE), ops=(conv(0, CHANNELS[0], 3), relu6(1)))
+HEAD = OpSpec(
+    input_shape=(CHANNELS[-1], SIZE, SIZE),
+    ops=(GlobalPool(inputs=(0,)), Flatten(inputs=(1,)), Linear(inputs=(2,), out_features=10)),
+)
+
+
+def network_pieces(unmergeable: dict[int, str] | None = None) -> NetworkPieces:
+    unmergeable = unmergeable or {}
+    blocks = range(len(CHANNELS) - 1)
+    pieces = [Piece(kind="stem", block=None, layers=("stem",), spec=STEM)]
+    for block in blocks:
+        specs = {"original": original(block)}
+        if block not in unmergeable:
+            specs |= {"merged": merged(block, False), "merged_bias_map": merged(block, True)}
+        pieces += [
+            Piece(kind=kind, block=block, layers=(f"b{block}.in", f"b{block}.out"), spec=spec)
+            for kind, spec in specs.items()
+        ]
+    pieces.append(Piece(kind="head", block=None, layers=("fc",), spec=HEAD))
+    return NetworkPieces(
+        model="small",
+        resolution=(SIZE, SIZE),
+        in_channels=3,
+        block_names=tuple(f"b{block}" for block in blocks),
+        pieces=tuple(pieces),
+        unmergeable=unmergeable,
+    )
+
+
+def compose(keep_mask: str, padding: str) -> OpSpec:
+    specs = [STEM]
+    for block, keep in enumerate(keep_mask):
+        specs.append(original(block) if keep == "1" else merged(block, padding == "bias_map"))
+    ops: list[Op] = []
+    for spec in (*specs, HEAD):
+        offset = len(ops)
+        for op in spec.ops:
+            ops.append(replace(op, inputs=tuple(tensor + offset for tensor in op.inputs)))
+    return OpSpec(input_shape=STEM.input_shape, ops=tuple(ops))
+
+
+def is_whole_network(spec: OpSpec) -> bool:
+    return spec.input_shape == STEM.input_shape and len(spec.output_shape) == 1
+
+
+def latency_ms(spec: OpSpec) -> float:
+    """Additive, but for a whole network, which costs 0.95 of its pieces and 0.3 ms."""
+    pieces_ms = 1e-5 * spec.macs + 0.01 * len(spec.ops)
+    return 0.95 * pieces_ms + 0.3 if is_whole_network(spec) else pieces_ms
+
+
+@cache
+def small_plan(hold_out: int = 8, seed: int = 0, twins: int = 3) -> JobPlan:
+    return plan_jobs(network_pieces(), compose, hold_out=hold_out, seed=seed, twins=twins)
+
+
+def session(
+    folder: Path,
+    device: FakeConnection,
+    settings: Settings | None = None,
+    plan: JobPlan | None = None,
+    conditions: Conditions = CONDITIONS,
+) -> Session:
+    return Session(
+        plan=plan or small_plan(),
+        conditions=conditions,
+        scheduler=SerialScheduler(device),
+        build=write_spec,
+        folder=folder,
+        settings=settings or Settings(anchor_every=6),
+        clock=device.clock,
+    )
+
+
+def run(folder: Path, device: FakeConnection, settings: Settings | None = None) -> SessionResult:
+    with session(folder, device, settings) as opened:
+        return opened.run()
+
+
+def restless_device(seed: int) -> FakeConnection:
+    """Noise, a jump of the clock in the middle, and a job that crashes now and then."""
+    fragile = merged(2, False).digest
+
+    def fault(spec: OpSpec, call: int) -> str | None:
+        return "crash" if spec.digest == fragile and call % 4 == 0 else None
+
+    return FakeConnection(
+        latency_ms=latency_ms,
+        noise=0.004,
+        round_noise=0.004,
+        speed=lambda now_s: 1.05 if now_s % 40.0 > 25.0 else 1.0,
+        fault=fault,
+        seed=seed,
+    )
+
+
+def report(done: int, total: int, label: str) -> None:
+    sys.stdout.write(f"{done}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    with session(Path(sys.argv[1]), restless_device(int(sys.argv[2]))) as opened:
+        opened.run(report)

@@ -1,0 +1,123 @@
+import dataclasses
+
+import pytest
+from small_network import CHANNELS, compose, network_pieces, small_plan
+
+from devices.agent.protocol import parse_request
+from devices.connection import PushedFile
+from latency_tables.opspec import OpSpec
+from latency_tables.schema import Conditions
+from profiler.errors import JobError
+from profiler.hold_out import hold_out_masks
+from profiler.jobs import PROFILE_RULE, Job, JobPlan, measure_request, plan_jobs
+
+BLOCKS = len(CHANNELS) - 1
+
+
+def test_every_digest_is_measured_once_and_every_piece_is_covered() -> None:
+    plan = small_plan()
+    pieces = [job for job in plan.jobs if job.kind == "piece"]
+    assert {job.spec.digest for job in pieces} == {p.spec.digest for p in plan.pieces.pieces}
+    assert len({job.spec.digest for job in pieces}) == len(pieces)
+    shared = [job.label for job in pieces if "equal" in job.label]
+    # Blocks 2 and 3 both map 16 channels to 16.
+    assert "block 2 original (and 1 equal)" in shared
+
+
+def test_base_both_all_merged_forms_and_the_hold_out_networks_are_jobs() -> None:
+    plan = small_plan(hold_out=8)
+    jobs = {job.id: job for job in plan.jobs}
+    assert [n.keep_mask for n in plan.networks_of("base")] == ["1" * BLOCKS]
+    merged = plan.networks_of("merged")
+    assert [(n.keep_mask, n.padding) for n in merged] == [
+        ("0" * BLOCKS, "repad"),
+        ("0" * BLOCKS, "bias_map"),
+    ]
+    assert len(plan.networks_of("hold_out")) == 8
+    for network in plan.networks:
+        assert jobs[network.job_id].spec == compose(network.keep_mask, network.padding)
+
+
+def test_without_bias_maps_there_is_one_form() -> None:
+    whole = network_pieces()
+    pieces = dataclasses.replace(
+        whole, pieces=tuple(p for p in whole.pieces if p.kind != "merged_bias_map")
+    )
+    plan = plan_jobs(pieces, compose)
+    assert {network.padding for network in plan.networks} == {"repad"}
+    assert len(plan.networks_of("merged")) == 1
+
+
+def test_a_network_that_cannot_merge_has_no_merged_job() -> None:
+    pieces = network_pieces(dict.fromkeys(range(BLOCKS), "squeeze-excite"))
+    plan = plan_jobs(pieces, compose)
+    assert {network.role for network in plan.networks} == {"base"}
+
+
+def test_twins_are_spread_over_sizes_and_have_other_weights() -> None:
+    plan = small_plan(twins=3)
+    by_macs = sorted(job.spec.macs for job in plan.jobs if job.kind == "piece")
+    ranks = sorted(by_macs.index(twin.spec.macs) / len(by_macs) for twin in plan.twins)
+    assert ranks[0] < 1 / 3 < ranks[1] < 2 / 3 <= ranks[2]
+    assert all(twin.weights_seed != 0 for twin in plan.twins)
+    assert len(small_plan(twins=0).twins) == 0
+
+
+def test_the_plan_digest_changes_with_any_job_and_with_nothing_else() -> None:
+    plan = small_plan()
+    assert small_plan().digest == plan.digest
+    assert small_plan(hold_out=7).digest != plan.digest
+    assert small_plan(seed=1).digest != plan.digest
+
+
+def test_a_plan_refuses_two_jobs_of_one_name() -> None:
+    plan = small_plan()
+    with pytest.raises(JobError, match="share their id"):
+        JobPlan(
+            pieces=plan.pieces, jobs=plan.jobs * 2, networks=plan.networks, anchors=plan.anchors
+        )
+    with pytest.raises(JobError, match="unknown kind"):
+        Job(id="x", kind="guess", label="x", spec=plan.jobs[0].spec)
+
+
+def test_the_agent_takes_the_request() -> None:
+    conditions = Conditions(device="d", runtime="onnxruntime", runtime_version="1", threads=2)
+    file = PushedFile(path="/there/a.onnx", sha256="0" * 64)
+    request = measure_request(small_plan().twins[0], file, conditions, PROFILE_RULE)
+    parsed = parse_request({"protocol": 1, "id": "1", **request}).measure
+    assert parsed is not None
+    assert (parsed.threads, parsed.seed, parsed.rule) == (2, 1, PROFILE_RULE)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_hold_out_masks_are_new_networks_of_all_depths_in_both_forms(seed: int) -> None:
+    pieces = network_pieces({1: "squeeze-excite"})
+    chosen = hold_out_masks(pieces, 10, seed)
+    masks = [mask for mask, _ in chosen]
+    assert len(set(masks)) == len(masks) == 10
+    assert all(mask[1] == "1" for mask in masks)
+    kept = [mask.count("1") - 1 for mask in masks]
+    assert {1, 2, 3, 4} == set(kept)  # of the five that can merge, neither none nor all
+    assert max(map(kept.count, range(1, 5))) - min(map(kept.count, range(1, 5))) <= 1
+    forms = [padding for _, padding in chosen]
+    assert forms.count("repad") == forms.count("bias_map") == 5
+    assert chosen == hold_out_masks(pieces, 10, seed)
+    assert chosen != hold_out_masks(pieces, 10, seed + 100)
+
+
+def test_a_network_of_few_blocks_gets_every_mask_there_is() -> None:
+    pieces = network_pieces(dict.fromkeys(range(3, BLOCKS), "no"))
+    chosen = hold_out_masks(pieces, 20, 0)
+    tail = "1" * (BLOCKS - 3)
+    assert sorted(mask for mask, _ in chosen) == [
+        f"{number:03b}{tail}" for number in range(1, 0b111)
+    ]
+    assert hold_out_masks(network_pieces(dict.fromkeys(range(1, BLOCKS), "no")), 5, 0) == ()
+
+
+def test_the_first_anchor_is_of_middling_size() -> None:
+    plan = small_plan()
+    smaller = [job for job in plan.jobs if job.kind == "piece"]
+    below = sum(job.spec.macs < plan.anchors[0].spec.macs for job in smaller)
+    assert len(smaller) / 3 < below < 2 * len(smaller) / 3
+    assert isinstance(plan.anchors[0].spec, OpSpec)

@@ -1,0 +1,149 @@
+import dataclasses
+import json
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from profiler.errors import JournalError
+from profiler.journal import Header, Journal, JournalState
+from profiler.replies import Failure, Reply, Samples
+
+HEADER = Header(
+    conditions={"device": "local", "batch": 1}, seed=0, plan="12345678", rule={"cap_s": 1.0}
+)
+SAMPLES = Samples(wall_ns=(1, 2, 3))
+
+
+def reply(job: str, number: int = 0, attempt: int = 0) -> Reply:
+    return Reply(job_id=job, round=number, attempt=attempt, outcome=SAMPLES, took_s=0.5)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "new" / "journal.jsonl"
+
+
+def reopened(path: Path) -> JournalState:
+    with closing(Journal(path, HEADER)) as journal:
+        return journal.state
+
+
+def filled(path: Path) -> None:
+    journal = Journal(path, HEADER)
+    journal.environment(0, {"cpu_model": "x"})
+    journal.anchor(reply("anchor"))
+    journal.reply(reply("a"))
+    journal.reply(
+        Reply(job_id="b", round=0, attempt=0, outcome=Failure(type="timeout", message="slow"))
+    )
+    journal.anchor(reply("anchor", attempt=1))
+    journal.discard(0, ["a"], cause="drift", reason="the anchor moved by 2 %")
+    journal.reply(reply("a", attempt=1))
+    journal.keep(0, "no anchor")
+    journal.close()
+
+
+def test_what_was_written_is_read_again(path: Path) -> None:
+    filled(path)
+    state = reopened(path)
+    assert state.accepted[("a", 0)].attempt == 1
+    assert str(state.accepted[("b", 0)].failure) == "timeout: slow"
+    assert [r.job_id for r in state.discarded] == ["a"]
+    assert state.environments == [{"cpu_model": "x"}]
+    assert state.warnings == ["no anchor"]
+    assert len(state.log(0).anchors) == 2
+    assert state.replies("a") == (reply("a", attempt=1),)
+
+
+def test_every_outcome_is_on_disk_before_the_next(path: Path) -> None:
+    with closing(Journal(path, HEADER)) as journal:
+        for number in range(3):
+            journal.reply(reply("a", number))
+            assert len(path.read_text().splitlines()) == number + 2
+
+
+@pytest.mark.parametrize("kept", [1, 20, 60])
+def test_an_unfinished_last_line_is_dropped_and_written_over(path: Path, kept: int) -> None:
+    filled(path)
+    whole = path.read_bytes()
+    line = json.dumps({"line": "reply", **reply("c").to_json()}).encode()
+    path.write_bytes(whole + line[:kept])
+    with closing(Journal(path, HEADER)) as journal:
+        assert ("c", 0) not in journal.state.accepted
+        journal.reply(reply("c"))
+    assert path.read_bytes().startswith(whole)
+    assert ("c", 0) in reopened(path).accepted
+
+
+def test_an_unfinished_header_is_begun_again(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b'{"line":"header","sch')
+    reopened(path)
+    assert len(path.read_text().splitlines()) == 1
+    assert reopened(path).accepted == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"conditions": {"device": "local", "batch": 8}}, "batch was 1, now 8"),
+        ({"rule": {"cap_s": 2.0}}, "cap_s was 1.0, now 2.0"),
+        ({"seed": 5}, "seed was 0, now 5"),
+        ({"plan": "87654321"}, "the pieces and networks to measure are not the same"),
+    ],
+)
+def test_another_run_s_journal_is_refused_and_the_difference_named(
+    path: Path, change: dict[str, object], what: str
+) -> None:
+    filled(path)
+    before = path.read_bytes()
+    with pytest.raises(JournalError, match=what) as caught:
+        Journal(path, dataclasses.replace(HEADER, **change))  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before
+
+
+def test_a_file_of_someone_else_is_left_alone(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text("my diary")
+    with pytest.raises(JournalError, match="no journal of dshrink"):
+        Journal(path, HEADER)
+    assert path.read_text() == "my diary"
+
+
+def test_a_newer_journal_is_refused_with_advice(path: Path) -> None:
+    filled(path)
+    path.write_text(path.read_text().replace('"schema_version":1', '"schema_version":2'))
+    with pytest.raises(JournalError, match="update dshrink"):
+        Journal(path, HEADER)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "not JSON",
+        "[]",
+        '{"line":"reply"}',
+        '{"line":"new invention"}',
+        '{"line":"discard","round":0,"jobs":["nobody"],"cause":"drift","reason":""}',
+        json.dumps({"line": "reply", **reply("a", attempt=2).to_json()}),
+        json.dumps({"line": "reply", **reply("c", attempt=1).to_json()}),
+        json.dumps({"line": "reply", **reply("c").to_json(), "result": {"wall_ns": []}}),
+    ],
+)
+def test_a_damaged_line_is_an_error_that_names_it(path: Path, line: str) -> None:
+    filled(path)
+    with path.open("a") as file:
+        file.write(line + "\n" + '{"line":"kept","round":0,"reason":""}' + "\n")
+    with pytest.raises(JournalError, match="line 10: "):
+        Journal(path, HEADER)
+
+
+def test_two_runs_cannot_share_a_journal(path: Path) -> None:
+    with (
+        closing(Journal(path, HEADER)),
+        pytest.raises(JournalError, match="in use by another run"),
+    ):
+        Journal(path, HEADER)
+    reopened(path)

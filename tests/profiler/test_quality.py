@@ -1,0 +1,169 @@
+import dataclasses
+from collections.abc import Mapping
+
+import pytest
+from small_network import CONDITIONS, conv, network_pieces, relu6, small_plan
+
+from latency_tables.opspec import Activation, Conv, OpSpec
+from profiler.jobs import Job, JobPlan
+from profiler.measurement import Measurement
+from profiler.quality import (
+    CPU_THREAD,
+    Audit,
+    Twin,
+    audit,
+    does_more,
+    machine_warnings,
+    speed_limit,
+)
+from profiler.replies import Failure, Reply, Samples
+
+
+def measured(job_id: str, *rounds_ms: float) -> Measurement:
+    replies = tuple(
+        Reply(job_id=job_id, round=n, attempt=0, outcome=Samples(wall_ns=(round(ms * 1e6),)))
+        for n, ms in enumerate(rounds_ms)
+    )
+    return Measurement(job_id=job_id, replies=replies, clock="wall")
+
+
+def dense(into: int, out: int, kernel: int, size: int = 14) -> OpSpec:
+    return OpSpec(input_shape=(into, size, size), ops=(conv(0, out, kernel), relu6(1)))
+
+
+def plan_of(specs: Mapping[str, OpSpec]) -> JobPlan:
+    jobs = [Job(id=s.digest, kind="piece", label=name, spec=s) for name, s in specs.items()]
+    return JobPlan(pieces=network_pieces(), jobs=tuple(jobs), networks=(), anchors=())
+
+
+def audit_of(specs: Mapping[str, OpSpec], latencies: Mapping[str, tuple[float, ...]]) -> Audit:
+    plan = plan_of(specs)
+    found = {s.digest: measured(s.digest, *latencies[name]) for name, s in specs.items()}
+    return audit(plan, found, CONDITIONS)
+
+
+def test_twins_that_agree_are_listed_and_those_that_do_not_are_warned_about() -> None:
+    plan = small_plan(twins=2)
+    latencies = {job.id: measured(job.id, 1.0 + job.spec.macs / 1e6) for job in plan.jobs}
+    assert not audit(plan, latencies, CONDITIONS).warnings
+    first, second = plan.twins
+    piece_ms = latencies[second.spec.digest].latency_ms
+    latencies[second.id] = measured(second.id, piece_ms * 1.02)
+    found = audit(plan, latencies, CONDITIONS)
+    assert [twin.agree for twin in found.twins] == [True, False]
+    assert found.twins[1].difference_percent == pytest.approx(2.0, rel=1e-3)
+    assert found.suspects == {second.id, second.spec.digest}
+    assert "differ by 2.0 %" in found.warnings[0]
+    assert first.spec.digest == found.twins[0].digest
+    assert found.twins[1].to_json()["agree"] is False
+
+
+def test_a_twin_whose_piece_failed_has_nothing_to_agree_with() -> None:
+    plan = small_plan(twins=1)
+    latencies = {job.id: measured(job.id, 1.0 + job.spec.macs / 1e6) for job in plan.jobs}
+    digest = plan.twins[0].spec.digest
+    failed = Reply(job_id=digest, round=0, attempt=0, outcome=Failure(type="bad_model", message=""))
+    latencies[digest] = Measurement(job_id=digest, replies=(failed,), clock="wall")
+    assert audit(plan, latencies, CONDITIONS).twins == ()
+
+
+SPECS = {
+    "small": dense(8, 8, 3),
+    "more channels": dense(8, 16, 3),
+    "larger kernel": dense(8, 8, 5),
+    "smaller map": dense(8, 16, 3, size=7),
+}
+
+
+def test_doing_more_of_the_same_and_being_faster_is_suspicious() -> None:
+    times = {"small": (1.0,), "more channels": (0.9,), "larger kernel": (1.1,)}
+    found = audit_of(SPECS, times | {"smaller map": (0.1,)})
+    assert found.warnings == (
+        "more channels has more channels or larger kernels than small, and yet takes 0.9 ms "
+        "against 1 ms",
+    )
+    assert found.suspects == {SPECS["small"].digest, SPECS["more channels"].digest}
+
+
+def test_within_noise_nothing_is_faster() -> None:
+    times = {"small": (0.8, 1.0, 1.2), "more channels": (0.9,), "larger kernel": (1.1,)}
+    assert not audit_of(SPECS, times | {"smaller map": (0.1,)}).warnings
+
+
+@pytest.mark.parametrize(
+    ("larger", "smaller", "expected"),
+    [
+        (dense(8, 16, 3), dense(8, 8, 3), True),
+        (dense(16, 8, 3), dense(8, 8, 3), True),
+        (dense(8, 8, 5), dense(8, 8, 3), True),
+        (dense(8, 8, 3), dense(8, 8, 3), False),
+        (dense(8, 16, 1), dense(8, 8, 3), False),
+        (dense(8, 8, 3, size=28), dense(8, 8, 3), False),
+        (OpSpec(input_shape=(8, 14, 14), ops=(conv(0, 16, 3),)), dense(8, 8, 3), False),
+        (
+            OpSpec(
+                input_shape=(8, 14, 14),
+                ops=(conv(0, 16, 3), Activation(inputs=(1,), function="silu")),
+            ),
+            dense(8, 8, 3),
+            False,
+        ),
+    ],
+)
+def test_only_what_differs_in_channels_and_kernels_is_compared(
+    larger: OpSpec, smaller: OpSpec, expected: bool
+) -> None:
+    assert does_more(larger, smaller) is expected
+
+
+def test_depthwise_is_compared_with_depthwise_only() -> None:
+    def depthwise(channels: int, groups: int) -> OpSpec:
+        return OpSpec(input_shape=(channels, 9, 9), ops=(conv(0, channels, 3, groups),))
+
+    assert does_more(depthwise(16, 16), depthwise(8, 8))
+    assert not does_more(depthwise(16, 1), depthwise(8, 8))
+
+
+def test_a_strided_convolution_is_not_compared_with_a_dense_one() -> None:
+    strided = Conv(inputs=(0,), out_channels=32, kernel=(3, 3), stride=(2, 2), pads=(7, 7, 8, 8))
+    spec = OpSpec(input_shape=(8, 14, 14), ops=(strided, relu6(1)))
+    assert spec.shapes[1][1:] == (14, 14)
+    assert not does_more(spec, dense(8, 8, 3))
+
+
+def test_what_is_faster_than_arithmetic_is_reported() -> None:
+    spec = dense(64, 64, 3, size=56)
+    # 115.6 million MACs at a million million a second.
+    assert CPU_THREAD.least_ms(spec, 1) == pytest.approx(0.1156, rel=1e-3)
+    assert CPU_THREAD.least_ms(spec, 8) == pytest.approx(8 * 0.1156, rel=1e-3)
+    assert not audit_of({"x": spec}, {"x": (0.2,)}).warnings
+    assert "faster than any such machine" in audit_of({"x": spec}, {"x": (0.1,)}).warnings[0]
+
+
+def test_what_is_faster_than_memory_is_reported() -> None:
+    spec = OpSpec(input_shape=(1000, 100, 100), ops=(relu6(0),))
+    assert CPU_THREAD.least_ms(spec, 1) == pytest.approx(0.08)
+    assert audit_of({"x": spec}, {"x": (0.05,)}).warnings
+
+
+def test_no_limit_is_claimed_for_machines_that_are_not_known() -> None:
+    assert speed_limit(dataclasses.replace(CONDITIONS, runtime="tensorrt")) is None
+    assert speed_limit(dataclasses.replace(CONDITIONS, precision="int8")) is None
+    four = dataclasses.replace(CONDITIONS, threads=4, clock="wall")
+    limit = speed_limit(four)
+    assert limit is not None
+    assert limit.macs_per_s == 4 * CPU_THREAD.macs_per_s
+
+
+def test_a_powersaving_or_busy_machine_is_warned_about() -> None:
+    calm = {"governor": "performance", "load_average": 0.3, "cores": 2}
+    assert machine_warnings(calm) == ()
+    assert machine_warnings({}) == ()
+    assert "powersave" in machine_warnings(calm | {"governor": "powersave"})[0]
+    assert "load average was 1.8 on 2 cores" in machine_warnings(calm | {"load_average": 1.8})[0]
+
+
+def test_a_twin_derives_its_difference() -> None:
+    twin = Twin(piece="p", digest="d", latency_ms=2.0, twin_ms=1.99)
+    assert twin.difference_percent == pytest.approx(-0.5)
+    assert twin.agree
