@@ -1,84 +1,170 @@
 """From the sum of isolated pieces to the latency of a whole network.
 
 Isolated pieces pay layout changes at their ends and find their weights in the cache, so their plain
-sum is off by a few per cent, by nearly the same factor in every shrunk network. Two networks
-measured end to end beside the pieces, the original and the all-merged one, fix that line.
+sum is off by a few per cent, by nearly the same factor in every shrunk network. Networks measured
+end to end beside the pieces fix that line: the original, the all-merged ones, and a few between
+them. The two forms of a merged block (with and without a bias map) get a slope each: a map costs
+layout changes in a network that it does not cost alone.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
+
+import numpy as np
 
 from latency_tables.errors import CalibrationError
 from latency_tables.json_fields import JsonObject
+from latency_tables.masks import check_padding
 
-TWO_POINT = "two-point"
+METHOD = "least-squares"
 #: Outside of this range the pieces and the networks were hardly measured in the same state.
 SLOPE_RANGE = (0.9, 1.1)
+#: The padding mode with a bias map; the other modes share the plain form.
+MAP_PADDING = "bias_map"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Calibration:
-    """``base_ms + slope * (sum - base_sum_ms)``, through the original and the all-merged network.
+class CalibrationNetwork:
+    """A network measured end to end, and the plain sum of its rows."""
 
-    ``base_ms`` and ``merged_ms`` were measured end to end; ``base_sum_ms`` and ``merged_sum_ms``
-    are the sums of the same networks' rows.
-    """
-
-    base_ms: float
-    base_sum_ms: float
-    merged_ms: float
-    merged_sum_ms: float
-    method: str = TWO_POINT
+    keep_mask: str
+    padding: str
+    measured_ms: float
+    sum_ms: float
 
     def __post_init__(self) -> None:
-        if self.method != TWO_POINT:
-            raise CalibrationError(
-                f"calibration: method {self.method!r} is not known; known: {TWO_POINT}"
-            )
-        for name in ("base_ms", "base_sum_ms", "merged_ms", "merged_sum_ms"):
+        check_padding(self.padding)
+        for name in ("measured_ms", "sum_ms"):
             value = getattr(self, name)
             if not math.isfinite(value) or value <= 0:
-                raise CalibrationError(f"calibration: {name} must be above 0, got {value}")
-        if not self.slope > 0 or not math.isfinite(self.slope):
-            raise CalibrationError(
-                f"calibration: merging changes the pieces' sum from {self.base_sum_ms:.4g} to "
-                f"{self.merged_sum_ms:.4g} ms but the whole network from {self.base_ms:.4g} to "
-                f"{self.merged_ms:.4g} ms: these contradict each other; measure again on a "
-                "quiet machine"
-            )
+                raise CalibrationError(
+                    f"calibration network {self.keep_mask}: {name} must be above 0, got {value}"
+                )
 
     @property
-    def slope(self) -> float:
-        """Milliseconds of a network a millisecond of pieces; 1 where no block can merge."""
-        if self.merged_sum_ms == self.base_sum_ms:
-            return 1.0
-        return (self.merged_ms - self.base_ms) / (self.merged_sum_ms - self.base_sum_ms)
+    def is_base(self) -> bool:
+        """Whether this is the original network."""
+        return "0" not in self.keep_mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """``intercept_ms + slope * (sum - base_sum_ms)``, fitted to the networks by least squares.
+
+    Residuals are relative, the intercept is the fitted latency of the original network, and each
+    form of a merged block has its slope. Only the networks are facts; the line is derived.
+    """
+
+    networks: tuple[CalibrationNetwork, ...]
+
+    def __post_init__(self) -> None:
+        if not any(network.is_base for network in self.networks):
+            raise CalibrationError("calibration: needs the original network, measured end to end")
+        for slope in self.slopes.values():
+            if not (slope > 0 and math.isfinite(slope)):
+                raise CalibrationError(
+                    f"calibration: the networks' latencies change by {slope:.3g} of what their "
+                    "pieces' sums do: these contradict each other; measure again on a quiet machine"
+                )
+
+    @cached_property
+    def _base(self) -> CalibrationNetwork:
+        return next(network for network in self.networks if network.is_base)
+
+    @property
+    def base_ms(self) -> float:
+        """The original network, measured end to end."""
+        return self._base.measured_ms
+
+    @property
+    def base_sum_ms(self) -> float:
+        """The sum of the original network's rows."""
+        return self._base.sum_ms
+
+    @cached_property
+    def _fit(self) -> tuple[float, dict[bool, float]]:
+        changes = [network.sum_ms - self.base_sum_ms for network in self.networks]
+        moved = {
+            _has_map(network.padding)
+            for network, change in zip(self.networks, changes, strict=True)
+            if change
+        }
+        forms = sorted(moved)
+        rows = [
+            [1.0, *(change if _has_map(network.padding) == form else 0.0 for form in forms)]
+            for network, change in zip(self.networks, changes, strict=True)
+        ]
+        measured = np.array([network.measured_ms for network in self.networks])
+        solution = np.linalg.lstsq(np.array(rows) / measured[:, None], np.ones(len(rows)))[0]
+        return float(solution[0]), {f: float(s) for f, s in zip(forms, solution[1:], strict=True)}
+
+    @property
+    def intercept_ms(self) -> float:
+        """The fitted latency of the original network."""
+        return self._fit[0]
+
+    @cached_property
+    def slopes(self) -> dict[bool, float]:
+        """Milliseconds of a network a millisecond of pieces, without (False) and with bias maps.
+
+        A form that no network showed takes the other's slope; 1 where no block can merge.
+        """
+        known = self._fit[1]
+        return {form: known.get(form, known.get(not form, 1.0)) for form in (False, True)}
 
     @property
     def warning(self) -> str:
-        """What is suspicious about the slope, or an empty text."""
+        """What is suspicious about the slopes, or an empty text."""
         low, high = SLOPE_RANGE
-        if low <= self.slope <= high:
+        odd = [slope for slope in dict.fromkeys(self.slopes.values()) if not low <= slope <= high]
+        if not odd:
             return ""
         return (
-            f"the calibration's slope is {self.slope:.3f}, outside {low} to {high}: pieces and "
-            "networks were hardly measured in the same state; measure again on a quiet machine"
+            f"the calibration's slope is {', '.join(f'{slope:.3f}' for slope in odd)}, outside "
+            f"{low} to {high}: the pieces behave otherwise alone than inside the network, or the "
+            "machine was not quiet"
         )
 
-    def predict_ms(self, sum_ms: float) -> float:
+    def predict_ms(self, sum_ms: float, padding: str) -> float:
         """The latency of a network whose rows add up to ``sum_ms``."""
-        return self.base_ms + self.slope * (sum_ms - self.base_sum_ms)
+        return self.intercept_ms + self.slopes[_has_map(padding)] * (sum_ms - self.base_sum_ms)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields, and the slope for readers; ``from_json`` derives it again."""
-        return {**asdict(self), "slope": self.slope}
+        """The networks, and the line for readers; ``from_json`` derives it again."""
+        return {
+            "method": METHOD,
+            "intercept_ms": self.intercept_ms,
+            "base_sum_ms": self.base_sum_ms,
+            "slope": self.slopes[False],
+            "slope_bias_map": self.slopes[True],
+            "networks": [asdict(network) for network in self.networks],
+        }
 
     @classmethod
     def from_json(cls, source: JsonObject) -> Calibration:
-        names = ("base_ms", "base_sum_ms", "merged_ms", "merged_sum_ms")
-        source.check_fields(["method", *names, "slope"])
-        numbers = {name: source.number(name) for name in names}
-        return cls(method=source.text("method"), **numbers)
+        source.check_fields(
+            ["method", "intercept_ms", "base_sum_ms", "slope", "slope_bias_map", "networks"]
+        )
+        if source.text("method") != METHOD:
+            raise CalibrationError(
+                f"calibration: method {source.text('method')!r} is not known; known: {METHOD}"
+            )
+        return cls(networks=tuple(_network(item) for item in source.mappings("networks")))
+
+
+def _network(source: JsonObject) -> CalibrationNetwork:
+    source.check_fields(tuple(CalibrationNetwork.__dataclass_fields__))
+    return CalibrationNetwork(
+        keep_mask=source.text("keep_mask"),
+        padding=source.text("padding"),
+        measured_ms=source.number("measured_ms"),
+        sum_ms=source.number("sum_ms"),
+    )
+
+
+def _has_map(padding: str) -> bool:
+    return padding == MAP_PADDING

@@ -7,10 +7,8 @@ of the rows, so they show whether they were made from these rows and by the same
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
-from latency_tables.errors import MissingPieceError, TableFormatError
-from latency_tables.pieces import PADDING_MODES
+from latency_tables.errors import TableFormatError
 from latency_tables.table import LatencyTable
 
 #: Sums are repeated to the last digit; this leaves room for another order of addition only.
@@ -38,27 +36,11 @@ def _refuse(what: str, stored: float, derived: float) -> None:
 
 def _check_calibration(table: LatencyTable) -> None:
     assert table.calibration is not None
-    base_sum_ms = table.sum_ms("1" * table.block_count)
-    if not _agree(table.calibration.base_sum_ms, base_sum_ms):
-        _refuse("calibration: base_sum_ms", table.calibration.base_sum_ms, base_sum_ms)
-    merged = "".join("0" if block in table.mergeable else "1" for block in range(table.block_count))
-    sums = [_sum_or_none(table.sum_ms, merged, padding) for padding in PADDING_MODES]
-    known = [value for value in sums if value is not None]
-    if not known:
-        return
-    # Any padding may have been calibrated on, or the mean of several networks.
-    stored = table.calibration.merged_sum_ms
-    nearest = min(max(stored, min(known)), max(known))
-    if not _agree(stored, nearest):
-        _refuse("calibration: merged_sum_ms", stored, nearest)
-
-
-def _sum_or_none(sum_ms: Callable[[str, str], float], mask: str, padding: str) -> float | None:
-    # Where a merged piece failed, the all-merged network kept that block.
-    try:
-        return sum_ms(mask, padding)
-    except MissingPieceError:
-        return None
+    for network in table.calibration.networks:
+        sum_ms = table.sum_ms(network.keep_mask, network.padding)
+        if not _agree(network.sum_ms, sum_ms):
+            what = f"calibration network {network.keep_mask} ({network.padding})"
+            _refuse(f"{what}: sum_ms", network.sum_ms, sum_ms)
 
 
 def _check_hold_out(table: LatencyTable) -> None:
@@ -70,6 +52,6 @@ def _check_hold_out(table: LatencyTable) -> None:
             _refuse(f"{what}: plain_sum_ms", network.plain_sum_ms, sum_ms)
         if table.calibration is None:
             continue
-        predicted_ms = table.calibration.predict_ms(sum_ms)
+        predicted_ms = table.calibration.predict_ms(sum_ms, network.padding)
         if not _agree(network.predicted_ms, predicted_ms):
             _refuse(f"{what}: predicted_ms", network.predicted_ms, predicted_ms)

@@ -39,7 +39,7 @@ def predict(table: LatencyTable, keep_mask: str, padding: str = "bias_map") -> P
     if calibration is None:
         latency_ms, base_ms = plain_sum_ms, table.sum_ms(original)
     else:
-        latency_ms, base_ms = calibration.predict_ms(plain_sum_ms), calibration.base_ms
+        latency_ms, base_ms = calibration.predict_ms(plain_sum_ms, padding), calibration.base_ms
     if latency_ms <= 0:
         raise CalibrationError(
             f"{table.model}: the prediction for {keep_mask} is {latency_ms:.4g} ms, which cannot "

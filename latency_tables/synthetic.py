@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from latency_tables.calibration import Calibration
+from latency_tables.calibration import Calibration, CalibrationNetwork
 from latency_tables.hold_out import HoldOut, HoldOutNetwork
 from latency_tables.pieces import piece_name
 from latency_tables.schema import Conditions, Row
@@ -43,6 +43,7 @@ def synthetic_row(
         latency_ms=latency_ms,
         low_ms=scaled(1 - half_width_percent / 100),
         high_ms=scaled(1 + half_width_percent / 100),
+        median_ms=latency_ms,
         iqr_ms=scaled(0.01),
         min_ms=scaled(0.98),
         p90_ms=scaled(1.01),
@@ -105,15 +106,20 @@ def synthetic_table(
 
 
 def _calibration(table: LatencyTable, slope: float, offset_ms: float) -> Calibration:
-    base_sum_ms = table.sum_ms("1" * table.block_count)
-    merged_sum_ms = table.sum_ms(_mask(table, 2 ** len(table.mergeable) - 1))
-    base_ms = base_sum_ms + offset_ms
-    return Calibration(
-        base_ms=base_ms,
-        base_sum_ms=base_sum_ms,
-        merged_ms=base_ms + slope * (merged_sum_ms - base_sum_ms),
-        merged_sum_ms=merged_sum_ms,
-    )
+    original = "1" * table.block_count
+    base_sum_ms = table.sum_ms(original)
+    networks = []
+    for keep_mask in dict.fromkeys([original, _mask(table, 2 ** len(table.mergeable) - 1)]):
+        sum_ms = table.sum_ms(keep_mask)
+        networks.append(
+            CalibrationNetwork(
+                keep_mask=keep_mask,
+                padding="bias_map",
+                measured_ms=base_sum_ms + offset_ms + slope * (sum_ms - base_sum_ms),
+                sum_ms=sum_ms,
+            )
+        )
+    return Calibration(networks=tuple(networks))
 
 
 def _mask(table: LatencyTable, bits: int) -> str:
@@ -129,7 +135,7 @@ def _hold_out(
     for number, error_percent in enumerate(errors_percent):
         keep_mask = _mask(table, (number + 1) % 2 ** len(table.mergeable))
         plain_sum_ms = table.sum_ms(keep_mask)
-        predicted_ms = calibration.predict_ms(plain_sum_ms)
+        predicted_ms = calibration.predict_ms(plain_sum_ms, "bias_map")
         measured_ms = predicted_ms / (1 + error_percent / 100)
         macs_share = table.macs(keep_mask) / table.macs("1" * table.block_count)
         networks.append(

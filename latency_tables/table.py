@@ -61,7 +61,8 @@ class LatencyTable:
             raise TableFormatError("a table needs the name of its model and at least one row")
         self._check_blocks()
         self._check_rows()
-        for network in self.hold_out.networks if self.hold_out else ():
+        measured = (self.hold_out, self.calibration)
+        for network in (one for part in measured if part for one in part.networks):
             self.check_mask(network.keep_mask)
 
     def _check_blocks(self) -> None:

@@ -16,6 +16,7 @@ def probe_conditions(
     precision: str = "fp32",
     batch: int = 1,
     threads: int = 1,
+    statistic: str = "quiet",
 ) -> Conditions:
     """Ask the device for its runtime's version; check that it can do what is asked.
 
@@ -51,4 +52,5 @@ def probe_conditions(
         threads=threads,
         power_mode=environment.governor or "default",
         clock="thread_cpu" if threads == 1 else "wall",
+        statistic=statistic,
     )

@@ -1,4 +1,4 @@
-"""Which shrunk networks a table is tried on: networks that take no part in its calibration.
+"""Which shrunk networks a table is calibrated on, and which others it is tried on.
 
 They are stratified by depth, so that slightly and heavily shrunk networks count alike, and they
 alternate between the two forms of a merged block that cost different time.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Collection
 
 from latency_tables.pieces import NetworkPieces
 
@@ -21,26 +22,31 @@ def merged_forms(pieces: NetworkPieces) -> tuple[str, ...]:
     return PADDING_FORMS if has_maps else PADDING_FORMS[:1]
 
 
-def hold_out_masks(pieces: NetworkPieces, count: int, seed: int) -> tuple[tuple[str, str], ...]:
-    """Return at most ``count`` different (keep mask, padding), neither base nor all-merged.
+def between_masks(
+    pieces: NetworkPieces, count: int, seed: int, taken: Collection[str] = ()
+) -> tuple[tuple[str, str], ...]:
+    """At most ``count`` different (keep mask, padding): neither base, all-merged nor ``taken``.
 
     A network of few blocks may have fewer such masks than asked for: then it gets all of them.
     """
-    mergeable = pieces.mergeable
-    depths = range(1, len(mergeable))
-    available = sum(math.comb(len(mergeable), depth) for depth in depths)
+    room = {
+        kept: math.comb(len(pieces.mergeable), kept) for kept in range(1, len(pieces.mergeable))
+    }
+    for mask in taken:
+        room[sum(mask[block] == "1" for block in pieces.mergeable)] -= 1
     forms = merged_forms(pieces)
     chosen: list[tuple[str, str]] = []
-    for number, depth in enumerate(_strata(len(mergeable), min(count, available))):
-        rng = random.Random(f"{seed}/hold-out/{number}")
-        taken = {mask for mask, _ in chosen}
-        chosen.append((_draw(pieces, depth, taken, rng), forms[number % len(forms)]))
+    for number, depth in enumerate(_strata(room, min(count, sum(room.values())))):
+        rng = random.Random(f"{seed}/{len(taken)}/{number}")
+        known = {*taken, *(mask for mask, _ in chosen)}
+        chosen.append((_draw(pieces, depth, known, rng), forms[number % len(forms)]))
     return tuple(chosen)
 
 
-def _strata(blocks: int, count: int) -> list[int]:
-    """How many blocks each network keeps: even over 1..blocks-1 as far as masks last."""
-    room = {depth: math.comb(blocks, depth) for depth in range(1, blocks)}
+def _strata(room: dict[int, int], count: int) -> list[int]:
+    """How many blocks each network keeps: even over all counts, as far as there is ``room``."""
+    blocks = len(room) + 1
+    room = dict(room)
     strata: list[int] = []
     if not room or count < 1:
         return strata

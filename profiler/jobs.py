@@ -11,20 +11,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
 
-from devices.agent.protocol import Rule
+from devices.agent.protocol import Rule, file_digest
 from devices.connection import PushedFile
 from latency_tables.opspec import OpSpec
 from latency_tables.pieces import NetworkPieces
 from latency_tables.schema import Conditions
 from profiler.errors import JobError
-from profiler.hold_out import hold_out_masks, merged_forms
+from profiler.hold_out import between_masks, merged_forms
 
 JOB_KINDS = ("piece", "network", "twin", "anchor")
 TWINS = 3
 HOLD_OUT_NETWORKS = 20
+#: Networks between the original and the all-merged one that the calibration is fitted to.
+CALIBRATION_NETWORKS = 6
 
 #: Weights of a twin come from another seed, so that a value among them cannot make them agree.
 TWIN_SEED = 1
@@ -39,10 +42,10 @@ PREPARE_TIMEOUT_S = 60.0
 Compose = Callable[[str, str], OpSpec]
 
 
-#: When the agent starts and stops to believe its clock. The caps are below those of a lone
-#: measurement (15 s): three rounds share the work, and another round serves a noisy row better than
-#: a longer one does.
-PROFILE_RULE = Rule(warmup_cap_s=0.6, cap_s=0.5)
+#: When the agent starts and stops to believe its clock. Rounds are short and the agent does not try
+#: to narrow the interval within one (half_width 1): what disturbs a round is not averaged away by
+#: staying in it, so another round serves a noisy row better than a longer one does.
+PROFILE_RULE = Rule(warmup_cap_s=0.25, min_samples=10, min_total_s=0.12, half_width=1.0, cap_s=0.3)
 
 
 def expected_s(rule: Rule) -> float:
@@ -52,7 +55,7 @@ def expected_s(rule: Rule) -> float:
 
 def longest_s(rule: Rule) -> float:
     """About how long a job takes where the machine is never quiet."""
-    return rule.warmup_cap_s + rule.cap_s + LOAD_S
+    return 2.0 * expected_s(rule)
 
 
 def timeout_s(rule: Rule) -> float:
@@ -60,19 +63,49 @@ def timeout_s(rule: Rule) -> float:
     return PREPARE_TIMEOUT_S + 10.0 * (rule.warmup_cap_s + rule.cap_s)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+@dataclass(frozen=True, kw_only=True)
+class AnyJob:
     """One thing to measure; ``label`` is what a progress bar shows."""
 
     id: str
     kind: str
     label: str
-    spec: OpSpec
     weights_seed: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in JOB_KINDS:
             raise JobError(f"unknown kind of job {self.kind!r}; known: {', '.join(JOB_KINDS)}")
+
+    @property
+    def digest(self) -> str:
+        """Hex digits that change with what is measured."""
+        raise NotImplementedError
+
+    def as_anchor(self) -> Self:
+        """The same thing, measured again and again to watch the machine."""
+        return replace(self, id=f"anchor {self.id}", kind="anchor", label=f"anchor ({self.label})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(AnyJob):
+    """A piece or a network that is built from its spec, with random weights."""
+
+    spec: OpSpec
+
+    @property
+    def digest(self) -> str:
+        return self.spec.digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileJob(AnyJob):
+    """A network that is in a file already."""
+
+    file: Path
+
+    @property
+    def digest(self) -> str:
+        return file_digest(str(self.file))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,32 +120,39 @@ class PlannedNetwork:
 
 @dataclass(frozen=True, kw_only=True)
 class JobPlan:
-    """Everything a profile measures; ``anchors`` are candidates, the best one first."""
+    """Everything a session measures; ``anchors`` are candidates, the best one first."""
 
-    pieces: NetworkPieces
-    jobs: tuple[Job, ...]
-    networks: tuple[PlannedNetwork, ...]
-    anchors: tuple[Job, ...]
+    jobs: Sequence[AnyJob]
+    anchors: Sequence[AnyJob]
 
     def __post_init__(self) -> None:
         ids = [job.id for job in (*self.jobs, *self.anchors)]
         if len(set(ids)) != len(ids):
             raise JobError("two jobs of a plan share their id")
         if not self.jobs:
-            raise JobError(f"{self.pieces.model}: nothing to measure")
+            raise JobError("nothing to measure")
 
     @property
     def digest(self) -> str:
         """8 hex digits that change with any job."""
-        names = [[job.id, job.spec.digest, job.weights_seed] for job in (*self.jobs, *self.anchors)]
+        names = [[job.id, job.digest, job.weights_seed] for job in (*self.jobs, *self.anchors)]
         return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfilePlan(JobPlan):
+    """The jobs of a profile: what they are pieces of, and which role each whole network has."""
+
+    jobs: tuple[Job, ...]
+    pieces: NetworkPieces
+    networks: tuple[PlannedNetwork, ...]
 
     @property
     def twins(self) -> tuple[Job, ...]:
         return tuple(job for job in self.jobs if job.kind == "twin")
 
     def networks_of(self, role: str) -> tuple[PlannedNetwork, ...]:
-        """The networks of a role: "base", "merged" or "hold_out"."""
+        """The networks of a role: "base", "merged", "calibration" or "hold_out"."""
         return tuple(network for network in self.networks if network.role == role)
 
 
@@ -123,7 +163,7 @@ def plan_jobs(
     hold_out: int = HOLD_OUT_NETWORKS,
     twins: int = TWINS,
     seed: int = 0,
-) -> JobPlan:
+) -> ProfilePlan:
     """List every piece, the base, the all-merged networks, the hold-out networks, and twins."""
     labels: dict[str, list[str]] = {}
     for piece in pieces.pieces:
@@ -133,7 +173,7 @@ def plan_jobs(
         for digest, spec in pieces.unique_specs.items()
     ]
     networks, network_jobs = _plan_networks(pieces, compose, hold_out, seed)
-    return JobPlan(
+    return ProfilePlan(
         pieces=pieces,
         jobs=(*piece_jobs, *network_jobs, *_twins(piece_jobs, twins)),
         networks=networks,
@@ -154,7 +194,10 @@ def _plan_networks(
     wanted = [("base", base, forms[0])]
     if merged != base:
         wanted += [("merged", merged, padding) for padding in forms]
-    wanted += [("hold_out", *choice) for choice in hold_out_masks(pieces, hold_out, seed)]
+    unseen = between_masks(pieces, hold_out, seed)
+    fitted = between_masks(pieces, CALIBRATION_NETWORKS, seed, [mask for mask, _ in unseen])
+    wanted += [("calibration", *choice) for choice in fitted]
+    wanted += [("hold_out", *choice) for choice in unseen]
     networks: list[PlannedNetwork] = []
     jobs: dict[str, Job] = {}
     for role, mask, padding in wanted:
@@ -191,19 +234,11 @@ def _anchors(piece_jobs: Sequence[Job], count: int = 3) -> tuple[Job, ...]:
     ordered = _by_macs(piece_jobs)
     middle = len(ordered) // 2
     nearest = sorted(range(len(ordered)), key=lambda index: abs(index - middle))[:count]
-    return tuple(
-        Job(
-            id=f"anchor {ordered[index].id}",
-            kind="anchor",
-            label=f"anchor ({ordered[index].label})",
-            spec=ordered[index].spec,
-        )
-        for index in nearest
-    )
+    return tuple(ordered[index].as_anchor() for index in nearest)
 
 
 def measure_request(
-    job: Job, file: PushedFile, conditions: Conditions, rule: Rule
+    job: AnyJob, file: PushedFile, conditions: Conditions, rule: Rule
 ) -> dict[str, Any]:
     """The agent's request for a job whose file is on the device."""
     return {

@@ -1,8 +1,15 @@
 """All accepted replies about one job, and the statistics and the verdict derived from them.
 
 A ``Measurement`` stores replies only: every number is a property, so a measurement can never
-disagree with its own summary. The latency is the median of the rounds' medians, read from the clock
-that the table's conditions name; the other clock is kept beside it.
+disagree with its own summary. Times are read from the clock that the conditions name; the other
+clock is kept beside it.
+
+On a machine shared with others (a cloud's neighbour on the same core slows a thread by 30 % for
+milliseconds or minutes) a median says how busy the neighbour was. The statistic ``quiet`` says what
+a piece costs when left alone: the 5th percentile within a round, and the lower quartile of that
+over the rounds, since a round may be disturbed throughout, or lucky with where its memory lies.
+Only calm rounds count, if there are any: those with undisturbed samples. Rounds are added until
+enough calm ones agree; a row where they never did is noisy.
 """
 
 from __future__ import annotations
@@ -10,15 +17,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from latency_tables.schema import CLOCKS, STATISTICS
 from profiler.errors import MeasurementError
 from profiler.replies import Failure, Reply, Samples
-from profiler.statistics import latency_interval, median, quantile, spread_percent
-
-CLOCKS = ("thread_cpu", "wall")
-VERDICTS = ("ok", "noisy", "throttled", "failed")
+from profiler.statistics import latency, latency_interval, median, quantile, spread_percent
 
 #: Half of the interval's width, as a share of the latency, within which a row is settled on a CPU.
 HALF_WIDTH = 0.01
+#: Samples in all rounds without which no row is settled.
+LEAST_SAMPLES = 30
 #: A job is given up after this many failures that a second try might have mended.
 FAILURES_ALLOWED = 1
 
@@ -32,12 +39,17 @@ class Measurement:
     job_id: str
     replies: tuple[Reply, ...]
     clock: str
+    statistic: str = "median"
     rounds_wanted: int = 3
     half_width: float = HALF_WIDTH
 
     def __post_init__(self) -> None:
         if self.clock not in CLOCKS:
             raise MeasurementError(f"unknown clock {self.clock!r}; known: {', '.join(CLOCKS)}")
+        if self.statistic not in STATISTICS:
+            raise MeasurementError(
+                f"unknown statistic {self.statistic!r}; known: {', '.join(STATISTICS)}"
+            )
         rounds = [reply.round for reply in self.replies]
         if rounds != sorted(set(rounds)):
             raise MeasurementError(
@@ -65,11 +77,19 @@ class Measurement:
     def failed(self) -> bool:
         return self.given_up or not self.parts
 
+    @cached_property
+    def _calm(self) -> tuple[Samples, ...]:
+        return tuple(part for part in self.parts if part.calm)
+
     def _rounds_ns(self, clock: str) -> list[tuple[int, ...]]:
-        return [part.times_ns(clock) for part in self.parts]
+        return [part.times_ns(clock) for part in self._calm or self.parts]
+
+    @property
+    def _shares(self) -> tuple[float, float]:
+        return STATISTICS[self.statistic]
 
     def _latency_ms(self, clock: str) -> float:
-        return median([median(values) for values in self._rounds_ns(clock)]) / _NS_PER_MS
+        return latency(self._rounds_ns(clock), self._shares) / _NS_PER_MS
 
     def _require_samples(self) -> None:
         if not self.parts:
@@ -86,14 +106,17 @@ class Measurement:
 
     @cached_property
     def latency_ms(self) -> float:
-        """The median of the rounds' medians."""
         self._require_samples()
-        return median(self.round_medians_ms)
+        return self._latency_ms(self.clock)
+
+    @property
+    def median_ms(self) -> float:
+        return median(self._pooled_ns) / _NS_PER_MS
 
     @cached_property
     def _interval_ms(self) -> tuple[float, float]:
         self._require_samples()
-        low, high = latency_interval(self._rounds_ns(self.clock))
+        low, high = latency_interval(self._rounds_ns(self.clock), self._shares)
         return low / _NS_PER_MS, high / _NS_PER_MS
 
     @property
@@ -176,6 +199,13 @@ class Measurement:
         if self.rounds < self.rounds_wanted:
             why = f" ({self.failures[-1]})" if self.failures else ""
             return "noisy", f"only {self.rounds} of {self.rounds_wanted} rounds{why}"
+        if len(self._calm) < self.rounds_wanted:
+            return "noisy", (
+                f"the machine was calm in {len(self._calm)} of {self.rounds} rounds; want "
+                f"{self.rounds_wanted}"
+            )
+        if self.samples < LEAST_SAMPLES:
+            return "noisy", f"{self.samples} samples in {self.rounds} rounds; want {LEAST_SAMPLES}"
         if self.relative_half_width > self.half_width:
             return "noisy", (
                 f"known to {100 * self.relative_half_width:.1f} % (wanted: "

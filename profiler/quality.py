@@ -15,7 +15,7 @@ from typing import Any
 
 from latency_tables.opspec import Conv, Op, OpSpec, Shape
 from latency_tables.schema import Conditions
-from profiler.jobs import Job, JobPlan
+from profiler.jobs import Job, ProfilePlan
 from profiler.measurement import Measurement
 
 #: Percent by which a twin may differ.
@@ -89,7 +89,9 @@ class Audit:
     suspects: frozenset[str]
 
 
-def audit(plan: JobPlan, measurements: Mapping[str, Measurement], conditions: Conditions) -> Audit:
+def audit(
+    plan: ProfilePlan, measurements: Mapping[str, Measurement], conditions: Conditions
+) -> Audit:
     """Compare the measurements with each other and with what is possible at all."""
     known = [job for job in plan.jobs if not measurements[job.id].failed]
     pieces = [job for job in known if job.kind == "piece"]

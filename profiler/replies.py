@@ -20,13 +20,15 @@ PERMANENT_FAILURES = ("missing_file", "wrong_digest", "bad_model", "out_of_memor
 class Samples:
     """Nanoseconds of one run, a value a sample; ``cpu_ns`` is None where that clock says nothing.
 
-    ``dropped`` counts the samples that the agent left out since the scheduler had interrupted them.
+    ``disturbed`` counts the samples that others took or slowed the core from, ``dropped`` how many
+    of them the agent left out: all, or none where hardly a sample was undisturbed.
     """
 
     wall_ns: tuple[int, ...]
     cpu_ns: tuple[int, ...] | None = None
     runs_per_sample: int = 1
     dropped: int = 0
+    disturbed: int = 0
     stopped: str = ""
     warmup_s: float = 0.0
     prepare_s: float = 0.0
@@ -40,6 +42,11 @@ class Samples:
                     f"{name} holds {len(values)} sample(s), the smallest {min(values, default=0)}; "
                     "need at least one, all positive"
                 )
+
+    @property
+    def calm(self) -> bool:
+        """Whether the samples are what the device does when left alone."""
+        return self.dropped == self.disturbed
 
     def throttled(self, clock: str) -> str:
         """Why the device was slower than it is while the clock ran; empty where it was not.
@@ -71,6 +78,7 @@ class Samples:
             "cpu_ns": None if self.cpu_ns is None else list(self.cpu_ns),
             "runs_per_sample": self.runs_per_sample,
             "dropped": self.dropped,
+            "disturbed": self.disturbed,
             "stopped": self.stopped,
             "warmup_s": self.warmup_s,
             "prepare_s": self.prepare_s,
@@ -88,6 +96,7 @@ class Samples:
                 cpu_ns=None if cpu_ns is None else tuple(int(value) for value in cpu_ns),
                 runs_per_sample=int(data.get("runs_per_sample", 1)),
                 dropped=int(data.get("dropped", 0)),
+                disturbed=int(data.get("disturbed", 0)),
                 stopped=str(data.get("stopped", "")),
                 warmup_s=float(data.get("warmup_s", 0.0)),
                 prepare_s=float(data.get("prepare_s", 0.0)),

@@ -19,11 +19,11 @@ from latency_tables.opspec import OpSpecError
 from latency_tables.schema import Conditions
 from profiler.drift import drift_percent
 from profiler.errors import JournalError, SessionError
-from profiler.jobs import Job, JobPlan, measure_request, timeout_s
+from profiler.jobs import AnyJob, JobPlan, measure_request, timeout_s
 from profiler.journal import Journal, JournalState
 from profiler.replies import Failure, Reply
 from profiler.schedulers import Scheduler
-from profiler.settings import Settings, extra_room_s
+from profiler.settings import Settings, drift_room_s
 from profiler.workload_files import WorkloadFolder
 
 #: report(number of jobs left in the round, label of the next one)
@@ -121,7 +121,7 @@ class RoundRunner:
                 f"conditions say {version}: install that one there, or profile the one it has"
             )
 
-    def _execute(self, job: Job, number: int, attempt: int) -> Reply:
+    def _execute(self, job: AnyJob, number: int, attempt: int) -> Reply:
         request = measure_request(job, self._files[job.id], self.conditions, self.settings.rule)
         start = self.clock()
         outcome = self.scheduler.execute(request, timeout_s(self.settings.rule))
@@ -185,7 +185,7 @@ class RoundRunner:
         It follows from the journal alone, so it may be asked again after a kill.
         """
         log = self._state.log(number)
-        change = drift_percent(log.anchors, self.conditions.clock, self.settings.drift_limit)
+        change = drift_percent(log.anchors, self.conditions, self.settings.drift_limit)
         if change is None or not log.closed:
             return []
         timed = [name for name in log.closed if self._state.accepted[name, number].samples]
@@ -206,4 +206,4 @@ class RoundRunner:
 
     def _affordable(self, names: Iterable[str], number: int) -> bool:
         cost_s = sum(self._state.accepted[name, number].took_s for name in names)
-        return cost_s <= extra_room_s(self.plan, self.settings, self._state)
+        return cost_s <= drift_room_s(self.plan, self.settings, self._state)

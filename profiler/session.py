@@ -150,6 +150,7 @@ class Session:
             job_id=job_id,
             replies=replies,
             clock=self.conditions.clock,
+            statistic=self.conditions.statistic,
             rounds_wanted=self.settings.rounds,
             half_width=self.settings.half_width,
         )

@@ -18,15 +18,16 @@ class Settings:
     """``rounds`` for every job, then up to ``extra_rounds`` for those that are not settled.
 
     Everything measured again, because of drift or noise, takes at most ``extra_share`` of the time
-    of the plan.
+    of the plan; what is measured again because of drift, at most ``drift_share``.
     """
 
     rounds: int = 3
-    extra_rounds: int = 3
+    extra_rounds: int = 12
     anchor_every: int = 20
     drift_limit: float = DRIFT_LIMIT
     repeats: int = 2
-    extra_share: float = 0.4
+    extra_share: float = 0.7
+    drift_share: float = 0.15
     half_width: float = HALF_WIDTH
     seed: int = 0
     rule: Rule = PROFILE_RULE
@@ -89,6 +90,13 @@ def extra_room_s(
     """How much more time may be spent on measuring again."""
     allowed = settings.extra_share * planned_s(plan, settings, state)
     return allowed - extra_s(state, settings, before_round)
+
+
+def drift_room_s(plan: JobPlan, settings: Settings, state: JournalState) -> float:
+    """How much more time may be spent on replies that were taken back."""
+    allowed = settings.drift_share * planned_s(plan, settings, state)
+    spent = sum(reply.took_s for reply in state.discarded)
+    return min(allowed - spent, extra_room_s(plan, settings, state))
 
 
 def estimate(plan: JobPlan, settings: Settings, state: JournalState) -> Estimate:

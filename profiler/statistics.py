@@ -11,12 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from devices.agent.timing import median_interval
 from profiler.errors import MeasurementError
-
-#: Coverage asked of the interval between rounds: what the range of three round medians gives
-#: (1 - 2 / 2**3). The same coverage lets further rounds outvote one that was disturbed.
-ROUND_CONFIDENCE = 0.75
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -41,15 +36,53 @@ def spread_percent(values: Sequence[float]) -> float:
     return 100.0 * (max(values) - min(values)) / median(values)
 
 
-def round_interval(round_medians: Sequence[float]) -> tuple[float, float]:
-    """What rounds disagree about: the range of three medians, and its equal for more of them."""
-    low, high = median_interval(sorted(round_medians), ROUND_CONFIDENCE)
-    return float(low), float(high)
+def quantile_interval(
+    ordered: Sequence[float], share: float, confidence: float = 0.95
+) -> tuple[float, float]:
+    """The distribution-free interval of a quantile: two of the sorted samples.
+
+    Each end misses with at most half of what ``confidence`` leaves; where the samples are too few
+    for that, it is the smallest or the largest of them.
+    """
+    count, miss = len(ordered), (1.0 - confidence) / 2.0
+    if not count:
+        raise MeasurementError("no samples: a quantile of nothing has no interval")
+    low, high, below = 0, count - 1, 0.0
+    for rank in range(count):
+        below += _binomial(count, rank, share)
+        if below <= miss:
+            low = rank + 1
+        if below >= 1.0 - miss:
+            high = rank
+            break
+    return ordered[min(low, count - 1)], ordered[high]
 
 
-def latency_interval(rounds: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """The 95 % interval of the pooled samples, widened to the interval between rounds."""
-    pooled = sorted(value for samples in rounds for value in samples)
-    within_low, within_high = median_interval(pooled, 0.95)
-    between_low, between_high = round_interval([median(samples) for samples in rounds])
-    return min(within_low, between_low), max(within_high, between_high)
+def _binomial(count: int, hits: int, share: float) -> float:
+    """Probability of this many hits, through logarithms: the factors leave the range of floats."""
+    ways = math.lgamma(count + 1) - math.lgamma(hits + 1) - math.lgamma(count - hits + 1)
+    return math.exp(ways + hits * math.log(share) + (count - hits) * math.log1p(-share))
+
+
+def latency(rounds: Sequence[Sequence[float]], shares: tuple[float, float]) -> float:
+    """The quantile ``shares[1]`` over the rounds of the quantile ``shares[0]`` within each."""
+    within, across = shares
+    return quantile([quantile(samples, within) for samples in rounds], across)
+
+
+def latency_interval(
+    rounds: Sequence[Sequence[float]], shares: tuple[float, float]
+) -> tuple[float, float]:
+    """The 95 % interval of ``latency``, from the rounds that it is about.
+
+    For the median those are all rounds; for a quantile below it the calm ones, as disturbance only
+    adds: the lower half for the lower quartile. Their pooled samples give the interval of the
+    quantile within; what these rounds disagree about widens it.
+    """
+    within, across = shares
+    known = sorted((quantile(samples, within), number) for number, samples in enumerate(rounds))
+    calm = known[: max(min(2, len(known)), math.ceil(2.0 * across * len(known)))]
+    pooled = sorted(value for _, number in calm for value in rounds[number])
+    low, high = quantile_interval(pooled, within)
+    centre = latency(rounds, shares)
+    return min(low, calm[0][0], centre), max(high, calm[-1][0], centre)

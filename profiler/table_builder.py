@@ -6,16 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from latency_tables.calibration import Calibration
+from latency_tables.calibration import Calibration, CalibrationNetwork
 from latency_tables.errors import CalibrationError, LatencyTableError, MissingPieceError
 from latency_tables.hold_out import HoldOut, HoldOutNetwork
-from latency_tables.pieces import PADDING_MODES, Piece
+from latency_tables.pieces import Piece
 from latency_tables.predictor import predict
 from latency_tables.schema import Conditions, Row
 from latency_tables.table import LatencyTable
-from profiler.jobs import JobPlan, PlannedNetwork
+from profiler.jobs import PlannedNetwork, ProfilePlan
 from profiler.measurement import Measurement
 from profiler.quality import audit
+
+#: With fewer networks measured well, the noisy ones are better than none.
+LEAST_CALIBRATION = 5
+LEAST_HOLD_OUT = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +33,7 @@ class Provenance:
 
 
 def build_table(
-    plan: JobPlan,
+    plan: ProfilePlan,
     measurements: Mapping[str, Measurement],
     conditions: Conditions,
     provenance: Provenance,
@@ -84,6 +88,7 @@ def make_row(piece: Piece, measurement: Measurement) -> Row:
         latency_ms=m.latency_ms if m else None,
         low_ms=m.low_ms if m else None,
         high_ms=m.high_ms if m else None,
+        median_ms=m.median_ms if m else None,
         iqr_ms=m.iqr_ms if m else None,
         min_ms=m.min_ms if m else None,
         p90_ms=m.p90_ms if m else None,
@@ -102,49 +107,53 @@ def make_row(piece: Piece, measurement: Measurement) -> Row:
 
 
 def calibrate(
-    table: LatencyTable, plan: JobPlan, measurements: Mapping[str, Measurement]
+    table: LatencyTable, plan: ProfilePlan, measurements: Mapping[str, Measurement]
 ) -> Calibration:
-    """Fit the line through the original and the all-merged network.
+    """Fit the line to the original, the all-merged and the calibration networks that have numbers.
 
-    Where merged blocks come in two forms, the all-merged network of the default padding is the
-    second point, or else the one that has numbers.
-    Raises CalibrationError for want of numbers.
+    Raises CalibrationError where the original has none, or none of the others has.
     """
-    base = _measured_and_sum(table, plan.networks_of("base"), measurements)
-    merged = _measured_and_sum(
-        table, plan.networks_of("merged") or plan.networks_of("base"), measurements
-    )
-    return Calibration(
-        base_ms=base[0], base_sum_ms=base[1], merged_ms=merged[0], merged_sum_ms=merged[1]
-    )
-
-
-def _measured_and_sum(
-    table: LatencyTable,
-    networks: Sequence[PlannedNetwork],
-    measurements: Mapping[str, Measurement],
-) -> tuple[float, float]:
-    """Latency and plain sum of the first network that has both, the default padding before."""
+    networks: list[CalibrationNetwork] = []
     problems = []
-    for network in sorted(networks, key=lambda network: PADDING_MODES.index(network.padding)):
-        measurement = measurements[network.job_id]
+    fitted = [planned for planned in plan.networks if planned.role != "hold_out"]
+    for planned in _settled(fitted, measurements, LEAST_CALIBRATION):
+        measurement = measurements[planned.job_id]
         if measurement.failed:
-            problems.append(f"network {network.keep_mask} was not measured: {measurement.reason}")
+            problems.append(f"network {planned.keep_mask} was not measured: {measurement.reason}")
             continue
         try:
-            return measurement.latency_ms, table.sum_ms(network.keep_mask, network.padding)
+            sum_ms = table.sum_ms(planned.keep_mask, planned.padding)
         except MissingPieceError as error:
             problems.append(str(error))
-    raise CalibrationError(problems[0])
+            continue
+        networks.append(
+            CalibrationNetwork(
+                keep_mask=planned.keep_mask,
+                padding=planned.padding,
+                measured_ms=measurement.latency_ms,
+                sum_ms=sum_ms,
+            )
+        )
+    alone = bool(plan.networks_of("merged")) and len(networks) < 2
+    if problems and (alone or not any(network.is_base for network in networks)):
+        raise CalibrationError(problems[0])
+    return Calibration(networks=tuple(networks))
 
 
 def check_hold_out(
-    table: LatencyTable, plan: JobPlan, measurements: Mapping[str, Measurement]
+    table: LatencyTable, plan: ProfilePlan, measurements: Mapping[str, Measurement]
 ) -> tuple[HoldOut | None, list[str]]:
     """Predict the held-out networks; also return what kept one from being compared."""
     networks: list[HoldOutNetwork] = []
     missing: list[str] = []
-    for planned in plan.networks_of("hold_out"):
+    unseen = plan.networks_of("hold_out")
+    known = _settled(unseen, measurements, LEAST_HOLD_OUT)
+    if len(known) < len(unseen):
+        missing.append(
+            f"{len(unseen) - len(known)} of {len(unseen)} hold-out networks were not compared: "
+            "they could not be measured to the precision asked for"
+        )
+    for planned in known:
         measurement = measurements[planned.job_id]
         if measurement.failed:
             missing.append(f"hold-out network {planned.keep_mask} failed: {measurement.reason}")
@@ -156,6 +165,17 @@ def check_hold_out(
     if not networks:
         return None, missing
     return HoldOut(tuple(networks)), missing
+
+
+def _settled(
+    planned: Sequence[PlannedNetwork], measurements: Mapping[str, Measurement], least: int
+) -> Sequence[PlannedNetwork]:
+    """The networks measured well enough to learn from; all of them where those are too few.
+
+    The original network always takes part: the calibration goes through it.
+    """
+    well = [n for n in planned if n.role == "base" or measurements[n.job_id].verdict == "ok"]
+    return well if len(well) >= least else planned
 
 
 def _compare(

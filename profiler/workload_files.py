@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from latency_tables.opspec import OpSpec
-from profiler.jobs import Job
+from profiler.jobs import AnyJob, FileJob, Job
 
 
 class BuildFile(Protocol):
@@ -28,8 +28,11 @@ class WorkloadFolder:
     build: BuildFile
     batch: int = 1
 
-    def file(self, job: Job) -> Path:
+    def file(self, job: AnyJob) -> Path:
         """The job's file, written where it is missing. Raises what ``build`` raises."""
+        if isinstance(job, FileJob):
+            return job.file.resolve()
+        assert isinstance(job, Job)
         name = f"{job.spec.digest}-batch{self.batch}-seed{job.weights_seed}.onnx"
         path = self.folder / name
         if not path.exists():

@@ -12,21 +12,22 @@ from functools import lru_cache
 from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 from .protocol import Rule
+from .quiet import Neighbourhood
 
 #: The noise estimate counts as stable when this many in a row lie this close to their mean.
 STABLE_ESTIMATES = 5
 STABLE_TOLERANCE = 0.05
 #: Between two looks at the statistics the number of samples grows by this share.
 GROWTH = 0.1
-#: With a smaller share of undisturbed samples, what dropping leaves would be a biased rest.
-LEAST_UNDISTURBED = 0.25
+#: With fewer undisturbed samples than this, what dropping leaves would say too little.
+LEAST_UNDISTURBED = 3
 AGREEING_WINDOWS = 3
 
 Run = Callable[[int], Any]
 
 
 class Sample(NamedTuple):
-    """One sample: time of all its runs, and whether the kernel took the core away meanwhile."""
+    """One sample: time of all its runs, and whether anyone took or slowed the core meanwhile."""
 
     wall_ns: int
     cpu_ns: int
@@ -45,12 +46,30 @@ class Timing(NamedTuple):
     stopped: str
 
 
+#: One for the process: it learns how long an undisturbed probe takes.
+_NEIGHBOURHOOD = Neighbourhood()
+
+
 class SystemClocks(object):
     """The clocks of this machine; ``counts_cpu`` where the calling thread does all of the work."""
 
     def __init__(self, threads: int) -> None:
         self._resource = _resource_module()
         self.counts_cpu = threads == 1 and self._resource is not None
+
+    def settle(self) -> None:
+        """Go where nobody else is, as long as one core is all that is needed."""
+        if self.counts_cpu:
+            _NEIGHBOURHOOD.settle()
+
+    def calm(self) -> bool:
+        """Whether nobody slows the core that the calling thread is on."""
+        return not self.counts_cpu or _NEIGHBOURHOOD.calm()
+
+    def release(self) -> None:
+        """Undo ``settle``."""
+        if self.counts_cpu:
+            _NEIGHBOURHOOD.release()
 
     def wall_ns(self) -> int:
         """Monotonic time."""
@@ -75,10 +94,13 @@ def measure(run: Run, rule: Rule, clocks: Any) -> Timing:
     collects = gc.isenabled()
     gc.disable()
     try:
+        clocks.settle()
         warmup_s, run_ns = warm_up(run, rule, clocks)
+        clocks.settle()
         runs = max(1, -(-int(rule.sample_s * 1e9) // max(1, run_ns)))
         samples, stopped = sample(run, runs, rule, clocks)
     finally:
+        clocks.release()
         if collects:
             gc.enable()
     kept = undisturbed(samples)
@@ -132,19 +154,21 @@ def sample(run: Run, runs: int, rule: Rule, clocks: Any) -> Tuple[List[Sample], 
 
 def take(run: Run, runs: int, clocks: Any) -> Sample:
     """One sample of ``runs`` runs."""
+    calm = clocks.calm()
     switches = clocks.switches()
     cpu = clocks.cpu_ns()
     wall = clocks.wall_ns()
     run(runs)
     wall = clocks.wall_ns() - wall
     cpu = clocks.cpu_ns() - cpu
-    return Sample(wall_ns=wall, cpu_ns=cpu, disturbed=clocks.switches() != switches)
+    switched = clocks.switches() != switches
+    return Sample(wall_ns=wall, cpu_ns=cpu, disturbed=switched or not calm or not clocks.calm())
 
 
 def undisturbed(samples: Sequence[Sample]) -> List[Sample]:
     """The samples to use: the undisturbed ones, or all where too few would be left."""
     clean = [one for one in samples if not one.disturbed]
-    return clean if len(clean) >= LEAST_UNDISTURBED * len(samples) else list(samples)
+    return clean if len(clean) >= LEAST_UNDISTURBED else list(samples)
 
 
 def median(ordered: Sequence[float]) -> float:
@@ -188,7 +212,7 @@ def _outer_rank(count: int, confidence: float) -> int:
 def _look(
     samples: Sequence[Sample], noise: List[float], elapsed_s: float, rule: Rule, by_cpu: bool
 ) -> Optional[str]:
-    kept = undisturbed(samples)
+    kept = [one for one in samples if not one.disturbed]
     if len(kept) < rule.min_samples or sum(one.wall_ns for one in kept) < rule.min_total_s * 1e9:
         return None
     ordered = sorted((one.cpu_ns if by_cpu else one.wall_ns) for one in kept)

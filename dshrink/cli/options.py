@@ -15,6 +15,9 @@ Runtime = Annotated[str | None, typer.Option(help="the device's first runtime if
 Precision = Annotated[str, typer.Option(help="fp32 or fp16, where the device can")]
 Batch = Annotated[int, typer.Option(min=1, help="images a batch")]
 Threads = Annotated[int, typer.Option(min=1, help="threads on a CPU")]
+Statistic = Annotated[
+    str, typer.Option(help="what is reported: quiet (undisturbed machine) or median")
+]
 Resolution = Annotated[int, typer.Option(min=8, help="height and width in pixels")]
 Seed = Annotated[int, typer.Option(help="seed of everything random")]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable result")]

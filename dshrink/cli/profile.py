@@ -31,6 +31,7 @@ def command(
     batch: options.Batch = 1,
     threads: options.Threads = 1,
     resolution: options.Resolution = 224,
+    statistic: options.Statistic = "quiet",
     segments: Annotated[str, typer.Option(help="what is profiled: blocks")] = "blocks",
     dense: Annotated[
         bool, typer.Option("--dense", help="also measure same-FLOPs dense counterparts")
@@ -56,6 +57,7 @@ def command(
         batch=batch,
         threads=threads,
         resolution=resolution,
+        statistic=statistic,
         dense=dense,
         hold_out=hold_out,
         seed=seed,
@@ -77,6 +79,7 @@ def run_profile(
     batch: int = 1,
     threads: int = 1,
     resolution: int = 224,
+    statistic: str = "quiet",
     dense: bool = False,
     hold_out: int = 20,
     seed: int = 0,
@@ -102,6 +105,7 @@ def run_profile(
             precision=precision,
             batch=batch,
             threads=threads,
+            statistic=statistic,
         )
         network = load_network(model, resolution=resolution)
         pieces = network_pieces(network, dense=dense)

@@ -31,7 +31,7 @@ def rows_table(table: LatencyTable) -> Table:
     c = table.conditions
     grid = Table(
         title=f"{table.model} on {c.device}, {c.runtime} {c.runtime_version}, {c.precision}, "
-        f"batch {c.batch}, {c.threads} thread{'s' * (c.threads > 1)} ({c.clock} time)",
+        f"batch {c.batch}, {c.threads} thread(s), {c.clock} time, {c.statistic}",
         title_justify="left",
     )
     grid.add_column("piece")

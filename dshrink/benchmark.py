@@ -1,0 +1,246 @@
+"""Frames per second of whole networks, measured interleaved, beside what a table predicts.
+
+Latency does not depend on the weights, so a network given by name and plan is built with random
+ones; an ONNX file is measured as it is. The rounds, the order and the statistic are those of a
+profile, so that prediction and measurement mean the same.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from dshrink.errors import DshrinkError
+from dshrink.export import METADATA_KEY
+from dshrink.models import Network
+from dshrink.plans import bind_to_network
+from dshrink.search.plan import Plan
+from dshrink.shrink import shrunk_spec
+from latency_tables.io import write_atomically
+from latency_tables.predictor import Prediction, predict
+from latency_tables.schema import Conditions
+from latency_tables.table import LatencyTable
+from profiler.jobs import AnyJob, FileJob, Job, JobPlan
+from profiler.measurement import Measurement
+from profiler.schedulers import Scheduler
+from profiler.session import Progress, Session
+from profiler.settings import Settings
+from profiler.workloads import build_onnx
+
+
+class BenchmarkError(DshrinkError):
+    """Nothing to measure, or a file that cannot be."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A network to measure; ``keep_mask`` is empty for a file that says nothing about itself."""
+
+    label: str
+    model: str
+    keep_mask: str
+    padding: str
+    job: AnyJob
+    macs: int | None = None
+    parameters: int | None = None
+    file: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchmarkResult:
+    """One row of the results file; latencies in ms a batch, throughput in frames per second."""
+
+    network: str
+    model: str
+    keep_mask: str
+    kept_blocks: int | None
+    padding: str
+    device: str
+    runtime: str
+    precision: str
+    batch: int
+    threads: int
+    clock: str
+    statistic: str
+    latency_ms: float | None
+    low_ms: float | None
+    high_ms: float | None
+    median_ms: float | None
+    throughput_fps: float | None
+    throughput_low_fps: float | None
+    throughput_high_fps: float | None
+    predicted_ms: float | None
+    predicted_low_ms: float | None
+    predicted_high_ms: float | None
+    error_percent: float | None
+    macs: int | None
+    parameters: int | None
+    verdict: str
+    reason: str
+    file: str
+
+
+def candidates_of(network: Network, plans: Sequence[Plan], padding: str) -> list[Candidate]:
+    """The original network and one candidate a plan. Raises PlanError for a plan that misfits."""
+    count = len(bind_to_network(plans[0], network).keep_mask) if plans else 0
+    wanted = [(network.name, "1" * count, "")]
+    for plan in plans:
+        bound = bind_to_network(plan, network)
+        wanted.append((Path(plan.source or plan.keep_mask).name, bound.keep_mask, padding))
+    found = []
+    for label, mask, form in wanted:
+        spec = shrunk_spec(network, mask, padding=form) if "0" in mask else network.spec
+        found.append(
+            Candidate(
+                label=label,
+                model=network.name,
+                keep_mask=mask,
+                padding=form,
+                job=Job(
+                    id=f"{network.name} {label} {form}", kind="network", label=label, spec=spec
+                ),
+                macs=spec.macs,
+                parameters=spec.parameters,
+            )
+        )
+    return found
+
+
+def candidate_of_file(path: Path, batch: int) -> Candidate:
+    """A network from an ONNX file; files of ``dshrink merge`` say what they are.
+
+    Raises BenchmarkError for what is no ONNX file or has another batch than asked for.
+    """
+    try:
+        model = onnx.load(path)
+        shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+    except FileNotFoundError:
+        raise BenchmarkError(f"{path}: no such file; give a timm name or an ONNX file") from None
+    except Exception as error:
+        raise BenchmarkError(f"{path}: not an ONNX model ({type(error).__name__})") from error
+    if shape and shape[0] not in (0, batch):
+        raise BenchmarkError(
+            f"{path}: its batch is {shape[0]}, asked for is {batch}; export it again with "
+            f"--batch {batch}, or measure with --batch {shape[0]}"
+        )
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    try:
+        known = json.loads(properties.get(METADATA_KEY, "{}"))
+    except ValueError:
+        known = {}
+    return Candidate(
+        label=path.name,
+        model=str(known.get("model", "")),
+        keep_mask=str(known.get("keep_mask", "")),
+        padding=str(known.get("padding", "")),
+        job=FileJob(id=f"file {path}", kind="network", label=path.name, file=path),
+        file=str(path),
+    )
+
+
+def run_benchmark(
+    candidates: Sequence[Candidate],
+    conditions: Conditions,
+    scheduler: Scheduler,
+    folder: Path,
+    *,
+    tables: Sequence[LatencyTable] = (),
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> list[BenchmarkResult]:
+    """Measure the candidates interleaved; ``folder`` keeps the journal and is gone on with."""
+    if not candidates:
+        raise BenchmarkError("no network to measure")
+    jobs = {candidate.job.id: candidate.job for candidate in candidates}
+    anchor = next(iter(jobs.values())).as_anchor()
+    plan = JobPlan(jobs=tuple(jobs.values()), anchors=(anchor,))
+    with Session(
+        plan=plan,
+        conditions=conditions,
+        scheduler=scheduler,
+        build=build_onnx,
+        folder=folder,
+        settings=settings or Settings(rounds=5),
+    ) as session:
+        measured = session.run(*([progress] if progress else [])).measurements
+        session.workloads.delete()
+    return [
+        _result(candidate, measured[candidate.job.id], conditions, tables)
+        for candidate in candidates
+    ]
+
+
+def _result(
+    candidate: Candidate,
+    measurement: Measurement,
+    conditions: Conditions,
+    tables: Sequence[LatencyTable],
+) -> BenchmarkResult:
+    m = None if measurement.failed else measurement
+    prediction = _prediction(candidate, conditions, tables)
+    images_ms = 1000.0 * conditions.batch
+    error = prediction and m and 100.0 * (prediction.latency_ms / m.latency_ms - 1.0)
+    return BenchmarkResult(
+        network=candidate.label,
+        model=candidate.model,
+        keep_mask=candidate.keep_mask,
+        kept_blocks=candidate.keep_mask.count("1") if candidate.keep_mask else None,
+        padding=candidate.padding,
+        device=conditions.device,
+        runtime=conditions.runtime,
+        precision=conditions.precision,
+        batch=conditions.batch,
+        threads=conditions.threads,
+        clock=conditions.clock,
+        statistic=conditions.statistic,
+        latency_ms=m.latency_ms if m else None,
+        low_ms=m.low_ms if m else None,
+        high_ms=m.high_ms if m else None,
+        median_ms=m.median_ms if m else None,
+        throughput_fps=images_ms / m.latency_ms if m else None,
+        throughput_low_fps=images_ms / m.high_ms if m else None,
+        throughput_high_fps=images_ms / m.low_ms if m else None,
+        predicted_ms=prediction.latency_ms if prediction else None,
+        predicted_low_ms=prediction.low_ms if prediction else None,
+        predicted_high_ms=prediction.high_ms if prediction else None,
+        error_percent=error if isinstance(error, float) else None,
+        macs=candidate.macs,
+        parameters=candidate.parameters,
+        verdict=measurement.verdict,
+        reason=measurement.reason,
+        file=candidate.file,
+    )
+
+
+def _prediction(
+    candidate: Candidate, conditions: Conditions, tables: Sequence[LatencyTable]
+) -> Prediction | None:
+    """What the first table of this network under these conditions says."""
+    for table in tables:
+        same = table.model == candidate.model and not table.conditions.differences(conditions)
+        if same and candidate.keep_mask:
+            return predict(table, candidate.keep_mask, candidate.padding or "repad")
+    return None
+
+
+def save_results(results: Sequence[BenchmarkResult], path: Path) -> None:
+    """Write the results as CSV; the file is replaced in one step."""
+    text = io.StringIO()
+    names = [field.name for field in fields(BenchmarkResult)]
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    for result in results:
+        writer.writerow({key: _cell(value) for key, value in asdict(result).items()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text.getvalue())
+
+
+def _cell(value: Any) -> Any:
+    return "" if value is None else value

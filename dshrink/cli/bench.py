@@ -1,0 +1,164 @@
+"""``dshrink bench``: frames per second of whole networks, beside the table's prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from dshrink.cli import options
+from dshrink.cli.console import out, print_json, progress
+
+if TYPE_CHECKING:
+    from dshrink.benchmark import BenchmarkResult, Candidate
+    from dshrink.search.plan import Plan
+
+
+def register(app: typer.Typer) -> None:
+    app.command(name="bench")(command)
+
+
+def command(
+    networks: Annotated[list[str], typer.Argument(help="timm names or ONNX files")],
+    plan: Annotated[list[str] | None, typer.Option(help="a plan to measure as well")] = None,
+    table: Annotated[
+        list[Path] | None, typer.Option(help="a latency table whose prediction to show")
+    ] = None,
+    out_file: Annotated[Path, typer.Option("--out", help="CSV to write")] = Path("results.csv"),
+    device: options.Device = "local",
+    runtime: options.Runtime = None,
+    precision: options.Precision = "fp32",
+    batch: options.Batch = 1,
+    threads: options.Threads = 1,
+    resolution: options.Resolution = 224,
+    padding: options.Padding = "bias_map",
+    statistic: options.Statistic = "quiet",
+    seed: options.Seed = 0,
+    json: options.Json = False,
+) -> None:
+    """Measure networks, original and shrunk, interleaved; write frames per second.
+
+    An interrupted run goes on where it was: give the same command again.
+    """
+    results = run_bench(
+        networks,
+        plan or [],
+        table or [],
+        out_file,
+        device=device,
+        runtime=runtime,
+        precision=precision,
+        batch=batch,
+        threads=threads,
+        resolution=resolution,
+        padding=padding,
+        statistic=statistic,
+        seed=seed,
+    )
+    if json:
+        print_json([asdict(result) for result in results])
+        return
+    print_results(results)
+    out.print(f"results: {out_file}")
+
+
+def run_bench(
+    networks: Sequence[str],
+    plans: Sequence[str],
+    tables: Sequence[Path],
+    out_file: Path,
+    *,
+    device: str = "local",
+    runtime: str | None = None,
+    precision: str = "fp32",
+    batch: int = 1,
+    threads: int = 1,
+    resolution: int = 224,
+    padding: str = "bias_map",
+    statistic: str = "quiet",
+    seed: int = 0,
+) -> list[BenchmarkResult]:
+    """Measure with a progress bar and save the results."""
+    from devices.inventory import connect, load_inventory
+    from dshrink.benchmark import run_benchmark, save_results
+    from dshrink.search.plan import parse_plan
+    from latency_tables.io import load_table
+    from profiler.conditions import probe_conditions
+    from profiler.schedulers import SerialScheduler
+    from profiler.settings import Settings
+
+    loaded = [load_table(path) for path in tables]
+    candidates = _candidates(networks, [parse_plan(p) for p in plans], batch, resolution, padding)
+    target = load_inventory().get(device)
+    scheduler = SerialScheduler(connect(target))
+    try:
+        conditions = probe_conditions(
+            target,
+            scheduler,
+            runtime=runtime or next(iter(target.runtimes)),
+            precision=precision,
+            batch=batch,
+            threads=threads,
+            statistic=statistic,
+        )
+        with progress("benchmark") as update:
+            results = run_benchmark(
+                candidates,
+                conditions,
+                scheduler,
+                out_file.with_name(f"{out_file.stem}.journal"),
+                tables=loaded,
+                settings=Settings(rounds=5, seed=seed),
+                progress=update,
+            )
+    finally:
+        scheduler.close()
+    save_results(results, out_file)
+    return results
+
+
+def _candidates(
+    networks: Sequence[str], plans: Sequence[Plan], batch: int, resolution: int, padding: str
+) -> list[Candidate]:
+    from dshrink.benchmark import candidate_of_file, candidates_of
+    from dshrink.models import load_network
+
+    found: list[Candidate] = []
+    for name in networks:
+        if name.endswith(".onnx"):
+            found.append(candidate_of_file(Path(name), batch))
+        else:
+            found += candidates_of(load_network(name, resolution=resolution), plans, padding)
+    return found
+
+
+def print_results(results: Sequence[BenchmarkResult]) -> None:
+    """The results as a table of text."""
+    first = results[0]
+    grid = Table(
+        title=f"{first.device}, {first.runtime}, {first.precision}, batch {first.batch}, "
+        f"{first.threads} thread(s), {first.clock} time, {first.statistic}",
+        title_justify="left",
+    )
+    grid.add_column("network", overflow="fold")
+    for column in ("kept", "latency ms", "95 %", "FPS", "predicted ms", "error"):
+        grid.add_column(column, justify="right")
+    grid.add_column("verdict")
+    for r in results:
+        known = r.latency_ms is not None
+        predicted = r.predicted_ms is not None
+        grid.add_row(
+            r.network,
+            "" if r.kept_blocks is None else str(r.kept_blocks),
+            f"{r.latency_ms:.3f}" if known else "",
+            f"{r.low_ms:.3f} - {r.high_ms:.3f}" if known else "",
+            f"{r.throughput_fps:.1f}" if known else "",
+            f"{r.predicted_ms:.3f}" if predicted else "",
+            f"{r.error_percent:+.1f} %" if r.error_percent is not None else "",
+            r.verdict if r.verdict == "ok" else f"{r.verdict}: {r.reason}",
+        )
+    out.print(grid)

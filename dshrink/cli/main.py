@@ -1,0 +1,36 @@
+"""The command line: one file a command, and one place where a user's error becomes one line.
+
+Commands import what they need when they run, so that ``dshrink --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from dshrink.cli import bench, chain, demo, devices, merge, plot, profile, search, table
+from dshrink.cli.console import errors, fail
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="What each piece of a convolutional network costs on your device, and the network shrunk.",
+)
+for command in (chain, profile, search, merge, bench, demo):
+    command.register(app)
+app.add_typer(table.app, name="table", help="Show, check, compare tables; predict from them.")
+app.add_typer(plot.app, name="plot", help="Draw tables, plans and results as PNG and SVG.")
+app.add_typer(devices.app, name="devices", help="What devices there are, and what they run.")
+
+
+def main() -> None:
+    """Entry point: user errors print one line and exit with status 2; defects keep a traceback."""
+    try:
+        app()
+    except errors() as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)  # noqa: T201
+        sys.exit(130)
