@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,9 +85,11 @@ def _create(name: str, *, pretrained: bool) -> nn.Module:
     if short.split(".")[0] not in known:
         raise NetworkError(f"{name}: no such network{_suggestion(short, known)}")
     try:
-        if torchvision:
-            return torchvision.get_model(short, weights="DEFAULT" if pretrained else None)  # type: ignore[no-any-return]
-        return timm.create_model(short, pretrained=pretrained)  # type: ignore[no-any-return]
+        with _quiet_downloads():
+            if torchvision:
+                weights = "DEFAULT" if pretrained else None
+                return torchvision.get_model(short, weights=weights)  # type: ignore[no-any-return]
+            return timm.create_model(short, pretrained=pretrained)  # type: ignore[no-any-return]
     except Exception as error:
         if not pretrained:
             raise
@@ -93,6 +98,16 @@ def _create(name: str, *, pretrained: bool) -> nn.Module:
             f"{name}: pre-trained weights cannot be downloaded ({reason[:120]}); download them "
             "elsewhere and give the file: --weights FILE.safetensors"
         ) from error
+
+
+@contextmanager
+def _quiet_downloads() -> Iterator[None]:
+    """The hub's client logs every retry; what comes of them is one error, which we report."""
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _suggestion(name: str, known: list[str]) -> str:

@@ -8,8 +8,8 @@ On a machine shared with others (a cloud's neighbour on the same core slows a th
 milliseconds or minutes) a median says how busy the neighbour was. The statistic ``quiet`` says what
 a piece costs when left alone: the 5th percentile within a round, and the lower quartile of that
 over the rounds, since a round may be disturbed throughout, or lucky with where its memory lies.
-Only calm rounds count, if there are any: those with undisturbed samples. Rounds are added until
-enough calm ones agree; a row where they never did is noisy.
+Where two rounds or more had undisturbed samples, only such calm rounds count. Rounds are added
+until two calm ones agree, or three of any; a row where they never did is noisy.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ from profiler.statistics import latency, latency_interval, median, quantile, spr
 HALF_WIDTH = 0.01
 #: Samples in all rounds without which no row is settled.
 LEAST_SAMPLES = 30
+#: So many rounds with undisturbed samples can do without the others.
+CALM_WANTED = 2
+#: Where there are fewer of them, so many rounds of any kind have to agree.
+AGREEING = 3
 #: A job is given up after this many failures that a second try might have mended.
 FAILURES_ALLOWED = 1
 
@@ -82,7 +86,8 @@ class Measurement:
         return tuple(part for part in self.parts if part.calm)
 
     def _rounds_ns(self, clock: str) -> list[tuple[int, ...]]:
-        return [part.times_ns(clock) for part in self._calm or self.parts]
+        counted = self._calm if len(self._calm) >= CALM_WANTED else self.parts
+        return [part.times_ns(clock) for part in counted]
 
     @property
     def _shares(self) -> tuple[float, float]:
@@ -116,7 +121,8 @@ class Measurement:
     @cached_property
     def _interval_ms(self) -> tuple[float, float]:
         self._require_samples()
-        low, high = latency_interval(self._rounds_ns(self.clock), self._shares)
+        least = CALM_WANTED if len(self._calm) >= CALM_WANTED else AGREEING
+        low, high = latency_interval(self._rounds_ns(self.clock), self._shares, least)
         return low / _NS_PER_MS, high / _NS_PER_MS
 
     @property
@@ -199,12 +205,7 @@ class Measurement:
         if self.rounds < self.rounds_wanted:
             why = f" ({self.failures[-1]})" if self.failures else ""
             return "noisy", f"only {self.rounds} of {self.rounds_wanted} rounds{why}"
-        if len(self._calm) < self.rounds_wanted:
-            return "noisy", (
-                f"the machine was calm in {len(self._calm)} of {self.rounds} rounds; want "
-                f"{self.rounds_wanted}"
-            )
-        if self.samples < LEAST_SAMPLES:
+        if sum(len(part.wall_ns) for part in self.parts) < LEAST_SAMPLES:
             return "noisy", f"{self.samples} samples in {self.rounds} rounds; want {LEAST_SAMPLES}"
         if self.relative_half_width > self.half_width:
             return "noisy", (

@@ -51,11 +51,11 @@ def quantile_interval(
     for rank in range(count):
         below += _binomial(count, rank, share)
         if below <= miss:
-            low = rank + 1
+            low = rank
         if below >= 1.0 - miss:
             high = rank
             break
-    return ordered[min(low, count - 1)], ordered[high]
+    return ordered[low], ordered[high]
 
 
 def _binomial(count: int, hits: int, share: float) -> float:
@@ -71,17 +71,17 @@ def latency(rounds: Sequence[Sequence[float]], shares: tuple[float, float]) -> f
 
 
 def latency_interval(
-    rounds: Sequence[Sequence[float]], shares: tuple[float, float]
+    rounds: Sequence[Sequence[float]], shares: tuple[float, float], least: int = 2
 ) -> tuple[float, float]:
     """The 95 % interval of ``latency``, from the rounds that it is about.
 
     For the median those are all rounds; for a quantile below it the calm ones, as disturbance only
-    adds: the lower half for the lower quartile. Their pooled samples give the interval of the
-    quantile within; what these rounds disagree about widens it.
+    adds: the lower half for the lower quartile, and at least ``least``. Their pooled samples give
+    the interval of the quantile within; what these rounds disagree about widens it.
     """
     within, across = shares
     known = sorted((quantile(samples, within), number) for number, samples in enumerate(rounds))
-    calm = known[: max(min(2, len(known)), math.ceil(2.0 * across * len(known)))]
+    calm = known[: max(min(least, len(known)), math.ceil(2.0 * across * len(known)))]
     pooled = sorted(value for _, number in calm for value in rounds[number])
     low, high = quantile_interval(pooled, within)
     centre = latency(rounds, shares)

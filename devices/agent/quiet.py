@@ -8,7 +8,8 @@ before the clock runs, and between samples the loop tells whether it has stayed 
 
 import os
 import time
-from typing import Any, Iterable, List, Optional
+from contextlib import suppress
+from typing import Any, Dict, Iterable, List, Optional
 
 LOOPS = 1500
 #: A probe is disturbed when it takes this much longer than the shortest one of this process.
@@ -42,27 +43,42 @@ class Neighbourhood(object):
         """
         if len(self._allowed) < 2:
             return None
-        best, best_share = None, -1.0
-        for attempt in range(PATIENCE + 1):
-            for core in self._allowed[:MOST_CORES]:
-                share = self._share_of(core)
-                if share > best_share:
-                    best, best_share = core, share
-            if best_share >= CALM_SHARE or attempt == PATIENCE:
-                break
-            self._clock.sleep(PAUSE_S)
-        self._pin([best])
+        try:
+            best = self._calmest()
+            self._pin([best])
+        except OSError:
+            # A system that refuses once (a policy, a core that has gone) is left alone from now on.
+            self.release()
+            self._allowed = []
+            return None
         return best
 
     def release(self) -> None:
         """Allow all cores again."""
         if len(self._allowed) > 1:
-            self._pin(self._allowed)
+            with suppress(OSError):
+                self._pin(self._allowed)
 
-    def _share_of(self, core: int) -> float:
-        self._pin([core])
-        probes = [self._probe() for _ in range(PROBES)]
-        return sum(self._is_calm(one) for one in probes) / float(len(probes))
+    def _calmest(self) -> int:
+        for attempt in range(PATIENCE + 1):
+            if attempt:
+                self._clock.sleep(PAUSE_S)
+            shares = self._shares()
+            best = max(shares, key=lambda core: (shares[core], -core))
+            if shares[best] >= CALM_SHARE:
+                break
+        return best
+
+    def _shares(self) -> Dict[int, float]:
+        """How often each core is calm, judged after all are probed: the last may be the fastest."""
+        probes = {}
+        for core in self._allowed[:MOST_CORES]:
+            self._pin([core])
+            probes[core] = [self._probe() for _ in range(PROBES)]
+        return {
+            core: sum(self._is_calm(one) for one in found) / float(len(found))
+            for core, found in probes.items()
+        }
 
     def _probe(self) -> float:
         start = self._clock.perf_counter()
@@ -75,11 +91,8 @@ class Neighbourhood(object):
     def _is_calm(self, took: float) -> bool:
         return took <= TOLERANCE * self._shortest
 
-    def _pin(self, cores: Iterable[Any]) -> None:
-        try:
-            self._system.sched_setaffinity(0, cores)
-        except OSError:
-            self._allowed = []
+    def _pin(self, cores: Iterable[int]) -> None:
+        self._system.sched_setaffinity(0, cores)
 
 
 def _affinity(system: Any) -> List[int]:

@@ -22,6 +22,8 @@ GROWTH = 0.1
 #: With fewer undisturbed samples than this, what dropping leaves would say too little.
 LEAST_UNDISTURBED = 3
 AGREEING_WINDOWS = 3
+#: The cap is for those who look for precision; the fewest samples may take this many times as long.
+CAP_STRETCH = 10.0
 
 Run = Callable[[int], Any]
 
@@ -148,7 +150,8 @@ def sample(run: Run, runs: int, rule: Rule, clocks: Any) -> Tuple[List[Sample], 
             stopped = _look(samples, noise, elapsed_s, rule, clocks.counts_cpu)
             if stopped is not None:
                 return samples, stopped
-        if elapsed_s >= rule.cap_s:
+        enough = len(samples) >= rule.min_samples or elapsed_s >= CAP_STRETCH * rule.cap_s
+        if elapsed_s >= rule.cap_s and enough:
             return samples, "cap"
 
 

@@ -159,6 +159,9 @@ def print_results(results: Sequence[BenchmarkResult]) -> None:
             f"{r.throughput_fps:.1f}" if known else "",
             f"{r.predicted_ms:.3f}" if predicted else "",
             f"{r.error_percent:+.1f} %" if r.error_percent is not None else "",
-            r.verdict if r.verdict == "ok" else f"{r.verdict}: {r.reason}",
+            r.verdict,
         )
     out.print(grid)
+    for r in results:
+        if r.reason:
+            out.print(f"{r.network}: {r.verdict}, {r.reason}")

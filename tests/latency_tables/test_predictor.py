@@ -5,13 +5,24 @@ from dataclasses import replace
 
 import pytest
 
-from latency_tables.calibration import Calibration
+from latency_tables.calibration import Calibration, CalibrationNetwork
 from latency_tables.errors import CalibrationError, MaskError
 from latency_tables.hold_out import HoldOut, HoldOutNetwork
 from latency_tables.predictor import predict
 from latency_tables.schema import Conditions
 from latency_tables.synthetic import synthetic_row, synthetic_table
 from latency_tables.table import LatencyTable
+
+
+def line(base_ms: float, base_sum_ms: float, merged_ms: float, merged_sum_ms: float) -> Calibration:
+    """The calibration through the original and the all-merged network of two blocks."""
+    points = (("11", base_ms, base_sum_ms), ("00", merged_ms, merged_sum_ms))
+    return Calibration(
+        networks=tuple(
+            CalibrationNetwork(keep_mask=mask, padding="bias_map", measured_ms=ms, sum_ms=sum_ms)
+            for mask, ms, sum_ms in points
+        )
+    )
 
 
 def hand_made() -> LatencyTable:
@@ -42,7 +53,7 @@ def hand_made() -> LatencyTable:
         block_names=("a", "b"),
         rows=rows,
         conditions=Conditions(device="d", runtime="r", runtime_version="1", batch=4),
-        calibration=Calibration(base_ms=11, base_sum_ms=10, merged_ms=6.8, merged_sum_ms=6),
+        calibration=line(11, 10, 6.8, 6),
         hold_out=HoldOut((network, other)),
     )
 
@@ -95,45 +106,25 @@ def test_a_mask_that_does_not_fit_is_refused() -> None:
 
 
 def test_a_prediction_below_zero_is_refused() -> None:
-    absurd = Calibration(base_ms=1, base_sum_ms=10, merged_ms=0.1, merged_sum_ms=9)
+    absurd = line(1, 10, 0.1, 9)
     with pytest.raises(CalibrationError, match=r"the prediction for 00 is -2\.6 ms"):
         predict(replace(hand_made(), calibration=absurd), "00")
 
 
-def test_a_network_without_mergeable_blocks_has_slope_one() -> None:
-    calibration = Calibration(base_ms=11, base_sum_ms=10, merged_ms=11.01, merged_sum_ms=10)
-    assert calibration.slope == 1
-    assert calibration.predict_ms(9) == 10
-
-
-@pytest.mark.parametrize(("merged_ms", "suspicious"), [(6.8, False), (7.5, True), (6.0, True)])
-def test_a_slope_far_from_one_is_a_warning(merged_ms: float, suspicious: bool) -> None:
-    calibration = Calibration(base_ms=11, base_sum_ms=10, merged_ms=merged_ms, merged_sum_ms=6)
-    assert bool(calibration.warning) == suspicious
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ((0.0, 10, 6.8, 6), "base_ms must be above 0"),
-        ((11, 10, math.nan, 6), "merged_ms must be above 0"),
-        ((11, 10, 12, 6), "contradict each other"),
-        ((11, 10, 11, 6), "contradict each other"),
-    ],
-)
-def test_measurements_that_no_line_fits_are_refused(
-    values: tuple[float, float, float, float], message: str
-) -> None:
-    base_ms, base_sum_ms, merged_ms, merged_sum_ms = values
-    with pytest.raises(CalibrationError, match=message):
-        Calibration(
-            base_ms=base_ms,
-            base_sum_ms=base_sum_ms,
-            merged_ms=merged_ms,
-            merged_sum_ms=merged_sum_ms,
+def test_each_form_of_a_merged_block_is_predicted_by_its_own_slope() -> None:
+    table = synthetic_table([3.0, 2.0], [1.0, 1.0], bias_map_ms={0: 1.5, 1: 1.25}, offset_ms=0)
+    base, mapped = synthetic_table([3.0, 2.0], [1.0, 1.0], offset_ms=0).calibration.networks  # type: ignore[union-attr]
+    # Sums: 7 ms, 4 ms without maps, 4.75 ms with. The one costs 0.9 of that, the other 1.1.
+    calibration = Calibration(
+        networks=(
+            base,
+            replace(mapped, padding="repad", sum_ms=4.0, measured_ms=7 - 0.9 * 3),
+            replace(mapped, padding="bias_map", sum_ms=4.75, measured_ms=7 - 1.1 * 2.25),
         )
-
-
-def test_an_unknown_method_of_calibration_is_refused() -> None:
-    with pytest.raises(CalibrationError, match="method 'spline' is not known"):
-        Calibration(base_ms=1, base_sum_ms=1, merged_ms=1, merged_sum_ms=1, method="spline")
+    )
+    table = replace(table, calibration=calibration, hold_out=None)
+    assert predict(table, "01", "repad").latency_ms == pytest.approx(7 - 0.9 * 2.0)
+    assert predict(table, "01", "interior").latency_ms == pytest.approx(7 - 0.9 * 2.0)
+    assert predict(table, "01", "bias_map").latency_ms == pytest.approx(7 - 1.1 * 1.5)
+    for padding in ("repad", "bias_map"):
+        assert predict(table, "11", padding).latency_ms == pytest.approx(7)

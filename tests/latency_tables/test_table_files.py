@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from latency_tables.calibration import Calibration
 from latency_tables.errors import ConditionsError, LatencyTableError, TableFormatError
 from latency_tables.io import load_table, save_table, write_atomically
 from latency_tables.schema import COLUMNS
@@ -66,6 +67,11 @@ def edit_json(directory: Path, edit: Callable[[dict[str, Any]], object]) -> None
     data = json.loads(path.read_text())
     edit(data)
     path.write_text(json.dumps(data))
+
+
+def network(data: dict[str, Any], number: int, **changes: object) -> None:
+    """Change a network that the calibration is fitted to."""
+    data["calibration"]["networks"][number].update(changes)
 
 
 def put(line: int, column: str, value: str) -> Callable[[list[list[str]]], object]:
@@ -240,7 +246,7 @@ def test_a_missing_half_is_named(saved: Path, name: str) -> None:
         ("row_count", 3, "are not the 3 rows"),
         ("rows_digest", "0" * 16, "are not the 9 rows"),
         ("colour", "red", "unknown field 'colour'"),
-        ("calibration", {}, "calibration: field 'base_ms' is missing"),
+        ("calibration", {}, "calibration: field 'method' is missing"),
         ("calibration", 1.05, "calibration: expected an object, got 1.05"),
         ("hold_out", {"networks": []}, "hold-out: needs at least one network"),
     ],
@@ -258,11 +264,21 @@ def test_a_sidecar_that_makes_no_sense_is_refused(
         (lambda d: d.pop("model"), "field 'model' is missing"),
         (lambda d: d["conditions"].update(batch=0), "batch must be 1 or more"),
         (lambda d: d["conditions"].update(colour=1), "unknown field 'colour'"),
-        (lambda d: d["calibration"].update(base_ms="11"), "'base_ms' must be a number"),
-        (lambda d: d["calibration"].update(base_ms=-1), "base_ms must be above 0"),
-        (lambda d: d["calibration"].update(base_ms=10**400), "'base_ms' must be a finite number"),
-        (lambda d: d["calibration"].update(base_sum_ms=8), "base_sum_ms is 8 ms, but its rows"),
-        (lambda d: d["calibration"].update(merged_sum_ms=5), "merged_sum_ms is 5 ms, but its"),
+        (lambda d: network(d, 1, measured_ms="11"), "'measured_ms' must be a number"),
+        (lambda d: network(d, 1, measured_ms=-1), "measured_ms must be above 0"),
+        (lambda d: network(d, 1, measured_ms=10**400), "'measured_ms' must be a finite number"),
+        (lambda d: network(d, 0, sum_ms=8), "network 111 (bias_map): sum_ms is 8 ms, but its rows"),
+        (lambda d: network(d, 1, sum_ms=5), "network 010 (bias_map): sum_ms is 5 ms, but its rows"),
+        (lambda d: network(d, 1, sum_ms=99), "contradict each other"),
+        (lambda d: network(d, 1, padding="repad"), "network 010 (repad): sum_ms is"),
+        (lambda d: network(d, 1, padding="zero"), "unknown padding"),
+        (lambda d: network(d, 1, keep_mask="1"), "1 characters"),
+        (lambda d: network(d, 1, keep_mask="000"), "cannot merge"),
+        (lambda d: network(d, 1, measured_ms=5.0), "predicted_ms is"),
+        (lambda d: network(d, 1, colour=1), "unknown field 'colour'"),
+        (lambda d: d["calibration"]["networks"].pop(0), "needs the original network"),
+        (lambda d: d["calibration"].update(method="two-point"), "'two-point' is not known"),
+        (lambda d: d["calibration"].update(base_ms=11), "unknown field 'base_ms'"),
         (lambda d: d["hold_out"]["networks"][1].update(plain_sum_ms=5), "plain_sum_ms is 5 ms"),
         (lambda d: d["hold_out"]["networks"][1].update(predicted_ms=5), "predicted_ms is 5 ms"),
         (lambda d: d["hold_out"]["networks"][1].update(keep_mask="1"), "1 characters"),
@@ -312,7 +328,7 @@ def test_a_pair_of_which_one_half_is_older_is_refused(saved: Path) -> None:
 def test_derived_values_are_never_trusted(saved: Path) -> None:
     def flatter(data: dict[str, Any]) -> None:
         data["hold_out"].update(mape_percent=0.0, interval_percent=0.0)
-        data["calibration"].update(slope=7.0)
+        data["calibration"].update(slope=7.0, slope_bias_map=7.0, intercept_ms=0.1)
         data.update(fit_for_search=False, fit_reason="because")
 
     edit_json(saved, flatter)
@@ -330,14 +346,15 @@ def test_the_sidecar_shows_derived_values_to_readers(saved: Path) -> None:
     assert (data["unit"], data["schema_version"]) == ("ms", 1)
 
 
-def test_a_calibration_on_the_mean_of_both_merged_forms_belongs_to_its_rows(
-    tmp_path: Path,
-) -> None:
+def test_a_calibration_on_both_merged_forms_belongs_to_its_rows(tmp_path: Path) -> None:
     made = table()
-    sums = [made.sum_ms("010", padding) for padding in ("bias_map", "repad")]
-    assert sums[0] != sums[1]
     assert made.calibration is not None
-    calibration = replace(made.calibration, merged_sum_ms=sum(sums) / 2)
+    base, mapped = made.calibration.networks
+    sum_ms = made.sum_ms("010", "repad")
+    assert sum_ms < mapped.sum_ms
+    plain = replace(mapped, padding="repad", sum_ms=sum_ms, measured_ms=mapped.measured_ms - 0.2)
+    calibration = Calibration(networks=(base, mapped, plain))
+    assert calibration.slopes[False] != pytest.approx(calibration.slopes[True])
     save_table(replace(made, calibration=calibration, hold_out=None), tmp_path)
     assert load_table(tmp_path).calibration == calibration
 
@@ -369,8 +386,9 @@ def test_tables_and_search_need_neither_torch_nor_a_device() -> None:
         "latency_tables.pieces, latency_tables.synthetic, "
         "dshrink.search.greedy, dshrink.search.random_search"
     )
-    heavy = "{'torch', 'timm', 'numpy', 'pandas', 'onnxruntime', 'devices', 'profiler'}"
-    code = f"import sys, {modules}; print(sorted({heavy} & set(sys.modules)))"
+    heavy = "{'torch', 'timm', 'onnx', 'pandas', 'matplotlib', 'onnxruntime'}"
+    heavy += " | {'devices', 'profiler'}"
+    code = f"import sys, {modules}; print(sorted(({heavy}) & set(sys.modules)))"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )

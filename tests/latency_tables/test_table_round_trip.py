@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from latency_tables.csv_rows import format_rows, parse_rows
 from latency_tables.io import load_table, save_table
 from latency_tables.json_fields import JsonObject
-from latency_tables.schema import CLOCKS, PRECISIONS, Conditions, Row, one_line
+from latency_tables.schema import CLOCKS, PRECISIONS, STATISTICS, Conditions, Row, one_line
 from latency_tables.synthetic import synthetic_row, synthetic_table
 from latency_tables.table import LatencyTable
 
@@ -40,6 +40,7 @@ def conditions(draw: st.DrawFn) -> Conditions:
         power_mode=draw(named),
         cache_mode=draw(st.sampled_from(("hot", "cold"))),
         clock=clock,
+        statistic=draw(st.sampled_from(tuple(STATISTICS))),
     )
 
 
@@ -52,7 +53,7 @@ def rows(draw: st.DrawFn) -> Row:
         reason = draw(line.filter(bool))
         return synthetic_row(kind, block, latency_ms=None, reason=reason)
     low, middle, high = sorted(draw(st.tuples(latency, latency, latency)))
-    least, p90, p99 = sorted(draw(st.tuples(latency, latency, latency)))
+    least, median, p90, p99 = sorted(draw(st.tuples(latency, latency, latency, latency)))
     verdict = draw(st.sampled_from(("ok", "noisy", "throttled")))
     return replace(
         synthetic_row(kind, block),
@@ -61,6 +62,7 @@ def rows(draw: st.DrawFn) -> Row:
         latency_ms=middle,
         low_ms=low,
         high_ms=high,
+        median_ms=median,
         iqr_ms=draw(st.floats(0, 1e6)),
         min_ms=least,
         p90_ms=p90,

@@ -13,9 +13,9 @@ from latency_tables.synthetic import CONDITIONS, synthetic_row
 
 def test_the_columns_are_frozen() -> None:
     assert ",".join(COLUMNS) == (
-        "piece,kind,block,first_layer,last_layer,digest,latency_ms,low_ms,high_ms,iqr_ms,min_ms,"
-        "p90_ms,p99_ms,wall_latency_ms,cpu_latency_ms,samples,rounds,round_spread_percent,macs,"
-        "parameters,peak_activations,verdict,reason,conditions"
+        "piece,kind,block,first_layer,last_layer,digest,latency_ms,low_ms,high_ms,median_ms,"
+        "iqr_ms,min_ms,p90_ms,p99_ms,wall_latency_ms,cpu_latency_ms,samples,rounds,"
+        "round_spread_percent,macs,parameters,peak_activations,verdict,reason,conditions"
     )
 
 
@@ -35,6 +35,7 @@ def test_every_condition_changes_the_digest() -> None:
         "power_mode": "max",
         "cache_mode": "cold",
         "clock": "thread_cpu",
+        "statistic": "quiet",
     }
     digests = {replace(CONDITIONS, **{name: value}).digest for name, value in changes.items()}
     assert set(changes) == set(CONDITIONS.to_json())
@@ -43,7 +44,7 @@ def test_every_condition_changes_the_digest() -> None:
 
 
 def test_the_digest_of_conditions_is_the_same_on_every_machine() -> None:
-    assert CONDITIONS.digest == "81fc7f7c"
+    assert CONDITIONS.digest == "64e3913e"
 
 
 def test_differing_conditions_are_named() -> None:
@@ -62,6 +63,7 @@ def test_differing_conditions_are_named() -> None:
         ("threads", -1),
         ("cache_mode", "warm"),
         ("clock", "sundial"),
+        ("statistic", "mean"),
     ],
 )
 def test_conditions_that_make_no_sense_are_refused(name: str, value: object) -> None:
@@ -94,7 +96,10 @@ def test_json_that_is_no_conditions_is_refused(data: object) -> None:
         ("iqr_ms", -0.1, "iqr_ms must be 0 or more"),
         ("low_ms", 1.1, "low_ms <= latency_ms <= high_ms"),
         ("high_ms", 0.9, "low_ms <= latency_ms <= high_ms"),
-        ("p90_ms", 2.0, "min_ms <= p90_ms <= p99_ms"),
+        ("p90_ms", 2.0, "min_ms <= median_ms <= p90_ms <= p99_ms"),
+        ("median_ms", 1.015, "min_ms <= median_ms <= p90_ms <= p99_ms"),
+        ("median_ms", 0.5, "min_ms <= median_ms <= p90_ms <= p99_ms"),
+        ("median_ms", None, "median_ms is empty"),
         ("samples", 0, "0 samples in 3 rounds"),
         ("rounds", 0, "45 samples in 0 rounds"),
         ("macs", -1, "macs must not be negative"),
@@ -119,6 +124,11 @@ def test_a_failed_row_has_no_latency() -> None:
     assert not row.is_measured
     with pytest.raises(TableFormatError, match="a failed row has no latency_ms"):
         replace(row, latency_ms=1.0)
+
+
+def test_a_quiet_latency_may_lie_below_the_median_and_its_interval_too() -> None:
+    row = replace(synthetic_row("stem"), latency_ms=0.985, low_ms=0.98, high_ms=0.99)
+    assert row.median_ms == 1.0
 
 
 def test_zero_spread_is_possible() -> None:

@@ -20,7 +20,7 @@ from latency_tables.opspec import (
 from latency_tables.pieces import NetworkPieces, Piece
 from latency_tables.schema import Conditions
 from profiler.fake_device import RUNTIME, RUNTIME_VERSION, FakeConnection, write_spec
-from profiler.jobs import JobPlan, plan_jobs
+from profiler.jobs import JobPlan, ProfilePlan, plan_jobs
 from profiler.schedulers import SerialScheduler
 from profiler.session import Session, SessionResult
 from profiler.settings import Settings
@@ -113,7 +113,7 @@ def latency_ms(spec: OpSpec) -> float:
 
 
 @cache
-def small_plan(hold_out: int = 8, seed: int = 0, twins: int = 3) -> JobPlan:
+def small_plan(hold_out: int = 8, seed: int = 0, twins: int = 3) -> ProfilePlan:
     return plan_jobs(network_pieces(), compose, hold_out=hold_out, seed=seed, twins=twins)
 
 
@@ -135,8 +135,13 @@ def session(
     )
 
 
-def run(folder: Path, device: FakeConnection, settings: Settings | None = None) -> SessionResult:
-    with session(folder, device, settings) as opened:
+def run(
+    folder: Path,
+    device: FakeConnection,
+    settings: Settings | None = None,
+    conditions: Conditions = CONDITIONS,
+) -> SessionResult:
+    with session(folder, device, settings, conditions=conditions) as opened:
         return opened.run()
 
 

@@ -1,4 +1,6 @@
 import dataclasses
+import hashlib
+from pathlib import Path
 
 import pytest
 from small_network import CHANNELS, compose, network_pieces, small_plan
@@ -8,8 +10,16 @@ from devices.connection import PushedFile
 from latency_tables.opspec import OpSpec
 from latency_tables.schema import Conditions
 from profiler.errors import JobError
-from profiler.hold_out import hold_out_masks
-from profiler.jobs import PROFILE_RULE, Job, JobPlan, measure_request, plan_jobs
+from profiler.hold_out import between_masks
+from profiler.jobs import (
+    CALIBRATION_NETWORKS,
+    PROFILE_RULE,
+    FileJob,
+    Job,
+    JobPlan,
+    measure_request,
+    plan_jobs,
+)
 
 BLOCKS = len(CHANNELS) - 1
 
@@ -36,6 +46,19 @@ def test_base_both_all_merged_forms_and_the_hold_out_networks_are_jobs() -> None
     assert len(plan.networks_of("hold_out")) == 8
     for network in plan.networks:
         assert jobs[network.job_id].spec == compose(network.keep_mask, network.padding)
+
+
+def test_the_calibration_networks_lie_between_and_are_held_out_of_the_hold_out() -> None:
+    # 62 masks lie between none and all of six blocks: there is room for both.
+    plan = small_plan(hold_out=20)
+    fitted = [n.keep_mask for n in plan.networks_of("calibration")]
+    unseen = [n.keep_mask for n in plan.networks_of("hold_out")]
+    assert (len(fitted), len(unseen)) == (CALIBRATION_NETWORKS, 20)
+    assert len({*fitted, *unseen}) == CALIBRATION_NETWORKS + 20
+    assert not {"0" * BLOCKS, "1" * BLOCKS} & {*fitted, *unseen}
+    assert {n.padding for n in plan.networks_of("calibration")} == {"repad", "bias_map"}
+    roles = {"base", "merged", "calibration", "hold_out"}
+    assert {network.role for network in plan.networks} == roles
 
 
 def test_without_bias_maps_there_is_one_form() -> None:
@@ -73,9 +96,11 @@ def test_the_plan_digest_changes_with_any_job_and_with_nothing_else() -> None:
 def test_a_plan_refuses_two_jobs_of_one_name() -> None:
     plan = small_plan()
     with pytest.raises(JobError, match="share their id"):
-        JobPlan(
-            pieces=plan.pieces, jobs=plan.jobs * 2, networks=plan.networks, anchors=plan.anchors
-        )
+        dataclasses.replace(plan, jobs=plan.jobs * 2)
+    with pytest.raises(JobError, match="share their id"):
+        JobPlan(jobs=plan.jobs, anchors=plan.jobs[:1])
+    with pytest.raises(JobError, match="nothing to measure"):
+        JobPlan(jobs=(), anchors=plan.anchors)
     with pytest.raises(JobError, match="unknown kind"):
         Job(id="x", kind="guess", label="x", spec=plan.jobs[0].spec)
 
@@ -92,7 +117,7 @@ def test_the_agent_takes_the_request() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_hold_out_masks_are_new_networks_of_all_depths_in_both_forms(seed: int) -> None:
     pieces = network_pieces({1: "squeeze-excite"})
-    chosen = hold_out_masks(pieces, 10, seed)
+    chosen = between_masks(pieces, 10, seed)
     masks = [mask for mask, _ in chosen]
     assert len(set(masks)) == len(masks) == 10
     assert all(mask[1] == "1" for mask in masks)
@@ -101,18 +126,63 @@ def test_hold_out_masks_are_new_networks_of_all_depths_in_both_forms(seed: int) 
     assert max(map(kept.count, range(1, 5))) - min(map(kept.count, range(1, 5))) <= 1
     forms = [padding for _, padding in chosen]
     assert forms.count("repad") == forms.count("bias_map") == 5
-    assert chosen == hold_out_masks(pieces, 10, seed)
-    assert chosen != hold_out_masks(pieces, 10, seed + 100)
+    assert chosen == between_masks(pieces, 10, seed)
+    assert chosen != between_masks(pieces, 10, seed + 100)
 
 
 def test_a_network_of_few_blocks_gets_every_mask_there_is() -> None:
     pieces = network_pieces(dict.fromkeys(range(3, BLOCKS), "no"))
-    chosen = hold_out_masks(pieces, 20, 0)
+    chosen = between_masks(pieces, 20, 0)
     tail = "1" * (BLOCKS - 3)
     assert sorted(mask for mask, _ in chosen) == [
         f"{number:03b}{tail}" for number in range(1, 0b111)
     ]
-    assert hold_out_masks(network_pieces(dict.fromkeys(range(1, BLOCKS), "no")), 5, 0) == ()
+    assert between_masks(network_pieces(dict.fromkeys(range(1, BLOCKS), "no")), 5, 0) == ()
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("unmergeable", [(), (1,), (0, 5)])
+def test_masks_between_leave_out_those_that_are_taken(
+    seed: int, unmergeable: tuple[int, ...]
+) -> None:
+    pieces = network_pieces(dict.fromkeys(unmergeable, "no"))
+    first = between_masks(pieces, 10, seed)
+    taken = [mask for mask, _ in first]
+    # Asked for more than there are: all the others come, each once.
+    rest = [mask for mask, _ in between_masks(pieces, 1000, seed, taken)]
+    assert not set(rest) & set(taken)
+    assert len(rest) == len(set(rest)) == 2 ** (BLOCKS - len(unmergeable)) - 2 - 10
+    few = [mask for mask, _ in between_masks(pieces, 4, seed, taken)]
+    assert not set(few) & set(taken)
+    assert len(few) == 4
+
+
+def test_when_every_mask_is_taken_none_is_left() -> None:
+    pieces = network_pieces(dict.fromkeys(range(3, BLOCKS), "no"))
+    taken = [mask for mask, _ in between_masks(pieces, 20, 0)]
+    assert between_masks(pieces, 5, 0, taken) == ()
+
+
+def test_a_file_is_a_job_whose_digest_is_that_of_its_content(tmp_path: Path) -> None:
+    file = tmp_path / "network.onnx"
+    file.write_bytes(b"one")
+    job = FileJob(id="mine", kind="network", label="my network", file=file)
+    assert job.digest == hashlib.sha256(b"one").hexdigest()
+    before = JobPlan(jobs=(job,), anchors=(job.as_anchor(),)).digest
+    file.write_bytes(b"two")
+    assert JobPlan(jobs=(job,), anchors=(job.as_anchor(),)).digest != before
+    with pytest.raises(JobError, match="unknown kind"):
+        FileJob(id="x", kind="guess", label="x", file=file)
+
+
+def test_an_anchor_is_the_same_thing_under_another_name(tmp_path: Path) -> None:
+    piece = small_plan().jobs[0]
+    for job in (piece, FileJob(id="f", kind="network", label="f", file=tmp_path / "f.onnx")):
+        anchor = job.as_anchor()
+        assert (anchor.id, anchor.kind) == (f"anchor {job.id}", "anchor")
+        assert type(anchor) is type(job)
+        same = dataclasses.replace(anchor, id=job.id, kind=job.kind, label=job.label)
+        assert same == job
 
 
 def test_the_first_anchor_is_of_middling_size() -> None:

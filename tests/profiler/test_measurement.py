@@ -1,36 +1,58 @@
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from profiler.errors import MeasurementError
-from profiler.measurement import Measurement
+from profiler.measurement import CALM_WANTED, Measurement
 from profiler.replies import Failure, Reply, Samples
 
 MS = 1_000_000
 CRASH = Failure(type="agent_crashed", message="ended by signal 11")
 
 
-def samples(*values_ms: float, throttled: bool = False, cpu: bool = True) -> Samples:
+def samples(
+    *values_ms: float,
+    throttled: bool = False,
+    cpu: bool = True,
+    dropped: int = 0,
+    disturbed: int = 0,
+) -> Samples:
     wall = tuple(round(value * MS) for value in values_ms)
     return Samples(
         wall_ns=tuple(2 * value for value in wall) if cpu else wall,
         cpu_ns=wall if cpu else None,
+        dropped=dropped,
+        disturbed=disturbed,
         health_before={"throttle_events": 3},
         health_after={"throttle_events": 3 + throttled},
     )
 
 
+def steady(value_ms: float, count: int = 10, **how: Any) -> Samples:
+    return samples(*[value_ms] * count, **how)
+
+
 def measurement(
-    outcomes: Sequence[Samples | Failure], clock: str = "thread_cpu", rounds_wanted: int = 3
+    outcomes: Sequence[Samples | Failure],
+    clock: str = "thread_cpu",
+    rounds_wanted: int = 3,
+    statistic: str = "median",
 ) -> Measurement:
     replies = tuple(
         Reply(job_id="j", round=number, attempt=0, outcome=outcome)
         for number, outcome in enumerate(outcomes)
     )
-    return Measurement(job_id="j", replies=replies, clock=clock, rounds_wanted=rounds_wanted)
+    return Measurement(
+        job_id="j",
+        replies=replies,
+        clock=clock,
+        statistic=statistic,
+        rounds_wanted=rounds_wanted,
+    )
 
 
-STEADY = [samples(1.0, 1.0, 1.0), samples(1.001, 1.001, 1.001), samples(1.002, 1.002, 1.002)]
+STEADY = [steady(1.0), steady(1.001), steady(1.002)]
 
 
 def test_the_latency_is_the_median_of_the_rounds_not_of_the_pool() -> None:
@@ -72,7 +94,7 @@ def test_rounds_that_agree_within_one_percent_are_ok() -> None:
 
 
 def test_rounds_that_disagree_are_noisy_and_the_reason_says_by_how_much() -> None:
-    m = measurement([samples(1.0), samples(1.02), samples(1.04)])
+    m = measurement([steady(1.0), steady(1.02), steady(1.04)])
     assert m.verdict == "noisy"
     assert m.reason.startswith("known to 2.0 % (wanted: 1 %) after 3 rounds, which differ by 3.9 %")
     assert not m.settled
@@ -83,6 +105,65 @@ def test_too_few_rounds_are_noisy_whatever_they_say() -> None:
     assert m.verdict == "noisy"
     assert m.reason == "only 2 of 3 rounds (agent_crashed: ended by signal 11)"
     assert not m.given_up
+
+
+def test_an_unknown_statistic_is_refused() -> None:
+    with pytest.raises(MeasurementError, match="unknown statistic 'mean'; known: quiet, median"):
+        measurement([], statistic="mean")
+
+
+def test_few_samples_are_noisy_however_well_they_agree() -> None:
+    m = measurement([steady(1.0, 10), steady(1.0, 10), steady(1.0, 9)])
+    assert (m.verdict, m.reason) == ("noisy", "29 samples in 3 rounds; want 30")
+    assert measurement([steady(1.0, 10)] * 3).verdict == "ok"
+
+
+def test_the_quiet_latency_is_that_of_the_calm_samples_of_the_calm_rounds() -> None:
+    # In two rounds a fifth of the samples is undisturbed, in the others none is.
+    rounds = [samples(*[base] * 10, *[1.3] * 40) for base in (1.0, 1.001, 1.3, 1.3)]
+    quiet, usual = measurement(rounds, statistic="quiet"), measurement(rounds)
+    assert quiet.latency_ms == pytest.approx(1.001, abs=0.002)
+    assert (quiet.verdict, quiet.reason) == ("ok", "")
+    assert quiet.low_ms <= quiet.latency_ms <= quiet.high_ms < 1.02
+    assert usual.latency_ms == 1.3
+    assert quiet.median_ms == usual.median_ms == 1.3
+    assert (quiet.samples, quiet.rounds) == (200, 4)
+
+
+def test_only_one_quiet_round_is_not_enough_to_believe_it() -> None:
+    rounds = [steady(value) for value in (1.0, 1.3, 1.3)]
+    assert measurement(rounds, statistic="quiet").verdict == "noisy"
+    assert measurement([*rounds, steady(1.0)], statistic="quiet").verdict == "ok"
+
+
+@pytest.mark.parametrize("statistic", ["quiet", "median"])
+def test_disturbed_rounds_do_not_count_where_there_are_calm_ones(statistic: str) -> None:
+    # The agent drops all disturbed samples, or, where hardly any other is left, none of them.
+    calm = [steady(1.0), steady(1.001, dropped=7, disturbed=7), steady(1.002)]
+    busy = steady(0.7, disturbed=10)
+    assert [part.calm for part in (*calm, busy)] == [True, True, True, False]
+    m = measurement([calm[0], busy, calm[1], busy, calm[2]], statistic=statistic)
+    alone = measurement(calm, statistic=statistic)
+    for name in ("latency_ms", "low_ms", "high_ms", "median_ms", "min_ms", "p99_ms", "samples"):
+        assert getattr(m, name) == getattr(alone, name), name
+    assert (m.wall_latency_ms, m.cpu_latency_ms) == (alone.wall_latency_ms, alone.cpu_latency_ms)
+    assert (m.verdict, m.rounds) == ("ok", 5)
+
+
+def test_too_few_calm_rounds_are_noisy_and_the_reason_counts_them() -> None:
+    busy = steady(1.004, disturbed=10)
+    enough = measurement([*STEADY[:CALM_WANTED], busy, busy])
+    assert (enough.verdict, enough.samples) == ("ok", 10 * CALM_WANTED)
+    m = measurement([*STEADY[: CALM_WANTED - 1], busy, busy, busy])
+    assert (m.verdict, m.settled) == ("noisy", False)
+    rounds = CALM_WANTED + 2
+    assert m.reason == f"the core was calm in {CALM_WANTED - 1} of {rounds} rounds; want {CALM_WANTED}"
+    # Too few calm rounds to be chosen: the row still has a number, of all of them.
+    assert m.samples == 10 * rounds
+    assert m.latency_ms == 1.004
+    never = measurement([busy] * 3)
+    assert never.reason == f"the core was calm in 0 of 3 rounds; want {CALM_WANTED}"
+    assert never.latency_ms == 1.004
 
 
 def test_two_crashes_give_a_job_up_and_one_bad_model_does() -> None:
@@ -102,7 +183,7 @@ def test_a_job_that_was_never_measured_has_failed_and_has_no_latency() -> None:
 
 
 def test_a_throttled_round_counts_only_until_enough_others_are_there() -> None:
-    slow = samples(5.0, 5.0, throttled=True)
+    slow = steady(5.0, throttled=True)
     m = measurement([STEADY[0], slow, STEADY[1]])
     assert m.verdict == "throttled"
     assert "throttled itself" in m.reason

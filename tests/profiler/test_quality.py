@@ -5,7 +5,7 @@ import pytest
 from small_network import CONDITIONS, conv, network_pieces, relu6, small_plan
 
 from latency_tables.opspec import Activation, Conv, OpSpec
-from profiler.jobs import Job, JobPlan
+from profiler.jobs import Job, ProfilePlan
 from profiler.measurement import Measurement
 from profiler.quality import (
     CPU_THREAD,
@@ -31,9 +31,9 @@ def dense(into: int, out: int, kernel: int, size: int = 14) -> OpSpec:
     return OpSpec(input_shape=(into, size, size), ops=(conv(0, out, kernel), relu6(1)))
 
 
-def plan_of(specs: Mapping[str, OpSpec]) -> JobPlan:
+def plan_of(specs: Mapping[str, OpSpec]) -> ProfilePlan:
     jobs = [Job(id=s.digest, kind="piece", label=name, spec=s) for name, s in specs.items()]
-    return JobPlan(pieces=network_pieces(), jobs=tuple(jobs), networks=(), anchors=())
+    return ProfilePlan(pieces=network_pieces(), jobs=tuple(jobs), networks=(), anchors=())
 
 
 def audit_of(specs: Mapping[str, OpSpec], latencies: Mapping[str, tuple[float, ...]]) -> Audit:

@@ -1,4 +1,5 @@
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from profiler.jobs import PlannedNetwork, plan_jobs
 from profiler.measurement import Measurement
 from profiler.session import SessionResult
 from profiler.settings import Settings
-from profiler.table_builder import Provenance, build_table
+from profiler.table_builder import LEAST_CALIBRATION, LEAST_HOLD_OUT, Provenance, build_table
 
 PROVENANCE = Provenance(
     fingerprint={"cpu_model": "x"}, seed=0, date="2026-01-01", dshrink_version="1"
@@ -60,7 +61,8 @@ def test_the_calibration_finds_the_device_s_own_line(table: LatencyTable) -> Non
     # The scripted device charges a whole network 0.95 of its pieces and 0.3 ms.
     calibration = table.calibration
     assert calibration is not None
-    assert calibration.slope == pytest.approx(0.95, abs=1e-3)
+    assert calibration.slopes == pytest.approx({False: 0.95, True: 0.95}, abs=1e-3)
+    assert calibration.intercept_ms == pytest.approx(calibration.base_ms, rel=1e-5)
     assert calibration.base_ms == pytest.approx(0.95 * calibration.base_sum_ms + 0.3, rel=1e-4)
 
 
@@ -101,8 +103,15 @@ def test_a_failed_merged_row_makes_the_table_unfit_and_leaves_the_rest(
     assert not table.fit_for_search
     count = f"{len(broken)} of 20 rows are failed: block 4 merged"
     assert any(text.startswith(count) for text in table.warnings)
-    assert (table.calibration is None) == also_with_map
-    assert any(text.startswith("no calibration: ") for text in table.warnings) == also_with_map
+    # The networks that do not need the broken piece still make a calibration.
+    assert table.calibration is not None
+    assert len(table.calibration.networks) > 1
+    for network in table.calibration.networks:
+        assert network.keep_mask[4] == "1" or (not also_with_map and network.padding == "bias_map")
+    assert table.hold_out is not None
+    left_out = [text for text in table.warnings if text.startswith("hold-out network ")]
+    assert len(left_out) == 8 - len(table.hold_out.networks) > 0
+    assert all("block 4 merged" in text for text in left_out)
 
 
 def test_a_hold_out_network_that_failed_is_left_out_with_a_warning(
@@ -120,28 +129,90 @@ def without(measured: SessionResult, *lost: PlannedNetwork) -> SessionResult:
     return dataclasses.replace(measured, measurements={**measured.measurements, **gone})
 
 
-@pytest.mark.parametrize("role", ["base", "merged"])
-def test_without_base_or_merged_network_there_is_no_calibration(
-    measured: SessionResult, role: str
+def noisy(measured: SessionResult, *networks: PlannedNetwork) -> SessionResult:
+    """The same numbers, of which these are not known well enough."""
+    found = {
+        n.job_id: dataclasses.replace(measured.measurements[n.job_id], rounds_wanted=9)
+        for n in networks
+    }
+    assert {m.verdict for m in found.values()} <= {"noisy"}
+    return dataclasses.replace(measured, measurements={**measured.measurements, **found})
+
+
+def fitted(table: LatencyTable) -> list[tuple[str, str]]:
+    assert table.calibration is not None
+    return [(n.keep_mask, n.padding) for n in table.calibration.networks]
+
+
+def places(networks: Sequence[PlannedNetwork]) -> list[tuple[str, str]]:
+    return [(n.keep_mask, n.padding) for n in networks]
+
+
+@pytest.mark.parametrize("roles", [("base",), ("merged", "calibration")])
+def test_without_the_original_or_any_other_network_there_is_no_calibration(
+    measured: SessionResult, roles: tuple[str, ...]
 ) -> None:
-    table = build(without(measured, *small_plan().networks_of(role)))
+    lost = [n for role in roles for n in small_plan().networks_of(role)]
+    table = build(without(measured, *lost))
     assert table.calibration is None
     assert table.hold_out is None
     assert "no calibration: network " in table.warnings[0]
     assert not table.fit_for_search
 
 
-@pytest.mark.parametrize("padding", ["bias_map", "repad"])
-def test_the_second_point_is_the_default_padding_or_else_what_was_measured(
-    measured: SessionResult, padding: str
+def test_the_line_is_fitted_to_all_networks_but_the_held_out_ones(
+    measured: SessionResult, table: LatencyTable
 ) -> None:
-    repad, bias_map = small_plan().networks_of("merged")
-    result = measured if padding == "bias_map" else without(measured, bias_map)
-    calibration = build(result).calibration
-    used = bias_map if padding == "bias_map" else repad
-    assert calibration is not None
-    assert calibration.merged_ms == measured.measurements[used.job_id].latency_ms
-    assert calibration.merged_sum_ms == build(result).sum_ms("0" * 6, padding)
+    plan = small_plan()
+    assert fitted(table) == places([n for n in plan.networks if n.role != "hold_out"])
+    assert table.calibration is not None
+    for network, planned in zip(table.calibration.networks, plan.networks, strict=False):
+        assert network.measured_ms == measured.measurements[planned.job_id].latency_ms
+        assert network.sum_ms == table.sum_ms(planned.keep_mask, planned.padding)
+    # Without the all-merged networks those between show the same line.
+    other = build(without(measured, *plan.networks_of("merged"))).calibration
+    assert other is not None
+    assert other.slopes == pytest.approx(table.calibration.slopes, rel=1e-3)
+
+
+def test_noisy_networks_are_not_learnt_from_where_enough_others_are_known(
+    measured: SessionResult,
+) -> None:
+    candidates = [n for n in small_plan().networks if n.role not in ("base", "hold_out")]
+    spare = 1 + len(candidates) - LEAST_CALIBRATION
+    lost = candidates[:spare]
+    assert fitted(build(noisy(measured, *lost))) == places(
+        [*small_plan().networks_of("base"), *candidates[spare:]]
+    )
+    # One more, and the noisy ones are better than none.
+    too_many = candidates[: spare + 1]
+    assert len(fitted(build(noisy(measured, *too_many)))) == 1 + len(candidates)
+    # The original takes part however noisy it is.
+    base = small_plan().networks_of("base")
+    assert fitted(build(noisy(measured, *base)))[0] == places(base)[0]
+
+
+def test_noisy_networks_are_not_held_against_the_prediction(tmp_path: Path) -> None:
+    count = LEAST_HOLD_OUT + 2
+    plan = small_plan(hold_out=count)
+    with session(tmp_path, FakeConnection(latency_ms=latency_ms), QUICK, plan=plan) as opened:
+        measured = opened.run()
+    unseen = plan.networks_of("hold_out")
+
+    def compared(lost: Sequence[PlannedNetwork]) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
+        found = noisy(measured, *lost).measurements
+        table = build_table(plan, found, CONDITIONS, PROVENANCE)
+        assert table.hold_out is not None
+        return [(n.keep_mask, n.padding) for n in table.hold_out.networks], table.warnings
+
+    assert compared([]) == (places(unseen), ())
+    networks, warnings = compared(unseen[:2])
+    assert networks == places(unseen[2:])
+    assert warnings == (
+        f"2 of {count} hold-out networks were not compared: they could not be measured to the "
+        "precision asked for",
+    )
+    assert compared(unseen[:3]) == (places(unseen), ())
 
 
 def test_a_suspicious_slope_is_a_warning(tmp_path: Path) -> None:
@@ -159,6 +230,6 @@ def test_a_network_that_cannot_merge_gets_a_table_with_slope_one(tmp_path: Path)
         result = opened.run()
     table = build_table(plan, result.measurements, CONDITIONS, PROVENANCE)
     assert table.calibration is not None
-    assert table.calibration.slope == 1.0
+    assert table.calibration.slopes == {False: 1.0, True: 1.0}
     assert table.hold_out is None
     assert not table.fit_for_search
