@@ -17,6 +17,7 @@ from typing import Any
 
 import onnx
 
+from dshrink.blocks import find_blocks
 from dshrink.errors import DshrinkError
 from dshrink.export import METADATA_KEY
 from dshrink.models import Network
@@ -41,12 +42,13 @@ class BenchmarkError(DshrinkError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A network to measure; ``keep_mask`` is empty for a file that says nothing about itself."""
+    """A network to measure; ``keep_mask`` is empty where it is not known (a foreign file)."""
 
     label: str
     model: str
     keep_mask: str
     padding: str
+    resolution: tuple[int, ...]
     job: AnyJob
     macs: int | None = None
     parameters: int | None = None
@@ -89,7 +91,7 @@ class BenchmarkResult:
 
 def candidates_of(network: Network, plans: Sequence[Plan], padding: str) -> list[Candidate]:
     """The original network and one candidate a plan. Raises PlanError for a plan that misfits."""
-    count = len(bind_to_network(plans[0], network).keep_mask) if plans else 0
+    count = len(find_blocks(network.spec, network.lowered.layers))
     wanted = [(network.name, "1" * count, "")]
     for plan in plans:
         bound = bind_to_network(plan, network)
@@ -103,9 +105,8 @@ def candidates_of(network: Network, plans: Sequence[Plan], padding: str) -> list
                 model=network.name,
                 keep_mask=mask,
                 padding=form,
-                job=Job(
-                    id=f"{network.name} {label} {form}", kind="network", label=label, spec=spec
-                ),
+                resolution=network.resolution,
+                job=Job(id=f"{network.name} {mask} {form}", kind="network", label=label, spec=spec),
                 macs=spec.macs,
                 parameters=spec.parameters,
             )
@@ -140,6 +141,7 @@ def candidate_of_file(path: Path, batch: int) -> Candidate:
         model=str(known.get("model", "")),
         keep_mask=str(known.get("keep_mask", "")),
         padding=str(known.get("padding", "")),
+        resolution=tuple(shape[2:]),
         job=FileJob(id=f"file {path}", kind="network", label=path.name, file=path),
         file=str(path),
     )
@@ -224,7 +226,8 @@ def _prediction(
 ) -> Prediction | None:
     """What the first table of this network under these conditions says."""
     for table in tables:
-        same = table.model == candidate.model and not table.conditions.differences(conditions)
+        network = (table.model, table.resolution) == (candidate.model, candidate.resolution)
+        same = network and not table.conditions.differences(conditions)
         if same and candidate.keep_mask:
             return predict(table, candidate.keep_mask, candidate.padding or "repad")
     return None

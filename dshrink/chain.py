@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from dshrink.blocks import REMOVABLE, Block, Segment, find_blocks, find_segments
+from dshrink.errors import DshrinkError
 from latency_tables.opspec import Activation, Add, Conv, OpSpec, Shape
 
 SPAN_MODES = ("exact", "kim2023")
@@ -54,7 +55,7 @@ class Chain:
         ``kim2023`` also breaks after the convolution that follows a strided one.
         """
         if mode not in SPAN_MODES:
-            raise ValueError(f"unknown span mode {mode!r}; known: {', '.join(SPAN_MODES)}")
+            raise DshrinkError(f"unknown span mode {mode!r}; known: {', '.join(SPAN_MODES)}")
         body = [conv for conv in self.convs if conv.position is not None]
         breaks = {c.position: c.break_after for c in body if c.position and c.break_after}
         if mode == "kim2023":

@@ -34,6 +34,8 @@ def export_onnx(
 
     The file stands at ``path`` only once it has been proven equal. Raises ExportError otherwise.
     """
+    if path.is_dir():
+        raise ExportError(f"{path}: is a folder; give the name of the ONNX file to write")
     properties = {METADATA_KEY: json.dumps({"version": __version__, **(metadata or {})})}
     weights = network.lowered.weights(network.module)
     data = write_onnx(network.spec, weights, batch=batch, metadata=properties)
@@ -46,8 +48,11 @@ def export_onnx(
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    part.write_bytes(data)
-    part.replace(path)
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
     return difference
 
 

@@ -163,8 +163,19 @@ class _Lowering:
         result = node.args[0]
         if not isinstance(result, fx.Node):
             raise OpSpecError("network gives several results; one tensor is needed")
+        if result not in self.tensor:
+            raise OpSpecError(
+                f"its result {result.name!r} comes from {self._lost(result)!r}, which splits a "
+                "tensor into several: that is not supported"
+            )
         if self.tensor[result] != len(self.ops):
             raise OpSpecError(f"network computes more than its result {result.name!r}")
+
+    def _lost(self, node: fx.Node) -> str:
+        """The layer whose result, not being one tensor, what follows could not be lowered from."""
+        while node.all_input_nodes and not self._tensors(node):
+            node = node.all_input_nodes[0]
+        return self._name(node)
 
     def _tensors(self, node: fx.Node) -> list[int]:
         return [self.tensor[n] for n in node.all_input_nodes if n in self.tensor]

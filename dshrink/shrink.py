@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from dshrink.blocks import Block, find_blocks
 from dshrink.errors import DshrinkError
-from dshrink.merge.padding import pads_inside
+from dshrink.merge.errors import NotMergeable
+from dshrink.merge.padding import pads_inside, require_constant_border
 from dshrink.merge.segment import Segment, collapse, from_spec
 from dshrink.models import Network
+from latency_tables.masks import check_padding
 from latency_tables.onnx_file import Arrays
 from latency_tables.opspec import Activation, BiasMap, Conv, Op, OpSpec
 from latency_tables.pieces import NetworkPieces, Piece
@@ -63,10 +66,32 @@ def needs_bias_map(spec: OpSpec, block: Block) -> bool:
     return pads_inside(block_segment(spec, block))
 
 
+def bias_map_problem(spec: OpSpec, block: Block, layers: Sequence[str] = ()) -> str:
+    """Why no bias map makes the border of the merged block exact, or an empty text."""
+    try:
+        require_constant_border(block_segment(spec, block, layers=layers))
+    except NotMergeable as error:
+        return str(error)
+    return ""
+
+
 def merged_ops(
-    spec: OpSpec, block: Block, *, padding: str = "repad", free_activation: bool = True
+    spec: OpSpec,
+    block: Block,
+    *,
+    padding: str = "repad",
+    free_activation: bool = True,
+    layers: Sequence[str] = (),
 ) -> tuple[Op, ...]:
-    """What replaces ``block``: convolution, bias map (``bias_map`` only), activation."""
+    """What replaces ``block``: convolution, bias map (``bias_map`` only), activation.
+
+    ``layers`` names the network's operators in reasons. Raises ShrinkError where a bias map is
+    asked for and none is exact.
+    """
+    check_padding(padding)
+    problem = bias_map_problem(spec, block, layers) if padding == "bias_map" else ""
+    if problem:
+        raise ShrinkError(f"block {block.index} ({block.name}): {problem}")
     ops: list[Op] = [merged_conv(spec, block)]
     if padding == "bias_map" and needs_bias_map(spec, block):
         ops.append(BiasMap(inputs=(len(ops),)))
@@ -138,8 +163,12 @@ def network_pieces(network: Network, *, dense: bool = True) -> NetworkPieces:
             "depthwise separable); only spans of its convolutions can be profiled"
         )
     pieces = list(_fixed_pieces(spec, layers, blocks))
+    # A table is calibrated on the network merged throughout: in a form that one block cannot have,
+    # there is no such network.
+    mergeable = [block for block in blocks if not block.unmergeable]
+    maps = not any(bias_map_problem(spec, block) for block in mergeable)
     for block in blocks:
-        pieces += _block_pieces(spec, layers, block, dense=dense)
+        pieces += _block_pieces(spec, layers, block, maps=maps, dense=dense)
     return NetworkPieces(
         model=network.name,
         resolution=network.resolution,
@@ -169,12 +198,14 @@ def _fixed_pieces(spec: OpSpec, layers: Sequence[str], blocks: Sequence[Block]) 
     return pieces
 
 
-def _block_pieces(spec: OpSpec, layers: Sequence[str], block: Block, *, dense: bool) -> list[Piece]:
+def _block_pieces(
+    spec: OpSpec, layers: Sequence[str], block: Block, *, maps: bool, dense: bool
+) -> list[Piece]:
     source = spec.shapes[block.first]
     specs = {"original": _slice(spec, block.first, block.last)}
     if not block.unmergeable:
         specs["merged"] = OpSpec(input_shape=source, ops=merged_ops(spec, block))
-        if needs_bias_map(spec, block):
+        if maps and needs_bias_map(spec, block):
             specs["merged_bias_map"] = OpSpec(
                 input_shape=source, ops=merged_ops(spec, block, padding="bias_map")
             )
@@ -203,11 +234,13 @@ def shrunk_spec(
     network: Network, keep_mask: str, *, padding: str = "repad", free_activation: bool = True
 ) -> OpSpec:
     """The whole network with the blocks merged that ``keep_mask`` marks 0. Structure only."""
-    blocks = find_blocks(network.spec, network.lowered.layers)
+    layers = network.lowered.layers
+    blocks = find_blocks(network.spec, layers)
     check_mask(blocks, keep_mask, network.name)
+    ops = partial(merged_ops, padding=padding, free_activation=free_activation, layers=layers)
     replacements = {
-        b.first: (b, merged_ops(network.spec, b, padding=padding, free_activation=free_activation))
-        for b, keep in zip(blocks, keep_mask, strict=True)
+        block.first: (block, ops(network.spec, block))
+        for block, keep in zip(blocks, keep_mask, strict=True)
         if keep == "0"
     }
     return _splice(network.spec, replacements)

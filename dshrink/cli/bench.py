@@ -12,6 +12,7 @@ from rich.table import Table
 
 from dshrink.cli import options
 from dshrink.cli.console import out, print_json, progress
+from dshrink.errors import DshrinkError
 
 if TYPE_CHECKING:
     from dshrink.benchmark import BenchmarkResult, Candidate
@@ -127,12 +128,18 @@ def _candidates(
     from dshrink.benchmark import candidate_of_file, candidates_of
     from dshrink.models import load_network
 
+    if plans and all(name.endswith(".onnx") for name in networks):
+        raise DshrinkError("--plan needs a network by name beside it, not only ONNX files")
+    resolutions = {plan.resolution for plan in plans if plan.resolution}
+    if len(resolutions) > 1:
+        raise DshrinkError(f"the plans are for several resolutions: {sorted(resolutions)}")
+    size = next(iter(resolutions), resolution)
     found: list[Candidate] = []
     for name in networks:
         if name.endswith(".onnx"):
             found.append(candidate_of_file(Path(name), batch))
         else:
-            found += candidates_of(load_network(name, resolution=resolution), plans, padding)
+            found += candidates_of(load_network(name, resolution=size), plans, padding)
     return found
 
 

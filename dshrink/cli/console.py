@@ -18,8 +18,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+# No markup: names and paths may hold brackets. No wrapping: a path stays whole when it is piped.
+out = Console(highlight=False, markup=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, markup=False)
 
 #: Called with (done, total, label) while long work runs.
 OnProgress = Callable[[int, int, str], None]

@@ -5,12 +5,13 @@ Commands import what they need when they run, so that ``dshrink --help`` answers
 
 from __future__ import annotations
 
-import sys
-
 import typer
 
 from dshrink.cli import bench, chain, demo, devices, merge, plot, profile, search, table
-from dshrink.cli.console import errors, fail
+from dshrink.cli.console import err, errors, fail
+
+#: Exit status after Ctrl-C, as typer and shells have it.
+INTERRUPTED = 130
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,6 +32,7 @@ def main() -> None:
         app()
     except errors() as error:
         fail(str(error))
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)  # noqa: T201
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            err.print("interrupted; the same command goes on from here")
+        raise

@@ -110,7 +110,8 @@ def run_profile(
         network = load_network(model, resolution=resolution)
         pieces = network_pieces(network, dense=dense)
         for block, reason in pieces.unmergeable.items():
-            err.print(f"block {block} ({pieces.block_names[block]}) cannot merge: {reason}")
+            name = pieces.block_names[block]
+            err.print(f"block {block} ({name}) cannot merge: {reason}", soft_wrap=True)
         request = ProfileRequest(
             pieces=pieces,
             compose=lambda mask, padding: shrunk_spec(network, mask, padding=padding),
@@ -132,6 +133,7 @@ def run_profile(
     session = result.session
     err.print(
         f"{session.measured} measurements made ({session.remeasured} of them again), "
-        f"{session.reused} reused from the journal, {session.failed} jobs failed"
+        f"{session.reused} reused from the journal, {session.failed} jobs failed",
+        soft_wrap=True,
     )
     return result

@@ -61,7 +61,7 @@ def merge(segment: Segment, padding: str = "bias_map") -> Merged:
     """
     _check(padding)
     if padding == "bias_map":
-        _require_constant_border(segment)
+        require_constant_border(segment)
     conv = collapse(segment)
     bias_map = None
     if padding == "bias_map" and pads_inside(segment):
@@ -106,15 +106,16 @@ def _paddings(segment: Segment) -> Iterator[tuple[Node, int, Sides]]:
             yield node, tensor, Window(pads=pads).border(segment.sizes[tensor])
 
 
-def _require_constant_border(segment: Segment) -> None:
+def require_constant_border(segment: Segment) -> None:
+    """Raise NotMergeable, with the layer, where no bias map is exact. Needs no weights."""
     for node, tensor, padded in _paddings(segment):
         before = segment.windows[tensor]
         silent = before.silent_outside(segment.size)
         if any(rows and not quiet for rows, quiet in zip(padded, silent, strict=True)):
             raise NotMergeable(
                 f"{node.name or 'a layer'} pads what a {before.kernel[0]}x{before.kernel[1]} "
-                "kernel computed, so its border depends on the input and no bias map is exact "
-                "(padding 'repad' can merge it)"
+                "kernel computed, so its border depends on the input and no bias map is exact; "
+                "use --padding repad"
             )
 
 

@@ -132,6 +132,13 @@ def test_two_rounds_at_least_have_to_agree_for_a_narrow_quiet_interval() -> None
     assert high - low < 0.01
 
 
+def test_more_rounds_can_be_asked_to_agree() -> None:
+    rounds = around(1.0, 1.0, 1.3, 1.3)
+    assert latency_interval(rounds, QUIET, 2)[1] < 1.01
+    assert latency_interval(rounds, QUIET, 3)[1] > 1.29
+    assert latency_interval(rounds[:2], QUIET, 3)[1] < 1.01
+
+
 def test_the_interval_of_few_samples_covers_the_spread_within() -> None:
     wide = [[0.0, 0.0, 5.0, 10.0, 10.0]] * 3
     assert latency_interval(wide, MEDIAN) == (0.0, 10.0)

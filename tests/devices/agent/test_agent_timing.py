@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import math
 import os
 import random
 from fractions import Fraction
@@ -10,6 +11,7 @@ import pytest
 
 from devices.agent.protocol import Rule
 from devices.agent.timing import (
+    CAP_STRETCH,
     Sample,
     SystemClocks,
     measure,
@@ -40,9 +42,7 @@ class FakeMachine:
     ``neighbour(wall_ns)`` says when someone is on the same core: then a run takes half longer.
     """
 
-    def __init__(
-        self, times_ns, *, counts_cpu=True, others_ns=None, switches=None, neighbour=None
-    ):
+    def __init__(self, times_ns, *, counts_cpu=True, others_ns=None, switches=None, neighbour=None):
         self._times_ns = iter(times_ns)
         self._others_ns = iter(others_ns or itertools.repeat(0))
         self._switched = iter(switches or itertools.repeat(0))
@@ -196,10 +196,16 @@ def test_a_latency_that_keeps_changing_is_given_up_at_the_cap() -> None:
     assert timing.stopped == "cap"
 
 
-def test_a_run_longer_than_the_cap_still_gives_one_sample() -> None:
-    machine = FakeMachine(itertools.repeat(20_000_000_000))
+def test_the_fewest_samples_may_take_longer_than_the_cap_but_not_for_ever() -> None:
+    machine = FakeMachine(itertools.repeat(2_000_000_000))
     timing = measure(machine.run, RULE, machine)
-    assert (timing.stopped, timing.wall_ns) == ("cap", [20_000_000_000])
+    assert (timing.stopped, len(timing.wall_ns)) == ("interval", RULE.min_samples)
+    slow = FakeMachine(itertools.repeat(40_000_000_000))
+    timing = measure(slow.run, RULE, slow)
+    assert timing.stopped == "cap"
+    assert len(timing.wall_ns) == math.ceil(CAP_STRETCH * RULE.cap_s / 40) < RULE.min_samples
+    slowest = FakeMachine(itertools.repeat(900_000_000_000))
+    assert measure(slowest.run, RULE, slowest).wall_ns == [900_000_000_000]
 
 
 def test_cpu_time_decides_with_one_thread_and_wall_time_with_more() -> None:
