@@ -45,7 +45,7 @@ Compose = Callable[[str, str], OpSpec]
 #: When the agent starts and stops to believe its clock. Rounds are short and the agent does not try
 #: to narrow the interval within one (half_width 1): what disturbs a round is not averaged away by
 #: staying in it, so another round serves a noisy row better than a longer one does.
-PROFILE_RULE = Rule(warmup_cap_s=0.25, min_samples=10, min_total_s=0.08, half_width=1.0, cap_s=0.25)
+PROFILE_RULE = Rule(warmup_cap_s=0.25, min_samples=10, min_total_s=0.08, half_width=1.0, cap_s=0.2)
 
 
 def expected_s(rule: Rule) -> float:

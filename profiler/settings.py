@@ -26,7 +26,7 @@ class Settings:
     anchor_every: int = 20
     drift_limit: float = DRIFT_LIMIT
     repeats: int = 2
-    extra_share: float = 0.6
+    extra_share: float = 0.3
     drift_share: float = 0.15
     half_width: float = HALF_WIDTH
     seed: int = 0

@@ -90,6 +90,30 @@ def test_a_mask_that_shrinks_what_cannot_merge_names_block_and_layer(network):
         shrunk_spec(network("mobilenetv3_large_100"), "1110" + "1" * 11)
 
 
+@pytest.mark.parametrize("resolution", [224, 112])
+def test_where_a_block_has_no_exact_bias_map_no_piece_is_made(resolution, network):
+    # At 112 block 6 alone has one (its last stride drops the end); the network as a whole has not.
+    pieces = network_pieces(network("torchvision:resnet18", resolution))
+    assert {p.kind for p in pieces.pieces if p.block is not None} == {"original", "merged", "dense"}
+
+
+def test_a_bias_map_that_cannot_be_exact_is_refused_with_the_way_out(network):
+    with pytest.raises(
+        ShrinkError, match=r"block 1 \(layer1\.1\): layer1\.1\.conv2 .*--padding repad"
+    ):
+        shrunk_spec(network("torchvision:resnet18"), "10111111", padding="bias_map")
+
+
+def test_bottlenecks_keep_their_bias_maps(network):
+    pieces = network_pieces(network("resnet50"))
+    assert all(("merged_bias_map", block) in pieces.by_place for block in range(16))
+
+
+def test_an_unknown_padding_is_refused(network):
+    with pytest.raises(ValueError, match="unknown padding 'zero'"):
+        shrunk_spec(network("mobilenetv2_100"), "0" * 17, padding="zero")
+
+
 def test_a_network_without_blocks_is_refused_with_the_way_out(network):
     with pytest.raises(ShrinkError, match="no building block found"):
         network_pieces(network("torchvision:vgg11"))

@@ -30,8 +30,12 @@ MOBILE = [
     ("tf_efficientnet_lite0", 97),
     ("tf_efficientnet_lite0", 112),
 ]
-BOTTLENECKS = [("resnet26", 96), ("resnet26", 97)]
 BASIC = [("torchvision:resnet18", 96), ("torchvision:resnet18", 97)]
+FREE = [True, False]
+# A block of a ResNet ends in an activation of its own, so the free one changes nothing there.
+WITH_FREE = [(*case, free) for case in MOBILE for free in FREE]
+BIAS_MAP = [*WITH_FREE, ("resnet26", 96, True), ("resnet26", 97, False)]
+REPAD = [*WITH_FREE, ("resnet26", 97, True), *((*case, False) for case in BASIC)]
 
 
 def library_model(net):
@@ -111,7 +115,7 @@ class ByHand(nn.Module):
 
 def identity_activations(block):
     """The library's own forward pass; only the activation modules inside are swapped."""
-    for name, child in list(block.named_modules()):
+    for name in [name for name, _ in block.named_modules()]:
         last = name.rpartition(".")[2]
         if last == "act" or last in ("act1", "act2"):
             block.set_submodule(name, nn.Identity())
@@ -142,15 +146,15 @@ def shrunk_model(net, mask, *, repad=False, free_activation=True):
     return model
 
 
-def masks_of(net, seed):
+def random_mask(net, seed):
     count = len(find_blocks(net.spec, net.lowered.layers))
     draw = random.Random(f"{net.name}/{net.resolution}/{seed}")
-    return ["".join(draw.choice("01") for _ in range(count)) for _ in range(2)]
+    return "".join(draw.choice("01") for _ in range(count))
 
 
 def images(net, seed=3):
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(2, *net.spec.input_shape, generator=generator, dtype=torch.float64)
+    return torch.randn(1, *net.spec.input_shape, generator=generator, dtype=torch.float64)
 
 
 def relative_error(result, expected):
@@ -170,28 +174,24 @@ def check(net, mask, padding, free_activation):
     assert merged.network.spec == spec
 
 
-@pytest.mark.parametrize("free_activation", [True, False])
-@pytest.mark.parametrize(("name", "resolution"), [*MOBILE, *BOTTLENECKS])
+@pytest.mark.parametrize(("name", "resolution", "free_activation"), BIAS_MAP)
 def test_bias_map_equals_the_library_without_the_activations(
     name, resolution, free_activation, network
 ):
     net = network(name, resolution, "random")
-    for mask in masks_of(net, free_activation):
-        check(net, mask, "bias_map", free_activation)
+    check(net, random_mask(net, free_activation), "bias_map", free_activation)
 
 
-@pytest.mark.parametrize("free_activation", [True, False])
-@pytest.mark.parametrize(("name", "resolution"), [*MOBILE, *BOTTLENECKS, *BASIC])
+@pytest.mark.parametrize(("name", "resolution", "free_activation"), REPAD)
 def test_repad_equals_the_library_with_all_padding_at_the_input_of_a_block(
     name, resolution, free_activation, network
 ):
     net = network(name, resolution, "random")
-    for mask in masks_of(net, free_activation):
-        check(net, mask, "repad", free_activation)
+    check(net, random_mask(net, free_activation), "repad", free_activation)
 
 
 @pytest.mark.parametrize("padding", ["bias_map", "repad"])
-@pytest.mark.parametrize("name", ["mobilenetv2_100", "tf_efficientnet_lite0", "resnet26"])
+@pytest.mark.parametrize("name", ["mobilenetv2_100", "tf_efficientnet_lite0"])
 def test_every_block_may_merge_at_once(name, padding, network):
     net = network(name, 96, "random")
     count = len(find_blocks(net.spec, net.lowered.layers))
@@ -270,7 +270,7 @@ def test_interior_differs_from_the_library_at_the_border_of_a_block_only(network
 
 @pytest.mark.parametrize("padding", ["bias_map", "repad"])
 def test_the_whole_of_mobilenetv2_140_merges(padding, network):
-    net = network("mobilenetv2_140")
+    net = network("mobilenetv2_140", 224, "random")
     merged = merge_blocks(net, "0" * 17, padding=padding)
     assert [entry.block.index for entry in merged.blocks] == list(range(17))
     spec = merged.network.spec
