@@ -15,8 +15,8 @@ BIN = $(VENV)/bin
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet '$(TORCH)'
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	# One command: a second one would let another package's wish replace the torch of the first.
+	$(BIN)/python -m pip install --quiet '$(TORCH)' --editable '.[dev]'
 	touch $@
 
 install: $(VENV)/installed

@@ -7,8 +7,7 @@ a node of its own with its own name (``blocks.1.0.bn1.act``) and can be removed 
 from __future__ import annotations
 
 import importlib
-import importlib.machinery
-import importlib.util
+import sys
 from collections import OrderedDict
 from typing import Any
 
@@ -19,45 +18,47 @@ from torch.fx.passes.shape_prop import ShapeProp
 from dshrink.layers import ConstantMap
 
 _CONV_MLP_ORDER = ("fc1", "act1", "drop", "fc2", "act2")
-_OPERATORS: list[torch.library.Library] = []  # a library lives as long as its definitions
+_MISSING_OPERATORS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+_LIBRARIES: list[torch.library.Library] = []  # a library lives as long as its definitions
 
 
 def import_timm() -> Any:
-    """timm, also beside a torchvision whose compiled operators do not load.
-
-    torchvision's wheels for Linux are built for CUDA; beside a CPU build of torch their operators
-    are missing, and importing torchvision (so timm too) stops at the first that it decorates, which
-    no classification network uses. Declaring that operator's signature lets the import pass.
-    """
-    _declare_missing_operators()
+    """timm, also beside a torchvision whose compiled operators do not load."""
+    _import_torchvision()
     return importlib.import_module("timm")
 
 
 def import_torchvision_models() -> Any:
     """``torchvision.models``, under the same condition as ``import_timm``."""
-    _declare_missing_operators()
+    _import_torchvision()
     return importlib.import_module("torchvision.models")
 
 
-def _declare_missing_operators() -> None:
-    found = importlib.util.find_spec("torchvision")
-    if found is None or _OPERATORS:
-        return
-    locations = list(found.submodule_search_locations or [])
-    binaries = importlib.machinery.PathFinder.find_spec("_C", locations)
+def _import_torchvision() -> None:
+    """Import torchvision, which timm needs; declare operators that its import stumbles over.
+
+    torchvision's wheels for Linux are built for CUDA; beside a CPU build of torch their operators
+    are missing, and the import stops at the first that it decorates, which no classification
+    network uses. With that operator's signature declared, the import passes.
+    """
     try:
-        if binaries is not None and binaries.origin is not None:
-            torch.ops.load_library(binaries.origin)  # type: ignore[no-untyped-call]
-            return
-    except OSError:
-        pass  # built for another torch: what it would have defined is declared below
+        importlib.import_module("torchvision")
+        return
+    except ImportError:
+        return  # timm works without it, or says itself what it misses
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
     library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-    for signature in (
-        "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-        "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    ):
+    for signature in _MISSING_OPERATORS:
         library.define(signature)  # type: ignore[no-untyped-call]
-    _OPERATORS.append(library)
+    _LIBRARIES.append(library)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        del sys.modules[name]
+    importlib.import_module("torchvision")
 
 
 class _Tracer(fx.Tracer):
