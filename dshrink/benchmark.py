@@ -35,6 +35,9 @@ from profiler.session import Progress, Session
 from profiler.settings import Settings
 from profiler.workloads import build_onnx
 
+#: Few networks can have many rounds: up to four times the planned time until they are settled.
+BENCH_SETTINGS = Settings(rounds=6, extra_rounds=40, extra_share=4.0)
+
 
 class BenchmarkError(DshrinkError):
     """Nothing to measure, or a file that cannot be."""
@@ -169,7 +172,7 @@ def run_benchmark(
         scheduler=scheduler,
         build=build_onnx,
         folder=folder,
-        settings=settings or Settings(rounds=5),
+        settings=settings or BENCH_SETTINGS,
     ) as session:
         measured = session.run(*([progress] if progress else [])).measurements
         session.workloads.delete()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,12 +85,11 @@ def run_bench(
 ) -> list[BenchmarkResult]:
     """Measure with a progress bar and save the results."""
     from devices.inventory import connect, load_inventory
-    from dshrink.benchmark import run_benchmark, save_results
+    from dshrink.benchmark import BENCH_SETTINGS, run_benchmark, save_results
     from dshrink.search.plan import parse_plan
     from latency_tables.io import load_table
     from profiler.conditions import probe_conditions
     from profiler.schedulers import SerialScheduler
-    from profiler.settings import Settings
 
     loaded = [load_table(path) for path in tables]
     candidates = _candidates(networks, [parse_plan(p) for p in plans], batch, resolution, padding)
@@ -113,7 +112,7 @@ def run_bench(
                 scheduler,
                 out_file.with_name(f"{out_file.stem}.journal"),
                 tables=loaded,
-                settings=Settings(rounds=5, seed=seed),
+                settings=replace(BENCH_SETTINGS, seed=seed),
                 progress=update,
             )
     finally:
