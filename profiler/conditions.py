@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from devices.inventory import Device
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from devices.inventory import Device, connect
 from latency_tables.schema import Conditions
 from profiler.errors import SessionError
-from profiler.schedulers import Scheduler
+from profiler.schedulers import Scheduler, SerialScheduler
 
 
 def probe_conditions(
@@ -54,3 +58,19 @@ def probe_conditions(
         clock="thread_cpu" if threads == 1 else "wall",
         statistic=statistic,
     )
+
+
+@contextmanager
+def measuring_on(
+    device: Device, *, runtime: str | None = None, **asked: Any
+) -> Iterator[tuple[Scheduler, Conditions]]:
+    """A scheduler for the device and the conditions there, closed at the end.
+
+    ``runtime`` is the first of the device's if not given; ``asked`` is as for ``probe_conditions``.
+    """
+    scheduler = SerialScheduler(connect(device))
+    try:
+        first = next(iter(device.runtimes))
+        yield scheduler, probe_conditions(device, scheduler, runtime=runtime or first, **asked)
+    finally:
+        scheduler.close()

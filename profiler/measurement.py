@@ -205,8 +205,9 @@ class Measurement:
         if self.rounds < self.rounds_wanted:
             why = f" ({self.failures[-1]})" if self.failures else ""
             return "noisy", f"only {self.rounds} of {self.rounds_wanted} rounds{why}"
-        if sum(len(part.wall_ns) for part in self.parts) < LEAST_SAMPLES:
-            return "noisy", f"{self.samples} samples in {self.rounds} rounds; want {LEAST_SAMPLES}"
+        taken = sum(len(part.wall_ns) for part in self.parts)
+        if taken < LEAST_SAMPLES:
+            return "noisy", f"{taken} samples in {self.rounds} rounds; want {LEAST_SAMPLES}"
         if self.relative_half_width > self.half_width:
             return "noisy", (
                 f"known to {100 * self.relative_half_width:.1f} % (wanted: "

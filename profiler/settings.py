@@ -37,8 +37,11 @@ class Settings:
             raise JobError(
                 f"rounds ({self.rounds}) and anchor_every ({self.anchor_every}) must be 1 or more"
             )
-        if min(self.extra_rounds, self.repeats, self.extra_share, self.drift_limit) < 0:
-            raise JobError("extra_rounds, repeats, extra_share and drift_limit must be 0 or more")
+        shares = (self.extra_share, self.drift_share, self.drift_limit)
+        if min(self.extra_rounds, self.repeats, *shares) < 0:
+            raise JobError(
+                "extra_rounds, repeats, extra_share, drift_share and drift_limit must be 0 or more"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -84,39 +84,34 @@ def run_bench(
     seed: int = 0,
 ) -> list[BenchmarkResult]:
     """Measure with a progress bar and save the results."""
-    from devices.inventory import connect, load_inventory
+    from devices.inventory import load_inventory
     from dshrink.benchmark import BENCH_SETTINGS, run_benchmark, save_results
     from dshrink.search.plan import parse_plan
     from latency_tables.io import load_table
-    from profiler.conditions import probe_conditions
-    from profiler.schedulers import SerialScheduler
+    from profiler.conditions import measuring_on
 
     loaded = [load_table(path) for path in tables]
     candidates = _candidates(networks, [parse_plan(p) for p in plans], batch, resolution, padding)
-    target = load_inventory().get(device)
-    scheduler = SerialScheduler(connect(target))
-    try:
-        conditions = probe_conditions(
-            target,
-            scheduler,
-            runtime=runtime or next(iter(target.runtimes)),
+    with (
+        measuring_on(
+            load_inventory().get(device),
+            runtime=runtime,
             precision=precision,
             batch=batch,
             threads=threads,
             statistic=statistic,
+        ) as (scheduler, conditions),
+        progress("benchmark") as update,
+    ):
+        results = run_benchmark(
+            candidates,
+            conditions,
+            scheduler,
+            out_file.with_name(f"{out_file.stem}.journal"),
+            tables=loaded,
+            settings=replace(BENCH_SETTINGS, seed=seed),
+            progress=update,
         )
-        with progress("benchmark") as update:
-            results = run_benchmark(
-                candidates,
-                conditions,
-                scheduler,
-                out_file.with_name(f"{out_file.stem}.journal"),
-                tables=loaded,
-                settings=replace(BENCH_SETTINGS, seed=seed),
-                progress=update,
-            )
-    finally:
-        scheduler.close()
     save_results(results, out_file)
     return results
 

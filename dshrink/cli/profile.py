@@ -85,28 +85,23 @@ def run_profile(
     seed: int = 0,
 ) -> Profile:
     """Trace, measure with a progress bar, save the table."""
-    from devices.inventory import connect, load_inventory
+    from devices.inventory import load_inventory
     from dshrink.models import load_network
     from dshrink.shrink import network_pieces, shrunk_spec
     from latency_tables.io import save_table
-    from profiler.conditions import probe_conditions
+    from profiler.conditions import measuring_on
     from profiler.profile import ProfileRequest, profile
-    from profiler.schedulers import SerialScheduler
     from profiler.settings import Settings
     from profiler.workloads import build_onnx
 
-    target = load_inventory().get(device)
-    scheduler = SerialScheduler(connect(target))
-    try:
-        conditions = probe_conditions(
-            target,
-            scheduler,
-            runtime=runtime or next(iter(target.runtimes)),
-            precision=precision,
-            batch=batch,
-            threads=threads,
-            statistic=statistic,
-        )
+    with measuring_on(
+        load_inventory().get(device),
+        runtime=runtime,
+        precision=precision,
+        batch=batch,
+        threads=threads,
+        statistic=statistic,
+    ) as (scheduler, conditions):
         network = load_network(model, resolution=resolution)
         pieces = network_pieces(network, dense=dense)
         for block, reason in pieces.unmergeable.items():
@@ -125,10 +120,11 @@ def run_profile(
         )
         with progress(f"profile {model}") as update:
             result = profile(
-                request, scheduler, on_start=lambda e: err.print(f"{e}"), progress=update
+                request,
+                scheduler,
+                on_start=lambda e: err.print(f"{e}", soft_wrap=True),
+                progress=update,
             )
-    finally:
-        scheduler.close()
     save_table(result.table, out_dir)
     session = result.session
     err.print(

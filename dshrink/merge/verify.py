@@ -73,15 +73,17 @@ class Certificate:
                     difference = getattr(block, f"{place}_{kind}")
                     if not difference.relative <= TOLERANCE[dtype]:
                         name = f"block {block.index} ({block.name})"
-                        return _exceeds(name, place, kind, difference)
+                        return _exceeds(name, f"{place}, {kind}", difference, TOLERANCE[dtype])
         return "" if self.padding == "interior" else self._network_problem()
 
     def _network_problem(self) -> str:
         result = "the network's result"
         if not self.network_float64.relative <= TOLERANCE[torch.float64]:
-            return _exceeds(result, "whole", "float64", self.network_float64)
-        if not self.network_float32.relative <= allowed_float32(self.rounding_float32):
-            return _exceeds(result, "whole", "float32", self.network_float32)
+            limit = TOLERANCE[torch.float64]
+            return _exceeds(result, "whole, float64", self.network_float64, limit)
+        limit = allowed_float32(self.rounding_float32)
+        if not self.network_float32.relative <= limit:
+            return _exceeds(result, "whole, float32", self.network_float32, limit)
         return ""
 
     def require(self) -> None:
@@ -104,11 +106,10 @@ def allowed_float32(rounding: float) -> float:
     return max(TOLERANCE[torch.float32], 10 * rounding) if rounding < 0.01 else 0.0
 
 
-def _exceeds(what: str, place: str, kind: str, difference: Difference) -> str:
-    limit = TOLERANCE[getattr(torch, kind)]
+def _exceeds(what: str, where: str, difference: Difference, limit: float) -> str:
     return (
-        f"{what} differs by {difference.relative:.2g} (relative, {place}, {kind}) from what it "
-        f"replaces, more than {limit:g}"
+        f"{what} differs by {difference.relative:.2g} (relative, {where}) from what it replaces, "
+        f"more than {limit:.2g}"
     )
 
 

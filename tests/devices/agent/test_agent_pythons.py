@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -24,9 +25,8 @@ ALLOWED_ROOTS = sys.stdlib_module_names
 def interpreter(version: str) -> str | None:
     """A Python of this version that really runs: on the path, or one of pyenv's."""
     candidates = [shutil.which(f"python{version}")]
-    for root in (Path.home() / ".pyenv", Path("/root/.pyenv")):
-        if root.is_dir():
-            candidates += map(str, root.glob(f"versions/{version}.*/bin/python"))
+    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    candidates += map(str, root.glob(f"versions/{version}.*/bin/python"))
     for candidate in filter(None, candidates):
         # A shim of pyenv is there for every version, and fails for those that are not chosen.
         if subprocess.run([candidate, "--version"], capture_output=True).returncode == 0:
