@@ -3,9 +3,9 @@
 #   make test   lint, type-check, test
 #
 # PYTHON  the interpreter to make the environment with (3.11 or later)
-# TORCH   what pip installs as torch. Any 2.11 to 2.15 works; this one is what the tests run with, and
-#         naming it keeps a plain `torch` from bringing gigabytes of CUDA that a CPU does not need on
-#         machines that have a CPU build of it.
+# TORCH   what pip installs as torch: the version that the tests run with. Any 2.11 to 2.15 will do. On
+#         Linux pip's default build brings gigabytes of CUDA; the file or address of a CPU wheel does
+#         not: make demo TORCH=./torch-2.13.0+cpu-....whl
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv

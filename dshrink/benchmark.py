@@ -56,6 +56,8 @@ class Candidate:
     macs: int | None = None
     parameters: int | None = None
     file: str = ""
+    #: Tables hold merged blocks with the free activation; without it there is no prediction.
+    free_activation: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,13 +94,16 @@ class BenchmarkResult:
     file: str
 
 
-def candidates_of(network: Network, plans: Sequence[Plan], padding: str) -> list[Candidate]:
+def candidates_of(
+    network: Network, plans: Sequence[Plan], padding: str | None = None
+) -> list[Candidate]:
     """The original network and one candidate a plan. Raises PlanError for a plan that misfits."""
     count = len(find_blocks(network.spec, network.lowered.layers))
     wanted = [(network.name, "1" * count, "")]
     for plan in plans:
         bound = bind_to_network(plan, network)
-        wanted.append((Path(plan.source or plan.keep_mask).name, bound.keep_mask, padding))
+        form = padding or bound.padding
+        wanted.append((Path(plan.source or plan.keep_mask).name, bound.keep_mask, form))
     found = []
     for label, mask, form in wanted:
         spec = shrunk_spec(network, mask, padding=form) if "0" in mask else network.spec
@@ -147,6 +152,7 @@ def candidate_of_file(path: Path, batch: int) -> Candidate:
         resolution=tuple(shape[2:]),
         job=FileJob(id=f"file {path}", kind="network", label=path.name, file=path),
         file=str(path),
+        free_activation=bool(known.get("free_activation", True)),
     )
 
 
@@ -231,7 +237,7 @@ def _prediction(
     for table in tables:
         network = (table.model, table.resolution) == (candidate.model, candidate.resolution)
         same = network and not table.conditions.differences(conditions)
-        if same and candidate.keep_mask:
+        if same and candidate.keep_mask and candidate.free_activation:
             return predict(table, candidate.keep_mask, candidate.padding or "repad")
     return None
 

@@ -17,9 +17,8 @@ from profiler.jobs import PlannedNetwork, ProfilePlan
 from profiler.measurement import Measurement
 from profiler.quality import audit
 
-#: With fewer networks measured well, the noisy ones are better than none.
+#: With fewer networks measured well, the calibration takes the noisy ones too.
 LEAST_CALIBRATION = 5
-LEAST_HOLD_OUT = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +115,7 @@ def calibrate(
     networks: list[CalibrationNetwork] = []
     problems = []
     fitted = [planned for planned in plan.networks if planned.role != "hold_out"]
-    for planned in _settled(fitted, measurements, LEAST_CALIBRATION):
+    for planned in _settled(fitted, measurements):
         measurement = measurements[planned.job_id]
         if measurement.failed:
             problems.append(f"network {planned.keep_mask} was not measured: {measurement.reason}")
@@ -146,14 +145,7 @@ def check_hold_out(
     """Predict the held-out networks; also return what kept one from being compared."""
     networks: list[HoldOutNetwork] = []
     missing: list[str] = []
-    unseen = plan.networks_of("hold_out")
-    known = _settled(unseen, measurements, LEAST_HOLD_OUT)
-    if len(known) < len(unseen):
-        missing.append(
-            f"{len(unseen) - len(known)} of {len(unseen)} hold-out networks were not compared: "
-            "they could not be measured to the precision asked for"
-        )
-    for planned in known:
+    for planned in plan.networks_of("hold_out"):
         measurement = measurements[planned.job_id]
         if measurement.failed:
             missing.append(f"hold-out network {planned.keep_mask} failed: {measurement.reason}")
@@ -168,14 +160,14 @@ def check_hold_out(
 
 
 def _settled(
-    planned: Sequence[PlannedNetwork], measurements: Mapping[str, Measurement], least: int
+    planned: Sequence[PlannedNetwork], measurements: Mapping[str, Measurement]
 ) -> Sequence[PlannedNetwork]:
     """The networks measured well enough to learn from; all of them where those are too few.
 
     The original network always takes part: the calibration goes through it.
     """
     well = [n for n in planned if n.role == "base" or measurements[n.job_id].verdict == "ok"]
-    return well if len(well) >= least else planned
+    return well if len(well) >= LEAST_CALIBRATION else planned
 
 
 def _compare(

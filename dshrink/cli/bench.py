@@ -36,7 +36,7 @@ def command(
     batch: options.Batch = 1,
     threads: options.Threads = 1,
     resolution: options.Resolution = 224,
-    padding: options.Padding = "bias_map",
+    padding: options.PlanPadding = None,
     statistic: options.Statistic = "quiet",
     seed: options.Seed = 0,
     json: options.Json = False,
@@ -79,7 +79,7 @@ def run_bench(
     batch: int = 1,
     threads: int = 1,
     resolution: int = 224,
-    padding: str = "bias_map",
+    padding: str | None = None,
     statistic: str = "quiet",
     seed: int = 0,
 ) -> list[BenchmarkResult]:
@@ -117,7 +117,11 @@ def run_bench(
 
 
 def _candidates(
-    networks: Sequence[str], plans: Sequence[Plan], batch: int, resolution: int, padding: str
+    networks: Sequence[str],
+    plans: Sequence[Plan],
+    batch: int,
+    resolution: int,
+    padding: str | None,
 ) -> list[Candidate]:
     from dshrink.benchmark import candidate_of_file, candidates_of
     from dshrink.models import load_network

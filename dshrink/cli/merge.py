@@ -27,7 +27,7 @@ def command(
     weights: Annotated[str, typer.Option(help="pretrained, random, or a state-dict file")] = (
         "pretrained"
     ),
-    padding: options.Padding = "bias_map",
+    padding: options.PlanPadding = None,
     free_activation: options.FreeActivation = True,
     batch: options.Batch = 1,
     resolution: options.Resolution = 224,
@@ -69,7 +69,7 @@ def run_merge(
     out_file: Path,
     *,
     weights: str = "pretrained",
-    padding: str = "bias_map",
+    padding: str | None = None,
     free_activation: bool = True,
     batch: int = 1,
     resolution: int = 224,
@@ -91,7 +91,10 @@ def run_merge(
     bound = bind_to_network(wanted, network)
     start = time.perf_counter()
     merged = merge_blocks(
-        network, bound.keep_mask, padding=padding, free_activation=free_activation
+        network,
+        bound.keep_mask,
+        padding=padding or bound.padding,
+        free_activation=free_activation,
     )
     merge_s = time.perf_counter() - start
     certificate = certify(merged)
@@ -106,7 +109,7 @@ def run_merge(
         "certificate": str(beside),
         "certificate_line": certificate_line(certificate),
         "keep_mask": bound.keep_mask,
-        "padding": padding,
+        "padding": merged.padding,
         "blocks_merged": len(merged.blocks),
         "merge_s": merge_s,
         "onnx_difference": difference,

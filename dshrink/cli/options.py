@@ -23,6 +23,9 @@ Seed = Annotated[int, typer.Option(help="seed of everything random")]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable result")]
 Table = Annotated[Path, typer.Option("--table", help="folder of a latency table")]
 Padding = Annotated[str, typer.Option(help="borders of merged blocks: bias_map, repad or interior")]
+PlanPadding = Annotated[
+    str | None, typer.Option("--padding", help="bias_map, repad or interior; the plan's by default")
+]
 FreeActivation = Annotated[
     bool, typer.Option("--free-activation/--no-free-activation", help="ReLU6 after merged blocks")
 ]

@@ -17,6 +17,7 @@ from dshrink.search.published import published_mask
 from latency_tables.errors import LatencyTableError
 from latency_tables.io import write_atomically
 from latency_tables.json_fields import JsonObject, parse_document
+from latency_tables.pieces import PADDING_MODES
 from latency_tables.predictor import Prediction
 from latency_tables.schema import Conditions
 
@@ -145,6 +146,11 @@ class Plan:
     def shrunk(self) -> tuple[int, ...]:
         """The numbers of the blocks that are merged."""
         return tuple(index for index, bit in enumerate(self.keep_mask) if bit == "0")
+
+    @property
+    def padding(self) -> str:
+        """How borders are treated: as the plan was made for, else by the default mode."""
+        return self.predicted.padding if self.predicted else PADDING_MODES[0]
 
     @property
     def kept_count(self) -> int:

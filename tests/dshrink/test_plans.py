@@ -7,8 +7,10 @@ from torch import nn
 
 from dshrink.plans import bind_to_network
 from dshrink.search.errors import PlanError
+from dshrink.search.greedy import greedy
 from dshrink.search.plan import load_plan, parse_plan, save_plan
 from dshrink.search.published import published_masks
+from latency_tables.synthetic import synthetic_table
 
 
 def test_a_bare_mask_gets_the_names_of_blocks_and_activations(network):
@@ -59,3 +61,9 @@ def test_a_mask_of_another_length_is_refused(network):
 def test_a_plan_that_shrinks_what_cannot_merge_is_refused(network):
     with pytest.raises(PlanError, match="squeeze-excite"):
         bind_to_network(parse_plan("mask:1110" + "1" * 11), network("mobilenetv3_large_100"))
+
+
+def test_a_plan_is_merged_and_measured_with_the_padding_it_was_made_for():
+    table = synthetic_table([4.0, 3.0, 2.0], [1.0, 1.0, 1.0])
+    assert greedy(table, keep=1, padding="repad").padding == "repad"
+    assert parse_plan("mask:0101").padding == "bias_map"
