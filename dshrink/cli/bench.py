@@ -149,7 +149,7 @@ def print_results(results: Sequence[BenchmarkResult]) -> None:
         f"{first.threads} thread(s), {first.clock} time, {first.statistic}",
         title_justify="left",
     )
-    grid.add_column("network", overflow="fold")
+    grid.add_column("network", no_wrap=True)
     for column in ("kept", "latency ms", "95 %", "FPS", "predicted ms", "error"):
         grid.add_column(column, justify="right")
     grid.add_column("verdict")

@@ -170,8 +170,8 @@ def _dress(axes: Axes, drawn: Sequence[NetworkResult], left_out: int) -> None:
     axes.set_ylabel("Throughput [frames/s]")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     # Room above for the slanted names.
-    axes.margins(x=0.06, y=0.25)
-    axes.set_ylim(bottom=0)
+    axes.margins(x=0.06)
+    axes.set_ylim(0, 1.35 * axes.get_ylim()[1])
     axes.grid()
     handles = axes.get_legend_handles_labels()[0]
     if any(r.predicted_fps is not None for r in drawn):
