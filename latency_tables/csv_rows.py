@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from latency_tables.errors import TableFormatError
-from latency_tables.schema import COLUMNS, Row
+from latency_tables.schema import COLUMNS, NEW_COLUMNS, Row
 
 MEND = "correct it, or write the table again with `dshrink profile`"
 
@@ -49,7 +49,8 @@ def parse_rows(text: str, where: str) -> tuple[CsvRow, ...]:
     found: list[CsvRow] = []
     first_lines: dict[tuple[str, int | None], int] = {}
     for line, values in lines:
-        entry = _parse_line(line, dict(zip(header, _full(values, line, where), strict=True)), where)
+        _check_full(values, header, line, where)
+        entry = _parse_line(line, dict(zip(header, values, strict=True)), where)
         place = (entry.row.kind, entry.row.block)
         if place in first_lines:
             raise TableFormatError(
@@ -77,7 +78,7 @@ def _lines(reader: Any, where: str) -> Iterator[tuple[int, list[str]]]:
 def _check_header(header: list[str], where: str) -> None:
     if not header:
         raise TableFormatError(f"{where}: empty file: {MEND}")
-    missing = [name for name in COLUMNS if name not in header]
+    missing = [name for name in COLUMNS if name not in (*header, *NEW_COLUMNS)]
     if missing:
         raise TableFormatError(
             f"{where}: line 1: missing column(s) {', '.join(missing)} "
@@ -89,23 +90,22 @@ def _check_header(header: list[str], where: str) -> None:
             f"{where}: line 1: unknown column(s) {', '.join(unknown)}; remove them, or update "
             "dshrink if a newer one wrote the table"
         )
-    if len(header) != len(COLUMNS):
+    if len(header) != len(set(header)):
         twice = next(name for name in header if header.count(name) > 1)
         raise TableFormatError(f"{where}: line 1: column {twice} is given twice: {MEND}")
 
 
-def _full(values: list[str], line: int, where: str) -> list[str]:
-    if len(values) != len(COLUMNS):
+def _check_full(values: list[str], header: list[str], line: int, where: str) -> None:
+    if len(values) != len(header):
         raise TableFormatError(
-            f"{where}: line {line}: {len(values)} values for {len(COLUMNS)} columns (cut off, or a "
+            f"{where}: line {line}: {len(values)} values for {len(header)} columns (cut off, or a "
             f"decimal comma?): {MEND}"
         )
-    return values
 
 
 def _parse_line(line: int, values: dict[str, str], where: str) -> CsvRow:
     try:
-        row = Row(**{name: _parse(name, values[name]) for name in COLUMNS[:-1]})
+        row = Row(**{name: _parse(name, values.get(name, "")) for name in COLUMNS[:-1]})
     except TableFormatError as error:
         piece = f" ({values['piece']})" if values["piece"] else ""
         raise TableFormatError(f"{where}: line {line}{piece}: {error}: {MEND}") from None

@@ -19,7 +19,8 @@ from latency_tables.json_fields import JsonObject
 from latency_tables.pieces import check_place, piece_name
 
 SCHEMA = "dshrink.latency_table"
-SCHEMA_VERSION = 1
+#: Version 2 says which board measured a row, and how the boards compare.
+SCHEMA_VERSION = 2
 UNIT = "ms"
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
@@ -133,7 +134,8 @@ class Row:
     """What one piece costs, at one place of the network.
 
     ``latency_ms`` is what the conditions' statistic says, ``low_ms`` and ``high_ms`` its 95 %
-    interval, ``median_ms`` the median of all samples. ``macs``,
+    interval, ``median_ms`` the median of all samples. ``board`` names what measured it, several
+    boards joined by "+"; it is empty in tables of version 1. ``macs``,
     ``parameters`` and ``peak_activations`` count for one image. A failed row has no latencies; its
     ``reason`` says why. ``cpu_latency_ms`` is None where more than one thread ran.
     """
@@ -162,9 +164,11 @@ class Row:
     peak_activations: int
     verdict: str
     reason: str = ""
+    board: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "reason", one_line(self.reason))
+        for name in ("reason", "board"):
+            object.__setattr__(self, name, one_line(getattr(self, name)))
         # 1 and 1.0, or a numpy number, would be written differently from what is read back.
         for names, convert in ((MILLISECONDS_AND_PERCENT, float), (INTEGERS, int)):
             for name in names:
@@ -243,3 +247,5 @@ def _check_number(name: str, value: float | None, *, zero_allowed: bool) -> None
 
 #: The columns of the CSV, in order: a row's fields, then the digest of the conditions.
 COLUMNS = (*(field.name for field in fields(Row)), "conditions")
+#: Columns that older versions did not write.
+NEW_COLUMNS = ("board",)

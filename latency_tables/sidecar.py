@@ -35,6 +35,7 @@ FIELDS = (
     "calibration",
     "hold_out",
     "twins",
+    "boards",
     "warnings",
     "fingerprint",
     "seed",
@@ -59,6 +60,7 @@ def format_sidecar(table: LatencyTable) -> str:
         "calibration": table.calibration.to_json() if table.calibration else None,
         "hold_out": table.hold_out.to_json() if table.hold_out else None,
         "twins": list(table.twins),
+        "boards": list(table.boards),
         "warnings": list(table.warnings),
     }
     document = {name: values[name] if name in values else getattr(table, name) for name in FIELDS}
@@ -105,6 +107,10 @@ def build_table(source: JsonObject, conditions: Conditions, rows: tuple[Row, ...
             date=source.text("date"),
             dshrink_version=source.text("dshrink_version"),
             twins=tuple(twin.data for twin in source.mappings("twins")),
+            # Version 1 did not know more than one board.
+            boards=tuple(one.data for one in source.mappings("boards"))
+            if "boards" in source.data
+            else (),
             warnings=source.texts("warnings"),
         )
     except LatencyTableError as error:

@@ -30,7 +30,8 @@ class LatencyTable:
     """Rows of one network measured under one set of conditions.
 
     ``resolution`` is (H, W). ``unmergeable`` maps a block to the reason why it cannot merge.
-    ``fingerprint`` (the machine) and ``twins`` (pieces measured twice) are JSON data for readers.
+    ``fingerprint`` (the machine), ``twins`` (pieces measured twice) and ``boards`` (how the boards
+    that shared the work compare) are JSON data for readers.
     """
 
     model: str
@@ -47,12 +48,15 @@ class LatencyTable:
     date: str = ""
     dshrink_version: str = ""
     twins: tuple[Mapping[str, Any], ...] = ()
+    boards: tuple[Mapping[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # Tuples inside of free-form data would come back from a file as lists.
         object.__setattr__(self, "fingerprint", _plain_json(self.fingerprint, "fingerprint"))
-        object.__setattr__(self, "twins", tuple(_plain_json(list(self.twins), "twins")))
+        for name in ("twins", "boards"):
+            plain = _plain_json(list(getattr(self, name)), name)
+            object.__setattr__(self, name, tuple(plain))
         if min(*self.resolution, self.in_channels) < 1:
             raise TableFormatError(
                 f"resolution {self.resolution} and in_channels {self.in_channels} must be positive"
@@ -112,7 +116,7 @@ class LatencyTable:
     @cached_property
     def digest(self) -> str:
         """16 hex digits of the rows and their conditions: what a plan was made from."""
-        text = json.dumps([self.conditions.digest, *(astuple(row) for row in self.rows)])
+        text = json.dumps([self.conditions.digest, *(_facts(row) for row in self.rows)])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
@@ -213,6 +217,12 @@ class LatencyTable:
         for block in self.mergeable:
             self.measured("merged", block)
             self.measured(self.merged_kind(block, "bias_map"), block)
+
+
+def _facts(row: Row) -> tuple[Any, ...]:
+    """What the digest covers; tables of version 1 had no board, and keep their digest."""
+    *facts, board = astuple(row)
+    return (*facts, board) if board else tuple(facts)
 
 
 def _plain_json(value: Any, name: str) -> Any:

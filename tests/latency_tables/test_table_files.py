@@ -110,7 +110,7 @@ def test_the_csv_is_what_a_spreadsheet_expects(saved: Path) -> None:
     lines = (saved / "table.csv").read_text().splitlines()
     assert lines[0] == ",".join(COLUMNS)
     assert lines[1].startswith("stem,stem,,stem first,stem last,")
-    assert lines[1].endswith(f",ok,,{CONDITIONS.digest}")
+    assert lines[1].endswith(f",ok,,,{CONDITIONS.digest}")
     assert len(lines) == 1 + len(table().rows)
 
 
@@ -219,8 +219,8 @@ def test_a_missing_half_is_named(saved: Path, name: str) -> None:
     ("key", "value", "message"),
     [
         ("schema", "other", "field 'schema' must be 'dshrink.latency_table', got \"other\""),
-        ("schema_version", 2, "schema_version 2 is newer than 1"),
-        ("schema_version", 2, "update dshrink"),
+        ("schema_version", 3, "schema_version 3 is newer than 2"),
+        ("schema_version", 3, "update dshrink"),
         ("schema_version", 0, "field 'schema_version' must be an integer from 1"),
         ("schema_version", "1", "field 'schema_version' must be an integer from 1"),
         ("schema_version", True, "field 'schema_version' must be an integer from 1"),
@@ -343,7 +343,7 @@ def test_the_sidecar_shows_derived_values_to_readers(saved: Path) -> None:
     assert data["hold_out"]["kendall_tau"] == pytest.approx(hold_out.kendall_tau)
     assert data["calibration"]["slope"] == pytest.approx(1.0)
     assert data["fit_for_search"] is True
-    assert (data["unit"], data["schema_version"]) == ("ms", 1)
+    assert (data["unit"], data["schema_version"]) == ("ms", 2)
 
 
 def test_a_calibration_on_both_merged_forms_belongs_to_its_rows(tmp_path: Path) -> None:
@@ -399,3 +399,30 @@ def test_a_broken_sidecar_is_a_format_error(saved: Path) -> None:
     (saved / "table.json").write_text("{}")
     with pytest.raises(TableFormatError, match="field 'schema' is missing"):
         load_table(saved)
+
+
+def test_a_table_of_version_1_still_loads_and_keeps_its_digest(saved: Path) -> None:
+    csv_path, sidecar_path = saved / "table.csv", saved / "table.json"
+    position = COLUMNS.index("board")
+    lines = list(csv.reader(csv_path.read_text().splitlines()))
+    with csv_path.open("w", newline="") as file:
+        csv.writer(file).writerows([*line[:position], *line[position + 1 :]] for line in lines)
+    data = json.loads(sidecar_path.read_text())
+    digest = data["rows_digest"]
+    del data["boards"]
+    data["schema_version"] = 1
+    sidecar_path.write_text(json.dumps(data))
+    old = load_table(saved)
+    assert old.digest == digest
+    assert old.boards == ()
+    assert {row.board for row in old.rows} == {""}
+
+
+def test_which_board_measured_a_row_survives_and_counts(tmp_path: Path) -> None:
+    first = table()
+    rows = (replace(first.rows[0], board="pi-1+pi-2"), *first.rows[1:])
+    boards = ({"board": "pi-2", "reference": "pi-1", "slower_percent": 0.4},)
+    pooled = replace(first, rows=rows, boards=boards)
+    save_table(pooled, tmp_path)
+    assert load_table(tmp_path) == pooled
+    assert pooled.digest != first.digest
