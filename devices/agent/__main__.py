@@ -12,6 +12,13 @@ import os
 import sys
 
 OLDEST = (3, 6)
+#: What the agent can be started for: the module and function that do it.
+MODES = {
+    "serve": (".service", "main"),
+    "receive": (".store", "receive_main"),
+    "remove": (".store", "remove_main"),
+}
+USAGE = "usage: agent [serve [ROOT] | receive ROOT | remove ROOT], with ROOT an absolute path\n"
 
 
 def load_as_package(folder):
@@ -33,16 +40,31 @@ def load_as_package(folder):
     return "agent"
 
 
+def read_arguments(arguments):
+    """Return the mode and the folders given with it; None where the arguments make no sense."""
+    mode, roots = (arguments or ["serve"])[0], arguments[1:]
+    fitting = len(roots) == 1 or (mode == "serve" and not roots)
+    if mode in MODES and fitting and all(os.path.isabs(root) for root in roots):
+        return mode, roots
+    return None
+
+
 def main():
-    """Return the exit status: 3 where this Python is too old."""
+    """Return the exit status: 2 for arguments that make no sense, 3 where Python is too old."""
     if sys.version_info < OLDEST:
         sys.stderr.write(
             "the agent needs Python %d.%d or newer, %s is %d.%d: name another one for this device\n"
             % (OLDEST + (sys.executable,) + tuple(sys.version_info[:2]))
         )
         return 3
+    given = read_arguments(sys.argv[1:])
+    if given is None:
+        sys.stderr.write(USAGE)
+        return 2
+    mode, roots = given
     package = __package__ or load_as_package(os.path.dirname(os.path.abspath(__file__)))
-    return importlib.import_module(package + ".service").main()
+    module, function = MODES[mode]
+    return getattr(importlib.import_module(package + module), function)(*roots)
 
 
 if __name__ == "__main__":

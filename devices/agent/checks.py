@@ -19,6 +19,9 @@ ERROR_TYPES = (
     "bad_model",
     "out_of_memory",
     "runtime_error",
+    "disk_full",
+    "device_busy",
+    "not_permitted",
 )
 
 Check = Callable[[str, Any], Any]

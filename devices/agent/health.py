@@ -4,9 +4,12 @@ Read before and after a measurement, never while its clock runs: reading ``/sys`
 core that is measured.  A fact that the machine does not offer is None.
 """
 
-import glob
 import os
+import re
 from typing import Any, Dict, List, Optional
+
+from . import jetson, sysfs
+from .commands import SYSTEM, Commands
 
 #: Bits of the Raspberry Pi's firmware that say what is so now; higher ones say what once was.
 PI_BITS_NOW = {
@@ -17,18 +20,26 @@ PI_BITS_NOW = {
 }
 
 
-def read_health(root: str = "/") -> Dict[str, Any]:
-    """Return the machine's health now; ``root`` is where /sys and /proc hang."""
+def read_health(root: str = "/", commands: Commands = SYSTEM) -> Dict[str, Any]:
+    """Return the machine's health now; ``root`` is where /sys and /proc hang.
+
+    Only a Jetson, and a Raspberry Pi whose /sys lacks the firmware's file, have a command run.
+    """
+    is_jetson = jetson.is_jetson(root)
+    mode = jetson.power_mode(commands) if is_jetson else None
+    clocks = jetson.statistics(commands) if is_jetson else {}
     return {
         "governor": governor(root),
         "frequency_mhz": frequency_mhz(root),
         "temperature_c": temperature_c(root),
         "throttle_events": throttle_events(root),
-        "throttle_bits": throttle_bits(root),
+        "throttle_bits": throttle_bits(root, commands),
         "cooling_level": cooling_level(root),
         "quota_throttled": quota_throttled(root),
         "load_average": load_average(root),
         "steal_ms": steal_ms(root),
+        "power_mode": mode.name if mode else None,
+        "gpu_mhz": clocks.get("gpu_mhz"),
     }
 
 
@@ -41,63 +52,83 @@ def throttle_reason(before: Dict[str, Any], after: Dict[str, Any]) -> str:
         first, second = before.get(name), after.get(name)
         if first is not None and second is not None and second > first:
             return what.format(second - first)
-    for health in (before, after):
-        bits = health.get("throttle_bits") or 0
-        causes = [cause for bit, cause in PI_BITS_NOW.items() if bits & bit]
-        if causes:
-            return f"the firmware reports {', '.join(causes)}"
-        if health.get("cooling_level"):
-            return f"the kernel cools the CPU down (level {health['cooling_level']})"
+    modes = [health.get("power_mode") for health in (before, after)]
+    if None not in modes and modes[0] != modes[1]:
+        return f"somebody changed the power mode from {modes[0]} to {modes[1]}"
+    return throttled_now(before) or throttled_now(after)
+
+
+def throttled_now(health: Dict[str, Any]) -> str:
+    """What holds the machine back at the time of a reading; "" where nothing is known to."""
+    bits = health.get("throttle_bits") or 0
+    causes = [cause for bit, cause in PI_BITS_NOW.items() if bits & bit]
+    if causes:
+        return f"the firmware reports {', '.join(causes)}"
+    if health.get("cooling_level"):
+        return f"the kernel cools the CPU or GPU down (level {health['cooling_level']})"
     return ""
 
 
 def governor(root: str = "/") -> Optional[str]:
     """The frequency governor; several joined by "+" where the cores differ."""
-    names = {_read(path) for path in _cpus(root, "cpufreq/scaling_governor")}
+    names = {sysfs.read(path) for path in sysfs.of_cores(root, "cpufreq/scaling_governor")}
     return "+".join(sorted(name for name in names if name)) or None
 
 
 def frequency_mhz(root: str = "/") -> Optional[float]:
     """The mean frequency of the cores."""
-    khz = [_number(path) for path in _cpus(root, "cpufreq/scaling_cur_freq")]
+    khz = [sysfs.number(path) for path in sysfs.of_cores(root, "cpufreq/scaling_cur_freq")]
     mhz = [one / 1000 for one in khz if one is not None]
     if not mhz:
-        lines = _read(os.path.join(root, "proc/cpuinfo")).splitlines()
+        lines = sysfs.lines(os.path.join(root, "proc/cpuinfo"))
         found = (_float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz"))
         mhz = [one for one in found if one is not None]
     return round(sum(mhz) / len(mhz), 1) if mhz else None
 
 
 def temperature_c(root: str = "/") -> Optional[float]:
-    """The hottest thermal zone."""
-    milli = [_number(path) for path in _glob(root, "sys/class/thermal/thermal_zone*/temp")]
+    """The hottest thermal zone, but for the one of a Jetson that always says 100 degrees."""
+    milli = [
+        sysfs.number(path)
+        for path in sysfs.found(root, "sys/class/thermal/thermal_zone*/temp")
+        if not sysfs.read(os.path.join(os.path.dirname(path), "type")).startswith(
+            jetson.DUMMY_SENSOR
+        )
+    ]
     celsius = [one / 1000 for one in milli if one is not None]
     return max(celsius) if celsius else None
 
 
 def throttle_events(root: str = "/") -> Optional[int]:
     """How often x86 cores throttled themselves since the machine was started."""
-    counts = [_number(path) for path in _cpus(root, "thermal_throttle/*_throttle_count")]
+    paths = sysfs.of_cores(root, "thermal_throttle/*_throttle_count")
+    counts = [sysfs.number(path) for path in paths]
     known = [one for one in counts if one is not None]
     return sum(known) if known else None
 
 
-def throttle_bits(root: str = "/") -> Optional[int]:
-    """What the firmware of a Raspberry Pi says about throttling."""
-    for path in _glob(root, "sys/devices/platform/soc/*firmware/get_throttled"):
+def throttle_bits(root: str = "/", commands: Commands = SYSTEM) -> Optional[int]:
+    """What the firmware of a Raspberry Pi says about throttling, in /sys or through its tool."""
+    for path in sysfs.found(root, "sys/devices/platform/soc/*firmware/get_throttled"):
         try:
-            return int(_read(path), 16)
+            return int(sysfs.read(path), 16)
         except ValueError:
             continue
-    return None
+    said = re.match("throttled=0x([0-9a-fA-F]+)$", commands.output(["vcgencmd", "get_throttled"]))
+    return int(said.group(1), 16) if said else None
 
 
 def cooling_level(root: str = "/") -> Optional[int]:
-    """How far the kernel holds the CPU down for heat, 0 not at all (ARM)."""
+    """How far the kernel holds the processor down for heat, 0 not at all (ARM).
+
+    The cooling devices are the CPU's clock and, on a Jetson, such as "gpu-throttle-alert"; a fan
+    is one too, but slows nothing.
+    """
     levels: List[int] = []
-    for kind in _glob(root, "sys/class/thermal/cooling_device*/type"):
-        if "cpufreq" in _read(kind):
-            level = _number(os.path.join(os.path.dirname(kind), "cur_state"))
+    for kind in sysfs.found(root, "sys/class/thermal/cooling_device*/type"):
+        name = sysfs.read(kind)
+        if "cpufreq" in name or name.endswith("-throttle-alert"):
+            level = sysfs.number(os.path.join(os.path.dirname(kind), "cur_state"))
             levels += [level] if level is not None else []
     return max(levels) if levels else None
 
@@ -105,7 +136,7 @@ def cooling_level(root: str = "/") -> Optional[int]:
 def quota_throttled(root: str = "/") -> Optional[int]:
     """How often the container's CPU quota ran out (cgroup version 2, else 1)."""
     for name in ("sys/fs/cgroup/cpu.stat", "sys/fs/cgroup/cpu/cpu.stat"):
-        for line in _read(os.path.join(root, name)).splitlines():
+        for line in sysfs.lines(os.path.join(root, name)):
             key, _, value = line.partition(" ")
             if key == "nr_throttled" and value.isdigit():
                 return int(value)
@@ -114,39 +145,15 @@ def quota_throttled(root: str = "/") -> Optional[int]:
 
 def load_average(root: str = "/") -> Optional[float]:
     """Processes that wanted a core in the last minute."""
-    return _float(_read(os.path.join(root, "proc/loadavg")).partition(" ")[0])
+    return _float(sysfs.read(os.path.join(root, "proc/loadavg")).partition(" ")[0])
 
 
 def steal_ms(root: str = "/") -> Optional[int]:
     """CPU time that the hypervisor gave to others since the machine was started, all cores."""
-    fields = _read(os.path.join(root, "proc/stat")).partition("\n")[0].split()
+    fields = sysfs.read(os.path.join(root, "proc/stat")).partition("\n")[0].split()
     if len(fields) < 9 or fields[0] != "cpu" or not fields[8].isdigit():
         return None
     return int(fields[8]) * 1000 // os.sysconf("SC_CLK_TCK")
-
-
-def _cpus(root: str, name: str) -> List[str]:
-    return _glob(root, "sys/devices/system/cpu/cpu[0-9]*/" + name)
-
-
-def _glob(root: str, pattern: str) -> List[str]:
-    return sorted(glob.glob(os.path.join(glob.escape(root), pattern)))
-
-
-def _read(path: str) -> str:
-    # Files of /sys come and go, and some drivers answer a read with an error.
-    try:
-        with open(path, encoding="utf-8", errors="replace") as stream:
-            return stream.read().strip()
-    except OSError:
-        return ""
-
-
-def _number(path: str) -> Optional[int]:
-    try:
-        return int(_read(path))
-    except ValueError:
-        return None
 
 
 def _float(shown: str) -> Optional[float]:

@@ -24,12 +24,14 @@ from .checks import (
     text,
 )
 
-PROTOCOL = 1
+PROTOCOL = 2
 #: No legal request comes near this; a longer line is refused without being parsed.
 MAX_LINE_BYTES = 256 * 1024
 #: A serialized ONNX file cannot be larger: protobuf's limit.
 MAX_FILE_BYTES = 2 * 1024**3
 MAX_ID_CHARACTERS = 200
+#: What one push may announce; its line stays below MAX_LINE_BYTES.
+MAX_FILES = 2000
 
 
 class Rule(NamedTuple):
@@ -47,7 +49,10 @@ class Rule(NamedTuple):
 
 
 class Measure(NamedTuple):
-    """A checked request to measure one file."""
+    """A checked request to measure one file.
+
+    ``timeout_s`` counts from when the device is ours: waiting for it has a limit of its own.
+    """
 
     runtime: str
     file: str
@@ -56,6 +61,7 @@ class Measure(NamedTuple):
     rule: Rule
     threads: int = 1
     seed: int = 0
+    timeout_s: Optional[float] = None
 
 
 class Request(NamedTuple):
@@ -66,7 +72,17 @@ class Request(NamedTuple):
     measure: Optional[Measure] = None
 
 
+class Announced(NamedTuple):
+    """A file that the host is about to push."""
+
+    sha256: str
+    size_bytes: int
+
+
+#: Requests that carry nothing but what to do.
+PLAIN_REQUESTS = ("hello", "probe", "hold", "quit")
 _ONE_HOUR_S = 3600.0
+_ONE_DAY_S = 86400.0
 _RULE_CHECKS: Dict[str, Check] = {
     "warmup_s": number(0.0, _ONE_HOUR_S),
     "warmup_cap_s": number(0.0, _ONE_HOUR_S),
@@ -84,6 +100,7 @@ _MEASURE_CHECKS: Dict[str, Check] = {
     "sha256": sha256_hex,
     "threads": integer(1, 1024),
     "seed": integer(0, 2**32 - 1),
+    "timeout_s": number(1.0, _ONE_DAY_S),
     "options": mapping,
     "rule": mapping,
 }
@@ -140,26 +157,45 @@ def parse_request(message: Dict[str, Any]) -> Request:
     if not isinstance(identity, str) or not 0 < len(identity) <= MAX_ID_CHARACTERS:
         raise bad_request(f"id must be a string of 1 to {MAX_ID_CHARACTERS} characters")
     do = rest.pop("do", None)
-    if do in ("hello", "quit"):
+    if do in PLAIN_REQUESTS:
         check_fields(do, rest, {})
         return Request(id=identity, do=do)
     if do != "measure":
-        raise bad_request(f"do must be hello, measure or quit, got {clip(do)}")
+        known = ", ".join(PLAIN_REQUESTS)
+        raise bad_request(f"do must be measure or one of {known}, got {clip(do)}")
     fields = check_fields("measure", rest, _MEASURE_CHECKS, _MEASURE_NEEDS)
     fields["rule"] = check_rule(fields.get("rule", {}))
     fields.setdefault("options", {})
     return Request(id=identity, do=do, measure=Measure(**fields))
 
 
+def parse_announcement(message: Dict[str, Any]) -> List[Announced]:
+    """Check the first message of a push and return its files, each once."""
+    pairs = check_fields("push", message, {"files": _file_list}, ("files",))["files"]
+    files = list(dict.fromkeys(_announced(pair) for pair in pairs))
+    if len({file.sha256 for file in files}) != len(files):
+        raise bad_request("push.files gives one digest two sizes")
+    return files
+
+
 def encode_result(identity: str, result: Dict[str, Any]) -> bytes:
     """The reply line of a request that was done."""
-    return _line({"protocol": PROTOCOL, "id": identity, "ok": True, "result": result})
+    return encode({"protocol": PROTOCOL, "id": identity, "ok": True, "result": result})
 
 
 def encode_error(identity: str, error: JobError) -> bytes:
     """The reply line of a request that failed."""
-    body = {"type": error.kind, "message": clip(error.message), "advice": clip(error.advice)}
-    return _line({"protocol": PROTOCOL, "id": identity, "ok": False, "error": body})
+    return encode({"protocol": PROTOCOL, "id": identity, "ok": False, "error": error_body(error)})
+
+
+def error_body(error: JobError) -> Dict[str, str]:
+    """The error as replies carry it."""
+    return {"type": error.kind, "message": clip(error.message), "advice": clip(error.advice)}
+
+
+def encode(reply: Dict[str, Any]) -> bytes:
+    """One line of JSON."""
+    return json.dumps(reply, allow_nan=False).encode("ascii") + b"\n"
 
 
 def file_digest(path: str) -> str:
@@ -187,8 +223,17 @@ def _python_files(folder: str) -> List[str]:
     return found
 
 
-def _line(reply: Dict[str, Any]) -> bytes:
-    return json.dumps(reply, allow_nan=False).encode("ascii") + b"\n"
+def _file_list(name: str, value: Any) -> List[Any]:
+    if not isinstance(value, list) or len(value) > MAX_FILES:
+        raise bad_request(f"{name} must be a list of at most {MAX_FILES} files, got {clip(value)}")
+    return value
+
+
+def _announced(pair: Any) -> Announced:
+    if not isinstance(pair, list) or len(pair) != 2:
+        raise bad_request(f"a file must be given as [sha256, size], got {clip(pair)}")
+    size_bytes = integer(0, MAX_FILE_BYTES)("push.files size", pair[1])
+    return Announced(sha256_hex("push.files sha256", pair[0]), size_bytes)
 
 
 def _no_key_twice(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:

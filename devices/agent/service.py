@@ -9,11 +9,12 @@ import stat
 import sys
 import time
 import traceback
-from typing import Any, BinaryIO, Dict, Iterator, Tuple
+from typing import Any, BinaryIO, Dict, Iterator, Optional, Tuple
 
-from . import runtimes, system, timing
+from . import alarm, power, runtimes, store, system, timing
 from .checks import Check, JobError, bad_request, check_fields, integer
 from .health import read_health
+from .lock import DeviceLock
 from .protocol import (
     MAX_FILE_BYTES,
     MAX_LINE_BYTES,
@@ -29,44 +30,94 @@ from .protocol import (
 
 #: Options of every runtime.
 COMMON_OPTIONS: Dict[str, Check] = {"memory_limit_mib": integer(1, 1 << 24)}
+#: A host that asks nothing for so long, or takes no reply, has gone.
+IDLE_S = 600.0
 PR_SET_PDEATHSIG = 1
 
 
-def main() -> int:
-    """Serve standard input until it ends or the host says quit; return the exit status."""
+def main(root: Optional[str] = None) -> int:
+    """Serve standard input until it ends or the host says quit; return the exit status.
+
+    ``root`` is the folder that must stay as long as this agent runs, if it runs from one.
+    """
     requests, replies = _take_streams()
     _die_with_host()
+    try:
+        in_use = None if root is None else store.use(root)
+    except (JobError, OSError) as error:
+        sys.stderr.write(f"the agent cannot use {root}: {error}\n")
+        return 1
     try:
         serve(requests, replies)
     except BrokenPipeError:
         pass  # the host has gone, and with it the reader of any reply
+    finally:
+        if in_use is not None:
+            os.close(in_use)
     return 0
 
 
 def serve(requests: BinaryIO, replies: BinaryIO) -> None:
     """Answer one reply line for each request line, in order."""
-    for line in _lines(requests):
-        identity, is_last = "", False
-        try:
-            message = decode(line)
-            identity = request_id(message)
-            request = parse_request(message)
-            is_last = request.do == "quit"
-            reply = encode_result(identity, _do(request))
-        except Exception as error:
-            reply = encode_error(identity, _as_job_error(error))
-        replies.write(reply)
-        replies.flush()
-        if is_last:
-            return
+    jobs = Jobs()
+    try:
+        alarm.end_process_after(IDLE_S)
+        for line in _lines(requests):
+            alarm.end_process_after(IDLE_S)
+            reply, is_last = _answer(line, jobs)
+            alarm.end_process_after(IDLE_S)
+            replies.write(reply)
+            replies.flush()
+            if is_last:
+                return
+    finally:
+        jobs.close()
+        alarm.end_process_after(None)
+
+
+class Jobs(object):
+    """Does what requests ask; what they hold, such as clocks, is held until ``close``."""
+
+    def __init__(self) -> None:
+        self._held: Optional[power.Held] = None
+
+    def do(self, request: Request) -> Dict[str, Any]:
+        """Return the result of the request."""
+        if request.measure is not None:
+            return measure(request.measure)
+        if request.do == "probe":
+            return system.probe()
+        if request.do == "hold":
+            if self._held is None:
+                self._held = power.hold()
+            return {"environment": system.describe(), "held": list(self._held.descriptions)}
+        return {"environment": system.describe()} if request.do == "hello" else {}
+
+    def close(self) -> None:
+        """Put back what was held."""
+        if self._held is not None:
+            self._held.release()
+            self._held = None
 
 
 def measure(request: Measure) -> Dict[str, Any]:
-    """Measure one file: the raw samples, how they were taken, health before and after."""
+    """Measure one file: the raw samples, how they were taken, health before and after.
+
+    Waits until no other agent measures on this device.  From then on the kernel ends this process
+    if the job takes longer than it may: not even the host's death leaves the device taken.
+    """
     runtime = runtimes.get(request.runtime)
     options = check_fields("options", request.options, dict(COMMON_OPTIONS, **runtime.OPTIONS))
-    runtime.load()
-    _check_file(request)
+    with DeviceLock() as lock:
+        alarm.end_process_after(request.timeout_s)
+        runtime.load()
+        _check_file(request)
+        return dict(_measure_within_limit(runtime, request, options), waited_s=lock.waited_s)
+
+
+def _measure_within_limit(
+    runtime: runtimes.Runtime, request: Measure, options: Dict[str, Any]
+) -> Dict[str, Any]:
     with MemoryLimit(options.pop("memory_limit_mib", None)):
         try:
             return _measure_with(runtime, request, options)
@@ -118,12 +169,16 @@ class MemoryLimit(object):
             resource.setrlimit(resource.RLIMIT_AS, self._before)
 
 
-def _do(request: Request) -> Dict[str, Any]:
-    if request.do == "hello":
-        return {"environment": system.describe()}
-    if request.measure is None:
-        return {}
-    return measure(request.measure)
+def _answer(line: bytes, jobs: Jobs) -> Tuple[bytes, bool]:
+    """Return the reply to a line, and whether it is the last one."""
+    identity = ""
+    try:
+        message = decode(line)
+        identity = request_id(message)
+        request = parse_request(message)
+        return encode_result(identity, jobs.do(request)), request.do == "quit"
+    except Exception as error:
+        return encode_error(identity, _as_job_error(error)), False
 
 
 def _check_file(request: Measure) -> None:
@@ -133,6 +188,9 @@ def _check_file(request: Measure) -> None:
             raise bad_request(f"{request.file} is not a regular file")
         if state.st_size > MAX_FILE_BYTES:
             raise bad_request(f"{request.file} has {state.st_size} bytes, above {MAX_FILE_BYTES}")
+        if state.st_size == 0:
+            # Nor is it read: files of /proc look empty, and some of them block whoever reads.
+            raise JobError("bad_model", f"{request.file} is empty", "push the file again")
         digest = file_digest(request.file)
     except OSError as error:
         raise JobError(

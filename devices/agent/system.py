@@ -1,18 +1,22 @@
-"""What this machine is, for the table's fingerprint: the answer to ``hello``."""
+"""What this machine is: the answers to ``hello`` (the table's fingerprint) and ``probe``."""
 
+import hashlib
 import os
 import platform
 from typing import Any, Dict, List, Optional
 
-from . import health, runtimes
+from . import health, jetson, power, processes, runtimes, sysfs
+from .commands import SYSTEM, Commands
 from .protocol import PROTOCOL, folder_digest
 
 AGENT_FOLDER = os.path.dirname(os.path.abspath(__file__))
 
 
-def describe(root: str = "/") -> Dict[str, Any]:
+def describe(root: str = "/", commands: Commands = SYSTEM) -> Dict[str, Any]:
     """Return the facts of ``hello``; one that the machine does not offer is None."""
+    mode = jetson.power_mode(commands) if jetson.is_jetson(root) else None
     return {
+        "board": board(root),
         "python": platform.python_version(),
         "os": operating_system(root),
         "kernel": platform.release(),
@@ -21,6 +25,7 @@ def describe(root: str = "/") -> Dict[str, Any]:
         "cores": os.cpu_count(),
         "cpu_affinity": affinity(),
         "governor": health.governor(root),
+        "power_mode": mode.name if mode else None,
         "frequency_mhz": health.frequency_mhz(root),
         "load_average": health.load_average(root),
         "memory_gib": memory_gib(),
@@ -30,9 +35,29 @@ def describe(root: str = "/") -> Dict[str, Any]:
     }
 
 
+def probe(root: str = "/", commands: Commands = SYSTEM) -> Dict[str, Any]:
+    """Return all that a user wants to know before measuring; takes about a second."""
+    return {
+        # First: the load of finding the runtimes must not be taken for somebody else's.
+        "processes": processes.others(root),
+        "environment": describe(root, commands),
+        "health": health.read_health(root, commands),
+        "clocks": power.clocks(root, commands),
+        "memory_available_gib": processes.memory_available_gib(root),
+    }
+
+
+def board(root: str = "/") -> str:
+    """8 hexadecimal digits that tell this board from others, and do not give its serial number."""
+    names = ("proc/device-tree/serial-number", "etc/machine-id")
+    identities = [sysfs.read(os.path.join(root, name)) for name in names]
+    identity = next(filter(None, identities), platform.node())
+    return hashlib.sha256(b"dshrink " + identity.encode("utf-8")).hexdigest()[:8]
+
+
 def operating_system(root: str = "/") -> str:
     """The distribution's own name, else the kernel's."""
-    for line in _lines(os.path.join(root, "etc/os-release")):
+    for line in sysfs.lines(os.path.join(root, "etc/os-release")):
         if line.startswith("PRETTY_NAME="):
             return line.partition("=")[2].strip("\"'")
     return platform.system()
@@ -40,14 +65,14 @@ def operating_system(root: str = "/") -> str:
 
 def cpu_model(root: str = "/") -> str:
     """The CPU as /proc/cpuinfo names it, else the board, else the instruction set."""
-    lines = _lines(os.path.join(root, "proc/cpuinfo"))
+    lines = sysfs.lines(os.path.join(root, "proc/cpuinfo"))
     fields = [(line.partition(":")[0].strip(), line.partition(":")[2].strip()) for line in lines]
     for wanted in ("model name", "Model", "Hardware"):
         for key, value in fields:
             if key == wanted and value:
                 return value
-    board = " ".join(_lines(os.path.join(root, "proc/device-tree/model"))).strip("\0 ")
-    return board or platform.processor() or platform.machine()
+    model = sysfs.read(os.path.join(root, "proc/device-tree/model"))
+    return model or platform.processor() or platform.machine()
 
 
 def affinity() -> Optional[List[int]]:
@@ -62,11 +87,3 @@ def memory_gib() -> Optional[float]:
     except (ValueError, OSError):
         return None
     return round(total / 2**30, 1)
-
-
-def _lines(path: str) -> List[str]:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as stream:
-            return stream.read().splitlines()
-    except OSError:
-        return []

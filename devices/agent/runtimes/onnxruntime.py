@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Optional
 
 from ..checks import JobError
 from . import Prepared, Runtime
+from .external_data import refuse_external_data
 
 #: What ONNX Runtime, of any version, says when it cannot have the memory it wants.
 OUT_OF_MEMORY_WORDS = (
@@ -69,6 +70,7 @@ class OnnxRuntime(Runtime):
 
     def prepare(self, file: str, threads: int, seed: int, options: Dict[str, Any]) -> Prepared:
         """Build the session, and bind inputs drawn from the seed and all outputs."""
+        refuse_external_data(file)
         session = self._session(file, threads)
         binding = session.io_binding()
         draw = self._numpy.random.RandomState(seed)

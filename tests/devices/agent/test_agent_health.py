@@ -5,8 +5,24 @@ from pathlib import Path
 
 import pytest
 
-from devices.agent.health import read_health, throttle_reason
-from devices.agent.system import cpu_model, describe, operating_system
+from devices.agent.commands import Commands
+from devices.agent.health import read_health, throttle_reason, throttled_now
+from devices.agent.system import board, cpu_model, describe, operating_system, probe
+
+
+class Scripted(Commands):
+    """Commands that print what a real board printed; ``ran`` are those that were asked for."""
+
+    def __init__(self, **said: str) -> None:
+        self.said = said
+        self.ran: list[str] = []
+
+    def output(self, words: list[str]) -> str:
+        self.ran.append(words[0])
+        return self.said.get(words[0], "")
+
+    def first_line(self, words: list[str], timeout_s: float = 1.0) -> str:
+        return self.output(words)
 
 
 def tree(root: Path, files: dict[str, str]) -> str:
@@ -30,6 +46,23 @@ X86 = {
     "proc/loadavg": "0.42 0.30 0.20 1/200 999\n",
     "proc/stat": "cpu  1 2 3 4 5 6 7 800 0 0\ncpu0 1 2 3 4 5 6 7 8 0 0\n",
 }
+JETSON = {
+    "etc/nv_tegra_release": "# R32 (release), REVISION: 7.1, BOARD: t186ref\n",
+    "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "schedutil\n",
+    "sys/class/thermal/thermal_zone0/type": "BCPU-therm\n",
+    "sys/class/thermal/thermal_zone0/temp": "37500\n",
+    "sys/class/thermal/thermal_zone4/type": "PMIC-Die\n",
+    "sys/class/thermal/thermal_zone4/temp": "100000\n",
+    "sys/class/thermal/cooling_device0/type": "gpu-throttle-alert\n",
+    "sys/class/thermal/cooling_device0/cur_state": "0\n",
+    "sys/class/thermal/cooling_device1/type": "pwm-fan\n",
+    "sys/class/thermal/cooling_device1/cur_state": "3\n",
+}
+JETSON_SAYS = {
+    "nvpmodel": "NV Fan Mode:quiet\nNV Power Mode: MAXN\n0",
+    "tegrastats": "RAM 2344/7852MB (lfb 1154x4MB) CPU [1%@345] EMC_FREQ 4%@1600 GR3D_FREQ 0%@624 "
+    "APE 150 PMIC@100C GPU@35C",
+}
 PI = {
     "sys/devices/platform/soc/soc:firmware/get_throttled": "50005\n",
     "sys/class/thermal/cooling_device0/type": "cpufreq-cpu0\n",
@@ -51,7 +84,51 @@ def test_health_of_an_x86_machine_is_read_from_sys_and_proc(tmp_path: Path) -> N
         "quota_throttled": 2,
         "load_average": 0.42,
         "steal_ms": 800 * 1000 // os.sysconf("SC_CLK_TCK"),
+        "power_mode": None,
+        "gpu_mhz": None,
     }
+
+
+def test_health_of_a_jetson_has_its_power_mode_and_leaves_out_the_dummy_sensor(
+    tmp_path: Path,
+) -> None:
+    health = read_health(tree(tmp_path, JETSON), Scripted(**JETSON_SAYS))
+    assert (health["power_mode"], health["gpu_mhz"]) == ("MAXN", 624)
+    assert health["temperature_c"] == 37.5
+    assert health["cooling_level"] == 0  # the fan slows nothing
+
+
+def test_a_jetson_that_holds_its_gpu_down_is_throttled(tmp_path: Path) -> None:
+    alert = {"sys/class/thermal/cooling_device0/cur_state": "1\n"}
+    health = read_health(tree(tmp_path, JETSON | alert), Scripted(**JETSON_SAYS))
+    assert "cools the CPU or GPU down (level 1)" in throttled_now(health)
+
+
+def test_no_command_of_a_board_is_run_on_an_x86_machine(tmp_path: Path) -> None:
+    asked = Scripted()
+    read_health(tree(tmp_path, X86), asked)
+    assert set(asked.ran) <= {"vcgencmd"}  # asked for, but a PC has none
+
+
+@pytest.mark.parametrize(
+    ("said", "bits"),
+    [
+        ("throttled=0x50005", 0x50005),
+        ("throttled=0x0", 0),
+        ("VCHI initialization failed", None),  # no /dev/vcio
+        ("", None),
+    ],
+)
+def test_the_firmware_is_asked_through_its_tool_where_sys_lacks_it(
+    tmp_path: Path, said: str, bits: int | None
+) -> None:
+    assert read_health(str(tmp_path), Scripted(vcgencmd=said))["throttle_bits"] == bits
+
+
+def test_the_tool_of_the_firmware_is_left_alone_where_sys_has_the_bits(tmp_path: Path) -> None:
+    asked = Scripted(vcgencmd="throttled=0x0")
+    assert read_health(tree(tmp_path, PI), asked)["throttle_bits"] == 0x50005
+    assert asked.ran == []
 
 
 def test_health_of_a_raspberry_pi_has_its_firmware_bits_and_cpu_cooling(tmp_path: Path) -> None:
@@ -93,7 +170,8 @@ def test_the_quota_is_read_from_the_older_cgroups_too(tmp_path: Path) -> None:
         ({"quota_throttled": 0}, {"quota_throttled": 1}, "quota ran out 1 time"),
         ({"throttle_bits": 0x50005}, {}, "under-voltage, throttled"),
         ({}, {"throttle_bits": 0x8}, "soft temperature limit"),
-        ({}, {"cooling_level": 1}, "cools the CPU down"),
+        ({}, {"cooling_level": 1}, "cools the CPU or GPU down"),
+        ({"power_mode": "MAXN"}, {"power_mode": "MAXQ"}, "power mode from MAXN to MAXQ"),
     ],
 )
 def test_throttling_is_named(before, after, reason: str) -> None:
@@ -107,6 +185,7 @@ def test_throttling_is_named(before, after, reason: str) -> None:
         ({"throttle_events": 3, "cooling_level": 0}, {"throttle_events": 3, "cooling_level": 0}),
         ({"throttle_events": None}, {"throttle_events": 5}),
         ({"throttle_bits": 0x50000}, {"throttle_bits": 0x50000}),  # once was, is no more
+        ({"power_mode": "MAXN"}, {"power_mode": None}),
     ],
 )
 def test_what_did_not_change_is_no_throttling(before, after) -> None:
@@ -135,3 +214,34 @@ def test_a_machine_without_proc_still_answers_hello(tmp_path: Path) -> None:
     facts = describe(str(tmp_path))
     assert facts["cpu_model"] and facts["os"] and facts["cores"] > 0
     assert facts["governor"] is None
+
+
+@pytest.mark.parametrize("place", ["proc/device-tree/serial-number", "etc/machine-id"])
+def test_a_board_is_told_from_others_without_giving_its_serial_number(
+    tmp_path: Path, place: str
+) -> None:
+    boards = []
+    for serial in ("1421418005847\0", "1421418005848\n"):
+        boards.append(board(tree(tmp_path, {place: serial})))
+        assert len(boards[-1]) == 8 and int(boards[-1], 16) >= 0
+        assert serial.strip("\0\n") not in boards[-1]
+    assert boards[0] != boards[1]
+    assert describe(str(tmp_path))["board"] == boards[1]
+
+
+def test_the_device_tree_names_the_board_before_the_system_that_runs_on_it(tmp_path: Path) -> None:
+    first = board(tree(tmp_path, {"proc/device-tree/serial-number": "1\0", "etc/machine-id": "a"}))
+    assert board(tree(tmp_path, {"etc/machine-id": "b"})) == first
+
+
+def test_a_probe_has_everything_on_a_jetson_and_on_a_machine_that_tells_nothing(
+    tmp_path: Path,
+) -> None:
+    found = probe(tree(tmp_path / "jetson", JETSON), Scripted(**JETSON_SAYS))
+    assert found["environment"]["power_mode"] == found["health"]["power_mode"] == "MAXN"
+    assert (found["clocks"]["gpu_mhz"], found["clocks"]["memory_mhz"]) == (624, 1600)
+    assert found["clocks"]["cpu"][0]["governor"] == "schedutil"
+    bare = probe(str(tmp_path / "nothing"), Scripted())
+    assert set(bare) == set(found)
+    assert bare["processes"] == [] and bare["memory_available_gib"] is None
+    assert bare["clocks"] == {"cpu": [], "gpu_mhz": None, "memory_mhz": None}

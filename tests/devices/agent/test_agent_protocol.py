@@ -15,9 +15,9 @@ from devices.agent.checks import JobError
 from devices.agent.runtimes.fake import FakeModel
 
 DIGEST = "0" * 64
-HELLO = {"protocol": 1, "id": "a", "do": "hello"}
+HELLO = {"protocol": 2, "id": "a", "do": "hello"}
 MEASURE = {
-    "protocol": 1,
+    "protocol": 2,
     "id": "a",
     "do": "measure",
     "runtime": "fake",
@@ -44,8 +44,8 @@ def error_of(message: Any) -> dict[str, str]:
 
 
 def test_a_whole_request_has_what_was_asked_and_defaults_for_the_rest() -> None:
-    given_rule = {"cap_s": 3, "min_samples": 7}
-    request = protocol.parse_request(MEASURE | {"rule": given_rule, "options": {"x": 1}})
+    given = {"rule": {"cap_s": 3, "min_samples": 7}, "options": {"x": 1}, "timeout_s": 60}
+    request = protocol.parse_request(MEASURE | given)
     assert request.measure == protocol.Measure(
         runtime="fake",
         file="/f",
@@ -54,6 +54,7 @@ def test_a_whole_request_has_what_was_asked_and_defaults_for_the_rest() -> None:
         seed=0,
         options={"x": 1},
         rule=protocol.Rule(cap_s=3.0, min_samples=7),
+        timeout_s=60.0,
     )
     assert protocol.parse_request(MEASURE).measure == protocol.Measure(
         runtime="fake", file="/f", sha256=DIGEST, options={}, rule=protocol.Rule()
@@ -68,9 +69,9 @@ def test_a_whole_request_has_what_was_asked_and_defaults_for_the_rest() -> None:
         b"[1, 2]",
         b"null",
         b"\xff\xfe{}",
-        b'{"protocol": 1, "protocol": 1, "id": "a", "do": "hello"}',
+        b'{"protocol": 2, "protocol": 2, "id": "a", "do": "hello"}',
         b'{"protocol": NaN}',
-        b'{"protocol": 1, "id": "a", "do": "hello"',
+        b'{"protocol": 2, "id": "a", "do": "hello"',
         b"[" * 100_000,
         b'{"protocol": ' + b"9" * 5000 + b"}",
         b'{"a": ' * 30_000,
@@ -107,6 +108,9 @@ def test_a_line_that_is_no_request_gets_an_error_and_the_next_one_its_answer(lin
         ({"threads": 1.0}, "measure.threads"),
         ({"seed": -1}, "measure.seed"),
         ({"seed": 2**32}, "measure.seed"),
+        ({"timeout_s": 0}, "measure.timeout_s"),
+        ({"timeout_s": 86401}, "measure.timeout_s"),
+        ({"timeout_s": "1"}, "measure.timeout_s"),
         ({"options": []}, "measure.options"),
         ({"options": {"warp": 9}}, "options has unknown fields ['warp']"),
         ({"options": {"memory_limit_mib": "all"}}, "options.memory_limit_mib"),
@@ -132,8 +136,72 @@ def test_a_field_that_is_missing_is_named(missing: str) -> None:
     assert f"lacks the fields {missing}" in error_of(request)["message"]
 
 
-def test_hello_takes_no_further_fields() -> None:
-    assert "file" in error_of(HELLO | {"file": "/f"})["message"]
+@pytest.mark.parametrize("do", protocol.PLAIN_REQUESTS)
+def test_what_is_no_measurement_takes_no_further_fields(do: str) -> None:
+    assert "file" in error_of(HELLO | {"do": do, "file": "/f"})["message"]
+
+
+def test_a_probe_tells_all_that_is_known_of_the_machine() -> None:
+    (reply,) = ask(json.dumps(HELLO | {"do": "probe"}).encode())
+    assert set(reply["result"]) >= {"environment", "health", "clocks", "processes"}
+
+
+class Clocks:
+    """Clocks that can be held, and count how often they were."""
+
+    def __init__(self, refusal: JobError | None = None) -> None:
+        self.descriptions = ["the governor is performance"]
+        self.events: list[str] = []
+        self._refusal = refusal
+
+    def hold(self) -> Clocks:
+        self.events.append("hold")
+        if self._refusal:
+            raise self._refusal
+        return self
+
+    def release(self) -> None:
+        self.events.append("release")
+
+
+def test_clocks_are_held_once_until_the_agent_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The clocks of the machine that runs the tests are not ours to set.
+    clocks = Clocks()
+    monkeypatch.setattr(service.power, "hold", clocks.hold)
+    hold = json.dumps(HELLO | {"do": "hold"}).encode()
+    first, second, _ = ask(hold, hold, json.dumps(HELLO).encode())
+    assert first["result"]["held"] == second["result"]["held"] == clocks.descriptions
+    assert first["result"]["environment"]["protocol"] == protocol.PROTOCOL
+    assert clocks.events == ["hold", "release"]
+
+
+def test_clocks_that_may_not_be_set_are_an_error_and_can_be_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clocks = Clocks(JobError("not_permitted", "only root may", "sudo"))
+    monkeypatch.setattr(service.power, "hold", clocks.hold)
+    hold = json.dumps(HELLO | {"do": "hold"}).encode()
+    for reply in ask(hold, hold):
+        assert reply["error"] == {
+            "type": "not_permitted",
+            "message": "only root may",
+            "advice": "sudo",
+        }
+    assert clocks.events == ["hold", "hold"]
+
+
+def test_clocks_are_released_when_the_host_takes_no_reply(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Gone(io.BytesIO):
+        def flush(self) -> None:
+            raise BrokenPipeError
+
+    clocks = Clocks()
+    monkeypatch.setattr(service.power, "hold", clocks.hold)
+    with pytest.raises(BrokenPipeError):
+        service.serve(io.BytesIO(json.dumps(HELLO | {"do": "hold"}).encode()), Gone())
+    assert clocks.events == ["hold", "release"]
 
 
 def test_an_infinite_number_is_refused() -> None:
@@ -141,7 +209,7 @@ def test_an_infinite_number_is_refused() -> None:
     assert "rule.cap_s" in error_of(line.encode())["message"]
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None, True, [[[]]]])
+@pytest.mark.parametrize("version", [0, 1, "2", None, True, [[[]]]])
 def test_another_protocol_version_has_an_error_of_its_own(version: Any) -> None:
     assert error_of(HELLO | {"protocol": version})["type"] == "protocol_version"
 
@@ -162,6 +230,16 @@ def test_a_folder_and_a_device_are_no_files_to_measure(tmp_path: Path) -> None:
         assert error_of(MEASURE | {"file": path})["type"] == "bad_request"
 
 
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="there is no /proc here")
+def test_an_empty_file_is_a_bad_model_and_what_only_looks_empty_is_not_read(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "f").touch()
+    for path in (str(tmp_path / "f"), "/proc/self/environ"):
+        error = error_of(MEASURE | {"file": path})
+        assert error["type"] == "bad_model" and path in error["message"]
+
+
 def test_a_file_of_another_content_has_the_wrong_digest(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("other")
     error = error_of(MEASURE | {"file": str(tmp_path / "f")})
@@ -175,25 +253,26 @@ def test_an_unknown_runtime_is_missing_and_the_known_ones_are_listed() -> None:
 
 
 def test_a_job_that_raises_is_a_runtime_error(fake_job: Callable[..., dict[str, Any]]) -> None:
-    job = {"protocol": 1, "id": "a"} | fake_job("fail", message="the moon is full")
+    job = {"protocol": 2, "id": "a"} | fake_job("fail", message="the moon is full")
     error = error_of(job)
     assert error["type"] == "runtime_error"
     assert "the moon is full" in error["message"]
 
 
 def test_an_error_as_long_as_a_novel_is_cut(fake_job: Callable[..., dict[str, Any]]) -> None:
-    error = error_of({"protocol": 1, "id": "a"} | fake_job("fail", message="x" * 10_000))
+    error = error_of({"protocol": 2, "id": "a"} | fake_job("fail", message="x" * 10_000))
     assert len(error["message"]) <= checks.MAX_MESSAGE_CHARACTERS
 
 
 def test_a_measured_job_is_answered_with_its_samples(
     fake_job: Callable[..., dict[str, Any]],
 ) -> None:
-    (reply,) = ask(json.dumps({"protocol": 1, "id": "a"} | fake_job("work")).encode())
+    (reply,) = ask(json.dumps({"protocol": 2, "id": "a"} | fake_job("work")).encode())
     result = reply["result"]
     assert len(result["wall_ns"]) >= 3
     assert result["health_before"].keys() == result["health_after"].keys()
     assert result["stopped"] in ("interval", "stable", "cap")
+    assert result["waited_s"] >= 0
 
 
 def test_health_is_read_around_a_measurement_and_never_within(
@@ -203,7 +282,7 @@ def test_health_is_read_around_a_measurement_and_never_within(
     monkeypatch.setattr(service, "read_health", lambda: events.append("health") or {})
     monkeypatch.setattr(FakeModel, "run", lambda self, times: events.append("run"))
     monkeypatch.setattr(FakeModel, "close", lambda self: events.append("close"))
-    ask(json.dumps({"protocol": 1, "id": "a"} | fake_job("work")).encode())
+    ask(json.dumps({"protocol": 2, "id": "a"} | fake_job("work")).encode())
     assert events[0] == "health" and events[-2:] == ["health", "close"]
     assert len(events) > 5 and set(events[1:-2]) == {"run"}
 
@@ -213,14 +292,14 @@ def test_a_model_is_closed_even_when_its_run_fails(
 ) -> None:
     events: list[str] = []
     monkeypatch.setattr(FakeModel, "close", lambda self: events.append("close"))
-    error_of({"protocol": 1, "id": "a"} | fake_job("fail"))
+    error_of({"protocol": 2, "id": "a"} | fake_job("fail"))
     assert events == ["close"]
 
 
 def test_after_quit_nothing_is_answered() -> None:
     quit_line = json.dumps(HELLO | {"do": "quit"}).encode()
     (reply,) = ask(quit_line, json.dumps(HELLO).encode())
-    assert reply == {"protocol": 1, "id": "a", "ok": True, "result": {}}
+    assert reply == {"protocol": 2, "id": "a", "ok": True, "result": {}}
 
 
 def test_an_error_type_that_is_not_in_the_protocol_is_refused() -> None:

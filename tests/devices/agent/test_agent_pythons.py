@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pythons import needs
 
 from devices.connection import AGENT_FOLDER, LocalConnection
 from devices.errors import AgentLostError, JobFailedError
@@ -20,25 +20,6 @@ from devices.errors import AgentLostError, JobFailedError
 Job = Callable[..., dict[str, Any]]
 PATIENCE_S = 60.0
 ALLOWED_ROOTS = sys.stdlib_module_names
-
-
-def interpreter(version: str) -> str | None:
-    """A Python of this version that really runs: on the path, or one of pyenv's."""
-    candidates = [shutil.which(f"python{version}")]
-    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    candidates += map(str, root.glob(f"versions/{version}.*/bin/python"))
-    for candidate in filter(None, candidates):
-        # A shim of pyenv is there for every version, and fails for those that are not chosen.
-        if subprocess.run([candidate, "--version"], capture_output=True).returncode == 0:
-            return candidate
-    return None
-
-
-def needs(version: str) -> tuple[Any, ...]:
-    """A parameter that is skipped where this Python is not installed."""
-    found = interpreter(version)
-    missing = pytest.mark.skipif(found is None, reason=f"no Python {version} is installed here")
-    return pytest.param(found, marks=missing, id=version)
 
 
 @pytest.mark.parametrize("python", [needs("3.6")])
@@ -105,7 +86,7 @@ def test_the_agent_imports_the_standard_library_and_itself_alone() -> None:
 def test_the_folder_runs_under_another_name_wherever_it_is_copied_to(tmp_path: Path) -> None:
     copy = tmp_path / "a folder" / "v17"
     shutil.copytree(AGENT_FOLDER, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    hello = json.dumps({"protocol": 1, "id": "a", "do": "hello"}) + "\n"
+    hello = json.dumps({"protocol": 2, "id": "a", "do": "hello"}) + "\n"
     done = subprocess.run(
         [sys.executable, copy / "__main__.py"],
         input=hello,

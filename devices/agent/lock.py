@@ -1,0 +1,120 @@
+"""One job at a time on a device, whoever asks: two at once would measure each other.
+
+The lock is the kernel's own (flock), so that it is free as soon as its holder ends, however it
+ends.  Who waits for it sleeps: polling would disturb the one who measures.
+"""
+
+import os
+import tempfile
+import time
+from typing import Any, Optional
+
+from . import alarm
+from .checks import JobError
+
+#: Names the file to lock, where the usual one does not suit the device.
+PATH_VARIABLE = "DSHRINK_DEVICE_LOCK"
+FILE_NAME = "dshrink-device.lock"
+LOCK_PATIENCE_S = 20.0
+
+
+class DeviceLock(object):
+    """The device is ours within ``with``; ``waited_s`` says how long that took.
+
+    Raises a ``device_busy`` error where another process does not give it up in time.
+    """
+
+    def __init__(self, path: Optional[str] = None, patience_s: Optional[float] = None) -> None:
+        self._path = path or default_path()
+        self._patience_s = LOCK_PATIENCE_S if patience_s is None else patience_s
+        self._file: Optional[int] = None
+        self.waited_s = 0.0
+
+    def __enter__(self) -> "DeviceLock":
+        if _fcntl is None:
+            return self
+        start = time.perf_counter()
+        file = open_lock_file(self._path)
+        try:
+            self._take(file)
+        except BaseException:
+            os.close(file)
+            raise
+        self._file = file
+        self.waited_s = time.perf_counter() - start
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _take(self, file: int) -> None:
+        if flock(file, wait=False):
+            return
+        if not alarm.returns_within(self._patience_s, lambda: flock(file)):
+            raise JobError(
+                "device_busy",
+                f"another run has measured on this device for {self._patience_s:g} s and goes on "
+                f"(it holds {self._path})",
+                "wait for the other run, or end it",
+            )
+
+
+def default_path() -> str:
+    """The file that every agent of this device locks."""
+    given = os.environ.get(PATH_VARIABLE)
+    return given or os.path.join(tempfile.gettempdir(), FILE_NAME)
+
+
+def flock(file: int, shared: bool = False, wait: bool = True) -> bool:
+    """Lock an open file; False where somebody else holds it and we are not to wait.
+
+    Where the platform has no such lock it is always ours.
+    """
+    if _fcntl is None:
+        return True
+    how = _fcntl.LOCK_SH if shared else _fcntl.LOCK_EX
+    try:
+        _fcntl.flock(file, how if wait else how | _fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def open_lock_file(path: str) -> int:
+    """Open the file, made where it is missing; raises ``not_permitted`` where that is refused."""
+    # Never O_CREAT on a file that is there: the kernel refuses it for other users' files in /tmp
+    # (fs.protected_regular).  O_NONBLOCK: nor does a pipe of that name keep us waiting.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        try:
+            return os.open(path, flags)
+        except FileNotFoundError:
+            return _create(path, flags)
+    except OSError as error:
+        raise JobError(
+            "not_permitted",
+            f"{path}, which one run at a time locks, cannot be opened: {error.strerror}",
+            f"remove it, or name another file in {PATH_VARIABLE}",
+        ) from error
+
+
+def _create(path: str, flags: int) -> int:
+    try:
+        file = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileExistsError:  # another agent was faster
+        return os.open(path, flags)
+    os.fchmod(file, 0o666)  # whatever the umask: other users lock it too
+    return file
+
+
+def _fcntl_module() -> Any:
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    return fcntl
+
+
+_fcntl = _fcntl_module()

@@ -1,0 +1,208 @@
+"""The device's clocks: which there are, and holding them at their highest while we measure.
+
+Nothing is set but by ``hold``, and what it sets is put back by another process (guardian.py) as
+soon as the agent ends, even by ``kill -9``.  What a power cut leaves behind: a governor starts anew
+with the system, but a Jetson remembers its power mode.
+"""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import uuid
+from contextlib import suppress
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
+
+from . import alarm, jetson, lock, sysfs
+from .checks import JobError
+from .commands import SYSTEM, Commands
+from .guardian import READY, STEP_TIMEOUT_S
+
+LOCK_FILE = "dshrink-clocks.lock"
+#: How long the guardian of a run that has just ended may take to put things back.
+LOCK_PATIENCE_S = 20.0
+BEST_GOVERNOR = "performance"
+GOVERNOR = "cpufreq/scaling_governor"
+#: nvpmodel's number of the mode that limits nothing.
+BEST_MODE = 0
+GUARDIAN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "guardian.py")
+BY_HAND_GOVERNOR = f"echo {BEST_GOVERNOR} | sudo tee /sys/devices/system/cpu/cpu*/{GOVERNOR}"
+BY_HAND_JETSON = f"sudo nvpmodel -m {BEST_MODE} && sudo jetson_clocks"
+
+
+class Plan(NamedTuple):
+    """What to hold: in words, what sets it, and the guardian's steps that put it back."""
+
+    words: List[str]
+    changes: List[Callable[[], None]]
+    undo: List[Dict[str, Any]]
+
+
+class Held(object):
+    """What is held until ``release``; ``descriptions`` says what, a line each."""
+
+    def __init__(
+        self, descriptions: List[str], guardian: "Optional[subprocess.Popen[bytes]]" = None
+    ) -> None:
+        self.descriptions = descriptions
+        self._guardian = guardian
+
+    def release(self) -> None:
+        """Put everything back as it was, and return when that is done."""
+        if self._guardian is None:
+            return
+        guardian, self._guardian = self._guardian, None
+        assert guardian.stdin is not None
+        guardian.stdin.close()
+        if guardian.wait() != 0:
+            sys.stderr.write(f"not everything could be put back of: {self.descriptions}\n")
+
+
+def hold(root: str = "/", commands: Commands = SYSTEM, lock_path: Optional[str] = None) -> Held:
+    """Set the clocks to their highest, steady, until ``release`` or the end of this process.
+
+    Raises a ``not_permitted`` error where they may not be set, and ``device_busy`` where another
+    run holds them; then nothing has changed.
+    """
+    held_file = _lock(lock_path or os.path.join(tempfile.gettempdir(), LOCK_FILE))
+    try:
+        is_jetson = jetson.is_jetson(root)
+        plan = _jetson_plan(commands) if is_jetson else _governor_plan(root)
+        if not plan.undo:
+            return Held(plan.words)
+        held = Held(plan.words, _start_guardian(plan.undo, held_file))
+    finally:
+        os.close(held_file)  # the guardian has it too, and keeps the lock
+    try:
+        for change in plan.changes:
+            change()
+    except BaseException:
+        held.release()
+        raise
+    return held
+
+
+def clocks(root: str = "/", commands: Commands = SYSTEM) -> Dict[str, Any]:
+    """The CPU's clocks, one entry for the cores that share one, and what tegrastats adds."""
+    folders = sysfs.found(root, "sys/devices/system/cpu/cpufreq/policy*")
+    folders = folders or sysfs.of_cores(root, "cpufreq")
+    said = jetson.statistics(commands) if jetson.is_jetson(root) else {}
+    return {
+        "cpu": [_clock(folder) for folder in folders],
+        "gpu_mhz": said.get("gpu_mhz"),
+        "memory_mhz": said.get("memory_mhz"),
+    }
+
+
+def _clock(folder: str) -> Dict[str, Any]:
+    khz = {
+        name: sysfs.number(os.path.join(folder, f"scaling_{name}_freq"))
+        for name in ("min", "max", "cur")
+    }
+    mhz = {name: None if one is None else round(one / 1000.0, 1) for name, one in khz.items()}
+    return {
+        "cores": sysfs.read(os.path.join(folder, "related_cpus")) or None,
+        "governor": sysfs.read(os.path.join(folder, "scaling_governor")) or None,
+        "driver": sysfs.read(os.path.join(folder, "scaling_driver")) or None,
+        "min_mhz": mhz["min"],
+        "max_mhz": mhz["max"],
+        "mhz": mhz["cur"],
+    }
+
+
+def _governor_plan(root: str) -> Plan:
+    was = {path: sysfs.read(path) for path in sysfs.of_cores(root, GOVERNOR)}
+    if not was:
+        return Plan(["nothing to hold: this machine lets nobody choose its CPU clock"], [], [])
+    others = {path: one for path, one in was.items() if one != BEST_GOVERNOR}
+    before = "+".join(sorted(set(others.values()))) or "so already"
+    return Plan(
+        [f"governor {BEST_GOVERNOR} on {len(was)} core(s) (was {before})"],
+        [functools.partial(_set_governor, path) for path in others],
+        [{"write": path, "text": one} for path, one in others.items()],
+    )
+
+
+def _set_governor(path: str) -> None:
+    try:
+        with open(path, "w", encoding="utf-8") as stream:
+            stream.write(BEST_GOVERNOR)
+    except OSError as error:
+        raise _not_permitted(f"{path} cannot be set: {error.strerror}", BY_HAND_GOVERNOR) from error
+
+
+def _jetson_plan(commands: Commands) -> Plan:
+    as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    mode = jetson.power_mode(commands) or jetson.power_mode(commands, as_root)
+    if mode is None:
+        raise _not_permitted("`nvpmodel -q` does not tell the power mode", BY_HAND_JETSON)
+    folder = os.path.join(tempfile.gettempdir(), "dshrink-clocks-" + uuid.uuid4().hex)
+    stored = os.path.join(folder, "stored")  # jetson_clocks asks before it writes over a file
+    nvpmodel = as_root + [commands.find("nvpmodel") or "nvpmodel", "-m"]
+    jetson_clocks = as_root + [commands.find("jetson_clocks") or "jetson_clocks"]
+    to_set = [jetson_clocks + ["--store", stored], jetson_clocks]
+    undo = [{"run": jetson_clocks + ["--restore", stored], "if_file": stored}]
+    if mode.number != BEST_MODE:
+        to_set.insert(0, nvpmodel + [str(BEST_MODE)])
+        undo.append({"run": nvpmodel + [str(mode.number)]})
+    changes: List[Callable[[], None]] = [functools.partial(os.mkdir, folder, 0o700)]
+    changes += [functools.partial(_run, commands, words) for words in to_set]
+    words = [f"nvpmodel mode {BEST_MODE} (was {mode.name})", "jetson_clocks"]
+    return Plan(words, changes, undo + [{"remove": folder}])
+
+
+def _run(commands: Commands, words: List[str]) -> None:
+    ended = commands.run(words, timeout_s=STEP_TIMEOUT_S)
+    if ended is not None and ended.status == 0:
+        return
+    said = (ended.err or ended.out).splitlines()[-1:] if ended is not None else []
+    problem = said[0] if said else "it is missing, or takes too long"
+    raise _not_permitted(f"`{' '.join(words)}` does not work here: {problem}", BY_HAND_JETSON)
+
+
+def _not_permitted(message: str, by_hand: str) -> JobError:
+    return JobError(
+        "not_permitted",
+        message,
+        f"run on the device, by hand: {by_hand}; then measure without holding the clocks",
+    )
+
+
+def _lock(path: str) -> int:
+    """Open the lock file and take it: what a run puts back must not be undone by the next."""
+    file = lock.open_lock_file(path)
+    try:
+        is_ours = lock.flock(file, wait=False)
+        if not is_ours and not alarm.returns_within(LOCK_PATIENCE_S, lambda: lock.flock(file)):
+            raise JobError(
+                "device_busy",
+                f"another run holds this device's clocks (and {path})",
+                "wait for the other run, or end it",
+            )
+    except BaseException:
+        os.close(file)
+        raise
+    return file
+
+
+def _start_guardian(undo: List[Dict[str, Any]], held_file: int) -> "subprocess.Popen[bytes]":
+    """Start who puts things back; it stands ready, and holds the lock, when this returns."""
+    guardian = subprocess.Popen(
+        [sys.executable, "-I", "-S", GUARDIAN],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # ours would keep the host from seeing our end
+        pass_fds=(held_file,),
+        start_new_session=True,
+    )
+    assert guardian.stdin is not None and guardian.stdout is not None
+    with guardian.stdout, suppress(BrokenPipeError):  # it has ended: nor is it ready then
+        guardian.stdin.write(json.dumps(undo).encode("ascii") + b"\n")
+        guardian.stdin.flush()
+        if guardian.stdout.readline() == READY.encode("ascii"):
+            return guardian
+    guardian.kill()
+    guardian.wait()
+    raise RuntimeError("who puts the clocks back (guardian.py) did not start; nothing was set")

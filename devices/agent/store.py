@@ -1,0 +1,237 @@
+"""The folder that dshrink keeps on a device that is not the host, called ROOT.
+
+    ROOT/in-use                 locked by everyone who uses ROOT, and exclusively to delete it
+    ROOT/files/<sha256>.onnx    what the host pushed
+    ROOT/agent-<digest>/        the agent itself, unpacked by the boot program
+
+No name ever comes from the host: a file is called by the digest of its content.
+"""
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import stat
+import sys
+import tempfile
+from contextlib import suppress
+from typing import Any, BinaryIO, Dict, List
+
+from . import alarm
+from .checks import JobError, bad_request
+from .lock import flock
+from .protocol import (
+    MAX_LINE_BYTES,
+    Announced,
+    decode,
+    encode,
+    error_body,
+    parse_announcement,
+)
+
+MARKER = "in-use"
+FILES = "files"
+PIECE_BYTES = 1 << 20
+#: A host that sends nothing for so long has gone.
+IDLE_S = 600.0
+_OUR_FILE = re.compile(r"[0-9a-f]{64}(\.onnx|\..+\.part)\Z")
+_OUR_AGENT = re.compile(r"agent-[0-9a-f]{16}")
+
+
+def receive_main(root: str) -> int:
+    """Take files from standard input; return the exit status."""
+    return receive(root, sys.stdin.buffer, sys.stdout.buffer)
+
+
+def remove_main(root: str) -> int:
+    """Delete what dshrink left under ROOT; return the exit status."""
+    try:
+        reply: Dict[str, Any] = {"ok": True, "removed": remove(root)}
+    except (JobError, OSError) as error:
+        reply = {"ok": False, "error": error_body(_as_job_error(error))}
+    sys.stdout.buffer.write(encode(reply))
+    sys.stdout.buffer.flush()
+    return 0 if reply["ok"] else 1
+
+
+def receive(root: str, requests: BinaryIO, replies: BinaryIO) -> int:
+    """Answer which announced files are lacking, take those, say where each is; 0 if all went well.
+
+    The first error is answered too, and is the end.
+    """
+    try:
+        alarm.end_process_after(IDLE_S)
+        in_use = use(root)
+        try:
+            _receive(os.path.join(root, FILES), requests, replies)
+        finally:
+            os.close(in_use)
+    except BrokenPipeError:
+        return 1  # nobody reads an answer any more
+    except (JobError, OSError, MemoryError) as error:
+        with suppress(BrokenPipeError):
+            _send(replies, {"ok": False, "error": error_body(_as_job_error(error))})
+        return 1
+    finally:
+        alarm.end_process_after(None)
+    return 0
+
+
+def use(root: str) -> int:
+    """Return an open file that keeps others from removing ROOT until it is closed.
+
+    What killed pushes left half written is deleted, where nobody else is here.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    in_use = os.open(os.path.join(root, MARKER), flags, 0o600)
+    try:
+        if flock(in_use, wait=False):
+            _delete_parts(os.path.join(root, FILES))
+        flock(in_use, shared=True)
+        if os.fstat(in_use).st_nlink == 0:
+            raise JobError(
+                "device_busy",
+                f"another run has just removed {root}",
+                "run the same command again",
+            )
+    except BaseException:
+        os.close(in_use)
+        raise
+    return in_use
+
+
+def remove(root: str) -> bool:
+    """Delete what dshrink made under ROOT, and ROOT itself where it is empty then.
+
+    False where another run uses it.  Anything else that lies there stays.
+    """
+    in_use = _open_ours(root)
+    try:
+        if not flock(in_use, wait=False):
+            return False
+        _delete_files(os.path.join(root, FILES))
+        for name in os.listdir(root):
+            if _OUR_AGENT.match(name):
+                shutil.rmtree(os.path.join(root, name))
+        os.unlink(os.path.join(root, MARKER))
+        with suppress(OSError):
+            os.rmdir(root)
+    finally:
+        os.close(in_use)
+    return True
+
+
+def _open_ours(root: str) -> int:
+    """Open the marker of a ROOT that dshrink made for this user; refuse any other folder."""
+    marker = os.path.join(root, MARKER)
+    try:
+        is_ours = os.lstat(root).st_uid == os.lstat(marker).st_uid == os.getuid()
+        if is_ours:
+            return os.open(marker, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        pass
+    raise bad_request(f"{root} is no folder that dshrink made for this user: nothing was removed")
+
+
+def _receive(folder: str, requests: BinaryIO, replies: BinaryIO) -> None:
+    files = parse_announcement(decode(requests.readline(MAX_LINE_BYTES + 1)))
+    with suppress(FileExistsError):
+        os.mkdir(folder, 0o700)
+    lacking = [file for file in files if not _has(folder, file)]
+    _send(replies, {"ok": True, "folder": folder, "lacking": [one.sha256 for one in lacking]})
+    for file in lacking:
+        path = _take(folder, file, requests)
+        _send(replies, {"ok": True, "sha256": file.sha256, "path": path})
+
+
+def _has(folder: str, file: Announced) -> bool:
+    # By size alone: the digest is checked whenever the file is measured.
+    try:
+        state = os.lstat(_path(folder, file.sha256))
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(state.st_mode) and state.st_size == file.size_bytes
+
+
+def _take(folder: str, file: Announced, requests: BinaryIO) -> str:
+    """Write the next file of the stream; it has its name only when it is whole."""
+    handle, part = tempfile.mkstemp(prefix=file.sha256 + ".", suffix=".part", dir=folder)
+    try:
+        with os.fdopen(handle, "wb") as target:
+            digest = _copy(file, requests, target)
+            target.flush()
+            os.fsync(target.fileno())
+        if digest != file.sha256:
+            raise JobError(
+                "wrong_digest",
+                f"what came for {file.sha256} has the SHA-256 {digest}",
+                "the file changed or arrived damaged: push it again",
+            )
+        path = _path(folder, file.sha256)
+        os.replace(part, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(part)
+        raise
+    return path
+
+
+def _copy(file: Announced, requests: BinaryIO, target: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    left = file.size_bytes
+    while left:
+        alarm.end_process_after(IDLE_S)
+        piece = requests.read(min(left, PIECE_BYTES))
+        if not piece:
+            raise bad_request(f"the input ended {left} bytes before the end of {file.sha256}")
+        digest.update(piece)
+        target.write(piece)
+        left -= len(piece)
+    return digest.hexdigest()
+
+
+def _path(folder: str, sha256: str) -> str:
+    return os.path.join(folder, sha256 + ".onnx")
+
+
+def _delete_parts(folder: str) -> None:
+    for name in _ours(folder):
+        if name.endswith(".part"):
+            os.unlink(os.path.join(folder, name))
+
+
+def _delete_files(folder: str) -> None:
+    for name in _ours(folder):
+        os.unlink(os.path.join(folder, name))
+    with suppress(OSError):
+        os.rmdir(folder)
+
+
+def _ours(folder: str) -> List[str]:
+    # A link would lead to a folder that is somebody else's.
+    if os.path.islink(folder) or not os.path.isdir(folder):
+        return []
+    return [name for name in os.listdir(folder) if _OUR_FILE.match(name)]
+
+
+def _send(replies: BinaryIO, reply: Dict[str, Any]) -> None:
+    replies.write(encode(reply))
+    replies.flush()
+
+
+def _as_job_error(error: BaseException) -> JobError:
+    if isinstance(error, JobError):
+        return error
+    said = f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return JobError(
+            "disk_full",
+            f"no space is left for the pushed files ({said})",
+            "free some on the device, or give it another `folder` in devices.toml",
+        )
+    return JobError(
+        "runtime_error",
+        f"the folder on the device cannot be used ({said})",
+        "give the device another `folder` in devices.toml",
+    )

@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from devices.agent import power
+from devices.agent.checks import JobError
+
+# Holds, says so, and waits to be killed.
+HOLDER = """
+import sys, time
+from devices.agent import power
+held = power.hold(sys.argv[1], lock_path=sys.argv[2])
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
+
+
+@pytest.fixture
+def lock_path(tmp_path: Path) -> str:
+    """A lock of the test's own: other tests hold clocks too."""
+    return str(tmp_path / "clocks.lock")
+
+
+@pytest.fixture
+def cores(tmp_path: Path) -> dict[str, Path]:
+    """The governors of three cores in a /sys of the test's own; its root is ``root``."""
+    found = {"root": tmp_path / "root"}
+    for core, governor in (("cpu0", "powersave"), ("cpu1", "schedutil"), ("cpu2", "performance")):
+        folder = tmp_path / "root/sys/devices/system/cpu" / core / "cpufreq"
+        folder.mkdir(parents=True)
+        (folder / "scaling_governor").write_text(f"{governor}\n")
+        found[core] = folder / "scaling_governor"
+    return found
+
+
+def governors(cores: dict[str, Path]) -> list[str]:
+    return [cores[name].read_text().strip() for name in ("cpu0", "cpu1", "cpu2")]
+
+
+BEFORE = ["powersave", "schedutil", "performance"]
+
+
+def test_governors_are_held_and_put_back(cores, lock_path: str) -> None:
+    held = power.hold(str(cores["root"]), lock_path=lock_path)
+    try:
+        assert governors(cores) == ["performance"] * 3
+        assert held.descriptions == ["governor performance on 3 core(s) (was powersave+schedutil)"]
+    finally:
+        held.release()
+    assert governors(cores) == BEFORE
+    held.release()  # a second time changes nothing
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_governors_are_put_back_though_the_holder_is_killed(
+    cores, lock_path: str, number: int
+) -> None:
+    command = [sys.executable, "-c", HOLDER, str(cores["root"]), lock_path]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
+    with holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        assert governors(cores) == ["performance"] * 3
+        os.killpg(holder.pid, number)
+        # The end of its output comes though the guardian may still be there.
+        assert holder.stdout.read() == b""
+    assert until(lambda: governors(cores) == BEFORE)
+
+
+def test_the_guardian_outlives_signals_that_are_meant_for_the_run(cores, lock_path: str) -> None:
+    held = power.hold(str(cores["root"]), lock_path=lock_path)
+    try:
+        guardian = held._guardian
+        assert guardian is not None and os.getsid(guardian.pid) == guardian.pid
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            guardian.send_signal(number)
+        assert guardian.poll() is None
+        open_files = {path.resolve() for path in Path(f"/proc/{guardian.pid}/fd").iterdir()}
+        ours = {Path(f"/proc/self/fd/{number}").resolve() for number in (0, 1, 2)}
+        assert not (open_files & ours) - {Path(os.devnull)}
+    finally:
+        held.release()
+    assert guardian.returncode == 0
+    assert governors(cores) == BEFORE
+
+
+def test_what_cannot_be_set_leaves_nothing_half_set_and_gives_the_line_to_run(
+    cores, lock_path: str
+) -> None:
+    cores["cpu1"].unlink()
+    cores["cpu1"].symlink_to("/proc/version")  # read but never written, not even by root
+    with pytest.raises(JobError) as caught:
+        power.hold(str(cores["root"]), lock_path=lock_path)
+    assert caught.value.kind == "not_permitted"
+    assert "cpu1/cpufreq/scaling_governor cannot be set" in caught.value.message
+    assert "echo performance | sudo tee /sys/devices/system/cpu/cpu*/" in caught.value.advice
+    assert cores["cpu0"].read_text().strip() == "powersave"
+
+
+@pytest.mark.parametrize("change", ["none there", "all performance"])
+def test_where_nothing_is_to_be_set_nothing_is_started(cores, lock_path: str, change: str) -> None:
+    for name in ("cpu0", "cpu1", "cpu2"):
+        cores[name].write_text("performance\n")
+        if change == "none there":
+            cores[name].unlink()
+    held = power.hold(str(cores["root"]), lock_path=lock_path)
+    expected = "nothing to hold" if change == "none there" else "(was so already)"
+    assert expected in held.descriptions[0]
+    assert held._guardian is None
+    held.release()
+
+
+def test_two_runs_never_hold_at_once(cores, lock_path: str, monkeypatch) -> None:
+    root = str(cores["root"])
+    monkeypatch.setattr(power, "LOCK_PATIENCE_S", 0.2)
+    held = power.hold(root, lock_path=lock_path)
+    try:
+        with pytest.raises(JobError) as caught:
+            power.hold(root, lock_path=lock_path)
+        assert caught.value.kind == "device_busy"
+    finally:
+        held.release()
+    # Free again; and what is put back now is what was there before the first.
+    power.hold(root, lock_path=lock_path).release()
+    assert governors(cores) == BEFORE
+
+
+# Jetson: tools that keep their state in files and write down how they were called.
+
+NVPMODEL = """
+case $1 in
+-q) echo "NV Fan Mode:quiet"; echo "NV Power Mode: MODE_$(cat $HERE/mode)"; cat $HERE/mode;;
+-m) echo "nvpmodel $2" >> $HERE/log; echo $2 > $HERE/mode;;
+esac
+"""
+JETSON_CLOCKS = """
+case $1 in
+--store) [ -e $2 ] && exit 1; cp $HERE/clocks $2;;
+--restore) cp $2 $HERE/clocks;;
+"") [ -e $HERE/broken ] && echo "Error: no EMC" >&2 && exit 1; echo max > $HERE/clocks;;
+esac
+echo "jetson_clocks $1" >> $HERE/log
+"""
+SUDO = '[ "$1" = -n ] && shift; exec "$@"\n'
+
+
+@pytest.fixture
+def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Jetson in mode 1, clocks free: its tools on PATH; files "mode", "clocks" and "log"."""
+    here = tmp_path / "board"
+    (here / "etc").mkdir(parents=True)
+    (here / "etc/nv_tegra_release").write_text("# R32")
+    for name, script in (("nvpmodel", NVPMODEL), ("jetson_clocks", JETSON_CLOCKS), ("sudo", SUDO)):
+        (here / name).write_text(f"#!/bin/sh\nHERE={here}\n{script}")
+        (here / name).chmod(0o755)
+    (here / "mode").write_text("1\n")
+    (here / "clocks").write_text("free\n")
+    (here / "log").write_text("")
+    monkeypatch.setenv("PATH", f"{here}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    return here
+
+
+def state(board: Path) -> tuple[str, str]:
+    return (board / "mode").read_text().strip(), (board / "clocks").read_text().strip()
+
+
+def leftovers(board: Path) -> list[Path]:
+    return list(board.parent.glob("dshrink-clocks-*"))
+
+
+def test_a_jetson_is_held_by_its_own_tools_and_put_back_in_reverse(board, lock_path: str) -> None:
+    held = power.hold(str(board), lock_path=lock_path)
+    try:
+        assert state(board) == ("0", "max")
+        assert held.descriptions == ["nvpmodel mode 0 (was MODE_1)", "jetson_clocks"]
+    finally:
+        held.release()
+    assert state(board) == ("1", "free")
+    assert (board / "log").read_text().splitlines() == [
+        "nvpmodel 0",
+        "jetson_clocks --store",
+        "jetson_clocks ",
+        "jetson_clocks --restore",
+        "nvpmodel 1",
+    ]
+    assert leftovers(board) == []
+
+
+def test_a_jetson_in_its_best_mode_stays_in_it(board, lock_path: str) -> None:
+    (board / "mode").write_text("0\n")
+    power.hold(str(board), lock_path=lock_path).release()
+    assert "nvpmodel" not in (board / "log").read_text()
+    assert state(board) == ("0", "free")
+
+
+def test_a_jetson_is_put_back_though_the_holder_is_killed(board, lock_path: str) -> None:
+    command = [sys.executable, "-c", HOLDER, str(board), lock_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        assert state(board) == ("0", "max")
+        os.killpg(holder.pid, signal.SIGKILL)
+    assert until(lambda: state(board) == ("1", "free") and not leftovers(board))
+
+
+def test_a_jetson_whose_clocks_cannot_be_set_is_left_as_it_was(board, lock_path: str) -> None:
+    (board / "broken").touch()
+    with pytest.raises(JobError) as caught:
+        power.hold(str(board), lock_path=lock_path)
+    assert caught.value.kind == "not_permitted"
+    assert "Error: no EMC" in caught.value.message
+    assert "sudo nvpmodel -m 0 && sudo jetson_clocks" in caught.value.advice
+    assert state(board) == ("1", "free")
+    assert leftovers(board) == []
+
+
+def test_a_jetson_without_its_tools_says_so(board, lock_path: str) -> None:
+    (board / "nvpmodel").write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(JobError, match="does not tell the power mode"):
+        power.hold(str(board), lock_path=lock_path)
+    assert state(board)[1] == "free"
+
+
+def test_clocks_are_told_once_for_the_cores_that_share_one(tmp_path: Path) -> None:
+    folder = tmp_path / "sys/devices/system/cpu/cpufreq/policy0"
+    folder.mkdir(parents=True)
+    for name, text in (
+        ("related_cpus", "0 1 2 3"),
+        ("scaling_governor", "ondemand"),
+        ("scaling_driver", "cpufreq-dt"),
+        ("scaling_min_freq", "600000"),
+        ("scaling_max_freq", "1500000"),
+        ("scaling_cur_freq", "750000"),
+    ):
+        (folder / name).write_text(text + "\n")
+    assert power.clocks(str(tmp_path))["cpu"] == [
+        {
+            "cores": "0 1 2 3",
+            "governor": "ondemand",
+            "driver": "cpufreq-dt",
+            "min_mhz": 600.0,
+            "max_mhz": 1500.0,
+            "mhz": 750.0,
+        }
+    ]

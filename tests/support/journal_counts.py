@@ -1,0 +1,19 @@
+"""What a journal says was measured, counted from its lines alone."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+
+def accepted_replies(folder: Path) -> Counter[tuple[str, int]]:
+    """How many replies count for each (job, round): one each, or something was lost or doubled."""
+    counts: Counter[tuple[str, int]] = Counter()
+    for line in map(json.loads, (folder / "journal.jsonl").read_text().splitlines()):
+        if line["line"] == "reply":
+            counts[line["job"], line["round"]] += 1
+        if line["line"] == "discard":
+            counts.subtract((job, line["round"]) for job in line["jobs"])
+    assert min(counts.values(), default=0) >= 0
+    return +counts
