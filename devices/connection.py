@@ -1,12 +1,13 @@
 """How files and requests reach a device.  Nothing here says which job runs where, or when.
 
-This version has the local connection: an agent as a subprocess, files where they are.
+Here is what all connections have in common, and the local one: an agent as a subprocess, files
+where they are.  ``ssh`` has the one to other machines.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -30,6 +31,7 @@ class Agent(Protocol):
     """A running agent; ``AgentProcess`` says what its methods do."""
 
     environment: Environment
+    held: tuple[str, ...]
 
     def request(self, message: Mapping[str, Any], timeout_s: float) -> dict[str, Any]: ...
 
@@ -43,12 +45,27 @@ class Agent(Protocol):
 class Connection(Protocol):
     """A way to a device."""
 
-    def start_agent(self) -> Agent:
-        """Start an agent; raises AgentLostError ("start_failed") where that does not work."""
+    @property
+    def name(self) -> str:
+        """What messages and journals call the device."""
         ...
 
-    def push(self, file: Path) -> PushedFile:
-        """Bring a file to the device."""
+    def start_agent(self) -> Agent:
+        """Start an agent; raises AgentLostError where that does not work.
+
+        "start_failed" where no other type says more.
+        """
+        ...
+
+    def push(self, files: Sequence[Path]) -> tuple[PushedFile, ...]:
+        """Bring files to the device and return where they are, in the order given.
+
+        Raises AgentError: what the device says, or how the link to it broke.
+        """
+        ...
+
+    def close(self) -> None:
+        """Take from the device what was brought there, unless it was to stay; never raises."""
         ...
 
 
@@ -57,14 +74,19 @@ class LocalConnection:
     """This machine; ``python`` is the interpreter that has the runtime."""
 
     python: str = sys.executable
+    hold: bool = False
+    name: str = "local"
     start_timeout_s: float = START_TIMEOUT_S
 
     def start_agent(self) -> AgentProcess:
         """Start an agent as a subprocess."""
         command = [self.python, str(AGENT_FOLDER / "__main__.py")]
-        return AgentProcess(command, timeout_s=self.start_timeout_s)
+        return AgentProcess(command, timeout_s=self.start_timeout_s, hold=self.hold)
 
-    def push(self, file: Path) -> PushedFile:
-        """Return where the file is: it need not move."""
-        path = str(file.resolve())
-        return PushedFile(path=path, sha256=file_digest(path))
+    def push(self, files: Sequence[Path]) -> tuple[PushedFile, ...]:
+        """Return where the files are: they need not move."""
+        paths = [str(file.resolve()) for file in files]
+        return tuple(PushedFile(path=path, sha256=file_digest(path)) for path in paths)
+
+    def close(self) -> None:
+        """Nothing was brought anywhere."""

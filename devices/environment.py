@@ -35,6 +35,10 @@ class Environment:
     runtimes: Mapping[str, str]
     agent_digest: str
     protocol: int
+    #: Tells a board from others of its kind; no serial number can be read from it.
+    board: str | None = None
+    #: The name of a Jetson's power mode.
+    power_mode: str | None = None
 
     @classmethod
     def from_hello(cls, result: Mapping[str, Any]) -> Self:

@@ -14,7 +14,17 @@ from typing import Any
 from devices.agent.checks import ERROR_TYPES
 
 #: What only the host can find, beside what the agent may answer.
-HOST_ERROR_TYPES = ("agent_crashed", "timeout", "start_failed")
+HOST_ERROR_TYPES = (
+    "agent_crashed",
+    "timeout",
+    "start_failed",
+    "unreachable",  # no link came about
+    "connection_lost",  # there was one, and it broke
+    "permission_denied",
+    "host_key",
+    "no_python",
+    "old_python",
+)
 
 
 class DevicesError(Exception):
@@ -50,9 +60,9 @@ class JobFailedError(AgentError):
 
 
 class AgentLostError(AgentError):
-    """The agent crashed, hung (and was killed) or never started.
+    """The agent crashed, hung (and was killed), never started, or the link to it broke.
 
-    ``exit_status`` is that of its process, negative for a signal, None where it has none.
+    ``exit_status`` is that of its process, negative for a signal, None where it is not known.
     """
 
     def __init__(

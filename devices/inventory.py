@@ -13,26 +13,45 @@ would otherwise be found only when a run starts.
 from __future__ import annotations
 
 import os
+import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from devices.connection import Connection, LocalConnection
 from devices.errors import InventoryError
 
 CATALOG = Path(__file__).with_name("catalog.toml")
 PRECISIONS = ("fp32", "fp16", "int8")
-CONNECTIONS = ("local", "ssh")
+CONNECTIONS = ("local", "ssh", "adb")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeSupport:
-    """The versions of a runtime that support a device, and the line that installs one."""
+    """What a device can have of a runtime, and the line that installs it.
+
+    ``versions`` is a specifier as pip has it (">=8.2,<8.3").  ``max_opset`` and ``max_ir`` are the
+    highest of an ONNX file that the oldest of them reads; None where it reads no ONNX.
+    """
 
     versions: str
     install: str
+    max_opset: int | None = None
+    max_ir: int | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            SpecifierSet(self.versions)
+        except InvalidSpecifier as error:
+            raise InventoryError(f"versions must be such as '>=1.10,<2': {error}") from error
+
+    def includes(self, version: str) -> bool:
+        """Whether a version that was found is one of ``versions``."""
+        return SpecifierSet(self.versions).contains(version, prereleases=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,14 +65,20 @@ class Device:
     paper_batch: int
     precisions: tuple[str, ...]
     runtimes: Mapping[str, RuntimeSupport]
-    #: Highest opset of the files that the oldest supported runtime reads.
-    max_opset: int
     #: What to ask the user (or the device) for before measuring.
     power_mode: str
     connection: str = "ssh"
+    #: As ssh takes it: user@machine, or a name of the user's ssh configuration.
     host: str | None = None
     #: The interpreter on the device; None for the one that runs dshrink, or the device's python3.
     python: str | None = None
+    ssh_options: tuple[str, ...] = ()
+    #: Where on the device the agent and the files go; None for the user's cache folder there.
+    folder: str | None = None
+    #: Whether they stay there after a run, so that the next one need not bring them.
+    keep: bool = False
+    #: The kind that a board is of; None for a kind.
+    like: str | None = None
     notes: str = ""
 
     def __post_init__(self) -> None:
@@ -64,34 +89,30 @@ class Device:
                 raise self._wrong("precisions", precision, PRECISIONS)
         if self.paper_batch < 1:
             raise InventoryError(f"{self.name}: paper_batch must be at least 1")
+        if self.host is not None and (self.host.startswith("-") or len(self.host.split()) != 1):
+            raise InventoryError(f"{self.name}: host {self.host!r} is no such as user@machine")
+
+    @property
+    def kind(self) -> str:
+        """What it is one of: boards of a kind share a latency table."""
+        return self.like or self.name
 
     @classmethod
     def from_table(cls, name: str, table: Mapping[str, Any], where: Path | str) -> Self:
         """Check a table of the file; raise InventoryError that names file, device and field."""
-        known = {one.name: one for one in fields(cls) if one.name != "name"}
-        needed = [one for one in known if known[one].default is MISSING]
-        unknown, missing = set(table) - set(known), set(needed) - set(table)
-        if unknown or missing:
-            problem = (
-                f"does not know {_listed(unknown)}" if unknown else f"lacks {_listed(missing)}"
-            )
-            raise InventoryError(f"{where}: [{name}] {problem}; fields are {_listed(known)}")
-        for field_name, value in table.items():
-            if type(value) is not _TOML_TYPES[field_name]:  # true is no number
-                raise InventoryError(
-                    f"{where}: [{name}] {field_name} must be of type "
-                    f"{_TOML_TYPES[field_name].__name__}, got {value!r}"
-                )
-        try:
-            runtimes = {
-                runtime: RuntimeSupport(**facts) for runtime, facts in table["runtimes"].items()
-            }
-        except TypeError as error:
-            raise InventoryError(
-                f"{where}: [{name}.runtimes] each has the fields versions and install ({error})"
-            ) from error
-        precisions = tuple(table["precisions"])
-        return cls(name=name, **{**table, "runtimes": runtimes, "precisions": precisions})
+        place = f"{where}: [{name}]"
+        known = {one.name: one.default is MISSING for one in fields(cls) if one.name != "name"}
+        _check_names(place, table, known)
+        _check_types(place, table, _TOML_TYPES)
+        runtimes = {
+            runtime: _runtime(f"{where}: [{name}.runtimes.{runtime}]", facts)
+            for runtime, facts in table["runtimes"].items()
+        }
+        lists = {one: tuple(table[one]) for one in _LISTS_OF_TEXT if one in table}
+        for one, items in lists.items():
+            if not all(isinstance(item, str) for item in items):
+                raise InventoryError(f"{place} {one} must be a list of strings, got {table[one]!r}")
+        return cls(name=name, **{**table, **lists, "runtimes": runtimes})
 
     def _wrong(self, field_name: str, value: str, known: tuple[str, ...]) -> InventoryError:
         return InventoryError(f"{self.name}: {field_name} {value!r} is none of {_listed(known)}")
@@ -103,12 +124,22 @@ _TOML_TYPES: dict[str, type] = {
     "paper_batch": int,
     "precisions": list,
     "runtimes": dict,
-    "max_opset": int,
     "power_mode": str,
     "connection": str,
     "host": str,
     "python": str,
+    "ssh_options": list,
+    "folder": str,
+    "keep": bool,
+    "like": str,
     "notes": str,
+}
+_LISTS_OF_TEXT = ("precisions", "ssh_options")
+_RUNTIME_TYPES: dict[str, type] = {
+    "versions": str,
+    "install": str,
+    "max_opset": int,
+    "max_ir": int,
 }
 
 
@@ -140,10 +171,7 @@ def load_inventory(user_file: Path | None = None) -> Inventory:
     own = user_file or default_user_file()
     if user_file is not None or own.exists():
         for name, table in _read(own).items():
-            like = table.pop("like", name)
-            if like != name and like not in tables:
-                raise InventoryError(f"{own}: [{name}] is like {like!r}, which is not known above")
-            tables[name] = {**tables.get(like, {}), **table}
+            tables[name] = _derived(tables, name, table, own)
             where[name] = own
     devices = {name: Device.from_table(name, tables[name], where[name]) for name in tables}
     return Inventory(devices=devices)
@@ -155,14 +183,88 @@ def default_user_file() -> Path:
     return Path(named) if named else Path("~/.config/dshrink/devices.toml").expanduser()
 
 
-def connect(device: Device) -> Connection:
-    """Return the connection to a device; raise InventoryError for one that is not this machine."""
-    if device.connection != "local":
+def connect(device: Device, hold: bool = False) -> Connection:
+    """Return the connection to a device; nothing is started yet.
+
+    ``hold``: each agent holds the device's clocks at their highest. Raises InventoryError for a
+    device that has no address, or that this version cannot reach.
+    """
+    label = f"{device.name} ({device.title})"
+    if device.connection == "local":
+        python = device.python or sys.executable
+        return LocalConnection(python=python, hold=hold, name=device.name)
+    if device.connection == "adb":
+        raise InventoryError(f"{label} is reached by adb, which this version does not drive yet")
+    if device.host is None:
         raise InventoryError(
-            f"{device.name} ({device.title}) cannot be reached: this version of dshrink drives "
-            "`local` only; install dshrink on the device and use `--device local` there"
+            f"{label} has no address yet: add to {default_user_file()} "
+            f'the table [{device.name}] with the line host = "user@machine"'
         )
-    return LocalConnection() if device.python is None else LocalConnection(python=device.python)
+    from devices.ssh import SshConnection  # only those who need it pay for it
+
+    return SshConnection(
+        host=device.host,
+        python=device.python or "python3",
+        options=device.ssh_options,
+        folder=device.folder,
+        keep=device.keep,
+        hold=hold,
+        name=device.name,
+    )
+
+
+def _derived(
+    tables: Mapping[str, Mapping[str, Any]], name: str, table: dict[str, Any], where: Path
+) -> dict[str, Any]:
+    """The table of the user's file over what it is like, or over the known device of its name."""
+    like = table.pop("like", None)
+    if like is not None and (not isinstance(like, str) or like not in tables):
+        raise InventoryError(f"{where}: [{name}] is like {like!r}, which is not known above")
+    base = dict(tables.get(like or name, {}))
+    if like not in (None, name):
+        base.pop("host", None)  # another board's address would measure the other board
+    if isinstance(table.get("runtimes"), dict):
+        table["runtimes"] = _over(base.get("runtimes", {}), table["runtimes"])
+    kind = base.get("like", like)
+    return {**base, **table, **({"like": kind} if kind not in (None, name) else {})}
+
+
+def _over(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Runtimes with the user's facts over the known ones, runtime by runtime."""
+    merged = {
+        runtime: {**base.get(runtime, {}), **facts} if isinstance(facts, dict) else facts
+        for runtime, facts in own.items()
+    }
+    return {**base, **merged}
+
+
+def _runtime(place: str, facts: Any) -> RuntimeSupport:
+    if not isinstance(facts, dict):
+        raise InventoryError(f"{place} must have the fields versions and install, got {facts!r}")
+    known = {one.name: one.default is MISSING for one in fields(RuntimeSupport)}
+    _check_names(place, facts, known)
+    _check_types(place, facts, _RUNTIME_TYPES)
+    try:
+        return RuntimeSupport(**facts)
+    except InventoryError as error:
+        raise InventoryError(f"{place} {error}") from error
+
+
+def _check_names(place: str, table: Mapping[str, Any], known: Mapping[str, bool]) -> None:
+    """Refuse fields that are not known, and the lack of one that is needed (known: needed)."""
+    unknown = set(table) - set(known)
+    missing = {one for one, is_needed in known.items() if is_needed} - set(table)
+    if unknown or missing:
+        problem = f"does not know {_listed(unknown)}" if unknown else f"lacks {_listed(missing)}"
+        raise InventoryError(f"{place} {problem}; fields are {_listed(known)}")
+
+
+def _check_types(place: str, table: Mapping[str, Any], types: Mapping[str, type]) -> None:
+    for name, value in table.items():
+        if type(value) is not types[name]:  # true is no number
+            raise InventoryError(
+                f"{place} {name} must be of type {types[name].__name__}, got {value!r}"
+            )
 
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:
@@ -178,5 +280,5 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
     return tables
 
 
-def _listed(names: Any) -> str:
+def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))

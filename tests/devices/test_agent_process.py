@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from devices import agent_process
+from devices import agent_process, line_process
 from devices.agent import protocol
 from devices.agent_process import AgentProcess
 from devices.connection import AGENT_FOLDER, LocalConnection
@@ -31,8 +31,9 @@ def stand_in(tmp_path: Path, body: str) -> list[str]:
         "import json, os, sys, time\n"
         f"sys.path.insert(0, {str(AGENT_FOLDER.parents[1])!r})\n"
         "from devices.agent import system\n"
+        "from devices.agent.protocol import PROTOCOL\n"
         "def answer(**reply):\n"
-        "    print(json.dumps({'protocol': 1, **reply}), flush=True)\n"
+        "    print(json.dumps({'protocol': PROTOCOL, **reply}), flush=True)\n"
         "def ask():\n"
         "    return json.loads(sys.stdin.readline())['id']\n"
         "answer(id=ask(), ok=True, result={'environment': system.describe()})\n"
@@ -55,7 +56,7 @@ def ends(pid: int) -> bool:
 
 
 def test_an_agent_says_hello_and_measures(agent: AgentProcess, fake_job: Job) -> None:
-    assert agent.environment.protocol == 1
+    assert agent.environment.protocol == protocol.PROTOCOL
     result = agent.request(fake_job("work"), PATIENCE_S)
     assert len(result["wall_ns"]) >= 3
     assert agent.alive
@@ -260,13 +261,69 @@ def test_an_agent_that_never_says_hello_does_not_start(tmp_path: Path) -> None:
     assert caught.value.type == "start_failed"
 
 
-def test_an_agent_of_another_protocol_does_not_start(tmp_path: Path) -> None:
+@pytest.mark.parametrize("spoken", [1, protocol.PROTOCOL + 1])
+def test_an_agent_of_another_protocol_does_not_start(tmp_path: Path, spoken: int) -> None:
     script = tmp_path / "old.py"
-    error = {"type": "protocol_version", "message": "speaks 0", "advice": "update"}
-    reply = {"protocol": 1, "id": "1", "ok": False, "error": error}
+    error = {"type": "protocol_version", "message": "speaks another", "advice": "update"}
+    reply = {"protocol": spoken, "id": "1", "ok": False, "error": error}
     script.write_text(f"import json; input(); print(json.dumps({reply!r}))")
-    with pytest.raises(JobFailedError, match="speaks 0"):
+    with pytest.raises(AgentLostError, match=f"speaks protocol {spoken}, this host") as caught:
         AgentProcess([sys.executable, str(script)])
+    assert caught.value.type == "protocol_version"
+    assert "same version" in caught.value.advice
+
+
+HOLDING = """
+    answer(id=ask(), ok=True, result={
+        "environment": {**system.describe(), "governor": "performance"}, "held": ["governor"]
+    })
+    ask()
+"""
+
+
+def test_an_agent_that_is_to_hold_the_clocks_says_what_it_holds(tmp_path: Path) -> None:
+    with AgentProcess(stand_in(tmp_path, HOLDING), hold=True) as process:
+        assert process.held == ("governor",)
+        assert process.environment.governor == "performance"
+
+
+def test_an_agent_that_is_not_asked_to_holds_nothing(tmp_path: Path) -> None:
+    with AgentProcess(stand_in(tmp_path, HOLDING)) as process:
+        assert process.held == ()
+
+
+def test_an_agent_that_may_not_hold_the_clocks_does_not_start(tmp_path: Path) -> None:
+    body = """
+        error = {"type": "not_permitted", "message": "only root may", "advice": "use sudo"}
+        answer(id=ask(), ok=False, error=error)
+        ask()
+    """
+    with pytest.raises(JobFailedError, match="only root may") as caught:
+        AgentProcess(stand_in(tmp_path, body), hold=True)
+    assert caught.value.type == "not_permitted"
+
+
+def test_an_agent_that_closes_its_output_and_lives_on_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line_process, "EXIT_PATIENCE_S", 0.2)
+    body = "ask(); os.close(1); time.sleep(600)"
+    with AgentProcess(stand_in(tmp_path, body)) as process:
+        with pytest.raises(AgentLostError, match="without a status") as caught:
+            process.request({"do": "hello"}, PATIENCE_S)
+        assert caught.value.exit_status is None
+        assert ends(process._process.pid)
+
+
+def test_here_files_stay_where_they_are(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+    connection = LocalConnection()
+    pushed = connection.push([tmp_path / "b", tmp_path / "a"])
+    assert [one.path for one in pushed] == [str(tmp_path / "b"), str(tmp_path / "a")]
+    assert pushed[1].sha256 == protocol.file_digest(str(tmp_path / "a"))
+    connection.close()
+    assert (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize(

@@ -48,9 +48,17 @@ def test_what_stays_and_yet_differs_is_named_with_both_values() -> None:
     assert second.startswith("runtimes: {'onnxruntime': '9'}, was ")
 
 
+@pytest.mark.parametrize("fact", ["board", "power_mode"])
+def test_another_board_and_another_power_mode_are_another_environment(fact: str) -> None:
+    before = Environment.from_hello({"environment": FACTS})
+    after = replace(before, **{fact: "other"})
+    assert after.digest != before.digest
+    assert after.differences(before) == (f"{fact}: other, was {getattr(before, fact)}",)
+
+
 def test_a_file_is_pushed_to_this_machine_by_naming_it(tmp_path: Path) -> None:
     (tmp_path / "abc").write_text("abc")
-    pushed = LocalConnection().push(tmp_path / "x" / ".." / "abc")
+    (pushed,) = LocalConnection().push([tmp_path / "x" / ".." / "abc"])
     assert pushed.path == str(tmp_path / "abc")
     # The digest of "abc" in FIPS 180-2.
     assert pushed.sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -8,6 +8,7 @@ import pytest
 from devices.connection import LocalConnection
 from devices.errors import InventoryError
 from devices.inventory import CATALOG, connect, default_user_file, load_inventory
+from devices.ssh import SshConnection
 
 
 @pytest.fixture(autouse=True)
@@ -42,21 +43,74 @@ def test_every_device_of_the_catalog_says_how_to_install_what_it_needs() -> None
             assert support.versions and support.install
 
 
-def test_the_oldest_runtime_of_the_jetson_bounds_the_opset_and_the_precisions() -> None:
-    tx2 = load_inventory().get("tx2")
-    assert tx2.max_opset == 13
+def test_the_oldest_supported_version_bounds_what_a_file_may_need() -> None:
+    tx2, pixel3 = load_inventory().get("tx2"), load_inventory().get("pixel3")
+    bounds = {name: (one.max_opset, one.max_ir) for name, one in tx2.runtimes.items()}
+    assert bounds == {"tensorrt": (13, 7), "onnxruntime": (15, 8)}
     assert "int8" not in tx2.precisions
+    assert pixel3.runtimes["litert"].max_opset is None  # it reads no ONNX
+
+
+@pytest.mark.parametrize(
+    ("device", "runtime", "inside", "outside"),
+    [
+        ("tx2", "tensorrt", ["8.2.1.8"], ["8.4.0", "8.0.1"]),
+        ("tx2", "onnxruntime", ["1.10.0"], ["1.11.0", "1.9.1"]),
+        ("v100", "tensorrt", ["8.4.1.5", "10.4.0.26"], ["10.5.0", "8.2.1"]),
+        ("local", "onnxruntime", ["1.10.0", "1.31.1", "1.32.0rc1"], ["1.9.0"]),
+    ],
+)
+def test_a_version_that_was_found_is_supported_or_not(
+    device: str, runtime: str, inside: list[str], outside: list[str]
+) -> None:
+    support = load_inventory().get(device).runtimes[runtime]
+    assert all(support.includes(version) for version in inside)
+    assert not any(support.includes(version) for version in outside)
+
+
+def test_a_version_that_is_no_version_is_not_supported() -> None:
+    support = load_inventory().get("local").runtimes["onnxruntime"]
+    assert not support.includes("from source")
 
 
 def test_this_machine_can_be_connected() -> None:
     assert connect(load_inventory().get("local")) == LocalConnection()
 
 
-@pytest.mark.parametrize("name", ["v100", "rtx2080ti", "tx2", "pixel3", "raspi4"])
-def test_another_device_cannot_be_connected_and_one_line_says_what_to_do(name: str) -> None:
-    with pytest.raises(InventoryError, match="drives `local` only") as caught:
+def test_clocks_are_held_where_the_caller_asks() -> None:
+    assert connect(load_inventory().get("local"), hold=True) == LocalConnection(hold=True)
+
+
+@pytest.mark.parametrize("name", ["v100", "rtx2080ti", "tx2", "raspi4"])
+def test_a_device_without_an_address_says_what_to_write_and_where(name: str) -> None:
+    with pytest.raises(InventoryError) as caught:
         connect(load_inventory().get(name))
-    assert name in str(caught.value) and "\n" not in str(caught.value)
+    said = str(caught.value)
+    assert str(default_user_file()) in said and f"[{name}]" in said
+    assert 'host = "user@machine"' in said and "\n" not in said
+
+
+def test_a_phone_is_not_driven_yet_and_one_line_says_so() -> None:
+    with pytest.raises(InventoryError, match=r"pixel3 \(Google Pixel 3\).*adb") as caught:
+        connect(load_inventory().get("pixel3"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_board_is_reached_by_ssh_as_the_user_s_file_says(tmp_path: Path) -> None:
+    file = user_file(
+        tmp_path,
+        '[kitchen]\nlike = "raspi4"\nhost = "pi@kitchen"\npython = "/opt/python"\n'
+        'ssh_options = ["-p", "2222"]\nfolder = "/data/dshrink"\nkeep = true\n',
+    )
+    assert connect(load_inventory(file).get("kitchen"), hold=True) == SshConnection(
+        host="pi@kitchen",
+        python="/opt/python",
+        options=("-p", "2222"),
+        folder="/data/dshrink",
+        keep=True,
+        hold=True,
+        name="kitchen",
+    )
 
 
 def test_an_unknown_device_is_answered_with_the_known_ones() -> None:
@@ -69,7 +123,30 @@ def test_the_user_adds_a_board_that_is_like_a_known_one(tmp_path: Path) -> None:
     inventory = load_inventory(file)
     kitchen, raspi4 = inventory.get("kitchen"), inventory.get("raspi4")
     assert (kitchen.host, kitchen.chip) == ("pi@kitchen", raspi4.chip)
-    assert raspi4.host is None
+    assert (kitchen.like, kitchen.kind) == ("raspi4", "raspi4")
+    assert (raspi4.host, raspi4.like, raspi4.kind) == (None, None, "raspi4")
+
+
+def test_a_board_may_be_like_another_board_above_but_has_an_address_of_its_own(
+    tmp_path: Path,
+) -> None:
+    file = user_file(
+        tmp_path,
+        '[kitchen]\nlike = "raspi4"\nhost = "pi@kitchen"\nfolder = "/data"\n'
+        '[cellar]\nlike = "kitchen"\n',
+    )
+    cellar = load_inventory(file).get("cellar")
+    assert (cellar.kind, cellar.folder) == ("raspi4", "/data")
+    assert cellar.host is None
+
+
+def test_the_user_overrides_one_fact_of_one_runtime(tmp_path: Path) -> None:
+    file = user_file(tmp_path, '[raspi4.runtimes.onnxruntime]\nversions = ">=1.16"\n')
+    ours, known = load_inventory(file).get("raspi4"), load_inventory().get("raspi4")
+    assert ours.runtimes["onnxruntime"].versions == ">=1.16"
+    assert ours.runtimes["onnxruntime"].install == known.runtimes["onnxruntime"].install
+    assert ours.runtimes["litert"] == known.runtimes["litert"]
+    assert ours.like is None
 
 
 def test_the_user_overrides_a_field_of_a_known_device(tmp_path: Path) -> None:
@@ -96,14 +173,26 @@ def test_the_user_s_file_is_found_where_the_environment_says(
         ("speed = 3", "speed is outside of any"),
         ('[local]\nhots = "x"', "[local] does not know hots"),
         ("[local]\nhost = 3", "host must be of type str, got 3"),
-        ('[local]\nconnection = "pigeon"', "'pigeon' is none of local, ssh"),
+        ('[local]\nconnection = "pigeon"', "'pigeon' is none of adb, local, ssh"),
         ('[local]\nprecisions = ["fp12"]', "'fp12' is none of"),
+        ("[local]\nprecisions = [3]", "precisions must be a list of strings, got [3]"),
         ("[local]\npaper_batch = 0", "paper_batch must be at least 1"),
         ("[local]\npaper_batch = true", "paper_batch must be of type int"),
+        ("[local]\nkeep = 1", "keep must be of type bool, got 1"),
+        ('[local]\nssh_options = "-p 22"', "ssh_options must be of type list"),
+        ('[tx2]\nhost = "-oProxyCommand=x"', "host '-oProxyCommand=x' is no such as user@machine"),
+        ('[tx2]\nhost = ""', "host '' is no such as"),
         ('[board]\nlike = "toaster"', "is like 'toaster'"),
+        ('[board]\nlike = "board"', "is like 'board', which is not known above"),
+        ('[a]\nlike = "b"\n[b]\nlike = "tx2"', "[a] is like 'b', which is not known above"),
+        ("[board]\nlike = []", "is like []"),
         ('[board]\nhost = "x"', "lacks "),
-        ('[local.runtimes.onnxruntime]\nversion = "1"', "versions and install"),
-        ("[local]\nruntimes = { onnxruntime = 3 }", "versions and install"),
+        ('[local.runtimes.onnxruntime]\nversion = "1"', "onnxruntime] does not know version"),
+        ('[local.runtimes.new]\nversions = ">=1"', "[local.runtimes.new] lacks install"),
+        ("[local.runtimes.onnxruntime]\nmax_ir = '8'", "max_ir must be of type int, got '8'"),
+        ("[local.runtimes.onnxruntime]\nversions = 'new'", "versions must be such as '>=1.10,<2'"),
+        ("[local]\nruntimes = { onnxruntime = 3 }", "the fields versions and install, got 3"),
+        ("[local]\nruntimes = 3", "runtimes must be of type dict, got 3"),
     ],
 )
 def test_a_mistake_in_the_user_s_file_is_one_line_that_names_it(

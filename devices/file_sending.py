@@ -1,0 +1,121 @@
+"""Bring files to a device whose agent takes them: only those that it lacks, each as it is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from devices.agent.protocol import file_digest
+from devices.connection import PushedFile
+from devices.errors import AgentLostError, JobFailedError
+from devices.line_process import LineProcess, LineTooLongError
+
+#: The device may have to write a file that it has all of: SD cards are slow.
+STALL_TIMEOUT_S = 120.0
+PIECE_BYTES = 1 << 20
+MAX_ANSWER_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """A file of the host as it was when it was hashed."""
+
+    file: Path
+    sha256: str
+    size_bytes: int
+
+    def pieces(self) -> Iterator[bytes]:
+        """Its bytes, a piece at a time; raises JobFailedError where there are fewer than before."""
+        left = self.size_bytes
+        with self.file.open("rb") as stream:
+            while left:
+                piece = stream.read(min(left, PIECE_BYTES))
+                if not piece:
+                    raise JobFailedError(
+                        "wrong_digest",
+                        f"{self.file} was cut short while it was sent",
+                        "do not write to files that are being measured",
+                    )
+                yield piece
+                left -= len(piece)
+
+
+@dataclass(frozen=True, slots=True)
+class HashedFiles:
+    """Remembers digests, so that a file that stays as it is is read once to be hashed."""
+
+    _digests: dict[tuple[Path, int, int], str] = field(default_factory=dict)
+
+    def get(self, file: Path) -> Outgoing:
+        """Return the file with its digest; raises JobFailedError where it cannot be read."""
+        try:
+            state = file.stat()
+            key = (file.resolve(), state.st_size, state.st_mtime_ns)
+            if key not in self._digests:
+                self._digests[key] = file_digest(str(file))
+        except OSError as error:
+            raise JobFailedError(
+                "missing_file",
+                f"{file} cannot be read: {error.strerror}",
+                "it must be on the host to be brought to the device",
+            ) from error
+        return Outgoing(file=file, sha256=self._digests[key], size_bytes=state.st_size)
+
+
+def send(link: LineProcess, files: Sequence[Outgoing]) -> tuple[PushedFile, ...]:
+    """Send what is lacking to an agent that receives; return where all are, in the order given.
+
+    Raises JobFailedError with what the device answers, AgentLostError where it answers nothing, no
+    sense, or is gone.
+    """
+    by_digest = {one.sha256: one for one in files}
+    announced = [[one.sha256, one.size_bytes] for one in by_digest.values()]
+    answer = _ask(link, [json.dumps({"files": announced}).encode("ascii") + b"\n"], "the list")
+    try:
+        folder, lacking = str(answer["folder"]), [by_digest[one] for one in answer["lacking"]]
+    except (KeyError, TypeError) as error:
+        raise _nonsense(link, f"{answer} ({error!r})") from error
+    for one in lacking:
+        _ask(link, one.pieces(), str(one.file))
+    paths = (f"{folder}/{one.sha256}.onnx" for one in files)
+    return tuple(
+        PushedFile(path=path, sha256=one.sha256) for path, one in zip(paths, files, strict=True)
+    )
+
+
+def _ask(link: LineProcess, pieces: Iterable[bytes], what: str) -> dict[str, Any]:
+    try:
+        line = link.exchange(pieces, STALL_TIMEOUT_S, MAX_ANSWER_BYTES)
+    except TimeoutError as error:
+        raise AgentLostError(
+            "timeout",
+            f"{link.name} has taken no more of {what} for {STALL_TIMEOUT_S:g} s",
+            "see whether its storage still works, and start again",
+        ) from error
+    except EOFError as error:
+        raise link.explained(f"the push of {what}") from error
+    except LineTooLongError as error:
+        raise _nonsense(link, str(error)) from error
+    return _parsed(link, line)
+
+
+def _parsed(link: LineProcess, line: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(line)
+        if answer["ok"] is True:
+            return dict(answer)
+        failure = JobFailedError(**answer["error"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _nonsense(link, f"{line[:200]!r} ({error!r})") from error
+    raise failure
+
+
+def _nonsense(link: LineProcess, what: str) -> AgentLostError:
+    return AgentLostError(
+        "agent_crashed",
+        f"{link.name} answered a push with what is no answer: {what}",
+        "bring host and agent to the same version of dshrink",
+    )

@@ -1,0 +1,94 @@
+"""Whether a device is ready: what a probe found beside what the inventory and measuring ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+from devices.agent.health import throttled_now
+from devices.agent.power import BEST_GOVERNOR, BY_HAND_GOVERNOR, BY_HAND_JETSON
+from devices.agent.runtimes import RUNTIMES
+from devices.inventory import Device, connect
+
+PROBE_TIMEOUT_S = 60.0
+#: Percent of a core from which another process is a neighbour to be sent away.
+BUSY_PERCENT = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeFinding:
+    """A runtime of the inventory as it is on the device.
+
+    ``state`` is "ok", "other version" (than the inventory supports), "missing" or "not driven":
+    this version of dshrink cannot look for it.
+    """
+
+    name: str
+    version: str | None
+    versions: str
+    state: str
+    install: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preflight:
+    """What a device said to ``probe``, and what follows from it."""
+
+    device: Device
+    found: Mapping[str, Any]
+
+    @property
+    def runtimes(self) -> tuple[RuntimeFinding, ...]:
+        """The runtimes that the inventory names, in its order."""
+        versions = self.found["environment"]["runtimes"]
+        return tuple(
+            RuntimeFinding(
+                name=name,
+                version=versions.get(name),
+                versions=support.versions,
+                state=_state(name, versions.get(name), support.includes),
+                install=support.install,
+            )
+            for name, support in self.device.runtimes.items()
+        )
+
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """What would disturb a measurement now, a line each, with what to do about it."""
+        throttled = throttled_now(dict(self.found["health"]))
+        hot = [f"{throttled}: let it cool, check its power supply"] if throttled else []
+        busy = [
+            f"{one['name']} (pid {one['pid']}) uses {one['cpu_percent']:.0f} % of a core: end it"
+            for one in self.found["processes"]
+            if one["cpu_percent"] > BUSY_PERCENT
+        ]
+        return (*self._clock_advice(), *hot, *busy)
+
+    def _clock_advice(self) -> list[str]:
+        facts, clocks = self.found["environment"], self.found["clocks"]["cpu"]
+        mode, governor = facts["power_mode"], facts["governor"]
+        is_steady = bool(clocks) and all(
+            clock["min_mhz"] is not None and clock["min_mhz"] == clock["max_mhz"]
+            for clock in clocks
+        )
+        if mode is not None and not (mode.startswith("MAXN") and is_steady):
+            return [f"power mode {mode}, clocks not held: on the device, {BY_HAND_JETSON}"]
+        if governor in (None, BEST_GOVERNOR) or is_steady:
+            return []
+        return [f"governor {governor}, the clock may change: on the device, {BY_HAND_GOVERNOR}"]
+
+
+def probe(device: Device) -> Preflight:
+    """Connect to a device and ask it; raises InventoryError or AgentError."""
+    with closing(connect(device)) as connection, connection.start_agent() as agent:
+        return Preflight(device=device, found=agent.request({"do": "probe"}, PROBE_TIMEOUT_S))
+
+
+def _state(name: str, version: str | None, includes: Callable[[str], bool]) -> str:
+    if name not in RUNTIMES:
+        return "not driven"
+    if version is None:
+        return "missing"
+    return "ok" if includes(version) else "other version"
