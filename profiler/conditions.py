@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
 
-from devices.inventory import Device, connect
+from devices.inventory import Device, connect, load_inventory
+from latency_tables.onnx_file import IR_VERSION, OPSET
 from latency_tables.schema import Conditions
 from profiler.errors import SessionError
 from profiler.schedulers import Scheduler, SerialScheduler
@@ -39,7 +40,8 @@ def probe_conditions(
         )
     if precision != "fp32":
         raise SessionError(f"this version of dshrink measures fp32 with {runtime}, not {precision}")
-    environment = scheduler.start_round()
+    _check_onnx_versions(device, runtime)
+    environment = scheduler.probe()
     version = environment.runtimes.get(runtime)
     if version is None:
         install = device.runtimes[runtime].install
@@ -54,23 +56,72 @@ def probe_conditions(
         precision=precision,
         batch=batch,
         threads=threads,
-        power_mode=environment.governor or "default",
+        power_mode=environment.power_mode or environment.governor or "default",
         clock="thread_cpu" if threads == 1 else "wall",
         statistic=statistic,
     )
 
 
-@contextmanager
-def measuring_on(
-    device: Device, *, runtime: str | None = None, **asked: Any
-) -> Iterator[tuple[Scheduler, Conditions]]:
-    """A scheduler for the device and the conditions there, closed at the end.
+def _check_onnx_versions(device: Device, runtime: str) -> None:
+    """Refuse a device whose oldest allowed runtime cannot read the files that dshrink writes."""
+    support = device.runtimes[runtime]
+    opset, ir = support.max_opset or OPSET, support.max_ir or IR_VERSION
+    if opset < OPSET or ir < IR_VERSION:
+        raise SessionError(
+            f"{device.name}: the oldest {runtime} of its entry ({support.versions}) reads ONNX "
+            f"files up to opset {opset} and IR {ir}, dshrink writes opset {OPSET} and IR "
+            f"{IR_VERSION}: allow newer versions only, and raise max_opset and max_ir"
+        )
 
-    ``runtime`` is the first of the device's if not given; ``asked`` is as for ``probe_conditions``.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What to measure on and how, as a user asks for it.
+
+    ``runtime`` is the first of the device's if not given, ``scheduler`` the address of a Dask
+    cluster (this process alone if not given). ``hold_clocks`` asks the device to hold its clocks.
     """
-    scheduler = SerialScheduler(connect(device))
+
+    device: str = "local"
+    runtime: str | None = None
+    precision: str = "fp32"
+    batch: int = 1
+    threads: int = 1
+    statistic: str = "quiet"
+    scheduler: str | None = None
+    hold_clocks: bool = False
+
+
+@contextmanager
+def measuring_on(target: Target) -> Iterator[tuple[Scheduler, Conditions]]:
+    """A scheduler for the target and the conditions there, closed at the end."""
+    device = load_inventory().get(target.device)
+    scheduler = open_scheduler(device, target.scheduler, hold_clocks=target.hold_clocks)
     try:
-        first = next(iter(device.runtimes))
-        yield scheduler, probe_conditions(device, scheduler, runtime=runtime or first, **asked)
+        yield (
+            scheduler,
+            probe_conditions(
+                device,
+                scheduler,
+                runtime=target.runtime or next(iter(device.runtimes)),
+                precision=target.precision,
+                batch=target.batch,
+                threads=target.threads,
+                statistic=target.statistic,
+            ),
+        )
     finally:
         scheduler.close()
+
+
+def open_scheduler(
+    device: Device, address: str | None = None, *, hold_clocks: bool = False
+) -> Scheduler:
+    """One board in this process, or all boards of the device's kind behind a Dask cluster."""
+    if address is None:
+        return SerialScheduler(connect(device, hold=hold_clocks))
+    from profiler.fleet import DaskScheduler
+
+    devices = load_inventory().devices.values()
+    boards = [one.name for one in devices if one.like == device.name]
+    return DaskScheduler(address, (device.name, *boards), hold=hold_clocks)

@@ -5,6 +5,7 @@ ProfilerError
     JobError            a plan of jobs that makes no sense
     JournalError        a journal that cannot be read, or that belongs to another run
     SessionError        a run that cannot go on, whatever the jobs are
+        BoardLostError      one board of a fleet is gone; the others go on
 
 A job that fails on the device is no error but a value: ``replies.Failure``.
 """
@@ -30,3 +31,7 @@ class JournalError(ProfilerError):
 
 class SessionError(ProfilerError):
     """A run that cannot go on, whatever the jobs are: a missing runtime, a broken agent."""
+
+
+class BoardLostError(SessionError):
+    """A board that went away in the middle of a run; it may come back."""

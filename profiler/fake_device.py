@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -65,6 +65,8 @@ class FakeConnection:
     """
 
     latency_ms: Callable[[OpSpec], float]
+    name: str = "fake"
+    runtime_version: str = RUNTIME_VERSION
     noise: float = 0.0
     round_noise: float = 0.0
     speed: Callable[[float], float] = _steady
@@ -82,10 +84,17 @@ class FakeConnection:
         luck = random.Random(f"{self.seed}/agent/{self.agents_started}/{self.clock.now_s}")
         return FakeAgent(device=self, factor=math.exp(luck.gauss(0.0, self.round_noise)))
 
-    def push(self, file: Path) -> PushedFile:
+    def push(self, files: Sequence[Path]) -> tuple[PushedFile, ...]:
         """Files are where they are."""
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        return PushedFile(path=str(file.resolve()), sha256=digest)
+        return tuple(
+            PushedFile(
+                path=str(file.resolve()), sha256=hashlib.sha256(file.read_bytes()).hexdigest()
+            )
+            for file in files
+        )
+
+    def close(self) -> None:
+        """Nothing was brought anywhere."""
 
     def environment(self) -> Environment:
         """What a hello answers."""
@@ -101,7 +110,7 @@ class FakeConnection:
             frequency_mhz=None,
             load_average=0.0,
             memory_gib=None,
-            runtimes={RUNTIME: RUNTIME_VERSION},
+            runtimes={RUNTIME: self.runtime_version},
             agent_digest="0" * 16,
             protocol=PROTOCOL,
         )
@@ -113,6 +122,7 @@ class FakeAgent:
 
     device: FakeConnection
     factor: float = 1.0
+    held: tuple[str, ...] = ()
     lost: bool = False
 
     @property

@@ -229,12 +229,12 @@ def _twins(piece_jobs: Sequence[Job], count: int) -> list[Job]:
     ]
 
 
-def _anchors(piece_jobs: Sequence[Job], count: int = 3) -> tuple[Job, ...]:
-    """Pieces of middling size first: long enough to time well, short enough to repeat often."""
+def _anchors(piece_jobs: Sequence[Job]) -> tuple[Job, ...]:
+    """A piece of middling size, long enough to time well and short enough to repeat often; then
+    one above and one below it, by which boards are compared as well."""
     ordered = _by_macs(piece_jobs)
-    middle = len(ordered) // 2
-    nearest = sorted(range(len(ordered)), key=lambda index: abs(index - middle))[:count]
-    return tuple(ordered[index].as_anchor() for index in nearest)
+    quarters = (len(ordered) * quarter // 4 for quarter in (2, 3, 1))
+    return tuple(ordered[index].as_anchor() for index in dict.fromkeys(quarters))
 
 
 def measure_request(

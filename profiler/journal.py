@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from profiler.errors import JournalError, MeasurementError
-from profiler.replies import Reply
+from profiler.replies import Reply, board_of
 
 SCHEMA = "dshrink.journal"
-SCHEMA_VERSION = 1
+#: Version 1 did not say which board measured: it was always the machine itself.
+SCHEMA_VERSION = 2
 JOURNAL_NAME = "journal.jsonl"
 
 Line = dict[str, Any]
@@ -51,10 +52,10 @@ class Header:
         """Raise JournalError unless ``line`` is the header of the same run."""
         if line.get("line") != "header" or line.get("schema") != SCHEMA:
             raise JournalError(f"{where} is no journal of dshrink; choose another folder")
-        if line.get("schema_version") != SCHEMA_VERSION:
+        if line.get("schema_version") not in range(1, SCHEMA_VERSION + 1):
             raise JournalError(
                 f"{where} has schema version {line.get('schema_version')}, this dshrink reads "
-                f"{SCHEMA_VERSION}: update dshrink or choose another folder"
+                f"1 to {SCHEMA_VERSION}: update dshrink or choose another folder"
             )
         differences = _differences(line, self.to_json())
         if differences:
@@ -82,7 +83,7 @@ def _differences(old: Line, new: Line) -> list[str]:
 
 @dataclass(slots=True)
 class RoundLog:
-    """What happened in one round, as far as drift is concerned.
+    """What happened on one board in one round, as far as drift is concerned.
 
     A stretch is what was measured between two anchors: ``closed`` is the one before the last
     anchor, until it is judged, and ``open`` the one after it.
@@ -99,13 +100,36 @@ class JournalState:
 
     accepted: dict[tuple[str, int], Reply] = field(default_factory=dict)
     attempts: dict[tuple[str, int], int] = field(default_factory=dict)
-    rounds: dict[int, RoundLog] = field(default_factory=dict)
+    #: By the number of the round and the board.
+    rounds: dict[tuple[int, str], RoundLog] = field(default_factory=dict)
     environments: list[Mapping[str, Any]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     discarded: list[Reply] = field(default_factory=list)
 
-    def log(self, number: int) -> RoundLog:
-        return self.rounds.setdefault(number, RoundLog())
+    def log(self, number: int, board: str) -> RoundLog:
+        return self.rounds.setdefault((number, board), RoundLog())
+
+    def logs_of(self, number: int) -> dict[str, RoundLog]:
+        """The logs of a round, by board."""
+        return {board: log for (known, board), log in self.rounds.items() if known == number}
+
+    def homes(self) -> dict[str, str]:
+        """The board that measured each job last."""
+        latest = sorted(self.accepted.values(), key=lambda reply: reply.round)
+        return {reply.job_id: reply.board for reply in latest}
+
+    def measured_by(self, board: str, number: int) -> list[str]:
+        """The jobs that a board measured in a round."""
+        return [
+            name
+            for (name, known), reply in self.accepted.items()
+            if known == number and reply.board == board
+        ]
+
+    @property
+    def replies_taken(self) -> int:
+        """How many replies there ever were about jobs."""
+        return len(self.accepted) + len(self.discarded)
 
     def replies(self, job_id: str) -> tuple[Reply, ...]:
         """The accepted replies about a job, in order of rounds."""
@@ -122,10 +146,11 @@ class JournalState:
             case "anchor":
                 self._take_anchor(Reply.from_json(line))
             case "discard":
-                self._take_discard(line["jobs"], int(line["round"]), line["cause"])
+                self._take_discard(line)
             case "kept":
-                self.log(int(line["round"])).closed.clear()
-                self.log(int(line["round"])).open.clear()
+                log = self.log(int(line["round"]), board_of(line))
+                log.closed.clear()
+                log.open.clear()
                 self.warnings.append(str(line["reason"]))
             case other:
                 raise ValueError(f"unknown line {other!r}")
@@ -138,22 +163,25 @@ class JournalState:
             raise ValueError(f"attempt {reply.attempt} of {reply.job_id} is out of order")
         self.accepted[key] = reply
         self.attempts[key] = reply.attempt + 1
-        self.log(reply.round).open.append(reply.job_id)
+        self.log(reply.round, reply.board).open.append(reply.job_id)
 
     def _take_anchor(self, reply: Reply) -> None:
-        log = self.log(reply.round)
+        log = self.log(reply.round, reply.board)
         log.anchors.append(reply)
         log.closed, log.open = log.open, []
 
-    def _take_discard(self, jobs: Iterable[str], number: int, cause: str) -> None:
-        log = self.log(number)
-        for job in jobs:
-            self.discarded.append(self.accepted.pop((job, number)))
+    def _take_discard(self, line: Line) -> None:
+        for job in line["jobs"]:
+            reply = self.accepted.pop((job, int(line["round"])))
+            self.discarded.append(reply)
+            log = self.log(reply.round, reply.board)
             for stretch in (log.open, log.closed):
                 if job in stretch:
                     stretch.remove(job)
-        if cause == "drift":
-            log.closed.clear()
+            if line["cause"] == "drift":
+                log.closed.clear()
+        if line["cause"] == "board":
+            self.warnings.append(str(line["reason"]))
 
 
 class Journal:
@@ -188,7 +216,7 @@ class Journal:
         lines, whole = _read_lines(self._file.read(), self.path)
         self._file.truncate(whole)
         if not lines:
-            self._append(header.to_json())
+            self._append([header.to_json()])
             return
         header.check(lines[0], str(self.path))
         for number, line in enumerate(lines[1:], start=2):
@@ -200,30 +228,35 @@ class Journal:
                     "to measure them again, or the file to start afresh"
                 ) from error
 
-    def _append(self, line: Line) -> None:
-        text = json.dumps(line, separators=(",", ":"), allow_nan=False)
-        self._file.write(text.encode() + b"\n")
+    def _append(self, lines: Iterable[Line]) -> None:
+        texts = (json.dumps(line, separators=(",", ":"), allow_nan=False) for line in lines)
+        self._file.write("".join(f"{text}\n" for text in texts).encode())
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def _record(self, line: Line) -> None:
-        self._append(line)
-        self.state.take(line)
+    def _record(self, *lines: Line) -> None:
+        self._append(lines)
+        for line in lines:
+            self.state.take(line)
 
-    def environment(self, number: int, environment: Mapping[str, Any]) -> None:
+    def environment(self, number: int, board: str, environment: Mapping[str, Any]) -> None:
         """Note what a fresh agent of a round says about its machine."""
-        self._record({"line": "environment", "round": number, "environment": dict(environment)})
+        said = dict(environment)
+        self._record({"line": "environment", "round": number, "board": board, "environment": said})
 
-    def reply(self, reply: Reply) -> None:
-        """Accept the outcome of a job in a round."""
-        self._record({"line": "reply", **reply.to_json()})
+    def replies(self, replies: Iterable[Reply]) -> None:
+        """Accept the outcomes of jobs in a round."""
+        self._record(*({"line": "reply", **reply.to_json()} for reply in replies))
 
     def anchor(self, reply: Reply) -> None:
         """Note an anchor, which closes the stretch before it."""
         self._record({"line": "anchor", **reply.to_json()})
 
     def discard(self, number: int, jobs: Iterable[str], *, cause: str, reason: str) -> None:
-        """Take back replies of a round; ``cause`` is "drift", "throttled" or "failures"."""
+        """Take back replies of a round; ``cause`` is "drift", "throttled", "failures" or "board".
+
+        The last one comes with a warning: the board is not like the others.
+        """
         self._record(
             {
                 "line": "discard",
@@ -234,9 +267,9 @@ class Journal:
             }
         )
 
-    def keep(self, number: int, reason: str) -> None:
-        """Accept the last stretch of a round as it is, with a warning."""
-        self._record({"line": "kept", "round": number, "reason": reason})
+    def keep(self, number: int, board: str, reason: str) -> None:
+        """Accept the last stretch of a board in a round as it is, with a warning."""
+        self._record({"line": "kept", "round": number, "board": board, "reason": reason})
 
 
 def _read_lines(content: bytes, path: Path) -> tuple[list[Line], int]:

@@ -72,6 +72,13 @@ class Measurement:
         return tuple(reply.failure for reply in self.replies if reply.failure is not None)
 
     @property
+    def board(self) -> str:
+        """Which board measured it; several joined by "+"."""
+        counted = self.parts or self.failures
+        boards = {reply.board for reply in self.replies if reply.outcome in counted}
+        return "+".join(sorted(boards))
+
+    @property
     def given_up(self) -> bool:
         """Whether no further round is worth its time."""
         permanent = any(failure.permanent for failure in self.failures)

@@ -90,5 +90,6 @@ def profile(
             dshrink_version=request.dshrink_version,
         ),
         warnings=(*machine_warnings(fingerprint), *result.warnings),
+        boards=result.boards,
     )
     return Profile(table=table, session=result)

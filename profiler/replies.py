@@ -136,6 +136,11 @@ class Failure:
         )
 
 
+def board_of(line: Mapping[str, Any]) -> str:
+    """The board that a line of a journal is about; the first journals knew one only."""
+    return str(line.get("board", "local"))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """The outcome of a job in a round: samples or a failure. ``attempt`` counts from 0."""
@@ -143,6 +148,7 @@ class Reply:
     job_id: str
     round: int
     attempt: int
+    board: str
     outcome: Samples | Failure
     took_s: float = 0.0
 
@@ -160,6 +166,7 @@ class Reply:
             "job": self.job_id,
             "round": self.round,
             "attempt": self.attempt,
+            "board": self.board,
             "took_s": round(self.took_s, 4),
             ("result" if isinstance(self.outcome, Samples) else "error"): body,
         }
@@ -175,6 +182,7 @@ class Reply:
             job_id=str(data["job"]),
             round=int(data["round"]),
             attempt=int(data["attempt"]),
+            board=board_of(data),
             outcome=outcome,
             took_s=float(data.get("took_s", 0.0)),
         )

@@ -1,44 +1,59 @@
 """One round of a session: shuffled jobs in stretches between anchors, each outcome journalled.
 
 What is left to do is always derived from the journal, never kept beside it, so a round that was
-interrupted anywhere continues by the same code that an uninterrupted one uses. An agent that starts
-in the middle of a round measures an anchor first: where the machine has changed meanwhile, the
-stretch that was interrupted is measured again like any other that drifted.
+interrupted anywhere continues by the same code that an uninterrupted one uses. Each board works in
+a lane of its own, with its own anchors and stretches: drift is a board's. An agent that starts in
+the middle of a round measures an anchor first: where the machine has changed meanwhile, the stretch
+that was interrupted is measured again like any other that drifted.
 """
 
 from __future__ import annotations
 
 import random
-from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from devices.connection import PushedFile
 from devices.environment import Environment
 from latency_tables.opspec import OpSpecError
 from latency_tables.schema import Conditions
+from profiler.boards import compare_boards
 from profiler.drift import drift_percent
-from profiler.errors import JournalError, SessionError
+from profiler.errors import BoardLostError, JournalError, ProfilerError, SessionError
 from profiler.jobs import AnyJob, JobPlan, measure_request, timeout_s
 from profiler.journal import Journal, JournalState
 from profiler.replies import Failure, Reply
 from profiler.schedulers import Scheduler
 from profiler.settings import Settings, drift_room_s
+from profiler.steps import Begin, Execute, Lane, Push, Step
+from profiler.work_queue import WorkQueue
 from profiler.workload_files import WorkloadFolder
 
 #: report(number of jobs left in the round, label of the next one)
 Report = Callable[[int, str], None]
+_Steps = Generator[Step, object, None]
 
 #: So many jobs failing one after the other say something about the machine, not about the jobs.
 FAILURES_IN_A_ROW = 5
+
+#: So often boards may all go away without having measured anything.
+STALLS_ALLOWED = 3
 
 #: Facts about a machine that no journal may mix.
 IDENTITY = ("machine", "cpu_model", "cores", "agent_digest")
 
 
+def _no_report(left: int, label: str) -> None:
+    pass
+
+
 @dataclass(kw_only=True)
 class RoundRunner:
-    """Runs rounds of a plan into a journal. ``unbuildable`` jobs have no file, and the reason."""
+    """Runs rounds of a plan into a journal. ``unbuildable`` jobs have no file, and the reason.
+
+    ``unfit`` are the boards of this run that take no more jobs, and why.
+    """
 
     plan: JobPlan
     conditions: Conditions
@@ -48,11 +63,15 @@ class RoundRunner:
     journal: Journal
     clock: Callable[[], float]
     unbuildable: dict[str, Failure] = field(default_factory=dict)
-    _files: dict[str, PushedFile] = field(default_factory=dict)
-    _failed_in_a_row: list[tuple[str, int]] = field(default_factory=list)
+    unfit: dict[str, ProfilerError] = field(default_factory=dict)
+    _queue: WorkQueue = field(default_factory=lambda: WorkQueue((), {}))
+    _files: dict[tuple[str, str], PushedFile] = field(default_factory=dict)
+    _failed_in_a_row: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+    _report: Report = _no_report
 
     def __post_init__(self) -> None:
         self._jobs = {job.id: job for job in self.plan.jobs}
+        self._any_job = {job.id: job for job in (*self.plan.jobs, *self.plan.anchors)}
 
     @property
     def _state(self) -> JournalState:
@@ -60,131 +79,231 @@ class RoundRunner:
 
     def run(self, number: int, names: Collection[str], report: Report) -> None:
         """Measure those of the jobs that have no accepted reply in this round yet."""
-        redo = self._judge_stretch(number)
-        pending = deque(self._ready(dict.fromkeys([*self._pending(number, names), *redo])))
-        if not pending and not self._state.log(number).open:
-            return
-        self._ready(job.id for job in self.plan.anchors)
-        self._start_agent(number)
-        self._measure_anchor(number)
-        pending.extend(self._ready(self._judge_stretch(number)))
-        while pending:
-            for _ in range(min(self.settings.anchor_every, len(pending))):
-                name = pending.popleft()
-                report(len(pending) + 1, self._jobs[name].label)
-                if self._measure(name, number):
-                    pending.append(name)
-            self._measure_anchor(number)
-            pending.extend(self._judge_stretch(number))
+        self._report = report
+        self._queue = WorkQueue(self._pending(number, names), self._state.homes())
+        for board in self._state.logs_of(number):
+            self._queue.put(self._judge_stretch(board, number))
+        self._build_files()
+        stalls = 0
+        while self._queue or self._is_open(number):
+            done = self._state.replies_taken
+            self.scheduler.drive(lambda board: self._lane(board, number))
+            self._check_able()
+            self._queue.put(self._part_with_strangers(number))
+            self._keep_open_stretches(number)
+            stalls = stalls + 1 if self._state.replies_taken == done else 0
+            if stalls > STALLS_ALLOWED:
+                raise SessionError(
+                    f"the boards of {self.conditions.device} come and go without measuring "
+                    "anything: see what their workers log, then give the same command again"
+                )
 
     def _pending(self, number: int, names: Collection[str]) -> list[str]:
         order = list(self._jobs)
         random.Random(f"{self.settings.seed}/round/{number}").shuffle(order)
         done = self._state.accepted
-        return [name for name in order if name in names and (name, number) not in done]
+        return [
+            name
+            for name in order
+            if name in names and (name, number) not in done and name not in self.unbuildable
+        ]
 
-    def _ready(self, names: Iterable[str]) -> list[str]:
-        """The jobs whose files are on the device, after bringing there what was not."""
-        jobs = {job.id: job for job in (*self.plan.jobs, *self.plan.anchors)}
-        ready = []
-        for name in names:
-            if name not in self._files:
-                try:
-                    file = self.workloads.file(jobs[name])
-                except OpSpecError as error:
-                    self.unbuildable[name] = Failure(type="bad_model", message=str(error))
-                    continue
-                self._files[name] = self.scheduler.push(file)
-            ready.append(name)
-        return ready
+    def _is_open(self, number: int) -> bool:
+        """Whether a stretch that an interrupted run left has no anchor behind it yet."""
+        return any(log.open for log in self._state.logs_of(number).values())
 
-    def _start_agent(self, number: int) -> None:
-        environment = self.scheduler.start_round()
-        self._check_runtime(environment)
+    def _build_files(self) -> None:
+        """Write the files before any clock runs."""
+        self._queue.remove(name for name in self._queue.names if self._file(name) is None)
+
+    def _lane(self, board: str, number: int) -> Lane:
+        """One board's part in the round. It ends where nothing is left, or the board is unfit."""
+        taken: list[str] = []
+        if board in self.unfit:
+            return
+        try:
+            yield from self._work(board, number, taken)
+        except BoardLostError:
+            self._forget(board)
+        except (SessionError, JournalError) as error:
+            self._forget(board)
+            self.unfit[board] = error
+        finally:
+            self._queue.put_back(taken)
+
+    def _forget(self, board: str) -> None:
+        """Whatever comes back under that name has none of the files."""
+        for key in [key for key in self._files if key[0] == board]:
+            del self._files[key]
+
+    def _work(self, board: str, number: int, taken: list[str]) -> _Steps:
+        if not self._take(board, taken) and not self._state.log(number, board).open:
+            return
+        yield from self._begin(board, number)
+        yield from self._compare(board, number)
+        yield from self._measure_anchor(board, number)
+        self._queue.put(self._judge_stretch(board, number))
+        while taken or self._take(board, taken):
+            yield from self._push(board, taken)
+            while taken:
+                self._report(len(self._queue) + len(taken), self._jobs[taken[0]].label)
+                yield from self._measure(board, taken, number)
+            yield from self._measure_anchor(board, number)
+            self._queue.put(self._judge_stretch(board, number))
+
+    def _take(self, board: str, taken: list[str]) -> bool:
+        taken += self._queue.take(board, self.settings.anchor_every, self.scheduler.lanes)
+        return bool(taken)
+
+    def _begin(self, board: str, number: int) -> _Steps:
+        environment = yield Begin()
+        assert isinstance(environment, Environment)
+        self._check_runtime(board, environment)
         fingerprint = environment.fingerprint()
         for earlier in self._state.environments[:1]:
             for name in IDENTITY:
                 if earlier.get(name) != fingerprint.get(name):
                     raise JournalError(
-                        f"{self.journal.path} was begun where {name} is {earlier.get(name)}, here "
-                        f"it is {fingerprint.get(name)}: go on there, choose another folder, or "
-                        "delete the file"
+                        f"{self.journal.path} was begun where {name} is {earlier.get(name)}, on "
+                        f"{board} it is {fingerprint.get(name)}: go on there, choose another "
+                        "folder, or delete the file"
                     )
-        self.journal.environment(number, fingerprint)
+        self.journal.environment(number, board, fingerprint)
+        yield from self._push(board, [job.id for job in self.plan.anchors])
 
-    def _check_runtime(self, environment: Environment) -> None:
+    def _check_runtime(self, board: str, environment: Environment) -> None:
         wanted, version = self.conditions.runtime, self.conditions.runtime_version
         found = environment.runtimes.get(wanted)
         if found != version:
             raise SessionError(
-                f"{self.conditions.device} has {wanted} {found or '(not installed)'}, the "
+                f"{board} has {wanted} {found or '(not installed)'}, the "
                 f"conditions say {version}: install that one there, or profile the one it has"
             )
 
-    def _execute(self, job: AnyJob, number: int, attempt: int) -> Reply:
-        request = measure_request(job, self._files[job.id], self.conditions, self.settings.rule)
-        start = self.clock()
-        outcome = self.scheduler.execute(request, timeout_s(self.settings.rule))
-        reply = Reply(
-            job_id=job.id,
-            round=number,
-            attempt=attempt,
-            outcome=outcome,
-            took_s=round(self.clock() - start, 4),
-        )
-        samples = reply.samples
-        if samples and self.conditions.clock == "thread_cpu" and samples.cpu_ns is None:
-            raise SessionError(
-                f"{self.conditions.device} reports no thread CPU time, which the conditions ask "
-                'for: use the clock "wall"'
-            )
-        return reply
+    def _push(self, board: str, names: list[str]) -> _Steps:
+        """Bring to the board the files of these jobs that it does not have yet."""
+        wanted = ((name, self._file(name)) for name in names if (board, name) not in self._files)
+        new = {name: file for name, file in wanted if file is not None}
+        if new:
+            pushed = yield Push(files=tuple(new.values()))
+            assert isinstance(pushed, tuple)
+            self._files.update(zip(((board, name) for name in new), pushed, strict=True))
 
-    def _measure(self, name: str, number: int) -> bool:
-        """Run a job; True where it has to run again later in the round."""
-        attempt = self._state.attempts.get((name, number), 0)
-        reply = self._execute(self._jobs[name], number, attempt)
-        self.journal.reply(reply)
-        if reply.failure:
-            self._note_failure(reply, reply.failure)
-            return False
-        self._failed_in_a_row.clear()
+    def _file(self, name: str) -> Path | None:
+        """The job's file, written where it is missing; None where it cannot be."""
+        if name not in self.unbuildable:
+            try:
+                return self.workloads.file(self._any_job[name])
+            except OpSpecError as error:
+                self.unbuildable[name] = Failure(type="bad_model", message=str(error))
+        return None
+
+    def _execute(
+        self, board: str, jobs: Sequence[AnyJob], number: int, attempts: Sequence[int]
+    ) -> Generator[Step, object, list[Reply]]:
+        rule = self.settings.rule
+        requests = (
+            measure_request(job, self._files[board, job.id], self.conditions, rule) for job in jobs
+        )
+        start = self.clock()
+        outcomes = yield Execute(requests=tuple(requests), timeout_s=timeout_s(rule))
+        took_s = round((self.clock() - start) / len(jobs), 4)
+        assert isinstance(outcomes, tuple)
+        replies = [
+            Reply(
+                job_id=job.id,
+                round=number,
+                attempt=attempt,
+                board=board,
+                outcome=outcome,
+                took_s=took_s,
+            )
+            for job, attempt, outcome in zip(jobs, attempts, outcomes, strict=True)
+        ]
+        self._check_clock(replies)
+        return replies
+
+    def _check_clock(self, replies: Iterable[Reply]) -> None:
+        wanted = self.conditions.clock
+        for reply in replies:
+            if wanted == "thread_cpu" and reply.samples and reply.samples.cpu_ns is None:
+                raise SessionError(
+                    f"{reply.board} reports no thread CPU time, which the conditions ask for: use "
+                    'the clock "wall"'
+                )
+
+    def _measure(self, board: str, taken: list[str], number: int) -> _Steps:
+        """Run the first jobs of those taken; what has to run again goes back into the queue."""
+        names = taken[: self.scheduler.jobs_at_once]
+        attempts = [self._state.attempts.get((name, number), 0) for name in names]
+        jobs = [self._jobs[name] for name in names]
+        replies = yield from self._execute(board, jobs, number, attempts)
+        self.journal.replies(replies)
+        del taken[: len(names)]
+        for reply in replies:
+            if reply.failure:
+                self._note_failure(reply, reply.failure)
+            else:
+                self._failed_in_a_row.pop(board, None)
+                self._queue.put(self._if_throttled(reply))
+
+    def _if_throttled(self, reply: Reply) -> list[str]:
+        """Take the reply back where it was throttled; returns the job that has to run again."""
         slowed = reply.samples.throttled(self.conditions.clock) if reply.samples else ""
-        if not slowed or attempt >= self.settings.repeats or not self._affordable([name], number):
-            return False
-        self.journal.discard(number, [name], cause="throttled", reason=slowed)
-        return True
+        again = [reply.job_id]
+        if (
+            not slowed
+            or reply.attempt >= self.settings.repeats
+            or not self._affordable(again, reply.round)
+        ):
+            return []
+        self.journal.discard(reply.round, again, cause="throttled", reason=slowed)
+        return again
 
     def _note_failure(self, reply: Reply, failure: Failure) -> None:
-        self._failed_in_a_row.append((reply.job_id, reply.round))
-        if len(self._failed_in_a_row) < FAILURES_IN_A_ROW:
+        failed = self._failed_in_a_row.setdefault(reply.board, [])
+        failed.append((reply.job_id, reply.round))
+        if len(failed) < FAILURES_IN_A_ROW:
             return
         # They are not the jobs' fault, so the next run shall try them again.
-        for name, number in self._failed_in_a_row:
+        for name, number in failed:
             self.journal.discard(number, [name], cause="failures", reason=str(failure))
         raise SessionError(
-            f"{FAILURES_IN_A_ROW} jobs failed one after the other on {self.conditions.device}, "
+            f"{FAILURES_IN_A_ROW} jobs failed one after the other on {reply.board}, "
             f"the last one with {failure}" + (f"; {failure.advice}" if failure.advice else "")
         )
 
-    def _measure_anchor(self, number: int) -> None:
-        logs = self._state.rounds.values()
-        broken = {reply.job_id for log in logs for reply in log.anchors if reply.failure}
-        usable = self._files.keys() - broken
-        for job in self.plan.anchors:
-            if job.id in usable:
-                attempt = len(self._state.log(number).anchors)
-                self.journal.anchor(self._execute(job, number, attempt))
-                return
-        reason = f"no anchor could be measured: drift in round {number} is not known"
-        self.journal.keep(number, reason)
+    def _compare(self, board: str, number: int) -> _Steps:
+        """Where several boards work: measure what all of them measure, but for the anchor."""
+        if self.scheduler.lanes > 1:
+            for job in self._usable_anchors(board)[:0:-1]:
+                yield from self._anchor(board, job, number)
 
-    def _judge_stretch(self, number: int) -> list[str]:
+    def _measure_anchor(self, board: str, number: int) -> _Steps:
+        usable = self._usable_anchors(board)
+        if usable:
+            yield from self._anchor(board, usable[0], number)
+            return
+        reason = f"no anchor could be measured: drift in round {number} is not known"
+        self.journal.keep(number, board, reason)
+
+    def _anchor(self, board: str, job: AnyJob, number: int) -> _Steps:
+        attempt = len(self._state.log(number, board).anchors)
+        [reply] = yield from self._execute(board, [job], number, [attempt])
+        self.journal.anchor(reply)
+
+    def _usable_anchors(self, board: str) -> list[AnyJob]:
+        replies = (reply for log in self._state.rounds.values() for reply in log.anchors)
+        broken = {reply.job_id for reply in replies if reply.failure}
+        files = self._files
+        return [j for j in self.plan.anchors if (board, j.id) in files and j.id not in broken]
+
+    def _judge_stretch(self, board: str, number: int) -> list[str]:
         """Take back the stretch before the last anchor where the machine drifted meanwhile.
 
         It follows from the journal alone, so it may be asked again after a kill.
         """
-        log = self._state.log(number)
+        log = self._state.log(number, board)
         change = drift_percent(log.anchors, self.conditions, self.settings.drift_limit)
         if change is None or not log.closed:
             return []
@@ -199,6 +318,7 @@ class RoundRunner:
         if kept := len(timed) - len(again):
             self.journal.keep(
                 number,
+                board,
                 f"round {number}: {kept} measurements were kept although the anchor moved by "
                 f"{change:+.1f} % around them",
             )
@@ -207,3 +327,30 @@ class RoundRunner:
     def _affordable(self, names: Iterable[str], number: int) -> bool:
         cost_s = sum(self._state.accepted[name, number].took_s for name in names)
         return cost_s <= drift_room_s(self.plan, self.settings, self._state)
+
+    def _part_with_strangers(self, number: int) -> list[str]:
+        """Take back what a board measured that is not like the others; it takes no more jobs."""
+        again: list[str] = []
+        found = compare_boards(self._state, self.conditions, number=number, without=self.unfit)
+        for stranger in (one for one in found if not one.agrees):
+            mine = self._state.measured_by(stranger.board, number)
+            self.journal.discard(number, mine, cause="board", reason=stranger.reason)
+            self.unfit[stranger.board] = SessionError(stranger.reason)
+            again += mine
+        return again
+
+    def _keep_open_stretches(self, number: int) -> None:
+        """Accept what boards that went away measured last: no anchor will close it."""
+        for board, log in self._state.logs_of(number).items():
+            if log.open:
+                self.journal.keep(
+                    number,
+                    board,
+                    f"round {number}: {board} went away; its last {len(log.open)} measurements "
+                    "were kept without an anchor behind them",
+                )
+
+    def _check_able(self) -> None:
+        """Raise what made the last board unfit where none is left."""
+        if self.unfit and not set(self.scheduler.boards()) - self.unfit.keys():
+            raise next(reversed(self.unfit.values()))

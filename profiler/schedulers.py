@@ -1,77 +1,203 @@
 """Which job runs where and when. Whatever the scheduler, a device runs one job at a time.
 
-A scheduler owns the agent: it starts a fresh one for each round and after each loss, and turns what
-it answers into samples or a failure. How commands and files reach the device is the connection's
-business; the two multiply.
+A scheduler drives lanes (``profiler.steps``), one a board. ``SerialScheduler`` has one board and
+owns its agent: a fresh one for each round and after each loss. What may pass by itself (a link that
+broke, a device that someone else measures on, an agent that was killed) is tried again after a
+pause; what an agent answers becomes samples or a failure. How commands and files reach the device
+is the connection's business; the two multiply.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from devices.connection import Agent, Connection, PushedFile
 from devices.environment import Environment
 from devices.errors import AgentError, AgentLostError
 from profiler.errors import MeasurementError, SessionError
 from profiler.replies import Failure, Samples
+from profiler.steps import Begin, Execute, Lane, MakeLane, Push, Step
 
-#: Failures that say something about the run, not about the job: no other job would fare better.
-FATAL_FAILURES = ("start_failed", "missing_runtime", "bad_request", "protocol_version")
+#: Failures that say something about the job; after any other no other job would fare better.
+JOB_FAILURES = (
+    "missing_file",
+    "wrong_digest",
+    "bad_model",
+    "out_of_memory",
+    "runtime_error",
+    "agent_crashed",
+    "timeout",
+)
+
+_RECONNECT_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 30.0, 30.0)
+#: Pauses before each further try, by the type of the error; other errors are not tried again.
+PAUSES_S: Mapping[str, Sequence[float]] = {
+    "connection_lost": _RECONNECT_S,
+    "unreachable": _RECONNECT_S,
+    "device_busy": (1.0, 5.0, 15.0, 30.0),
+    "agent_crashed": (0.0,),
+    "missing_file": (0.0,),
+    "wrong_digest": (0.0,),
+}
+#: Errors after which the job's file is brought to the device once more.
+PUSHED_AGAIN = ("missing_file", "wrong_digest")
+#: How much longer than the device itself the host waits for a job.
+GRACE_S = 30.0
+
+_T = TypeVar("_T")
 
 
 class Scheduler(Protocol):
-    """Runs requests, one at a time a device; ``SerialScheduler`` says what its methods do."""
+    """Drives lanes; ``SerialScheduler`` says what its methods do."""
 
-    def push(self, file: Path) -> PushedFile: ...
+    @property
+    def lanes(self) -> int: ...
 
-    def start_round(self) -> Environment: ...
+    @property
+    def jobs_at_once(self) -> int: ...
 
-    def execute(self, request: Mapping[str, Any], timeout_s: float) -> Samples | Failure: ...
+    def boards(self) -> tuple[str, ...]: ...
+
+    def probe(self) -> Environment: ...
+
+    def drive(self, make_lane: MakeLane) -> None: ...
 
     def close(self) -> None: ...
 
 
 class SerialScheduler:
-    """One device, in this process and thread, one job after the other."""
+    """One board, in this process and thread, one step after the other."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(
+        self, connection: Connection, *, pause: Callable[[float], None] = time.sleep
+    ) -> None:
         self._connection = connection
+        self._pause = pause
         self._agent: Agent | None = None
+        self._reached = False
+        self._sources: dict[str, Path] = {}
 
-    def push(self, file: Path) -> PushedFile:
-        """Bring a file to the device, before any clock runs."""
-        return self._connection.push(file)
+    @property
+    def lanes(self) -> int:
+        """How many lanes are driven at a time."""
+        return 1
 
-    def start_round(self) -> Environment:
-        """Start a fresh agent in place of the last one; return the environment it reports."""
-        self.close()
-        return self._running().environment
+    @property
+    def jobs_at_once(self) -> int:
+        """How many jobs a lane should put into one step."""
+        return 1
 
-    def execute(self, request: Mapping[str, Any], timeout_s: float) -> Samples | Failure:
-        """Run one job. Raises SessionError where no other job could run either."""
+    def boards(self) -> tuple[str, ...]:
+        """The names of the boards that can be asked now."""
+        return (self._connection.name,)
+
+    def probe(self) -> Environment:
+        """What a fresh agent says about a board. Raises SessionError where none starts."""
+        return self._begin()
+
+    def drive(self, make_lane: MakeLane) -> None:
+        """Make a lane for each board and carry out its steps until all lanes have ended."""
+        with closing(make_lane(self._connection.name)) as lane:
+            drive_lane(lane, self.carry_out)
+
+    def carry_out(self, step: Step) -> Any:
+        """Return the answer to a step. Raises SessionError where no other step would fare better.
+
+        ``steps`` says what each answer is.
+        """
+        match step:
+            case Begin():
+                return self._begin()
+            case Push():
+                return self._push(step.files)
+            case Execute():
+                return tuple(self._execute(one, step.timeout_s) for one in step.requests)
+
+    def close(self) -> None:
+        """End the agent and take from the device what was brought there."""
+        self._end_agent()
+        self._connection.close()
+
+    def _begin(self) -> Environment:
+        self._end_agent()
         try:
-            return Samples.from_json(self._running().request(request, timeout_s))
+            return self._persist(self._running).environment
         except AgentError as error:
-            if isinstance(error, AgentLostError):
-                self.close()
-            if error.type in FATAL_FAILURES:
+            raise SessionError(str(error)) from error
+
+    def _push(self, files: Sequence[Path]) -> tuple[PushedFile, ...]:
+        try:
+            pushed = self._persist(lambda: self._connection.push(files))
+        except AgentError as error:
+            raise SessionError(str(error)) from error
+        self._sources.update(zip((one.path for one in pushed), files, strict=True))
+        return pushed
+
+    def _execute(self, request: Mapping[str, Any], timeout_s: float) -> Samples | Failure:
+        try:
+            result = self._persist(lambda: self._request(request, timeout_s))
+            return Samples.from_json(result)
+        except AgentError as error:
+            if error.type not in JOB_FAILURES:
                 raise SessionError(str(error)) from error
             return Failure(type=error.type, message=error.message, advice=error.advice)
         except MeasurementError as error:
             return Failure(type="runtime_error", message=str(error))
 
-    def close(self) -> None:
-        """End the agent; a later request starts another."""
+    def _request(self, request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        # The device itself ends a job that hangs: over a broken link nobody else could.
+        bounded = {**request, "timeout_s": timeout_s}
+        try:
+            return self._running().request(bounded, timeout_s + GRACE_S)
+        except AgentError as error:
+            source = self._sources.get(request["file"])
+            if error.type in PUSHED_AGAIN and source is not None:
+                self._push([source])
+            raise
+
+    def _persist(self, act: Callable[[], _T]) -> _T:
+        """Do it, and again after a pause where what went wrong may pass by itself."""
+        tries = 0
+        while True:
+            try:
+                return act()
+            except AgentError as error:
+                if isinstance(error, AgentLostError):
+                    self._end_agent()
+                pauses = PAUSES_S.get(error.type, ())
+                # A device that was never reached is more likely misspelt than on its way back.
+                if tries >= len(pauses) or not self._reached:
+                    raise
+                self._pause(pauses[tries])
+                tries += 1
+
+    def _end_agent(self) -> None:
         agent, self._agent = self._agent, None
         if agent is not None:
             agent.close()
 
     def _running(self) -> Agent:
         if self._agent is None:
-            try:
-                self._agent = self._connection.start_agent()
-            except AgentLostError as error:
-                raise SessionError(str(error)) from error
+            self._agent = self._connection.start_agent()
+            self._reached = True
         return self._agent
+
+
+def drive_lane(lane: Lane, carry_out: Callable[[Step], Any]) -> None:
+    """Send a lane the answers to its steps until it ends; a SessionError is thrown into it."""
+    answer: Any = None
+    problem: SessionError | None = None
+    while True:
+        try:
+            step = lane.send(answer) if problem is None else lane.throw(problem)
+        except StopIteration:
+            return
+        answer, problem = None, None
+        try:
+            answer = carry_out(step)
+        except SessionError as error:
+            problem = error

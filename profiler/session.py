@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from latency_tables.schema import Conditions
+from profiler.boards import BoardComparison, compare_boards
 from profiler.jobs import JobPlan
 from profiler.journal import JOURNAL_NAME, Header, Journal, JournalState
 from profiler.measurement import Measurement
@@ -31,6 +32,7 @@ WORKLOADS_NAME = "workloads"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionResult:
     """One measurement a job, by its id. The counts are (job, round) pairs, ``failed`` is jobs.
+    ``boards`` compares the boards where several shared the work.
 
     ``measured`` is what this run did, ``remeasured`` the part of it that the plan alone would not
     have asked for.
@@ -43,6 +45,7 @@ class SessionResult:
     failed: int
     warnings: tuple[str, ...]
     environments: tuple[Mapping[str, Any], ...]
+    boards: tuple[BoardComparison, ...]
 
 
 def _no_suspects(measurements: Mapping[str, Measurement]) -> Collection[str]:
@@ -109,7 +112,8 @@ class Session:
     @property
     def estimate(self) -> Estimate:
         """What is left to do, and how long it will take."""
-        return estimate(self.plan, self.settings, self._state)
+        boards = len(self.scheduler.boards())
+        return estimate(self.plan, self.settings, self._state, boards=boards)
 
     def run(self, progress: Progress = _no_progress) -> SessionResult:
         """Measure what the journal does not hold yet.
@@ -137,6 +141,7 @@ class Session:
             failed=sum(measurement.failed for measurement in measurements.values()),
             warnings=tuple(dict.fromkeys(self._state.warnings)),
             environments=tuple(self._state.environments),
+            boards=compare_boards(self._state, self.conditions),
         )
 
     def measurement(self, job_id: str, before_round: int | None = None) -> Measurement:
@@ -145,7 +150,7 @@ class Session:
         if before_round is not None:
             replies = tuple(reply for reply in replies if reply.round < before_round)
         if failure := self._rounds.unbuildable.get(job_id):
-            replies = (Reply(job_id=job_id, round=0, attempt=0, outcome=failure),)
+            replies = (Reply(job_id=job_id, round=0, attempt=0, board="", outcome=failure),)
         return Measurement(
             job_id=job_id,
             replies=replies,

@@ -54,9 +54,11 @@ class Estimate:
     remaining: int
     remaining_s: float
     longest_s: float
+    boards: int = 1
 
     def __str__(self) -> str:
         known = f", {self.reused} of them in the journal" if self.reused else ""
+        known += f", on {self.boards} boards" if self.boards > 1 else ""
         return (
             f"{self.jobs} jobs in {self.rounds} rounds: {self.jobs * self.rounds} "
             f"measurements{known}; about {self.remaining_s:.0f} s to go, up to "
@@ -102,12 +104,13 @@ def drift_room_s(plan: JobPlan, settings: Settings, state: JournalState) -> floa
     return min(allowed - spent, extra_room_s(plan, settings, state))
 
 
-def estimate(plan: JobPlan, settings: Settings, state: JournalState) -> Estimate:
+def estimate(plan: JobPlan, settings: Settings, state: JournalState, boards: int = 1) -> Estimate:
     """Count what is planned and what the journal already holds, and how long the rest takes."""
+    boards = max(1, boards)
     wanted = {(job.id, number) for job in plan.jobs for number in range(settings.rounds)}
     reused = sum(key in state.accepted for key in wanted)
     remaining = len(wanted) - reused
-    anchors = remaining / settings.anchor_every + (settings.rounds if remaining else 0)
+    anchors = remaining / settings.anchor_every + (boards * settings.rounds if remaining else 0)
     job_s = _job_s(settings, state)
     longest_job_s = max(job_s, longest_s(settings.rule))
     return Estimate(
@@ -115,6 +118,7 @@ def estimate(plan: JobPlan, settings: Settings, state: JournalState) -> Estimate
         rounds=settings.rounds,
         reused=reused,
         remaining=remaining,
-        remaining_s=(remaining + anchors) * job_s,
-        longest_s=(remaining + anchors) * longest_job_s * (1.0 + settings.extra_share),
+        remaining_s=(remaining + anchors) * job_s / boards,
+        longest_s=(remaining + anchors) * longest_job_s * (1.0 + settings.extra_share) / boards,
+        boards=boards,
     )

@@ -13,6 +13,7 @@ from latency_tables.pieces import Piece
 from latency_tables.predictor import predict
 from latency_tables.schema import Conditions, Row
 from latency_tables.table import LatencyTable
+from profiler.boards import BoardComparison
 from profiler.jobs import PlannedNetwork, ProfilePlan
 from profiler.measurement import Measurement
 from profiler.quality import audit
@@ -37,6 +38,7 @@ def build_table(
     conditions: Conditions,
     provenance: Provenance,
     warnings: Sequence[str] = (),
+    boards: Sequence[BoardComparison] = (),
 ) -> LatencyTable:
     """Make the table of a plan's measurements (one a job id).
 
@@ -58,6 +60,7 @@ def build_table(
         date=provenance.date,
         dshrink_version=provenance.dshrink_version,
         twins=tuple(twin.to_json() for twin in found.twins),
+        boards=tuple(board.to_json() for board in boards),
     )
     notes = [*warnings, *_unsettled_rows(table), *found.warnings]
     try:
@@ -102,6 +105,7 @@ def make_row(piece: Piece, measurement: Measurement) -> Row:
         peak_activations=piece.spec.peak_activations,
         verdict=measurement.verdict,
         reason=measurement.reason,
+        board=measurement.board,
     )
 
 

@@ -8,13 +8,15 @@ from profiler.replies import Failure, Reply, Samples
 
 
 def anchor(*times: int, job: str = "anchor a") -> Reply:
-    return Reply(job_id=job, round=0, attempt=0, outcome=Samples(wall_ns=times))
+    return Reply(job_id=job, round=0, attempt=0, board="b", outcome=Samples(wall_ns=times))
 
 
 WALL = Conditions(device="d", runtime="r", runtime_version="1", clock="wall")
 QUIET = Conditions(device="d", runtime="r", runtime_version="1", clock="wall", statistic="quiet")
 STILL = anchor(*[1000] * 20)
-FAILED = Reply(job_id="anchor a", round=0, attempt=0, outcome=Failure(type="timeout", message=""))
+FAILED = Reply(
+    job_id="anchor a", round=0, attempt=0, board="b", outcome=Failure(type="timeout", message="")
+)
 
 
 def test_a_move_above_the_limit_is_drift_in_either_direction() -> None:
@@ -50,7 +52,7 @@ def test_a_quiet_latency_drifts_only_where_the_quiet_samples_do() -> None:
 def test_drift_is_read_from_the_clock_of_the_conditions() -> None:
     def cpu(nanoseconds: int) -> Reply:
         samples = Samples(wall_ns=(1000,) * 20, cpu_ns=(nanoseconds,) * 20)
-        return Reply(job_id="anchor a", round=0, attempt=0, outcome=samples)
+        return Reply(job_id="anchor a", round=0, attempt=0, board="b", outcome=samples)
 
     by_cpu = dataclasses.replace(WALL, clock="thread_cpu")
     assert drift_percent([cpu(900), cpu(990)], by_cpu) == pytest.approx(10.0)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from small_network import CHANNELS, compose, network_pieces, small_plan
 
-from devices.agent.protocol import parse_request
+from devices.agent.protocol import PROTOCOL, parse_request
 from devices.connection import PushedFile
 from latency_tables.opspec import OpSpec
 from latency_tables.schema import Conditions
@@ -109,7 +109,7 @@ def test_the_agent_takes_the_request() -> None:
     conditions = Conditions(device="d", runtime="onnxruntime", runtime_version="1", threads=2)
     file = PushedFile(path="/there/a.onnx", sha256="0" * 64)
     request = measure_request(small_plan().twins[0], file, conditions, PROFILE_RULE)
-    parsed = parse_request({"protocol": 1, "id": "1", **request}).measure
+    parsed = parse_request({"protocol": PROTOCOL, "id": "1", **request}).measure
     assert parsed is not None
     assert (parsed.threads, parsed.seed, parsed.rule) == (2, 1, PROFILE_RULE)
 

@@ -16,7 +16,7 @@ SAMPLES = Samples(wall_ns=(1, 2, 3))
 
 
 def reply(job: str, number: int = 0, attempt: int = 0) -> Reply:
-    return Reply(job_id=job, round=number, attempt=attempt, outcome=SAMPLES, took_s=0.5)
+    return Reply(job_id=job, round=number, attempt=attempt, board="b", outcome=SAMPLES, took_s=0.5)
 
 
 @pytest.fixture
@@ -31,16 +31,15 @@ def reopened(path: Path) -> JournalState:
 
 def filled(path: Path) -> None:
     journal = Journal(path, HEADER)
-    journal.environment(0, {"cpu_model": "x"})
+    journal.environment(0, "b", {"cpu_model": "x"})
     journal.anchor(reply("anchor"))
-    journal.reply(reply("a"))
-    journal.reply(
-        Reply(job_id="b", round=0, attempt=0, outcome=Failure(type="timeout", message="slow"))
-    )
+    journal.replies([reply("a")])
+    slow = Failure(type="timeout", message="slow")
+    journal.replies([Reply(job_id="b", round=0, attempt=0, board="b", outcome=slow)])
     journal.anchor(reply("anchor", attempt=1))
     journal.discard(0, ["a"], cause="drift", reason="the anchor moved by 2 %")
-    journal.reply(reply("a", attempt=1))
-    journal.keep(0, "no anchor")
+    journal.replies([reply("a", attempt=1)])
+    journal.keep(0, "b", "no anchor")
     journal.close()
 
 
@@ -52,14 +51,14 @@ def test_what_was_written_is_read_again(path: Path) -> None:
     assert [r.job_id for r in state.discarded] == ["a"]
     assert state.environments == [{"cpu_model": "x"}]
     assert state.warnings == ["no anchor"]
-    assert len(state.log(0).anchors) == 2
+    assert len(state.log(0, "b").anchors) == 2
     assert state.replies("a") == (reply("a", attempt=1),)
 
 
 def test_every_outcome_is_on_disk_before_the_next(path: Path) -> None:
     with closing(Journal(path, HEADER)) as journal:
         for number in range(3):
-            journal.reply(reply("a", number))
+            journal.replies([reply("a", number)])
             assert len(path.read_text().splitlines()) == number + 2
 
 
@@ -71,7 +70,7 @@ def test_an_unfinished_last_line_is_dropped_and_written_over(path: Path, kept: i
     path.write_bytes(whole + line[:kept])
     with closing(Journal(path, HEADER)) as journal:
         assert ("c", 0) not in journal.state.accepted
-        journal.reply(reply("c"))
+        journal.replies([reply("c")])
     assert path.read_bytes().startswith(whole)
     assert ("c", 0) in reopened(path).accepted
 
@@ -114,7 +113,7 @@ def test_a_file_of_someone_else_is_left_alone(path: Path) -> None:
 
 def test_a_newer_journal_is_refused_with_advice(path: Path) -> None:
     filled(path)
-    path.write_text(path.read_text().replace('"schema_version":1', '"schema_version":2'))
+    path.write_text(path.read_text().replace('"schema_version":2', '"schema_version":3'))
     with pytest.raises(JournalError, match="update dshrink"):
         Journal(path, HEADER)
 

@@ -40,7 +40,7 @@ def measurement(
     statistic: str = "median",
 ) -> Measurement:
     replies = tuple(
-        Reply(job_id="j", round=number, attempt=0, outcome=outcome)
+        Reply(job_id="j", round=number, attempt=0, board="b", outcome=outcome)
         for number, outcome in enumerate(outcomes)
     )
     return Measurement(
@@ -208,7 +208,7 @@ def test_a_used_up_quota_speaks_against_the_wall_clock_only() -> None:
 
 
 def test_two_replies_of_one_round_are_refused() -> None:
-    reply = Reply(job_id="j", round=1, attempt=0, outcome=STEADY[0])
+    reply = Reply(job_id="j", round=1, attempt=0, board="b", outcome=STEADY[0])
     with pytest.raises(MeasurementError, match="one a round"):
         Measurement(job_id="j", replies=(reply, reply), clock="wall")
 
@@ -224,5 +224,5 @@ def test_what_is_no_result_is_refused(data: dict[str, object]) -> None:
 
 def test_replies_survive_json() -> None:
     for outcome in (*STEADY, CRASH):
-        reply = Reply(job_id="a b", round=2, attempt=1, outcome=outcome, took_s=0.5)
+        reply = Reply(job_id="a b", round=2, attempt=1, board="b", outcome=outcome, took_s=0.5)
         assert Reply.from_json(reply.to_json()) == reply

@@ -21,7 +21,13 @@ from profiler.replies import Failure, Reply, Samples
 
 def measured(job_id: str, *rounds_ms: float) -> Measurement:
     replies = tuple(
-        Reply(job_id=job_id, round=n, attempt=0, outcome=Samples(wall_ns=(round(ms * 1e6),)))
+        Reply(
+            job_id=job_id,
+            round=n,
+            attempt=0,
+            board="b",
+            outcome=Samples(wall_ns=(round(ms * 1e6),)),
+        )
         for n, ms in enumerate(rounds_ms)
     )
     return Measurement(job_id=job_id, replies=replies, clock="wall")
@@ -62,7 +68,9 @@ def test_a_twin_whose_piece_failed_has_nothing_to_agree_with() -> None:
     plan = small_plan(twins=1)
     latencies = {job.id: measured(job.id, 1.0 + job.spec.macs / 1e6) for job in plan.jobs}
     digest = plan.twins[0].spec.digest
-    failed = Reply(job_id=digest, round=0, attempt=0, outcome=Failure(type="bad_model", message=""))
+    failed = Reply(
+        job_id=digest, round=0, attempt=0, board="b", outcome=Failure(type="bad_model", message="")
+    )
     latencies[digest] = Measurement(job_id=digest, replies=(failed,), clock="wall")
     assert audit(plan, latencies, CONDITIONS).twins == ()
 

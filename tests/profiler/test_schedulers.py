@@ -4,12 +4,13 @@ from typing import Any
 import pytest
 from small_network import STEM, latency_ms
 
-from devices.errors import AgentLostError
+from devices.errors import AgentError, AgentLostError, JobFailedError
 from profiler.errors import SessionError
 from profiler.fake_device import FakeAgent, FakeConnection, write_spec
 from profiler.jobs import PROFILE_RULE
 from profiler.replies import Failure, Samples
 from profiler.schedulers import SerialScheduler
+from profiler.steps import Begin, Execute, Push
 
 
 def scheduler(tmp_path: Path, **device: Any) -> tuple[SerialScheduler, dict[str, Any]]:
@@ -17,38 +18,141 @@ def scheduler(tmp_path: Path, **device: Any) -> tuple[SerialScheduler, dict[str,
     serial = SerialScheduler(connection)
     file = tmp_path / "stem.onnx"
     file.write_bytes(write_spec(STEM))
-    pushed = serial.push(file)
+    [pushed] = serial.carry_out(Push(files=(file,)))
     rule = dict(PROFILE_RULE._asdict())
     return serial, {"do": "measure", "file": pushed.path, "sha256": pushed.sha256, "rule": rule}
 
 
+def execute(serial: SerialScheduler, request: dict[str, Any]) -> Samples | Failure:
+    [outcome] = serial.carry_out(Execute(requests=(request,), timeout_s=1.0))
+    assert isinstance(outcome, Samples | Failure)
+    return outcome
+
+
 def test_a_request_becomes_samples(tmp_path: Path) -> None:
     serial, request = scheduler(tmp_path)
-    assert serial.start_round().cpu_model == "scripted"
-    outcome = serial.execute(request, 1.0)
+    assert serial.carry_out(Begin()).cpu_model == "scripted"
+    outcome = execute(serial, request)
     assert isinstance(outcome, Samples)
     assert outcome.wall_ns[0] == round(latency_ms(STEM) * 1e6)
 
 
 def test_a_lost_agent_is_replaced_by_the_next_request(tmp_path: Path) -> None:
-    serial, request = scheduler(tmp_path, fault=lambda spec, call: "crash" if call == 0 else None)
-    serial.start_round()
-    lost = serial.execute(request, 1.0)
+    serial, request = scheduler(tmp_path, fault=lambda spec, call: "crash" if call < 2 else None)
+    serial.carry_out(Begin())
+    lost = execute(serial, request)
     assert isinstance(lost, Failure)
     assert lost.type == "agent_crashed"
-    assert isinstance(serial.execute(request, 1.0), Samples)
+    assert isinstance(execute(serial, request), Samples)
+
+
+def test_an_agent_that_was_killed_once_is_asked_again_at_once(tmp_path: Path) -> None:
+    pauses: list[float] = []
+    serial, request = scheduler(tmp_path, fault=lambda spec, call: "crash" if call == 0 else None)
+    serial._pause = pauses.append
+    serial.carry_out(Begin())
+    assert isinstance(execute(serial, request), Samples)
+    assert pauses == [0.0]
+
+
+def break_link(
+    monkeypatch: pytest.MonkeyPatch, times: int, error: AgentError, method: str = "request"
+) -> None:
+    """Make the next requests fail with this error."""
+    left = [times]
+    whole = getattr(FakeAgent, method)
+
+    def broken(agent: FakeAgent, *arguments: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            raise error
+        return whole(agent, *arguments)
+
+    monkeypatch.setattr(FakeAgent, method, broken)
+
+
+def test_a_link_that_breaks_is_waited_for_ever_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    serial, request = scheduler(tmp_path)
+    serial._pause = pauses.append
+    serial.carry_out(Begin())
+    break_link(monkeypatch, 3, AgentLostError("connection_lost", "the link broke", "wait"))
+    assert isinstance(execute(serial, request), Samples)
+    assert pauses == [1.0, 2.0, 4.0]
+
+
+def test_a_link_that_stays_down_ends_the_run_with_advice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    serial, request = scheduler(tmp_path)
+    serial._pause = pauses.append
+    serial.carry_out(Begin())
+    break_link(monkeypatch, 99, AgentLostError("connection_lost", "the link broke", "mend it"))
+    with pytest.raises(SessionError, match="the link broke; mend it"):
+        execute(serial, request)
+    assert 60 < sum(pauses) < 300
+
+
+def test_a_device_that_is_busy_is_waited_for_and_keeps_its_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serial, request = scheduler(tmp_path)
+    serial._pause = lambda seconds: None
+    serial.carry_out(Begin())
+    agent = serial._agent
+    break_link(monkeypatch, 1, JobFailedError("device_busy", "someone measures", "wait"))
+    assert isinstance(execute(serial, request), Samples)
+    assert serial._agent is agent
+
+
+def test_a_file_that_the_device_lost_is_brought_there_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pushed: list[Path] = []
+
+    class Watched(FakeConnection):
+        def push(self, files: Any) -> Any:
+            pushed.extend(files)
+            return super().push(files)
+
+    serial = SerialScheduler(Watched(latency_ms=latency_ms), pause=lambda seconds: None)
+    file = tmp_path / "stem.onnx"
+    file.write_bytes(write_spec(STEM))
+    [there] = serial.carry_out(Push(files=(file,)))
+    rule = dict(PROFILE_RULE._asdict())
+    request = {"do": "measure", "file": there.path, "sha256": there.sha256, "rule": rule}
+    serial.carry_out(Begin())
+    break_link(monkeypatch, 1, JobFailedError("missing_file", "no such file", "push it"))
+    assert isinstance(execute(serial, request), Samples)
+    assert pushed == [file, file]
+
+
+def test_a_device_that_was_never_reached_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(connection: FakeConnection) -> FakeAgent:
+        raise AgentLostError("unreachable", "no route to the device", "check the host")
+
+    serial, _ = scheduler(tmp_path)
+    serial._pause = lambda seconds: pytest.fail("waited for a host that may be misspelt")
+    monkeypatch.setattr(FakeConnection, "start_agent", fail)
+    with pytest.raises(SessionError, match="no route to the device"):
+        serial.probe()
 
 
 def test_an_agent_that_said_no_goes_on(tmp_path: Path) -> None:
     serial, request = scheduler(
         tmp_path, fault=lambda spec, call: "out_of_memory" if call == 0 else None
     )
-    serial.start_round()
-    assert serial.execute(request, 1.0) == Failure(
+    serial.carry_out(Begin())
+    assert execute(serial, request) == Failure(
         type="out_of_memory", message="the script says so", advice="change the script"
     )
-    assert isinstance(serial.execute(request, 1.0), Samples)
-    assert isinstance(serial.execute({**request, "sha256": "0" * 64}, 1.0), Failure)
+    assert isinstance(execute(serial, request), Samples)
+    assert isinstance(execute(serial, {**request, "sha256": "0" * 64}), Failure)
 
 
 def test_a_reply_that_is_no_result_is_a_failure_of_its_job(
@@ -56,7 +160,7 @@ def test_a_reply_that_is_no_result_is_a_failure_of_its_job(
 ) -> None:
     serial, request = scheduler(tmp_path)
     monkeypatch.setattr(FakeAgent, "request", lambda *arguments: {"wall_ns": []})
-    outcome = serial.execute(request, 1.0)
+    outcome = execute(serial, request)
     assert isinstance(outcome, Failure)
     assert outcome.type == "runtime_error"
 
@@ -70,9 +174,9 @@ def test_an_agent_that_does_not_start_ends_the_run(
     serial, request = scheduler(tmp_path)
     monkeypatch.setattr(FakeConnection, "start_agent", fail)
     with pytest.raises(SessionError, match="no python3 there; install one"):
-        serial.start_round()
+        serial.carry_out(Begin())
     with pytest.raises(SessionError):
-        serial.execute(request, 1.0)
+        execute(serial, request)
 
 
 def test_a_new_round_ends_the_last_agent(tmp_path: Path) -> None:
@@ -84,8 +188,8 @@ def test_a_new_round_ends_the_last_agent(tmp_path: Path) -> None:
             return agents[-1]
 
     serial = SerialScheduler(Watched(latency_ms=latency_ms))
-    serial.start_round()
-    serial.start_round()
+    serial.carry_out(Begin())
+    serial.carry_out(Begin())
     assert [agent.lost for agent in agents] == [True, False]
     serial.close()
     assert agents[-1].lost

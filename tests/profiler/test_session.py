@@ -259,9 +259,10 @@ def test_a_job_that_always_ends_its_agent_fails_alone_and_is_given_up(
     assert set(failed) == {fragile}
     assert failed[fragile].verdict == "failed"
     assert ("SIGSEGV" if fault == "crash" else "no reply within") in failed[fragile].reason
-    assert device.calls[fragile] == 2
+    # A crash is tried once more at once: someone may have killed the agent.
+    assert device.calls[fragile] == (4 if fault == "crash" else 2)
     assert result.failed == 1
-    assert device.agents_started == 3 + 2
+    assert device.agents_started == 3 + (4 if fault == "crash" else 2)
 
 
 def test_a_job_that_crashes_once_is_measured_in_an_extra_round(tmp_path: Path) -> None:
@@ -353,7 +354,7 @@ def test_anchors_that_fail_are_replaced_and_where_none_is_left_the_table_is_warn
 
 def test_another_machine_cannot_go_on(tmp_path: Path) -> None:
     run(tmp_path, quiet(), Settings(anchor_every=6, rounds=1, extra_rounds=0))
-    with pytest.raises(JournalError, match="cpu_model is scripted, here it is another"):
+    with pytest.raises(JournalError, match="cpu_model is scripted, on fake it is another"):
         run(tmp_path, quiet(cpu_model="another"))
 
 

@@ -1,0 +1,115 @@
+"""What a Dask worker does for its board: the far half of ``profiler.fleet``.
+
+A worker drives the device that its resource names: over ssh where the worker's own inventory gives
+that device a host, else the machine that the worker runs on. Each run has its own agent there, and
+a thread of its own that owns the agent, which ends with the thread that started it.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from devices.connection import Connection, LocalConnection, PushedFile
+from devices.inventory import connect, load_inventory
+from profiler.schedulers import SerialScheduler
+from profiler.steps import Push, Step
+
+#: A run that asked nothing for so long has gone without a goodbye.
+ABANDONED_S = 3600.0
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoardOfRun:
+    """Which board of which run a task is for; ``hold`` asks it to hold its clocks."""
+
+    run: str
+    board: str
+    resource: str
+    hold: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class _Board:
+    scheduler: SerialScheduler
+    folder: tempfile.TemporaryDirectory[str]
+    thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(max_workers=1))
+    last_asked: float = field(default_factory=time.monotonic)
+
+    def do(self, act: Callable[[], _T]) -> _T:
+        self.last_asked = time.monotonic()
+        return self.thread.submit(act).result()
+
+    def end(self) -> None:
+        self.do(self.scheduler.close)
+        self.thread.shutdown()
+        self.folder.cleanup()
+
+
+_boards: dict[BoardOfRun, _Board] = {}
+_lock = threading.Lock()
+
+
+def connection_of(resource: str, hold: bool) -> Connection:
+    """How this worker reaches the device that its resource names."""
+    device = load_inventory().devices.get(resource)
+    if device is not None and device.host is not None:
+        return connect(device, hold=hold)
+    python = device.python if device is not None else None
+    return LocalConnection(python=python or sys.executable, hold=hold)
+
+
+def carry_out(which: BoardOfRun, step: Step) -> Any:
+    """The answer to a step; raises SessionError as ``SerialScheduler`` does."""
+    board = _board(which)
+    return board.do(lambda: board.scheduler.carry_out(step))
+
+
+def receive(which: BoardOfRun, files: Mapping[str, bytes]) -> tuple[PushedFile, ...]:
+    """Bring files to the board; the keys are their names here, without folders."""
+    board = _board(which)
+    paths = []
+    for name, content in files.items():
+        paths.append(Path(board.folder.name) / Path(name).name)
+        paths[-1].write_bytes(content)
+    pushed: tuple[PushedFile, ...] = board.do(
+        lambda: board.scheduler.carry_out(Push(files=tuple(paths)))
+    )
+    return pushed
+
+
+def end(which: BoardOfRun) -> None:
+    """End the run's agent on the board and take away what was brought there."""
+    with _lock:
+        board = _boards.pop(which, None)
+    if board is not None:
+        board.end()
+
+
+def _board(which: BoardOfRun) -> _Board:
+    with _lock:
+        now = time.monotonic()
+        abandoned = [
+            known
+            for known, board in _boards.items()
+            if known != which and now - board.last_asked > ABANDONED_S
+        ]
+        gone = [_boards.pop(known) for known in abandoned]
+        if which not in _boards:
+            _boards[which] = _Board(
+                scheduler=SerialScheduler(connection_of(which.resource, which.hold)),
+                folder=tempfile.TemporaryDirectory(prefix="dshrink-"),
+            )
+        found = _boards[which]
+    for board in gone:
+        board.end()
+    return found

@@ -1,0 +1,138 @@
+"""Whether boards of one kind are alike enough that their rows may stand in one table.
+
+All boards measure the plan's anchors. A board's ratio is the median over these pieces of its
+latency divided by the reference board's; the reference is the board that most others agree with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from latency_tables.schema import STATISTICS, Conditions
+from profiler.journal import JournalState
+from profiler.statistics import latency, latency_interval, median
+
+#: Percent by which a board may differ from the reference before its rows are kept out.
+BOARD_LIMIT_PERCENT = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoardComparison:
+    """One board beside the reference: percent by which it is slower, and the pieces compared."""
+
+    board: str
+    reference: str
+    slower_percent: float
+    least_percent: float
+    most_percent: float
+    pieces: int
+
+    @property
+    def agrees(self) -> bool:
+        """Within the limit, or not known to be beyond it: 0 lies in the 95 % interval."""
+        is_close = abs(self.slower_percent) <= BOARD_LIMIT_PERCENT
+        return is_close or self.least_percent <= 0.0 <= self.most_percent
+
+    @property
+    def reason(self) -> str:
+        """One line; what a warning says of a board that does not agree."""
+        return (
+            f"{self.board} is {self.slower_percent:+.1f} % off {self.reference} on {self.pieces} "
+            f"pieces that both measured (limit {BOARD_LIMIT_PERCENT:g} %): its rows were measured "
+            "again elsewhere; compare the boards' power modes and cooling"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "board": self.board,
+            "reference": self.reference,
+            "slower_percent": round(self.slower_percent, 3),
+            "least_percent": round(self.least_percent, 3),
+            "most_percent": round(self.most_percent, 3),
+            "pieces": self.pieces,
+            "agrees": self.agrees,
+        }
+
+
+#: One anchor's samples on a board, a list a reply.
+_Parts = Mapping[str, Sequence[Sequence[int]]]
+
+
+def compare_boards(
+    state: JournalState,
+    conditions: Conditions,
+    *,
+    number: int | None = None,
+    without: Collection[str] = (),
+) -> tuple[BoardComparison, ...]:
+    """Compare the boards that measured anchors in a round (in all of them where not given).
+
+    Empty where fewer than two boards did. The reference board is not among the results.
+    """
+    boards = {
+        board: parts
+        for board, parts in _anchors(state, conditions.clock, number).items()
+        if board not in without and parts
+    }
+    if len(boards) < 2:
+        return ()
+    shares = STATISTICS[conditions.statistic]
+    typical = {
+        board: {piece: latency(samples, shares) for piece, samples in parts.items()}
+        for board, parts in boards.items()
+    }
+
+    def alike(board: str) -> int:
+        ratios = (_ratio(typical[other], typical[board]) for other in typical)
+        return sum(abs(ratio - 1.0) <= BOARD_LIMIT_PERCENT / 100.0 for ratio in ratios)
+
+    reference = max(sorted(boards), key=alike)
+    return tuple(
+        _compare(board, boards[board], reference, boards[reference], shares)
+        for board in sorted(boards)
+        if board != reference and typical[board].keys() & typical[reference].keys()
+    )
+
+
+def _anchors(state: JournalState, clock: str, number: int | None) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for (round_number, board), log in sorted(state.rounds.items()):
+        if number is None or round_number == number:
+            parts = found.setdefault(board, {})
+            for reply in log.anchors:
+                if reply.samples is not None:
+                    parts.setdefault(reply.job_id, []).append(reply.samples.times_ns(clock))
+    return found
+
+
+def _ratio(one: Mapping[str, float], other: Mapping[str, float]) -> float:
+    both = sorted(one.keys() & other.keys())
+    return median([one[piece] / other[piece] for piece in both]) if both else math.inf
+
+
+def _compare(
+    board: str, parts: _Parts, reference: str, known: _Parts, shares: tuple[float, float]
+) -> BoardComparison:
+    both = sorted(parts.keys() & known.keys())
+    ratios = [latency(parts[p], shares) / latency(known[p], shares) for p in both]
+    least, most = [], []
+    for piece in both:
+        low, high = latency_interval(parts[piece], shares)
+        known_low, known_high = latency_interval(known[piece], shares)
+        least.append(low / known_high)
+        most.append(high / known_low)
+    return BoardComparison(
+        board=board,
+        reference=reference,
+        slower_percent=_percent(median(ratios)),
+        least_percent=_percent(median(least)),
+        most_percent=_percent(median(most)),
+        pieces=len(both),
+    )
+
+
+def _percent(ratio: float) -> float:
+    return 100.0 * (ratio - 1.0)

@@ -1,0 +1,178 @@
+"""A fleet of scripted boards behind real Dask workers, each a process of its own."""
+
+import json
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from journal_counts import accepted_replies
+from small_network import CONDITIONS, latency_ms, run, small_plan
+
+from profiler.errors import SessionError
+from profiler.fake_device import FakeConnection, write_spec
+from profiler.session import Session, SessionResult
+from profiler.settings import Settings
+
+distributed = pytest.importorskip("distributed", reason="Dask is not installed (dshrink[fleet])")
+from scripted_boards import ScriptedBoards  # noqa: E402
+
+from profiler.fleet import DaskScheduler  # noqa: E402
+
+SETTINGS = Settings(anchor_every=6, extra_rounds=0)
+
+
+class Cluster:
+    """Two workers that restart when they die, with scripted boards."""
+
+    def __init__(self, cluster: Any) -> None:
+        self.cluster = cluster
+        self.address: str = cluster.scheduler_address
+
+    def script(
+        self, slow: dict[str, float] | None = None, versions: dict[str, str] | None = None
+    ) -> dict[str, int]:
+        """Give the boards their scripts; returns the process ids of the workers by address."""
+        with distributed.Client(self.address, set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=30)
+            client.register_plugin(ScriptedBoards(slow or {}, versions or {}))
+            pids: dict[str, int] = client.run(os.getpid)
+            return pids
+
+
+@pytest.fixture(scope="module")
+def shared_cluster() -> Iterator[Any]:
+    with distributed.LocalCluster(
+        n_workers=2,
+        threads_per_worker=1,
+        processes=True,
+        dashboard_address=None,
+        resources={"fake": 1},
+        silence_logs=50,
+    ) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(shared_cluster: Any) -> Cluster:
+    return Cluster(shared_cluster)
+
+
+def fleet_run(
+    folder: Path, cluster: Cluster, report: Callable[[int, int, str], None] | None = None
+) -> SessionResult:
+    scheduler = DaskScheduler(cluster.address, ("fake",))
+    with Session(
+        plan=small_plan(),
+        conditions=CONDITIONS,
+        scheduler=scheduler,
+        build=write_spec,
+        folder=folder,
+        settings=SETTINGS,
+    ) as session:
+        return session.run(*([report] if report else []))
+
+
+def test_two_boards_give_the_table_that_one_gives(tmp_path: Path, cluster: Cluster) -> None:
+    cluster.script()
+    alone = run(
+        tmp_path / "alone", FakeConnection(latency_ms=latency_ms, noise=0.002), settings=SETTINGS
+    )
+    both = fleet_run(tmp_path / "both", cluster)
+    assert both.measurements.keys() == alone.measurements.keys()
+    for name, measurement in both.measurements.items():
+        assert measurement.latency_ms == pytest.approx(
+            alone.measurements[name].latency_ms, rel=0.01
+        )
+    shares = Counter(
+        json.loads(line)["board"]
+        for line in (tmp_path / "both" / "journal.jsonl").read_text().splitlines()
+        if line.startswith('{"line":"reply"')
+    )
+    assert set(shares) == {"fake-0", "fake-1"}
+    assert min(shares.values()) > shares.total() / 4
+    [comparison] = both.boards
+    assert comparison.agrees
+    assert comparison.pieces == 3
+    assert alone.boards == ()
+    counts = accepted_replies(tmp_path / "both")
+    assert set(counts.values()) == {1}
+    assert len(counts) == len(both.measurements) * SETTINGS.rounds
+
+
+def test_most_rows_come_from_one_board_each(tmp_path: Path, cluster: Cluster) -> None:
+    cluster.script()
+    result = fleet_run(tmp_path, cluster)
+    mixed = [m for m in result.measurements.values() if "+" in m.board]
+    assert len(mixed) < len(result.measurements) / 2
+
+
+def test_a_killed_worker_loses_nothing_and_doubles_nothing(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    pids = cluster.script()
+    victim = sorted(pids.values())[0]
+    killed = threading.Event()
+
+    def report(done: int, total: int, label: str) -> None:
+        if done == 20 and not killed.is_set():
+            os.kill(victim, signal.SIGKILL)
+            killed.set()
+
+    result = fleet_run(tmp_path, cluster, report)
+    assert killed.is_set()
+    counts = accepted_replies(tmp_path)
+    assert set(counts.values()) == {1}
+    assert len(counts) == len(result.measurements) * SETTINGS.rounds
+    assert not any(m.failed for m in result.measurements.values())
+
+
+def test_a_board_unlike_the_others_is_kept_out_of_the_table(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    cluster.script(slow={"1": 1.2})
+    result = fleet_run(tmp_path, cluster)
+    assert {m.board for m in result.measurements.values()} == {"fake-0"}
+    assert any("fake-1 is +20" in warning for warning in result.warnings)
+    assert not result.boards[0].agrees
+    assert set(accepted_replies(tmp_path).values()) == {1}
+
+
+def test_a_board_with_another_version_of_the_runtime_takes_no_part(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    cluster.script(versions={"0": "2.0-other"})
+    result = fleet_run(tmp_path, cluster)
+    assert {m.board for m in result.measurements.values()} == {"fake-1"}
+
+
+def test_where_no_board_can_do_it_the_run_says_why(tmp_path: Path, cluster: Cluster) -> None:
+    cluster.script(versions={"0": "2.0-other", "1": "2.0-other"})
+    with pytest.raises(SessionError, match=r"fake-. has onnxruntime 2\.0-other, the conditions"):
+        fleet_run(tmp_path, cluster)
+
+
+def test_an_estimate_counts_the_boards(tmp_path: Path, cluster: Cluster) -> None:
+    cluster.script()
+    scheduler = DaskScheduler(cluster.address, ("fake",))
+    assert scheduler.boards() == ("fake-0", "fake-1")
+    assert scheduler.probe().cpu_model == "scripted"
+    scheduler.close()
+    scheduler.close()  # whoever opened it closes it too
+
+
+def test_a_device_that_no_worker_offers_is_named_with_the_command(cluster: Cluster) -> None:
+    scheduler = DaskScheduler(cluster.address, ("raspi4", "kitchen-pi"), patience_s=0.1)
+    with pytest.raises(SessionError, match=r"offers raspi4 or kitchen-pi: start one .*raspi4=1"):
+        scheduler.drive(lambda board: iter(()))  # type: ignore[arg-type,return-value]
+    scheduler.close()
+
+
+def test_an_address_where_nothing_answers_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("profiler.fleet.CONNECT_TIMEOUT_S", 0.5)
+    with pytest.raises(SessionError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
+        DaskScheduler("tcp://127.0.0.1:9", ("fake",))
