@@ -17,6 +17,7 @@ from dshrink.errors import DshrinkError
 if TYPE_CHECKING:
     from dshrink.benchmark import BenchmarkResult, Candidate
     from dshrink.search.plan import Plan
+    from profiler.conditions import Target
 
 
 def register(app: typer.Typer) -> None:
@@ -38,6 +39,8 @@ def command(
     resolution: options.Resolution = 224,
     padding: options.PlanPadding = None,
     statistic: options.Statistic = "quiet",
+    scheduler: options.Scheduler = None,
+    hold_clocks: options.HoldClocks = False,
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
@@ -45,19 +48,26 @@ def command(
 
     An interrupted run goes on where it was: give the same command again.
     """
+    from profiler.conditions import Target
+
+    options.warn_of_plain_tcp(scheduler)
     results = run_bench(
         networks,
         plan or [],
         table or [],
         out_file,
-        device=device,
-        runtime=runtime,
-        precision=precision,
-        batch=batch,
-        threads=threads,
+        Target(
+            device=device,
+            runtime=runtime,
+            precision=precision,
+            batch=batch,
+            threads=threads,
+            statistic=statistic,
+            scheduler=scheduler,
+            hold_clocks=hold_clocks,
+        ),
         resolution=resolution,
         padding=padding,
-        statistic=statistic,
         seed=seed,
     )
     if json:
@@ -72,35 +82,24 @@ def run_bench(
     plans: Sequence[str],
     tables: Sequence[Path],
     out_file: Path,
+    target: Target,
     *,
-    device: str = "local",
-    runtime: str | None = None,
-    precision: str = "fp32",
-    batch: int = 1,
-    threads: int = 1,
     resolution: int = 224,
     padding: str | None = None,
-    statistic: str = "quiet",
     seed: int = 0,
 ) -> list[BenchmarkResult]:
     """Measure with a progress bar and save the results."""
-    from devices.inventory import load_inventory
     from dshrink.benchmark import BENCH_SETTINGS, run_benchmark, save_results
     from dshrink.search.plan import parse_plan
     from latency_tables.io import load_table
     from profiler.conditions import measuring_on
 
     loaded = [load_table(path) for path in tables]
-    candidates = _candidates(networks, [parse_plan(p) for p in plans], batch, resolution, padding)
+    candidates = _candidates(
+        networks, [parse_plan(p) for p in plans], target.batch, resolution, padding
+    )
     with (
-        measuring_on(
-            load_inventory().get(device),
-            runtime=runtime,
-            precision=precision,
-            batch=batch,
-            threads=threads,
-            statistic=statistic,
-        ) as (scheduler, conditions),
+        measuring_on(target) as (scheduler, conditions),
         progress("benchmark") as update,
     ):
         results = run_benchmark(

@@ -38,9 +38,12 @@ def command(
 
     An interrupted run goes on where it was: give the same command again.
     """
+    from profiler.conditions import Target
+
+    target = Target(threads=threads)
     out.rule("1 of 5: measure every piece of the network on this machine")
     table_dir = folder / "table"
-    table = run_profile(model, table_dir, dense=True, threads=threads, seed=seed).table
+    table = run_profile(model, table_dir, target, dense=True, seed=seed).table
     out.print("\n".join(summary_lines(table)))
 
     out.rule("2 of 5: plan for three latency budgets")
@@ -60,7 +63,7 @@ def command(
 
     out.rule("4 of 5: measure the networks, beside what the table predicted")
     results_file = folder / "results.csv"
-    results = run_bench([model, *files], [], [table_dir], results_file, threads=threads, seed=seed)
+    results = run_bench([model, *files], [], [table_dir], results_file, target, seed=seed)
     print_results(results)
 
     out.rule("5 of 5: pictures")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -10,7 +12,13 @@ from rich.table import Table
 from dshrink.cli import options
 from dshrink.cli.console import out, print_json
 
+if TYPE_CHECKING:
+    from devices.inventory import Device
+    from devices.preflight import Preflight, RuntimeFinding
+
 app = typer.Typer(no_args_is_help=True)
+Name = Annotated[str, typer.Argument(help="a name of `dshrink devices list`")]
+NOT_TOLD = "not told by this machine"
 
 
 @app.command(name="list")
@@ -18,27 +26,23 @@ def list_devices(json: options.Json = False) -> None:
     """List the devices of the catalog and of your devices.toml."""
     from devices.inventory import load_inventory
 
-    inventory = load_inventory()
-    devices = [inventory.get(name) for name in inventory.names]
+    devices = load_inventory().devices.values()
     if json:
         print_json([asdict(device) for device in devices])
         return
-    grid = Table()
-    for column in ("name", "device", "reached by", "runtimes", "paper's batch"):
-        grid.add_column(column)
+    grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for column in ("name", "device", "reached by"):
+        grid.add_column(column, no_wrap=True)
+    grid.add_column("runtimes")
+    grid.add_column("paper's\nbatch", justify="right")
     for device in devices:
-        grid.add_row(
-            device.name,
-            device.title,
-            device.connection,
-            ", ".join(device.runtimes),
-            str(device.paper_batch),
-        )
+        runtimes, batch = ", ".join(device.runtimes), str(device.paper_batch)
+        grid.add_row(device.name, device.title, _reached_by(device), runtimes, batch)
     out.print(grid)
 
 
 @app.command()
-def show(name: str, json: options.Json = False) -> None:
+def show(name: Name, json: options.Json = False) -> None:
     """Show everything that is known about a device."""
     from devices.inventory import load_inventory
 
@@ -46,35 +50,162 @@ def show(name: str, json: options.Json = False) -> None:
     if json:
         print_json(asdict(device))
         return
-    for key, value in asdict(device).items():
-        if isinstance(value, dict):
-            for runtime, facts in value.items():
-                out.print(f"runtime {runtime}: {facts['versions']}; install: {facts['install']}")
-        elif value not in (None, ""):
-            text = ", ".join(map(str, value)) if isinstance(value, tuple) else value
-            out.print(f"{key}: {text}", markup=False)
+    _print_page(_facts(device))
+    for runtime, support in device.runtimes.items():
+        _print_install(runtime, support.install)
 
 
 @app.command()
-def probe(name: str, json: options.Json = False) -> None:
-    """Connect to a device and say what it runs; for what is missing, how to install it."""
-    from devices.inventory import connect, load_inventory
+def probe(name: Name, json: options.Json = False) -> None:
+    """Connect to a device and say what it runs and what would disturb a measurement there."""
+    from devices.inventory import load_inventory
+    from devices.preflight import probe
 
-    device = load_inventory().get(name)
-    with connect(device).start_agent() as agent:
-        found = agent.environment.fingerprint()
-    missing = {
-        runtime: support.install
-        for runtime, support in device.runtimes.items()
-        if runtime not in found["runtimes"]
-    }
+    preflight = probe(load_inventory().get(name))
     if json:
-        print_json({"device": name, **found, "missing": missing})
+        runtimes = {one.name: asdict(one) for one in preflight.runtimes}
+        advice = list(preflight.advice)
+        print_json({"device": name, **preflight.found, "runtimes": runtimes, "advice": advice})
         return
-    for key, value in found.items():
-        if key != "runtimes":
-            out.print(f"{key}: {value}", markup=False)
-    for runtime, version in found["runtimes"].items():
-        out.print(f"runtime {runtime} {version}", markup=False)
-    for runtime, install in missing.items():
-        out.print(f"runtime {runtime} is missing; install it: {install}", markup=False)
+    _print_page(_findings(preflight))
+    for finding in preflight.runtimes:
+        if finding.state in ("missing", "other version"):
+            _print_install(finding.name, finding.install)
+    for line in preflight.advice:
+        out.print(f"advice: {line}")
+    if not preflight.advice:
+        out.print("nothing seen that would disturb a measurement")
+
+
+def _print_page(lines: Iterable[tuple[str, str]]) -> None:
+    """What is known, a line each, wrapped beside its name."""
+    grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for key, value in lines:
+        grid.add_row(key, value)
+    out.print(grid)
+
+
+def _print_install(runtime: str, line: str) -> None:
+    """Outside of the page: a line to be copied is not broken."""
+    out.print(f"to install {runtime} on the device: {line}")
+
+
+def _reached_by(device: Device) -> str:
+    if device.connection == "ssh":
+        return device.host or "no host yet"
+    return device.connection
+
+
+def _facts(device: Device) -> Iterator[tuple[str, str]]:
+    """What the inventory says, a line each; facts that are not given are left out."""
+    yield "name", device.name
+    yield "device", device.title
+    if device.like:
+        yield "like", device.like
+    yield "chip", device.chip
+    yield "reached by", _reached_by(device)
+    for key, value in (
+        ("python", device.python),
+        ("ssh options", " ".join(device.ssh_options)),
+        ("folder", device.folder),
+        ("keep", "files stay on the device" if device.keep else ""),
+    ):
+        if value:
+            yield key, value
+    yield "paper's batch", str(device.paper_batch)
+    yield "precisions", ", ".join(device.precisions)
+    yield "power mode", device.power_mode
+    for runtime, support in device.runtimes.items():
+        opset = f", ONNX opset up to {support.max_opset}" if support.max_opset else ""
+        ir = f", IR up to {support.max_ir}" if support.max_ir else ""
+        yield "runtime", f"{runtime} {support.versions}{opset}{ir}"
+    if device.notes:
+        yield "notes", device.notes
+
+
+def _findings(preflight: Preflight) -> Iterator[tuple[str, str]]:
+    """What a device said, a line each."""
+    found, facts = preflight.found, preflight.found["environment"]
+    health = found["health"]
+    device = preflight.device
+    yield "device", f"{device.name}, {device.title} ({_reached_by(device)})"
+    yield "system", f"{facts['os']}, kernel {facts['kernel']}, {facts['machine']}"
+    yield "processor", f"{facts['cpu_model']}, {_cores(facts)}"
+    yield "memory", _memory(facts["memory_gib"], found["memory_available_gib"])
+    yield "Python", facts["python"]
+    yield "board", facts["board"]
+    yield "governor", facts["governor"] or NOT_TOLD
+    if facts["power_mode"] is not None:
+        yield "power mode", facts["power_mode"]
+    yield "clocks", "\n".join(_clocks(found["clocks"], health)) or NOT_TOLD
+    yield "temperature", _with_unit(health["temperature_c"], "°C")
+    yield "throttling", _throttling(health)
+    yield "load", _with_unit(health["load_average"], "in the last minute")
+    yield "others", ", ".join(map(_process, found["processes"])) or "nobody above 1 % of a core"
+    for finding in preflight.runtimes:
+        yield "runtime", _runtime(finding)
+
+
+def _cores(facts: dict[str, Any]) -> str:
+    usable = facts["cpu_affinity"]
+    few = usable is not None and len(usable) != facts["cores"]
+    return f"{facts['cores']} cores" + (f" (usable: {', '.join(map(str, usable))})" if few else "")
+
+
+def _memory(total_gib: float | None, available_gib: float | None) -> str:
+    available = "" if available_gib is None else f", {available_gib:.1f} GiB available"
+    return NOT_TOLD if total_gib is None else f"{total_gib:.1f} GiB{available}"
+
+
+def _clocks(clocks: dict[str, Any], health: dict[str, Any]) -> Iterator[str]:
+    """Cores whose clocks have the same bounds are one entry; a large server has a clock a core."""
+    alike: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for one in clocks["cpu"]:
+        alike.setdefault((one["min_mhz"], one["max_mhz"], one["driver"]), []).append(one)
+    for (low, high, driver), group in alike.items():
+        cores = " ".join(one["cores"] or "?" for one in group)
+        now = sorted({round(one["mhz"]) for one in group if one["mhz"] is not None})
+        yield (
+            (f"cores {cores}: " if len(alike) > 1 else "")
+            + (" to ".join(map(str, dict.fromkeys(now[:1] + now[-1:]))) or "unknown")
+            + ("" if low is None or high is None else f" (may be {low:.0f} to {high:.0f})")
+            + (f" MHz, {driver}" if driver else " MHz")
+        )
+    if not alike and health["frequency_mhz"] is not None:
+        yield f"{health['frequency_mhz']:.0f} MHz"
+    for name in ("gpu", "memory"):
+        if clocks[f"{name}_mhz"] is not None:
+            yield f"{name} {clocks[f'{name}_mhz']} MHz"
+
+
+def _throttling(health: dict[str, Any]) -> str:
+    from devices.agent.health import throttled_now
+
+    now = throttled_now(health)
+    events, quota = health["throttle_events"], health["quota_throttled"]
+    before = [f"the CPU {events} times since it was started"] if events else []
+    before += [f"the container's CPU quota {quota} times"] if quota else []
+    signs = ("throttle_bits", "cooling_level", "throttle_events")
+    if all(health[sign] is None for sign in signs) and not before:
+        return NOT_TOLD
+    return "; ".join([now or "not now", *before])
+
+
+def _runtime(finding: RuntimeFinding) -> str:
+    said = {
+        "ok": f"{finding.version}, supported ({finding.versions})",
+        "other version": f"{finding.version}, NOT within {finding.versions}",
+        "missing": f"missing ({finding.versions})",
+        "not driven": "not looked for: this version of dshrink does not drive it",
+    }
+    return f"{finding.name} {said[finding.state]}"
+
+
+def _process(one: dict[str, Any]) -> str:
+    return f"{one['name']} ({one['pid']}) {one['cpu_percent']:.0f} %"
+
+
+def _with_unit(value: float | None, unit: str) -> str:
+    return NOT_TOLD if value is None else f"{value:g} {unit}"

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dshrink.cli.console import err
 from dshrink.errors import DshrinkError
 
 Model = Annotated[str, typer.Argument(help="a timm name, or torchvision:NAME")]
@@ -19,6 +20,16 @@ Statistic = Annotated[
     str, typer.Option(help="what is reported: quiet (undisturbed machine) or median")
 ]
 Resolution = Annotated[int, typer.Option(min=8, help="height and width in pixels")]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        help="address of a Dask cluster whose workers drive the boards; see docs/fleets.md"
+    ),
+]
+HoldClocks = Annotated[
+    bool,
+    typer.Option("--hold-clocks", help="hold the device's clocks meanwhile, where it permits that"),
+]
 Seed = Annotated[int, typer.Option(help="seed of everything random")]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable result")]
 Table = Annotated[Path, typer.Option("--table", help="folder of a latency table")]
@@ -29,6 +40,19 @@ PlanPadding = Annotated[
 FreeActivation = Annotated[
     bool, typer.Option("--free-activation/--no-free-activation", help="ReLU6 after merged blocks")
 ]
+
+
+def warn_of_plain_tcp(scheduler: str | None) -> None:
+    """Say on standard error that a cluster beyond this machine should be reached by TLS."""
+    if scheduler is None or scheduler.startswith(("tls://", "inproc://")):
+        return
+    host = scheduler.partition("://")[2] or scheduler
+    if not host.startswith(("127.", "localhost", "[::1]")):
+        err.print(
+            f"warning: {scheduler} is not encrypted, and Dask runs what it is sent: use tls:// "
+            "(docs/fleets.md)",
+            soft_wrap=True,
+        )
 
 
 def one_goal(budget_ms: float | None, keep: int | None) -> None:

@@ -15,6 +15,7 @@ from dshrink.errors import DshrinkError
 from dshrink.version import __version__
 
 if TYPE_CHECKING:
+    from profiler.conditions import Target
     from profiler.profile import Profile
 
 
@@ -32,6 +33,8 @@ def command(
     threads: options.Threads = 1,
     resolution: options.Resolution = 224,
     statistic: options.Statistic = "quiet",
+    scheduler: options.Scheduler = None,
+    hold_clocks: options.HoldClocks = False,
     segments: Annotated[str, typer.Option(help="what is profiled: blocks")] = "blocks",
     dense: Annotated[
         bool, typer.Option("--dense", help="also measure same-FLOPs dense counterparts")
@@ -46,18 +49,25 @@ def command(
 
     An interrupted run goes on where it was: give the same command again.
     """
+    from profiler.conditions import Target
+
+    options.warn_of_plain_tcp(scheduler)
     if segments != "blocks":
         raise DshrinkError(f"--segments {segments}: this version profiles blocks only")
     result = run_profile(
         model,
         out_dir,
-        device=device,
-        runtime=runtime,
-        precision=precision,
-        batch=batch,
-        threads=threads,
+        Target(
+            device=device,
+            runtime=runtime,
+            precision=precision,
+            batch=batch,
+            threads=threads,
+            statistic=statistic,
+            scheduler=scheduler,
+            hold_clocks=hold_clocks,
+        ),
         resolution=resolution,
-        statistic=statistic,
         dense=dense,
         hold_out=hold_out,
         seed=seed,
@@ -72,20 +82,14 @@ def command(
 def run_profile(
     model: str,
     out_dir: Path,
+    target: Target,
     *,
-    device: str = "local",
-    runtime: str | None = None,
-    precision: str = "fp32",
-    batch: int = 1,
-    threads: int = 1,
     resolution: int = 224,
-    statistic: str = "quiet",
     dense: bool = False,
     hold_out: int = 20,
     seed: int = 0,
 ) -> Profile:
     """Trace, measure with a progress bar, save the table."""
-    from devices.inventory import load_inventory
     from dshrink.models import load_network
     from dshrink.shrink import network_pieces, shrunk_spec
     from latency_tables.io import save_table
@@ -94,14 +98,7 @@ def run_profile(
     from profiler.settings import Settings
     from profiler.workloads import build_onnx
 
-    with measuring_on(
-        load_inventory().get(device),
-        runtime=runtime,
-        precision=precision,
-        batch=batch,
-        threads=threads,
-        statistic=statistic,
-    ) as (scheduler, conditions):
+    with measuring_on(target) as (scheduler, conditions):
         network = load_network(model, resolution=resolution)
         pieces = network_pieces(network, dense=dense)
         for block, reason in pieces.unmergeable.items():

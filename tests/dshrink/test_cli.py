@@ -159,28 +159,6 @@ def test_chain_refuses_an_unknown_way_to_count_spans(dshrink):
     check_refused(dshrink("chain", MODEL, *SMALL, "--spans", "all"), "known: exact, kim2023")
 
 
-# devices
-
-
-def test_devices_are_listed_and_shown(dshrink):
-    assert {d["name"] for d in dshrink("devices", "list", "--json").data} >= {"local", "tx2"}
-    assert "Jetson TX2" in dshrink("devices", "list").out
-    assert dshrink("devices", "show", "v100", "--json").data["name"] == "v100"
-    assert "runtime onnxruntime" in dshrink("devices", "show", "local").out
-    check_refused(dshrink("devices", "show", "nowhere"), "no device 'nowhere'")
-
-
-def test_this_machine_is_probed(dshrink):
-    found = dshrink("devices", "probe", "local", "--json").data
-    assert found["device"] == "local"
-    assert set(found["runtimes"]) == {"onnxruntime"}
-    assert found["missing"] == {}
-
-
-def test_a_device_that_this_version_cannot_reach_is_refused(dshrink):
-    check_refused(dshrink("devices", "probe", "tx2"), "drives `local` only")
-
-
 # table
 
 

@@ -1,0 +1,122 @@
+"""``dshrink devices`` as a user gives it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from dshrink.cli import main as entry
+
+
+@pytest.fixture
+def devices(monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path):
+    """``devices("list")`` returns exit status, standard output and standard error."""
+    monkeypatch.setenv("DSHRINK_DEVICES", str(tmp_path / "devices.toml"))
+
+    def run(*words: str, columns: int = 80) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["dshrink", "devices", *words])
+        monkeypatch.setenv("COLUMNS", str(columns))
+        with pytest.raises(SystemExit) as end:
+            entry.main()
+        said = capsys.readouterr()
+        return int(end.value.code or 0), said.out, said.err
+
+    return run
+
+
+def check_refused(ran: tuple[int, str, str], *said: str) -> None:
+    """A user's error: status 2, nothing on standard output, one line that says it all."""
+    status, out, err = ran
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1 and all(part in err for part in said)
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_list_shows_each_device_whole_on_a_line(devices, tmp_path: Path, columns: int) -> None:
+    (tmp_path / "devices.toml").write_text('[kitchen]\nlike = "raspi4"\nhost = "pi@kitchen"\n')
+    status, out, _ = devices("list", columns=columns)
+    assert status == 0
+    assert all(len(line) <= columns for line in out.splitlines())
+    by_name = {line.split()[0]: line for line in out.splitlines() if line.strip()}
+    assert "NVIDIA GeForce RTX 2080 Ti" in by_name["rtx2080ti"]
+    assert by_name["rtx2080ti"].split()[-1] == "128"
+    assert "no host yet" in by_name["tx2"] and "pi@kitchen" in by_name["kitchen"]
+
+
+def test_the_list_is_there_as_json_too(devices) -> None:
+    listed = json.loads(devices("list", "--json")[1])
+    tx2 = next(one for one in listed if one["name"] == "tx2")
+    assert tx2["paper_batch"] == 64
+    assert tx2["runtimes"]["tensorrt"]["max_opset"] == 13
+
+
+def test_a_device_is_shown_with_lines_to_copy_that_are_not_broken(devices) -> None:
+    status, out, _ = devices("show", "tx2")
+    assert status == 0
+    assert "onnxruntime >=1.10,<1.11, ONNX opset up to 15, IR up to 8" in out
+    install = next(line for line in out.splitlines() if "to install onnxruntime" in line)
+    assert install.endswith("pip install onnxruntime==1.10.0 numpy==1.19.4")
+    assert json.loads(devices("show", "tx2", "--json")[1])["name"] == "tx2"
+
+
+def test_a_device_that_is_not_known_is_refused_with_those_that_are(devices) -> None:
+    check_refused(devices("show", "nowhere"), "no device 'nowhere'", "raspi4")
+    check_refused(devices("probe", "nowhere"), "no device 'nowhere'")
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_this_machine_is_probed_on_one_page(devices, columns: int) -> None:
+    status, out, _ = devices("probe", "local", columns=columns)
+    assert status == 0
+    keys = [line.split()[0] for line in out.splitlines() if not line.startswith(" ")]
+    expected = ["device", "system", "processor", "memory", "Python", "board", "governor"]
+    expected += ["clocks", "temperature", "throttling", "load", "others", "runtime"]
+    assert [key for key in keys if key in expected] == expected
+    assert "supported (>=1.10)" in out
+    assert len(out.splitlines()) < 30
+
+
+def test_a_probe_is_there_as_json_too(devices) -> None:
+    found = json.loads(devices("probe", "local", "--json")[1])
+    assert found["device"] == "local"
+    assert found["runtimes"]["onnxruntime"]["state"] == "ok"
+    assert set(found) >= {"environment", "health", "clocks", "processes", "advice"}
+
+
+def test_a_runtime_that_is_missing_comes_with_the_line_that_installs_it(
+    devices, tmp_path: Path
+) -> None:
+    (tmp_path / "devices.toml").write_text(
+        '[local.runtimes.onnxruntime]\nversions = ">=99"\n'
+        '[local.runtimes.toaster]\nversions = ">=1"\ninstall = "buy one"\n'
+    )
+    out = devices("probe", "local")[1]
+    assert "NOT within >=99" in out
+    assert "to install onnxruntime on the device: python -m pip install onnxruntime" in out
+    assert "toaster not looked for" in out and "to install toaster" not in out
+
+
+def test_a_board_behind_ssh_is_probed_and_nothing_stays_on_it(
+    devices, tmp_path: Path, ssh_server
+) -> None:
+    lines = [
+        "[bench]",
+        'like = "raspi4"',
+        f"host = {json.dumps(ssh_server.host)}",
+        f"ssh_options = {json.dumps(list(ssh_server.options))}",
+        f"python = {json.dumps(sys.executable)}",
+        f"folder = {json.dumps(str(ssh_server.folder))}",
+    ]
+    (tmp_path / "devices.toml").write_text("\n".join(lines))
+    status, out, _ = devices("probe", "bench")
+    assert status == 0
+    assert f"bench, Raspberry Pi 4 Model B ({ssh_server.host})" in out
+    assert not ssh_server.folder.exists()
+
+
+def test_a_device_that_cannot_be_reached_is_refused_in_one_line(devices, tmp_path: Path) -> None:
+    check_refused(devices("probe", "v100"), "has no address yet", str(tmp_path / "devices.toml"))
+    check_refused(devices("probe", "pixel3"), "adb")
