@@ -22,7 +22,7 @@ from devices.inventory import connect, load_inventory
 from profiler.schedulers import SerialScheduler
 from profiler.steps import Push, Step
 
-#: A run that asked nothing for so long has gone without a goodbye.
+#: A run that asked nothing for so long has gone without a goodbye; the next one ends what it left.
 ABANDONED_S = 3600.0
 
 _T = TypeVar("_T")
@@ -95,6 +95,16 @@ def end(which: BoardOfRun) -> None:
         board.end()
 
 
+def _worker_folder() -> str | None:
+    from distributed import get_worker
+
+    try:
+        folder: str = get_worker().local_directory
+    except ValueError:  # not in a task
+        return None
+    return folder
+
+
 def _board(which: BoardOfRun) -> _Board:
     with _lock:
         now = time.monotonic()
@@ -107,7 +117,8 @@ def _board(which: BoardOfRun) -> _Board:
         if which not in _boards:
             _boards[which] = _Board(
                 scheduler=SerialScheduler(connection_of(which.resource, which.hold)),
-                folder=tempfile.TemporaryDirectory(prefix="dshrink-"),
+                # Below what Dask itself clears away after a worker that was killed.
+                folder=tempfile.TemporaryDirectory(prefix="dshrink-", dir=_worker_folder()),
             )
         found = _boards[which]
     for board in gone:

@@ -41,8 +41,9 @@ class BoardComparison:
         """One line; what a warning says of a board that does not agree."""
         return (
             f"{self.board} is {self.slower_percent:+.1f} % off {self.reference} on {self.pieces} "
-            f"pieces that both measured (limit {BOARD_LIMIT_PERCENT:g} %): its rows were measured "
-            "again elsewhere; compare the boards' power modes and cooling"
+            f"pieces that both measured (limit {BOARD_LIMIT_PERCENT:g} %): what it measured does "
+            "not count; compare the two boards' power modes and cooling, or profile each into a "
+            "folder of its own"
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from devices.agent.runtimes import RUNTIMES
 from devices.inventory import Device, connect, load_inventory
 from latency_tables.onnx_file import IR_VERSION, OPSET
 from latency_tables.schema import Conditions
 from profiler.errors import SessionError
+from profiler.power import power_mode
 from profiler.schedulers import Scheduler, SerialScheduler
 
 
@@ -29,11 +31,7 @@ def probe_conditions(
     does not count. With more, the wall clock. Raises SessionError with what is missing and how to
     install it.
     """
-    if runtime not in device.runtimes:
-        raise SessionError(
-            f"{device.name} has no runtime {runtime!r} in its entry; "
-            f"it lists {', '.join(device.runtimes) or 'none'}"
-        )
+    _check_runtime(device, runtime)
     if precision not in device.precisions:
         raise SessionError(
             f"{device.name} cannot measure {precision}; it does {', '.join(device.precisions)}"
@@ -46,6 +44,12 @@ def probe_conditions(
     if version is None:
         install = device.runtimes[runtime].install
         raise SessionError(f"{device.name} has no {runtime}; install it there: {install}")
+    support = device.runtimes[runtime]
+    if not support.includes(version):
+        raise SessionError(
+            f"{device.name} has {runtime} {version}, its entry allows {support.versions}: install "
+            f"one of these there ({support.install}), or change the entry"
+        )
     cores = environment.cores or threads
     if threads > cores:
         raise SessionError(f"{device.name} has {cores} cores; ask for 1 to {cores} threads")
@@ -56,10 +60,28 @@ def probe_conditions(
         precision=precision,
         batch=batch,
         threads=threads,
-        power_mode=environment.power_mode or environment.governor or "default",
+        power_mode=power_mode(environment),
         clock="thread_cpu" if threads == 1 else "wall",
         statistic=statistic,
     )
+
+
+def _check_runtime(device: Device, runtime: str) -> None:
+    if runtime not in device.runtimes:
+        raise SessionError(
+            f"{device.name} has no runtime {runtime!r} in its entry; "
+            f"it lists {', '.join(device.runtimes) or 'none'}"
+        )
+    if runtime not in RUNTIMES:
+        raise SessionError(
+            f"{device.name}: this version of dshrink does not drive {runtime} yet; it drives "
+            f"{', '.join(RUNTIMES)}"
+        )
+
+
+def first_runtime(device: Device) -> str:
+    """The first runtime of the device that this version drives, else the first of all."""
+    return next((name for name in device.runtimes if name in RUNTIMES), next(iter(device.runtimes)))
 
 
 def _check_onnx_versions(device: Device, runtime: str) -> None:
@@ -78,8 +100,9 @@ def _check_onnx_versions(device: Device, runtime: str) -> None:
 class Target:
     """What to measure on and how, as a user asks for it.
 
-    ``runtime`` is the first of the device's if not given, ``scheduler`` the address of a Dask
-    cluster (this process alone if not given). ``hold_clocks`` asks the device to hold its clocks.
+    ``runtime`` is the first of the device's that is driven if not given, ``scheduler`` the address
+    of a Dask cluster (this process alone if not given). ``hold_clocks`` asks the device to hold its
+    clocks.
     """
 
     device: str = "local"
@@ -93,17 +116,24 @@ class Target:
 
 
 @contextmanager
-def measuring_on(target: Target) -> Iterator[tuple[Scheduler, Conditions]]:
-    """A scheduler for the target and the conditions there, closed at the end."""
+def measuring_on(
+    target: Target, notice: Callable[[str], None] | None = None
+) -> Iterator[tuple[Scheduler, Conditions]]:
+    """A scheduler for the target and the conditions there, closed at the end.
+
+    ``notice`` is told of what is waited for: a link that broke, a device that is busy.
+    """
     device = load_inventory().get(target.device)
-    scheduler = open_scheduler(device, target.scheduler, hold_clocks=target.hold_clocks)
+    scheduler = open_scheduler(
+        device, target.scheduler, hold_clocks=target.hold_clocks, notice=notice
+    )
     try:
         yield (
             scheduler,
             probe_conditions(
                 device,
                 scheduler,
-                runtime=target.runtime or next(iter(device.runtimes)),
+                runtime=target.runtime or first_runtime(device),
                 precision=target.precision,
                 batch=target.batch,
                 threads=target.threads,
@@ -115,11 +145,16 @@ def measuring_on(target: Target) -> Iterator[tuple[Scheduler, Conditions]]:
 
 
 def open_scheduler(
-    device: Device, address: str | None = None, *, hold_clocks: bool = False
+    device: Device,
+    address: str | None = None,
+    *,
+    hold_clocks: bool = False,
+    notice: Callable[[str], None] | None = None,
 ) -> Scheduler:
     """One board in this process, or all boards of the device's kind behind a Dask cluster."""
     if address is None:
-        return SerialScheduler(connect(device, hold=hold_clocks))
+        connection = connect(device, hold=hold_clocks)
+        return SerialScheduler(connection, notice=notice) if notice else SerialScheduler(connection)
     from profiler.fleet import DaskScheduler
 
     devices = load_inventory().devices.values()

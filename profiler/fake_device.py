@@ -74,6 +74,8 @@ class FakeConnection:
     seed: int = 0
     clock: FakeClock = field(default_factory=FakeClock)
     cpu_model: str = "scripted"
+    governor: str = "performance"
+    board: str | None = None
     threads_counted: bool = True
     agents_started: int = 0
     calls: dict[str, int] = field(default_factory=dict)
@@ -106,7 +108,8 @@ class FakeConnection:
             cpu_model=self.cpu_model,
             cores=1,
             cpu_affinity=(0,),
-            governor="performance",
+            governor=self.governor,
+            board=self.board,
             frequency_mhz=None,
             load_average=0.0,
             memory_gib=None,

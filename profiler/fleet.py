@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from devices.errors import DevicesError
 from profiler import board_tasks
 from profiler.board_tasks import BoardOfRun
 from profiler.errors import BoardLostError, SessionError
-from profiler.steps import Begin, Lane, MakeLane, Push, Step
+from profiler.steps import Begin, Lane, MakeLane, Push, Step, next_step
 
 CONNECT_TIMEOUT_S = 15.0
 #: How often the list of workers is looked at.
@@ -39,9 +40,12 @@ BOARDS_A_JOB = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Worker:
+    """``folder`` is another one after a restart, even where the address is the same."""
+
     board: str
     address: str
     resource: str
+    folder: str
 
 
 @dataclass(slots=True, kw_only=True)
@@ -128,21 +132,28 @@ class DaskScheduler:
             from distributed import Client
         except ImportError as error:
             raise SessionError(
-                f"--scheduler needs Dask ({error}): python -m pip install 'dshrink[fleet]'"
+                f"--scheduler needs Dask ({error}): python -m pip install 'distributed>=2026.8'"
             ) from error
+        client: Any = None
         try:
-            return await Client(
+            client = Client(
                 self._address,
                 asynchronous=True,
                 set_as_default=False,
                 timeout=CONNECT_TIMEOUT_S,
                 name="dshrink",
             )
+            return await client
         except (OSError, ValueError) as error:
-            raise SessionError(
-                f"no Dask scheduler answers at {self._address} ({error or type(error).__name__}): "
-                "start one with `dask scheduler`, and give the address that it prints"
-            ) from error
+            problem = f"no Dask scheduler answers at {self._address} ({_said(error)})"
+            advice = "start one with `dask scheduler`, and give the address that it prints"
+        except (TypeError, RuntimeError) as error:
+            problem = f"Dask cannot connect to {self._address} ({_said(error)})"
+            advice = "for tls:// set distributed.comm.tls in Dask's configuration (docs/fleets.md)"
+        if client is not None:
+            with suppress(Exception):  # it never was connected
+                await client.close()
+        raise SessionError(f"{problem}: {advice}")
 
     async def _workers(self) -> dict[str, _Worker]:
         """The workers that offer the device, by the names of their boards."""
@@ -153,11 +164,22 @@ class DaskScheduler:
                 f"the Dask scheduler at {self._address} went away ({error}); what was measured is "
                 "in the journal: give the same command again when it is back"
             ) from error
+        except TypeError as error:
+            raise SessionError(
+                f"the Dask scheduler at {self._address} is of another version ({error}): have the "
+                "same one on the host, the scheduler and the workers"
+            ) from error
         found: dict[str, _Worker] = {}
         for address, facts in sorted(identity["workers"].items()):
             for resource in sorted(set(facts["resources"]) & set(self._names)):
                 board = self._board_name(address, resource, facts)
-                found.setdefault(board, _Worker(board=board, address=address, resource=resource))
+                worker = _Worker(
+                    board=board,
+                    address=address,
+                    resource=resource,
+                    folder=str(facts["local_directory"]),
+                )
+                found.setdefault(board, worker)
         return dict(sorted(found.items()))
 
     def _board_name(self, address: str, resource: str, facts: Any) -> str:
@@ -183,13 +205,26 @@ class DaskScheduler:
         problem: SessionError | None = None
         for worker in (await self._wait_for_workers()).values():
             try:
-                environment: Environment = await self._carry_out(Begin(), _Running(worker=worker))
+                environment: Environment = await self._begin(_Running(worker=worker))
             except SessionError as error:
                 problem = problem or error
             else:
                 return environment
         assert problem is not None  # there is at least one worker
         raise problem
+
+    async def _begin(self, running: _Running) -> Environment:
+        """Start an agent, and look meanwhile whether its worker is still there."""
+        asked = asyncio.ensure_future(self._carry_out(Begin(), running))
+        try:
+            while not asked.done():
+                await asyncio.wait({asked}, timeout=WATCH_S)
+                if (await self._workers()).get(running.worker.board) != running.worker:
+                    running.lost.set()
+            environment: Environment = asked.result()
+            return environment
+        finally:
+            await _cancel([asked])
 
     async def _drive(self, make_lane: MakeLane) -> None:
         running: dict[str, _Running] = {}
@@ -225,15 +260,12 @@ class DaskScheduler:
         answer: Any = None
         problem: SessionError | None = None
         try:
-            while True:
-                step = lane.send(answer) if problem is None else lane.throw(problem)
+            while (step := next_step(lane, answer, problem)) is not None:
                 answer, problem = None, None
                 try:
                     answer = await self._carry_out(step, running)
                 except SessionError as error:
                     problem = error
-        except StopIteration:
-            return
         finally:
             lane.close()
 
@@ -290,7 +322,7 @@ class DaskScheduler:
         try:
             known = set((await self._workers()).values()) & self._asked
             goodbyes = [self._ask(board_tasks.end, _Running(worker=one)) for one in known]
-            # What cannot be reached now is ended by its worker: see board_tasks.ABANDONED_S.
+            # What cannot be reached now ends with its worker, or when that works for another run.
             said = asyncio.gather(*goodbyes, return_exceptions=True)
             await asyncio.wait_for(said, timeout=CONNECT_TIMEOUT_S)
         except (SessionError, TimeoutError):
@@ -307,13 +339,20 @@ def _answer_of(result: asyncio.Future[Any], running: _Running) -> Any:
         return result.result()
     except (FutureCancelledError, KilledWorker, asyncio.CancelledError) as error:
         raise _lost(running) from error
+    except SessionError:
+        raise
     except DevicesError as error:
         raise SessionError(f"{running.worker.board}: {error}") from error
-    except ImportError as error:
+    except Exception as error:
+        # One sick worker (a full disk, another version) must not end the work of the others.
         raise SessionError(
-            f"the worker of {running.worker.board} cannot run dshrink ({error}): install the same "
-            "version of dshrink where it runs"
+            f"the worker of {running.worker.board} failed ({_said(error)}): see its log, and have "
+            "the same versions of dshrink and Dask where it runs"
         ) from error
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _lost(running: _Running) -> BoardLostError:

@@ -103,6 +103,8 @@ class JournalState:
     #: By the number of the round and the board.
     rounds: dict[tuple[int, str], RoundLog] = field(default_factory=dict)
     environments: list[Mapping[str, Any]] = field(default_factory=list)
+    #: What each board said about itself when it was first met.
+    first_of_board: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     discarded: list[Reply] = field(default_factory=list)
 
@@ -118,13 +120,13 @@ class JournalState:
         latest = sorted(self.accepted.values(), key=lambda reply: reply.round)
         return {reply.job_id: reply.board for reply in latest}
 
-    def measured_by(self, board: str, number: int) -> list[str]:
-        """The jobs that a board measured in a round."""
-        return [
-            name
-            for (name, known), reply in self.accepted.items()
-            if known == number and reply.board == board
-        ]
+    def measured_by(self, board: str) -> dict[int, list[str]]:
+        """The jobs that a board measured, by round."""
+        found: dict[int, list[str]] = {}
+        for (name, number), reply in self.accepted.items():
+            if reply.board == board:
+                found.setdefault(number, []).append(name)
+        return found
 
     @property
     def replies_taken(self) -> int:
@@ -141,6 +143,7 @@ class JournalState:
         match line["line"]:
             case "environment":
                 self.environments.append(line["environment"])
+                self.first_of_board.setdefault(board_of(line), line["environment"])
             case "reply":
                 self._take_reply(Reply.from_json(line))
             case "anchor":
@@ -151,6 +154,8 @@ class JournalState:
                 log = self.log(int(line["round"]), board_of(line))
                 log.closed.clear()
                 log.open.clear()
+                self.warnings.append(str(line["reason"]))
+            case "warning":
                 self.warnings.append(str(line["reason"]))
             case other:
                 raise ValueError(f"unknown line {other!r}")
@@ -266,6 +271,10 @@ class Journal:
                 "reason": reason,
             }
         )
+
+    def warn(self, board: str, reason: str) -> None:
+        """Note what whoever uses the table should know of a board."""
+        self._record({"line": "warning", "board": board, "reason": reason})
 
     def keep(self, number: int, board: str, reason: str) -> None:
         """Accept the last stretch of a board in a round as it is, with a warning."""

@@ -2,17 +2,19 @@
 
 What is left to do is always derived from the journal, never kept beside it, so a round that was
 interrupted anywhere continues by the same code that an uninterrupted one uses. Each board works in
-a lane of its own, with its own anchors and stretches: drift is a board's. An agent that starts in
-the middle of a round measures an anchor first: where the machine has changed meanwhile, the stretch
-that was interrupted is measured again like any other that drifted.
+a lane of its own, with its own anchors and stretches: drift is a board's. A run that goes on in the
+middle of a round measures an anchor first: where the machine has changed meanwhile, the stretch
+that was interrupted is measured again like any other that drifted. An agent that is lost and
+replaced within a stretch is covered by the anchors around that.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from devices.connection import PushedFile
 from devices.environment import Environment
@@ -23,6 +25,7 @@ from profiler.drift import drift_percent
 from profiler.errors import BoardLostError, JournalError, ProfilerError, SessionError
 from profiler.jobs import AnyJob, JobPlan, measure_request, timeout_s
 from profiler.journal import Journal, JournalState
+from profiler.power import power_mode
 from profiler.replies import Failure, Reply
 from profiler.schedulers import Scheduler
 from profiler.settings import Settings, drift_room_s
@@ -33,6 +36,7 @@ from profiler.workload_files import WorkloadFolder
 #: report(number of jobs left in the round, label of the next one)
 Report = Callable[[int, str], None]
 _Steps = Generator[Step, object, None]
+Facts = Mapping[str, Any]
 
 #: So many jobs failing one after the other say something about the machine, not about the jobs.
 FAILURES_IN_A_ROW = 5
@@ -83,6 +87,7 @@ class RoundRunner:
         self._queue = WorkQueue(self._pending(number, names), self._state.homes())
         for board in self._state.logs_of(number):
             self._queue.put(self._judge_stretch(board, number))
+        self._queue.put(self._part_with_strangers(number))
         self._build_files()
         stalls = 0
         while self._queue or self._is_open(number):
@@ -128,6 +133,8 @@ class RoundRunner:
         except (SessionError, JournalError) as error:
             self._forget(board)
             self.unfit[board] = error
+            if self.scheduler.lanes > 1:
+                self.journal.warn(board, f"{board} took no further part: {error}")
         finally:
             self._queue.put_back(taken)
 
@@ -158,26 +165,37 @@ class RoundRunner:
     def _begin(self, board: str, number: int) -> _Steps:
         environment = yield Begin()
         assert isinstance(environment, Environment)
-        self._check_runtime(board, environment)
+        self._check_conditions(board, environment)
         fingerprint = environment.fingerprint()
         for earlier in self._state.environments[:1]:
-            for name in IDENTITY:
-                if earlier.get(name) != fingerprint.get(name):
-                    raise JournalError(
-                        f"{self.journal.path} was begun where {name} is {earlier.get(name)}, on "
-                        f"{board} it is {fingerprint.get(name)}: go on there, choose another "
-                        "folder, or delete the file"
-                    )
+            self._check_same(board, IDENTITY, earlier, fingerprint)
+        same_board = self._state.first_of_board.get(board, fingerprint)
+        self._check_same(board, ["board"], same_board, fingerprint)
         self.journal.environment(number, board, fingerprint)
         yield from self._push(board, [job.id for job in self.plan.anchors])
 
-    def _check_runtime(self, board: str, environment: Environment) -> None:
+    def _check_same(self, board: str, names: Iterable[str], earlier: Facts, now: Facts) -> None:
+        for name in names:
+            if earlier.get(name) != now.get(name):
+                raise JournalError(
+                    f"{self.journal.path} was begun where {name} is {earlier.get(name)}, on "
+                    f"{board} it is {now.get(name)}: go on there, choose another "
+                    "folder, or delete the file"
+                )
+
+    def _check_conditions(self, board: str, environment: Environment) -> None:
         wanted, version = self.conditions.runtime, self.conditions.runtime_version
         found = environment.runtimes.get(wanted)
         if found != version:
             raise SessionError(
                 f"{board} has {wanted} {found or '(not installed)'}, the "
                 f"conditions say {version}: install that one there, or profile the one it has"
+            )
+        mode = power_mode(environment)
+        if mode != self.conditions.power_mode:
+            raise SessionError(
+                f"{board} is in power mode {mode}, the conditions say "
+                f"{self.conditions.power_mode}: set that one there, or begin in another folder"
             )
 
     def _push(self, board: str, names: list[str]) -> _Steps:
@@ -207,15 +225,17 @@ class RoundRunner:
         )
         start = self.clock()
         outcomes = yield Execute(requests=tuple(requests), timeout_s=timeout_s(rule))
-        took_s = round((self.clock() - start) / len(jobs), 4)
         assert isinstance(outcomes, tuple)
+        # What was spent on broken links says nothing about what a repetition would cost.
+        spent_s = self.clock() - start - sum(outcome.lost_s for outcome in outcomes)
+        took_s = round(max(0.0, spent_s) / len(jobs), 4)
         replies = [
             Reply(
                 job_id=job.id,
                 round=number,
                 attempt=attempt,
                 board=board,
-                outcome=outcome,
+                outcome=outcome.result,
                 took_s=took_s,
             )
             for job, attempt, outcome in zip(jobs, attempts, outcomes, strict=True)
@@ -329,14 +349,19 @@ class RoundRunner:
         return cost_s <= drift_room_s(self.plan, self.settings, self._state)
 
     def _part_with_strangers(self, number: int) -> list[str]:
-        """Take back what a board measured that is not like the others; it takes no more jobs."""
+        """Take back what a board measured that is not like the others; it takes no more jobs.
+
+        One that changed in this round loses this round, one that is another altogether loses all.
+        """
         again: list[str] = []
-        found = compare_boards(self._state, self.conditions, number=number, without=self.unfit)
-        for stranger in (one for one in found if not one.agrees):
-            mine = self._state.measured_by(stranger.board, number)
-            self.journal.discard(number, mine, cause="board", reason=stranger.reason)
-            self.unfit[stranger.board] = SessionError(stranger.reason)
-            again += mine
+        for scope in (number, None):
+            found = compare_boards(self._state, self.conditions, number=scope, without=self.unfit)
+            for stranger in (one for one in found if not one.agrees):
+                self.unfit[stranger.board] = SessionError(stranger.reason)
+                for known, names in self._state.measured_by(stranger.board).items():
+                    if scope is None or known == scope:
+                        self.journal.discard(known, names, cause="board", reason=stranger.reason)
+                        again += names if known == number else []
         return again
 
     def _keep_open_stretches(self, number: int) -> None:

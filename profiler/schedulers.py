@@ -20,7 +20,7 @@ from devices.environment import Environment
 from devices.errors import AgentError, AgentLostError
 from profiler.errors import MeasurementError, SessionError
 from profiler.replies import Failure, Samples
-from profiler.steps import Begin, Execute, Lane, MakeLane, Push, Step
+from profiler.steps import Begin, Execute, Lane, MakeLane, Outcome, Push, Step, next_step
 
 #: Failures that say something about the job; after any other no other job would fare better.
 JOB_FAILURES = (
@@ -51,6 +51,10 @@ GRACE_S = 30.0
 _T = TypeVar("_T")
 
 
+def _say_nothing(text: str) -> None:
+    pass
+
+
 class Scheduler(Protocol):
     """Drives lanes; ``SerialScheduler`` says what its methods do."""
 
@@ -73,11 +77,20 @@ class SerialScheduler:
     """One board, in this process and thread, one step after the other."""
 
     def __init__(
-        self, connection: Connection, *, pause: Callable[[float], None] = time.sleep
+        self,
+        connection: Connection,
+        *,
+        pause: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+        notice: Callable[[str], None] = _say_nothing,
     ) -> None:
         self._connection = connection
         self._pause = pause
+        self._clock = clock
+        self._notice = notice
         self._agent: Agent | None = None
+        self._environment: Environment | None = None
+        self._asked_at = 0.0
         self._reached = False
         self._sources: dict[str, Path] = {}
 
@@ -124,6 +137,7 @@ class SerialScheduler:
 
     def _begin(self) -> Environment:
         self._end_agent()
+        self._environment = None
         try:
             return self._persist(self._running).environment
         except AgentError as error:
@@ -137,22 +151,27 @@ class SerialScheduler:
         self._sources.update(zip((one.path for one in pushed), files, strict=True))
         return pushed
 
-    def _execute(self, request: Mapping[str, Any], timeout_s: float) -> Samples | Failure:
+    def _execute(self, request: Mapping[str, Any], timeout_s: float) -> Outcome:
+        start = self._clock()
         try:
-            result = self._persist(lambda: self._request(request, timeout_s))
-            return Samples.from_json(result)
+            said = self._persist(lambda: self._request(request, timeout_s))
+            lost_s = self._asked_at - start + float(said.get("waited_s", 0.0))
+            return Outcome(result=Samples.from_json(said), lost_s=lost_s)
         except AgentError as error:
             if error.type not in JOB_FAILURES:
                 raise SessionError(str(error)) from error
-            return Failure(type=error.type, message=error.message, advice=error.advice)
+            failure = Failure(type=error.type, message=error.message, advice=error.advice)
         except MeasurementError as error:
-            return Failure(type="runtime_error", message=str(error))
+            failure = Failure(type="runtime_error", message=str(error))
+        return Outcome(result=failure)
 
     def _request(self, request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
         # The device itself ends a job that hangs: over a broken link nobody else could.
         bounded = {**request, "timeout_s": timeout_s}
+        agent = self._running()
+        self._asked_at = self._clock()
         try:
-            return self._running().request(bounded, timeout_s + GRACE_S)
+            return agent.request(bounded, timeout_s + GRACE_S)
         except AgentError as error:
             source = self._sources.get(request["file"])
             if error.type in PUSHED_AGAIN and source is not None:
@@ -172,6 +191,8 @@ class SerialScheduler:
                 # A device that was never reached is more likely misspelt than on its way back.
                 if tries >= len(pauses) or not self._reached:
                     raise
+                if pauses[tries]:
+                    self._notice(f"{error.message}; trying again in {pauses[tries]:g} s")
                 self._pause(pauses[tries])
                 tries += 1
 
@@ -184,18 +205,25 @@ class SerialScheduler:
         if self._agent is None:
             self._agent = self._connection.start_agent()
             self._reached = True
+            self._check_unchanged(self._agent.environment)
         return self._agent
+
+    def _check_unchanged(self, environment: Environment) -> None:
+        """Refuse an agent that replaces a lost one on what is no longer the same device."""
+        before, self._environment = self._environment, environment
+        changes = environment.differences(before) if before is not None else ()
+        if changes:
+            raise SessionError(
+                f"{self._connection.name} is not what it was before the agent was lost "
+                f"({'; '.join(changes)}): put that right, then give the same command again"
+            )
 
 
 def drive_lane(lane: Lane, carry_out: Callable[[Step], Any]) -> None:
     """Send a lane the answers to its steps until it ends; a SessionError is thrown into it."""
     answer: Any = None
     problem: SessionError | None = None
-    while True:
-        try:
-            step = lane.send(answer) if problem is None else lane.throw(problem)
-        except StopIteration:
-            return
+    while (step := next_step(lane, answer, problem)) is not None:
         answer, problem = None, None
         try:
             answer = carry_out(step)

@@ -123,8 +123,9 @@ class Session:
         """
         before = self._counts()
         try:
-            for number in range(self.settings.rounds):
-                self._run_round(number, self._worth_measuring(number), progress)
+            self._run_all_rounds(progress)
+            # A board that turned out to be unlike the others may have left gaps in earlier rounds.
+            self._run_all_rounds(progress)
             last = self.settings.rounds + self.settings.extra_rounds
             for number in range(self.settings.rounds, last):
                 self._run_round(number, self._unsettled(number), progress)
@@ -175,6 +176,10 @@ class Session:
             progress(done, done + pending + rounds_left * len(self.plan.jobs), label)
 
         self._rounds.run(number, names, report)
+
+    def _run_all_rounds(self, progress: Progress) -> None:
+        for number in range(self.settings.rounds):
+            self._run_round(number, self._worth_measuring(number), progress)
 
     def _worth_measuring(self, number: int) -> list[str]:
         names = (job.id for job in self.plan.jobs)

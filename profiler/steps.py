@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from profiler.errors import SessionError
+from profiler.replies import Failure, Samples
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begin:
@@ -28,7 +31,7 @@ class Push:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execute:
-    """Run jobs, one after the other. Answer: ``Samples | Failure`` each, in their order.
+    """Run jobs, one after the other. Answer: an ``Outcome`` each, in their order.
 
     ``timeout_s`` is for each of them.
     """
@@ -37,7 +40,26 @@ class Execute:
     timeout_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a job gave, and the seconds that went by before its last try began to run.
+
+    Those were spent on links that broke and on waiting for whoever else measured there.
+    """
+
+    result: Samples | Failure
+    lost_s: float = 0.0
+
+
 Step = Begin | Push | Execute
 #: A ``SessionError`` is thrown into a lane whose board cannot do what it asked.
 Lane = Generator[Step, Any, None]
 MakeLane = Callable[[str], Lane]
+
+
+def next_step(lane: Lane, answer: Any, problem: SessionError | None) -> Step | None:
+    """Give a lane the answer to its last step, or what went wrong; None where the lane ends."""
+    try:
+        return lane.send(answer) if problem is None else lane.throw(problem)
+    except StopIteration:
+        return None

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from dshrink.cli import options
-from dshrink.cli.console import out, print_json, progress
+from dshrink.cli.console import notice, out, print_json, progress
 from dshrink.errors import DshrinkError
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def run_bench(
         networks, [parse_plan(p) for p in plans], target.batch, resolution, padding
     )
     with (
-        measuring_on(target) as (scheduler, conditions),
+        measuring_on(target, notice) as (scheduler, conditions),
         progress("benchmark") as update,
     ):
         results = run_benchmark(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,10 +17,25 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
+
+#: All that a terminal acts on, but for ends of lines and tabs: a device's texts may hold any.
+_CONTROLS = dict.fromkeys({*range(32), 127, *range(128, 160)} - {ord("\n"), ord("\t")})
+
+
+class _TextOnly(Console):
+    """A console on which no text can do more than be read; rich's own codes are no text."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        for one in super().render(renderable, options):
+            yield one if one.control else one._replace(text=one.text.translate(_CONTROLS))
+
 
 # No markup: names and paths may hold brackets. No wrapping: a path stays whole when it is piped.
-out = Console(highlight=False, markup=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, markup=False)
+out = _TextOnly(highlight=False, markup=False, soft_wrap=True)
+err = _TextOnly(stderr=True, highlight=False, markup=False)
 
 #: Called with (done, total, label) while long work runs.
 OnProgress = Callable[[int, int, str], None]
@@ -42,6 +57,11 @@ def fail(message: str) -> NoReturn:
     line = " ".join(message.split())
     err.print(f"dshrink: {line}", markup=False, soft_wrap=True, style="red")
     sys.exit(2)
+
+
+def notice(text: str) -> None:
+    """Say on standard error what is being waited for."""
+    err.print(" ".join(text.split()), soft_wrap=True)
 
 
 def print_json(data: Any) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dshrink.cli import options
-from dshrink.cli.console import err, out, print_json, progress
+from dshrink.cli.console import err, notice, out, print_json, progress
 from dshrink.cli.render import summary_lines, table_data
 from dshrink.errors import DshrinkError
 from dshrink.version import __version__
@@ -98,7 +98,7 @@ def run_profile(
     from profiler.settings import Settings
     from profiler.workloads import build_onnx
 
-    with measuring_on(target) as (scheduler, conditions):
+    with measuring_on(target, notice) as (scheduler, conditions):
         network = load_network(model, resolution=resolution)
         pieces = network_pieces(network, dense=dense)
         for block, reason in pieces.unmergeable.items():

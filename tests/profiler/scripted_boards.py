@@ -1,5 +1,8 @@
 """Scripted boards for Dask workers: importable there, unlike a test module."""
 
+import errno
+import os
+import signal
 import time
 from typing import Any
 
@@ -23,15 +26,27 @@ class ScriptedBoards(distributed.WorkerPlugin):  # type: ignore[misc]
 
     name = "scripted-boards"
 
-    def __init__(self, slow: dict[str, float], versions: dict[str, str]) -> None:
-        self.slow = slow
-        self.versions = versions
+    def __init__(
+        self,
+        slow: dict[str, float] | None = None,
+        versions: dict[str, str] | None = None,
+        sick: str = "",
+        dying: str = "",
+    ) -> None:
+        self.slow = slow or {}
+        self.versions = versions or {}
+        self.sick = sick
+        self.dying = dying
 
     def setup(self, worker: Any) -> None:
         name = str(worker.name)
         speed = self.slow.get(name, 1.0)
 
         def scripted(resource: str, hold: bool) -> Any:
+            if name == self.sick:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if name == self.dying:
+                os.kill(os.getpid(), signal.SIGKILL)
             return FakeConnection(
                 latency_ms=latency_ms,
                 noise=0.002,

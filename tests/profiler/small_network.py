@@ -28,7 +28,11 @@ from profiler.settings import Settings
 CHANNELS = (8, 8, 16, 16, 16, 24, 24)
 SIZE = 12
 CONDITIONS = Conditions(
-    device="fake", runtime=RUNTIME, runtime_version=RUNTIME_VERSION, clock="thread_cpu"
+    device="fake",
+    runtime=RUNTIME,
+    runtime_version=RUNTIME_VERSION,
+    power_mode="performance",
+    clock="thread_cpu",
 )
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 from journal_counts import accepted_replies
-from ssh_server import processes, wait_until
+from ssh_server import free_port, processes, wait_until
 
 from latency_tables.io import load_table
 
 KILLS = 20
-ADDRESS = "tcp://127.0.0.1:18797"
+ADDRESS = f"tcp://127.0.0.1:{free_port()}"
 
 
 def host(folder: Path) -> subprocess.Popen[bytes]:

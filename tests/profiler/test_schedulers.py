@@ -25,8 +25,8 @@ def scheduler(tmp_path: Path, **device: Any) -> tuple[SerialScheduler, dict[str,
 
 def execute(serial: SerialScheduler, request: dict[str, Any]) -> Samples | Failure:
     [outcome] = serial.carry_out(Execute(requests=(request,), timeout_s=1.0))
-    assert isinstance(outcome, Samples | Failure)
-    return outcome
+    assert isinstance(outcome.result, Samples | Failure)
+    return outcome.result
 
 
 def test_a_request_becomes_samples(tmp_path: Path) -> None:
@@ -193,3 +193,32 @@ def test_a_new_round_ends_the_last_agent(tmp_path: Path) -> None:
     assert [agent.lost for agent in agents] == [True, False]
     serial.close()
     assert agents[-1].lost
+
+
+def test_what_was_lost_on_a_broken_link_is_told_apart_from_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serial, request = scheduler(tmp_path)
+    clock = serial._connection.clock  # type: ignore[attr-defined]
+    serial._clock = clock
+    serial._pause = clock.advance
+    said: list[str] = []
+    serial._notice = said.append
+    serial.carry_out(Begin())
+    break_link(monkeypatch, 3, AgentLostError("connection_lost", "the link broke", "wait"))
+    [outcome] = serial.carry_out(Execute(requests=(request,), timeout_s=1.0))
+    assert outcome.lost_s == pytest.approx(1.0 + 2.0 + 4.0)
+    assert said[0] == "the link broke; trying again in 1 s"
+
+
+def test_an_agent_that_comes_back_on_a_changed_device_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serial, request = scheduler(tmp_path)
+    serial._pause = lambda seconds: None
+    serial.carry_out(Begin())
+    serial._connection.governor = "powersave"  # type: ignore[attr-defined]
+    break_link(monkeypatch, 1, AgentLostError("connection_lost", "the link broke", "wait"))
+    # The agent that broke was already gone; the one that replaces it says what changed.
+    with pytest.raises(SessionError, match="governor: powersave, was performance"):
+        execute(serial, request)

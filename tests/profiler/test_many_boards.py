@@ -1,0 +1,160 @@
+"""Several scripted boards in this process, their lanes taking turns step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from journal_counts import accepted_replies
+from small_network import CONDITIONS, latency_ms, small_plan
+
+from devices.environment import Environment
+from profiler.errors import JournalError, SessionError
+from profiler.fake_device import FakeConnection, write_spec
+from profiler.schedulers import SerialScheduler
+from profiler.session import Session, SessionResult
+from profiler.settings import Settings
+from profiler.steps import MakeLane, next_step
+
+SETTINGS = Settings(anchor_every=6, extra_rounds=0)
+JOBS = len(small_plan().jobs)
+
+
+class Fleet:
+    """Boards by name; a job goes to each in turn."""
+
+    def __init__(self, boards: Mapping[str, FakeConnection], jobs_at_once: int = 1) -> None:
+        self.jobs_at_once = jobs_at_once
+        self._boards = {name: SerialScheduler(device) for name, device in boards.items()}
+
+    @property
+    def lanes(self) -> int:
+        return len(self._boards)
+
+    def boards(self) -> tuple[str, ...]:
+        return tuple(self._boards)
+
+    def probe(self) -> Environment:
+        return next(iter(self._boards.values())).probe()
+
+    def drive(self, make_lane: MakeLane) -> None:
+        lanes = {name: make_lane(name) for name in self._boards}
+        answers: dict[str, Any] = dict.fromkeys(lanes)
+        problems: dict[str, SessionError | None] = dict.fromkeys(lanes)
+        while lanes:
+            for name, lane in list(lanes.items()):
+                step = next_step(lane, answers[name], problems[name])
+                if step is None:
+                    del lanes[name]
+                    continue
+                answers[name] = problems[name] = None
+                try:
+                    answers[name] = self._boards[name].carry_out(step)
+                except SessionError as error:
+                    problems[name] = error
+
+    def close(self) -> None:
+        for board in self._boards.values():
+            board.close()
+
+
+def board(**script: Any) -> FakeConnection:
+    return FakeConnection(**{"latency_ms": latency_ms, "noise": 0.001} | script)
+
+
+def slow(now_s: float) -> float:
+    return 1.2
+
+
+def run(
+    folder: Path, fleet: Fleet, settings: Settings = SETTINGS, stop_at: int | None = None
+) -> SessionResult:
+    def report(done: int, total: int, label: str) -> None:
+        if stop_at is not None and done >= stop_at:
+            raise KeyboardInterrupt
+
+    with Session(
+        plan=small_plan(),
+        conditions=CONDITIONS,
+        scheduler=fleet,
+        build=write_spec,
+        folder=folder,
+        settings=settings,
+    ) as session:
+        return session.run(report)
+
+
+def boards_of(result: SessionResult) -> set[str]:
+    return {name for m in result.measurements.values() for name in m.board.split("+")}
+
+
+def check_whole(folder: Path, settings: Settings = SETTINGS) -> None:
+    counts = accepted_replies(folder)
+    assert set(counts.values()) == {1}
+    assert len(counts) == JOBS * settings.rounds
+
+
+@pytest.mark.parametrize("jobs_at_once", [1, 4, 50])
+def test_however_many_jobs_share_a_step_each_is_measured_once(
+    tmp_path: Path, jobs_at_once: int
+) -> None:
+    result = run(tmp_path, Fleet({"a": board(), "b": board()}, jobs_at_once))
+    check_whole(tmp_path)
+    assert boards_of(result) == {"a", "b"}
+
+
+def test_a_board_that_cannot_take_part_is_named_in_a_warning(tmp_path: Path) -> None:
+    result = run(tmp_path, Fleet({"a": board(runtime_version="0.9"), "b": board()}))
+    check_whole(tmp_path)
+    assert boards_of(result) == {"b"}
+    assert [w for w in result.warnings if "a took no further part: a has onnxruntime 0.9" in w]
+
+
+def test_boards_of_different_rounds_are_compared_too(tmp_path: Path) -> None:
+    run(tmp_path, Fleet({"a": board()}), replace(SETTINGS, rounds=1))
+    # Only the slower one is left: what it measures must not be mixed with what a did.
+    with pytest.raises(SessionError, match=r"b is \+\d+\.\d % off a .* does not count"):
+        run(tmp_path, Fleet({"b": board(speed=slow)}))
+    result = run(tmp_path, Fleet({"a": board()}))
+    assert boards_of(result) == {"a"}
+    check_whole(tmp_path)
+
+
+def test_a_board_that_turns_slow_in_a_later_round_loses_that_round_only(tmp_path: Path) -> None:
+    device = board()
+    fleet = Fleet({"a": board(), "b": device})
+    turned = Settings(anchor_every=6, extra_rounds=0, rounds=4)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, fleet, turned, stop_at=3 * JOBS)
+    result = run(tmp_path, Fleet({"a": board(), "b": board(speed=slow)}), turned)
+    check_whole(tmp_path, turned)
+    assert boards_of(result) == {"a", "b"}
+    last = [reply for m in result.measurements.values() for reply in m.replies if reply.round == 3]
+    assert {reply.board for reply in last} == {"a"}
+
+
+def test_a_kill_before_a_stranger_is_judged_changes_nothing(tmp_path: Path) -> None:
+    once = replace(SETTINGS, rounds=1)
+    run(tmp_path, Fleet({"a": board(), "b": board(speed=slow)}), once)
+    journal = tmp_path / "journal.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    judged = next(n for n, line in enumerate(lines) if '"cause":"board"' in line)
+    journal.write_text("".join(lines[:judged]))
+    result = run(tmp_path, Fleet({"a": board()}), once)
+    assert boards_of(result) == {"a"}
+    check_whole(tmp_path, once)
+
+
+def test_a_device_whose_power_mode_changed_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SessionError, match="a is in power mode powersave, the conditions say perf"):
+        run(tmp_path, Fleet({"a": board(governor="powersave")}))
+
+
+def test_another_board_under_the_same_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, Fleet({"a": board(board="11111111")}), stop_at=10)
+    with pytest.raises(JournalError, match="begun where board is 11111111, on a it is 22222222"):
+        run(tmp_path, Fleet({"a": board(board="22222222")}))
