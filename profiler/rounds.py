@@ -147,15 +147,20 @@ class RoundRunner:
         if not self._take(board, taken) and not self._state.log(number, board).open:
             return
         yield from self._begin(board, number)
-        yield from self._compare(board, number)
-        yield from self._measure_anchor(board, number)
-        self._queue.put(self._judge_stretch(board, number))
+        if is_open := bool(self._state.log(number, board).open):
+            yield from self._measure_anchors(board, number)
+            self._queue.put(self._judge_stretch(board, number))
+        if self.scheduler.lanes > 1:
+            # By what all of them measure the boards are compared.
+            yield from self._measure_anchors(board, number, len(self.plan.anchors))
+        elif not is_open:
+            yield from self._measure_anchors(board, number)
         while taken or self._take(board, taken):
             yield from self._push(board, taken)
             while taken:
                 self._report(len(self._queue) + len(taken), self._jobs[taken[0]].label)
                 yield from self._measure(board, taken, number)
-            yield from self._measure_anchor(board, number)
+            yield from self._measure_anchors(board, number)
             self._queue.put(self._judge_stretch(board, number))
 
     def _take(self, board: str, taken: list[str]) -> bool:
@@ -293,24 +298,18 @@ class RoundRunner:
             f"the last one with {failure}" + (f"; {failure.advice}" if failure.advice else "")
         )
 
-    def _compare(self, board: str, number: int) -> _Steps:
-        """Where several boards work: measure what all of them measure, but for the anchor."""
-        if self.scheduler.lanes > 1:
-            for job in self._usable_anchors(board)[:0:-1]:
-                yield from self._anchor(board, job, number)
-
-    def _measure_anchor(self, board: str, number: int) -> _Steps:
-        usable = self._usable_anchors(board)
-        if usable:
-            yield from self._anchor(board, usable[0], number)
+    def _measure_anchors(self, board: str, number: int, most: int = 1) -> _Steps:
+        """Close the open stretch; the best anchor comes last, next to what it is compared with."""
+        jobs = self._usable_anchors(board)[:most][::-1]
+        if not jobs:
+            reason = f"no anchor could be measured: drift in round {number} is not known"
+            self.journal.keep(number, board, reason)
             return
-        reason = f"no anchor could be measured: drift in round {number} is not known"
-        self.journal.keep(number, board, reason)
-
-    def _anchor(self, board: str, job: AnyJob, number: int) -> _Steps:
-        attempt = len(self._state.log(number, board).anchors)
-        [reply] = yield from self._execute(board, [job], number, [attempt])
-        self.journal.anchor(reply)
+        first = len(self._state.log(number, board).anchors)
+        attempts = range(first, first + len(jobs))
+        replies = yield from self._execute(board, jobs, number, attempts)
+        for reply in replies:
+            self.journal.anchor(reply)
 
     def _usable_anchors(self, board: str) -> list[AnyJob]:
         replies = (reply for log in self._state.rounds.values() for reply in log.anchors)

@@ -158,3 +158,19 @@ def test_another_board_under_the_same_name_is_refused(tmp_path: Path) -> None:
         run(tmp_path, Fleet({"a": board(board="11111111")}), stop_at=10)
     with pytest.raises(JournalError, match="begun where board is 11111111, on a it is 22222222"):
         run(tmp_path, Fleet({"a": board(board="22222222")}))
+
+
+def test_a_stretch_that_was_interrupted_is_judged_by_an_anchor_on_a_fleet_too(
+    tmp_path: Path,
+) -> None:
+    def fleet(speed: float) -> Fleet:
+        return Fleet({name: board(noise=0.0, speed=lambda now_s: speed) for name in "ab"})
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, fleet(1.0), stop_at=4)
+    interrupted = accepted_replies(tmp_path)
+    assert interrupted
+    result = run(tmp_path, fleet(1.1))
+    # Both boards are slower now: what was measured before is measured again with the rest.
+    assert result.remeasured == interrupted.total()
+    check_whole(tmp_path)
