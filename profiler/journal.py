@@ -107,6 +107,7 @@ class JournalState:
     first_of_board: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     discarded: list[Reply] = field(default_factory=list)
+    _last_round: int = -1
 
     def log(self, number: int, board: str) -> RoundLog:
         return self.rounds.setdefault((number, board), RoundLog())
@@ -135,8 +136,8 @@ class JournalState:
 
     def replies(self, job_id: str) -> tuple[Reply, ...]:
         """The accepted replies about a job, in order of rounds."""
-        found = (reply for (name, _), reply in self.accepted.items() if name == job_id)
-        return tuple(sorted(found, key=lambda reply: reply.round))
+        found = (self.accepted.get((job_id, number)) for number in range(self._last_round + 1))
+        return tuple(reply for reply in found if reply is not None)
 
     def take(self, line: Line) -> None:
         """Add one line's meaning. Raises KeyError, TypeError or ValueError for a wrong one."""
@@ -167,6 +168,7 @@ class JournalState:
         if reply.attempt != self.attempts.get(key, 0):
             raise ValueError(f"attempt {reply.attempt} of {reply.job_id} is out of order")
         self.accepted[key] = reply
+        self._last_round = max(self._last_round, reply.round)
         self.attempts[key] = reply.attempt + 1
         self.log(reply.round, reply.board).open.append(reply.job_id)
 

@@ -106,11 +106,11 @@ class RoundRunner:
     def _pending(self, number: int, names: Collection[str]) -> list[str]:
         order = list(self._jobs)
         random.Random(f"{self.settings.seed}/round/{number}").shuffle(order)
-        done = self._state.accepted
+        done, wanted = self._state.accepted, set(names)
         return [
             name
             for name in order
-            if name in names and (name, number) not in done and name not in self.unbuildable
+            if name in wanted and (name, number) not in done and name not in self.unbuildable
         ]
 
     def _is_open(self, number: int) -> bool:

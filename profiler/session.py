@@ -171,8 +171,7 @@ class Session:
         rounds_left = max(0, self.settings.rounds - 1 - number)
 
         def report(pending: int, label: str) -> None:
-            accepted, discarded, _ = self._counts()
-            done = accepted + discarded
+            done = self._state.replies_taken
             progress(done, done + pending + rounds_left * len(self.plan.jobs), label)
 
         self._rounds.run(number, names, report)
