@@ -9,6 +9,8 @@ the agent's own alarm ends it.
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Mapping, Sequence
 from itertools import count
 from types import TracebackType
@@ -23,6 +25,10 @@ from devices.line_process import LineProcess, LineTooLongError
 #: A reply of 15 s of 1 ms samples has 0.5 MB.
 MAX_REPLY_BYTES = 64 << 20
 START_TIMEOUT_S = 60.0
+#: A Jetson's tools wait until it has been up for a minute, and are several.
+HOLD_TIMEOUT_S = 240.0
+_HANGS = "the job hangs, or needs a longer timeout"
+_ALARM = 14  # SIGALRM, wherever there is one
 _SAME_VERSION = "bring host and agent to the same version of dshrink"
 
 
@@ -49,7 +55,7 @@ class AgentProcess:
         try:
             self.environment = self._hello(timeout_s)
             if hold:
-                self._hold(timeout_s)
+                self._hold()
         except BaseException:
             self.kill()
             raise
@@ -111,14 +117,15 @@ class AgentProcess:
                 exit_status=error.exit_status,
             ) from error
 
-    def _hold(self, timeout_s: float) -> None:
-        result = self.request({"do": "hold"}, timeout_s)
+    def _hold(self) -> None:
+        result = self.request({"do": "hold"}, HOLD_TIMEOUT_S)
         self.environment = Environment.from_hello(result)
         self.held = tuple(result["held"])
 
     def _ask(self, whole: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
         """Return a well-formed reply; raise AgentLostError otherwise."""
         line = json.dumps(whole).encode("ascii") + b"\n"
+        start_s = time.monotonic()
         try:
             reply = self._process.exchange([line], timeout_s, MAX_REPLY_BYTES)
             return _parse_reply(reply, whole["id"])
@@ -127,7 +134,7 @@ class AgentProcess:
             raise AgentLostError(
                 "timeout",
                 f"no reply within {timeout_s:g} s to {_shown(whole)}; the agent was killed",
-                "the job hangs, or needs a longer timeout",
+                _HANGS,
                 exit_status=self._process.returncode,
             ) from error
         except (_NonsenseError, LineTooLongError) as error:
@@ -139,7 +146,27 @@ class AgentProcess:
                 exit_status=self._process.returncode,
             ) from error
         except EOFError as error:
-            raise self._process.explained(_shown(whole)) from error
+            lost = self._process.explained(_shown(whole))
+            raise _at_time_limit(whole, time.monotonic() - start_s, lost) from error
+
+
+def _at_time_limit(
+    whole: Mapping[str, Any], waited_s: float, lost: AgentLostError
+) -> AgentLostError:
+    """The error of an agent that is gone: "timeout" where its own alarm ended it in this job.
+
+    An agent that nobody asked for too long ends by the same signal, but before it was asked.
+    """
+    # The two clocks do not go quite alike.
+    is_over = waited_s >= 0.9 * whole.get("timeout_s", math.inf)
+    if lost.exit_status != -_ALARM or not is_over:
+        return lost
+    return AgentLostError(
+        "timeout",
+        f"the device ended {_shown(whole)} after its time limit of {whole['timeout_s']:g} s",
+        _HANGS,
+        exit_status=lost.exit_status,
+    )
 
 
 class _NonsenseError(Exception):

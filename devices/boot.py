@@ -12,6 +12,7 @@ output.  Every Python must be able to read it, so that one that is too old can s
 # ruff: noqa: SIM105, UP008, UP031
 
 import errno
+import fcntl
 import hashlib
 import io
 import json
@@ -30,6 +31,8 @@ MARKER = "dshrink: "
 OLDEST = (3, 6)
 #: Above what any header has, so that noise on standard input is not read for ever.
 MAX_HEADER_BYTES = 65536
+#: How many removals by other runs may come between making the folder and holding it.
+CLAIM_TRIES = 20
 #: What the agent has to end by itself (it does when it next reads) once the host has gone.
 GRACE_S = 3.0
 #: ``ssh`` itself exits with 255.
@@ -53,14 +56,20 @@ def main():
         return 3
     try:
         header, archive = read_parcel()
-        root = own_folder(header["folder"])
+        root, in_use = claim(header["folder"])
         agent = install(root, header["digest"], archive)
-        mark(root)
     except (RefusedError, OSError, ValueError) as error:
         say("failed %s %s" % (kind_of(error), error))
         return 3
     say("ready " + root)
-    return run([sys.executable, os.path.join(agent, "__main__.py"), header["mode"], root])
+    shared = ()
+    if header["mode"] == "remove":
+        # The agent makes our lock its own alone: until then nobody else removes it.
+        shared = (in_use,)
+        os.environ["DSHRINK_IN_USE"] = str(in_use)
+    if header["lock"] is not None:
+        os.environ["DSHRINK_DEVICE_LOCK"] = header["lock"]
+    return run([sys.executable, os.path.join(agent, "__main__.py"), header["mode"], root], shared)
 
 
 def say(words):
@@ -77,7 +86,7 @@ def kind_of(error):
     number = getattr(error, "errno", None)
     if number in (errno.ENOSPC, errno.EDQUOT):
         return "disk_full"
-    # ENOENT: another run removes the folder while we fill it.
+    # ENOENT: other runs remove the folder each time that we have made it.
     return "device_busy" if number == errno.ENOENT else "start_failed"
 
 
@@ -114,6 +123,37 @@ def damaged():
     return RefusedError("damaged", "the agent did not arrive whole")
 
 
+def claim(folder):
+    """Return our folder and, open, the file whose lock keeps other runs from removing it.
+
+    The lock is ours until the file is closed: all the time that the agent runs from the folder.
+    """
+    for left in reversed(range(CLAIM_TRIES)):
+        try:
+            root = own_folder(folder)
+            return root, share(os.path.join(root, "in-use"))
+        except OSError as error:
+            # Another run has just removed it: make it anew.
+            if error.errno != errno.ENOENT or not left:
+                raise
+
+
+def share(path):
+    """Open and lock the file with all who use the folder; ENOENT where it was removed meanwhile.
+
+    By this file the agent also knows a folder of ours, which it may delete.
+    """
+    in_use = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(in_use, fcntl.LOCK_SH)
+        if not os.path.samestat(os.fstat(in_use), os.lstat(path)):
+            raise OSError(errno.ENOENT, "another run has just removed it", path)
+    except OSError:
+        os.close(in_use)
+        raise
+    return in_use
+
+
 def own_folder(folder):
     """Make the folder where it is missing; refuse one in which others could change the agent."""
     cache = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "dshrink")
@@ -148,12 +188,6 @@ def install(root, digest, archive):
     return final
 
 
-def mark(root):
-    """Make the file by which the agent knows a folder of ours, which it may delete."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-    os.close(os.open(os.path.join(root, "in-use"), flags, 0o600))
-
-
 def is_whole(folder, parcel):
     """Whether each file is there as it was sent; a power cut may have left empty ones."""
     try:
@@ -179,9 +213,9 @@ def put(fresh, final, parcel):
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def run(command):
+def run(command, shared=()):
     """Run the agent to its end, or to that of the link, and return its status."""
-    child = subprocess.Popen(command, start_new_session=True)
+    child = subprocess.Popen(command, start_new_session=True, pass_fds=shared)
     watch = threading.Thread(target=end_with_link, args=(child,))
     watch.daemon = True
     watch.start()

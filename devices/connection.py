@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from devices.agent.lock import PATH_VARIABLE
 from devices.agent.protocol import file_digest
 from devices.agent_process import START_TIMEOUT_S, AgentProcess
 from devices.environment import Environment
+from devices.line_process import LineProcess
 
 AGENT_FOLDER = Path(__file__).parent / "agent"
 
@@ -71,17 +73,24 @@ class Connection(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalConnection:
-    """This machine; ``python`` is the interpreter that has the runtime."""
+    """This machine; ``python`` is the interpreter that has the runtime.
+
+    ``lock`` is the file that one run at a time locks, None for the usual one.
+    """
 
     python: str = sys.executable
     hold: bool = False
     name: str = "local"
+    lock: str | None = None
     start_timeout_s: float = START_TIMEOUT_S
 
     def start_agent(self) -> AgentProcess:
         """Start an agent as a subprocess."""
-        command = [self.python, str(AGENT_FOLDER / "__main__.py")]
-        return AgentProcess(command, timeout_s=self.start_timeout_s, hold=self.hold)
+        process = LineProcess(
+            [self.python, str(AGENT_FOLDER / "__main__.py")],
+            environment={} if self.lock is None else {PATH_VARIABLE: self.lock},
+        )
+        return AgentProcess(process, timeout_s=self.start_timeout_s, hold=self.hold)
 
     def push(self, files: Sequence[Path]) -> tuple[PushedFile, ...]:
         """Return where the files are: they need not move."""

@@ -10,9 +10,32 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from types import NoneType
 from typing import Any, ClassVar, Self
 
 from devices.errors import AgentLostError
+
+_SAME_VERSION = "bring host and agent to the same version of dshrink"
+_NUMBER = (int, float)
+#: The types of each fact as JSON has it; None among them where a device may not offer it.
+_FACTS: Mapping[str, tuple[type, ...]] = {
+    "python": (str,),
+    "os": (str,),
+    "kernel": (str,),
+    "machine": (str,),
+    "cpu_model": (str,),
+    "cores": (int, NoneType),
+    "cpu_affinity": (list, NoneType),
+    "governor": (str, NoneType),
+    "frequency_mhz": (*_NUMBER, NoneType),
+    "load_average": (*_NUMBER, NoneType),
+    "memory_gib": (*_NUMBER, NoneType),
+    "runtimes": (dict,),
+    "agent_digest": (str,),
+    "protocol": (int,),
+    "board": (str, NoneType),
+    "power_mode": (str, NoneType),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +73,15 @@ class Environment:
             raise AgentLostError(
                 "start_failed",
                 f"the agent's hello lacks {', '.join(missing)}",
-                "bring host and agent to the same version of dshrink",
+                _SAME_VERSION,
+            )
+        wrong = [name for name in wanted if not _fits(_FACTS[name], said[name])]
+        if wrong:
+            raise AgentLostError(
+                "start_failed",
+                f"the agent's hello has facts of another kind: "
+                f"{', '.join(f'{name} {said[name]!r}'[:200] for name in wrong)}",
+                _SAME_VERSION,
             )
         facts = {name: said[name] for name in wanted}
         if facts["cpu_affinity"] is not None:
@@ -79,3 +110,12 @@ class Environment:
     @classmethod
     def _lasts(cls, name: str) -> bool:
         return name not in cls.MOMENTARY
+
+
+def _fits(types: tuple[type, ...], fact: Any) -> bool:
+    """Whether a fact is of one of the types, and what it holds of the only one that makes sense."""
+    if isinstance(fact, list):
+        return list in types and all(type(core) is int for core in fact)
+    if isinstance(fact, dict):
+        return dict in types and all(isinstance(version, str) for version in fact.values())
+    return type(fact) in types  # true is no number

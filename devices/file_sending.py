@@ -15,6 +15,8 @@ from devices.line_process import LineProcess, LineTooLongError
 
 #: The device may have to write a file that it has all of: SD cards are slow.
 STALL_TIMEOUT_S = 120.0
+#: At least so fast it reads what it has, to see that it is whole: an old SD card.
+READ_BYTES_PER_S = 10e6
 PIECE_BYTES = 1 << 20
 MAX_ANSWER_BYTES = 1 << 20
 
@@ -73,26 +75,28 @@ def send(link: LineProcess, files: Sequence[Outgoing]) -> tuple[PushedFile, ...]
     """
     by_digest = {one.sha256: one for one in files}
     announced = [[one.sha256, one.size_bytes] for one in by_digest.values()]
-    answer = _ask(link, [json.dumps({"files": announced}).encode("ascii") + b"\n"], "the list")
+    listed = json.dumps({"files": announced}).encode("ascii") + b"\n"
+    looking_s = sum(one.size_bytes for one in by_digest.values()) / READ_BYTES_PER_S
+    answer = _ask(link, [listed], "the list", STALL_TIMEOUT_S + looking_s)
     try:
         folder, lacking = str(answer["folder"]), [by_digest[one] for one in answer["lacking"]]
     except (KeyError, TypeError) as error:
         raise _nonsense(link, f"{answer} ({error!r})") from error
     for one in lacking:
-        _ask(link, one.pieces(), str(one.file))
+        _ask(link, one.pieces(), str(one.file), STALL_TIMEOUT_S)
     paths = (f"{folder}/{one.sha256}.onnx" for one in files)
     return tuple(
         PushedFile(path=path, sha256=one.sha256) for path, one in zip(paths, files, strict=True)
     )
 
 
-def _ask(link: LineProcess, pieces: Iterable[bytes], what: str) -> dict[str, Any]:
+def _ask(link: LineProcess, pieces: Iterable[bytes], what: str, timeout_s: float) -> dict[str, Any]:
     try:
-        line = link.exchange(pieces, STALL_TIMEOUT_S, MAX_ANSWER_BYTES)
+        line = link.exchange(pieces, timeout_s, MAX_ANSWER_BYTES)
     except TimeoutError as error:
         raise AgentLostError(
             "timeout",
-            f"{link.name} has taken no more of {what} for {STALL_TIMEOUT_S:g} s",
+            f"{link.name} has taken no more of {what} for {timeout_s:.0f} s",
             "see whether its storage still works, and start again",
         ) from error
     except EOFError as error:

@@ -6,6 +6,7 @@ The user's ``devices.toml`` adds boards and overrides fields of known ones::
     like = "raspi4"
     host = "pi@kitchen"
 
+Where there is a ``host``, ssh leads to it, unless the same table names another ``connection``.
 A name or field that is not known is an error, not something to be ignored: a misspelt ``host``
 would otherwise be found only when a run starts.
 """
@@ -75,6 +76,9 @@ class Device:
     ssh_options: tuple[str, ...] = ()
     #: Where on the device the agent and the files go; None for the user's cache folder there.
     folder: str | None = None
+    #: The file on the device that one run at a time locks; None for one in its folder for temporary
+    #: files. For devices on which not all who measure see the same /tmp: containers, PrivateTmp.
+    lock: str | None = None
     #: Whether they stay there after a run, so that the next one need not bring them.
     keep: bool = False
     #: The kind that a board is of; None for a kind.
@@ -91,6 +95,13 @@ class Device:
             raise InventoryError(f"{self.name}: paper_batch must be at least 1")
         if self.host is not None and (self.host.startswith("-") or len(self.host.split()) != 1):
             raise InventoryError(f"{self.name}: host {self.host!r} is no such as user@machine")
+        if self.host is not None and self.connection == "local":
+            raise InventoryError(
+                f'{self.name}: connection "local" is this machine, not host {self.host!r}: '
+                "remove one of the two lines"
+            )
+        if self.lock is not None and not self.lock.startswith("/"):
+            raise InventoryError(f"{self.name}: lock {self.lock!r} is no absolute path")
 
     @property
     def kind(self) -> str:
@@ -130,6 +141,7 @@ _TOML_TYPES: dict[str, type] = {
     "python": str,
     "ssh_options": list,
     "folder": str,
+    "lock": str,
     "keep": bool,
     "like": str,
     "notes": str,
@@ -192,7 +204,7 @@ def connect(device: Device, hold: bool = False) -> Connection:
     label = f"{device.name} ({device.title})"
     if device.connection == "local":
         python = device.python or sys.executable
-        return LocalConnection(python=python, hold=hold, name=device.name)
+        return LocalConnection(python=python, hold=hold, name=device.name, lock=device.lock)
     if device.connection == "adb":
         raise InventoryError(f"{label} is reached by adb, which this version does not drive yet")
     if device.host is None:
@@ -207,6 +219,7 @@ def connect(device: Device, hold: bool = False) -> Connection:
         python=device.python or "python3",
         options=device.ssh_options,
         folder=device.folder,
+        lock=device.lock,
         keep=device.keep,
         hold=hold,
         name=device.name,
@@ -223,6 +236,8 @@ def _derived(
     base = dict(tables.get(like or name, {}))
     if like not in (None, name):
         base.pop("host", None)  # another board's address would measure the other board
+    if "host" in table:
+        table.setdefault("connection", "ssh")
     if isinstance(table.get("runtimes"), dict):
         table["runtimes"] = _over(base.get("runtimes", {}), table["runtimes"])
     kind = base.get("like", like)

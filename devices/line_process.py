@@ -13,7 +13,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import IO, NamedTuple
 
 from devices.errors import AgentLostError
@@ -72,7 +72,7 @@ class LineProcess:
     """A command behind pipes.  Not for use by several threads at once.
 
     ``name`` is what messages call it.  ``explain`` makes the error of its end: what a status means
-    depends on what the command is, and may change while it runs.
+    depends on what the command is, and may change while it runs.  ``environment`` is added to ours.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class LineProcess:
         *,
         name: str | None = None,
         missing: str = "name a Python of 3.6 or newer that is on the device",
+        environment: Mapping[str, str] | None = None,
         explain: Callable[[End], AgentLostError] = crashed,
     ) -> None:
         self.name = name or " ".join(command)
@@ -88,7 +89,7 @@ class LineProcess:
         self._received = bytearray()
         self._errors = bytearray()
         self._ended = False
-        self._process = _popen(command, missing)
+        self._process = _popen(command, missing, {**os.environ, **(environment or {})})
 
     @property
     def pid(self) -> int:
@@ -231,7 +232,9 @@ def _left_s(deadline: float) -> float:
     return left_s
 
 
-def _popen(command: Sequence[str], missing: str) -> subprocess.Popen[bytes]:
+def _popen(
+    command: Sequence[str], missing: str, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
     try:
         process = subprocess.Popen(
             command,
@@ -239,6 +242,7 @@ def _popen(command: Sequence[str], missing: str) -> subprocess.Popen[bytes]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
+            env=environment,
             start_new_session=True,
         )
     except OSError as error:

@@ -37,10 +37,11 @@ class Parcel:
     digest: str
     archive: bytes
 
-    def preamble(self, mode: str, folder: str | None) -> bytes:
+    def preamble(self, mode: str, folder: str | None, lock: str | None = None) -> bytes:
         """What goes first through the command's standard input; ``mode`` is what the agent does.
 
-        ``folder`` is where on the device, None for the usual place.
+        ``folder`` is where on the device, ``lock`` the file that one run at a time locks there;
+        None for the usual places.
         """
         header = {
             "digest": self.digest,
@@ -48,6 +49,7 @@ class Parcel:
             "sha256": hashlib.sha256(self.archive).hexdigest(),
             "mode": mode,
             "folder": folder,
+            "lock": lock,
         }
         return json.dumps(header).encode("ascii") + b"\n" + self.archive
 

@@ -60,7 +60,8 @@ class Preflight:
         throttled = throttled_now(dict(self.found["health"]))
         hot = [f"{throttled}: let it cool, check its power supply"] if throttled else []
         busy = [
-            f"{one['name']} (pid {one['pid']}) uses {one['cpu_percent']:.0f} % of a core: end it"
+            f"{one['name']} (pid {one['pid']}) uses {one['cpu_percent']:.0f} % of a core: "
+            "wait for it, or end it"
             for one in self.found["processes"]
             if one["cpu_percent"] > BUSY_PERCENT
         ]

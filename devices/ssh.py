@@ -8,6 +8,7 @@ and is deleted in the end.
 from __future__ import annotations
 
 import contextlib
+import json
 import shlex
 import time
 from collections.abc import Sequence
@@ -49,9 +50,11 @@ REMOVE_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class SshConnection:
-    """``host`` and ``options`` as one gives them to ssh, ``python`` and ``folder`` on the device.
+    """``host`` and ``options`` as one gives them to ssh; the paths are the device's.
 
-    With ``keep`` the agent and the files stay for the next time; ``name`` is by default the host.
+    ``folder`` is where agent and files go, ``lock`` what one run at a time locks; None for the
+    usual places.  With ``keep`` the agent and the files stay for the next time; ``name`` is by
+    default the host.
     """
 
     host: str
@@ -59,6 +62,7 @@ class SshConnection:
     python: str = "python3"
     options: Sequence[str] = ()
     folder: str | None = None
+    lock: str | None = None
     keep: bool = False
     hold: bool = False
     name: str = ""
@@ -102,14 +106,26 @@ class SshConnection:
         return pushed
 
     def close(self) -> None:
-        """Delete what was brought to the device, if it can still be reached; other runs keep it."""
+        """Delete what was brought to the device, if it can still be reached.
+
+        What another run uses stays, for that one to delete.  ``left_behind`` says what else stayed.
+        """
         if self.keep or not self._left:
             return
         with contextlib.suppress(AgentError, TimeoutError, EOFError, LineTooLongError):
             link = self._boot("remove", CLOSE_TIMEOUT_S)
             with contextlib.closing(link):
-                link.exchange([], REMOVE_TIMEOUT_S, MAX_NOISE_BYTES)
-        self._left.clear()
+                answer = link.exchange([], REMOVE_TIMEOUT_S, MAX_NOISE_BYTES)
+            if _is_done(answer):
+                self._left.clear()
+
+    @property
+    def left_behind(self) -> str:
+        """A line for the user, after ``close``: what could not be deleted; "" for nothing."""
+        if self.keep or not self._left:
+            return ""
+        places = ", ".join(sorted(self._left))
+        return f"{places} on {self.name} could not be deleted; the end of the next run does it"
 
     def _boot(self, mode: str, timeout_s: float) -> LineProcess:
         """Start ssh and return it when what it answers is the agent's, in this mode."""
@@ -135,7 +151,7 @@ class SshConnection:
 
     def _first_words(self, link: LineProcess, mode: str, timeout_s: float) -> str:
         """Send the agent and return what the boot program says of it."""
-        pieces = [agent_parcel().preamble(mode, self.folder)]
+        pieces = [agent_parcel().preamble(mode, self.folder, self.lock)]
         deadline = time.monotonic() + timeout_s
         noise_bytes, marker = 0, MARKER.encode("ascii")
         try:
@@ -161,6 +177,13 @@ class SshConnection:
             f"the login scripts of {self.host} print more than {MAX_NOISE_BYTES} bytes",
             "have them print only where there is a terminal",
         )
+
+
+def _is_done(answer: bytes) -> bool:
+    try:
+        return json.loads(answer)["ok"] is True
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _ready(host: str, words: str) -> str:

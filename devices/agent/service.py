@@ -32,6 +32,8 @@ from .protocol import (
 COMMON_OPTIONS: Dict[str, Check] = {"memory_limit_mib": integer(1, 1 << 24)}
 #: A host that asks nothing for so long, or takes no reply, has gone.
 IDLE_S = 600.0
+#: The same while clocks are held: of a host that is gone they must not stay so for long.
+HOLDING_IDLE_S = 120.0
 PR_SET_PDEATHSIG = 1
 
 
@@ -65,7 +67,7 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
         for line in _lines(requests):
             alarm.end_process_after(IDLE_S)
             reply, is_last = _answer(line, jobs)
-            alarm.end_process_after(IDLE_S)
+            alarm.end_process_after(jobs.idle_s)
             replies.write(reply)
             replies.flush()
             if is_last:
@@ -80,6 +82,11 @@ class Jobs(object):
 
     def __init__(self) -> None:
         self._held: Optional[power.Held] = None
+
+    @property
+    def idle_s(self) -> float:
+        """How long the host may be silent."""
+        return IDLE_S if self._held is None else HOLDING_IDLE_S
 
     def do(self, request: Request) -> Dict[str, Any]:
         """Return the result of the request."""

@@ -16,7 +16,7 @@ import stat
 import sys
 import tempfile
 from contextlib import suppress
-from typing import Any, BinaryIO, Dict, List
+from typing import Any, BinaryIO, Dict, List, Optional, Tuple
 
 from . import alarm
 from .checks import JobError, bad_request
@@ -27,10 +27,13 @@ from .protocol import (
     decode,
     encode,
     error_body,
+    file_digest,
     parse_announcement,
 )
 
 MARKER = "in-use"
+#: The number of the open file by which the boot program, which ran from ROOT, holds it.
+IN_USE_VARIABLE = "DSHRINK_IN_USE"
 FILES = "files"
 PIECE_BYTES = 1 << 20
 #: A host that sends nothing for so long has gone.
@@ -46,8 +49,10 @@ def receive_main(root: str) -> int:
 
 def remove_main(root: str) -> int:
     """Delete what dshrink left under ROOT; return the exit status."""
+    given = os.environ.get(IN_USE_VARIABLE)
     try:
-        reply: Dict[str, Any] = {"ok": True, "removed": remove(root)}
+        removed = remove(root, None if given is None else int(given))
+        reply: Dict[str, Any] = {"ok": True, "removed": removed}
     except (JobError, OSError) as error:
         reply = {"ok": False, "error": error_body(_as_job_error(error))}
     sys.stdout.buffer.write(encode(reply))
@@ -79,15 +84,10 @@ def receive(root: str, requests: BinaryIO, replies: BinaryIO) -> int:
 
 
 def use(root: str) -> int:
-    """Return an open file that keeps others from removing ROOT until it is closed.
-
-    What killed pushes left half written is deleted, where nobody else is here.
-    """
+    """Return an open file that keeps others from removing ROOT until it is closed."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     in_use = os.open(os.path.join(root, MARKER), flags, 0o600)
     try:
-        if flock(in_use, wait=False):
-            _delete_parts(os.path.join(root, FILES))
         flock(in_use, shared=True)
         if os.fstat(in_use).st_nlink == 0:
             raise JobError(
@@ -101,15 +101,19 @@ def use(root: str) -> int:
     return in_use
 
 
-def remove(root: str) -> bool:
+def remove(root: str, in_use: Optional[int] = None) -> bool:
     """Delete what dshrink made under ROOT, and ROOT itself where it is empty then.
 
-    False where another run uses it.  Anything else that lies there stays.
+    False where another run uses it.  Anything else that lies there stays.  ``in_use`` is the open
+    marker, where the caller has it; it is closed.
     """
-    in_use = _open_ours(root)
+    if in_use is None:
+        in_use = _open_ours(root)
     try:
         if not flock(in_use, wait=False):
             return False
+        if os.fstat(in_use).st_nlink == 0:
+            return not os.path.exists(root)  # what is there now is of a run that came later
         _delete_files(os.path.join(root, FILES))
         for name in os.listdir(root):
             if _OUR_AGENT.match(name):
@@ -138,6 +142,7 @@ def _receive(folder: str, requests: BinaryIO, replies: BinaryIO) -> None:
     files = parse_announcement(decode(requests.readline(MAX_LINE_BYTES + 1)))
     with suppress(FileExistsError):
         os.mkdir(folder, 0o700)
+    _delete_parts(folder)
     lacking = [file for file in files if not _has(folder, file)]
     _send(replies, {"ok": True, "folder": folder, "lacking": [one.sha256 for one in lacking]})
     for file in lacking:
@@ -146,35 +151,48 @@ def _receive(folder: str, requests: BinaryIO, replies: BinaryIO) -> None:
 
 
 def _has(folder: str, file: Announced) -> bool:
-    # By size alone: the digest is checked whenever the file is measured.
+    alarm.end_process_after(IDLE_S)
+    path = _path(folder, file.sha256)
     try:
-        state = os.lstat(_path(folder, file.sha256))
-    except FileNotFoundError:
+        state = os.lstat(path)
+        # The size first: it costs nothing.  A file that was damaged in its place has the right one.
+        is_candidate = stat.S_ISREG(state.st_mode) and state.st_size == file.size_bytes
+        return is_candidate and file_digest(path) == file.sha256
+    except OSError:  # not there, or on a part of the disk that cannot be read any more
         return False
-    return stat.S_ISREG(state.st_mode) and state.st_size == file.size_bytes
 
 
 def _take(folder: str, file: Announced, requests: BinaryIO) -> str:
     """Write the next file of the stream; it has its name only when it is whole."""
-    handle, part = tempfile.mkstemp(prefix=file.sha256 + ".", suffix=".part", dir=folder)
+    handle, part = _new_part(folder, file.sha256)
     try:
         with os.fdopen(handle, "wb") as target:
             digest = _copy(file, requests, target)
             target.flush()
             os.fsync(target.fileno())
-        if digest != file.sha256:
-            raise JobError(
-                "wrong_digest",
-                f"what came for {file.sha256} has the SHA-256 {digest}",
-                "the file changed or arrived damaged: push it again",
-            )
-        path = _path(folder, file.sha256)
-        os.replace(part, path)
+            if digest != file.sha256:
+                raise JobError(
+                    "wrong_digest",
+                    f"what came for {file.sha256} has the SHA-256 {digest}",
+                    "the file changed or arrived damaged: push it again",
+                )
+            path = _path(folder, file.sha256)
+            os.replace(part, path)  # while it is locked
     except BaseException:
         with suppress(OSError):
             os.unlink(part)
         raise
     return path
+
+
+def _new_part(folder: str, sha256: str) -> Tuple[int, str]:
+    """Open a new file, locked as long as it is written: by that others know that it is."""
+    while True:
+        handle, part = tempfile.mkstemp(prefix=sha256 + ".", suffix=".part", dir=folder)
+        # Before it was locked somebody may have taken it for one that nobody writes.
+        if flock(handle, wait=False) and os.fstat(handle).st_nlink:
+            return handle, part
+        os.close(handle)
 
 
 def _copy(file: Announced, requests: BinaryIO, target: BinaryIO) -> str:
@@ -196,9 +214,18 @@ def _path(folder: str, sha256: str) -> str:
 
 
 def _delete_parts(folder: str) -> None:
+    """Delete what killed pushes left half written: what nobody has locked."""
     for name in _ours(folder):
-        if name.endswith(".part"):
-            os.unlink(os.path.join(folder, name))
+        if not name.endswith(".part"):
+            continue
+        path = os.path.join(folder, name)
+        with suppress(OSError):  # it was finished or deleted meanwhile
+            part = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+            try:
+                if flock(part, wait=False):
+                    os.unlink(path)
+            finally:
+                os.close(part)
 
 
 def _delete_files(folder: str) -> None:

@@ -64,8 +64,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A folder on a disk that holds 2 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
+    if shutil.which("mount") is None:
+        pytest.skip("there is no mount command here")
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("a small disk cannot be mounted here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    refused = subprocess.run(mount, capture_output=True, text=True)
+    if refused.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {refused.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)

@@ -292,6 +292,21 @@ def test_an_agent_that_is_not_asked_to_holds_nothing(tmp_path: Path) -> None:
         assert process.held == ()
 
 
+def test_holding_the_clocks_has_a_limit_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert agent_process.HOLD_TIMEOUT_S > 2 * agent_process.START_TIMEOUT_S
+    monkeypatch.setattr(agent_process, "HOLD_TIMEOUT_S", 0.3)
+    with pytest.raises(AgentLostError, match=r"no reply within 0\.3 s to hold"):
+        AgentProcess(stand_in(tmp_path, "ask(); time.sleep(600)"), timeout_s=5.0, hold=True)
+
+
+def test_a_local_agent_locks_the_file_that_is_named(tmp_path: Path, fake_job: Job) -> None:
+    with LocalConnection(lock=str(tmp_path / "lock")).start_agent() as agent:
+        assert agent.request(fake_job("work"), PATIENCE_S)["wall_ns"]
+    assert (tmp_path / "lock").exists()
+
+
 def test_an_agent_that_may_not_hold_the_clocks_does_not_start(tmp_path: Path) -> None:
     body = """
         error = {"type": "not_permitted", "message": "only root may", "advice": "use sudo"}

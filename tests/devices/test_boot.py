@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import zipfile
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pythons import needs
 
+from devices import boot as boot_program
 from devices import parcel
+from devices.agent import store
+from devices.agent.checks import JobError
 from devices.agent.protocol import folder_digest
 from devices.errors import InventoryError
 from devices.parcel import Parcel, agent_parcel, boot_command
@@ -44,6 +50,14 @@ def start(
         cwd=cwd,
         env=os.environ | {"HOME": str(cwd)} | environment,
     )
+
+
+def remove(root: Path) -> bool:
+    """Whether the folder is removed, as a run that ends would do it; True where it is gone."""
+    try:
+        return store.remove(str(root))
+    except JobError:
+        return True
 
 
 def boot(
@@ -193,6 +207,94 @@ def test_two_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
             assert b"dshrink: ready" in process.stdout.read()
         assert process.returncode == 0
     assert [one.name for one in (tmp_path / "root").glob("agent-*")] == [f"agent-{DIGEST}"]
+
+
+@pytest.mark.parametrize("mode", ["serve", "receive"])
+def test_nobody_removes_the_folder_before_the_agent_holds_it_itself(
+    tmp_path: Path, mode: str
+) -> None:
+    waits = "import sys; print('started', flush=True); sys.stdin.read()"
+    root = tmp_path / "root"
+    with start(cwd=tmp_path) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(pack(waits).preamble(mode, "root"))
+        process.stdin.flush()
+        assert b"started\n" in iter(process.stdout.readline, b"")
+        assert not store.remove(str(root))
+        process.stdin.close()
+        assert status_of(process) == 0
+    assert store.remove(str(root)) and not root.exists()
+
+
+def test_an_agent_that_removes_the_folder_has_it_for_itself(tmp_path: Path) -> None:
+    with start(cwd=tmp_path) as process:
+        output, _ = process.communicate(agent_parcel().preamble("remove", "root"), PATIENCE_S)
+    assert json.loads(output.splitlines()[-1]) == {"ok": True, "removed": True}
+    assert not (tmp_path / "root").exists()
+
+
+def test_of_those_who_remove_the_folder_at_once_the_last_does_and_none_fails(
+    tmp_path: Path,
+) -> None:
+    for _ in range(3):
+        processes = [start(cwd=tmp_path) for _ in range(4)]
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write(agent_parcel().preamble("remove", "root"))
+            process.stdin.close()
+        for process in processes:
+            with process:
+                assert process.stdout is not None
+                assert json.loads(process.stdout.read().splitlines()[-1])["ok"]
+        assert not (tmp_path / "root").exists()
+
+
+def test_a_folder_that_is_removed_while_it_is_claimed_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removals = [tmp_path.joinpath("root", "in-use").unlink, lambda: remove(tmp_path / "root")]
+    real = os.open
+
+    def removed_after_opening(path: Any, *how: int) -> int:
+        file = real(path, *how)
+        if removals:
+            removals.pop()()
+        return file
+
+    monkeypatch.setattr(boot_program.os, "open", removed_after_opening)
+    root, in_use = boot_program.claim(str(tmp_path / "root"))
+    monkeypatch.undo()
+    assert not removals and not store.remove(root)
+    os.close(in_use)
+    assert store.remove(root)
+
+
+def test_agents_start_while_other_runs_remove_what_they_brought(tmp_path: Path) -> None:
+    root, ended = tmp_path / "root", threading.Event()
+
+    def remove_again_and_again() -> None:
+        while not ended.is_set():
+            remove(root)
+
+    remover = threading.Thread(target=remove_again_and_again)
+    remover.start()
+    try:
+        for _ in range(10):
+            with start(cwd=tmp_path) as process:
+                preamble = agent_parcel().preamble("serve", "root")
+                output, _ = process.communicate(preamble, PATIENCE_S)
+            assert output.strip() == f"dshrink: ready {root}".encode()
+            assert process.returncode == 0
+    finally:
+        ended.set()
+        remover.join(PATIENCE_S)
+
+
+def test_the_agent_learns_which_file_the_device_has_to_lock(tmp_path: Path) -> None:
+    program = "import os; print(os.environ['DSHRINK_DEVICE_LOCK'])"
+    for lock, expected in ((None, "usual"), ("/run/lock/ours", "/run/lock/ours")):
+        sent = pack(program).preamble("serve", "root", lock)
+        assert boot(tmp_path, sent=sent, DSHRINK_DEVICE_LOCK="usual")[0][-1] == expected
 
 
 @pytest.mark.parametrize("damage", ["", "raise SystemExit(1)", None])

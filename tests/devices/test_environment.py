@@ -32,6 +32,27 @@ def test_a_hello_that_lacks_facts_is_refused(result) -> None:
         Environment.from_hello(result)
 
 
+@pytest.mark.parametrize(
+    ("fact", "value"),
+    [
+        ("cpu_affinity", 5),
+        ("cpu_affinity", ["0"]),
+        ("runtimes", None),
+        ("runtimes", []),
+        ("runtimes", {"onnxruntime": 1}),
+        ("cores", True),
+        ("cores", "4"),
+        ("python", None),
+        ("governor", 3),
+        ("memory_gib", "1"),
+    ],
+)
+def test_a_fact_of_another_kind_is_refused_by_name(fact: str, value: object) -> None:
+    with pytest.raises(AgentLostError, match=rf"facts of another kind: {fact} ") as caught:
+        Environment.from_hello({"environment": FACTS | {fact: value}})
+    assert caught.value.type == "start_failed"
+
+
 def test_what_changes_by_the_minute_changes_neither_digest_nor_comparison() -> None:
     before = Environment.from_hello({"environment": FACTS})
     after = replace(before, load_average=7.5, frequency_mhz=1.0)

@@ -140,6 +140,29 @@ def test_a_board_may_be_like_another_board_above_but_has_an_address_of_its_own(
     assert cellar.host is None
 
 
+def test_a_host_implies_ssh_whatever_the_board_is_like(tmp_path: Path) -> None:
+    file = user_file(
+        tmp_path,
+        '[server]\nlike = "local"\nhost = "me@server"\n'
+        '[other]\nlike = "server"\nconnection = "local"\n'
+        '[phone]\nlike = "pixel3"\nhost = "me@phone"\nconnection = "adb"\n',
+    )
+    inventory = load_inventory(file)
+    server = connect(inventory.get("server"))
+    assert server == SshConnection("me@server", name="server")
+    assert connect(inventory.get("other")) == LocalConnection(name="other")
+    assert inventory.get("phone").connection == "adb"
+    assert inventory.get("local").connection == "local"
+
+
+def test_the_file_to_lock_is_named_for_a_near_and_for_a_far_device(tmp_path: Path) -> None:
+    line = 'lock = "/shared/lock"\n'
+    file = user_file(tmp_path, f'[local]\n{line}[tx2]\nhost = "tx2"\n{line}')
+    inventory = load_inventory(file)
+    assert connect(inventory.get("local")) == LocalConnection(lock="/shared/lock")
+    assert connect(inventory.get("tx2")) == SshConnection("tx2", lock="/shared/lock")
+
+
 def test_the_user_overrides_one_fact_of_one_runtime(tmp_path: Path) -> None:
     file = user_file(tmp_path, '[raspi4.runtimes.onnxruntime]\nversions = ">=1.16"\n')
     ours, known = load_inventory(file).get("raspi4"), load_inventory().get("raspi4")
@@ -181,6 +204,11 @@ def test_the_user_s_file_is_found_where_the_environment_says(
         ("[local]\nkeep = 1", "keep must be of type bool, got 1"),
         ('[local]\nssh_options = "-p 22"', "ssh_options must be of type list"),
         ('[tx2]\nhost = "-oProxyCommand=x"', "host '-oProxyCommand=x' is no such as user@machine"),
+        (
+            '[board]\nlike = "local"\nhost = "x"\nconnection = "local"',
+            "board: connection \"local\" is this machine, not host 'x'",
+        ),
+        ('[local]\nlock = "tmp/lock"', "local: lock 'tmp/lock' is no absolute path"),
         ('[tx2]\nhost = ""', "host '' is no such as"),
         ('[board]\nlike = "toaster"', "is like 'toaster'"),
         ('[board]\nlike = "board"', "is like 'board', which is not known above"),

@@ -67,7 +67,7 @@ def test_advice_names_what_disturbs_and_what_to_do() -> None:
     governor, hot, process = found.advice
     assert "governor powersave" in governor and "sudo tee" in governor
     assert "under-voltage" in hot and "power supply" in hot
-    assert process == "updater (pid 77) uses 84 % of a core: end it"
+    assert process == "updater (pid 77) uses 84 % of a core: wait for it, or end it"
 
 
 def test_a_governor_does_not_matter_where_the_clock_is_pinned() -> None:

@@ -61,6 +61,7 @@ def test_what_is_to_stay_stays(ssh_server: SshServer, tmp_path: Path) -> None:
     [pushed] = connection.push([tmp_path / "file"])
     connection.close()
     root = ssh_server.home / "cache" / "dshrink"
+    assert connection.left_behind == ""
     assert Path(pushed.path).read_bytes() == b"content"
     assert list(root.glob("agent-*/__main__.py"))
 
@@ -72,6 +73,7 @@ def test_a_run_takes_nothing_from_another_that_goes_on(
     with staying.start_agent() as agent:
         job = pushed_job(leaving, fake_job("work"))
         leaving.close()
+        assert leaving.left_behind == ""
         assert agent.request(job, PATIENCE_S)["wall_ns"]
     staying.close()
     assert not ssh_server.folder.exists()
@@ -214,6 +216,27 @@ def test_a_job_that_hangs_is_ended_on_the_device(ssh_server: SshServer, fake_job
         with pytest.raises(AgentLostError, match="no reply within"):
             agent.request(job, 0.3)
     assert wait_until(lambda: not ssh_server.agents)
+
+
+def test_a_job_that_its_own_alarm_ends_is_a_timeout_and_no_crash(
+    ssh_server: SshServer, fake_job: Job
+) -> None:
+    connection = ssh_server.connect()
+    with connection.start_agent() as agent:
+        job = pushed_job(connection, fake_job("hang"))
+        with pytest.raises(AgentLostError, match=r"device ended .* time limit of 1 s") as caught:
+            agent.request(job | {"timeout_s": 1}, PATIENCE_S)
+    assert (caught.value.type, caught.value.exit_status) == ("timeout", -signal.SIGALRM)
+
+
+def test_the_device_locks_the_file_that_is_named(
+    ssh_server: SshServer, fake_job: Job, tmp_path: Path
+) -> None:
+    connection = ssh_server.connect(lock=str(tmp_path / "named"))
+    with connection.start_agent() as agent:
+        assert agent.request(pushed_job(connection, fake_job("work")), PATIENCE_S)["wall_ns"]
+    assert (tmp_path / "named").exists()
+    assert not (ssh_server.home / "device.lock").exists()
 
 
 def test_a_killed_host_leaves_no_agent_in_mid_job(ssh_server: SshServer, fake_job: Job) -> None:
@@ -463,6 +486,19 @@ def test_closing_where_the_device_is_gone_is_short_and_no_error(ssh_server: SshS
     start_s = time.monotonic()
     connection.close()
     assert time.monotonic() - start_s < 10.0
+    assert f"{ssh_server.folder} on device could not be deleted" in connection.left_behind
+    ssh_server.start()
+    connection.close()
+    assert connection.left_behind == "" and not ssh_server.folder.exists()
+
+
+def test_a_folder_that_the_device_cannot_delete_is_named(ssh_server: SshServer) -> None:
+    connection = ssh_server.connect()
+    connection.start_agent().close()
+    # Whatever the agent is asked there, it is this one that answers.
+    command(ssh_server, f"printf 'dshrink: ready {ssh_server.folder}\\n{{\"ok\": false}}\\n'")
+    connection.close()
+    assert str(ssh_server.folder) in connection.left_behind
 
 
 def test_closing_what_was_never_reached_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

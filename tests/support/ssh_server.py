@@ -57,7 +57,7 @@ class SshServer:
         #: What the agents of ``connect`` get as their folder.
         self.folder = home / "root"
         self.options = ("-F", str(home / "client"))
-        self.port = _free_port()
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         home.mkdir()
         for name in ("host_key", "user_key", "other_key"):
@@ -223,7 +223,8 @@ def wait_until(holds: Callable[[], Any], patience_s: float = PATIENCE_S) -> bool
     return True
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine where nothing listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+from ssh_server import wait_until
 
 from devices.agent.commands import Commands
 from devices.agent.jetson import is_jetson, parse_statistics, power_mode, statistics
@@ -44,13 +45,6 @@ def has_ended(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
         return True
-
-
-def until(condition, seconds: float = 10.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return bool(condition())
 
 
 @pytest.fixture
@@ -137,13 +131,13 @@ def test_tegrastats_is_read_once_and_ended_though_it_runs_for_ever(tools: Path) 
     loop = "while :; do sleep 0.05; echo more; done"
     command(tools, "tegrastats", f"echo $$ > {tools}/pid\necho '{TX2}'\n{loop}")
     assert statistics()["gpu_mhz"] == 624
-    assert until(lambda: has_ended(int((tools / "pid").read_text())))
+    assert wait_until(lambda: has_ended(int((tools / "pid").read_text())))
 
 
 def test_a_silent_tegrastats_is_ended_too(tools: Path) -> None:
     command(tools, "tegrastats", f"echo $$ > {tools}/pid\nexec sleep 600")
     assert Commands().first_line(["tegrastats"], timeout_s=1.0) == ""
-    assert until(lambda: has_ended(int((tools / "pid").read_text())))
+    assert wait_until(lambda: has_ended(int((tools / "pid").read_text())))
 
 
 def test_a_tool_that_is_not_there_says_nothing(tmp_path: Path, monkeypatch) -> None:

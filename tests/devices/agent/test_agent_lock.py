@@ -9,13 +9,13 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ssh_server import wait_until
 
 from devices.agent import alarm, lock, service
 from devices.agent.checks import JobError
@@ -52,14 +52,6 @@ def is_free(path: Path) -> bool:
     return True
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for the condition; fail where it does not come."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 def warming_up(job: dict[str, Any], seconds: float) -> dict[str, Any]:
     """The same job, but it takes at least so long."""
     return job | {"rule": job["rule"] | {"warmup_s": seconds, "warmup_cap_s": seconds}}
@@ -76,7 +68,7 @@ def measuring(agent: AgentProcess, job: dict[str, Any], path: Path) -> Iterator[
     asking = threading.Thread(target=ask)
     asking.start()
     try:
-        until(lambda: not is_free(path))
+        assert wait_until(lambda: not is_free(path), PATIENCE_S)
         yield asking
     finally:
         with suppress(ProcessLookupError):
@@ -229,8 +221,10 @@ def test_outside_the_main_thread_a_taken_lock_is_busy_at_once(tmp_path: Path) ->
 def test_a_job_that_hangs_is_ended_by_the_kernel_though_the_host_waits_on(
     new_agent: AgentProcess, fake_job: Job, device_lock: Path
 ) -> None:
-    with pytest.raises(AgentLostError, match="SIGALRM") as caught:
+    said = r"the device ended measure .*hang\.json after its time limit of 1 s"
+    with pytest.raises(AgentLostError, match=said) as caught:
         new_agent.request(fake_job("hang") | {"timeout_s": 1}, PATIENCE_S)
+    assert caught.value.type == "timeout"
     assert caught.value.exit_status == -signal.SIGALRM
     assert is_free(device_lock)
 
@@ -244,7 +238,7 @@ def test_an_alarm_that_was_inherited_ignored_and_blocked_ends_the_job_all_the_sa
     )
     with (
         altered_agent("", before) as agent,
-        pytest.raises(AgentLostError, match="SIGALRM"),
+        pytest.raises(AgentLostError, match="time limit"),
     ):
         agent.request(fake_job("hang") | {"timeout_s": 1}, PATIENCE_S)
 
@@ -258,6 +252,25 @@ def test_the_limit_of_a_job_ends_with_the_job(agent: AgentProcess, fake_job: Job
 def test_an_agent_that_is_asked_nothing_ends() -> None:
     with altered_agent("service.IDLE_S = 0.3") as agent:
         assert agent._process.wait(PATIENCE_S) == -signal.SIGALRM
+
+
+def test_an_agent_that_was_asked_too_late_crashed_and_its_next_job_took_no_time(
+    fake_job: Job,
+) -> None:
+    with altered_agent("service.IDLE_S = 0.3") as agent:
+        agent._process.wait(PATIENCE_S)
+        with pytest.raises(AgentLostError, match="SIGALRM") as caught:
+            agent.request(fake_job("work") | {"timeout_s": 1}, PATIENCE_S)
+    assert caught.value.type == "agent_crashed"
+
+
+def test_who_holds_clocks_is_not_waited_for_as_long() -> None:
+    holds_nothing = "from devices.agent import power; power.hold = lambda: power.Held([])"
+    change = f"{holds_nothing}; service.HOLDING_IDLE_S = 0.3"
+    with altered_agent(change) as agent:
+        agent.request({"do": "hold"}, PATIENCE_S)
+        assert agent._process.wait(PATIENCE_S) == -signal.SIGALRM
+    assert service.HOLDING_IDLE_S < service.IDLE_S
 
 
 def test_a_job_may_take_longer_than_a_host_may_be_silent(fake_job: Job) -> None:

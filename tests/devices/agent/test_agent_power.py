@@ -4,11 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ssh_server import wait_until
 
 from devices.agent import power
 from devices.agent.checks import JobError
@@ -21,13 +20,6 @@ held = power.hold(sys.argv[1], lock_path=sys.argv[2])
 print("held", flush=True)
 time.sleep(600)
 """
-
-
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return condition()
 
 
 @pytest.fixture
@@ -78,7 +70,7 @@ def test_governors_are_put_back_though_the_holder_is_killed(
         os.killpg(holder.pid, number)
         # The end of its output comes though the guardian may still be there.
         assert holder.stdout.read() == b""
-    assert until(lambda: governors(cores) == BEFORE)
+    assert wait_until(lambda: governors(cores) == BEFORE)
 
 
 def test_the_guardian_outlives_signals_that_are_meant_for_the_run(cores, lock_path: str) -> None:
@@ -215,7 +207,7 @@ def test_a_jetson_is_put_back_though_the_holder_is_killed(board, lock_path: str)
         assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
         assert state(board) == ("0", "max")
         os.killpg(holder.pid, signal.SIGKILL)
-    assert until(lambda: state(board) == ("1", "free") and not leftovers(board))
+    assert wait_until(lambda: state(board) == ("1", "free") and not leftovers(board))
 
 
 def test_a_jetson_whose_clocks_cannot_be_set_is_left_as_it_was(board, lock_path: str) -> None:

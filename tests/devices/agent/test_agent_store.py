@@ -6,14 +6,13 @@ import hashlib
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ssh_server import wait_until
 
 from devices.agent import protocol, store
 from devices.connection import AGENT_FOLDER
@@ -64,24 +63,6 @@ def root(tmp_path: Path) -> Path:
     return made
 
 
-@pytest.fixture
-def small_root(tmp_path: Path) -> Iterator[Path]:
-    """A folder that holds one megabyte and no more."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(place)]
-    try:
-        refused = subprocess.run(mount, capture_output=True, text=True)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command here")
-    if refused.returncode:
-        pytest.skip(f"a file system of one megabyte cannot be mounted: {refused.stderr.strip()}")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
-
-
 def test_lacking_files_arrive_under_the_digest_of_their_content(root: Path) -> None:
     contents = [b"first", b"", b"x" * 3_000_000]
     status, replies = push(root, announcement(*contents) + b"".join(contents))
@@ -110,6 +91,15 @@ def test_a_file_of_another_size_is_replaced(root: Path) -> None:
     path = root / "files" / f"{sha256(b'whole')}.onnx"
     path.write_bytes(b"who")
     assert push(root, announcement(b"whole") + b"whole")[0] == 0
+    assert path.read_bytes() == b"whole"
+
+
+def test_a_file_that_was_damaged_at_its_size_is_sent_again(root: Path) -> None:
+    push(root, announcement(b"whole") + b"whole")
+    path = root / "files" / f"{sha256(b'whole')}.onnx"
+    path.write_bytes(b"whale")
+    status, replies = push(root, announcement(b"whole") + b"whole")
+    assert status == 0 and replies[0]["lacking"] == [sha256(b"whole")]
     assert path.read_bytes() == b"whole"
 
 
@@ -172,10 +162,10 @@ def test_content_of_another_digest_is_refused(root: Path) -> None:
     assert names(root / "files") == []
 
 
-def test_a_full_disk_is_an_error_and_leaves_room(small_root: Path) -> None:
+def test_a_full_disk_is_an_error_and_leaves_room(small_disk: Path) -> None:
     content = os.urandom(3_000_000)
     done = subprocess.run(
-        [*AGENT, "receive", str(small_root)],
+        [*AGENT, "receive", str(small_disk)],
         input=announcement(b"small", content) + b"small" + content,
         capture_output=True,
     )
@@ -183,8 +173,8 @@ def test_a_full_disk_is_an_error_and_leaves_room(small_root: Path) -> None:
     first, small, error = map(json.loads, done.stdout.splitlines())
     assert first["ok"] and small["ok"]
     assert error["error"]["type"] == "disk_full" and "No space left" in error["error"]["message"]
-    assert names(small_root / "files") == [f"{sha256(b'small')}.onnx"]
-    assert push(small_root, announcement(b"y" * 500_000) + b"y" * 500_000)[0] == 0
+    assert names(small_disk / "files") == [f"{sha256(b'small')}.onnx"]
+    assert push(small_disk, announcement(b"y" * 500_000) + b"y" * 500_000)[0] == 0
 
 
 def test_a_folder_that_is_not_there_is_an_error(root: Path) -> None:
@@ -214,15 +204,34 @@ def test_what_a_killed_push_left_half_written_is_deleted_by_the_next(root: Path)
         receiver.stdin.flush()
         receiver.stdout.readline()
         receiver.stdout.readline()
-        # The second file is begun before its first bytes are asked for.
-        os.kill(receiver.pid, signal.SIGSTOP)
+        assert wait_until(lambda: list(root.rglob("*.part")))
         (root / "files" / f"{sha256(b'c')}.left.part").write_bytes(b"c")
         push(root, announcement(b"d") + b"d")
-        assert list(root.rglob("*.left.part")), "somebody else was at work here"
+        assert not list(root.rglob("*.left.part"))
+        [written] = root.rglob("*.part")  # somebody else is still at work on this one
+        assert written.name.startswith(sha256(b"b" * 100))
         receiver.kill()
     push(root, announcement(b"e") + b"e")
     assert not list(root.rglob("*.part"))
     assert len(names(root / "files")) == 3
+
+
+def test_a_part_that_was_taken_for_a_dead_one_before_it_was_locked_is_begun_anew(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "files").mkdir()
+    real, deleted = store.flock, []
+
+    def delete_first(file: int, shared: bool = False, wait: bool = True) -> bool:
+        for part in root.rglob("*.part") if not deleted else ():
+            part.unlink()
+            deleted.append(part)
+        return real(file, shared, wait)
+
+    monkeypatch.setattr(store, "flock", delete_first)
+    status, replies = push(root, announcement(b"a") + b"a")
+    assert status == 0 and len(deleted) == 1
+    assert Path(replies[-1]["path"]).read_bytes() == b"a"
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[bytes]:
@@ -309,6 +318,25 @@ def test_a_folder_that_goes_while_it_is_opened_is_an_error(
 
     monkeypatch.setattr(store, "flock", remove_first)
     assert refusal(root, announcement(b"a"))["type"] == "device_busy"
+
+
+def test_who_removes_second_takes_nothing_from_the_run_that_came_after_the_first(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(root, announcement(b"a") + b"a")
+    opened = store._open_ours
+
+    def remove_and_come_back(folder: str) -> int:
+        in_use = opened(folder)
+        monkeypatch.undo()
+        assert store.remove(folder) and not root.exists()
+        root.mkdir()
+        push(root, announcement(b"b") + b"b")
+        return in_use
+
+    monkeypatch.setattr(store, "_open_ours", remove_and_come_back)
+    assert not store.remove(str(root))
+    assert names(root / "files") == [f"{sha256(b'b')}.onnx"]
 
 
 def test_an_agent_whose_folder_is_gone_says_so(root: Path) -> None:

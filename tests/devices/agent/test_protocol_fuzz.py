@@ -10,6 +10,7 @@ import io
 import json
 import os
 import random
+import signal
 import string
 import subprocess
 import sys
@@ -30,6 +31,8 @@ from devices.connection import AGENT_FOLDER
 MESSAGES = 10_000
 PUSHES = 3_000
 PATIENCE_S = 60.0
+#: For a thousand requests, on the slowest machine.
+ASK_PATIENCE_S = 300.0
 #: What the agent may grow by: its allocator keeps what the longest lines took.
 MOST_GROWTH_KIB = 64 * 1024
 QUICK = {
@@ -280,10 +283,15 @@ class LiveAgent:
             stdin.flush()
 
         writer = threading.Thread(target=write)
+        # A lost reply would be waited for for ever: at the agent's end there is an empty line.
+        deadline = threading.Timer(ASK_PATIENCE_S, self.process.kill)
         writer.start()
-        replies = [json.loads(stdout.readline()) for _ in requests]
-        writer.join(PATIENCE_S)
-        return replies
+        deadline.start()
+        try:
+            return [json.loads(stdout.readline()) for _ in requests]
+        finally:
+            deadline.cancel()
+            writer.join(PATIENCE_S)
 
     def memory_kib(self) -> int:
         """What the process has in memory; 0 where the system does not tell."""
@@ -330,6 +338,15 @@ def is_well_formed(reply: Any) -> bool:
 def tree(folder: Path) -> dict[str, int]:
     """Every path below the folder, with its size."""
     return {str(path): path.lstat().st_size for path in folder.rglob("*")}
+
+
+def test_a_lost_reply_is_not_waited_for_for_ever(
+    live: LiveAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "ASK_PATIENCE_S", 0.3)
+    os.kill(live.process.pid, signal.SIGSTOP)
+    with pytest.raises(json.JSONDecodeError):
+        live.ask([b"{}"])
 
 
 def test_ten_thousand_broken_messages_leave_the_agent_as_it_was(
