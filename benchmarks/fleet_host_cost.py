@@ -187,8 +187,8 @@ def page(costs: list[Cost]) -> str:
         f"Dask {distributed.__version__}. Real scheduler, workers, host and journal; devices "
         f"simulated ({JOB_S:g} s a job, {SAMPLES} samples a reply).",
         "",
-        "| boards | jobs a task as with | jobs | boards busy | host, ms a job | Dask scheduler, ms a job "
-        "| devices that one core feeds |",
+        "| boards | jobs a task as with | jobs | boards busy | host, ms a job "
+        "| Dask scheduler, ms a job | devices that one core feeds |",
         "|---:|---:|---:|---:|---:|---:|---:|",
     ]
     lines += [
@@ -202,8 +202,10 @@ def page(costs: list[Cost]) -> str:
         f"{JOB_S:g} s divided by the larger of the two costs; the target is {TARGET}. All boards "
         "run on this machine's two cores beside host and scheduler: that is why they are not busy "
         "all the time, and it raises the costs. This machine cannot hold 200 simulated boards; the "
-        "last line has the jobs a task that 200 boards would get. What is not in it: files. Each goes to one board, and the largest (whole "
-        "networks of MobileNetV2) have 14 MB; a table needs about 0.4 GB once, not once a board.",
+        "last line has the jobs a task that 200 boards would get.",
+        "",
+        "What is not in it: files. Each goes to one board, and the largest (whole networks of "
+        "MobileNetV2) have 14 MB; a table needs about 0.4 GB once, not once a board.",
         "",
     ]
     return "\n".join(lines)

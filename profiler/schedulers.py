@@ -134,6 +134,9 @@ class SerialScheduler:
         """End the agent and take from the device what was brought there."""
         self._end_agent()
         self._connection.close()
+        left_behind = getattr(self._connection, "left_behind", "")
+        if left_behind:
+            self._notice(left_behind)
 
     def _begin(self) -> Environment:
         self._end_agent()
