@@ -19,6 +19,7 @@ from pathlib import Path
 from dshrink.cli.profile import run_profile
 from latency_tables.io import load_table
 from latency_tables.table import LatencyTable
+from profiler.conditions import Target
 
 MODELS = ("mobilenetv2_100", "mobilenetv2_140", "tf_efficientnet_lite0")
 BATCHES = (1, 8)
@@ -27,10 +28,10 @@ RESULTS = Path(__file__).parent / "results"
 
 def measure(model: str, batch: int, folder: Path, device: str) -> LatencyTable:
     """The table of a network at a batch; one that is there already is taken as it is."""
-    target = folder / f"{model}-batch{batch}"
-    if not (target / "table.json").exists():
-        run_profile(model, target, device=device, batch=batch)
-    return load_table(target)
+    place = folder / f"{model}-batch{batch}"
+    if not (place / "table.json").exists():
+        run_profile(model, place, Target(device=device, batch=batch))
+    return load_table(place)
 
 
 def write(tables: Sequence[LatencyTable], name: str) -> None:
