@@ -201,7 +201,7 @@ def page(costs: list[Cost]) -> str:
         "Host and scheduler are processes of their own, so each has a core. The last column is "
         f"{JOB_S:g} s divided by the larger of the two costs; the target is {TARGET}. All boards "
         "run on this machine's two cores beside host and scheduler: that is why they are not busy "
-        "all the time, and it raises the costs. This machine cannot hold 200 simulated boards; the "
+        "all the time, and may raise the costs. This machine cannot hold 200 simulated boards; the "
         "last line has the jobs a task that 200 boards would get.",
         "",
         "What is not in it: files. Each goes to one board, and the largest (whole networks of "
