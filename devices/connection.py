@@ -70,6 +70,11 @@ class Connection(Protocol):
         """Take from the device what was brought there, unless it was to stay; never raises."""
         ...
 
+    @property
+    def left_behind(self) -> str:
+        """A line for the user, after ``close``: what could not be deleted; "" for nothing."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalConnection:
@@ -99,3 +104,8 @@ class LocalConnection:
 
     def close(self) -> None:
         """Nothing was brought anywhere."""
+
+    @property
+    def left_behind(self) -> str:
+        """Nor is anything left."""
+        return ""

@@ -88,6 +88,11 @@ class Environment:
             facts["cpu_affinity"] = tuple(facts["cpu_affinity"])
         return cls(**facts)
 
+    @property
+    def clock_mode(self) -> str:
+        """What decides the clocks: the board's power mode, else the governor, else "default"."""
+        return self.power_mode or self.governor or "default"
+
     def fingerprint(self) -> dict[str, Any]:
         """All facts as plain JSON, for the sidecar of a table."""
         return json.loads(json.dumps({**asdict(self), "runtimes": dict(self.runtimes)}))  # type: ignore[no-any-return]

@@ -7,13 +7,12 @@ a thread of its own that owns the agent, which ends with the thread that started
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,10 +61,11 @@ _lock = threading.Lock()
 def connection_of(resource: str, hold: bool) -> Connection:
     """How this worker reaches the device that its resource names."""
     device = load_inventory().devices.get(resource)
-    if device is not None and device.host is not None:
-        return connect(device, hold=hold)
-    python = device.python if device is not None else None
-    return LocalConnection(python=python or sys.executable, hold=hold)
+    if device is None:
+        return LocalConnection(name=resource, hold=hold)
+    if device.host is None:
+        device = replace(device, connection="local")
+    return connect(device, hold=hold)
 
 
 def carry_out(which: BoardOfRun, step: Step) -> Any:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from devices.agent.runtimes import RUNTIMES
-from devices.inventory import Device, connect, load_inventory
+from devices.inventory import Device, Inventory, connect, load_inventory
 from latency_tables.onnx_file import IR_VERSION, OPSET
 from latency_tables.schema import Conditions
 from profiler.errors import SessionError
-from profiler.power import power_mode
-from profiler.schedulers import Scheduler, SerialScheduler
+from profiler.schedulers import Notice, Scheduler, SerialScheduler, say_nothing
 
 
 def probe_conditions(
@@ -60,7 +59,7 @@ def probe_conditions(
         precision=precision,
         batch=batch,
         threads=threads,
-        power_mode=power_mode(environment),
+        power_mode=environment.clock_mode,
         clock="thread_cpu" if threads == 1 else "wall",
         statistic=statistic,
     )
@@ -117,16 +116,16 @@ class Target:
 
 @contextmanager
 def measuring_on(
-    target: Target, notice: Callable[[str], None] | None = None
+    target: Target, notice: Notice = say_nothing
 ) -> Iterator[tuple[Scheduler, Conditions]]:
     """A scheduler for the target and the conditions there, closed at the end.
 
-    ``notice`` is told of what is waited for: a link that broke, a device that is busy.
+    ``notice`` is told what a user should know meanwhile: a link that broke, a device that is busy,
+    the clocks that are held.
     """
-    device = load_inventory().get(target.device)
-    scheduler = open_scheduler(
-        device, target.scheduler, hold_clocks=target.hold_clocks, notice=notice
-    )
+    inventory = load_inventory()
+    device = inventory.get(target.device)
+    scheduler = _open_scheduler(inventory, device, target, notice)
     try:
         yield (
             scheduler,
@@ -144,19 +143,14 @@ def measuring_on(
         scheduler.close()
 
 
-def open_scheduler(
-    device: Device,
-    address: str | None = None,
-    *,
-    hold_clocks: bool = False,
-    notice: Callable[[str], None] | None = None,
+def _open_scheduler(
+    inventory: Inventory, device: Device, target: Target, notice: Notice
 ) -> Scheduler:
     """One board in this process, or all boards of the device's kind behind a Dask cluster."""
-    if address is None:
-        connection = connect(device, hold=hold_clocks)
-        return SerialScheduler(connection, notice=notice) if notice else SerialScheduler(connection)
+    if target.scheduler is None:
+        return SerialScheduler(connect(device, hold=target.hold_clocks), notice=notice)
     from profiler.fleet import DaskScheduler
 
-    devices = load_inventory().devices.values()
-    boards = [one.name for one in devices if one.like == device.name]
-    return DaskScheduler(address, (device.name, *boards), hold=hold_clocks)
+    boards = (one.name for one in inventory.devices.values() if one.kind == device.name)
+    names = dict.fromkeys([device.name, *boards])
+    return DaskScheduler(target.scheduler, tuple(names), hold=target.hold_clocks)

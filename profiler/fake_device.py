@@ -98,6 +98,10 @@ class FakeConnection:
     def close(self) -> None:
         """Nothing was brought anywhere."""
 
+    @property
+    def left_behind(self) -> str:
+        return ""
+
     def environment(self) -> Environment:
         """What a hello answers."""
         return Environment(

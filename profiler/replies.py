@@ -32,6 +32,7 @@ class Samples:
     stopped: str = ""
     warmup_s: float = 0.0
     prepare_s: float = 0.0
+    waited_s: float = 0.0
     health_before: Mapping[str, Any] = field(default_factory=dict)
     health_after: Mapping[str, Any] = field(default_factory=dict)
 
@@ -82,6 +83,7 @@ class Samples:
             "stopped": self.stopped,
             "warmup_s": self.warmup_s,
             "prepare_s": self.prepare_s,
+            "waited_s": self.waited_s,
             "health_before": dict(self.health_before),
             "health_after": dict(self.health_after),
         }
@@ -100,10 +102,11 @@ class Samples:
                 stopped=str(data.get("stopped", "")),
                 warmup_s=float(data.get("warmup_s", 0.0)),
                 prepare_s=float(data.get("prepare_s", 0.0)),
+                waited_s=float(data.get("waited_s", 0.0)),
                 health_before=data.get("health_before") or {},
                 health_after=data.get("health_after") or {},
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             if isinstance(error, MeasurementError):
                 raise
             raise MeasurementError(f"not a result of a measurement: {error!r}") from error

@@ -25,7 +25,6 @@ from profiler.drift import drift_percent
 from profiler.errors import BoardLostError, JournalError, ProfilerError, SessionError
 from profiler.jobs import AnyJob, JobPlan, measure_request, timeout_s
 from profiler.journal import Journal, JournalState
-from profiler.power import power_mode
 from profiler.replies import Failure, Reply
 from profiler.schedulers import Scheduler
 from profiler.settings import Settings, drift_room_s
@@ -36,7 +35,7 @@ from profiler.workload_files import WorkloadFolder
 #: report(number of jobs left in the round, label of the next one)
 Report = Callable[[int, str], None]
 _Steps = Generator[Step, object, None]
-Facts = Mapping[str, Any]
+_Facts = Mapping[str, Any]
 
 #: So many jobs failing one after the other say something about the machine, not about the jobs.
 FAILURES_IN_A_ROW = 5
@@ -179,7 +178,7 @@ class RoundRunner:
         self.journal.environment(number, board, fingerprint)
         yield from self._push(board, [job.id for job in self.plan.anchors])
 
-    def _check_same(self, board: str, names: Iterable[str], earlier: Facts, now: Facts) -> None:
+    def _check_same(self, board: str, names: Iterable[str], earlier: _Facts, now: _Facts) -> None:
         for name in names:
             if earlier.get(name) != now.get(name):
                 raise JournalError(
@@ -196,10 +195,9 @@ class RoundRunner:
                 f"{board} has {wanted} {found or '(not installed)'}, the "
                 f"conditions say {version}: install that one there, or profile the one it has"
             )
-        mode = power_mode(environment)
-        if mode != self.conditions.power_mode:
+        if environment.clock_mode != self.conditions.power_mode:
             raise SessionError(
-                f"{board} is in power mode {mode}, the conditions say "
+                f"{board} is in power mode {environment.clock_mode}, the conditions say "
                 f"{self.conditions.power_mode}: set that one there, or begin in another folder"
             )
 

@@ -51,8 +51,11 @@ GRACE_S = 30.0
 _T = TypeVar("_T")
 
 
-def _say_nothing(text: str) -> None:
-    pass
+Notice = Callable[[str], None]
+
+
+def say_nothing(text: str) -> None:
+    """The notice of those whom nothing needs to be told."""
 
 
 class Scheduler(Protocol):
@@ -82,7 +85,7 @@ class SerialScheduler:
         *,
         pause: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
-        notice: Callable[[str], None] = _say_nothing,
+        notice: Notice = say_nothing,
     ) -> None:
         self._connection = connection
         self._pause = pause
@@ -90,6 +93,7 @@ class SerialScheduler:
         self._notice = notice
         self._agent: Agent | None = None
         self._environment: Environment | None = None
+        self._held: tuple[str, ...] = ()
         self._asked_at = 0.0
         self._reached = False
         self._sources: dict[str, Path] = {}
@@ -134,9 +138,8 @@ class SerialScheduler:
         """End the agent and take from the device what was brought there."""
         self._end_agent()
         self._connection.close()
-        left_behind = getattr(self._connection, "left_behind", "")
-        if left_behind:
-            self._notice(left_behind)
+        if self._connection.left_behind:
+            self._notice(self._connection.left_behind)
 
     def _begin(self) -> Environment:
         self._end_agent()
@@ -158,8 +161,8 @@ class SerialScheduler:
         start = self._clock()
         try:
             said = self._persist(lambda: self._request(request, timeout_s))
-            lost_s = self._asked_at - start + float(said.get("waited_s", 0.0))
-            return Outcome(result=Samples.from_json(said), lost_s=lost_s)
+            samples = Samples.from_json(said)
+            return Outcome(result=samples, lost_s=self._asked_at - start + samples.waited_s)
         except AgentError as error:
             if error.type not in JOB_FAILURES:
                 raise SessionError(str(error)) from error
@@ -209,7 +212,14 @@ class SerialScheduler:
             self._agent = self._connection.start_agent()
             self._reached = True
             self._check_unchanged(self._agent.environment)
+            self._say_held(self._agent.held)
         return self._agent
+
+    def _say_held(self, held: tuple[str, ...]) -> None:
+        """Once, not with each agent: what --hold-clocks set, or that there is nothing to set."""
+        if held != self._held:
+            self._held = held
+            self._notice(f"{self._connection.name}: {'; '.join(held)}")
 
     def _check_unchanged(self, environment: Environment) -> None:
         """Refuse an agent that replaces a lost one on what is no longer the same device."""

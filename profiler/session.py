@@ -32,10 +32,9 @@ WORKLOADS_NAME = "workloads"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionResult:
     """One measurement a job, by its id. The counts are (job, round) pairs, ``failed`` is jobs.
-    ``boards`` compares the boards where several shared the work.
 
     ``measured`` is what this run did, ``remeasured`` the part of it that the plan alone would not
-    have asked for.
+    have asked for. ``boards`` compares the boards where several shared the work.
     """
 
     measurements: Mapping[str, Measurement]

@@ -7,6 +7,8 @@ import signal
 import threading
 from typing import Any, Callable, Optional
 
+#: A host that asks, sends or takes nothing for so long has gone.
+IDLE_S = 600.0
 #: How often an interruption that came just before the call blocked is repeated.
 AGAIN_S = 1.0
 

@@ -30,9 +30,7 @@ from .protocol import (
 
 #: Options of every runtime.
 COMMON_OPTIONS: Dict[str, Check] = {"memory_limit_mib": integer(1, 1 << 24)}
-#: A host that asks nothing for so long, or takes no reply, has gone.
-IDLE_S = 600.0
-#: The same while clocks are held: of a host that is gone they must not stay so for long.
+#: As ``alarm.IDLE_S`` while clocks are held: of a host that is gone they must not stay so for long.
 HOLDING_IDLE_S = 120.0
 PR_SET_PDEATHSIG = 1
 
@@ -63,9 +61,9 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
     """Answer one reply line for each request line, in order."""
     jobs = Jobs()
     try:
-        alarm.end_process_after(IDLE_S)
+        alarm.end_process_after(alarm.IDLE_S)
         for line in _lines(requests):
-            alarm.end_process_after(IDLE_S)
+            alarm.end_process_after(alarm.IDLE_S)
             reply, is_last = _answer(line, jobs)
             alarm.end_process_after(jobs.idle_s)
             replies.write(reply)
@@ -86,7 +84,7 @@ class Jobs(object):
     @property
     def idle_s(self) -> float:
         """How long the host may be silent."""
-        return IDLE_S if self._held is None else HOLDING_IDLE_S
+        return alarm.IDLE_S if self._held is None else HOLDING_IDLE_S
 
     def do(self, request: Request) -> Dict[str, Any]:
         """Return the result of the request."""

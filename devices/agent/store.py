@@ -36,8 +36,6 @@ MARKER = "in-use"
 IN_USE_VARIABLE = "DSHRINK_IN_USE"
 FILES = "files"
 PIECE_BYTES = 1 << 20
-#: A host that sends nothing for so long has gone.
-IDLE_S = 600.0
 _OUR_FILE = re.compile(r"[0-9a-f]{64}(\.onnx|\..+\.part)\Z")
 _OUR_AGENT = re.compile(r"agent-[0-9a-f]{16}")
 
@@ -66,7 +64,7 @@ def receive(root: str, requests: BinaryIO, replies: BinaryIO) -> int:
     The first error is answered too, and is the end.
     """
     try:
-        alarm.end_process_after(IDLE_S)
+        alarm.end_process_after(alarm.IDLE_S)
         in_use = use(root)
         try:
             _receive(os.path.join(root, FILES), requests, replies)
@@ -151,7 +149,7 @@ def _receive(folder: str, requests: BinaryIO, replies: BinaryIO) -> None:
 
 
 def _has(folder: str, file: Announced) -> bool:
-    alarm.end_process_after(IDLE_S)
+    alarm.end_process_after(alarm.IDLE_S)
     path = _path(folder, file.sha256)
     try:
         state = os.lstat(path)
@@ -199,7 +197,7 @@ def _copy(file: Announced, requests: BinaryIO, target: BinaryIO) -> str:
     digest = hashlib.sha256()
     left = file.size_bytes
     while left:
-        alarm.end_process_after(IDLE_S)
+        alarm.end_process_after(alarm.IDLE_S)
         piece = requests.read(min(left, PIECE_BYTES))
         if not piece:
             raise bad_request(f"the input ended {left} bytes before the end of {file.sha256}")

@@ -110,6 +110,7 @@ def _facts(device: Device) -> Iterator[tuple[str, str]]:
         ("python", device.python),
         ("ssh options", " ".join(device.ssh_options)),
         ("folder", device.folder),
+        ("lock", device.lock),
         ("keep", "files stay on the device" if device.keep else ""),
     ):
         if value:

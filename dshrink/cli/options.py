@@ -12,7 +12,7 @@ from dshrink.errors import DshrinkError
 
 Model = Annotated[str, typer.Argument(help="a timm name, or torchvision:NAME")]
 Device = Annotated[str, typer.Option(help="a name of `dshrink devices list`")]
-Runtime = Annotated[str | None, typer.Option(help="the device's first runtime if not given")]
+Runtime = Annotated[str | None, typer.Option(help="the device's first that is driven if not given")]
 Precision = Annotated[str, typer.Option(help="fp32 or fp16, where the device can")]
 Batch = Annotated[int, typer.Option(min=1, help="images a batch")]
 Threads = Annotated[int, typer.Option(min=1, help="threads on a CPU")]

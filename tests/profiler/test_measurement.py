@@ -1,3 +1,4 @@
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -215,7 +216,15 @@ def test_two_replies_of_one_round_are_refused() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [{}, {"wall_ns": []}, {"wall_ns": [0]}, {"wall_ns": 3}, {"wall_ns": [5], "cpu_ns": [-1]}],
+    [
+        {},
+        {"wall_ns": []},
+        {"wall_ns": [0]},
+        {"wall_ns": 3},
+        {"wall_ns": [5], "cpu_ns": [-1]},
+        {"wall_ns": [math.inf]},
+        {"wall_ns": [5], "waited_s": "long"},
+    ],
 )
 def test_what_is_no_result_is_refused(data: dict[str, object]) -> None:
     with pytest.raises(MeasurementError):

@@ -222,3 +222,17 @@ def test_an_agent_that_comes_back_on_a_changed_device_ends_the_run(
     # The agent that broke was already gone; the one that replaces it says what changed.
     with pytest.raises(SessionError, match="governor: powersave, was performance"):
         execute(serial, request)
+
+
+def test_what_is_held_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    serial, _ = scheduler(tmp_path)
+    serial._notice = said.append
+    monkeypatch.setattr(
+        FakeConnection,
+        "start_agent",
+        lambda device: FakeAgent(device=device, held=("governor performance on 4 core(s)",)),
+    )
+    serial.carry_out(Begin())
+    serial.carry_out(Begin())
+    assert said == ["fake: governor performance on 4 core(s)"]

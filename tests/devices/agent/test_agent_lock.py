@@ -32,7 +32,7 @@ def altered_agent(change: str, before: str = "") -> AgentProcess:
     """An agent whose module constants were changed before it started."""
     script = (
         f"import signal, sys\n{before}\nsys.path.insert(0, {str(AGENT_FOLDER.parents[1])!r})\n"
-        f"from devices.agent import lock, service\n{change}\nsys.exit(service.main())"
+        f"from devices.agent import alarm, lock, service\n{change}\nsys.exit(service.main())"
     )
     return AgentProcess([sys.executable, "-c", script])
 
@@ -250,14 +250,14 @@ def test_the_limit_of_a_job_ends_with_the_job(agent: AgentProcess, fake_job: Job
 
 
 def test_an_agent_that_is_asked_nothing_ends() -> None:
-    with altered_agent("service.IDLE_S = 0.3") as agent:
+    with altered_agent("alarm.IDLE_S = 0.3") as agent:
         assert agent._process.wait(PATIENCE_S) == -signal.SIGALRM
 
 
 def test_an_agent_that_was_asked_too_late_crashed_and_its_next_job_took_no_time(
     fake_job: Job,
 ) -> None:
-    with altered_agent("service.IDLE_S = 0.3") as agent:
+    with altered_agent("alarm.IDLE_S = 0.3") as agent:
         agent._process.wait(PATIENCE_S)
         with pytest.raises(AgentLostError, match="SIGALRM") as caught:
             agent.request(fake_job("work") | {"timeout_s": 1}, PATIENCE_S)
@@ -270,11 +270,11 @@ def test_who_holds_clocks_is_not_waited_for_as_long() -> None:
     with altered_agent(change) as agent:
         agent.request({"do": "hold"}, PATIENCE_S)
         assert agent._process.wait(PATIENCE_S) == -signal.SIGALRM
-    assert service.HOLDING_IDLE_S < service.IDLE_S
+    assert service.HOLDING_IDLE_S < alarm.IDLE_S
 
 
 def test_a_job_may_take_longer_than_a_host_may_be_silent(fake_job: Job) -> None:
-    with altered_agent("service.IDLE_S = 0.3") as agent:
+    with altered_agent("alarm.IDLE_S = 0.3") as agent:
         assert agent.request(warming_up(fake_job("work"), 0.6), PATIENCE_S)["wall_ns"]
 
 
