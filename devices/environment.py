@@ -35,6 +35,15 @@ _FACTS: Mapping[str, tuple[type, ...]] = {
     "protocol": (int,),
     "board": (str, NoneType),
     "power_mode": (str, NoneType),
+    "gpu": (dict, NoneType),
+}
+_GPU_FACTS: Mapping[str, tuple[type, ...]] = {
+    "name": (str,),
+    "compute_capability": (str,),
+    "driver": (str, NoneType),
+    "cuda": (str,),
+    "memory_mib": (int,),
+    "held_mhz": (int, NoneType),
 }
 
 
@@ -62,6 +71,9 @@ class Environment:
     board: str | None = None
     #: The name of a Jetson's power mode.
     power_mode: str | None = None
+    #: Its name, compute_capability ("9.0"), driver, cuda, memory_mib, and the clock (held_mhz) that
+    #: the agent locked it to.
+    gpu: Mapping[str, Any] | None = None
 
     @classmethod
     def from_hello(cls, result: Mapping[str, Any]) -> Self:
@@ -75,7 +87,7 @@ class Environment:
                 f"the agent's hello lacks {', '.join(missing)}",
                 _SAME_VERSION,
             )
-        wrong = [name for name in wanted if not _fits(_FACTS[name], said[name])]
+        wrong = [name for name in wanted if not _fits(name, said[name])]
         if wrong:
             raise AgentLostError(
                 "start_failed",
@@ -92,6 +104,12 @@ class Environment:
     def clock_mode(self) -> str:
         """What decides the clocks: the board's power mode, else the governor, else "default"."""
         return self.power_mode or self.governor or "default"
+
+    @property
+    def gpu_clock_mode(self) -> str:
+        """What decides the GPU's clock: the board's power mode, else the clock it is locked to."""
+        held_mhz = (self.gpu or {}).get("held_mhz")
+        return self.power_mode or (f"gpu {held_mhz} MHz" if held_mhz else "gpu default")
 
     def fingerprint(self) -> dict[str, Any]:
         """All facts as plain JSON, for the sidecar of a table."""
@@ -117,10 +135,15 @@ class Environment:
         return name not in cls.MOMENTARY
 
 
-def _fits(types: tuple[type, ...], fact: Any) -> bool:
-    """Whether a fact is of one of the types, and what it holds of the only one that makes sense."""
+def _fits(name: str, fact: Any) -> bool:
+    """Whether a fact is of one of its types, and what it holds of the only one that makes sense."""
+    types = _FACTS[name]
     if isinstance(fact, list):
         return list in types and all(type(core) is int for core in fact)
+    if isinstance(fact, dict) and name == "gpu":
+        return set(fact) == set(_GPU_FACTS) and all(
+            type(fact[part]) in kinds for part, kinds in _GPU_FACTS.items()
+        )
     if isinstance(fact, dict):
         return dict in types and all(isinstance(version, str) for version in fact.values())
     return type(fact) in types  # true is no number

@@ -29,6 +29,7 @@ from devices.errors import InventoryError
 CATALOG = Path(__file__).with_name("catalog.toml")
 PRECISIONS = ("fp32", "fp16", "int8")
 CONNECTIONS = ("local", "ssh", "adb")
+PROCESSORS = ("cpu", "gpu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +38,12 @@ class RuntimeSupport:
 
     ``versions`` is a specifier as pip has it (">=8.2,<8.3").  ``max_opset`` and ``max_ir`` are the
     highest of an ONNX file that the oldest of them reads; None where it reads no ONNX.
+    ``processor`` is what does the work.
     """
 
     versions: str
     install: str
+    processor: str = "cpu"
     max_opset: int | None = None
     max_ir: int | None = None
 
@@ -49,6 +52,9 @@ class RuntimeSupport:
             SpecifierSet(self.versions)
         except InvalidSpecifier as error:
             raise InventoryError(f"versions must be such as '>=1.10,<2': {error}") from error
+        if self.processor not in PROCESSORS:
+            known = _listed(PROCESSORS)
+            raise InventoryError(f"processor {self.processor!r} is none of {known}")
 
     def includes(self, version: str) -> bool:
         """Whether a version that was found is one of ``versions``."""
@@ -150,6 +156,7 @@ _LISTS_OF_TEXT = ("precisions", "ssh_options")
 _RUNTIME_TYPES: dict[str, type] = {
     "versions": str,
     "install": str,
+    "processor": str,
     "max_opset": int,
     "max_ir": int,
 }

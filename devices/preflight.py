@@ -65,7 +65,21 @@ class Preflight:
             for one in self.found["processes"]
             if one["cpu_percent"] > BUSY_PERCENT
         ]
-        return (*self._clock_advice(), *hot, *busy)
+        return (*self._clock_advice(), *self._gpu_advice(), *hot, *busy)
+
+    def _gpu_advice(self) -> list[str]:
+        """What would disturb a measurement on the GPU alone."""
+        others = [
+            f"{one['name']} (pid {one['pid']}) computes on the GPU: wait for it, or end it"
+            for one in self.found["gpu_processes"]
+        ]
+        gpu, clocks = self.found["environment"]["gpu"], self.found["clocks"]
+        by_hand = clocks["gpu_by_hand"]
+        if gpu is None or gpu["held_mhz"] is not None or by_hand is None:
+            return others
+        most = clocks["gpu_max_mhz"]
+        free = f"the GPU's clock is free (to {most} MHz)" if most else "the GPU's clock is free"
+        return [f"{free}: measure with --hold-clocks, or, on the device, {by_hand}", *others]
 
     def _clock_advice(self) -> list[str]:
         facts, clocks = self.found["environment"], self.found["clocks"]["cpu"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,9 @@ from profiler.settings import Settings
 from profiler.workloads import build_onnx
 
 #: Few networks can have many rounds: up to four times the planned time until they are settled.
-BENCH_SETTINGS = Settings(rounds=6, extra_rounds=40, extra_share=4.0)
+BENCH_EFFORT: Mapping[str, Any] = {"rounds": 6, "extra_rounds": 40, "extra_share": 4.0}
+BENCH_SETTINGS = Settings(**BENCH_EFFORT)
+MIB = float(1 << 20)
 
 
 class BenchmarkError(DshrinkError):
@@ -62,7 +64,11 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkResult:
-    """One row of the results file; latencies in ms a batch, throughput in frames per second."""
+    """One row of the results file; latencies in ms a batch, throughput in frames per second.
+
+    Where the runtime builds an engine: how long the first build took, how large the engine is, and
+    the memory that it and its tensors hold on the GPU.
+    """
 
     network: str
     model: str
@@ -92,6 +98,13 @@ class BenchmarkResult:
     verdict: str
     reason: str
     file: str
+    launch: str = "plain"
+    cache_mode: str = "hot"
+    enqueue_ms: float | None = None
+    built_precision: str = ""
+    build_s: float | None = None
+    engine_mib: float | None = None
+    gpu_memory_mib: float | None = None
 
 
 def candidates_of(
@@ -227,7 +240,21 @@ def _result(
         verdict=measurement.verdict,
         reason=measurement.reason,
         file=candidate.file,
+        launch=conditions.launch,
+        cache_mode=conditions.cache_mode,
+        enqueue_ms=m.enqueue_ms if m else None,
+        built_precision=m.built_precision if m else "",
+        build_s=_built(m, "build_s", 1.0),
+        engine_mib=_built(m, "engine_bytes", MIB),
+        gpu_memory_mib=_built(m, "device_memory_bytes", MIB),
     )
+
+
+def _built(measurement: Measurement | None, fact: str, unit: float) -> float | None:
+    """What was said about the first build; None where the runtime builds nothing."""
+    parts = measurement.parts if measurement else ()
+    said = (part.built.get(fact) for part in parts)
+    return next((float(value) / unit for value in said if value is not None), None)
 
 
 def _prediction(

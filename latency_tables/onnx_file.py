@@ -3,6 +3,9 @@
 One writer serves the pieces that a device measures and the networks that a user ships, so what was
 measured is what is shipped. Opset 13 and IR 7 are the oldest that every runtime we drive reads
 (TensorRT 8.2, ONNX Runtime 1.10); shapes are static, pads stay inside the convolutions.
+
+A runtime that is told its precision gets an fp32 file. TensorRT 11 is not told: types come from the
+file, so fp16 is a file whose every tensor is FLOAT16, and int8 an fp32 file with Q/DQ nodes.
 """
 
 from __future__ import annotations
@@ -33,6 +36,12 @@ IR_VERSION = 7
 INPUT_NAME = "image"
 OUTPUT_NAME = "result"
 
+#: What a file can be typed as.
+PRECISIONS = ("fp32", "fp16", "int8")
+#: Quantized activations reach so far: signals of size 1, as He-scaled weights give, never saturate.
+ACTIVATION_RANGE = 8.0
+INT8_MAX = 127
+
 #: The arrays of one operator: convolution and linear (weight, bias), bias map (map,), batch norm
 #: (scale, shift); empty for the rest.
 Arrays = tuple[npt.NDArray[np.floating], ...]
@@ -47,13 +56,48 @@ class _Writer:
     """Collects nodes and initializers; tensor k of the spec is named ``t<k>``."""
 
     names: list[str]
+    precision: str = "fp32"
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: list[onnx.TensorProto] = field(default_factory=list)
+    #: Float tensor -> the same after a Q/DQ pair; each tensor is quantized once.
+    quantized: dict[str, str] = field(default_factory=dict)
 
     def constant(self, array: npt.ArrayLike, name: str) -> str:
-        value = np.ascontiguousarray(array, dtype=np.float32)
+        element = np.float16 if self.precision == "fp16" else np.float32
+        return self._initializer(np.ascontiguousarray(array, dtype=element), name)
+
+    def activation(self, name: str) -> str:
+        """The tensor as a convolution or linear layer reads it: through Q/DQ in an int8 file."""
+        if self.precision != "int8":
+            return name
+        if name not in self.quantized:
+            scale = np.float32(ACTIVATION_RANGE / INT8_MAX)
+            self.quantized[name] = self._quantize(name, np.asarray(scale))
+        return self.quantized[name]
+
+    def kernel(self, array: npt.NDArray[np.floating], name: str) -> str:
+        """The weights of a convolution or linear layer, with a scale an output channel in int8."""
+        weight = self.constant(array, name)
+        if self.precision != "int8":
+            return weight
+        largest = np.abs(array.reshape(len(array), -1)).max(axis=1)
+        scale = np.where(largest > 0, largest, 1.0) / INT8_MAX
+        return self._quantize(weight, scale.astype(np.float32), axis=0)
+
+    def _quantize(self, name: str, scale: npt.NDArray[np.float32], **axis: int) -> str:
+        constants = [
+            self._initializer(scale, f"{name}.q_scale"),
+            self._initializer(np.zeros(scale.shape, np.int8), f"{name}.q_zero"),
+        ]
+        self.node("QuantizeLinear", [name, *constants], f"{name}.q", **axis)
+        return self.node("DequantizeLinear", [f"{name}.q", *constants], f"{name}.dq", **axis)
+
+    def _initializer(self, value: npt.NDArray[np.generic], name: str) -> str:
         self.initializers.append(numpy_helper.from_array(value, name))
         return name
+
+    def is_from_conv(self, name: str) -> bool:
+        return any(node.op_type == "Conv" and name in node.output for node in self.nodes)
 
     def node(self, op_type: str, inputs: Sequence[str], output: str, **attributes: object) -> str:
         node = helper.make_node(op_type, list(inputs), [output], name=f"{output}/{op_type}")
@@ -66,11 +110,12 @@ class _Writer:
 
 def _conv(writer: _Writer, op: Op, inputs: list[str], output: str, arrays: Arrays) -> None:
     assert isinstance(op, Conv)
-    weight = writer.constant(arrays[0], f"{output}.weight")
+    x = writer.activation(inputs[0])
+    weight = writer.kernel(arrays[0], f"{output}.weight")
     bias = writer.constant(arrays[1], f"{output}.bias")
     writer.node(
         "Conv",
-        [inputs[0], weight, bias],
+        [x, weight, bias],
         output,
         kernel_shape=list(op.kernel),
         strides=list(op.stride),
@@ -148,9 +193,29 @@ def _pool(writer: _Writer, op: Op, inputs: list[str], output: str, arrays: Array
 
 
 def _linear(writer: _Writer, op: Op, inputs: list[str], output: str, arrays: Arrays) -> None:
-    weight = writer.constant(arrays[0], f"{output}.weight")
+    x = writer.activation(inputs[0])
+    weight = writer.kernel(arrays[0], f"{output}.weight")
     bias = writer.constant(arrays[1], f"{output}.bias")
-    writer.node("Gemm", [inputs[0], weight, bias], output, transB=1)
+    writer.node("Gemm", [x, weight, bias], output, transB=1)
+
+
+def _add(writer: _Writer, op: Op, inputs: list[str], output: str, arrays: Arrays) -> None:
+    # TensorRT fuses a residual addition into the int8 convolution before it where the other operand
+    # is quantized, and the convolution's own output is not (Developer Guide, "Q/DQ Layer-Placement
+    # Recommendations"). Of two convolutions it fuses the later.
+    fused = max(
+        (
+            tensor
+            for tensor, name in zip(op.inputs, inputs, strict=True)
+            if writer.is_from_conv(name)
+        ),
+        default=None,
+    )
+    operands = [
+        name if tensor == fused else writer.activation(name)
+        for tensor, name in zip(op.inputs, inputs, strict=True)
+    ]
+    writer.node("Add", operands, output)
 
 
 def _plain(op_type: str, **attributes: object) -> _Emit:
@@ -166,7 +231,7 @@ _EMIT: Mapping[str, _Emit] = {
     "bias_map": _bias_map,
     "batch_norm": _batch_norm,
     "activation": _activation,
-    "add": _plain("Add"),
+    "add": _add,
     "mul": _plain("Mul"),
     "concat": _plain("Concat", axis=1),
     "pool": _pool,
@@ -201,16 +266,25 @@ def write_onnx(
     *,
     batch: int = 1,
     metadata: Mapping[str, str] | None = None,
+    precision: str = "fp32",
 ) -> bytes:
     """The serialized ONNX model of ``spec`` with one tuple of arrays an operator.
 
-    Arrays are cast to float32. ``metadata`` becomes the file's metadata properties. Raises
-    NotRepresentableError for an opaque operator, OpSpecError for arrays of the wrong shapes.
+    Arrays are cast to float32, for ``precision="fp16"`` with everything else to float16. An int8
+    file is the fp32 file with symmetric Q/DQ pairs on what convolutions and linear layers read (a
+    scale a tensor), on their weights (a scale an output channel; kept as floats, for TensorRT 8
+    reads no others), and on the residual operand of additions; biases stay floats. Its activation
+    scales are one constant: right for measuring random weights, not for the answers of a trained
+    network. ``metadata`` becomes the file's metadata properties. Raises NotRepresentableError for
+    an opaque operator, OpSpecError for arrays of the wrong shapes or an unknown precision.
     """
+    if precision not in PRECISIONS:
+        raise OpSpecError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
     shapes = array_shapes(spec)
     if len(weights) != len(shapes):
         raise OpSpecError(f"{len(shapes)} operators need as many entries of weights")
-    writer = _Writer(names=[INPUT_NAME, *(f"t{n}" for n in range(1, len(spec.ops))), OUTPUT_NAME])
+    names = [INPUT_NAME, *(f"t{n}" for n in range(1, len(spec.ops))), OUTPUT_NAME]
+    writer = _Writer(names=names, precision=precision)
     for number, (op, arrays) in enumerate(zip(spec.ops, weights, strict=True)):
         if isinstance(op, Opaque):
             raise NotRepresentableError(
@@ -227,15 +301,12 @@ def write_onnx(
 
 
 def _serialize(spec: OpSpec, writer: _Writer, batch: int, metadata: Mapping[str, str]) -> bytes:
+    element = TensorProto.FLOAT16 if writer.precision == "fp16" else TensorProto.FLOAT
     graph = helper.make_graph(
         writer.nodes,
         "dshrink",
-        [helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, [batch, *spec.input_shape])],
-        [
-            helper.make_tensor_value_info(
-                OUTPUT_NAME, TensorProto.FLOAT, [batch, *spec.output_shape]
-            )
-        ],
+        [helper.make_tensor_value_info(INPUT_NAME, element, [batch, *spec.input_shape])],
+        [helper.make_tensor_value_info(OUTPUT_NAME, element, [batch, *spec.output_shape])],
         writer.initializers,
     )
     model = helper.make_model(

@@ -12,8 +12,9 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, ClassVar
 
 SPEC_VERSION = 1
@@ -373,6 +374,26 @@ class OpSpec:
             return cls(input_shape=tuple(data["input_shape"]), ops=ops)
         except (KeyError, TypeError) as error:
             raise OpSpecError(f"not a piece: {error}") from error
+
+
+def join(specs: Sequence[OpSpec]) -> OpSpec:
+    """These specs one after the other: each takes the result of the one before it.
+
+    Raises OpSpecError where a shape does not fit.
+    """
+    ops: list[Op] = []
+    for before, spec in pairwise(specs):
+        if before.output_shape != spec.input_shape:
+            raise OpSpecError(
+                f"a piece that gives {before.output_shape} cannot stand before one that takes "
+                f"{spec.input_shape}"
+            )
+    for spec in specs:
+        offset = len(ops)
+        ops += (replace(op, inputs=tuple(t + offset for t in op.inputs)) for op in spec.ops)
+    if not specs:
+        raise OpSpecError("nothing to join")
+    return OpSpec(input_shape=specs[0].input_shape, ops=tuple(ops))
 
 
 def _op_from_json(data: Mapping[str, Any]) -> Op:

@@ -19,19 +19,25 @@ from latency_tables.json_fields import JsonObject
 from latency_tables.pieces import check_place, piece_name
 
 SCHEMA = "dshrink.latency_table"
-#: Version 2 says which board measured a row, and how the boards compare.
-SCHEMA_VERSION = 2
+#: Version 2 says which board measured a row, and how the boards compare; version 3 in which context
+#: the pieces were measured, how a GPU was given its work, and what its runtime built.
+SCHEMA_VERSION = 3
 UNIT = "ms"
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
 CACHE_MODES = ("hot", "cold")
-#: What the reported latency was read from: the CPU time of the one running thread, or the clock.
-CLOCKS = ("thread_cpu", "wall")
+#: What the reported latency was read from: the CPU time of the one running thread, the clock, or
+#: events that the GPU itself stamps.
+CLOCKS = ("thread_cpu", "wall", "cuda_events")
+#: How the host gives the device its work: operator by operator, as one recorded CUDA graph, or as
+#: code that the framework compiled.
+LAUNCHES = ("plain", "cuda_graph", "compiled")
 #: What the latency is: (quantile of the samples within a round, quantile over the rounds).
 #: ``quiet`` is what a piece costs while nothing else slows its core, whatever share of the time
 #: that is; on a machine of one's own both are nearly equal.
 STATISTICS = {"quiet": (0.05, 0.25), "median": (0.5, 0.5)}
-VERDICTS = ("ok", "noisy", "throttled", "failed")
+#: ``host_bound``: the device waited for the host, so the latency says little about the device.
+VERDICTS = ("ok", "noisy", "throttled", "host_bound", "failed")
 
 
 def one_line(text: str) -> str:
@@ -53,6 +59,7 @@ class Conditions:
     cache_mode: str = "hot"
     clock: str = "wall"
     statistic: str = "median"
+    launch: str = "plain"
 
     def __post_init__(self) -> None:
         for name in ("device", "runtime", "runtime_version", "power_mode"):
@@ -64,6 +71,7 @@ class Conditions:
             ("cache_mode", CACHE_MODES),
             ("clock", CLOCKS),
             ("statistic", tuple(STATISTICS)),
+            ("launch", LAUNCHES),
         ):
             if getattr(self, name) not in known:
                 raise ConditionsError(
@@ -88,13 +96,19 @@ class Conditions:
 
     def differences(self, other: Conditions) -> tuple[str, ...]:
         """One text a condition that differs: "batch: 1 / 8"."""
-        mine, theirs = self.to_json(), other.to_json()
+        mine, theirs = asdict(self), asdict(other)
         return tuple(
             f"{key}: {mine[key]} / {theirs[key]}" for key in mine if mine[key] != theirs[key]
         )
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """The conditions as JSON data.
+
+        A plain launch is left out, so that the digests, tables and journals from before there was
+        another one stay what they are.
+        """
+        data = asdict(self)
+        return data if self.launch != "plain" else {k: data[k] for k in data if k != "launch"}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], where: str = "conditions") -> Conditions:
@@ -107,6 +121,7 @@ class Conditions:
             if field.name in numbers
             else source.text(field.name)
             for field in fields(cls)
+            if field.name != "launch" or "launch" in source.data
         }
         return cls(**values)
 
@@ -125,7 +140,7 @@ LATENCIES = (
 #: Spreads: as the latencies, but 0 is possible.
 SPREADS = ("iqr_ms", "round_spread_percent")
 COUNTS = ("macs", "parameters", "peak_activations")
-MILLISECONDS_AND_PERCENT = (*LATENCIES, *SPREADS, "cpu_latency_ms")
+MILLISECONDS_AND_PERCENT = (*LATENCIES, *SPREADS, "cpu_latency_ms", "enqueue_ms")
 INTEGERS = (*COUNTS, "samples", "rounds")
 
 
@@ -137,7 +152,9 @@ class Row:
     interval, ``median_ms`` the median of all samples. ``board`` names what measured it, several
     boards joined by "+"; it is empty in tables of version 1. ``macs``,
     ``parameters`` and ``peak_activations`` count for one image. A failed row has no latencies; its
-    ``reason`` says why. ``cpu_latency_ms`` is None where more than one thread ran.
+    ``reason`` says why. ``cpu_latency_ms`` is None where more than one thread ran. On a GPU
+    ``enqueue_ms`` is what the host takes to hand over the work of one run, and ``built_precision``
+    the precision of what the runtime really built; elsewhere they are None and empty.
     """
 
     piece: str
@@ -165,9 +182,11 @@ class Row:
     verdict: str
     reason: str = ""
     board: str = ""
+    enqueue_ms: float | None = None
+    built_precision: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("reason", "board"):
+        for name in ("reason", "board", "built_precision"):
             object.__setattr__(self, name, one_line(getattr(self, name)))
         # 1 and 1.0, or a numpy number, would be written differently from what is read back.
         for names, convert in ((MILLISECONDS_AND_PERCENT, float), (INTEGERS, int)):
@@ -217,6 +236,8 @@ class Row:
             _check_number(name, getattr(self, name), zero_allowed=True)
         if self.cpu_latency_ms is not None:
             _check_number("cpu_latency_ms", self.cpu_latency_ms, zero_allowed=False)
+        if self.enqueue_ms is not None:
+            _check_number("enqueue_ms", self.enqueue_ms, zero_allowed=True)
         if min(self.samples, self.rounds) < 1:
             raise TableFormatError(
                 f"{self.samples} samples in {self.rounds} rounds: a measured row needs at least 1"
@@ -248,4 +269,4 @@ def _check_number(name: str, value: float | None, *, zero_allowed: bool) -> None
 #: The columns of the CSV, in order: a row's fields, then the digest of the conditions.
 COLUMNS = (*(field.name for field in fields(Row)), "conditions")
 #: Columns that older versions did not write.
-NEW_COLUMNS = ("board",)
+NEW_COLUMNS = ("board", "enqueue_ms", "built_precision")

@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 from latency_tables.calibration import Calibration
+from latency_tables.contexts import CONTEXTS, ContextCheck
 from latency_tables.errors import ConditionsError, LatencyTableError, TableFormatError
 from latency_tables.hold_out import HoldOut
 from latency_tables.json_fields import JsonObject, parse_document
@@ -28,12 +29,14 @@ FIELDS = (
     "unmergeable",
     "conditions",
     "conditions_digest",
+    "context",
     "row_count",
     "rows_digest",
     "fit_for_search",
     "fit_reason",
     "calibration",
     "hold_out",
+    "contexts",
     "twins",
     "boards",
     "warnings",
@@ -59,6 +62,7 @@ def format_sidecar(table: LatencyTable) -> str:
         "rows_digest": table.digest,
         "calibration": table.calibration.to_json() if table.calibration else None,
         "hold_out": table.hold_out.to_json() if table.hold_out else None,
+        "contexts": {name: check.to_json() for name, check in table.contexts.items()},
         "twins": list(table.twins),
         "boards": list(table.boards),
         "warnings": list(table.warnings),
@@ -92,7 +96,7 @@ def build_table(source: JsonObject, conditions: Conditions, rows: tuple[Row, ...
     calibration = source.optional_mapping("calibration")
     hold_out = source.optional_mapping("hold_out")
     try:
-        return LatencyTable(
+        table = LatencyTable(
             model=source.text("model"),
             resolution=(resolution[0], resolution[1]),
             in_channels=source.integer("in_channels"),
@@ -112,11 +116,31 @@ def build_table(source: JsonObject, conditions: Conditions, rows: tuple[Row, ...
             if "boards" in source.data
             else (),
             warnings=source.texts("warnings"),
+            # Before version 3 pieces were measured alone.
+            context=source.text("context") if "context" in source.data else CONTEXTS[0],
+            contexts=_contexts(source) if "contexts" in source.data else {},
         )
+        _check_own_context(table)
+        return table
     except LatencyTableError as error:
         if str(error).startswith(source.where):
             raise
         raise type(error)(f"{source.where}: {error}: {MEND}") from None
+
+
+def _check_own_context(table: LatencyTable) -> None:
+    """What is said of the table's own context must be what its own networks show."""
+    said = table.contexts.get(table.context)
+    if said is not None and said != ContextCheck.of(table.hold_out, said.unnamed_percent):
+        raise TableFormatError(
+            f"contexts: what is said of {table.context!r}, the table's own, is not what its "
+            "hold-out networks show"
+        )
+
+
+def _contexts(source: JsonObject) -> dict[str, ContextCheck]:
+    found = source.mapping("contexts")
+    return {name: ContextCheck.from_json(found.mapping(name)) for name in found.data}
 
 
 def _unmergeable(source: JsonObject) -> dict[int, str]:

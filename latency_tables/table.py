@@ -10,16 +10,17 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
 from latency_tables.calibration import Calibration
+from latency_tables.contexts import CONTEXTS, ContextCheck, check_context
 from latency_tables.errors import LatencyTableError, MissingPieceError, TableFormatError
 from latency_tables.hold_out import HoldOut
 from latency_tables.masks import check_mask, check_padding
 from latency_tables.pieces import FIXED_KINDS, piece_name
-from latency_tables.schema import Conditions, Row, one_line
+from latency_tables.schema import NEW_COLUMNS, Conditions, Row, one_line
 
 #: A table whose hold-out error is larger is not fit for search.
 FIT_MAPE_PERCENT = 2.0
@@ -31,7 +32,8 @@ class LatencyTable:
 
     ``resolution`` is (H, W). ``unmergeable`` maps a block to the reason why it cannot merge.
     ``fingerprint`` (the machine), ``twins`` (pieces measured twice) and ``boards`` (how the boards
-    that shared the work compare) are JSON data for readers.
+    that shared the work compare) are JSON data for readers. ``context`` says beside what the pieces
+    were measured, ``contexts`` how right the predictions of each context are that was tried.
     """
 
     model: str
@@ -50,6 +52,8 @@ class LatencyTable:
     twins: tuple[Mapping[str, Any], ...] = ()
     boards: tuple[Mapping[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
+    context: str = CONTEXTS[0]
+    contexts: Mapping[str, ContextCheck] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # Tuples inside of free-form data would come back from a file as lists.
@@ -63,6 +67,8 @@ class LatencyTable:
             )
         if not self.model or not self.rows:
             raise TableFormatError("a table needs the name of its model and at least one row")
+        for name in (self.context, *self.contexts):
+            check_context(name)
         self._check_blocks()
         self._check_rows()
         measured = (self.hold_out, self.calibration)
@@ -126,10 +132,14 @@ class LatencyTable:
         resolution = str(height) if height == width else f"{height}x{width}"
         c = self.conditions
         threads = f" --threads {c.threads}" if c.threads != 1 else ""
+        launch = f" --launch {c.launch}" if c.launch != "plain" else ""
+        launch += f" --cache {c.cache_mode}" if c.cache_mode != "hot" else ""
+        names = ",".join(self.contexts or [self.context])
+        contexts = f" --context {names}" if names != CONTEXTS[0] or c.clock == "cuda_events" else ""
         return (
             f"dshrink profile {self.model} --device {c.device} --runtime {c.runtime} "
-            f"--precision {c.precision} --batch {c.batch}{threads} --resolution {resolution} "
-            "--out DIR"
+            f"--precision {c.precision} --batch {c.batch}{threads}{launch} "
+            f"--resolution {resolution}{contexts} --out DIR"
         )
 
     def has_row(self, kind: str, block: int | None = None) -> bool:
@@ -220,9 +230,12 @@ class LatencyTable:
 
 
 def _facts(row: Row) -> tuple[Any, ...]:
-    """What the digest covers; tables of version 1 had no board, and keep their digest."""
-    *facts, board = astuple(row)
-    return (*facts, board) if board else tuple(facts)
+    """What the digest covers; rows without what newer versions added keep their digest."""
+    known = asdict(row)
+    facts = tuple(value for name, value in known.items() if name not in NEW_COLUMNS)
+    added = [(name, known[name]) for name in NEW_COLUMNS if known[name] not in ("", None)]
+    # Version 2 gave the board without its name.
+    return (*facts, *(value if name == "board" else (name, value) for name, value in added))
 
 
 def _plain_json(value: Any, name: str) -> Any:

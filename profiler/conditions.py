@@ -7,65 +7,78 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from devices.agent.runtimes import RUNTIMES
-from devices.inventory import Device, Inventory, connect, load_inventory
+from devices.environment import Environment
+from devices.inventory import Device, Inventory, RuntimeSupport, connect, load_inventory
 from latency_tables.onnx_file import IR_VERSION, OPSET
 from latency_tables.schema import Conditions
 from profiler.errors import SessionError
+from profiler.runtimes import RuntimeTraits, traits
 from profiler.schedulers import Notice, Scheduler, SerialScheduler, say_nothing
 
 
-def probe_conditions(
-    device: Device,
-    scheduler: Scheduler,
-    *,
-    runtime: str,
-    precision: str = "fp32",
-    batch: int = 1,
-    threads: int = 1,
-    statistic: str = "quiet",
-) -> Conditions:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What to measure on and how, as a user asks for it.
+
+    ``runtime`` is the first of the device's that is driven if not given, ``batch`` the paper's on
+    this device, ``statistic`` the one that suits its processor, ``scheduler`` the address of a Dask
+    cluster (this process alone if not given). ``hold_clocks`` asks the device to hold its clocks.
+    """
+
+    device: str = "local"
+    runtime: str | None = None
+    precision: str = "fp32"
+    batch: int | None = None
+    threads: int = 1
+    statistic: str | None = None
+    launch: str = "plain"
+    cache_mode: str = "hot"
+    scheduler: str | None = None
+    hold_clocks: bool = False
+
+
+def probe_conditions(device: Device, scheduler: Scheduler, target: Target) -> Conditions:
     """Ask the device for its runtime's version; check that it can do what is asked.
 
-    With one thread the thread's own CPU time is reported: time that other processes took from it
-    does not count. With more, the wall clock. Raises SessionError with what is missing and how to
-    install it.
+    On a CPU with one thread the thread's own CPU time is reported: time that other processes took
+    from it does not count. With more, the wall clock; on a GPU its own events. Raises SessionError
+    with what is missing and how to install it.
     """
-    _check_runtime(device, runtime)
-    if precision not in device.precisions:
-        raise SessionError(
-            f"{device.name} cannot measure {precision}; it does {', '.join(device.precisions)}"
-        )
-    if precision != "fp32":
-        raise SessionError(f"this version of dshrink measures fp32 with {runtime}, not {precision}")
+    runtime = target.runtime or first_runtime(device)
+    support = _support(device, runtime)
+    is_gpu = support.processor == "gpu"
+    _check_choices(device, runtime, traits(runtime, support.processor), target)
     _check_onnx_versions(device, runtime)
     environment = scheduler.probe()
-    version = environment.runtimes.get(runtime)
-    if version is None:
-        install = device.runtimes[runtime].install
-        raise SessionError(f"{device.name} has no {runtime}; install it there: {install}")
-    support = device.runtimes[runtime]
-    if not support.includes(version):
+    if is_gpu and environment.gpu is None:
         raise SessionError(
-            f"{device.name} has {runtime} {version}, its entry allows {support.versions}: install "
-            f"one of these there ({support.install}), or change the entry"
+            f"{device.name} shows no GPU: `nvidia-smi` must list one there, and "
+            "CUDA_VISIBLE_DEVICES must not hide it"
         )
-    cores = environment.cores or threads
-    if threads > cores:
-        raise SessionError(f"{device.name} has {cores} cores; ask for 1 to {cores} threads")
+    version = _version(device, runtime, environment)
+    _check_threads(device, environment, target.threads, is_gpu)
+    clock = "thread_cpu" if target.threads == 1 else "wall"
     return Conditions(
         device=device.name,
         runtime=runtime,
         runtime_version=version,
-        precision=precision,
-        batch=batch,
-        threads=threads,
-        power_mode=environment.clock_mode,
-        clock="thread_cpu" if threads == 1 else "wall",
-        statistic=statistic,
+        precision=target.precision,
+        batch=target.batch or device.paper_batch,
+        threads=target.threads,
+        power_mode=environment.gpu_clock_mode if is_gpu else environment.clock_mode,
+        clock="cuda_events" if is_gpu else clock,
+        statistic=target.statistic or ("median" if is_gpu else "quiet"),
+        launch=target.launch,
+        cache_mode=target.cache_mode,
     )
 
 
-def _check_runtime(device: Device, runtime: str) -> None:
+def batch_on(target: Target) -> int:
+    """How many images a batch has on the target's device. Raises InventoryError."""
+    return target.batch or load_inventory().get(target.device).paper_batch
+
+
+def _support(device: Device, runtime: str) -> RuntimeSupport:
     if runtime not in device.runtimes:
         raise SessionError(
             f"{device.name} has no runtime {runtime!r} in its entry; "
@@ -76,6 +89,46 @@ def _check_runtime(device: Device, runtime: str) -> None:
             f"{device.name}: this version of dshrink does not drive {runtime} yet; it drives "
             f"{', '.join(RUNTIMES)}"
         )
+    return device.runtimes[runtime]
+
+
+def _check_choices(device: Device, runtime: str, able: RuntimeTraits, target: Target) -> None:
+    """Refuse what the device, or the runtime on it, cannot do."""
+    if target.precision not in device.precisions:
+        raise SessionError(
+            f"{device.name} cannot measure {target.precision}; "
+            f"it does {', '.join(device.precisions)}"
+        )
+    for what, wanted, known in (
+        ("--precision", target.precision, able.precisions),
+        ("--launch", target.launch, able.launches),
+        ("--cache", target.cache_mode, able.cache_modes),
+    ):
+        if wanted not in known:
+            raise SessionError(
+                f"{what} {wanted}: dshrink measures {', '.join(known)} with {runtime} on "
+                f"{device.name}"
+            )
+
+
+def _version(device: Device, runtime: str, environment: Environment) -> str:
+    support, version = device.runtimes[runtime], environment.runtimes.get(runtime)
+    if version is None:
+        raise SessionError(f"{device.name} has no {runtime}; install it there: {support.install}")
+    if not support.includes(version):
+        raise SessionError(
+            f"{device.name} has {runtime} {version}, its entry allows {support.versions}: install "
+            f"one of these there ({support.install}), or change the entry"
+        )
+    return version
+
+
+def _check_threads(device: Device, environment: Environment, threads: int, is_gpu: bool) -> None:
+    cores = environment.cores or threads
+    if is_gpu and threads != 1:
+        raise SessionError(f"--threads {threads}: a GPU is given its work by one thread")
+    if threads > cores:
+        raise SessionError(f"{device.name} has {cores} cores; ask for 1 to {cores} threads")
 
 
 def first_runtime(device: Device) -> str:
@@ -95,25 +148,6 @@ def _check_onnx_versions(device: Device, runtime: str) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """What to measure on and how, as a user asks for it.
-
-    ``runtime`` is the first of the device's that is driven if not given, ``scheduler`` the address
-    of a Dask cluster (this process alone if not given). ``hold_clocks`` asks the device to hold its
-    clocks.
-    """
-
-    device: str = "local"
-    runtime: str | None = None
-    precision: str = "fp32"
-    batch: int = 1
-    threads: int = 1
-    statistic: str = "quiet"
-    scheduler: str | None = None
-    hold_clocks: bool = False
-
-
 @contextmanager
 def measuring_on(
     target: Target, notice: Notice = say_nothing
@@ -129,15 +163,7 @@ def measuring_on(
     try:
         yield (
             scheduler,
-            probe_conditions(
-                device,
-                scheduler,
-                runtime=target.runtime or first_runtime(device),
-                precision=target.precision,
-                batch=target.batch,
-                threads=target.threads,
-                statistic=target.statistic,
-            ),
+            probe_conditions(device, scheduler, target),
         )
     finally:
         scheduler.close()

@@ -29,9 +29,10 @@ RUNTIME_VERSION = "1.0-fake"
 CRASH, HANG, THROTTLED = "crash", "hang", "throttled"
 
 
-def write_spec(spec: OpSpec, *, batch: int = 1, seed: int = 0) -> bytes:
+def write_spec(spec: OpSpec, *, batch: int = 1, seed: int = 0, precision: str = "fp32") -> bytes:
     """The file of a piece that the fake device understands."""
-    return json.dumps({"spec": spec.to_json(), "batch": batch, "seed": seed}).encode()
+    said = {"spec": spec.to_json(), "batch": batch, "seed": seed, "precision": precision}
+    return json.dumps(said).encode()
 
 
 @dataclass(slots=True)
@@ -61,7 +62,8 @@ class FakeConnection:
 
     ``speed(now_s)`` multiplies every latency (drift), ``noise`` and ``round_noise`` are relative
     standard deviations of a sample and of an agent process, and ``fault(spec, call)`` names what
-    goes wrong when a piece is measured for the ``call``-th time (from 0), or None.
+    goes wrong when a piece is measured for the ``call``-th time (from 0), or None. ``layers`` gives
+    the names and milliseconds of a network's layers; without it the runtime has no such profile.
     """
 
     latency_ms: Callable[[OpSpec], float]
@@ -71,6 +73,7 @@ class FakeConnection:
     round_noise: float = 0.0
     speed: Callable[[float], float] = _steady
     fault: Callable[[OpSpec, int], str | None] = _no_fault
+    layers: Callable[[OpSpec], Sequence[tuple[str, float]]] | None = None
     seed: int = 0
     clock: FakeClock = field(default_factory=FakeClock)
     cpu_model: str = "scripted"
@@ -153,6 +156,8 @@ class FakeAgent:
         if hashlib.sha256(content).hexdigest() != message["sha256"]:
             raise JobFailedError("wrong_digest", f"{message['file']} has changed", "push it again")
         spec = OpSpec.from_json(json.loads(content)["spec"])
+        if message["do"] == "profile":
+            return self._profile(spec, Rule(**message["rule"]))
         call = self.device.calls.get(spec.digest, 0)
         self.device.calls[spec.digest] = call + 1
         fault = self.device.fault(spec, call)
@@ -169,6 +174,27 @@ class FakeAgent:
             self.device.clock.advance(timeout_s)
             raise AgentLostError("timeout", f"no reply within {timeout_s:g} s", "it hangs")
         raise JobFailedError(fault, "the script says so", "change the script")
+
+    def _profile(self, spec: OpSpec, rule: Rule) -> dict[str, Any]:
+        clock = self.device.clock
+        clock.advance(rule.warmup_s + rule.min_total_s)
+        if self.device.layers is None:
+            self._fail("runtime_error", 0.0)
+        assert self.device.layers is not None
+        luck = random.Random(f"{self.device.seed}/layers/{spec.digest}/{clock.now_s}")
+        usual_ns = 1e6 * self.factor * self.device.speed(clock.now_s)
+        return {
+            "layers": [
+                [
+                    name,
+                    [
+                        round(ms * usual_ns * (1.0 + abs(luck.gauss(0.0, self.device.noise))))
+                        for _ in range(rule.min_samples)
+                    ],
+                ]
+                for name, ms in self.device.layers(spec)
+            ]
+        }
 
     def _measure(self, spec: OpSpec, call: int, rule: Rule, *, throttled: bool) -> dict[str, Any]:
         clock = self.device.clock

@@ -3,27 +3,31 @@
 Equal pieces are one job. Whole networks are jobs beside the pieces, in the same rounds, so that
 whatever disturbs the machine disturbs both. A twin is a piece measured a second time from a file
 with other weights: two numbers that ought to be one. Anchors watch the machine, and take no part in
-the table.
+the table. Other contexts than the isolated one need more: a pair is a piece behind the one before
+it, a layers job asks for the runtime's own profile of a whole network.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 from devices.agent.protocol import Rule, file_digest
 from devices.connection import PushedFile
-from latency_tables.opspec import OpSpec
+from latency_tables.contexts import CONTEXTS
+from latency_tables.opspec import OpSpec, join
 from latency_tables.pieces import NetworkPieces
 from latency_tables.schema import Conditions
 from profiler.errors import JobError
 from profiler.hold_out import between_masks, merged_forms
+from profiler.places import network_order, pair_spec, piece_before
+from profiler.runtimes import request_options
 
-JOB_KINDS = ("piece", "network", "twin", "anchor")
+JOB_KINDS = ("piece", "network", "twin", "anchor", "pair", "layers")
 TWINS = 3
 HOLD_OUT_NETWORKS = 20
 #: Networks between the original and the all-merged one that the calibration is fitted to.
@@ -37,6 +41,8 @@ LOAD_S = 0.1
 
 #: Most time for a runtime to load and optimise a network, beyond what the rule allows for timing.
 PREPARE_TIMEOUT_S = 60.0
+#: The same where an engine is built: a Jetson takes minutes for a network.
+BUILD_TIMEOUT_S = 1800.0
 
 #: compose(keep_mask, padding) is the whole network of a mask.
 Compose = Callable[[str, str], OpSpec]
@@ -58,9 +64,10 @@ def longest_s(rule: Rule) -> float:
     return 2.0 * expected_s(rule)
 
 
-def timeout_s(rule: Rule) -> float:
+def timeout_s(rule: Rule, builds: bool = False) -> float:
     """How long an agent may be silent about a job before it is taken to hang."""
-    return PREPARE_TIMEOUT_S + 10.0 * (rule.warmup_cap_s + rule.cap_s)
+    prepare_s = BUILD_TIMEOUT_S if builds else PREPARE_TIMEOUT_S
+    return prepare_s + 10.0 * (rule.warmup_cap_s + rule.cap_s)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,11 +148,15 @@ class JobPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class ProfilePlan(JobPlan):
-    """The jobs of a profile: what they are pieces of, and which role each whole network has."""
+    """The jobs of a profile: what they are pieces of, and which role each whole network has.
+
+    ``contexts`` are those that the pieces are costed in.
+    """
 
     jobs: tuple[Job, ...]
     pieces: NetworkPieces
     networks: tuple[PlannedNetwork, ...]
+    contexts: tuple[str, ...] = CONTEXTS[:1]
 
     @property
     def twins(self) -> tuple[Job, ...]:
@@ -156,6 +167,16 @@ class ProfilePlan(JobPlan):
         return tuple(network for network in self.networks if network.role == role)
 
 
+def pair_job_id(pair: OpSpec) -> str:
+    """The id of the job of a piece behind the one before it."""
+    return f"pair {pair.digest}"
+
+
+def layers_job_id(network: PlannedNetwork) -> str:
+    """The id of the job that profiles the layers of a network."""
+    return f"layers of {network.job_id}"
+
+
 def plan_jobs(
     pieces: NetworkPieces,
     compose: Compose,
@@ -163,8 +184,14 @@ def plan_jobs(
     hold_out: int = HOLD_OUT_NETWORKS,
     twins: int = TWINS,
     seed: int = 0,
+    contexts: Sequence[str] = CONTEXTS[:1],
 ) -> ProfilePlan:
-    """List every piece, the base, the all-merged networks, the hold-out networks, and twins."""
+    """List every piece, the base, the all-merged networks, the hold-out networks, and twins.
+
+    Then what the ``contexts`` need besides. Pieces are jobs in each of them: pairs are costed by
+    what stands before them alone, and twins, anchors and the audit rest on pieces. Raises JobError
+    where a network is not its pieces one after the other, as the context "layers" needs it.
+    """
     labels: dict[str, list[str]] = {}
     for piece in pieces.pieces:
         labels.setdefault(piece.spec.digest, []).append(piece.name)
@@ -173,11 +200,14 @@ def plan_jobs(
         for digest, spec in pieces.unique_specs.items()
     ]
     networks, network_jobs = _plan_networks(pieces, compose, hold_out, seed)
+    more = _pair_jobs(pieces) if "pair" in contexts else []
+    more += _layers_jobs(pieces, networks, network_jobs) if "layers" in contexts else []
     return ProfilePlan(
         pieces=pieces,
-        jobs=(*piece_jobs, *network_jobs, *_twins(piece_jobs, twins)),
+        jobs=(*piece_jobs, *network_jobs, *_twins(piece_jobs, twins), *more),
         networks=networks,
         anchors=_anchors(piece_jobs),
+        contexts=tuple(contexts),
     )
 
 
@@ -206,6 +236,42 @@ def _plan_networks(
         job = jobs.setdefault(spec.digest, Job(id=name, kind="network", label=name, spec=spec))
         networks.append(PlannedNetwork(keep_mask=mask, padding=padding, role=role, job_id=job.id))
     return tuple(networks), list(jobs.values())
+
+
+def _pair_jobs(pieces: NetworkPieces) -> list[Job]:
+    labels: dict[str, list[str]] = {}
+    specs: dict[str, OpSpec] = {}
+    for piece in pieces.pieces:
+        before, spec = piece_before(pieces, piece), pair_spec(pieces, piece)
+        if before and spec:
+            specs[spec.digest] = spec
+            labels.setdefault(spec.digest, []).append(f"{before.name} + {piece.name}")
+    return [
+        Job(id=pair_job_id(spec), kind="pair", label=_label(labels[digest]), spec=spec)
+        for digest, spec in specs.items()
+    ]
+
+
+def _layers_jobs(
+    pieces: NetworkPieces, networks: Iterable[PlannedNetwork], jobs: Iterable[Job]
+) -> list[Job]:
+    """Few networks that hold every piece between them: the original, and the all-merged ones."""
+    specs = {job.id: job.spec for job in jobs}
+    found: dict[str, Job] = {}
+    for network in networks:
+        if network.role not in ("base", "merged"):
+            continue
+        order = network_order(pieces, network.keep_mask, network.padding)
+        spec = specs[network.job_id]
+        if join([piece.spec for piece in order]).digest != spec.digest:
+            raise JobError(
+                f"{network.job_id} is not its pieces one after the other: a layer's operators do "
+                "not tell its piece; leave the context 'layers' out"
+            )
+        name = layers_job_id(network)
+        label = f"layers of {network.job_id.removeprefix('network ')}"
+        found[name] = Job(id=name, kind="layers", label=label, spec=spec)
+    return list(found.values())
 
 
 def _by_macs(jobs: Iterable[Job]) -> list[Job]:
@@ -238,11 +304,17 @@ def _anchors(piece_jobs: Sequence[Job]) -> tuple[Job, ...]:
 
 
 def measure_request(
-    job: AnyJob, file: PushedFile, conditions: Conditions, rule: Rule
+    job: AnyJob,
+    file: PushedFile,
+    conditions: Conditions,
+    rule: Rule,
+    options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The agent's request for a job whose file is on the device."""
+    given = {**request_options(conditions), **(options or {})}
     return {
-        "do": "measure",
+        **({"options": given} if given else {}),
+        "do": "profile" if job.kind == "layers" else "measure",
         "runtime": conditions.runtime,
         "file": file.path,
         "sha256": file.sha256,

@@ -19,7 +19,7 @@ from functools import cached_property
 
 from latency_tables.schema import CLOCKS, STATISTICS
 from profiler.errors import MeasurementError
-from profiler.replies import Failure, Reply, Samples
+from profiler.replies import Failure, LayerTimes, Reply, Samples
 from profiler.statistics import latency, latency_interval, median, quantile, spread_percent
 
 #: Half of the interval's width, as a share of the latency, within which a row is settled on a CPU.
@@ -30,6 +30,8 @@ LEAST_SAMPLES = 30
 CALM_WANTED = 2
 #: Where there are fewer of them, so many rounds of any kind have to agree.
 AGREEING = 3
+#: Above this share of the device's time the host, not the device, sets the pace (measuring.md, 4).
+HOST_BOUND_SHARE = 0.8
 #: A job is given up after this many failures that a second try might have mended.
 FAILURES_ALLOWED = 1
 
@@ -71,10 +73,16 @@ class Measurement:
     def failures(self) -> tuple[Failure, ...]:
         return tuple(reply.failure for reply in self.replies if reply.failure is not None)
 
+    @cached_property
+    def layers(self) -> tuple[LayerTimes, ...]:
+        """The runtime's profiles, a round each; only a job that asks for them has any."""
+        return tuple(reply.layers for reply in self.replies if reply.layers is not None)
+
     @property
     def board(self) -> str:
         """Which board measured it; several joined by "+"."""
-        counted = self.parts or self.failures
+        counted: tuple[Samples | LayerTimes | Failure, ...]
+        counted = self.parts or self.layers or self.failures
         boards = {reply.board for reply in self.replies if reply.outcome in counted}
         return "+".join(sorted(boards))
 
@@ -86,7 +94,7 @@ class Measurement:
 
     @property
     def failed(self) -> bool:
-        return self.given_up or not self.parts
+        return self.given_up or not (self.parts or self.layers)
 
     @cached_property
     def _calm(self) -> tuple[Samples, ...]:
@@ -173,6 +181,27 @@ class Measurement:
         known = all(part.cpu_ns is not None for part in self.parts)
         return self._latency_ms("thread_cpu") if known else None
 
+    @cached_property
+    def enqueue_ms(self) -> float | None:
+        """What the host takes to hand a GPU the work of one run; None on a CPU."""
+        self._require_samples()
+        rounds = [part.enqueue_ns for part in self.parts if part.enqueue_ns is not None]
+        if len(rounds) < len(self.parts):
+            return None
+        return median([median(values) for values in rounds]) / _NS_PER_MS
+
+    @property
+    def host_bound(self) -> bool:
+        """Whether the device waited for the host, so that the latency is the host's."""
+        enqueue_ms = self.enqueue_ms
+        return enqueue_ms is not None and enqueue_ms > HOST_BOUND_SHARE * self.latency_ms
+
+    @property
+    def built_precision(self) -> str:
+        """What the runtime says it built, of all rounds; empty where it does not say."""
+        said = (str(part.built.get("precision", "")) for part in self.parts)
+        return " / ".join(sorted({one for one in said if one}))
+
     @property
     def samples(self) -> int:
         return sum(len(values) for values in self._rounds_ns(self.clock))
@@ -190,7 +219,7 @@ class Measurement:
     @property
     def settled(self) -> bool:
         """Whether a further round would add nothing that was asked for."""
-        return self.given_up or self.verdict == "ok"
+        return self.given_up or self.verdict in ("ok", "host_bound")
 
     @property
     def verdict(self) -> str:
@@ -206,6 +235,8 @@ class Measurement:
     def _judgement(self) -> tuple[str, str]:
         if self.failed:
             return "failed", str(self.failures[-1]) if self.failures else "never measured"
+        if self.layers:
+            return self._judge_layers()
         slowed = [why for part in self.parts if (why := part.throttled(self.clock))]
         if slowed:
             return "throttled", f"in {len(slowed)} of {self.rounds} rounds {slowed[-1]}"
@@ -221,4 +252,14 @@ class Measurement:
                 f"{100 * self.half_width:g} %) after {self.rounds} rounds, which differ by "
                 f"{self.round_spread_percent:.1f} %"
             )
+        if self.host_bound:
+            return "host_bound", (
+                f"the host takes {self.enqueue_ms:.3g} ms to launch what the device does in "
+                f"{self.latency_ms:.3g} ms: use --launch cuda_graph or a larger batch"
+            )
+        return "ok", ""
+
+    def _judge_layers(self) -> tuple[str, str]:
+        if len(self.layers) < self.rounds_wanted:
+            return "noisy", f"only {len(self.layers)} of {self.rounds_wanted} rounds"
         return "ok", ""

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from latency_tables.contexts import CONTEXTS
 from latency_tables.pieces import NetworkPieces
 from latency_tables.schema import Conditions
 from latency_tables.table import LatencyTable
 from profiler.jobs import HOLD_OUT_NETWORKS, TWINS, Compose, plan_jobs
 from profiler.measurement import Measurement
-from profiler.quality import audit, machine_warnings
+from profiler.quality import audit, machine_warnings, rivals
 from profiler.schedulers import Scheduler
 from profiler.session import Progress, Session, SessionResult
 from profiler.settings import Estimate, Settings
-from profiler.table_builder import Provenance, build_table
+from profiler.table_builder import Provenance, build_tables
 from profiler.workload_files import BuildFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileRequest:
-    """What to profile, on what, and how thoroughly; ``folder`` keeps the journal."""
+    """What to profile, on what, and how thoroughly; ``folder`` keeps the journal.
+
+    ``contexts`` are those in which the pieces are costed; the one that predicts best is the table.
+    """
 
     pieces: NetworkPieces
     compose: Compose
@@ -32,14 +36,16 @@ class ProfileRequest:
     dshrink_version: str
     hold_out: int = HOLD_OUT_NETWORKS
     twins: int = TWINS
+    contexts: Sequence[str] = CONTEXTS[:1]
     settings: Settings = field(default_factory=Settings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """The table, and what the session says about how it came about."""
+    """The table, those of all its contexts, and what the session says about how they came about."""
 
     table: LatencyTable
+    tables: Mapping[str, LatencyTable]
     session: SessionResult
 
 
@@ -60,10 +66,14 @@ def profile(
         hold_out=request.hold_out,
         twins=request.twins,
         seed=request.settings.seed,
+        contexts=request.contexts,
     )
 
     def suspects(measurements: Mapping[str, Measurement]) -> Collection[str]:
         return audit(plan, measurements, request.conditions).suspects
+
+    def close_forms(measurements: Mapping[str, Measurement]) -> Collection[str]:
+        return rivals(plan, measurements)
 
     with Session(
         plan=plan,
@@ -73,13 +83,14 @@ def profile(
         folder=request.folder,
         settings=request.settings,
         suspects=suspects,
+        rivals=close_forms,
     ) as session:
         if on_start:
             on_start(session.estimate)
         result = session.run(*([progress] if progress else []))
         session.workloads.delete()
     fingerprint = result.environments[0] if result.environments else {}
-    table = build_table(
+    made = build_tables(
         plan,
         result.measurements,
         request.conditions,
@@ -89,7 +100,7 @@ def profile(
             date=request.date,
             dshrink_version=request.dshrink_version,
         ),
-        warnings=(*machine_warnings(fingerprint), *result.warnings),
+        warnings=(*machine_warnings(fingerprint, request.conditions), *result.warnings),
         boards=result.boards,
     )
-    return Profile(table=table, session=result)
+    return Profile(table=made.table, tables=made.tables, session=result)

@@ -15,11 +15,15 @@ from typing import Any
 
 from latency_tables.opspec import Conv, Op, OpSpec, Shape
 from latency_tables.schema import Conditions
-from profiler.jobs import Job, ProfilePlan
+from profiler.jobs import Job, ProfilePlan, pair_job_id
 from profiler.measurement import Measurement
+from profiler.places import pair_spec
 
 #: Percent by which a twin may differ.
 TWIN_LIMIT_PERCENT = 1.0
+
+#: Kinds of jobs that are looked at: the latencies of pairs are no rows, layers have none.
+AUDITED_KINDS = ("piece", "network", "twin")
 
 #: Load average a core above which other work is likely to disturb.
 BUSY_LOAD = 0.5
@@ -46,11 +50,22 @@ class SpeedLimit:
 #: One thread of a CPU: 32 fused multiply-adds a cycle at 6 GHz, and fast convolution algorithms
 #: that save up to 4 of 5 of them; two 64-byte loads a cycle. fp32.
 CPU_THREAD = SpeedLimit(macs_per_s=1e12, bytes_per_s=1e12)
+#: One GPU by precision: several times what the largest one of 2026 does, with fast algorithms and
+#: all data in its cache.
+GPU = {
+    "fp32": SpeedLimit(macs_per_s=5e14, bytes_per_s=4e13),
+    "fp16": SpeedLimit(macs_per_s=1e16, bytes_per_s=4e13, bytes_per_number=2),
+    "int8": SpeedLimit(macs_per_s=2e16, bytes_per_s=4e13, bytes_per_number=1),
+}
+#: Percent within which another build of an engine may turn around which of two forms is faster.
+RIVAL_PERCENT = 5.0
 
 
 def speed_limit(conditions: Conditions) -> SpeedLimit | None:
     """The limit for these conditions; None where none is known."""
-    if conditions.runtime != "onnxruntime" or conditions.precision != "fp32":
+    if conditions.clock == "cuda_events":
+        return GPU.get(conditions.precision)
+    if conditions.precision != "fp32":
         return None
     return SpeedLimit(
         macs_per_s=CPU_THREAD.macs_per_s * conditions.threads,
@@ -93,7 +108,8 @@ def audit(
     plan: ProfilePlan, measurements: Mapping[str, Measurement], conditions: Conditions
 ) -> Audit:
     """Compare the measurements with each other and with what is possible at all."""
-    known = [job for job in plan.jobs if not measurements[job.id].failed]
+    audited = (job for job in plan.jobs if job.kind in AUDITED_KINDS)
+    known = [job for job in audited if not measurements[job.id].failed]
     pieces = [job for job in known if job.kind == "piece"]
     twins = _twins(known, measurements)
     found = [
@@ -106,6 +122,28 @@ def audit(
         warnings=tuple(text for text, _ in found),
         suspects=frozenset(name for _, names in found for name in names),
     )
+
+
+def rivals(plan: ProfilePlan, measurements: Mapping[str, Measurement]) -> frozenset[str]:
+    """The pieces of blocks whose original and merged forms are within RIVAL_PERCENT.
+
+    Which of them is faster decides a plan, so they are worth more than one build.
+    """
+    found: set[str] = set()
+    places = plan.pieces.by_place
+    for (kind, block), original in places.items():
+        merged = [places.get((form, block)) for form in ("merged", "merged_bias_map")]
+        if kind != "original":
+            continue
+        for piece in (one for one in merged if one is not None):
+            pair = [original.spec.digest, piece.spec.digest]
+            if any(measurements[name].failed for name in pair):
+                continue
+            first, second = (measurements[name].latency_ms for name in pair)
+            if abs(first - second) <= RIVAL_PERCENT / 100.0 * max(first, second):
+                behind = (pair_spec(plan.pieces, one) for one in (original, piece))
+                found.update(pair, (pair_job_id(spec) for spec in behind if spec is not None))
+    return frozenset(found & measurements.keys())
 
 
 _Finding = tuple[str, tuple[str, ...]]
@@ -206,11 +244,18 @@ def _is_as_large(larger: Op, smaller: Op) -> bool:
     return same and taller and (dense or depthwise)
 
 
-def machine_warnings(environment: Mapping[str, Any]) -> tuple[str, ...]:
+def machine_warnings(environment: Mapping[str, Any], conditions: Conditions) -> tuple[str, ...]:
     """What about the machine's state speaks against trusting its numbers."""
     found = []
+    on_gpu = conditions.clock == "cuda_events"
+    gpu = environment.get("gpu") or {}
+    if on_gpu and gpu.get("held_mhz") is None and environment.get("power_mode") is None:
+        found.append(
+            "the GPU's clock was free: it may have changed while measuring; --hold-clocks keeps it "
+            "steady"
+        )
     governor = environment.get("governor")
-    if governor and governor != "performance":
+    if governor and governor != "performance" and not on_gpu:
         found.append(
             f"the CPU governor is {governor!r}: the clock may change while measuring; "
             "`performance` keeps it steady"

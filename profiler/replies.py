@@ -13,15 +13,23 @@ from devices.agent.health import throttle_reason
 from profiler.errors import MeasurementError
 
 #: Failures that no second try mends: the same file fails in the same way.
-PERMANENT_FAILURES = ("missing_file", "wrong_digest", "bad_model", "out_of_memory")
+PERMANENT_FAILURES = (
+    "missing_file",
+    "wrong_digest",
+    "bad_model",
+    "out_of_memory",
+    "wrong_precision",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
     """Nanoseconds of one run, a value a sample; ``cpu_ns`` is None where that clock says nothing.
 
-    ``disturbed`` counts the samples that others took or slowed the core from, ``dropped`` how many
-    of them the agent left out: all, or none where hardly a sample was undisturbed.
+    On a GPU ``device_ns`` is what its own events say and ``enqueue_ns`` how long the host took to
+    hand over the work; elsewhere they are None. ``built`` is what the runtime says it made of the
+    file. ``disturbed`` counts the samples that others took or slowed the core from, ``dropped`` how
+    many of them the agent left out: all, or none where hardly a sample was undisturbed.
     """
 
     wall_ns: tuple[int, ...]
@@ -35,9 +43,13 @@ class Samples:
     waited_s: float = 0.0
     health_before: Mapping[str, Any] = field(default_factory=dict)
     health_after: Mapping[str, Any] = field(default_factory=dict)
+    device_ns: tuple[int, ...] | None = None
+    enqueue_ns: tuple[int, ...] | None = None
+    built: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, values in (("wall_ns", self.wall_ns), ("cpu_ns", self.cpu_ns)):
+        for name in ("wall_ns", "cpu_ns", "device_ns"):
+            values = getattr(self, name)
             if values is not None and (not values or min(values) <= 0):
                 raise MeasurementError(
                     f"{name} holds {len(values)} sample(s), the smallest {min(values, default=0)}; "
@@ -62,9 +74,13 @@ class Samples:
         return throttle_reason(before, after)
 
     def times_ns(self, clock: str) -> tuple[int, ...]:
-        """Nanoseconds of one run by a clock, "wall" or "thread_cpu"."""
+        """Nanoseconds of one run by a clock of ``CLOCKS``."""
         if clock == "wall":
             return self.wall_ns
+        if clock == "cuda_events":
+            if self.device_ns is None:
+                raise MeasurementError('no times of a GPU among the samples; use the clock "wall"')
+            return self.device_ns
         if self.cpu_ns is None:
             raise MeasurementError(
                 'no thread CPU time among the samples; use the conditions\' clock "wall" '
@@ -73,8 +89,14 @@ class Samples:
         return self.cpu_ns
 
     def to_json(self) -> dict[str, Any]:
-        """The form that the agent sends."""
+        """The form that the agent sends, without what is empty on a CPU."""
+        of_gpu = {
+            "device_ns": None if self.device_ns is None else list(self.device_ns),
+            "enqueue_ns": None if self.enqueue_ns is None else list(self.enqueue_ns),
+            "built": dict(self.built) or None,
+        }
         return {
+            **{name: value for name, value in of_gpu.items() if value is not None},
             "wall_ns": list(self.wall_ns),
             "cpu_ns": None if self.cpu_ns is None else list(self.cpu_ns),
             "runs_per_sample": self.runs_per_sample,
@@ -92,10 +114,12 @@ class Samples:
     def from_json(cls, data: Mapping[str, Any]) -> Samples:
         """Read the agent's result. Raises MeasurementError for what is no result."""
         try:
-            cpu_ns = data.get("cpu_ns")
             return cls(
                 wall_ns=tuple(int(value) for value in data["wall_ns"]),
-                cpu_ns=None if cpu_ns is None else tuple(int(value) for value in cpu_ns),
+                cpu_ns=_numbers(data.get("cpu_ns")),
+                device_ns=_numbers(data.get("device_ns")),
+                enqueue_ns=_numbers(data.get("enqueue_ns")),
+                built=dict(data.get("built") or {}),
                 runs_per_sample=int(data.get("runs_per_sample", 1)),
                 dropped=int(data.get("dropped", 0)),
                 disturbed=int(data.get("disturbed", 0)),
@@ -110,6 +134,61 @@ class Samples:
             if isinstance(error, MeasurementError):
                 raise
             raise MeasurementError(f"not a result of a measurement: {error!r}") from error
+
+
+def _numbers(values: Any) -> tuple[int, ...] | None:
+    return None if values is None else tuple(int(value) for value in values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerTimes:
+    """The runtime's own profile: each layer's name, and its nanoseconds in each run.
+
+    A profile slows the run, so its sum says nothing about the latency. ``built`` is as in Samples.
+    """
+
+    names: tuple[str, ...]
+    times_ns: tuple[tuple[int, ...], ...]
+    waited_s: float = 0.0
+    built: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.names or len(self.names) != len(self.times_ns):
+            raise MeasurementError(
+                f"a profile of {len(self.names)} layers with {len(self.times_ns)} times; "
+                "need at least one layer, and the times of each"
+            )
+        if not all(times and min(times) >= 0 for times in self.times_ns):
+            raise MeasurementError("a profile has a layer without times, or with one below 0")
+
+    def to_json(self) -> dict[str, Any]:
+        """The form that the agent sends."""
+        pairs = zip(self.names, self.times_ns, strict=True)
+        return {
+            "layers": [[name, list(times)] for name, times in pairs],
+            "waited_s": self.waited_s,
+            "built": dict(self.built),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> LayerTimes:
+        """Read the agent's result. Raises MeasurementError for what is no result."""
+        try:
+            return cls(
+                names=tuple(str(name) for name, _ in data["layers"]),
+                times_ns=tuple(tuple(int(ns) for ns in times) for _, times in data["layers"]),
+                waited_s=float(data.get("waited_s", 0.0)),
+                built=dict(data.get("built") or {}),
+            )
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            if isinstance(error, MeasurementError):
+                raise
+            raise MeasurementError(f"not a profile by layer: {error!r}") from error
+
+
+def parse_result(data: Mapping[str, Any]) -> Samples | LayerTimes:
+    """The outcome that an agent's result is. Raises MeasurementError for what is none."""
+    return LayerTimes.from_json(data) if "layers" in data else Samples.from_json(data)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,18 +225,27 @@ def board_of(line: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """The outcome of a job in a round: samples or a failure. ``attempt`` counts from 0."""
+    """The outcome of a job in a round: samples, a profile or a failure; ``attempt`` is from 0."""
 
     job_id: str
     round: int
     attempt: int
     board: str
-    outcome: Samples | Failure
+    outcome: Samples | LayerTimes | Failure
     took_s: float = 0.0
 
     @property
     def samples(self) -> Samples | None:
         return self.outcome if isinstance(self.outcome, Samples) else None
+
+    @property
+    def layers(self) -> LayerTimes | None:
+        return self.outcome if isinstance(self.outcome, LayerTimes) else None
+
+    @property
+    def built(self) -> Mapping[str, Any]:
+        """What the runtime made of the file; empty where it does not say."""
+        return {} if isinstance(self.outcome, Failure) else self.outcome.built
 
     @property
     def failure(self) -> Failure | None:
@@ -171,15 +259,13 @@ class Reply:
             "attempt": self.attempt,
             "board": self.board,
             "took_s": round(self.took_s, 4),
-            ("result" if isinstance(self.outcome, Samples) else "error"): body,
+            ("error" if isinstance(self.outcome, Failure) else "result"): body,
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Reply:
         outcome = (
-            Samples.from_json(data["result"])
-            if "result" in data
-            else Failure.from_json(data["error"])
+            parse_result(data["result"]) if "result" in data else Failure.from_json(data["error"])
         )
         return cls(
             job_id=str(data["job"]),

@@ -21,11 +21,13 @@ from devices.environment import Environment
 from latency_tables.opspec import OpSpecError
 from latency_tables.schema import Conditions
 from profiler.boards import compare_boards
+from profiler.builds import Builds
 from profiler.drift import drift_percent
 from profiler.errors import BoardLostError, JournalError, ProfilerError, SessionError
 from profiler.jobs import AnyJob, JobPlan, measure_request, timeout_s
 from profiler.journal import Journal, JournalState
 from profiler.replies import Failure, Reply
+from profiler.runtimes import processor_of, traits_of
 from profiler.schedulers import Scheduler
 from profiler.settings import Settings, drift_room_s
 from profiler.steps import Begin, Execute, Lane, Push, Step
@@ -75,6 +77,13 @@ class RoundRunner:
     def __post_init__(self) -> None:
         self._jobs = {job.id: job for job in self.plan.jobs}
         self._any_job = {job.id: job for job in (*self.plan.jobs, *self.plan.anchors)}
+        self._builds = Builds(
+            conditions=self.conditions,
+            folder=self.workloads.folder.parent,
+            jobs=self._any_job,
+            rounds=self.settings.rounds,
+        )
+        self._builds.note(self._state.accepted.values())
 
     @property
     def _state(self) -> JournalState:
@@ -159,6 +168,7 @@ class RoundRunner:
             while taken:
                 self._report(len(self._queue) + len(taken), self._jobs[taken[0]].label)
                 yield from self._measure(board, taken, number)
+            yield from self._builds.keep()
             yield from self._measure_anchors(board, number)
             self._queue.put(self._judge_stretch(board, number))
 
@@ -176,6 +186,7 @@ class RoundRunner:
         same_board = self._state.first_of_board.get(board, fingerprint)
         self._check_same(board, ["board"], same_board, fingerprint)
         self.journal.environment(number, board, fingerprint)
+        yield from self._builds.begin(board, fingerprint)
         yield from self._push(board, [job.id for job in self.plan.anchors])
 
     def _check_same(self, board: str, names: Iterable[str], earlier: _Facts, now: _Facts) -> None:
@@ -190,14 +201,16 @@ class RoundRunner:
     def _check_conditions(self, board: str, environment: Environment) -> None:
         wanted, version = self.conditions.runtime, self.conditions.runtime_version
         found = environment.runtimes.get(wanted)
+        on_gpu = processor_of(self.conditions) == "gpu"
+        mode = environment.gpu_clock_mode if on_gpu else environment.clock_mode
         if found != version:
             raise SessionError(
                 f"{board} has {wanted} {found or '(not installed)'}, the "
                 f"conditions say {version}: install that one there, or profile the one it has"
             )
-        if environment.clock_mode != self.conditions.power_mode:
+        if mode != self.conditions.power_mode:
             raise SessionError(
-                f"{board} is in power mode {environment.clock_mode}, the conditions say "
+                f"{board} is in power mode {mode}, the conditions say "
                 f"{self.conditions.power_mode}: set that one there, or begin in another folder"
             )
 
@@ -224,10 +237,18 @@ class RoundRunner:
     ) -> Generator[Step, object, list[Reply]]:
         rule = self.settings.rule
         requests = (
-            measure_request(job, self._files[board, job.id], self.conditions, rule) for job in jobs
+            measure_request(
+                job,
+                self._files[board, job.id],
+                self.conditions,
+                rule,
+                self._builds.options(board, job, number),
+            )
+            for job in jobs
         )
         start = self.clock()
-        outcomes = yield Execute(requests=tuple(requests), timeout_s=timeout_s(rule))
+        limit_s = timeout_s(rule, builds=traits_of(self.conditions).builds)
+        outcomes = yield Execute(requests=tuple(requests), timeout_s=limit_s)
         assert isinstance(outcomes, tuple)
         # What was spent on broken links says nothing about what a repetition would cost.
         spent_s = self.clock() - start - sum(outcome.lost_s for outcome in outcomes)
@@ -244,15 +265,22 @@ class RoundRunner:
             for job, attempt, outcome in zip(jobs, attempts, outcomes, strict=True)
         ]
         self._check_clock(replies)
+        self._builds.note(replies)
         return replies
 
     def _check_clock(self, replies: Iterable[Reply]) -> None:
         wanted = self.conditions.clock
         for reply in replies:
-            if wanted == "thread_cpu" and reply.samples and reply.samples.cpu_ns is None:
+            samples = reply.samples
+            if wanted == "thread_cpu" and samples and samples.cpu_ns is None:
                 raise SessionError(
                     f"{reply.board} reports no thread CPU time, which the conditions ask for: use "
                     'the clock "wall"'
+                )
+            if wanted == "cuda_events" and samples and samples.device_ns is None:
+                raise SessionError(
+                    f"{reply.board} reports no times of its GPU, which the conditions ask for: "
+                    "bring host and agent to the same version of dshrink"
                 )
 
     def _measure(self, board: str, taken: list[str], number: int) -> _Steps:
@@ -324,7 +352,8 @@ class RoundRunner:
         change = drift_percent(log.anchors, self.conditions, self.settings.drift_limit)
         if change is None or not log.closed:
             return []
-        timed = [name for name in log.closed if self._state.accepted[name, number].samples]
+        accepted = self._state.accepted
+        timed = [name for name in log.closed if accepted[name, number].failure is None]
         repeats = self.settings.repeats
         again = [name for name in timed if self._state.attempts[name, number] <= repeats]
         if not self._affordable(again, number):

@@ -9,6 +9,7 @@ is the connection's business; the two multiply.
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -19,8 +20,8 @@ from devices.connection import Agent, Connection, PushedFile
 from devices.environment import Environment
 from devices.errors import AgentError, AgentLostError
 from profiler.errors import MeasurementError, SessionError
-from profiler.replies import Failure, Samples
-from profiler.steps import Begin, Execute, Lane, MakeLane, Outcome, Push, Step, next_step
+from profiler.replies import Failure, parse_result
+from profiler.steps import Begin, Execute, Lane, MakeLane, Outcome, Push, Recall, Step, next_step
 
 #: Failures that say something about the job; after any other no other job would fare better.
 JOB_FAILURES = (
@@ -30,6 +31,8 @@ JOB_FAILURES = (
     "out_of_memory",
     "runtime_error",
     "agent_crashed",
+    "worker_crashed",
+    "wrong_precision",
     "timeout",
 )
 
@@ -47,6 +50,7 @@ PAUSES_S: Mapping[str, Sequence[float]] = {
 PUSHED_AGAIN = ("missing_file", "wrong_digest")
 #: How much longer than the device itself the host waits for a job.
 GRACE_S = 30.0
+RECALL_TIMEOUT_S = 60.0
 
 _T = TypeVar("_T")
 
@@ -133,6 +137,8 @@ class SerialScheduler:
                 return self._push(step.files)
             case Execute():
                 return tuple(self._execute(one, step.timeout_s) for one in step.requests)
+            case Recall():
+                return self._recall(step.runtime)
 
     def close(self) -> None:
         """End the agent and take from the device what was brought there."""
@@ -161,8 +167,8 @@ class SerialScheduler:
         start = self._clock()
         try:
             said = self._persist(lambda: self._request(request, timeout_s))
-            samples = Samples.from_json(said)
-            return Outcome(result=samples, lost_s=self._asked_at - start + samples.waited_s)
+            result = parse_result(said)
+            return Outcome(result=result, lost_s=self._asked_at - start + result.waited_s)
         except AgentError as error:
             if error.type not in JOB_FAILURES:
                 raise SessionError(str(error)) from error
@@ -170,6 +176,18 @@ class SerialScheduler:
         except MeasurementError as error:
             failure = Failure(type="runtime_error", message=str(error))
         return Outcome(result=failure)
+
+    def _recall(self, runtime: str) -> bytes | None:
+        """What it learned is worth having, but no run should end for want of it."""
+        try:
+            said = self._running().request({"do": "state", "runtime": runtime}, RECALL_TIMEOUT_S)
+            state = said.get("state")
+            return None if state is None else base64.b64decode(state, validate=True)
+        except AgentLostError:
+            self._end_agent()
+        except (AgentError, ValueError, TypeError):
+            pass
+        return None
 
     def _request(self, request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
         # The device itself ends a job that hangs: over a broken link nobody else could.

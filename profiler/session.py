@@ -17,6 +17,7 @@ from profiler.journal import JOURNAL_NAME, Header, Journal, JournalState
 from profiler.measurement import Measurement
 from profiler.replies import Reply
 from profiler.rounds import RoundRunner
+from profiler.runtimes import file_precision, traits_of
 from profiler.schedulers import Scheduler
 from profiler.settings import Estimate, Settings, estimate, extra_room_s
 from profiler.workload_files import BuildFile, WorkloadFolder
@@ -25,6 +26,8 @@ from profiler.workload_files import BuildFile, WorkloadFolder
 Progress = Callable[[int, int, str], None]
 #: Job ids whose measurements look wrong beside the others, to be measured once more.
 Suspects = Callable[[Mapping[str, Measurement]], Collection[str]]
+#: Extra rounds for jobs so close to each other that another build could change which is faster.
+REBUILDS = 2
 
 WORKLOADS_NAME = "workloads"
 
@@ -70,6 +73,7 @@ class Session:
     folder: Path
     settings: Settings = field(default_factory=Settings)
     suspects: Suspects = _no_suspects
+    rivals: Suspects = _no_suspects
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
@@ -80,7 +84,10 @@ class Session:
             rule=dict(self.settings.rule._asdict()),
         )
         self.workloads = WorkloadFolder(
-            folder=self.folder / WORKLOADS_NAME, build=self.build, batch=self.conditions.batch
+            folder=self.folder / WORKLOADS_NAME,
+            build=self.build,
+            batch=self.conditions.batch,
+            precision=file_precision(self.conditions),
         )
         self._journal = Journal(self.folder / JOURNAL_NAME, header)
         self._rounds = RoundRunner(
@@ -191,6 +198,9 @@ class Session:
         if number == self.settings.rounds:
             suspects = self.suspects(known)
             chosen += [name for name in known if name in suspects and not known[name].given_up]
+        if traits_of(self.conditions).builds and number < self.settings.rounds + REBUILDS:
+            rivals = self.rivals(known)
+            chosen += [name for name in known if name in rivals and not known[name].given_up]
         room_s = extra_room_s(self.plan, self.settings, self._state, before_round=number)
         affordable = []
         for name in dict.fromkeys(chosen):

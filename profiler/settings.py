@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from devices.agent.protocol import Rule
+from latency_tables.schema import Conditions
 from profiler.drift import DRIFT_LIMIT
 from profiler.errors import JobError
 from profiler.jobs import PROFILE_RULE, JobPlan, expected_s, longest_s
 from profiler.journal import JournalState
 from profiler.measurement import HALF_WIDTH
+from profiler.runtimes import GPU_HALF_WIDTH, GPU_RULE, processor_of
 from profiler.statistics import median
 
 
@@ -42,6 +45,13 @@ class Settings:
             raise JobError(
                 "extra_rounds, repeats, extra_share, drift_share and drift_limit must be 0 or more"
             )
+
+
+def settings_for(conditions: Conditions, **chosen: Any) -> Settings:
+    """The settings that suit what does the work; ``chosen`` are fields that are set otherwise."""
+    if processor_of(conditions) == "gpu":
+        chosen = {"rule": GPU_RULE, "half_width": GPU_HALF_WIDTH, **chosen}
+    return Settings(**chosen)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

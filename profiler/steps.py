@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from profiler.errors import SessionError
-from profiler.replies import Failure, Samples
+from profiler.replies import Failure, LayerTimes, Samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,17 +41,24 @@ class Execute:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Recall:
+    """Ask for what a runtime learned from its builds. Answer: bytes, or None."""
+
+    runtime: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What a job gave, and the seconds that went by before its last try began to run.
 
     Those were spent on links that broke and on waiting for whoever else measured there.
     """
 
-    result: Samples | Failure
+    result: Samples | LayerTimes | Failure
     lost_s: float = 0.0
 
 
-Step = Begin | Push | Execute
+Step = Begin | Push | Execute | Recall
 #: A ``SessionError`` is thrown into a lane whose board cannot do what it asked.
 Lane = Generator[Step, Any, None]
 MakeLane = Callable[[str], Lane]

@@ -1,4 +1,8 @@
-"""Accepted measurements -> ``LatencyTable``: rows, calibration, the check on unseen networks."""
+"""Accepted measurements -> a ``LatencyTable`` a context: rows, calibration, the check on others.
+
+All tables of a profile are fitted to the same networks and tried on the same others, so their
+errors compare the contexts and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from latency_tables.calibration import Calibration, CalibrationNetwork
+from latency_tables.contexts import CONTEXTS, ContextCheck, best_context
 from latency_tables.errors import CalibrationError, LatencyTableError, MissingPieceError
 from latency_tables.hold_out import HoldOut, HoldOutNetwork
-from latency_tables.pieces import Piece
 from latency_tables.predictor import predict
-from latency_tables.schema import Conditions, Row
+from latency_tables.schema import VERDICTS, Conditions
 from latency_tables.table import LatencyTable
 from profiler.boards import BoardComparison
+from profiler.contexts import context_rows
 from profiler.jobs import PlannedNetwork, ProfilePlan
 from profiler.measurement import Measurement
 from profiler.quality import audit
@@ -32,6 +37,38 @@ class Provenance:
     dshrink_version: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextTables:
+    """A whole table in each context of a plan; ``best`` is the context that predicts best."""
+
+    tables: Mapping[str, LatencyTable]
+    best: str
+
+    @property
+    def table(self) -> LatencyTable:
+        return self.tables[self.best]
+
+
+def build_tables(
+    plan: ProfilePlan,
+    measurements: Mapping[str, Measurement],
+    conditions: Conditions,
+    provenance: Provenance,
+    warnings: Sequence[str] = (),
+    boards: Sequence[BoardComparison] = (),
+) -> ContextTables:
+    """Make the table of each context; each also says how right the others predict."""
+    made = {
+        context: build_table(
+            plan, measurements, conditions, provenance, warnings, boards, context=context
+        )
+        for context in plan.contexts
+    }
+    checks = {context: table.contexts[context] for context, table in made.items()}
+    tables = {context: replace(table, contexts=checks) for context, table in made.items()}
+    return ContextTables(tables=tables, best=best_context(checks))
+
+
 def build_table(
     plan: ProfilePlan,
     measurements: Mapping[str, Measurement],
@@ -39,21 +76,24 @@ def build_table(
     provenance: Provenance,
     warnings: Sequence[str] = (),
     boards: Sequence[BoardComparison] = (),
+    *,
+    context: str = CONTEXTS[0],
 ) -> LatencyTable:
-    """Make the table of a plan's measurements (one a job id).
+    """Make the table of a plan's measurements (one a job id), its pieces costed in a context.
 
     What cannot be fitted or checked for want of a measurement is left out with a warning; the table
     then says itself that it is not fit for search.
     """
     found = audit(plan, measurements, conditions)
     pieces = plan.pieces
+    costed = context_rows(context, plan, measurements)
     table = LatencyTable(
         model=pieces.model,
         resolution=pieces.resolution,
         in_channels=pieces.in_channels,
         block_names=pieces.block_names,
         unmergeable=pieces.unmergeable,
-        rows=tuple(make_row(p, measurements[p.spec.digest]) for p in pieces.pieces),
+        rows=costed.rows,
         conditions=conditions,
         fingerprint=provenance.fingerprint,
         seed=provenance.seed,
@@ -61,8 +101,9 @@ def build_table(
         dshrink_version=provenance.dshrink_version,
         twins=tuple(twin.to_json() for twin in found.twins),
         boards=tuple(board.to_json() for board in boards),
+        context=context,
     )
-    notes = [*warnings, *_unsettled_rows(table), *found.warnings]
+    notes = [*warnings, *_unsettled_rows(table), *costed.warnings, *found.warnings]
     try:
         table = replace(table, calibration=calibrate(table, plan, measurements))
     except LatencyTableError as error:
@@ -73,40 +114,8 @@ def build_table(
         hold_out, missing = check_hold_out(table, plan, measurements)
         table = replace(table, hold_out=hold_out)
         notes += missing
-    return replace(table, warnings=tuple(dict.fromkeys(notes)))
-
-
-def make_row(piece: Piece, measurement: Measurement) -> Row:
-    """The row of a piece at its place; a failed measurement leaves its latencies empty."""
-    failed = measurement.failed
-    m = None if failed else measurement
-    return Row(
-        piece=piece.name,
-        kind=piece.kind,
-        block=piece.block,
-        first_layer=piece.first_layer,
-        last_layer=piece.last_layer,
-        digest=piece.spec.digest,
-        latency_ms=m.latency_ms if m else None,
-        low_ms=m.low_ms if m else None,
-        high_ms=m.high_ms if m else None,
-        median_ms=m.median_ms if m else None,
-        iqr_ms=m.iqr_ms if m else None,
-        min_ms=m.min_ms if m else None,
-        p90_ms=m.p90_ms if m else None,
-        p99_ms=m.p99_ms if m else None,
-        wall_latency_ms=m.wall_latency_ms if m else None,
-        cpu_latency_ms=m.cpu_latency_ms if m else None,
-        samples=measurement.samples,
-        rounds=measurement.rounds,
-        round_spread_percent=m.round_spread_percent if m else None,
-        macs=piece.spec.macs,
-        parameters=piece.spec.parameters,
-        peak_activations=piece.spec.peak_activations,
-        verdict=measurement.verdict,
-        reason=measurement.reason,
-        board=measurement.board,
-    )
+    check = ContextCheck.of(table.hold_out, costed.unnamed_percent)
+    return replace(table, warnings=tuple(dict.fromkeys(notes)), contexts={context: check})
 
 
 def calibrate(
@@ -192,7 +201,7 @@ def _compare(
 
 def _unsettled_rows(table: LatencyTable) -> list[str]:
     notes = []
-    for verdict in ("noisy", "throttled", "failed"):
+    for verdict in VERDICTS[1:]:
         names = [row.piece for row in table.rows if row.verdict == verdict]
         if names:
             notes.append(

@@ -10,33 +10,48 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from devices.agent.engines import ENGINE_SUFFIX
 from latency_tables.opspec import OpSpec
 from profiler.jobs import AnyJob, FileJob, Job
 
 
 class BuildFile(Protocol):
-    """Serializes a piece or a whole network with weights of a seed."""
+    """Serializes a piece or a whole network with weights of a seed, in the types of a precision."""
 
-    def __call__(self, spec: OpSpec, *, batch: int = 1, seed: int = 0) -> bytes: ...
+    def __call__(
+        self, spec: OpSpec, *, batch: int = 1, seed: int = 0, precision: str = "fp32"
+    ) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadFolder:
-    """A folder of files named by digest, batch and the seed of their weights."""
+    """A folder of files named by digest, batch and the seed of their weights.
+
+    Files that a user gave are copied here as well: a runtime may put what it builds beside the file
+    that it built it from.
+    """
 
     folder: Path
     build: BuildFile
     batch: int = 1
+    precision: str = "fp32"
 
     def file(self, job: AnyJob) -> Path:
         """The job's file, written where it is missing. Raises what ``build`` raises."""
         if isinstance(job, FileJob):
-            return job.file.resolve()
+            path = self.folder / f"{job.digest[:16]}.onnx"
+            if not path.exists():
+                self._write(path, job.file.read_bytes())
+            return path
         assert isinstance(job, Job)
-        name = f"{job.spec.digest}-batch{self.batch}-seed{job.weights_seed}.onnx"
+        types = "" if self.precision == "fp32" else f"-{self.precision}"
+        name = f"{job.spec.digest}-batch{self.batch}-seed{job.weights_seed}{types}.onnx"
         path = self.folder / name
         if not path.exists():
-            self._write(path, self.build(job.spec, batch=self.batch, seed=job.weights_seed))
+            content = self.build(
+                job.spec, batch=self.batch, seed=job.weights_seed, precision=self.precision
+            )
+            self._write(path, content)
         return path
 
     def _write(self, path: Path, content: bytes) -> None:
@@ -50,7 +65,7 @@ class WorkloadFolder:
 
     def delete(self) -> None:
         """Remove the files of this folder, and the folder where nothing else is in it."""
-        for pattern in ("*.onnx", "*.part"):
+        for pattern in ("*.onnx", "*.part", f"*{ENGINE_SUFFIX}"):
             for path in self.folder.glob(pattern):
                 path.unlink()
         if self.folder.exists() and not any(self.folder.iterdir()):

@@ -33,6 +33,9 @@ def _random_arrays(op: Op, shapes: tuple[tuple[int, ...], ...], rng: np.random.G
     return tuple(arrays)
 
 
-def build_onnx(spec: OpSpec, *, batch: int = 1, seed: int = 0) -> bytes:
-    """The serialized ONNX model of a piece or a whole network, with random weights."""
-    return write_onnx(spec, random_weights(spec, seed), batch=batch)
+def build_onnx(spec: OpSpec, *, batch: int = 1, seed: int = 0, precision: str = "fp32") -> bytes:
+    """The serialized ONNX model of a piece or a whole network, with random weights.
+
+    ``precision`` is that of the file (``write_onnx``); the weights are those of fp32, rounded.
+    """
+    return write_onnx(spec, random_weights(spec, seed), batch=batch, precision=precision)

@@ -15,10 +15,15 @@ OLDEST = (3, 6)
 #: What the agent can be started for: the module and function that do it.
 MODES = {
     "serve": (".service", "main"),
+    "work": (".service", "work_main"),
     "receive": (".store", "receive_main"),
     "remove": (".store", "remove_main"),
 }
-USAGE = "usage: agent [serve [ROOT] | receive ROOT | remove ROOT], with ROOT an absolute path\n"
+#: How few and how many folders may be given with a mode; one where it is not named here.
+ROOTS = {"serve": (0, 1), "work": (0, 0)}
+USAGE = (
+    "usage: agent [serve [ROOT] | work | receive ROOT | remove ROOT], with ROOT an absolute path\n"
+)
 
 
 def load_as_package(folder):
@@ -43,7 +48,8 @@ def load_as_package(folder):
 def read_arguments(arguments):
     """Return the mode and the folders given with it; None where the arguments make no sense."""
     mode, roots = (arguments or ["serve"])[0], arguments[1:]
-    fitting = len(roots) == 1 or (mode == "serve" and not roots)
+    least, most = ROOTS.get(mode, (1, 1))
+    fitting = least <= len(roots) <= most
     if mode in MODES and fitting and all(os.path.isabs(root) for root in roots):
         return mode, roots
     return None

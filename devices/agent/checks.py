@@ -22,6 +22,9 @@ ERROR_TYPES = (
     "disk_full",
     "device_busy",
     "not_permitted",
+    "worker_crashed",
+    "wrong_precision",
+    "timeout",
 )
 
 Check = Callable[[str, Any], Any]
@@ -66,6 +69,17 @@ def number(low: float, high: float) -> Check:
         if not is_number or not low <= value <= high:
             raise bad_request(f"{name} must be a number from {low} to {high}, got {clip(value)}")
         return float(value)
+
+    return check
+
+
+def one_of(*known: str) -> Check:
+    """A check for one of a few words."""
+
+    def check(name: str, value: Any) -> str:
+        if not isinstance(value, str) or value not in known:
+            raise bad_request(f"{name} must be one of {', '.join(known)}, got {clip(value)}")
+        return value
 
     return check
 

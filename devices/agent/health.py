@@ -1,14 +1,15 @@
 """What could make this machine slower than it is: governor, heat, throttling, other work.
 
 Read before and after a measurement, never while its clock runs: reading ``/sys`` takes time on the
-core that is measured.  A fact that the machine does not offer is None.
+core that is measured, and asking its driver disturbs a GPU.  A fact that the machine does not offer
+is None.
 """
 
 import os
 import re
 from typing import Any, Dict, List, Optional
 
-from . import jetson, sysfs
+from . import cuda, jetson, nvml, sysfs
 from .commands import SYSTEM, Commands
 
 #: Bits of the Raspberry Pi's firmware that say what is so now; higher ones say what once was.
@@ -40,6 +41,7 @@ def read_health(root: str = "/", commands: Commands = SYSTEM) -> Dict[str, Any]:
         "steal_ms": steal_ms(root),
         "power_mode": mode.name if mode else None,
         "gpu_mhz": clocks.get("gpu_mhz"),
+        "gpu": jetson_gpu(clocks) if is_jetson else gpu(root),
     }
 
 
@@ -66,7 +68,36 @@ def throttled_now(health: Dict[str, Any]) -> str:
         return f"the firmware reports {', '.join(causes)}"
     if health.get("cooling_level"):
         return f"the kernel cools the CPU or GPU down (level {health['cooling_level']})"
+    slowed_by = (health.get("gpu") or {}).get("slowed_by")
+    if slowed_by:
+        return f"the GPU is slowed down: {', '.join(slowed_by)}"
     return ""
+
+
+def gpu(root: str = "/") -> Optional[Dict[str, Any]]:
+    """What NVML says about the GPU that CUDA works on; None without one.
+
+    It tells of this machine alone: nothing where another root is looked at.  That the power limit
+    holds the clock down ("power_capped") is normal under full load, and no throttling.
+    """
+    if root != "/" or nvml.load() is None:
+        return None
+    found = cuda.find_gpu()
+    return (nvml.read(found.uuid) or None) if found is not None else None
+
+
+def jetson_gpu(statistics: Dict[str, Any]) -> Optional[Dict[str, Any]]:
+    """The GPU as tegrastats tells of it; None where it tells nothing.
+
+    What holds a Jetson's GPU down is its ``cooling_level``.
+    """
+    heat = (statistics.get("temperatures_c") or {}).get("GPU")
+    facts = {
+        "sm_mhz": statistics.get("gpu_mhz"),
+        "memory_mhz": statistics.get("memory_mhz"),
+        "temperature_c": heat,
+    }
+    return facts if any(fact is not None for fact in facts.values()) else None
 
 
 def governor(root: str = "/") -> Optional[str]:

@@ -2,7 +2,12 @@
 
 Nothing is set but by ``hold``, and what it sets is put back by another process (guardian.py) as
 soon as the agent ends, even by ``kill -9``.  What a power cut leaves behind: a governor starts anew
-with the system, but a Jetson remembers its power mode.
+with the system, and so does a GPU's clock, but a Jetson remembers its power mode.
+
+An NVIDIA GPU is locked to a clock that it can keep: its default applications clock, which is rated
+for full load, and not the highest one, from which heat and power would soon push it away.  Where
+the driver tells no default (GeForce), it is ``HELD_SHARE`` of the highest.  Whether somebody had
+locked the clock before is not told by any driver; it is free afterwards.
 """
 
 import functools
@@ -15,7 +20,7 @@ import uuid
 from contextlib import suppress
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
-from . import alarm, jetson, lock, sysfs
+from . import alarm, health, jetson, lock, sysfs
 from .checks import JobError
 from .commands import SYSTEM, Commands
 from .guardian import READY, STEP_TIMEOUT_S
@@ -29,6 +34,8 @@ GOVERNOR = "cpufreq/scaling_governor"
 BEST_MODE = 0
 GUARDIAN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "guardian.py")
 BY_HAND_GOVERNOR = f"echo {BEST_GOVERNOR} | sudo tee /sys/devices/system/cpu/cpu*/{GOVERNOR}"
+#: About the base clock of GeForce boards; nvidia-smi takes the nearest clock that there is.
+HELD_SHARE = 0.7
 BY_HAND_JETSON = f"sudo nvpmodel -m {BEST_MODE} && sudo jetson_clocks"
 
 
@@ -38,15 +45,23 @@ class Plan(NamedTuple):
     words: List[str]
     changes: List[Callable[[], None]]
     undo: List[Dict[str, Any]]
+    gpu_mhz: Optional[int] = None
 
 
 class Held(object):
-    """What is held until ``release``; ``descriptions`` says what, a line each."""
+    """What is held until ``release``; ``descriptions`` says what, a line each.
+
+    ``gpu_mhz`` is the clock that the GPU is locked to; None where it is not.
+    """
 
     def __init__(
-        self, descriptions: List[str], guardian: "Optional[subprocess.Popen[bytes]]" = None
+        self,
+        descriptions: List[str],
+        guardian: "Optional[subprocess.Popen[bytes]]" = None,
+        gpu_mhz: Optional[int] = None,
     ) -> None:
         self.descriptions = descriptions
+        self.gpu_mhz = gpu_mhz
         self._guardian = guardian
 
     def release(self) -> None:
@@ -68,11 +83,10 @@ def hold(root: str = "/", commands: Commands = SYSTEM, lock_path: Optional[str] 
     """
     held_file = _lock(lock_path or os.path.join(tempfile.gettempdir(), LOCK_FILE))
     try:
-        is_jetson = jetson.is_jetson(root)
-        plan = _jetson_plan(commands) if is_jetson else _governor_plan(root)
+        plan = _plan(root, commands)
         if not plan.undo:
             return Held(plan.words)
-        held = Held(plan.words, _start_guardian(plan.undo, held_file))
+        held = Held(plan.words, _start_guardian(plan.undo, held_file), plan.gpu_mhz)
     finally:
         os.close(held_file)  # the guardian has it too, and keeps the lock
     try:
@@ -85,15 +99,31 @@ def hold(root: str = "/", commands: Commands = SYSTEM, lock_path: Optional[str] 
 
 
 def clocks(root: str = "/", commands: Commands = SYSTEM) -> Dict[str, Any]:
-    """The CPU's clocks, one entry for the cores that share one, and what tegrastats adds."""
+    """The CPU's clocks, one entry for the cores that share one, and the GPU's.
+
+    A Jetson's come from tegrastats, and its memory is the CPU's as well.
+    """
     folders = sysfs.found(root, "sys/devices/system/cpu/cpufreq/policy*")
     folders = folders or sysfs.of_cores(root, "cpufreq")
-    said = jetson.statistics(commands) if jetson.is_jetson(root) else {}
+    if jetson.is_jetson(root):
+        said = health.jetson_gpu(jetson.statistics(commands)) or {}
+    else:
+        said = health.gpu(root) or {}
     return {
         "cpu": [_clock(folder) for folder in folders],
-        "gpu_mhz": said.get("gpu_mhz"),
+        "gpu_mhz": said.get("sm_mhz"),
         "memory_mhz": said.get("memory_mhz"),
+        "gpu_max_mhz": said.get("sm_max_mhz"),
+        "gpu_by_hand": by_hand_gpu(said),
     }
+
+
+def by_hand_gpu(facts: Dict[str, Any]) -> Optional[str]:
+    """The line that locks a GPU's clock; None where the facts are not enough for one."""
+    mhz = _mhz_to_hold(facts)
+    if mhz is None or not facts.get("uuid"):
+        return None
+    return f"sudo nvidia-smi -i {facts['uuid']} -lgc {mhz},{mhz}"
 
 
 def _clock(folder: str) -> Dict[str, Any]:
@@ -110,6 +140,55 @@ def _clock(folder: str) -> Dict[str, Any]:
         "max_mhz": mhz["max"],
         "mhz": mhz["cur"],
     }
+
+
+def _plan(root: str, commands: Commands) -> Plan:
+    """What to hold by a board's own tools, or of the CPU and, where there is one, the GPU."""
+    if jetson.is_jetson(root):
+        return _jetson_plan(commands)
+    cpu, gpu = _governor_plan(root), _gpu_plan(health.gpu(root) or {}, commands)
+    return Plan(cpu.words + gpu.words, cpu.changes + gpu.changes, gpu.undo + cpu.undo, gpu.gpu_mhz)
+
+
+def _gpu_plan(facts: Dict[str, Any], commands: Commands) -> Plan:
+    by_hand, mhz = by_hand_gpu(facts), _mhz_to_hold(facts)
+    program = commands.find("nvidia-smi")
+    if by_hand is None or program is None:
+        return Plan([], [], [])
+    as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    tool = as_root + [program, "-i", facts["uuid"]]
+    folder = os.path.join(tempfile.gettempdir(), "dshrink-clocks-" + uuid.uuid4().hex)
+    locked = os.path.join(folder, "locked")  # the guardian frees only what was locked
+    words = tool + ["-lgc", f"{mhz},{mhz}"]
+    return Plan(
+        [f"GPU clock {mhz} MHz (was free)"],
+        [functools.partial(_lock_gpu, commands, words, locked, by_hand)],
+        [{"run": tool + ["-rgc"], "if_file": locked}, {"remove": folder}],
+        mhz,
+    )
+
+
+def _mhz_to_hold(facts: Dict[str, Any]) -> Optional[int]:
+    """The default applications clock, else a share of the highest; see above."""
+    default, most = facts.get("sm_default_mhz"), facts.get("sm_max_mhz")
+    if default:
+        return int(default)
+    return int(HELD_SHARE * most) if most else None
+
+
+def _lock_gpu(commands: Commands, words: List[str], locked: str, by_hand: str) -> None:
+    """Lock the clock; what a GPU cannot do nvidia-smi says as a warning, and ends with 0."""
+    os.mkdir(os.path.dirname(locked), 0o700)
+    with open(locked, "w", encoding="utf-8"):
+        pass
+    ended = commands.run(words, timeout_s=STEP_TIMEOUT_S)
+    said = "" if ended is None else (ended.out + "\n" + ended.err).strip()
+    if ended is not None and ended.status == 0 and "not supported" not in said:
+        return
+    if ended is not None:  # else it may have been ended after it had locked the clock
+        os.remove(locked)
+    problem = said.splitlines()[0] if said else "it is missing, or takes too long"
+    raise _not_permitted(f"the GPU's clock: `{' '.join(words)}` does not work: {problem}", by_hand)
 
 
 def _governor_plan(root: str) -> Plan:

@@ -1,10 +1,10 @@
-"""Who else works on the device: CPU time between two readings of /proc."""
+"""Who else works on the device: CPU time between two readings of /proc, and NVML's list."""
 
 import os
 import time
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
-from . import sysfs
+from . import cuda, nvml, sysfs
 
 SPAN_S = 0.3
 MOST = 5
@@ -43,6 +43,23 @@ def others(
         for pid in busiest
         if shares[pid] > LEAST_PERCENT
     ]
+
+
+def others_on_gpu(root: str = "/", own: Optional[int] = None) -> List[Dict[str, Any]]:
+    """Who else computes on the GPU, most memory first: pid, name, MiB (None where not told).
+
+    In a container the driver may give the pids of the host, or none: a name is "?" then.
+    """
+    own = os.getpid() if own is None else own
+    found = cuda.find_gpu() if root == "/" and nvml.load() is not None else None
+    computing = nvml.processes(found.uuid) if found is not None else []
+    names = _readings(root) if computing else {}
+    strangers = [
+        dict(one, name=names[one["pid"]].name if one["pid"] in names else "?")
+        for one in computing
+        if own not in (one["pid"], names[one["pid"]].parent if one["pid"] in names else None)
+    ]
+    return sorted(strangers, key=lambda one: (-(one["memory_mib"] or 0), one["pid"]))[:MOST]
 
 
 def memory_available_gib(root: str = "/") -> Optional[float]:

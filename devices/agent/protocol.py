@@ -24,12 +24,14 @@ from .checks import (
     text,
 )
 
-PROTOCOL = 2
+PROTOCOL = 3
 #: No legal request comes near this; a longer line is refused without being parsed.
 MAX_LINE_BYTES = 256 * 1024
 #: A serialized ONNX file cannot be larger: protobuf's limit.
 MAX_FILE_BYTES = 2 * 1024**3
 MAX_ID_CHARACTERS = 200
+#: How often a model is run for its per-layer profile.
+PASSES = 20
 #: What one push may announce; its line stays below MAX_LINE_BYTES.
 MAX_FILES = 2000
 
@@ -49,7 +51,7 @@ class Rule(NamedTuple):
 
 
 class Measure(NamedTuple):
-    """A checked request to measure one file.
+    """A checked request to measure one file, or to profile its layers in ``passes`` runs.
 
     ``timeout_s`` counts from when the device is ours: waiting for it has a limit of its own.
     """
@@ -62,14 +64,20 @@ class Measure(NamedTuple):
     threads: int = 1
     seed: int = 0
     timeout_s: Optional[float] = None
+    passes: int = PASSES
 
 
 class Request(NamedTuple):
-    """A checked request; ``measure`` is given if, and only if, ``do`` is "measure"."""
+    """A checked request.
+
+    ``measure`` is given if, and only if, ``do`` is "measure" or "profile"; ``runtime`` if it is
+    "version" or "state".
+    """
 
     id: str
     do: str
     measure: Optional[Measure] = None
+    runtime: str = ""
 
 
 class Announced(NamedTuple):
@@ -81,6 +89,10 @@ class Announced(NamedTuple):
 
 #: Requests that carry nothing but what to do.
 PLAIN_REQUESTS = ("hello", "probe", "hold", "quit")
+#: Requests about a runtime: its version; what its later builds should start from.
+RUNTIME_REQUESTS = ("version", "state")
+#: Requests with a file: its latency; the latency of each of its layers.
+FILE_REQUESTS = ("measure", "profile")
 _ONE_HOUR_S = 3600.0
 _ONE_DAY_S = 86400.0
 _RULE_CHECKS: Dict[str, Check] = {
@@ -101,6 +113,7 @@ _MEASURE_CHECKS: Dict[str, Check] = {
     "threads": integer(1, 1024),
     "seed": integer(0, 2**32 - 1),
     "timeout_s": number(1.0, _ONE_DAY_S),
+    "passes": integer(1, 1000),
     "options": mapping,
     "rule": mapping,
 }
@@ -160,10 +173,13 @@ def parse_request(message: Dict[str, Any]) -> Request:
     if do in PLAIN_REQUESTS:
         check_fields(do, rest, {})
         return Request(id=identity, do=do)
-    if do != "measure":
-        known = ", ".join(PLAIN_REQUESTS)
-        raise bad_request(f"do must be measure or one of {known}, got {clip(do)}")
-    fields = check_fields("measure", rest, _MEASURE_CHECKS, _MEASURE_NEEDS)
+    if do in RUNTIME_REQUESTS:
+        named = check_fields(do, rest, {"runtime": text}, ("runtime",))
+        return Request(id=identity, do=do, runtime=named["runtime"])
+    if do not in FILE_REQUESTS:
+        known = ", ".join(FILE_REQUESTS + RUNTIME_REQUESTS + PLAIN_REQUESTS)
+        raise bad_request(f"do must be one of {known}, got {clip(do)}")
+    fields = check_fields(do, rest, _MEASURE_CHECKS, _MEASURE_NEEDS)
     fields["rule"] = check_rule(fields.get("rule", {}))
     fields.setdefault("options", {})
     return Request(id=identity, do=do, measure=Measure(**fields))
@@ -183,9 +199,10 @@ def encode_result(identity: str, result: Dict[str, Any]) -> bytes:
     return encode({"protocol": PROTOCOL, "id": identity, "ok": True, "result": result})
 
 
-def encode_error(identity: str, error: JobError) -> bytes:
-    """The reply line of a request that failed."""
-    return encode({"protocol": PROTOCOL, "id": identity, "ok": False, "error": error_body(error)})
+def encode_error(identity: str, error: JobError, is_last: bool = False) -> bytes:
+    """The reply line of a request that failed; with ``is_last`` the process ends after it."""
+    reply = {"protocol": PROTOCOL, "id": identity, "ok": False, "error": error_body(error)}
+    return encode(dict(reply, last=True) if is_last else reply)
 
 
 def error_body(error: JobError) -> Dict[str, str]:

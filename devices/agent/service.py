@@ -4,14 +4,15 @@ The replies have a file descriptor of their own.  What native libraries write to
 goes to standard error, so that it cannot break a reply.
 """
 
+import base64
 import os
 import stat
 import sys
 import time
 import traceback
-from typing import Any, BinaryIO, Dict, Iterator, Optional, Tuple
+from typing import Any, BinaryIO, Dict, Iterator, List, Optional, Tuple
 
-from . import alarm, power, runtimes, store, system, timing
+from . import alarm, power, runtimes, store, system, worker
 from .checks import Check, JobError, bad_request, check_fields, integer
 from .health import read_health
 from .lock import DeviceLock
@@ -28,7 +29,8 @@ from .protocol import (
     request_id,
 )
 
-#: Options of every runtime.
+#: Options of every runtime but those with a process of their own: CUDA reserves far more address
+#: space than it uses.
 COMMON_OPTIONS: Dict[str, Check] = {"memory_limit_mib": integer(1, 1 << 24)}
 #: As ``alarm.IDLE_S`` while clocks are held: of a host that is gone they must not stay so for long.
 HOLDING_IDLE_S = 120.0
@@ -57,9 +59,20 @@ def main(root: Optional[str] = None) -> int:
     return 0
 
 
-def serve(requests: BinaryIO, replies: BinaryIO) -> None:
+def work_main() -> int:
+    """As ``main`` for a worker: what it is asked, it does in its own process."""
+    requests, replies = _take_streams()
+    _die_with_host()
+    try:
+        serve(requests, replies, is_worker=True)
+    except BrokenPipeError:
+        pass
+    return 0
+
+
+def serve(requests: BinaryIO, replies: BinaryIO, is_worker: bool = False) -> None:
     """Answer one reply line for each request line, in order."""
-    jobs = Jobs()
+    jobs = Jobs(is_worker)
     try:
         alarm.end_process_after(alarm.IDLE_S)
         for line in _lines(requests):
@@ -78,7 +91,8 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
 class Jobs(object):
     """Does what requests ask; what they hold, such as clocks, is held until ``close``."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_worker: bool = False) -> None:
+        self._is_worker = is_worker
         self._held: Optional[power.Held] = None
 
     @property
@@ -89,43 +103,83 @@ class Jobs(object):
     def do(self, request: Request) -> Dict[str, Any]:
         """Return the result of the request."""
         if request.measure is not None:
-            return measure(request.measure)
+            act = work if self._is_worker else measure
+            return act(request.do, request.measure)
+        if request.runtime:
+            return self._about(request.do, request.runtime)
         if request.do == "probe":
-            return system.probe()
+            return system.probe(held=self._held)
         if request.do == "hold":
             if self._held is None:
                 self._held = power.hold()
-            return {"environment": system.describe(), "held": list(self._held.descriptions)}
-        return {"environment": system.describe()} if request.do == "hello" else {}
+            environment = system.describe(held=self._held)
+            return {"environment": environment, "held": list(self._held.descriptions)}
+        return {"environment": system.describe(held=self._held)} if request.do == "hello" else {}
 
     def close(self) -> None:
-        """Put back what was held."""
+        """Put back what was held, and end what was started."""
+        worker.close_all()
         if self._held is not None:
             self._held.release()
             self._held = None
 
+    def _about(self, do: str, name: str) -> Dict[str, Any]:
+        """What a runtime says about itself."""
+        runtime = runtimes.get(name)
+        if runtime.ISOLATED and not self._is_worker:
+            return worker.ask(name, {"do": do, "runtime": name})
+        alarm.end_process_after(worker.VERSION_TIMEOUT_S)
+        if do == "version":
+            return {"version": runtime.version()}
+        state = runtime.state()
+        return {"state": None if state is None else base64.b64encode(state).decode("ascii")}
 
-def measure(request: Measure) -> Dict[str, Any]:
-    """Measure one file: the raw samples, how they were taken, health before and after.
 
-    Waits until no other agent measures on this device.  From then on the kernel ends this process
-    if the job takes longer than it may: not even the host's death leaves the device taken.
+def measure(do: str, request: Measure) -> Dict[str, Any]:
+    """Measure one file, or profile its layers, when no other agent measures on this device.
+
+    From then on the kernel ends this process if the job takes longer than it may: not even the
+    host's death leaves the device taken.
     """
     runtime = runtimes.get(request.runtime)
-    options = check_fields("options", request.options, dict(COMMON_OPTIONS, **runtime.OPTIONS))
+    options = _check_options(runtime, request)
     with DeviceLock() as lock:
-        alarm.end_process_after(request.timeout_s)
-        runtime.load()
-        _check_file(request)
-        return dict(_measure_within_limit(runtime, request, options), waited_s=lock.waited_s)
+        if runtime.ISOLATED:
+            limit_s = request.timeout_s
+            alarm.end_process_after(None if limit_s is None else limit_s + worker.GRACE_S)
+            result = worker.ask(request.runtime, _message(do, request))
+        else:
+            alarm.end_process_after(request.timeout_s)
+            result = _do_within_limit(do, runtime, request, options)
+        return dict(result, waited_s=lock.waited_s)
 
 
-def _measure_within_limit(
-    runtime: runtimes.Runtime, request: Measure, options: Dict[str, Any]
+def work(do: str, request: Measure) -> Dict[str, Any]:
+    """As ``measure`` in a worker: the agent that asks has the device."""
+    runtime = runtimes.get(request.runtime)
+    alarm.end_process_after(request.timeout_s)
+    return _do_within_limit(do, runtime, request, _check_options(runtime, request))
+
+
+def _check_options(runtime: runtimes.Runtime, request: Measure) -> Dict[str, Any]:
+    common = {} if runtime.ISOLATED else COMMON_OPTIONS
+    return check_fields("options", request.options, dict(common, **runtime.OPTIONS))
+
+
+def _message(do: str, request: Measure) -> Dict[str, Any]:
+    """The request as a worker reads it."""
+    fields = dict(request._asdict(), do=do, rule=request.rule._asdict())
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _do_within_limit(
+    do: str, runtime: runtimes.Runtime, request: Measure, options: Dict[str, Any]
 ) -> Dict[str, Any]:
+    runtime.load()
+    _check_file(request)
     with MemoryLimit(options.pop("memory_limit_mib", None)):
         try:
-            return _measure_with(runtime, request, options)
+            return _do_with(do, runtime, request, options)
         except JobError:
             raise
         except Exception as error:
@@ -135,17 +189,27 @@ def _measure_within_limit(
             raise known from error
 
 
-def _measure_with(
-    runtime: runtimes.Runtime, request: Measure, options: Dict[str, Any]
+def _do_with(
+    do: str, runtime: runtimes.Runtime, request: Measure, options: Dict[str, Any]
 ) -> Dict[str, Any]:
+    """The raw samples or layers, what was built, and health before and after."""
     start = time.perf_counter()
     model = runtime.prepare(request.file, request.threads, request.seed, options)
     try:
         prepare_s = time.perf_counter() - start
         before = read_health()
-        clocks = timing.SystemClocks(request.threads)
-        result = timing.measure(model.run, request.rule, clocks)._asdict()
-        return dict(result, prepare_s=prepare_s, health_before=before, health_after=read_health())
+        if do == "profile":
+            layers: List[List[Any]] = [[name, ns] for name, ns in model.layers(request.passes)]
+            result: Dict[str, Any] = {"layers": layers}
+        else:
+            result = model.measure(request.rule, request.threads)._asdict()
+        return dict(
+            result,
+            prepare_s=prepare_s,
+            built=model.facts(),
+            health_before=before,
+            health_after=read_health(),
+        )
     finally:
         model.close()
 
@@ -175,7 +239,7 @@ class MemoryLimit(object):
 
 
 def _answer(line: bytes, jobs: Jobs) -> Tuple[bytes, bool]:
-    """Return the reply to a line, and whether it is the last one."""
+    """Return the reply to a line, and whether it is the last one of this process."""
     identity = ""
     try:
         message = decode(line)
@@ -183,7 +247,17 @@ def _answer(line: bytes, jobs: Jobs) -> Tuple[bytes, bool]:
         request = parse_request(message)
         return encode_result(identity, jobs.do(request)), request.do == "quit"
     except Exception as error:
-        return encode_error(identity, _as_job_error(error)), False
+        is_last = _spends_process(error)
+        return encode_error(identity, _as_job_error(error), is_last), is_last
+
+
+def _spends_process(error: Optional[BaseException]) -> bool:
+    """Whether nothing on the GPU works in this process any more, as after an illegal address."""
+    while error is not None:
+        if getattr(error, "sticky", False):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _check_file(request: Measure) -> None:

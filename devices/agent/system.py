@@ -5,15 +5,20 @@ import os
 import platform
 from typing import Any, Dict, List, Optional
 
-from . import health, jetson, power, processes, runtimes, sysfs
+from . import cuda, health, jetson, nvml, power, processes, runtimes, sysfs
 from .commands import SYSTEM, Commands
 from .protocol import PROTOCOL, folder_digest
 
 AGENT_FOLDER = os.path.dirname(os.path.abspath(__file__))
 
 
-def describe(root: str = "/", commands: Commands = SYSTEM) -> Dict[str, Any]:
-    """Return the facts of ``hello``; one that the machine does not offer is None."""
+def describe(
+    root: str = "/", commands: Commands = SYSTEM, held: Optional[power.Held] = None
+) -> Dict[str, Any]:
+    """Return the facts of ``hello``; one that the machine does not offer is None.
+
+    ``held`` are the clocks that this agent holds.
+    """
     mode = jetson.power_mode(commands) if jetson.is_jetson(root) else None
     return {
         "board": board(root),
@@ -29,21 +34,43 @@ def describe(root: str = "/", commands: Commands = SYSTEM) -> Dict[str, Any]:
         "frequency_mhz": health.frequency_mhz(root),
         "load_average": health.load_average(root),
         "memory_gib": memory_gib(),
+        "gpu": gpu(root, held),
         "runtimes": runtimes.found(),
         "agent_digest": folder_digest(AGENT_FOLDER),
         "protocol": PROTOCOL,
     }
 
 
-def probe(root: str = "/", commands: Commands = SYSTEM) -> Dict[str, Any]:
+def probe(
+    root: str = "/", commands: Commands = SYSTEM, held: Optional[power.Held] = None
+) -> Dict[str, Any]:
     """Return all that a user wants to know before measuring; takes about a second."""
     return {
         # First: the load of finding the runtimes must not be taken for somebody else's.
         "processes": processes.others(root),
-        "environment": describe(root, commands),
+        "gpu_processes": processes.others_on_gpu(root),
+        "environment": describe(root, commands, held),
         "health": health.read_health(root, commands),
         "clocks": power.clocks(root, commands),
         "memory_available_gib": processes.memory_available_gib(root),
+    }
+
+
+def gpu(root: str = "/", held: Optional[power.Held] = None) -> Optional[Dict[str, Any]]:
+    """The GPU that CUDA works on; None without one, and where another root is looked at.
+
+    On a Jetson the driver has no version of its own, and no clock is held but by its power mode.
+    """
+    found = cuda.find_gpu() if root == "/" else None
+    if found is None:
+        return None
+    return {
+        "name": found.name,
+        "compute_capability": "{}.{}".format(*found.compute_capability),
+        "driver": nvml.read(found.uuid).get("driver"),
+        "cuda": found.driver_cuda,
+        "memory_mib": found.memory_bytes >> 20,
+        "held_mhz": None if held is None else held.gpu_mhz,
     }
 
 

@@ -1,9 +1,10 @@
 """Time a piece of work until the median of its latency is known well enough.
 
 A sample is k runs back to back, k chosen after the warm-up so that reading the clocks is lost in
-it.  With one thread the thread's CPU time decides, and samples in which the kernel took the core
-away are dropped; with more threads only the wall clock says how long a run took.  The clocks are an
-argument, so that tests bring their own.
+it.  The clocks are an argument, and say which of a sample's times counts.  On a CPU with one thread
+it is the thread's CPU time, and samples in which the kernel took the core away are dropped; with
+more threads only the wall clock says how long a run took.  On a GPU it is the device's own events
+(cuda/clocks.py).  Tests bring clocks of their own.
 """
 
 import gc
@@ -29,11 +30,17 @@ Run = Callable[[int], Any]
 
 
 class Sample(NamedTuple):
-    """One sample: time of all its runs, and whether anyone took or slowed the core meanwhile."""
+    """One sample: time of all its runs, and whether anyone took or slowed the core meanwhile.
+
+    ``device_ns`` is the time between a GPU's events, ``enqueue_ns`` what the host took to launch
+    the runs; both are 0 on a CPU.
+    """
 
     wall_ns: int
     cpu_ns: int
     disturbed: bool
+    device_ns: int = 0
+    enqueue_ns: int = 0
 
 
 class Timing(NamedTuple):
@@ -46,14 +53,46 @@ class Timing(NamedTuple):
     disturbed: int
     warmup_s: float
     stopped: str
+    device_ns: Optional[List[int]] = None
+    enqueue_ns: Optional[List[int]] = None
 
 
 #: One for the process: it learns how long an undisturbed probe takes.
 _NEIGHBOURHOOD = Neighbourhood()
 
 
-class SystemClocks(object):
-    """The clocks of this machine; ``counts_cpu`` where the calling thread does all of the work."""
+class Clocks(object):
+    """What ``measure`` reads.  ``counts_cpu``: the calling thread does all of the work.
+
+    ``counts_device``: the samples carry a GPU's times.
+    """
+
+    counts_cpu = False
+    counts_device = False
+
+    def take(self, run: Run, runs: int) -> Sample:
+        """One sample of ``runs`` runs."""
+        return take(run, runs, self)
+
+    def reported_ns(self, sample: Sample) -> int:
+        """Which of a sample's times is looked at."""
+        if self.counts_device:
+            return sample.device_ns
+        return sample.cpu_ns if self.counts_cpu else sample.wall_ns
+
+    def settle(self) -> None:
+        """Get ready to take samples."""
+
+    def release(self) -> None:
+        """Undo ``settle``."""
+
+    def wall_ns(self) -> int:
+        """Monotonic time."""
+        return int(time.perf_counter() * 1e9)
+
+
+class SystemClocks(Clocks):
+    """The clocks of this machine's CPU."""
 
     def __init__(self, threads: int) -> None:
         self._resource = _resource_module()
@@ -72,10 +111,6 @@ class SystemClocks(object):
         """Undo ``settle``."""
         if self.counts_cpu:
             _NEIGHBOURHOOD.release()
-
-    def wall_ns(self) -> int:
-        """Monotonic time."""
-        return int(time.perf_counter() * 1e9)
 
     def cpu_ns(self) -> int:
         """CPU time of the calling thread; 0 where it means nothing."""
@@ -114,6 +149,10 @@ def measure(run: Run, rule: Rule, clocks: Any) -> Timing:
         disturbed=sum(one.disturbed for one in samples),
         warmup_s=warmup_s,
         stopped=stopped,
+        device_ns=[_per_run(one.device_ns, runs) for one in kept] if clocks.counts_device else None,
+        enqueue_ns=[_per_run(one.enqueue_ns, runs) for one in kept]
+        if clocks.counts_device
+        else None,
     )
 
 
@@ -143,11 +182,11 @@ def sample(run: Run, runs: int, rule: Rule, clocks: Any) -> Tuple[List[Sample], 
     noise: List[float] = []
     next_look = rule.min_samples
     while True:
-        samples.append(take(run, runs, clocks))
+        samples.append(clocks.take(run, runs))
         elapsed_s = (clocks.wall_ns() - start) / 1e9
         if len(samples) >= next_look:
             next_look = len(samples) + max(1, int(len(samples) * GROWTH))
-            stopped = _look(samples, noise, elapsed_s, rule, clocks.counts_cpu)
+            stopped = _look(samples, noise, elapsed_s, rule, clocks)
             if stopped is not None:
                 return samples, stopped
         enough = len(samples) >= rule.min_samples or elapsed_s >= CAP_STRETCH * rule.cap_s
@@ -156,7 +195,7 @@ def sample(run: Run, runs: int, rule: Rule, clocks: Any) -> Tuple[List[Sample], 
 
 
 def take(run: Run, runs: int, clocks: Any) -> Sample:
-    """One sample of ``runs`` runs."""
+    """One sample of ``runs`` runs, by a CPU's clocks."""
     calm = clocks.calm()
     switches = clocks.switches()
     cpu = clocks.cpu_ns()
@@ -213,12 +252,12 @@ def _outer_rank(count: int, confidence: float) -> int:
 
 
 def _look(
-    samples: Sequence[Sample], noise: List[float], elapsed_s: float, rule: Rule, by_cpu: bool
+    samples: Sequence[Sample], noise: List[float], elapsed_s: float, rule: Rule, clocks: Any
 ) -> Optional[str]:
     kept = [one for one in samples if not one.disturbed]
     if len(kept) < rule.min_samples or sum(one.wall_ns for one in kept) < rule.min_total_s * 1e9:
         return None
-    ordered = sorted((one.cpu_ns if by_cpu else one.wall_ns) for one in kept)
+    ordered = sorted(clocks.reported_ns(one) for one in kept)
     centre = max(median(ordered), 1)
     low, high = median_interval(ordered)
     half_width = (high - low) / 2 / centre
@@ -242,8 +281,7 @@ def _window_median(run: Run, rule: Rule, clocks: Any) -> int:
     start = clocks.wall_ns()
     times: List[int] = []
     while not times or clocks.wall_ns() - start < rule.window_s * 1e9:
-        one = take(run, 1, clocks)
-        times.append(one.cpu_ns if clocks.counts_cpu else one.wall_ns)
+        times.append(clocks.reported_ns(clocks.take(run, 1)))
     return int(median(sorted(times)))
 
 

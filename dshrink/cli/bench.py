@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,11 +34,13 @@ def command(
     device: options.Device = "local",
     runtime: options.Runtime = None,
     precision: options.Precision = "fp32",
-    batch: options.Batch = 1,
+    batch: options.Batch = None,
     threads: options.Threads = 1,
     resolution: options.Resolution = 224,
     padding: options.PlanPadding = None,
-    statistic: options.Statistic = "quiet",
+    statistic: options.Statistic = None,
+    launch: options.Launch = "plain",
+    cache_mode: options.CacheMode = "hot",
     scheduler: options.Scheduler = None,
     hold_clocks: options.HoldClocks = False,
     seed: options.Seed = 0,
@@ -63,6 +65,8 @@ def command(
             batch=batch,
             threads=threads,
             statistic=statistic,
+            launch=launch,
+            cache_mode=cache_mode,
             scheduler=scheduler,
             hold_clocks=hold_clocks,
         ),
@@ -89,14 +93,15 @@ def run_bench(
     seed: int = 0,
 ) -> list[BenchmarkResult]:
     """Measure with a progress bar and save the results."""
-    from dshrink.benchmark import BENCH_SETTINGS, run_benchmark, save_results
+    from dshrink.benchmark import BENCH_EFFORT, run_benchmark, save_results
     from dshrink.search.plan import parse_plan
     from latency_tables.io import load_table
-    from profiler.conditions import measuring_on
+    from profiler.conditions import batch_on, measuring_on
+    from profiler.settings import settings_for
 
     loaded = [load_table(path) for path in tables]
     candidates = _candidates(
-        networks, [parse_plan(p) for p in plans], target.batch, resolution, padding
+        networks, [parse_plan(p) for p in plans], batch_on(target), resolution, padding
     )
     with (
         measuring_on(target, notice) as (scheduler, conditions),
@@ -108,7 +113,7 @@ def run_bench(
             scheduler,
             out_file.with_name(f"{out_file.stem}.journal"),
             tables=loaded,
-            settings=replace(BENCH_SETTINGS, seed=seed),
+            settings=settings_for(conditions, **BENCH_EFFORT, seed=seed),
             progress=update,
         )
     save_results(results, out_file)
@@ -145,11 +150,14 @@ def print_results(results: Sequence[BenchmarkResult]) -> None:
     first = results[0]
     grid = Table(
         title=f"{first.device}, {first.runtime}, {first.precision}, batch {first.batch}, "
-        f"{first.threads} thread(s), {first.clock} time, {first.statistic}",
+        f"{_how(first)}, {first.statistic}",
         title_justify="left",
     )
+    builds = any(r.engine_mib is not None for r in results)
     grid.add_column("network", no_wrap=True)
     for column in ("kept", "latency ms", "95 %", "FPS", "predicted ms", "error"):
+        grid.add_column(column, justify="right")
+    for column in ("build s", "engine MiB", "GPU MiB") if builds else ():
         grid.add_column(column, justify="right")
     grid.add_column("verdict")
     for r in results:
@@ -163,9 +171,24 @@ def print_results(results: Sequence[BenchmarkResult]) -> None:
             f"{r.throughput_fps:.1f}" if known else "",
             f"{r.predicted_ms:.3f}" if predicted else "",
             f"{r.error_percent:+.1f} %" if r.error_percent is not None else "",
+            *(
+                (_shown(r.build_s), _shown(r.engine_mib), _shown(r.gpu_memory_mib))
+                if builds
+                else ()
+            ),
             r.verdict,
         )
     out.print(grid)
     for r in results:
         if r.reason:
             out.print(f"{r.network}: {r.verdict}, {r.reason}")
+
+
+def _how(result: BenchmarkResult) -> str:
+    if result.clock == "cuda_events":
+        return f"{result.launch.replace('_', ' ')} launch, {result.cache_mode} cache"
+    return f"{result.threads} thread(s), {result.clock} time"
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"

@@ -135,6 +135,8 @@ def _findings(preflight: Preflight) -> Iterator[tuple[str, str]]:
     yield "system", f"{facts['os']}, kernel {facts['kernel']}, {facts['machine']}"
     yield "processor", f"{facts['cpu_model']}, {_cores(facts)}"
     yield "memory", _memory(facts["memory_gib"], found["memory_available_gib"])
+    if facts["gpu"] is not None:
+        yield "GPU", _gpu(facts["gpu"])
     yield "Python", facts["python"]
     yield "board", facts["board"]
     yield "governor", facts["governor"] or NOT_TOLD
@@ -145,6 +147,9 @@ def _findings(preflight: Preflight) -> Iterator[tuple[str, str]]:
     yield "throttling", _throttling(health)
     yield "load", _with_unit(health["load_average"], "in the last minute")
     yield "others", ", ".join(map(_process, found["processes"])) or "nobody above 1 % of a core"
+    if facts["gpu"] is not None:
+        yield "GPU state", _gpu_state(health["gpu"] or {}) or NOT_TOLD
+        yield "on the GPU", ", ".join(map(_gpu_process, found["gpu_processes"])) or "nobody else"
     for finding in preflight.runtimes:
         yield "runtime", _runtime(finding)
 
@@ -158,6 +163,28 @@ def _cores(facts: dict[str, Any]) -> str:
 def _memory(total_gib: float | None, available_gib: float | None) -> str:
     available = "" if available_gib is None else f", {available_gib:.1f} GiB available"
     return NOT_TOLD if total_gib is None else f"{total_gib:.1f} GiB{available}"
+
+
+def _gpu(gpu: dict[str, Any]) -> str:
+    driver = f"driver {gpu['driver']}, " if gpu["driver"] else ""
+    return (
+        f"{gpu['name']}, compute capability {gpu['compute_capability']}, "
+        f"{gpu['memory_mib'] / 1024:.1f} GiB, {driver}CUDA {gpu['cuda']}"
+    )
+
+
+def _gpu_state(gpu: dict[str, Any]) -> str:
+    """Heat, power and load of the moment, as far as they are told."""
+    told = {
+        "temperature_c": "{:g} °C",
+        "power_w": "{:g} W",
+        "power_limit_w": "of at most {:g} W",
+        "utilisation_percent": "{:g} % busy",
+    }
+    parts = [words.format(gpu[name]) for name, words in told.items() if gpu.get(name) is not None]
+    parts += ["held by its power limit"] if gpu.get("power_capped") else []
+    parts += ["ECC on"] if gpu.get("ecc") else []
+    return ", ".join(parts)
 
 
 def _clocks(clocks: dict[str, Any], health: dict[str, Any]) -> Iterator[str]:
@@ -189,7 +216,8 @@ def _throttling(health: dict[str, Any]) -> str:
     before = [f"the CPU {events} times since it was started"] if events else []
     before += [f"the container's CPU quota {quota} times"] if quota else []
     signs = ("throttle_bits", "cooling_level", "throttle_events")
-    if all(health[sign] is None for sign in signs) and not before:
+    gpu_tells = (health["gpu"] or {}).get("slowed_by") is not None
+    if all(health[sign] is None for sign in signs) and not before and not gpu_tells:
         return NOT_TOLD
     return "; ".join([now or "not now", *before])
 
@@ -206,6 +234,11 @@ def _runtime(finding: RuntimeFinding) -> str:
 
 def _process(one: dict[str, Any]) -> str:
     return f"{one['name']} ({one['pid']}) {one['cpu_percent']:.0f} %"
+
+
+def _gpu_process(one: dict[str, Any]) -> str:
+    memory = "" if one["memory_mib"] is None else f" {one['memory_mib']} MiB"
+    return f"{one['name']} ({one['pid']}){memory}"
 
 
 def _with_unit(value: float | None, unit: str) -> str:

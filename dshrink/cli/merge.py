@@ -29,7 +29,7 @@ def command(
     ),
     padding: options.PlanPadding = None,
     free_activation: options.FreeActivation = True,
-    batch: options.Batch = 1,
+    batch: options.FileBatch = 1,
     resolution: options.Resolution = 224,
     seed: options.Seed = 0,
     json: options.Json = False,

@@ -13,11 +13,23 @@ from dshrink.errors import DshrinkError
 Model = Annotated[str, typer.Argument(help="a timm name, or torchvision:NAME")]
 Device = Annotated[str, typer.Option(help="a name of `dshrink devices list`")]
 Runtime = Annotated[str | None, typer.Option(help="the device's first that is driven if not given")]
-Precision = Annotated[str, typer.Option(help="fp32 or fp16, where the device can")]
-Batch = Annotated[int, typer.Option(min=1, help="images a batch")]
+Precision = Annotated[str, typer.Option(help="fp32, fp16 or int8, where device and runtime can")]
+Batch = Annotated[
+    int | None, typer.Option(min=1, help="images a batch; the paper's on this device if not given")
+]
+FileBatch = Annotated[int, typer.Option(min=1, help="images a batch of the file")]
 Threads = Annotated[int, typer.Option(min=1, help="threads on a CPU")]
 Statistic = Annotated[
-    str, typer.Option(help="what is reported: quiet (undisturbed machine) or median")
+    str | None,
+    typer.Option(
+        help="what is reported: quiet (undisturbed machine; a CPU's default) or median (a GPU's)"
+    ),
+]
+Launch = Annotated[
+    str, typer.Option(help="how a GPU gets its work: plain, cuda_graph, or compiled (PyTorch)")
+]
+CacheMode = Annotated[
+    str, typer.Option("--cache", help="the GPU's L2 cache before each run: hot, or cold (flushed)")
 ]
 Resolution = Annotated[int, typer.Option(min=8, help="height and width in pixels")]
 Scheduler = Annotated[

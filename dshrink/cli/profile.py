@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,10 +30,12 @@ def command(
     device: options.Device = "local",
     runtime: options.Runtime = None,
     precision: options.Precision = "fp32",
-    batch: options.Batch = 1,
+    batch: options.Batch = None,
     threads: options.Threads = 1,
     resolution: options.Resolution = 224,
-    statistic: options.Statistic = "quiet",
+    statistic: options.Statistic = None,
+    launch: options.Launch = "plain",
+    cache_mode: options.CacheMode = "hot",
     scheduler: options.Scheduler = None,
     hold_clocks: options.HoldClocks = False,
     segments: Annotated[str, typer.Option(help="what is profiled: blocks")] = "blocks",
@@ -42,6 +45,14 @@ def command(
     hold_out: Annotated[
         int, typer.Option(min=8, help="networks that only check the predictions")
     ] = 20,
+    context: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="what pieces are measured beside: isolated, pair, layers, several of them, or "
+            "best (all that the runtime allows; a GPU's default). The table is the one that "
+            "predicts best; a CPU's default is isolated"
+        ),
+    ] = None,
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
@@ -64,12 +75,15 @@ def command(
             batch=batch,
             threads=threads,
             statistic=statistic,
+            launch=launch,
+            cache_mode=cache_mode,
             scheduler=scheduler,
             hold_clocks=hold_clocks,
         ),
         resolution=resolution,
         dense=dense,
         hold_out=hold_out,
+        contexts=context or (),
         seed=seed,
     )
     if json:
@@ -87,18 +101,23 @@ def run_profile(
     resolution: int = 224,
     dense: bool = False,
     hold_out: int = 20,
+    contexts: Sequence[str] = (),
     seed: int = 0,
 ) -> Profile:
-    """Trace, measure with a progress bar, save the table."""
+    """Trace, measure with a progress bar, save the table, and those of its contexts below it."""
     from dshrink.models import load_network
     from dshrink.shrink import network_pieces, shrunk_spec
     from latency_tables.io import save_table
     from profiler.conditions import measuring_on
+    from profiler.contexts import choose_contexts
     from profiler.profile import ProfileRequest, profile
-    from profiler.settings import Settings
+    from profiler.runtimes import traits_of
+    from profiler.settings import settings_for
     from profiler.workloads import build_onnx
 
     with measuring_on(target, notice) as (scheduler, conditions):
+        able = traits_of(conditions).layer_profiles
+        chosen = choose_contexts(contexts, conditions, layer_profiles=able)
         network = load_network(model, resolution=resolution)
         pieces = network_pieces(network, dense=dense)
         for block, reason in pieces.unmergeable.items():
@@ -113,7 +132,8 @@ def run_profile(
             date=datetime.now(UTC).isoformat(timespec="seconds"),
             dshrink_version=__version__,
             hold_out=hold_out,
-            settings=Settings(seed=seed),
+            contexts=chosen,
+            settings=settings_for(conditions, seed=seed),
         )
         with progress(f"profile {model}") as update:
             result = profile(
@@ -122,6 +142,9 @@ def run_profile(
                 on_start=lambda e: err.print(f"{e}", soft_wrap=True),
                 progress=update,
             )
+    if len(result.tables) > 1:
+        for name, table in result.tables.items():
+            save_table(table, out_dir / name)
     save_table(result.table, out_dir)
     session = result.session
     err.print(

@@ -20,6 +20,8 @@ def table_data(table: LatencyTable) -> dict[str, Any]:
         "rows": [asdict(row) for row in table.rows],
         "calibration": table.calibration.to_json() if table.calibration else None,
         "hold_out": table.hold_out.to_json() if table.hold_out else None,
+        "context": table.context,
+        "contexts": {name: check.to_json() for name, check in table.contexts.items()},
         "warnings": list(table.warnings),
         "fit_for_search": table.fit_for_search,
         "fit_reason": table.fit_reason,
@@ -65,6 +67,7 @@ def summary_lines(table: LatencyTable) -> list[str]:
     lines = [f"{len(table.rows)} rows of {len({r.digest for r in table.rows})} pieces: {counts}"]
     if table.calibration:
         lines.append(f"whole network, measured: {table.calibration.base_ms:.3f} ms")
+    lines += _context_lines(table)
     check = table.hold_out
     if check:
         tau = "unknown" if check.kendall_tau is None else f"{check.kendall_tau:.3f}"
@@ -85,3 +88,24 @@ def summary_lines(table: LatencyTable) -> list[str]:
     lines += [f"warning: {warning}" for warning in table.warnings]
     fit = "fit for search" if table.fit_for_search else f"NOT fit for search: {table.fit_reason}"
     return [*lines, f"this table is {fit}"]
+
+
+def _context_lines(table: LatencyTable) -> list[str]:
+    """What the pieces were measured beside, and how right each context is where several were."""
+    lines = [f"context of the pieces: {table.context}"]
+    if len(table.contexts) > 1:
+        errors = (
+            f"{name} unknown"
+            if check.mape_percent is None
+            else f"{name} {check.mape_percent:.2f} % (plain sum {check.plain_sum_mape_percent:.2f} "
+            f"%, at most {check.max_error_percent:.2f} %)"
+            for name, check in table.contexts.items()
+        )
+        lines.append(f"error of the predictions by context: {'; '.join(errors)}")
+    for name, check in table.contexts.items():
+        if check.unnamed_percent:
+            lines.append(
+                f"{name}: {check.unnamed_percent:.1f} % of the profiled time was in layers that "
+                "name no operator of ours, and was spread over the others"
+            )
+    return lines

@@ -98,9 +98,10 @@ def _mark_doubtful(axes: Axes, placed: Sequence[tuple[Row, float]]) -> None:
         for row, offset in placed
         if row.is_measured and row.verdict != "ok"
     ]
+    by_host = any(row.verdict == "host_bound" for row, _ in placed)
     for points, marker, label in (
         (failed, "x", "failed"),
-        (noisy, "v", "noisy or throttled"),
+        (noisy, "v", "noisy, throttled or host-bound" if by_host else "noisy or throttled"),
     ):
         if points:
             x, y = zip(*points, strict=True)

@@ -15,7 +15,12 @@ from pathlib import Path
 from dshrink.plots.errors import PlotError
 
 #: What was measured: networks that agree in all of these form one series.
-SERIES_COLUMNS = ("model", "device", "runtime", "precision", "batch", "threads", "clock")
+SERIES_COLUMNS = (
+    *("model", "device", "runtime", "precision", "batch", "threads", "clock"),
+    *("launch", "cache_mode"),
+)
+#: What older files, which lack these columns, meant.
+NEWER_COLUMNS = {"launch": "plain", "cache_mode": "hot"}
 COLUMNS = (
     "network",
     "keep_mask",
@@ -54,7 +59,8 @@ class NetworkResult:
 def load_results(path: Path) -> tuple[NetworkResult, ...]:
     """Read the CSV that ``dshrink bench`` writes. Raises PlotError, which names the line."""
     reader = csv.DictReader(io.StringIO(_read(path), newline=""), strict=True)
-    missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+    known = {*(reader.fieldnames or ()), *NEWER_COLUMNS}
+    missing = [name for name in COLUMNS if name not in known]
     if missing:
         raise PlotError(
             f"{path}: line 1: missing column(s) {', '.join(missing)}; a benchmark's CSV comes from "
@@ -110,7 +116,10 @@ class _Line:
         )
         return NetworkResult(
             network=self._text("network"),
-            series=tuple(self._text(name) for name in SERIES_COLUMNS),
+            series=tuple(
+                self._text(name) if name in self.values else NEWER_COLUMNS[name]
+                for name in SERIES_COLUMNS
+            ),
             block_count=len(mask) or None,
             kept_blocks=kept_blocks,
             throughput_fps=fps,

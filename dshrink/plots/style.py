@@ -46,7 +46,8 @@ KIND_COLOURS = {
     "merged_bias_map": VERMILLION,
     "dense": GREEN,
 }
-CLOCK_LABELS = {"thread_cpu": "thread CPU time", "wall": "wall time"}
+CLOCK_LABELS = {"thread_cpu": "thread CPU time", "wall": "wall time", "cuda_events": "GPU time"}
+LAUNCH_LABELS = {"plain": "plain launches", "cuda_graph": "CUDA graph", "compiled": "compiled"}
 
 # Any: what matplotlib calls a parameter, and whether it types it, differs between its versions.
 _STYLE: dict[Any, Any] = {
@@ -115,7 +116,7 @@ def describe_conditions(conditions: Conditions) -> str:
     """ "local, onnxruntime 1.31.1, fp32, batch 1, 1 thread, thread CPU time"."""
     c = conditions
     parts = [c.device, f"{c.runtime} {c.runtime_version}", c.precision, f"batch {c.batch}"]
-    parts.append(threads_label(c.threads))
+    parts.append(LAUNCH_LABELS[c.launch] if c.clock == "cuda_events" else threads_label(c.threads))
     if c.power_mode != "default":
         parts.append(c.power_mode)
     if c.cache_mode != "hot":

@@ -11,13 +11,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from dshrink.plots.errors import PlotError
-from dshrink.plots.results import SERIES_COLUMNS, NetworkResult
+from dshrink.plots.results import NEWER_COLUMNS, SERIES_COLUMNS, NetworkResult
 from dshrink.plots.style import (
     BLACK,
     BLUE,
     CLOCK_LABELS,
     GREEN,
     GREY,
+    LAUNCH_LABELS,
     PURPLE,
     SKY,
     VERMILLION,
@@ -79,7 +80,7 @@ def _labels(series: Sequence[tuple[str, ...]]) -> tuple[list[str], list[str]]:
     shared = [
         _phrase(name, values[0])
         for name, values in zip(SERIES_COLUMNS, columns, strict=True)
-        if len(set(values)) == 1
+        if len(set(values)) == 1 and values[0] not in NEWER_COLUMNS.values()
     ]
     differing = [place for place, values in enumerate(columns) if len(set(values)) > 1]
     labels = [
@@ -94,6 +95,10 @@ def _phrase(column: str, value: str) -> str:
         return f"batch {value}"
     if column == "threads":
         return threads_label(value)
+    if column == "cache_mode":
+        return f"{value} cache"
+    if column == "launch":
+        return LAUNCH_LABELS.get(value, value)
     return CLOCK_LABELS.get(value, value) if column == "clock" else value
 
 

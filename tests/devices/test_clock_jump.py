@@ -55,7 +55,7 @@ time.time = lambda: 2e9 + 3600 * (number := next(looks)) * (-1) ** number
 from devices.agent.protocol import Rule
 from devices.connection import LocalConnection
 from devices.inventory import load_inventory
-from profiler.conditions import probe_conditions
+from profiler.conditions import Target, probe_conditions
 from profiler.profile import ProfileRequest, profile
 from profiler.schedulers import SerialScheduler
 from profiler.settings import Settings
@@ -66,7 +66,9 @@ rule = Rule(
     warmup_s=0.0, warmup_cap_s=0.01, window_s=0.002, min_samples=5, min_total_s=0.0, cap_s=0.02
 )
 with closing(SerialScheduler(LocalConnection())) as scheduler:
-    conditions = probe_conditions(load_inventory().get("local"), scheduler, runtime="onnxruntime")
+    conditions = probe_conditions(
+        load_inventory().get("local"), scheduler, Target(runtime="onnxruntime")
+    )
     request = ProfileRequest(
         pieces=network_pieces(), compose=compose, build=build_onnx, conditions=conditions,
         folder=Path(sys.argv[1]), date="2026-01-01", dshrink_version="1", hold_out=8,

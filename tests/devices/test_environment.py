@@ -12,6 +12,14 @@ from devices.environment import Environment
 from devices.errors import AgentLostError
 
 FACTS = system.describe()
+GPU = {
+    "name": "Tesla V100-SXM2-16GB",
+    "compute_capability": "7.0",
+    "driver": "550.54.15",
+    "cuda": "12.4",
+    "memory_mib": 16160,
+    "held_mhz": None,
+}
 
 
 def test_a_fingerprint_holds_every_fact_of_hello_as_plain_json() -> None:
@@ -45,6 +53,13 @@ def test_a_hello_that_lacks_facts_is_refused(result) -> None:
         ("python", None),
         ("governor", 3),
         ("memory_gib", "1"),
+        ("gpu", []),
+        ("gpu", "V100"),
+        ("gpu", {}),
+        ("gpu", GPU | {"memory_mib": "much"}),
+        ("gpu", GPU | {"held_mhz": True}),
+        ("gpu", GPU | {"name": None}),
+        ("gpu", GPU | {"colour": "green"}),
     ],
 )
 def test_a_fact_of_another_kind_is_refused_by_name(fact: str, value: object) -> None:
@@ -75,6 +90,32 @@ def test_another_board_and_another_power_mode_are_another_environment(fact: str)
     after = replace(before, **{fact: "other"})
     assert after.digest != before.digest
     assert after.differences(before) == (f"{fact}: other, was {getattr(before, fact)}",)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "power_mode", "mode"),
+    [
+        (None, None, "gpu default"),
+        (GPU, None, "gpu default"),
+        (GPU | {"held_mhz": 1380}, None, "gpu 1380 MHz"),
+        (GPU | {"driver": None}, "MAXN", "MAXN"),
+    ],
+)
+def test_the_gpu_s_clock_mode_is_the_board_s_or_the_clock_that_is_held(
+    gpu, power_mode, mode: str
+) -> None:
+    facts = FACTS | {"gpu": gpu, "power_mode": power_mode, "governor": "performance"}
+    environment = Environment.from_hello({"environment": facts})
+    assert environment.gpu_clock_mode == mode
+    assert environment.clock_mode == (power_mode or "performance")
+    assert environment.fingerprint()["gpu"] == gpu
+
+
+def test_another_gpu_or_another_clock_of_it_is_another_environment() -> None:
+    before = Environment.from_hello({"environment": FACTS | {"gpu": GPU}})
+    after = replace(before, gpu=GPU | {"held_mhz": 1380})
+    assert after.digest != before.digest
+    assert after.differences(before) != ()
 
 
 def test_a_file_is_pushed_to_this_machine_by_naming_it(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ from latency_tables.opspec import (
     OpSpec,
     Pool,
 )
-from profiler.conditions import probe_conditions
+from profiler.conditions import Target, probe_conditions
 from profiler.profile import ProfileRequest, profile
 from profiler.schedulers import SerialScheduler
 from profiler.settings import Settings
@@ -226,7 +226,7 @@ def test_a_profile_with_the_oldest_runtime_ends_in_a_table(
     small_network = importlib.import_module("small_network")
     with closing(SerialScheduler(LocalConnection(python=oldest))) as scheduler:
         local = load_inventory().get("local")
-        conditions = probe_conditions(local, scheduler, runtime="onnxruntime")
+        conditions = probe_conditions(local, scheduler, Target(runtime="onnxruntime"))
         request = ProfileRequest(
             pieces=small_network.network_pieces(),
             compose=small_network.compose,

@@ -26,14 +26,19 @@ def preflight(
     power_mode: str | None = None,
     cpu: tuple[dict[str, Any], ...] = (),
     processes: tuple[dict[str, Any], ...] = (),
+    gpu: dict[str, Any] | None = None,
+    gpu_processes: tuple[dict[str, Any], ...] = (),
+    by_hand: str | None = None,
+    health_gpu: dict[str, Any] | None = None,
     **health: Any,
 ) -> Preflight:
-    facts = {"runtimes": runtimes or {}, "governor": governor, "power_mode": power_mode}
+    facts = {"runtimes": runtimes or {}, "governor": governor, "power_mode": power_mode, "gpu": gpu}
     found = {
         "environment": facts,
-        "health": health,
-        "clocks": {"cpu": cpu},
+        "health": {**health, "gpu": health_gpu},
+        "clocks": {"cpu": cpu, "gpu_max_mhz": 1980, "gpu_by_hand": by_hand},
         "processes": processes,
+        "gpu_processes": gpu_processes,
     }
     return Preflight(device=load_inventory().get(device), found=found)
 
@@ -86,8 +91,32 @@ def test_a_jetson_is_ready_in_its_best_mode_with_its_clocks_pinned(mode, low, is
         assert f"power mode {mode}" in advice[0] and "sudo jetson_clocks" in advice[0]
 
 
+LOCK = "sudo nvidia-smi -i GPU-1 -lgc 1380,1380"
+
+
+def test_advice_for_a_gpu_names_its_clock_its_heat_and_who_computes_on_it() -> None:
+    stranger = {"pid": 42, "name": "trainer", "memory_mib": 900}
+    advice = preflight(
+        gpu={"held_mhz": None},
+        by_hand=LOCK,
+        gpu_processes=(stranger,),
+        health_gpu={"slowed_by": ["power brake"]},
+    ).advice
+    assert advice == (
+        f"the GPU's clock is free (to 1980 MHz): measure with --hold-clocks, or, on the device, "
+        f"{LOCK}",
+        "trainer (pid 42) computes on the GPU: wait for it, or end it",
+        "the GPU is slowed down: power brake: let it cool, check its power supply",
+    )
+
+
+def test_a_gpu_whose_clock_is_held_or_cannot_be_needs_no_advice() -> None:
+    assert preflight(gpu={"held_mhz": 1380}, by_hand=LOCK).advice == ()
+    assert preflight(gpu={"held_mhz": None}, by_hand=None).advice == ()
+
+
 def test_this_machine_is_probed() -> None:
     found = probe(load_inventory().get("local"))
-    assert [(one.name, one.state) for one in found.runtimes] == [("onnxruntime", "ok")]
+    assert ("onnxruntime", "ok") in [(one.name, one.state) for one in found.runtimes]
     assert found.found["environment"]["cores"] > 0
-    assert set(found.found) >= {"environment", "health", "clocks", "processes"}
+    assert set(found.found) >= {"environment", "health", "clocks", "processes", "gpu_processes"}

@@ -382,13 +382,13 @@ def test_basic_blocks_are_refused_a_bias_map_and_told_of_repad(tmp_path, dshrink
 
 def local_conditions() -> Conditions:
     from devices.inventory import connect, load_inventory
-    from profiler.conditions import probe_conditions
+    from profiler.conditions import Target, probe_conditions
     from profiler.schedulers import SerialScheduler
 
     target = load_inventory().get("local")
     scheduler = SerialScheduler(connect(target))
     try:
-        return probe_conditions(target, scheduler, runtime="onnxruntime", statistic="quiet")
+        return probe_conditions(target, scheduler, Target(runtime="onnxruntime", statistic="quiet"))
     finally:
         scheduler.close()
 

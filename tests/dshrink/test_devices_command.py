@@ -74,9 +74,53 @@ def test_this_machine_is_probed_on_one_page(devices, columns: int) -> None:
     keys = [line.split()[0] for line in out.splitlines() if not line.startswith(" ")]
     expected = ["device", "system", "processor", "memory", "Python", "board", "governor"]
     expected += ["clocks", "temperature", "throttling", "load", "others", "runtime"]
-    assert [key for key in keys if key in expected] == expected
+    assert [key for key in dict.fromkeys(keys) if key in expected] == expected
     assert "supported (>=1.10)" in out
     assert len(out.splitlines()) < 30
+
+
+def test_a_probe_of_a_machine_with_a_gpu_shows_it(devices, monkeypatch) -> None:
+    from devices.agent import system
+    from devices.inventory import load_inventory
+    from devices.preflight import Preflight
+
+    found = system.probe()
+    found["environment"]["gpu"] = {
+        "name": "Tesla V100-SXM2-16GB",
+        "compute_capability": "7.0",
+        "driver": "550.54.15",
+        "cuda": "12.4",
+        "memory_mib": 16384,
+        "held_mhz": None,
+    }
+    found["health"]["gpu"] = {
+        "temperature_c": 61,
+        "power_w": 212.3,
+        "power_limit_w": 300.0,
+        "utilisation_percent": 97,
+        "slowed_by": ["hardware slowdown"],
+        "power_capped": True,
+        "ecc": True,
+    }
+    found["gpu_processes"] = [{"pid": 7, "name": "trainer", "memory_mib": 900}]
+    found["clocks"] |= {"gpu_mhz": 1350, "gpu_max_mhz": 1530, "gpu_by_hand": "sudo nvidia-smi ..."}
+    preflight = Preflight(device=load_inventory().get("local"), found=found)
+    monkeypatch.setattr("devices.preflight.probe", lambda device: preflight)
+    out = " ".join(devices("probe", "local", columns=200)[1].split())
+    for said in (
+        "GPU Tesla V100-SXM2-16GB, compute capability 7.0, 16.0 GiB, driver 550.54.15, CUDA 12.4",
+        "GPU state 61 °C, 212.3 W, of at most 300 W, 97 % busy, held by its power limit, ECC on",
+        "on the GPU trainer (7) 900 MiB",
+        "gpu 1350 MHz",
+        "throttling the GPU is slowed down: hardware slowdown",
+        "advice: the GPU's clock is free (to 1530 MHz): measure with --hold-clocks",
+        "advice: trainer (pid 7) computes on the GPU",
+    ):
+        assert said in out
+    found["health"]["gpu"] = None
+    found["gpu_processes"] = []
+    out = " ".join(devices("probe", "local", columns=200)[1].split())
+    assert "GPU state not told by this machine" in out and "on the GPU nobody else" in out
 
 
 def test_a_probe_is_there_as_json_too(devices) -> None:

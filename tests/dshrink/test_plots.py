@@ -388,6 +388,18 @@ def test_each_batch_is_a_series_named_by_what_differs(tmp_path):
     assert "toy, shed, onnxruntime, fp32, 1 thread, wall time" in words(figure)
 
 
+def test_plain_launches_and_cuda_graphs_are_series_of_their_own(tmp_path):
+    graph = {"launch": "cuda_graph", "cache_mode": "hot", "clock": "cuda_events"}
+    lines = [
+        result("11", 100.0, **{**graph, "launch": "plain"}),
+        result("11", 300.0, **graph),
+    ]
+    path = write_csv(tmp_path / "r.csv", lines, (*COLUMNS, "launch", "cache_mode"))
+    figure = throughput_figure(load_results(path))
+    assert set(measured(figure.axes[0])) == {"plain launches", "CUDA graph"}
+    assert "toy, shed, onnxruntime, fp32, batch 1, 1 thread, GPU time" in words(figure)
+
+
 def test_what_cannot_be_drawn_is_counted(tmp_path):
     failed = result("00", 1.0, throughput_fps="", throughput_low_fps="", throughput_high_fps="")
     file = result("", 50.0, kept_blocks="")

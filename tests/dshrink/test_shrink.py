@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from dshrink.shrink import ShrinkError, network_pieces, shrunk_spec
-from latency_tables.opspec import BiasMap, Conv
+from latency_tables.opspec import BiasMap, Conv, join
+from profiler.hold_out import merged_forms
+from profiler.places import network_order
 
 NETWORKS = ["mobilenetv2_100", "tf_efficientnet_lite0", "resnet50", "torchvision:resnet18"]
 
@@ -44,6 +46,19 @@ def test_a_shrunk_network_holds_the_merged_pieces(padding, network):
     assert spec.macs == expected
     maps = sum(isinstance(op, BiasMap) for op in spec.ops)
     assert maps == (mask.count("0") if padding == "bias_map" else 0)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_is_its_pieces_one_after_the_other(name, network):
+    # By this a runtime's layer tells its piece.
+    made = network(name)
+    pieces = network_pieces(made, dense=False)
+    kept = "".join("01"[block in pieces.unmergeable] for block in range(pieces.block_count))
+    for mask in ("1" * pieces.block_count, kept):
+        for padding in merged_forms(pieces):
+            order = network_order(pieces, mask, padding)
+            whole = shrunk_spec(made, mask, padding=padding)
+            assert join([piece.spec for piece in order]).digest == whole.digest
 
 
 def test_keeping_everything_changes_nothing(network):

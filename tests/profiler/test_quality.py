@@ -155,8 +155,9 @@ def test_what_is_faster_than_memory_is_reported() -> None:
 
 
 def test_no_limit_is_claimed_for_machines_that_are_not_known() -> None:
-    assert speed_limit(dataclasses.replace(CONDITIONS, runtime="tensorrt")) is None
     assert speed_limit(dataclasses.replace(CONDITIONS, precision="int8")) is None
+    bf16_on_gpu = dataclasses.replace(CONDITIONS, precision="bf16", clock="cuda_events")
+    assert speed_limit(bf16_on_gpu) is None
     four = dataclasses.replace(CONDITIONS, threads=4, clock="wall")
     limit = speed_limit(four)
     assert limit is not None
@@ -165,10 +166,19 @@ def test_no_limit_is_claimed_for_machines_that_are_not_known() -> None:
 
 def test_a_powersaving_or_busy_machine_is_warned_about() -> None:
     calm = {"governor": "performance", "load_average": 0.3, "cores": 2}
-    assert machine_warnings(calm) == ()
-    assert machine_warnings({}) == ()
-    assert "powersave" in machine_warnings(calm | {"governor": "powersave"})[0]
-    assert "load average was 1.8 on 2 cores" in machine_warnings(calm | {"load_average": 1.8})[0]
+    assert machine_warnings(calm, CONDITIONS) == () == machine_warnings({}, CONDITIONS)
+    powersave = calm | {"governor": "powersave"}
+    assert "powersave" in machine_warnings(powersave, CONDITIONS)[0]
+    (busy,) = machine_warnings(calm | {"load_average": 1.8}, CONDITIONS)
+    assert "load average was 1.8 on 2 cores" in busy
+
+
+def test_on_a_gpu_its_own_clock_matters_and_the_governor_does_not() -> None:
+    on_gpu = dataclasses.replace(CONDITIONS, runtime="tensorrt", clock="cuda_events")
+    (free,) = machine_warnings({"governor": "powersave", "gpu": {"held_mhz": None}}, on_gpu)
+    assert "--hold-clocks" in free
+    assert machine_warnings({"gpu": {"held_mhz": 1380}}, on_gpu) == ()
+    assert machine_warnings({"gpu": {"held_mhz": None}, "power_mode": "MAXN"}, on_gpu) == ()
 
 
 def test_a_twin_derives_its_difference() -> None:

@@ -287,7 +287,7 @@ def test_a_failure_that_no_second_try_mends_is_not_tried_again(tmp_path: Path, f
 def test_a_piece_that_no_file_can_be_written_for_fails_alone(tmp_path: Path) -> None:
     odd = merged(0, True).digest
 
-    def build(spec: OpSpec, *, batch: int = 1, seed: int = 0) -> bytes:
+    def build(spec: OpSpec, *, batch: int = 1, seed: int = 0, precision: str = "fp32") -> bytes:
         if spec.digest == odd:
             raise OpSpecError("no words for roi_align")
         return write_spec(spec, batch=batch, seed=seed)

@@ -5,16 +5,22 @@ is the user's to mend and gives advice; a module of ours that does not import gi
 """
 
 import importlib
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
-from ..checks import Check, JobError
+from .. import timing, worker
+from ..checks import Check, JobError, bad_request
+from ..protocol import Rule
 
 RUNTIMES = {
     "onnxruntime": ".onnxruntime:OnnxRuntime",
+    "tensorrt": ".tensorrt:TensorRT",
+    "trtexec": ".trtexec:Trtexec",
+    "pytorch": ".pytorch:PyTorch",
 }
 #: Not offered in ``hello``: it measures nothing, and fails on demand.
 REHEARSAL = {
     "fake": ".fake:FakeRuntime",
+    "isolated_fake": ".fake:IsolatedFake",
 }
 
 _loaded: Dict[str, "Runtime"] = {}
@@ -27,6 +33,21 @@ class Prepared(object):
         """Run so often, back to back, and return when the last run is done."""
         raise NotImplementedError
 
+    def measure(self, rule: Rule, threads: int) -> timing.Timing:
+        """Take samples until the rule is met; on a CPU unless a runtime says otherwise."""
+        return timing.measure(self.run, rule, timing.SystemClocks(threads))
+
+    def layers(self, passes: int) -> List[Tuple[str, List[int]]]:
+        """Each layer's name and its ns in each of so many runs, in the order they run.
+
+        The profile slows the runs: its sum is not the model's latency.
+        """
+        raise bad_request("this runtime has no profile by layer: ask for pieces alone or in pairs")
+
+    def facts(self) -> Dict[str, Any]:
+        """What was built: precision, tactics, size; what a runtime cannot tell is left out."""
+        return {}
+
     def close(self) -> None:
         """Give back what the model holds."""
 
@@ -34,8 +55,14 @@ class Prepared(object):
 class Runtime(object):
     """What a runtime offers; made once a process."""
 
+    #: Whether it may take its process with it, and so gets one of its own (worker.py).
+    ISOLATED = False
     #: Options of a request that this runtime takes, and how each is checked.
     OPTIONS: Dict[str, Check] = {}
+
+    def is_installed(self) -> bool:
+        """Whether ``version`` is worth asking for; imports nothing and takes no time."""
+        return True
 
     def version(self) -> Optional[str]:
         """The installed version; None where it is not installed or does not import."""
@@ -51,6 +78,10 @@ class Runtime(object):
 
     def failure(self, error: Exception) -> Optional[JobError]:
         """What an exception of this runtime means; None where it says nothing special."""
+        return None
+
+    def state(self) -> Optional[bytes]:
+        """What later builds should start from, as TensorRT's timing cache; None where nothing."""
         return None
 
 
@@ -71,5 +102,12 @@ def get(name: str) -> Runtime:
 
 def found() -> Dict[str, str]:
     """Return the versions of the runtimes that are installed here and can be imported."""
-    versions = {name: get(name).version() for name in RUNTIMES}
+    versions = {name: _version(name) for name in RUNTIMES}
     return {name: version for name, version in versions.items() if version is not None}
+
+
+def _version(name: str) -> Optional[str]:
+    runtime = get(name)
+    if not runtime.is_installed():
+        return None
+    return worker.version(name) if runtime.ISOLATED else runtime.version()

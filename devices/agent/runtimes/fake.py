@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from ..checks import JobError
 from . import Prepared, Runtime
@@ -44,6 +44,24 @@ class FakeRuntime(Runtime):
         return FakeModel(behave, script)
 
 
+class IsolatedFake(FakeRuntime):
+    """The same in a process of its own, as runtimes that build have it."""
+
+    ISOLATED = True
+
+    def __init__(self) -> None:
+        self._prepared = 0
+
+    def prepare(self, file: str, threads: int, seed: int, options: Dict[str, Any]) -> Prepared:
+        """As ever, and remember that it was done."""
+        self._prepared += 1
+        return super(IsolatedFake, self).prepare(file, threads, seed, options)
+
+    def state(self) -> Optional[bytes]:
+        """How many files this process has prepared."""
+        return b"%d" % self._prepared if self._prepared else None
+
+
 class FakeModel(Prepared):
     """Behaves as its script says in each run."""
 
@@ -55,6 +73,14 @@ class FakeModel(Prepared):
         """Behave so often."""
         for _ in range(times):
             self._behave(self._script)
+
+    def layers(self, passes: int) -> List[Tuple[str, List[int]]]:
+        """Two layers that never change."""
+        return [("t1/Conv", [1000] * passes), ("result/Relu", [500] * passes)]
+
+    def facts(self) -> Dict[str, Any]:
+        """Which process it was."""
+        return {"pid": os.getpid()}
 
 
 def work(script: Dict[str, Any]) -> None:
@@ -97,6 +123,13 @@ def fail(script: Dict[str, Any]) -> None:
     raise RuntimeError(script.get("message", "the fake runtime fails"))
 
 
+def spend(script: Dict[str, Any]) -> None:
+    """Fail as CUDA does after an illegal address: nothing works in this process any more."""
+    error = RuntimeError("an illegal memory access was encountered")
+    error.sticky = True  # type: ignore[attr-defined]
+    raise error
+
+
 def chatter(script: Dict[str, Any]) -> None:
     """Write to file descriptor 1, as native libraries do."""
     os.write(1, b'{"protocol": 1, "id": "not a reply"}\n')
@@ -111,4 +144,5 @@ BEHAVIOURS = {
     "reserve": reserve,
     "fail": fail,
     "chatter": chatter,
+    "spend": spend,
 }

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from devices.agent import cuda, nvml
 from devices.agent.commands import Commands
+from devices.agent.cuda import GpuInfo
 from devices.agent.health import read_health, throttle_reason, throttled_now
+from devices.agent.power import Held
 from devices.agent.system import board, cpu_model, describe, operating_system, probe
 
 
@@ -86,6 +90,7 @@ def test_health_of_an_x86_machine_is_read_from_sys_and_proc(tmp_path: Path) -> N
         "steal_ms": 800 * 1000 // os.sysconf("SC_CLK_TCK"),
         "power_mode": None,
         "gpu_mhz": None,
+        "gpu": None,
     }
 
 
@@ -94,6 +99,7 @@ def test_health_of_a_jetson_has_its_power_mode_and_leaves_out_the_dummy_sensor(
 ) -> None:
     health = read_health(tree(tmp_path, JETSON), Scripted(**JETSON_SAYS))
     assert (health["power_mode"], health["gpu_mhz"]) == ("MAXN", 624)
+    assert health["gpu"] == {"sm_mhz": 624, "memory_mhz": 1600, "temperature_c": 35.0}
     assert health["temperature_c"] == 37.5
     assert health["cooling_level"] == 0  # the fan slows nothing
 
@@ -244,4 +250,77 @@ def test_a_probe_has_everything_on_a_jetson_and_on_a_machine_that_tells_nothing(
     bare = probe(str(tmp_path / "nothing"), Scripted())
     assert set(bare) == set(found)
     assert bare["processes"] == [] and bare["memory_available_gib"] is None
-    assert bare["clocks"] == {"cpu": [], "gpu_mhz": None, "memory_mhz": None}
+    assert bare["gpu_processes"] == [] and bare["environment"]["gpu"] is None
+    nothing = dict.fromkeys(["gpu_mhz", "memory_mhz", "gpu_max_mhz", "gpu_by_hand"])
+    assert bare["clocks"] == {"cpu": [], **nothing}
+
+
+HEALTHY = {"sm_mhz": 1350, "slowed_by": [], "power_capped": False}
+
+
+@pytest.fixture
+def a_gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A machine whose CUDA works on one GPU; NVML tells these facts of it."""
+    facts: dict[str, Any] = dict(HEALTHY, uuid="GPU-1", driver="550.54.15")
+    info = GpuInfo("Simulated H200", (9, 0), "12.4", 141 << 30, 50 << 20, "GPU-1")
+    monkeypatch.setattr(nvml, "load", lambda: object())
+    monkeypatch.setattr(nvml, "read", lambda uuid: facts if uuid == "GPU-1" else {})
+    monkeypatch.setattr(cuda, "find_gpu", lambda: info)
+    return facts
+
+
+def test_health_has_the_gpu_that_cuda_works_on(a_gpu) -> None:
+    assert read_health()["gpu"] == a_gpu
+
+
+def test_a_gpu_that_nvml_does_not_know_or_cuda_cannot_use_is_no_gpu(a_gpu, monkeypatch) -> None:
+    monkeypatch.setattr(nvml, "read", lambda uuid: {})
+    assert read_health()["gpu"] is None
+    monkeypatch.setattr(nvml, "read", lambda uuid: a_gpu)
+    monkeypatch.setattr(cuda, "find_gpu", lambda: None)
+    assert read_health()["gpu"] is None
+
+
+def test_cuda_is_left_alone_where_nvml_is_missing(monkeypatch) -> None:
+    monkeypatch.setattr(nvml, "load", lambda: None)
+    monkeypatch.setattr(cuda, "find_gpu", lambda: pytest.fail("CUDA was asked"))
+    assert read_health()["gpu"] is None
+
+
+def test_nothing_is_told_of_the_gpu_where_another_root_is_looked_at(a_gpu, tmp_path: Path) -> None:
+    assert read_health(str(tmp_path))["gpu"] is None
+    assert describe(str(tmp_path))["gpu"] is None
+
+
+@pytest.mark.parametrize(
+    ("gpu", "reason"),
+    [
+        (None, ""),
+        (HEALTHY, ""),
+        (HEALTHY | {"power_capped": True}, ""),  # normal at full load
+        (HEALTHY | {"slowed_by": None}, ""),
+        ({"sm_mhz": 624}, ""),
+        (HEALTHY | {"slowed_by": ["power brake"]}, "the GPU is slowed down: power brake"),
+    ],
+)
+def test_a_gpu_that_is_slowed_down_is_throttled_and_one_at_its_power_limit_is_not(
+    gpu: dict[str, Any] | None, reason: str
+) -> None:
+    assert throttled_now({"gpu": gpu}) == reason
+    assert throttle_reason({}, {"gpu": gpu}) == reason
+
+
+def test_hello_names_the_gpu_and_the_clock_that_it_is_held_at(a_gpu) -> None:
+    said = {
+        "name": "Simulated H200",
+        "compute_capability": "9.0",
+        "driver": "550.54.15",
+        "cuda": "12.4",
+        "memory_mib": 141 << 10,
+        "held_mhz": None,
+    }
+    assert describe()["gpu"] == said
+    assert describe(held=Held([]))["gpu"] == said
+    assert describe(held=Held([], gpu_mhz=1380))["gpu"] == said | {"held_mhz": 1380}
+    a_gpu.clear()  # a Jetson has CUDA and no NVML
+    assert describe()["gpu"] == said | {"driver": None}

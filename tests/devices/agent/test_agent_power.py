@@ -228,6 +228,157 @@ def test_a_jetson_without_its_tools_says_so(board, lock_path: str) -> None:
     assert state(board)[1] == "free"
 
 
+# A GPU: nvidia-smi as a script that writes down how it was called; file "refuses" makes it refuse.
+
+NVIDIA_SMI = """
+echo "$@" >> $HERE/log
+case $3 in
+-lgc) if [ -e $HERE/refuses ]; then cat $HERE/refuses; exit $(cat $HERE/status); fi
+      echo $4 > $HERE/clock;;
+-rgc) echo free > $HERE/clock;;
+esac
+"""
+GPU = {"uuid": "GPU-1", "sm_default_mhz": 1380, "sm_max_mhz": 1980, "sm_mhz": 345}
+
+
+@pytest.fixture
+def nvidia(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine with a GPU: nvidia-smi on PATH; files "clock" and "log"."""
+    here = tmp_path / "nvidia"
+    here.mkdir()
+    for name, script in (("nvidia-smi", NVIDIA_SMI), ("sudo", SUDO)):
+        (here / name).write_text(f"#!/bin/sh\nHERE={here}\n{script}")
+        (here / name).chmod(0o755)
+    (here / "clock").write_text("free\n")
+    (here / "log").write_text("")
+    monkeypatch.setenv("PATH", f"{here}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr(power.health, "gpu", lambda root: GPU)
+    return here
+
+
+def clock(nvidia: Path) -> str:
+    return (nvidia / "clock").read_text().strip()
+
+
+def refuse(nvidia: Path, said: str, status: int) -> None:
+    (nvidia / "refuses").write_text(said)
+    (nvidia / "status").write_text(str(status))
+
+
+def test_a_gpu_is_locked_to_its_default_clock_and_freed_again(
+    nvidia, cores, lock_path: str
+) -> None:
+    held = power.hold(str(cores["root"]), lock_path=lock_path)
+    try:
+        assert clock(nvidia) == "1380,1380"
+        assert held.descriptions[1:] == ["GPU clock 1380 MHz (was free)"]
+        assert held.gpu_mhz == 1380
+        assert governors(cores) == ["performance"] * 3
+    finally:
+        held.release()
+    assert clock(nvidia) == "free" and governors(cores) == BEFORE
+    assert (nvidia / "log").read_text().splitlines() == ["-i GPU-1 -lgc 1380,1380", "-i GPU-1 -rgc"]
+    assert leftovers(nvidia) == []
+
+
+def test_a_gpu_is_locked_where_the_cpu_s_clock_is_nobody_s_to_choose(
+    nvidia, tmp_path: Path, lock_path: str
+) -> None:
+    held = power.hold(str(tmp_path / "bare"), lock_path=lock_path)
+    try:
+        assert "nothing to hold: this machine lets nobody choose its CPU" in held.descriptions[0]
+        assert held.gpu_mhz == 1380 and clock(nvidia) == "1380,1380"
+    finally:
+        held.release()
+    assert clock(nvidia) == "free"
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        ("The current user does not have permission to change clocks for GPU 0000:01:00.0.", 4),
+        ("Setting locked clocks is not supported for GPU 0000:01:00.0.\nTreating as warning", 0),
+        ("", 9),
+    ],
+)
+def test_a_gpu_that_cannot_be_locked_leaves_nothing_half_set_and_says_so(
+    nvidia, cores, lock_path: str, capfd, said: str, status: int
+) -> None:
+    refuse(nvidia, said, status)
+    with pytest.raises(JobError) as caught:
+        power.hold(str(cores["root"]), lock_path=lock_path)
+    assert caught.value.kind == "not_permitted"
+    assert caught.value.message.startswith("the GPU's clock: `")
+    assert said.partition("\n")[0] in caught.value.message
+    assert "sudo nvidia-smi -i GPU-1 -lgc 1380,1380" in caught.value.advice
+    assert governors(cores) == BEFORE and clock(nvidia) == "free"
+    # What was never locked is not freed: somebody else may have locked it.
+    assert "-rgc" not in (nvidia / "log").read_text()
+    assert leftovers(nvidia) == []
+    assert "not everything could be put back" not in capfd.readouterr().err
+
+
+def test_a_governor_that_cannot_be_set_leaves_the_gpu_alone(nvidia, cores, lock_path: str) -> None:
+    cores["cpu0"].unlink()
+    cores["cpu0"].symlink_to("/proc/version")
+    with pytest.raises(JobError, match="cpu0/cpufreq/scaling_governor cannot be set"):
+        power.hold(str(cores["root"]), lock_path=lock_path)
+    assert clock(nvidia) == "free" and (nvidia / "log").read_text() == ""
+
+
+def test_a_gpu_is_freed_though_the_holder_is_killed(nvidia, cores, lock_path: str) -> None:
+    program = HOLDER.replace("held = ", f"power.health.gpu = lambda root: {GPU!r}\nheld = ")
+    command = [sys.executable, "-c", program, str(cores["root"]), lock_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        assert clock(nvidia) == "1380,1380"
+        os.killpg(holder.pid, signal.SIGKILL)
+    assert wait_until(lambda: clock(nvidia) == "free" and governors(cores) == BEFORE)
+    assert wait_until(lambda: not leftovers(nvidia))
+
+
+@pytest.mark.parametrize(
+    ("facts", "mhz"),
+    [
+        ({"sm_default_mhz": 1380, "sm_max_mhz": 1980}, 1380),
+        ({"sm_default_mhz": None, "sm_max_mhz": 2000}, 1400),  # GeForce: 0.7 of the highest
+        ({"sm_default_mhz": None, "sm_max_mhz": None}, None),
+    ],
+)
+def test_the_clock_to_hold_is_one_that_the_gpu_can_keep(facts, mhz: int | None) -> None:
+    line = power.by_hand_gpu({"uuid": "GPU-1", **facts})
+    assert line == (f"sudo nvidia-smi -i GPU-1 -lgc {mhz},{mhz}" if mhz else None)
+    assert power.by_hand_gpu({"uuid": None, **facts}) is None
+
+
+@pytest.mark.parametrize("missing", ["tool", "facts"])
+def test_a_gpu_that_nothing_is_known_of_or_no_tool_sets_is_left_alone(
+    nvidia, cores, lock_path: str, monkeypatch, missing: str
+) -> None:
+    if missing == "tool":
+        (nvidia / "nvidia-smi").unlink()
+        monkeypatch.setattr(power.SYSTEM, "find", lambda name: None)
+    else:
+        monkeypatch.setattr(power.health, "gpu", lambda root: None)
+    held = power.hold(str(cores["root"]), lock_path=lock_path)
+    held.release()
+    assert len(held.descriptions) == 1 and held.gpu_mhz is None
+
+
+def test_a_jetson_s_gpu_is_held_by_its_own_tools_alone(nvidia, board, lock_path: str) -> None:
+    held = power.hold(str(board), lock_path=lock_path)
+    held.release()
+    assert held.gpu_mhz is None and (nvidia / "log").read_text() == ""
+
+
+def test_the_gpu_s_clocks_are_told_with_the_line_that_holds_them(nvidia, tmp_path: Path) -> None:
+    told = power.clocks(str(tmp_path / "bare"))
+    assert (told["gpu_mhz"], told["gpu_max_mhz"]) == (345, 1980)
+    assert told["gpu_by_hand"] == "sudo nvidia-smi -i GPU-1 -lgc 1380,1380"
+
+
 def test_clocks_are_told_once_for_the_cores_that_share_one(tmp_path: Path) -> None:
     folder = tmp_path / "sys/devices/system/cpu/cpufreq/policy0"
     folder.mkdir(parents=True)

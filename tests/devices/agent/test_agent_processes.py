@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from devices.agent.processes import SPAN_S, memory_available_gib, others
+from devices.agent import cuda, nvml, processes
+from devices.agent.cuda import GpuInfo
+from devices.agent.processes import SPAN_S, memory_available_gib, others, others_on_gpu
 
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
@@ -89,3 +91,46 @@ def test_available_memory_is_the_kernel_s_own_estimate(tmp_path: Path, meminfo, 
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc" / "meminfo").write_text(meminfo)
     assert memory_available_gib(str(tmp_path)) == gib
+
+
+@pytest.fixture
+def computing(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    """What NVML says of the GPU of a machine; /proc holds four processes."""
+    listed: list[dict] = []
+    info = GpuInfo("Simulated H200", (9, 0), "12.4", 1 << 30, None, "GPU-1")
+    names = {7: ("trainer", 1), 8: ("server", 1), 1000: ("agent", 1), 1001: ("worker", 1000)}
+    read = {pid: processes.Reading(name, parent, 0) for pid, (name, parent) in names.items()}
+    monkeypatch.setattr(nvml, "load", lambda: object())
+    monkeypatch.setattr(nvml, "processes", lambda uuid: listed if uuid == "GPU-1" else [])
+    monkeypatch.setattr(cuda, "find_gpu", lambda: info)
+    monkeypatch.setattr(processes, "_readings", lambda root: read)
+    return listed
+
+
+def test_who_else_computes_on_the_gpu_is_named_most_memory_first(computing) -> None:
+    computing += [
+        {"pid": 7, "memory_mib": 100},
+        {"pid": 8, "memory_mib": 2000},
+        {"pid": 99, "memory_mib": None},  # of the host, seen from a container
+    ]
+    assert others_on_gpu(own=1000) == [
+        {"pid": 8, "name": "server", "memory_mib": 2000},
+        {"pid": 7, "name": "trainer", "memory_mib": 100},
+        {"pid": 99, "name": "?", "memory_mib": None},
+    ]
+
+
+def test_the_agent_and_its_worker_are_not_others_on_the_gpu(computing) -> None:
+    computing += [{"pid": 1000, "memory_mib": 1}, {"pid": 1001, "memory_mib": 5000}]
+    assert others_on_gpu(own=1000) == []
+    assert [one["pid"] for one in others_on_gpu(own=5)] == [1001, 1000]
+
+
+def test_nobody_computes_where_there_is_no_gpu(computing, monkeypatch, tmp_path: Path) -> None:
+    computing.append({"pid": 7, "memory_mib": 100})
+    assert others_on_gpu(str(tmp_path)) == []  # another machine's root
+    monkeypatch.setattr(cuda, "find_gpu", lambda: None)
+    assert others_on_gpu() == []
+    monkeypatch.setattr(nvml, "load", lambda: None)
+    monkeypatch.setattr(cuda, "find_gpu", lambda: pytest.fail("CUDA was asked"))
+    assert others_on_gpu() == []

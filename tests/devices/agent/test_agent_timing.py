@@ -12,6 +12,7 @@ import pytest
 from devices.agent.protocol import Rule
 from devices.agent.timing import (
     CAP_STRETCH,
+    Clocks,
     Sample,
     SystemClocks,
     measure,
@@ -36,7 +37,7 @@ RULE = Rule(
 )
 
 
-class FakeMachine:
+class FakeMachine(Clocks):
     """A machine whose runs take what a script says; the clocks move only while something runs.
 
     ``neighbour(wall_ns)`` says when someone is on the same core: then a run takes half longer.

@@ -1,0 +1,227 @@
+"""What NVIDIA's management library (NVML) says about a GPU; it is only read.
+
+Everything here is asked between blocks of a measurement, never while its clock runs: a question
+goes to the driver, and wakes or disturbs the GPU.  The library is looked for once a process.  What
+an older driver cannot tell is None, a machine without the library has no facts ({}), and nothing
+here raises.
+
+CUDA and NVML number GPUs differently (CUDA_VISIBLE_DEVICES, fastest first), so the GPU is found by
+its UUID.
+"""
+
+import atexit
+import ctypes
+from ctypes import POINTER, byref, c_char_p, c_int, c_uint, c_ulonglong, c_void_p
+from functools import lru_cache
+from typing import Any, Callable, Dict, List, Optional
+
+LIBRARY = "libnvidia-ml.so.1"
+CLOCK_SM = 1
+CLOCK_MEMORY = 2
+TEMPERATURE_GPU = 0
+INSUFFICIENT_SIZE = 7
+NOT_AVAILABLE = 2**64 - 1
+#: Bits of the throttle reasons that mean the clock is lower than it should be, and why.
+SLOWDOWNS = {
+    0x08: "hardware slowdown",
+    0x20: "software thermal slowdown",
+    0x40: "hardware thermal slowdown",
+    0x80: "power brake",
+}
+#: Normal on a large GPU at full load: a fact of how fast it is, not a fault of the moment.
+POWER_CAP = 0x04
+COMPUTE_MODES = {0: "default", 1: "exclusive thread", 2: "prohibited", 3: "exclusive process"}
+MIB = 1 << 20
+
+_DEVICE = c_void_p
+_NUMBER = POINTER(c_uint)
+
+
+class _Utilisation(ctypes.Structure):
+    _fields_ = [("gpu", c_uint), ("memory", c_uint)]
+
+
+class _Process(ctypes.Structure):
+    _fields_ = [("pid", c_uint), ("used", c_ulonglong)]
+
+
+class _ProcessOfInstance(ctypes.Structure):
+    """As drivers from R450 on describe a process."""
+
+    _fields_ = [("pid", c_uint), ("used", c_ulonglong), ("gpu", c_uint), ("compute", c_uint)]
+
+
+#: The newest name first; each goes with a structure.
+_PROCESS_FUNCTIONS = (
+    ("nvmlDeviceGetComputeRunningProcesses_v3", _ProcessOfInstance),
+    ("nvmlDeviceGetComputeRunningProcesses_v2", _ProcessOfInstance),
+    ("nvmlDeviceGetComputeRunningProcesses", _Process),
+)
+_FUNCTIONS: Dict[str, List[Any]] = {
+    "nvmlInit_v2": [],
+    "nvmlShutdown": [],
+    "nvmlSystemGetDriverVersion": [c_char_p, c_uint],
+    "nvmlDeviceGetHandleByUUID": [c_char_p, POINTER(_DEVICE)],
+    "nvmlDeviceGetHandleByIndex_v2": [c_uint, POINTER(_DEVICE)],
+    "nvmlDeviceGetUUID": [_DEVICE, c_char_p, c_uint],
+    "nvmlDeviceGetName": [_DEVICE, c_char_p, c_uint],
+    "nvmlDeviceGetClockInfo": [_DEVICE, c_int, _NUMBER],
+    "nvmlDeviceGetMaxClockInfo": [_DEVICE, c_int, _NUMBER],
+    "nvmlDeviceGetDefaultApplicationsClock": [_DEVICE, c_int, _NUMBER],
+    "nvmlDeviceGetPowerUsage": [_DEVICE, _NUMBER],
+    "nvmlDeviceGetEnforcedPowerLimit": [_DEVICE, _NUMBER],
+    "nvmlDeviceGetTemperature": [_DEVICE, c_int, _NUMBER],
+    "nvmlDeviceGetCurrentClocksThrottleReasons": [_DEVICE, POINTER(c_ulonglong)],
+    "nvmlDeviceGetCurrentClocksEventReasons": [_DEVICE, POINTER(c_ulonglong)],
+    "nvmlDeviceGetUtilizationRates": [_DEVICE, POINTER(_Utilisation)],
+    "nvmlDeviceGetPersistenceMode": [_DEVICE, POINTER(c_int)],
+    "nvmlDeviceGetComputeMode": [_DEVICE, POINTER(c_int)],
+    "nvmlDeviceGetEccMode": [_DEVICE, POINTER(c_int), POINTER(c_int)],
+}
+for _name, _kind in _PROCESS_FUNCTIONS:
+    _FUNCTIONS[_name] = [_DEVICE, _NUMBER, POINTER(_kind)]
+
+
+class Nvml(object):
+    """The library, initialised; a question that fails is answered with None."""
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+        if self._status("nvmlInit_v2") != 0:
+            raise OSError("NVML does not work here")
+        atexit.register(self._status, "nvmlShutdown")
+
+    def device(self, uuid: Optional[str]) -> Optional[c_void_p]:
+        """The GPU of that UUID; the first one where no UUID is given."""
+        device = c_void_p()
+        if uuid is None:
+            status = self._status("nvmlDeviceGetHandleByIndex_v2", 0, byref(device))
+        else:
+            status = self._status("nvmlDeviceGetHandleByUUID", uuid.encode("ascii"), byref(device))
+        return device if status == 0 else None
+
+    def number(self, name: str, *arguments: Any, kind: Any = c_uint) -> Optional[int]:
+        """The number that a function writes to its last argument."""
+        value = kind()
+        return None if self._status(name, *arguments, byref(value)) else int(value.value)
+
+    def text(self, name: str, *arguments: Any) -> Optional[str]:
+        """The text that a function writes to its last argument but one, whose size is the last."""
+        buffer = ctypes.create_string_buffer(96)
+        if self._status(name, *arguments, buffer, len(buffer)):
+            return None
+        return buffer.value.decode("utf-8", "replace")
+
+    def ecc(self, device: c_void_p) -> Optional[bool]:
+        """Whether memory is checked for errors, which costs some of its speed."""
+        now, pending = c_int(), c_int()
+        status = self._status("nvmlDeviceGetEccMode", device, byref(now), byref(pending))
+        return None if status else bool(now.value)
+
+    def utilisation(self, device: c_void_p) -> Optional[int]:
+        """Percent of the last moments in which the GPU worked."""
+        rates = _Utilisation()
+        status = self._status("nvmlDeviceGetUtilizationRates", device, byref(rates))
+        return None if status else int(rates.gpu)
+
+    def reasons(self, device: c_void_p) -> Optional[int]:
+        """The bits that say what holds the clock; the function was renamed in R535."""
+        names = ("nvmlDeviceGetCurrentClocksEventReasons",)
+        for name in names + ("nvmlDeviceGetCurrentClocksThrottleReasons",):
+            bits = self.number(name, device, kind=c_ulonglong)
+            if bits is not None:
+                return bits
+        return None
+
+    def processes(self, device: c_void_p) -> List[Dict[str, Any]]:
+        """Who computes on the GPU: pid and memory."""
+        for name, kind in _PROCESS_FUNCTIONS:
+            room = 32
+            for _ in range(4):  # more may come between two questions
+                count, found = c_uint(room), (kind * room)()
+                status = self._status(name, device, byref(count), found)
+                if status != INSUFFICIENT_SIZE:
+                    break
+                room = 2 * max(room, count.value)
+            if status == 0:
+                return [_process(one) for one in found[: count.value]]
+        return []
+
+    def _status(self, name: str, *arguments: Any) -> int:
+        """What a function returns, 0 where it did its work; -1 where there is no such function."""
+        function = getattr(self._library, name, None)
+        if function is None:
+            return -1
+        function.argtypes, function.restype = _FUNCTIONS[name], c_int
+        return int(function(*arguments))
+
+
+@lru_cache(maxsize=None)
+def load() -> Optional[Nvml]:
+    """The library; None where there is none that works."""
+    try:
+        return Nvml(ctypes.CDLL(LIBRARY))
+    except Exception:  # a broken library fails in any way it likes
+        return None
+
+
+def read(uuid: Optional[str] = None) -> Dict[str, Any]:
+    """The facts of now about a GPU; {} where there are none."""
+    return _ask(uuid, _facts) or {}
+
+
+def processes(uuid: Optional[str] = None) -> List[Dict[str, Any]]:
+    """Who computes on a GPU, each ``{"pid": 77, "memory_mib": 512}``; this process may be there."""
+    return _ask(uuid, lambda nvml, device: nvml.processes(device)) or []
+
+
+def slowdowns(bits: Optional[int]) -> List[str]:
+    """What the throttle reasons say that makes the GPU slower than it is."""
+    return [words for bit, words in SLOWDOWNS.items() if (bits or 0) & bit]
+
+
+def _ask(uuid: Optional[str], question: Callable[[Nvml, c_void_p], Any]) -> Any:
+    nvml = load()
+    if nvml is None:
+        return None
+    try:
+        device = nvml.device(uuid)
+        return None if device is None else question(nvml, device)
+    except Exception:  # facts are a help; nothing fails for want of them
+        return None
+
+
+def _facts(nvml: Nvml, device: c_void_p) -> Dict[str, Any]:
+    bits = nvml.reasons(device)
+    mode = nvml.number("nvmlDeviceGetComputeMode", device, kind=c_int)
+    persistence = nvml.number("nvmlDeviceGetPersistenceMode", device, kind=c_int)
+    clock, most = "nvmlDeviceGetClockInfo", "nvmlDeviceGetMaxClockInfo"
+    return {
+        "name": nvml.text("nvmlDeviceGetName", device),
+        "uuid": nvml.text("nvmlDeviceGetUUID", device),
+        "driver": nvml.text("nvmlSystemGetDriverVersion"),
+        "sm_mhz": nvml.number(clock, device, CLOCK_SM),
+        "sm_max_mhz": nvml.number(most, device, CLOCK_SM),
+        "sm_default_mhz": nvml.number("nvmlDeviceGetDefaultApplicationsClock", device, CLOCK_SM),
+        "memory_mhz": nvml.number(clock, device, CLOCK_MEMORY),
+        "memory_max_mhz": nvml.number(most, device, CLOCK_MEMORY),
+        "power_w": _watts(nvml.number("nvmlDeviceGetPowerUsage", device)),
+        "power_limit_w": _watts(nvml.number("nvmlDeviceGetEnforcedPowerLimit", device)),
+        "temperature_c": nvml.number("nvmlDeviceGetTemperature", device, TEMPERATURE_GPU),
+        "throttle_bits": bits,
+        "slowed_by": None if bits is None else slowdowns(bits),
+        "power_capped": None if bits is None else bool(bits & POWER_CAP),
+        "utilisation_percent": nvml.utilisation(device),
+        "persistence": None if persistence is None else bool(persistence),
+        "ecc": nvml.ecc(device),
+        "compute_mode": COMPUTE_MODES.get(mode, str(mode)) if mode is not None else None,
+    }
+
+
+def _watts(milliwatts: Optional[int]) -> Optional[float]:
+    return None if milliwatts is None else round(milliwatts / 1000.0, 1)
+
+
+def _process(one: Any) -> Dict[str, Any]:
+    used = None if one.used == NOT_AVAILABLE else int(one.used) // MIB
+    return {"pid": int(one.pid), "memory_mib": used}

@@ -1,0 +1,200 @@
+"""TensorRT 8.2 to 11 on one GPU: engines are built here, from the file, and timed by events.
+
+The GPU is looked for before ``tensorrt`` is imported: without one some versions end the process.
+What is found in one process is kept for its life: engines by their digest, and one timing cache.
+Inputs and outputs stay where they are; static shapes only.
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import os
+import sys
+from typing import Any, Dict, Optional
+
+from .. import chips, cuda, engines
+from ..checks import Check, JobError, absolute_path, integer, one_of, sha256_hex
+from . import Prepared, Runtime, tensorrt_api, tensorrt_build, tensorrt_inspect
+from .external_data import refuse_external_data
+from .tensorrt_engine import Engine, Options
+
+#: The status of a process whose GPU is of no more use.
+BROKEN_GPU_STATUS = 70
+MOST_BUILDS = 1000
+
+
+class TensorRT(Runtime):
+    """Engines of TensorRT, built from ONNX files."""
+
+    ISOLATED = True
+    OPTIONS: Dict[str, Check] = {
+        "precision": one_of("fp32", "fp16", "int8"),
+        "launch": one_of("plain", "cuda_graph"),
+        "cache": one_of("hot", "cold"),
+        "build": integer(0, MOST_BUILDS),
+        "engine_sha256": sha256_hex,
+        "timing_cache": absolute_path,
+        "timing_cache_sha256": sha256_hex,
+    }
+
+    def __init__(self) -> None:
+        self._trt: Any = None
+        self._able: Any = None
+        self._logger: Any = None
+        #: Holds the primary context for the life of the process: what TensorRT keeps is in it.
+        self._home: Any = None
+        self._plans: Dict[str, bytes] = {}
+        self._cache = b""
+
+    def is_installed(self) -> bool:
+        """Whether there is a package of that name."""
+        return importlib.util.find_spec("tensorrt") is not None
+
+    def version(self) -> Optional[str]:
+        """The installed version; None where it is not installed, or there is no GPU."""
+        if cuda.find_gpu() is None:
+            return None
+        try:
+            return str(self._import().__version__)
+        except JobError:
+            return None
+
+    def load(self) -> None:
+        """Find the GPU, import TensorRT, and see whether they fit; once."""
+        gpu = cuda.find_gpu()
+        if gpu is None:
+            raise JobError(
+                "missing_runtime",
+                "TensorRT needs an NVIDIA GPU, and no usable one was found",
+                "check `nvidia-smi` on the device, and that the driver is installed",
+            )
+        trt = self._import()
+        chips.check(gpu, str(trt.__version__))
+        if self._home is None:
+            self._able = tensorrt_api.Capabilities.of(trt)
+            self._home = cuda.open_gpu()
+            self._logger = tensorrt_build.logger_of(trt)
+
+    def prepare(self, file: str, threads: int, seed: int, options: Dict[str, Any]) -> Prepared:
+        """Build the engine, or take the one whose digest is named, and fill its inputs."""
+        refuse_external_data(file)
+        wanted = Options(
+            precision=options.get("precision", "fp32"),
+            launch=options.get("launch", "plain"),
+            is_cold=options.get("cache", "hot") == "cold",
+            seed=seed,
+        )
+        chips.check(self._home.info, self._able.version, wanted.precision)
+        self._load_cache(options)
+        plan = self._known_plan(file, options.get("engine_sha256"))
+        facts: Dict[str, Any] = {"engine_reused": plan is not None}
+        built: Optional[tensorrt_build.Built] = None
+        if plan is None:
+            built = self._build(file, wanted.precision, options.get("build", 0))
+            plan = built.plan
+            facts.update(
+                build_s=built.build_s, tactic_sources=built.tactic_sources, flags=built.flags
+            )
+        sha256 = engines.digest_of(plan)
+        engine = Engine(self._trt, self._able, self._logger, plan, wanted)
+        try:
+            if built is None:  # it was checked against the network when it was built
+                has_products = any(layer.multiplies for layer in engine.inspected.layers)
+            else:
+                has_products = built.has_products
+            tensorrt_inspect.check(engine.inspected, wanted.precision, has_products)
+            if built is not None:
+                self._plans[engines.save(file, plan)] = plan
+        except BaseException:
+            engine.close()
+            raise
+        engine.built.update(facts, engine_bytes=len(plan), engine_sha256=sha256)
+        return engine
+
+    def failure(self, error: Exception) -> Optional[JobError]:
+        """Recognise memory that could not be had; leave a process whose GPU is of no more use."""
+        if isinstance(error, cuda.GpuError) and error.out_of_memory:
+            return tensorrt_build.out_of_memory(str(error))
+        if self._is_broken(error):
+            sys.stderr.write(f"TensorRT cannot use the GPU any more: {error}\n")
+            sys.stderr.flush()
+            os._exit(BROKEN_GPU_STATUS)
+        if isinstance(error, MemoryError) or tensorrt_build.says_out_of_memory(str(error)):
+            return tensorrt_build.out_of_memory(str(error))
+        return None
+
+    def state(self) -> Optional[bytes]:
+        """The timing cache, serialized; None before the first build with it."""
+        return self._cache or None
+
+    def state_key(self) -> str:
+        """What a timing cache is for: it is of no use to another version or GPU."""
+        self.load()
+        return f"{self._able.version} on {self._home.info.name}"
+
+    def _is_broken(self, error: Exception) -> bool:
+        """Whether no call to the GPU works any more; TensorRT's own errors do not say it."""
+        try:
+            if isinstance(error, cuda.GpuError):
+                raise error
+            if self._home is not None:
+                self._home.synchronize(None)
+        except cuda.GpuError as found:
+            return found.sticky
+        return False
+
+    def _import(self) -> Any:
+        if self._trt is None:
+            try:
+                self._trt = importlib.import_module("tensorrt")
+            except Exception as error:  # a library it needs shows as any kind of exception
+                raise JobError(
+                    "missing_runtime",
+                    f"TensorRT does not start in {sys.executable}: {error}",
+                    f"{sys.executable} -m pip install tensorrt (a Jetson: use JetPack's Python)",
+                ) from error
+        return self._trt
+
+    def _build(self, file: str, precision: str, number: int) -> tensorrt_build.Built:
+        cache = None if number else self._cache
+        info = self._home.info
+        built = tensorrt_build.build(
+            self._trt, self._able, self._logger, info, file, precision, cache
+        )
+        if built.cache is not None:
+            self._cache = built.cache
+        return built
+
+    def _known_plan(self, file: str, sha256: Optional[str]) -> Optional[bytes]:
+        if sha256 is None:
+            return None
+        if sha256 not in self._plans:
+            plan = engines.load(file, sha256)
+            if plan is None:
+                return None
+            self._plans[sha256] = plan
+        return self._plans[sha256]
+
+    def _load_cache(self, options: Dict[str, Any]) -> None:
+        """Start from the host's timing cache where this process has none of its own yet."""
+        path = options.get("timing_cache")
+        if path is None or self._cache:
+            return
+        try:
+            with open(path, "rb") as stream:
+                content = stream.read()
+        except OSError as error:
+            raise JobError(
+                "missing_file",
+                f"the timing cache {path} cannot be read: {error.strerror}",
+                "push the file to the device before asking for a measurement that names it",
+            ) from error
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != options.get("timing_cache_sha256"):
+            raise JobError(
+                "wrong_digest",
+                f"the timing cache {path} has the SHA-256 {digest}, the request says "
+                f"{options.get('timing_cache_sha256')}",
+                "the file changed or arrived damaged: push it again",
+            )
+        self._cache = content

@@ -1,0 +1,252 @@
+"""From an ONNX file to an engine, with everything that decides what is built set explicitly.
+
+The builder times kernels and keeps the fastest.  Its timing cache lets later builds choose among
+the same times; it is refused by another version or GPU, and then replaced by an empty one.
+"""
+
+import io
+import sys
+import time
+from typing import Any, Dict, List, NamedTuple, Optional, Set
+
+from ..checks import JobError, clip
+from .external_data import BYTES, DamagedError, fields
+from .tensorrt_api import (
+    Capabilities,
+    network_flags,
+    parser_error_node,
+    set_detail,
+    set_precision,
+    set_tactics,
+    set_workspace,
+)
+
+#: The default of 8.6 to 11: higher levels take many times as long.
+OPTIMIZATION_LEVEL = 3
+#: Times that each kernel is timed and averaged; the default of 1 lets noise choose.
+AVERAGED_TIMINGS = 4
+#: The share of the GPU's memory that one layer may take beside its tensors, and the most.
+WORKSPACE_SHARE = 4
+WORKSPACE_MOST_BYTES = 4 << 30
+
+#: What TensorRT says, of any version, when it cannot have the memory it wants.
+OUT_OF_MEMORY_WORDS = (
+    "out of memory",
+    "outofmemory",
+    "out_of_memory",
+    "insufficient memory",
+    "memoryallocation",
+    "bad_alloc",
+)
+KEPT_LINES = 20
+SHOWN_LINES = 5
+
+#: Types of a network's layers that multiply.
+PRODUCTS = {"CONVOLUTION", "DECONVOLUTION", "FULLY_CONNECTED", "MATRIX_MULTIPLY"}
+#: Types of an input that are not what fp16 needs.
+FLOATS = ("FLOAT", "BF16")
+GRAPH_OF_MODEL, NODE_OF_GRAPH, NAME_OF_NODE = 7, 1, 3
+
+
+class Built(NamedTuple):
+    """An engine's bytes, and how it was built; ``cache`` is what the next build starts from."""
+
+    plan: bytes
+    build_s: float
+    has_products: bool
+    tactic_sources: List[str]
+    flags: Dict[str, Any]
+    cache: Optional[bytes]
+
+
+class NoLines(object):
+    """What a logger of TensorRT's has said of errors; the base of ``logger_of``'s class."""
+
+    def __init__(self) -> None:
+        self.errors: List[str] = []
+
+    def last(self) -> str:
+        """The last errors, for a message."""
+        return "; ".join(self.errors[-SHOWN_LINES:]) or "TensorRT said nothing"
+
+
+def logger_of(trt: Any) -> Any:
+    """A logger that keeps the last errors in ``errors``, and writes them to standard error."""
+    kept = (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR)
+
+    class Lines(trt.ILogger, NoLines):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            NoLines.__init__(self)
+
+        def log(self, severity: Any, msg: str) -> None:
+            if severity in kept:
+                self.errors.append(str(msg))
+                del self.errors[:-KEPT_LINES]
+                sys.stderr.write(f"TensorRT: {msg}\n")
+
+    return Lines()
+
+
+def build(
+    trt: Any,
+    able: Capabilities,
+    logger: Any,
+    gpu: Any,
+    file: str,
+    precision: str,
+    cache: Optional[bytes],
+) -> Built:
+    """Build an engine for this GPU (a ``GpuInfo``).
+
+    ``cache`` is a serialized timing cache, empty for a new one; None builds without.
+    """
+    del logger.errors[:]
+    with open(file, "rb") as stream:
+        content = stream.read()
+    builder = trt.Builder(logger)
+    network = builder.create_network(network_flags(trt, able))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(content):
+        raise _bad_model(able, parser, file, content)
+    layers = _layer_types(network)
+    _check_network(able, network, layers, file, precision)
+
+    config = builder.create_builder_config()
+    workspace = min(gpu.memory_bytes // WORKSPACE_SHARE, WORKSPACE_MOST_BYTES)
+    set_workspace(trt, able, config, workspace)
+    config.avg_timing_iterations = AVERAGED_TIMINGS
+    flags: Dict[str, Any] = dict(set_precision(trt, able, config, precision))
+    flags.update(workspace_bytes=workspace, avg_timing_iterations=AVERAGED_TIMINGS)
+    if set_detail(trt, able, config, OPTIMIZATION_LEVEL):
+        flags["optimization_level"] = OPTIMIZATION_LEVEL
+    sources = set_tactics(trt, able, config)
+    flags["timing_cache"] = _set_cache(config, cache)
+
+    start = time.perf_counter()
+    plan = builder.build_serialized_network(network, config)
+    build_s = time.perf_counter() - start
+    if plan is None:
+        raise _not_built(logger, able, file)
+    learned = None
+    if cache is not None:
+        learned = bytes(memoryview(config.get_timing_cache().serialize()))
+    return Built(
+        plan=bytes(memoryview(plan)),
+        build_s=build_s,
+        has_products=bool(layers & PRODUCTS),
+        tactic_sources=sources,
+        flags=flags,
+        cache=learned,
+    )
+
+
+def says_out_of_memory(text: str) -> bool:
+    """Whether a message of TensorRT's is about memory."""
+    return any(words in text.lower() for words in OUT_OF_MEMORY_WORDS)
+
+
+def out_of_memory(what: str) -> JobError:
+    """The error of a model that needs more memory than there is."""
+    return JobError(
+        "out_of_memory",
+        f"the GPU could not give the memory this model needs: {clip(what)}",
+        "use a smaller batch or resolution, or free the GPU of other processes",
+    )
+
+
+def _set_cache(config: Any, content: Optional[bytes]) -> str:
+    """Give the config a timing cache; says which: "none", "new", "used" or "replaced"."""
+    if content is None:
+        return "none"
+    cache = config.create_timing_cache(content)
+    if cache is not None and config.set_timing_cache(cache, False):
+        return "used" if content else "new"
+    config.set_timing_cache(config.create_timing_cache(b""), False)
+    return "replaced"
+
+
+def _layer_types(network: Any) -> Set[str]:
+    return {network.get_layer(index).type.name for index in range(network.num_layers)}
+
+
+def _check_network(
+    able: Capabilities, network: Any, layers: Set[str], file: str, precision: str
+) -> None:
+    """Refuse what would be built as something else than what was asked for."""
+    if precision == "int8" and "QUANTIZE" not in layers:
+        raise JobError(
+            "bad_model",
+            f"{file} has no QuantizeLinear nodes: without them int8 would have no scales",
+            "write the file with quantize and dequantize nodes (precision int8)",
+        )
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        if min(tuple(tensor.shape), default=1) < 1:
+            raise JobError(
+                "bad_model",
+                f"{file}: input {tensor.name!r} has the shape {list(tensor.shape)}: only fixed "
+                "sizes above 0 can be measured",
+                "export the model with static shapes",
+            )
+        if precision == "fp16" and not able.precision_flags and tensor.dtype.name in FLOATS:
+            raise JobError(
+                "bad_model",
+                f"{file}: input {tensor.name!r} is a {tensor.dtype.name}, and TensorRT "
+                f"{able.version} takes all types from the file: it would not be built in fp16",
+                "write the file with FLOAT16 tensors (precision fp16)",
+            )
+
+
+def _bad_model(able: Capabilities, parser: Any, file: str, content: bytes) -> JobError:
+    said = []
+    for index in range(parser.num_errors):
+        error = parser.get_error(index)
+        number, name = parser_error_node(able, error)
+        name = name or _node_name(content, number)
+        where = f"node {number} ({name}): " if name else ""
+        said.append(f"{where}{error.desc()} [{error.code().name}]")
+    shown = clip("; ".join(said) or "no error is told")
+    return JobError(
+        "bad_model",
+        f"TensorRT {able.version} cannot read {file}: {shown}",
+        "check the file with onnx.checker, and its operators and opset against what this version "
+        "of TensorRT reads (13 is what 8.2 reads)",
+    )
+
+
+def _node_name(content: bytes, number: int) -> str:
+    """The name of a node of the graph, by the number that the parser gives; "" for none."""
+    stream = io.BytesIO(content)
+    try:
+        graphs = [
+            one
+            for one in fields(stream, 0, len(content))
+            if one.number == GRAPH_OF_MODEL and one.wire_type == BYTES
+        ]
+        nodes = [
+            node
+            for graph in graphs
+            for node in fields(stream, graph.start, graph.end)
+            if node.number == NODE_OF_GRAPH and node.wire_type == BYTES
+        ]
+        if not 0 <= number < len(nodes):
+            return ""
+        node = nodes[number]
+        for found in fields(stream, node.start, node.end):
+            if found.number == NAME_OF_NODE and found.wire_type == BYTES:
+                return content[found.start : found.end].decode("utf-8", "replace")
+    except DamagedError:
+        pass
+    return ""
+
+
+def _not_built(logger: Any, able: Capabilities, file: str) -> JobError:
+    said = logger.last()
+    if says_out_of_memory("; ".join(logger.errors)):
+        return out_of_memory(said)
+    return JobError(
+        "runtime_error",
+        f"TensorRT {able.version} cannot build {file}: {clip(said)}",
+        "the whole of what it said is in the agent's standard error",
+    )

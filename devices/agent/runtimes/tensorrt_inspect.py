@@ -1,0 +1,146 @@
+"""What an engine is made of, from its inspector's JSON: precisions, tactics, a witness.
+
+The builder may use less precision than it is allowed to, and none of it: what was built counts,
+not what was asked for.  The form changed over the versions:
+
+- "Format/Datatype": "Row major linear FP32", "Two wide channel vectorized row major FP16 format"
+  (8.x); "Half", "Float", "Int8 NC/32HW32" (10.x); split in "Format" and "DataType" (11.x);
+- without details a layer is its name alone, a string.
+"""
+
+import json
+import re
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+from ..checks import JobError
+
+#: In this order: a format's words may hold a shorter one.
+_TYPES = (
+    ("bf16", re.compile(r"bf16|bfloat", re.I)),
+    ("fp8", re.compile(r"fp8|e4m3", re.I)),
+    ("fp16", re.compile(r"fp16|half|float16", re.I)),
+    ("int8", re.compile(r"int8", re.I)),
+    ("fp32", re.compile(r"fp32|float", re.I)),
+)
+#: Layers that multiply: convolutions are "correlation" too where Myelin compiled them.
+_MULTIPLIES = re.compile(r"conv|gemm|correlation|matrix|fully_?connected|fprop|dgrad", re.I)
+#: Those that only move data, whatever their names hold.
+_MOVES = re.compile(r"reformat|noop|constant|shuffle|copy|signal|wait|cast", re.I)
+#: Kernels that round fp32 to TF32: CASK's and CUTLASS's names for them.
+_TF32 = re.compile(r"tf32|s1688|tfloat32", re.I)
+
+
+class Layer(NamedTuple):
+    """A layer: the precision it computes in ("" where that is not told), whether it multiplies."""
+
+    name: str
+    precision: str
+    multiplies: bool
+    tactic: str
+
+
+class Inspected(NamedTuple):
+    """All layers of an engine."""
+
+    layers: Tuple[Layer, ...]
+
+    @property
+    def precision_layers(self) -> Dict[str, int]:
+        """Layers a precision: those that multiply, or all that compute where none does."""
+        counted = [layer for layer in self.layers if layer.multiplies] or list(self.layers)
+        found: Dict[str, int] = {}
+        for layer in counted:
+            if layer.precision:
+                found[layer.precision] = found.get(layer.precision, 0) + 1
+        return found
+
+    @property
+    def precision(self) -> str:
+        """The witness: "fp16", or "fp16+fp32" where an engine is mixed; "" where none is told."""
+        return "+".join(sorted(self.precision_layers))
+
+    @property
+    def tactics(self) -> List[List[str]]:
+        """The tactic of each layer that has one."""
+        return [[layer.name, layer.tactic] for layer in self.layers if layer.tactic]
+
+
+def inspect(text: str) -> Inspected:
+    """Read an inspector's JSON."""
+    try:
+        found = json.loads(text)
+        layers = found["Layers"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise JobError(
+            "runtime_error",
+            f"the engine inspector's answer is not understood ({error!r}): {text[:200]!r}",
+            "report it with the version of TensorRT",
+        ) from error
+    return Inspected(tuple(_layer(one) for one in layers))
+
+
+def check(inspected: Inspected, precision: str, has_products: bool) -> None:
+    """Raise ``wrong_precision`` where an engine is not what was asked for.
+
+    ``has_products``: the network multiplies (a convolution, a linear layer).
+    """
+    multiplying = [layer for layer in inspected.layers if layer.multiplies]
+    if precision == "fp32":
+        wrong = [layer for layer in inspected.layers if layer.precision not in ("", "fp32")]
+        if wrong:
+            shown = ", ".join(f"{one.name!r} in {one.precision}" for one in wrong[:3])
+            raise _wrong(precision, inspected, f"{len(wrong)} layers are not in fp32: {shown}")
+        return
+    if has_products and not any(layer.precision == precision for layer in multiplying):
+        raise _wrong(
+            precision, inspected, f"none of its {len(multiplying)} products is {precision}"
+        )
+
+
+def _wrong(asked: str, inspected: Inspected, why: str) -> JobError:
+    built = inspected.precision or "an unknown precision"
+    return JobError(
+        "wrong_precision",
+        f"{asked} was asked for and {built} was built: {why}",
+        "TensorRT found this faster, or the GPU cannot do it: measure it in another precision",
+    )
+
+
+def _layer(found: Any) -> Layer:
+    if not isinstance(found, dict):
+        return Layer(str(found), "", False, "")
+    name = str(found.get("Name", ""))
+    tactic = str(found.get("TacticName") or found.get("TacticValue") or "")
+    kind = f"{found.get('LayerType', '')} {found.get('ParameterType', '')}"
+    moves = bool(_MOVES.search(kind))
+    multiplies = not moves and bool(_MULTIPLIES.search(f"{kind} {found.get('TacticName', '')}"))
+    precision = "" if moves else _precision(found)
+    if precision == "fp32" and multiplies and _TF32.search(tactic):
+        precision = "tf32"
+    return Layer(name, precision, multiplies, tactic)
+
+
+def _precision(found: Dict[str, Any]) -> str:
+    """The type of the weights where it is told, else that of the first input."""
+    weights = found.get("Weights")
+    told = _type(str(weights.get("Type", ""))) if isinstance(weights, dict) else None
+    for tensor in [*_tensors(found, "Inputs"), *_tensors(found, "Outputs")]:
+        told = told or _tensor_type(tensor)
+    return told or ""
+
+
+def _tensors(found: Dict[str, Any], side: str) -> List[Dict[str, Any]]:
+    tensors = found.get(side)
+    return [one for one in tensors if isinstance(one, dict)] if isinstance(tensors, list) else []
+
+
+def _tensor_type(tensor: Dict[str, Any]) -> Optional[str]:
+    for key in ("DataType", "Datatype", "Format/Datatype", "Format"):
+        told = _type(str(tensor.get(key, "")))
+        if told:
+            return told
+    return None
+
+
+def _type(text: str) -> Optional[str]:
+    return next((name for name, pattern in _TYPES if pattern.search(text)), None)

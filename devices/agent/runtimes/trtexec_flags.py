@@ -1,0 +1,125 @@
+"""The command lines of ``trtexec``, for the version that is installed.
+
+No default is trusted: what decides a latency is given as a flag, except where the only flag for it
+is a deprecated no-op, and then what trtexec says it did is checked (trtexec_output.py).  ``FLAGS``
+says when each flag exists.  Sources: ``samples/common/sampleOptions.cpp`` of NVIDIA's TensorRT
+repository at its releases 8.2, 8.5, 10 and 11, and "Migrating trtexec Usage" in its documentation.
+
+Builds run the engine once, for no flag that skips it is in all versions (``--buildOnly`` in
+8.2, ``--skipInference`` in 10).
+"""
+
+import math
+from typing import Dict, List, NamedTuple, Optional, Tuple
+
+from ..protocol import Rule
+
+Version = Tuple[int, int, int]
+
+OLDEST: Version = (8, 2, 0)
+#: The first that nobody has looked at.
+UNKNOWN: Version = (12, 0, 0)
+#: MiB that a tactic may use, in every version: 8.2 takes 16 where it is not told, later ones all.
+WORKSPACE_MIB = 1024
+#: It cannot stop by how well the median is known, so it always takes at least so long.
+LEAST_TIMING_S = 1.0
+
+
+class Flag(NamedTuple):
+    """Versions that take a flag and heed it, from ``since`` up to but not ``before``."""
+
+    since: Tuple[int, int]
+    before: Optional[Tuple[int, int]]
+    otherwise: str
+
+
+FLAGS: Dict[str, Flag] = {
+    "--onnx": Flag((8, 2), None, "none"),
+    "--saveEngine": Flag((8, 2), None, "none"),
+    "--loadEngine": Flag((8, 2), None, "none"),
+    # Replaced in 8.4, gone in 10.
+    "--workspace": Flag((8, 2), (8, 4), "16 MiB"),
+    "--memPoolSize": Flag((8, 4), None, "the GPU's memory"),
+    "--noTF32": Flag((8, 2), None, "TF32 is used"),
+    # From 11 on types come from the file.
+    "--fp16": Flag((8, 2), (11, 0), "fp32 alone"),
+    "--int8": Flag((8, 2), (11, 0), "no int8"),
+    "--builderOptimizationLevel": Flag((8, 6), None, "3"),
+    "--profilingVerbosity": Flag((8, 2), None, "layer_names_only"),
+    "--timingCacheFile": Flag((8, 2), None, "a cache for this build"),
+    "--noBuilderCache": Flag((8, 2), None, "a cache for this build"),
+    # 11 still takes the next two, warns, and does what they say without them.
+    "--noDataTransfers": Flag((8, 2), (11, 0), "transfers before 11, none from 11 on"),
+    "--useSpinWait": Flag((8, 2), (11, 0), "blocks before 11, spins from 11 on"),
+    "--useCudaGraph": Flag((8, 2), (11, 0), "plain launches before 11"),
+    "--noCudaGraph": Flag((11, 0), None, "a CUDA graph from 11 on"),
+    "--warmUp": Flag((8, 2), None, "200 ms"),
+    "--duration": Flag((8, 2), None, "3 s"),
+    "--iterations": Flag((8, 2), None, "10"),
+    "--exportTimes": Flag((8, 2), None, "none"),
+    "--exportProfile": Flag((8, 2), None, "none"),
+    "--exportLayerInfo": Flag((8, 2), None, "none"),
+}
+
+
+def takes(version: Version, name: str) -> bool:
+    """Whether that version heeds the flag."""
+    flag = FLAGS[name]
+    return flag.since <= version[:2] and (flag.before is None or version[:2] < flag.before)
+
+
+def build(
+    version: Version, onnx: str, engine: str, precision: str, timing_cache: Optional[str]
+) -> List[str]:
+    """Flags to build an engine and save it; without a timing cache every tactic is timed anew."""
+    words = [f"--onnx={onnx}", f"--saveEngine={engine}", "--profilingVerbosity=detailed"]
+    words.append("--noTF32")
+    if takes(version, "--memPoolSize"):
+        words.append(f"--memPoolSize=workspace:{WORKSPACE_MIB}")
+    else:
+        words.append(f"--workspace={WORKSPACE_MIB}")
+    if takes(version, "--builderOptimizationLevel"):
+        words.append("--builderOptimizationLevel=3")
+    if precision != "fp32" and takes(version, f"--{precision}"):
+        words.append(f"--{precision}")
+    if timing_cache is None:
+        words.append("--noBuilderCache")
+    else:
+        words.append(f"--timingCacheFile={timing_cache}")
+    return words + _launch(version, "plain") + _length(1, 0, 0)
+
+
+def time(
+    version: Version, engine: str, launch: str, rule: Rule, times: str, layer_info: str
+) -> List[str]:
+    """Flags to time a saved engine for about as long as the rule asks for."""
+    seconds = min(rule.cap_s, max(rule.min_total_s, LEAST_TIMING_S))
+    words = [f"--loadEngine={engine}", f"--exportTimes={times}", f"--exportLayerInfo={layer_info}"]
+    words += _launch(version, launch)
+    return words + _length(rule.min_samples, seconds, rule.warmup_s)
+
+
+def profile(version: Version, engine: str, passes: int, layers: str, layer_info: str) -> List[str]:
+    """Flags to profile the layers of a saved engine, which is always of plain launches.
+
+    Nothing else is taken from that run, so before 11 it needs no ``--separateProfileRun``.
+    """
+    words = [f"--loadEngine={engine}", f"--exportProfile={layers}"]
+    words.append(f"--exportLayerInfo={layer_info}")
+    return words + _launch(version, "plain") + _length(passes, 0, 0)
+
+
+def _launch(version: Version, launch: str) -> List[str]:
+    """What is timed: no transfers, a host that spins, and that launch."""
+    words = [one for one in ("--noDataTransfers", "--useSpinWait") if takes(version, one)]
+    wanted = "--useCudaGraph" if launch == "cuda_graph" else "--noCudaGraph"
+    return words + ([wanted] if takes(version, wanted) else [])
+
+
+def _length(iterations: int, seconds: float, warmup_s: float) -> List[str]:
+    """How long at least; old versions read whole seconds and milliseconds alone."""
+    return [
+        f"--iterations={iterations}",
+        f"--duration={math.ceil(seconds)}",
+        f"--warmUp={math.ceil(warmup_s * 1000)}",
+    ]

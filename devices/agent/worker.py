@@ -1,0 +1,154 @@
+"""A process of its own for runtimes that may take theirs with them.
+
+TensorRT's builder and CUDA end their process on some models.  So the agent runs such a runtime in a
+worker: the same agent, started to do only what it is told, with the same messages.  Its death costs
+one job; the next job starts a new one.  It has its own time limit, and dies with the agent.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from itertools import count
+from typing import IO, Any, Dict, Optional
+
+from .checks import JobError
+from .protocol import PROTOCOL
+
+AGENT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
+#: How much later than a worker's own time limit the agent's is: it then hangs in the kernel.
+GRACE_S = 10.0
+#: Finding a version imports the runtime: on a small board that takes a while, and may hang.
+VERSION_TIMEOUT_S = 45.0
+EXIT_PATIENCE_S = 5.0
+LAST_WORDS_BYTES = 2000
+
+_workers: Dict[str, "Worker"] = {}
+
+
+class Worker(object):
+    """A process that drives one runtime."""
+
+    def __init__(self, runtime: str) -> None:
+        self._runtime = runtime
+        self._ids = count(1)
+        self._said: IO[bytes] = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            [sys.executable, AGENT, "work"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+        )
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can be asked."""
+        return self._process.poll() is None
+
+    def ask(self, message: Dict[str, Any]) -> Dict[str, Any]:
+        """Return the result of a request; raise its error, or that of the worker's death."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        identity = str(next(self._ids))
+        whole = dict(message, protocol=PROTOCOL, id=identity)
+        try:
+            self._process.stdin.write(json.dumps(whole).encode("ascii") + b"\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = b""
+        if not line.endswith(b"\n"):
+            raise self._death(message)
+        reply = json.loads(line.decode("ascii"))
+        assert reply["id"] == identity
+        if reply["ok"]:
+            result: Dict[str, Any] = reply["result"]
+            return result
+        if reply.get("last"):
+            self._process.wait()
+        error = reply["error"]
+        raise JobError(error["type"], error["message"], error["advice"])
+
+    def close(self) -> None:
+        """Let it end, and kill it if it does not."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            self._process.stdin.close()
+        except BrokenPipeError:
+            pass
+        try:
+            self._process.wait(EXIT_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._said.close()
+
+    def _death(self, message: Dict[str, Any]) -> JobError:
+        try:
+            status = self._process.wait(EXIT_PATIENCE_S)
+        except subprocess.TimeoutExpired:  # it closed its output and lives on
+            self._process.kill()
+            status = self._process.wait()
+        what = message.get("file", "its version")
+        if status == -signal.SIGALRM:
+            return JobError(
+                "timeout",
+                f"{self._runtime} took longer than its time limit with {what}",
+                "the build or the run hangs, or needs a longer timeout",
+            )
+        return JobError(
+            "worker_crashed",
+            f"{self._runtime} ended its process {_how(status)} with {what}{self._last_words()}",
+            "the runtime cannot build or run this model here; other jobs go on in a new process",
+        )
+
+    def _last_words(self) -> str:
+        size = self._said.seek(0, os.SEEK_END)
+        self._said.seek(max(0, size - LAST_WORDS_BYTES))
+        lines = self._said.read().decode("utf-8", "replace").strip().splitlines()
+        return f"; its last words: {lines[-1][-300:]}" if lines else ""
+
+
+def ask(runtime: str, message: Dict[str, Any]) -> Dict[str, Any]:
+    """Ask the runtime's worker, started where there is none."""
+    known = _workers.get(runtime)
+    if known is None or not known.is_alive:
+        _drop(runtime)
+        known = _workers[runtime] = Worker(runtime)
+    try:
+        return known.ask(message)
+    finally:
+        if not known.is_alive:
+            _drop(runtime)
+
+
+def version(runtime: str) -> Optional[str]:
+    """The runtime's version; None where it does not import, or takes its process with it."""
+    try:
+        found = ask(runtime, {"do": "version", "runtime": runtime})["version"]
+    except JobError:
+        return None
+    return None if found is None else str(found)
+
+
+def close_all() -> None:
+    """End every worker."""
+    for runtime in list(_workers):
+        _drop(runtime)
+
+
+def _drop(runtime: str) -> None:
+    known = _workers.pop(runtime, None)
+    if known is not None:
+        known.close()
+
+
+def _how(status: int) -> str:
+    if status >= 0:
+        return f"with exit status {status}"
+    try:
+        return f"by signal {-status} ({signal.Signals(-status).name})"
+    except ValueError:
+        return f"by signal {-status}"

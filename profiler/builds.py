@@ -1,0 +1,109 @@
+"""What a runtime built for this run, and what it learned from building.
+
+Engines stay on the board that built them, beside the file they were built from; the host remembers
+their digests and asks for no other, since a serialized engine is code. TensorRT times the kernels
+that it chooses among; its timing cache lets later builds choose the same ones in less time. One
+such file a table lies beside the journal; its name tells the version and GPU that it is for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Generator, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from devices.connection import PushedFile
+from latency_tables.schema import Conditions
+from profiler.jobs import AnyJob
+from profiler.replies import Reply
+from profiler.runtimes import traits_of
+from profiler.steps import Push, Recall, Step
+
+
+@dataclass(kw_only=True)
+class Builds:
+    """The engines and the timing cache of a run. ``jobs`` are all that it knows, by id.
+
+    Nothing is done for a runtime that builds nothing.
+    """
+
+    conditions: Conditions
+    folder: Path
+    jobs: Mapping[str, AnyJob]
+    rounds: int
+    _engines: dict[tuple[str, str, int], str] = field(default_factory=dict)
+    _handed_over: dict[str, PushedFile] = field(default_factory=dict)
+    _cache: Path | None = None
+    _learned: bool = False
+
+    def __post_init__(self) -> None:
+        self._traits = traits_of(self.conditions)
+
+    def note(self, replies: Iterable[Reply]) -> None:
+        """Remember which engine each board built of each file in the planned rounds."""
+        for reply in replies:
+            job = self.jobs.get(reply.job_id)
+            digest = reply.built.get("engine_sha256")
+            if job is not None and digest and not self._is_extra(job, reply.round):
+                self._engines[_key(reply.board, job)] = str(digest)
+            self._learned = self._learned or reply.built.get("engine_reused") is False
+
+    def options(self, board: str, job: AnyJob, number: int) -> dict[str, Any]:
+        """What the agent shall build: this run's engine, or another one in extra rounds.
+
+        Two builds of one file need not be equally fast, so an extra round measures a new one.
+        """
+        if not self._traits.builds:
+            return {}
+        if self._is_extra(job, number):
+            return {"build": number - self.rounds + 1}
+        options: dict[str, Any] = {}
+        if known := self._engines.get(_key(board, job)):
+            options["engine_sha256"] = known
+        if cache := self._handed_over.get(board):
+            options["timing_cache"] = cache.path
+            options["timing_cache_sha256"] = cache.sha256
+        return options
+
+    def begin(self, board: str, environment: Mapping[str, Any]) -> Generator[Step, object, None]:
+        """Bring the timing cache to the board, where there is one already."""
+        if not self._traits.keeps_state:
+            return
+        gpu = environment.get("gpu") or {}
+        about = [self.conditions.runtime, self.conditions.runtime_version, str(gpu.get("name"))]
+        digest = hashlib.sha256("/".join(about).encode()).hexdigest()[:8]
+        self._cache = self.folder / f"timing_cache-{digest}.bin"
+        self._handed_over.pop(board, None)
+        if self._cache.exists():
+            pushed = yield Push(files=(self._cache,))
+            assert isinstance(pushed, tuple)
+            (self._handed_over[board],) = pushed
+
+    def keep(self) -> Generator[Step, object, None]:
+        """Ask for the timing cache and save it, where something was built since the last time."""
+        if not self._traits.keeps_state or not self._learned:
+            return
+        self._learned = False
+        learned = yield Recall(runtime=self.conditions.runtime)
+        if learned is not None and self._cache is not None:
+            assert isinstance(learned, bytes)
+            _replace(self._cache, learned)
+
+    def _is_extra(self, job: AnyJob, number: int) -> bool:
+        return number >= self.rounds and job.kind != "anchor"
+
+
+def _key(board: str, job: AnyJob) -> tuple[str, str, int]:
+    return board, job.digest, job.weights_seed
+
+
+def _replace(path: Path, content: bytes) -> None:
+    unfinished = path.with_suffix(".part")
+    with unfinished.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)

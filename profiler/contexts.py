@@ -1,0 +1,118 @@
+"""The contexts that a profile costs its pieces in: which there are, and the rows of each.
+
+Whatever a context lacks is a failed row of that context; no context can spoil another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from latency_tables.contexts import CONTEXTS
+from latency_tables.pieces import Piece
+from latency_tables.schema import Conditions, Row
+from profiler.errors import JobError
+from profiler.jobs import ProfilePlan, layers_job_id, pair_job_id
+from profiler.layer_profile import PieceTimes, share_out
+from profiler.measurement import Measurement
+from profiler.places import network_order, pair_spec, piece_before
+from profiler.rows import failed_row, layers_rows, make_row, pair_row
+
+#: What stands for all contexts that the runtime allows.
+BEST = "best"
+#: A larger share of the time in layers that name nothing of ours is worth a warning.
+UNNAMED_LIMIT_PERCENT = 5.0
+
+Measurements = Mapping[str, Measurement]
+
+
+def choose_contexts(
+    asked: Sequence[str], conditions: Conditions, *, layer_profiles: bool
+) -> tuple[str, ...]:
+    """The contexts to measure, the simplest first; ``asked`` may hold commas, and "best" for all.
+
+    Where nothing is asked, a CPU's pieces are measured alone, as that is known to predict well, and
+    a GPU's in every context. Raises JobError for what does not exist or the runtime cannot do.
+    """
+    names = [name.strip() for text in asked for name in text.split(",")]
+    if not names:
+        names = [BEST] if conditions.clock == "cuda_events" else [CONTEXTS[0]]
+    # A compiled network has no operators left to tell apart.
+    profiles = layer_profiles and conditions.launch != "compiled"
+    able = [name for name in CONTEXTS if name != "layers" or profiles]
+    for name in names:
+        if name not in (*CONTEXTS, BEST):
+            raise JobError(f"unknown context {name!r}; known: {', '.join((*CONTEXTS, BEST))}")
+        if name not in (*able, BEST):
+            raise JobError(
+                f"{conditions.runtime} with launch {conditions.launch} does not tell how long each "
+                f"layer took, so there is no context {name!r}; it has {', '.join(able)}"
+            )
+    return tuple(name for name in able if name in names or BEST in names)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextRows:
+    """A row a piece; ``unnamed_percent`` is for "layers" (``ContextCheck``)."""
+
+    rows: tuple[Row, ...]
+    unnamed_percent: float | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def context_rows(context: str, plan: ProfilePlan, measurements: Measurements) -> ContextRows:
+    """The rows of a context that the plan has the jobs of."""
+    match context:
+        case "pair":
+            return ContextRows(rows=_pair_rows(plan, measurements))
+        case "layers":
+            return _layers_rows(plan, measurements)
+        case _:
+            return ContextRows(rows=tuple(_alone(p, measurements) for p in plan.pieces.pieces))
+
+
+def _alone(piece: Piece, measurements: Measurements) -> Row:
+    return make_row(piece, measurements[piece.spec.digest])
+
+
+def _pair_rows(plan: ProfilePlan, measurements: Measurements) -> tuple[Row, ...]:
+    rows = []
+    for piece in plan.pieces.pieces:
+        before, spec = piece_before(plan.pieces, piece), pair_spec(plan.pieces, piece)
+        if before is None or spec is None:
+            rows.append(_alone(piece, measurements))
+            continue
+        pair, alone = measurements[pair_job_id(spec)], measurements[before.spec.digest]
+        rows.append(pair_row(piece, before, pair, alone))
+    return tuple(rows)
+
+
+def _layers_rows(plan: ProfilePlan, measurements: Measurements) -> ContextRows:
+    """Fixed and kept pieces from the original network, merged ones from the all-merged."""
+    found: dict[Piece, Row] = {}
+    profiles: list[PieceTimes] = []
+    for planned in (*plan.networks_of("base"), *plan.networks_of("merged")):
+        order = network_order(plan.pieces, planned.keep_mask, planned.padding)
+        layers = measurements[layers_job_id(planned)]
+        specs = [piece.spec for piece in order]
+        parts = [share_out(r.layers, specs) for r in layers.replies if r.layers is not None]
+        rows = layers_rows(order, parts, measurements[planned.job_id], layers)
+        for piece, row in rows.items():
+            if piece not in found or not found[piece].is_measured:
+                found[piece] = row
+        profiles += parts
+    missing = "no profiled network holds it"
+    rows_of_all = tuple(
+        _alone(piece, measurements)
+        if piece.kind == "dense"
+        else found.get(piece) or failed_row(piece, missing)
+        for piece in plan.pieces.pieces
+    )
+    percent = max((profile.unnamed_percent for profile in profiles), default=None)
+    warnings = []
+    if percent is not None and percent > UNNAMED_LIMIT_PERCENT:
+        warnings.append(
+            f"up to {percent:.1f} % of a network's profile is in layers that name no operator of "
+            "ours; that time was spread over the others"
+        )
+    return ContextRows(rows=rows_of_all, unnamed_percent=percent, warnings=tuple(warnings))

@@ -1,0 +1,126 @@
+"""The host's half of each runtime: what it can be asked for, what its files are, how it is timed.
+
+The device's half is in ``devices/agent/runtimes``. A runtime that builds an engine keeps it for the
+rest of the run and builds anew in extra rounds, since two builds of one model need not be equally
+fast. All that differs between runtimes on the host is said here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from devices.agent.protocol import Rule
+from latency_tables.schema import Conditions
+from profiler.errors import SessionError
+
+#: From this major version on TensorRT takes an operator's type from the file.
+TYPED_FROM = 11
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeTraits:
+    """What a runtime can do on one kind of processor.
+
+    ``builds``: it builds an engine, which takes seconds to minutes. ``keeps_state``: what it learns
+    from builds is kept beside the journal (TensorRT's timing cache). ``layer_profiles``: it tells
+    how long each layer took.
+    """
+
+    precisions: tuple[str, ...] = ("fp32",)
+    launches: tuple[str, ...] = ("plain",)
+    cache_modes: tuple[str, ...] = ("hot",)
+    builds: bool = False
+    keeps_state: bool = False
+    layer_profiles: bool = False
+
+
+_TENSORRT = RuntimeTraits(
+    precisions=("fp32", "fp16", "int8"),
+    launches=("plain", "cuda_graph"),
+    cache_modes=("hot", "cold"),
+    builds=True,
+    keeps_state=True,
+    layer_profiles=True,
+)
+#: By runtime and processor.
+TRAITS: Mapping[tuple[str, str], RuntimeTraits] = {
+    ("onnxruntime", "cpu"): RuntimeTraits(),
+    ("tensorrt", "gpu"): _TENSORRT,
+    ("trtexec", "gpu"): RuntimeTraits(
+        precisions=_TENSORRT.precisions,
+        launches=_TENSORRT.launches,
+        builds=True,
+        layer_profiles=True,
+    ),
+    ("pytorch", "cpu"): RuntimeTraits(launches=("plain", "compiled"), layer_profiles=True),
+    ("pytorch", "gpu"): RuntimeTraits(
+        precisions=("fp32", "fp16"),
+        launches=("plain", "cuda_graph", "compiled"),
+        cache_modes=("hot", "cold"),
+        layer_profiles=True,
+    ),
+}
+
+#: As PROFILE_RULE, but in blocks long enough that reading an event is lost in them. A single run
+#: from a cold start takes longer than each of many back to back, so blocks come out shorter than
+#: asked for: 4 ms make sure of 2.
+GPU_RULE = Rule(
+    warmup_cap_s=1.0,
+    sample_s=0.004,
+    min_samples=12,
+    min_total_s=0.12,
+    half_width=1.0,
+    cap_s=0.4,
+)
+#: Half of the interval's width, as a share of the latency, within which a row is settled on a GPU.
+GPU_HALF_WIDTH = 0.005
+
+
+def traits(runtime: str, processor: str) -> RuntimeTraits:
+    """What a runtime can do there. Raises SessionError for one that this version does not drive."""
+    found = TRAITS.get((runtime, processor))
+    if found is None:
+        known = ", ".join(sorted({f"{name} on a {where}" for name, where in TRAITS}))
+        raise SessionError(
+            f"this version of dshrink does not drive {runtime} on a {processor}; it drives {known}"
+        )
+    return found
+
+
+def processor_of(conditions: Conditions) -> str:
+    """What did the work, "cpu" or "gpu"."""
+    return "gpu" if conditions.clock == "cuda_events" else "cpu"
+
+
+def traits_of(conditions: Conditions) -> RuntimeTraits:
+    """What the runtime of these conditions can do."""
+    return traits(conditions.runtime, processor_of(conditions))
+
+
+def file_precision(conditions: Conditions) -> str:
+    """The types in the file that the runtime is given.
+
+    Runtimes take fp32 files and are told the precision, but for int8, whose scales are in the file,
+    and TensorRT from version 11 on, which runs what is written.
+    """
+    if conditions.precision == "int8":
+        return "int8"
+    by_tensorrt = conditions.runtime in ("tensorrt", "trtexec")
+    if by_tensorrt and conditions.precision == "fp16":
+        major = conditions.runtime_version.partition(".")[0]
+        return "fp16" if major.isdigit() and int(major) >= TYPED_FROM else "fp32"
+    return "fp32"
+
+
+def request_options(conditions: Conditions) -> dict[str, Any]:
+    """The options of the agent's request that follow from the conditions alone."""
+    if conditions.runtime == "onnxruntime":
+        return {}
+    options = {"precision": conditions.precision, "launch": conditions.launch}
+    if "cold" in traits_of(conditions).cache_modes:
+        options["cache"] = conditions.cache_mode
+    if conditions.runtime == "pytorch":
+        options["processor"] = processor_of(conditions)
+    return options

@@ -1,0 +1,115 @@
+"""``dshrink profile`` and what it writes, on a device that follows a script."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+import profiler.conditions
+import profiler.workloads
+from dshrink.cli import main as entry
+from latency_tables.io import load_table
+from latency_tables.opspec import Conv, OpSpec
+from latency_tables.schema import Conditions
+from profiler.fake_device import RUNTIME, RUNTIME_VERSION, FakeConnection, write_spec
+from profiler.schedulers import Scheduler, SerialScheduler
+
+MODEL = "mobilenetv2_035"
+CONDITIONS = Conditions(
+    device="fake",
+    runtime=RUNTIME,
+    runtime_version=RUNTIME_VERSION,
+    power_mode="performance",
+    clock="thread_cpu",
+)
+
+
+def latency_ms(spec: OpSpec) -> float:
+    """Additive, but that a graph pays for its input where its first kernel is larger than 1x1."""
+    first = spec.ops[0]
+    reads_rows = isinstance(first, Conv) and first.kernel != (1, 1) and spec.input_shape[0] > 3
+    return 1e-6 * spec.macs + 0.01 * len(spec.ops) + 0.001 * spec.input_shape[0] * reads_rows
+
+
+@pytest.fixture
+def profile_command(monkeypatch, capsys):
+    """``profile_command("--context", "best")`` returns status, stdout and stderr."""
+
+    @contextmanager
+    def measuring_on(target, notice) -> Iterator[tuple[Scheduler, Conditions]]:
+        yield SerialScheduler(FakeConnection(latency_ms=latency_ms)), CONDITIONS
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(profiler.conditions, "measuring_on", measuring_on)
+        monkeypatch.setattr(profiler.workloads, "build_onnx", write_spec)
+        monkeypatch.setattr(sys, "argv", ["dshrink", *map(str, words)])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as end:
+            entry.main()
+        captured = capsys.readouterr()
+        return int(end.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+def words(folder, *more: object) -> list[object]:
+    return ["profile", MODEL, "--resolution", 32, "--hold-out", 8, "--out", folder, *more]
+
+
+def tables_below(folder) -> list[str]:
+    return sorted(path.parent.name for path in folder.glob("*/table.csv"))
+
+
+def test_every_context_is_saved_and_the_best_one_is_the_table(tmp_path, profile_command):
+    status, text, _ = profile_command(*words(tmp_path, "--context", "best"))
+    assert status == 0
+    assert tables_below(tmp_path) == ["isolated", "pair"]
+    table, pair = load_table(tmp_path), load_table(tmp_path / "pair")
+    assert table == pair
+    assert load_table(tmp_path / "isolated").context == "isolated"
+    errors = {name: check.mape_percent for name, check in table.contexts.items()}
+    assert errors["isolated"] > errors["pair"] + 0.1
+    assert "context of the pieces: pair" in text
+    assert f"isolated {errors['isolated']:.2f} % (plain sum " in text
+    assert f"pair {errors['pair']:.2f} % (plain sum " in text
+    shown = profile_command("table", "show", tmp_path / "isolated")[1]
+    assert "context of the pieces: isolated" in shown
+    assert "error of the predictions by context: isolated " in shown
+    data = json.loads(profile_command("table", "show", tmp_path, "--json")[1])
+    assert (data["context"], list(data["contexts"])) == ("pair", ["isolated", "pair"])
+    assert data["contexts"]["pair"]["mape_percent"] == errors["pair"]
+
+
+def test_on_a_cpu_pieces_are_measured_alone_unless_another_context_is_asked_for(
+    tmp_path, profile_command
+):
+    status, text, _ = profile_command(*words(tmp_path / "plain"))
+    assert status == 0
+    assert tables_below(tmp_path / "plain") == []
+    assert list(load_table(tmp_path / "plain").contexts) == ["isolated"]
+    assert "context of the pieces: isolated" in text
+    assert "by context" not in text
+    assert profile_command(*words(tmp_path / "pair", "--context", "pair"))[0] == 0
+    assert tables_below(tmp_path / "pair") == []
+    assert load_table(tmp_path / "pair").context == "pair"
+
+
+@pytest.mark.parametrize(
+    ("context", "part"),
+    [
+        (["--context", "alone"], "unknown context 'alone'"),
+        (["--context", "pair", "--context", "layers"], "does not tell how long each layer took"),
+        (["--context", "isolated,"], "unknown context ''"),
+    ],
+)
+def test_a_context_that_cannot_be_is_refused_before_anything_is_measured(
+    context, part, tmp_path, profile_command
+):
+    status, text, problem = profile_command(*words(tmp_path, *context))
+    assert (status, text) == (2, "")
+    assert part in problem
+    assert list(tmp_path.iterdir()) == []

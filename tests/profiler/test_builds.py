@@ -1,0 +1,146 @@
+"""Engines are asked for by digest, timing caches travel, extra rounds build anew."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devices.connection import PushedFile
+from latency_tables.opspec import Activation, OpSpec
+from latency_tables.schema import Conditions
+from profiler.builds import Builds
+from profiler.jobs import AnyJob, Job
+from profiler.replies import Failure, Reply, Samples
+from profiler.steps import Push, Recall
+
+GPU = {"gpu": {"name": "Simulated"}}
+ENGINE = "e" * 64
+
+
+def job(name: str, kind: str = "piece", channels: int = 3, seed: int = 0) -> Job:
+    op = Activation(inputs=(0,), function="relu")
+    spec = OpSpec(input_shape=(channels, 4, 4), ops=(op,))
+    return Job(id=name, kind=kind, label=name, spec=spec, weights_seed=seed)
+
+
+def conditions(runtime: str = "tensorrt", version: str = "8.5.3") -> Conditions:
+    clock = "wall" if runtime == "onnxruntime" else "cuda_events"
+    return Conditions(device="d", runtime=runtime, runtime_version=version, clock=clock)
+
+
+def builds(folder: Path, jobs: list[AnyJob], of: Conditions | None = None) -> Builds:
+    by_id = {one.id: one for one in jobs}
+    return Builds(conditions=of or conditions(), folder=folder, jobs=by_id, rounds=3)
+
+
+def reply(name: str, number: int = 0, board: str = "b", **built: Any) -> Reply:
+    samples = Samples(wall_ns=(1000,), device_ns=(1000,), built=built)
+    return Reply(job_id=name, round=number, attempt=0, board=board, outcome=samples)
+
+
+def steps(lane: Generator[Any, object, None], *answers: object) -> list[Any]:
+    """The steps that a lane asks for when it gets these answers."""
+    asked = []
+    try:
+        asked.append(next(lane))
+        for answer in answers:
+            asked.append(lane.send(answer))
+    except StopIteration:
+        pass
+    return asked
+
+
+def test_an_engine_is_asked_for_only_on_the_board_and_for_the_file_it_was_built_from(
+    tmp_path: Path,
+) -> None:
+    first, other, twin = job("a"), job("o", channels=5), job("t", kind="twin", seed=1)
+    known = builds(tmp_path, [first, other, twin])
+    assert known.options("b", first, 0) == {}
+    known.note([reply("a", engine_sha256=ENGINE, engine_reused=False)])
+    assert known.options("b", first, 1) == {"engine_sha256": ENGINE}
+    assert known.options("elsewhere", first, 1) == {}
+    assert known.options("b", other, 1) == {} == known.options("b", twin, 1)
+
+
+def test_an_anchor_shares_the_engine_of_its_piece(tmp_path: Path) -> None:
+    piece = job("a")
+    anchor = piece.as_anchor()
+    known = builds(tmp_path, [piece, anchor])
+    known.note([reply(anchor.id, engine_sha256=ENGINE)])
+    assert known.options("b", piece, 0) == {"engine_sha256": ENGINE}
+
+
+def test_extra_rounds_build_anew_and_their_engines_are_not_the_runs_own(tmp_path: Path) -> None:
+    piece = job("a")
+    anchor = piece.as_anchor()
+    known = builds(tmp_path, [piece, anchor])
+    known.note([reply("a", engine_sha256=ENGINE)])
+    assert known.options("b", piece, 3) == {"build": 1}
+    assert known.options("b", piece, 5) == {"build": 3}
+    known.note([reply("a", number=3, engine_sha256="f" * 64)])
+    assert known.options("b", piece, 2) == {"engine_sha256": ENGINE}
+    assert known.options("b", anchor, 4) == {"engine_sha256": ENGINE}
+
+
+def test_failures_and_jobs_of_another_plan_leave_no_engine(tmp_path: Path) -> None:
+    piece = job("a")
+    known = builds(tmp_path, [piece])
+    failed = Failure(type="worker_crashed", message="m")
+    known.note([Reply(job_id="a", round=0, attempt=0, board="b", outcome=failed)])
+    known.note([reply("gone", engine_sha256=ENGINE)])
+    assert known.options("b", piece, 0) == {}
+
+
+def test_a_runtime_that_builds_nothing_is_asked_for_nothing(tmp_path: Path) -> None:
+    piece = job("a")
+    known = builds(tmp_path, [piece], conditions("onnxruntime"))
+    known.note([reply("a", engine_sha256=ENGINE, engine_reused=False)])
+    assert known.options("b", piece, 4) == {}
+    assert steps(known.begin("b", GPU)) == [] == steps(known.keep())
+
+
+def test_the_timing_cache_is_kept_beside_the_journal_and_handed_to_the_next_agent(
+    tmp_path: Path,
+) -> None:
+    piece = job("a")
+    known = builds(tmp_path, [piece])
+    assert steps(known.begin("b", GPU)) == []
+    assert steps(known.keep()) == [], "nothing was built yet"
+    known.note([reply("a", engine_reused=False)])
+    assert steps(known.keep(), b"learned") == [Recall(runtime="tensorrt")]
+    (cache,) = tmp_path.iterdir()
+    assert cache.read_bytes() == b"learned"
+    assert steps(known.keep()) == [], "nothing was built since"
+
+    pushed = PushedFile(path="/far/cache", sha256="c" * 64)
+    assert steps(known.begin("b", GPU), (pushed,)) == [Push(files=(cache,))]
+    wanted = {"timing_cache": "/far/cache", "timing_cache_sha256": "c" * 64}
+    assert known.options("b", piece, 1) == wanted
+    assert known.options("other board", piece, 1) == {}
+    assert known.options("b", piece, 3) == {"build": 1}, "a new build starts from nothing"
+
+
+def test_a_cache_that_cannot_be_had_leaves_the_old_one(tmp_path: Path) -> None:
+    known = builds(tmp_path, [job("a")])
+    steps(known.begin("b", GPU))
+    for answer in (b"old", None):
+        known.note([reply("a", engine_reused=False)])
+        steps(known.keep(), answer)
+    (cache,) = tmp_path.iterdir()
+    assert cache.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    ("gpu", "version"), [("Other", "8.5.3"), ("Simulated", "8.6.0"), ("Simulated", "8.5.3")]
+)
+def test_a_cache_is_for_one_version_on_one_gpu(tmp_path: Path, gpu: str, version: str) -> None:
+    first = builds(tmp_path, [job("a")])
+    steps(first.begin("b", GPU))
+    first.note([reply("a", engine_reused=False)])
+    steps(first.keep(), b"learned")
+    second = builds(tmp_path, [job("a")], conditions(version=version))
+    is_same = (gpu, version) == ("Simulated", "8.5.3")
+    assert bool(steps(second.begin("b", {"gpu": {"name": gpu}}))) == is_same

@@ -1,0 +1,189 @@
+"""What a GPU's samples become: its own clock, host-bound rows, what was built, layers."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_network import latency_ms, small_plan
+
+from devices.errors import AgentLostError, JobFailedError
+from latency_tables.schema import Conditions
+from profiler.errors import MeasurementError
+from profiler.fake_device import FakeAgent, FakeConnection
+from profiler.measurement import Measurement
+from profiler.quality import audit, rivals, speed_limit
+from profiler.replies import Failure, LayerTimes, Reply, Samples, parse_result
+from profiler.schedulers import SerialScheduler
+from profiler.steps import Recall
+
+MS = 1_000_000
+GPU_FP32 = Conditions(
+    device="d", runtime="tensorrt", runtime_version="8.5.3", clock="cuda_events", batch=2
+)
+
+
+def of_gpu(device_ms: float, enqueue_ms: float = 0.01, precision: str = "fp16") -> Samples:
+    count = 12
+    return Samples(
+        wall_ns=(round(2 * device_ms * MS),) * count,
+        device_ns=(round(device_ms * MS),) * count,
+        enqueue_ns=(round(enqueue_ms * MS),) * count,
+        built={"precision": precision} if precision else {},
+    )
+
+
+def measurement(*parts: Samples, job_id: str = "j") -> Measurement:
+    replies = tuple(
+        Reply(job_id=job_id, round=number, attempt=0, board="b", outcome=part)
+        for number, part in enumerate(parts)
+    )
+    return Measurement(job_id=job_id, replies=replies, clock="cuda_events", half_width=0.005)
+
+
+def test_the_latency_is_what_the_gpu_says_and_the_wall_clock_stands_beside_it() -> None:
+    m = measurement(of_gpu(1.0), of_gpu(1.0), of_gpu(1.0))
+    assert (m.latency_ms, m.wall_latency_ms, m.cpu_latency_ms) == (1.0, 2.0, None)
+    assert m.verdict == "ok" and m.enqueue_ms == 0.01 and m.built_precision == "fp16"
+
+
+def test_a_row_whose_host_sets_the_pace_is_marked_and_says_the_way_out() -> None:
+    bound = measurement(*[of_gpu(1.0, enqueue_ms=0.81)] * 3)
+    assert bound.host_bound and bound.verdict == "host_bound" and bound.settled
+    assert "--launch cuda_graph" in bound.reason
+    free = measurement(*[of_gpu(1.0, enqueue_ms=0.79)] * 3)
+    assert not free.host_bound and free.verdict == "ok"
+
+
+def test_noise_is_said_before_the_host() -> None:
+    noisy = measurement(of_gpu(1.0, 0.9), of_gpu(1.2, 0.9), of_gpu(1.1, 0.9))
+    assert noisy.verdict == "noisy" and not noisy.settled
+
+
+def test_builds_of_several_precisions_are_all_named() -> None:
+    m = measurement(of_gpu(1.0), of_gpu(1.0, precision="fp16+fp32"), of_gpu(1.0))
+    assert m.built_precision == "fp16 / fp16+fp32"
+    assert measurement(of_gpu(1.0, precision="")).built_precision == ""
+
+
+def test_samples_of_a_cpu_have_no_gpu_times() -> None:
+    of_cpu = Samples(wall_ns=(1, 2))
+    with pytest.raises(MeasurementError, match="no times of a GPU"):
+        of_cpu.times_ns("cuda_events")
+    m = Measurement(
+        job_id="j",
+        replies=(Reply(job_id="j", round=0, attempt=0, board="b", outcome=of_cpu),),
+        clock="wall",
+    )
+    assert m.enqueue_ms is None and not m.host_bound
+
+
+def test_results_survive_the_journal() -> None:
+    layers = LayerTimes(names=("t1/Conv", "reformat"), times_ns=((5, 6), (1, 1)))
+    for outcome in (of_gpu(1.0), layers, Samples(wall_ns=(3,)), Failure(type="t", message="m")):
+        reply = Reply(job_id="j", round=1, attempt=0, board="b", outcome=outcome)
+        assert Reply.from_json(reply.to_json()) == reply
+    assert (
+        Reply.from_json(
+            Reply(job_id="j", round=1, attempt=0, board="b", outcome=layers).to_json()
+        ).layers
+        == layers
+    )
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        {"layers": []},
+        {"layers": [["t1/Conv", []]]},
+        {"layers": [["t1/Conv", [-1]]]},
+        {"layers": [["t1/Conv"]]},
+        {"layers": 3},
+        {"wall_ns": [1], "device_ns": [0]},
+        {"wall_ns": [1], "device_ns": "soon"},
+        {"wall_ns": [1], "built": 3},
+    ],
+)
+def test_what_is_no_result_is_refused(result: dict[str, Any]) -> None:
+    with pytest.raises(MeasurementError):
+        parse_result(result)
+
+
+def test_no_gpu_is_as_fast_as_the_limit_and_real_ones_stay_below() -> None:
+    limit = speed_limit(GPU_FP32)
+    assert limit is not None
+    # An H200: 67 TFLOPS fp32 and 4.8 TB/s (NVIDIA's data sheet).
+    assert limit.macs_per_s > 2 * 33.5e12 and limit.bytes_per_s > 4.8e12
+    plan = small_plan(twins=0)
+    impossible = {job.id: measurement(*[of_gpu(1e-6)] * 3, job_id=job.id) for job in plan.jobs}
+    assert audit(plan, impossible, GPU_FP32).warnings
+    possible = {job.id: measurement(*[of_gpu(1.0)] * 3, job_id=job.id) for job in plan.jobs}
+    assert not audit(plan, possible, GPU_FP32).warnings
+
+
+def test_forms_of_a_block_within_five_percent_are_rivals_and_others_are_not() -> None:
+    plan = small_plan(twins=0)
+    places = plan.pieces.by_place
+    block = next(
+        block
+        for block in plan.pieces.mergeable
+        if places["original", block].spec != places["merged", block].spec
+    )
+    original, merged = (places[kind, block].spec.digest for kind in ("original", "merged"))
+    # Every other pair of forms is far apart.
+    far = (10.0**n for n in itertools.count())
+    latencies = {job.id: measurement(of_gpu(next(far)), job_id=job.id) for job in plan.jobs}
+    assert rivals(plan, latencies) == frozenset()
+    latencies[original] = measurement(of_gpu(1.0), job_id=original)
+    for merged_ms, found in ((1.04, {original, merged}), (0.96, {original, merged}), (1.06, set())):
+        latencies[merged] = measurement(of_gpu(merged_ms), job_id=merged)
+        assert rivals(plan, latencies) == found
+    failed = Reply(
+        job_id=merged, round=0, attempt=0, board="b", outcome=Failure(type="t", message="m")
+    )
+    latencies[merged] = Measurement(job_id=merged, replies=(failed,), clock="cuda_events")
+    assert rivals(plan, latencies) == frozenset()
+
+
+def recall(monkeypatch: pytest.MonkeyPatch, answer: Any) -> tuple[Any, list[Any], SerialScheduler]:
+    asked: list[Any] = []
+
+    def request(agent: FakeAgent, message: Any, timeout_s: float) -> Any:
+        asked.append(message)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(FakeAgent, "request", request)
+    serial = SerialScheduler(FakeConnection(latency_ms=latency_ms))
+    return serial.carry_out(Recall(runtime="tensorrt")), asked, serial
+
+
+def test_what_a_runtime_learned_is_recalled(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"state": base64.b64encode(b"cache").decode()}
+    learned, asked, _ = recall(monkeypatch, said)
+    assert learned == b"cache"
+    assert asked == [{"do": "state", "runtime": "tensorrt"}]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"state": None},
+        {"state": "no base64!"},
+        {"state": 3},
+        {},
+        JobFailedError("worker_crashed", "gone", "go on"),
+        AgentLostError("connection_lost", "gone", "go on"),
+    ],
+)
+def test_no_run_ends_for_want_of_what_was_learned(
+    monkeypatch: pytest.MonkeyPatch, answer: Any, tmp_path: Path
+) -> None:
+    learned, _, serial = recall(monkeypatch, answer)
+    assert learned is None
+    monkeypatch.undo()
+    assert serial.probe().cpu_model == "scripted"
