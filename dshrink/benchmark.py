@@ -193,10 +193,16 @@ def run_benchmark(
         folder=folder,
         settings=settings or BENCH_SETTINGS,
     ) as session:
-        measured = session.run(*([progress] if progress else [])).measurements
+        result = session.run(*([progress] if progress else []))
         session.workloads.delete()
     return [
-        _result(candidate, measured[candidate.job.id], conditions, tables)
+        _result(
+            candidate,
+            result.measurements[candidate.job.id],
+            result.built[candidate.job.id],
+            conditions,
+            tables,
+        )
         for candidate in candidates
     ]
 
@@ -204,6 +210,7 @@ def run_benchmark(
 def _result(
     candidate: Candidate,
     measurement: Measurement,
+    built: Mapping[str, Any],
     conditions: Conditions,
     tables: Sequence[LatencyTable],
 ) -> BenchmarkResult:
@@ -244,17 +251,14 @@ def _result(
         cache_mode=conditions.cache_mode,
         enqueue_ms=m.enqueue_ms if m else None,
         built_precision=m.built_precision if m else "",
-        build_s=_built(m, "build_s", 1.0),
-        engine_mib=_built(m, "engine_bytes", MIB),
-        gpu_memory_mib=_built(m, "device_memory_bytes", MIB),
+        build_s=_number(built, "build_s", 1.0),
+        engine_mib=_number(built, "engine_bytes", MIB),
+        gpu_memory_mib=_number(built, "device_memory_bytes", MIB),
     )
 
 
-def _built(measurement: Measurement | None, fact: str, unit: float) -> float | None:
-    """What was said about the first build; None where the runtime builds nothing."""
-    parts = measurement.parts if measurement else ()
-    said = (part.built.get(fact) for part in parts)
-    return next((float(value) / unit for value in said if value is not None), None)
+def _number(facts: Mapping[str, Any], name: str, unit: float) -> float | None:
+    return None if facts.get(name) is None else float(facts[name]) / unit
 
 
 def _prediction(

@@ -35,6 +35,7 @@ class Builds:
     jobs: Mapping[str, AnyJob]
     rounds: int
     _engines: dict[tuple[str, str, int], str] = field(default_factory=dict)
+    _first: dict[tuple[str, int], Mapping[str, Any]] = field(default_factory=dict)
     _handed_over: dict[str, PushedFile] = field(default_factory=dict)
     _cache: Path | None = None
     _learned: bool = False
@@ -47,9 +48,15 @@ class Builds:
         for reply in replies:
             job = self.jobs.get(reply.job_id)
             digest = reply.built.get("engine_sha256")
+            if job is not None and "build_s" in reply.built:
+                self._first.setdefault((job.digest, job.weights_seed), reply.built)
             if job is not None and digest and not self._is_extra(job, reply.round):
                 self._engines[_key(reply.board, job)] = str(digest)
             self._learned = self._learned or reply.built.get("engine_reused") is False
+
+    def facts(self, job: AnyJob) -> Mapping[str, Any]:
+        """What was said about the first build of a job's file; empty where nothing is built."""
+        return self._first.get((job.digest, job.weights_seed), {})
 
     def options(self, board: str, job: AnyJob, number: int) -> dict[str, Any]:
         """What the agent shall build: this run's engine, or another one in extra rounds.

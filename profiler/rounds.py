@@ -77,13 +77,15 @@ class RoundRunner:
     def __post_init__(self) -> None:
         self._jobs = {job.id: job for job in self.plan.jobs}
         self._any_job = {job.id: job for job in (*self.plan.jobs, *self.plan.anchors)}
-        self._builds = Builds(
+        self.builds = Builds(
             conditions=self.conditions,
             folder=self.workloads.folder.parent,
             jobs=self._any_job,
             rounds=self.settings.rounds,
         )
-        self._builds.note(self._state.accepted.values())
+        self.builds.note(self._state.accepted.values())
+        for log in self._state.rounds.values():
+            self.builds.note(log.anchors)
 
     @property
     def _state(self) -> JournalState:
@@ -168,7 +170,7 @@ class RoundRunner:
             while taken:
                 self._report(len(self._queue) + len(taken), self._jobs[taken[0]].label)
                 yield from self._measure(board, taken, number)
-            yield from self._builds.keep()
+            yield from self.builds.keep()
             yield from self._measure_anchors(board, number)
             self._queue.put(self._judge_stretch(board, number))
 
@@ -186,7 +188,7 @@ class RoundRunner:
         same_board = self._state.first_of_board.get(board, fingerprint)
         self._check_same(board, ["board"], same_board, fingerprint)
         self.journal.environment(number, board, fingerprint)
-        yield from self._builds.begin(board, fingerprint)
+        yield from self.builds.begin(board, fingerprint)
         yield from self._push(board, [job.id for job in self.plan.anchors])
 
     def _check_same(self, board: str, names: Iterable[str], earlier: _Facts, now: _Facts) -> None:
@@ -242,7 +244,7 @@ class RoundRunner:
                 self._files[board, job.id],
                 self.conditions,
                 rule,
-                self._builds.options(board, job, number),
+                self.builds.options(board, job, number),
             )
             for job in jobs
         )
@@ -265,7 +267,7 @@ class RoundRunner:
             for job, attempt, outcome in zip(jobs, attempts, outcomes, strict=True)
         ]
         self._check_clock(replies)
-        self._builds.note(replies)
+        self.builds.note(replies)
         return replies
 
     def _check_clock(self, replies: Iterable[Reply]) -> None:

@@ -37,7 +37,8 @@ class SessionResult:
     """One measurement a job, by its id. The counts are (job, round) pairs, ``failed`` is jobs.
 
     ``measured`` is what this run did, ``remeasured`` the part of it that the plan alone would not
-    have asked for. ``boards`` compares the boards where several shared the work.
+    have asked for. ``boards`` compares the boards where several shared the work, ``built`` says by
+    job what the runtime built of its file first (empty where it builds nothing).
     """
 
     measurements: Mapping[str, Measurement]
@@ -48,6 +49,7 @@ class SessionResult:
     warnings: tuple[str, ...]
     environments: tuple[Mapping[str, Any], ...]
     boards: tuple[BoardComparison, ...]
+    built: Mapping[str, Mapping[str, Any]]
 
 
 def _no_suspects(measurements: Mapping[str, Measurement]) -> Collection[str]:
@@ -149,6 +151,7 @@ class Session:
             warnings=tuple(dict.fromkeys(self._state.warnings)),
             environments=tuple(self._state.environments),
             boards=compare_boards(self._state, self.conditions),
+            built={job.id: self._rounds.builds.facts(job) for job in self.plan.jobs},
         )
 
     def measurement(self, job_id: str, before_round: int | None = None) -> Measurement:

@@ -25,6 +25,8 @@ from profiler.quality import audit
 
 #: With fewer networks measured well, the calibration takes the noisy ones too.
 LEAST_CALIBRATION = 5
+#: Rows that a warning names before it stops.
+NAMED = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +206,8 @@ def _unsettled_rows(table: LatencyTable) -> list[str]:
     for verdict in VERDICTS[1:]:
         names = [row.piece for row in table.rows if row.verdict == verdict]
         if names:
+            shown = names[:NAMED] + (["..."] if len(names) > NAMED else [])
             notes.append(
-                f"{len(names)} of {len(table.rows)} rows are {verdict}: {', '.join(names)}"
+                f"{len(names)} of {len(table.rows)} rows are {verdict}: {', '.join(shown)}"
             )
     return notes

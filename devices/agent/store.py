@@ -36,7 +36,7 @@ MARKER = "in-use"
 IN_USE_VARIABLE = "DSHRINK_IN_USE"
 FILES = "files"
 PIECE_BYTES = 1 << 20
-_OUR_FILE = re.compile(r"[0-9a-f]{64}(\.onnx|\..+\.part)\Z")
+_OUR_FILE = re.compile(r"[0-9a-f]{64}(\.onnx(\.[0-9a-f]{64}\.engine)?|\..+\.part)\Z")
 _OUR_AGENT = re.compile(r"agent-[0-9a-f]{16}")
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from dshrink.cli import options
 from dshrink.cli.console import notice, out, print_json, progress
+from dshrink.cli.render import how_timed
 from dshrink.errors import DshrinkError
 
 if TYPE_CHECKING:
@@ -150,14 +151,11 @@ def print_results(results: Sequence[BenchmarkResult]) -> None:
     first = results[0]
     grid = Table(
         title=f"{first.device}, {first.runtime}, {first.precision}, batch {first.batch}, "
-        f"{_how(first)}, {first.statistic}",
+        f"{how_timed(first)}, {first.statistic}",
         title_justify="left",
     )
-    builds = any(r.engine_mib is not None for r in results)
     grid.add_column("network", no_wrap=True)
     for column in ("kept", "latency ms", "95 %", "FPS", "predicted ms", "error"):
-        grid.add_column(column, justify="right")
-    for column in ("build s", "engine MiB", "GPU MiB") if builds else ():
         grid.add_column(column, justify="right")
     grid.add_column("verdict")
     for r in results:
@@ -171,23 +169,28 @@ def print_results(results: Sequence[BenchmarkResult]) -> None:
             f"{r.throughput_fps:.1f}" if known else "",
             f"{r.predicted_ms:.3f}" if predicted else "",
             f"{r.error_percent:+.1f} %" if r.error_percent is not None else "",
-            *(
-                (_shown(r.build_s), _shown(r.engine_mib), _shown(r.gpu_memory_mib))
-                if builds
-                else ()
-            ),
             r.verdict,
         )
     out.print(grid)
     for r in results:
         if r.reason:
             out.print(f"{r.network}: {r.verdict}, {r.reason}")
+    _print_built([r for r in results if r.build_s is not None])
 
 
-def _how(result: BenchmarkResult) -> str:
-    if result.clock == "cuda_events":
-        return f"{result.launch.replace('_', ' ')} launch, {result.cache_mode} cache"
-    return f"{result.threads} thread(s), {result.clock} time"
+def _print_built(results: Sequence[BenchmarkResult]) -> None:
+    """What the runtime built, where it builds."""
+    if not results:
+        return
+    grid = Table(title="engines", title_justify="left")
+    grid.add_column("network", no_wrap=True)
+    for column in ("built in s", "engine MiB", "GPU memory MiB"):
+        grid.add_column(column, justify="right")
+    grid.add_column("precision")
+    for r in results:
+        shown = (_shown(r.build_s), _shown(r.engine_mib), _shown(r.gpu_memory_mib))
+        grid.add_row(r.network, *shown, r.built_precision)
+    out.print(grid)
 
 
 def _shown(value: float | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.table import Table
 
@@ -33,7 +33,7 @@ def rows_table(table: LatencyTable) -> Table:
     c = table.conditions
     grid = Table(
         title=f"{table.model} on {c.device}, {c.runtime} {c.runtime_version}, {c.precision}, "
-        f"batch {c.batch}, {c.threads} thread(s), {c.clock} time, {c.statistic}",
+        f"batch {c.batch}, {how_timed(c)}, {c.statistic}",
         title_justify="left",
     )
     grid.add_column("piece")
@@ -58,6 +58,29 @@ def rows_table(table: LatencyTable) -> Table:
             row.verdict,
         )
     return grid
+
+
+class Timed(Protocol):
+    """What says how something was timed: conditions, or a result of a benchmark."""
+
+    @property
+    def threads(self) -> int: ...
+
+    @property
+    def clock(self) -> str: ...
+
+    @property
+    def launch(self) -> str: ...
+
+    @property
+    def cache_mode(self) -> str: ...
+
+
+def how_timed(timed: Timed) -> str:
+    """ "1 thread(s), thread_cpu time" on a CPU, "cuda graph launch, hot cache" on a GPU."""
+    if timed.clock == "cuda_events":
+        return f"{timed.launch.replace('_', ' ')} launch, {timed.cache_mode} cache"
+    return f"{timed.threads} thread(s), {timed.clock} time"
 
 
 def summary_lines(table: LatencyTable) -> list[str]:

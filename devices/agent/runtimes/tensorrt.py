@@ -21,6 +21,8 @@ from .tensorrt_engine import Engine, Options
 #: The status of a process whose GPU is of no more use.
 BROKEN_GPU_STATUS = 70
 MOST_BUILDS = 1000
+#: Engines kept in memory take so much of it at most: a Jetson's GPU has none of its own.
+KEPT_PLANS_BYTES = 64 << 20
 
 
 class TensorRT(Runtime):
@@ -104,7 +106,7 @@ class TensorRT(Runtime):
                 has_products = built.has_products
             tensorrt_inspect.check(engine.inspected, wanted.precision, has_products)
             if built is not None:
-                self._plans[engines.save(file, plan)] = plan
+                self._keep(engines.save(file, plan), plan)
         except BaseException:
             engine.close()
             raise
@@ -172,8 +174,16 @@ class TensorRT(Runtime):
             plan = engines.load(file, sha256)
             if plan is None:
                 return None
-            self._plans[sha256] = plan
+            self._keep(sha256, plan)
+            return plan
         return self._plans[sha256]
+
+    def _keep(self, sha256: str, plan: bytes) -> None:
+        """Keep an engine in memory, and let the oldest go; the files stay."""
+        self._plans.pop(sha256, None)
+        self._plans[sha256] = plan
+        while sum(map(len, self._plans.values())) > KEPT_PLANS_BYTES:
+            del self._plans[next(iter(self._plans))]
 
     def _load_cache(self, options: Dict[str, Any]) -> None:
         """Start from the host's timing cache where this process has none of its own yet."""

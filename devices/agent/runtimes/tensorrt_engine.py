@@ -169,13 +169,15 @@ class Engine(Prepared):
     def _captured(self) -> Callable[[], None]:
         try:
             launch: Callable[[], None] = self._gpu.capture(self._stream, self._launch)
+            return launch
         except (cuda.GpuError, RuntimeError) as error:
-            raise JobError(
-                "bad_request",
-                f"this engine cannot be captured as a CUDA graph: {error}",
-                "measure it with launch=plain",
-            ) from error
-        return launch
+            problem = str(error)
+        # Not from the except clause: that error's frames would hold the context.
+        raise JobError(
+            "bad_request",
+            f"this engine cannot be captured as a CUDA graph: {problem}",
+            "measure it with launch=plain",
+        )
 
     def _filled(self, tensor: Tensor, number: int) -> int:
         """Allocate a tensor's memory; fill it with numbers of the seed if it is an input."""

@@ -92,9 +92,8 @@ def check(inspected: Inspected, precision: str, has_products: bool) -> None:
             raise _wrong(precision, inspected, f"{len(wrong)} layers are not in fp32: {shown}")
         return
     if has_products and not any(layer.precision == precision for layer in multiplying):
-        raise _wrong(
-            precision, inspected, f"none of its {len(multiplying)} products is {precision}"
-        )
+        why = f"none of its {len(multiplying)} layers that multiply is in {precision}"
+        raise _wrong(precision, inspected, why)
 
 
 def _wrong(asked: str, inspected: Inspected, why: str) -> JobError:

@@ -96,7 +96,8 @@ class Trtexec(Runtime):
             chips.check(gpu, self.version() or "", options.get("precision", "fp32"))
         binary = Binary(self._binary, self._version, os.path.dirname(file))
         try:
-            model = Engine(binary, file, options)
+            memory_bytes = None if gpu is None else gpu.memory_bytes
+            model = Engine(binary, file, options, trtexec_flags.workspace_mib(memory_bytes))
             model.provide()
         except BaseException:
             binary.close()
@@ -113,8 +114,11 @@ class Trtexec(Runtime):
 class Engine(Prepared):
     """An engine in a file, timed and profiled by runs of the binary."""
 
-    def __init__(self, binary: Binary, file: str, options: Dict[str, Any]) -> None:
+    def __init__(
+        self, binary: Binary, file: str, options: Dict[str, Any], workspace_mib: int
+    ) -> None:
         self.timing_cache: Optional[bytes] = None
+        self._workspace_mib = workspace_mib
         self._binary = binary
         self._file = file
         self._options = options
@@ -145,7 +149,7 @@ class Engine(Prepared):
                 "data_transfers": False,
                 "spin_wait": True,
                 "tf32": False,
-                "workspace_mib": trtexec_flags.WORKSPACE_MIB,
+                "workspace_mib": self._workspace_mib,
             },
         )
 
@@ -204,7 +208,9 @@ class Engine(Prepared):
         binary = self._binary
         made = binary.place("made.engine")
         cache = self._start_cache() if is_first else None
-        words = trtexec_flags.build(binary.version, self._file, made, self._precision, cache)
+        words = trtexec_flags.build(
+            binary.version, self._file, made, self._precision, self._workspace_mib, cache
+        )
         said = binary.run(words, f"to build {self._file}")
         seconds = trtexec_output.build_s(said.text)
         if seconds is not None:

@@ -13,13 +13,19 @@ import math
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from ..protocol import Rule
+from .tensorrt_build import (
+    AVERAGED_TIMINGS,
+    OPTIMIZATION_LEVEL,
+    WORKSPACE_MOST_BYTES,
+    WORKSPACE_SHARE,
+)
 
 Version = Tuple[int, int, int]
 
 OLDEST: Version = (8, 2, 0)
 #: The first that nobody has looked at.
 UNKNOWN: Version = (12, 0, 0)
-#: MiB that a tactic may use, in every version: 8.2 takes 16 where it is not told, later ones all.
+#: MiB that a tactic may use where the GPU's memory is not known.
 WORKSPACE_MIB = 1024
 #: It cannot stop by how well the median is known, so it always takes at least so long.
 LEAST_TIMING_S = 1.0
@@ -44,6 +50,7 @@ FLAGS: Dict[str, Flag] = {
     # From 11 on types come from the file.
     "--fp16": Flag((8, 2), (11, 0), "fp32 alone"),
     "--int8": Flag((8, 2), (11, 0), "no int8"),
+    "--avgTiming": Flag((8, 2), None, "8"),
     "--builderOptimizationLevel": Flag((8, 6), None, "3"),
     "--profilingVerbosity": Flag((8, 2), None, "layer_names_only"),
     "--timingCacheFile": Flag((8, 2), None, "a cache for this build"),
@@ -68,20 +75,35 @@ def takes(version: Version, name: str) -> bool:
     return flag.since <= version[:2] and (flag.before is None or version[:2] < flag.before)
 
 
+def workspace_mib(memory_bytes: Optional[int]) -> int:
+    """MiB that a tactic may use, as in the builds of tensorrt_build.py."""
+    if memory_bytes is None:
+        return WORKSPACE_MIB
+    return min(memory_bytes // WORKSPACE_SHARE, WORKSPACE_MOST_BYTES) >> 20
+
+
 def build(
-    version: Version, onnx: str, engine: str, precision: str, timing_cache: Optional[str]
+    version: Version,
+    onnx: str,
+    engine: str,
+    precision: str,
+    workspace: int,
+    timing_cache: Optional[str],
 ) -> List[str]:
-    """Flags to build an engine and save it; without a timing cache every tactic is timed anew."""
+    """Flags to build an engine and save it; without a timing cache every tactic is timed anew.
+
+    The choices are those of tensorrt_build.py; ``workspace`` is in MiB.
+    """
     words = [f"--onnx={onnx}", f"--saveEngine={engine}", "--profilingVerbosity=detailed"]
-    words.append("--noTF32")
+    words += ["--noTF32", f"--avgTiming={AVERAGED_TIMINGS}"]
     if takes(version, "--memPoolSize"):
-        words.append(f"--memPoolSize=workspace:{WORKSPACE_MIB}")
+        words.append(f"--memPoolSize=workspace:{workspace}")
     else:
-        words.append(f"--workspace={WORKSPACE_MIB}")
+        words.append(f"--workspace={workspace}")
     if takes(version, "--builderOptimizationLevel"):
-        words.append("--builderOptimizationLevel=3")
-    if precision != "fp32" and takes(version, f"--{precision}"):
-        words.append(f"--{precision}")
+        words.append(f"--builderOptimizationLevel={OPTIMIZATION_LEVEL}")
+    allowed = {"fp16": ["--fp16"], "int8": ["--fp16", "--int8"]}.get(precision, [])
+    words += [one for one in allowed if takes(version, one)]
     if timing_cache is None:
         words.append("--noBuilderCache")
     else:

@@ -17,7 +17,13 @@ from devices.agent import engines
 from devices.agent.checks import JobError
 from devices.agent.cuda import GpuInfo
 from devices.agent.protocol import Rule, file_digest
-from devices.agent.runtimes import trtexec, trtexec_flags, trtexec_output, trtexec_process
+from devices.agent.runtimes import (
+    tensorrt_build,
+    trtexec,
+    trtexec_flags,
+    trtexec_output,
+    trtexec_process,
+)
 from devices.agent.runtimes.trtexec import Trtexec
 from latency_tables.opspec import Conv, OpSpec
 from profiler.workloads import build_onnx
@@ -134,7 +140,7 @@ def commands(version: tuple[int, int, int]) -> Iterator[list[str]]:
     """Every command line of a version."""
     for precision in ("fp32", "fp16", "int8"):
         for cache in (None, "cache"):
-            yield trtexec_flags.build(version, "onnx", "engine", precision, cache)
+            yield trtexec_flags.build(version, "onnx", "engine", precision, 9, cache)
     for launch in ("plain", "cuda_graph"):
         yield trtexec_flags.time(version, "engine", launch, RULE, "times", "layers")
     yield trtexec_flags.profile(version, "engine", 3, "profile", "layers")
@@ -186,6 +192,20 @@ def test_an_error_in_the_table_of_flags_ends_the_job(
     monkeypatch.setitem(trtexec_flags.FLAGS, name, trtexec_flags.Flag(since, before, ""))
     error = failure(device, version, precision="fp16", launch=launch)
     assert "does not know" in error.message or "did not time what was asked" in error.message
+
+
+@pytest.mark.parametrize(
+    ("precision", "allowed"),
+    [("fp32", set()), ("fp16", {"--fp16"}), ("int8", {"--fp16", "--int8"})],
+)
+def test_a_build_is_allowed_what_its_precision_needs_and_nothing_else(
+    device: Device, precision: str, allowed: set[str]
+) -> None:
+    for version in ("8.2.1", "10.3.0"):
+        device.prepare(device.become(version), precision=precision)
+        assert set(device.calls[-1]) & {"--fp16", "--int8", "--best"} == allowed
+    device.prepare(device.become("11.1.0", file_type=precision), precision=precision)
+    assert not set(device.calls[-1]) & {"--fp16", "--int8", "--best"}
 
 
 def test_old_versions_get_whole_numbers_and_long_enough_runs(device: Device) -> None:
@@ -268,21 +288,37 @@ def test_the_cold_cache_is_refused(device: Device) -> None:
     assert error.kind == "bad_request" and "cannot empty the cache" in error.message
 
 
+V100 = GpuInfo(
+    name="Tesla V100",
+    compute_capability=(7, 0),
+    driver_cuda="12.4",
+    memory_bytes=12 << 30,
+    l2_bytes=6 << 20,
+    uuid="GPU-0",
+)
+
+
 def test_a_gpu_that_the_version_does_not_support_is_refused_before_a_build(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    v100 = GpuInfo(
-        name="Tesla V100",
-        compute_capability=(7, 0),
-        driver_cuda="12.4",
-        memory_bytes=16 << 30,
-        l2_bytes=6 << 20,
-        uuid="GPU-0",
-    )
-    monkeypatch.setattr(trtexec, "find_gpu", lambda: v100)
+    monkeypatch.setattr(trtexec, "find_gpu", lambda: V100)
     error = failure(device, "10.5.0")
     assert error.kind == "missing_runtime" and "10.4" in error.message
     assert device.calls == []
+
+
+@pytest.mark.parametrize(
+    ("version", "flag"),
+    [("8.2.1", "--workspace=3072"), ("10.3.0", "--memPoolSize=workspace:3072")],
+)
+def test_it_builds_with_the_choices_of_our_own_builds(
+    device: Device, monkeypatch: pytest.MonkeyPatch, version: str, flag: str
+) -> None:
+    monkeypatch.setattr(trtexec, "find_gpu", lambda: V100)
+    model = device.prepare(device.become(version))
+    share = V100.memory_bytes // tensorrt_build.WORKSPACE_SHARE
+    assert model.facts()["flags"]["workspace_mib"] << 20 == share
+    assert {flag, f"--avgTiming={tensorrt_build.AVERAGED_TIMINGS}"} <= set(device.calls[0])
 
 
 FAULTS: dict[str, tuple[str, str]] = {

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import types
+from importlib.machinery import ModuleSpec
 from typing import Any
 
 from fake_cuda import simulated
@@ -33,12 +34,10 @@ def build(version: str) -> Any:
     if step:
         world.fails[step] = text
     surface = load(version)
-    world.classes = make_classes(surface, {"Dims": building.Dims})
-    # Behaviours refer to the classes by name, and so are made after a first set of them.
-    played = {**building.behaviours(world), **running.behaviours(world), "Dims": building.Dims}
-    world.classes = make_classes(surface, played)
+    world.classes = make_classes(surface, {**building.PLAYED, **running.PLAYED}, world)
     world.classes["Dims"].__getitem__ = lambda self, at: self._shape[at]  # type: ignore[attr-defined]
     module: Any = types.ModuleType("tensorrt")
+    module.__spec__ = ModuleSpec("tensorrt", None)
     public = {name: one for name, one in world.classes.items() if name in surface["classes"]}
     module.__dict__.update(public, __version__=version, world=world, nptype=_nptype)
     return module

@@ -24,219 +24,190 @@ NO_MEMORY = (
 )
 
 
-def behaviours(world: World) -> dict[str, type]:
-    """The classes, by the names they play."""
-    explicit = _bit(world, "NetworkDefinitionCreationFlag", "EXPLICIT_BATCH")
+class ILogger:
+    def log(self: Any, severity: Any, msg: str) -> None:
+        raise Crash("a logger without log() of its own")
 
-    class ILogger:
-        @staticmethod
-        def log(self: Any, severity: Any, msg: str) -> None:
-            raise Crash("a logger without log() of its own")
 
-    class Logger:
-        @staticmethod
-        def made(self: Any, min_severity: Any = None) -> None:
-            self.__dict__["_lines"] = []
+class Logger:
+    def made(self: Any, min_severity: Any = None) -> None:
+        self.__dict__["_lines"] = []
 
-        @staticmethod
-        def log(self: Any, severity: Any, msg: str) -> None:
-            self.__dict__["_lines"].append(msg)
+    def log(self: Any, severity: Any, msg: str) -> None:
+        self.__dict__["_lines"].append(msg)
 
-    class Builder:
-        @staticmethod
-        def made(self: Any, logger: Any) -> None:
-            world.need_gpu("Builder")
-            self.__dict__["_logger"] = logger
 
-        @staticmethod
-        def create_network(self: Any, flags: int = 0) -> Any:
-            known = world.classes["NetworkDefinitionCreationFlag"].__members__  # type: ignore[attr-defined]
-            if flags & ~sum(1 << int(one) for one in set(known.values())):
-                raise Crash(f"create_network({flags}): an unknown bit")
-            is_explicit = world.major >= 10 or bool(flags & explicit)
-            return world.make("INetworkDefinition", _parsed=None, _is_explicit=is_explicit)
+class Builder:
+    def made(self: Any, logger: Any) -> None:
+        self._world.need_gpu("Builder")
+        self.__dict__["_logger"] = logger
 
-        @staticmethod
-        def create_builder_config(self: Any) -> Any:
-            on = world.classes["TacticSource"].__members__  # type: ignore[attr-defined]
-            names = [n for n in on if world.major < 10 or n not in DEFAULT_OFF_FROM_10]
-            return world.make(
-                "IBuilderConfig",
-                _logger=self._logger,
-                _cache=None,
-                _state={
-                    "flags": {"TF32"},
-                    "sources": sum(1 << int(on[name]) for name in names),
-                    "verbosity": "LAYER_NAMES_ONLY",
-                    "preview": {},
-                },
-            )
+    def create_network(self: Any, flags: int = 0) -> Any:
+        known = self._world.classes["NetworkDefinitionCreationFlag"].__members__  # type: ignore[attr-defined]
+        if flags & ~sum(1 << int(one) for one in set(known.values())):
+            raise Crash(f"create_network({flags}): an unknown bit")
+        is_explicit = self._world.major >= 10 or bool(
+            flags & _bit(self._world, "NetworkDefinitionCreationFlag", "EXPLICIT_BATCH")
+        )
+        return self._world.make("INetworkDefinition", _parsed=None, _is_explicit=is_explicit)
 
-        @staticmethod
-        def build_serialized_network(self: Any, network: Any, config: Any, **rest: Any) -> Any:
-            return _build(world, self._logger, network._parsed, config)
+    def create_builder_config(self: Any) -> Any:
+        on = self._world.classes["TacticSource"].__members__  # type: ignore[attr-defined]
+        names = [n for n in on if self._world.major < 10 or n not in DEFAULT_OFF_FROM_10]
+        return self._world.make(
+            "IBuilderConfig",
+            _logger=self._logger,
+            _cache=None,
+            _state={
+                "flags": {"TF32"},
+                "sources": sum(1 << int(on[name]) for name in names),
+                "verbosity": "LAYER_NAMES_ONLY",
+                "preview": {},
+            },
+        )
 
-    class INetworkDefinition:
-        @staticmethod
-        def get_num_layers(self: Any) -> int:
-            return len(self._parsed.nodes)
+    def build_serialized_network(self: Any, network: Any, config: Any, **rest: Any) -> Any:
+        return _build(self._world, self._logger, network._parsed, config)
 
-        @staticmethod
-        def get_num_inputs(self: Any) -> int:
-            return len(self._parsed.inputs)
 
-        @staticmethod
-        def get_layer(self: Any, index: int) -> Any:
-            return world.make("ILayer", _node=self._parsed.nodes[index])
+class INetworkDefinition:
+    def get_num_layers(self: Any) -> int:
+        return len(self._parsed.nodes)
 
-        @staticmethod
-        def get_input(self: Any, index: int) -> Any:
-            return world.make("ITensor", _info=self._parsed.inputs[index])
+    def get_num_inputs(self: Any) -> int:
+        return len(self._parsed.inputs)
 
-    class ILayer:
-        @staticmethod
-        def get_type(self: Any) -> Any:
-            types = world.classes["LayerType"].__members__  # type: ignore[attr-defined]
-            name = network.LAYERS[self._node.op_type]
-            if self._node.op_type == "Gemm" and "FULLY_CONNECTED" in types:
-                name = "FULLY_CONNECTED"
-            return types[name]
+    def get_layer(self: Any, index: int) -> Any:
+        return self._world.make("ILayer", _node=self._parsed.nodes[index])
 
-        @staticmethod
-        def get_name(self: Any) -> str:
-            return str(self._node.name)
+    def get_input(self: Any, index: int) -> Any:
+        return self._world.make("ITensor", _info=self._parsed.inputs[index])
 
-    class ITensor:
-        @staticmethod
-        def get_name(self: Any) -> str:
-            return str(self._info.name)
 
-        @staticmethod
-        def get_dtype(self: Any) -> Any:
-            return getattr(world.classes["DataType"], self._info.element)
+class ILayer:
+    def get_type(self: Any) -> Any:
+        types = self._world.classes["LayerType"].__members__  # type: ignore[attr-defined]
+        name = network.LAYERS[self._node.op_type]
+        if self._node.op_type == "Gemm" and "FULLY_CONNECTED" in types:
+            name = "FULLY_CONNECTED"
+        return types[name]
 
-        @staticmethod
-        def get_shape(self: Any) -> Any:
-            return dims(world, self._info.shape)
+    def get_name(self: Any) -> str:
+        return str(self._node.name)
 
-    class OnnxParser:
-        @staticmethod
-        def made(self: Any, network: Any, logger: Any) -> None:
-            self.__dict__.update(_network=network, _logger=logger, _errors=[])
 
-        @staticmethod
-        def parse(self: Any, model: Any, path: Any = None) -> bool:
-            try:
-                if not self._network._is_explicit:
-                    raise network.ParseError("INVALID_VALUE", -1, IMPLICIT_BATCH)
-                self._network.__dict__["_parsed"] = network.parse(bytes(model))
-            except network.ParseError as error:
-                self._errors.append(error)
-                world.error(self._logger, f"ModelImporter.cpp:720: ERROR: {error.text}")
-                return False
-            return True
+class ITensor:
+    def get_name(self: Any) -> str:
+        return str(self._info.name)
 
-        @staticmethod
-        def get_num_errors(self: Any) -> int:
-            return len(self._errors)
+    def get_dtype(self: Any) -> Any:
+        return getattr(self._world.classes["DataType"], self._info.element)
 
-        @staticmethod
-        def get_error(self: Any, index: int) -> Any:
-            return world.make("ParserError", _error=self._errors[index])
+    def get_shape(self: Any) -> Any:
+        return dims(self._world, self._info.shape)
 
-    class ParserError:
-        @staticmethod
-        def code(self: Any) -> Any:
-            return getattr(world.classes["ErrorCode"], self._error.code)
 
-        @staticmethod
-        def desc(self: Any) -> str:
-            return str(self._error.text)
+class OnnxParser:
+    def made(self: Any, network: Any, logger: Any) -> None:
+        self.__dict__.update(_network=network, _logger=logger, _errors=[])
 
-        @staticmethod
-        def node(self: Any) -> int:
-            return int(self._error.node)
+    def parse(self: Any, model: Any, path: Any = None) -> bool:
+        try:
+            if not self._network._is_explicit:
+                raise network.ParseError("INVALID_VALUE", -1, IMPLICIT_BATCH)
+            self._network.__dict__["_parsed"] = network.parse(bytes(model))
+        except network.ParseError as error:
+            self._errors.append(error)
+            self._world.error(self._logger, f"ModelImporter.cpp:720: ERROR: {error.text}")
+            return False
+        return True
 
-        @staticmethod
-        def node_name(self: Any) -> str:
-            return str(self._error.name)
+    def get_num_errors(self: Any) -> int:
+        return len(self._errors)
 
-    class IBuilderConfig:
-        @staticmethod
-        def set_flag(self: Any, flag: Any) -> None:
-            self._state["flags"].add(flag.name)
+    def get_error(self: Any, index: int) -> Any:
+        return self._world.make("ParserError", _error=self._errors[index])
 
-        @staticmethod
-        def clear_flag(self: Any, flag: Any) -> None:
-            self._state["flags"].discard(flag.name)
 
-        @staticmethod
-        def get_flag(self: Any, flag: Any) -> bool:
-            return flag.name in self._state["flags"]
+class ParserError:
+    def code(self: Any) -> Any:
+        return getattr(self._world.classes["ErrorCode"], self._error.code)
 
-        @staticmethod
-        def set_memory_pool_limit(self: Any, pool: Any, pool_size: int) -> None:
-            self._state["workspace"] = {pool.name: pool_size}
+    def desc(self: Any) -> str:
+        return str(self._error.text)
 
-        @staticmethod
-        def set_max_workspace_size(self: Any, value: Any) -> None:
-            self._state["workspace"] = {"max_workspace_size": _an_int(value)}
+    def node(self: Any) -> int:
+        return int(self._error.node)
 
-        @staticmethod
-        def set_avg_timing_iterations(self: Any, value: Any) -> None:
-            self._state["avg_timing_iterations"] = _an_int(value)
+    def node_name(self: Any) -> str:
+        return str(self._error.name)
 
-        @staticmethod
-        def set_builder_optimization_level(self: Any, value: Any) -> None:
-            self._state["optimization_level"] = _an_int(value)
 
-        @staticmethod
-        def set_profiling_verbosity(self: Any, value: Any) -> None:
-            self._state["verbosity"] = _member(world, "ProfilingVerbosity", value)
+class IBuilderConfig:
+    def set_flag(self: Any, flag: Any) -> None:
+        self._state["flags"].add(flag.name)
 
-        @staticmethod
-        def get_tactic_sources(self: Any) -> int:
-            return int(self._state["sources"])
+    def clear_flag(self: Any, flag: Any) -> None:
+        self._state["flags"].discard(flag.name)
 
-        @staticmethod
-        def set_tactic_sources(self: Any, tactic_sources: int) -> bool:
-            self._state["sources"] = tactic_sources
-            return True
+    def get_flag(self: Any, flag: Any) -> bool:
+        return flag.name in self._state["flags"]
 
-        @staticmethod
-        def set_preview_feature(self: Any, feature: Any, enable: bool) -> None:
-            self._state["preview"][feature.name] = enable
+    def set_memory_pool_limit(self: Any, pool: Any, pool_size: int) -> None:
+        self._state["workspace"] = {pool.name: pool_size}
 
-        @staticmethod
-        def create_timing_cache(self: Any, serialized_timing_cache: Any) -> Any:
-            content = bytes(serialized_timing_cache)
-            found = world.unpack("timing cache", content or world.pack("timing cache", entries={}))
-            if found is None:
-                world.error(self._logger, "6: The timing cache is corrupt")
-                return None
-            return world.make("ITimingCache", _found=found)
+    def set_max_workspace_size(self: Any, value: Any) -> None:
+        self._state["workspace"] = {"max_workspace_size": _an_int(value)}
 
-        @staticmethod
-        def set_timing_cache(self: Any, cache: Any, ignore_mismatch: bool) -> bool:
-            if not world.is_ours(cache._found) and not ignore_mismatch:
-                return False
-            self.__dict__["_cache"] = cache
-            return True
+    def set_avg_timing_iterations(self: Any, value: Any) -> None:
+        self._state["avg_timing_iterations"] = _an_int(value)
 
-        @staticmethod
-        def get_timing_cache(self: Any) -> Any:
-            return self._cache
+    def set_builder_optimization_level(self: Any, value: Any) -> None:
+        self._state["optimization_level"] = _an_int(value)
 
-    class ITimingCache:
-        @staticmethod
-        def serialize(self: Any) -> Any:
-            found = self._found
-            return world.make("IHostMemory", world.pack("timing cache", entries=found["entries"]))
+    def set_profiling_verbosity(self: Any, value: Any) -> None:
+        self._state["verbosity"] = _member(self._world, "ProfilingVerbosity", value)
 
-    class IHostMemory:
-        is_buffer = True
+    def get_tactic_sources(self: Any) -> int:
+        return int(self._state["sources"])
 
-    return {name: one for name, one in locals().items() if isinstance(one, type)}
+    def set_tactic_sources(self: Any, tactic_sources: int) -> bool:
+        self._state["sources"] = tactic_sources
+        return True
+
+    def set_preview_feature(self: Any, feature: Any, enable: bool) -> None:
+        self._state["preview"][feature.name] = enable
+
+    def create_timing_cache(self: Any, serialized_timing_cache: Any) -> Any:
+        content = bytes(serialized_timing_cache)
+        found = self._world.unpack(
+            "timing cache", content or self._world.pack("timing cache", entries={})
+        )
+        if found is None:
+            self._world.error(self._logger, "6: The timing cache is corrupt")
+            return None
+        return self._world.make("ITimingCache", _found=found)
+
+    def set_timing_cache(self: Any, cache: Any, ignore_mismatch: bool) -> bool:
+        if not self._world.is_ours(cache._found) and not ignore_mismatch:
+            return False
+        self.__dict__["_cache"] = cache
+        return True
+
+    def get_timing_cache(self: Any) -> Any:
+        return self._cache
+
+
+class ITimingCache:
+    def serialize(self: Any) -> Any:
+        found = self._found
+        return self._world.make(
+            "IHostMemory", self._world.pack("timing cache", entries=found["entries"])
+        )
+
+
+class IHostMemory:
+    is_buffer = True
 
 
 def dims(world: World, shape: tuple[int, ...]) -> Any:
@@ -333,3 +304,23 @@ def _member(world: World, name: str, value: Any) -> str:
     if not isinstance(value, world.classes[name]):
         raise TypeError(f"(): incompatible function arguments: {value!r} is no {name}")
     return str(value.name)
+
+
+#: What plays the classes, by name.
+PLAYED: dict[str, type] = {
+    one.__name__: one
+    for one in (
+        ILogger,
+        Logger,
+        Builder,
+        INetworkDefinition,
+        ILayer,
+        ITensor,
+        OnnxParser,
+        ParserError,
+        IBuilderConfig,
+        ITimingCache,
+        IHostMemory,
+        Dims,
+    )
+}

@@ -1,4 +1,4 @@
-"""What the fake parser understands of an ONNX file, and the layers that the fake builder makes of it."""
+"""What the fake parser understands of an ONNX file, and the layers that are built from it."""
 
 from __future__ import annotations
 

@@ -30,8 +30,13 @@ class Strict(type):
         return made
 
 
-def make_classes(surface: dict[str, Any], behaviours: dict[str, type]) -> dict[str, type]:
-    """Make every class of a surface; ``behaviours`` maps their names to what plays them."""
+def make_classes(
+    surface: dict[str, Any], behaviours: dict[str, type], world: Any = None
+) -> dict[str, type]:
+    """Make every class of a surface; ``behaviours`` maps their names to what plays them.
+
+    A behaviour's methods are called with the object itself, whose ``_world`` is what all share.
+    """
     classes: dict[str, type] = {}
     for name, found in surface["classes"].items():
         if found["enum"]:
@@ -41,6 +46,7 @@ def make_classes(surface: dict[str, Any], behaviours: dict[str, type]) -> dict[s
         bases = tuple(classes[base] for base in surface["classes"][name]["bases"])
         made = _make_class(name, surface["classes"][name], behaviours.get(name), bases, classes)
         classes[name] = made
+        made._world = world  # type: ignore[attr-defined]
         for inner, members in surface["classes"][name]["nested"].items():
             enum = classes.setdefault(inner, make_enum(inner, members))
             setattr(made, inner, enum)

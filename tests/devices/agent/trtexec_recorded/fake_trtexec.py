@@ -24,6 +24,8 @@ KNOWN = {
     "--explicitBatch": ((8, 0), (10, 0)),
     "--workspace": ((8, 0), (10, 0)),
     "--memPoolSize": ((8, 4), None),
+    "--minTiming": ((8, 0), (10, 0)),
+    "--avgTiming": ((8, 0), None),
     "--noTF32": ((8, 0), None),
     "--fp16": ((8, 0), (11, 0)),
     "--int8": ((8, 0), (11, 0)),

@@ -5,8 +5,9 @@ It is the strict fake of the version in $FAKE_TENSORRT.
 
 import os
 import sys
+from pathlib import Path
 
-sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from strict_tensorrt import build
 
