@@ -52,6 +52,7 @@ TRAITS: Mapping[tuple[str, str], RuntimeTraits] = {
         precisions=_TENSORRT.precisions,
         launches=_TENSORRT.launches,
         builds=True,
+        keeps_state=True,
         layer_profiles=True,
     ),
     ("pytorch", "cpu"): RuntimeTraits(launches=("plain", "compiled"), layer_profiles=True),

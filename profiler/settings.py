@@ -12,8 +12,13 @@ from profiler.errors import JobError
 from profiler.jobs import PROFILE_RULE, JobPlan, expected_s, longest_s
 from profiler.journal import JournalState
 from profiler.measurement import HALF_WIDTH
-from profiler.runtimes import GPU_HALF_WIDTH, GPU_RULE, processor_of
+from profiler.runtimes import GPU_HALF_WIDTH, GPU_RULE, processor_of, traits_of
 from profiler.statistics import median
+
+#: About what TensorRT takes to build a piece on a large GPU, and how many times as long a small one
+#: takes. For the estimate before anything is known.
+BUILD_S = 5.0
+SLOW_BUILDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +26,8 @@ class Settings:
     """``rounds`` for every job, then up to ``extra_rounds`` for those that are not settled.
 
     Everything measured again, because of drift or noise, takes at most ``extra_share`` of the time
-    of the plan; what is measured again because of drift, at most ``drift_share``.
+    of the plan; what is measured again because of drift, at most ``drift_share``. ``build_s`` is
+    about what building an engine takes, for the estimate alone.
     """
 
     rounds: int = 3
@@ -34,6 +40,7 @@ class Settings:
     half_width: float = HALF_WIDTH
     seed: int = 0
     rule: Rule = PROFILE_RULE
+    build_s: float = 0.0
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.anchor_every < 1:
@@ -51,6 +58,8 @@ def settings_for(conditions: Conditions, **chosen: Any) -> Settings:
     """The settings that suit what does the work; ``chosen`` are fields that are set otherwise."""
     if processor_of(conditions) == "gpu":
         chosen = {"rule": GPU_RULE, "half_width": GPU_HALF_WIDTH, **chosen}
+    if traits_of(conditions).builds:
+        chosen = {"build_s": BUILD_S, **chosen}
     return Settings(**chosen)
 
 
@@ -77,16 +86,19 @@ class Estimate:
 
 
 def planned_s(plan: JobPlan, settings: Settings, state: JournalState) -> float:
-    """Time of the whole plan without repetitions, from what the journal says a job takes."""
-    return len(plan.jobs) * settings.rounds * _job_s(settings, state)
+    """Time of the whole plan without repetitions: what was taken, and what the rest will take."""
+    taken = _taken_s(settings, state)
+    left = max(0, len(plan.jobs) * settings.rounds - len(taken))
+    return sum(taken) + left * _job_s(settings, state)
+
+
+def _taken_s(settings: Settings, state: JournalState) -> list[float]:
+    planned = (reply for reply in state.accepted.values() if reply.round < settings.rounds)
+    return [reply.took_s for reply in planned if reply.failure is None]
 
 
 def _job_s(settings: Settings, state: JournalState) -> float:
-    taken = [
-        reply.took_s
-        for reply in state.accepted.values()
-        if reply.samples is not None and reply.round < settings.rounds
-    ]
+    taken = _taken_s(settings, state)
     return median(taken) if taken else expected_s(settings.rule)
 
 
@@ -121,14 +133,19 @@ def estimate(plan: JobPlan, settings: Settings, state: JournalState, boards: int
     reused = sum(key in state.accepted for key in wanted)
     remaining = len(wanted) - reused
     anchors = remaining / settings.anchor_every + (boards * settings.rounds if remaining else 0)
+    built = {name for name, _ in state.accepted}
+    building_s = sum(settings.build_s for job in plan.jobs if job.id not in built)
     job_s = _job_s(settings, state)
     longest_job_s = max(job_s, longest_s(settings.rule))
+    longest_building_s = SLOW_BUILDS * building_s
     return Estimate(
         jobs=len(plan.jobs),
         rounds=settings.rounds,
         reused=reused,
         remaining=remaining,
-        remaining_s=(remaining + anchors) * job_s / boards,
-        longest_s=(remaining + anchors) * longest_job_s * (1.0 + settings.extra_share) / boards,
+        remaining_s=((remaining + anchors) * job_s + building_s) / boards,
+        longest_s=((remaining + anchors) * longest_job_s + longest_building_s)
+        * (1.0 + settings.extra_share)
+        / boards,
         boards=boards,
     )

@@ -15,7 +15,7 @@ from ssh_server import SshServer
 
 from devices.agent.protocol import Rule
 from devices.inventory import load_inventory
-from profiler.conditions import probe_conditions
+from profiler.conditions import Target, probe_conditions
 from profiler.errors import SessionError
 from profiler.schedulers import SerialScheduler
 from profiler.session import Session, SessionResult
@@ -36,9 +36,8 @@ def short_pause(seconds: float) -> None:
 def profile(folder: Path, server: SshServer, report: Report, **connection: object) -> SessionResult:
     scheduler = SerialScheduler(server.connect(**connection), pause=short_pause)
     try:
-        conditions = probe_conditions(
-            load_inventory().get("local"), scheduler, runtime="onnxruntime"
-        )
+        local = load_inventory().get("local")
+        conditions = probe_conditions(local, scheduler, Target(runtime="onnxruntime"))
         with Session(
             plan=small_plan(),
             conditions=conditions,

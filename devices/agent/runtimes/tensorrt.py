@@ -88,11 +88,12 @@ class TensorRT(Runtime):
         )
         chips.check(self._home.info, self._able.version, wanted.precision)
         self._load_cache(options)
-        plan = self._known_plan(file, options.get("engine_sha256"))
+        number = options.get("build", 0)
+        plan = None if number else self._known_plan(file, options.get("engine_sha256"))
         facts: Dict[str, Any] = {"engine_reused": plan is not None}
         built: Optional[tensorrt_build.Built] = None
         if plan is None:
-            built = self._build(file, wanted.precision, options.get("build", 0))
+            built = self._build(file, wanted.precision, number)
             plan = built.plan
             facts.update(
                 build_s=built.build_s, tactic_sources=built.tactic_sources, flags=built.flags
@@ -105,7 +106,7 @@ class TensorRT(Runtime):
             else:
                 has_products = built.has_products
             tensorrt_inspect.check(engine.inspected, wanted.precision, has_products)
-            if built is not None:
+            if built is not None and not number:  # others are measured once
                 self._keep(engines.save(file, plan), plan)
         except BaseException:
             engine.close()

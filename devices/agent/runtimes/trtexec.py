@@ -97,13 +97,13 @@ class Trtexec(Runtime):
         binary = Binary(self._binary, self._version, os.path.dirname(file))
         try:
             memory_bytes = None if gpu is None else gpu.memory_bytes
-            model = Engine(binary, file, options, trtexec_flags.workspace_mib(memory_bytes))
+            workspace_mib = trtexec_flags.workspace_mib(memory_bytes)
+            model = Engine(binary, file, options, workspace_mib, self._timing_cache)
             model.provide()
         except BaseException:
             binary.close()
             raise
-        if model.timing_cache is not None:
-            self._timing_cache = model.timing_cache
+        self._timing_cache = model.timing_cache
         return model
 
     def state(self) -> Optional[bytes]:
@@ -115,9 +115,14 @@ class Engine(Prepared):
     """An engine in a file, timed and profiled by runs of the binary."""
 
     def __init__(
-        self, binary: Binary, file: str, options: Dict[str, Any], workspace_mib: int
+        self,
+        binary: Binary,
+        file: str,
+        options: Dict[str, Any],
+        workspace_mib: int,
+        timing_cache: Optional[bytes] = None,
     ) -> None:
-        self.timing_cache: Optional[bytes] = None
+        self.timing_cache = timing_cache
         self._workspace_mib = workspace_mib
         self._binary = binary
         self._file = file
@@ -224,8 +229,12 @@ class Engine(Prepared):
         return plan
 
     def _start_cache(self) -> str:
-        """A private copy of the host's timing cache, which the build adds to."""
+        """A private copy of the timing cache, the last build's or the host's, for it to add to."""
         ours = self._binary.place("timing.cache")
+        if self.timing_cache is not None:
+            with open(ours, "wb") as stream:
+                stream.write(self.timing_cache)
+            return ours
         given = self._options.get("timing_cache")
         if given is None:
             return ours

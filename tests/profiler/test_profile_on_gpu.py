@@ -1,0 +1,174 @@
+"""A profile through real agents and workers on a simulated GPU, with a strict fake of TensorRT."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_network import compose, network_pieces, small_plan
+
+from devices.agent.protocol import Rule
+from devices.inventory import connect, load_inventory
+from latency_tables.contexts import CONTEXTS
+from profiler.conditions import Target, probe_conditions
+from profiler.profile import Profile, ProfileRequest, profile
+from profiler.schedulers import SerialScheduler
+from profiler.settings import Settings
+from profiler.workloads import build_onnx
+
+SIMULATED = Path(__file__).parents[1] / "support" / "fake_gpu"
+QUICK = Rule(
+    warmup_s=0.0, warmup_cap_s=0.01, window_s=0.0005, min_samples=10, min_total_s=0.0, cap_s=0.02
+)
+#: Rounds, and as many extra ones as rivals get.
+SETTINGS = Settings(rounds=2, extra_rounds=2, extra_share=5.0, anchor_every=10, rule=QUICK)
+
+Lines = list[Mapping[str, Any]]
+
+
+@pytest.fixture
+def simulated_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Agents that are started now find a GPU."""
+    monkeypatch.setenv("PYTHONPATH", str(SIMULATED))
+    return monkeypatch
+
+
+def run(folder: Path, target: Target, contexts: tuple[str, ...] = ("isolated",)) -> Profile:
+    device = load_inventory().get("local_gpu")
+    scheduler = SerialScheduler(connect(device))
+    try:
+        conditions = probe_conditions(device, scheduler, target)
+        request = ProfileRequest(
+            pieces=network_pieces(),
+            compose=compose,
+            build=build_onnx,
+            conditions=conditions,
+            folder=folder,
+            date="2026-01-01",
+            dshrink_version="0",
+            hold_out=3,
+            twins=0,
+            contexts=contexts,
+            settings=SETTINGS,
+        )
+        return profile(request, scheduler)
+    finally:
+        scheduler.close()
+
+
+def lines_of(folder: Path) -> Lines:
+    return [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+
+
+def built(lines: Lines, of_extra_rounds: bool) -> list[tuple[str, Mapping[str, Any]]]:
+    """(job, what was built) of each reply of the planned, or of the extra rounds."""
+    return [
+        (line["job"], line["result"]["built"])
+        for line in lines
+        if "result" in line and (line["round"] >= SETTINGS.rounds) == of_extra_rounds
+    ]
+
+
+def test_a_table_of_a_gpu_says_what_was_built_and_how_it_was_timed(
+    tmp_path: Path, simulated_gpu: pytest.MonkeyPatch
+) -> None:
+    target = Target(runtime="tensorrt", precision="fp16", launch="cuda_graph", batch=2)
+    made = run(tmp_path, target, CONTEXTS)
+    table = made.table
+    assert (table.conditions.clock, table.conditions.launch) == ("cuda_events", "cuda_graph")
+    assert (table.conditions.batch, table.conditions.statistic) == (2, "median")
+    assert table.fingerprint["gpu"]["compute_capability"] == "9.0"
+    assert set(made.tables) == set(CONTEXTS)
+    for row in made.tables["isolated"].rows:
+        # The head's only product is one of those that fp16 is for, too.
+        assert row.verdict in ("ok", "host_bound"), row.reason
+        assert "fp16" in row.built_precision
+        assert row.enqueue_ms is not None and row.enqueue_ms >= 0
+    # What the simulated GPU takes adds up but for what each launch costs.
+    for context, of_context in made.tables.items():
+        assert of_context.hold_out is not None, context
+        limit = {"isolated": 2.0, "pair": 2.0, "layers": 10.0}[context]
+        assert of_context.hold_out.mape_percent < limit, context
+
+
+def test_each_file_is_built_once_and_extra_rounds_build_anew(
+    tmp_path: Path, simulated_gpu: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path, Target(runtime="tensorrt", batch=2))
+    lines = lines_of(tmp_path)
+    planned = built(lines, of_extra_rounds=False)
+    new = Counter(facts["engine_sha256"] for _, facts in planned if not facts["engine_reused"])
+    assert set(new.values()) == {1}
+    files = {job.digest for job in small_plan(hold_out=3, twins=0).jobs}
+    assert len(new) == len(files)
+    reused = [facts for _, facts in planned if facts["engine_reused"]]
+    assert len(reused) > len(new)
+    assert {facts["engine_sha256"] for facts in reused} <= set(new)
+    assert all("build_s" in facts for _, facts in planned if not facts["engine_reused"])
+    for _, facts in built(lines, of_extra_rounds=True):
+        assert facts["engine_reused"] or "build_s" in facts
+    assert not (tmp_path / "workloads").exists(), "no engine stays behind"
+    (cache,) = tmp_path.glob("timing_cache-*.bin")
+    assert cache.stat().st_size
+
+
+def test_a_timing_cache_from_an_earlier_run_is_used(
+    tmp_path: Path, simulated_gpu: pytest.MonkeyPatch
+) -> None:
+    target = Target(runtime="tensorrt", batch=2)
+    run(tmp_path, target)
+    first = lines_of(tmp_path)
+    assert "new" in {facts["flags"]["timing_cache"] for _, facts in fresh(first)}
+    (tmp_path / "journal.jsonl").unlink()
+    run(tmp_path, target)
+    again = lines_of(tmp_path)
+    assert {facts["flags"]["timing_cache"] for _, facts in fresh(again)} == {"used"}
+
+
+def fresh(lines: Lines) -> list[tuple[str, Mapping[str, Any]]]:
+    """What was built in the planned rounds."""
+    planned = built(lines, of_extra_rounds=False)
+    return [(job, facts) for job, facts in planned if not facts["engine_reused"]]
+
+
+def test_a_finished_run_is_asked_for_nothing_when_it_is_given_again(
+    tmp_path: Path, simulated_gpu: pytest.MonkeyPatch
+) -> None:
+    target = Target(runtime="tensorrt", batch=2)
+    first = run(tmp_path, target)
+    before = len(built(lines_of(tmp_path), of_extra_rounds=False))
+    again = run(tmp_path, target)
+    assert again.session.measured == 0
+    assert len(built(lines_of(tmp_path), of_extra_rounds=False)) == before
+    assert again.table.digest == first.table.digest
+
+
+@pytest.mark.parametrize("version", ["8.2.1.8", "10.0.1", "11.0.0.114"])
+def test_the_same_command_serves_old_and_new_versions(
+    tmp_path: Path, simulated_gpu: pytest.MonkeyPatch, version: str
+) -> None:
+    simulated_gpu.setenv("FAKE_TENSORRT", version)
+    if version == "8.2.1.8":  # Hopper came with 8.5
+        simulated_gpu.setenv("SIMULATED_GPU_CAPABILITY", "7.5")
+        simulated_gpu.setenv("SIMULATED_GPU_BINDING", "libcuda")
+        simulated_gpu.setenv("SIMULATED_GPU_DRIVER", "10020")
+    made = run(tmp_path, Target(runtime="tensorrt", precision="fp16", batch=2))
+    assert made.table.conditions.runtime_version.startswith(version)
+    assert made.session.failed == 0
+    assert all("fp16" in row.built_precision for row in made.table.rows)
+    apis = {facts["api"] for _, facts in built(lines_of(tmp_path), of_extra_rounds=False)}
+    assert apis == {"bindings" if version == "8.2.1.8" else "tensors"}
+
+
+def test_a_chip_that_the_version_does_not_know_ends_the_run_with_the_one_to_install(
+    tmp_path: Path, simulated_gpu: pytest.MonkeyPatch
+) -> None:
+    simulated_gpu.setenv("SIMULATED_GPU_CAPABILITY", "7.0")
+    simulated_gpu.setenv("SIMULATED_GPU_NAME", "Tesla V100-SXM2-16GB")
+    simulated_gpu.setenv("FAKE_TENSORRT", "11.0.0.114")
+    with pytest.raises(Exception, match=r"Tesla V100-SXM2-16GB is a Volta .*10\.4"):
+        run(tmp_path, Target(runtime="tensorrt", batch=2))
