@@ -27,6 +27,7 @@ def test_the_catalog_has_the_devices_of_the_paper_at_its_batch_sizes() -> None:
     batches = {name: inventory.get(name).paper_batch for name in inventory.names}
     assert batches == {
         "local": 1,
+        "local_gpu": 128,
         "v100": 128,
         "rtx2080ti": 128,
         "tx2": 64,
@@ -46,7 +47,12 @@ def test_every_device_of_the_catalog_says_how_to_install_what_it_needs() -> None
 def test_the_oldest_supported_version_bounds_what_a_file_may_need() -> None:
     tx2, pixel3 = load_inventory().get("tx2"), load_inventory().get("pixel3")
     bounds = {name: (one.max_opset, one.max_ir) for name, one in tx2.runtimes.items()}
-    assert bounds == {"tensorrt": (13, 7), "onnxruntime": (15, 8)}
+    assert bounds == {
+        "tensorrt": (13, 7),
+        "trtexec": (13, 7),
+        "pytorch": (None, None),  # the onnx package reads all
+        "onnxruntime": (15, 8),
+    }
     assert "int8" not in tx2.precisions
     assert pixel3.runtimes["litert"].max_opset is None  # it reads no ONNX
 

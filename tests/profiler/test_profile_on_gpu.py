@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,8 @@ QUICK = Rule(
 #: Rounds, and as many extra ones as rivals get.
 SETTINGS = Settings(rounds=2, extra_rounds=2, extra_share=5.0, anchor_every=10, rule=QUICK)
 
+TARGET = Target(runtime="tensorrt", batch=2)
+
 Lines = list[Mapping[str, Any]]
 
 
@@ -35,6 +38,16 @@ def simulated_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Agents that are started now find a GPU."""
     monkeypatch.setenv("PYTHONPATH", str(SIMULATED))
     return monkeypatch
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run, fp32 and isolated; copied by those who go on with it."""
+    folder = tmp_path_factory.mktemp("first") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(SIMULATED))
+        run(folder, TARGET)
+    return folder
 
 
 def run(folder: Path, target: Target, contexts: tuple[str, ...] = ("isolated",)) -> Profile:
@@ -95,11 +108,8 @@ def test_a_table_of_a_gpu_says_what_was_built_and_how_it_was_timed(
         assert of_context.hold_out.mape_percent < limit, context
 
 
-def test_each_file_is_built_once_and_extra_rounds_build_anew(
-    tmp_path: Path, simulated_gpu: pytest.MonkeyPatch
-) -> None:
-    run(tmp_path, Target(runtime="tensorrt", batch=2))
-    lines = lines_of(tmp_path)
+def test_each_file_is_built_once_and_extra_rounds_build_anew(first_run: Path) -> None:
+    lines = lines_of(first_run)
     planned = built(lines, of_extra_rounds=False)
     new = Counter(facts["engine_sha256"] for _, facts in planned if not facts["engine_reused"])
     assert set(new.values()) == {1}
@@ -111,21 +121,19 @@ def test_each_file_is_built_once_and_extra_rounds_build_anew(
     assert all("build_s" in facts for _, facts in planned if not facts["engine_reused"])
     for _, facts in built(lines, of_extra_rounds=True):
         assert facts["engine_reused"] or "build_s" in facts
-    assert not (tmp_path / "workloads").exists(), "no engine stays behind"
-    (cache,) = tmp_path.glob("timing_cache-*.bin")
+    assert not (first_run / "workloads").exists(), "no engine stays behind"
+    (cache,) = first_run.glob("timing_cache-*.bin")
     assert cache.stat().st_size
 
 
 def test_a_timing_cache_from_an_earlier_run_is_used(
-    tmp_path: Path, simulated_gpu: pytest.MonkeyPatch
+    first_run: Path, tmp_path: Path, simulated_gpu: pytest.MonkeyPatch
 ) -> None:
-    target = Target(runtime="tensorrt", batch=2)
-    run(tmp_path, target)
-    first = lines_of(tmp_path)
-    assert "new" in {facts["flags"]["timing_cache"] for _, facts in fresh(first)}
-    (tmp_path / "journal.jsonl").unlink()
-    run(tmp_path, target)
-    again = lines_of(tmp_path)
+    assert "new" in {facts["flags"]["timing_cache"] for _, facts in fresh(lines_of(first_run))}
+    folder = shutil.copytree(first_run, tmp_path / "again")
+    (folder / "journal.jsonl").unlink()
+    run(folder, TARGET)
+    again = lines_of(folder)
     assert {facts["flags"]["timing_cache"] for _, facts in fresh(again)} == {"used"}
 
 
@@ -136,15 +144,12 @@ def fresh(lines: Lines) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def test_a_finished_run_is_asked_for_nothing_when_it_is_given_again(
-    tmp_path: Path, simulated_gpu: pytest.MonkeyPatch
+    first_run: Path, tmp_path: Path, simulated_gpu: pytest.MonkeyPatch
 ) -> None:
-    target = Target(runtime="tensorrt", batch=2)
-    first = run(tmp_path, target)
-    before = len(built(lines_of(tmp_path), of_extra_rounds=False))
-    again = run(tmp_path, target)
-    assert again.session.measured == 0
-    assert len(built(lines_of(tmp_path), of_extra_rounds=False)) == before
-    assert again.table.digest == first.table.digest
+    folder = shutil.copytree(first_run, tmp_path / "again")
+    before = len(built(lines_of(folder), of_extra_rounds=False))
+    assert run(folder, TARGET).session.measured == 0
+    assert len(built(lines_of(folder), of_extra_rounds=False)) == before
 
 
 @pytest.mark.parametrize("version", ["8.2.1.8", "10.0.1", "11.0.0.114"])
@@ -171,4 +176,4 @@ def test_a_chip_that_the_version_does_not_know_ends_the_run_with_the_one_to_inst
     simulated_gpu.setenv("SIMULATED_GPU_NAME", "Tesla V100-SXM2-16GB")
     simulated_gpu.setenv("FAKE_TENSORRT", "11.0.0.114")
     with pytest.raises(Exception, match=r"Tesla V100-SXM2-16GB is a Volta .*10\.4"):
-        run(tmp_path, Target(runtime="tensorrt", batch=2))
+        run(tmp_path, TARGET)

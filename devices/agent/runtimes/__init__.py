@@ -57,6 +57,8 @@ class Runtime(object):
 
     #: Whether it may take its process with it, and so gets one of its own (worker.py).
     ISOLATED = False
+    #: Whether ``version`` imports it; then the worker is asked for that as well.
+    VERSION_IMPORTS = False
     #: Options of a request that this runtime takes, and how each is checked.
     OPTIONS: Dict[str, Check] = {}
 
@@ -110,4 +112,4 @@ def _version(name: str) -> Optional[str]:
     runtime = get(name)
     if not runtime.is_installed():
         return None
-    return worker.version(name) if runtime.ISOLATED else runtime.version()
+    return worker.version(name) if runtime.VERSION_IMPORTS else runtime.version()

@@ -1,7 +1,7 @@
 """TensorRT 8.2 to 11 on one GPU: engines are built here, from the file, and timed by events.
 
 The GPU is looked for before ``tensorrt`` is imported: without one some versions end the process.
-What is found in one process is kept for its life: engines by their digest, and one timing cache.
+Engines are kept as files beside their models (engines.py), one timing cache for the process's life.
 Inputs and outputs stay where they are; static shapes only.
 """
 
@@ -21,14 +21,13 @@ from .tensorrt_engine import Engine, Options
 #: The status of a process whose GPU is of no more use.
 BROKEN_GPU_STATUS = 70
 MOST_BUILDS = 1000
-#: Engines kept in memory take so much of it at most: a Jetson's GPU has none of its own.
-KEPT_PLANS_BYTES = 64 << 20
 
 
 class TensorRT(Runtime):
     """Engines of TensorRT, built from ONNX files."""
 
     ISOLATED = True
+    VERSION_IMPORTS = True
     OPTIONS: Dict[str, Check] = {
         "precision": one_of("fp32", "fp16", "int8"),
         "launch": one_of("plain", "cuda_graph"),
@@ -45,7 +44,6 @@ class TensorRT(Runtime):
         self._logger: Any = None
         #: Holds the primary context for the life of the process: what TensorRT keeps is in it.
         self._home: Any = None
-        self._plans: Dict[str, bytes] = {}
         self._cache = b""
 
     def is_installed(self) -> bool:
@@ -89,7 +87,8 @@ class TensorRT(Runtime):
         chips.check(self._home.info, self._able.version, wanted.precision)
         self._load_cache(options)
         number = options.get("build", 0)
-        plan = None if number else self._known_plan(file, options.get("engine_sha256"))
+        known = None if number else options.get("engine_sha256")
+        plan = None if known is None else engines.load(file, known)
         facts: Dict[str, Any] = {"engine_reused": plan is not None}
         built: Optional[tensorrt_build.Built] = None
         if plan is None:
@@ -107,7 +106,7 @@ class TensorRT(Runtime):
                 has_products = built.has_products
             tensorrt_inspect.check(engine.inspected, wanted.precision, has_products)
             if built is not None and not number:  # others are measured once
-                self._keep(engines.save(file, plan), plan)
+                engines.save(file, plan)
         except BaseException:
             engine.close()
             raise
@@ -167,24 +166,6 @@ class TensorRT(Runtime):
         if built.cache is not None:
             self._cache = built.cache
         return built
-
-    def _known_plan(self, file: str, sha256: Optional[str]) -> Optional[bytes]:
-        if sha256 is None:
-            return None
-        if sha256 not in self._plans:
-            plan = engines.load(file, sha256)
-            if plan is None:
-                return None
-            self._keep(sha256, plan)
-            return plan
-        return self._plans[sha256]
-
-    def _keep(self, sha256: str, plan: bytes) -> None:
-        """Keep an engine in memory, and let the oldest go; the files stay."""
-        self._plans.pop(sha256, None)
-        self._plans[sha256] = plan
-        while sum(map(len, self._plans.values())) > KEPT_PLANS_BYTES:
-            del self._plans[next(iter(self._plans))]
 
     def _load_cache(self, options: Dict[str, Any]) -> None:
         """Start from the host's timing cache where this process has none of its own yet."""
