@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from dshrink.cli.profile import run_profile
@@ -32,14 +32,11 @@ def measure(case: str, contexts: Sequence[str], folder: Path, target: Target) ->
     """The tables of one network at one batch by context; those that are there are taken."""
     model, _, batch = case.partition(":")
     place = folder / f"{model}-batch{batch}"
-    if not (place / "table.json").exists():
-        wanted = Target(
-            device=target.device,
-            runtime=target.runtime,
-            precision=target.precision,
-            batch=int(batch),
-        )
+    if not (place / "table.json").exists() or load_table(place).contexts.keys() != set(contexts):
+        wanted = replace(target, batch=int(batch))
         run_profile(model, place, wanted, contexts=contexts)
+    if len(contexts) == 1:
+        return {contexts[0]: load_table(place)}
     return {context: load_table(place / context) for context in contexts}
 
 
@@ -89,7 +86,8 @@ def page(measured: Sequence[Tables]) -> str:
 
 def _line(context: str, table: LatencyTable) -> str:
     check, fit = table.hold_out, table.calibration
-    assert check is not None and fit is not None
+    if check is None or fit is None:
+        return f"| {table.model} | {table.conditions.batch} | {context} | {table.fit_reason} |"
     tau = "" if check.kendall_tau is None else f"{check.kendall_tau:.3f}"
     good = sum(row.verdict == "ok" for row in table.rows)
     return (
@@ -108,10 +106,16 @@ def main() -> None:
     parser.add_argument("--device", default="local")
     parser.add_argument("--runtime")
     parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--launch", default="plain")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--name", default="contexts_local")
     given = parser.parse_args()
-    target = Target(device=given.device, runtime=given.runtime, precision=given.precision)
+    target = Target(
+        device=given.device,
+        runtime=given.runtime,
+        precision=given.precision,
+        launch=given.launch,
+    )
     measured = [measure(case, given.context, given.out, target) for case in given.case]
     given.results.mkdir(parents=True, exist_ok=True)
     write_csv(measured, given.results / f"{given.name}.csv")

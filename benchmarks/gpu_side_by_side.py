@@ -13,16 +13,18 @@ from __future__ import annotations
 import argparse
 import csv
 import random
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from devices.agent.runtimes import RUNTIMES
+from devices.errors import DevicesError
 from dshrink.benchmark import BenchmarkResult
 from dshrink.cli.bench import run_bench
 from dshrink.version import __version__
 from profiler.conditions import Target
+from profiler.errors import ProfilerError
 from profiler.statistics import median
 
 MODEL = "mobilenetv2_140"
@@ -69,9 +71,10 @@ def measure(
     plans: Sequence[str],
     batch: int | None,
     repeats: int,
-) -> list[Turn]:
-    """Every way in every repeat, in a new order each time."""
-    turns = []
+) -> tuple[list[Turn], list[str]]:
+    """Every way in every repeat, in a new order each time; and what could not be measured."""
+    turns: list[Turn] = []
+    failed: list[str] = []
     for repeat in range(repeats):
         order = random.Random(repeat).sample(ways, len(ways))
         for way in order:
@@ -82,9 +85,25 @@ def measure(
                 launch=way.launch,
                 batch=batch,
             )
-            file = folder / f"{way.name.replace(' ', '-')}-{repeat}.csv"
-            turns.append(Turn(repeat, way, run_bench([model], plans, [], file, target)))
-    return turns
+            name = way.name.replace(" ", "-")
+            file = folder / f"{name}-{repeat}.csv"
+            _share_timing_cache(folder, name, repeat)
+            try:
+                results = run_bench([model], plans, [], file, target)
+            except (ProfilerError, DevicesError) as error:
+                failed.append(f"{way.name}, repeat {repeat}: {error}")
+            else:
+                turns.append(Turn(repeat, way, results))
+    return turns, failed
+
+
+def _share_timing_cache(folder: Path, name: str, repeat: int) -> None:
+    """What the first repeat learned from building, for the others."""
+    if repeat:
+        place = folder / f"{name}-{repeat}.journal"
+        place.mkdir(parents=True, exist_ok=True)
+        for cache in (folder / f"{name}-0.journal").glob("timing_cache-*"):
+            shutil.copy(cache, place)
 
 
 def ratios(turns: Sequence[Turn], ways: Sequence[Way]) -> Mapping[tuple[str, str], list[float]]:
@@ -102,7 +121,7 @@ def ratios(turns: Sequence[Turn], ways: Sequence[Way]) -> Mapping[tuple[str, str
     return found
 
 
-def page(turns: Sequence[Turn], ways: Sequence[Way], about: str) -> str:
+def page(turns: Sequence[Turn], ways: Sequence[Way], about: str, missing: Sequence[str]) -> str:
     """The summary as a page."""
     compared = ratios(turns, ways)
     lines = [
@@ -130,7 +149,7 @@ def page(turns: Sequence[Turn], ways: Sequence[Way], about: str) -> str:
             f"| {way} | {network} | {fps:.1f} | {median(values):.3f} | {min(values):.3f} "
             f"| {max(values):.3f} | {verdicts} | {built} |"
         )
-    failed = [
+    failed = [f"- {one}" for one in missing] + [
         f"- {turn.way.name}, {result.network}: {result.reason}"
         for turn in turns
         for result in turn.results
@@ -160,7 +179,7 @@ def main() -> None:
     parser.add_argument("--plan", nargs="*", default=["mask:" + "1" + "0" * 16])
     parser.add_argument("--batch", type=int)
     parser.add_argument("--repeats", type=int, default=REPEATS)
-    parser.add_argument("--runtime", nargs="+", choices=sorted(RUNTIMES))
+    parser.add_argument("--runtime", nargs="+", choices=sorted({way.runtime for way in WAYS}))
     parser.add_argument("--precision", nargs="+")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--name", default="gpu_side_by_side")
@@ -171,10 +190,15 @@ def main() -> None:
         if (not given.runtime or way.runtime in given.runtime)
         and (not given.precision or way.precision in given.precision)
     ]
+    if not ways:
+        known = ", ".join(way.name for way in WAYS)
+        parser.error(f"nothing is left to measure of {known}")
     given.out.mkdir(parents=True, exist_ok=True)
-    turns = measure(
+    turns, failed = measure(
         ways, given.out, given.device, given.model, given.plan, given.batch, given.repeats
     )
+    if not turns:
+        parser.error("; ".join(failed))
     first = turns[0].results[0]
     about = (
         f"{first.model} on {first.device}, batch {first.batch}, {given.repeats} repeats; "
@@ -183,7 +207,7 @@ def main() -> None:
     )
     given.results.mkdir(exist_ok=True, parents=True)
     write_csv(turns, given.results / f"{given.name}.csv")
-    text = page(turns, ways, about)
+    text = page(turns, ways, about, failed)
     (given.results / f"{given.name}.md").write_text(text)
     print(text)
 

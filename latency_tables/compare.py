@@ -74,10 +74,16 @@ def compare(a: LatencyTable, b: LatencyTable) -> Comparison:
         only_a=tuple(row.piece for key, row in rows_a.items() if key not in rows_b),
         only_b=tuple(row.piece for key, row in rows_b.items() if key not in rows_a),
         failed=tuple(rows_a[key].piece for key in common if key[:2] not in compared_places),
-        differing_conditions=a.conditions.differences(b.conditions),
+        differing_conditions=_differences(a, b),
         kendall_tau=kendall_tau(a_ms, b_ms),
         spearman_rho=spearman_rho(a_ms, b_ms),
     )
+
+
+def _differences(a: LatencyTable, b: LatencyTable) -> tuple[str, ...]:
+    """What differs between the tables' conditions, and between the contexts of their pieces."""
+    contexts = (f"context: {a.context} / {b.context}",) if a.context != b.context else ()
+    return (*a.conditions.differences(b.conditions), *contexts)
 
 
 def _by_key(table: LatencyTable) -> dict[Key, Row]:

@@ -77,15 +77,15 @@ class ContextCheck:
         )
 
 
-def best_context(checks: Mapping[str, ContextCheck]) -> str:
+def best_context(mape_percent: Mapping[str, float | None]) -> str:
     """The context with the smallest mean error; the simplest of those within ``TIE_PERCENT`` of it.
 
     Where no error is known it is the simplest. Raises TableFormatError for none at all.
     """
-    known = [name for name in CONTEXTS if name in checks]
+    known = [name for name in CONTEXTS if name in mape_percent]
     if not known:
         raise TableFormatError("no context to choose from")
-    errors = {name: e for name in known if (e := checks[name].mape_percent) is not None}
+    errors = {name: e for name in known if (e := mape_percent[name]) is not None}
     if not errors:
         return known[0]
     # Differences of decimal numbers miss their bound by a hair; that hair must not decide either.

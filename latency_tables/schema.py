@@ -36,8 +36,9 @@ LAUNCHES = ("plain", "cuda_graph", "compiled")
 #: ``quiet`` is what a piece costs while nothing else slows its core, whatever share of the time
 #: that is; on a machine of one's own both are nearly equal.
 STATISTICS = {"quiet": (0.05, 0.25), "median": (0.5, 0.5)}
-#: ``host_bound``: the device waited for the host, so the latency says little about the device.
-VERDICTS = ("ok", "noisy", "throttled", "host_bound", "failed")
+#: The worst last. ``host_bound``: the device waited for the host, so the latency says little about
+#: the device.
+VERDICTS = ("ok", "host_bound", "noisy", "throttled", "failed")
 
 
 def one_line(text: str) -> str:

@@ -222,6 +222,15 @@ class LatencyTable:
             )
         return ""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether every row that a search needs has a latency."""
+        try:
+            self._check_needed_rows()
+        except LatencyTableError:
+            return False
+        return True
+
     def _check_needed_rows(self) -> None:
         self.sum_ms("1" * self.block_count)
         for block in self.mergeable:

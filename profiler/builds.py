@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from profiler.jobs import AnyJob
 from profiler.replies import Reply
 from profiler.runtimes import traits_of
 from profiler.steps import Push, Recall, Step
+from profiler.workload_files import TIMING_CACHE_SUFFIX
 
 
 @dataclass(kw_only=True)
@@ -31,9 +32,13 @@ class Builds:
     """
 
     conditions: Conditions
+    #: Where the journal is, and where the files of this run are.
     folder: Path
+    workloads: Path
     jobs: Mapping[str, AnyJob]
     rounds: int
+    #: The jobs that extra rounds build anew.
+    rebuilt: Collection[str] = ()
     _engines: dict[tuple[str, str, int], str] = field(default_factory=dict)
     _first: dict[tuple[str, int], Mapping[str, Any]] = field(default_factory=dict)
     _handed_over: dict[str, PushedFile] = field(default_factory=dict)
@@ -50,8 +55,10 @@ class Builds:
             digest = reply.built.get("engine_sha256")
             if job is not None and "build_s" in reply.built:
                 self._first.setdefault((job.digest, job.weights_seed), reply.built)
-            if job is not None and digest and not self._is_extra(job, reply.round):
-                self._engines[_key(reply.board, job)] = str(digest)
+            if job is not None and digest:
+                key = _key(reply.board, job)
+                if reply.round < self.rounds or job.kind == "anchor" or key not in self._engines:
+                    self._engines[key] = str(digest)
             self._learned = self._learned or reply.built.get("engine_reused") is False
 
     def facts(self, job: AnyJob) -> Mapping[str, Any]:
@@ -59,13 +66,13 @@ class Builds:
         return self._first.get((job.digest, job.weights_seed), {})
 
     def options(self, board: str, job: AnyJob, number: int) -> dict[str, Any]:
-        """What the agent shall build: this run's engine, or another one in extra rounds.
+        """Which engine the agent shall take: this run's, or in extra rounds perhaps another build.
 
-        Two builds of one file need not be equally fast, so an extra round measures a new one.
+        Two builds of one file need not be equally fast.
         """
         if not self._traits.builds:
             return {}
-        if self._is_extra(job, number):
+        if number >= self.rounds and job.id in self.rebuilt:
             return {"build": number - self.rounds + 1}
         options: dict[str, Any] = {}
         if known := self._engines.get(_key(board, job)):
@@ -82,10 +89,10 @@ class Builds:
         gpu = environment.get("gpu") or {}
         about = [self.conditions.runtime, self.conditions.runtime_version, str(gpu.get("name"))]
         digest = hashlib.sha256("/".join(about).encode()).hexdigest()[:8]
-        self._cache = self.folder / f"timing_cache-{digest}.bin"
+        self._cache = self.folder / f"timing_cache-{digest}{TIMING_CACHE_SUFFIX}"
         self._handed_over.pop(board, None)
         if self._cache.exists():
-            pushed = yield Push(files=(self._cache,))
+            pushed = yield Push(files=(self._copy(self._cache),))
             assert isinstance(pushed, tuple)
             (self._handed_over[board],) = pushed
 
@@ -99,8 +106,15 @@ class Builds:
             assert isinstance(learned, bytes)
             _replace(self._cache, learned)
 
-    def _is_extra(self, job: AnyJob, number: int) -> bool:
-        return number >= self.rounds and job.kind != "anchor"
+    def _copy(self, cache: Path) -> Path:
+        """A file that stays as it is while the cache goes on to grow: agents know its digest."""
+        content = cache.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()[:16]
+        copy = self.workloads / f"{cache.stem}-{digest}{TIMING_CACHE_SUFFIX}"
+        if not copy.exists():
+            self.workloads.mkdir(parents=True, exist_ok=True)
+            _replace(copy, content)
+        return copy
 
 
 def _key(board: str, job: AnyJob) -> tuple[str, str, int]:

@@ -63,7 +63,7 @@ def probe_conditions(device: Device, scheduler: Scheduler, target: Target) -> Co
         runtime=runtime,
         runtime_version=version,
         precision=target.precision,
-        batch=target.batch or device.paper_batch,
+        batch=target.batch or _usual_batch(device, runtime),
         threads=target.threads,
         power_mode=environment.gpu_clock_mode if is_gpu else environment.clock_mode,
         clock="cuda_events" if is_gpu else clock,
@@ -75,7 +75,16 @@ def probe_conditions(device: Device, scheduler: Scheduler, target: Target) -> Co
 
 def batch_on(target: Target) -> int:
     """How many images a batch has on the target's device. Raises InventoryError."""
-    return target.batch or load_inventory().get(target.device).paper_batch
+    device = load_inventory().get(target.device)
+    return target.batch or _usual_batch(device, target.runtime or first_runtime(device))
+
+
+def _usual_batch(device: Device, runtime: str) -> int:
+    """The paper's, where the device's first runtime, which the paper is about, works on the same
+    processor; else 1."""
+    first = next(iter(device.runtimes.values()))
+    support = device.runtimes.get(runtime, first)
+    return device.paper_batch if support.processor == first.processor else 1
 
 
 def _support(device: Device, runtime: str) -> RuntimeSupport:

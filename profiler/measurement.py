@@ -108,8 +108,32 @@ class Measurement:
     def _shares(self) -> tuple[float, float]:
         return STATISTICS[self.statistic]
 
+    @cached_property
+    def _engines(self) -> tuple[str, ...]:
+        """The engine of each round that counts; "" where nothing is built."""
+        counted = self._calm if len(self._calm) >= CALM_WANTED else self.parts
+        return tuple(str(part.built.get("engine_sha256", "")) for part in counted)
+
+    @property
+    def builds(self) -> int:
+        """How many different engines were measured."""
+        return len(set(self._engines))
+
+    def _by_build_ns(self, clock: str) -> list[tuple[int, ...]]:
+        """The samples of each round; of each engine where several were built.
+
+        Else the engine that was measured in most rounds would hide what the others say.
+        """
+        rounds = self._rounds_ns(clock)
+        if self.builds < 2:
+            return rounds
+        pooled: dict[str, tuple[int, ...]] = {}
+        for engine, samples in zip(self._engines, rounds, strict=True):
+            pooled[engine] = pooled.get(engine, ()) + samples
+        return list(pooled.values())
+
     def _latency_ms(self, clock: str) -> float:
-        return latency(self._rounds_ns(clock), self._shares) / _NS_PER_MS
+        return latency(self._by_build_ns(clock), self._shares) / _NS_PER_MS
 
     def _require_samples(self) -> None:
         if not self.parts:
@@ -137,7 +161,7 @@ class Measurement:
     def _interval_ms(self) -> tuple[float, float]:
         self._require_samples()
         least = CALM_WANTED if len(self._calm) >= CALM_WANTED else AGREEING
-        low, high = latency_interval(self._rounds_ns(self.clock), self._shares, least)
+        low, high = latency_interval(self._by_build_ns(self.clock), self._shares, least)
         return low / _NS_PER_MS, high / _NS_PER_MS
 
     @property
@@ -247,6 +271,11 @@ class Measurement:
         if taken < LEAST_SAMPLES:
             return "noisy", f"{taken} samples in {self.rounds} rounds; want {LEAST_SAMPLES}"
         if self.relative_half_width > self.half_width:
+            if self.builds > 1:
+                return "noisy", (
+                    f"{self.builds} builds of it differ: known to "
+                    f"{100 * self.relative_half_width:.1f} %"
+                )
             return "noisy", (
                 f"known to {100 * self.relative_half_width:.1f} % (wanted: "
                 f"{100 * self.half_width:g} %) after {self.rounds} rounds, which differ by "

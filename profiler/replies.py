@@ -12,6 +12,12 @@ from typing import Any
 from devices.agent.health import throttle_reason
 from profiler.errors import MeasurementError
 
+#: Facts of health that say nothing about times read from a clock.
+NOT_ABOUT: Mapping[str, tuple[str, ...]] = {
+    "thread_cpu": ("quota_throttled", "gpu"),
+    "wall": ("gpu",),
+    "cuda_events": ("quota_throttled", "throttle_events"),
+}
 #: Failures that no second try mends: the same file fails in the same way.
 PERMANENT_FAILURES = (
     "missing_file",
@@ -65,10 +71,11 @@ class Samples:
         """Why the device was slower than it is while the clock ran; empty where it was not.
 
         A thread's CPU time stands still while a container's quota is used up, so that says nothing.
+        Nor does a CPU's slowdown about a GPU's own time, or the other way round.
         """
-        ignored = "quota_throttled" if clock == "thread_cpu" else ""
+        ignored = NOT_ABOUT[clock]
         before, after = (
-            {name: value for name, value in health.items() if name != ignored}
+            {name: value for name, value in health.items() if name not in ignored}
             for health in (self.health_before, self.health_after)
         )
         return throttle_reason(before, after)

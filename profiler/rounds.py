@@ -47,6 +47,8 @@ STALLS_ALLOWED = 3
 
 #: Facts about a machine that no journal may mix.
 IDENTITY = ("machine", "cpu_model", "cores", "agent_digest")
+#: The same about a GPU, where one does the work.
+GPU_IDENTITY = ("name", "compute_capability", "memory_mib", "driver")
 
 
 def _no_report(left: int, label: str) -> None:
@@ -80,9 +82,11 @@ class RoundRunner:
         self.builds = Builds(
             conditions=self.conditions,
             folder=self.workloads.folder.parent,
+            workloads=self.workloads.folder,
             jobs=self._any_job,
             rounds=self.settings.rounds,
         )
+        self.builds.note(self._state.discarded)
         self.builds.note(self._state.accepted.values())
         for log in self._state.rounds.values():
             self.builds.note(log.anchors)
@@ -91,8 +95,14 @@ class RoundRunner:
     def _state(self) -> JournalState:
         return self.journal.state
 
-    def run(self, number: int, names: Collection[str], report: Report) -> None:
-        """Measure those of the jobs that have no accepted reply in this round yet."""
+    def run(
+        self, number: int, names: Collection[str], report: Report, rebuilt: Collection[str] = ()
+    ) -> None:
+        """Measure those of the jobs that have no accepted reply in this round yet.
+
+        ``rebuilt`` are those whose engine is built anew in an extra round.
+        """
+        self.builds.rebuilt = rebuilt
         self._report = report
         self._queue = WorkQueue(self._pending(number, names), self._state.homes())
         for board in self._state.logs_of(number):
@@ -185,17 +195,22 @@ class RoundRunner:
         fingerprint = environment.fingerprint()
         for earlier in self._state.environments[:1]:
             self._check_same(board, IDENTITY, earlier, fingerprint)
+            if processor_of(self.conditions) == "gpu":
+                gpus = (earlier.get("gpu") or {}, fingerprint.get("gpu") or {})
+                self._check_same(board, GPU_IDENTITY, *gpus, of="the GPU's ")
         same_board = self._state.first_of_board.get(board, fingerprint)
         self._check_same(board, ["board"], same_board, fingerprint)
         self.journal.environment(number, board, fingerprint)
         yield from self.builds.begin(board, fingerprint)
         yield from self._push(board, [job.id for job in self.plan.anchors])
 
-    def _check_same(self, board: str, names: Iterable[str], earlier: _Facts, now: _Facts) -> None:
+    def _check_same(
+        self, board: str, names: Iterable[str], earlier: _Facts, now: _Facts, of: str = ""
+    ) -> None:
         for name in names:
             if earlier.get(name) != now.get(name):
                 raise JournalError(
-                    f"{self.journal.path} was begun where {name} is {earlier.get(name)}, on "
+                    f"{self.journal.path} was begun where {of}{name} is {earlier.get(name)}, on "
                     f"{board} it is {now.get(name)}: go on there, choose another "
                     "folder, or delete the file"
                 )
@@ -249,7 +264,8 @@ class RoundRunner:
             for job in jobs
         )
         start = self.clock()
-        limit_s = timeout_s(rule, builds=traits_of(self.conditions).builds)
+        takes_long = traits_of(self.conditions).builds or self.conditions.launch == "compiled"
+        limit_s = timeout_s(rule, builds=takes_long)
         outcomes = yield Execute(requests=tuple(requests), timeout_s=limit_s)
         assert isinstance(outcomes, tuple)
         # What was spent on broken links says nothing about what a repetition would cost.

@@ -133,11 +133,13 @@ def layers_rows(
     factor = network.latency_ms / math.fsum(typical)
     rows: dict[Piece, Row] = {}
     for number, piece in enumerate(order):
+        if not typical[number]:
+            # It was fused into others: nothing is known of it, and it is not free.
+            rows[piece] = failed_row(piece, "no layer of the profile names it", board)
+            continue
         row = _layers_row(piece, [one[number] for one in rounds], factor, network)
         if verdict != "ok":
             row = replace(row, verdict=verdict, reason=reason)
-        elif not typical[number]:
-            row = replace(row, verdict="noisy", reason="no layer of the profile names it")
         rows[piece] = replace(row, board=board)
     return rows
 

@@ -136,7 +136,7 @@ class Session:
             self._run_all_rounds(progress)
             last = self.settings.rounds + self.settings.extra_rounds
             for number in range(self.settings.rounds, last):
-                self._run_round(number, self._unsettled(number), progress)
+                self._run_extra_round(number, progress)
         finally:
             self.scheduler.close()
         measurements = {job.id: self.measurement(job.id) for job in self.plan.jobs}
@@ -176,14 +176,20 @@ class Session:
         extra = sum(number >= self.settings.rounds for _, number in accepted)
         return len(accepted), len(self._state.discarded), extra
 
-    def _run_round(self, number: int, names: Collection[str], progress: Progress) -> None:
+    def _run_round(
+        self,
+        number: int,
+        names: Collection[str],
+        progress: Progress,
+        rebuilt: Collection[str] = (),
+    ) -> None:
         rounds_left = max(0, self.settings.rounds - 1 - number)
 
         def report(pending: int, label: str) -> None:
             done = self._state.replies_taken
             progress(done, done + pending + rounds_left * len(self.plan.jobs), label)
 
-        self._rounds.run(number, names, report)
+        self._rounds.run(number, names, report, rebuilt)
 
     def _run_all_rounds(self, progress: Progress) -> None:
         for number in range(self.settings.rounds):
@@ -193,25 +199,27 @@ class Session:
         names = (job.id for job in self.plan.jobs)
         return [name for name in names if not self.measurement(name, number).given_up]
 
-    def _unsettled(self, number: int) -> list[str]:
-        """The jobs that an extra round serves, the worst first, as far as time allows."""
+    def _run_extra_round(self, number: int, progress: Progress) -> None:
+        """Measure again what is not settled, the worst first, as far as time allows.
+
+        Before those the jobs that another build may decide, in the first of these rounds.
+        """
         known = {job.id: self.measurement(job.id, number) for job in self.plan.jobs}
-        chosen = [name for name, measurement in known.items() if not measurement.settled]
-        chosen.sort(key=lambda name: -_uncertainty(known[name]))
-        if number == self.settings.rounds:
-            suspects = self.suspects(known)
-            chosen += [name for name in known if name in suspects and not known[name].given_up]
+        rebuilt: Collection[str] = ()
         if traits_of(self.conditions).builds and number < self.settings.rounds + REBUILDS:
-            rivals = self.rivals(known)
-            chosen += [name for name in known if name in rivals and not known[name].given_up]
+            rebuilt = self.rivals(known)
+        unsettled = [name for name, measurement in known.items() if not measurement.settled]
+        unsettled.sort(key=lambda name: -_uncertainty(known[name]))
+        suspects = self.suspects(known) if number == self.settings.rounds else ()
+        wanted = [name for names in (rebuilt, unsettled, suspects) for name in names]
         room_s = extra_room_s(self.plan, self.settings, self._state, before_round=number)
         affordable = []
-        for name in dict.fromkeys(chosen):
+        for name in dict.fromkeys(wanted):
             cost_s = max((reply.took_s for reply in known[name].replies), default=0.0)
-            if cost_s <= room_s:
+            if cost_s <= room_s and not known[name].given_up:
                 affordable.append(name)
                 room_s -= cost_s
-        return affordable
+        self._run_round(number, affordable, progress, rebuilt)
 
 
 def _uncertainty(measurement: Measurement) -> float:

@@ -57,7 +57,10 @@ class Settings:
 def settings_for(conditions: Conditions, **chosen: Any) -> Settings:
     """The settings that suit what does the work; ``chosen`` are fields that are set otherwise."""
     if processor_of(conditions) == "gpu":
-        chosen = {"rule": GPU_RULE, "half_width": GPU_HALF_WIDTH, **chosen}
+        # Of a GPU alone the power mode says "gpu ...", of a Jetson what nvpmodel calls it.
+        is_jetson = not conditions.power_mode.startswith("gpu ")
+        half_width = HALF_WIDTH if is_jetson else GPU_HALF_WIDTH
+        chosen = {"rule": GPU_RULE, "half_width": half_width, **chosen}
     if traits_of(conditions).builds:
         chosen = {"build_s": BUILD_S, **chosen}
     return Settings(**chosen)

@@ -75,9 +75,10 @@ def latency_interval(
 ) -> tuple[float, float]:
     """The 95 % interval of ``latency``, from the rounds that it is about.
 
-    For the median those are all rounds; for a quantile below it the calm ones, as disturbance only
-    adds: the lower half for the lower quartile, and at least ``least``. Their pooled samples give
-    the interval of the quantile within; what these rounds disagree about widens it.
+    For the median those are all rounds, and what they disagree about is the interval of their
+    median; for a quantile below it the calm ones, as disturbance only adds: the lower half for the
+    lower quartile, and at least ``least``. Their pooled samples give the interval of the quantile
+    within; what these rounds disagree about widens it.
     """
     within, across = shares
     known = sorted((quantile(samples, within), number) for number, samples in enumerate(rounds))
@@ -85,4 +86,7 @@ def latency_interval(
     pooled = sorted(value for _, number in calm for value in rounds[number])
     low, high = quantile_interval(pooled, within)
     centre = latency(rounds, shares)
-    return min(low, calm[0][0], centre), max(high, calm[-1][0], centre)
+    first, last = calm[0][0], calm[-1][0]
+    if across == 0.5:
+        first, last = quantile_interval([value for value, _ in known], across)
+    return min(low, first, centre), max(high, last, centre)

@@ -68,7 +68,24 @@ def build_tables(
     }
     checks = {context: table.contexts[context] for context, table in made.items()}
     tables = {context: replace(table, contexts=checks) for context, table in made.items()}
-    return ContextTables(tables=tables, best=best_context(checks))
+    return ContextTables(tables=tables, best=best_context(_comparable_errors(made)))
+
+
+def _comparable_errors(made: Mapping[str, LatencyTable]) -> dict[str, float | None]:
+    """The mean error of each context that may be chosen, on the networks that all of them predict.
+
+    A context with a needed row missing may not, unless all have one missing.
+    """
+    whole = {name: table for name, table in made.items() if table.is_whole}
+    chosen = whole or dict(made)
+    checks = {name: table.hold_out for name, table in chosen.items() if table.hold_out}
+    places = [{(n.keep_mask, n.padding) for n in check.networks} for check in checks.values()]
+    common = set.intersection(*places) if places else set()
+    errors: dict[str, float | None] = dict.fromkeys(chosen)
+    for name, check in checks.items():
+        networks = tuple(n for n in check.networks if (n.keep_mask, n.padding) in common)
+        errors[name] = HoldOut(networks).mape_percent if networks else None
+    return errors
 
 
 def build_table(
@@ -181,7 +198,8 @@ def _settled(
 
     The original network always takes part: the calibration goes through it.
     """
-    well = [n for n in planned if n.role == "base" or measurements[n.job_id].verdict == "ok"]
+    right = ("ok", "host_bound")
+    well = [n for n in planned if n.role == "base" or measurements[n.job_id].verdict in right]
     return well if len(well) >= LEAST_CALIBRATION else planned
 
 

@@ -14,6 +14,9 @@ from devices.agent.engines import ENGINE_SUFFIX
 from latency_tables.opspec import OpSpec
 from profiler.jobs import AnyJob, FileJob, Job
 
+#: What a timing cache's file ends with.
+TIMING_CACHE_SUFFIX = ".bin"
+
 
 class BuildFile(Protocol):
     """Serializes a piece or a whole network with weights of a seed, in the types of a precision."""
@@ -65,7 +68,7 @@ class WorkloadFolder:
 
     def delete(self) -> None:
         """Remove the files of this folder, and the folder where nothing else is in it."""
-        for pattern in ("*.onnx", "*.part", f"*{ENGINE_SUFFIX}"):
+        for pattern in ("*.onnx", "*.part", f"*{ENGINE_SUFFIX}", f"*{TIMING_CACHE_SUFFIX}"):
             for path in self.folder.glob(pattern):
                 path.unlink()
         if self.folder.exists() and not any(self.folder.iterdir()):

@@ -18,6 +18,8 @@ from dshrink.errors import DshrinkError
 if TYPE_CHECKING:
     from dshrink.benchmark import BenchmarkResult, Candidate
     from dshrink.search.plan import Plan
+    from latency_tables.schema import Conditions
+    from latency_tables.table import LatencyTable
     from profiler.conditions import Target
 
 
@@ -117,8 +119,19 @@ def run_bench(
             settings=settings_for(conditions, **BENCH_EFFORT, seed=seed),
             progress=update,
         )
+        _say_unused(loaded, conditions)
     save_results(results, out_file)
     return results
+
+
+def _say_unused(tables: Sequence[LatencyTable], conditions: Conditions) -> None:
+    """A table of other conditions predicts nothing here, and says so."""
+    for table in tables:
+        if differences := table.conditions.differences(conditions):
+            notice(
+                f"the table of {table.model} predicts nothing here: measured under other "
+                f"conditions ({'; '.join(differences)})"
+            )
 
 
 def _candidates(
@@ -175,7 +188,7 @@ def print_results(results: Sequence[BenchmarkResult]) -> None:
     for r in results:
         if r.reason:
             out.print(f"{r.network}: {r.verdict}, {r.reason}")
-    _print_built([r for r in results if r.build_s is not None])
+    _print_built([r for r in results if r.engine_mib is not None])
 
 
 def _print_built(results: Sequence[BenchmarkResult]) -> None:

@@ -80,7 +80,8 @@ def how_timed(timed: Timed) -> str:
     """ "1 thread(s), thread_cpu time" on a CPU, "cuda graph launch, hot cache" on a GPU."""
     if timed.clock == "cuda_events":
         return f"{timed.launch.replace('_', ' ')} launch, {timed.cache_mode} cache"
-    return f"{timed.threads} thread(s), {timed.clock} time"
+    compiled = "" if timed.launch == "plain" else f"{timed.launch}, "
+    return f"{compiled}{timed.threads} thread(s), {timed.clock} time"
 
 
 def summary_lines(table: LatencyTable) -> list[str]:

@@ -116,7 +116,10 @@ def describe_conditions(conditions: Conditions) -> str:
     """ "local, onnxruntime 1.31.1, fp32, batch 1, 1 thread, thread CPU time"."""
     c = conditions
     parts = [c.device, f"{c.runtime} {c.runtime_version}", c.precision, f"batch {c.batch}"]
-    parts.append(LAUNCH_LABELS[c.launch] if c.clock == "cuda_events" else threads_label(c.threads))
+    if c.clock != "cuda_events":
+        parts.append(threads_label(c.threads))
+    if c.clock == "cuda_events" or c.launch != "plain":
+        parts.append(LAUNCH_LABELS[c.launch])
     if c.power_mode != "default":
         parts.append(c.power_mode)
     if c.cache_mode != "hot":

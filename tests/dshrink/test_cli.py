@@ -417,6 +417,32 @@ def test_bench_measures_networks_plans_and_files_beside_their_predictions(
     assert [row["network"] for row in written] == [row["network"] for row in ran.data]
 
 
+SIMULATED_GPU = Path(__file__).parents[1] / "support" / "fake_gpu"
+
+
+def test_bench_on_a_gpu_tells_what_was_built_and_why_a_table_says_nothing(
+    tmp_path, dshrink, monkeypatch
+):
+    monkeypatch.setattr("dshrink.benchmark.BENCH_EFFORT", {"rounds": 2, "extra_rounds": 0})
+    monkeypatch.setenv("PYTHONPATH", str(SIMULATED_GPU))
+    save_table(made_up_table(), tmp_path / "table")
+    words = ["bench", MODEL, "--device", "local_gpu", "--resolution", 32, "--precision", "fp16"]
+    words += ["--launch", "cuda_graph", "--table", tmp_path / "table"]
+    ran = dshrink(*words, "--out", tmp_path / "r.csv", "--json")
+    assert ran.status == 0
+    (row,) = ran.data
+    assert (row["batch"], row["launch"], row["clock"]) == (128, "cuda_graph", "cuda_events")
+    assert row["built_precision"] == "fp16" and row["predicted_ms"] is None
+    assert min(row["engine_mib"], row["gpu_memory_mib"], row["build_s"], row["enqueue_ms"]) > 0
+    assert row["throughput_fps"] == pytest.approx(128_000 / row["latency_ms"])
+    assert "predicts nothing here" in ran.err and "launch: plain / cuda_graph" in ran.err
+
+
+def test_without_a_gpu_bench_says_where_to_look(tmp_path, dshrink):
+    ran = dshrink("bench", MODEL, "--device", "local_gpu", "--out", tmp_path / "r.csv")
+    check_refused(ran, "local_gpu shows no GPU", "nvidia-smi")
+
+
 def test_a_table_of_another_resolution_predicts_nothing(tmp_path):
     from dshrink.benchmark import _prediction, candidates_of
     from dshrink.models import load_network

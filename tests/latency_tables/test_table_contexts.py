@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from latency_tables.compare import compare
 from latency_tables.contexts import CONTEXTS, ContextCheck, best_context
 from latency_tables.csv_rows import format_rows
 from latency_tables.errors import TableFormatError
@@ -58,7 +59,7 @@ def table(conditions: Conditions = CONDITIONS) -> LatencyTable:
 def test_the_context_that_predicts_best_is_chosen_and_of_equals_the_simplest(
     errors: dict[str, float | None], best: str
 ) -> None:
-    assert best_context({name: check(error) for name, error in errors.items()}) == best
+    assert best_context(errors) == best
 
 
 def test_without_any_context_there_is_none_to_choose() -> None:
@@ -192,3 +193,10 @@ def test_the_command_of_a_table_asks_for_its_contexts(
         conditions=replace(CONDITIONS, clock=clock),
     )
     assert made.profile_command.endswith(f"--resolution 224 {words}--out DIR")
+
+
+def test_tables_of_different_contexts_are_compared_with_a_word_about_it() -> None:
+    made = synthetic_table([1.0, 2.0, 4.0], [0.5, None, 3.0])
+    behind = replace(made, context="pair")
+    assert compare(made, behind).differing_conditions == ("context: isolated / pair",)
+    assert compare(made, made).differing_conditions == ()

@@ -112,7 +112,7 @@ def test_json_that_is_no_conditions_is_refused(data: object) -> None:
         ("kind", "tail", "unknown kind"),
         ("block", None, "needs the number of its block"),
         ("first_layer", "a\nb", "not one line"),
-        ("verdict", "good", "not one of ok, noisy"),
+        ("verdict", "good", "not one of ok, host_bound, noisy"),
         ("verdict", "noisy", "noisy needs a reason"),
         ("verdict", "failed", "needs a reason"),
     ],

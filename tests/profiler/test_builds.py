@@ -33,7 +33,13 @@ def conditions(runtime: str = "tensorrt", version: str = "8.5.3") -> Conditions:
 
 def builds(folder: Path, jobs: list[AnyJob], of: Conditions | None = None) -> Builds:
     by_id = {one.id: one for one in jobs}
-    return Builds(conditions=of or conditions(), folder=folder, jobs=by_id, rounds=3)
+    return Builds(
+        conditions=of or conditions(),
+        folder=folder,
+        workloads=folder / "workloads",
+        jobs=by_id,
+        rounds=3,
+    )
 
 
 def reply(name: str, number: int = 0, board: str = "b", **built: Any) -> Reply:
@@ -73,11 +79,16 @@ def test_an_anchor_shares_the_engine_of_its_piece(tmp_path: Path) -> None:
     assert known.options("b", piece, 0) == {"engine_sha256": ENGINE}
 
 
-def test_extra_rounds_build_anew_and_their_engines_are_not_the_runs_own(tmp_path: Path) -> None:
+def test_extra_rounds_build_anew_what_they_are_told_to_and_keep_the_runs_own_engine(
+    tmp_path: Path,
+) -> None:
     piece = job("a")
     anchor = piece.as_anchor()
     known = builds(tmp_path, [piece, anchor])
     known.note([reply("a", engine_sha256=ENGINE)])
+    assert known.options("b", piece, 3) == {"engine_sha256": ENGINE}
+    known.rebuilt = {"a"}
+    assert known.options("b", piece, 1) == {"engine_sha256": ENGINE}
     assert known.options("b", piece, 3) == {"build": 1}
     assert known.options("b", piece, 5) == {"build": 3}
     known.note([reply("a", number=3, engine_sha256="f" * 64)])
@@ -98,6 +109,7 @@ def test_a_runtime_that_builds_nothing_is_asked_for_nothing(tmp_path: Path) -> N
     piece = job("a")
     known = builds(tmp_path, [piece], conditions("onnxruntime"))
     known.note([reply("a", engine_sha256=ENGINE, engine_reused=False)])
+    known.rebuilt = {"a"}
     assert known.options("b", piece, 4) == {}
     assert steps(known.begin("b", GPU)) == [] == steps(known.keep())
 
@@ -111,15 +123,22 @@ def test_the_timing_cache_is_kept_beside_the_journal_and_handed_to_the_next_agen
     assert steps(known.keep()) == [], "nothing was built yet"
     known.note([reply("a", engine_reused=False)])
     assert steps(known.keep(), b"learned") == [Recall(runtime="tensorrt")]
-    (cache,) = tmp_path.iterdir()
+    (cache,) = tmp_path.glob("timing_cache-*")
     assert cache.read_bytes() == b"learned"
     assert steps(known.keep()) == [], "nothing was built since"
 
     pushed = PushedFile(path="/far/cache", sha256="c" * 64)
-    assert steps(known.begin("b", GPU), (pushed,)) == [Push(files=(cache,))]
+    ((push,),) = [steps(known.begin("b", GPU), (pushed,))]
+    assert isinstance(push, Push)
+    (handed_over,) = push.files
+    known.note([reply("a", engine_reused=False)])
+    assert steps(known.keep(), b"learned more") == [Recall(runtime="tensorrt")]
+    assert cache.read_bytes() == b"learned more"
+    assert handed_over.read_bytes() == b"learned", "what an agent was told the digest of stays"
     wanted = {"timing_cache": "/far/cache", "timing_cache_sha256": "c" * 64}
     assert known.options("b", piece, 1) == wanted
     assert known.options("other board", piece, 1) == {}
+    known.rebuilt = {"a"}
     assert known.options("b", piece, 3) == {"build": 1}, "a new build starts from nothing"
 
 
@@ -129,7 +148,7 @@ def test_a_cache_that_cannot_be_had_leaves_the_old_one(tmp_path: Path) -> None:
     for answer in (b"old", None):
         known.note([reply("a", engine_reused=False)])
         steps(known.keep(), answer)
-    (cache,) = tmp_path.iterdir()
+    (cache,) = tmp_path.glob("timing_cache-*")
     assert cache.read_bytes() == b"old"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,35 @@ def test_builds_of_several_precisions_are_all_named() -> None:
     m = measurement(of_gpu(1.0), of_gpu(1.0, precision="fp16+fp32"), of_gpu(1.0))
     assert m.built_precision == "fp16 / fp16+fp32"
     assert measurement(of_gpu(1.0, precision="")).built_precision == ""
+
+
+def of_engine(device_ms: float, engine: str) -> Samples:
+    return replace(of_gpu(device_ms), built={"engine_sha256": engine})
+
+
+def test_a_lucky_build_measured_in_most_rounds_does_not_decide() -> None:
+    lucky = [of_engine(0.95, "first")] * 3
+    m = measurement(*lucky, of_engine(1.0, "second"), of_engine(1.01, "third"))
+    assert m.builds == 3 and m.latency_ms == 1.0
+    assert m.low_ms <= 0.95 and m.high_ms >= 1.01
+    assert m.verdict == "noisy" and m.reason.startswith("3 builds of it differ")
+    alike = measurement(*[of_engine(1.0, "first")] * 3, of_engine(1.001, "second"))
+    assert alike.verdict == "ok"
+
+
+def test_one_build_has_the_latency_and_spread_of_its_rounds() -> None:
+    m = measurement(*[of_engine(ms, "only") for ms in (1.0, 1.02, 1.01)])
+    assert (m.builds, m.latency_ms, m.low_ms, m.high_ms) == (1, 1.01, 1.0, 1.02)
+
+
+def test_each_processor_answers_for_its_own_throttling() -> None:
+    slowed = {"gpu": {"slowed_by": ["hardware slowdown"]}, "throttle_events": 0}
+    gpu = replace(of_gpu(1.0), cpu_ns=(1,), health_before=slowed, health_after=slowed)
+    assert "hardware slowdown" in gpu.throttled("cuda_events")
+    assert gpu.throttled("thread_cpu") == "" == gpu.throttled("wall")
+    cpu = replace(gpu, health_before={"throttle_events": 0}, health_after={"throttle_events": 2})
+    assert cpu.throttled("cuda_events") == ""
+    assert "2 time(s)" in cpu.throttled("thread_cpu")
 
 
 def test_samples_of_a_cpu_have_no_gpu_times() -> None:

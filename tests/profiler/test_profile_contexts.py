@@ -362,11 +362,13 @@ def digest_of_pair(kind: str, block: int) -> str:
 
 def test_a_pair_that_fails_fails_its_row_of_that_context_only(tmp_path: Path) -> None:
     broken = digest_of_pair("merged", 4)
-    found = build(
+    made = build(
         tmp_path,
         device(fault=lambda spec, call: "bad_model" if spec.digest == broken else None),
-    ).tables
+    )
+    found = made.tables
     failed = [row.piece for row in found["pair"].rows if row.verdict == "failed"]
+    assert made.best != "pair", "a search could not use it"
     assert failed == ["block 4 merged"]
     reason = found["pair"].row("merged", 4).reason
     assert reason == "behind block 3 original: bad_model: the script says so"
@@ -423,16 +425,18 @@ def test_a_profile_that_names_nothing_of_ours_gives_no_rows(tmp_path: Path) -> N
     }
 
 
-def test_a_piece_that_no_layer_names_is_noisy_and_above_nothing(tmp_path: Path) -> None:
+def test_a_piece_that_no_layer_names_is_not_free_but_unknown(tmp_path: Path) -> None:
     def without_head(spec: OpSpec) -> list[tuple[str, float]]:
         last = tuple(f"t{number}/" for number in range(len(spec.ops) - 2, len(spec.ops)))
         return [one for one in fused_layers(spec) if not one[0].startswith((*last, "result/"))]
 
-    found = build(tmp_path, device(layers=without_head)).tables["layers"]
+    made = build(tmp_path, device(layers=without_head))
+    found = made.tables["layers"]
     row = found.row("head")
-    assert (row.verdict, row.latency_ms) == ("noisy", FLOOR_MS)
+    assert (row.verdict, row.latency_ms) == ("failed", None)
     assert row.reason == "no layer of the profile names it"
     assert found.row("original", 5).verdict == "ok"
+    assert not found.is_whole and made.best != "layers"
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_network import compose, network_pieces, small_plan
+from small_network import compose, merged, network_pieces, original, small_plan
 
 from devices.agent.protocol import Rule
 from devices.inventory import connect, load_inventory
 from latency_tables.contexts import CONTEXTS
 from profiler.conditions import Target, probe_conditions
+from profiler.errors import JournalError
 from profiler.profile import Profile, ProfileRequest, profile
 from profiler.schedulers import SerialScheduler
 from profiler.settings import Settings
@@ -29,6 +30,8 @@ QUICK = Rule(
 SETTINGS = Settings(rounds=2, extra_rounds=2, extra_share=5.0, anchor_every=10, rule=QUICK)
 
 TARGET = Target(runtime="tensorrt", batch=2)
+#: What the first run takes for forms of a block between which another build may decide.
+RIVALS = frozenset({original(1).digest, merged(1, False).digest})
 
 Lines = list[Mapping[str, Any]]
 
@@ -46,6 +49,7 @@ def first_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("first") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(SIMULATED))
+        patch.setattr("profiler.profile.rivals", lambda plan, measurements: RIVALS)
         run(folder, TARGET)
     return folder
 
@@ -119,8 +123,9 @@ def test_each_file_is_built_once_and_extra_rounds_build_anew(first_run: Path) ->
     assert len(reused) > len(new)
     assert {facts["engine_sha256"] for facts in reused} <= set(new)
     assert all("build_s" in facts for _, facts in planned if not facts["engine_reused"])
-    for _, facts in built(lines, of_extra_rounds=True):
-        assert facts["engine_reused"] or "build_s" in facts
+    extra = [facts for job, facts in built(lines, of_extra_rounds=True) if job in RIVALS]
+    assert len(extra) == len(RIVALS) * 2
+    assert not any(facts["engine_reused"] for facts in extra)
     assert not (first_run / "workloads").exists(), "no engine stays behind"
     (cache,) = first_run.glob("timing_cache-*.bin")
     assert cache.stat().st_size
@@ -135,6 +140,17 @@ def test_a_timing_cache_from_an_earlier_run_is_used(
     run(folder, TARGET)
     again = lines_of(folder)
     assert {facts["flags"]["timing_cache"] for _, facts in fresh(again)} == {"used"}
+
+
+def test_another_gpu_does_not_go_on_with_the_journal_of_the_first(
+    first_run: Path, tmp_path: Path, simulated_gpu: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(first_run, tmp_path / "again")
+    journal = folder / "journal.jsonl"
+    journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:20]))
+    simulated_gpu.setenv("SIMULATED_GPU_NAME", "Another GPU")
+    with pytest.raises(JournalError, match=r"the GPU's name is Simulated H200, on .* Another GPU"):
+        run(folder, TARGET)
 
 
 def fresh(lines: Lines) -> list[tuple[str, Mapping[str, Any]]]:

@@ -27,7 +27,13 @@ from profiler.runtimes import (
 from profiler.schedulers import SerialScheduler
 from profiler.settings import settings_for
 
-GPU = Conditions(device="d", runtime="tensorrt", runtime_version="8.6.0", clock="cuda_events")
+GPU = Conditions(
+    device="d",
+    runtime="tensorrt",
+    runtime_version="8.6.0",
+    clock="cuda_events",
+    power_mode="gpu default",
+)
 
 
 def test_host_and_device_know_the_same_runtimes() -> None:
@@ -112,6 +118,8 @@ def test_a_gpu_is_timed_in_longer_blocks_and_to_a_narrower_interval() -> None:
     of_gpu = settings_for(GPU, seed=3)
     assert (of_gpu.rule, of_gpu.half_width, of_gpu.seed) == (GPU_RULE, 0.005, 3)
     assert of_gpu.rule.sample_s >= 0.002
+    of_jetson = settings_for(replace(GPU, power_mode="MAXN"))
+    assert (of_jetson.rule, of_jetson.half_width) == (GPU_RULE, HALF_WIDTH)
     of_cpu = settings_for(replace(GPU, runtime="onnxruntime", clock="wall"))
     assert of_cpu.half_width == HALF_WIDTH and of_cpu.rule != GPU_RULE
     assert traits_of(GPU).layer_profiles
@@ -138,6 +146,10 @@ def test_a_gpu_is_measured_at_the_papers_batch_by_its_own_clock_and_the_median()
     assert (found.batch, found.clock, found.statistic) == (128, "cuda_events", "median")
     assert (found.launch, found.cache_mode, found.power_mode) == ("plain", "hot", "gpu default")
     assert conditions(Target(runtime="tensorrt", batch=4, statistic="quiet")).batch == 4
+    assert (
+        conditions(Target(runtime="onnxruntime"), "tx2", runtimes={"onnxruntime": "1.10.0"}).batch
+        == 1
+    )
     on_cpu = conditions(Target(runtime="pytorch"), name="local")
     assert (on_cpu.batch, on_cpu.clock, on_cpu.statistic) == (1, "thread_cpu", "quiet")
 

@@ -178,13 +178,15 @@ def test_one_disturbed_round_is_no_matter_for_what_a_piece_costs_when_left_alone
     assert result.measurements[noisy].statistic == "quiet"
 
 
-def test_the_median_of_rounds_that_disagree_stays_noisy_however_many_there_are(
+def test_the_median_of_rounds_that_disagree_is_known_after_many_more(
     tmp_path: Path,
 ) -> None:
     noisy = original(0).digest
     result = run(tmp_path, disturbed_in(noisy, {1}))
     assert extra_jobs(tmp_path)
-    assert result.measurements[noisy].verdict == "noisy"
+    # With fewer than nine the interval of their median reaches to the one that is off.
+    assert result.measurements[noisy].rounds >= 9
+    assert result.measurements[noisy].verdict == "ok"
     assert result.measurements[noisy].latency_ms == pytest.approx(latency_ms(original(0)), rel=0.01)
 
 
