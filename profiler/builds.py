@@ -9,7 +9,6 @@ such file a table lies beside the journal; its name tells the version and GPU th
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Collection, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from profiler.jobs import AnyJob
 from profiler.replies import Reply
 from profiler.runtimes import traits_of
 from profiler.steps import Push, Recall, Step
-from profiler.workload_files import TIMING_CACHE_SUFFIX
+from profiler.workload_files import TIMING_CACHE_SUFFIX, write_whole
 
 
 @dataclass(kw_only=True)
@@ -104,7 +103,7 @@ class Builds:
         learned = yield Recall(runtime=self.conditions.runtime)
         if learned is not None and self._cache is not None:
             assert isinstance(learned, bytes)
-            _replace(self._cache, learned)
+            write_whole(self._cache, learned)
 
     def _copy(self, cache: Path) -> Path:
         """A file that stays as it is while the cache goes on to grow: agents know its digest."""
@@ -112,19 +111,9 @@ class Builds:
         digest = hashlib.sha256(content).hexdigest()[:16]
         copy = self.workloads / f"{cache.stem}-{digest}{TIMING_CACHE_SUFFIX}"
         if not copy.exists():
-            self.workloads.mkdir(parents=True, exist_ok=True)
-            _replace(copy, content)
+            write_whole(copy, content)
         return copy
 
 
 def _key(board: str, job: AnyJob) -> tuple[str, str, int]:
     return board, job.digest, job.weights_seed
-
-
-def _replace(path: Path, content: bytes) -> None:
-    unfinished = path.with_suffix(".part")
-    with unfinished.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)

@@ -44,7 +44,7 @@ class WorkloadFolder:
         if isinstance(job, FileJob):
             path = self.folder / f"{job.digest[:16]}.onnx"
             if not path.exists():
-                self._write(path, job.file.read_bytes())
+                write_whole(path, job.file.read_bytes())
             return path
         assert isinstance(job, Job)
         types = "" if self.precision == "fp32" else f"-{self.precision}"
@@ -54,17 +54,8 @@ class WorkloadFolder:
             content = self.build(
                 job.spec, batch=self.batch, seed=job.weights_seed, precision=self.precision
             )
-            self._write(path, content)
+            write_whole(path, content)
         return path
-
-    def _write(self, path: Path, content: bytes) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".part")
-        with unfinished.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
 
     def delete(self) -> None:
         """Remove the files of this folder, and the folder where nothing else is in it."""
@@ -73,3 +64,14 @@ class WorkloadFolder:
                 path.unlink()
         if self.folder.exists() and not any(self.folder.iterdir()):
             self.folder.rmdir()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Replace a file in one step, in a folder that is made if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part")
+    with unfinished.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)

@@ -34,7 +34,10 @@ class JobError(Exception):
     """One job cannot be done; becomes the error of its reply.
 
     ``kind`` is one of ``ERROR_TYPES``, ``message`` says what and where, ``advice`` how to mend it.
+    ``ends_process``: nothing more can be done in the process that raised it.
     """
+
+    ends_process = False
 
     def __init__(self, kind: str, message: str, advice: str) -> None:
         super(JobError, self).__init__(message)

@@ -1,4 +1,4 @@
-"""Engines as files beside the model that they were built from.
+"""Engines as files beside the model that they were built from, and how they are asked for.
 
 A serialized engine is executable: one is loaded only if its digest is the one that the request
 names, which the host knows from the reply that told of its building.  The file is called by that
@@ -9,7 +9,21 @@ import hashlib
 import os
 import tempfile
 from contextlib import suppress
-from typing import Optional
+from typing import Any, Dict, Optional
+
+from .checks import Check, absolute_path, integer, one_of, sha256_hex
+
+MOST_BUILDS = 1000
+#: Options of a request that all who build engines take.
+OPTIONS: Dict[str, Check] = {
+    "precision": one_of("fp32", "fp16", "int8"),
+    "launch": one_of("plain", "cuda_graph"),
+    "cache": one_of("hot", "cold"),
+    "build": integer(0, MOST_BUILDS),
+    "engine_sha256": sha256_hex,
+    "timing_cache": absolute_path,
+    "timing_cache_sha256": sha256_hex,
+}
 
 #: What an engine's file ends with, after the model's name and the engine's digest.
 ENGINE_SUFFIX = ".engine"
@@ -50,9 +64,23 @@ def save(model: str, plan: bytes) -> str:
 
 def load(model: str, sha256: str) -> Optional[bytes]:
     """The engine of this digest; None where it is gone, or is not what it was."""
+    return _content(path_of(model, sha256), sha256)
+
+
+def timing_cache(options: Dict[str, Any]) -> Optional[bytes]:
+    """The host's timing cache, empty where none is named; None where it is lost.
+
+    A cache only makes builds faster and alike, so a lost one is no reason to fail.
+    """
+    path = options.get("timing_cache")
+    return b"" if path is None else _content(path, options.get("timing_cache_sha256"))
+
+
+def _content(path: str, sha256: Optional[str]) -> Optional[bytes]:
+    """What a file holds; None where it is gone, or has another digest."""
     try:
-        with open(path_of(model, sha256), "rb") as stream:
-            plan = stream.read()
+        with open(path, "rb") as stream:
+            content = stream.read()
     except OSError:
         return None
-    return plan if digest_of(plan) == sha256 else None
+    return content if digest_of(content) == sha256 else None

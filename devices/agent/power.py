@@ -40,12 +40,16 @@ BY_HAND_JETSON = f"sudo nvpmodel -m {BEST_MODE} && sudo jetson_clocks"
 
 
 class Plan(NamedTuple):
-    """What to hold: in words, what sets it, and the guardian's steps that put it back."""
+    """What to hold: in words, what sets it, and the guardian's steps that put it back.
+
+    ``lock_gpu`` sets the GPU's clock to ``gpu_mhz``, where there is one.
+    """
 
     words: List[str]
     changes: List[Callable[[], None]]
     undo: List[Dict[str, Any]]
     gpu_mhz: Optional[int] = None
+    lock_gpu: Optional[Callable[[], None]] = None
 
 
 class Held(object):
@@ -79,23 +83,36 @@ def hold(root: str = "/", commands: Commands = SYSTEM, lock_path: Optional[str] 
     """Set the clocks to their highest, steady, until ``release`` or the end of this process.
 
     Raises a ``not_permitted`` error where they may not be set, and ``device_busy`` where another
-    run holds them; then nothing has changed.
+    run holds them; then nothing has changed. A GPU whose clock may not be locked is no error, for
+    it need not be what is measured: then a line says so, and how to do it by hand.
     """
     held_file = _lock(lock_path or os.path.join(tempfile.gettempdir(), LOCK_FILE))
     try:
         plan = _plan(root, commands)
         if not plan.undo:
             return Held(plan.words)
-        held = Held(plan.words, _start_guardian(plan.undo, held_file), plan.gpu_mhz)
+        held = Held(list(plan.words), _start_guardian(plan.undo, held_file))
     finally:
         os.close(held_file)  # the guardian has it too, and keeps the lock
     try:
         for change in plan.changes:
             change()
+        if plan.lock_gpu is not None:
+            _hold_gpu(held, plan.lock_gpu, plan.gpu_mhz)
     except BaseException:
         held.release()
         raise
     return held
+
+
+def _hold_gpu(held: Held, lock_gpu: Callable[[], None], mhz: Optional[int]) -> None:
+    try:
+        lock_gpu()
+    except JobError as refused:
+        held.descriptions.append(f"not held: {refused.message}; {refused.advice}")
+    else:
+        held.descriptions.append(f"GPU clock {mhz} MHz (was free)")
+        held.gpu_mhz = mhz
 
 
 def clocks(root: str = "/", commands: Commands = SYSTEM) -> Dict[str, Any]:
@@ -147,7 +164,7 @@ def _plan(root: str, commands: Commands) -> Plan:
     if jetson.is_jetson(root):
         return _jetson_plan(commands)
     cpu, gpu = _governor_plan(root), _gpu_plan(health.gpu(root) or {}, commands)
-    return Plan(cpu.words + gpu.words, cpu.changes + gpu.changes, gpu.undo + cpu.undo, gpu.gpu_mhz)
+    return Plan(cpu.words, cpu.changes, gpu.undo + cpu.undo, gpu.gpu_mhz, gpu.lock_gpu)
 
 
 def _gpu_plan(facts: Dict[str, Any], commands: Commands) -> Plan:
@@ -161,10 +178,11 @@ def _gpu_plan(facts: Dict[str, Any], commands: Commands) -> Plan:
     locked = os.path.join(folder, "locked")  # the guardian frees only what was locked
     words = tool + ["-lgc", f"{mhz},{mhz}"]
     return Plan(
-        [f"GPU clock {mhz} MHz (was free)"],
-        [functools.partial(_lock_gpu, commands, words, locked, by_hand)],
+        [],
+        [],
         [{"run": tool + ["-rgc"], "if_file": locked}, {"remove": folder}],
         mhz,
+        functools.partial(_lock_gpu, commands, words, locked, by_hand),
     )
 
 

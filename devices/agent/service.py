@@ -74,9 +74,9 @@ def serve(requests: BinaryIO, replies: BinaryIO, is_worker: bool = False) -> Non
     """Answer one reply line for each request line, in order."""
     jobs = Jobs(is_worker)
     try:
-        alarm.end_process_after(alarm.IDLE_S)
+        alarm.end_process_after(jobs.idle_s)
         for line in _lines(requests):
-            alarm.end_process_after(alarm.IDLE_S)
+            alarm.end_process_after(jobs.idle_s)
             reply, is_last = _answer(line, jobs)
             alarm.end_process_after(jobs.idle_s)
             replies.write(reply)
@@ -96,8 +96,10 @@ class Jobs(object):
         self._held: Optional[power.Held] = None
 
     @property
-    def idle_s(self) -> float:
-        """How long the host may be silent."""
+    def idle_s(self) -> Optional[float]:
+        """How long the host may be silent; a worker's agent may for ever, and dies with it."""
+        if self._is_worker:
+            return None
         return alarm.IDLE_S if self._held is None else HOLDING_IDLE_S
 
     def do(self, request: Request) -> Dict[str, Any]:
@@ -155,10 +157,27 @@ def measure(do: str, request: Measure) -> Dict[str, Any]:
 
 
 def work(do: str, request: Measure) -> Dict[str, Any]:
-    """As ``measure`` in a worker: the agent that asks has the device."""
+    """As ``measure`` in a worker: the agent that asks has the device.
+
+    After an error the runtime is asked whether this process is still of use.
+    """
     runtime = runtimes.get(request.runtime)
+    options = _check_options(runtime, request)
     alarm.end_process_after(request.timeout_s)
-    return _do_within_limit(do, runtime, request, _check_options(runtime, request))
+    try:
+        return _do_within_limit(do, runtime, request, options)
+    except Exception as error:
+        known = _as_job_error(error)
+        known.ends_process = _is_broken(runtime)
+        raise known from error
+
+
+def _is_broken(runtime: runtimes.Runtime) -> bool:
+    try:
+        return runtime.is_broken()
+    except Exception:
+        traceback.print_exc()
+        return True
 
 
 def _check_options(runtime: runtimes.Runtime, request: Measure) -> Dict[str, Any]:
@@ -247,17 +266,8 @@ def _answer(line: bytes, jobs: Jobs) -> Tuple[bytes, bool]:
         request = parse_request(message)
         return encode_result(identity, jobs.do(request)), request.do == "quit"
     except Exception as error:
-        is_last = _spends_process(error)
-        return encode_error(identity, _as_job_error(error), is_last), is_last
-
-
-def _spends_process(error: Optional[BaseException]) -> bool:
-    """Whether nothing on the GPU works in this process any more, as after an illegal address."""
-    while error is not None:
-        if getattr(error, "sticky", False):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+        known = _as_job_error(error)
+        return encode_error(identity, known, known.ends_process), known.ends_process
 
 
 def _check_file(request: Measure) -> None:

@@ -1,7 +1,7 @@
 """The folder that dshrink keeps on a device that is not the host, called ROOT.
 
     ROOT/in-use                 locked by everyone who uses ROOT, and exclusively to delete it
-    ROOT/files/<sha256>.onnx    what the host pushed
+    ROOT/files/<sha256>.onnx    what the host pushed, and beside it the engines built from it
     ROOT/agent-<digest>/        the agent itself, unpacked by the boot program
 
 No name ever comes from the host: a file is called by the digest of its content.
@@ -16,7 +16,7 @@ import stat
 import sys
 import tempfile
 from contextlib import suppress
-from typing import Any, BinaryIO, Dict, List, Optional, Tuple
+from typing import Any, BinaryIO, Dict, List, Optional, Pattern, Tuple
 
 from . import alarm
 from .checks import JobError, bad_request
@@ -37,6 +37,8 @@ IN_USE_VARIABLE = "DSHRINK_IN_USE"
 FILES = "files"
 PIECE_BYTES = 1 << 20
 _OUR_FILE = re.compile(r"[0-9a-f]{64}(\.onnx(\.[0-9a-f]{64}\.engine)?|\..+\.part)\Z")
+#: Where trtexec worked for a worker that was killed.
+_OUR_WORK = re.compile(r"trtexec-[a-z0-9_]{8}\Z")
 _OUR_AGENT = re.compile(r"agent-[0-9a-f]{16}")
 
 
@@ -229,15 +231,23 @@ def _delete_parts(folder: str) -> None:
 def _delete_files(folder: str) -> None:
     for name in _ours(folder):
         os.unlink(os.path.join(folder, name))
+    for name in _ours(folder, _OUR_WORK):
+        path = os.path.join(folder, name)
+        if _is_folder(path):
+            shutil.rmtree(path)
     with suppress(OSError):
         os.rmdir(folder)
 
 
-def _ours(folder: str) -> List[str]:
-    # A link would lead to a folder that is somebody else's.
-    if os.path.islink(folder) or not os.path.isdir(folder):
+def _ours(folder: str, pattern: Pattern[str] = _OUR_FILE) -> List[str]:
+    if not _is_folder(folder):
         return []
-    return [name for name in os.listdir(folder) if _OUR_FILE.match(name)]
+    return [name for name in os.listdir(folder) if pattern.match(name)]
+
+
+def _is_folder(path: str) -> bool:
+    # A link would lead to a folder that is somebody else's.
+    return os.path.isdir(path) and not os.path.islink(path)
 
 
 def _send(replies: BinaryIO, reply: Dict[str, Any]) -> None:

@@ -20,10 +20,11 @@ from .protocol import PROTOCOL
 AGENT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
 #: How much later than a worker's own time limit the agent's is: it then hangs in the kernel.
 GRACE_S = 10.0
-#: Finding a version imports the runtime: on a small board that takes a while, and may hang.
-VERSION_TIMEOUT_S = 45.0
+#: Finding a version imports the runtime: on a small board that takes a while, and may hang. With
+#: the time that trtexec has for the same, it stays below what the host gives to hello.
+VERSION_TIMEOUT_S = 25.0
 EXIT_PATIENCE_S = 5.0
-LAST_WORDS_BYTES = 2000
+MOST_PASSED_ON_BYTES = 1 << 16
 
 _workers: Dict[str, "Worker"] = {}
 
@@ -35,6 +36,7 @@ class Worker(object):
         self._runtime = runtime
         self._ids = count(1)
         self._said: IO[bytes] = tempfile.TemporaryFile()
+        self._passed_on = 0
         self._process = subprocess.Popen(
             [sys.executable, AGENT, "work"],
             stdin=subprocess.PIPE,
@@ -60,13 +62,14 @@ class Worker(object):
             line = b""
         if not line.endswith(b"\n"):
             raise self._death(message)
+        self._pass_on()
         reply = json.loads(line.decode("ascii"))
         assert reply["id"] == identity
         if reply["ok"]:
             result: Dict[str, Any] = reply["result"]
             return result
         if reply.get("last"):
-            self._process.wait()
+            self._end()
         error = reply["error"]
         raise JobError(error["type"], error["message"], error["advice"])
 
@@ -77,20 +80,22 @@ class Worker(object):
             self._process.stdin.close()
         except BrokenPipeError:
             pass
-        try:
-            self._process.wait(EXIT_PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._end()
         self._process.stdout.close()
         self._said.close()
 
-    def _death(self, message: Dict[str, Any]) -> JobError:
+    def _end(self) -> int:
+        """Wait for its end, kill it if that does not come; returns its status."""
         try:
-            status = self._process.wait(EXIT_PATIENCE_S)
-        except subprocess.TimeoutExpired:  # it closed its output and lives on
+            return self._process.wait(EXIT_PATIENCE_S)
+        except subprocess.TimeoutExpired:
             self._process.kill()
-            status = self._process.wait()
+            return self._process.wait()
+
+    def _death(self, message: Dict[str, Any]) -> JobError:
+        status = self._end()
+        said = self._pass_on().strip().splitlines()
+        last_words = f"; its last words: {said[-1][-300:]}" if said else ""
         what = message.get("file", "its version")
         if status == -signal.SIGALRM:
             return JobError(
@@ -100,15 +105,22 @@ class Worker(object):
             )
         return JobError(
             "worker_crashed",
-            f"{self._runtime} ended its process {_how(status)} with {what}{self._last_words()}",
+            f"{self._runtime} ended its process {_how(status)} with {what}{last_words}",
             "the runtime cannot build or run this model here; other jobs go on in a new process",
         )
 
-    def _last_words(self) -> str:
+    def _pass_on(self) -> str:
+        """Write to our standard error what it wrote to its own since the last time; returns that.
+
+        Of a flood only the end: native libraries can be talkative.
+        """
         size = self._said.seek(0, os.SEEK_END)
-        self._said.seek(max(0, size - LAST_WORDS_BYTES))
-        lines = self._said.read().decode("utf-8", "replace").strip().splitlines()
-        return f"; its last words: {lines[-1][-300:]}" if lines else ""
+        start, self._passed_on = max(self._passed_on, size - MOST_PASSED_ON_BYTES), size
+        self._said.seek(start)
+        said = self._said.read(size - start).decode("utf-8", "replace")
+        sys.stderr.write(said)
+        sys.stderr.flush()
+        return said
 
 
 def ask(runtime: str, message: Dict[str, Any]) -> Dict[str, Any]:
@@ -128,7 +140,7 @@ def version(runtime: str) -> Optional[str]:
     """The runtime's version; None where it does not import, or takes its process with it."""
     try:
         found = ask(runtime, {"do": "version", "runtime": runtime})["version"]
-    except JobError:
+    except (JobError, OSError):  # there may be no room for another process
         return None
     return None if found is None else str(found)
 

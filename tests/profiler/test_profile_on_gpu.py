@@ -38,8 +38,9 @@ Lines = list[Mapping[str, Any]]
 
 @pytest.fixture
 def simulated_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Agents that are started now find a GPU."""
+    """Agents that are started now find a GPU, and RIVALS are built more than once."""
     monkeypatch.setenv("PYTHONPATH", str(SIMULATED))
+    monkeypatch.setattr("profiler.profile.rivals", lambda plan, measurements: RIVALS)
     return monkeypatch
 
 

@@ -82,6 +82,10 @@ class Runtime(object):
         """What an exception of this runtime means; None where it says nothing special."""
         return None
 
+    def is_broken(self) -> bool:
+        """Whether nothing more works in this process, as after an illegal address on the GPU."""
+        return False
+
     def state(self) -> Optional[bytes]:
         """What later builds should start from, as TensorRT's timing cache; None where nothing."""
         return None

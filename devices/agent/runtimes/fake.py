@@ -15,6 +15,8 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 from ..checks import JobError
 from . import Prepared, Runtime
 
+SPENT = "an illegal memory access was encountered"
+
 
 class FakeRuntime(Runtime):
     """Does what the file says."""
@@ -51,11 +53,21 @@ class IsolatedFake(FakeRuntime):
 
     def __init__(self) -> None:
         self._prepared = 0
+        self._is_broken = False
 
     def prepare(self, file: str, threads: int, seed: int, options: Dict[str, Any]) -> Prepared:
         """As ever, and remember that it was done."""
         self._prepared += 1
         return super(IsolatedFake, self).prepare(file, threads, seed, options)
+
+    def failure(self, error: Exception) -> Optional[JobError]:
+        """Remember an error after which nothing works."""
+        self._is_broken = str(error) == SPENT
+        return None
+
+    def is_broken(self) -> bool:
+        """Whether there was such an error."""
+        return self._is_broken
 
     def state(self) -> Optional[bytes]:
         """How many files this process has prepared."""
@@ -125,9 +137,7 @@ def fail(script: Dict[str, Any]) -> None:
 
 def spend(script: Dict[str, Any]) -> None:
     """Fail as CUDA does after an illegal address: nothing works in this process any more."""
-    error = RuntimeError("an illegal memory access was encountered")
-    error.sticky = True  # type: ignore[attr-defined]
-    raise error
+    raise RuntimeError(SPENT)
 
 
 def chatter(script: Dict[str, Any]) -> None:

@@ -19,10 +19,6 @@ from . import Prepared, Runtime, onnx_in_torch
 from .external_data import refuse_external_data
 from .torch_model import Chosen, TorchModel, is_memory
 
-#: After one of these no call to the GPU works any more in this process.
-BROKEN_GPU_WORDS = ("CUDA error:", "CUDNN_STATUS_EXECUTION_FAILED")
-BROKEN_GPU_STATUS = 70
-
 
 class PyTorch(Runtime):
     """ONNX files as modules of PyTorch."""
@@ -99,12 +95,15 @@ class PyTorch(Runtime):
         model.check_shapes(file)
         model.built["build_s"] = time.perf_counter() - start
         if memory is not None:
+            # Not of the warm-up: cuDNN tries algorithms there that want far more.
+            torch.cuda.reset_peak_memory_stats()
+            model.run(1)
             peak = int(torch.cuda.max_memory_allocated())
-            model.built["device_memory_bytes"] = peak - memory
+            model.built["device_memory_bytes"] = max(0, peak - memory)
         return model
 
     def failure(self, error: Exception) -> Optional[JobError]:
-        """Recognise memory that could not be had; leave a process whose GPU is of no more use."""
+        """Recognise memory that could not be had."""
         said = str(error)
         if is_memory(error):
             return JobError(
@@ -112,11 +111,17 @@ class PyTorch(Runtime):
                 f"PyTorch could not have the memory this model needs: {clip(said)}",
                 "use a smaller batch or resolution",
             )
-        if any(words in said for words in BROKEN_GPU_WORDS):
-            sys.stderr.write(f"PyTorch cannot use the GPU any more: {said.splitlines()[0]}\n")
-            sys.stderr.flush()
-            os._exit(BROKEN_GPU_STATUS)
         return None
+
+    def is_broken(self) -> bool:
+        """Whether no call to the GPU works any more."""
+        if self._torch is None or not self._torch.cuda.is_initialized():
+            return False
+        try:
+            self._torch.cuda.synchronize()
+        except RuntimeError:
+            return True
+        return False
 
     def _device(self, chosen: Chosen) -> Any:
         torch = self._torch

@@ -5,22 +5,16 @@ Engines are kept as files beside their models (engines.py), one timing cache for
 Inputs and outputs stay where they are; static shapes only.
 """
 
-import hashlib
 import importlib
 import importlib.util
-import os
 import sys
 from typing import Any, Dict, Optional
 
 from .. import chips, cuda, engines
-from ..checks import Check, JobError, absolute_path, integer, one_of, sha256_hex
+from ..checks import JobError
 from . import Prepared, Runtime, tensorrt_api, tensorrt_build, tensorrt_inspect
 from .external_data import refuse_external_data
 from .tensorrt_engine import Engine, Options
-
-#: The status of a process whose GPU is of no more use.
-BROKEN_GPU_STATUS = 70
-MOST_BUILDS = 1000
 
 
 class TensorRT(Runtime):
@@ -28,15 +22,7 @@ class TensorRT(Runtime):
 
     ISOLATED = True
     VERSION_IMPORTS = True
-    OPTIONS: Dict[str, Check] = {
-        "precision": one_of("fp32", "fp16", "int8"),
-        "launch": one_of("plain", "cuda_graph"),
-        "cache": one_of("hot", "cold"),
-        "build": integer(0, MOST_BUILDS),
-        "engine_sha256": sha256_hex,
-        "timing_cache": absolute_path,
-        "timing_cache_sha256": sha256_hex,
-    }
+    OPTIONS = engines.OPTIONS
 
     def __init__(self) -> None:
         self._trt: Any = None
@@ -85,7 +71,7 @@ class TensorRT(Runtime):
             seed=seed,
         )
         chips.check(self._home.info, self._able.version, wanted.precision)
-        self._load_cache(options)
+        is_lost = self._load_cache(options)
         number = options.get("build", 0)
         known = None if number else options.get("engine_sha256")
         plan = None if known is None else engines.load(file, known)
@@ -94,6 +80,8 @@ class TensorRT(Runtime):
         if plan is None:
             built = self._build(file, wanted.precision, number)
             plan = built.plan
+            if is_lost and not number:
+                built.flags["timing_cache"] = "lost"
             facts.update(
                 build_s=built.build_s, tactic_sources=built.tactic_sources, flags=built.flags
             )
@@ -114,13 +102,9 @@ class TensorRT(Runtime):
         return engine
 
     def failure(self, error: Exception) -> Optional[JobError]:
-        """Recognise memory that could not be had; leave a process whose GPU is of no more use."""
+        """Recognise memory that could not be had."""
         if isinstance(error, cuda.GpuError) and error.out_of_memory:
             return tensorrt_build.out_of_memory(str(error))
-        if self._is_broken(error):
-            sys.stderr.write(f"TensorRT cannot use the GPU any more: {error}\n")
-            sys.stderr.flush()
-            os._exit(BROKEN_GPU_STATUS)
         if isinstance(error, MemoryError) or tensorrt_build.says_out_of_memory(str(error)):
             return tensorrt_build.out_of_memory(str(error))
         return None
@@ -129,16 +113,9 @@ class TensorRT(Runtime):
         """The timing cache, serialized; None before the first build with it."""
         return self._cache or None
 
-    def state_key(self) -> str:
-        """What a timing cache is for: it is of no use to another version or GPU."""
-        self.load()
-        return f"{self._able.version} on {self._home.info.name}"
-
-    def _is_broken(self, error: Exception) -> bool:
+    def is_broken(self) -> bool:
         """Whether no call to the GPU works any more; TensorRT's own errors do not say it."""
         try:
-            if isinstance(error, cuda.GpuError):
-                raise error
             if self._home is not None:
                 self._home.synchronize(None)
         except cuda.GpuError as found:
@@ -167,26 +144,13 @@ class TensorRT(Runtime):
             self._cache = built.cache
         return built
 
-    def _load_cache(self, options: Dict[str, Any]) -> None:
-        """Start from the host's timing cache where this process has none of its own yet."""
-        path = options.get("timing_cache")
-        if path is None or self._cache:
-            return
-        try:
-            with open(path, "rb") as stream:
-                content = stream.read()
-        except OSError as error:
-            raise JobError(
-                "missing_file",
-                f"the timing cache {path} cannot be read: {error.strerror}",
-                "push the file to the device before asking for a measurement that names it",
-            ) from error
-        digest = hashlib.sha256(content).hexdigest()
-        if digest != options.get("timing_cache_sha256"):
-            raise JobError(
-                "wrong_digest",
-                f"the timing cache {path} has the SHA-256 {digest}, the request says "
-                f"{options.get('timing_cache_sha256')}",
-                "the file changed or arrived damaged: push it again",
-            )
-        self._cache = content
+    def _load_cache(self, options: Dict[str, Any]) -> bool:
+        """Start from the host's timing cache where this process has none of its own yet.
+
+        Returns whether it should have done so, and could not.
+        """
+        if self._cache:
+            return False
+        found = engines.timing_cache(options)
+        self._cache = found or b""
+        return found is None

@@ -112,6 +112,21 @@ def set_precision(trt: Any, able: Capabilities, config: Any, precision: str) -> 
     return flags
 
 
+def set_io(trt: Any, able: Capabilities, network: Any, precision: str) -> Dict[str, str]:
+    """Make floating inputs and outputs fp16 where the layers may be; returns a flag that says so.
+
+    They stay fp32 in a weakly typed network otherwise, and each is converted in every run.
+    """
+    if not (able.precision_flags and precision == "fp16"):
+        return {}
+    tensors = [network.get_input(index) for index in range(network.num_inputs)]
+    tensors += [network.get_output(index) for index in range(network.num_outputs)]
+    for tensor in tensors:
+        if tensor.dtype == trt.DataType.FLOAT:
+            tensor.dtype = trt.DataType.HALF
+    return {"io": "fp16"}
+
+
 def set_tactics(
     trt: Any, able: Capabilities, config: Any, environment: Mapping[str, str] = os.environ
 ) -> List[str]:

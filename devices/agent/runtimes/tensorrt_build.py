@@ -16,6 +16,7 @@ from .tensorrt_api import (
     network_flags,
     parser_error_node,
     set_detail,
+    set_io,
     set_precision,
     set_tactics,
     set_workspace,
@@ -117,6 +118,7 @@ def build(
     set_workspace(trt, able, config, workspace)
     config.avg_timing_iterations = AVERAGED_TIMINGS
     flags: Dict[str, Any] = dict(set_precision(trt, able, config, precision))
+    flags.update(set_io(trt, able, network, precision))
     flags.update(workspace_bytes=workspace, avg_timing_iterations=AVERAGED_TIMINGS)
     if set_detail(trt, able, config, OPTIMIZATION_LEVEL):
         flags["optimization_level"] = OPTIMIZATION_LEVEL

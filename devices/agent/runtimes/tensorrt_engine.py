@@ -30,6 +30,8 @@ ELEMENTS: Dict[str, Tuple[int, str]] = {
 #: So many numbers are drawn, and repeated: 20 million for a batch would take Python a minute. It
 #: is a prime, so that no two rows or channels of a tensor are alike.
 DRAWN = 65537
+#: They are copied to the GPU so often at once.
+COPIED = 16
 
 
 class Options(NamedTuple):
@@ -56,6 +58,8 @@ class Engine(Prepared):
         self._context: Any = None
         self._runtime: Any = None
         self._gpu: Any = cuda.open_gpu()
+        #: What the graph belongs to, and goes with, before the context whose work it launches.
+        self._graph: Any = None
         try:
             self._prepare(plan)
         except BaseException:
@@ -79,19 +83,13 @@ class Engine(Prepared):
         return timing.measure(self.enqueue, rule, clocks)
 
     def layers(self, passes: int) -> List[Tuple[str, List[int]]]:
-        """Each layer's ns by TensorRT's profiler, launched one by one in a context of its own."""
-        context = self._new_context()
-        enqueue = self._checked(self._enqueuer(context))
-        enqueue()  # the first run sets things up
-        self._gpu.synchronize(self._stream)
-        reports: List[List[Tuple[str, int]]] = []
-        profiler = _profiler(self._trt, reports)
-        context.profiler = profiler
-        for _ in range(passes):
-            reports.append([])
-            enqueue()
-            self._gpu.synchronize(self._stream)
-        del enqueue, context
+        """Each layer's ns by TensorRT's profiler, launched one by one in a context of its own.
+
+        It has the memory that the runs' context had, which is made anew afterwards.
+        """
+        self._stop()
+        reports = self._profile(passes)
+        self._start()
         names = [name for name, _ in reports[0]]
         if not names or any([name for name, _ in one] != names for one in reports):
             raise RuntimeError("TensorRT's profiler did not tell of the same layers in each run")
@@ -110,12 +108,44 @@ class Engine(Prepared):
         }
 
     def close(self) -> None:
-        """Give back contexts, then the engine, then its runtime, then memory and stream."""
-        self._launch = _closed
-        self._context = None
+        """Give back graph and context, then the engine, then its runtime, then the memory."""
+        self._stop()
         self._engine = None
         self._runtime = None
         self._gpu.close()
+
+    def _start(self) -> None:
+        """Make the context, and the graph, that runs are launched by."""
+        self._context = self._new_context()
+        self._launch = self._checked(self._enqueuer(self._context))
+        self.run(1)  # the first run sets things up, and cannot be captured
+        if self._options.launch == "cuda_graph":
+            self._graph = cuda.open_gpu()
+            self._launch = self._captured()
+            self.run(1)
+
+    def _stop(self) -> None:
+        """Give back the graph and the context."""
+        self._launch = _closed
+        if self._graph is not None:
+            self._graph.close()
+            self._graph = None
+        self._context = None
+
+    def _profile(self, passes: int) -> List[List[Tuple[str, int]]]:
+        """Each pass's layers and their ns, from a context that is gone afterwards."""
+        context = self._new_context()
+        enqueue = self._checked(self._enqueuer(context))
+        enqueue()  # the first run sets things up
+        self._gpu.synchronize(self._stream)
+        reports: List[List[Tuple[str, int]]] = []
+        profiler = _profiler(self._trt, reports)
+        context.profiler = profiler
+        for _ in range(passes):
+            reports.append([])
+            enqueue()
+            self._gpu.synchronize(self._stream)
+        return reports
 
     def _prepare(self, plan: bytes) -> None:
         free = self._gpu.memory_free_bytes()
@@ -128,12 +158,7 @@ class Engine(Prepared):
         tensors = tensorrt_api.tensors_of(self._trt, self._api, self._engine)
         self._buffers = [(one, self._filled(one, number)) for number, one in enumerate(tensors)]
         self._stream = self._gpu.stream()
-        self._context = self._new_context()
-        self._launch = self._checked(self._enqueuer(self._context))
-        self.run(1)  # the first run sets things up, and cannot be captured
-        if self._options.launch == "cuda_graph":
-            self._launch = self._captured()
-            self.run(1)
+        self._start()
         self.built: Dict[str, Any] = {
             "precision": self.inspected.precision,
             "precision_layers": self.inspected.precision_layers,
@@ -168,16 +193,15 @@ class Engine(Prepared):
 
     def _captured(self) -> Callable[[], None]:
         try:
-            launch: Callable[[], None] = self._gpu.capture(self._stream, self._launch)
+            launch: Callable[[], None] = self._graph.capture(self._stream, self._launch)
             return launch
         except (cuda.GpuError, RuntimeError) as error:
-            problem = str(error)
-        # Not from the except clause: that error's frames would hold the context.
-        raise JobError(
-            "bad_request",
-            f"this engine cannot be captured as a CUDA graph: {problem}",
-            "measure it with launch=plain",
-        )
+            error.__traceback__ = None  # its frames hold the context
+            raise JobError(
+                "bad_request",
+                f"this engine cannot be captured as a CUDA graph: {error}",
+                "measure it with launch=plain",
+            ) from error
 
     def _filled(self, tensor: Tensor, number: int) -> int:
         """Allocate a tensor's memory; fill it with numbers of the seed if it is an input."""
@@ -185,14 +209,25 @@ class Engine(Prepared):
             raise bad_request(f"tensor {tensor.name!r} is a {tensor.element}, unknown to the agent")
         pointer = int(self._gpu.alloc(_bytes(tensor)))
         if tensor.is_input:
-            self._gpu.to_device(pointer, random_input(tensor, self._options.seed + number))
+            piece = _drawn(tensor, self._options.seed + number) * COPIED
+            for at in range(0, _bytes(tensor), len(piece)):
+                self._gpu.to_device(pointer + at, piece[: _bytes(tensor) - at])
         else:
             self._gpu.fill(pointer, 0, _bytes(tensor))
         return pointer
 
 
 def random_input(tensor: Tensor, seed: int) -> bytes:
-    """Normal numbers for floats, zeros and ones for the rest, which every index allows."""
+    """All that an input holds."""
+    block = _drawn(tensor, seed)
+    return (block * -(-_bytes(tensor) // len(block)))[: _bytes(tensor)]
+
+
+def _drawn(tensor: Tensor, seed: int) -> bytes:
+    """Normal numbers for floats, zeros and ones for the rest, which every index allows.
+
+    An input is as many of these blocks as it takes, the last cut off.
+    """
     code = ELEMENTS[tensor.element][1]
     if not code:
         raise JobError(
@@ -201,14 +236,12 @@ def random_input(tensor: Tensor, seed: int) -> bytes:
             "export the model with float, half or integer inputs",
         )
     draw = random.Random(seed)
-    count = _count(tensor)
-    drawn = min(count, DRAWN)
+    drawn = max(1, min(_count(tensor), DRAWN))
     if code in "fe":
         values: List[Any] = [draw.gauss(0.0, 1.0) for _ in range(drawn)]
     else:
         values = [draw.randrange(2) for _ in range(drawn)]
-    block = struct.pack(f"<{drawn}{code}", *values)
-    return (block * -(-count // max(1, drawn)))[: _bytes(tensor)]
+    return struct.pack(f"<{drawn}{code}", *values)
 
 
 def _profiler(trt: Any, reports: List[List[Tuple[str, int]]]) -> Any:

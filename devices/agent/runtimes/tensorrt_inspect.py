@@ -24,6 +24,8 @@ _TYPES = (
 )
 #: Layers that multiply: convolutions are "correlation" too where Myelin compiled them.
 _MULTIPLIES = re.compile(r"conv|gemm|correlation|matrix|fully_?connected|fprop|dgrad", re.I)
+#: What Myelin compiled as a whole: what is in it is not told.
+_OPAQUE = re.compile(r"^(?:myelin|foreignnode)\b|\{ForeignNode\[|__myl", re.I)
 #: Those that only move data, whatever their names hold.
 _MOVES = re.compile(r"reformat|noop|constant|shuffle|copy|signal|wait|cast", re.I)
 #: Kernels that round fp32 to TF32: CASK's and CUTLASS's names for them.
@@ -31,12 +33,17 @@ _TF32 = re.compile(r"tf32|s1688|tfloat32", re.I)
 
 
 class Layer(NamedTuple):
-    """A layer: the precision it computes in ("" where that is not told), whether it multiplies."""
+    """A layer: the precision it computes in ("" where that is not told), whether it multiplies.
+
+    One that is ``opaque`` may do so; of one without details the name alone is known.
+    """
 
     name: str
     precision: str
     multiplies: bool
     tactic: str
+    opaque: bool
+    has_details: bool
 
 
 class Inspected(NamedTuple):
@@ -45,9 +52,14 @@ class Inspected(NamedTuple):
     layers: Tuple[Layer, ...]
 
     @property
+    def multiplying(self) -> List[Layer]:
+        """Layers that multiply, and those that may."""
+        return [layer for layer in self.layers if layer.multiplies or layer.opaque]
+
+    @property
     def precision_layers(self) -> Dict[str, int]:
         """Layers a precision: those that multiply, or all that compute where none does."""
-        counted = [layer for layer in self.layers if layer.multiplies] or list(self.layers)
+        counted = self.multiplying or list(self.layers)
         found: Dict[str, int] = {}
         for layer in counted:
             if layer.precision:
@@ -84,16 +96,39 @@ def check(inspected: Inspected, precision: str, has_products: bool) -> None:
 
     ``has_products``: the network multiplies (a convolution, a linear layer).
     """
-    multiplying = [layer for layer in inspected.layers if layer.multiplies]
+    if not all(layer.has_details for layer in inspected.layers):
+        raise JobError(
+            "runtime_error",
+            f"the engine inspector gives no details of its {len(inspected.layers)} layers, so "
+            f"there is no proof that they are in {precision}",
+            "build the engine anew: it must be built with detailed profiling verbosity",
+        )
+    computing = [layer for layer in inspected.layers if layer.precision]
+    right = [layer for layer in computing if layer.precision == precision]
     if precision == "fp32":
-        wrong = [layer for layer in inspected.layers if layer.precision not in ("", "fp32")]
+        wrong = [layer for layer in computing if layer not in right]
         if wrong:
             shown = ", ".join(f"{one.name!r} in {one.precision}" for one in wrong[:3])
             raise _wrong(precision, inspected, f"{len(wrong)} layers are not in fp32: {shown}")
         return
-    if has_products and not any(layer.precision == precision for layer in multiplying):
-        why = f"none of its {len(multiplying)} layers that multiply is in {precision}"
+    if precision == "fp16" and computing and not right:
+        why = f"none of its {len(computing)} layers that compute is in fp16"
         raise _wrong(precision, inspected, why)
+    if has_products:
+        _check_products(inspected, precision)
+
+
+def _check_products(inspected: Inspected, precision: str) -> None:
+    """Half of the products in fp16 at least; one in int8, where files ask for fp ones as well."""
+    multiplying = inspected.multiplying
+    right = [layer for layer in multiplying if layer.precision == precision]
+    if not right:
+        why = f"none of its {len(multiplying)} layers that multiply is in {precision}"
+    elif precision == "fp16" and 2 * len(right) < len(multiplying):
+        why = f"only {len(right)} of its {len(multiplying)} layers that multiply are in fp16"
+    else:
+        return
+    raise _wrong(precision, inspected, why)
 
 
 def _wrong(asked: str, inspected: Inspected, why: str) -> JobError:
@@ -107,16 +142,18 @@ def _wrong(asked: str, inspected: Inspected, why: str) -> JobError:
 
 def _layer(found: Any) -> Layer:
     if not isinstance(found, dict):
-        return Layer(str(found), "", False, "")
+        return Layer(str(found), "", False, "", False, False)
     name = str(found.get("Name", ""))
     tactic = str(found.get("TacticName") or found.get("TacticValue") or "")
     kind = f"{found.get('LayerType', '')} {found.get('ParameterType', '')}"
     moves = bool(_MOVES.search(kind))
     multiplies = not moves and bool(_MULTIPLIES.search(f"{kind} {found.get('TacticName', '')}"))
     precision = "" if moves else _precision(found)
-    if precision == "fp32" and multiplies and _TF32.search(tactic):
+    # Tactics without a name do not tell; there the builder's flag, which is off, stands for it.
+    if precision in ("", "fp32") and not moves and _TF32.search(str(found.get("TacticName", ""))):
         precision = "tf32"
-    return Layer(name, precision, multiplies, tactic)
+    opaque = not moves and bool(_OPAQUE.search(kind) or _OPAQUE.search(name))
+    return Layer(name, precision, multiplies, tactic, opaque, True)
 
 
 def _precision(found: Dict[str, Any]) -> str:

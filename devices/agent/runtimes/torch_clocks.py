@@ -1,50 +1,55 @@
-"""A GPU's clocks for work that PyTorch launches: its events, on the stream that it uses.
+"""PyTorch's GPU for the event clocks: its events, on the stream that it uses.
 
-As ``cuda/clocks.py``, which needs no PyTorch: ``run(n)`` enqueues, the events stand on both sides.
+So what PyTorch runs is timed as what TensorRT runs is (cuda/clocks.py), by the same code.
 """
 
-import time
-from typing import Any, List, Tuple
-
-from ..timing import Clocks, Run, Sample
-
-#: Twice the largest L2 cache of the GPUs whose size old versions of PyTorch do not tell.
-FLUSH_BYTES = 128 << 20
+from typing import Any, Dict, NamedTuple, Optional
 
 
-class TorchEventClocks(Clocks):
-    """The time between two events; with ``cold``, around each run after its cache was emptied."""
+class Info(NamedTuple):
+    """What the clocks ask of a GPU; None where this PyTorch does not tell."""
 
-    counts_device = True
+    l2_bytes: Optional[int]
 
-    def __init__(self, torch: Any, is_cold: bool = False) -> None:
+
+class TorchGpu(object):
+    """The part of ``cuda.Gpu`` that ``EventClocks`` uses, by ``torch.cuda``."""
+
+    def __init__(self, torch: Any) -> None:
         self._torch = torch
-        self._flush: Any = None
-        if is_cold:
-            told = getattr(torch.cuda.get_device_properties(0), "L2_cache_size", 0)
-            size = max(2 * told, 1) if told else FLUSH_BYTES
-            self._flush = torch.empty(size, dtype=torch.int8, device="cuda")
+        self._held: Dict[int, Any] = {}
+        told = getattr(torch.cuda.get_device_properties(0), "L2_cache_size", 0)
+        self.info = Info(int(told) if told else None)
 
-    def take(self, run: Run, runs: int) -> Sample:
-        """One sample of so many runs."""
-        each = 1 if self._flush is not None else runs
-        start_ns = self.wall_ns()
-        enqueue_ns = 0
-        pairs: List[Tuple[Any, Any]] = []
-        for _ in range(runs // each):
-            if self._flush is not None:
-                self._flush.zero_()
-            start, end = self._event(), self._event()
-            start.record()
-            before = time.perf_counter()
-            run(each)
-            enqueue_ns += int((time.perf_counter() - before) * 1e9)
-            end.record()
-            pairs.append((start, end))
-        pairs[-1][1].synchronize()
-        wall_ns = self.wall_ns() - start_ns
-        device_ns = sum(int(start.elapsed_time(end) * 1e6) for start, end in pairs)
-        return Sample(wall_ns, 0, False, device_ns, enqueue_ns)
+    def alloc(self, count: int) -> int:
+        """Take memory; returns a number that stands for it."""
+        memory = self._torch.empty(count, dtype=self._torch.int8, device="cuda")
+        self._held[id(memory)] = memory
+        return id(memory)
 
-    def _event(self) -> Any:
+    def free(self, pointer: int) -> None:
+        """Give it back."""
+        del self._held[pointer]
+
+    def fill(self, pointer: int, byte: int, count: int, stream: int) -> None:
+        """Write to all of it."""
+        self._held[pointer].fill_(byte)
+
+    def event(self) -> Any:
+        """An event that can be timed."""
         return self._torch.cuda.Event(enable_timing=True)
+
+    def destroy_event(self, event: Any) -> None:
+        """PyTorch does it."""
+
+    def record(self, event: Any, stream: int) -> None:
+        """Put it behind what was enqueued until now."""
+        event.record()
+
+    def synchronize(self, stream: int) -> None:
+        """Wait for all of that."""
+        self._torch.cuda.synchronize()
+
+    def elapsed_ms(self, first: Any, last: Any) -> float:
+        """The time between two events that were waited for."""
+        return float(first.elapsed_time(last))

@@ -6,14 +6,14 @@ from typing import Any, Dict, List, Tuple
 
 from .. import timing
 from ..checks import JobError, clip
+from ..cuda.clocks import EventClocks
 from ..protocol import Rule
 from . import Prepared
-from .torch_clocks import TorchEventClocks
+from .torch_clocks import TorchGpu
 
 #: Runs before anything is recorded: the first of them choose algorithms and fill the allocator.
 WARM_RUNS = 3
 OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
-NO_COMPILER = re.compile(r"No working C\+\+ compiler|InvalidCxxCompiler|working triton", re.I)
 PRECISION_NAMES = {"float32": "fp32", "float16": "fp16"}
 
 
@@ -59,6 +59,12 @@ class TorchModel(Prepared):
         self._call = wired.module
         self.outputs: Any = None
         if chosen.launch == "compiled":
+            if not hasattr(torch, "compile"):
+                raise JobError(
+                    "missing_runtime",
+                    f"PyTorch {torch.__version__} has no torch.compile, which came with 2.0",
+                    "install a newer PyTorch on the device, or measure with launch=plain",
+                )
             self._call = torch.compile(wired.module, mode="default", fullgraph=True)
 
     def warm(self) -> None:
@@ -107,7 +113,8 @@ class TorchModel(Prepared):
         """Take samples with the clocks of the processor that computes."""
         if not self._chosen.on_gpu:
             return timing.measure(self.run, rule, timing.SystemClocks(threads))
-        clocks = TorchEventClocks(self._torch, self._chosen.is_cold)
+        # The stream is PyTorch's own, which its events are on: its number means nothing here.
+        clocks = EventClocks(TorchGpu(self._torch), 0, self._chosen.is_cold)
         return timing.measure(self.enqueue, rule, clocks)
 
     def layers(self, passes: int) -> List[Tuple[str, List[int]]]:

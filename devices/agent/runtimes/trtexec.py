@@ -7,16 +7,17 @@ time stands for it.
 """
 
 import os
-import shutil
 from typing import Any, Dict, List, Optional, Tuple
 
 from .. import chips, engines, timing
-from ..checks import Check, JobError, absolute_path, integer, one_of, sha256_hex
+from ..checks import JobError
 from ..cuda import find_gpu
-from ..protocol import Rule, file_digest
+from ..protocol import Rule
 from . import Prepared, Runtime, tensorrt_inspect, trtexec_flags, trtexec_output
 from .external_data import refuse_external_data
 from .trtexec_process import PATH_VARIABLE, USUAL_PATH, Binary, Said, find, say_version
+
+LAYERS = "layers.json"
 
 
 class Trtexec(Runtime):
@@ -27,15 +28,7 @@ class Trtexec(Runtime):
     """
 
     ISOLATED = True
-    OPTIONS: Dict[str, Check] = {
-        "precision": one_of("fp32", "fp16", "int8"),
-        "launch": one_of("plain", "cuda_graph"),
-        "cache": one_of("hot", "cold"),
-        "build": integer(0, 1000000),
-        "engine_sha256": sha256_hex,
-        "timing_cache": absolute_path,
-        "timing_cache_sha256": sha256_hex,
-    }
+    OPTIONS = engines.OPTIONS
 
     def __init__(self) -> None:
         self._binary: Optional[str] = None
@@ -130,7 +123,16 @@ class Engine(Prepared):
         self._precision: str = options.get("precision", "fp32")
         self._launch: str = options.get("launch", "plain")
         self._engine = ""
-        self._facts: Dict[str, Any] = {}
+        #: Some builds of 8.2 lack the flag that asks for them.
+        self._tells_layers = True
+        self._flags: Dict[str, Any] = {
+            "launch": self._launch,
+            "data_transfers": False,
+            "spin_wait": True,
+            "tf32": False,
+            "workspace_mib": workspace_mib,
+        }
+        self._facts: Dict[str, Any] = {"flags": self._flags}
 
     def provide(self) -> None:
         """Have an engine, of this run or built now."""
@@ -149,13 +151,6 @@ class Engine(Prepared):
             engine_reused=reused,
             engine_bytes=len(plan),
             engine_sha256=engines.digest_of(plan),
-            flags={
-                "launch": self._launch,
-                "data_transfers": False,
-                "spin_wait": True,
-                "tf32": False,
-                "workspace_mib": self._workspace_mib,
-            },
         )
 
     def measure(self, rule: Rule, threads: int) -> timing.Timing:
@@ -167,9 +162,8 @@ class Engine(Prepared):
             self._launch,
             rule,
             binary.place("times.json"),
-            binary.place("layers.json"),
         )
-        said = binary.run(words, f"to time {self._file}", ("times.json", "layers.json"))
+        said = self._run(words, f"to time {self._file}", "times.json")
         trtexec_output.check_options(said.text, self._launch)
         self._learn(said)
         warmup_ms = rule.warmup_s * 1000
@@ -195,15 +189,14 @@ class Engine(Prepared):
             self._engine,
             passes,
             binary.place("profile.json"),
-            binary.place("layers.json"),
         )
-        said = binary.run(words, f"to profile {self._file}", ("profile.json", "layers.json"))
+        said = self._run(words, f"to profile {self._file}", "profile.json")
         self._learn(said)
         return [(name, [ns]) for name, ns in trtexec_output.layers(said.written["profile.json"])]
 
     def facts(self) -> Dict[str, Any]:
         """What was built, by trtexec's own words."""
-        return dict(self._facts)
+        return dict(self._facts, flags=dict(self._flags))
 
     def close(self) -> None:
         """Remove all but the run's engine, which lies beside its model."""
@@ -213,6 +206,9 @@ class Engine(Prepared):
         binary = self._binary
         made = binary.place("made.engine")
         cache = self._start_cache() if is_first else None
+        if cache is None:
+            self._flags["timing_cache"] = "none"
+        self._flags.update(trtexec_flags.io(binary.version, self._precision))
         words = trtexec_flags.build(
             binary.version, self._file, made, self._precision, self._workspace_mib, cache
         )
@@ -231,24 +227,26 @@ class Engine(Prepared):
     def _start_cache(self) -> str:
         """A private copy of the timing cache, the last build's or the host's, for it to add to."""
         ours = self._binary.place("timing.cache")
-        if self.timing_cache is not None:
+        content = self.timing_cache
+        if content is None:
+            content = engines.timing_cache(self._options)
+        self._flags["timing_cache"] = "used" if content else "new" if content == b"" else "lost"
+        if content:
             with open(ours, "wb") as stream:
-                stream.write(self.timing_cache)
-            return ours
-        given = self._options.get("timing_cache")
-        if given is None:
-            return ours
-        try:
-            shutil.copyfile(given, ours)
-        except OSError as error:
-            raise JobError(
-                "missing_file", f"the timing cache cannot be read: {error}", "push it again"
-            ) from error
-        if file_digest(ours) != self._options.get("timing_cache_sha256"):
-            raise JobError(
-                "wrong_digest", f"{given} is not the timing cache that was pushed", "push it again"
-            )
+                stream.write(content)
         return ours
+
+    def _run(self, words: List[str], what: str, writes: str) -> Said:
+        """Run the engine, which writes that file, and the layers' where the binary can."""
+        if self._tells_layers:
+            wanted = [f"{trtexec_flags.LAYER_INFO}={self._binary.place(LAYERS)}"]
+            try:
+                return self._binary.run(words + wanted, what, (writes, LAYERS))
+            except trtexec_output.UnknownOptionError as error:
+                if error.options != [trtexec_flags.LAYER_INFO]:
+                    raise
+            self._tells_layers = self._flags["layer_info"] = False
+        return self._binary.run(words, what, (writes,))
 
     def _learn(self, said: Said) -> None:
         """Facts of a run: the GPU, its memory, the engine's layers."""
@@ -257,7 +255,9 @@ class Engine(Prepared):
             "device_memory_bytes": trtexec_output.device_memory_bytes(said.text),
         }
         self._facts.update({name: value for name, value in told.items() if value is not None})
-        found = tensorrt_inspect.inspect(said.written["layers.json"])
+        if not self._tells_layers:
+            return
+        found = tensorrt_inspect.inspect(said.written[LAYERS])
         has_products = any(layer.multiplies for layer in found.layers)
         tensorrt_inspect.check(found, self._precision, has_products)
         if found.precision:

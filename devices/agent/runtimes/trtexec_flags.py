@@ -30,6 +30,9 @@ WORKSPACE_MIB = 1024
 #: It cannot stop by how well the median is known, so it always takes at least so long.
 LEAST_TIMING_S = 1.0
 
+#: Tells the layers of an engine; a binary that lacks it is run without.
+LAYER_INFO = "--exportLayerInfo"
+
 
 class Flag(NamedTuple):
     """Versions that take a flag and heed it, from ``since`` up to but not ``before``."""
@@ -50,6 +53,9 @@ FLAGS: Dict[str, Flag] = {
     # From 11 on types come from the file.
     "--fp16": Flag((8, 2), (11, 0), "fp32 alone"),
     "--int8": Flag((8, 2), (11, 0), "no int8"),
+    # One format is that of all inputs or outputs.
+    "--inputIOFormats": Flag((8, 2), (11, 0), "fp32, converted in every run"),
+    "--outputIOFormats": Flag((8, 2), (11, 0), "fp32, converted in every run"),
     "--avgTiming": Flag((8, 2), None, "8"),
     "--builderOptimizationLevel": Flag((8, 6), None, "3"),
     "--profilingVerbosity": Flag((8, 2), None, "layer_names_only"),
@@ -65,7 +71,7 @@ FLAGS: Dict[str, Flag] = {
     "--iterations": Flag((8, 2), None, "10"),
     "--exportTimes": Flag((8, 2), None, "none"),
     "--exportProfile": Flag((8, 2), None, "none"),
-    "--exportLayerInfo": Flag((8, 2), None, "none"),
+    LAYER_INFO: Flag((8, 2), None, "none"),
 }
 
 
@@ -104,6 +110,8 @@ def build(
         words.append(f"--builderOptimizationLevel={OPTIMIZATION_LEVEL}")
     allowed = {"fp16": ["--fp16"], "int8": ["--fp16", "--int8"]}.get(precision, [])
     words += [one for one in allowed if takes(version, one)]
+    if io(version, precision):
+        words += ["--inputIOFormats=fp16:chw", "--outputIOFormats=fp16:chw"]
     if timing_cache is None:
         words.append("--noBuilderCache")
     else:
@@ -111,23 +119,25 @@ def build(
     return words + _launch(version, "plain") + _length(1, 0, 0)
 
 
-def time(
-    version: Version, engine: str, launch: str, rule: Rule, times: str, layer_info: str
-) -> List[str]:
+def io(version: Version, precision: str) -> Dict[str, str]:
+    """The fact of a build whose inputs and outputs are made fp16, as in tensorrt_api.py."""
+    return {"io": "fp16"} if precision == "fp16" and takes(version, "--inputIOFormats") else {}
+
+
+def time(version: Version, engine: str, launch: str, rule: Rule, times: str) -> List[str]:
     """Flags to time a saved engine for about as long as the rule asks for."""
     seconds = min(rule.cap_s, max(rule.min_total_s, LEAST_TIMING_S))
-    words = [f"--loadEngine={engine}", f"--exportTimes={times}", f"--exportLayerInfo={layer_info}"]
+    words = [f"--loadEngine={engine}", f"--exportTimes={times}"]
     words += _launch(version, launch)
     return words + _length(rule.min_samples, seconds, rule.warmup_s)
 
 
-def profile(version: Version, engine: str, passes: int, layers: str, layer_info: str) -> List[str]:
+def profile(version: Version, engine: str, passes: int, layers: str) -> List[str]:
     """Flags to profile the layers of a saved engine, which is always of plain launches.
 
     Nothing else is taken from that run, so before 11 it needs no ``--separateProfileRun``.
     """
     words = [f"--loadEngine={engine}", f"--exportProfile={layers}"]
-    words.append(f"--exportLayerInfo={layer_info}")
     return words + _launch(version, "plain") + _length(passes, 0, 0)
 
 

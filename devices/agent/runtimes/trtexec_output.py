@@ -48,6 +48,18 @@ KINDS: List[Tuple[str, str, str]] = [
 ]
 
 
+class UnknownOptionError(JobError):
+    """This binary does not have those flags."""
+
+    def __init__(self, options: List[str]) -> None:
+        super(UnknownOptionError, self).__init__(
+            "runtime_error",
+            f"trtexec does not know {', '.join(options)}",
+            "its version has other flags than trtexec_flags.py says: use the tensorrt runtime",
+        )
+        self.options = options
+
+
 class Run(NamedTuple):
     """One inference that was timed: on the GPU, and the host's launch of it."""
 
@@ -143,13 +155,9 @@ def error(said: str, status: int, what: str) -> JobError:
     """What went wrong, from its last words."""
     lines = ERROR_LINE.findall(said) or said.strip().splitlines()[-1:]
     words = "; ".join(line.strip() for line in lines[-LAST_ERRORS:]) or "it said nothing"
-    unknown = UNKNOWN_OPTION.search(said)
-    if unknown is not None:
-        return JobError(
-            "runtime_error",
-            f"trtexec does not know {unknown.group(1)}",
-            "its version has other flags than trtexec_flags.py says: use the tensorrt runtime",
-        )
+    unknown = UNKNOWN_OPTION.findall(said)
+    if unknown:
+        return UnknownOptionError(unknown)
     message = f"trtexec failed {what} (exit status {status}): {words}"
     for pattern, kind, advice in KINDS:
         if re.search(pattern, words):

@@ -16,7 +16,7 @@ PATH_VARIABLE = "DSHRINK_TRTEXEC"
 #: Where JetPack and NVIDIA's packages put it.
 USUAL_PATH = "/usr/src/tensorrt/bin/trtexec"
 PR_SET_PDEATHSIG = 1
-VERSION_TIMEOUT_S = 40.0
+VERSION_TIMEOUT_S = 20.0
 
 
 class Said(NamedTuple):

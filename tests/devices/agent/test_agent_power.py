@@ -303,17 +303,21 @@ def test_a_gpu_is_locked_where_the_cpu_s_clock_is_nobody_s_to_choose(
         ("", 9),
     ],
 )
-def test_a_gpu_that_cannot_be_locked_leaves_nothing_half_set_and_says_so(
+def test_a_gpu_that_cannot_be_locked_is_said_and_the_cpu_is_held(
     nvidia, cores, lock_path: str, capfd, said: str, status: int
 ) -> None:
     refuse(nvidia, said, status)
-    with pytest.raises(JobError) as caught:
-        power.hold(str(cores["root"]), lock_path=lock_path)
-    assert caught.value.kind == "not_permitted"
-    assert caught.value.message.startswith("the GPU's clock: `")
-    assert said.partition("\n")[0] in caught.value.message
-    assert "sudo nvidia-smi -i GPU-1 -lgc 1380,1380" in caught.value.advice
-    assert governors(cores) == BEFORE and clock(nvidia) == "free"
+    held = power.hold(str(cores["root"]), lock_path=lock_path)
+    try:
+        governor, gpu = held.descriptions
+        assert governor.startswith("governor performance") and held.gpu_mhz is None
+        assert gpu.startswith("not held: the GPU's clock: `")
+        assert said.partition("\n")[0] in gpu
+        assert "sudo nvidia-smi -i GPU-1 -lgc 1380,1380" in gpu
+        assert clock(nvidia) == "free"
+    finally:
+        held.release()
+    assert governors(cores) == BEFORE
     # What was never locked is not freed: somebody else may have locked it.
     assert "-rgc" not in (nvidia / "log").read_text()
     assert leftovers(nvidia) == []

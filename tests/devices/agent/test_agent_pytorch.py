@@ -18,9 +18,10 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from devices.agent.checks import JobError
+from devices.agent.cuda.clocks import EventClocks
 from devices.agent.protocol import Rule
 from devices.agent.runtimes import pytorch, torch_model
-from devices.agent.runtimes.torch_clocks import TorchEventClocks
+from devices.agent.runtimes.torch_clocks import TorchGpu
 from latency_tables.opspec import (
     ACTIVATIONS,
     Activation,
@@ -466,15 +467,27 @@ def test_other_errors_are_left_to_the_agent() -> None:
     assert pytorch.PyTorch().failure(RuntimeError("something else")) is None
 
 
-def test_a_gpu_that_is_broken_for_the_process_ends_it_with_words() -> None:
-    code = (
-        "from devices.agent.runtimes.pytorch import PyTorch\n"
-        "PyTorch().failure(RuntimeError('CUDA error: an illegal memory access'))\n"
-        "print('lives on')"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (pytorch.BROKEN_GPU_STATUS, "")
-    assert "CUDA error: an illegal memory access" in done.stderr
+@pytest.mark.parametrize("works", [True, False])
+def test_a_gpu_that_is_lost_to_the_process_is_found_by_asking_it(works: bool) -> None:
+    def synchronize() -> None:
+        if not works:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    runtime = pytorch.PyTorch()
+    assert not runtime.is_broken(), "nothing was loaded yet"
+    cuda = types.SimpleNamespace(is_initialized=lambda: True, synchronize=synchronize)
+    runtime._torch = types.SimpleNamespace(cuda=cuda)
+    assert runtime.is_broken() is not works
+    cuda.is_initialized = lambda: False
+    assert not runtime.is_broken()
+
+
+def test_a_torch_without_compile_says_what_came_when(
+    runtime: pytorch.PyTorch, save: Callable[[bytes], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(torch, "compile")
+    with pytest.raises(JobError, match=r"no torch\.compile, which came with 2\.0"):
+        runtime.prepare(save(build_onnx(NETWORK)), 1, 0, {"launch": "compiled"})
 
 
 class StandIn:
@@ -489,6 +502,7 @@ class StandIn:
         self.cuda = types.SimpleNamespace(
             Event=self._event,
             get_device_properties=lambda number: types.SimpleNamespace(**properties),
+            synchronize=lambda: self.log.append("wait"),
         )
 
     def enqueue(self, runs: int) -> None:
@@ -499,11 +513,11 @@ class StandIn:
         assert (dtype, device) == (torch.int8, "cuda")
         self.flushed_bytes = size
 
-        def zero() -> None:
+        def fill(byte: int) -> None:
             self.log.append("flush")
             self.now_ms += 7.0
 
-        return types.SimpleNamespace(zero_=zero)
+        return types.SimpleNamespace(fill_=fill)
 
     def _event(self, enable_timing: bool) -> Any:
         assert enable_timing
@@ -514,35 +528,40 @@ class StandIn:
             event.at = self.now_ms
 
         event.record = record
-        event.synchronize = lambda: self.log.append("wait")
         event.elapsed_time = lambda end: end.at - event.at
         return event
 
 
-def test_hot_runs_stand_between_two_events() -> None:
+def clocks_of(gpu: StandIn, is_cold: bool = False) -> EventClocks:
+    return EventClocks(TorchGpu(gpu), 0, is_cold)
+
+
+def test_hot_runs_stand_between_two_events_behind_one_that_is_not_timed() -> None:
     gpu = StandIn()
-    sample = TorchEventClocks(gpu).take(gpu.enqueue, 8)
-    assert gpu.log == ["event", "run 8", "event", "wait"]
+    sample = clocks_of(gpu).take(gpu.enqueue, 8)
+    assert gpu.log == ["run 1", "event", "run 8", "event", "wait"]
     assert sample.device_ns == 2_000_000 and not sample.disturbed and sample.cpu_ns == 0
 
 
 def test_cold_runs_have_their_cache_emptied_outside_of_their_events() -> None:
     gpu = StandIn()
-    sample = TorchEventClocks(gpu, is_cold=True).take(gpu.enqueue, 2)
+    clocks = clocks_of(gpu, is_cold=True)
+    sample = clocks.take(gpu.enqueue, 2)
     assert gpu.log == ["flush", "event", "run 1", "event"] * 2 + ["wait"]
     assert sample.device_ns == 500_000
     assert gpu.flushed_bytes == 2000
+    clocks.release()
 
 
 def test_a_cache_of_unknown_size_is_taken_for_a_large_one() -> None:
     gpu = StandIn(l2_bytes=None)
-    TorchEventClocks(gpu, is_cold=True)
-    assert gpu.flushed_bytes == 128 << 20
+    clocks_of(gpu, is_cold=True).settle()
+    assert gpu.flushed_bytes >= 128 << 20
 
 
 def test_the_clocks_say_that_the_device_s_time_counts() -> None:
     gpu = StandIn()
-    clocks = TorchEventClocks(gpu)
+    clocks = clocks_of(gpu)
     assert clocks.counts_device and clocks.reported_ns(clocks.take(gpu.enqueue, 4)) == 1_000_000
 
 

@@ -251,6 +251,33 @@ def test_removing_leaves_nothing(root: Path) -> None:
     assert not root.exists()
 
 
+def test_removing_takes_engines_and_what_a_killed_trtexec_left(root: Path) -> None:
+    push(root, announcement(b"a") + b"a")
+    model = root / "files" / f"{sha256(b'a')}.onnx"
+    Path(f"{model}.{sha256(b'plan')}.engine").touch()
+    Path(f"{model}.x1y2.part").touch()
+    work = root / "files" / "trtexec-ab_c12d9"
+    work.mkdir()
+    for name in ("run.engine", "times.json"):
+        (work / name).touch()
+    assert store.remove(str(root))
+    assert not root.exists()
+
+
+def test_folders_that_are_only_called_like_trtexec_s_stay(root: Path, tmp_path: Path) -> None:
+    push(root, announcement(b"a") + b"a")
+    other = tmp_path / "other"
+    kept = [root / "files" / name for name in ("trtexec-9", "trtexec-ab_c12d9.bak", "my-trtexec")]
+    for folder in (other, *kept):
+        folder.mkdir()
+        (folder / "precious").touch()
+    (root / "files" / "trtexec-linked00").symlink_to(other)
+    (root / "files" / "trtexec-afile000").touch()
+    assert store.remove(str(root))
+    assert all((folder / "precious").exists() for folder in (other, *kept))
+    assert {"trtexec-linked00", "trtexec-afile000"} < set(names(root / "files"))
+
+
 def test_what_is_not_ours_stays(root: Path, tmp_path: Path) -> None:
     push(root, announcement(b"a") + b"a")
     for name in ("thesis.tex", "files/notes", "agent-smith"):

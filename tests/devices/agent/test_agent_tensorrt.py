@@ -5,21 +5,20 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_cuda import FOLDER
+from fake_cuda import FOLDER, simulated
 from onnx import TensorProto
 from strict_tensorrt import VERSIONS, machine, models
 
 from devices.agent import engines, worker
 from devices.agent.checks import JobError
 from devices.agent.protocol import Rule
-from devices.agent.runtimes import tensorrt
+from devices.agent.runtimes import tensorrt_engine
 from devices.agent.runtimes.tensorrt import TensorRT
 from devices.agent.runtimes.tensorrt_api import API_VARIABLE, TACTICS_VARIABLE, Tensor
 from devices.agent.runtimes.tensorrt_engine import random_input
@@ -129,6 +128,30 @@ def test_everything_that_decides_what_is_built_is_set(
     assert config["has_cache"]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_inputs_and_outputs_are_fp16_where_the_layers_are(
+    install: Install, save: Callable[[bytes], str], version: str, precision: str
+) -> None:
+    trt, runtime = install(version)
+    model = runtime.prepare(save(typed(version, precision)), 1, 0, {"precision": precision})
+    element = "HALF" if precision == "fp16" else "FLOAT"
+    assert trt.world.configs[0]["io"] == {"image": element, "result": element}
+    is_set = precision == "fp16" and version in WITH_FLAGS
+    assert model.facts()["flags"].get("io") == ("fp16" if is_set else None)
+    model.close()
+
+
+@pytest.mark.parametrize("version", WITH_FLAGS)
+def test_inputs_of_integers_stay_what_they_are(
+    install: Install, save: Callable[[bytes], str], version: str
+) -> None:
+    trt, runtime = install(version)
+    content = models.write([models.node("Identity", ["image"], "result")], kind=TensorProto.INT32)
+    runtime.prepare(save(content), 1, 0, {"precision": "fp16"}).close()
+    assert trt.world.configs[0]["io"] == {"image": "INT32", "result": "INT32"}
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_foreign_tactics_can_be_left_out(
     install: Install, save: Callable[[bytes], str], monkeypatch: pytest.MonkeyPatch, version: str
@@ -184,7 +207,40 @@ def test_layers_have_their_names_and_a_time_a_pass(
     assert names[0].startswith("Reformatting CopyNode")
     assert names[1:] == ["t1/Conv + t2/Clip", "result/GlobalAveragePool"]
     assert all(len(ns) == 4 and min(ns) > 0 for _, ns in layers)
-    model.run(2)  # the profiler is in another context: this one runs as before
+    model.run(2)  # the profiler was in another context: this one runs as before
+    model.close()
+
+
+@pytest.mark.parametrize("launch", ["plain", "cuda_graph"])
+def test_a_profile_needs_the_memory_of_one_context(
+    install: Install, save: Callable[[bytes], str], launch: str
+) -> None:
+    trt, runtime = install()
+    model = runtime.prepare(save(models.convolution()), 1, 0, {"launch": launch})
+    trt.world.gpu.gpu.memory_bytes -= trt.world.gpu.gpu.free_bytes()
+    freed = len(trt.world.freed)
+    assert model.layers(2)
+    assert trt.world.freed[freed:] == ["IExecutionContext"] * 2
+    model.run(1)
+    model.close()
+
+
+@pytest.mark.parametrize("do", ["close", "layers"])
+def test_a_graph_goes_before_the_context_that_it_launches(
+    install: Install, save: Callable[[bytes], str], monkeypatch: pytest.MonkeyPatch, do: str
+) -> None:
+    trt, runtime = install()
+    model = runtime.prepare(save(models.convolution()), 1, 0, {"launch": "cuda_graph"})
+    destroy = tensorrt_engine.cuda.Gpu._destroy_graph
+
+    def note(gpu: Any, executable: int) -> None:
+        trt.world.freed.append("graph")
+        destroy(gpu, executable)
+
+    monkeypatch.setattr(tensorrt_engine.cuda.Gpu, "_destroy_graph", note)
+    freed = len(trt.world.freed)
+    model.close() if do == "close" else model.layers(1)
+    assert trt.world.freed[freed:][:2] == ["graph", "IExecutionContext"]
     model.close()
 
 
@@ -295,7 +351,6 @@ def test_builds_share_one_timing_cache_and_so_choose_alike(
     assert told[0]["engine_sha256"] == told[1]["engine_sha256"]
     assert [one["flags"]["timing_cache"] for one in told] == ["new", "used"]
     assert runtime.state() is not None
-    assert runtime.state_key() == f"{version} on Simulated H200"
     fresh = runtime.prepare(file, 1, 0, {"build": 1})
     assert fresh.facts()["engine_sha256"] != told[0]["engine_sha256"]
     assert fresh.facts()["flags"]["timing_cache"] == "none"
@@ -355,16 +410,26 @@ def test_a_timing_cache_of_another_gpu_or_a_damaged_one_is_replaced(
         model.close()
 
 
-def test_a_timing_cache_that_is_not_what_the_host_pushed_is_refused(
-    install: Install, save: Callable[[bytes], str], tmp_path: Path
+@pytest.mark.parametrize("how", ["changed", "gone"])
+def test_a_timing_cache_that_was_lost_on_the_device_is_begun_anew(
+    install: Install, save: Callable[[bytes], str], tmp_path: Path, how: str
 ) -> None:
-    _, runtime = install()
+    trt, runtime = install()
     file = save(models.convolution())
-    options = handed_over(tmp_path / "cache", b"something")
-    (tmp_path / "cache").write_bytes(b"something else")
-    assert failure(runtime, file, **options).kind == "wrong_digest"
-    (tmp_path / "cache").unlink()
-    assert failure(runtime, file, **options).kind == "missing_file"
+    cache = tmp_path / "cache"
+    options: dict[str, Any] = handed_over(cache, trt.world.pack("timing cache", entries={}))
+    if how == "changed":
+        cache.write_bytes(cache.read_bytes() + b" ")
+    else:
+        cache.unlink()
+    told = []
+    for build in (1, 0, 0):
+        model = runtime.prepare(file, 1, 0, {**options, "build": build})
+        told.append(model.facts()["flags"]["timing_cache"])
+        model.close()
+    assert told == ["none", "lost", "used"]
+    learned = runtime.state()
+    assert learned is not None and b"t1/Conv" in learned
 
 
 # What is refused
@@ -410,27 +475,32 @@ def test_a_gpu_with_tf32_computes_in_fp32_all_the_same(
     model.close()
 
 
-def test_an_engine_that_tells_no_layers_is_no_proof_of_fp16(
-    install: Install, save: Callable[[bytes], str]
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_an_engine_that_tells_no_details_is_no_proof_of_any_precision(
+    install: Install, save: Callable[[bytes], str], precision: str
 ) -> None:
     trt, runtime = install()
     trt.world.tells_details = False
-    error = failure(runtime, save(models.convolution()), precision="fp16")
-    assert error.kind == "wrong_precision" and "unknown precision" in error.message
+    error = failure(runtime, save(typed(ONE, precision)), precision=precision)
+    assert error.kind == "runtime_error"
+    assert "no details" in error.message and precision in error.message
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_piece_that_multiplies_nothing_may_stay_in_fp32(
+def test_a_piece_that_multiplies_nothing_is_in_fp16_all_the_same(
     install: Install, save: Callable[[bytes], str], version: str
 ) -> None:
     trt, runtime = install(version)
+    file = save(models.pooling())
     if version in WITH_FLAGS:
-        trt.world.chooses = "fp32"
-        model = runtime.prepare(save(models.pooling()), 1, 0, {"precision": "fp16"})
-        assert model.facts()["precision"] == "fp32"
+        model = runtime.prepare(file, 1, 0, {"precision": "fp16"})
+        assert model.facts()["precision"] == "fp16"
         model.close()
+        trt.world.chooses = "fp32"
+        error = failure(runtime, file, precision="fp16")
+        assert error.kind == "wrong_precision" and "layers that compute" in error.message
     else:
-        assert failure(runtime, save(models.pooling()), precision="fp16").kind == "bad_model"
+        assert failure(runtime, file, precision="fp16").kind == "bad_model"
 
 
 @pytest.mark.parametrize("version", TYPED)
@@ -543,6 +613,8 @@ def test_an_engine_that_cannot_be_captured_names_the_other_way_to_launch(
     error = failure(runtime, save(models.convolution()), launch="cuda_graph")
     assert error.kind == "bad_request" and "launch=plain" in error.advice
     assert trt.world.gpu.memory == {}
+    assert "CAPTURE" in str(error.__cause__) or "enqueue" in str(error.__cause__)
+    assert not runtime.is_broken()
     runtime.prepare(save(models.convolution()), 1, 0, {"launch": "plain"}).close()
 
 
@@ -564,18 +636,46 @@ def test_an_error_that_says_nothing_special_is_left_as_it_is(install: Install) -
     assert runtime.failure(RuntimeError("something")) is None
 
 
-def test_a_gpu_that_is_broken_for_good_ends_the_process(
+def test_a_gpu_that_is_broken_for_good_is_noticed(
+    install: Install, save: Callable[[bytes], str]
+) -> None:
+    trt, runtime = install()
+    assert not TensorRT().is_broken()  # no GPU was opened yet
+    model = runtime.prepare(save(models.convolution()), 1, 0, {})
+    assert not runtime.is_broken()
+    trt.world.gpu.gpu.broken = trt.world.gpu.ILLEGAL_ADDRESS
+    with pytest.raises(Exception, match=r"CUDA|Cuda"):
+        model.run(1)
+    assert runtime.is_broken()
+    model.close()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("step", ["build", "deserialize", "context", "enqueue"])
+def test_a_step_that_failed_and_broke_the_gpu_is_told_from_one_that_failed(
+    install: Install, save: Callable[[bytes], str], version: str, step: str
+) -> None:
+    trt, runtime = install(version)
+    for text, is_broken in [("10: no implementation", False), ("BROKEN", True)]:
+        trt.world.fails[step] = text
+        with pytest.raises((JobError, RuntimeError), match=r"no implementation|illegal memory"):
+            runtime.prepare(save(models.convolution()), 1, 0, {})
+        assert runtime.is_broken() is is_broken
+
+
+def test_a_capture_that_broke_the_gpu_says_so(
     install: Install, save: Callable[[bytes], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trt, runtime = install()
-    model = runtime.prepare(save(models.convolution()), 1, 0, {})
-    trt.world.gpu.gpu.broken = trt.world.gpu.ILLEGAL_ADDRESS
-    statuses: list[int] = []
-    monkeypatch.setattr(tensorrt.os, "_exit", statuses.append)
-    with pytest.raises(Exception, match=r"CUDA|Cuda") as caught:
-        model.run(1)
-    runtime.failure(caught.value)
-    assert statuses == [tensorrt.BROKEN_GPU_STATUS]
+
+    def capture(gpu: Any, stream: int, enqueue: Any) -> None:
+        trt.world.gpu.gpu.broken = trt.world.gpu.ILLEGAL_ADDRESS
+        gpu.synchronize(stream)
+
+    monkeypatch.setattr(tensorrt_engine.cuda.Gpu, "capture", capture)
+    error = failure(runtime, save(models.convolution()), launch="cuda_graph")
+    assert isinstance(error.__cause__, tensorrt_engine.cuda.GpuError) and error.__cause__.sticky
+    assert runtime.is_broken()
 
 
 def test_another_build_is_measured_once_and_not_kept(
@@ -589,8 +689,8 @@ def test_another_build_is_measured_once_and_not_kept(
     other = runtime.prepare(file, 1, 0, {"build": 1, "engine_sha256": wanted})
     assert other.facts()["engine_reused"] is False and trt.world.builds == 2
     other.close()
-    kept = [name for name in os.listdir(os.path.dirname(file)) if name.endswith(".engine")]
-    assert kept == [f"{os.path.basename(file)}.{wanted}.engine"]
+    kept = [one.name for one in Path(file).parent.glob("*.engine")]
+    assert kept == [f"{Path(file).name}.{wanted}.engine"]
 
 
 # Which machines
@@ -724,6 +824,22 @@ def test_half_precision_inputs_are_the_same_numbers_rounded() -> None:
     full = struct.unpack("<8f", random_input(Tensor("x", True, (8,), "FLOAT"), 5))
     half = struct.unpack("<8e", random_input(Tensor("x", True, (8,), "HALF"), 5))
     assert half == pytest.approx(full, rel=1e-3)
+
+
+@pytest.mark.parametrize("size", [3, 260, 700])
+def test_an_input_lies_on_the_gpu_as_it_is_drawn(
+    install: Install, save: Callable[[bytes], str], size: int
+) -> None:
+    """Larger ones than one copy takes, too: it holds a million numbers."""
+    _, runtime = install()
+    shape = [1, 3, size, size]
+    content = models.write([models.node("Relu", ["image"], "result")], shape=shape)
+    model = runtime.prepare(save(content), 1, 7, {})
+    ((tensor, pointer),) = [one for one in model._buffers if one[0].is_input]  # type: ignore[attr-defined]
+    expected = random_input(tensor, 7)
+    assert simulated().read(pointer, len(expected)) == expected
+    assert len(expected) == 3 * size * size * 4
+    model.close()
 
 
 def test_integer_inputs_reach_the_engine(install: Install, save: Callable[[bytes], str]) -> None:

@@ -231,6 +231,77 @@ def test_plain_fp32_kernels_are_fp32(tactic: str) -> None:
     assert found.tactics == [["a CaskConvolution", tactic]]
 
 
+def test_a_tf32_kernel_is_found_by_its_name_whatever_calls_it() -> None:
+    fused = layer("Myelin", "Float", "sm80_xmma_gemm_tf32f32_tf32f32_f32_tn_n")
+    assert tensorrt_inspect.inspect(engine(fused)).precision == "tf32"
+    numbered = layer("CaskConvolution", "Float", "", TacticValue="0x0000000000051688")
+    found = tensorrt_inspect.inspect(engine(numbered))
+    assert found.precision == "fp32" and found.tactics[0][1] == "0x0000000000051688"
+    tensorrt_inspect.check(found, "fp32", has_products=True)
+
+
+HALF, FLOAT = layer("CaskConvolution", "Half"), layer("CaskConvolution", "Float")
+MYELIN = {"LayerType": "Myelin", "Name": "{ForeignNode[t1/Conv...t9/Add]}"}
+COMPILED = {"LayerType": "kgen", "Name": "__myl_ConvAdd_myl0_1"}
+
+
+@pytest.mark.parametrize(
+    ("layers", "has_products"),
+    [
+        ([layer("PointWiseV2", "Half")], False),
+        ([HALF, layer("CaskPooling", "Float")], True),
+        ([HALF, FLOAT], True),
+        ([layer("Myelin", "Half", **MYELIN)], True),
+        ([layer("kgen", "Half", **COMPILED), layer("signal", "Float", Name="__myl_s")], True),
+        ([layer("NoOp", "Half"), layer("Reformat", "Half")], False),
+    ],
+)
+def test_an_engine_that_is_half_fp16_or_more_is_taken(
+    layers: list[dict[str, Any]], has_products: bool
+) -> None:
+    tensorrt_inspect.check(tensorrt_inspect.inspect(engine(*layers)), "fp16", has_products)
+
+
+@pytest.mark.parametrize(
+    ("layers", "has_products", "said"),
+    [
+        ([layer("PointWiseV2", "Float")], False, "none of its 1 layers that compute"),
+        ([HALF, *[FLOAT] * 9], True, "only 1 of its 10 layers that multiply"),
+        ([layer("PointWiseV2", "Half"), FLOAT], True, "none of its 1 layers that multiply"),
+        ([layer("Myelin", "Float", **MYELIN)], True, "none of its 1 layers that compute"),
+        ([HALF, *[layer("Myelin", "Float", **MYELIN)] * 2], True, "only 1 of its 3 layers"),
+        ([layer("PointWiseV2", "Half")], True, "none of its 0 layers that multiply"),
+    ],
+)
+def test_an_engine_with_too_little_fp16_is_refused(
+    layers: list[dict[str, Any]], has_products: bool, said: str
+) -> None:
+    found = tensorrt_inspect.inspect(engine(*layers))
+    with pytest.raises(JobError, match=said) as caught:
+        tensorrt_inspect.check(found, "fp16", has_products)
+    assert caught.value.kind == "wrong_precision"
+
+
+def test_one_int8_product_is_enough_for_a_network_with_scales() -> None:
+    mixed = [layer("CaskConvolution", "Int8"), *[FLOAT] * 9]
+    found = tensorrt_inspect.inspect(engine(*mixed))
+    tensorrt_inspect.check(found, "int8", has_products=True)
+    assert found.precision_layers == {"int8": 1, "fp32": 9}
+    with pytest.raises(JobError, match="is in int8"):
+        tensorrt_inspect.check(
+            tensorrt_inspect.inspect(engine(*[FLOAT] * 9)), "int8", has_products=True
+        )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_an_engine_of_names_alone_is_refused(precision: str) -> None:
+    for layers in (["t1/Conv", "result/Gemm"], [HALF, "result/Gemm"]):
+        found = tensorrt_inspect.inspect(engine(*layers))
+        with pytest.raises(JobError, match="no details") as caught:
+            tensorrt_inspect.check(found, precision, has_products=True)
+        assert caught.value.kind == "runtime_error"
+
+
 def test_names_alone_tell_no_precision() -> None:
     found = tensorrt_inspect.inspect(engine("t1/Conv + t2/Clip", "result/Gemm"))
     assert [one.name for one in found.layers] == ["t1/Conv + t2/Clip", "result/Gemm"]

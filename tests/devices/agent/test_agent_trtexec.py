@@ -120,6 +120,9 @@ def test_each_version_builds_and_times_in_each_precision_and_launch(
     built = json.loads(plan)
     assert built["workspace"] == str(trtexec_flags.WORKSPACE_MIB)
     assert not built["tf32"] and built["verbosity"] == "detailed"
+    is_set = precision == "fp16" and version != "11.1.0"
+    assert built["io"] == (["fp16:chw"] * 2 if is_set else [None] * 2)
+    assert facts["flags"].get("io") == ("fp16" if is_set else None)
     model.close()
     assert device.left == {Path(engines.path_of("m.onnx", facts["engine_sha256"])).name}
 
@@ -142,8 +145,9 @@ def commands(version: tuple[int, int, int]) -> Iterator[list[str]]:
         for cache in (None, "cache"):
             yield trtexec_flags.build(version, "onnx", "engine", precision, 9, cache)
     for launch in ("plain", "cuda_graph"):
-        yield trtexec_flags.time(version, "engine", launch, RULE, "times", "layers")
-    yield trtexec_flags.profile(version, "engine", 3, "profile", "layers")
+        yield trtexec_flags.time(version, "engine", launch, RULE, "times")
+    yield trtexec_flags.profile(version, "engine", 3, "profile")
+    yield [trtexec_flags.LAYER_INFO]
 
 
 @pytest.mark.parametrize("version", [*VERSIONS, "8.0.3", "9.2.0", "10.0.1", "11.4.1"])
@@ -165,6 +169,19 @@ def test_every_flag_is_one_that_the_stand_in_knows_and_the_table_lists(
 def test_a_flag_that_the_binary_does_not_know_is_named(device: Device, version: str) -> None:
     error = failure(device, version, "unknown:--noTF32")
     assert error.kind == "runtime_error" and "does not know --noTF32" in error.message
+
+
+def test_a_binary_that_cannot_tell_layers_is_run_without(device: Device) -> None:
+    runtime = device.become("8.2.1", fault="unknown:--exportLayerInfo")
+    model = device.prepare(runtime, precision="fp16")
+    assert model.measure(RULE, 1).device_ns == [250_000] * 30
+    assert model.layers(3)[0][0] == FIRST
+    facts = model.facts()
+    assert facts["flags"]["layer_info"] is False
+    assert not {"precision", "precision_layers", "tactics"} & set(facts)
+    assert facts["gpu"] == "NVIDIA TITAN Fake"
+    asked = [any("--exportLayerInfo" in word for word in call) for call in device.calls]
+    assert asked == [False, True, False, False]  # it is built, and asked once
 
 
 @pytest.mark.parametrize(
@@ -251,6 +268,7 @@ def test_an_engine_that_is_not_what_this_run_built_is_never_loaded(
 def test_a_further_build_takes_no_timing_cache_and_leaves_no_engine(device: Device) -> None:
     runtime = device.become("8.5.3")
     model = device.prepare(runtime, build=2)
+    assert model.facts()["flags"]["timing_cache"] == "none"
     assert "--noBuilderCache" in device.calls[0]
     assert not any(word.startswith("--timingCacheFile") for word in device.calls[0])
     assert runtime.state() is None
@@ -261,26 +279,32 @@ def test_a_further_build_takes_no_timing_cache_and_leaves_no_engine(device: Devi
 
 def test_builds_start_from_the_host_s_timing_cache_and_give_theirs_back(device: Device) -> None:
     runtime = device.become("8.5.3")
-    device.prepare(runtime).close()
+    first = device.prepare(runtime)
+    assert first.facts()["flags"]["timing_cache"] == "new"
+    first.close()
     assert runtime.state() == b"timed\n"
     pushed = device.folder / "pushed.cache"
     pushed.write_bytes(b"timed\n")
     given = {"timing_cache": str(pushed), "timing_cache_sha256": file_digest(str(pushed))}
     model = device.prepare(runtime, **given)
+    assert model.facts()["flags"]["timing_cache"] == "used"
     plan = engines.load(str(device.model), model.facts()["engine_sha256"])
     assert plan is not None and json.loads(plan)["hits"] == 1
     assert runtime.state() == b"timed\ntimed\n"
     assert pushed.read_bytes() == b"timed\n"  # the host's file stays what it pushed
 
 
-def test_a_timing_cache_that_was_changed_or_is_gone_is_refused(device: Device) -> None:
+@pytest.mark.parametrize("how", ["changed", "gone"])
+def test_a_timing_cache_that_was_lost_on_the_device_is_begun_anew(device: Device, how: str) -> None:
     pushed = device.folder / "pushed.cache"
-    pushed.write_bytes(b"changed")
+    if how == "changed":
+        pushed.write_bytes(b"changed")
     given = {"timing_cache": str(pushed), "timing_cache_sha256": "0" * 64}
-    assert failure(device, **given).kind == "wrong_digest"
-    pushed.unlink()
-    assert failure(device, **given).kind == "missing_file"
-    assert device.left == set()
+    runtime = device.become("8.5.3")
+    model = device.prepare(runtime, **given)
+    assert model.facts()["flags"]["timing_cache"] == "lost"
+    assert runtime.state() == b"timed\n"
+    model.close()
 
 
 def test_the_cold_cache_is_refused(device: Device) -> None:

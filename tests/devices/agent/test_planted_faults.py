@@ -58,6 +58,12 @@ FAULTS = {
         "pass",
         "8.2 8.4 8.5 8.6 10",
     ),
+    "a type by the name of C++": (
+        API,
+        "trt.DataType.HALF",
+        "trt.DataType.kHALF",
+        "8.2 8.4 8.5 8.6 10",
+    ),
     "int8 without its flag": (
         API,
         "config.set_flag(trt.BuilderFlag.INT8)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from . import network
@@ -80,8 +81,14 @@ class INetworkDefinition:
     def get_layer(self: Any, index: int) -> Any:
         return self._world.make("ILayer", _node=self._parsed.nodes[index])
 
+    def get_num_outputs(self: Any) -> int:
+        return len(self._parsed.outputs)
+
     def get_input(self: Any, index: int) -> Any:
-        return self._world.make("ITensor", _info=self._parsed.inputs[index])
+        return self._world.make("ITensor", _of=self._parsed.inputs, _at=index)
+
+    def get_output(self: Any, index: int) -> Any:
+        return self._world.make("ITensor", _of=self._parsed.outputs, _at=index)
 
 
 class ILayer:
@@ -98,13 +105,17 @@ class ILayer:
 
 class ITensor:
     def get_name(self: Any) -> str:
-        return str(self._info.name)
+        return str(self._of[self._at].name)
 
     def get_dtype(self: Any) -> Any:
-        return getattr(self._world.classes["DataType"], self._info.element)
+        return getattr(self._world.classes["DataType"], self._of[self._at].element)
+
+    def set_dtype(self: Any, value: Any) -> None:
+        element = _member(self._world, "DataType", value)
+        self._of[self._at] = replace(self._of[self._at], element=element)
 
     def get_shape(self: Any) -> Any:
-        return dims(self._world, self._info.shape)
+        return dims(self._world, self._of[self._at].shape)
 
 
 class OnnxParser:
@@ -231,7 +242,12 @@ def _build(world: World, logger: Any, parsed: Any, config: Any) -> Any:
     state = config._state
     world.builds += 1
     world.configs.append(
-        {**state, "flags": sorted(state["flags"]), "has_cache": bool(config._cache)}
+        {
+            **state,
+            "flags": sorted(state["flags"]),
+            "has_cache": bool(config._cache),
+            "io": {one.name: one.element for one in [*parsed.inputs, *parsed.outputs]},
+        }
     )
     if world.fail("build", logger):
         return None

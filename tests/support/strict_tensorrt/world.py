@@ -20,7 +20,7 @@ class World:
     """``fails`` makes a step fail with a text; ``chooses`` is the builder's own mind.
 
     Steps: "build", "deserialize", "context", "enqueue", "capture".  A text of "CRASH" ends the
-    process as a fault in native code does.
+    process as a fault in native code does; one of "BROKEN" leaves a GPU that nothing works on.
     """
 
     version: str
@@ -52,6 +52,9 @@ class World:
         text = self.fails.get(step)
         if text == "CRASH":
             os.kill(os.getpid(), signal.SIGSEGV)
+        if text == "BROKEN":
+            self.gpu.gpu.broken = self.gpu.ILLEGAL_ADDRESS
+            text = "1: [runner.cpp::execute] Error Code 1: Cuda Runtime (an illegal memory access)"
         if text is not None:
             self.error(logger, text)
         return text is not None
@@ -75,7 +78,7 @@ class World:
         pointer = self.gpu.allocate(max(1, count))
 
         def give_back() -> None:
-            if pointer in self.gpu.memory:
+            if pointer in self.gpu.memory and not self.gpu.gpu.broken:
                 self.gpu.release(pointer)
 
         return give_back
