@@ -19,6 +19,12 @@ PI_BITS_NOW = {
     0x4: "throttled",
     0x8: "soft temperature limit",
 }
+#: What NVML counts of a GPU that was held below its clock. Not its power limit, nor the one for its
+#: reliability (voltage): under full load that is how fast the GPU is.
+GPU_VIOLATIONS = {
+    "thermal_violation_ns": "heat",
+    "board_violation_ns": "the limit of its board",
+}
 
 
 def read_health(root: str = "/", commands: Commands = SYSTEM) -> Dict[str, Any]:
@@ -54,6 +60,10 @@ def throttle_reason(before: Dict[str, Any], after: Dict[str, Any]) -> str:
         first, second = before.get(name), after.get(name)
         if first is not None and second is not None and second > first:
             return what.format(second - first)
+    for name, what in GPU_VIOLATIONS.items():
+        first, second = [(health.get("gpu") or {}).get(name) for health in (before, after)]
+        if first is not None and second is not None and second > first:
+            return f"{what} held the GPU's clock down for {(second - first) / 1e6:.3f} ms"
     modes = [health.get("power_mode") for health in (before, after)]
     if None not in modes and modes[0] != modes[1]:
         return f"somebody changed the power mode from {modes[0]} to {modes[1]}"

@@ -30,6 +30,8 @@ SLOWDOWNS = {
 }
 #: Normal on a large GPU at full load: a fact of how fast it is, not a fault of the moment.
 POWER_CAP = 0x04
+#: Why the clock may have been lower than it should be, and NVML's number of it.
+POWER, THERMAL, BOARD_LIMIT, RELIABILITY = 0, 1, 3, 5
 COMPUTE_MODES = {0: "default", 1: "exclusive thread", 2: "prohibited", 3: "exclusive process"}
 MIB = 1 << 20
 
@@ -39,6 +41,10 @@ _NUMBER = POINTER(c_uint)
 
 class _Utilisation(ctypes.Structure):
     _fields_ = [("gpu", c_uint), ("memory", c_uint)]
+
+
+class _Violation(ctypes.Structure):
+    _fields_ = [("now_us", c_ulonglong), ("ns", c_ulonglong)]
 
 
 class _Process(ctypes.Structure):
@@ -73,6 +79,7 @@ _FUNCTIONS: Dict[str, List[Any]] = {
     "nvmlDeviceGetTemperature": [_DEVICE, c_int, _NUMBER],
     "nvmlDeviceGetCurrentClocksThrottleReasons": [_DEVICE, POINTER(c_ulonglong)],
     "nvmlDeviceGetCurrentClocksEventReasons": [_DEVICE, POINTER(c_ulonglong)],
+    "nvmlDeviceGetViolationStatus": [_DEVICE, c_int, POINTER(_Violation)],
     "nvmlDeviceGetUtilizationRates": [_DEVICE, POINTER(_Utilisation)],
     "nvmlDeviceGetPersistenceMode": [_DEVICE, POINTER(c_int)],
     "nvmlDeviceGetComputeMode": [_DEVICE, POINTER(c_int)],
@@ -132,6 +139,13 @@ class Nvml(object):
             if bits is not None:
                 return bits
         return None
+
+    def violation_ns(self, device: c_void_p, cause: int) -> Optional[int]:
+        """How long a cause has held the clock down, ever since the driver was loaded."""
+        time = _Violation()
+        if self._status("nvmlDeviceGetViolationStatus", device, cause, byref(time)):
+            return None
+        return None if time.ns == NOT_AVAILABLE else int(time.ns)
 
     def processes(self, device: c_void_p) -> List[Dict[str, Any]]:
         """Who computes on the GPU: pid and memory."""
@@ -211,6 +225,10 @@ def _facts(nvml: Nvml, device: c_void_p) -> Dict[str, Any]:
         "throttle_bits": bits,
         "slowed_by": None if bits is None else slowdowns(bits),
         "power_capped": None if bits is None else bool(bits & POWER_CAP),
+        "thermal_violation_ns": nvml.violation_ns(device, THERMAL),
+        "board_violation_ns": nvml.violation_ns(device, BOARD_LIMIT),
+        "reliability_violation_ns": nvml.violation_ns(device, RELIABILITY),
+        "power_violation_ns": nvml.violation_ns(device, POWER),
         "utilisation_percent": nvml.utilisation(device),
         "persistence": None if persistence is None else bool(persistence),
         "ecc": nvml.ecc(device),

@@ -42,14 +42,15 @@ BY_HAND_JETSON = f"sudo nvpmodel -m {BEST_MODE} && sudo jetson_clocks"
 class Plan(NamedTuple):
     """What to hold: in words, what sets it, and the guardian's steps that put it back.
 
-    ``lock_gpu`` sets the GPU's clock to ``gpu_mhz``, where there is one.
+    ``lock_gpu`` sets the GPU's clock to ``gpu_mhz``, where there is one, and returns why it could
+    not, or "".
     """
 
     words: List[str]
     changes: List[Callable[[], None]]
     undo: List[Dict[str, Any]]
     gpu_mhz: Optional[int] = None
-    lock_gpu: Optional[Callable[[], None]] = None
+    lock_gpu: Optional[Callable[[], str]] = None
 
 
 class Held(object):
@@ -105,11 +106,10 @@ def hold(root: str = "/", commands: Commands = SYSTEM, lock_path: Optional[str] 
     return held
 
 
-def _hold_gpu(held: Held, lock_gpu: Callable[[], None], mhz: Optional[int]) -> None:
-    try:
-        lock_gpu()
-    except JobError as refused:
-        held.descriptions.append(f"not held: {refused.message}; {refused.advice}")
+def _hold_gpu(held: Held, lock_gpu: Callable[[], str], mhz: Optional[int]) -> None:
+    why_not = lock_gpu()
+    if why_not:
+        held.descriptions.append(f"GPU clock not held: {why_not}")
     else:
         held.descriptions.append(f"GPU clock {mhz} MHz (was free)")
         held.gpu_mhz = mhz
@@ -194,19 +194,22 @@ def _mhz_to_hold(facts: Dict[str, Any]) -> Optional[int]:
     return int(HELD_SHARE * most) if most else None
 
 
-def _lock_gpu(commands: Commands, words: List[str], locked: str, by_hand: str) -> None:
-    """Lock the clock; what a GPU cannot do nvidia-smi says as a warning, and ends with 0."""
+def _lock_gpu(commands: Commands, words: List[str], locked: str, by_hand: str) -> str:
+    """Lock the clock; returns why that is not possible, or "".
+
+    What a GPU cannot do nvidia-smi says as a warning, and ends with 0.
+    """
     os.mkdir(os.path.dirname(locked), 0o700)
     with open(locked, "w", encoding="utf-8"):
         pass
     ended = commands.run(words, timeout_s=STEP_TIMEOUT_S)
     said = "" if ended is None else (ended.out + "\n" + ended.err).strip()
     if ended is not None and ended.status == 0 and "not supported" not in said:
-        return
+        return ""
     if ended is not None:  # else it may have been ended after it had locked the clock
         os.remove(locked)
     problem = said.splitlines()[0] if said else "it is missing, or takes too long"
-    raise _not_permitted(f"the GPU's clock: `{' '.join(words)}` does not work: {problem}", by_hand)
+    return f"`{' '.join(words)}` does not work: {problem}; by hand: {by_hand}"
 
 
 def _governor_plan(root: str) -> Plan:

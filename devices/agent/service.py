@@ -159,7 +159,8 @@ def measure(do: str, request: Measure) -> Dict[str, Any]:
 def work(do: str, request: Measure) -> Dict[str, Any]:
     """As ``measure`` in a worker: the agent that asks has the device.
 
-    After an error the runtime is asked whether this process is still of use.
+    After an error of any kind this process ends where the GPU is lost to it: where CUDA's own error
+    says so, or the runtime that is asked.
     """
     runtime = runtimes.get(request.runtime)
     options = _check_options(runtime, request)
@@ -168,8 +169,16 @@ def work(do: str, request: Measure) -> Dict[str, Any]:
         return _do_within_limit(do, runtime, request, options)
     except Exception as error:
         known = _as_job_error(error)
-        known.ends_process = _is_broken(runtime)
+        known.ends_process = _is_sticky(error) or _is_broken(runtime)
         raise known from error
+
+
+def _is_sticky(error: Optional[BaseException]) -> bool:
+    while error is not None:
+        if getattr(error, "sticky", False):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _is_broken(runtime: runtimes.Runtime) -> bool:

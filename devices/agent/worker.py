@@ -7,10 +7,12 @@ one job; the next job starts a new one.  It has its own time limit, and dies wit
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from itertools import count
 from typing import IO, Any, Dict, Optional
 
@@ -20,8 +22,7 @@ from .protocol import PROTOCOL
 AGENT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
 #: How much later than a worker's own time limit the agent's is: it then hangs in the kernel.
 GRACE_S = 10.0
-#: Finding a version imports the runtime: on a small board that takes a while, and may hang. With
-#: the time that trtexec has for the same, it stays below what the host gives to hello.
+#: Finding a version imports the runtime: on a small board that takes a while, and may hang.
 VERSION_TIMEOUT_S = 25.0
 EXIT_PATIENCE_S = 5.0
 MOST_PASSED_ON_BYTES = 1 << 16
@@ -37,26 +38,38 @@ class Worker(object):
         self._ids = count(1)
         self._said: IO[bytes] = tempfile.TemporaryFile()
         self._passed_on = 0
-        self._process = subprocess.Popen(
-            [sys.executable, AGENT, "work"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._said,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, AGENT, "work"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._said,
+            )
+        except OSError:
+            self._said.close()
+            raise
 
     @property
     def is_alive(self) -> bool:
         """Whether it can be asked."""
         return self._process.poll() is None
 
-    def ask(self, message: Dict[str, Any]) -> Dict[str, Any]:
-        """Return the result of a request; raise its error, or that of the worker's death."""
+    def ask(self, message: Dict[str, Any], patience_s: Optional[float] = None) -> Dict[str, Any]:
+        """Return the result of a request; raise its error, or that of the worker's death.
+
+        With ``patience_s`` a worker that has not answered by then is killed.
+        """
         assert self._process.stdin is not None and self._process.stdout is not None
         identity = str(next(self._ids))
         whole = dict(message, protocol=PROTOCOL, id=identity)
+        self._pass_on()  # what it said after its last answer are not the words of this request
         try:
             self._process.stdin.write(json.dumps(whole).encode("ascii") + b"\n")
             self._process.stdin.flush()
+            if patience_s is not None:
+                answers, _, _ = select.select([self._process.stdout], [], [], patience_s)
+                if not answers:
+                    self._process.kill()
             line = self._process.stdout.readline()
         except BrokenPipeError:
             line = b""
@@ -81,6 +94,7 @@ class Worker(object):
         except BrokenPipeError:
             pass
         self._end()
+        self._pass_on()
         self._process.stdout.close()
         self._said.close()
 
@@ -112,34 +126,40 @@ class Worker(object):
     def _pass_on(self) -> str:
         """Write to our standard error what it wrote to its own since the last time; returns that.
 
-        Of a flood only the end: native libraries can be talkative.
+        Of a flood only the end: native libraries can be talkative.  The place in the file is the
+        worker's, which goes on to write there: it is left alone.
         """
-        size = self._said.seek(0, os.SEEK_END)
+        size = os.fstat(self._said.fileno()).st_size
         start, self._passed_on = max(self._passed_on, size - MOST_PASSED_ON_BYTES), size
-        self._said.seek(start)
-        said = self._said.read(size - start).decode("utf-8", "replace")
-        sys.stderr.write(said)
-        sys.stderr.flush()
+        said = os.pread(self._said.fileno(), size - start, start).decode("utf-8", "replace")
+        with suppress(OSError):  # nobody may read ours any more
+            sys.stderr.write(said)
+            sys.stderr.flush()
         return said
 
 
-def ask(runtime: str, message: Dict[str, Any]) -> Dict[str, Any]:
+def ask(
+    runtime: str, message: Dict[str, Any], patience_s: Optional[float] = None
+) -> Dict[str, Any]:
     """Ask the runtime's worker, started where there is none."""
     known = _workers.get(runtime)
     if known is None or not known.is_alive:
         _drop(runtime)
         known = _workers[runtime] = Worker(runtime)
     try:
-        return known.ask(message)
+        return known.ask(message, patience_s)
     finally:
         if not known.is_alive:
             _drop(runtime)
 
 
-def version(runtime: str) -> Optional[str]:
-    """The runtime's version; None where it does not import, or takes its process with it."""
+def version(runtime: str, patience_s: float = VERSION_TIMEOUT_S) -> Optional[str]:
+    """The runtime's version; None where it does not import in time, or ends its process."""
+    patience_s = min(patience_s, VERSION_TIMEOUT_S)
+    if patience_s <= 0:
+        return None
     try:
-        found = ask(runtime, {"do": "version", "runtime": runtime})["version"]
+        found = ask(runtime, {"do": "version", "runtime": runtime}, patience_s)["version"]
     except (JobError, OSError):  # there may be no room for another process
         return None
     return None if found is None else str(found)

@@ -48,6 +48,7 @@ class FakeNvml:
             "limit_milliwatts": 700000,
             "degrees": {0: 61},
             "reasons": 0,
+            "violations_ns": {0: 70_000, 1: 1_000, 3: 3_000, 5: 5_000},
             "persistence": 1,
             "compute_mode": 0,
             "name": "Simulated H200",
@@ -162,6 +163,16 @@ def _ecc(library: FakeNvml, kinds: Any, device: Any, now: Any, pending: Any) -> 
     return 0
 
 
+def _violation(library: FakeNvml, kinds: Any, device: Any, cause: int, time: Any) -> int:
+    assert kinds[:2] == [c_void_p, c_int] and ctypes.sizeof(kinds[2]._type_) == 16
+    if device.value != HANDLE or cause not in library.facts["violations_ns"]:
+        return INVALID_ARGUMENT
+    # Two numbers of 64 bits: when it was asked (us), and how long the clock was held down (ns).
+    both = (c_ulonglong * 2).from_buffer(time)
+    both[0], both[1] = 1_700_000_000_000_000, library.facts["violations_ns"][cause]
+    return 0
+
+
 def _utilisation(library: FakeNvml, kinds: Any, device: Any, rates: Any) -> int:
     assert ctypes.sizeof(rates) == 8
     rates.gpu, rates.memory = 97, 40
@@ -175,5 +186,6 @@ _OTHERS: dict[str, Any] = {
     "nvmlDeviceGetHandleByUUID": _by_uuid,
     "nvmlDeviceGetHandleByIndex_v2": _by_index,
     "nvmlDeviceGetEccMode": _ecc,
+    "nvmlDeviceGetViolationStatus": _violation,
     "nvmlDeviceGetUtilizationRates": _utilisation,
 }

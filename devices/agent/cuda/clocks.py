@@ -15,7 +15,7 @@ from ..timing import Clocks, Run, Sample
 
 #: The fill has at least so many times the cache's size.
 FLUSH_TIMES_L2 = 2
-#: Where the driver does not tell the cache's size: more than any GPU of 2025 has.
+#: Where the driver does not tell the cache's size: no GPU of 2025 has more.
 UNKNOWN_L2_BYTES = 128 << 20
 #: Cold runs between two waits; what is enqueued far ahead would block the host.
 COLD_BATCH = 32

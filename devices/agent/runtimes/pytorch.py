@@ -86,7 +86,7 @@ class PyTorch(Runtime):
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = True
         start = time.perf_counter()
-        memory = _peak_memory(torch, device)
+        before = _allocated(torch) if chosen.on_gpu else 0
         wired = onnx_in_torch.build(torch, self._onnx, file)
         inputs = _inputs(torch, wired, seed, chosen.dtype(torch), device)
         module = _place(torch, wired.module, chosen.dtype(torch), device)
@@ -94,12 +94,8 @@ class PyTorch(Runtime):
         model.warm()
         model.check_shapes(file)
         model.built["build_s"] = time.perf_counter() - start
-        if memory is not None:
-            # Not of the warm-up: cuDNN tries algorithms there that want far more.
-            torch.cuda.reset_peak_memory_stats()
-            model.run(1)
-            peak = int(torch.cuda.max_memory_allocated())
-            model.built["device_memory_bytes"] = max(0, peak - memory)
+        if chosen.on_gpu:
+            model.built["device_memory_bytes"] = max(0, model.peak_bytes() - before)
         return model
 
     def failure(self, error: Exception) -> Optional[JobError]:
@@ -167,10 +163,7 @@ def _channels_last(torch: Any, tensor: Any) -> Any:
     return tensor.contiguous(memory_format=torch.channels_last)
 
 
-def _peak_memory(torch: Any, device: Any) -> Optional[int]:
-    """Bytes in use before the model, with the peak reset; None on a CPU."""
-    if device.type != "cuda":
-        return None
+def _allocated(torch: Any) -> int:
+    """Bytes of the GPU in use before the model."""
     torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
     return int(torch.cuda.memory_allocated())

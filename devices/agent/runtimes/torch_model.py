@@ -56,6 +56,7 @@ class TorchModel(Prepared):
         self._inputs = inputs
         self._chosen = chosen
         self._graph: Any = None
+        self._recorded_peak = 0
         self._call = wired.module
         self.outputs: Any = None
         if chosen.launch == "compiled":
@@ -108,6 +109,19 @@ class TorchModel(Prepared):
         with self._torch.inference_mode():
             for _ in range(times):
                 self.outputs = call(*inputs)
+
+    def peak_bytes(self) -> int:
+        """The most of the GPU's memory that is in use at once in a run, with all that stays there.
+
+        It is not that of the warm-up, where cuDNN tries algorithms that want far more.  A graph
+        takes no memory when it runs: what it writes to it took when it was recorded, which is a
+        run like others to the allocator, and is counted there.
+        """
+        if self._graph is not None:
+            return self._recorded_peak
+        self._torch.cuda.reset_peak_memory_stats()
+        self.run(1)
+        return int(self._torch.cuda.max_memory_allocated())
 
     def measure(self, rule: Rule, threads: int) -> timing.Timing:
         """Take samples with the clocks of the processor that computes."""
@@ -176,9 +190,12 @@ class TorchModel(Prepared):
                 for _ in range(WARM_RUNS):
                     self._call(*self._inputs)
             cuda.current_stream().wait_stream(side)
+            self.outputs = None
+            cuda.reset_peak_memory_stats()
             graph = cuda.CUDAGraph()
             with cuda.graph(graph):
                 self.outputs = self._call(*self._inputs)
+            self._recorded_peak = int(cuda.max_memory_allocated())
         self._graph = graph
 
     def _profiled_pass(self) -> List[Tuple[str, int]]:

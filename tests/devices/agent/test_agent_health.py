@@ -178,6 +178,16 @@ def test_the_quota_is_read_from_the_older_cgroups_too(tmp_path: Path) -> None:
         ({}, {"throttle_bits": 0x8}, "soft temperature limit"),
         ({}, {"cooling_level": 1}, "cools the CPU or GPU down"),
         ({"power_mode": "MAXN"}, {"power_mode": "MAXQ"}, "power mode from MAXN to MAXQ"),
+        (
+            {"gpu": {"thermal_violation_ns": 10}},
+            {"gpu": {"thermal_violation_ns": 2_500_010}},
+            "heat held the GPU's clock down for 2.500 ms",
+        ),
+        (
+            {"gpu": {"board_violation_ns": 0}},
+            {"gpu": {"board_violation_ns": 1000}},
+            "the limit of its board held the GPU's clock down",
+        ),
     ],
 )
 def test_throttling_is_named(before, after, reason: str) -> None:
@@ -192,6 +202,12 @@ def test_throttling_is_named(before, after, reason: str) -> None:
         ({"throttle_events": None}, {"throttle_events": 5}),
         ({"throttle_bits": 0x50000}, {"throttle_bits": 0x50000}),  # once was, is no more
         ({"power_mode": "MAXN"}, {"power_mode": None}),
+        ({"gpu": {"thermal_violation_ns": 9}}, {"gpu": {"thermal_violation_ns": 9}}),
+        ({"gpu": {"thermal_violation_ns": 9}}, {"gpu": {"thermal_violation_ns": 0}}),  # reloaded
+        ({"gpu": {"thermal_violation_ns": None}}, {"gpu": {"thermal_violation_ns": 9}}),
+        ({"gpu": None}, {"gpu": {"thermal_violation_ns": 9}}),
+        ({"gpu": {"power_violation_ns": 0}}, {"gpu": {"power_violation_ns": 9}}),  # full load
+        ({"gpu": {"reliability_violation_ns": 0}}, {"gpu": {"reliability_violation_ns": 9}}),
     ],
 )
 def test_what_did_not_change_is_no_throttling(before, after) -> None:

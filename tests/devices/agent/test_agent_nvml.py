@@ -49,6 +49,10 @@ def test_the_facts_of_a_gpu_are_read_in_units_a_person_reads(install) -> None:
         "throttle_bits": 0,
         "slowed_by": [],
         "power_capped": False,
+        "thermal_violation_ns": 1_000,
+        "board_violation_ns": 3_000,
+        "reliability_violation_ns": 5_000,
+        "power_violation_ns": 70_000,
         "utilisation_percent": 97,
         "persistence": True,
         "ecc": True,
@@ -91,7 +95,9 @@ def test_only_heat_and_a_power_supply_in_need_slow_a_gpu_down(
     assert facts["power_capped"] is capped
 
 
+VIOLATIONS = ("thermal", "board", "reliability", "power")
 LEFT_OUT = (
+    ("nvmlDeviceGetViolationStatus", {f"{cause}_violation_ns" for cause in VIOLATIONS}),
     ("nvmlDeviceGetClockInfo", {"sm_mhz", "memory_mhz"}),
     ("nvmlDeviceGetMaxClockInfo", {"sm_max_mhz", "memory_max_mhz"}),
     ("nvmlDeviceGetDefaultApplicationsClock", {"sm_default_mhz"}),
@@ -112,6 +118,15 @@ def test_what_a_driver_cannot_tell_is_none_and_the_rest_is_told(
 ) -> None:
     install(FakeNvml(**{how: (function,)}))
     assert {name for name, fact in nvml.read(UUID).items() if fact is None} == facts
+
+
+def test_a_cause_that_a_gpu_does_not_count_is_none(install) -> None:
+    counted = install(FakeNvml()).facts["violations_ns"]
+    del counted[5]
+    counted[1] = NOT_TOLD
+    facts = nvml.read(UUID)
+    assert facts["reliability_violation_ns"] is facts["thermal_violation_ns"] is None
+    assert facts["board_violation_ns"] == 3_000
 
 
 def test_the_reasons_are_read_by_their_old_name_too(install) -> None:
@@ -205,3 +220,4 @@ def test_the_library_is_shut_down_with_the_process() -> None:
 def test_the_structures_are_as_large_as_those_of_the_header() -> None:
     assert ctypes.sizeof(nvml._Process) == 16
     assert ctypes.sizeof(nvml._ProcessOfInstance) == 24
+    assert ctypes.sizeof(nvml._Violation) == 16

@@ -311,9 +311,8 @@ def test_a_gpu_that_cannot_be_locked_is_said_and_the_cpu_is_held(
     try:
         governor, gpu = held.descriptions
         assert governor.startswith("governor performance") and held.gpu_mhz is None
-        assert gpu.startswith("not held: the GPU's clock: `")
-        assert said.partition("\n")[0] in gpu
-        assert "sudo nvidia-smi -i GPU-1 -lgc 1380,1380" in gpu
+        assert gpu.startswith("GPU clock not held: `") and said.partition("\n")[0] in gpu
+        assert gpu.endswith("; by hand: sudo nvidia-smi -i GPU-1 -lgc 1380,1380")
         assert clock(nvidia) == "free"
     finally:
         held.release()

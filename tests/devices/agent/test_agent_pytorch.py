@@ -1,4 +1,4 @@
-"""PyTorch driven by a real agent and by hand on a CPU; a GPU's path against a stand-in."""
+"""PyTorch driven by hand on a CPU; a GPU's path is in test_agent_pytorch_gpu.py."""
 
 from __future__ import annotations
 
@@ -18,10 +18,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from devices.agent.checks import JobError
-from devices.agent.cuda.clocks import EventClocks
 from devices.agent.protocol import Rule
-from devices.agent.runtimes import pytorch, torch_model
-from devices.agent.runtimes.torch_clocks import TorchGpu
+from devices.agent.runtimes import pytorch
 from latency_tables.opspec import (
     ACTIVATIONS,
     Activation,
@@ -488,83 +486,3 @@ def test_a_torch_without_compile_says_what_came_when(
     monkeypatch.delattr(torch, "compile")
     with pytest.raises(JobError, match=r"no torch\.compile, which came with 2\.0"):
         runtime.prepare(save(build_onnx(NETWORK)), 1, 0, {"launch": "compiled"})
-
-
-class StandIn:
-    """As much of ``torch.cuda`` as the clocks and the launches use; time is what is enqueued."""
-
-    def __init__(self, l2_bytes: int | None = 1000) -> None:
-        self.now_ms = 0.0
-        self.log: list[str] = []
-        self.int8 = torch.int8
-        self.flushed_bytes = 0
-        properties = {} if l2_bytes is None else {"L2_cache_size": l2_bytes}
-        self.cuda = types.SimpleNamespace(
-            Event=self._event,
-            get_device_properties=lambda number: types.SimpleNamespace(**properties),
-            synchronize=lambda: self.log.append("wait"),
-        )
-
-    def enqueue(self, runs: int) -> None:
-        self.log.append(f"run {runs}")
-        self.now_ms += 0.25 * runs
-
-    def empty(self, size: int, dtype: Any, device: str) -> Any:
-        assert (dtype, device) == (torch.int8, "cuda")
-        self.flushed_bytes = size
-
-        def fill(byte: int) -> None:
-            self.log.append("flush")
-            self.now_ms += 7.0
-
-        return types.SimpleNamespace(fill_=fill)
-
-    def _event(self, enable_timing: bool) -> Any:
-        assert enable_timing
-        event = types.SimpleNamespace(at=None)
-
-        def record() -> None:
-            self.log.append("event")
-            event.at = self.now_ms
-
-        event.record = record
-        event.elapsed_time = lambda end: end.at - event.at
-        return event
-
-
-def clocks_of(gpu: StandIn, is_cold: bool = False) -> EventClocks:
-    return EventClocks(TorchGpu(gpu), 0, is_cold)
-
-
-def test_hot_runs_stand_between_two_events_behind_one_that_is_not_timed() -> None:
-    gpu = StandIn()
-    sample = clocks_of(gpu).take(gpu.enqueue, 8)
-    assert gpu.log == ["run 1", "event", "run 8", "event", "wait"]
-    assert sample.device_ns == 2_000_000 and not sample.disturbed and sample.cpu_ns == 0
-
-
-def test_cold_runs_have_their_cache_emptied_outside_of_their_events() -> None:
-    gpu = StandIn()
-    clocks = clocks_of(gpu, is_cold=True)
-    sample = clocks.take(gpu.enqueue, 2)
-    assert gpu.log == ["flush", "event", "run 1", "event"] * 2 + ["wait"]
-    assert sample.device_ns == 500_000
-    assert gpu.flushed_bytes == 2000
-    clocks.release()
-
-
-def test_a_cache_of_unknown_size_is_taken_for_a_large_one() -> None:
-    gpu = StandIn(l2_bytes=None)
-    clocks_of(gpu, is_cold=True).settle()
-    assert gpu.flushed_bytes >= 128 << 20
-
-
-def test_the_clocks_say_that_the_device_s_time_counts() -> None:
-    gpu = StandIn()
-    clocks = clocks_of(gpu)
-    assert clocks.counts_device and clocks.reported_ns(clocks.take(gpu.enqueue, 4)) == 1_000_000
-
-
-def test_the_names_of_precisions_are_those_of_the_tables() -> None:
-    names = {torch_model._precision_name(one) for one in (torch.float32, torch.float16)}
-    assert names == {"fp32", "fp16"}

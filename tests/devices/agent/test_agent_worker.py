@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 
-from devices.agent import service, worker
+from devices.agent import runtimes, service, worker
 from devices.agent.checks import JobError
+from devices.agent.cuda.errors import GpuError
 from devices.agent.protocol import PROTOCOL, file_digest, parse_request
+from devices.agent.runtimes.fake import IsolatedFake
 from devices.agent.service import Jobs
 from devices.agent_process import AgentProcess
 
@@ -114,6 +116,82 @@ def test_a_process_whose_gpu_is_lost_to_it_answers_and_makes_room_for_another(
     assert jobs.do(request(tmp_path, {"behaviour": "work"}))["built"]["pid"] != pid
 
 
+@pytest.fixture
+def ours(monkeypatch: pytest.MonkeyPatch) -> IsolatedFake:
+    """The isolated runtime as a worker has it, in this process."""
+    made = IsolatedFake()
+    monkeypatch.setitem(runtimes._loaded, "isolated_fake", made)
+    return made
+
+
+def ends_process(asked: Any) -> bool:
+    with pytest.raises(JobError) as caught:
+        service.work("measure", asked.measure)
+    return caught.value.ends_process
+
+
+def test_the_runtime_is_asked_after_errors_of_every_kind(
+    ours: IsolatedFake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unexpected = request(tmp_path, {"behaviour": "fail"})
+    expected = request(tmp_path, {"behaviour": "unheard of"})
+    assert not ends_process(unexpected) and not ends_process(expected)
+    monkeypatch.setattr(ours, "is_broken", lambda: True)
+    assert ends_process(unexpected) and ends_process(expected)
+
+
+def test_a_runtime_that_cannot_be_asked_counts_as_broken(
+    ours: IsolatedFake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ours, "is_broken", lambda: 1 / 0)
+    assert ends_process(request(tmp_path, {"behaviour": "fail"}))
+
+
+@pytest.mark.parametrize(("code", "is_lost"), [(700, True), (2, False)])
+def test_an_error_of_cuda_that_stays_ends_the_process_though_it_has_another_name(
+    ours: IsolatedFake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, is_lost: bool
+) -> None:
+    def prepare(*given: Any) -> Any:
+        try:
+            raise GpuError("launch", code, "CUDA_ERROR")
+        except GpuError as error:
+            raise JobError("bad_model", "it cannot be run", "") from error
+
+    monkeypatch.setattr(ours, "prepare", prepare)
+    assert ends_process(request(tmp_path, {"behaviour": "work"})) is is_lost
+
+
+def test_what_it_says_reaches_our_standard_error_once_and_as_it_happens(
+    jobs: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chatter = '{"protocol": 1, "id": "not a reply"}'
+    jobs.do(request(tmp_path, {"behaviour": "chatter"}))
+    assert chatter in capsys.readouterr().err
+    jobs.do(request(tmp_path, {"behaviour": "work"}))
+    assert capsys.readouterr().err == ""
+    failure(jobs, request(tmp_path, {"behaviour": "leave"}))
+    assert capsys.readouterr().err == "the fake runtime leaves\n"
+
+
+def test_last_words_are_those_of_the_request_that_was_the_last(
+    jobs: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs.do(request(tmp_path, {"behaviour": "chatter"}))
+    os.write(worker._workers["isolated_fake"]._said.fileno(), b"said while idle\n")
+    error = failure(jobs, request(tmp_path, {"behaviour": "crash"}))
+    assert "last words" not in error.message
+    assert capsys.readouterr().err.endswith("said while idle\n")
+
+
+def test_what_it_says_when_it_ends_is_passed_on_too(
+    jobs: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs.do(request(tmp_path, {"behaviour": "work"}))
+    os.write(worker._workers["isolated_fake"]._said.fileno(), b"good-bye\n")
+    worker.close_all()
+    assert capsys.readouterr().err == "good-bye\n"
+
+
 def test_chatter_on_standard_output_breaks_no_reply(jobs: Jobs, tmp_path: Path) -> None:
     assert jobs.do(request(tmp_path, {"behaviour": "chatter"}))["wall_ns"]
 
@@ -136,6 +214,55 @@ def test_state_is_what_this_process_has_learned(jobs: Jobs, tmp_path: Path) -> N
 def test_the_version_of_an_isolated_runtime_is_asked_of_its_process(jobs: Jobs) -> None:
     assert worker.version("isolated_fake") == "1"
     assert worker.version("no such runtime") is None
+
+
+def test_a_machine_without_room_for_another_process_tells_no_version(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: Any, **more: Any) -> Any:
+        raise OSError("Cannot allocate memory")
+
+    for module, name in ((worker.subprocess, "Popen"), (worker.tempfile, "TemporaryFile")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, refuse)
+            assert worker.version("isolated_fake") is None
+    assert worker.version("isolated_fake") == "1"
+
+
+HANGS = "import os, signal\nopen(os.environ['STARTED'], 'a').write('x')\nsignal.pause()\n"
+
+
+def test_runtimes_whose_version_hangs_are_left_out_and_share_one_budget(
+    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, program = tmp_path / "started", tmp_path / "hangs.py"
+    program.write_text(HANGS)
+    monkeypatch.setenv("STARTED", str(started))
+    monkeypatch.setattr(worker, "AGENT", str(program))
+    isolated = ".fake:IsolatedFake"
+    found = {"hangs": isolated, "hangs too": isolated, "fake": ".fake:FakeRuntime"}
+    monkeypatch.setattr(runtimes, "RUNTIMES", found)
+    monkeypatch.setattr(runtimes, "_loaded", {})
+    monkeypatch.setattr(IsolatedFake, "VERSION_IMPORTS", True)
+    monkeypatch.setattr(runtimes, "FINDING_S", 3.0)
+    assert runtimes.found() == {"fake": "1"}
+    # The first used it up; nothing was started for the second, and the first is gone.
+    assert started.read_text() == "x" and not worker._workers
+
+
+def test_versions_are_told_in_the_order_of_the_runtimes(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"isolated_fake": ".fake:IsolatedFake", "fake": ".fake:FakeRuntime"}
+    monkeypatch.setattr(runtimes, "RUNTIMES", found)
+    monkeypatch.setattr(runtimes, "_loaded", {})
+    monkeypatch.setattr(IsolatedFake, "VERSION_IMPORTS", True)
+    assert list(runtimes.found().items()) == [("isolated_fake", "1"), ("fake", "1")]
+
+
+def test_a_worker_waits_for_ever_between_two_jobs() -> None:
+    assert Jobs(is_worker=True).idle_s is None
+    assert Jobs().idle_s is not None
 
 
 def test_closing_ends_the_process(tmp_path: Path) -> None:
