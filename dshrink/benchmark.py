@@ -32,12 +32,11 @@ from profiler.jobs import AnyJob, FileJob, Job, JobPlan
 from profiler.measurement import Measurement
 from profiler.schedulers import Scheduler
 from profiler.session import Progress, Session
-from profiler.settings import Settings
+from profiler.settings import settings_for
 from profiler.workloads import build_onnx
 
 #: Few networks can have many rounds: up to four times the planned time until they are settled.
 BENCH_EFFORT: Mapping[str, Any] = {"rounds": 6, "extra_rounds": 40, "extra_share": 4.0}
-BENCH_SETTINGS = Settings(**BENCH_EFFORT)
 MIB = float(1 << 20)
 
 
@@ -176,7 +175,7 @@ def run_benchmark(
     folder: Path,
     *,
     tables: Sequence[LatencyTable] = (),
-    settings: Settings | None = None,
+    seed: int = 0,
     progress: Progress | None = None,
 ) -> list[BenchmarkResult]:
     """Measure the candidates interleaved; ``folder`` keeps the journal and is gone on with."""
@@ -191,7 +190,7 @@ def run_benchmark(
         scheduler=scheduler,
         build=build_onnx,
         folder=folder,
-        settings=settings or BENCH_SETTINGS,
+        settings=settings_for(conditions, **BENCH_EFFORT, seed=seed),
     ) as session:
         result = session.run(*([progress] if progress else []))
         session.workloads.delete()

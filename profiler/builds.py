@@ -31,8 +31,7 @@ class Builds:
     """
 
     conditions: Conditions
-    #: Where the journal is, and where the files of this run are.
-    folder: Path
+    #: Where the files of this run are; the journal is in the folder above.
     workloads: Path
     jobs: Mapping[str, AnyJob]
     rounds: int
@@ -51,14 +50,15 @@ class Builds:
         """Remember which engine each board built of each file in the planned rounds."""
         for reply in replies:
             job = self.jobs.get(reply.job_id)
-            digest = reply.built.get("engine_sha256")
-            if job is not None and "build_s" in reply.built:
-                self._first.setdefault((job.digest, job.weights_seed), reply.built)
-            if job is not None and digest:
-                key = _key(reply.board, job)
-                if reply.round < self.rounds or job.kind == "anchor" or key not in self._engines:
-                    self._engines[key] = str(digest)
+            if job is None or not reply.built:
+                continue
             self._learned = self._learned or reply.built.get("engine_reused") is False
+            if "build_s" in reply.built:
+                self._first.setdefault((job.digest, job.weights_seed), reply.built)
+            key, digest = _key(reply.board, job), reply.built.get("engine_sha256")
+            is_own = reply.round < self.rounds or job.kind == "anchor" or key not in self._engines
+            if digest and is_own:
+                self._engines[key] = str(digest)
 
     def facts(self, job: AnyJob) -> Mapping[str, Any]:
         """What was said about the first build of a job's file; empty where nothing is built."""
@@ -88,7 +88,7 @@ class Builds:
         gpu = environment.get("gpu") or {}
         about = [self.conditions.runtime, self.conditions.runtime_version, str(gpu.get("name"))]
         digest = hashlib.sha256("/".join(about).encode()).hexdigest()[:8]
-        self._cache = self.folder / f"timing_cache-{digest}{TIMING_CACHE_SUFFIX}"
+        self._cache = self.workloads.parent / f"timing_cache-{digest}{TIMING_CACHE_SUFFIX}"
         self._handed_over.pop(board, None)
         if self._cache.exists():
             pushed = yield Push(files=(self._copy(self._cache),))

@@ -81,7 +81,6 @@ class RoundRunner:
         self._any_job = {job.id: job for job in (*self.plan.jobs, *self.plan.anchors)}
         self.builds = Builds(
             conditions=self.conditions,
-            folder=self.workloads.folder.parent,
             workloads=self.workloads.folder,
             jobs=self._any_job,
             rounds=self.settings.rounds,

@@ -96,11 +96,10 @@ def run_bench(
     seed: int = 0,
 ) -> list[BenchmarkResult]:
     """Measure with a progress bar and save the results."""
-    from dshrink.benchmark import BENCH_EFFORT, run_benchmark, save_results
+    from dshrink.benchmark import run_benchmark, save_results
     from dshrink.search.plan import parse_plan
     from latency_tables.io import load_table
     from profiler.conditions import batch_on, measuring_on
-    from profiler.settings import settings_for
 
     loaded = [load_table(path) for path in tables]
     candidates = _candidates(
@@ -116,7 +115,7 @@ def run_bench(
             scheduler,
             out_file.with_name(f"{out_file.stem}.journal"),
             tables=loaded,
-            settings=settings_for(conditions, **BENCH_EFFORT, seed=seed),
+            seed=seed,
             progress=update,
         )
         _say_unused(loaded, conditions)

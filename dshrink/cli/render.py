@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from dshrink.benchmark import BenchmarkResult
+    from latency_tables.schema import Conditions
     from latency_tables.table import LatencyTable
 
 
@@ -60,23 +62,7 @@ def rows_table(table: LatencyTable) -> Table:
     return grid
 
 
-class Timed(Protocol):
-    """What says how something was timed: conditions, or a result of a benchmark."""
-
-    @property
-    def threads(self) -> int: ...
-
-    @property
-    def clock(self) -> str: ...
-
-    @property
-    def launch(self) -> str: ...
-
-    @property
-    def cache_mode(self) -> str: ...
-
-
-def how_timed(timed: Timed) -> str:
+def how_timed(timed: Conditions | BenchmarkResult) -> str:
     """ "1 thread(s), thread_cpu time" on a CPU, "cuda graph launch, hot cache" on a GPU."""
     if timed.clock == "cuda_events":
         return f"{timed.launch.replace('_', ' ')} launch, {timed.cache_mode} cache"

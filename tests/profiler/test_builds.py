@@ -35,7 +35,6 @@ def builds(folder: Path, jobs: list[AnyJob], of: Conditions | None = None) -> Bu
     by_id = {one.id: one for one in jobs}
     return Builds(
         conditions=of or conditions(),
-        folder=folder,
         workloads=folder / "workloads",
         jobs=by_id,
         rounds=3,
