@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from latency_tables.errors import LatencyTableError
+from latency_tables.places import Place
 from latency_tables.ranks import kendall_tau, spearman_rho
 from latency_tables.schema import Row
+from latency_tables.span_masks import Span
 from latency_tables.table import LatencyTable
 
 #: Two overlapping intervals say "same" when together they span no more than this.
 SAME_PERCENT = 2.0
 
-Key = tuple[str, int | None, str]
+Key = tuple[Place, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,12 +22,14 @@ class RowComparison:
     """One piece in both tables; ``ratio`` is b over a, the verdict speaks of b.
 
     "faster" and "slower": the 95 % intervals do not overlap. "same": they do, and together span at
-    most 2 %. "ambiguous": they overlap but are too wide to call the rows the same.
+    most 2 %. "ambiguous": they overlap but are too wide to call the rows the same. "unknown": one
+    of the rows was published without an interval.
     """
 
     piece: str
     kind: str
     block: int | None
+    span: Span | None
     a_ms: float
     b_ms: float
     ratio: float
@@ -36,7 +40,8 @@ class RowComparison:
 class Comparison:
     """Two tables side by side; ``kendall_tau`` and ``spearman_rho`` are over the common rows.
 
-    Rows whose measurement failed in either table are named in ``failed`` and compared nowhere.
+    Rows whose measurement failed, or was cut short, in either table are named in ``failed`` and
+    compared nowhere.
     """
 
     rows: tuple[RowComparison, ...]
@@ -67,13 +72,15 @@ def compare(a: LatencyTable, b: LatencyTable) -> Comparison:
     compared = tuple(
         found for key in common if (found := _compare_rows(rows_a[key], rows_b[key])) is not None
     )
-    compared_places = {(row.kind, row.block) for row in compared}
+    compared_names = {row.piece for row in compared}
     a_ms, b_ms = [row.a_ms for row in compared], [row.b_ms for row in compared]
     return Comparison(
         rows=compared,
         only_a=tuple(row.piece for key, row in rows_a.items() if key not in rows_b),
         only_b=tuple(row.piece for key, row in rows_b.items() if key not in rows_a),
-        failed=tuple(rows_a[key].piece for key in common if key[:2] not in compared_places),
+        failed=tuple(
+            rows_a[key].piece for key in common if rows_a[key].piece not in compared_names
+        ),
         differing_conditions=_differences(a, b),
         kendall_tau=kendall_tau(a_ms, b_ms),
         spearman_rho=spearman_rho(a_ms, b_ms),
@@ -87,7 +94,7 @@ def _differences(a: LatencyTable, b: LatencyTable) -> tuple[str, ...]:
 
 
 def _by_key(table: LatencyTable) -> dict[Key, Row]:
-    return {(row.kind, row.block, row.digest): row for row in table.rows}
+    return {(row.place, row.digest): row for row in table.rows}
 
 
 def _describe(table: LatencyTable) -> str:
@@ -96,12 +103,14 @@ def _describe(table: LatencyTable) -> str:
 
 
 def _compare_rows(a: Row, b: Row) -> RowComparison | None:
-    if a.latency_ms is None or b.latency_ms is None:
+    if not a.is_measured or not b.is_measured:
         return None
+    assert a.latency_ms is not None and b.latency_ms is not None
     return RowComparison(
         piece=a.piece,
         kind=a.kind,
         block=a.block,
+        span=a.span,
         a_ms=a.latency_ms,
         b_ms=b.latency_ms,
         ratio=b.latency_ms / a.latency_ms,
@@ -110,8 +119,9 @@ def _compare_rows(a: Row, b: Row) -> RowComparison | None:
 
 
 def _verdict(a: Row, b: Row) -> str:
-    bounds = (a.low_ms, a.high_ms, b.low_ms, b.high_ms)
-    a_low, a_high, b_low, b_high = (bound or 0.0 for bound in bounds)
+    if a.low_ms is None or a.high_ms is None or b.low_ms is None or b.high_ms is None:
+        return "unknown"
+    a_low, a_high, b_low, b_high = a.low_ms, a.high_ms, b.low_ms, b.high_ms
     if b_high < a_low:
         return "faster"
     if b_low > a_high:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from latency_tables.errors import TableFormatError
+from latency_tables.places import Place
 from latency_tables.schema import COLUMNS, NEW_COLUMNS, Row
 
 MEND = "correct it, or write the table again with `dshrink profile`"
@@ -47,11 +48,11 @@ def parse_rows(text: str, where: str) -> tuple[CsvRow, ...]:
     _, header = next(lines, (0, []))
     _check_header(header, where)
     found: list[CsvRow] = []
-    first_lines: dict[tuple[str, int | None], int] = {}
+    first_lines: dict[Place, int] = {}
     for line, values in lines:
         _check_full(values, header, line, where)
         entry = _parse_line(line, dict(zip(header, values, strict=True)), where)
-        place = (entry.row.kind, entry.row.block)
+        place = entry.row.place
         if place in first_lines:
             raise TableFormatError(
                 f"{where}: line {line}: {entry.row.piece!r} stands on line {first_lines[place]} "

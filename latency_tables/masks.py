@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from latency_tables.errors import MaskError
-from latency_tables.pieces import PADDING_MODES
+
+#: How a merged block treats the border (methods.md); the first one is the default.
+PADDING_MODES = ("bias_map", "repad", "interior")
 
 
 def check_mask(

@@ -28,13 +28,14 @@ class Prediction:
     calibrated: bool
 
 
-def predict(table: LatencyTable, keep_mask: str, padding: str = "bias_map") -> Prediction:
-    """Predict the network of ``keep_mask``.
+def predict(table: LatencyTable, keep_mask: str, padding: str | None = None) -> Prediction:
+    """Predict the network of ``keep_mask``; without ``padding`` as its merged pieces usually are.
 
     Raises MaskError for a mask that does not fit, MissingPieceError for a piece without latency.
     """
+    padding = padding or table.forms.padding
     plain_sum_ms = table.sum_ms(keep_mask, padding)
-    original = "1" * table.block_count
+    original = table.forms.base
     calibration = table.calibration
     if calibration is None:
         latency_ms, base_ms = plain_sum_ms, table.sum_ms(original)

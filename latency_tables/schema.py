@@ -9,19 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
 
 from latency_tables.errors import ConditionsError, PieceError, TableFormatError
 from latency_tables.json_fields import JsonObject
-from latency_tables.pieces import check_place, piece_name
+from latency_tables.places import Place, check_place, piece_name
+from latency_tables.span_masks import Span
 
 SCHEMA = "dshrink.latency_table"
 #: Version 2 says which board measured a row, and how the boards compare; version 3 in which context
-#: the pieces were measured, how a GPU was given its work, and what its runtime built.
-SCHEMA_VERSION = 3
+#: the pieces were measured, how a GPU was given its work, and what its runtime built; version 4
+#: knows spans, and tables that others published.
+SCHEMA_VERSION = 4
 UNIT = "ms"
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
@@ -37,8 +39,9 @@ LAUNCHES = ("plain", "cuda_graph", "compiled")
 #: that is; on a machine of one's own both are nearly equal.
 STATISTICS = {"quiet": (0.05, 0.25), "median": (0.5, 0.5)}
 #: The worst last. ``host_bound``: the device waited for the host, so the latency says little about
-#: the device.
-VERDICTS = ("ok", "host_bound", "noisy", "throttled", "failed")
+#: the device. ``bounded``: so slow that it was not measured to the end, if at all; what it has for
+#: a latency is in no prediction. ``published``: taken from others, so no verdict of ours.
+VERDICTS = ("ok", "host_bound", "noisy", "throttled", "bounded", "failed", "published")
 
 
 def one_line(text: str) -> str:
@@ -141,7 +144,9 @@ LATENCIES = (
 #: Spreads: as the latencies, but 0 is possible.
 SPREADS = ("iqr_ms", "round_spread_percent")
 COUNTS = ("macs", "parameters", "peak_activations")
-MILLISECONDS_AND_PERCENT = (*LATENCIES, *SPREADS, "cpu_latency_ms", "enqueue_ms")
+#: What conditions or a source may have or not.
+OPTIONAL = ("cpu_latency_ms", "enqueue_ms", "stdev_ms")
+MILLISECONDS_AND_PERCENT = (*LATENCIES, *SPREADS, *OPTIONAL)
 INTEGERS = (*COUNTS, "samples", "rounds")
 
 
@@ -149,13 +154,16 @@ INTEGERS = (*COUNTS, "samples", "rounds")
 class Row:
     """What one piece costs, at one place of the network.
 
+    ``start`` and ``end`` are the i and j of a span (i, j], in a table cut into blocks None.
     ``latency_ms`` is what the conditions' statistic says, ``low_ms`` and ``high_ms`` its 95 %
     interval, ``median_ms`` the median of all samples. ``board`` names what measured it, several
     boards joined by "+"; it is empty in tables of version 1. ``macs``,
     ``parameters`` and ``peak_activations`` count for one image. A failed row has no latencies; its
     ``reason`` says why. ``cpu_latency_ms`` is None where more than one thread ran. On a GPU
     ``enqueue_ms`` is what the host takes to hand over the work of one run, and ``built_precision``
-    the precision of what the runtime really built; elsewhere they are None and empty.
+    the precision of what the runtime really built; elsewhere they are None and empty. A published
+    row has its latency, the standard deviation ``stdev_ms`` where the source gives one, and counts
+    and a digest where these are known (0 and empty where not).
     """
 
     piece: str
@@ -185,6 +193,9 @@ class Row:
     board: str = ""
     enqueue_ms: float | None = None
     built_precision: str = ""
+    start: int | None = None
+    end: int | None = None
+    stdev_ms: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("reason", "board", "built_precision"):
@@ -195,40 +206,64 @@ class Row:
                 if getattr(self, name) is not None:
                     object.__setattr__(self, name, convert(getattr(self, name)))
         self._check_names()
+        if self.verdict not in VERDICTS:
+            raise TableFormatError(f"verdict {self.verdict!r} is not one of {', '.join(VERDICTS)}")
+        if self.verdict not in ("ok", "published") and not self.reason:
+            raise TableFormatError(f"a row that is {self.verdict} needs a reason")
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
         for name in COUNTS:
             if getattr(self, name) < 0:
                 raise TableFormatError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.verdict not in VERDICTS:
-            raise TableFormatError(f"verdict {self.verdict!r} is not one of {', '.join(VERDICTS)}")
-        if self.verdict != "ok" and not self.reason:
-            raise TableFormatError(f"a row that is {self.verdict} needs a reason")
-        if self.verdict == "failed":
-            self._check_failed()
+        if self.verdict == "published":
+            self._check_published()
+        elif self.verdict == "failed" or (self.verdict == "bounded" and self.latency_ms is None):
+            self._check_without_latency()
         else:
             self._check_latencies()
 
     def _check_names(self) -> None:
+        if (self.start is None) != (self.end is None) or None not in (self.block, self.start):
+            raise TableFormatError(
+                f"start {self.start} and end {self.end} belong together, and a row has either "
+                f"them or a block (here {self.block})"
+            )
         try:
-            check_place(self.kind, self.block)
+            check_place(self.place)
         except PieceError as error:
             raise TableFormatError(str(error)) from None
-        if self.piece != piece_name(self.kind, self.block):
+        if self.piece != piece_name(self.place):
+            where = "block" if self.span is None else "span"
             raise TableFormatError(
-                f"piece {self.piece!r} should be named {piece_name(self.kind, self.block)!r} "
-                "for its kind and block"
+                f"piece {self.piece!r} should be named {piece_name(self.place)!r} for its kind and "
+                f"{where}"
             )
-        if len(self.digest) != 16 or set(self.digest) - set("0123456789abcdef"):
+        unknown = self.verdict == "published" and not self.digest
+        if not unknown and (len(self.digest) != 16 or set(self.digest) - set("0123456789abcdef")):
             raise TableFormatError(f"digest {self.digest!r} is not 16 hex digits")
         for name in ("first_layer", "last_layer"):
             if getattr(self, name) != one_line(getattr(self, name)):
                 raise TableFormatError(f"{name} {getattr(self, name)!r} is not one line of text")
 
-    def _check_failed(self) -> None:
-        for name in MILLISECONDS_AND_PERCENT:
-            if getattr(self, name) is not None:
-                raise TableFormatError(f"a failed row has no {name}, got {getattr(self, name)}")
+    def _check_without_latency(self) -> None:
+        self._check_empty(MILLISECONDS_AND_PERCENT)
         if min(self.samples, self.rounds) < 0:
             raise TableFormatError("samples and rounds must not be negative")
+
+    def _check_published(self) -> None:
+        known = ("latency_ms", "stdev_ms")
+        self._check_empty([name for name in MILLISECONDS_AND_PERCENT if name not in known])
+        _check_number("latency_ms", self.latency_ms, zero_allowed=False)
+        if self.stdev_ms is not None:
+            _check_number("stdev_ms", self.stdev_ms, zero_allowed=True)
+        if self.samples or self.rounds:
+            raise TableFormatError(f"a published row has no samples of ours, got {self.samples}")
+
+    def _check_empty(self, names: Iterable[str]) -> None:
+        for name in names:
+            if (value := getattr(self, name)) is not None:
+                raise TableFormatError(f"a {self.verdict} row has no {name}, got {value}")
 
     def _check_latencies(self) -> None:
         for name in LATENCIES:
@@ -239,6 +274,7 @@ class Row:
             _check_number("cpu_latency_ms", self.cpu_latency_ms, zero_allowed=False)
         if self.enqueue_ms is not None:
             _check_number("enqueue_ms", self.enqueue_ms, zero_allowed=True)
+        self._check_empty(["stdev_ms"])
         if min(self.samples, self.rounds) < 1:
             raise TableFormatError(
                 f"{self.samples} samples in {self.rounds} rounds: a measured row needs at least 1"
@@ -252,9 +288,18 @@ class Row:
             raise TableFormatError(f"expected {' <= '.join(names)}, got {values}")
 
     @property
+    def span(self) -> Span | None:
+        """(i, j), or None for a row without."""
+        return None if self.start is None or self.end is None else (self.start, self.end)
+
+    @property
+    def place(self) -> Place:
+        return self.kind, self.block if self.span is None else self.span
+
+    @property
     def is_measured(self) -> bool:
-        """Whether the row has a latency; noisy and throttled rows do."""
-        return self.latency_ms is not None
+        """Whether the row has a latency to predict with; noisy and throttled rows do."""
+        return self.latency_ms is not None and self.verdict != "bounded"
 
 
 def _check_number(name: str, value: float | None, *, zero_allowed: bool) -> None:
@@ -270,4 +315,4 @@ def _check_number(name: str, value: float | None, *, zero_allowed: bool) -> None
 #: The columns of the CSV, in order: a row's fields, then the digest of the conditions.
 COLUMNS = (*(field.name for field in fields(Row)), "conditions")
 #: Columns that older versions did not write.
-NEW_COLUMNS = ("board", "enqueue_ms", "built_precision")
+NEW_COLUMNS = ("board", "enqueue_ms", "built_precision", "start", "end", "stdev_ms")

@@ -6,6 +6,7 @@ Statistics are written for whoever opens the file, and computed again when it is
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from latency_tables.calibration import Calibration
@@ -13,7 +14,9 @@ from latency_tables.contexts import CONTEXTS, ContextCheck
 from latency_tables.errors import ConditionsError, LatencyTableError, TableFormatError
 from latency_tables.hold_out import HoldOut
 from latency_tables.json_fields import JsonObject, parse_document
+from latency_tables.origin import Origin
 from latency_tables.schema import SCHEMA, SCHEMA_VERSION, UNIT, Conditions, Row
+from latency_tables.span_masks import Span, SpanChain
 from latency_tables.table import LatencyTable
 
 MEND = "restore the file, or write the table again with `dshrink profile`"
@@ -26,7 +29,9 @@ FIELDS = (
     "resolution",
     "in_channels",
     "block_names",
+    "chain",
     "unmergeable",
+    "origin",
     "conditions",
     "conditions_digest",
     "context",
@@ -55,7 +60,9 @@ def format_sidecar(table: LatencyTable) -> str:
         "unit": UNIT,
         "resolution": list(table.resolution),
         "block_names": list(table.block_names),
-        "unmergeable": {str(block): text for block, text in sorted(table.unmergeable.items())},
+        "chain": asdict(table.chain) if table.chain else None,
+        "unmergeable": _unmergeable_json(table),
+        "origin": asdict(table.origin) if table.origin else None,
         "conditions": table.conditions.to_json(),
         "conditions_digest": table.conditions.digest,
         "row_count": len(table.rows),
@@ -119,6 +126,9 @@ def build_table(source: JsonObject, conditions: Conditions, rows: tuple[Row, ...
             # Before version 3 pieces were measured alone.
             context=source.text("context") if "context" in source.data else CONTEXTS[0],
             contexts=_contexts(source) if "contexts" in source.data else {},
+            # Before version 4 all tables were of blocks, and measured by us.
+            chain=_chain(source) if "chain" in source.data else None,
+            origin=_origin(source) if "origin" in source.data else None,
         )
         _check_own_context(table)
         return table
@@ -143,9 +153,53 @@ def _contexts(source: JsonObject) -> dict[str, ContextCheck]:
     return {name: ContextCheck.from_json(found.mapping(name)) for name in found.data}
 
 
-def _unmergeable(source: JsonObject) -> dict[int, str]:
+def _chain(source: JsonObject) -> SpanChain | None:
+    found = source.optional_mapping("chain")
+    if found is None:
+        return None
+    found.check_fields(tuple(SpanChain.__dataclass_fields__))
+    return SpanChain(
+        convolutions=found.texts("convolutions"),
+        mask=found.text("mask"),
+        skips=_pairs(found, "skips"),
+        block_ends=found.integers("block_ends"),
+    )
+
+
+def _pairs(source: JsonObject, key: str) -> tuple[Span, ...]:
+    pairs = source.items(key)
+    for pair in pairs:
+        if not (isinstance(pair, list) and len(pair) == 2 and all(type(n) is int for n in pair)):
+            source.refuse(key, "a list of [p, q]")
+    return tuple((pair[0], pair[1]) for pair in pairs)
+
+
+def _origin(source: JsonObject) -> Origin | None:
+    found = source.optional_mapping("origin")
+    return None if found is None else Origin.from_json(found)
+
+
+def _unmergeable_json(table: LatencyTable) -> dict[str, str]:
+    """A block is "3", a span "3-6"."""
+    keys = {
+        at: f"{at[0]}-{at[1]}" if isinstance(at, tuple) else f"{at}" for at in table.unmergeable
+    }
+    ordered = sorted(keys, key=lambda at: at if isinstance(at, tuple) else (at, at))
+    return {keys[at]: table.unmergeable[at] for at in ordered}
+
+
+def _unmergeable(source: JsonObject) -> dict[int | Span, str]:
     found = source.mapping("unmergeable")
-    for key in found.data:
-        if not (key.isascii() and key.isdigit() and str(int(key)) == key):
-            raise TableFormatError(f"{found.where}: {key!r} is not the number of a block: {MEND}")
-    return {int(key): found.text(key) for key in found.data}
+    return {_place_of(key, found.where): found.text(key) for key in found.data}
+
+
+def _place_of(key: str, where: str) -> int | Span:
+    numbers = key.split("-")
+    if len(numbers) > 2 or not all(
+        text.isascii() and text.isdigit() and str(int(text)) == text for text in numbers
+    ):
+        raise TableFormatError(
+            f"{where}: {key!r} is not the number of a block, nor a span like 3-6: {MEND}"
+        )
+    first, *last = map(int, numbers)
+    return (first, last[0]) if last else first

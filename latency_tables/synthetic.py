@@ -11,8 +11,9 @@ from dataclasses import replace
 
 from latency_tables.calibration import Calibration, CalibrationNetwork
 from latency_tables.hold_out import HoldOut, HoldOutNetwork
-from latency_tables.pieces import piece_name
+from latency_tables.places import piece_name
 from latency_tables.schema import Conditions, Row
+from latency_tables.span_masks import ACTIVE, MERGED, Span, SpanChain
 from latency_tables.table import LatencyTable
 
 CONDITIONS = Conditions(device="nowhere", runtime="synthetic", runtime_version="1")
@@ -20,7 +21,7 @@ CONDITIONS = Conditions(device="nowhere", runtime="synthetic", runtime_version="
 
 def synthetic_row(
     kind: str,
-    block: int | None = None,
+    at: int | Span | None = None,
     *,
     latency_ms: float | None = 1.0,
     half_width_percent: float = 0.5,
@@ -28,7 +29,8 @@ def synthetic_row(
     reason: str = "",
 ) -> Row:
     """A row whose other statistics follow from ``latency_ms``; None makes a failed row."""
-    name = piece_name(kind, block)
+    name = piece_name((kind, at))
+    span = at if isinstance(at, tuple) else (None, None)
 
     def scaled(factor: float) -> float | None:
         return None if latency_ms is None else latency_ms * factor
@@ -36,7 +38,9 @@ def synthetic_row(
     return Row(
         piece=name,
         kind=kind,
-        block=block,
+        block=None if isinstance(at, tuple) else at,
+        start=span[0],
+        end=span[1],
         first_layer=f"{name} first",
         last_layer=f"{name} last",
         digest=hashlib.sha256(name.encode()).hexdigest()[:16],
@@ -100,21 +104,114 @@ def synthetic_table(
         rows=tuple(rows),
         conditions=conditions,
     )
-    calibration = _calibration(table, slope, offset_ms)
-    hold_out = _hold_out(table, calibration, hold_out_errors_percent)
+    every = 2 ** len(table.mergeable)
+    return _checked(
+        table,
+        [_mask(table, bits % every) for bits in range(len(hold_out_errors_percent) + 1)],
+        _mask(table, every - 1),
+        slope,
+        offset_ms,
+        hold_out_errors_percent,
+    )
+
+
+def synthetic_span_table(
+    span_ms: Mapping[Span, float | None],
+    *,
+    mask: str,
+    skips: Sequence[Span] = (),
+    block_ends: Sequence[int] = (),
+    addition_ms: float = 0.1,
+    between_ms: Mapping[int, float] | None = None,
+    fixed_ms: float = 1.0,
+    bounded: Mapping[Span, str] | None = None,
+    slope: float = 1.0,
+    offset_ms: float = 0.1,
+    hold_out_errors_percent: Sequence[float] = (0.1, -0.2, 0.3, -0.1, 0.2, -0.3, 0.1, -0.2),
+    conditions: Conditions = CONDITIONS,
+) -> LatencyTable:
+    """A calibrated table of a chain with these spans, one span a convolution among them.
+
+    ``mask`` is the original network's span mask, ``between_ms`` costs of fixed pieces by position.
+    A span whose latency is None is a failed row; ``bounded`` says why spans are not measured to the
+    end (with what ``span_ms`` gives them as the lower bound, or None).
+    """
+    bounded = bounded or {}
+    rows = [synthetic_row("stem", latency_ms=fixed_ms)]
+    for (i, j), latency_ms in span_ms.items():
+        row = synthetic_row("span", (i, j), latency_ms=latency_ms, macs=1000 * (j - i) + 100 * i)
+        if (i, j) in bounded:
+            row = replace(row, verdict="bounded", reason=bounded[i, j])
+        rows.append(row)
+    rows += [synthetic_row("addition", skip, latency_ms=addition_ms, macs=0) for skip in skips]
+    rows += [
+        synthetic_row("between", (at, at), latency_ms=latency_ms)
+        for at, latency_ms in (between_ms or {}).items()
+    ]
+    rows.append(synthetic_row("head", latency_ms=fixed_ms))
+    table = LatencyTable(
+        model="synthetic",
+        resolution=(224, 224),
+        in_channels=3,
+        block_names=(),
+        rows=tuple(rows),
+        conditions=conditions,
+        chain=SpanChain(
+            convolutions=tuple(f"convs.{at}" for at in range(len(mask))),
+            mask=mask,
+            skips=tuple(skips),
+            block_ends=tuple(block_ends),
+        ),
+    )
+    masks = _span_masks(table)
+    return _checked(table, masks, masks[-1], slope, offset_ms, hold_out_errors_percent)
+
+
+#: So many masks of a table of spans are listed at most.
+_MASKS = 200
+
+
+def _span_masks(table: LatencyTable) -> list[str]:
+    """The original network's, then those that merge spans with a latency."""
+    chain = table.chain
+    assert chain is not None
+    base = chain.base
+    usable = [row.span for row in table.rows if row.kind == "span" and row.is_measured]
+    found = [""]
+    while found and len(found[0]) < chain.length:
+        head = found.pop(0)
+        for i, j in (span for span in usable if span is not None and span[0] == len(head)):
+            end = base[i] if j == i + 1 else ACTIVE
+            found.append(head + MERGED * (j - i - 1) + end)
+        found = sorted(found, key=len)[:_MASKS]
+    return [base, *(mask for mask in found if MERGED in mask)]
+
+
+def _checked(
+    table: LatencyTable,
+    masks: Sequence[str],
+    smallest: str,
+    slope: float,
+    offset_ms: float,
+    errors_percent: Sequence[float],
+) -> LatencyTable:
+    """The table with a calibration, and with hold-out networks of these masks in turn."""
+    calibration = _calibration(table, smallest, slope, offset_ms)
+    held_out = [masks[(n + 1) % len(masks)] for n in range(len(errors_percent))]
+    hold_out = _hold_out(table, calibration, held_out, errors_percent)
     return replace(table, calibration=calibration, hold_out=hold_out)
 
 
-def _calibration(table: LatencyTable, slope: float, offset_ms: float) -> Calibration:
-    original = "1" * table.block_count
-    base_sum_ms = table.sum_ms(original)
+def _calibration(table: LatencyTable, smallest: str, slope: float, offset_ms: float) -> Calibration:
+    base, padding = table.forms.base, table.forms.padding
+    base_sum_ms = table.sum_ms(base)
     networks = []
-    for keep_mask in dict.fromkeys([original, _mask(table, 2 ** len(table.mergeable) - 1)]):
+    for keep_mask in dict.fromkeys([base, smallest]):
         sum_ms = table.sum_ms(keep_mask)
         networks.append(
             CalibrationNetwork(
                 keep_mask=keep_mask,
-                padding="bias_map",
+                padding=padding,
                 measured_ms=base_sum_ms + offset_ms + slope * (sum_ms - base_sum_ms),
                 sum_ms=sum_ms,
             )
@@ -129,19 +226,22 @@ def _mask(table: LatencyTable, bits: int) -> str:
 
 
 def _hold_out(
-    table: LatencyTable, calibration: Calibration, errors_percent: Sequence[float]
+    table: LatencyTable,
+    calibration: Calibration,
+    masks: Sequence[str],
+    errors_percent: Sequence[float],
 ) -> HoldOut | None:
+    base, padding = table.forms.base, table.forms.padding
     networks = []
-    for number, error_percent in enumerate(errors_percent):
-        keep_mask = _mask(table, (number + 1) % 2 ** len(table.mergeable))
+    for keep_mask, error_percent in zip(masks, errors_percent, strict=True):
         plain_sum_ms = table.sum_ms(keep_mask)
-        predicted_ms = calibration.predict_ms(plain_sum_ms, "bias_map")
+        predicted_ms = calibration.predict_ms(plain_sum_ms, padding)
         measured_ms = predicted_ms / (1 + error_percent / 100)
-        macs_share = table.macs(keep_mask) / table.macs("1" * table.block_count)
+        macs_share = table.macs(keep_mask) / table.macs(base)
         networks.append(
             HoldOutNetwork(
                 keep_mask=keep_mask,
-                padding="bias_map",
+                padding=padding,
                 measured_ms=measured_ms,
                 measured_low_ms=measured_ms * 0.995,
                 measured_high_ms=measured_ms * 1.005,

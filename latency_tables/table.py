@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -17,10 +17,12 @@ from typing import Any
 from latency_tables.calibration import Calibration
 from latency_tables.contexts import CONTEXTS, ContextCheck, check_context
 from latency_tables.errors import LatencyTableError, MissingPieceError, TableFormatError
+from latency_tables.forms import BlockForms, Forms, make_forms
 from latency_tables.hold_out import HoldOut
-from latency_tables.masks import check_mask, check_padding
-from latency_tables.pieces import FIXED_KINDS, piece_name
+from latency_tables.origin import Origin
+from latency_tables.places import Place, piece_name
 from latency_tables.schema import NEW_COLUMNS, Conditions, Row, one_line
+from latency_tables.span_masks import Span, SpanChain
 
 #: A table whose hold-out error is larger is not fit for search.
 FIT_MAPE_PERCENT = 2.0
@@ -30,10 +32,13 @@ FIT_MAPE_PERCENT = 2.0
 class LatencyTable:
     """Rows of one network measured under one set of conditions.
 
-    ``resolution`` is (H, W). ``unmergeable`` maps a block to the reason why it cannot merge.
-    ``fingerprint`` (the machine), ``twins`` (pieces measured twice) and ``boards`` (how the boards
-    that shared the work compare) are JSON data for readers. ``context`` says beside what the pieces
-    were measured, ``contexts`` how right the predictions of each context are that was tried.
+    ``resolution`` is (H, W). With a ``chain`` the network is cut into spans, and masks are span
+    masks; otherwise into blocks, and masks are keep masks. ``unmergeable`` maps a block, or a span,
+    to the reason why it cannot merge. ``origin`` says where the rows were published, None where we
+    measured them. ``fingerprint`` (the machine), ``twins`` (pieces measured twice) and ``boards``
+    (how the boards that shared the work compare) are JSON data for readers. ``context`` says beside
+    what the pieces were measured, ``contexts`` how right the predictions of each context are that
+    was tried.
     """
 
     model: str
@@ -42,7 +47,7 @@ class LatencyTable:
     block_names: tuple[str, ...]
     rows: tuple[Row, ...]
     conditions: Conditions
-    unmergeable: Mapping[int, str] = field(default_factory=dict)
+    unmergeable: Mapping[int | Span, str] = field(default_factory=dict)
     calibration: Calibration | None = None
     hold_out: HoldOut | None = None
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
@@ -54,6 +59,8 @@ class LatencyTable:
     warnings: tuple[str, ...] = ()
     context: str = CONTEXTS[0]
     contexts: Mapping[str, ContextCheck] = field(default_factory=dict)
+    chain: SpanChain | None = None
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         # Tuples inside of free-form data would come back from a file as lists.
@@ -78,33 +85,32 @@ class LatencyTable:
     def _check_blocks(self) -> None:
         if len(set(self.block_names)) != self.block_count:
             raise TableFormatError("block_names: two blocks share a name")
-        for block in self.unmergeable:
-            if not 0 <= block < self.block_count:
+        for at in self.unmergeable:
+            if isinstance(at, tuple) != (self.chain is not None):
                 raise TableFormatError(
-                    f"unmergeable: block {block} does not exist; {self.model} has "
+                    f"unmergeable: {at} should be {'a span' if self.chain else 'a block'}"
+                )
+            if isinstance(at, int) and not 0 <= at < self.block_count:
+                raise TableFormatError(
+                    f"unmergeable: block {at} does not exist; {self.model} has "
                     f"{self.block_count} blocks, numbered from 0"
                 )
 
     def _check_rows(self) -> None:
-        seen: set[tuple[str, int | None]] = set()
+        seen: set[Place] = set()
         for row in self.rows:
-            problem = self._problem_of(row)
-            if (row.kind, row.block) in seen:
+            problem = self.forms.problem_of(row.place)
+            merged = row.kind in ("merged", "merged_bias_map", "span")
+            if merged and (at := row.place[1]) is not None and at in self.unmergeable:
+                what = "it" if self.chain else "its block"
+                problem = f"contradicts the table: {what} cannot merge ({self.unmergeable[at]})"
+            if row.place in seen:
                 problem = "stands twice in the table: keep one of its rows"
+            if (row.verdict == "published") != (self.origin is not None):
+                problem = f"is {row.verdict}: published rows, and no others, need an origin"
             if problem:
                 raise TableFormatError(f"row {row.piece!r} {problem}")
-            seen.add((row.kind, row.block))
-
-    def _problem_of(self, row: Row) -> str:
-        if row.block is not None and row.block >= self.block_count:
-            return (
-                f"belongs to a block that does not exist: {self.model} has {self.block_count} "
-                "blocks, numbered from 0"
-            )
-        reason = self.unmergeable.get(-1 if row.block is None else row.block)
-        if row.kind in ("merged", "merged_bias_map") and reason is not None:
-            return f"contradicts the table: its block cannot merge ({reason})"
-        return ""
+            seen.add(row.place)
 
     @property
     def block_count(self) -> int:
@@ -112,12 +118,19 @@ class LatencyTable:
 
     @property
     def mergeable(self) -> tuple[int, ...]:
-        """The blocks that a keep mask may shrink."""
-        return tuple(block for block in range(self.block_count) if block not in self.unmergeable)
+        """The blocks that a keep mask may shrink; none in a table of spans."""
+        return self.forms.shrinkable if isinstance(self.forms, BlockForms) else ()
 
     @cached_property
-    def _by_place(self) -> Mapping[tuple[str, int | None], Row]:
-        return {(row.kind, row.block): row for row in self.rows}
+    def forms(self) -> Forms:
+        """Which networks the rows make."""
+        places = frozenset(row.place for row in self.rows)
+        return make_forms(self.model, places, self.block_names, self.unmergeable, self.chain)
+
+    @cached_property
+    def by_place(self) -> Mapping[Place, Row]:
+        """The row at each place."""
+        return {row.place: row for row in self.rows}
 
     @cached_property
     def digest(self) -> str:
@@ -136,33 +149,40 @@ class LatencyTable:
         launch += f" --cache {c.cache_mode}" if c.cache_mode != "hot" else ""
         names = ",".join(self.contexts or [self.context])
         contexts = f" --context {names}" if names != CONTEXTS[0] or c.clock == "cuda_events" else ""
+        contexts += " --segments spans" if self.chain else ""
         return (
             f"dshrink profile {self.model} --device {c.device} --runtime {c.runtime} "
             f"--precision {c.precision} --batch {c.batch}{threads}{launch} "
             f"--resolution {resolution}{contexts} --out DIR"
         )
 
-    def has_row(self, kind: str, block: int | None = None) -> bool:
-        return (kind, block) in self._by_place
+    def has_row(self, kind: str, at: int | Span | None = None) -> bool:
+        return (kind, at) in self.by_place
 
-    def row(self, kind: str, block: int | None = None) -> Row:
+    def row(self, kind: str, at: int | Span | None = None) -> Row:
         """The row of a piece; a failed one too. Raises MissingPieceError."""
         try:
-            return self._by_place[kind, block]
+            return self.by_place[kind, at]
         except KeyError:
+            mend = f"measure it: {self.profile_command}"
             raise MissingPieceError(
                 f"the table of {self.model} on {self.conditions.device} holds no row for "
-                f"{piece_name(kind, block)!r}; measure it: {self.profile_command}"
+                f"{piece_name((kind, at))!r}; {'it was published so' if self.origin else mend}"
             ) from None
 
-    def measured(self, kind: str, block: int | None = None) -> tuple[Row, float]:
-        """A row and its latency in ms. Raises MissingPieceError where it failed."""
-        row = self.row(kind, block)
-        if row.latency_ms is None:
+    def measured(self, kind: str, at: int | Span | None = None) -> tuple[Row, float]:
+        """A row and its latency in ms. Raises MissingPieceError where it failed or is bounded."""
+        row = self.row(kind, at)
+        if row.latency_ms is None or not row.is_measured:
+            problem = (
+                f"which is bounded: {row.reason}"
+                if row.verdict == "bounded"
+                else f"its measurement failed ({row.reason}); measure it again: "
+                f"{self.profile_command}"
+            )
             raise MissingPieceError(
                 f"the table of {self.model} on {self.conditions.device} holds no latency for "
-                f"{row.piece!r}, its measurement failed ({row.reason}); measure it again: "
-                f"{self.profile_command}"
+                f"{row.piece!r}, {problem}"
             )
         return row, row.latency_ms
 
@@ -173,26 +193,15 @@ class LatencyTable:
 
     def check_mask(self, keep_mask: str) -> None:
         """Raise MaskError unless the mask fits this network."""
-        check_mask(keep_mask, self.block_names, self.unmergeable, self.model)
-
-    def _places(self, keep_mask: str, padding: str) -> Iterator[tuple[str, int | None]]:
-        self.check_mask(keep_mask)
-        check_padding(padding)
-        yield "stem", None
-        yield "head", None
-        for row in self.rows:
-            if row.kind in FIXED_KINDS and row.kind not in ("stem", "head"):
-                yield row.kind, row.block
-        for block, keep in enumerate(keep_mask):
-            yield ("original" if keep == "1" else self.merged_kind(block, padding)), block
+        self.forms.check(keep_mask)
 
     def sum_ms(self, keep_mask: str, padding: str = "bias_map") -> float:
         """Plain sum of the rows that the network of this mask is made of."""
-        return math.fsum(self.measured(*place)[1] for place in self._places(keep_mask, padding))
+        return math.fsum(self.measured(*at)[1] for at in self.forms.places(keep_mask, padding))
 
     def macs(self, keep_mask: str, padding: str = "bias_map") -> int:
         """Multiply-accumulate operations of that network, for one image."""
-        return sum(self.row(*place).macs for place in self._places(keep_mask, padding))
+        return sum(self.row(*at).macs for at in self.forms.places(keep_mask, padding))
 
     def saving_ms(self, block: int, padding: str = "bias_map") -> float:
         """What merging the block saves in the sum; negative where merging costs."""
@@ -207,6 +216,10 @@ class LatencyTable:
     @cached_property
     def fit_reason(self) -> str:
         """Why this table is not fit for search, or an empty text."""
+        if self.origin is not None:
+            return (
+                f"its latencies were published by others, not measured here: {self.origin.source}"
+            )
         try:
             self._check_needed_rows()
         except LatencyTableError as error:
@@ -232,10 +245,8 @@ class LatencyTable:
         return True
 
     def _check_needed_rows(self) -> None:
-        self.sum_ms("1" * self.block_count)
-        for block in self.mergeable:
-            self.measured("merged", block)
-            self.measured(self.merged_kind(block, "bias_map"), block)
+        for place in self.forms.needed():
+            self.measured(*place)
 
 
 def _facts(row: Row) -> tuple[Any, ...]:

@@ -88,7 +88,7 @@ def test_a_block_that_cannot_merge_is_not_mergeable() -> None:
         (COMPLETE[1:], {}, "no stem"),
         (COMPLETE[:-1], {}, "no head"),
         ((*COMPLETE, piece("stem")), {}, "stem is listed twice"),
-        ((*COMPLETE, piece("dense", 2)), {}, "outside of the network's 2 blocks"),
+        ((*COMPLETE, piece("dense", 2)), {}, "block that does not exist: tiny has 2 blocks"),
         ((*COMPLETE[:3], *COMPLETE[4:]), {}, "block 1 has no original"),
         ((*COMPLETE[:2], *COMPLETE[3:]), {}, "block 0 must have either a merged piece"),
         (COMPLETE, {1: "swish"}, "block 1 must have either a merged piece"),

@@ -110,7 +110,7 @@ def test_the_csv_is_what_a_spreadsheet_expects(saved: Path) -> None:
     lines = (saved / "table.csv").read_text().splitlines()
     assert lines[0] == ",".join(COLUMNS)
     assert lines[1].startswith("stem,stem,,stem first,stem last,")
-    assert lines[1].endswith(f",ok,,,,,{CONDITIONS.digest}")
+    assert lines[1].endswith(f",ok,,,,,,,,{CONDITIONS.digest}")
     assert len(lines) == 1 + len(table().rows)
 
 
@@ -219,8 +219,8 @@ def test_a_missing_half_is_named(saved: Path, name: str) -> None:
     ("key", "value", "message"),
     [
         ("schema", "other", "field 'schema' must be 'dshrink.latency_table', got \"other\""),
-        ("schema_version", 4, "schema_version 4 is newer than 3"),
-        ("schema_version", 4, "update dshrink"),
+        ("schema_version", 5, "schema_version 5 is newer than 4"),
+        ("schema_version", 5, "update dshrink"),
         ("schema_version", 0, "field 'schema_version' must be an integer from 1"),
         ("schema_version", "1", "field 'schema_version' must be an integer from 1"),
         ("schema_version", True, "field 'schema_version' must be an integer from 1"),
@@ -343,7 +343,7 @@ def test_the_sidecar_shows_derived_values_to_readers(saved: Path) -> None:
     assert data["hold_out"]["kendall_tau"] == pytest.approx(hold_out.kendall_tau)
     assert data["calibration"]["slope"] == pytest.approx(1.0)
     assert data["fit_for_search"] is True
-    assert (data["unit"], data["schema_version"]) == ("ms", 3)
+    assert (data["unit"], data["schema_version"]) == ("ms", 4)
 
 
 def test_a_calibration_on_both_merged_forms_belongs_to_its_rows(tmp_path: Path) -> None:

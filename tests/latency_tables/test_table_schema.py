@@ -16,7 +16,7 @@ def test_the_columns_are_frozen() -> None:
         "piece,kind,block,first_layer,last_layer,digest,latency_ms,low_ms,high_ms,median_ms,"
         "iqr_ms,min_ms,p90_ms,p99_ms,wall_latency_ms,cpu_latency_ms,samples,rounds,"
         "round_spread_percent,macs,parameters,peak_activations,verdict,reason,board,enqueue_ms,"
-        "built_precision,conditions"
+        "built_precision,start,end,stdev_ms,conditions"
     )
 
 

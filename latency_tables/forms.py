@@ -1,0 +1,202 @@
+"""Which networks the pieces of a table make: what a mask may say, and which pieces it picks.
+
+A network cut into blocks is named by a keep mask, one cut into spans of its chain by a span mask.
+In both ``0`` merges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+from latency_tables.errors import PieceError
+from latency_tables.masks import PADDING_MODES, check_mask, check_padding
+from latency_tables.places import Place, piece_name
+from latency_tables.span_masks import Span, SpanChain, check_span_mask, mask_spans
+
+
+class Forms(Protocol):
+    """The networks that some pieces make."""
+
+    @property
+    def base(self) -> str:
+        """The mask of the original network."""
+
+    @property
+    def padding(self) -> str:
+        """The padding mode that merged pieces have where none is asked for."""
+
+    def check(self, mask: str) -> None:
+        """Raise MaskError unless these pieces make the network of this mask."""
+
+    def places(self, mask: str, padding: str) -> tuple[Place, ...]:
+        """The pieces of the network of a mask, in order. Raises MaskError."""
+
+    def problem_of(self, place: Place) -> str:
+        """Why no piece of this network can stand there, or an empty text."""
+
+    def needed(self) -> tuple[Place, ...]:
+        """Where a search cannot do without a latency."""
+
+    def check_places(self) -> None:
+        """Raise PieceError unless every network that a mask may ask for has its pieces."""
+
+
+def make_forms(
+    model: str,
+    places: Collection[Place],
+    block_names: Sequence[str],
+    unmergeable: Mapping[int | Span, str],
+    chain: SpanChain | None,
+) -> Forms:
+    """Those of spans where there is a chain, otherwise those of blocks."""
+    if chain is None:
+        blocks = {at: why for at, why in unmergeable.items() if isinstance(at, int)}
+        return BlockForms(
+            model=model, known=places, block_names=tuple(block_names), unmergeable=blocks
+        )
+    spans = {at: why for at, why in unmergeable.items() if not isinstance(at, int)}
+    return SpanForms(model=model, known=places, chain=chain, unmergeable=spans)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockForms:
+    """Every block as it is, or merged."""
+
+    model: str
+    known: Collection[Place]
+    block_names: tuple[str, ...]
+    unmergeable: Mapping[int, str]
+
+    padding = PADDING_MODES[0]
+
+    @property
+    def base(self) -> str:
+        return "1" * len(self.block_names)
+
+    def check(self, mask: str) -> None:
+        check_mask(mask, self.block_names, self.unmergeable, self.model)
+
+    def places(self, mask: str, padding: str) -> tuple[Place, ...]:
+        self.check(mask)
+        check_padding(padding)
+        found: list[Place] = [("stem", None)]
+        for block, keep in enumerate(mask):
+            found.append(("original" if keep == "1" else self.merged_kind(block, padding), block))
+            if ("between", block) in self.known:
+                found.append(("between", block))
+        return (*found, ("head", None))
+
+    def merged_kind(self, block: int, padding: str) -> str:
+        """Which piece serves a merged block: one without border trouble needs no bias map."""
+        with_map = padding == "bias_map" and ("merged_bias_map", block) in self.known
+        return "merged_bias_map" if with_map else "merged"
+
+    def problem_of(self, place: Place) -> str:
+        at = place[1]
+        if isinstance(at, tuple):
+            return f"belongs to a chain, and {self.model} is cut into blocks"
+        if at is not None and at >= len(self.block_names):
+            return (
+                f"belongs to a block that does not exist: {self.model} has "
+                f"{len(self.block_names)} blocks, numbered from 0"
+            )
+        return ""
+
+    @property
+    def shrinkable(self) -> tuple[int, ...]:
+        """The blocks that a keep mask may shrink."""
+        blocks = range(len(self.block_names))
+        return tuple(block for block in blocks if block not in self.unmergeable)
+
+    def needed(self) -> tuple[Place, ...]:
+        found: list[Place] = [*self.places(self.base, self.padding)]
+        for block in self.shrinkable:
+            found += [("merged", block), (self.merged_kind(block, "bias_map"), block)]
+        return tuple(dict.fromkeys(found))
+
+    def check_places(self) -> None:
+        _check_each(self)
+        blocks = len(self.block_names)
+        for kind in ("stem", "head"):
+            if (kind, None) not in self.known:
+                raise PieceError(f"{self.model} has no {kind}: a network's sum needs one")
+        for block in range(blocks):
+            if ("original", block) not in self.known:
+                raise PieceError(f"{self.model}: block {block} has no original piece")
+            if (("merged", block) in self.known) == (block in self.unmergeable):
+                raise PieceError(
+                    f"{self.model}: block {block} must have either a merged piece "
+                    "or a reason why it cannot merge"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpanForms:
+    """The chain cut into spans, and the residual additions that no span swallows.
+
+    A network whose first or last convolution is its end has no stem, or no head.
+    """
+
+    model: str
+    known: Collection[Place]
+    chain: SpanChain
+    unmergeable: Mapping[Span, str]
+
+    padding = "repad"
+
+    @property
+    def base(self) -> str:
+        return self.chain.base
+
+    @cached_property
+    def spans(self) -> frozenset[Span]:
+        """The spans that have a piece."""
+        return frozenset(at for kind, at in self.known if kind == "span" and isinstance(at, tuple))
+
+    def check(self, mask: str) -> None:
+        check_span_mask(mask, self.chain, self.spans, self.unmergeable, self.model)
+
+    def places(self, mask: str, padding: str) -> tuple[Place, ...]:
+        self.check(mask)
+        check_padding(padding)
+        additions = self.chain.additions(mask)
+        found: list[Place] = [("stem", None)]
+        for i, j in mask_spans(mask):
+            found.append(("span", (i, j)))
+            found += [("addition", (p, q)) for p, q in additions if q == j]
+            found.append(("between", (j, j)))
+        found.append(("head", None))
+        optional = ("stem", "between", "head")
+        return tuple(place for place in found if place in self.known or place[0] not in optional)
+
+    def problem_of(self, place: Place) -> str:
+        kind, at = place
+        length = self.chain.length
+        if isinstance(at, int):
+            return f"belongs to a block, and {self.model} is cut into spans of its convolutions"
+        if at is not None and at[1] > length:
+            return f"leaves the chain of {self.model}, which has {length} convolutions"
+        if kind == "addition" and at not in self.chain.skips:
+            return f"belongs to no skip of {self.model}"
+        return ""
+
+    def needed(self) -> tuple[Place, ...]:
+        return self.places(self.base, self.padding)
+
+    def check_places(self) -> None:
+        _check_each(self)
+        for at in range(1, self.chain.length + 1):
+            if ("span", (at - 1, at)) not in self.known:
+                raise PieceError(f"{self.model}: convolution {at} has no piece of its own")
+        for skip in self.chain.skips:
+            if ("addition", skip) not in self.known:
+                raise PieceError(f"{self.model}: the skip {skip[0]}-{skip[1]} has no addition")
+
+
+def _check_each(forms: BlockForms | SpanForms) -> None:
+    for place in forms.known:
+        if problem := forms.problem_of(place):
+            raise PieceError(f"{forms.model}: {piece_name(place)} {problem}")
