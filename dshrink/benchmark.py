@@ -46,7 +46,10 @@ class BenchmarkError(DshrinkError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A network to measure; ``keep_mask`` is empty where it is not known (a foreign file)."""
+    """A network to measure; ``keep_mask`` is empty where it is not known (a foreign file).
+
+    It is a span mask where the network is cut into ``segments`` "spans".
+    """
 
     label: str
     model: str
@@ -59,6 +62,9 @@ class Candidate:
     file: str = ""
     #: Tables hold merged blocks with the free activation; without it there is no prediction.
     free_activation: bool = True
+    segments: str = "blocks"
+    #: The network as it is, which any table of it predicts.
+    original: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,28 +116,29 @@ def candidates_of(
     network: Network, plans: Sequence[Plan], padding: str | None = None
 ) -> list[Candidate]:
     """The original network and one candidate a plan. Raises PlanError for a plan that misfits."""
-    count = len(find_blocks(network.spec, network.lowered.layers))
-    wanted = [(network.name, "1" * count, "")]
+    keep_mask = "1" * len(find_blocks(network.spec, network.lowered.layers))
+    wanted = [(network.name, "blocks", keep_mask, "", network.spec)]
     for plan in plans:
         bound = bind_to_network(plan, network)
         form = padding or bound.padding
-        wanted.append((Path(plan.source or plan.keep_mask).name, bound.keep_mask, form))
-    found = []
-    for label, mask, form in wanted:
-        spec = shrunk_spec(network, mask, padding=form) if "0" in mask else network.spec
-        found.append(
-            Candidate(
-                label=label,
-                model=network.name,
-                keep_mask=mask,
-                padding=form,
-                resolution=network.resolution,
-                job=Job(id=f"{network.name} {mask} {form}", kind="network", label=label, spec=spec),
-                macs=spec.macs,
-                parameters=spec.parameters,
-            )
+        spec = shrunk_spec(network, bound.mask, segments=bound.segments, padding=form)
+        label = Path(plan.source or plan.text).name
+        wanted.append((label, bound.segments, bound.mask, form, spec))
+    return [
+        Candidate(
+            label=label,
+            model=network.name,
+            segments=segments,
+            keep_mask=mask,
+            padding=form,
+            resolution=network.resolution,
+            job=Job(id=f"{network.name} {mask} {form}", kind="network", label=label, spec=spec),
+            macs=spec.macs,
+            parameters=spec.parameters,
+            original=spec is network.spec,
         )
-    return found
+        for label, segments, mask, form, spec in wanted
+    ]
 
 
 def candidate_of_file(path: Path, batch: int) -> Candidate:
@@ -165,6 +172,7 @@ def candidate_of_file(path: Path, batch: int) -> Candidate:
         job=FileJob(id=f"file {path}", kind="network", label=path.name, file=path),
         file=str(path),
         free_activation=bool(known.get("free_activation", True)),
+        segments=str(known.get("segments", "blocks")),
     )
 
 
@@ -214,6 +222,7 @@ def _result(
     tables: Sequence[LatencyTable],
 ) -> BenchmarkResult:
     m = None if measurement.failed else measurement
+    blocks = candidate.keep_mask if candidate.segments == "blocks" else ""
     prediction = _prediction(candidate, conditions, tables)
     images_ms = 1000.0 * conditions.batch
     error = prediction and m and 100.0 * (prediction.latency_ms / m.latency_ms - 1.0)
@@ -221,7 +230,7 @@ def _result(
         network=candidate.label,
         model=candidate.model,
         keep_mask=candidate.keep_mask,
-        kept_blocks=candidate.keep_mask.count("1") if candidate.keep_mask else None,
+        kept_blocks=blocks.count("1") if blocks else None,
         padding=candidate.padding,
         device=conditions.device,
         runtime=conditions.runtime,
@@ -266,9 +275,14 @@ def _prediction(
     """What the first table of this network under these conditions says."""
     for table in tables:
         network = (table.model, table.resolution) == (candidate.model, candidate.resolution)
-        same = network and not table.conditions.differences(conditions)
-        if same and candidate.keep_mask and candidate.free_activation:
-            return predict(table, candidate.keep_mask, candidate.padding or "repad")
+        if not network or table.conditions.differences(conditions):
+            continue
+        same = candidate.free_activation and candidate.segments == (
+            "spans" if table.chain else "blocks"
+        )
+        mask = table.forms.base if candidate.original else candidate.keep_mask if same else ""
+        if mask:
+            return predict(table, mask, candidate.padding or "repad")
     return None
 
 

@@ -156,7 +156,7 @@ def _block(spec: OpSpec, layers: Sequence[str], index: int, first: int, last: in
         inner_activations=tuple(layers[n] for n in inner),
         inner_numbers=tuple(inner),
         end_activation=layers[last] if ends_active else None,
-        unmergeable=_why_unmergeable(spec, layers, numbers),
+        unmergeable=why_unmergeable(spec, layers, numbers),
     )
 
 
@@ -169,7 +169,8 @@ def _common_path(names: Sequence[str]) -> str:
     return ".".join(parts) or f"{names[0]}..{names[-1]}"
 
 
-def _why_unmergeable(spec: OpSpec, layers: Sequence[str], numbers: range) -> str | None:
+def why_unmergeable(spec: OpSpec, layers: Sequence[str], numbers: Sequence[int]) -> str | None:
+    """Why these operators make no single convolution, or None; an activation may end them."""
     for n in numbers:
         if isinstance(spec.ops[n], Mul):
             return f"{layers[n]}: squeeze-excite multiplies two tensors, which is not linear"

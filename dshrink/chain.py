@@ -7,22 +7,40 @@ convolutions i+1..j. The stem before the first block and the head behind the las
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 from dshrink.blocks import REMOVABLE, Block, Segment, find_blocks, find_segments
 from dshrink.errors import DshrinkError
 from latency_tables.opspec import Activation, Add, Conv, OpSpec, Shape
+from latency_tables.span_masks import ACTIVE, LINEAR, SpanChain
 
 SPAN_MODES = ("exact", "kim2023")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Addition:
+    """A residual from behind position ``start`` to behind ``end``.
+
+    Operator ``op`` adds tensor ``shortcut``, which comes from the trunk's tensor ``fork``, through
+    layers of its own where the two differ.
+    """
+
+    op: int
+    start: int
+    end: int
+    fork: int
+    shortcut: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChainConv:
     """A convolution on the trunk. ``position`` is None in the stem and the head.
 
-    ``break_after`` says why nothing merges across the place behind it, or is None.
+    Behind it stand, up to the next one: residual ``additions``, an activation (its function, and
+    its operator's number), and the operators ``after`` that, which no span changes. ``break_after``
+    says why nothing merges across this place, or is None.
     """
 
     op: int
@@ -32,22 +50,45 @@ class ChainConv:
     out_shape: Shape
     position: int | None
     block: int | None
+    additions: tuple[Addition, ...]
     activation: str | None
+    activation_op: int | None
+    after: tuple[int, ...]
     break_after: str | None
+
+    @property
+    def linear(self) -> int:
+        """The tensor behind the convolution and its additions, before the activation."""
+        return (self.additions[-1].op if self.additions else self.op) + 1
+
+    @property
+    def end(self) -> int:
+        """The tensor behind its activation."""
+        return self.linear if self.activation_op is None else self.activation_op + 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chain:
-    """The trunk of a network; ``skips`` are pairs (p, q): a residual from behind p to behind q."""
+    """The trunk of a network, from its first convolution to its last."""
 
     convs: tuple[ChainConv, ...]
-    skips: tuple[tuple[int, int], ...]
+    additions: tuple[Addition, ...]
     blocks: tuple[Block, ...]
+
+    @property
+    def skips(self) -> tuple[tuple[int, int], ...]:
+        """Pairs (p, q): a residual from behind p to behind q."""
+        return tuple(sorted({(a.start, a.end) for a in self.additions}))
+
+    @property
+    def body(self) -> tuple[ChainConv, ...]:
+        """The convolutions that take part, position 1 first."""
+        return tuple(conv for conv in self.convs if conv.position is not None)
 
     @property
     def length(self) -> int:
         """L, the number of positions."""
-        return sum(conv.position is not None for conv in self.convs)
+        return len(self.body)
 
     def hard_breaks(self, mode: str = "exact") -> dict[int, str]:
         """Position to the reason why no span crosses it.
@@ -56,10 +97,9 @@ class Chain:
         """
         if mode not in SPAN_MODES:
             raise DshrinkError(f"unknown span mode {mode!r}; known: {', '.join(SPAN_MODES)}")
-        body = [conv for conv in self.convs if conv.position is not None]
-        breaks = {c.position: c.break_after for c in body if c.position and c.break_after}
+        breaks = {c.position: c.break_after for c in self.body if c.position and c.break_after}
         if mode == "kim2023":
-            for before, conv in pairwise(body):
+            for before, conv in pairwise(self.body):
                 if max(before.conv.stride) > 1 and conv.position is not None:
                     breaks.setdefault(conv.position, f"{before.name}: strided")
         breaks.pop(self.length, None)
@@ -72,10 +112,11 @@ class Chain:
         i < p < j < q nor p < i < q < j.
         """
         breaks = self.hard_breaks(mode)
+        length, skips = self.length, self.skips
         spans = []
-        for i in range(self.length):
-            for j in range(i + 1, self.length + 1):
-                if not any(i < p < j < q or p < i < q < j for p, q in self.skips):
+        for i in range(length):
+            for j in range(i + 1, length + 1):
+                if not any(i < p < j < q or p < i < q < j for p, q in skips):
                     spans.append((i, j))
                 if j in breaks:
                     break
@@ -92,12 +133,14 @@ def make_chain(spec: OpSpec, layers: Sequence[str]) -> Chain:
     position = {n: at for at, n in enumerate(inside, start=1)}
     owner = {n: block.index for block in blocks for n in range(block.first, block.last + 1)}
     forks = _unsupported_forks(spec, segments)
+    additions = _additions(spec, trunk, position)
     convs = []
     for at, n in enumerate(numbers):
         follow = numbers[at + 1] if at + 1 < len(numbers) else len(spec.ops)
         between = [m for m in trunk if n < m < follow]
         op = spec.ops[n]
         assert isinstance(op, Conv)
+        added, activation, after = _behind(spec, between, additions)
         convs.append(
             ChainConv(
                 op=n,
@@ -107,11 +150,25 @@ def make_chain(spec: OpSpec, layers: Sequence[str]) -> Chain:
                 out_shape=spec.shapes[n + 1],
                 position=position.get(n),
                 block=owner.get(n),
-                activation=_activation(spec, between),
+                additions=added,
+                activation=_function(spec, activation),
+                activation_op=activation,
+                after=after,
                 break_after=forks.get(n) or _break(spec, layers, between),
             )
         )
-    return Chain(convs=tuple(convs), skips=_skips(spec, trunk, position), blocks=blocks)
+    return Chain(convs=tuple(convs), additions=tuple(additions.values()), blocks=blocks)
+
+
+def span_chain(chain: Chain) -> SpanChain:
+    """The chain as plain data: names, the original network's span mask, skips, block ends."""
+    last = {conv.block: conv.position for conv in chain.body if conv.position is not None}
+    return SpanChain(
+        convolutions=tuple(conv.name for conv in chain.body),
+        mask="".join(LINEAR if conv.activation_op is None else ACTIVE for conv in chain.body),
+        skips=chain.skips,
+        block_ends=tuple(at for block, at in last.items() if block is not None),
+    )
 
 
 def _body(spec: OpSpec, numbers: Sequence[int], blocks: Sequence[Block]) -> list[int]:
@@ -135,12 +192,20 @@ def _trunk(spec: OpSpec, segment: Segment) -> list[int]:
     return best[segment.last + 1][2]
 
 
-def _activation(spec: OpSpec, between: Sequence[int]) -> str | None:
-    for n in between:
-        op = spec.ops[n]
-        if isinstance(op, Activation):
-            return op.function
-    return None
+def _behind(
+    spec: OpSpec, between: Sequence[int], additions: Mapping[int, Addition]
+) -> tuple[tuple[Addition, ...], int | None, tuple[int, ...]]:
+    """The additions directly behind a convolution, the activation behind them, and the rest."""
+    added = tuple(additions[n] for n in takewhile(additions.__contains__, between))
+    rest = between[len(added) :]
+    if rest and isinstance(spec.ops[rest[0]], Activation):
+        return added, rest[0], tuple(rest[1:])
+    return added, None, tuple(rest)
+
+
+def _function(spec: OpSpec, number: int | None) -> str | None:
+    op = None if number is None else spec.ops[number]
+    return op.function if isinstance(op, Activation) else None
 
 
 def _break(spec: OpSpec, layers: Sequence[str], between: Sequence[int]) -> str | None:
@@ -165,24 +230,27 @@ def _unsupported_forks(spec: OpSpec, segments: Sequence[Segment]) -> dict[int, s
     return found
 
 
-def _skips(
-    spec: OpSpec, trunk: Sequence[int], position: dict[int, int]
-) -> tuple[tuple[int, int], ...]:
-    """Positions between which an addition on the trunk carries a tensor past the convolutions."""
+def _additions(
+    spec: OpSpec, trunk: Sequence[int], position: Mapping[int, int]
+) -> dict[int, Addition]:
+    """The additions on the trunk that carry a tensor past convolutions, by their number."""
     seen = 0
     behind = {0: 0}  # tensor on the trunk -> positions passed when it exists
-    skips = set()
+    found = {}
     for n in trunk:
         seen = max(seen, position.get(n, 0))
         behind[n + 1] = seen
         if isinstance(spec.ops[n], Add):
-            source = min(_source(spec, tensor, behind) for tensor in spec.ops[n].inputs)
-            skips.add((source, seen))
-    return tuple(sorted(skip for skip in skips if skip[0] < skip[1]))
+            forks = {tensor: _fork(spec, tensor, behind) for tensor in spec.ops[n].inputs}
+            shortcut, fork = min(forks.items(), key=lambda entry: behind[entry[1]])
+            start = behind[fork]
+            if start < seen:
+                found[n] = Addition(op=n, start=start, end=seen, fork=fork, shortcut=shortcut)
+    return found
 
 
-def _source(spec: OpSpec, tensor: int, behind: dict[int, int]) -> int:
-    """Positions passed at the trunk tensor that ``tensor`` comes from (through a projection)."""
+def _fork(spec: OpSpec, tensor: int, behind: Mapping[int, int]) -> int:
+    """The trunk's tensor that ``tensor`` comes from (through a projection)."""
     while tensor not in behind:
         tensor = spec.ops[tensor - 1].inputs[0]
-    return behind[tensor]
+    return tensor

@@ -61,9 +61,10 @@ def merge_metadata(merged: MergedNetwork, certificate: Certificate) -> dict[str,
     return {
         "model": merged.source.name,
         "resolution": list(merged.source.resolution),
-        "keep_mask": merged.keep_mask,
+        "segments": merged.changes.segments,
+        "keep_mask": merged.changes.mask,
         "padding": merged.padding,
-        "free_activation": merged.free_activation,
+        "free_activation": merged.changes.free_activation,
         "certificate": {
             "network_float64": certificate.network_float64.relative,
             "network_float32": certificate.network_float32.relative,

@@ -8,7 +8,10 @@ from torch import nn
 
 
 class PaddedConv2d(nn.Conv2d):
-    """A convolution with its own pad on each side: ``pads`` is top, left, bottom, right."""
+    """A convolution with its own pad on each side: ``pads`` is top, left, bottom, right.
+
+    Negative pads crop the input.
+    """
 
     def __init__(
         self,
@@ -19,14 +22,41 @@ class PaddedConv2d(nn.Conv2d):
         stride: tuple[int, int],
         pads: tuple[int, int, int, int],
         groups: int,
+        dilation: tuple[int, int] = (1, 1),
+        bias: bool = True,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride=stride, groups=groups)
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            groups=groups,
+            dilation=dilation,
+            bias=bias,
+        )
         self.pads = pads
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         top, left, bottom, right = self.pads
         padded = F.pad(input, (left, right, top, bottom))
         return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+def with_pads(conv: nn.Conv2d, pads: tuple[int, int, int, int]) -> PaddedConv2d:
+    """The same convolution, sharing its parameters, with other pads."""
+    (height, width), (y, x), (dy, dx) = conv.kernel_size, conv.stride, conv.dilation
+    padded = PaddedConv2d(
+        conv.in_channels,
+        conv.out_channels,
+        (height, width),
+        stride=(y, x),
+        pads=pads,
+        groups=conv.groups,
+        dilation=(dy, dx),
+        bias=conv.bias is not None,
+    )
+    padded.weight, padded.bias = conv.weight, conv.bias
+    return padded.train(conv.training)
 
 
 class ConstantMap(nn.Module):

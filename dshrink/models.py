@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +46,18 @@ def load_network(
     resolution: int | tuple[int, int] = 224,
     weights: str | Path = "initial",
     seed: int = 0,
+    classes: int | None = None,
 ) -> Network:
     """Make ``name`` (timm's, or ``torchvision:NAME``) and trace it at ``resolution``.
 
     ``weights``: "initial" leaves the library's initialisation, "pretrained" downloads,
     "random" also draws batch-norm statistics (so that a merge is not trivially exact), and a path
     is a state dict with the library's names (.safetensors, or .pth read without running code).
-    Raises NetworkError with one line that says what to do.
+    ``classes`` is how many outputs it has; the library's own number if not given. Raises
+    NetworkError with one line that says what to do.
     """
     torch.manual_seed(seed)
-    module = _create(name, pretrained=weights == "pretrained")
+    module = _create(name, pretrained=weights == "pretrained", classes=classes)
     size = resolution if isinstance(resolution, tuple) else (resolution, resolution)
     shape = (_input_channels(module), *size)
     if weights == "random":
@@ -73,7 +76,25 @@ def load_network(
     return Network(name=name, module=traced, lowered=lowered)
 
 
-def _create(name: str, *, pretrained: bool) -> nn.Module:
+def with_state(network: Network, state: Mapping[str, torch.Tensor]) -> Network:
+    """The network with these weights and norms, by the names of its own state dict.
+
+    What an unmerged copy learnt (``merge.unmerged``) comes back this way, to be merged. Raises
+    NetworkError where names or shapes do not fit.
+    """
+    module = copy.deepcopy(network.module)
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())
+        raise NetworkError(
+            f"{network.name}: the weights do not fit ({detail[:160]}); give the state dict of "
+            "this network, or of an unmerged copy of it"
+        ) from error
+    return replace(network, module=module)
+
+
+def _create(name: str, *, pretrained: bool, classes: int | None = None) -> nn.Module:
     library, _, short = name.rpartition(":")
     if library not in ("", "timm", "torchvision"):
         raise NetworkError(
@@ -86,10 +107,14 @@ def _create(name: str, *, pretrained: bool) -> nn.Module:
         raise NetworkError(f"{name}: no such network{_suggestion(short, known)}")
     try:
         with _quiet_downloads():
+            outputs = {} if classes is None else {"num_classes": classes}
+            model: nn.Module
             if torchvision:
                 weights = "DEFAULT" if pretrained else None
-                return torchvision.get_model(short, weights=weights)  # type: ignore[no-any-return]
-            return timm.create_model(short, pretrained=pretrained)  # type: ignore[no-any-return]
+                model = torchvision.get_model(short, weights=weights, **outputs)
+            else:
+                model = timm.create_model(short, pretrained=pretrained, **outputs)
+            return model
     except Exception as error:
         if not pretrained:
             raise

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from dshrink.blocks import find_blocks
+from dshrink.chain import make_chain, span_chain
 from dshrink.models import Network
-from dshrink.search.binding import bind
+from dshrink.regions import ShrinkError
+from dshrink.search.binding import bind, bind_spans
+from dshrink.search.errors import PlanError
 from dshrink.search.plan import Plan
+from dshrink.shrink import shrunk_spec
 
 
 def bind_to_network(plan: Plan, network: Network) -> Plan:
-    """The plan with the names of this network's blocks and of their activations.
+    """The plan with the names of this network's blocks and activations, or of its convolutions.
 
-    Raises PlanError where the plan is for another network or shrinks a block that cannot merge.
+    Raises PlanError where the plan is for another network or merges what cannot merge.
     """
+    if plan.segments == "spans":
+        return _bind_spans(plan, network)
     blocks = find_blocks(network.spec, network.lowered.layers)
     return bind(
         plan,
@@ -21,3 +27,13 @@ def bind_to_network(plan: Plan, network: Network) -> Plan:
         unmergeable={block.index: block.unmergeable for block in blocks if block.unmergeable},
         activations={block.index: block.inner_activations for block in blocks},
     )
+
+
+def _bind_spans(plan: Plan, network: Network) -> Plan:
+    chain = make_chain(network.spec, network.lowered.layers)
+    bound = bind_spans(plan, model=network.name, chain=span_chain(chain), known=set(chain.spans()))
+    try:
+        shrunk_spec(network, bound.span_mask, segments="spans")  # says why a span cannot merge
+    except ShrinkError as error:
+        raise PlanError(str(error)) from None
+    return bound

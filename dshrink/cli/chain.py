@@ -72,6 +72,7 @@ def _data(network: Network, chain: Chain, mode: str) -> dict[str, Any]:
             }
             for conv in chain.convs
         ],
+        "span_mask": _span_mask(chain),
         "skips": [list(skip) for skip in chain.skips],
         "blocks": [
             {"index": b.index, "name": b.name, "unmergeable": b.unmergeable} for b in chain.blocks
@@ -79,6 +80,12 @@ def _data(network: Network, chain: Chain, mode: str) -> dict[str, Any]:
         "hard_breaks": {str(at): why for at, why in sorted(chain.hard_breaks(mode).items())},
         "spans": len(chain.spans(mode)),
     }
+
+
+def _span_mask(chain: Chain) -> str:
+    from dshrink.chain import span_chain
+
+    return span_chain(chain).mask if chain.body else ""
 
 
 def _print(network: Network, chain: Chain, mode: str) -> None:
@@ -111,6 +118,8 @@ def _print(network: Network, chain: Chain, mode: str) -> None:
         f"{len(chain.spans(mode))} spans ({mode}); {network.spec.macs / 1e6:.1f} M "
         f"multiply-accumulates, {network.spec.parameters / 1e6:.2f} M parameters"
     )
+    if mask := _span_mask(chain):
+        out.print(f"as a plan: spans:{mask}")
     for block in unmergeable:
         out.print(f"block {block.index} ({block.name}) cannot merge: {block.unmergeable}")
 

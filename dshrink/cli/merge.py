@@ -1,4 +1,4 @@
-"""``dshrink merge``: merge a plan's blocks with real weights, prove it, write ONNX."""
+"""``dshrink merge``: merge a plan's blocks or spans with real weights, prove it, write ONNX."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ def register(app: typer.Typer) -> None:
 
 def command(
     model: options.Model,
-    plan: Annotated[str, typer.Option(help="a plan file, mask:0011..., or paper:NAME")],
+    plan: Annotated[
+        str, typer.Option(help="a plan file, mask:0011..., spans:1|01..., or paper:NAME")
+    ],
     out_file: Annotated[Path, typer.Option("--out", help="ONNX file to write")],
     weights: Annotated[str, typer.Option(help="pretrained, random, or a state-dict file")] = (
         "pretrained"
@@ -34,7 +36,7 @@ def command(
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
-    """Merge the blocks of MODEL that a plan shrinks, and write the network as ONNX.
+    """Merge what a plan merges of MODEL, blocks or spans across them, and write it as ONNX.
 
     The merged network is compared with the unmerged one, and the file with the merged network,
     before anything is written; beside the file stands its certificate.
@@ -54,7 +56,8 @@ def command(
         print_json(result)
         return
     cost = result["cost"]
-    out.print(f"merged {result['blocks_merged']} blocks in {result['merge_s']:.2f} s")
+    merged = result["blocks_merged"] + result["spans_merged"]
+    out.print(f"merged {merged} {result['segments']} in {result['merge_s']:.2f} s")
     out.print(result["certificate_line"])
     out.print(f"in ONNX Runtime the file differs from torch by {result['onnx_difference']:.1e}")
     for name in ("macs", "parameters"):
@@ -77,10 +80,11 @@ def run_merge(
 ) -> dict[str, Any]:
     """Merge, certify, export; the result is what the command prints."""
     from dshrink.export import export_onnx, merge_metadata
-    from dshrink.merge.rewrite import merge_blocks
+    from dshrink.merge.rewrite import merge_network
     from dshrink.merge.verify import certify
     from dshrink.models import load_network
     from dshrink.plans import bind_to_network
+    from dshrink.regions import rewriting
     from dshrink.search.plan import parse_plan
     from latency_tables.io import write_atomically
 
@@ -90,12 +94,10 @@ def run_merge(
     network = load_network(model, resolution=size, weights=source, seed=seed)
     bound = bind_to_network(wanted, network)
     start = time.perf_counter()
-    merged = merge_blocks(
-        network,
-        bound.keep_mask,
-        padding=padding or bound.padding,
-        free_activation=free_activation,
+    changes = rewriting(
+        network, bound.mask, segments=bound.segments, free_activation=free_activation
     )
+    merged = merge_network(network, changes, padding=padding or bound.padding)
     merge_s = time.perf_counter() - start
     certificate = certify(merged)
     certificate.require()
@@ -108,9 +110,12 @@ def run_merge(
         "file": str(out_file),
         "certificate": str(beside),
         "certificate_line": certificate_line(certificate),
+        "segments": bound.segments,
         "keep_mask": bound.keep_mask,
+        "span_mask": bound.span_mask,
         "padding": merged.padding,
-        "blocks_merged": len(merged.blocks),
+        "blocks_merged": len(merged.regions) if bound.segments == "blocks" else 0,
+        "spans_merged": len(merged.regions) if bound.segments == "spans" else 0,
         "merge_s": merge_s,
         "onnx_difference": difference,
         "cost": {
@@ -121,13 +126,14 @@ def run_merge(
 
 
 def certificate_line(certificate: Certificate) -> str:
-    """The certificate in one line: worst block, interior and border, and the whole network."""
-    if not certificate.blocks:
-        return "nothing merged: the network is the original"
-    interior = max(block.interior_float64.relative for block in certificate.blocks)
-    border = max(block.border_float64.relative for block in certificate.blocks)
+    """The certificate in one line: worst region, interior and border, and the whole network."""
+    if not certificate.regions:
+        return "nothing merged"
+    interior = max(region.interior_float64.relative for region in certificate.regions)
+    border = max(region.border_float64.relative for region in certificate.regions)
+    worst = f"worst {certificate.segments.removesuffix('s')}"
     return (
-        f"certificate ({certificate.padding}), relative errors: worst block {interior:.1e} inside "
+        f"certificate ({certificate.padding}), relative errors: {worst} {interior:.1e} inside "
         f"and {border:.1e} at the border in float64; whole network "
         f"{certificate.network_float64.relative:.1e} in float64, "
         f"{certificate.network_float32.relative:.1e} in float32"

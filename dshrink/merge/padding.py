@@ -22,7 +22,7 @@ from dshrink.merge.errors import MergeError, NotMergeable
 from dshrink.merge.segment import Layer, Node, Segment, collapse
 from dshrink.merge.window import NO_PADS, Pair, Sides, Window
 
-#: The first is the default (also ``latency_tables.pieces.PADDING_MODES``).
+#: The first is the default (also ``latency_tables.masks.PADDING_MODES``).
 PADDING_MODES = ("bias_map", "repad", "interior")
 #: Relative to its largest value: a map this flat is a plain bias.
 _FLAT = 1e-12

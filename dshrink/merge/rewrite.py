@@ -1,13 +1,10 @@
-"""Rewriting a traced network: without the activations of a plan, and with its blocks merged.
+"""Merging a traced network: the regions of a mask become convolutions with real weights.
 
-``without_activations`` gives the network that a merge must equal: it is the original graph with
-activations taken out, and shares no code with the merge but the list of what to take out. Under
-``repad`` its blocks are the re-padded ones.
+``MergedNetwork.unmerged`` is the network that a merge must equal (``merge.unmerged``).
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,51 +13,56 @@ from functools import cached_property
 import torch
 from torch import fx, nn
 
-from dshrink.blocks import Block, find_blocks
 from dshrink.layers import ConstantMap, PaddedConv2d
 from dshrink.lowering import lower
 from dshrink.merge.errors import NotMergeable
-from dshrink.merge.padding import Merged, merge, reference
+from dshrink.merge.padding import Merged, merge
 from dshrink.merge.segment import Segment
+from dshrink.merge.surgery import Surgery
+from dshrink.merge.unmerged import unmerged_module
 from dshrink.models import Network
-from dshrink.shrink import block_segment, check_mask
+from dshrink.regions import Region, Rewriting, region_segment, rewriting
 from dshrink.tracing import propagate_shapes
 from latency_tables.onnx_file import Arrays
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class MergedBlock:
-    """A block, the segment of layers it was (activations gone), and the convolution it became."""
+class MergedRegion:
+    """A region, the segment of layers it was (activations gone), and what it became."""
 
-    block: Block
+    region: Region
     segment: Segment
     merged: Merged
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MergedNetwork:
-    """What ``source`` became under a keep mask."""
+    """What ``source`` became by the changes of a mask."""
 
     source: Network
-    keep_mask: str
+    changes: Rewriting
     padding: str
-    free_activation: bool
-    blocks: tuple[MergedBlock, ...]
+    regions: tuple[MergedRegion, ...]
 
     @cached_property
     def network(self) -> Network:
         """The merged network, in the precision of its source."""
         module = self.module(next(self.source.module.parameters()).dtype)
+        channels, height, width = self.source.spec.input_shape
+        propagate_shapes(module, (channels, height, width))
         return Network(name=self.source.name, module=module, lowered=lower(module))
 
     def module(self, dtype: torch.dtype) -> fx.GraphModule:
         """The merged graph in ``dtype``; merged weights are cast from float64 at the end."""
-        surgery = _Surgery(self.source, dtype)
-        for entry in self.blocks:
-            surgery.replace(entry.block, merged_layers(entry.merged, dtype))
-            if self.free_activation:
-                surgery.activate(entry.block)
+        surgery = Surgery(self.source, dtype)
+        for entry in self.regions:
+            surgery.replace(entry.region, merged_layers(entry.merged, dtype))
+        surgery.change_activations(self.changes)
         return surgery.finish()
+
+    def unmerged(self, dtype: torch.dtype) -> fx.GraphModule:
+        """The unmerged network that it must equal: what the mask removes is gone, no more."""
+        return unmerged_module(self.source, self.changes, padding=self.padding, dtype=dtype)
 
 
 def merge_blocks(
@@ -70,40 +72,35 @@ def merge_blocks(
     padding: str = "bias_map",
     free_activation: bool = True,
 ) -> MergedNetwork:
-    """Merge every block that the mask marks 0, with the weights the network has.
+    """Merge the blocks that a keep mask marks 0. Raises as ``merge_network`` and ``rewriting``."""
+    changes = rewriting(network, keep_mask, free_activation=free_activation)
+    return merge_network(network, changes, padding=padding)
 
-    Composed in float64, cast to the network's type at the end. Raises ShrinkError for a mask that
-    does not fit and NotMergeable, with the block's name, where the padding mode cannot be exact.
+
+def merge_spans(
+    network: Network,
+    span_mask: str,
+    *,
+    padding: str = "repad",
+    free_activation: bool = True,
+) -> MergedNetwork:
+    """Merge the spans of a span mask. Raises as ``merge_network`` and ``rewriting``."""
+    changes = rewriting(network, span_mask, segments="spans", free_activation=free_activation)
+    return merge_network(network, changes, padding=padding)
+
+
+def merge_network(network: Network, changes: Rewriting, *, padding: str) -> MergedNetwork:
+    """Merge the regions of these changes, with the weights the network has.
+
+    Composed in float64, cast to the network's type at the end. Raises NotMergeable, with the block
+    or the span, where it has no convolution or the padding mode cannot be exact.
     """
-    blocks = find_blocks(network.spec, network.lowered.layers)
-    check_mask(blocks, keep_mask, network.name)
     weights = network.lowered.weights(network.module)
     with _one_thread():
-        merged = tuple(
-            _merge_block(network, weights, block, padding)
-            for block, keep in zip(blocks, keep_mask, strict=True)
-            if keep == "0"
+        regions = tuple(
+            _merge_region(network, weights, region, padding) for region in changes.regions
         )
-    return MergedNetwork(
-        source=network,
-        keep_mask=keep_mask,
-        padding=padding,
-        free_activation=free_activation,
-        blocks=merged,
-    )
-
-
-def without_activations(merged: MergedNetwork, dtype: torch.dtype) -> fx.GraphModule:
-    """The unmerged network that ``merged`` must equal: what the plan removes is gone, no more."""
-    surgery = _Surgery(merged.source, dtype)
-    for entry in merged.blocks:
-        if merged.padding == "repad":
-            surgery.replace(entry.block, [_SegmentLayers(reference(entry.segment, "repad"))])
-        else:
-            surgery.remove_activations(entry.block)
-        if merged.free_activation:
-            surgery.activate(entry.block)
-    return surgery.finish()
+    return MergedNetwork(source=network, changes=changes, padding=padding, regions=regions)
 
 
 @contextmanager
@@ -117,14 +114,14 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _merge_block(
-    network: Network, weights: Sequence[Arrays], block: Block, padding: str
-) -> MergedBlock:
-    segment = block_segment(network.spec, block, weights, network.lowered.layers)
+def _merge_region(
+    network: Network, weights: Sequence[Arrays], region: Region, padding: str
+) -> MergedRegion:
     try:
-        return MergedBlock(block=block, segment=segment, merged=merge(segment, padding))
+        segment = region_segment(network.spec, region, weights, network.lowered.layers)
+        return MergedRegion(region=region, segment=segment, merged=merge(segment, padding))
     except NotMergeable as error:
-        raise NotMergeable(f"block {block.index} ({block.name}): {error}") from error
+        raise NotMergeable(f"{region.label}: {error}") from error
 
 
 def merged_layers(merged: Merged, dtype: torch.dtype) -> list[nn.Module]:
@@ -145,67 +142,3 @@ def merged_layers(merged: Merged, dtype: torch.dtype) -> list[nn.Module]:
     if merged.bias_map is not None:
         layers.append(ConstantMap(merged.bias_map.to(dtype)))
     return layers
-
-
-class _SegmentLayers(nn.Module):
-    """A re-padded segment, layer by layer."""
-
-    def __init__(self, segment: Segment) -> None:
-        super().__init__()
-        self.segment = segment
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.segment.to(x.dtype).run(x)
-
-
-class _Surgery:
-    """A copy of a network's graph, operated on block by block, in order."""
-
-    def __init__(self, network: Network, dtype: torch.dtype) -> None:
-        self.network = network
-        self.module = copy.deepcopy(network.module).to(dtype)
-        self.nodes = {node.name: node for node in self.module.graph.nodes}
-        (image,) = (n for n in self.module.graph.nodes if n.op == "placeholder")
-        self.tensors = [image, *(self.nodes[name] for name in network.lowered.nodes)]
-
-    def replace(self, block: Block, layers: Sequence[nn.Module]) -> None:
-        """Put ``layers`` in place of the block, up to its end activation."""
-        result = self.tensors[block.first]
-        end = self.tensors[block.body_last + 1]
-        for number, layer in enumerate(layers):
-            result = self._call(f"merged_{number}", block, layer, end, result)
-        self._become(block, end, result)
-
-    def remove_activations(self, block: Block) -> None:
-        for number in block.inner_numbers:
-            node = self.tensors[number + 1]
-            node.replace_all_uses_with(node.args[0])
-
-    def activate(self, block: Block) -> None:
-        """The free activation, where the block has no activation at its end."""
-        if block.end_activation is not None:
-            return
-        end = self.tensors[block.body_last + 1]
-        call = self._call("free_activation", block, nn.ReLU6(), end.next, end)
-        self._become(block, end, call)
-
-    def finish(self) -> fx.GraphModule:
-        self.module.graph.eliminate_dead_code()
-        self.module.graph.lint()
-        self.module.delete_all_unused_submodules()
-        self.module.recompile()
-        channels, height, width = self.network.spec.input_shape
-        propagate_shapes(self.module, (channels, height, width))
-        return self.module
-
-    def _call(
-        self, name: str, block: Block, layer: nn.Module, before: fx.Node, source: fx.Node
-    ) -> fx.Node:
-        path = f"{block.name.replace('..', '_to_')}.{name}"
-        self.module.add_submodule(path, layer)
-        with self.module.graph.inserting_before(before):
-            return self.module.graph.call_module(path, (source,))
-
-    def _become(self, block: Block, end: fx.Node, result: fx.Node) -> None:
-        end.replace_all_uses_with(result, delete_user_cb=lambda user: user is not result)
-        self.tensors[block.body_last + 1] = result

@@ -7,6 +7,7 @@ gone, batch norm is folded or a depthwise 1x1 convolution, average pooling is a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -111,6 +112,22 @@ class Segment:
             windows.append(a.beside(b))
         return tuple(windows)
 
+    @cached_property
+    def groups(self) -> tuple[int, ...]:
+        """Groups of the one convolution that gives each tensor, the input's being its channels."""
+        groups = [self.channels[0]]
+        for node in self.nodes:
+            if isinstance(node, Layer):
+                groups.append(math.gcd(groups[node.source], node.conv.groups))
+            else:
+                groups.append(math.gcd(*(groups[tensor] for tensor in node.sources)))
+        return tuple(groups)
+
+    @property
+    def window(self) -> Window:
+        """That of the one convolution equal to the segment: no needless end pads."""
+        return self.windows[-1].trimmed(self.size)
+
     @property
     def device(self) -> torch.device:
         """Where the weights are; on "meta" there are shapes only."""
@@ -154,7 +171,7 @@ def collapse(segment: Segment) -> Conv:
         maps.append(add_parallel(a, b))
     conv = maps[-1]
     assert conv is not None  # a segment has a node, and each gives a convolution
-    return replace(conv, pads=conv.window.trimmed(segment.size).pads)
+    return replace(conv, pads=segment.window.pads)
 
 
 def _padded(conv: Conv, pads: Sides) -> Conv:

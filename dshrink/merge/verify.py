@@ -1,7 +1,7 @@
 """The certificate of a merge: how far the merged network is from the one that it replaces.
 
 Errors are the largest absolute difference on random images, and the same relative to the largest
-value of the reference; a block by interior and border, in float64 and float32 (methods.md).
+value of the reference; a block or span by interior and border, in float64 and float32 (methods.md).
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from dshrink.merge.errors import CertificateError
 from dshrink.merge.padding import border_mask, reference
-from dshrink.merge.rewrite import MergedBlock, MergedNetwork, without_activations
+from dshrink.merge.rewrite import MergedNetwork, MergedRegion
+from latency_tables.span_masks import Span
 
 #: Largest relative error of a merge that is called exact.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -34,11 +35,13 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BlockCertificate:
-    """One merged block: its differences in float64 and float32, away from the border and on it."""
+class RegionCertificate:
+    """One merged block or span: its differences, away from the border and on it."""
 
-    index: int
+    label: str
     name: str
+    index: int | None
+    span: Span | None
     interior_float64: Difference
     border_float64: Difference
     interior_float32: Difference
@@ -54,10 +57,11 @@ class Certificate:
     """
 
     model: str
-    keep_mask: str
+    segments: str
+    mask: str
     padding: str
     free_activation: bool
-    blocks: tuple[BlockCertificate, ...]
+    regions: tuple[RegionCertificate, ...]
     network_float64: Difference
     network_float32: Difference
     rounding_float32: float
@@ -65,15 +69,15 @@ class Certificate:
     @property
     def problem(self) -> str:
         """Which difference is out of tolerance, or an empty text."""
-        for block in self.blocks:
+        for region in self.regions:
             for dtype in TOLERANCE:
                 kind = str(dtype).removeprefix("torch.")
                 places = ("interior",) if self.padding == "interior" else ("interior", "border")
                 for place in places:
-                    difference = getattr(block, f"{place}_{kind}")
+                    difference = getattr(region, f"{place}_{kind}")
                     if not difference.relative <= TOLERANCE[dtype]:
-                        name = f"block {block.index} ({block.name})"
-                        return _exceeds(name, f"{place}, {kind}", difference, TOLERANCE[dtype])
+                        where = f"{place}, {kind}"
+                        return _exceeds(region.label, where, difference, TOLERANCE[dtype])
         return "" if self.padding == "interior" else self._network_problem()
 
     def _network_problem(self) -> str:
@@ -90,12 +94,15 @@ class Certificate:
         """Raise CertificateError unless the merge is within tolerance."""
         if self.problem:
             raise CertificateError(
-                f"{self.model}, mask {self.keep_mask}: the merge is refused: {self.problem}"
+                f"{self.model}, mask {self.mask}: the merge is refused: {self.problem}"
             )
 
     def to_json(self) -> dict[str, Any]:
         tolerances = {f"tolerance_{str(dtype)[6:]}": value for dtype, value in TOLERANCE.items()}
-        return {**asdict(self), **tolerances, "problem": self.problem}
+        data = asdict(self)
+        data["keep_mask" if self.segments == "blocks" else "span_mask"] = data.pop("mask")
+        data[self.segments] = data.pop("regions")
+        return {**data, **tolerances, "problem": self.problem}
 
 
 def allowed_float32(rounding: float) -> float:
@@ -114,30 +121,31 @@ def _exceeds(what: str, where: str, difference: Difference, limit: float) -> str
 
 
 def certify(merged: MergedNetwork, *, images: int = 2, seed: int = 0) -> Certificate:
-    """Compare every merged block and the whole network with what they replace, on random images."""
+    """Compare every merged region, and the whole network, with what they replace."""
     generator = torch.Generator().manual_seed(seed)
     image = torch.randn(images, *merged.source.spec.input_shape, generator=generator)
     expected, result = {}, {}
     for dtype in TOLERANCE:
         with torch.inference_mode():
-            expected[dtype] = without_activations(merged, dtype)(image.to(dtype)).double()
+            expected[dtype] = merged.unmerged(dtype)(image.to(dtype)).double()
             result[dtype] = merged.module(dtype)(image.to(dtype)).double()
     scale = float(expected[torch.float64].abs().max())
     network = {t: Difference.between(result[t], expected[t], scale) for t in TOLERANCE}
     rounding = Difference.between(expected[torch.float32], expected[torch.float64], scale)
     return Certificate(
         model=merged.source.name,
-        keep_mask=merged.keep_mask,
+        segments=merged.changes.segments,
+        mask=merged.changes.mask,
         padding=merged.padding,
-        free_activation=merged.free_activation,
-        blocks=tuple(_certify_block(entry, generator) for entry in merged.blocks),
+        free_activation=merged.changes.free_activation,
+        regions=tuple(_certify_region(entry, generator) for entry in merged.regions),
         network_float64=network[torch.float64],
         network_float32=network[torch.float32],
         rounding_float32=rounding.relative,
     )
 
 
-def _certify_block(entry: MergedBlock, generator: torch.Generator) -> BlockCertificate:
+def _certify_region(entry: MergedRegion, generator: torch.Generator) -> RegionCertificate:
     shape = entry.segment.input_shape
     x = torch.randn(1, *shape, generator=generator, dtype=torch.float64)
     segment = reference(entry.segment, entry.merged.padding)
@@ -153,4 +161,7 @@ def _certify_block(entry: MergedBlock, generator: torch.Generator) -> BlockCerti
             differences[f"{place}_{kind}"] = Difference.between(
                 result[..., mask], expected[..., mask], scale
             )
-    return BlockCertificate(index=entry.block.index, name=entry.block.name, **differences)
+    region = entry.region
+    return RegionCertificate(
+        label=region.label, name=region.name, index=region.block, span=region.span, **differences
+    )

@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
+from dshrink.search.choices import block_choices, convolution_choices
 from dshrink.search.errors import PlanError
-from dshrink.search.plan import MASK_PREFIX, BlockChoice, Plan, PredictedLatency, TableReference
+from dshrink.search.plan import Plan, PredictedLatency, TableReference
 from latency_tables.errors import LatencyTableError
 from latency_tables.masks import check_mask
-from latency_tables.predictor import Prediction
+from latency_tables.predictor import Prediction, predict
+from latency_tables.span_masks import Span, SpanChain, check_span_mask
 from latency_tables.table import LatencyTable
-
-
-def block_choices(
-    keep_mask: str,
-    block_names: Sequence[str],
-    activations: Mapping[int, Sequence[str]] | None = None,
-    layers: Mapping[int, tuple[str, str]] | None = None,
-) -> tuple[BlockChoice, ...]:
-    """One choice a block; ``layers`` gives a block's first and last layer."""
-    choices = []
-    for index, (bit, name) in enumerate(zip(keep_mask, block_names, strict=True)):
-        first_layer, last_layer = (layers or {}).get(index, ("", ""))
-        choices.append(
-            BlockChoice(
-                index=index,
-                name=name,
-                keep=bit == "1",
-                activations=tuple((activations or {}).get(index, ())),
-                first_layer=first_layer,
-                last_layer=last_layer,
-            )
-        )
-    return tuple(choices)
 
 
 def bind(
@@ -49,11 +28,7 @@ def bind(
     Raises PlanError where the plan is for another network, names blocks that it does not have, or
     shrinks a block that cannot merge.
     """
-    if plan.model is not None and _untagged(plan.model) != _untagged(model):
-        raise PlanError(
-            f"the plan is for {plan.model}, the network is {model}; to apply it all the same give "
-            f"{MASK_PREFIX}{plan.keep_mask}"
-        )
+    _check_model(plan, model)
     keep_mask, layers = _mask_by_name(plan, block_names, model)
     try:
         check_mask(keep_mask, block_names, unmergeable or {}, model)
@@ -66,6 +41,53 @@ def bind(
     }
     blocks = block_choices(keep_mask, block_names, activations or known, layers)
     return replace(plan, model=model, keep_mask=keep_mask, blocks=blocks)
+
+
+def bind_spans(
+    plan: Plan,
+    *,
+    model: str,
+    chain: SpanChain,
+    known: Collection[Span],
+    unmergeable: Mapping[Span, str] | None = None,
+) -> Plan:
+    """``bind`` for a plan that merges spans; ``known`` are those that may merge in the network.
+
+    Raises PlanError where the plan is for another network, names convolutions that it does not
+    have, or merges a span that cannot merge.
+    """
+    _check_model(plan, model)
+    span_mask = _span_mask_by_name(plan, chain, model)
+    try:
+        check_span_mask(span_mask, chain, known, unmergeable, model)
+    except LatencyTableError as error:
+        raise PlanError(str(error)) from None
+    convolutions = convolution_choices(span_mask, chain.convolutions)
+    return replace(plan, model=model, span_mask=span_mask, convolutions=convolutions)
+
+
+def _check_model(plan: Plan, model: str) -> None:
+    if plan.model is not None and _untagged(plan.model) != _untagged(model):
+        raise PlanError(
+            f"the plan is for {plan.model}, the network is {model}; to apply it all the same give "
+            f"{plan.text}"
+        )
+
+
+def _span_mask_by_name(plan: Plan, chain: SpanChain, model: str) -> str:
+    if not plan.convolutions:
+        return plan.span_mask
+    by_name = {choice.name: choice for choice in plan.convolutions}
+    for name in by_name:
+        if name not in chain.convolutions:
+            raise PlanError(
+                f"the plan names convolution {name!r}, which {model} does not have in its chain; "
+                f"its convolutions: {', '.join(chain.convolutions)}"
+            )
+    for name in chain.convolutions:
+        if name not in by_name:
+            raise PlanError(f"the plan does not say what follows {model}'s convolution {name!r}")
+    return "".join(by_name[name].sign for name in chain.convolutions)
 
 
 def _untagged(model: str) -> str:
@@ -112,5 +134,33 @@ def plan_from_table(
         method=method,
         seed=seed,
         predicted=PredictedLatency.of(prediction),
+        table=TableReference(conditions=table.conditions, digest=table.digest),
+    )
+
+
+def span_plan(
+    table: LatencyTable,
+    mask: str,
+    *,
+    method: str,
+    padding: str = "repad",
+    importance: float | None = None,
+) -> Plan:
+    """The plan of a span mask, with the names, the prediction and the conditions of a span table.
+
+    Raises PlanError for a table of blocks, MaskError for a mask that its rows do not make.
+    """
+    if table.chain is None:
+        raise PlanError(
+            f"the table of {table.model} is cut into blocks; measure one with --segments spans"
+        )
+    return Plan(
+        model=table.model,
+        resolution=table.resolution,
+        span_mask=mask,
+        convolutions=convolution_choices(mask, table.chain.convolutions),
+        method=method,
+        predicted=PredictedLatency.of(predict(table, mask, padding)),
+        importance=importance,
         table=TableReference(conditions=table.conditions, digest=table.digest),
     )

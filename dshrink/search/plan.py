@@ -1,60 +1,42 @@
-"""A plan: which blocks keep their activations and which are merged.
+"""A plan: which activations stay, and what is merged.
 
-A plan names blocks and layers, so it still means the same when a network lists them in another
-order. It may come from a search, from a bare mask, or from the paper; ``binding.bind`` ties any of
-them to the network that it is applied to.
+It merges whole blocks (a keep mask) or spans of the chain of convolutions across them (a span
+mask). A plan names blocks and layers, so it still means the same when a network lists them in
+another order. It may come from a search, from a bare mask, or from the paper; ``binding`` ties any
+of them to the network that it is applied to.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dshrink.search.choices import BlockChoice, ConvolutionChoice
 from dshrink.search.errors import PlanError
 from dshrink.search.published import published_mask
 from latency_tables.errors import LatencyTableError
 from latency_tables.io import write_atomically
 from latency_tables.json_fields import JsonObject, parse_document
-from latency_tables.pieces import PADDING_MODES
+from latency_tables.masks import PADDING_MODES
 from latency_tables.predictor import Prediction
 from latency_tables.schema import Conditions
+from latency_tables.span_masks import ACTIVE, LINEAR, MERGED
 
 SCHEMA = "dshrink.plan"
-SCHEMA_VERSION = 1
+#: Version 2 added a span mask in place of a keep mask, and an importance.
+SCHEMA_VERSION = 2
+
+NEW_FIELDS = ("span_mask", "convolutions", "importance")
 
 MASK_PREFIX = "mask:"
+SPANS_PREFIX = "spans:"
 PAPER_PREFIX = "paper:"
+#: What a plan cuts a network into, and how borders are treated if the plan does not say.
+DEFAULT_PADDING = {"blocks": PADDING_MODES[0], "spans": "repad"}
 ADVICE = "write the plan again with `dshrink search`"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlockChoice:
-    """What happens to one block.
-
-    ``activations`` names the block's activation layers, where they are known: kept if ``keep``,
-    removed otherwise. ``first_layer`` to ``last_layer`` become one convolution if it is not kept.
-    """
-
-    index: int
-    name: str
-    keep: bool
-    activations: tuple[str, ...] = ()
-    first_layer: str = ""
-    last_layer: str = ""
-
-    @classmethod
-    def from_json(cls, source: JsonObject) -> BlockChoice:
-        source.check_fields(tuple(cls.__dataclass_fields__))
-        return cls(
-            index=source.integer("index"),
-            name=source.text("name"),
-            keep=source.boolean("keep"),
-            activations=source.texts("activations"),
-            first_layer=source.text("first_layer"),
-            last_layer=source.text("last_layer"),
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,27 +86,40 @@ class TableReference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """``blocks`` is empty while the network's block names are not known (a bare mask).
+    """Either a ``keep_mask`` with its ``blocks`` or a ``span_mask`` with its ``convolutions``.
 
-    ``model`` is None for a plan that fits any network with as many blocks. ``source`` says where
-    the plan came from ("paper MBV2-1.4-DS-A", a file).
+    The choices are empty while the network's names are not known (a bare mask). ``model`` is None
+    for a plan that fits any network with as many blocks or convolutions. ``importance`` is what the
+    search expects of the accuracy, in the units of its importance table. ``source`` says where the
+    plan came from ("paper MBV2-1.4-DS-A", a file).
     """
 
     model: str | None
     resolution: tuple[int, int] | None
-    keep_mask: str
+    keep_mask: str = ""
     blocks: tuple[BlockChoice, ...] = ()
+    span_mask: str = ""
+    convolutions: tuple[ConvolutionChoice, ...] = ()
     method: str
     seed: int | None = None
     predicted: PredictedLatency | None = None
+    importance: float | None = None
     table: TableReference | None = None
     source: str = ""
 
     def __post_init__(self) -> None:
+        if self.span_mask:
+            self._check_spans()
+        else:
+            self._check_blocks()
+
+    def _check_blocks(self) -> None:
         if not self.keep_mask or set(self.keep_mask) - {"0", "1"}:
             raise PlanError(
                 f"keep mask {self.keep_mask!r} must hold one 1 (keep) or 0 (shrink) a block"
             )
+        if self.convolutions:
+            raise PlanError("the plan lists convolutions, but its span mask is empty")
         if not self.blocks:
             return
         if [choice.index for choice in self.blocks] != list(range(len(self.keep_mask))):
@@ -138,9 +133,48 @@ class Plan:
                     f"block {choice.index} ({choice.name}): keep is {choice.keep}, "
                     f"the keep mask {self.keep_mask} says {bit}"
                 )
-        names = [choice.name for choice in self.blocks]
-        if len(set(names)) != len(names):
-            raise PlanError("the plan gives two blocks one name")
+        _check_names([choice.name for choice in self.blocks], "blocks")
+
+    def _check_spans(self) -> None:
+        if self.keep_mask or self.blocks:
+            raise PlanError("a plan has a keep mask a block or a span mask, not both")
+        if set(self.span_mask) - {ACTIVE, LINEAR, MERGED} or self.span_mask[-1] == MERGED:
+            raise PlanError(
+                f"span mask {self.span_mask!r} must hold one character a convolution: {ACTIVE} "
+                f"(an activation follows), {LINEAR} (none does) or {MERGED} (merge into the next, "
+                "not the last one)"
+            )
+        if not self.convolutions:
+            return
+        length = len(self.span_mask)
+        positions = [choice.position for choice in self.convolutions]
+        if positions != list(range(1, length + 1)):
+            raise PlanError(
+                f"the plan lists convolutions {positions} for a span mask of {length} convolutions"
+            )
+        for choice, sign in zip(self.convolutions, self.span_mask, strict=True):
+            if choice.sign != sign or (choice.activation and not choice.boundary):
+                raise PlanError(
+                    f"convolution {choice.position} ({choice.name}): boundary is "
+                    f"{choice.boundary} and activation is {choice.activation}, the span mask "
+                    f"{self.span_mask} says {sign}"
+                )
+        _check_names([choice.name for choice in self.convolutions], "convolutions")
+
+    @property
+    def segments(self) -> str:
+        """What the plan cuts a network into: "blocks" or "spans"."""
+        return "spans" if self.span_mask else "blocks"
+
+    @property
+    def mask(self) -> str:
+        """The keep mask or the span mask, whichever it has."""
+        return self.span_mask or self.keep_mask
+
+    @property
+    def text(self) -> str:
+        """The mask as a plan's text for the command line: "mask:0011", "spans:1|01"."""
+        return f"{SPANS_PREFIX if self.span_mask else MASK_PREFIX}{self.mask}"
 
     @property
     def shrunk(self) -> tuple[int, ...]:
@@ -150,7 +184,7 @@ class Plan:
     @property
     def padding(self) -> str:
         """How borders are treated: as the plan was made for, else by the default mode."""
-        return self.predicted.padding if self.predicted else PADDING_MODES[0]
+        return self.predicted.padding if self.predicted else DEFAULT_PADDING[self.segments]
 
     @property
     def kept_count(self) -> int:
@@ -165,24 +199,33 @@ class Plan:
         }
 
 
+def _check_names(names: Sequence[str], what: str) -> None:
+    if len(set(names)) != len(names):
+        raise PlanError(f"the plan gives two {what} one name")
+
+
 def parse_plan(text: str) -> Plan:
-    """A plan from "mask:0011...", "paper:MBV2-1.4-DS-A", or the path of a plan's JSON file."""
+    """A plan from its text or the path of its JSON file.
+
+    Texts are "mask:0011..." (a character a block), "spans:1|01..." (a character a convolution) and
+    "paper:MBV2-1.4-DS-A".
+    """
     if text.startswith(MASK_PREFIX):
-        return Plan(
-            model=None,
-            resolution=None,
-            keep_mask=text.removeprefix(MASK_PREFIX),
-            method="mask",
-            source=text,
-        )
+        mask = text.removeprefix(MASK_PREFIX)
+        return Plan(model=None, resolution=None, keep_mask=mask, method="mask", source=text)
+    if text.startswith(SPANS_PREFIX):
+        mask = text.removeprefix(SPANS_PREFIX)
+        if not mask:
+            raise PlanError(f"{text!r} holds no span mask: give one character a convolution")
+        return Plan(model=None, resolution=None, span_mask=mask, method="mask", source=text)
     if text.startswith(PAPER_PREFIX):
-        mask = published_mask(text.removeprefix(PAPER_PREFIX))
+        known = published_mask(text.removeprefix(PAPER_PREFIX))
         return Plan(
-            model=mask.base_model,
+            model=known.base_model,
             resolution=None,
-            keep_mask=mask.keep_mask,
+            keep_mask=known.keep_mask,
             method="paper",
-            source=f"{PAPER_PREFIX}{mask.name}",
+            source=f"{PAPER_PREFIX}{known.name}",
         )
     return load_plan(Path(text))
 
@@ -200,13 +243,15 @@ def load_plan(path: Path) -> Plan:
     except FileNotFoundError:
         raise PlanError(
             f"{path}: no such file; a plan is a JSON file of `dshrink search`, "
-            f"{MASK_PREFIX}0011... or {PAPER_PREFIX}MBV2-1.4-DS-A"
+            f"{MASK_PREFIX}0011..., {SPANS_PREFIX}1|01... or {PAPER_PREFIX}MBV2-1.4-DS-A"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise PlanError(f"{path}: cannot be read as text ({error}): {ADVICE}") from None
     source = parse_document(text, str(path), PlanError, ADVICE)
     source.check_schema(SCHEMA, SCHEMA_VERSION)
-    source.check_fields(("schema", "schema_version", *Plan.__dataclass_fields__))
+    new = NEW_FIELDS if source.integer("schema_version") < SCHEMA_VERSION else ()
+    known = [name for name in Plan.__dataclass_fields__ if name not in new]
+    source.check_fields(("schema", "schema_version", *known))
     try:
         return _plan_from_json(source)
     except (PlanError, LatencyTableError) as error:
@@ -220,14 +265,21 @@ def _plan_from_json(source: JsonObject) -> Plan:
     if resolution is not None and len(resolution) != 2:
         source.refuse("resolution", "[height, width] or null")
     predicted, table = source.optional_mapping("predicted"), source.optional_mapping("table")
+    spans = source.integer("schema_version") > 1  # version 1 knew blocks only
     return Plan(
         model=None if source.get("model") is None else source.text("model"),
         resolution=None if resolution is None else (resolution[0], resolution[1]),
         keep_mask=source.text("keep_mask"),
         blocks=tuple(BlockChoice.from_json(item) for item in source.mappings("blocks")),
+        span_mask=source.text("span_mask") if spans else "",
+        convolutions=tuple(
+            ConvolutionChoice.from_json(item)
+            for item in (source.mappings("convolutions") if spans else ())
+        ),
         method=source.text("method"),
         seed=source.optional_integer("seed"),
         predicted=PredictedLatency.from_json(predicted) if predicted else None,
+        importance=source.optional_number("importance") if spans else None,
         table=TableReference.from_json(table) if table else None,
         source=source.text("source"),
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dshrink.shrink import ShrinkError, network_pieces, shrunk_spec
+from dshrink.regions import ShrinkError
+from dshrink.shrink import network_pieces, shrunk_spec
 from latency_tables.opspec import BiasMap, Conv, join
 from profiler.hold_out import merged_forms
 from profiler.places import network_order

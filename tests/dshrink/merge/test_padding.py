@@ -17,7 +17,7 @@ from dshrink.merge.padding import (
     repad,
 )
 from dshrink.merge.segment import Layer, Segment, Sum
-from latency_tables import pieces
+from latency_tables import masks
 
 many = settings(max_examples=120, deadline=None, derandomize=True)
 
@@ -159,7 +159,7 @@ def bottleneck(size, stride, shortcut, groups=1):
 
 
 def test_the_modes_are_those_of_the_tables():
-    assert PADDING_MODES == pieces.PADDING_MODES
+    assert PADDING_MODES == masks.PADDING_MODES
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 9), (5, 6)])

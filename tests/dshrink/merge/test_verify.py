@@ -23,10 +23,10 @@ def merged_of(network, padding="bias_map", free_activation=True):
 
 def corrupted(merged, number, change):
     """The merge with block ``number`` of the merged ones changed."""
-    blocks = list(merged.blocks)
-    entry = blocks[number]
-    blocks[number] = replace(entry, merged=change(entry.merged))
-    return replace(merged, blocks=tuple(blocks))
+    regions = list(merged.regions)
+    entry = regions[number]
+    regions[number] = replace(entry, merged=change(entry.merged))
+    return replace(merged, regions=tuple(regions))
 
 
 @pytest.mark.parametrize("free_activation", [True, False])
@@ -35,9 +35,9 @@ def test_an_exact_merge_is_certified(padding, free_activation, network):
     certificate = certify(merged_of(network, padding, free_activation))
     certificate.require()
     assert certificate.problem == ""
-    assert [block.index for block in certificate.blocks] == [1, 4, 9, 16]
+    assert [block.index for block in certificate.regions] == [1, 4, 9, 16]
     assert (certificate.padding, certificate.free_activation) == (padding, free_activation)
-    for block in certificate.blocks:
+    for block in certificate.regions:
         assert max(block.interior_float64.relative, block.border_float64.relative) < 1e-12
         assert max(block.interior_float32.relative, block.border_float32.relative) < 1e-4
         # Float32 has some rounding error: zero would mean that nothing was compared.
@@ -49,9 +49,9 @@ def test_an_exact_merge_is_certified(padding, free_activation, network):
 def test_interior_is_certified_inside_and_reports_the_border(network):
     certificate = certify(merged_of(network, "interior"))
     certificate.require()
-    for block in certificate.blocks:
+    for block in certificate.regions:
         assert block.interior_float64.relative < 1e-12
-    assert max(block.border_float64.relative for block in certificate.blocks) > 1e-2
+    assert max(block.border_float64.relative for block in certificate.regions) > 1e-2
     assert certificate.network_float64.relative > 1e-6
 
 
@@ -114,7 +114,7 @@ def test_nothing_merged_is_certified(network):
     net = network("mobilenetv2_100", 96, "random")
     certificate = certify(merge_blocks(net, "1" * 17))
     certificate.require()
-    assert certificate.blocks == ()
+    assert certificate.regions == ()
     assert certificate.network_float64.absolute == 0
 
 
@@ -124,17 +124,18 @@ def test_the_certificate_is_json_with_its_tolerances(network):
     assert data["problem"] == ""
     assert (data["tolerance_float64"], data["tolerance_float32"]) == (1e-9, 1e-4)
     assert data["keep_mask"] == MASK
-    assert data["blocks"][0]["name"] == merged.blocks[0].block.name
+    assert data["blocks"][0]["name"] == merged.regions[0].region.name
     assert set(data["blocks"][0]["border_float64"]) == {"absolute", "relative"}
 
 
 def certificate_of(float64, float32, rounding, padding="bias_map"):
     return Certificate(
         model="m",
-        keep_mask="0",
+        segments="blocks",
+        mask="0",
         padding=padding,
         free_activation=True,
-        blocks=(),
+        regions=(),
         network_float64=Difference(absolute=float64, relative=float64),
         network_float32=Difference(absolute=float32, relative=float32),
         rounding_float32=rounding,

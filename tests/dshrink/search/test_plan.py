@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dshrink.search.binding import bind, block_choices, plan_from_table
+from dshrink.search.binding import bind, plan_from_table
+from dshrink.search.choices import block_choices
 from dshrink.search.errors import PlanError, SearchError
 from dshrink.search.plan import Plan, load_plan, parse_plan, save_plan
 from latency_tables.predictor import predict
@@ -91,7 +92,7 @@ def test_any_plan_comes_back_from_its_file(
 def test_the_file_is_flat_and_names_the_schema(tmp_path: Path) -> None:
     save_plan(plan(), tmp_path / "plan.json")
     data = json.loads((tmp_path / "plan.json").read_text())
-    assert (data["schema"], data["schema_version"]) == ("dshrink.plan", 1)
+    assert (data["schema"], data["schema_version"]) == ("dshrink.plan", 2)
     assert data["keep_mask"] == "011"
     assert data["table"]["device"] == "nowhere"
     assert len(data["table"]["digest"]) == 16
@@ -128,7 +129,7 @@ def test_a_text_that_is_no_plan_is_refused(text: str, message: str) -> None:
     ("edit", "message"),
     [
         (lambda d: d.update(schema="dshrink.latency_table"), "field 'schema' must be"),
-        (lambda d: d.update(schema_version=2), "newer than 1, the newest that this dshrink reads"),
+        (lambda d: d.update(schema_version=3), "newer than 2, the newest that this dshrink reads"),
         (lambda d: d.pop("model"), "field 'model' is missing"),
         (lambda d: d.update(colour=1), "unknown field 'colour'"),
         (lambda d: d.update(keep_mask="01"), "keep mask of 2 blocks"),

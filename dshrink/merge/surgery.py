@@ -1,0 +1,72 @@
+"""Operations on a copy of a network's graph, addressed by the numbers of its ``OpSpec``.
+
+Tensor 0 is the image, tensor n + 1 what operator n makes; ``tensors`` always holds the node that
+gives a tensor now.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import fx, nn
+
+from dshrink.models import Network
+from dshrink.regions import Region, Rewriting
+
+
+class Surgery:
+    """A copy of a network's graph, operated on in the order of its operators."""
+
+    def __init__(self, network: Network, dtype: torch.dtype) -> None:
+        self.network = network
+        self.module = copy.deepcopy(network.module).to(dtype)
+        nodes = {node.name: node for node in self.module.graph.nodes}
+        (image,) = (n for n in self.module.graph.nodes if n.op == "placeholder")
+        self.tensors = [image, *(nodes[name] for name in network.lowered.nodes)]
+
+    def replace(self, region: Region, layers: Sequence[nn.Module]) -> None:
+        """Put ``layers``, one after the other, in place of a region."""
+        result = self.tensors[region.enters]
+        end = self.tensors[region.result]
+        for number, layer in enumerate(layers):
+            result = self.call(f"{region.path}.merged_{number}", layer, end, result)
+        self.become(region.result, result)
+
+    def remove(self, number: int) -> None:
+        """Take out an activation."""
+        node = self.tensors[number + 1]
+        (before,) = node.all_input_nodes
+        node.replace_all_uses_with(before)
+        self.tensors[number + 1] = before
+
+    def change_activations(self, changes: Rewriting) -> None:
+        """Those outside of the regions: take out what goes, put in the free ones."""
+        for number in changes.removed:
+            self.remove(number)
+        for tensor, path in changes.activated.items():
+            node = self.tensors[tensor]
+            call = self.call(f"{path}.free_activation", nn.ReLU6(), node.next, node)
+            self.become(tensor, call)
+
+    def call(self, path: str, layer: nn.Module, before: fx.Node, source: fx.Node) -> fx.Node:
+        """A new layer that reads ``source``; its node stands before the node ``before``."""
+        self.module.add_submodule(path, layer)
+        with self.module.graph.inserting_before(before):
+            return self.module.graph.call_module(path, (source,))
+
+    def finish(self) -> fx.GraphModule:
+        """The module, without what is no longer used. Its nodes know their old shapes, or none."""
+        self.module.graph.eliminate_dead_code()
+        self.module.graph.lint()
+        self.module.delete_all_unused_submodules()
+        self.module.recompile()
+        return self.module
+
+    def become(self, tensor: int, result: fx.Node) -> None:
+        """Let whoever reads a tensor read ``result`` instead, but for that node itself."""
+        self.tensors[tensor].replace_all_uses_with(
+            result, delete_user_cb=lambda user: user is not result
+        )
+        self.tensors[tensor] = result

@@ -1,0 +1,84 @@
+"""The network that a merge must equal, unmerged: trained in this form, merged afterwards.
+
+It is the original graph with its own convolutions and norms, under their own names, so that its
+state dict is the original's: whatever it learns loads into the original (``models.with_state``) and
+merges from there. It shares no arithmetic with the merge, only the list of what to change and,
+under ``repad``, where the padding of a region goes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import fx, nn
+
+from dshrink.layers import with_pads
+from dshrink.merge.padding import repad
+from dshrink.merge.segment import Sum
+from dshrink.merge.surgery import Surgery
+from dshrink.merge.window import Sides
+from dshrink.models import Network
+from dshrink.regions import Region, Rewriting, region_segment
+from latency_tables.opspec import Conv, Pool
+
+
+def unmerged_module(
+    network: Network,
+    changes: Rewriting,
+    *,
+    padding: str = "repad",
+    dtype: torch.dtype = torch.float32,
+) -> fx.GraphModule:
+    """A trainable copy of ``network`` with its activations as ``changes`` says, nothing merged.
+
+    Under ``repad`` all padding of a region moves to the layers that read its input, and skips
+    inside are cropped; under the other modes padding stays where it is. In eval mode.
+    """
+    surgery = Surgery(network, dtype)
+    for region in changes.regions:
+        if padding == "repad":
+            _move_padding(surgery, region)
+        for number in region.removed:
+            surgery.remove(number)
+    surgery.change_activations(changes)
+    return surgery.finish()
+
+
+def _move_padding(surgery: Surgery, region: Region) -> None:
+    segment = region_segment(surgery.network.spec, region)
+    numbers = [n for n in region.ops if n not in region.removed]
+    for number, node in zip(numbers, repad(segment).nodes, strict=True):
+        if isinstance(node, Sum):
+            sources = surgery.network.spec.ops[number].inputs
+            for tensor, pads in zip(sources, node.pads, strict=True):
+                _pad_input(surgery, region, number, tensor, pads)
+        else:
+            _pad_layer(surgery, region, number, node.conv.pads)
+
+
+def _pad_layer(surgery: Surgery, region: Region, number: int, pads: Sides) -> None:
+    """Give an operator these pads: a convolution takes its own, before others stands a layer."""
+    op = surgery.network.spec.ops[number]
+    if isinstance(op, Conv):
+        name = surgery.network.lowered.modules[number][0]
+        conv = surgery.module.get_submodule(name)
+        assert isinstance(conv, nn.Conv2d)
+        surgery.module.set_submodule(name, with_pads(conv, pads))
+    elif isinstance(op, Pool):
+        pool = nn.Sequential(_zeros(pads), nn.AvgPool2d(op.kernel, op.stride))
+        node, source = surgery.tensors[number + 1], surgery.tensors[op.inputs[0]]
+        call = surgery.call(f"{region.path}.pool_{number}", pool, node, source)
+        surgery.become(number + 1, call)
+    else:
+        _pad_input(surgery, region, number, op.inputs[0], pads)
+
+
+def _pad_input(surgery: Surgery, region: Region, number: int, tensor: int, pads: Sides) -> None:
+    if any(pads):
+        node, source = surgery.tensors[number + 1], surgery.tensors[tensor]
+        path = f"{region.path}.pad_{number}_{tensor}"
+        node.replace_input_with(source, surgery.call(path, _zeros(pads), node, source))
+
+
+def _zeros(pads: Sides) -> nn.ZeroPad2d:
+    top, left, bottom, right = pads
+    return nn.ZeroPad2d((left, right, top, bottom))

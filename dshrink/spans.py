@@ -1,0 +1,121 @@
+"""The pieces of a network cut into spans of its chain: T of Kim et al. (ICML 2023), as specs.
+
+Structure only: geometry comes from windows, so that hundreds of spans with merged kernels of any
+size cost milliseconds. The original network is the one whose spans hold one convolution each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from dshrink.chain import Addition, Chain, ChainConv, make_chain, span_chain
+from dshrink.merge.errors import NotMergeable
+from dshrink.models import Network
+from dshrink.regions import ShrinkError, operators_between, part_of, span_region
+from dshrink.shrink import FREE_ACTIVATION, activated, merged_conv
+from latency_tables.opspec import Add, Op, OpSpec, join
+from latency_tables.pieces import NetworkPieces, Piece
+from latency_tables.span_masks import Span
+
+
+def span_pieces(network: Network, *, mode: str = "kim2023") -> NetworkPieces:
+    """Every piece of a network cut into the spans valid in ``mode`` (``chain.SPAN_MODES``).
+
+    A piece of kind "span" is the one convolution (the layer itself where there is one) with the
+    activation at its end: the network's own, or the free one. Spans that make no single convolution
+    are in ``unmergeable``. Raises ShrinkError where the chain is not all that the network computes.
+    """
+    spec, layers = network.spec, network.lowered.layers
+    chain = make_chain(spec, layers)
+    if not chain.body:
+        raise ShrinkError(f"{network.name}: no convolution to cut into spans")
+    pieces = list(_fixed_pieces(network, chain))
+    unmergeable: dict[int | Span, str] = {}
+    for span in chain.spans(mode):
+        try:
+            pieces.append(_span_piece(spec, layers, chain, span))
+        except NotMergeable as error:
+            unmergeable[span] = str(error)
+    return NetworkPieces(
+        model=network.name,
+        resolution=network.resolution,
+        in_channels=spec.input_shape[0],
+        block_names=tuple(block.name for block in chain.blocks),
+        pieces=tuple(pieces),
+        unmergeable=unmergeable,
+        chain=span_chain(chain),
+    )
+
+
+def _span_piece(spec: OpSpec, layers: Sequence[str], chain: Chain, span: Span) -> Piece:
+    region = span_region(spec, layers, chain, span)
+    part = part_of(spec, region.enters, region.ops)
+    ops = part.ops if span[1] == span[0] + 1 else (merged_conv(spec, region),)
+    end = chain.body[span[1] - 1]
+    names = [layers[n] for n in region.ops]
+    if end.activation_op is not None:
+        names.append(layers[end.activation_op])
+    return Piece(
+        kind="span",
+        span=span,
+        layers=tuple(names),
+        spec=OpSpec(
+            input_shape=part.input_shape, ops=activated(ops, end.activation or FREE_ACTIVATION)
+        ),
+    )
+
+
+def _fixed_pieces(network: Network, chain: Chain) -> Iterator[Piece]:
+    """Stem, head, additions, and the operators behind a position that no span changes."""
+    spec, layers = network.spec, network.lowered.layers
+    enters = spec.ops[chain.body[0].op].inputs[0]
+    end = chain.body[-1].end
+    for kind, first, stop in (("stem", 0, enters), ("head", end, len(spec.ops))):
+        if first < stop:
+            inside = range(first, stop)
+            names = tuple(layers[first:stop])
+            yield Piece(kind=kind, layers=names, spec=part_of(spec, first, inside))
+    for conv in chain.body[:-1]:
+        yield from _between(network, chain, conv)
+    for addition in chain.additions:
+        yield _addition(spec, layers, addition)
+
+
+def _between(network: Network, chain: Chain, conv: ChainConv) -> Iterator[Piece]:
+    """What stands behind a convolution's activation, the trunk's additions left out."""
+    spec, layers = network.spec, network.lowered.layers
+    additions = {addition.op for addition in chain.additions}
+    numbers = [n for n in conv.after if n not in additions]
+    for n in numbers:
+        if len(spec.ops[n].inputs) > 1:
+            raise ShrinkError(
+                f"{network.name}: {layers[n]} joins tensors by {spec.ops[n].kind}, so the network "
+                "is no chain of spans; profile it with --segments blocks"
+            )
+    if not numbers:
+        return
+    assert conv.position is not None
+    yield Piece(
+        kind="between",
+        span=(conv.position, conv.position),
+        layers=tuple(layers[n] for n in numbers),
+        spec=join([part_of(spec, spec.ops[n].inputs[0], (n,)) for n in numbers]),
+    )
+
+
+def _addition(spec: OpSpec, layers: Sequence[str], addition: Addition) -> Piece:
+    """The shortcut's own layers and the addition; a spec has one input, so it adds that twice."""
+    ops: tuple[Op, ...] = ()
+    numbers: tuple[int, ...] = ()
+    if addition.shortcut != addition.fork:
+        numbers = operators_between(spec, layers, addition.fork, addition.shortcut)
+        ops = part_of(spec, addition.fork, numbers).ops
+    return Piece(
+        kind="addition",
+        span=(addition.start, addition.end),
+        layers=(*(layers[n] for n in numbers), layers[addition.op]),
+        spec=OpSpec(
+            input_shape=spec.shapes[addition.fork],
+            ops=(*ops, Add(inputs=(len(ops), len(ops)))),
+        ),
+    )

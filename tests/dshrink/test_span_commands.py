@@ -1,0 +1,102 @@
+"""Plans of spans from the command's point of view: merged, exported, measured."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from dshrink.benchmark import _prediction, candidate_of_file, candidates_of
+from dshrink.chain import make_chain, span_chain
+from dshrink.cli.merge import run_merge
+from dshrink.export import run_onnx
+from dshrink.merge.rewrite import merge_spans
+from dshrink.plans import bind_to_network
+from dshrink.search.errors import PlanError
+from dshrink.search.plan import parse_plan, save_plan
+from dshrink.shrink import shrunk_spec
+from latency_tables.predictor import predict
+from latency_tables.synthetic import synthetic_span_table
+
+MODEL = "mobilenetv2_035"
+#: The original network's mask with the convolutions 6 to 11 merged, an activation behind them.
+MASK = "1|11|" + "000001" + "11|" * 13
+
+
+def spans_of(network):
+    return network(MODEL, 32, "random")
+
+
+def test_a_plan_of_spans_is_merged_certified_and_written(network, tmp_path):
+    net = spans_of(network)
+    save_plan(bind_to_network(parse_plan(f"spans:{MASK}"), net), tmp_path / "plan.json")
+    file = tmp_path / "a.onnx"
+    ran = run_merge(MODEL, str(tmp_path / "plan.json"), file, weights="random", resolution=32)
+    assert (ran["segments"], ran["spans_merged"], ran["blocks_merged"]) == ("spans", 1, 0)
+    assert (ran["span_mask"], ran["padding"], ran["keep_mask"]) == (MASK, "repad", "")
+    assert ran["onnx_difference"] < 1e-4
+    certificate = json.loads((tmp_path / "a.onnx.certificate.json").read_text())
+    assert certificate["span_mask"] == MASK and certificate["problem"] == ""
+    assert certificate["spans"][0]["label"].startswith("span 5-11 (blocks.1.1.conv_pw .. ")
+    image = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(4))
+    with torch.inference_mode():
+        expected = merge_spans(net, MASK).module(torch.float64)(image.double()).numpy()
+    result = run_onnx(onnx.load(file).SerializeToString(), image.numpy())
+    assert np.abs(result - expected).max() / np.abs(expected).max() < 1e-4
+    found = candidate_of_file(file, 1)
+    assert (found.segments, found.keep_mask, found.padding) == ("spans", MASK, "repad")
+
+
+def test_bench_measures_the_network_that_a_plan_of_spans_makes(network):
+    net = spans_of(network)
+    plans = [parse_plan(f"spans:{MASK}"), parse_plan("mask:" + "1" * 17)]
+    original, spans, blocks = candidates_of(net, plans)
+    assert (original.original, original.keep_mask) == (True, "1" * 17)
+    assert spans.job.spec == shrunk_spec(net, MASK, segments="spans")
+    assert (spans.segments, spans.keep_mask, spans.padding) == ("spans", MASK, "repad")
+    assert (blocks.segments, spans.original) == ("blocks", False)
+
+
+def test_a_plan_of_spans_is_bound_by_the_names_of_its_convolutions(network):
+    net = spans_of(network)
+    plan = bind_to_network(parse_plan(f"spans:{MASK}"), net)
+    names = span_chain(make_chain(net.spec, net.lowered.layers)).convolutions
+    assert tuple(choice.name for choice in plan.convolutions) == names
+    assert plan.model == MODEL and plan.span_mask == MASK
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (MASK[1:], "49 characters, the chain of mobilenetv2_035 has 50"),
+        ("1|1001" + MASK[6:], "the end of a skip"),
+    ],
+)
+def test_a_plan_of_spans_that_misfits_is_refused(mask, message, network):
+    with pytest.raises(PlanError, match=message):
+        bind_to_network(parse_plan(f"spans:{mask}"), spans_of(network))
+
+
+def test_a_plan_of_spans_whose_layers_cannot_merge_says_why(network):
+    # At 97 the shortcuts' average pools hang over the end of their inputs.
+    net = network("resnet14t", 97)
+    bare = replace(parse_plan("spans:111" + "001" + "1" * 6), model="resnet14t")
+    with pytest.raises(PlanError, match=r"span 3-6 .*layer2\.0\.downsample\.0: pool"):
+        bind_to_network(bare, net)
+
+
+def test_a_span_table_predicts_the_original_and_plans_of_spans_alone(network):
+    net = spans_of(network)
+    chain = make_chain(net.spec, net.lowered.layers)
+    spans = {(i, i + 1): 1.0 for i in range(50)} | {(5, 11): 2.0}
+    base = span_chain(chain).mask
+    made = synthetic_span_table(spans, mask=base, skips=chain.skips)
+    table = replace(made, model=MODEL, resolution=(32, 32))
+    plans = [parse_plan(f"spans:{MASK}"), parse_plan("mask:" + "1" * 17)]
+    found = [_prediction(c, table.conditions, [table]) for c in candidates_of(net, plans)]
+    assert found == [predict(table, base), predict(table, MASK), None]
+    assert found[0].latency_ms > found[1].latency_ms
