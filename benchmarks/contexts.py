@@ -1,11 +1,11 @@
 """Which context of a piece predicts whole networks best: alone, or behind the piece before it.
 
-    python benchmarks/contexts.py --out DIR [--case MODEL:BATCH ...]
+    python benchmarks/contexts.py --out DIR [--segments spans] [--case MODEL:BATCH ...]
 
-Profiles each network at each batch in both contexts, from the same journal, and writes next to this
-file, into results/, a CSV with every held-out network under each context and a page with the
-summary, the machine, the versions and the date. A run that was interrupted goes on. On two cores,
-allow eight minutes a table at batch 1.
+Profiles each network, cut into blocks or spans, at each batch in both contexts, from the same
+journal, and writes next to this file, into results/, a CSV with every held-out network under each
+context and a page with the summary, the machine, the versions and the date. A run that was
+interrupted goes on. On two cores, allow eight minutes a table of blocks at batch 1.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from dshrink.cli.profile import run_profile
+from dshrink.cli.profile import SEGMENTS, run_profile
 from latency_tables.io import load_table
 from latency_tables.table import LatencyTable
 from profiler.conditions import Target
@@ -28,13 +28,16 @@ RESULTS = Path(__file__).parent / "results"
 Tables = Mapping[str, LatencyTable]
 
 
-def measure(case: str, contexts: Sequence[str], folder: Path, target: Target) -> Tables:
+def measure(
+    case: str, contexts: Sequence[str], folder: Path, target: Target, segments: str
+) -> Tables:
     """The tables of one network at one batch by context; those that are there are taken."""
     model, _, batch = case.partition(":")
-    place = folder / f"{model}-batch{batch}"
+    cut = "" if segments == "blocks" else f"-{segments}"
+    place = folder / f"{model}-batch{batch}{cut}"
     if not (place / "table.json").exists() or load_table(place).contexts.keys() != set(contexts):
         wanted = replace(target, batch=int(batch))
-        run_profile(model, place, wanted, contexts=contexts)
+        run_profile(model, place, wanted, contexts=contexts, segments=segments)
     if len(contexts) == 1:
         return {contexts[0]: load_table(place)}
     return {context: load_table(place / context) for context in contexts}
@@ -59,7 +62,7 @@ def write_csv(measured: Sequence[Tables], file: Path) -> None:
                     writer.writerow(row)
 
 
-def page(measured: Sequence[Tables]) -> str:
+def page(measured: Sequence[Tables], segments: str) -> str:
     """The summary as a page."""
     first = next(iter(measured[0].values()))
     machine, conditions = first.fingerprint, first.conditions
@@ -72,9 +75,9 @@ def page(measured: Sequence[Tables]) -> str:
         f"{conditions.precision}, statistic {conditions.statistic}. "
         f"dshrink {first.dshrink_version}. Dates: {first.date} to {last.date}.",
         "",
-        "`python benchmarks/contexts.py --out DIR`. Errors in per cent of the measured latency, of "
-        "the calibrated prediction and of the plain sum of the rows, on the same held-out networks "
-        "from the same journal.",
+        f"`python benchmarks/contexts.py --segments {segments} --out DIR`. Errors in per cent of "
+        "the measured latency, of the calibrated prediction and of the plain sum of the rows, on "
+        "the same held-out networks from the same journal.",
         "",
         "| network | batch | context | MAPE | largest | within 5 % | plain sum MAPE | tau | slopes "
         "| rows ok |",
@@ -103,24 +106,30 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--case", nargs="+", default=CASES)
     parser.add_argument("--context", nargs="+", default=CONTEXTS)
+    parser.add_argument("--segments", choices=SEGMENTS, default=SEGMENTS[0])
     parser.add_argument("--device", default="local")
     parser.add_argument("--runtime")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--launch", default="plain")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--name", default="contexts_local")
+    parser.add_argument("--name")
     given = parser.parse_args()
+    blocks = given.segments == SEGMENTS[0]
+    name = given.name or ("contexts_local" if blocks else f"contexts_{given.segments}_local")
     target = Target(
         device=given.device,
         runtime=given.runtime,
         precision=given.precision,
         launch=given.launch,
     )
-    measured = [measure(case, given.context, given.out, target) for case in given.case]
+    measured = [
+        measure(case, given.context, given.out, target, given.segments) for case in given.case
+    ]
     given.results.mkdir(parents=True, exist_ok=True)
-    write_csv(measured, given.results / f"{given.name}.csv")
-    (given.results / f"{given.name}.md").write_text(page(measured))
-    print(page(measured))
+    write_csv(measured, given.results / f"{name}.csv")
+    text = page(measured, given.segments)
+    (given.results / f"{name}.md").write_text(text)
+    print(text)
 
 
 if __name__ == "__main__":

@@ -6,17 +6,18 @@ Whatever a context lacks is a failed row of that context; no context can spoil a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from latency_tables.contexts import CONTEXTS
 from latency_tables.pieces import Piece
 from latency_tables.schema import Conditions, Row
+from profiler.bounds import too_slow
 from profiler.errors import JobError
 from profiler.jobs import ProfilePlan, layers_job_id, pair_job_id
 from profiler.layer_profile import PieceTimes, share_out
 from profiler.measurement import Measurement
 from profiler.places import network_order, pair_spec, piece_before
-from profiler.rows import failed_row, layers_rows, make_row, pair_row
+from profiler.rows import bounded_row, failed_row, layers_rows, make_row, pair_row
 
 #: What stands for all contexts that the runtime allows.
 BEST = "best"
@@ -27,27 +28,32 @@ Measurements = Mapping[str, Measurement]
 
 
 def choose_contexts(
-    asked: Sequence[str], conditions: Conditions, *, layer_profiles: bool
+    asked: Sequence[str], conditions: Conditions, *, layer_profiles: bool, spans: bool = False
 ) -> tuple[str, ...]:
     """The contexts to measure, the simplest first; ``asked`` may hold commas, and "best" for all.
 
     Where nothing is asked, a CPU's pieces are measured alone, as that is known to predict well, and
-    a GPU's in every context. Raises JobError for what does not exist or the runtime cannot do.
+    a GPU's in every context. Networks cut into ``spans`` have no context "layers": their additions
+    reach back, so that a layer's operators do not tell its span. Raises JobError for what does not
+    exist, or cannot be.
     """
     names = [name.strip() for text in asked for name in text.split(",")]
     if not names:
         names = [BEST] if conditions.clock == "cuda_events" else [CONTEXTS[0]]
     # A compiled network has no operators left to tell apart.
     profiles = layer_profiles and conditions.launch != "compiled"
-    able = [name for name in CONTEXTS if name != "layers" or profiles]
+    able = [name for name in CONTEXTS if name != "layers" or (profiles and not spans)]
     for name in names:
         if name not in (*CONTEXTS, BEST):
             raise JobError(f"unknown context {name!r}; known: {', '.join((*CONTEXTS, BEST))}")
         if name not in (*able, BEST):
-            raise JobError(
-                f"{conditions.runtime} with launch {conditions.launch} does not tell how long each "
-                f"layer took, so there is no context {name!r}; it has {', '.join(able)}"
+            runtime = f"{conditions.runtime} with launch {conditions.launch}"
+            why = (
+                "a layer of a network of spans does not tell which span it belongs to"
+                if spans
+                else f"{runtime} does not tell how long each layer took"
             )
+            raise JobError(f"{why}, so there is no context {name!r}; there is {', '.join(able)}")
     return tuple(name for name in able if name in names or BEST in names)
 
 
@@ -61,30 +67,40 @@ class ContextRows:
 
 
 def context_rows(context: str, plan: ProfilePlan, measurements: Measurements) -> ContextRows:
-    """The rows of a context that the plan has the jobs of."""
+    """The rows of a context that the plan has the jobs of.
+
+    Spans that were not measured to the end are bounded in every context.
+    """
     match context:
-        case "pair":
-            return ContextRows(rows=_pair_rows(plan, measurements))
         case "layers":
             return _layers_rows(plan, measurements)
+        case "pair":
+            rows = [_pair_row(piece, plan, measurements) for piece in plan.pieces.pieces]
         case _:
-            return ContextRows(rows=tuple(_alone(p, measurements) for p in plan.pieces.pieces))
+            rows = [_alone(piece, plan, measurements) for piece in plan.pieces.pieces]
+    slow = too_slow(plan.pieces, measurements, plan.in_networks)
+    return ContextRows(
+        rows=tuple(
+            replace(row, verdict="bounded", reason=slow[row.place])
+            if row.place in slow and row.is_measured
+            else row
+            for row in rows
+        )
+    )
 
 
-def _alone(piece: Piece, measurements: Measurements) -> Row:
+def _alone(piece: Piece, plan: ProfilePlan, measurements: Measurements) -> Row:
+    if piece.place in plan.too_large:
+        return bounded_row(piece, plan.too_large[piece.place])
     return make_row(piece, measurements[piece.spec.digest])
 
 
-def _pair_rows(plan: ProfilePlan, measurements: Measurements) -> tuple[Row, ...]:
-    rows = []
-    for piece in plan.pieces.pieces:
-        before, spec = piece_before(plan.pieces, piece), pair_spec(plan.pieces, piece)
-        if before is None or spec is None:
-            rows.append(_alone(piece, measurements))
-            continue
-        pair, alone = measurements[pair_job_id(spec)], measurements[before.spec.digest]
-        rows.append(pair_row(piece, before, pair, alone))
-    return tuple(rows)
+def _pair_row(piece: Piece, plan: ProfilePlan, measurements: Measurements) -> Row:
+    before, spec = piece_before(plan.pieces, piece), pair_spec(plan.pieces, piece)
+    if before is None or spec is None or piece.place in plan.too_large:
+        return _alone(piece, plan, measurements)
+    pair, alone = measurements[pair_job_id(spec)], measurements[before.spec.digest]
+    return pair_row(piece, before, pair, alone)
 
 
 def _layers_rows(plan: ProfilePlan, measurements: Measurements) -> ContextRows:
@@ -103,7 +119,7 @@ def _layers_rows(plan: ProfilePlan, measurements: Measurements) -> ContextRows:
         profiles += parts
     missing = "no profiled network holds it"
     rows_of_all = tuple(
-        _alone(piece, measurements)
+        _alone(piece, plan, measurements)
         if piece.kind == "dense"
         else found.get(piece) or failed_row(piece, missing)
         for piece in plan.pieces.pieces

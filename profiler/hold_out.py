@@ -1,7 +1,7 @@
 """Which shrunk networks a table is calibrated on, and which others it is tried on.
 
-They are stratified by depth, so that slightly and heavily shrunk networks count alike, and they
-alternate between the two forms of a merged block that cost different time.
+They are stratified by depth, so that slightly and heavily shrunk networks count alike, and those of
+blocks alternate between the two forms of a merged block that cost different time.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import random
 from collections.abc import Collection
 
 from latency_tables.pieces import NetworkPieces
+from latency_tables.places import Place
+from profiler.span_networks import between_span_masks, least_macs_mask
 
 #: Padding modes that need different pieces; ``interior`` is built of the pieces of ``repad``.
 PADDING_FORMS = ("repad", "bias_map")
@@ -22,13 +24,30 @@ def merged_forms(pieces: NetworkPieces) -> tuple[str, ...]:
     return PADDING_FORMS if has_maps else PADDING_FORMS[:1]
 
 
+def smallest_mask(pieces: NetworkPieces, left_out: Collection[Place] = ()) -> str:
+    """The network with every block merged; of spans, the one that those of the fewest MACs make."""
+    if pieces.chain is not None:
+        return least_macs_mask(pieces, left_out)
+    blocks = range(pieces.block_count)
+    return "".join("1" if block in pieces.unmergeable else "0" for block in blocks)
+
+
 def between_masks(
-    pieces: NetworkPieces, count: int, seed: int, taken: Collection[str] = ()
+    pieces: NetworkPieces,
+    count: int,
+    seed: int,
+    taken: Collection[str] = (),
+    left_out: Collection[Place] = (),
 ) -> tuple[tuple[str, str], ...]:
-    """At most ``count`` different (keep mask, padding): neither base, all-merged nor ``taken``.
+    """At most ``count`` different (mask, padding): neither base, ``smallest_mask`` nor ``taken``.
 
     A network of few blocks may have fewer such masks than asked for: then it gets all of them.
+    ``left_out`` are pieces that are not measured.
     """
+    if pieces.chain is not None:
+        smallest = smallest_mask(pieces, left_out)
+        masks = between_span_masks(pieces, count, seed, (smallest, *taken), left_out)
+        return tuple((mask, pieces.forms.padding) for mask in masks)
     room = {
         kept: math.comb(len(pieces.mergeable), kept) for kept in range(1, len(pieces.mergeable))
     }

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,10 +21,12 @@ from devices.agent.protocol import Rule, file_digest
 from devices.connection import PushedFile
 from latency_tables.contexts import CONTEXTS
 from latency_tables.opspec import OpSpec, join
-from latency_tables.pieces import NetworkPieces
+from latency_tables.pieces import NetworkPieces, Piece
+from latency_tables.places import Place
 from latency_tables.schema import Conditions
+from profiler.bounds import too_large
 from profiler.errors import JobError
-from profiler.hold_out import between_masks, merged_forms
+from profiler.hold_out import between_masks, merged_forms, smallest_mask
 from profiler.places import network_order, pair_spec, piece_before
 from profiler.runtimes import request_options
 
@@ -150,17 +153,27 @@ class JobPlan:
 class ProfilePlan(JobPlan):
     """The jobs of a profile: what they are pieces of, and which role each whole network has.
 
-    ``contexts`` are those that the pieces are costed in.
+    ``contexts`` are those that the pieces are costed in, ``too_large`` says which pieces are not
+    measured, and why.
     """
 
     jobs: tuple[Job, ...]
     pieces: NetworkPieces
     networks: tuple[PlannedNetwork, ...]
     contexts: tuple[str, ...] = CONTEXTS[:1]
+    too_large: Mapping[Place, str] = field(default_factory=dict)
 
     @property
     def twins(self) -> tuple[Job, ...]:
         return tuple(job for job in self.jobs if job.kind == "twin")
+
+    @cached_property
+    def in_networks(self) -> frozenset[Place]:
+        """Where the pieces stand that the planned networks hold: they are predicted from these."""
+        forms = self.pieces.forms
+        return frozenset(
+            place for one in self.networks for place in forms.places(one.keep_mask, one.padding)
+        )
 
     def networks_of(self, role: str) -> tuple[PlannedNetwork, ...]:
         """The networks of a role: "base", "merged", "calibration" or "hold_out"."""
@@ -170,6 +183,11 @@ class ProfilePlan(JobPlan):
 def pair_job_id(pair: OpSpec) -> str:
     """The id of the job of a piece behind the one before it."""
     return f"pair {pair.digest}"
+
+
+def twin_job_id(digest: str) -> str:
+    """The id of the job that measures the piece of a digest a second time."""
+    return f"twin {digest}"
 
 
 def layers_job_id(network: PlannedNetwork) -> str:
@@ -185,22 +203,27 @@ def plan_jobs(
     twins: int = TWINS,
     seed: int = 0,
     contexts: Sequence[str] = CONTEXTS[:1],
+    max_kernel: int | None = None,
 ) -> ProfilePlan:
     """List every piece, the base, the all-merged networks, the hold-out networks, and twins.
 
     Then what the ``contexts`` need besides. Pieces are jobs in each of them: pairs are costed by
-    what stands before them alone, and twins, anchors and the audit rest on pieces. Raises JobError
-    where a network is not its pieces one after the other, as the context "layers" needs it.
+    what stands before them alone, and twins, anchors and the audit rest on pieces. Spans that are
+    too large, or whose kernel is wider than ``max_kernel``, are in no job. Raises JobError where a
+    network is not its pieces one after the other, as the context "layers" needs it.
     """
+    left_out = too_large(pieces, max_kernel)
+    wanted = [piece for piece in pieces.pieces if piece.place not in left_out]
     labels: dict[str, list[str]] = {}
-    for piece in pieces.pieces:
+    for piece in wanted:
         labels.setdefault(piece.spec.digest, []).append(piece.name)
+    specs = {piece.spec.digest: piece.spec for piece in wanted}
     piece_jobs = [
         Job(id=digest, kind="piece", label=_label(labels[digest]), spec=spec)
-        for digest, spec in pieces.unique_specs.items()
+        for digest, spec in specs.items()
     ]
-    networks, network_jobs = _plan_networks(pieces, compose, hold_out, seed)
-    more = _pair_jobs(pieces) if "pair" in contexts else []
+    networks, network_jobs = _plan_networks(pieces, compose, hold_out, seed, left_out)
+    more = _pair_jobs(pieces, wanted) if "pair" in contexts else []
     more += _layers_jobs(pieces, networks, network_jobs) if "layers" in contexts else []
     return ProfilePlan(
         pieces=pieces,
@@ -208,6 +231,7 @@ def plan_jobs(
         networks=networks,
         anchors=_anchors(piece_jobs),
         contexts=tuple(contexts),
+        too_large=left_out,
     )
 
 
@@ -216,16 +240,20 @@ def _label(names: Sequence[str]) -> str:
 
 
 def _plan_networks(
-    pieces: NetworkPieces, compose: Compose, hold_out: int, seed: int
+    pieces: NetworkPieces,
+    compose: Compose,
+    hold_out: int,
+    seed: int,
+    left_out: Collection[Place],
 ) -> tuple[tuple[PlannedNetwork, ...], list[Job]]:
     forms = merged_forms(pieces)
-    base = "1" * pieces.block_count
-    merged = "".join("1" if block in pieces.unmergeable else "0" for block in range(len(base)))
+    base, merged = pieces.forms.base, smallest_mask(pieces, left_out)
     wanted = [("base", base, forms[0])]
     if merged != base:
         wanted += [("merged", merged, padding) for padding in forms]
-    unseen = between_masks(pieces, hold_out, seed)
-    fitted = between_masks(pieces, CALIBRATION_NETWORKS, seed, [mask for mask, _ in unseen])
+    unseen = between_masks(pieces, hold_out, seed, left_out=left_out)
+    taken = [mask for mask, _ in unseen]
+    fitted = between_masks(pieces, CALIBRATION_NETWORKS, seed, taken, left_out)
     wanted += [("calibration", *choice) for choice in fitted]
     wanted += [("hold_out", *choice) for choice in unseen]
     networks: list[PlannedNetwork] = []
@@ -238,10 +266,10 @@ def _plan_networks(
     return tuple(networks), list(jobs.values())
 
 
-def _pair_jobs(pieces: NetworkPieces) -> list[Job]:
+def _pair_jobs(pieces: NetworkPieces, wanted: Iterable[Piece]) -> list[Job]:
     labels: dict[str, list[str]] = {}
     specs: dict[str, OpSpec] = {}
-    for piece in pieces.pieces:
+    for piece in wanted:
         before, spec = piece_before(pieces, piece), pair_spec(pieces, piece)
         if before and spec:
             specs[spec.digest] = spec
@@ -256,6 +284,11 @@ def _layers_jobs(
     pieces: NetworkPieces, networks: Iterable[PlannedNetwork], jobs: Iterable[Job]
 ) -> list[Job]:
     """Few networks that hold every piece between them: the original, and the all-merged ones."""
+    if pieces.chain is not None:
+        raise JobError(
+            "the context 'layers' is for --segments blocks: the additions of a network of spans "
+            "reach back, so a layer's operators do not tell its span; use isolated or pair"
+        )
     specs = {job.id: job.spec for job in jobs}
     found: dict[str, Job] = {}
     for network in networks:
@@ -285,7 +318,7 @@ def _twins(piece_jobs: Sequence[Job], count: int) -> list[Job]:
     chosen = [ordered[(2 * number + 1) * len(ordered) // (2 * count)] for number in range(count)]
     return [
         Job(
-            id=f"twin {job.id}",
+            id=twin_job_id(job.digest),
             kind="twin",
             label=f"twin of {job.label}",
             spec=job.spec,

@@ -1,47 +1,57 @@
 """Which pieces stand where in a network: their order, and what stands right before each.
 
-A network's spec is its pieces' operators one after the other. That is what lets a piece be measured
-behind its neighbour, and a layer's operators tell which piece they belong to.
+A network of blocks is its pieces' operators one after the other. That is what lets a piece be
+measured behind its neighbour, and a layer's operators tell which piece they belong to. A network of
+spans has additions that reach back, so there only the neighbour is known.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from latency_tables.masks import check_mask, check_padding
 from latency_tables.opspec import OpSpec, join
 from latency_tables.pieces import NetworkPieces, Piece
+from latency_tables.places import Place
 
 
-def network_order(pieces: NetworkPieces, keep_mask: str, padding: str) -> tuple[Piece, ...]:
+def network_order(pieces: NetworkPieces, mask: str, padding: str) -> tuple[Piece, ...]:
     """The pieces of the network of a mask, from the stem to the head."""
-    check_mask(keep_mask, pieces.block_names, pieces.unmergeable, pieces.model)
-    check_padding(padding)
-
-    def places() -> Iterator[tuple[str, int | None]]:
-        yield "stem", None
-        for block, keep in enumerate(keep_mask):
-            with_map = padding == "bias_map" and ("merged_bias_map", block) in pieces.by_place
-            merged = "merged_bias_map" if with_map else "merged"
-            yield ("original" if keep == "1" else merged), block
-            if ("between", block) in pieces.by_place:
-                yield "between", block
-        yield "head", None
-
-    return tuple(pieces.piece(*place) for place in places())
+    return tuple(pieces.piece(*place) for place in pieces.forms.places(mask, padding))
 
 
 def piece_before(pieces: NetworkPieces, piece: Piece) -> Piece | None:
     """The piece right before one in the original network.
 
-    None for the stem, and for dense counterparts, which stand in no network.
+    None where nothing stands there that gives the piece its input: before the stem, and before
+    dense counterparts, which stand in no network.
     """
     if piece.kind in ("stem", "dense"):
         return None
-    order = network_order(pieces, "1" * pieces.block_count, "repad")
-    kind = piece.kind if piece.kind in ("between", "head") else "original"
-    places = [(one.kind, one.block) for one in order]
-    return order[places.index((kind, piece.block)) - 1]
+    if pieces.chain is None:
+        order = network_order(pieces, pieces.forms.base, "repad")
+        kind = piece.kind if piece.kind in ("between", "head") else "original"
+        return order[[one.place for one in order].index((kind, piece.block)) - 1]
+    found = (pieces.by_place.get(place) for place in _places_before(piece, pieces.chain.length))
+    fits = (one for one in found if one and one.spec.output_shape == piece.spec.input_shape)
+    return next(fits, None)
+
+
+def _places_before(piece: Piece, length: int) -> Iterator[Place]:
+    """Where the input of a piece of a chain may come from, the nearest first.
+
+    The input of an addition is that of its shortcut; where this has the same shape, what an
+    addition stands behind is the convolution whose output it adds to.
+    """
+    i, j = piece.span or (length, length)
+    if piece.kind in ("addition", "between"):
+        yield "span", (j - 1, j)
+    if piece.kind == "between":
+        return
+    if i == 0:
+        yield "stem", None
+        return
+    yield "between", (i, i)
+    yield "span", (i - 1, i)
 
 
 def pair_spec(pieces: NetworkPieces, piece: Piece) -> OpSpec | None:

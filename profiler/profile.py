@@ -12,7 +12,7 @@ from latency_tables.schema import Conditions
 from latency_tables.table import LatencyTable
 from profiler.jobs import HOLD_OUT_NETWORKS, TWINS, Compose, plan_jobs
 from profiler.measurement import Measurement
-from profiler.quality import audit, machine_warnings, rivals
+from profiler.quality import audit, machine_warnings, rivals, slow_jobs
 from profiler.schedulers import Scheduler
 from profiler.session import Progress, Session, SessionResult
 from profiler.settings import Estimate, Settings
@@ -25,6 +25,7 @@ class ProfileRequest:
     """What to profile, on what, and how thoroughly; ``folder`` keeps the journal.
 
     ``contexts`` are those in which the pieces are costed; the one that predicts best is the table.
+    ``max_kernel`` is the widest merged kernel that is measured, None for any that is not absurd.
     """
 
     pieces: NetworkPieces
@@ -37,6 +38,7 @@ class ProfileRequest:
     hold_out: int = HOLD_OUT_NETWORKS
     twins: int = TWINS
     contexts: Sequence[str] = CONTEXTS[:1]
+    max_kernel: int | None = None
     settings: Settings = field(default_factory=Settings)
 
 
@@ -67,6 +69,7 @@ def profile(
         twins=request.twins,
         seed=request.settings.seed,
         contexts=request.contexts,
+        max_kernel=request.max_kernel,
     )
 
     def suspects(measurements: Mapping[str, Measurement]) -> Collection[str]:
@@ -74,6 +77,9 @@ def profile(
 
     def close_forms(measurements: Mapping[str, Measurement]) -> Collection[str]:
         return rivals(plan, measurements)
+
+    def hopeless(measurements: Mapping[str, Measurement]) -> Collection[str]:
+        return slow_jobs(plan, measurements)
 
     with Session(
         plan=plan,
@@ -84,6 +90,7 @@ def profile(
         settings=request.settings,
         suspects=suspects,
         rivals=close_forms,
+        hopeless=hopeless,
     ) as session:
         if on_start:
             on_start(session.estimate)

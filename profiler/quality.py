@@ -8,14 +8,16 @@ faster than arithmetic allows. What looks wrong is measured once more, and then 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import permutations
 from typing import Any
 
 from latency_tables.opspec import Conv, Op, OpSpec, Shape
+from latency_tables.pieces import NetworkPieces, Piece
 from latency_tables.schema import Conditions
-from profiler.jobs import Job, ProfilePlan, pair_job_id
+from profiler.bounds import merged_spans, one_by_one, too_slow
+from profiler.jobs import Job, ProfilePlan, pair_job_id, twin_job_id
 from profiler.measurement import Measurement
 from profiler.places import pair_spec
 
@@ -126,25 +128,48 @@ def audit(
 
 
 def rivals(plan: ProfilePlan, measurements: Mapping[str, Measurement]) -> frozenset[str]:
-    """The pieces of blocks whose original and merged forms are within RIVAL_PERCENT.
+    """The pieces of blocks or spans whose original and merged forms are within RIVAL_PERCENT.
 
     Which of them is faster decides a plan, so they are worth more than one build.
     """
     found: set[str] = set()
-    places = plan.pieces.by_place
-    for (kind, block), original in places.items():
-        merged = [places.get((form, block)) for form in ("merged", "merged_bias_map")]
-        if kind != "original":
+    for originals, merged in _rival_forms(plan.pieces):
+        forms = (*originals, merged)
+        known = [measurements.get(piece.spec.digest) for piece in forms]
+        latencies = [one.latency_ms for one in known if one is not None and not one.failed]
+        if len(latencies) < len(forms):
             continue
-        for piece in (one for one in merged if one is not None):
-            pair = [original.spec.digest, piece.spec.digest]
-            if any(measurements[name].failed for name in pair):
-                continue
-            first, second = (measurements[name].latency_ms for name in pair)
-            if abs(first - second) <= RIVAL_PERCENT / 100.0 * max(first, second):
-                behind = (pair_spec(plan.pieces, one) for one in (original, piece))
-                found.update(pair, (pair_job_id(spec) for spec in behind if spec is not None))
+        first, second = math.fsum(latencies[:-1]), latencies[-1]
+        if abs(first - second) <= RIVAL_PERCENT / 100.0 * max(first, second):
+            behind = (pair_spec(plan.pieces, piece) for piece in forms)
+            found.update(piece.spec.digest for piece in forms)
+            found.update(pair_job_id(spec) for spec in behind if spec is not None)
     return frozenset(found & measurements.keys())
+
+
+def slow_jobs(plan: ProfilePlan, measurements: Mapping[str, Measurement]) -> frozenset[str]:
+    """The jobs of spans that are too slow to be worth another round.
+
+    A piece that stands at several places is one job; it is slow where it is at all of them.
+    """
+    slow = too_slow(plan.pieces, measurements, plan.in_networks)
+    of_others = {p.spec.digest for p in plan.pieces.pieces if p.place not in slow}
+    found: set[str] = set()
+    for piece in (plan.pieces.by_place[place] for place in slow):
+        behind = pair_spec(plan.pieces, piece)
+        digest = piece.spec.digest
+        names = [digest, twin_job_id(digest), *([pair_job_id(behind)] if behind else [])]
+        found.update(names if digest not in of_others else ())
+    return frozenset(found)
+
+
+def _rival_forms(pieces: NetworkPieces) -> Iterator[tuple[tuple[Piece, ...], Piece]]:
+    """Original and merged forms of the same: a block, or the layers of a span one by one."""
+    for span, piece in merged_spans(pieces):
+        yield one_by_one(pieces, span), piece
+    for (kind, block), piece in pieces.by_place.items():
+        if kind in ("merged", "merged_bias_map") and isinstance(block, int):
+            yield (pieces.piece("original", block),), piece
 
 
 _Finding = tuple[str, tuple[str, ...]]
@@ -170,7 +195,7 @@ def _disagreeing(twins: Iterable[Twin]) -> list[_Finding]:
             f"{twin.piece}: two measurements of it, {twin.latency_ms:.4g} and {twin.twin_ms:.4g} "
             f"ms, differ by {abs(twin.difference_percent):.1f} %; at most "
             f"{TWIN_LIMIT_PERCENT:g} % was expected",
-            (twin.digest, f"twin {twin.digest}"),
+            (twin.digest, twin_job_id(twin.digest)),
         )
         for twin in twins
         if not twin.agree

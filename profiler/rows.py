@@ -30,6 +30,8 @@ def make_row(piece: Piece, measurement: Measurement) -> Row:
         piece=piece.name,
         kind=piece.kind,
         block=piece.block,
+        start=piece.span[0] if piece.span else None,
+        end=piece.span[1] if piece.span else None,
         first_layer=piece.first_layer,
         last_layer=piece.last_layer,
         digest=piece.spec.digest,
@@ -64,6 +66,11 @@ def failed_row(piece: Piece, reason: str, board: str = "") -> Row:
         reason=reason,
         board=board,
     )
+
+
+def bounded_row(piece: Piece, reason: str) -> Row:
+    """The row of a piece that is not measured at all."""
+    return replace(failed_row(piece, reason), verdict="bounded")
 
 
 def pair_row(piece: Piece, before: Piece, pair: Measurement, alone: Measurement) -> Row:

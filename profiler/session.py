@@ -24,7 +24,8 @@ from profiler.workload_files import BuildFile, WorkloadFolder
 
 #: progress(done, total, label), called before each job and once at the end.
 Progress = Callable[[int, int, str], None]
-#: Job ids whose measurements look wrong beside the others, to be measured once more.
+#: Job ids by what is known so far: whose measurements look wrong beside the others, to be measured
+#: once more; which are too slow to be worth another round.
 Suspects = Callable[[Mapping[str, Measurement]], Collection[str]]
 #: Extra rounds for jobs so close to each other that another build could change which is faster.
 REBUILDS = 2
@@ -76,6 +77,7 @@ class Session:
     settings: Settings = field(default_factory=Settings)
     suspects: Suspects = _no_suspects
     rivals: Suspects = _no_suspects
+    hopeless: Suspects = _no_suspects
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
@@ -121,7 +123,8 @@ class Session:
     def estimate(self) -> Estimate:
         """What is left to do, and how long it will take."""
         boards = len(self.scheduler.boards())
-        return estimate(self.plan, self.settings, self._state, boards=boards)
+        hopeless = self.hopeless(self._known_before(self.settings.rounds))
+        return estimate(self.plan, self.settings, self._state, boards=boards, hopeless=hopeless)
 
     def run(self, progress: Progress = _no_progress) -> SessionResult:
         """Measure what the journal does not hold yet.
@@ -196,15 +199,20 @@ class Session:
             self._run_round(number, self._worth_measuring(number), progress)
 
     def _worth_measuring(self, number: int) -> list[str]:
-        names = (job.id for job in self.plan.jobs)
-        return [name for name in names if not self.measurement(name, number).given_up]
+        known = self._known_before(number)
+        hopeless = self.hopeless(known)
+        return [name for name, m in known.items() if not m.given_up and name not in hopeless]
+
+    def _known_before(self, number: int) -> dict[str, Measurement]:
+        return {job.id: self.measurement(job.id, number) for job in self.plan.jobs}
 
     def _run_extra_round(self, number: int, progress: Progress) -> None:
         """Measure again what is not settled, the worst first, as far as time allows.
 
         Before those the jobs that another build may decide, in the first of these rounds.
         """
-        known = {job.id: self.measurement(job.id, number) for job in self.plan.jobs}
+        known = self._known_before(number)
+        hopeless = self.hopeless(known)
         rebuilt: Collection[str] = ()
         if traits_of(self.conditions).builds and number < self.settings.rounds + REBUILDS:
             rebuilt = self.rivals(known)
@@ -216,7 +224,8 @@ class Session:
         affordable = []
         for name in dict.fromkeys(wanted):
             cost_s = max((reply.took_s for reply in known[name].replies), default=0.0)
-            if cost_s <= room_s and not known[name].given_up:
+            worth_it = not known[name].given_up and name not in hopeless
+            if cost_s <= room_s and worth_it:
                 affordable.append(name)
                 room_s -= cost_s
         self._run_round(number, affordable, progress, rebuilt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,10 +130,20 @@ def drift_room_s(plan: JobPlan, settings: Settings, state: JournalState) -> floa
     return min(allowed - spent, extra_room_s(plan, settings, state))
 
 
-def estimate(plan: JobPlan, settings: Settings, state: JournalState, boards: int = 1) -> Estimate:
-    """Count what is planned and what the journal already holds, and how long the rest takes."""
+def estimate(
+    plan: JobPlan,
+    settings: Settings,
+    state: JournalState,
+    boards: int = 1,
+    hopeless: Collection[str] = (),
+) -> Estimate:
+    """Count what is planned and what the journal already holds, and how long the rest takes.
+
+    ``hopeless`` jobs get no more rounds.
+    """
     boards = max(1, boards)
-    wanted = {(job.id, number) for job in plan.jobs for number in range(settings.rounds)}
+    planned = {(job.id, number) for job in plan.jobs for number in range(settings.rounds)}
+    wanted = {key for key in planned if key in state.accepted or key[0] not in hopeless}
     reused = sum(key in state.accepted for key in wanted)
     remaining = len(wanted) - reused
     anchors = remaining / settings.anchor_every + (boards * settings.rounds if remaining else 0)

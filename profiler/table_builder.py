@@ -112,6 +112,7 @@ def build_table(
         in_channels=pieces.in_channels,
         block_names=pieces.block_names,
         unmergeable=pieces.unmergeable,
+        chain=pieces.chain,
         rows=costed.rows,
         conditions=conditions,
         fingerprint=provenance.fingerprint,

@@ -16,8 +16,13 @@ from dshrink.errors import DshrinkError
 from dshrink.version import __version__
 
 if TYPE_CHECKING:
+    from dshrink.models import Network
+    from latency_tables.pieces import NetworkPieces
     from profiler.conditions import Target
     from profiler.profile import Profile
+
+
+SEGMENTS = ("blocks", "spans")
 
 
 def register(app: typer.Typer) -> None:
@@ -38,7 +43,20 @@ def command(
     cache_mode: options.CacheMode = "hot",
     scheduler: options.Scheduler = None,
     hold_clocks: options.HoldClocks = False,
-    segments: Annotated[str, typer.Option(help="what is profiled: blocks")] = "blocks",
+    segments: Annotated[
+        str,
+        typer.Option(
+            help="what is profiled: blocks, or spans (every run of convolutions that can become "
+            "one, across blocks as well)"
+        ),
+    ] = "blocks",
+    span_mode: Annotated[
+        str | None,
+        typer.Option(help="which spans: kim2023 (the paper's, the default) or exact (all valid)"),
+    ] = None,
+    max_kernel: Annotated[
+        int | None, typer.Option(min=1, help="spans with a wider merged kernel are not measured")
+    ] = None,
     dense: Annotated[
         bool, typer.Option("--dense", help="also measure same-FLOPs dense counterparts")
     ] = False,
@@ -63,8 +81,6 @@ def command(
     from profiler.conditions import Target
 
     options.warn_of_plain_tcp(scheduler)
-    if segments != "blocks":
-        raise DshrinkError(f"--segments {segments}: this version profiles blocks only")
     result = run_profile(
         model,
         out_dir,
@@ -85,6 +101,9 @@ def command(
         hold_out=hold_out,
         contexts=context or (),
         seed=seed,
+        segments=segments,
+        span_mode=span_mode,
+        max_kernel=max_kernel,
     )
     if json:
         print_json({**table_data(result.table), "table": str(out_dir)})
@@ -103,10 +122,13 @@ def run_profile(
     hold_out: int = 20,
     contexts: Sequence[str] = (),
     seed: int = 0,
+    segments: str = "blocks",
+    span_mode: str | None = None,
+    max_kernel: int | None = None,
 ) -> Profile:
     """Trace, measure with a progress bar, save the table, and those of its contexts below it."""
     from dshrink.models import load_network
-    from dshrink.shrink import network_pieces, shrunk_spec
+    from dshrink.shrink import shrunk_spec
     from latency_tables.io import save_table
     from profiler.conditions import measuring_on
     from profiler.contexts import choose_contexts
@@ -115,17 +137,18 @@ def run_profile(
     from profiler.settings import settings_for
     from profiler.workloads import build_onnx
 
+    _check_segments(segments, dense=dense, span_mode=span_mode, max_kernel=max_kernel)
     with measuring_on(target, notice) as (scheduler, conditions):
         able = traits_of(conditions).layer_profiles
-        chosen = choose_contexts(contexts, conditions, layer_profiles=able)
+        spans = segments == "spans"
+        chosen = choose_contexts(contexts, conditions, layer_profiles=able, spans=spans)
         network = load_network(model, resolution=resolution)
-        pieces = network_pieces(network, dense=dense)
-        for block, reason in pieces.unmergeable.items():
-            name = pieces.block_names[block]
-            err.print(f"block {block} ({name}) cannot merge: {reason}", soft_wrap=True)
+        pieces = _pieces(network, segments, dense=dense, span_mode=span_mode)
         request = ProfileRequest(
             pieces=pieces,
-            compose=lambda mask, padding: shrunk_spec(network, mask, padding=padding),
+            compose=lambda mask, padding: shrunk_spec(
+                network, mask, segments=segments, padding=padding
+            ),
             build=build_onnx,
             conditions=conditions,
             folder=out_dir,
@@ -133,6 +156,7 @@ def run_profile(
             dshrink_version=__version__,
             hold_out=hold_out,
             contexts=chosen,
+            max_kernel=max_kernel,
             settings=settings_for(conditions, seed=seed),
         )
         with progress(f"profile {model}") as update:
@@ -153,3 +177,38 @@ def run_profile(
         soft_wrap=True,
     )
     return result
+
+
+def _check_segments(
+    segments: str, *, dense: bool, span_mode: str | None, max_kernel: int | None
+) -> None:
+    """Raise unless the options that were given suit the segments."""
+    if segments not in SEGMENTS:
+        raise DshrinkError(f"unknown --segments {segments!r}; known: {', '.join(SEGMENTS)}")
+    if segments == "spans" and dense:
+        raise DshrinkError("--dense measures counterparts of blocks: use it with --segments blocks")
+    if segments == "blocks" and (span_mode or max_kernel):
+        raise DshrinkError("--span-mode and --max-kernel are for --segments spans")
+
+
+def _pieces(
+    network: Network, segments: str, *, dense: bool, span_mode: str | None
+) -> NetworkPieces:
+    """What is measured; says which blocks, or how many spans, cannot merge."""
+    from dshrink.shrink import network_pieces
+    from dshrink.spans import span_pieces
+
+    if segments == "spans":
+        pieces = span_pieces(network, mode=span_mode or "kim2023")
+        spans = sum(piece.kind == "span" for piece in pieces.pieces)
+        err.print(
+            f"{spans} spans of {network.name}, {len(pieces.unique_specs)} distinct pieces with the "
+            f"fixed ones; {len(pieces.unmergeable)} spans cannot merge",
+            soft_wrap=True,
+        )
+        return pieces
+    pieces = network_pieces(network, dense=dense)
+    for at, reason in pieces.unmergeable.items():
+        name = pieces.block_names[at] if isinstance(at, int) else at
+        err.print(f"block {at} ({name}) cannot merge: {reason}", soft_wrap=True)
+    return pieces

@@ -9,7 +9,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from dshrink.benchmark import BenchmarkResult
-    from latency_tables.schema import Conditions
+    from latency_tables.schema import Conditions, Row
     from latency_tables.table import LatencyTable
 
 
@@ -18,6 +18,8 @@ def table_data(table: LatencyTable) -> dict[str, Any]:
     return {
         "model": table.model,
         "resolution": list(table.resolution),
+        "chain": asdict(table.chain) if table.chain else None,
+        "origin": asdict(table.origin) if table.origin else None,
         "conditions": table.conditions.to_json(),
         "rows": [asdict(row) for row in table.rows],
         "calibration": table.calibration.to_json() if table.calibration else None,
@@ -54,12 +56,19 @@ def rows_table(table: LatencyTable) -> Table:
             row.piece,
             layers,
             f"{row.latency_ms:.4f}",
-            f"{row.low_ms:.4f} - {row.high_ms:.4f}",
-            f"{row.macs / 1e6:.2f}",
-            f"{speed:.1f}",
-            row.verdict,
+            _spread(row),
+            f"{row.macs / 1e6:.2f}" if row.macs else "",
+            f"{speed:.1f}" if row.macs else "",
+            f"{row.verdict}: {row.reason}" if row.verdict == "bounded" else row.verdict,
         )
     return grid
+
+
+def _spread(row: Row) -> str:
+    """The interval of a row; a published one has a standard deviation, if anything."""
+    if row.low_ms is not None and row.high_ms is not None:
+        return f"{row.low_ms:.4f} - {row.high_ms:.4f}"
+    return "" if row.stdev_ms is None else f"sd {row.stdev_ms:.4f}"
 
 
 def how_timed(timed: Conditions | BenchmarkResult) -> str:
@@ -74,10 +83,17 @@ def summary_lines(table: LatencyTable) -> list[str]:
     """What a user needs to know about a table, a line each."""
     verdicts = [row.verdict for row in table.rows]
     counts = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts))
-    lines = [f"{len(table.rows)} rows of {len({r.digest for r in table.rows})} pieces: {counts}"]
+    pieces = len({row.digest or row.piece for row in table.rows})
+    lines = [f"{len(table.rows)} rows of {pieces} pieces: {counts}"]
+    if table.origin:
+        note = f" ({table.origin.note})" if table.origin.note else ""
+        lines.append(
+            f"published, not measured by us: {table.origin.source}; "
+            f"licence: {table.origin.licence}{note}"
+        )
     if table.calibration:
         lines.append(f"whole network, measured: {table.calibration.base_ms:.3f} ms")
-    lines += _context_lines(table)
+    lines += [] if table.origin else _context_lines(table)
     check = table.hold_out
     if check:
         tau = "unknown" if check.kendall_tau is None else f"{check.kendall_tau:.3f}"

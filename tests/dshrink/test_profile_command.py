@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
 import profiler.conditions
 import profiler.workloads
 from dshrink.cli import main as entry
-from latency_tables.io import load_table
+from latency_tables.io import load_table, save_table
 from latency_tables.opspec import Conv, OpSpec
-from latency_tables.schema import Conditions
+from latency_tables.origin import Origin
+from latency_tables.schema import MILLISECONDS_AND_PERCENT, Conditions
+from latency_tables.span_masks import mask_of
+from latency_tables.synthetic import synthetic_table
 from profiler.fake_device import RUNTIME, RUNTIME_VERSION, FakeConnection, write_spec
 from profiler.schedulers import Scheduler, SerialScheduler
 
@@ -113,3 +118,76 @@ def test_a_context_that_cannot_be_is_refused_before_anything_is_measured(
     assert (status, text) == (2, "")
     assert part in problem
     assert list(tmp_path.iterdir()) == []
+
+
+def test_spans_are_profiled_shown_and_predicted_from(tmp_path, profile_command):
+    more = ("--segments", "spans", "--max-kernel", 5, "--hold-out", 8)
+    status, text, said = profile_command(*words(tmp_path, *more))
+    assert status == 0
+    assert "171 spans of mobilenetv2_035" in said
+    table = load_table(tmp_path)
+    assert Counter(row.kind for row in table.rows) == {
+        "stem": 1,
+        "span": 171,
+        "addition": 10,
+        "head": 1,
+    }
+    wide = [row for row in table.rows if row.verdict == "bounded" and row.rounds == 0]
+    assert wide
+    assert "merged kernel is 7 wide, at most 5 was asked for" in {
+        row.reason.removeprefix("not measured: its ") for row in wide
+    }
+    assert "rows are bounded: " in text
+    assert table.hold_out is not None
+    assert len(table.hold_out.networks) == 8
+    shown = profile_command("table", "show", tmp_path)[1]
+    assert "bounded: not measured" in " ".join(shown.split())
+    mask = table.hold_out.networks[0].keep_mask
+    for keep in (mask, f"spans:{mask}"):
+        asked = profile_command("table", "predict", tmp_path, "--keep", keep, "--json")[1]
+        data = json.loads(asked)
+        assert data["latency_ms"] == pytest.approx(table.hold_out.networks[0].predicted_ms)
+        assert data["padding"] == "repad"
+    bounded = mask_of(50, set(range(1, 51)) - set(range(wide[0].start + 1, wide[0].end)), ())
+    status, _, problem = profile_command("table", "predict", tmp_path, "--keep", bounded)
+    assert status == 2
+    assert f"{wide[0].piece!r}, which is bounded: not measured" in problem
+
+
+@pytest.mark.parametrize(
+    ("more", "part"),
+    [
+        (["--segments", "layers"], "unknown --segments 'layers'; known: blocks, spans"),
+        (["--segments", "spans", "--dense"], "use it with --segments blocks"),
+        (["--max-kernel", "5"], "are for --segments spans"),
+        (["--span-mode", "exact"], "are for --segments spans"),
+        (["--segments", "spans", "--span-mode", "all"], "unknown span mode 'all'"),
+        (["--segments", "spans", "--context", "layers"], "does not tell which span it belongs to"),
+    ],
+)
+def test_options_that_do_not_suit_the_segments_are_refused(more, part, tmp_path, profile_command):
+    status, text, problem = profile_command(*words(tmp_path, *more))
+    assert (status, text) == (2, "")
+    assert part in problem
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_published_table_is_shown_with_where_it_comes_from(tmp_path, profile_command):
+    made = synthetic_table([2.0], [1.0])
+    empty = {name: None for name in MILLISECONDS_AND_PERCENT if name != "latency_ms"}
+    rows = [
+        replace(row, **{**empty, "stdev_ms": 0.125}, verdict="published", samples=0, rounds=0)
+        for row in made.rows
+    ]
+    origin = Origin(source="A paper", licence="MIT", note="on paper")
+    save_table(
+        replace(made, rows=tuple(rows), calibration=None, hold_out=None, origin=origin), tmp_path
+    )
+    shown = profile_command("table", "show", tmp_path)[1]
+    assert "published, not measured by us: A paper; licence: MIT (on paper)" in shown
+    assert "sd 0.1250" in shown
+    assert "4 published" in shown
+    assert "context of the pieces" not in shown
+    status, text, _ = profile_command("table", "check", tmp_path, "--json")
+    assert status == 1
+    assert json.loads(text)["origin"]["licence"] == "MIT"

@@ -17,6 +17,7 @@ from devices.agent.protocol import Rule
 from devices.inventory import load_inventory
 from profiler.conditions import Target, probe_conditions
 from profiler.errors import SessionError
+from profiler.jobs import JobPlan
 from profiler.schedulers import SerialScheduler
 from profiler.session import Session, SessionResult
 from profiler.settings import Settings
@@ -26,11 +27,21 @@ QUICK = Rule(
     warmup_s=0.0, warmup_cap_s=0.01, window_s=0.002, min_samples=5, min_total_s=0.0, cap_s=0.05
 )
 SETTINGS = Settings(rounds=2, extra_rounds=0, anchor_every=6, rule=QUICK)
+#: A few pieces and networks: each file that goes over the link and each new agent takes its time.
+JOBS = 12
 Report = Callable[[int, int, str], None]
 
 
 def short_pause(seconds: float) -> None:
     time.sleep(min(seconds, 0.2))
+
+
+def few_jobs() -> JobPlan:
+    plan = small_plan()
+    pieces, networks = (
+        [job for job in plan.jobs if job.kind == kind][: JOBS // 2] for kind in ("piece", "network")
+    )
+    return JobPlan(jobs=(*pieces, *networks), anchors=plan.anchors)
 
 
 def profile(folder: Path, server: SshServer, report: Report, **connection: object) -> SessionResult:
@@ -39,7 +50,7 @@ def profile(folder: Path, server: SshServer, report: Report, **connection: objec
         local = load_inventory().get("local")
         conditions = probe_conditions(local, scheduler, Target(runtime="onnxruntime"))
         with Session(
-            plan=small_plan(),
+            plan=few_jobs(),
             conditions=conditions,
             scheduler=scheduler,
             build=build_onnx,
@@ -80,7 +91,7 @@ def test_a_link_cut_twice_costs_no_row_and_doubles_none(
         ssh_server.cut()
         cuts.append(time.monotonic())
 
-    result = profile(tmp_path / "out", ssh_server, at(7, 41, act=cut))
+    result = profile(tmp_path / "out", ssh_server, at(5, 17, act=cut))
     assert len(cuts) == 2
     check(tmp_path / "out", result)
     # Nothing of ours stays there, whatever happened on the way.
@@ -95,7 +106,7 @@ def test_an_agent_killed_on_the_device_costs_no_row(tmp_path: Path, ssh_server: 
         for pid in ssh_server.agents:
             os.kill(pid, signal.SIGKILL)
 
-    result = profile(tmp_path / "out", ssh_server, at(5, 30, act=kill))
+    result = profile(tmp_path / "out", ssh_server, at(5, 17, act=kill))
     assert killed
     check(tmp_path / "out", result)
 
@@ -104,7 +115,7 @@ def test_a_device_that_is_gone_for_good_ends_the_run_and_a_later_one_goes_on(
     tmp_path: Path, ssh_server: SshServer
 ) -> None:
     with pytest.raises(SessionError, match="device"):
-        profile(tmp_path / "out", ssh_server, at(20, act=ssh_server.stop))
+        profile(tmp_path / "out", ssh_server, at(9, act=ssh_server.stop))
     before = accepted_replies(tmp_path / "out")
     assert before
     ssh_server.start()

@@ -1,0 +1,422 @@
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from small_network import run as run_blocks
+from small_spans import (
+    CHANNELS,
+    CONDITIONS,
+    LENGTH,
+    SKIPS,
+    compose,
+    fake_device,
+    is_valid,
+    latency_ms,
+    op_ms,
+    request,
+    run,
+    small_pieces,
+    span_ops,
+)
+
+from latency_tables.errors import MissingPieceError
+from latency_tables.io import load_table, save_table
+from latency_tables.opspec import Add, Conv, OpSpec
+from latency_tables.predictor import predict
+from latency_tables.span_masks import Span, mask_spans
+from profiler import bounds, span_networks
+from profiler.contexts import choose_contexts
+from profiler.errors import JobError, JournalError
+from profiler.fake_device import FakeConnection
+from profiler.jobs import plan_jobs
+from profiler.profile import Profile, profile
+from profiler.quality import rivals, slow_jobs
+from profiler.schedulers import SerialScheduler
+from profiler.settings import Estimate
+from profiler.span_networks import NETWORK_MACS, base_macs
+
+#: What (0, 6] and (1, 7], and (0, 7], do is far slower than their layers.
+SLOW = {(0, 6), (1, 7), (0, 7)}
+
+
+def digest(span: Span) -> str:
+    return small_pieces().piece("span", span).spec.digest
+
+
+def merged(mask: str) -> list[Span]:
+    return [(i, j) for i, j in mask_spans(mask) if j > i + 1]
+
+
+@pytest.fixture(scope="module")
+def profiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Profile, FakeConnection]:
+    device = fake_device()
+    wanted = request(tmp_path_factory.mktemp("spans"), contexts=("isolated", "pair"))
+    return run(wanted, device), device
+
+
+def test_equal_spans_are_measured_once() -> None:
+    jobs = plan_jobs(small_pieces(), compose, hold_out=8, twins=0).jobs
+    # One span a length from 1 to 7; an addition, a pooling, stem and head.
+    assert sum(job.kind == "piece" for job in jobs) == 7 + 4
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_planned_networks_are_all_different_and_merge_only_what_may_merge(seed: int) -> None:
+    pieces = small_pieces()
+    plan = plan_jobs(pieces, compose, hold_out=8, seed=seed)
+    masks = [network.keep_mask for network in plan.networks]
+    assert len(set(masks)) == len(masks)
+    assert masks[0] == pieces.forms.base
+    assert len(plan.networks_of("hold_out")) == 8
+    assert len(plan.networks_of("calibration")) == 6
+    specs = {job.id: job.spec for job in plan.jobs}
+    for network in plan.networks[1:]:
+        spans = merged(network.keep_mask)
+        assert spans
+        assert all(is_valid(i, j) for i, j in spans)
+        # Wider kernels cost more than three times the MACs of their layers.
+        assert all(j - i <= 5 for i, j in spans)
+        macs = specs[network.job_id].macs
+        assert macs <= NETWORK_MACS * base_macs(pieces)
+        # A free activation stands behind each of them.
+        assert all(network.keep_mask[j - 1] == "1" for _, j in spans)
+
+
+def test_hold_out_networks_merge_few_and_many_convolutions_and_across_blocks() -> None:
+    plan = plan_jobs(small_pieces(), compose, hold_out=8)
+    held_out = [merged(network.keep_mask) for network in plan.networks_of("hold_out")]
+    counts = [sum(j - i for i, j in spans) for spans in held_out]
+    assert counts[0] <= 3
+    assert counts[-1] >= 6
+    assert len(set(counts)) > 3
+    ends = (3, 6)
+    assert any(i < end < j for spans in held_out for i, j in spans for end in ends)
+    assert any(j - i > 2 for spans in held_out for i, j in spans)
+
+
+def test_another_seed_draws_other_networks_and_the_same_seed_the_same() -> None:
+    plans = [plan_jobs(small_pieces(), compose, hold_out=8, seed=seed) for seed in (0, 0, 1)]
+    assert plans[0].networks == plans[1].networks
+    assert plans[0].networks[2:] != plans[2].networks[2:]
+
+
+def test_the_merged_network_is_the_one_of_the_fewest_macs() -> None:
+    pieces = small_pieces()
+    # Cheap: one convolution for (2 convolutions and an addition) of a chain that is wide inside.
+    wide = replace(pieces.piece("span", (1, 2)), spec=_wide(CHANNELS, 10 * CHANNELS))
+    narrow = replace(pieces.piece("span", (2, 3)), spec=_wide(10 * CHANNELS, CHANNELS))
+    changed = {wide.place: wide, narrow.place: narrow}
+    made = replace(pieces, pieces=tuple(changed.get(p.place, p) for p in pieces.pieces))
+    plan = plan_jobs(made, lambda mask, padding: _coded(mask), hold_out=0)
+    assert [network.keep_mask for network in plan.networks_of("merged")] == ["101111|11"]
+    # Where no merge saves MACs there is no such network.
+    assert not plan_jobs(pieces, compose, hold_out=0).networks_of("merged")
+
+
+def _wide(into: int, out: int) -> OpSpec:
+    convolution, activation = span_ops(0, 1)
+    assert isinstance(convolution, Conv)
+    ops = (replace(convolution, out_channels=out), activation)
+    return OpSpec(input_shape=(into, 12, 12), ops=ops)
+
+
+def _coded(mask: str) -> OpSpec:
+    """Some spec that differs from mask to mask."""
+    return OpSpec(input_shape=(1 + int(mask.replace("|", "2"), 3), 2, 2), ops=(span_ops(0, 1)[0],))
+
+
+def test_a_span_table_predicts_networks_that_took_no_part(
+    profiled: tuple[Profile, FakeConnection], tmp_path: Path
+) -> None:
+    table = profiled[0].tables["isolated"]
+    assert table.fit_for_search, table.fit_reason
+    assert table.hold_out is not None
+    assert len(table.hold_out.networks) == 8
+    assert table.hold_out.max_error_percent < 0.5
+    mask = "101000|11"
+    measured_ms = latency_ms(compose(mask, "repad"))
+    assert predict(table, mask).latency_ms == pytest.approx(measured_ms, rel=0.005)
+    assert predict(table, mask).padding == "repad"
+    save_table(table, tmp_path)
+    assert load_table(tmp_path) == table
+    assert {row.span for row in table.rows if row.kind == "span"} == {
+        (i, j) for i in range(LENGTH) for j in range(i + 1, LENGTH + 1) if is_valid(i, j)
+    }
+
+
+def test_a_span_far_slower_than_its_layers_is_measured_in_one_round_alone(
+    profiled: tuple[Profile, FakeConnection],
+) -> None:
+    made, device = profiled
+    for name, table in made.tables.items():
+        rows = {row.span: row for row in table.rows if row.kind == "span"}
+        assert {span for span, row in rows.items() if row.verdict == "bounded"} == SLOW, name
+        assert rows[0, 6].rounds == 1
+        assert rows[0, 6].reason.startswith("after 1 of 3 rounds it takes 5.2")
+        with pytest.raises(MissingPieceError, match=r"'span 0-6', which is bounded: after 1 of 3"):
+            table.sum_ms("000001|11")
+        assert any("3 of" in text and "bounded" in text for text in table.warnings)
+    # (0, 6] has a twin beside it.
+    assert (device.calls[digest((0, 7))], device.calls[digest((0, 6))]) == (1, 2)
+    assert device.calls[digest((7, 9))] >= 3
+    assert made.session.failed == 0
+
+
+def test_the_pairs_of_such_a_span_are_not_measured_again_either(
+    profiled: tuple[Profile, FakeConnection],
+) -> None:
+    measured = profiled[0].session.measurements
+    slow = [m for name, m in measured.items() if name.startswith("pair ") and m.latency_ms > 5]
+    assert slow
+    assert {measurement.rounds for measurement in slow} == {1}
+
+
+def test_a_span_that_a_planned_network_holds_is_measured_to_the_end(tmp_path: Path) -> None:
+    def slower(spec: OpSpec) -> float:
+        return latency_ms(spec) + 5 * sum(
+            isinstance(op, Conv) and op.kernel == (7, 7) for op in spec.ops
+        )
+
+    table = run(request(tmp_path), FakeConnection(latency_ms=slower)).table
+    used = {
+        span
+        for n in (table.hold_out.networks if table.hold_out else ())
+        for span in merged(n.keep_mask)
+    }
+    slow = next(span for span in used if span[1] - span[0] == 3)
+    assert table.row("span", slow).verdict == "ok"
+    assert table.row("span", slow).rounds >= 3
+    assert table.hold_out is not None
+    assert len(table.hold_out.networks) == 8
+
+
+def test_a_kernel_wider_than_asked_for_is_never_built(tmp_path: Path) -> None:
+    device = fake_device()
+    table = run(request(tmp_path, max_kernel=9), device).table
+    wide = {(i, j) for i, j in (row.span or (0, 0) for row in table.rows) if j - i > 4}
+    assert len(wide) > 3
+    for span in wide:
+        row = table.row("span", span)
+        assert (row.verdict, row.latency_ms, row.rounds) == ("bounded", None, 0)
+        kernel = 2 * (span[1] - span[0]) + 1
+        assert row.reason == (
+            f"not measured: its merged kernel is {kernel} wide, at most 9 was asked for"
+        )
+        assert digest(span) not in device.calls
+    assert table.fit_for_search
+    for seed in range(5):
+        plan = plan_jobs(small_pieces(), compose, hold_out=8, seed=seed, max_kernel=9)
+        assert not any(span in wide for n in plan.networks for span in merged(n.keep_mask))
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "part"),
+    [
+        ("MOST_MACS", 3, "does 3 times the MACs of its layers; none above 3 times"),
+        ("MOST_WEIGHT_BYTES", 40_000, "has 0 MiB of weights; none above 0 MiB"),
+    ],
+)
+def test_a_span_absurd_by_its_size_is_never_built(
+    limit: str, value: int, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounds, limit, value)
+    found = bounds.too_large(small_pieces())
+    assert {place[1] for place in found} == SLOW
+    assert part in found["span", (0, 6)]
+    plan = plan_jobs(small_pieces(), compose, hold_out=8)
+    assert not {job.id for job in plan.jobs} & {digest(span) for span in SLOW}
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_bounded"),
+    [
+        ({}, True),
+        ({"low_ms": 6.79}, False),
+        ({"rounds": 3}, False),
+        ({"failed": True}, False),
+    ],
+)
+def test_only_intervals_apart_bound_a_span_that_lacks_rounds(
+    changes: dict[str, object], is_bounded: bool
+) -> None:
+    pieces = small_pieces()
+    # (0, 3] is three convolutions of at most 1.1 ms, and an addition of at most 0.1 ms.
+    layer = Known(latency_ms=1.0, low_ms=0.9, high_ms=1.1)
+    known = {
+        digest((0, 1)): layer,
+        digest((0, 3)): replace(Known(latency_ms=7.0, low_ms=6.81, high_ms=7.2), **changes),
+        pieces.piece("addition", SKIPS[0]).spec.digest: Known(0.09, 0.08, 0.1),
+    }
+    found = bounds.too_slow(pieces, known)  # type: ignore[arg-type]
+    assert (("span", (0, 3)) in found) == is_bounded
+    assert ("span", (0, 3)) not in bounds.too_slow(pieces, known, [("span", (0, 3))])  # type: ignore[arg-type]
+    del known[digest((0, 1))]
+    assert not bounds.too_slow(pieces, known)  # type: ignore[arg-type]
+
+
+def test_the_layers_of_a_span_are_taken_with_the_additions_that_it_swallows() -> None:
+    pieces = small_pieces()
+    assert [piece.name for piece in bounds.one_by_one(pieces, (0, 4))] == [
+        *("span 0-1", "span 1-2", "span 2-3", "span 3-4"),
+        "addition 1-3",
+    ]
+    assert len(bounds.one_by_one(pieces, (1, 6))) == 5 + 2
+    assert len(bounds.one_by_one(pieces, (3, 4))) == 1
+
+
+def test_no_network_does_much_more_than_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(span_networks, "NETWORK_MACS", 1.1)
+    pieces = small_pieces()
+    base = span_networks.base_macs(pieces)
+    masks = span_networks.between_span_masks(pieces, 8, 0)
+    assert masks
+    for mask in masks:
+        assert sum(pieces.piece(*at).spec.macs for at in pieces.forms.places(mask, "repad")) <= (
+            1.1 * base
+        )
+
+
+def test_spans_of_one_network_never_overlap() -> None:
+    # (0, 4] and (3, 6] together would leave (4, 6].
+    left_out = [("span", (4, 6)), ("span", (4, 7))]
+    for seed in range(5):
+        masks = span_networks.between_span_masks(small_pieces(), 8, seed, left_out=left_out)
+        assert len(masks) == 8
+        assert not any({(4, 6), (4, 7)} & set(merged(mask)) for mask in masks)
+
+
+def test_a_job_that_stands_at_two_places_is_slow_only_where_it_is_at_both() -> None:
+    plan = plan_jobs(small_pieces(), compose, hold_out=0)
+    alone = replace(plan, networks=plan.networks[:1])
+    two = digest((7, 9))
+    assert two == digest((1, 3))
+    known = {
+        digest((0, 1)): Known(latency_ms=1.0, high_ms=1.1),
+        plan.pieces.piece("addition", SKIPS[0]).spec.digest: Known(0.09, 0.08, 0.1),
+    }
+    # (1, 3] swallows an addition, (7, 9] does not: twice its layers are 4.6 and 4.4 ms.
+    for low_ms, slow in ((4.5, False), (4.7, True)):
+        measured = {**known, two: Known(latency_ms=5.0, low_ms=low_ms, high_ms=5.5)}
+        assert ("span", (7, 9)) in bounds.too_slow(plan.pieces, measured)  # type: ignore[arg-type]
+        assert (two in slow_jobs(alone, measured)) == slow  # type: ignore[arg-type]
+
+
+def test_in_a_pair_a_span_stands_behind_the_convolution_before_it(tmp_path: Path) -> None:
+    def reordering(spec: OpSpec) -> float:
+        """Whatever stands first in a file pays 1 ms, which it does not in a network."""
+        return latency_ms(spec) + 1.0
+
+    made = run(
+        request(tmp_path, contexts=("isolated", "pair")), FakeConnection(latency_ms=reordering)
+    )
+    pair, alone = made.tables["pair"], made.tables["isolated"]
+    for place in [
+        ("span", (0, 3)),
+        ("span", (3, 6)),
+        ("span", (7, 9)),
+        ("between", (7, 7)),
+        ("addition", SKIPS[0]),
+        ("head", None),
+    ]:
+        spec = small_pieces().piece(*place).spec
+        assert pair.row(*place).latency_ms == pytest.approx(latency_ms(spec), abs=1e-6), place
+        assert alone.row(*place).latency_ms == pytest.approx(latency_ms(spec) + 1, abs=1e-6)
+    assert pair.row("stem").latency_ms == alone.row("stem").latency_ms
+    ids = {job.id for job in plan_jobs(small_pieces(), compose, contexts=["pair"]).jobs}
+    pooled = small_pieces().piece("between", (7, 7)).spec
+    behind_pool = OpSpec(
+        input_shape=pooled.input_shape,
+        ops=(*pooled.ops, *(replace(op, inputs=(op.inputs[0] + 1,)) for op in span_ops(7, 9))),
+    )
+    assert f"pair {behind_pool.digest}" in ids
+
+
+def test_there_are_no_layers_of_spans() -> None:
+    with pytest.raises(JobError, match="does not tell which span"):
+        choose_contexts(["layers"], CONDITIONS, layer_profiles=True, spans=True)
+    chosen = choose_contexts(["best"], CONDITIONS, layer_profiles=True, spans=True)
+    assert chosen == ("isolated", "pair")
+    with pytest.raises(JobError, match="use isolated or pair"):
+        plan_jobs(small_pieces(), compose, contexts=["layers"])
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_an_interrupted_profile_goes_on_and_bounds_the_same_spans(tmp_path: Path) -> None:
+    def stop_after(count: int):
+        def progress(done: int, total: int, label: str) -> None:
+            if done >= count:
+                raise Killed
+
+        return progress
+
+    device = FakeConnection(latency_ms=latency_ms)
+    for count in (5, 20, 40, 70):
+        with pytest.raises(Killed):
+            run(request(tmp_path), device, stop_after(count))
+    made = run(request(tmp_path), device)
+    whole = run(request(tmp_path / "whole"), FakeConnection(latency_ms=latency_ms))
+    assert [(r.piece, r.verdict, r.latency_ms) for r in made.table.rows] == [
+        (r.piece, r.verdict, r.latency_ms) for r in whole.table.rows
+    ]
+    assert made.session.reused >= 70
+    # Nothing is left to do, the rounds of bounded spans are not waited for.
+    estimates: list[Estimate] = []
+    again = run_with_estimate(tmp_path, estimates)
+    assert (estimates[0].remaining, again.session.measured) == (0, 0)
+
+
+def run_with_estimate(folder: Path, estimates: list[Estimate]) -> Profile:
+    device = FakeConnection(latency_ms=latency_ms)
+    return profile(request(folder), SerialScheduler(device), on_start=estimates.append)
+
+
+def test_spans_and_blocks_share_no_journal(tmp_path: Path) -> None:
+    run_blocks(tmp_path, fake_device())
+    with pytest.raises(JournalError):
+        run(request(tmp_path), fake_device())
+
+
+def test_a_span_about_as_fast_as_its_layers_is_a_rival_of_theirs(
+    profiled: tuple[Profile, FakeConnection],
+) -> None:
+    plan = plan_jobs(small_pieces(), compose, contexts=["pair"])
+    measurements = profiled[0].session.measurements
+    assert not rivals(plan, measurements)
+    assert slow_jobs(plan, measurements) >= {digest((0, 6)), digest((0, 7))}
+
+    def close(spec: OpSpec) -> float:
+        """(7, 9] takes 1.02 of what its two layers do."""
+        convs = [op for op in spec.ops if isinstance(op, Conv)]
+        two = 2 * op_ms(span_ops(0, 1)[0], spec.input_shape)
+        if len(spec.ops) == 2 and convs and convs[0].kernel == (5, 5):
+            return 1.02 * two
+        return latency_ms(spec)
+
+    table = {job.id: close(job.spec) for job in plan.jobs}
+    known = {name: Known(ms) for name, ms in table.items()}
+    found = rivals(plan, known)  # type: ignore[arg-type]
+    assert {digest((7, 9)), digest((7, 8))} <= found
+    assert digest((0, 3)) not in found
+    assert any(name.startswith("pair ") for name in found)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the rules ask of a measurement."""
+
+    latency_ms: float
+    low_ms: float = 0.0
+    high_ms: float = 0.0
+    rounds: int = 1
+    rounds_wanted: int = 3
+    failed: bool = False
+
+
+def test_the_additions_of_a_network_are_those_that_no_span_swallows() -> None:
+    for mask, count in (("1|1111|11", 2), ("101111|11", 1), ("101001|11", 0)):
+        assert sum(isinstance(op, Add) for op in compose(mask, "repad").ops) == count
+        places = small_pieces().forms.places(mask, "repad")
+        assert sum(kind == "addition" for kind, _ in places) == count
