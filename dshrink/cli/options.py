@@ -46,6 +46,14 @@ Seed = Annotated[int, typer.Option(help="seed of everything random")]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable result")]
 Table = Annotated[Path, typer.Option("--table", help="folder of a latency table")]
 Padding = Annotated[str, typer.Option(help="borders of merged blocks: bias_map, repad or interior")]
+TablePadding = Annotated[
+    str | None,
+    typer.Option(
+        "--padding",
+        help="borders of what is merged: bias_map (blocks by default), repad (spans by default) or "
+        "interior",
+    ),
+]
 PlanPadding = Annotated[
     str | None, typer.Option("--padding", help="bias_map, repad or interior; the plan's by default")
 ]

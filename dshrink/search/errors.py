@@ -4,6 +4,8 @@ SearchError (a DshrinkError)
     PlanError               a plan that cannot be read, or that does not fit the network
     UnfitTableError         a latency table whose predictions are not good enough to search on
     InfeasibleBudgetError   a latency budget or keep count that no mask meets
+    ImportanceError         importances that cannot be read, or that do not fit the latencies
+    NoPlanError             bounds other than a latency budget that no plan meets
 """
 
 from __future__ import annotations
@@ -36,3 +38,11 @@ class InfeasibleBudgetError(SearchError):
         super().__init__(message)
         self.smallest_ms = smallest_ms
         self.keep_mask = keep_mask
+
+
+class NoPlanError(SearchError):
+    """Bounds other than a latency budget that no plan meets."""
+
+
+class ImportanceError(SearchError):
+    """Importances that cannot be read, or that do not fit the latencies."""

@@ -1,0 +1,210 @@
+"""A problem from a latency table cut into spans: budgets mean the whole network's latency.
+
+T(i, j) is the span's row and the additions that start at i and end behind j: of each skip that no
+span swallows, exactly one span pays. What every plan contains (stem, head, between) is a constant,
+and the table's calibration a line through the sums; both are undone from a budget.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from dshrink.search.dp.frontier import SpanPlan, infeasible
+from dshrink.search.dp.importance_file import check_keys
+from dshrink.search.dp.problem import Key, SpanProblem
+from dshrink.search.errors import InfeasibleBudgetError, SearchError
+from latency_tables.opspec import Conv
+from latency_tables.pieces import NetworkPieces
+from latency_tables.places import Place
+from latency_tables.predictor import predict
+from latency_tables.span_masks import ACTIVE, Span, SpanChain
+from latency_tables.table import LatencyTable
+
+#: Bytes of one number; a network that runs in int8 still hands over int8.
+_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What a plan must keep to besides its latency; None where there is no bound.
+
+    ``max_kernel`` is the longest side of a kernel, ``max_peak_mib`` what one piece holds of inputs
+    and outputs for the table's batch, ``max_macs`` and ``max_parameters`` the whole network's, for
+    one image. ``keep_blocks`` are numbers of building blocks that stay as they are.
+    """
+
+    max_kernel: int | None = None
+    max_peak_mib: float | None = None
+    max_macs: int | None = None
+    max_parameters: int | None = None
+    keep_blocks: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("max_kernel", "max_peak_mib", "max_macs", "max_parameters"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise SearchError(f"{name.replace('_', ' ')} must be above 0, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableProblem:
+    """A problem, the upper bounds of its costs, and the line from latency sums to predictions."""
+
+    table: LatencyTable
+    problem: SpanProblem
+    limits: tuple[float, ...]
+    slope: float
+    offset_ms: float
+    padding: str
+
+    @property
+    def original_ms(self) -> float:
+        """What the original network is predicted to take."""
+        return predict(self.table, self.table.forms.base, self.padding).latency_ms
+
+    def table_prediction(self, plan: SpanPlan) -> float:
+        """The latency that the table predicts for a plan."""
+        return predict(self.table, plan.mask, self.padding).latency_ms
+
+    def infeasible(self, budget_ms: float, fastest: SpanPlan) -> InfeasibleBudgetError:
+        """The error of a budget that not even the fastest plan meets."""
+        smallest = self.table_prediction(fastest)
+        return infeasible(budget_ms, smallest, fastest.mask, self.table.conditions.device)
+
+
+def kernels_of(pieces: NetworkPieces) -> dict[Span, int]:
+    """The longest kernel side of each span of a network."""
+    return {
+        piece.span: max(max(op.kernel) for op in piece.spec.ops if isinstance(op, Conv))
+        for piece in pieces.pieces
+        if piece.kind == "span" and piece.span is not None
+    }
+
+
+def span_chain_of(table: LatencyTable) -> SpanChain:
+    """The chain of a table of spans. Raises SearchError for one of blocks."""
+    if table.chain is None:
+        raise SearchError(
+            f"the table of {table.model} on {table.conditions.device} is cut into blocks, the "
+            f"dynamic program needs spans: measure it with --segments spans"
+        )
+    return table.chain
+
+
+def table_problem(
+    table: LatencyTable,
+    importance: Mapping[Key, float],
+    *,
+    where: str = "the importance table",
+    bounds: Bounds | None = None,
+    kernels: Mapping[Span, int] | None = None,
+    padding: str | None = None,
+) -> TableProblem:
+    """The problem of a table; ``kernels`` are the spans' longest kernel sides, for ``max_kernel``.
+
+    Spans whose rows failed or are bounded are not available. Raises SearchError.
+    """
+    bounds = bounds or Bounds()
+    chain = span_chain_of(table)
+    rows = {row.span: row for row in table.rows if row.kind == "span" and row.span}
+    measured = {span for span, row in rows.items() if row.is_measured}
+    possible = {*rows, *(at for at in table.unmergeable if isinstance(at, tuple))}
+    check_keys(importance, measured, where=where, possible=possible, block_ends=chain.block_ends)
+    forced = _forced(chain, bounds.keep_blocks)
+    allowed = [
+        span
+        for span in sorted(measured)
+        if _fits(table, span, bounds, kernels) and not _crosses(chain, span, bounds.keep_blocks)
+    ]
+    if not allowed:
+        raise SearchError(f"{table.model}: no span meets the bounds")
+    columns = {"macs": bounds.max_macs, "parameters": bounds.max_parameters}
+    names = [name for name, bound in columns.items() if bound is not None]
+    fixed = _fixed_places(table)
+    costs = {
+        span: (
+            math.fsum(table.measured(*place)[1] for place in _places(chain, span)),
+            *(float(sum(getattr(table.row(*p), n) for p in _places(chain, span))) for n in names),
+        )
+        for span in allowed
+    }
+    slope, offset_ms = _line(table, math.fsum(table.measured(*p)[1] for p in fixed), padding)
+    spent = [sum(getattr(table.row(*place), name) for place in fixed) for name in names]
+    return TableProblem(
+        table=table,
+        problem=SpanProblem(
+            length=chain.length,
+            costs=costs,
+            importance=importance,
+            names=("latency in ms", *names),
+            forced=forced,
+        ),
+        limits=(math.inf, *((columns[n] or 0) - s for n, s in zip(names, spent, strict=True))),
+        slope=slope,
+        offset_ms=offset_ms,
+        padding=padding or table.forms.padding,
+    )
+
+
+def _places(chain: SpanChain, span: Span) -> list[Place]:
+    """The rows that a span pays for: its own, and the additions that start with it."""
+    i, j = span
+    return [
+        ("span", span),
+        *(("addition", skip) for skip in chain.skips if skip[0] == i and j < skip[1]),
+    ]
+
+
+def _fixed_places(table: LatencyTable) -> list[Place]:
+    return [row.place for row in table.rows if row.kind in ("stem", "between", "head")]
+
+
+def _line(table: LatencyTable, fixed_ms: float, padding: str | None) -> tuple[float, float]:
+    """Slope and offset from the spans' sum to the prediction."""
+    calibration = table.calibration
+    if calibration is None:
+        return 1.0, fixed_ms
+    padding = padding or table.forms.padding
+    offset = calibration.predict_ms(fixed_ms, padding)
+    return calibration.predict_ms(fixed_ms + 1, padding) - offset, offset
+
+
+def _fits(
+    table: LatencyTable, span: Span, bounds: Bounds, kernels: Mapping[Span, int] | None
+) -> bool:
+    row = table.row("span", span)
+    if bounds.max_kernel is not None:
+        if kernels is None or span not in kernels:
+            raise SearchError(
+                f"the kernel of span {span[0]}-{span[1]} is not known: a largest kernel needs MODEL"
+            )
+        if kernels[span] > bounds.max_kernel:
+            return False
+    mib = row.peak_activations * table.conditions.batch * _BYTES[table.conditions.precision] / 2**20
+    return bounds.max_peak_mib is None or mib <= bounds.max_peak_mib
+
+
+def _block_span(chain: SpanChain, block: int) -> Span:
+    if not 0 <= block < len(chain.block_ends):
+        raise SearchError(
+            f"block {block} cannot be kept: the chain has blocks 0 to {len(chain.block_ends) - 1}"
+        )
+    return (chain.block_ends[block - 1] if block else 0, chain.block_ends[block])
+
+
+def _crosses(chain: SpanChain, span: Span, kept: Sequence[int]) -> bool:
+    """Whether a span merges a convolution of a block that must stay."""
+    i, j = span
+    spans = [_block_span(chain, block) for block in kept]
+    return j > i + 1 and any(i < last and first < j for first, last in spans)
+
+
+def _forced(chain: SpanChain, kept: Collection[int]) -> dict[int, int]:
+    """The flags that kept blocks give their positions: the original network's."""
+    return {
+        position: int(chain.mask[position - 1] == ACTIVE)
+        for block in kept
+        for position in range(_block_span(chain, block)[0] + 1, _block_span(chain, block)[1] + 1)
+    }

@@ -1,0 +1,178 @@
+"""One importance table, several latency tables: a plan a device, or one plan for all.
+
+``worst``: the plan of largest importance that meets every device's budget. ``mix``: the plan of
+largest importance whose weighted mean share of the devices' budgets is at most 1; a single device
+may then be over its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dshrink.search.dp.from_table import TableProblem
+from dshrink.search.dp.frontier import SpanPlan, solve
+from dshrink.search.dp.problem import SpanProblem
+from dshrink.search.dp.within import best_within
+from dshrink.search.errors import InfeasibleBudgetError, NoPlanError, SearchError
+
+SHARED = ("worst", "mix")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceOutcome:
+    """One plan on one device: what is predicted, against what the device's own best plan is worth.
+
+    ``lost_importance`` is 0 or more; it may be negative where the plan overruns the budget.
+    """
+
+    device: str
+    budget_ms: float
+    predicted_ms: float
+    own_importance: float
+    lost_importance: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedPlan:
+    """One plan for several devices."""
+
+    plan: SpanPlan
+    outcomes: tuple[DeviceOutcome, ...]
+
+
+def own_plan(problem: TableProblem, budget_ms: float) -> SpanPlan:
+    """A device's best plan within its budget (a latency of the whole network)."""
+    limit = (budget_ms - problem.offset_ms) / problem.slope
+    frontier = solve(problem.problem, problem.limits).of_latency()
+    for number in reversed(range(len(frontier))):
+        # The prediction adds up in another order, so the last word is its own.
+        if frontier.times_ms[number] <= limit * (1 + 1e-9) + 1e-12:
+            plan = frontier.plan(number)
+            if problem.table_prediction(plan) <= budget_ms:
+                return plan
+    fastest = frontier.plan(0)
+    raise problem.infeasible(budget_ms, fastest)
+
+
+def shared_plan(
+    problems: Sequence[TableProblem],
+    budgets_ms: Sequence[float],
+    *,
+    mode: str = "worst",
+    weights: Sequence[float] | None = None,
+) -> SharedPlan:
+    """One plan for devices whose tables are of one network. Raises SearchError."""
+    own = [own_plan(p, budget) for p, budget in zip(problems, budgets_ms, strict=True)]
+    joined = _joined(problems)
+    room = [
+        (budget - p.offset_ms) / p.slope for p, budget in zip(problems, budgets_ms, strict=True)
+    ]
+    if mode == "worst":
+        plan = _best_for_all(problems, joined, room, budgets_ms)
+    elif mode == "mix":
+        plan = _best_mix(problems, joined, room, budgets_ms, weights)
+    else:
+        raise SearchError(f"one plan for all devices is {' or '.join(SHARED)}, not {mode!r}")
+    outcomes = tuple(
+        DeviceOutcome(
+            device=p.table.conditions.device,
+            budget_ms=budget,
+            predicted_ms=p.table_prediction(plan),
+            own_importance=best.importance,
+            lost_importance=best.importance - plan.importance,
+        )
+        for p, budget, best in zip(problems, budgets_ms, own, strict=True)
+    )
+    return SharedPlan(plan=plan, outcomes=outcomes)
+
+
+def _joined(problems: Sequence[TableProblem]) -> SpanProblem:
+    """The devices' latencies as costs side by side, and the first table's other costs behind."""
+    first = problems[0]
+    for other in problems[1:]:
+        if other.table.chain != first.table.chain:
+            raise SearchError(
+                f"the tables of {first.table.model} and {other.table.model} are of different "
+                "networks: one plan needs tables of one"
+            )
+    spans = set(first.problem.costs).intersection(*(set(p.problem.costs) for p in problems))
+    return SpanProblem(
+        length=first.problem.length,
+        costs={
+            span: (
+                *(p.problem.costs[span][0] for p in problems),
+                *first.problem.costs[span][1:],
+            )
+            for span in sorted(spans)
+        },
+        importance=first.problem.importance,
+        names=(
+            *(f"latency on {p.table.conditions.device}" for p in problems),
+            *first.problem.names[1:],
+        ),
+        forced=first.problem.forced,
+    )
+
+
+def _best_for_all(
+    problems: Sequence[TableProblem],
+    joined: SpanProblem,
+    room: Sequence[float],
+    budgets_ms: Sequence[float],
+) -> SpanPlan:
+    limits = [*room, *problems[0].limits[1:]]
+    while True:
+        try:
+            plan = best_within(joined, limits)
+        except NoPlanError:
+            budgets = ", ".join(
+                f"{b:g} ms on {p.table.conditions.device}"
+                for p, b in zip(problems, budgets_ms, strict=True)
+            )
+            raise InfeasibleBudgetError(
+                f"no one plan meets {budgets} together, though each device has one of its own: "
+                "raise a budget"
+            ) from None
+        over = [
+            at
+            for at, (p, budget) in enumerate(zip(problems, budgets_ms, strict=True))
+            if p.table_prediction(plan) > budget
+        ]
+        if not over:
+            return plan
+        # A prediction adds up in another order: what is over by its rounding is ruled out.
+        for at in over:
+            limits[at] = math.nextafter(plan.costs[at], 0)
+
+
+def _best_mix(
+    problems: Sequence[TableProblem],
+    joined: SpanProblem,
+    room: Sequence[float],
+    budgets_ms: Sequence[float],
+    weights: Sequence[float] | None,
+) -> SpanPlan:
+    weights = tuple(weights or [1.0] * len(problems))
+    if len(weights) != len(problems) or min(weights) < 0 or not sum(weights) > 0:
+        raise SearchError(f"a mix of {len(problems)} devices needs as many weights, 0 or more")
+    # Shares of the budgets: sum of w * (offset + slope * t) / budget, at most the sum of w.
+    per_ms = [
+        w * p.slope / budget for w, p, budget in zip(weights, problems, budgets_ms, strict=True)
+    ]
+    limit = sum(share * space for share, space in zip(per_ms, room, strict=True))
+    single = SpanProblem(
+        length=joined.length,
+        costs={
+            span: (
+                sum(share * cost for share, cost in zip(per_ms, costs, strict=False)),
+                *costs[len(problems) :],
+            )
+            for span, costs in joined.costs.items()
+        },
+        importance=joined.importance,
+        names=("mixed latency", *joined.names[len(problems) :]),
+        forced=joined.forced,
+    )
+    return solve(single, (math.inf, *problems[0].limits[1:])).of_latency().best(limit)

@@ -1,0 +1,103 @@
+"""The one best plan within several limits at once, exactly.
+
+A label is left out where its importance and the most that is still to come, with what is left of
+any one limit alone, are below a plan already known. Such plans come from frontiers of mixed costs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from dshrink.search.dp.frontier import SpanPlan, solve
+from dshrink.search.dp.labels import Floats, Labels
+from dshrink.search.dp.problem import SpanProblem
+from dshrink.search.dp.reach import Prune, State, backwards, make_edges
+
+#: Importances of sums in another order differ by less.
+_ROUNDING = 1e-9
+
+
+def best_within(problem: SpanProblem, limits: Sequence[float]) -> SpanPlan:
+    """The plan of the largest importance whose costs are at most ``limits`` (finite, above 0).
+
+    Of equal importances it has the smallest share of the limit where that is largest, then fewer
+    layers. Raises NoPlanError where no plan meets all.
+    """
+    known = _known_importance(problem, limits)
+    prune = None if math.isinf(known) else _worth_more(problem, limits, known)
+    frontier = solve(problem, limits, prune)
+    most = frontier.importances.max()
+    equal = np.flatnonzero(frontier.importances == most)
+    plans = [frontier.plan(int(number)) for number in equal]
+    return min(plans, key=lambda plan: (_worst_share(plan.costs, limits), plan.layers))
+
+
+def _worst_share(costs: Sequence[float], limits: Sequence[float]) -> float:
+    return max(cost / limit for cost, limit in zip(costs, limits, strict=True))
+
+
+def mixed(problem: SpanProblem, weights: Sequence[float]) -> SpanProblem:
+    """The problem with one cost, the weighted sum of its costs."""
+    return SpanProblem(
+        length=problem.length,
+        costs={
+            span: (sum(w * cost for w, cost in zip(weights, costs, strict=True)),)
+            for span, costs in problem.costs.items()
+        },
+        importance=problem.importance,
+        forced=problem.forced,
+    )
+
+
+def costs_of(problem: SpanProblem, plan: SpanPlan) -> tuple[float, ...]:
+    """All costs of a plan that was found for others."""
+    cuts = (0, *plan.boundaries)
+    layers = [problem.costs[span] for span in pairwise(cuts)]
+    return tuple(math.fsum(column) for column in zip(*layers, strict=True))
+
+
+def _known_importance(problem: SpanProblem, limits: Sequence[float]) -> float:
+    """The largest importance within the limits of the plans on a few mixed frontiers."""
+    shares = [1 / limit for limit in limits]
+    mixes = [
+        shares,
+        *([s if at == n else s / 8 for at, s in enumerate(shares)] for n in range(len(shares))),
+    ]
+    known = -math.inf
+    for weights in mixes:
+        frontier = solve(mixed(problem, weights))
+        for number in reversed(range(len(frontier))):
+            if frontier.importances[number] <= known:
+                break
+            plan = frontier.plan(number)
+            if _worst_share(costs_of(problem, plan), limits) <= 1:
+                known = plan.importance
+                break
+    return known
+
+
+def _worth_more(problem: SpanProblem, limits: Sequence[float], known: float) -> Prune:
+    edges = make_edges(problem)
+    rests: list[Mapping[State, Labels]] = [
+        backwards(edges, problem.length, np.array([edge.costs[at] for edge in edges]))
+        for at in range(problem.width)
+    ]
+    least = known - _ROUNDING * max(1.0, abs(known))
+
+    def prune(state: State, labels: Labels) -> Labels:
+        for at, (rest, limit) in enumerate(zip(rests, limits, strict=True)):
+            if state[0] == problem.length:
+                break
+            if state not in rest:
+                return labels.take(np.zeros(0, dtype=np.int64))
+            room: Floats = limit * (1 + _ROUNDING) - labels.costs[:, at]
+            found = np.searchsorted(rest[state].costs[:, 0], room, side="right") - 1
+            more = np.where(found >= 0, rest[state].importances[found], -np.inf)
+            labels = labels.take(np.flatnonzero(labels.importances + more >= least))
+        return labels
+
+    return prune

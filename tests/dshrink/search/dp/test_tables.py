@@ -1,0 +1,235 @@
+"""Latency tables cut into spans: one device, several, and bounds, against enumeration of masks."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from itertools import product
+
+import pytest
+from plan_enumeration import all_plans, keys_of, valid_spans
+
+from dshrink.search.dp.from_table import Bounds, table_problem
+from dshrink.search.dp.frontier import solve
+from dshrink.search.dp.many import own_plan, shared_plan
+from dshrink.search.errors import (
+    ImportanceError,
+    InfeasibleBudgetError,
+    NoPlanError,
+    SearchError,
+)
+from latency_tables.errors import LatencyTableError
+from latency_tables.predictor import predict
+from latency_tables.schema import Conditions
+from latency_tables.synthetic import synthetic_span_table
+
+MASK = "1|11|1"
+SKIPS = ((2, 5),)
+ENDS = (2, 5)
+SPANS = valid_spans(6, (), SKIPS)
+
+
+def make_table(seed=0, device="nowhere", failed=()):
+    draw = random.Random(seed)
+    times = {s: round(draw.uniform(0.5, 1 + 0.7 * (s[1] - s[0])), 3) for s in SPANS}
+    return synthetic_span_table(
+        {s: None if s in failed else t for s, t in times.items()},
+        mask=MASK,
+        skips=SKIPS,
+        block_ends=ENDS,
+        slope=1.04,
+        offset_ms=0.2,
+        conditions=Conditions(device=device, runtime="synthetic", runtime_version="1"),
+    )
+
+
+def make_importance(seed=1):
+    draw = random.Random(seed)
+    return {key: draw.uniform(-1, 2) for key in keys_of(SPANS, ENDS)}
+
+
+def masks(table):
+    """Every mask that the table's rows make, and the latency it predicts."""
+    found = {}
+    for signs in product("1|0", repeat=6):
+        mask = "".join(signs)
+        try:
+            found[mask] = predict(table, mask)
+        except LatencyTableError:
+            continue
+    return found
+
+
+def best_by_enumeration(table, importance, allowed=lambda mask: True):
+    """Mask to the largest importance that the definition gives it."""
+    problem = table_problem(table, importance).problem
+    found = {}
+    for _, value, cuts, active in all_plans(problem):
+        mask = "".join("1" if m in active else "|" if m in cuts else "0" for m in range(1, 7))
+        if allowed(mask):
+            found[mask] = max(value, found.get(mask, -100))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_budget_means_the_latency_that_the_table_predicts(seed):
+    table, importance = make_table(seed), make_importance(seed)
+    problem = table_problem(table, importance)
+    predicted = masks(table)
+    values = best_by_enumeration(table, importance)
+    latencies = sorted(predicted[mask].latency_ms for mask in values)
+    for budget in (latencies[0], latencies[len(latencies) // 3], latencies[-1]):
+        plan = own_plan(problem, budget)
+        within = [m for m in values if predicted[m].latency_ms <= budget]
+        assert predicted[plan.mask].latency_ms <= budget
+        assert plan.importance == pytest.approx(max(values[m] for m in within))
+    with pytest.raises(InfeasibleBudgetError, match="on nowhere: the smallest") as error:
+        own_plan(problem, latencies[0] * 0.999)
+    assert error.value.smallest_ms == latencies[0]
+
+
+def test_spans_without_a_latency_are_left_out():
+    table = make_table(3, failed={(0, 6), (2, 5)})
+    bounded = synthetic_span_table(
+        dict.fromkeys(SPANS, 1.0), mask=MASK, skips=SKIPS, block_ends=ENDS, bounded={(0, 6): "slow"}
+    )
+    for one, gone in ((table, {(0, 6), (2, 5)}), (bounded, {(0, 6)})):
+        costs = table_problem(one, make_importance()).problem.costs
+        assert set(costs) == set(SPANS) - gone
+
+
+def test_an_unswallowed_skip_is_paid_once():
+    table = make_table()
+    costs = table_problem(table, make_importance()).problem.costs
+    for i, j in SPANS:
+        paid = costs[i, j][0] - table.measured("span", (i, j))[1]
+        assert paid == pytest.approx(0.1 if i == 2 and j < 5 else 0.0)
+
+
+@pytest.mark.parametrize("bound", ["max_macs", "max_parameters"])
+def test_costs_of_the_whole_network_are_bounded(bound):
+    table, importance = make_table(2), make_importance(2)
+    rows = tuple(replace(row, parameters=row.macs + 7 * (row.start or 0)) for row in table.rows)
+    table = replace(table, rows=rows)
+    name = bound.removeprefix("max_")
+
+    def total(mask):
+        return sum(getattr(table.row(*at), name) for at in table.forms.places(mask, "repad"))
+
+    values = best_by_enumeration(table, importance)
+    totals = sorted({total(mask) for mask in values})
+    for most in (totals[0], totals[len(totals) // 2]):
+        problem = table_problem(table, importance, bounds=Bounds(**{bound: most}))
+        plan = own_plan(problem, 1000.0)
+        assert total(plan.mask) <= most
+        assert plan.importance == pytest.approx(
+            max(value for mask, value in values.items() if total(mask) <= most)
+        )
+    with pytest.raises(NoPlanError, match=name):
+        own_plan(table_problem(table, importance, bounds=Bounds(**{bound: 2001})), 1000.0)
+
+
+def test_kernels_and_peaks_are_bounded_span_by_span():
+    table, importance = make_table(), make_importance()
+    kernels = {(i, j): 2 * (j - i) + 1 for i, j in SPANS}
+    bounds = Bounds(max_kernel=5)
+    costs = table_problem(table, importance, bounds=bounds, kernels=kernels).problem.costs
+    assert set(costs) == {(i, j) for i, j in SPANS if j - i <= 2}
+    with pytest.raises(SearchError, match="needs MODEL"):
+        table_problem(table, importance, bounds=bounds)
+    rows = tuple(
+        replace(row, peak_activations=2**18 * (row.end - row.start)) if row.kind == "span" else row
+        for row in table.rows
+    )
+    peaked = table_problem(
+        replace(table, rows=rows), importance, bounds=Bounds(max_peak_mib=2.0)
+    ).problem.costs  # 2^18 numbers of four bytes are 1 MiB
+    assert set(peaked) == {(i, j) for i, j in SPANS if j - i <= 2}
+    with pytest.raises(SearchError, match="max peak mib must be above 0"):
+        Bounds(max_peak_mib=0.0)
+
+
+@pytest.mark.parametrize("block", [0, 1])
+def test_a_kept_block_stays_as_it_was(block):
+    first, last = (0, 2) if block == 0 else (2, 5)
+    for seed in range(4):
+        table, importance = make_table(seed), make_importance(seed)
+        problem = table_problem(table, importance, bounds=Bounds(keep_blocks=(block,)))
+        values = best_by_enumeration(
+            table, importance, lambda mask: mask[first:last] == MASK[first:last]
+        )
+        values = {m: v for m, v in values.items() if first == 0 or m[first - 1] != "0"}
+        plan = own_plan(problem, 1000.0)
+        assert plan.mask[first:last] == MASK[first:last]
+        assert plan.importance == pytest.approx(max(values.values()))
+    with pytest.raises(SearchError, match="blocks 0 to 1"):
+        table_problem(table, importance, bounds=Bounds(keep_blocks=(2,)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_plan_for_several_devices_meets_every_budget_and_says_what_it_loses(seed):
+    tables = [make_table(seed + 10 * n, device=f"board{n}") for n in range(3)]
+    importance = make_importance(seed)
+    problems = [table_problem(table, importance) for table in tables]
+    budgets = [0.9 * problem.original_ms for problem in problems]
+    predicted = [masks(table) for table in tables]
+    values = best_by_enumeration(tables[0], importance)
+    fits = [
+        {m for m in values if predictions[m].latency_ms <= budget}
+        for predictions, budget in zip(predicted, budgets, strict=True)
+    ]
+    shared = shared_plan(problems, budgets)
+    assert shared.plan.mask in set.intersection(*fits)
+    assert shared.plan.importance == pytest.approx(max(values[m] for m in set.intersection(*fits)))
+    for outcome, own, predictions in zip(shared.outcomes, fits, predicted, strict=True):
+        best = max(values[m] for m in own)
+        assert outcome.own_importance == pytest.approx(best)
+        assert outcome.lost_importance == pytest.approx(best - shared.plan.importance)
+        assert outcome.predicted_ms == predictions[shared.plan.mask].latency_ms
+    mix = shared_plan(problems, budgets, mode="mix", weights=[1, 2, 1])
+
+    def share(mask):
+        return sum(
+            w * p[mask].latency_ms / budget
+            for w, p, budget in zip((1, 2, 1), predicted, budgets, strict=True)
+        )
+
+    assert share(mix.plan.mask) <= 4 * (1 + 1e-12)
+    assert mix.plan.importance == pytest.approx(max(values[m] for m in values if share(m) <= 4))
+
+
+def test_devices_that_no_one_plan_serves_are_refused():
+    tables = [
+        synthetic_span_table(
+            {(i, j): 3.0 if (j - i == 1) == cheap else 1.0 for i, j in ((0, 1), (1, 2), (0, 2))},
+            mask="11",
+            conditions=Conditions(device=f"board{cheap}", runtime="none", runtime_version="1"),
+        )
+        for cheap in (0, 1)
+    ]
+    importance = {(0, 1, 1, 1): 1.0, (1, 2, 1, 1): 1.0, (0, 2, 1, 1): 1.0}
+    problems = [table_problem(table, importance) for table in tables]
+    # One is fastest merged, the other unmerged.
+    budgets = [p.table_prediction(solve(p.problem).plan(0)) * (1 + 1e-9) for p in problems]
+    with pytest.raises(InfeasibleBudgetError, match=r"on board0, .* on board1 together"):
+        shared_plan(problems, budgets)
+    with pytest.raises(SearchError, match="worst or mix"):
+        shared_plan(problems, [100, 100], mode="best")
+    with pytest.raises(SearchError, match="as many weights"):
+        shared_plan(problems, [100, 100], mode="mix", weights=[1])
+
+
+def test_importances_that_do_not_fit_the_table_are_refused_by_key():
+    table, importance = make_table(), make_importance()
+    lacking = {key: v for key, v in importance.items() if key not in ((0, 1, 1, 1), (2, 3, 0, 1))}
+    with pytest.raises(ImportanceError, match=r"2 key.*missing: \(0, 1, 1, 1\), \(2, 3, 0, 1\)"):
+        table_problem(table, lacking, where="importance.csv")
+    with pytest.raises(ImportanceError, match=r"belong to no span .*\(1, 3, 1, 1\)|\(0, 7"):
+        table_problem(table, {**importance, (0, 3, 1, 1): 1.0, (0, 4, 1, 1): 1.0, (1, 3, 1, 1): 1})
+    with pytest.raises(ImportanceError, match=r"flags that no plan needs: \(0, 1, 1, 0\)"):
+        table_problem(table, {**importance, (0, 1, 1, 0): 1.0})
+    with pytest.raises(SearchError, match="--segments spans"):
+        table_problem(
+            replace(table, chain=None, rows=table.rows[:1], calibration=None, hold_out=None),
+            importance,
+        )
