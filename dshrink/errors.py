@@ -5,6 +5,8 @@ DshrinkError
   ShrinkError    a keep mask that does not fit (shrink)
   MergeError     a merge that cannot be exact, or is not (merge)
   SearchError    no plan, or none that meets the goal (search)
+  TrainError     images or weights that cannot be trained with (train)
+  EvaluationError  importances that cannot be measured, or a journal of others (importance)
   BenchmarkError  nothing to measure, or results that cannot be read (benchmark)
   PlotError      nothing to draw (plots)
 """

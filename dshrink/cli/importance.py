@@ -1,0 +1,155 @@
+"""``dshrink importance``: measure what removed activations cost in accuracy, span by span."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dshrink.cli import options
+from dshrink.cli.console import err, notice, out, print_json, progress
+
+if TYPE_CHECKING:
+    from dshrink.importance.run import Result
+    from dshrink.importance.settings import Settings
+
+
+def register(app: typer.Typer) -> None:
+    app.command(name="importance")(command)
+
+
+def command(
+    model: options.Model,
+    data: Annotated[
+        Path, typer.Option(help="folder with train/CLASS/ and val/CLASS/ (or validation/)")
+    ],
+    level: Annotated[
+        str,
+        typer.Option(
+            help="what a network gets before it is judged: recalibrate[:BATCHES] (batch-norm "
+            "statistics only), steps:N or epochs:N of fine-tuning (the paper: one epoch)"
+        ),
+    ],
+    out_file: Annotated[Path, typer.Option("--out", help="CSV to write; its journal lies beside")],
+    weights: Annotated[str, typer.Option(help="pretrained, random, or a state-dict file")] = (
+        "pretrained"
+    ),
+    resolution: options.Resolution = 224,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="validation images that judge; all if not given")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="images a batch")] = 128,
+    lr: Annotated[
+        float, typer.Option(help="learning rate of SGD at the start; down to 0 along a cosine")
+    ] = 0.01,
+    weight_decay: Annotated[float, typer.Option(help="weight decay of SGD")] = 1e-5,
+    augment: Annotated[
+        bool, typer.Option("--augment/--no-augment", help="random crops and flips to train on")
+    ] = True,
+    reinitialise: Annotated[
+        bool,
+        typer.Option(
+            "--reinitialise/--keep-single-layers",
+            help="draw a single layer (j = i + 1) anew before it is judged, as the paper does: "
+            "then such spans cost something too; only training (epochs:1) recovers from it",
+        ),
+    ] = False,
+    span_mode: Annotated[
+        str, typer.Option(help="which spans: kim2023 (the paper's) or exact (all valid)")
+    ] = "kim2023",
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="K/N: judge only that part; afterwards the same command without --shard collects "
+            "all parts and writes the table"
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="address of a Dask cluster whose workers judge; see docs/fleets.md"),
+    ] = None,
+    loaders: Annotated[
+        int, typer.Option(min=0, help="processes that read images; 0 reads in this one")
+    ] = 0,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="judge again what failed before")
+    ] = False,
+    seed: options.Seed = 0,
+    json: options.Json = False,
+) -> None:
+    """Measure I(i,j,a,b) of MODEL: the change of accuracy without the activations inside a span.
+
+    An interrupted run goes on where it was: give the same command again.
+    """
+    from dshrink.importance.journal import Shard
+    from dshrink.importance.run import Measurement
+    from dshrink.importance.settings import Level, Settings
+
+    options.warn_of_plain_tcp(scheduler)
+    settings = Settings(
+        model=model,
+        data=str(data.absolute()),
+        level=Level.parse(level),
+        resolution=resolution,
+        weights=weights,
+        seed=seed,
+        batch=batch,
+        images=images,
+        reinitialise=reinitialise,
+        augment=augment,
+        learning_rate=lr,
+        weight_decay=weight_decay,
+        span_mode=span_mode,
+        loaders=loaders,
+    )
+    measurement = Measurement(
+        settings=settings,
+        out=out_file,
+        shard=Shard.parse(shard) if shard else None,
+        scheduler=scheduler,
+        retry_failed=retry_failed,
+    )
+    measurement.prepare()
+    with progress(f"importance {model}") as update:
+        result = measurement.run(update, notice)
+    _report(result, settings, shard, json=json)
+
+
+def _report(result: Result, settings: Settings, shard: str | None, *, json: bool) -> None:
+    counts = {"judged": result.judged, "reused": result.reused}
+    if result.table is None:
+        if json:
+            print_json({**counts, "shard": shard})
+        else:
+            out.print(
+                f"shard {shard}: {result.judged} networks judged, {result.reused} known before; "
+                "when all shards are done, the same command without --shard writes the table"
+            )
+        return
+    missing = result.table.missing
+    for key, reason in list(missing.items())[:3]:
+        err.print(f"key {tuple(key)} has no value: {reason}", soft_wrap=True)
+    if missing:
+        err.print(
+            f"{len(missing)} of {len(result.table.evaluations)} keys have no value: mend the cause "
+            "and give the same command with --retry-failed, or a lower --lr and another --out",
+            soft_wrap=True,
+        )
+    original = result.table.original
+    if json:
+        print_json(
+            {
+                **counts,
+                "importance": str(result.files[0]),
+                "keys": len(result.table.evaluations),
+                "missing": [list(key) for key in missing],
+                "original_accuracy": original.val_accuracy,
+            }
+        )
+        return
+    out.print(
+        f"original {settings.model}: {original.val_accuracy:.2f} % of the validation images; "
+        f"{result.judged} networks judged, {result.reused} known before"
+    )
+    out.print(f"importances: {result.files[0]} (and {result.files[1].name})")

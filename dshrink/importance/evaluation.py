@@ -1,0 +1,73 @@
+"""What became of one network: its scores, or the reason why there are none."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from dshrink.importance.settings import Candidate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Losses are mean cross-entropies, accuracies in percent. With a ``reason`` there are none.
+
+    "train" is what was seen while the network was tuned or recalibrated; of the original, the same
+    images as it is.
+    """
+
+    candidate: Candidate
+    seconds: float
+    train_loss: float | None = None
+    train_accuracy: float | None = None
+    val_loss: float | None = None
+    val_accuracy: float | None = None
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.reason and not all(
+            isinstance(value, int | float) and math.isfinite(value) for value in self.scores
+        ):
+            raise ValueError("an evaluation needs four finite scores, or a reason")
+
+    @property
+    def scores(self) -> tuple[float | None, ...]:
+        """In the order of the published columns."""
+        return self.train_loss, self.train_accuracy, self.val_loss, self.val_accuracy
+
+    def changes(self, original: Evaluation) -> tuple[float, ...]:
+        """The scores less the original's: nats and percentage points."""
+        pairs = zip(self.scores, original.scores, strict=True)
+        return tuple(
+            now - before for now, before in pairs if now is not None and before is not None
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "line": "evaluation",
+            "mask": self.candidate.mask,
+            "reinitialised": self.candidate.reinitialised,
+            "tuned": self.candidate.tuned,
+            "train_loss": self.train_loss,
+            "train_accuracy": self.train_accuracy,
+            "val_loss": self.val_loss,
+            "val_accuracy": self.val_accuracy,
+            "reason": self.reason,
+            "seconds": self.seconds,
+        }
+
+    @classmethod
+    def from_json(cls, line: dict[str, Any]) -> Evaluation:
+        """Raises KeyError, TypeError or ValueError for a line that is none."""
+        if line["line"] != "evaluation":
+            raise ValueError(f"unknown line {line['line']!r}")
+        return cls(
+            candidate=Candidate(str(line["mask"]), int(line["reinitialised"]), bool(line["tuned"])),
+            seconds=float(line["seconds"]),
+            train_loss=line["train_loss"],
+            train_accuracy=line["train_accuracy"],
+            val_loss=line["val_loss"],
+            val_accuracy=line["val_accuracy"],
+            reason=str(line["reason"]),
+        )

@@ -1,0 +1,174 @@
+"""Judging one network after another: the original, rewritten as a candidate says, tuned, scored.
+
+Every candidate is judged from the same seed on the same batches, so that its scores depend neither
+on the order nor on the process, and differences between candidates are not differences of luck.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+
+from dshrink.chain import make_chain
+from dshrink.errors import DshrinkError
+from dshrink.importance.errors import EvaluationError
+from dshrink.importance.evaluation import Evaluation
+from dshrink.importance.settings import RECALIBRATE, Candidate, Settings
+from dshrink.merge.unmerged import unmerged_module
+from dshrink.models import Network, NetworkError, load_network
+from dshrink.regions import rewriting
+from dshrink.spans import span_pieces
+from dshrink.train.data import Batches, ImageFolders, look_of, open_images, sampled, shuffled
+from dshrink.train.tuning import Score, evaluate, prepared, recalibrate, tune
+from latency_tables.pieces import NetworkPieces
+
+
+class Evaluator:
+    """A network and its images, ready to judge candidates on a GPU where there is one.
+
+    Raises DataError for a folder that cannot be used, NetworkError for weights that do not fit,
+    EvaluationError where the two do not go together.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        images = open_images(Path(settings.data))
+        self.network = _load(settings, images)
+        self.images = images
+        look = look_of(settings.model, self.network.resolution, self.network.spec.input_shape[0])
+        self._look = look
+        count = len(images.train)
+        self.training = Batches(
+            images=images.train,
+            transform=look.transform(augment=settings.augment),
+            picks=shuffled(
+                count, settings.batch, settings.level.batches(count, settings.batch), settings.seed
+            ),
+            seed=settings.seed,
+            workers=settings.loaders,
+        )
+        self.validation = Batches(
+            images=images.validation,
+            transform=look.transform(augment=False),
+            picks=sampled(len(images.validation), settings.batch, settings.images, settings.seed),
+            seed=settings.seed,
+            workers=settings.loaders,
+        )
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What the scores depend on; journals and workers compare it."""
+        return {
+            **self.settings.identity,
+            "weights": _digest(self.network),
+            "data": self.images.digest,
+        }
+
+    @cached_property
+    def pieces(self) -> NetworkPieces:
+        """The network cut into the spans that are asked for."""
+        return span_pieces(self.network, mode=self.settings.span_mode)
+
+    def judge(self, candidate: Candidate) -> Evaluation:
+        """The scores of a candidate. What fails for it alone is a reason, not an error."""
+        start = time.perf_counter()
+        try:
+            with self._seeded():
+                train, validation = self._scores(candidate)
+        except (DshrinkError, RuntimeError, MemoryError) as error:
+            # RuntimeError: torch's word for a GPU that is out of memory, among others.
+            reason = " ".join(str(error).split()) or type(error).__name__
+            return Evaluation(candidate=candidate, reason=reason[:500], seconds=_since(start))
+        return Evaluation(
+            candidate=candidate,
+            train_loss=train.loss,
+            train_accuracy=train.accuracy,
+            val_loss=validation.loss,
+            val_accuracy=validation.accuracy,
+            seconds=_since(start),
+        )
+
+    def _scores(self, candidate: Candidate) -> tuple[Score, Score]:
+        module = self._module(candidate).to(self.device)
+        training = prepared(self.training, self._look, self.device)
+        settings = self.settings
+        if not candidate.tuned:
+            seen = evaluate(module, training)
+        elif settings.level.kind == RECALIBRATE:
+            seen = recalibrate(module, training)
+        else:
+            seen = tune(
+                module,
+                training,
+                len(self.training),
+                learning_rate=settings.learning_rate,
+                weight_decay=settings.weight_decay,
+            )
+        return seen, evaluate(module, prepared(self.validation, self._look, self.device))
+
+    def _module(self, candidate: Candidate) -> fx.GraphModule:
+        changes = rewriting(self.network, candidate.mask, segments="spans")
+        module = unmerged_module(self.network, changes)
+        if candidate.reinitialised:
+            chain = make_chain(self.network.spec, self.network.lowered.layers)
+            conv = chain.body[candidate.reinitialised - 1]
+            for name in self.network.lowered.modules[conv.op]:
+                module.get_submodule(name).reset_parameters()  # type: ignore[operator]
+        return module
+
+    @contextmanager
+    def _seeded(self) -> Iterator[None]:
+        """The same random numbers for every candidate (a layer drawn anew, dropout)."""
+        gpus = [torch.cuda.current_device()] if self.device.type == "cuda" else []
+        exact = torch.backends.cudnn.flags(deterministic=True, benchmark=False, allow_tf32=False)
+        with torch.random.fork_rng(devices=gpus), exact:
+            torch.manual_seed(self.settings.seed)
+            yield
+
+
+def _load(settings: Settings, images: ImageFolders) -> Network:
+    """The network, with as many outputs as there are classes."""
+    classes = len(images.classes)
+    drawn = settings.weights in ("initial", "random")
+    known = drawn or settings.weights == "pretrained"
+    try:
+        network = load_network(
+            settings.model,
+            resolution=settings.resolution,
+            weights=settings.weights if known else Path(settings.weights),
+            seed=settings.seed,
+            classes=None if settings.weights == "pretrained" else classes,
+        )
+    except NetworkError as error:
+        if known or "do not fit" not in str(error):
+            raise
+        raise NetworkError(f"{error}; {images.root} has {classes} classes") from error
+    outputs = network.spec.shapes[-1][0]
+    if outputs != classes:
+        raise EvaluationError(
+            f"{images.root} has {classes} classes, the {settings.weights} weights of "
+            f"{settings.model} tell {outputs} apart: give the data that they were trained on, or "
+            "--weights FILE trained on these"
+        )
+    return network
+
+
+def _digest(network: Network) -> str:
+    found = hashlib.sha256()
+    for name, tensor in sorted(network.module.state_dict().items()):
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def _since(start: float) -> float:
+    return round(time.perf_counter() - start, 3)

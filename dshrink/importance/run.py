@@ -1,0 +1,198 @@
+"""Measuring all importances of a network: what is left to judge is judged, then the table written.
+
+Keys that ask for the same network share its evaluation. Whatever was judged is in a journal, so a
+run goes on where it, another shard of it or another scheduler stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+from dshrink.importance.cluster import judge_on_cluster
+from dshrink.importance.errors import EvaluationError
+from dshrink.importance.evaluation import Evaluation
+from dshrink.importance.evaluator import Evaluator
+from dshrink.importance.journal import Journal, Shard
+from dshrink.importance.settings import Candidate, Settings
+from dshrink.importance.table import ImportanceTable, save_importance, versions
+from dshrink.search.importance import ImportanceKey, importance_keys, key_mask
+from dshrink.version import __version__
+
+#: progress(done, total, label) and a line to say.
+Progress = Callable[[int, int, str], None]
+Say = Callable[[str], None]
+#: After how many networks the run says how long it will take.
+ESTIMATE_AFTER = 3
+
+
+def _no_progress(done: int, total: int, label: str) -> None:
+    pass
+
+
+def _say_nothing(line: str) -> None:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a run did. A shard alone makes no ``table``."""
+
+    judged: int
+    reused: int
+    table: ImportanceTable | None = None
+    files: tuple[Path, ...] = ()
+
+
+@dataclass(kw_only=True)
+class Measurement:
+    """A measurement of importances with its journal beside ``out``."""
+
+    settings: Settings
+    out: Path
+    shard: Shard | None = None
+    scheduler: str | None = None
+    retry_failed: bool = False
+
+    def prepare(self) -> None:
+        """Load the network and list the images, and raise for what cannot be used of them."""
+        if self.out.suffix != ".csv":
+            raise EvaluationError(f"--out {self.out}: give a file that ends in .csv")
+        _ = self.keys
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        return Evaluator(self.settings)
+
+    @cached_property
+    def keys(self) -> dict[ImportanceKey, Candidate]:
+        """Each key's network."""
+        pieces = self.evaluator.pieces
+        chain = pieces.chain
+        assert chain is not None
+        spans = [piece.span for piece in pieces.pieces if piece.kind == "span" and piece.span]
+        return {
+            key: Candidate(
+                key_mask(chain, key),
+                reinitialised=key.j if self.settings.reinitialise and key.j == key.i + 1 else 0,
+            )
+            for key in importance_keys(spans, chain.block_ends)
+        }
+
+    @cached_property
+    def original(self) -> Candidate:
+        """The network that all others are compared with."""
+        chain = self.evaluator.pieces.chain
+        assert chain is not None
+        return Candidate(chain.base, tuned=False)
+
+    def run(self, progress: Progress = _no_progress, say: Say = _say_nothing) -> Result:
+        """Judge what no journal holds; without a shard, write the table.
+
+        Raises EvaluationError where the original network cannot be judged, or nothing else can.
+        """
+        self.prepare()
+        with closing(Journal(self.out, self.shard, self.evaluator.identity)) as journal:
+            wanted = list(dict.fromkeys([self.original, *self.keys.values()]))
+            if self.shard:
+                wanted = wanted[self.shard.number - 1 :: self.shard.of]
+            left = [candidate for candidate in wanted if not self._done(journal, candidate)]
+            say(self._plan_line(wanted, left))
+            self._judge(journal, wanted, left, progress, say)
+            self._check(journal)
+            if self.shard:
+                return Result(judged=len(left), reused=len(wanted) - len(left))
+            table = ImportanceTable(
+                evaluations={key: journal.known[c] for key, c in self.keys.items()},
+                original=journal.known[self.original],
+            )
+        sidecar = save_importance(self.out, table, self._about())
+        return Result(
+            judged=len(left),
+            reused=len(wanted) - len(left),
+            table=table,
+            files=(self.out, sidecar),
+        )
+
+    def _done(self, journal: Journal, candidate: Candidate) -> bool:
+        known = journal.known.get(candidate)
+        return known is not None and not (known.reason and self.retry_failed)
+
+    def _judge(
+        self,
+        journal: Journal,
+        wanted: list[Candidate],
+        left: list[Candidate],
+        progress: Progress,
+        say: Say,
+    ) -> None:
+        done = len(wanted) - len(left)
+        progress(done, len(wanted), "")
+        seconds: list[float] = []
+        # Closing ends what a cluster is still asked for.
+        with closing(self._evaluations(left)) as evaluations:
+            for number, evaluation in enumerate(evaluations, start=1):
+                journal.add(evaluation)
+                if evaluation.candidate == self.original and evaluation.reason:
+                    return
+                seconds.append(evaluation.seconds)
+                progress(done + number, len(wanted), f"{sum(seconds) / number:.1f} s a network")
+                # The first ones also read the images, which are kept where they fit into memory.
+                if number == ESTIMATE_AFTER and number < len(left):
+                    say(_estimate_line(evaluation.seconds, len(left) - number))
+
+    def _evaluations(self, left: list[Candidate]) -> Generator[Evaluation]:
+        if self.scheduler and left:
+            return judge_on_cluster(self.scheduler, self.settings, self.evaluator.identity, left)
+        return self._evaluations_here(left)
+
+    def _evaluations_here(self, left: list[Candidate]) -> Generator[Evaluation]:
+        for candidate in left:
+            yield self.evaluator.judge(candidate)
+
+    def _check(self, journal: Journal) -> None:
+        original = journal.known.get(self.original)
+        if original is not None and original.reason:
+            raise EvaluationError(
+                f"the original {self.settings.model} cannot be judged: {original.reason}"
+            )
+        judged = [e for e in journal.known.values() if e.candidate != self.original]
+        if judged and all(evaluation.reason for evaluation in judged):
+            raise EvaluationError(
+                f"no network could be judged, the first one because: {judged[0].reason}"
+            )
+
+    def _plan_line(self, wanted: list[Candidate], left: list[Candidate]) -> str:
+        evaluator = self.evaluator
+        shard = f" in shard {self.shard.number}/{self.shard.of}" if self.shard else ""
+        return (
+            f"{len(self.keys)} keys of {self.settings.model}; {len(wanted)} networks to "
+            f"judge{shard}, {len(wanted) - len(left)} of them already in the journal; each reads "
+            f"{evaluator.training.count} training images ({self.settings.level}) and "
+            f"{evaluator.validation.count} validation images on {evaluator.device.type}"
+        )
+
+    def _about(self) -> dict[str, object]:
+        evaluator = self.evaluator
+        return {
+            **evaluator.identity,
+            "reinitialised_single_layers": self.settings.reinitialise,
+            "span_mode": self.settings.span_mode,
+            "classes": len(evaluator.images.classes),
+            "training_images": evaluator.training.count,
+            "validation_images": evaluator.validation.count,
+            "device": evaluator.device.type,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "dshrink_version": __version__,
+            "versions": versions(),
+        }
+
+
+def _estimate_line(seconds: float, left: int) -> str:
+    minutes = seconds * left / 60
+    span = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+    return f"about {seconds:.1f} s a network: {span} for the {left} that are left, in one process"

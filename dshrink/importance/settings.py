@@ -1,0 +1,102 @@
+"""How importances are measured: everything that a value depends on, as plain data.
+
+It travels to the workers of a cluster, and what identifies a measurement goes into every journal.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from dshrink.importance.errors import EvaluationError
+
+RECALIBRATE, STEPS, EPOCHS = "recalibrate", "steps", "epochs"
+#: Batches that the norms' statistics are taken from where no number is given.
+RECALIBRATION_BATCHES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """What is done to a network before it is judged: ``count`` batches, steps or epochs."""
+
+    kind: str
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Level:
+        """``recalibrate``, ``recalibrate:N``, ``steps:N`` or ``epochs:N``."""
+        match = re.fullmatch(r"(recalibrate|steps|epochs)(?::([0-9]{1,9}))?", text)
+        if match is None or (match[1] != RECALIBRATE and not match[2]) or match[2] == "0":
+            raise EvaluationError(
+                f"unknown level {text!r}; give recalibrate (or recalibrate:BATCHES), steps:N or "
+                "epochs:N with N from 1"
+            )
+        return cls(match[1], int(match[2] or RECALIBRATION_BATCHES))
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.count}"
+
+    def batches(self, images: int, batch: int) -> int:
+        """How many batches it reads of so many training images."""
+        an_epoch = images // min(batch, images)
+        if self.kind == RECALIBRATE:
+            return min(self.count, an_epoch)
+        return self.count if self.kind == STEPS else self.count * an_epoch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a measurement of importances is asked for.
+
+    ``images`` of the validation set judge a network, all of them where it is None.
+    ``reinitialise``: a key of a single layer (j = i + 1) starts with that layer drawn anew.
+    """
+
+    model: str
+    data: str
+    level: Level
+    resolution: int = 224
+    weights: str = "pretrained"
+    seed: int = 0
+    batch: int = 128
+    images: int | None = None
+    reinitialise: bool = False
+    augment: bool = True
+    learning_rate: float = 0.01
+    weight_decay: float = 1e-5
+    span_mode: str = "kim2023"
+    loaders: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.loaders < 0 or (self.images is not None and self.images < 1):
+            raise EvaluationError("--batch and --images count from 1, --loaders from 0")
+        if not self.learning_rate > 0 or not self.weight_decay >= 0:
+            raise EvaluationError("--lr must be above 0, --weight-decay at least 0")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What values depend on, without the places of files (their digests count instead)."""
+        tuned = self.level.kind != RECALIBRATE
+        return {
+            "model": self.model,
+            "resolution": self.resolution,
+            "level": str(self.level),
+            "seed": self.seed,
+            "batch": self.batch,
+            "images": self.images,
+            "augment": self.augment,
+            **({"lr": self.learning_rate, "weight_decay": self.weight_decay} if tuned else {}),
+        }
+
+
+class Candidate(NamedTuple):
+    """A network to judge: its span mask, the position of a layer drawn anew (0 for none).
+
+    The original network as it is, which the others are compared with, is not ``tuned``. Keys that
+    ask for the same network share one candidate.
+    """
+
+    mask: str
+    reinitialised: int = 0
+    tuned: bool = True

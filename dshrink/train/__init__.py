@@ -1,0 +1,1 @@
+"""Images, tuning and recalibration of networks in training form."""

@@ -1,0 +1,22 @@
+"""The errors of training, each one a line that says what, where and how to mend it.
+
+TrainError (a DshrinkError)
+    DataError       a folder of images that cannot be used
+    DivergedError   a loss that is no number any more
+"""
+
+from __future__ import annotations
+
+from dshrink.errors import DshrinkError
+
+
+class TrainError(DshrinkError):
+    """Base of all errors of ``dshrink.train``."""
+
+
+class DataError(TrainError):
+    """A folder of images that cannot be used."""
+
+
+class DivergedError(TrainError):
+    """A loss that is no number any more."""

@@ -1,0 +1,123 @@
+"""Accuracy of a network, its norms' statistics taken anew, and a short fine-tuning."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dshrink.tracing import import_timm
+from dshrink.train.data import Look
+from dshrink.train.errors import DivergedError, TrainError
+
+#: Images on the network's device, normalised, and their labels.
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """Mean cross-entropy, and how many of a hundred images are told right."""
+
+    loss: float
+    accuracy: float
+
+
+@dataclass(slots=True)
+class _Tally:
+    loss: float = 0.0
+    right: int = 0
+    images: int = 0
+
+    def add(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Count a batch; returns its mean loss."""
+        loss = F.cross_entropy(outputs, labels)
+        self.loss += loss.item() * len(labels)
+        self.right += int((outputs.argmax(dim=1) == labels).sum())
+        self.images += len(labels)
+        return loss
+
+    def score(self, what: str) -> Score:
+        loss = self.loss / self.images
+        if not math.isfinite(loss):
+            raise DivergedError(f"the loss {what} is {loss}")
+        return Score(loss=loss, accuracy=100 * self.right / self.images)
+
+
+def prepared(
+    batches: Iterable[tuple[Tensor, Tensor]], look: Look, device: torch.device
+) -> Iterable[Batch]:
+    """Batches of bytes as a network on ``device`` reads them."""
+    for pictures, labels in batches:
+        yield look.normalise(pictures.to(device)), labels.to(device)
+
+
+@torch.no_grad()
+def evaluate(module: nn.Module, batches: Iterable[Batch]) -> Score:
+    """The score of a network in eval mode. Raises DivergedError where it computes no numbers."""
+    module.eval()
+    tally = _Tally()
+    for images, labels in batches:
+        tally.add(module(images), labels)
+    return tally.score("of the validation images")
+
+
+@torch.no_grad()
+def recalibrate(module: nn.Module, batches: Iterable[Batch]) -> Score:
+    """Take the statistics of all batch norms anew: their mean over ``batches``, no gradient.
+
+    Returns the score of what was seen on the way, in training mode. In place.
+    """
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # torch's word for the plain mean over all batches
+    module.train()
+    tally = _Tally()
+    for images, labels in batches:
+        tally.add(module(images), labels)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    module.eval()
+    return tally.score("while the norms were recalibrated")
+
+
+def tune(
+    module: nn.Module,
+    batches: Iterable[Batch],
+    steps: int,
+    *,
+    learning_rate: float,
+    weight_decay: float,
+) -> Score:
+    """One SGD step a batch, the learning rate down to 0 along a cosine over ``steps``.
+
+    Returns the score of what was seen on the way. Raises DivergedError, with the step, at the first
+    loss that is no number. In place.
+    """
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        raise TrainError("the network has no weights to tune")
+    import_timm()
+    optimiser = importlib.import_module("timm.optim").create_optimizer_v2(
+        module, opt="sgd", lr=learning_rate, weight_decay=weight_decay, momentum=0.9
+    )
+    module.train()
+    tally = _Tally()
+    for step, (images, labels) in enumerate(batches):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate * (1 + math.cos(math.pi * step / steps)) / 2
+        optimiser.zero_grad()
+        loss = tally.add(module(images), labels)
+        if not torch.isfinite(loss):
+            raise DivergedError(
+                f"the loss became {loss.item()} at step {step + 1} of {steps}; lower --lr"
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    module.eval()
+    return tally.score("while tuning")

@@ -1,0 +1,149 @@
+"""One candidate's scores, against computations that share nothing with the evaluator's."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch.optim.swa_utils import update_bn
+
+from dshrink.importance.errors import EvaluationError
+from dshrink.importance.evaluator import Evaluator
+from dshrink.importance.settings import Candidate, Level, Settings
+from dshrink.merge.unmerged import unmerged_module
+from dshrink.models import NetworkError, load_network
+from dshrink.regions import rewriting
+
+BASE = "1" * 9
+MERGED = "01" + BASE[2:]
+
+
+@pytest.fixture(scope="module")
+def evaluator(settings: Settings) -> Evaluator:
+    return Evaluator(settings)
+
+
+def test_the_original_is_judged_as_it_is(settings: Settings, evaluator: Evaluator) -> None:
+    module = load_network("test_resnet", resolution=32, weights="random", classes=3).module
+    images, labels = [], []
+    # 32 pixels are 0.95 of 33, of which the centre starts at 0.5, rounded to even.
+    for path, label in evaluator.images.validation.reader.samples:
+        with Image.open(path) as file:
+            whole = np.asarray(file.resize((33, 33), Image.Resampling.BILINEAR))
+        images.append(whole[:32, :32].astype(np.float32) / 255)
+        labels.append(label)
+    batch = torch.tensor((np.stack(images) - 0.5) / 0.5).float().permute(0, 3, 1, 2)
+    with torch.no_grad():
+        outputs = torch.log_softmax(module(batch), dim=1)
+    chosen = outputs[range(len(labels)), labels]
+    right = (outputs.argmax(dim=1) == torch.tensor(labels)).float().mean().item()
+    found = evaluator.judge(Candidate(BASE, tuned=False))
+    assert found.val_accuracy == pytest.approx(100 * right)
+    assert found.val_loss == pytest.approx(-chosen.mean().item(), rel=1e-4)
+
+
+def test_recalibration_is_that_of_torch(evaluator: Evaluator) -> None:
+    network = evaluator.network
+    module = unmerged_module(network, rewriting(network, MERGED, segments="spans"))
+    training = [evaluator._look.normalise(images) for images, _ in evaluator.training]
+    update_bn(training, module)
+    module.eval()
+    with torch.no_grad():
+        pairs = [
+            (module(evaluator._look.normalise(images)), labels)
+            for images, labels in evaluator.validation
+        ]
+    outputs, labels = (torch.cat(part) for part in zip(*pairs, strict=True))
+    found = evaluator.judge(Candidate(MERGED))
+    loss = torch.nn.functional.cross_entropy(outputs, labels).item()
+    assert found.val_loss == pytest.approx(loss, rel=1e-4)
+    right = (outputs.argmax(dim=1) == labels).float().mean().item()
+    assert found.val_accuracy == pytest.approx(100 * right)
+
+
+def test_a_score_depends_on_neither_order_nor_process(
+    settings: Settings, evaluator: Evaluator
+) -> None:
+    tuned = replace(settings, level=Level.parse("steps:3"))
+    first, again = Evaluator(tuned), Evaluator(tuned)
+    wanted = first.judge(Candidate(MERGED, 3)).scores
+    again.judge(Candidate(BASE))
+    torch.rand(5)
+    assert again.judge(Candidate(MERGED, 3)).scores == wanted
+    assert again.judge(Candidate(MERGED, 4)).scores != wanted
+    assert again.judge(Candidate(MERGED)).scores != wanted
+
+
+def test_judging_leaves_the_network_and_the_random_numbers_alone(evaluator: Evaluator) -> None:
+    before = {name: value.clone() for name, value in evaluator.network.module.state_dict().items()}
+    torch.manual_seed(1)
+    wanted = torch.rand(1)
+    torch.manual_seed(1)
+    evaluator.judge(Candidate(MERGED, 3))
+    assert torch.equal(torch.rand(1), wanted)
+    after = evaluator.network.module.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_a_layer_drawn_anew_is_another_layer_with_its_norm(evaluator: Evaluator) -> None:
+    module = evaluator._module(Candidate(BASE, 3))
+    chain = evaluator.pieces.chain
+    assert chain is not None
+    before = evaluator.network.module.state_dict()
+    parts = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    changed = {
+        name for name, value in module.state_dict().items() if not torch.equal(value, before[name])
+    }
+    conv = chain.convolutions[2]
+    norm = conv.replace("conv", "bn")
+    assert changed == {
+        f"{conv}.weight",
+        *(f"{norm}.{part}" for part in parts),
+    }
+
+
+def test_tuning_learns_what_the_original_does_not_know(settings: Settings) -> None:
+    evaluator = Evaluator(
+        replace(settings, level=Level.parse("epochs:4"), learning_rate=0.05, augment=False)
+    )
+    assert len(evaluator.training) == 8
+    original = evaluator.judge(Candidate(BASE, tuned=False))
+    tuned = evaluator.judge(Candidate(BASE))
+    assert tuned.train_loss is not None and original.train_loss is not None
+    assert tuned.train_loss < original.train_loss
+    assert tuned.val_accuracy is not None and original.val_accuracy is not None
+    assert tuned.val_accuracy > original.val_accuracy
+
+
+def test_what_fails_for_one_candidate_is_a_reason(settings: Settings) -> None:
+    evaluator = Evaluator(replace(settings, level=Level.parse("steps:4"), learning_rate=1e30))
+    diverged = evaluator.judge(Candidate(MERGED))
+    assert "lower --lr" in diverged.reason
+    assert diverged.scores == (None,) * 4
+    # A span from inside a residual block to behind it.
+    assert "which cannot be" in evaluator.judge(Candidate("101111111")).reason
+
+
+def test_data_and_weights_must_go_together(settings: Settings, tmp_path: Path) -> None:
+    network = load_network("test_resnet", resolution=32, classes=5)
+    save_file(network.module.state_dict(), tmp_path / "five.safetensors")
+    with pytest.raises(NetworkError, match=r"do not fit.*has 3 classes"):
+        Evaluator(replace(settings, weights=str(tmp_path / "five.safetensors")))
+    network = load_network("test_resnet", resolution=32, classes=3)
+    save_file(network.module.state_dict(), tmp_path / "three.safetensors")
+    assert Evaluator(replace(settings, weights=str(tmp_path / "three.safetensors")))
+
+
+def test_pretrained_weights_of_other_classes_are_refused(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(name: str, **options: object) -> object:
+        assert options["classes"] is None
+        return load_network(name, resolution=32)
+
+    monkeypatch.setattr("dshrink.importance.evaluator.load_network", offline)
+    with pytest.raises(EvaluationError, match=r"has 3 classes.*tell 1000 apart"):
+        Evaluator(replace(settings, weights="pretrained"))

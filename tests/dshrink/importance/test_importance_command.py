@@ -1,0 +1,81 @@
+"""``dshrink importance`` as a user gives it."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dshrink.cli import main as entry
+from dshrink.importance.journal import journal_path
+
+
+@dataclass
+class Ran:
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def importance(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """``importance("--level", "steps:3")`` of the small network."""
+
+    def run(*words: object) -> Ran:
+        given = ["dshrink", "importance", "test_resnet", "--resolution", "32", *map(str, words)]
+        monkeypatch.setattr(sys, "argv", given)
+        with pytest.raises(SystemExit) as end:
+            entry.main()
+        captured = capsys.readouterr()
+        return Ran(int(end.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+def test_the_command_writes_the_table_and_says_where(
+    importance: Any, finished: Path, pictures: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "mine.csv"
+    journal_path(out, None).write_bytes(journal_path(finished, None).read_bytes())
+    words = ["--data", pictures, "--level", "recalibrate:2", "--weights", "random"]
+    ran = importance(*words, "--batch", 8, "--out", out, "--json")
+    assert ran.status == 0
+    assert json.loads(ran.out) == {
+        "judged": 0,
+        "reused": 18,
+        "importance": str(out),
+        "keys": 28,
+        "missing": [],
+        "original_accuracy": pytest.approx(100 / 3),
+    }
+    assert "28 keys of test_resnet; 18 networks to judge, 18 of them" in ran.err
+    assert out.read_bytes() == finished.read_bytes()
+    shard = importance(*words, "--batch", 8, "--out", out, "--shard", "2/2")
+    assert (shard.status, shard.err.count("in shard 2/2")) == (0, 1)
+    assert shard.out.startswith("shard 2/2: 0 networks judged, 9 known before")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--data", "nowhere", "--level", "steps:1", "--out", "a.csv"], "no such folder"),
+        (["--data", "nowhere", "--level", "step:1", "--out", "a.csv"], "unknown level 'step:1'"),
+        (
+            ["--data", "x", "--level", "steps:1", "--out", "a.csv", "--shard", "3/2"],
+            "--shard '3/2'",
+        ),
+        (["--data", "x", "--level", "steps:1", "--out", "a.csv", "--lr", "0"], "--lr must be"),
+        (["--data", "x", "--level", "steps:1", "--out", "a.txt"], "ends in .csv"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(
+    importance: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = importance(*words)
+    assert ran.status == 2
+    assert said in ran.err
+    assert ran.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())

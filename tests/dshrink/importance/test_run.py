@@ -1,0 +1,270 @@
+"""Whole tables: resumed after a kill, in shards, on a cluster, always the same one."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dshrink.errors import DshrinkError
+from dshrink.importance.cluster import judge_here
+from dshrink.importance.errors import EvaluationError
+from dshrink.importance.evaluation import Evaluation
+from dshrink.importance.journal import Journal, Shard, journal_path
+from dshrink.importance.run import Measurement
+from dshrink.importance.settings import Candidate, Level, Settings
+
+# Keys that leave the network as it is share it; the original, not tuned, is one more.
+KEYS, NETWORKS = 28, 18
+
+DIES_AFTER_THREE = """
+import os, signal, sys, torch
+from dshrink.importance.run import Measurement
+from dshrink.importance.settings import Level, Settings
+torch.set_num_threads(1)
+settings = Settings(model="test_resnet", data=sys.argv[1], level=Level.parse("recalibrate:2"),
+                    resolution=32, weights="random", batch=8)
+def progress(done, total, label):
+    if done == 13:
+        os.kill(os.getpid(), signal.SIGKILL)
+Measurement(settings=settings, out=__import__("pathlib").Path(sys.argv[2])).run(progress)
+"""
+
+
+def evaluations(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()[1:]]
+
+
+def begin(out: Path, finished: Path, count: int) -> Path:
+    """The journal of a run that has already judged the first ``count`` networks."""
+    lines = journal_path(finished, None).read_text().splitlines(keepends=True)
+    journal = journal_path(out, None)
+    journal.write_text("".join(lines[: 1 + count]))
+    return journal
+
+
+def test_rows_are_changes_against_the_original_by_key(finished: Path) -> None:
+    with finished.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    about = json.loads(finished.with_suffix(".json").read_text())
+    lines = evaluations(journal_path(finished, None))
+    assert len(rows) == about["keys"] == KEYS
+    assert len(lines) == NETWORKS
+    assert [int(row["id"]) for row in rows] == list(range(KEYS))
+    [original] = [line for line in lines if not line["tuned"]]
+    assert original["val_accuracy"] == about["original"]["val_accuracy"]
+    # (0, 2] merged: the first two of nine convolutions, an activation behind them.
+    [merged] = [line for line in lines if line["mask"] == "011111111"]
+    [row] = [r for r in rows if (r["st"], r["end"]) == ("0", "2")]
+    assert (row["st_act"], row["end_act"]) == ("1", "1")
+    for column, score in [
+        ("train_loss", "train_loss"),
+        ("train_acc", "train_accuracy"),
+        ("val_loss", "val_loss"),
+        ("val_acc", "val_accuracy"),
+    ]:
+        change = merged[score] - original[score]  # type: ignore[operator]
+        assert float(row[column]) == pytest.approx(change, abs=1e-6)
+
+
+def test_the_sidecar_says_how_the_table_was_made(finished: Path, settings: Settings) -> None:
+    about = json.loads(finished.with_suffix(".json").read_text())
+    assert about["schema"] == "dshrink.importance"
+    wanted = {
+        "model": "test_resnet",
+        "resolution": 32,
+        "level": "recalibrate:2",
+        "seed": 0,
+        "batch": 8,
+        "classes": 3,
+        "training_images": 16,
+        "validation_images": 12,
+        "missing": [],
+    }
+    assert {name: about[name] for name in wanted} == wanted
+    assert {"data", "weights", "date", "versions", "dshrink_version"} <= about.keys()
+    assert settings.data not in finished.with_suffix(".json").read_text()
+
+
+def test_a_run_killed_in_the_middle_goes_on_to_the_same_table(
+    finished: Path, settings: Settings, tmp_path: Path
+) -> None:
+    out = tmp_path / "importance.csv"
+    journal = begin(out, finished, 10)
+    killed = subprocess.run(
+        [sys.executable, "-c", DIES_AFTER_THREE, settings.data, str(out)], timeout=120
+    )
+    assert killed.returncode == -signal.SIGKILL
+    before = journal.read_bytes()
+    assert len(evaluations(journal)) == 13
+    with journal.open("ab") as file:
+        file.write(b'{"line": "evaluation", "mask": "0111')
+    result = Measurement(settings=settings, out=out).run()
+    assert (result.judged, result.reused) == (NETWORKS - 13, 13)
+    assert out.read_bytes() == finished.read_bytes()
+    assert journal.read_bytes().startswith(before)
+    candidates = [(line["mask"], line["tuned"]) for line in evaluations(journal)]
+    assert len(candidates) == len(set(candidates)) == NETWORKS
+
+
+def test_shards_make_the_table_of_one_run(
+    finished: Path, settings: Settings, tmp_path: Path
+) -> None:
+    out = tmp_path / "importance.csv"
+    begin(out, finished, 12)
+    for number in (1, 3):
+        result = Measurement(settings=settings, out=out, shard=Shard(number, 3)).run()
+        assert (result.judged, result.reused, result.table) == (2, 4, None)
+    assert not out.exists()
+    again = Measurement(settings=settings, out=out, shard=Shard(3, 3)).run()
+    assert (again.judged, again.reused) == (0, 6)
+    # The second shard never ran: whoever collects the others does its part.
+    result = Measurement(settings=settings, out=out).run()
+    assert (result.judged, result.reused) == (2, 16)
+    assert out.read_bytes() == finished.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def cluster_address() -> Iterator[str]:
+    distributed = pytest.importorskip("distributed", reason="Dask is not installed")
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
+def test_the_workers_of_a_cluster_make_the_same_table(
+    finished: Path, settings: Settings, tmp_path: Path, cluster_address: str
+) -> None:
+    out = tmp_path / "importance.csv"
+    begin(out, finished, 12)
+    result = Measurement(settings=settings, out=out, scheduler=cluster_address).run()
+    assert result.judged == NETWORKS - 12
+    assert out.read_bytes() == finished.read_bytes()
+
+
+def test_a_worker_that_fails_is_one_line_and_loses_nothing(
+    finished: Path,
+    settings: Settings,
+    tmp_path: Path,
+    cluster_address: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def sick(*given: object) -> object:
+        raise ModuleNotFoundError("No module named 'timm'")
+
+    monkeypatch.setattr("dshrink.importance.cluster.judge_here", sick)
+    out = tmp_path / "importance.csv"
+    journal = begin(out, finished, 12)
+    with pytest.raises(EvaluationError, match=r"a worker of .* failed \(ModuleNotFoundError: No"):
+        Measurement(settings=settings, out=out, scheduler=cluster_address).run()
+    assert len(evaluations(journal)) == 12
+
+
+def test_a_worker_that_reads_other_images_is_refused(settings: Settings) -> None:
+    with pytest.raises(EvaluationError, match="a worker has other data"):
+        judge_here(settings, {"data": "0123", "seed": 0}, Candidate("1" * 9))
+
+
+def test_without_a_cluster_the_address_is_named(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("distributed", reason="Dask is not installed")
+    monkeypatch.setattr("dshrink.importance.cluster.CONNECT_TIMEOUT_S", 0.2)
+    with pytest.raises(EvaluationError, match="no Dask scheduler answers at"):
+        Measurement(settings=settings, out=tmp_path / "a.csv", scheduler="tcp://127.0.0.1:1").run()
+
+
+def test_what_failed_is_missing_until_it_is_tried_again(
+    finished: Path, settings: Settings, tmp_path: Path
+) -> None:
+    out = tmp_path / "importance.csv"
+    begin(out, finished, NETWORKS)
+    measurement = Measurement(settings=settings, out=out)
+    failed = measurement.keys[(0, 2, 1, 1)]  # type: ignore[index]
+    with closing(Journal(out, None, measurement.evaluator.identity)) as opened:
+        opened.add(Evaluation(candidate=failed, seconds=1.0, reason="out of memory"))
+    result = measurement.run()
+    assert result.judged == 0 and result.table is not None
+    assert result.table.missing == {(0, 2, 1, 1): "out of memory"}
+    lines = finished.read_text().splitlines(keepends=True)
+    assert out.read_text() == "".join(line for line in lines if ",0,2,1,1," not in line)
+    about = json.loads(out.with_suffix(".json").read_text())
+    assert about["missing"] == [{"key": [0, 2, 1, 1], "reason": "out of memory"}]
+    result = replace(measurement, retry_failed=True).run()
+    assert result.judged == 1
+    assert out.read_bytes() == finished.read_bytes()
+
+
+def test_where_nothing_can_be_judged_the_run_says_why(settings: Settings, tmp_path: Path) -> None:
+    diverging = replace(settings, level=Level.parse("steps:2"), learning_rate=1e30)
+    with pytest.raises(EvaluationError, match=r"no network could be judged.*lower --lr"):
+        Measurement(settings=diverging, out=tmp_path / "a.csv", shard=Shard(9, 9)).run()
+    assert not (tmp_path / "a.csv").exists()
+
+
+def test_a_journal_of_another_measurement_is_refused(finished: Path, settings: Settings) -> None:
+    before = journal_path(finished, None).read_bytes()
+    other = replace(settings, seed=1, batch=4)
+    with pytest.raises(
+        EvaluationError, match=r"another measurement \(batch was 8, now 4; seed was 0, now 1"
+    ):
+        Measurement(settings=other, out=finished).run()
+    with pytest.raises(EvaluationError, match="another measurement"):
+        Measurement(settings=other, out=finished, shard=Shard(1, 2)).run()
+    assert journal_path(finished, None).read_bytes() == before
+
+
+def test_a_journal_in_use_is_waited_for_by_the_user(settings: Settings, tmp_path: Path) -> None:
+    out = tmp_path / "a.csv"
+    identity = Measurement(settings=settings, out=out).evaluator.identity
+    with closing(Journal(out, Shard(1, 2), identity)):
+        with pytest.raises(EvaluationError, match=r"a\.shard-1-of-2.*in use by another run"):
+            Journal(out, None, identity)
+        Journal(out, Shard(2, 2), identity).close()  # shards run side by side
+
+
+@pytest.mark.parametrize("line", ["no json", '{"line": "evaluation"}', '{"line": "other"}'])
+def test_a_damaged_journal_says_where(line: str, tmp_path: Path) -> None:
+    Journal(tmp_path / "a.csv", None, {"seed": 0}).close()
+    with journal_path(tmp_path / "a.csv", None).open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(EvaluationError, match=r"a\.journal\.jsonl, line 2: "):
+        Journal(tmp_path / "a.csv", None, {"seed": 0})
+
+
+def test_a_journal_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    path = journal_path(tmp_path / "a.csv", None)
+    path.write_text('{"schema": "dshrink.importance.journal", "schema_version": 99}\n')
+    with pytest.raises(EvaluationError, match="update dshrink"):
+        Journal(tmp_path / "a.csv", None, {})
+    path.write_text('{"schema": "another"}\n')
+    with pytest.raises(EvaluationError, match="no journal of importances"):
+        Journal(tmp_path / "a.csv", None, {})
+
+
+@pytest.mark.parametrize("text", ["", "epochs", "steps:0", "recalibrate:", "steps:-1", "steps:1.5"])
+def test_a_level_must_be_known(text: str) -> None:
+    with pytest.raises(EvaluationError, match="give recalibrate"):
+        Level.parse(text)
+
+
+def test_a_level_knows_its_batches() -> None:
+    assert Level.parse("recalibrate").batches(100, 8) == 12
+    assert Level.parse("recalibrate:5").batches(100, 8) == 5
+    assert Level.parse("steps:70").batches(100, 8) == 70
+    assert Level.parse("epochs:2").batches(100, 8) == 24
+    assert Level.parse("epochs:2").batches(5, 8) == 2
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "-1/2", "1/"])
+def test_a_shard_must_be_one_of_its_number(text: str) -> None:
+    with pytest.raises(DshrinkError, match="K/N"):
+        Shard.parse(text)
+    assert Shard.parse("2/2") == (2, 2)
