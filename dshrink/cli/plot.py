@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from dshrink.search.plan import Plan
+    from latency_tables.table import LatencyTable
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -40,22 +41,60 @@ def blocks(
 
 
 @app.command()
+def frontier(
+    frontiers: Annotated[
+        list[Path],
+        typer.Argument(metavar="FRONTIER.csv...", help="From `dshrink search --frontier`."),
+    ],
+    file: OutOption = Path("frontier.png"),
+    budget_ms: Annotated[
+        list[float] | None,
+        typer.Option("--budget-ms", help="Mark this budget and draw its plan; repeatable."),
+    ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(help="The span table searched: draws the original network and its blocks."),
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Importance against latency: the best network for every budget, with chosen plans."""
+    from dshrink.plots import frontier_figure, load_frontier, plan_labels
+    from dshrink.plots.style import describe_table
+    from latency_tables.io import load_table
+
+    labels = plan_labels([str(path) for path in frontiers])
+    loaded = [load_frontier(path, label) for path, label in zip(frontiers, labels, strict=True)]
+    searched = load_table(table) if table else None
+    figure = frontier_figure(
+        loaded,
+        budgets_ms=budget_ms or (),
+        chain=searched.chain if searched else None,
+        source=describe_table(searched) if searched else "",
+    )
+    _write(figure, file, json)
+
+
+@app.command()
 def kept(
     plans: Annotated[
         list[str],
-        typer.Argument(metavar="PLAN...", help="A plan's file, mask:0011..., paper:MBV2-1.4-DS-A."),
+        typer.Argument(
+            metavar="PLAN...",
+            help="A plan's file, mask:0011..., spans:1|01..., paper:MBV2-1.4-DS-A.",
+        ),
     ],
     file: OutOption = Path("kept.png"),
-    model: Annotated[str | None, typer.Option(help="Name the blocks as this network does.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Name the blocks, or convolutions, as this network does.")
+    ] = None,
     table: Annotated[
         Path | None, typer.Option(help="Show block latency and predictions of this table.")
     ] = None,
     padding: options.Padding = "bias_map",
     json: options.Json = False,
 ) -> None:
-    """Which blocks keep their activations: a strip a plan."""
+    """Which blocks, or convolutions, keep their activations: a strip a plan."""
     from dshrink.plots import PlotError, kept_figure, plan_labels
-    from dshrink.search.binding import bind
     from dshrink.search.plan import parse_plan
     from latency_tables.io import load_table
 
@@ -64,15 +103,7 @@ def kept(
     labelled = dict(zip(plan_labels(plans), map(parse_plan, plans), strict=True))
     if table:
         found = load_table(table)
-        bound = {
-            label: bind(
-                plan,
-                model=found.model,
-                block_names=found.block_names,
-                unmergeable=found.unmergeable,
-            )
-            for label, plan in labelled.items()
-        }
+        bound = {label: _bound_to_table(plan, found) for label, plan in labelled.items()}
         figure = kept_figure(bound, table=found, padding=padding)
     elif model:
         figure = _kept_of_model(labelled, model)
@@ -81,21 +112,44 @@ def kept(
     _write(figure, file, json)
 
 
+def _bound_to_table(plan: Plan, table: LatencyTable) -> Plan:
+    from dshrink.plots import PlotError
+    from dshrink.search.binding import bind, bind_spans
+
+    cut_into = "spans" if table.chain else "blocks"
+    if plan.segments != cut_into:
+        raise PlotError(
+            f"{plan.text} merges {plan.segments}, the table of {table.model} is cut into {cut_into}"
+        )
+    reasons = table.unmergeable.items()
+    if table.chain is None:
+        unmergeable = {at: why for at, why in reasons if isinstance(at, int)}
+        names = table.block_names
+        return bind(plan, model=table.model, block_names=names, unmergeable=unmergeable)
+    return bind_spans(
+        plan,
+        model=table.model,
+        chain=table.chain,
+        known=[row.span for row in table.rows if row.kind == "span" and row.span],
+        unmergeable={at: why for at, why in reasons if isinstance(at, tuple)},
+    )
+
+
 def _kept_of_model(plans: dict[str, Plan], model: str) -> Figure:
     from dshrink.blocks import find_blocks
+    from dshrink.chain import make_chain, span_chain
     from dshrink.models import load_network
+    from dshrink.plans import bind_to_network
     from dshrink.plots import kept_figure
-    from dshrink.search.binding import bind
 
     network = load_network(model)
-    found = find_blocks(network.spec, network.lowered.layers)
-    names = tuple(block.name for block in found)
-    unmergeable = {block.index: block.unmergeable for block in found if block.unmergeable}
-    bound = {
-        label: bind(plan, model=model, block_names=names, unmergeable=unmergeable)
-        for label, plan in plans.items()
-    }
-    return kept_figure(bound, block_names=names)
+    spec, layers = network.spec, network.lowered.layers
+    bound = {label: bind_to_network(plan, network) for label, plan in plans.items()}
+    return kept_figure(
+        bound,
+        block_names=tuple(block.name for block in find_blocks(spec, layers)),
+        chain=span_chain(make_chain(spec, layers)),
+    )
 
 
 @app.command()

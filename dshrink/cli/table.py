@@ -1,4 +1,4 @@
-"""``dshrink table``: show, check, predict, compare."""
+"""``dshrink table``: import, show, check, predict, compare."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
-from dshrink.cli import options
+from dshrink.cli import options, table_import
 from dshrink.cli.console import out, print_json
 from dshrink.cli.render import rows_table, summary_lines, table_data
 
 app = typer.Typer(no_args_is_help=True)
+table_import.register(app)
 Folder = Annotated[Path, typer.Argument(help="folder of a latency table")]
 
 
@@ -47,17 +48,24 @@ def check(folder: Folder, json: options.Json = False) -> None:
 @app.command()
 def predict(
     folder: Folder,
-    keep: Annotated[str, typer.Option("--keep", help="keep mask: 1 keeps a block, 0 merges it")],
-    padding: options.Padding = "bias_map",
+    keep: Annotated[
+        str,
+        typer.Option(
+            "--keep",
+            help="keep mask: 1 keeps a block, 0 merges it; of a table of spans the span mask; or a "
+            "plan",
+        ),
+    ],
+    padding: options.TablePadding = None,
     json: options.Json = False,
 ) -> None:
-    """Predict the latency of the network of a keep mask, with its 95 % interval."""
+    """Predict the latency of the network of a mask, with its 95 % interval."""
     from dshrink.search.plan import parse_plan
     from latency_tables.io import load_table
     from latency_tables.predictor import predict as predict_latency
 
     table = load_table(folder)
-    mask = parse_plan(keep).keep_mask if ":" in keep else keep
+    mask = parse_plan(keep).mask if ":" in keep else keep
     prediction = predict_latency(table, mask, padding)
     if json:
         print_json(asdict(prediction))

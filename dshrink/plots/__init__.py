@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dshrink.plots.blocks import blocks_figure
 from dshrink.plots.errors import PlotError
+from dshrink.plots.frontier import Frontier, frontier_figure, load_frontier
 from dshrink.plots.kept import kept_figure, plan_labels
 from dshrink.plots.memory import memory_figure
 from dshrink.plots.predicted import predicted_figure
@@ -16,10 +17,13 @@ from dshrink.plots.style import save_figure
 from dshrink.plots.throughput import throughput_figure
 
 __all__ = [
+    "Frontier",
     "NetworkResult",
     "PlotError",
     "blocks_figure",
+    "frontier_figure",
     "kept_figure",
+    "load_frontier",
     "load_results",
     "memory_figure",
     "plan_labels",

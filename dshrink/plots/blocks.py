@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -22,7 +23,7 @@ from dshrink.plots.style import (
     set_titles,
 )
 from latency_tables.masks import check_padding
-from latency_tables.pieces import BLOCK_KINDS
+from latency_tables.places import BLOCK_KINDS
 from latency_tables.schema import Row
 from latency_tables.table import LatencyTable
 
@@ -47,7 +48,8 @@ def blocks_figure(table: LatencyTable, *, padding: str = "bias_map") -> Figure:
         saving.set_xlabel(block_axis_label(table))
         set_titles(
             figure,
-            "Latency of each block before and after merging, with 95 % intervals",
+            "Latency of each block before and after merging"
+            + ("" if table.origin else ", with 95 % intervals"),
             describe_table(table),
         )
         return figure
@@ -78,8 +80,9 @@ def _draw_bars(axes: Axes, kind: str, rows: Sequence[Row], offset: float, width:
     for row in rows:
         latency_ms = row.latency_ms or 0.0
         heights.append(latency_ms)
-        below.append(latency_ms - (row.low_ms or 0.0))
-        above.append((row.high_ms or 0.0) - latency_ms)
+        # Failed and published rows have no interval; a NaN draws none.
+        below.append(math.nan if row.low_ms is None else latency_ms - row.low_ms)
+        above.append(math.nan if row.high_ms is None else row.high_ms - latency_ms)
     axes.bar(
         [_place(row) + offset for row in rows],
         heights,
@@ -96,7 +99,7 @@ def _mark_doubtful(axes: Axes, placed: Sequence[tuple[Row, float]]) -> None:
     noisy = [
         (_place(row) + offset, row.high_ms or 0.0)
         for row, offset in placed
-        if row.is_measured and row.verdict != "ok"
+        if row.is_measured and row.verdict not in ("ok", "published")
     ]
     by_host = any(row.verdict == "host_bound" for row, _ in placed)
     for points, marker, label in (

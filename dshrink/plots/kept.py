@@ -1,4 +1,4 @@
-"""Which blocks keep their activations: a strip a plan (DepthShrinker, Fig. 4)."""
+"""Which blocks, or convolutions, keep their activations: a strip a plan (DepthShrinker, Fig. 4)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from matplotlib.figure import Figure
 
 from dshrink.plots.blocks import draw_block_latency
 from dshrink.plots.errors import PlotError
+from dshrink.plots.strips import (
+    FRAME_INCHES,
+    STRIP_INCHES,
+    Strip,
+    draw_strips,
+    layers_label,
+    with_original,
+)
 from dshrink.plots.style import (
     BLUE,
     GREY,
@@ -20,8 +28,15 @@ from dshrink.plots.style import (
     set_titles,
     shortened,
 )
-from dshrink.search.plan import MASK_PREFIX, PAPER_PREFIX, Plan, PredictedLatency
+from dshrink.search.plan import (
+    MASK_PREFIX,
+    PAPER_PREFIX,
+    SPANS_PREFIX,
+    Plan,
+    PredictedLatency,
+)
 from latency_tables.predictor import predict
+from latency_tables.span_masks import SpanChain
 from latency_tables.table import LatencyTable
 
 #: How far a letter of a block's name, which stands upright, reaches down.
@@ -33,16 +48,28 @@ def kept_figure(
     *,
     table: LatencyTable | None = None,
     block_names: Sequence[str] = (),
+    chain: SpanChain | None = None,
     padding: str = "bias_map",
 ) -> Figure:
     """A strip a plan, by its label: filled squares keep their activations, hollow ones are merged.
 
     With a table, block latency stands above and each plan's predicted latency beside its strip;
-    the plans must fit the table then (``binding.bind`` puts their blocks in its order). Raises
-    PlotError without plans, MaskError for a plan that does not fit.
+    the plans must fit the table then (``binding.bind`` puts their blocks in its order). Plans that
+    merge spans have a cell a convolution, below the original network where ``chain``, or the
+    table's, says what that is. Raises PlotError without plans or with both sorts of them, MaskError
+    for a plan that does not fit.
     """
     if not plans:
-        raise PlotError("no plan to draw; give a plan's file, mask:0011... or paper:MBV2-1.4-DS-A")
+        raise PlotError(
+            "no plan to draw; give a plan's file, mask:0011..., spans:1|01... or "
+            "paper:MBV2-1.4-DS-A"
+        )
+    if len({plan.segments for plan in plans.values()}) > 1:
+        raise PlotError(
+            "some of the plans merge blocks, others spans: draw each sort in a picture of its own"
+        )
+    if any(plan.span_mask for plan in plans.values()):
+        return _spans_figure(plans, chain or (table.chain if table else None), table, padding)
     predicted = {label: _prediction(plan, table, padding) for label, plan in plans.items()}
     names = block_names or (table.block_names if table else ())
     with house_style():
@@ -63,24 +90,53 @@ def kept_figure(
         return figure
 
 
+def _spans_figure(
+    plans: Mapping[str, Plan], chain: SpanChain | None, table: LatencyTable | None, padding: str
+) -> Figure:
+    strips = []
+    for label, plan in plans.items():
+        predicted = _prediction(plan, table, padding)
+        latency = f", {predicted.latency_ms:.4g} ms" if predicted else ""
+        summary = f"{layers_label(plan.span_mask)}{latency}"
+        strips.append(Strip(label=label, mask=plan.span_mask, summary=summary))
+    drawn = with_original(strips, chain)
+    with house_style():
+        figure = new_figure(0.6 + FRAME_INCHES + STRIP_INCHES * len(drawn))
+        draw_strips(figure.subplots(), drawn, chain)
+        set_titles(
+            figure, "Convolutions that merge and activations that stay", _subtitle(plans, table)
+        )
+        return figure
+
+
 def plan_labels(texts: Sequence[str]) -> list[str]:
-    """Short names for plans given as on the command line, unless two would share one."""
+    """Short names for plans and files given as on the command line, unless two would share one.
+
+    Several span masks, which are long, are numbered.
+    """
     short = [_short(text) for text in texts]
+    bare = [text for text in texts if text.startswith(SPANS_PREFIX)]
     return [
-        name if short.count(name) == 1 else text for name, text in zip(short, texts, strict=True)
+        name
+        if short.count(name) == 1
+        else f"spans {bare.index(text) + 1}"
+        if text.startswith(SPANS_PREFIX)
+        else text
+        for name, text in zip(short, texts, strict=True)
     ]
 
 
 def _short(text: str) -> str:
-    if text.startswith(MASK_PREFIX):
-        return "mask"
-    return text.removeprefix(PAPER_PREFIX).removesuffix(".json").replace("\\", "/").split("/")[-1]
+    if text.startswith((MASK_PREFIX, SPANS_PREFIX)):
+        return text.partition(":")[0]
+    name = text.removeprefix(PAPER_PREFIX).replace("\\", "/").split("/")[-1]
+    return name.removesuffix(".json").removesuffix(".csv")
 
 
 def _prediction(plan: Plan, table: LatencyTable | None, padding: str) -> PredictedLatency | None:
     if table is None:
         return plan.predicted
-    return PredictedLatency.of(predict(table, plan.keep_mask, padding))
+    return PredictedLatency.of(predict(table, plan.mask, padding))
 
 
 def _subtitle(plans: Mapping[str, Plan], table: LatencyTable | None) -> str:

@@ -32,6 +32,8 @@ _LABEL_COLUMNS = 30
 BLUE, ORANGE, VERMILLION = "#0072B2", "#E69F00", "#D55E00"
 GREEN, PURPLE, SKY, BLACK = "#009E73", "#CC79A7", "#56B4E9", "#000000"
 GREY = "#595959"
+#: Of several series in one picture.
+SERIES_COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, SKY, BLACK)
 
 #: What a kind of piece is called and coloured in every picture.
 KIND_LABELS = {
@@ -87,7 +89,7 @@ def new_figure(height_inches: float) -> Figure:
 
 def set_titles(figure: Figure, title: str, subtitle: str) -> None:
     """``title`` above the picture, and below it in grey what it was drawn from."""
-    lines = textwrap.wrap(subtitle, _SUBTITLE_COLUMNS)
+    lines = textwrap.wrap(subtitle, _SUBTITLE_COLUMNS, break_on_hyphens=False)
     height = figure.get_figheight()
     placed: dict[str, Any] = {"verticalalignment": "top", "horizontalalignment": "left"}
     figure.text(0.01, 1 - 0.08 / height, title, fontsize=12, fontweight="bold", **placed)
@@ -133,13 +135,28 @@ def describe_network(table: LatencyTable) -> str:
 
 
 def describe_table(table: LatencyTable) -> str:
-    """The network and the conditions of a table, for a subtitle."""
-    return f"{describe_network(table)}, {describe_conditions(table.conditions)}"
+    """The network and the conditions of a table, for a subtitle.
+
+    Of a published table only what its source may state: neither clock nor launch are known.
+    """
+    if table.origin is None:
+        return f"{describe_network(table)}, {describe_conditions(table.conditions)}"
+    c = table.conditions
+    version = "" if c.runtime_version == "unknown" else f" {c.runtime_version}"
+    return (
+        f"{describe_network(table)}, {c.device}, {c.runtime}{version}, {c.precision}, "
+        f"batch {c.batch}; published by {table.origin.source}"
+    )
 
 
 def present_kinds(table: LatencyTable, kinds: Sequence[str]) -> list[str]:
     """Those of ``kinds`` that the table holds. Raises PlotError if it holds none of them."""
     present = [kind for kind in kinds if any(row.kind == kind for row in table.rows)]
+    if not present and table.chain:
+        raise PlotError(
+            f"the table of {table.model} on {table.conditions.device} is cut into spans, not into "
+            "blocks; draw plans from it: dshrink plot kept PLAN --table DIR"
+        )
     if not present:
         raise PlotError(
             f"the table of {table.model} on {table.conditions.device} holds no rows of blocks to "

@@ -13,15 +13,10 @@ from matplotlib.ticker import MaxNLocator
 from dshrink.plots.errors import PlotError
 from dshrink.plots.results import NEWER_COLUMNS, SERIES_COLUMNS, NetworkResult
 from dshrink.plots.style import (
-    BLACK,
-    BLUE,
     CLOCK_LABELS,
-    GREEN,
     GREY,
     LAUNCH_LABELS,
-    PURPLE,
-    SKY,
-    VERMILLION,
+    SERIES_COLOURS,
     house_style,
     legend_above,
     new_figure,
@@ -30,7 +25,6 @@ from dshrink.plots.style import (
     threads_label,
 )
 
-_COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, SKY, BLACK)
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 #: More names than that would cover each other.
 _MOST_NAMED = 10
@@ -51,10 +45,10 @@ def throughput_figure(results: Sequence[NetworkResult]) -> Figure:
             "(failed), the others no kept_blocks; bench a network with `--plan`"
         )
     series = list(dict.fromkeys(r.series for r in drawn))
-    if len(series) > len(_COLOURS):
+    if len(series) > len(SERIES_COLOURS):
         raise PlotError(
             f"{len(series)} sets of conditions are too many for one picture (at most "
-            f"{len(_COLOURS)}): split the file by model, device or batch"
+            f"{len(SERIES_COLOURS)}): split the file by model, device or batch"
         )
     labels, shared = _labels(series)
     with house_style():
@@ -62,7 +56,7 @@ def throughput_figure(results: Sequence[NetworkResult]) -> Figure:
         axes = figure.subplots()
         for number, key in enumerate(series):
             of_series = [r for r in drawn if r.series == key]
-            _draw_series(axes, of_series, labels[number], _COLOURS[number], _MARKERS[number])
+            _draw_series(axes, of_series, labels[number], SERIES_COLOURS[number], _MARKERS[number])
         _dress(axes, drawn, len(results) - len(drawn))
         if len(series) == 1 and len(drawn) <= _MOST_NAMED:
             _name_networks(axes, drawn)

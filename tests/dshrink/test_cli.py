@@ -495,7 +495,7 @@ def test_a_file_that_is_no_onnx_is_refused(tmp_path, dshrink):
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["--segments", "spans"], "this version profiles blocks only"),
+        (["--segments", "layers"], "known: blocks, spans"),
         (["--runtime", "tensorrt"], "has no runtime 'tensorrt'"),
         (["--precision", "fp16"], "cannot measure fp16"),
         (["--threads", "4096"], "cores; ask for 1 to"),

@@ -18,8 +18,10 @@ from typer.testing import CliRunner
 from dshrink.cli.plot import app
 from dshrink.errors import DshrinkError
 from dshrink.plots import (
+    Frontier,
     PlotError,
     blocks_figure,
+    frontier_figure,
     kept_figure,
     load_results,
     memory_figure,
@@ -28,12 +30,14 @@ from dshrink.plots import (
     save_figure,
     throughput_figure,
 )
+from dshrink.plots.frontier import FrontierPoint
 from dshrink.search.plan import parse_plan, save_plan
 from latency_tables.errors import LatencyTableError, MaskError
 from latency_tables.hold_out import HoldOut
 from latency_tables.io import save_table
+from latency_tables.origin import Origin
 from latency_tables.predictor import predict
-from latency_tables.schema import Conditions
+from latency_tables.schema import LATENCIES, OPTIONAL, SPREADS, Conditions
 from latency_tables.synthetic import synthetic_row, synthetic_table
 
 ORIGINAL = (4.0, 2.0, 3.0, 1.0, 5.0)
@@ -141,6 +145,24 @@ def test_a_failed_row_and_a_noisy_row_are_marked():
     assert saved == {1, 3, 4}
 
 
+def test_a_published_table_has_no_intervals_and_no_doubtful_marks():
+    table = table_of_five()
+    nothing = dict.fromkeys((*LATENCIES, *SPREADS, *OPTIONAL))
+    counts = {"samples": 0, "rounds": 0, "verdict": "published"}
+    published = [
+        replace(row, **(nothing | counts | {"latency_ms": row.latency_ms})) for row in table.rows
+    ]
+    origin = Origin(source="Somebody, 2020", licence="MIT")
+    conditions = replace(CONDITIONS, runtime_version="unknown")
+    changed = {"calibration": None, "hold_out": None, "conditions": conditions, "origin": origin}
+    figure = blocks_figure(replace(table, rows=tuple(published), **changed))
+    latency = figure.axes[0]
+    assert bars(latency)["original"] == dict(enumerate(ORIGINAL))
+    assert [c.get_label() for c in latency.collections if "noisy" in c.get_label()] == []
+    assert "interval" not in words(figure)
+    assert "shed, onnxruntime, fp32, batch 8; published by Somebody, 2020" in words(figure)
+
+
 def test_blocks_that_cannot_merge_are_named():
     assert "cannot merge: 2" in blocks_figure(table_of_five()).axes[1].get_xlabel()
     twenty = synthetic_table([1.0] * 20, [None] * 20, hold_out_errors_percent=())
@@ -242,6 +264,8 @@ def test_labels_are_short_unless_two_plans_would_share_one():
     assert plan_labels(texts) == ["MBV2-1.4-DS-A", "mask", "fast"]
     twice = ["a/fast.json", "b/fast.json", "mask:01", "mask:10"]
     assert plan_labels(twice) == twice
+    assert plan_labels(["spans:01", "out/a.csv"]) == ["spans", "a"]
+    assert plan_labels(["spans:01", "mask:1", "spans:11"]) == ["spans 1", "mask", "spans 2"]
 
 
 # Predicted
@@ -421,7 +445,7 @@ def test_missing_columns_are_all_named(tmp_path):
     columns = [name for name in COLUMNS if name not in ("batch", "predicted_ms")]
     path = write_csv(tmp_path / "r.csv", [result("11", 100.0)], columns)
     with pytest.raises(
-        PlotError, match=r"r\.csv: line 1: missing column\(s\) batch, predicted_ms;"
+        PlotError, match=r"r\.csv: line 1: missing column\(s\) batch, predicted_ms:"
     ):
         load_results(path)
 
@@ -456,7 +480,7 @@ def test_a_broken_file_of_results_is_one_line(tmp_path):
     write_csv(path, [result("11", 100.0)])
     for text in (path.read_text()[:-12] + "\n", path.read_text().rstrip() + ",1,2\n"):
         path.write_text(text)
-        with pytest.raises(PlotError, match="line 2: as many values as columns"):
+        with pytest.raises(PlotError, match=r"line 2: \d+ values for \d+ columns"):
             load_results(path)
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(PlotError, match="cannot be read as text"):
@@ -466,28 +490,37 @@ def test_a_broken_file_of_results_is_one_line(tmp_path):
 # Every picture
 
 
-def every_figure(tmp_path):
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Every picture by its name, drawn once."""
     table = table_of_five()
-    plans = {"a": parse_plan("mask:10110")}
-    path = write_csv(tmp_path / "results.csv", [result("11", 100.0, predicted_ms=11)])
+    path = write_csv(
+        tmp_path_factory.mktemp("pictures") / "results.csv",
+        [result("11", 100.0, predicted_ms=11)],
+    )
+    spans = {"a": parse_plan("spans:" + "10|" * 20), "b": parse_plan("spans:" + "111" * 20)}
+    points = [FrontierPoint(time_ms=t, importance=t, mask="01" * 25) for t in (1.0, 2.0)]
+    frontier = Frontier(label="a", points=tuple(points))
     return {
         "blocks": blocks_figure(table),
         "memory": memory_figure(table),
         "predicted": predicted_figure(table),
-        "kept": kept_figure(plans, table=table),
+        "kept": kept_figure({"a": parse_plan("mask:10110")}, table=table),
+        "kept spans": kept_figure(spans),
+        "frontier": frontier_figure([frontier], budgets_ms=[1, 2]),
         "throughput": throughput_figure(load_results(path)),
     }
 
 
-def test_every_text_is_legible_in_a_readme(tmp_path):
-    for name, figure in every_figure(tmp_path).items():
+def test_every_text_is_legible_in_a_readme(pictures):
+    for name, figure in pictures.items():
         assert figure.get_figwidth() == 9.0, name
         small = [t.get_text() for t in texts(figure) if t.get_fontsize() < 9]
         assert not small, name
 
 
-def test_every_text_lies_inside_of_the_picture(tmp_path):
-    for name, figure in every_figure(tmp_path).items():
+def test_every_text_lies_inside_of_the_picture(pictures):
+    for name, figure in pictures.items():
         drawn = texts(figure)
         page = figure.bbox
         for text in drawn:
@@ -502,11 +535,10 @@ def test_every_text_lies_inside_of_the_picture(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["blocks", "predicted", "kept"])
-def test_the_title_names_the_network_and_its_conditions(name, tmp_path):
-    found = words(every_figure(tmp_path)[name])
+def test_the_title_names_the_network_and_its_conditions(name, pictures):
     assert (
         "synthetic at 224x224, shed, onnxruntime 1.31.1, fp32, batch 8, 1 thread, thread CPU time"
-        in found
+        in words(pictures[name])
     )
 
 
@@ -586,6 +618,10 @@ def test_the_kept_command_knows_the_blocks_of_a_model(tmp_path, monkeypatch, net
     assert done.exit_code == 0, done.output
     done = run("kept", "paper:MBV2-1.4-DS-A", "--model", "mobilenetv2_100", *out)
     assert "the plan is for mobilenetv2_140, the network is mobilenetv2_100" in str(done.exception)
+    done = run("kept", "spans:" + "0" * 4 + "1" * 46, "--model", "mobilenetv2_100", *out)
+    assert done.exit_code == 0, done.output
+    # Texts of an SVG are paths, with what they say as a comment.
+    assert "<!-- original -->" in (tmp_path / "kept.svg").read_text(encoding="utf-8")
 
 
 def test_the_throughput_command_draws_a_file_of_results(tmp_path):

@@ -1,0 +1,118 @@
+"""``dshrink table import``: a published latency table with its conditions, source and licence."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dshrink.cli import options
+from dshrink.cli.console import out, print_json
+from dshrink.cli.render import summary_lines, table_data
+from dshrink.errors import DshrinkError
+
+if TYPE_CHECKING:
+    from latency_tables.pieces import NetworkPieces
+    from latency_tables.published import PublishedTable
+
+
+def register(app: typer.Typer) -> None:
+    app.command(name="import")(command)
+
+
+def command(
+    table: Annotated[
+        str, typer.Argument(metavar="FILE|published:NAME", help="a CSV, or one of dshrink's own")
+    ],
+    out_dir: Annotated[Path, typer.Option("--out", metavar="DIR", help="folder to write")],
+    model: Annotated[str | None, typer.Option(help="the network, by its timm name")] = None,
+    device: Annotated[str | None, typer.Option(help="what it was measured on")] = None,
+    runtime: Annotated[str | None, typer.Option(help="tensorrt, pytorch, ...")] = None,
+    runtime_version: Annotated[str, typer.Option(help="where the source says it")] = "unknown",
+    precision: options.Precision = "fp32",
+    batch: Annotated[int | None, typer.Option(min=1, help="images a batch")] = None,
+    resolution: options.Resolution = 224,
+    source: Annotated[str | None, typer.Option(help="who published it, and where")] = None,
+    licence: Annotated[str | None, typer.Option(help="the licence it is published under")] = None,
+    note: Annotated[str, typer.Option(help="what a reader should know of it")] = "",
+    json: options.Json = False,
+) -> None:
+    """Read a published table by key, and write it as a latency table marked as published.
+
+    A CSV with the columns st,end,time (and stdev, id) holds spans, one with the columns
+    model,block,original_ms,merged_ms holds blocks. A table that ships with dshrink
+    (published:NAME) brings its conditions along; for a file of your own give them.
+    """
+    from dshrink.version import __version__
+    from latency_tables.io import save_table
+    from latency_tables.origin import Origin
+    from latency_tables.published import PREFIX, PublishedTable, find_published, join_published
+    from latency_tables.schema import Conditions
+
+    shipped = table.startswith(PREFIX)
+    _check_given(
+        table,
+        shipped,
+        {
+            "--model": model,
+            "--device": device,
+            "--runtime": runtime,
+            "--batch": batch,
+            "--source": source,
+            "--licence": licence,
+        },
+    )
+    published = (
+        find_published(table)
+        if shipped
+        else PublishedTable(
+            name=table,
+            path=Path(table),
+            model=model or "",
+            resolution=(resolution, resolution),
+            conditions=Conditions(
+                device=device or "",
+                runtime=runtime or "",
+                runtime_version=runtime_version,
+                precision=precision,
+                batch=batch or 0,
+            ),
+            origin=Origin(source=source or "", licence=licence or "", note=note),
+        )
+    )
+    times = published.load_times()
+    imported = join_published(
+        published,
+        times,
+        _pieces(published, times.segments),
+        date=datetime.now(UTC).date().isoformat(),
+        dshrink_version=__version__,
+    )
+    path = save_table(imported, out_dir)
+    if json:
+        print_json({"file": str(path), **table_data(imported)})
+        return
+    out.print("\n".join([*summary_lines(imported), f"table: {path}"]), markup=False)
+
+
+def _check_given(table: str, shipped: bool, options_given: dict[str, str | int | None]) -> None:
+    given = [name for name, value in options_given.items() if value is not None]
+    if shipped and given:
+        raise DshrinkError(f"{table} brings its own conditions: leave out {', '.join(given)}")
+    lacking = [name for name in options_given if name not in given]
+    if not shipped and lacking:
+        raise DshrinkError(f"{table}: to import a file give {', '.join(lacking)} as well")
+
+
+def _pieces(published: PublishedTable, segments: str) -> NetworkPieces:
+    """The network's structure, which the keys of a published table refer to."""
+    from dshrink.models import load_network
+    from dshrink.shrink import network_pieces
+    from dshrink.spans import span_pieces
+
+    network = load_network(published.model, resolution=published.resolution)
+    if segments == "blocks":
+        return network_pieces(network, dense=False)
+    return span_pieces(network, mode="exact")
