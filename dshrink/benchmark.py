@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from dshrink.models import Network
 from dshrink.plans import bind_to_network
 from dshrink.search.plan import Plan
 from dshrink.shrink import shrunk_spec
+from latency_tables.errors import LatencyTableError
 from latency_tables.io import write_atomically
 from latency_tables.predictor import Prediction, predict
 from latency_tables.schema import Conditions
@@ -185,10 +186,15 @@ def run_benchmark(
     tables: Sequence[LatencyTable] = (),
     seed: int = 0,
     progress: Progress | None = None,
+    notice: Callable[[str], None] = lambda line: None,
 ) -> list[BenchmarkResult]:
-    """Measure the candidates interleaved; ``folder`` keeps the journal and is gone on with."""
+    """Measure the candidates interleaved; ``folder`` keeps the journal and is gone on with.
+
+    ``notice`` is told, before anything is measured, what a table of ``tables`` cannot predict.
+    """
     if not candidates:
         raise BenchmarkError("no network to measure")
+    predictions = [_prediction(candidate, conditions, tables, notice) for candidate in candidates]
     jobs = {candidate.job.id: candidate.job for candidate in candidates}
     anchor = next(iter(jobs.values())).as_anchor()
     plan = JobPlan(jobs=tuple(jobs.values()), anchors=(anchor,))
@@ -208,9 +214,9 @@ def run_benchmark(
             result.measurements[candidate.job.id],
             result.built[candidate.job.id],
             conditions,
-            tables,
+            prediction,
         )
-        for candidate in candidates
+        for candidate, prediction in zip(candidates, predictions, strict=True)
     ]
 
 
@@ -219,11 +225,10 @@ def _result(
     measurement: Measurement,
     built: Mapping[str, Any],
     conditions: Conditions,
-    tables: Sequence[LatencyTable],
+    prediction: Prediction | None,
 ) -> BenchmarkResult:
     m = None if measurement.failed else measurement
     blocks = candidate.keep_mask if candidate.segments == "blocks" else ""
-    prediction = _prediction(candidate, conditions, tables)
     images_ms = 1000.0 * conditions.batch
     error = prediction and m and 100.0 * (prediction.latency_ms / m.latency_ms - 1.0)
     return BenchmarkResult(
@@ -270,9 +275,12 @@ def _number(facts: Mapping[str, Any], name: str, unit: float) -> float | None:
 
 
 def _prediction(
-    candidate: Candidate, conditions: Conditions, tables: Sequence[LatencyTable]
+    candidate: Candidate,
+    conditions: Conditions,
+    tables: Sequence[LatencyTable],
+    notice: Callable[[str], None],
 ) -> Prediction | None:
-    """What the first table of this network under these conditions says."""
+    """What the first table of this network under these conditions says that can predict it."""
     for table in tables:
         network = (table.model, table.resolution) == (candidate.model, candidate.resolution)
         if not network or table.conditions.differences(conditions):
@@ -281,8 +289,11 @@ def _prediction(
             "spans" if table.chain else "blocks"
         )
         mask = table.forms.base if candidate.original else candidate.keep_mask if same else ""
-        if mask:
-            return predict(table, mask, candidate.padding or "repad")
+        try:
+            if mask:
+                return predict(table, mask, candidate.padding or "repad")
+        except LatencyTableError as error:
+            notice(f"no prediction for {candidate.label}: {error}")
     return None
 
 

@@ -161,12 +161,16 @@ def make_chain(spec: OpSpec, layers: Sequence[str]) -> Chain:
 
 
 def span_chain(chain: Chain) -> SpanChain:
-    """The chain as plain data: names, the original network's span mask, skips, block ends."""
+    """The chain as plain data: names, the original network's span mask, skips, block ends.
+
+    A skip past a single convolution is none of its skips: every span with that convolution
+    swallows it, even the layer by itself.
+    """
     last = {conv.block: conv.position for conv in chain.body if conv.position is not None}
     return SpanChain(
         convolutions=tuple(conv.name for conv in chain.body),
         mask="".join(LINEAR if conv.activation_op is None else ACTIVE for conv in chain.body),
-        skips=chain.skips,
+        skips=tuple((p, q) for p, q in chain.skips if q > p + 1),
         block_ends=tuple(at for block, at in last.items() if block is not None),
     )
 

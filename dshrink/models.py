@@ -53,9 +53,14 @@ def load_network(
     ``weights``: "initial" leaves the library's initialisation, "pretrained" downloads,
     "random" also draws batch-norm statistics (so that a merge is not trivially exact), and a path
     is a state dict with the library's names (.safetensors, or .pth read without running code).
-    ``classes`` is how many outputs it has; the library's own number if not given. Raises
-    NetworkError with one line that says what to do.
+    ``classes`` is how many outputs it has; the library's own number if not given (pre-trained
+    weights have no other). Raises NetworkError with one line that says what to do.
     """
+    if weights == "pretrained" and classes is not None:
+        raise NetworkError(
+            f"{name}: pre-trained weights tell the classes apart that they were trained on, not "
+            f"{classes} of your own; give the weights of such a network: --weights FILE.safetensors"
+        )
     torch.manual_seed(seed)
     module = _create(name, pretrained=weights == "pretrained", classes=classes)
     size = resolution if isinstance(resolution, tuple) else (resolution, resolution)

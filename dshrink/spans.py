@@ -6,7 +6,8 @@ size cost milliseconds. The original network is the one whose spans hold one con
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 
 from dshrink.chain import Addition, Chain, ChainConv, make_chain, span_chain
 from dshrink.merge.errors import NotMergeable
@@ -25,21 +26,22 @@ def span_pieces(network: Network, *, mode: str = "kim2023") -> NetworkPieces:
     activation at its end: the network's own, or the free one. Spans that make no single convolution
     are in ``unmergeable``. Raises ShrinkError where the chain is not all that the network computes.
     """
-    spec, layers = network.spec, network.lowered.layers
-    chain = make_chain(spec, layers)
+    chain = make_chain(network.spec, network.lowered.layers)
     if not chain.body:
         raise ShrinkError(f"{network.name}: no convolution to cut into spans")
     pieces = list(_fixed_pieces(network, chain))
     unmergeable: dict[int | Span, str] = {}
     for span in chain.spans(mode):
         try:
-            pieces.append(_span_piece(spec, layers, chain, span))
+            pieces.append(_span_piece(network, chain, span))
         except NotMergeable as error:
+            if span[1] == span[0] + 1:
+                raise _no_chain(network, str(error)) from None
             unmergeable[span] = str(error)
     return NetworkPieces(
         model=network.name,
         resolution=network.resolution,
-        in_channels=spec.input_shape[0],
+        in_channels=network.spec.input_shape[0],
         block_names=tuple(block.name for block in chain.blocks),
         pieces=tuple(pieces),
         unmergeable=unmergeable,
@@ -47,7 +49,14 @@ def span_pieces(network: Network, *, mode: str = "kim2023") -> NetworkPieces:
     )
 
 
-def _span_piece(spec: OpSpec, layers: Sequence[str], chain: Chain, span: Span) -> Piece:
+def _no_chain(network: Network, reason: str) -> ShrinkError:
+    return ShrinkError(
+        f"{network.name} is no chain of spans: {reason}; profile it with --segments blocks"
+    )
+
+
+def _span_piece(network: Network, chain: Chain, span: Span) -> Piece:
+    spec, layers = network.spec, network.lowered.layers
     region = span_region(spec, layers, chain, span)
     part = part_of(spec, region.enters, region.ops)
     ops = part.ops if span[1] == span[0] + 1 else (merged_conv(spec, region),)
@@ -67,18 +76,43 @@ def _span_piece(spec: OpSpec, layers: Sequence[str], chain: Chain, span: Span) -
 
 def _fixed_pieces(network: Network, chain: Chain) -> Iterator[Piece]:
     """Stem, head, additions, and the operators behind a position that no span changes."""
-    spec, layers = network.spec, network.lowered.layers
-    enters = spec.ops[chain.body[0].op].inputs[0]
-    end = chain.body[-1].end
-    for kind, first, stop in (("stem", 0, enters), ("head", end, len(spec.ops))):
-        if first < stop:
-            inside = range(first, stop)
-            names = tuple(layers[first:stop])
-            yield Piece(kind=kind, layers=names, spec=part_of(spec, first, inside))
+    enters = network.spec.ops[chain.body[0].op].inputs[0]
+    yield from _outside(network, chain, "stem", 0, enters)
+    yield from _outside(network, chain, "head", chain.body[-1].end, len(network.spec.ops))
     for conv in chain.body[:-1]:
         yield from _between(network, chain, conv)
-    for addition in chain.additions:
-        yield _addition(spec, layers, addition)
+    # What is added past a single convolution stands in that layer's own piece.
+    additions = [addition for addition in chain.additions if addition.end > addition.start + 1]
+    places = [(addition.start, addition.end) for addition in additions]
+    for addition, place in zip(additions, places, strict=True):
+        if places.count(place) > 1:
+            name = network.lowered.layers[addition.op]
+            raise _no_chain(network, f"{name} is one of several additions to one skip")
+        yield _addition(network, addition)
+
+
+def _outside(network: Network, chain: Chain, kind: str, enters: int, stop: int) -> Iterator[Piece]:
+    """The operators that read tensor ``enters`` and each other, the trunk's additions left out."""
+    spec, layers = network.spec, network.lowered.layers
+    shortcuts = {addition.op: addition.shortcut for addition in chain.additions}
+    tensor = {enters: 0}  # tensor of the network -> tensor of the piece
+    ops: list[Op] = []
+    names: list[str] = []
+    for n in range(enters, stop):
+        inputs = [t for t in spec.ops[n].inputs if t != shortcuts.get(n)]
+        for t in inputs:
+            if t not in tensor:
+                read = layers[t - 1] if t else "the image"
+                raise _no_chain(network, f"{layers[n]} in its {kind} reads {read} as well")
+        if n in shortcuts:
+            tensor[n + 1] = tensor[inputs[0]]
+            continue
+        ops.append(replace(spec.ops[n], inputs=tuple(tensor[t] for t in inputs)))
+        names.append(layers[n])
+        tensor[n + 1] = len(ops)
+    if ops:
+        inside = OpSpec(input_shape=spec.shapes[enters], ops=tuple(ops))
+        yield Piece(kind=kind, layers=tuple(names), spec=inside)
 
 
 def _between(network: Network, chain: Chain, conv: ChainConv) -> Iterator[Piece]:
@@ -88,10 +122,7 @@ def _between(network: Network, chain: Chain, conv: ChainConv) -> Iterator[Piece]
     numbers = [n for n in conv.after if n not in additions]
     for n in numbers:
         if len(spec.ops[n].inputs) > 1:
-            raise ShrinkError(
-                f"{network.name}: {layers[n]} joins tensors by {spec.ops[n].kind}, so the network "
-                "is no chain of spans; profile it with --segments blocks"
-            )
+            raise _no_chain(network, f"{layers[n]} joins tensors by {spec.ops[n].kind}")
     if not numbers:
         return
     assert conv.position is not None
@@ -103,12 +134,17 @@ def _between(network: Network, chain: Chain, conv: ChainConv) -> Iterator[Piece]
     )
 
 
-def _addition(spec: OpSpec, layers: Sequence[str], addition: Addition) -> Piece:
+def _addition(network: Network, addition: Addition) -> Piece:
     """The shortcut's own layers and the addition; a spec has one input, so it adds that twice."""
+    spec, layers = network.spec, network.lowered.layers
     ops: tuple[Op, ...] = ()
     numbers: tuple[int, ...] = ()
     if addition.shortcut != addition.fork:
-        numbers = operators_between(spec, layers, addition.fork, addition.shortcut)
+        try:
+            numbers = operators_between(spec, layers, addition.fork, addition.shortcut)
+        except NotMergeable as error:
+            where = f"in the shortcut of {layers[addition.op]}"
+            raise _no_chain(network, f"{where}, {error}") from None
         ops = part_of(spec, addition.fork, numbers).ops
     return Piece(
         kind="addition",

@@ -11,10 +11,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
-from latency_tables.errors import PieceError
+from latency_tables.errors import MaskError, PieceError
 from latency_tables.masks import PADDING_MODES, check_mask, check_padding
 from latency_tables.places import Place, piece_name
-from latency_tables.span_masks import Span, SpanChain, check_span_mask, mask_spans
+from latency_tables.span_masks import (
+    MERGED,
+    NO_ROW,
+    Span,
+    SpanChain,
+    check_span_mask,
+    mask_spans,
+)
 
 
 class Forms(Protocol):
@@ -157,11 +164,16 @@ class SpanForms:
         return frozenset(at for kind, at in self.known if kind == "span" and isinstance(at, tuple))
 
     def check(self, mask: str) -> None:
-        check_span_mask(mask, self.chain, self.spans, self.unmergeable, self.model)
+        check_span_mask(mask, self.chain, self.spans, self.unmergeable, self.model, absent=NO_ROW)
 
     def places(self, mask: str, padding: str) -> tuple[Place, ...]:
         self.check(mask)
         check_padding(padding)
+        if padding == "bias_map" and MERGED in mask:
+            raise MaskError(
+                f"padding bias_map: a table of spans ({self.model}) holds the plain form of what "
+                "merges; ask for repad or interior"
+            )
         additions = self.chain.additions(mask)
         found: list[Place] = [("stem", None)]
         for i, j in mask_spans(mask):

@@ -94,8 +94,8 @@ def join_published(
     """The table of these latencies, each joined by key with the piece that it stands for.
 
     Published tables of spans have no rows for residual additions, so their chain has no skips
-    either: what these cost is not known. Raises TableFormatError for keys that the network does not have, and where a convolution (or a block)
-    of it has no latency of its own.
+    either: what these cost is not known. Raises TableFormatError for keys that the network does not
+    have, and where a convolution (or a block) of it has no latency of its own.
     """
     by_place = {time.place: time for time in times.times}
     _check_keys(published.name, times, pieces)

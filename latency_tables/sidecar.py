@@ -16,7 +16,7 @@ from latency_tables.hold_out import HoldOut
 from latency_tables.json_fields import JsonObject, parse_document
 from latency_tables.origin import Origin
 from latency_tables.schema import SCHEMA, SCHEMA_VERSION, UNIT, Conditions, Row
-from latency_tables.span_masks import Span, SpanChain
+from latency_tables.span_masks import Span, SpanChain, SpanChoice
 from latency_tables.table import LatencyTable
 
 MEND = "restore the file, or write the table again with `dshrink profile`"
@@ -30,6 +30,7 @@ FIELDS = (
     "in_channels",
     "block_names",
     "chain",
+    "spans",
     "unmergeable",
     "origin",
     "conditions",
@@ -61,6 +62,7 @@ def format_sidecar(table: LatencyTable) -> str:
         "resolution": list(table.resolution),
         "block_names": list(table.block_names),
         "chain": asdict(table.chain) if table.chain else None,
+        "spans": asdict(table.spans) if table.spans else None,
         "unmergeable": _unmergeable_json(table),
         "origin": asdict(table.origin) if table.origin else None,
         "conditions": table.conditions.to_json(),
@@ -129,6 +131,7 @@ def build_table(source: JsonObject, conditions: Conditions, rows: tuple[Row, ...
             # Before version 4 all tables were of blocks, and measured by us.
             chain=_chain(source) if "chain" in source.data else None,
             origin=_origin(source) if "origin" in source.data else None,
+            spans=_spans(source) if "spans" in source.data else None,
         )
         _check_own_context(table)
         return table
@@ -164,6 +167,14 @@ def _chain(source: JsonObject) -> SpanChain | None:
         skips=_pairs(found, "skips"),
         block_ends=found.integers("block_ends"),
     )
+
+
+def _spans(source: JsonObject) -> SpanChoice | None:
+    found = source.optional_mapping("spans")
+    if found is None:
+        return None
+    found.check_fields(tuple(SpanChoice.__dataclass_fields__))
+    return SpanChoice(mode=found.text("mode"), max_kernel=found.optional_integer("max_kernel"))
 
 
 def _pairs(source: JsonObject, key: str) -> tuple[Span, ...]:

@@ -24,6 +24,13 @@ Span = tuple[int, int]
 
 ACTIVE, LINEAR, MERGED = "1", "|", "0"
 
+#: Why a span is not among all that the network's structure allows, and not among those measured.
+INVALID = "it crosses a hard break or the end of a skip"
+NO_ROW = (
+    f"no row of it is held: {INVALID}, or only `dshrink profile --segments spans "
+    "--span-mode exact` measures it"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SpanChain:
@@ -69,6 +76,21 @@ class SpanChain:
         return tuple((p, q) for p, q in self.skips if not any(i <= p and q <= j for i, j in spans))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpanChoice:
+    """Which spans of a chain were profiled: of which ``mode``, up to which merged kernel.
+
+    ``max_kernel`` is None where none but absurdly large spans were left out.
+    """
+
+    mode: str
+    max_kernel: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.mode or (self.max_kernel is not None and self.max_kernel < 1):
+            raise PieceError("a choice of spans needs a mode, and a largest kernel of 1 or more")
+
+
 def mask_spans(mask: str) -> tuple[Span, ...]:
     """The spans (i, j] that a span mask cuts the chain into, in order."""
     cuts = [0, *(at for at, sign in enumerate(mask, start=1) if sign != MERGED)]
@@ -89,8 +111,13 @@ def check_span_mask(
     known: Collection[Span],
     unmergeable: Mapping[Span, str] | None = None,
     model: str = "the network",
+    absent: str = INVALID,
 ) -> None:
-    """Raise MaskError unless the mask fits the chain and merges only ``known`` spans."""
+    """Raise MaskError unless the mask fits the chain and merges only ``known`` spans.
+
+    ``unmergeable`` gives reasons by span, ``absent`` the one of all others: ``INVALID`` where
+    ``known`` are all valid spans, ``NO_ROW`` where they are those of a table or of its pieces.
+    """
     wrong = sorted(set(mask) - {ACTIVE, LINEAR, MERGED})
     if wrong:
         raise MaskError(
@@ -106,7 +133,7 @@ def check_span_mask(
         raise MaskError(f"span mask {mask!r} ends with {MERGED}: there is nothing to merge into")
     for i, j in mask_spans(mask):
         if (i, j) not in known:
-            reason = (unmergeable or {}).get((i, j), "it crosses a hard break or the end of a skip")
+            reason = (unmergeable or {}).get((i, j), absent)
             raise MaskError(
                 f"span mask {mask!r} merges {_names(chain.convolutions[i:j])} of {model} "
                 f"(positions {i + 1} to {j}), which cannot be: {reason}"

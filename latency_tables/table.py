@@ -22,7 +22,7 @@ from latency_tables.hold_out import HoldOut
 from latency_tables.origin import Origin
 from latency_tables.places import Place, piece_name
 from latency_tables.schema import NEW_COLUMNS, Conditions, Row, one_line
-from latency_tables.span_masks import Span, SpanChain
+from latency_tables.span_masks import Span, SpanChain, SpanChoice
 
 #: A table whose hold-out error is larger is not fit for search.
 FIT_MAPE_PERCENT = 2.0
@@ -33,7 +33,8 @@ class LatencyTable:
     """Rows of one network measured under one set of conditions.
 
     ``resolution`` is (H, W). With a ``chain`` the network is cut into spans, and masks are span
-    masks; otherwise into blocks, and masks are keep masks. ``unmergeable`` maps a block, or a span,
+    masks; otherwise into blocks, and masks are keep masks. ``spans`` says which of its spans were
+    profiled, None where that is not known. ``unmergeable`` maps a block, or a span,
     to the reason why it cannot merge. ``origin`` says where the rows were published, None where we
     measured them. ``fingerprint`` (the machine), ``twins`` (pieces measured twice) and ``boards``
     (how the boards that shared the work compare) are JSON data for readers. ``context`` says beside
@@ -61,6 +62,7 @@ class LatencyTable:
     contexts: Mapping[str, ContextCheck] = field(default_factory=dict)
     chain: SpanChain | None = None
     origin: Origin | None = None
+    spans: SpanChoice | None = None
 
     def __post_init__(self) -> None:
         # Tuples inside of free-form data would come back from a file as lists.
@@ -140,7 +142,9 @@ class LatencyTable:
 
     @property
     def profile_command(self) -> str:
-        """The command that measures this table."""
+        """The command that measures this table; of one that was published, where it comes from."""
+        if self.origin is not None:
+            return f"(published, not measured here: {self.origin.source})"
         height, width = self.resolution
         resolution = str(height) if height == width else f"{height}x{width}"
         c = self.conditions
@@ -148,8 +152,13 @@ class LatencyTable:
         launch = f" --launch {c.launch}" if c.launch != "plain" else ""
         launch += f" --cache {c.cache_mode}" if c.cache_mode != "hot" else ""
         names = ",".join(self.contexts or [self.context])
-        contexts = f" --context {names}" if names != CONTEXTS[0] or c.clock == "cuda_events" else ""
+        said = self.chain or names != CONTEXTS[0] or c.clock == "cuda_events"
+        contexts = f" --context {names}" if said else ""
         contexts += " --segments spans" if self.chain else ""
+        if self.spans is not None:
+            contexts += f" --span-mode {self.spans.mode}"
+            widest = self.spans.max_kernel
+            contexts += f" --max-kernel {widest}" if widest is not None else ""
         return (
             f"dshrink profile {self.model} --device {c.device} --runtime {c.runtime} "
             f"--precision {c.precision} --batch {c.batch}{threads}{launch} "
@@ -165,9 +174,11 @@ class LatencyTable:
             return self.by_place[kind, at]
         except KeyError:
             mend = f"measure it: {self.profile_command}"
+            if self.origin is not None:
+                mend = f"it was published so: {self.origin.source}"
             raise MissingPieceError(
                 f"the table of {self.model} on {self.conditions.device} holds no row for "
-                f"{piece_name((kind, at))!r}; {'it was published so' if self.origin else mend}"
+                f"{piece_name((kind, at))!r}; {mend}"
             ) from None
 
     def measured(self, kind: str, at: int | Span | None = None) -> tuple[Row, float]:
@@ -195,12 +206,14 @@ class LatencyTable:
         """Raise MaskError unless the mask fits this network."""
         self.forms.check(keep_mask)
 
-    def sum_ms(self, keep_mask: str, padding: str = "bias_map") -> float:
-        """Plain sum of the rows that the network of this mask is made of."""
+    def sum_ms(self, keep_mask: str, padding: str | None = None) -> float:
+        """Plain sum of the rows of this mask's network; by default as merged pieces usually are."""
+        padding = padding or self.forms.padding
         return math.fsum(self.measured(*at)[1] for at in self.forms.places(keep_mask, padding))
 
-    def macs(self, keep_mask: str, padding: str = "bias_map") -> int:
+    def macs(self, keep_mask: str, padding: str | None = None) -> int:
         """Multiply-accumulate operations of that network, for one image."""
+        padding = padding or self.forms.padding
         return sum(self.row(*at).macs for at in self.forms.places(keep_mask, padding))
 
     def saving_ms(self, block: int, padding: str = "bias_map") -> float:

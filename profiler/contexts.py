@@ -32,14 +32,16 @@ def choose_contexts(
 ) -> tuple[str, ...]:
     """The contexts to measure, the simplest first; ``asked`` may hold commas, and "best" for all.
 
-    Where nothing is asked, a CPU's pieces are measured alone, as that is known to predict well, and
-    a GPU's in every context. Networks cut into ``spans`` have no context "layers": their additions
+    Where nothing is asked, a GPU's pieces are measured in every context, and a CPU's in the one
+    that is known to predict well: alone, but for ``spans``, whose single convolutions pay too much
+    at their ends for that, in pairs. Networks of spans have no context "layers": their additions
     reach back, so that a layer's operators do not tell its span. Raises JobError for what does not
     exist, or cannot be.
     """
     names = [name.strip() for text in asked for name in text.split(",")]
     if not names:
-        names = [BEST] if conditions.clock == "cuda_events" else [CONTEXTS[0]]
+        on_cpu = "pair" if spans else "isolated"
+        names = [BEST if conditions.clock == "cuda_events" else on_cpu]
     # A compiled network has no operators left to tell apart.
     profiles = layer_profiles and conditions.launch != "compiled"
     able = [name for name in CONTEXTS if name != "layers" or (profiles and not spans)]

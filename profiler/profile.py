@@ -9,6 +9,7 @@ from pathlib import Path
 from latency_tables.contexts import CONTEXTS
 from latency_tables.pieces import NetworkPieces
 from latency_tables.schema import Conditions
+from latency_tables.span_masks import SpanChoice
 from latency_tables.table import LatencyTable
 from profiler.jobs import HOLD_OUT_NETWORKS, TWINS, Compose, plan_jobs
 from profiler.measurement import Measurement
@@ -25,7 +26,8 @@ class ProfileRequest:
     """What to profile, on what, and how thoroughly; ``folder`` keeps the journal.
 
     ``contexts`` are those in which the pieces are costed; the one that predicts best is the table.
-    ``max_kernel`` is the widest merged kernel that is measured, None for any that is not absurd.
+    ``spans`` says which spans are profiled, None in a network of blocks: its widest merged kernel
+    bounds what is measured, its mode is only kept.
     """
 
     pieces: NetworkPieces
@@ -38,7 +40,7 @@ class ProfileRequest:
     hold_out: int = HOLD_OUT_NETWORKS
     twins: int = TWINS
     contexts: Sequence[str] = CONTEXTS[:1]
-    max_kernel: int | None = None
+    spans: SpanChoice | None = None
     settings: Settings = field(default_factory=Settings)
 
 
@@ -69,7 +71,7 @@ def profile(
         twins=request.twins,
         seed=request.settings.seed,
         contexts=request.contexts,
-        max_kernel=request.max_kernel,
+        max_kernel=request.spans.max_kernel if request.spans else None,
     )
 
     def suspects(measurements: Mapping[str, Measurement]) -> Collection[str]:
@@ -106,6 +108,7 @@ def profile(
             seed=request.settings.seed,
             date=request.date,
             dshrink_version=request.dshrink_version,
+            spans=request.spans,
         ),
         warnings=(*machine_warnings(fingerprint, request.conditions), *result.warnings),
         boards=result.boards,

@@ -75,6 +75,7 @@ class RoundRunner:
     _files: dict[tuple[str, str], PushedFile] = field(default_factory=dict)
     _failed_in_a_row: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     _report: Report = _no_report
+    _hopeless: Collection[str] = ()
 
     def __post_init__(self) -> None:
         self._jobs = {job.id: job for job in self.plan.jobs}
@@ -95,13 +96,20 @@ class RoundRunner:
         return self.journal.state
 
     def run(
-        self, number: int, names: Collection[str], report: Report, rebuilt: Collection[str] = ()
+        self,
+        number: int,
+        names: Collection[str],
+        report: Report,
+        rebuilt: Collection[str] = (),
+        hopeless: Collection[str] = (),
     ) -> None:
         """Measure those of the jobs that have no accepted reply in this round yet.
 
-        ``rebuilt`` are those whose engine is built anew in an extra round.
+        ``rebuilt`` are those whose engine is built anew in an extra round, ``hopeless`` those that
+        get no more rounds.
         """
         self.builds.rebuilt = rebuilt
+        self._hopeless = hopeless
         self._report = report
         self._queue = WorkQueue(self._pending(number, names), self._state.homes())
         for board in self._state.logs_of(number):
@@ -389,7 +397,7 @@ class RoundRunner:
 
     def _affordable(self, names: Iterable[str], number: int) -> bool:
         cost_s = sum(self._state.accepted[name, number].took_s for name in names)
-        return cost_s <= drift_room_s(self.plan, self.settings, self._state)
+        return cost_s <= drift_room_s(self.plan, self.settings, self._state, self._hopeless)
 
     def _part_with_strangers(self, number: int) -> list[str]:
         """Take back what a board measured that is not like the others; it takes no more jobs.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 
 from latency_tables.schema import Conditions
 from profiler.boards import BoardComparison, compare_boards
+from profiler.errors import SessionError
 from profiler.jobs import JobPlan
 from profiler.journal import JOURNAL_NAME, Header, Journal, JournalState
 from profiler.measurement import Measurement
@@ -124,7 +126,33 @@ class Session:
         """What is left to do, and how long it will take."""
         boards = len(self.scheduler.boards())
         hopeless = self.hopeless(self._known_before(self.settings.rounds))
-        return estimate(self.plan, self.settings, self._state, boards=boards, hopeless=hopeless)
+        return estimate(
+            self.plan,
+            self.settings,
+            self._state,
+            boards=boards,
+            hopeless=hopeless,
+            file_bytes=self._missing_bytes(hopeless),
+        )
+
+    def _missing_bytes(self, hopeless: Collection[str]) -> int:
+        """About what the files will take that the planned rounds still need."""
+        rounds, accepted = range(self.settings.rounds), self._state.accepted
+        left = [
+            job
+            for job in self.plan.jobs
+            if job.id not in hopeless and any((job.id, n) not in accepted for n in rounds)
+        ]
+        return self.workloads.missing_bytes([*left, *self.plan.anchors] if left else [])
+
+    def _check_disk(self) -> None:
+        needed, free = self.estimate.file_bytes, shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise SessionError(
+                f"{self.folder} has {free / 1e9:.1f} GB free, the files to measure take about "
+                f"{needed / 1e9:.1f} GB: make room, choose another folder, or, of spans, measure "
+                "fewer (--max-kernel)"
+            )
 
     def run(self, progress: Progress = _no_progress) -> SessionResult:
         """Measure what the journal does not hold yet.
@@ -132,6 +160,7 @@ class Session:
         Raises SessionError where nothing can be measured at all, JournalError where the journal
         was begun on another machine. What was measured until then stays in the journal.
         """
+        self._check_disk()
         before = self._counts()
         try:
             self._run_all_rounds(progress)
@@ -184,24 +213,24 @@ class Session:
         number: int,
         names: Collection[str],
         progress: Progress,
+        hopeless: Collection[str],
         rebuilt: Collection[str] = (),
     ) -> None:
         rounds_left = max(0, self.settings.rounds - 1 - number)
+        jobs_left = sum(job.id not in hopeless for job in self.plan.jobs)
 
         def report(pending: int, label: str) -> None:
             done = self._state.replies_taken
-            progress(done, done + pending + rounds_left * len(self.plan.jobs), label)
+            progress(done, done + pending + rounds_left * jobs_left, label)
 
-        self._rounds.run(number, names, report, rebuilt)
+        self._rounds.run(number, names, report, rebuilt, hopeless)
 
     def _run_all_rounds(self, progress: Progress) -> None:
         for number in range(self.settings.rounds):
-            self._run_round(number, self._worth_measuring(number), progress)
-
-    def _worth_measuring(self, number: int) -> list[str]:
-        known = self._known_before(number)
-        hopeless = self.hopeless(known)
-        return [name for name, m in known.items() if not m.given_up and name not in hopeless]
+            known = self._known_before(number)
+            hopeless = self.hopeless(known)
+            names = [n for n, m in known.items() if not m.given_up and n not in hopeless]
+            self._run_round(number, names, progress, hopeless)
 
     def _known_before(self, number: int) -> dict[str, Measurement]:
         return {job.id: self.measurement(job.id, number) for job in self.plan.jobs}
@@ -220,7 +249,9 @@ class Session:
         unsettled.sort(key=lambda name: -_uncertainty(known[name]))
         suspects = self.suspects(known) if number == self.settings.rounds else ()
         wanted = [name for names in (rebuilt, unsettled, suspects) for name in names]
-        room_s = extra_room_s(self.plan, self.settings, self._state, before_round=number)
+        room_s = extra_room_s(
+            self.plan, self.settings, self._state, before_round=number, hopeless=hopeless
+        )
         affordable = []
         for name in dict.fromkeys(wanted):
             cost_s = max((reply.took_s for reply in known[name].replies), default=0.0)
@@ -228,7 +259,7 @@ class Session:
             if cost_s <= room_s and worth_it:
                 affordable.append(name)
                 room_s -= cost_s
-        self._run_round(number, affordable, progress, rebuilt)
+        self._run_round(number, affordable, progress, hopeless, rebuilt)
 
 
 def _uncertainty(measurement: Measurement) -> float:

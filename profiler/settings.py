@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from profiler.errors import JobError
 from profiler.jobs import PROFILE_RULE, JobPlan, expected_s, longest_s
 from profiler.journal import JournalState
 from profiler.measurement import HALF_WIDTH
+from profiler.replies import Reply
 from profiler.runtimes import GPU_HALF_WIDTH, GPU_RULE, processor_of, traits_of
 from profiler.statistics import median
 
@@ -20,6 +22,8 @@ from profiler.statistics import median
 #: takes. For the estimate before anything is known.
 BUILD_S = 5.0
 SLOW_BUILDS = 10.0
+#: Files that are smaller together are not worth a word.
+WORTH_SAYING_BYTES = 50_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +73,10 @@ def settings_for(conditions: Conditions, **chosen: Any) -> Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What a run has before it: measurements are (job, round) pairs; ``reused`` are done."""
+    """What a run has before it: measurements are (job, round) pairs; ``reused`` are done.
+
+    ``file_bytes`` are about those of the files that it writes before it measures.
+    """
 
     jobs: int
     rounds: int
@@ -78,31 +85,42 @@ class Estimate:
     remaining_s: float
     longest_s: float
     boards: int = 1
+    file_bytes: int = 0
 
     def __str__(self) -> str:
         known = f", {self.reused} of them in the journal" if self.reused else ""
         known += f", on {self.boards} boards" if self.boards > 1 else ""
+        large = self.file_bytes >= WORTH_SAYING_BYTES
+        files = f"; about {self.file_bytes / 1e9:.1f} GB of files" if large else ""
         return (
             f"{self.jobs} jobs in {self.rounds} rounds: {self.jobs * self.rounds} "
             f"measurements{known}; about {self.remaining_s:.0f} s to go, up to "
-            f"{self.longest_s:.0f} s on a busy machine"
+            f"{self.longest_s:.0f} s on a busy machine{files}"
         )
 
 
-def planned_s(plan: JobPlan, settings: Settings, state: JournalState) -> float:
-    """Time of the whole plan without repetitions: what was taken, and what the rest will take."""
-    taken = _taken_s(settings, state)
-    left = max(0, len(plan.jobs) * settings.rounds - len(taken))
-    return sum(taken) + left * _job_s(settings, state)
+def planned_s(
+    plan: JobPlan, settings: Settings, state: JournalState, hopeless: Collection[str] = ()
+) -> float:
+    """Time of the whole plan without repetitions: what was taken, and what the rest will take.
+
+    ``hopeless`` jobs get no more rounds than they had.
+    """
+    taken = _taken(settings, state)
+    rounds_had = Counter(reply.job_id for reply in taken)
+    left = sum(
+        max(0, settings.rounds - rounds_had[job.id]) for job in plan.jobs if job.id not in hopeless
+    )
+    return sum(reply.took_s for reply in taken) + left * _job_s(settings, state)
 
 
-def _taken_s(settings: Settings, state: JournalState) -> list[float]:
+def _taken(settings: Settings, state: JournalState) -> list[Reply]:
     planned = (reply for reply in state.accepted.values() if reply.round < settings.rounds)
-    return [reply.took_s for reply in planned if reply.failure is None]
+    return [reply for reply in planned if reply.failure is None]
 
 
 def _job_s(settings: Settings, state: JournalState) -> float:
-    taken = _taken_s(settings, state)
+    taken = [reply.took_s for reply in _taken(settings, state)]
     return median(taken) if taken else expected_s(settings.rule)
 
 
@@ -116,18 +134,24 @@ def extra_s(state: JournalState, settings: Settings, before_round: int | None = 
 
 
 def extra_room_s(
-    plan: JobPlan, settings: Settings, state: JournalState, before_round: int | None = None
+    plan: JobPlan,
+    settings: Settings,
+    state: JournalState,
+    before_round: int | None = None,
+    hopeless: Collection[str] = (),
 ) -> float:
     """How much more time may be spent on measuring again."""
-    allowed = settings.extra_share * planned_s(plan, settings, state)
+    allowed = settings.extra_share * planned_s(plan, settings, state, hopeless)
     return allowed - extra_s(state, settings, before_round)
 
 
-def drift_room_s(plan: JobPlan, settings: Settings, state: JournalState) -> float:
+def drift_room_s(
+    plan: JobPlan, settings: Settings, state: JournalState, hopeless: Collection[str] = ()
+) -> float:
     """How much more time may be spent on replies that were taken back."""
-    allowed = settings.drift_share * planned_s(plan, settings, state)
+    allowed = settings.drift_share * planned_s(plan, settings, state, hopeless)
     spent = sum(reply.took_s for reply in state.discarded)
-    return min(allowed - spent, extra_room_s(plan, settings, state))
+    return min(allowed - spent, extra_room_s(plan, settings, state, hopeless=hopeless))
 
 
 def estimate(
@@ -136,6 +160,7 @@ def estimate(
     state: JournalState,
     boards: int = 1,
     hopeless: Collection[str] = (),
+    file_bytes: int = 0,
 ) -> Estimate:
     """Count what is planned and what the journal already holds, and how long the rest takes.
 
@@ -162,4 +187,5 @@ def estimate(
         * (1.0 + settings.extra_share)
         / boards,
         boards=boards,
+        file_bytes=file_bytes,
     )

@@ -3,7 +3,8 @@
 A search asks for networks that merge few convolutions and for ones that merge many, within blocks
 and across them, and for none whose merged kernels cost far more than what they replace. So networks
 are drawn at random from the spans that may be worth it, stratified by how many convolutions are
-merged, and no network may do much more arithmetic than the original.
+merged, and no network may do much more arithmetic than the original. A search also chooses where
+activations stand, and an activation costs time: every second network has signs drawn at random.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Mapping
 
+from latency_tables.opspec import Activation
 from latency_tables.pieces import NetworkPieces
 from latency_tables.places import Place
-from latency_tables.span_masks import ACTIVE, Span, mask_of
+from latency_tables.span_masks import ACTIVE, LINEAR, MERGED, Span, mask_of
 from profiler.bounds import merged_spans, one_by_one
 
 #: A span whose MACs are more than so many times those of its layers is in no network.
@@ -22,6 +24,8 @@ WORTH_MACS = 3.0
 NETWORK_MACS = 2.0
 #: Draws for one network before there seem to be no more.
 TRIES = 50
+#: Activations that a mask may take away.
+REMOVABLE = ("relu", "relu6")
 
 
 def worth_merging(
@@ -52,6 +56,19 @@ def mask_merging(pieces: NetworkPieces, spans: Collection[Span]) -> str:
     return mask_of(len(base), boundaries, active)
 
 
+def random_signs(pieces: NetworkPieces, mask: str, rng: random.Random) -> str:
+    """The same spans; at each boundary an activation or none, as a coin says.
+
+    An activation that cannot be taken away stays.
+    """
+    drawn = []
+    for at, sign in enumerate(mask, start=1):
+        own = pieces.piece("span", (at - 1, at)).spec.ops[-1]
+        fixed = isinstance(own, Activation) and own.function not in REMOVABLE
+        drawn.append(sign if sign == MERGED or fixed else rng.choice((ACTIVE, LINEAR)))
+    return "".join(drawn)
+
+
 def least_macs_mask(pieces: NetworkPieces, left_out: Collection[Place] = ()) -> str:
     """The network of the least MACs: about what a search for the fastest one finds.
 
@@ -78,8 +95,9 @@ def between_span_masks(
 ) -> tuple[str, ...]:
     """At most ``count`` different span masks: neither the original's nor ``taken``.
 
-    They merge few to nearly all of the convolutions that can be. ``left_out`` are spans that have
-    no latency. A small network may have fewer such masks than asked for.
+    They merge few to nearly all of the convolutions that can be. Half of them have the original's
+    activations and one behind each merged span, the others have ``random_signs``. ``left_out`` are
+    spans that have no latency. A small network may have fewer such masks than asked for.
     """
     worth = worth_merging(pieces, left_out)
     most = _most_merged(worth)
@@ -91,6 +109,8 @@ def between_span_masks(
         # Where a stratum is exhausted, another one will do.
         strata = (wanted if n < TRIES else rng.randint(1, most) for n in range(2 * TRIES))
         masks = (_draw(pieces, worth, stratum, rng) for stratum in strata)
+        if number % 2:
+            masks = (random_signs(pieces, mask, rng) for mask in masks)
         chosen += [mask for mask in masks if mask not in known][:1]
     return tuple(chosen)
 

@@ -16,6 +16,7 @@ from latency_tables.errors import CalibrationError, LatencyTableError, MissingPi
 from latency_tables.hold_out import HoldOut, HoldOutNetwork
 from latency_tables.predictor import predict
 from latency_tables.schema import VERDICTS, Conditions
+from latency_tables.span_masks import SpanChoice
 from latency_tables.table import LatencyTable
 from profiler.boards import BoardComparison
 from profiler.contexts import context_rows
@@ -31,12 +32,16 @@ NAMED = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Where a table's numbers come from; ``fingerprint`` is what the device says about itself."""
+    """Where a table's numbers come from; ``fingerprint`` is what the device says about itself.
+
+    ``spans`` says which spans were asked for, None in a network of blocks.
+    """
 
     fingerprint: Mapping[str, Any]
     seed: int
     date: str
     dshrink_version: str
+    spans: SpanChoice | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +118,7 @@ def build_table(
         block_names=pieces.block_names,
         unmergeable=pieces.unmergeable,
         chain=pieces.chain,
+        spans=provenance.spans,
         rows=costed.rows,
         conditions=conditions,
         fingerprint=provenance.fingerprint,

@@ -6,6 +6,7 @@ Writing is atomic, so a file that is there is whole.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -41,21 +42,36 @@ class WorkloadFolder:
 
     def file(self, job: AnyJob) -> Path:
         """The job's file, written where it is missing. Raises what ``build`` raises."""
+        path = self._path(job)
+        if path.exists():
+            return path
         if isinstance(job, FileJob):
-            path = self.folder / f"{job.digest[:16]}.onnx"
-            if not path.exists():
-                write_whole(path, job.file.read_bytes())
+            write_whole(path, job.file.read_bytes())
             return path
         assert isinstance(job, Job)
-        types = "" if self.precision == "fp32" else f"-{self.precision}"
-        name = f"{job.spec.digest}-batch{self.batch}-seed{job.weights_seed}{types}.onnx"
-        path = self.folder / name
-        if not path.exists():
-            content = self.build(
-                job.spec, batch=self.batch, seed=job.weights_seed, precision=self.precision
-            )
-            write_whole(path, content)
+        content = self.build(
+            job.spec, batch=self.batch, seed=job.weights_seed, precision=self.precision
+        )
+        write_whole(path, content)
         return path
+
+    def missing_bytes(self, jobs: Iterable[AnyJob]) -> int:
+        """About what the files of these jobs that are not there yet will take."""
+        missing = {path: job for job in jobs if not (path := self._path(job)).exists()}
+        return sum(self._bytes(job) for job in missing.values())
+
+    def _path(self, job: AnyJob) -> Path:
+        if isinstance(job, FileJob):
+            return self.folder / f"{job.digest[:16]}.onnx"
+        types = "" if self.precision == "fp32" else f"-{self.precision}"
+        name = f"{job.digest}-batch{self.batch}-seed{job.weights_seed}{types}.onnx"
+        return self.folder / name
+
+    def _bytes(self, job: AnyJob) -> int:
+        if isinstance(job, FileJob):
+            return job.file.stat().st_size
+        assert isinstance(job, Job)
+        return job.spec.parameters * (4 if self.precision == "fp32" else 2)
 
     def delete(self) -> None:
         """Remove the files of this folder, and the folder where nothing else is in it."""

@@ -117,6 +117,7 @@ def run_bench(
             tables=loaded,
             seed=seed,
             progress=update,
+            notice=notice,
         )
         _say_unused(loaded, conditions)
     save_results(results, out_file)

@@ -90,7 +90,7 @@ def kept(
     table: Annotated[
         Path | None, typer.Option(help="Show block latency and predictions of this table.")
     ] = None,
-    padding: options.Padding = "bias_map",
+    padding: options.TablePadding = None,
     json: options.Json = False,
 ) -> None:
     """Which blocks, or convolutions, keep their activations: a strip a plan."""

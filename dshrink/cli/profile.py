@@ -18,11 +18,14 @@ from dshrink.version import __version__
 if TYPE_CHECKING:
     from dshrink.models import Network
     from latency_tables.pieces import NetworkPieces
+    from latency_tables.span_masks import SpanChoice
     from profiler.conditions import Target
     from profiler.profile import Profile
 
 
 SEGMENTS = ("blocks", "spans")
+#: The spans that are profiled where no mode is asked for.
+SPAN_MODE = "kim2023"
 
 
 def register(app: typer.Typer) -> None:
@@ -68,7 +71,7 @@ def command(
         typer.Option(
             help="what pieces are measured beside: isolated, pair, layers, several of them, or "
             "best (all that the runtime allows; a GPU's default). The table is the one that "
-            "predicts best; a CPU's default is isolated"
+            "predicts best; a CPU's default is isolated, for spans pair"
         ),
     ] = None,
     seed: options.Seed = 0,
@@ -156,7 +159,7 @@ def run_profile(
             dshrink_version=__version__,
             hold_out=hold_out,
             contexts=chosen,
-            max_kernel=max_kernel,
+            spans=_span_choice(segments, span_mode, max_kernel),
             settings=settings_for(conditions, seed=seed),
         )
         with progress(f"profile {model}") as update:
@@ -191,6 +194,14 @@ def _check_segments(
         raise DshrinkError("--span-mode and --max-kernel are for --segments spans")
 
 
+def _span_choice(segments: str, span_mode: str | None, max_kernel: int | None) -> SpanChoice | None:
+    from latency_tables.span_masks import SpanChoice
+
+    if segments != "spans":
+        return None
+    return SpanChoice(mode=span_mode or SPAN_MODE, max_kernel=max_kernel)
+
+
 def _pieces(
     network: Network, segments: str, *, dense: bool, span_mode: str | None
 ) -> NetworkPieces:
@@ -199,7 +210,7 @@ def _pieces(
     from dshrink.spans import span_pieces
 
     if segments == "spans":
-        pieces = span_pieces(network, mode=span_mode or "kim2023")
+        pieces = span_pieces(network, mode=span_mode or SPAN_MODE)
         spans = sum(piece.kind == "span" for piece in pieces.pieces)
         err.print(
             f"{spans} spans of {network.name}, {len(pieces.unique_specs)} distinct pieces with the "

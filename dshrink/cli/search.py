@@ -2,25 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from dshrink.cli import options
 from dshrink.cli.console import out, print_json
+from dshrink.cli.render_search import found_lines, plan_lines
 from dshrink.errors import DshrinkError
 
 if TYPE_CHECKING:
-    from dshrink.search.dp.from_table import Bounds
-    from dshrink.search.dp.run import Found
+    from dshrink.search.dp.found import Found
+    from dshrink.search.dp.run import TableSearch
     from dshrink.search.plan import Plan
 
 Value = TypeVar("Value")
 
-METHODS = ("greedy", "random", "dp")
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A kind of search: the parameters that it needs, and the others that it takes."""
+
+    name: str
+    needs: tuple[str, ...]
+    takes: tuple[str, ...]
+
+
+_TABLES = ("padding", "allow_unfit", "out_file")
+_DP = ("budget_ms", "alpha", "frontier")
+_BOUNDS = ("max_kernel", "max_peak_mib", "max_macs", "max_parameters", "keep_block")
+GREEDY = _Kind("--method greedy", ("model", "table"), ("budget_ms", "keep", "seed", *_TABLES))
+RANDOM = replace(GREEDY, name="--method random")
+DP = _Kind(
+    "--method dp (without --time-table)",
+    ("importance", "model", "table"),
+    (*_DP, "budget_share", "one_plan", "weight", *_BOUNDS, *_TABLES),
+)
+DP_FILES = _Kind(
+    "--method dp with --time-table", ("importance", "time_table"), (*_DP, "compat", "prec")
+)
+_KINDS = {"greedy": GREEDY, "random": RANDOM, "dp": DP}
+#: What every kind takes.
+_EVERYWHERE = ("method", "json", "help")
 
 
 def register(app: typer.Typer) -> None:
@@ -28,6 +55,7 @@ def register(app: typer.Typer) -> None:
 
 
 def command(
+    context: typer.Context,
     model: Annotated[str | None, typer.Argument(help="a timm name, or torchvision:NAME")] = None,
     table: Annotated[
         list[Path] | None, typer.Option(help="folder of a latency table; dp takes several")
@@ -47,7 +75,11 @@ def command(
         float | None, typer.Option(help="normalisation of raw importances [1.6 if not given]")
     ] = None,
     time_table: Annotated[
-        Path | None, typer.Option(help="CSV st,end,time in place of MODEL and --table")
+        str | None,
+        typer.Option(
+            metavar="FILE|published:NAME",
+            help="CSV st,end,time in place of MODEL and --table; with a column kernel: LayerMerge",
+        ),
     ] = None,
     frontier: Annotated[Path | None, typer.Option(help="CSV for every budget's best plan")] = None,
     one_plan: Annotated[
@@ -74,50 +106,28 @@ def command(
     allow_unfit: Annotated[
         bool, typer.Option("--allow-unfit", help="use a table that is not fit for search")
     ] = False,
-    out_file: Annotated[Path | None, typer.Option("--out", help="plan to write")] = None,
+    out_file: Annotated[
+        list[Path] | None, typer.Option("--out", help="plan to write; one a table, or --one-plan's")
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Choose what to shrink of MODEL, for a latency budget or a number of kept blocks."""
-    if method not in METHODS:
-        raise DshrinkError(f"--method {method}: known are {', '.join(METHODS)}")
-    if method != "dp":
-        given = (
-            budget_share,
-            importance,
-            alpha,
-            time_table,
-            frontier,
-            one_plan,
-            weight,
-            max_kernel,
-        )
-        others = (max_macs, max_parameters, max_peak_mib, keep_block, compat, prec)
-        if any(option is not None for option in (*given, *others)):
-            raise DshrinkError(f"--method {method} takes no option of --method dp")
-        goal = (_one(budget_ms, "--budget-ms"), keep)
-        _search_blocks(model, table, method, goal, padding, seed, allow_unfit, out_file, json)
-        return
-    if importance is None:
-        raise DshrinkError("--method dp needs --importance FILE")
-    if keep is not None:
-        raise DshrinkError("--method dp needs a budget: --keep is for greedy and random")
+    from dshrink.search.dp.found import save_frontier
     from dshrink.search.dp.from_table import Bounds
+    from dshrink.search.dp.published import search_published
+    from dshrink.search.dp.run import TableSearch
 
-    bounds = Bounds(
-        max_kernel=max_kernel,
-        max_peak_mib=max_peak_mib,
-        max_macs=max_macs,
-        max_parameters=max_parameters,
-        keep_blocks=tuple(keep_block or ()),
-    )
+    _check_options(context, method)
+    files = tuple(out_file or ())
+    if importance is None:  # greedy and random have none, dp cannot do without
+        _check_files(files, 1)
+        goal = (_one(budget_ms, "--budget-ms"), keep)
+        drawn = seed if method == "random" else None
+        plan = _search_blocks(model, _one(table, "--table"), goal, padding, drawn, allow_unfit)
+        _save([plan], files)
+        _say(plan.to_json() if json else plan_lines(plan), files)
+        return
     if time_table is not None:
-        if model or table or out_file or one_plan or budget_share or bounds != Bounds():
-            raise DshrinkError(
-                "--time-table stands for MODEL and --table, and knows spans alone: it takes "
-                "--importance, --budget-ms, --frontier, --alpha and --compat"
-            )
-        from dshrink.search.dp.run import search_published
-
         found = search_published(
             time_table,
             importance,
@@ -127,115 +137,111 @@ def command(
             prec=prec,
         )
     else:
-        if compat is not None or prec is not None:
-            raise DshrinkError("--compat needs --time-table: it is for published tables")
-        found = _search_tables(
-            model,
-            table,
-            importance,
+        wanted = TableSearch(
+            importance=importance,
             alpha=alpha,
-            bounds=bounds,
-            budgets_ms=budget_ms or (),
+            bounds=Bounds(
+                max_kernel=max_kernel,
+                max_peak_mib=max_peak_mib,
+                max_macs=max_macs,
+                max_parameters=max_parameters,
+                keep_blocks=tuple(keep_block or ()),
+            ),
+            padding=padding,
+            allow_unfit=allow_unfit,
+            budgets_ms=tuple(budget_ms or ()),
             share=budget_share,
             one_plan=one_plan,
             weights=weight,
-            padding=padding,
-            allow_unfit=allow_unfit,
             frontier=frontier is not None,
         )
-    _write(found, frontier, out_file)
-    if json:
-        print_json(found.to_json())
-    else:
-        _print_found(found, frontier, out_file)
+        _check_files(files, wanted.plan_count(len(table or ())))
+        found = _search_tables(model, table or (), wanted)
+    if frontier and found.frontier:
+        save_frontier(found.frontier, frontier, found.problem)
+    _save(found.plans, files)
+    _say(found.to_json() if json else found_lines(found, frontier), files)
+
+
+def _check_options(context: typer.Context, method: str) -> None:
+    """Raise unless the options given are those of one kind of search, and suffice for it."""
+    if method not in _KINDS:
+        raise DshrinkError(f"--method {method}: known are {', '.join(_KINDS)}")
+    names = {
+        parameter.name or "": "MODEL" if parameter.name == "model" else parameter.opts[0]
+        for parameter in context.command.params
+    }
+    given = [name for name in names if _is_given(context, name)]
+    kind = DP_FILES if method == "dp" and "time_table" in given else _KINDS[method]
+    if missing := [names[name] for name in kind.needs if name not in given]:
+        raise DshrinkError(f"{kind.name} needs {' and '.join(missing)}")
+    known = (*kind.needs, *kind.takes)
+    if refused := [names[name] for name in given if name not in (*known, *_EVERYWHERE)]:
+        raise DshrinkError(
+            f"{kind.name} takes no {', '.join(refused)}; it takes "
+            f"{', '.join(names[name] for name in known)}"
+        )
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
+def _check_files(files: Sequence[Path], plans: int) -> None:
+    """Raise, before anything is searched, unless each plan has a file where any is written."""
+    if len(files) not in (0, plans):
+        raise DshrinkError(
+            f"--out is given {len(files)} time(s) for {plans} plan(s): give one a plan, in the "
+            "order of the tables; a plan needs a budget, and --one-plan makes one for all tables"
+        )
 
 
 def _search_blocks(
     model: str | None,
-    tables: Sequence[Path] | None,
-    method: str,
+    table: Path | None,
     goal: tuple[float | None, int | None],
     padding: str | None,
-    seed: int,
+    seed: int | None,
     allow_unfit: bool,
-    out_file: Path | None,
-    json: bool,
-) -> None:
+) -> Plan:
+    """A random plan with a ``seed``, otherwise the greedy one."""
     from dshrink.models import load_network
     from dshrink.plans import bind_to_network
     from dshrink.search.greedy import greedy
-    from dshrink.search.plan import save_plan
     from dshrink.search.random_search import random_plan
     from latency_tables.io import load_table
 
-    table = _one(tables, "--table")
-    if model is None or table is None:
-        raise DshrinkError(f"--method {method} needs MODEL and --table DIR")
+    assert model is not None and table is not None
     budget_ms, keep = goal
     options.one_goal(budget_ms, keep)
     latencies = load_table(table)
-    search = greedy if method == "greedy" else partial(random_plan, seed=seed)
-    found = search(
+    search = greedy if seed is None else partial(random_plan, seed=seed)
+    plan = search(
         latencies,
         budget_ms=budget_ms,
         keep=keep,
         padding=padding or "bias_map",
         allow_unfit=allow_unfit,
     )
-    network = load_network(model, resolution=latencies.resolution)
-    plan = bind_to_network(found, network)
-    if out_file:
-        save_plan(plan, out_file)
-    if json:
-        print_json(plan.to_json())
-    else:
-        _print(plan, out_file)
+    return bind_to_network(plan, load_network(model, resolution=latencies.resolution))
 
 
-def _search_tables(
-    model: str | None,
-    tables: Sequence[Path] | None,
-    importance: Path,
-    *,
-    alpha: float | None,
-    bounds: Bounds,
-    budgets_ms: Sequence[float],
-    share: float | None,
-    one_plan: str | None,
-    weights: Sequence[float] | None,
-    padding: str | None,
-    allow_unfit: bool,
-    frontier: bool,
-) -> Found:
-    from dataclasses import replace
-
+def _search_tables(model: str | None, folders: Sequence[Path], wanted: TableSearch) -> Found:
     from dshrink.models import load_network
     from dshrink.plans import bind_to_network
     from dshrink.search.dp.from_table import kernels_of
-    from dshrink.search.dp.run import TableSearch
     from dshrink.spans import span_pieces
     from latency_tables.io import load_table
 
-    if model is None or not tables:
-        raise DshrinkError("--method dp needs MODEL and --table DIR, or --time-table A.csv")
-    latencies = [load_table(table) for table in tables]
-    network = load_network(model, resolution=latencies[0].resolution)
-    kernels = kernels_of(span_pieces(network)) if bounds.max_kernel is not None else None
-    found = TableSearch(
-        tables=latencies,
-        importance=importance,
-        alpha=alpha,
-        bounds=bounds,
-        kernels=kernels,
-        padding=padding,
-        allow_unfit=allow_unfit,
-    ).run(
-        budgets_ms=budgets_ms,
-        share=share,
-        one_plan=one_plan,
-        weights=weights,
-        frontier=frontier,
-    )
+    assert model is not None
+    tables = [load_table(folder) for folder in folders]
+    network = load_network(model, resolution=tables[0].resolution)
+    kernels = None
+    if wanted.bounds.max_kernel is not None:
+        # Its spans are those of every mode.
+        kernels = kernels_of(span_pieces(network, mode="exact"))
+    found = wanted.run(tables, kernels)
     return replace(found, plans=tuple(bind_to_network(plan, network) for plan in found.plans))
 
 
@@ -246,53 +252,18 @@ def _one(values: Sequence[Value] | None, name: str) -> Value | None:
     return values[0] if values else None
 
 
-def _write(found: Found, frontier: Path | None, out_file: Path | None) -> None:
-    from dshrink.search.dp.run import save_frontier
+def _save(plans: Sequence[Plan], files: Sequence[Path]) -> None:
     from dshrink.search.plan import save_plan
 
-    if frontier and found.frontier:
-        save_frontier(found.frontier, frontier, found.problem)
-    if out_file is None:
+    if files:
+        for plan, file in zip(plans, files, strict=True):
+            save_plan(plan, file)
+
+
+def _say(result: dict[str, Any] | Iterable[str], files: Sequence[Path]) -> None:
+    """JSON data as such, otherwise lines and where the plans are."""
+    if isinstance(result, dict):
+        print_json(result)
         return
-    if len(found.plans) != 1:
-        raise DshrinkError(f"--out writes one plan, and there are {len(found.plans)}")
-    save_plan(found.plans[0], out_file)
-
-
-def _print_found(found: Found, frontier: Path | None, out_file: Path | None) -> None:
-    if frontier and found.frontier:
-        out.print(f"frontier of {len(found.frontier)} plans: {frontier}")
-    for number, plan in enumerate(found.spans):
-        out.print(f"plan spans:{plan.mask}: {plan.layers} layers, importance {plan.importance:.6g}")
-        predicted = found.plans[number].predicted if found.plans else None
-        if predicted:
-            out.print(_prediction(found.plans[number]))
-        else:
-            out.print(f"time {plan.time_ms:.6g} ms")
-    if found.overrun_ms is not None:
-        out.print(f"over its budget by {found.overrun_ms:.6g} ms (below 0: within)")
-    for one in found.outcomes:
-        out.print(
-            f"{one.device}: {one.predicted_ms:.3f} ms of {one.budget_ms:.3f}, importance "
-            f"{one.lost_importance:.6g} below its own best plan's {one.own_importance:.6g}"
-        )
-    if out_file:
-        out.print(f"plan: {out_file}")
-
-
-def _prediction(plan: Plan) -> str:
-    p = plan.predicted
-    assert p is not None
-    interval = f" (95 %: {p.low_ms:.3f} to {p.high_ms:.3f})" if p.low_ms is not None else ""
-    return f"predicted {p.latency_ms:.3f} ms{interval}, borders by {p.padding}"
-
-
-def _print(plan: Plan, out_file: Path | None) -> None:
-    out.print(f"keep mask {plan.keep_mask}: {plan.kept_count} of {len(plan.keep_mask)} blocks kept")
-    if plan.predicted:
-        out.print(_prediction(plan))
-    for choice in plan.blocks:
-        if not choice.keep:
-            out.print(f"merge block {choice.index}: {choice.first_layer} .. {choice.last_layer}")
-    if out_file:
-        out.print(f"plan: {out_file}")
+    for line in (*result, *(f"plan: {file}" for file in files)):
+        out.print(line)

@@ -25,6 +25,10 @@ from dshrink.regions import Region, Rewriting, region_segment, rewriting
 from dshrink.tracing import propagate_shapes
 from latency_tables.onnx_file import Arrays
 
+#: Merged convolutions with more weights than that, in float32, are not made. Nor does a profile
+#: measure them (``profiler.bounds``).
+MOST_WEIGHT_BYTES = 256 * 1024**2
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MergedRegion:
@@ -93,7 +97,8 @@ def merge_network(network: Network, changes: Rewriting, *, padding: str) -> Merg
     """Merge the regions of these changes, with the weights the network has.
 
     Composed in float64, cast to the network's type at the end. Raises NotMergeable, with the block
-    or the span, where it has no convolution or the padding mode cannot be exact.
+    or the span, where it has no convolution, one of an absurd size, or the padding mode cannot be
+    exact.
     """
     weights = network.lowered.weights(network.module)
     with _one_thread():
@@ -119,9 +124,21 @@ def _merge_region(
 ) -> MergedRegion:
     try:
         segment = region_segment(network.spec, region, weights, network.lowered.layers)
+        _check_size(segment)
         return MergedRegion(region=region, segment=segment, merged=merge(segment, padding))
     except NotMergeable as error:
         raise NotMergeable(f"{region.label}: {error}") from error
+
+
+def _check_size(segment: Segment) -> None:
+    height, width = segment.window.kernel
+    channels = segment.channels[0] // segment.groups[-1] * segment.channels[-1]
+    weight_bytes = 4 * channels * height * width
+    if weight_bytes > MOST_WEIGHT_BYTES:
+        raise NotMergeable(
+            f"its merged {height}x{width} kernel has {weight_bytes / 1024**2:.0f} MiB of weights, "
+            f"none above {MOST_WEIGHT_BYTES / 1024**2:.0f} MiB is made; merge fewer convolutions"
+        )
 
 
 def merged_layers(merged: Merged, dtype: torch.dtype) -> list[nn.Module]:

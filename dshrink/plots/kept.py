@@ -49,7 +49,7 @@ def kept_figure(
     table: LatencyTable | None = None,
     block_names: Sequence[str] = (),
     chain: SpanChain | None = None,
-    padding: str = "bias_map",
+    padding: str | None = None,
 ) -> Figure:
     """A strip a plan, by its label: filled squares keep their activations, hollow ones are merged.
 
@@ -91,7 +91,10 @@ def kept_figure(
 
 
 def _spans_figure(
-    plans: Mapping[str, Plan], chain: SpanChain | None, table: LatencyTable | None, padding: str
+    plans: Mapping[str, Plan],
+    chain: SpanChain | None,
+    table: LatencyTable | None,
+    padding: str | None,
 ) -> Figure:
     strips = []
     for label, plan in plans.items():
@@ -133,7 +136,9 @@ def _short(text: str) -> str:
     return name.removesuffix(".json").removesuffix(".csv")
 
 
-def _prediction(plan: Plan, table: LatencyTable | None, padding: str) -> PredictedLatency | None:
+def _prediction(
+    plan: Plan, table: LatencyTable | None, padding: str | None
+) -> PredictedLatency | None:
     if table is None:
         return plan.predicted
     return PredictedLatency.of(predict(table, plan.mask, padding))

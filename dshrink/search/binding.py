@@ -11,7 +11,7 @@ from dshrink.search.plan import Plan, PredictedLatency, TableReference
 from latency_tables.errors import LatencyTableError
 from latency_tables.masks import check_mask
 from latency_tables.predictor import Prediction, predict
-from latency_tables.span_masks import Span, SpanChain, check_span_mask
+from latency_tables.span_masks import Span, SpanChain, check_span_mask, mask_spans
 from latency_tables.table import LatencyTable
 
 
@@ -54,7 +54,7 @@ def bind_spans(
     """``bind`` for a plan that merges spans; ``known`` are those that may merge in the network.
 
     Raises PlanError where the plan is for another network, names convolutions that it does not
-    have, or merges a span that cannot merge.
+    have or has in another order where they merge, or merges a span that cannot merge.
     """
     _check_model(plan, model)
     span_mask = _span_mask_by_name(plan, chain, model)
@@ -87,7 +87,16 @@ def _span_mask_by_name(plan: Plan, chain: SpanChain, model: str) -> str:
     for name in chain.convolutions:
         if name not in by_name:
             raise PlanError(f"the plan does not say what follows {model}'s convolution {name!r}")
-    return "".join(by_name[name].sign for name in chain.convolutions)
+    found = "".join(by_name[name].sign for name in chain.convolutions)
+    merged = {tuple(chain.convolutions[i:j]) for i, j in mask_spans(found)}
+    for i, j in mask_spans(plan.span_mask):
+        names = tuple(choice.name for choice in plan.convolutions[i:j])
+        if names not in merged:
+            raise PlanError(
+                f"the plan merges {', '.join(names)}, which do not follow one another so in the "
+                f"chain of {model}; make a plan from a table of this network"
+            )
+    return found
 
 
 def _untagged(model: str) -> str:

@@ -453,6 +453,7 @@ def test_a_table_of_another_resolution_predicts_nothing(tmp_path):
             candidates_of(load_network(MODEL, resolution=size), [], "bias_map")[0],
             table.conditions,
             [table],
+            print,
         )
         for size in (32, 64)
     }

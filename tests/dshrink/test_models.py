@@ -105,6 +105,13 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("name", ["mobilenetv2_035", "torchvision:resnet18"])
+def test_pretrained_weights_have_no_other_number_of_classes(name):
+    with pytest.raises(NetworkError, match=r"not 3 of your own; .*--weights FILE"):
+        load_network(name, weights="pretrained", classes=3)
+    assert load_network(name, resolution=32, classes=3).spec.output_shape == (3,)
+
+
 def test_a_missing_weight_file_is_named():
     with pytest.raises(NetworkError, match=r"nowhere\.pth: no such file"):
         load_network("mobilenetv2_035", weights="nowhere.pth")

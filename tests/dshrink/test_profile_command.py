@@ -132,6 +132,9 @@ def test_spans_are_profiled_shown_and_predicted_from(tmp_path, profile_command):
         "addition": 10,
         "head": 1,
     }
+    assert table.profile_command.endswith(
+        "--context pair --segments spans --span-mode kim2023 --max-kernel 5 --out DIR"
+    )
     wide = [row for row in table.rows if row.verdict == "bounded" and row.rounds == 0]
     assert wide
     assert "merged kernel is 7 wide, at most 5 was asked for" in {

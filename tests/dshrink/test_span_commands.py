@@ -10,17 +10,20 @@ import onnx
 import pytest
 import torch
 
-from dshrink.benchmark import _prediction, candidate_of_file, candidates_of
+from dshrink.benchmark import _prediction, candidate_of_file, candidates_of, run_benchmark
 from dshrink.chain import make_chain, span_chain
 from dshrink.cli.merge import run_merge
 from dshrink.export import run_onnx
-from dshrink.merge.rewrite import merge_spans
+from dshrink.merge.errors import NotMergeable
+from dshrink.merge.rewrite import MOST_WEIGHT_BYTES, merge_spans
 from dshrink.plans import bind_to_network
 from dshrink.search.errors import PlanError
 from dshrink.search.plan import parse_plan, save_plan
 from dshrink.shrink import shrunk_spec
 from latency_tables.predictor import predict
 from latency_tables.synthetic import synthetic_span_table
+from profiler import bounds
+from profiler.errors import SessionError
 
 MODEL = "mobilenetv2_035"
 #: The original network's mask with the convolutions 6 to 11 merged, an activation behind them.
@@ -89,14 +92,40 @@ def test_a_plan_of_spans_whose_layers_cannot_merge_says_why(network):
         bind_to_network(bare, net)
 
 
-def test_a_span_table_predicts_the_original_and_plans_of_spans_alone(network):
-    net = spans_of(network)
+def table_of(net):
     chain = make_chain(net.spec, net.lowered.layers)
     spans = {(i, i + 1): 1.0 for i in range(50)} | {(5, 11): 2.0}
-    base = span_chain(chain).mask
-    made = synthetic_span_table(spans, mask=base, skips=chain.skips)
-    table = replace(made, model=MODEL, resolution=(32, 32))
+    made = synthetic_span_table(spans, mask=span_chain(chain).mask, skips=chain.skips)
+    return replace(made, model=MODEL, resolution=(32, 32))
+
+
+def test_a_span_table_predicts_the_original_and_plans_of_spans_alone(network):
+    net = spans_of(network)
+    table, said = table_of(net), []
     plans = [parse_plan(f"spans:{MASK}"), parse_plan("mask:" + "1" * 17)]
-    found = [_prediction(c, table.conditions, [table]) for c in candidates_of(net, plans)]
-    assert found == [predict(table, base), predict(table, MASK), None]
+    candidates = candidates_of(net, plans)
+    found = [_prediction(c, table.conditions, [table], said.append) for c in candidates]
+    assert found == [predict(table, table.chain.mask), predict(table, MASK), None]
     assert found[0].latency_ms > found[1].latency_ms
+    assert said == []
+
+
+def test_bench_says_what_its_table_cannot_predict_before_it_measures(network, tmp_path):
+    net = spans_of(network)
+    table, said = table_of(net), []
+    other = "0|" + "11|" * 16
+    candidates = candidates_of(net, [parse_plan(f"spans:{MASK}"), parse_plan(f"spans:{other}")])
+    with pytest.raises(SessionError, match="does not drive synthetic"):  # no way to measure there
+        run_benchmark(
+            candidates, table.conditions, None, tmp_path, tables=[table], notice=said.append
+        )
+    (line,) = said
+    assert line.startswith(f"no prediction for spans:{other}: ")
+
+
+def test_a_kernel_of_an_absurd_size_is_not_merged(network):
+    assert MOST_WEIGHT_BYTES == bounds.MOST_WEIGHT_BYTES
+    net = network("mobilenetv2_100", 32)
+    line = r"span 0-50 \(.*\): its merged 245x245 kernel has 2345 MiB .* none above 256 MiB"
+    with pytest.raises(NotMergeable, match=line):
+        merge_spans(net, "0" * 49 + "1")

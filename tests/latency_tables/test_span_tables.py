@@ -20,7 +20,14 @@ from latency_tables.io import load_table, save_table
 from latency_tables.origin import Origin
 from latency_tables.predictor import predict
 from latency_tables.schema import Row
-from latency_tables.span_masks import SpanChain, mask_spans
+from latency_tables.span_masks import (
+    INVALID,
+    NO_ROW,
+    SpanChain,
+    SpanChoice,
+    check_span_mask,
+    mask_spans,
+)
 from latency_tables.synthetic import synthetic_row, synthetic_span_table, synthetic_table
 from latency_tables.table import LatencyTable
 
@@ -115,6 +122,43 @@ def test_a_mask_is_refused_unless_all_its_spans_have_a_row() -> None:
         made.check_mask("111")
 
 
+def test_a_span_without_a_row_is_not_called_invalid() -> None:
+    chain = table().chain
+    assert chain is not None
+    for absent, part in ((INVALID, "cannot be: it crosses a hard break"), (NO_ROW, "no row of it")):
+        with pytest.raises(MaskError, match=part):
+            check_span_mask("1001", chain, SPANS, absent=absent)
+    assert INVALID in NO_ROW
+    assert "--span-mode exact" in NO_ROW
+
+
+@pytest.mark.parametrize(
+    ("spans", "words"),
+    [
+        (None, ""),
+        (SpanChoice(mode="kim2023"), " --span-mode kim2023"),
+        (SpanChoice(mode="exact", max_kernel=7), " --span-mode exact --max-kernel 7"),
+    ],
+)
+def test_the_command_of_a_span_table_repeats_what_was_asked_for(
+    spans: SpanChoice | None, words: str, tmp_path: Path
+) -> None:
+    save_table(replace(table(), spans=spans), tmp_path)
+    found = load_table(tmp_path)
+    assert found.spans == spans
+    # Another context than isolated is the default for spans, so even that is said.
+    assert found.profile_command.endswith(f" --context isolated --segments spans{words} --out DIR")
+
+
+def test_an_older_span_table_does_not_say_which_spans_were_asked_for(tmp_path: Path) -> None:
+    save_table(table(), tmp_path)
+    path = tmp_path / "table.json"
+    data = json.loads(path.read_text())
+    assert data.pop("spans") is None
+    path.write_text(json.dumps(data))
+    assert load_table(tmp_path) == table()
+
+
 def test_a_span_that_cannot_merge_is_refused_with_its_reason() -> None:
     made = replace(table(), unmergeable={(1, 4): "grouped"})
     with pytest.raises(MaskError, match="which cannot be: grouped"):
@@ -143,6 +187,13 @@ def test_a_span_table_comes_back_as_it_was(tmp_path: Path) -> None:
     header, *lines = (tmp_path / "table.csv").read_text().splitlines()
     assert header.endswith(",start,end,stdev_ms,conditions")
     assert sum(",0,3,," in line for line in lines) == 1
+
+
+def test_a_table_of_spans_has_no_price_for_bias_maps() -> None:
+    with pytest.raises(MaskError, match=r"bias_map: a table of spans .* ask for repad or interior"):
+        predict(table(), "0111", "bias_map")
+    base = table().chain.mask
+    assert predict(table(), base, "bias_map").plain_sum_ms == predict(table(), base).plain_sum_ms
 
 
 def test_a_bounded_row_is_in_no_prediction_and_harms_no_other(tmp_path: Path) -> None:
@@ -253,7 +304,8 @@ def test_a_published_table_says_so_and_is_not_fit_for_search(tmp_path: Path) -> 
     assert found.fit_reason.endswith(
         "published by others, not measured here: Kim et al. (ICML 2023), code"
     )
-    with pytest.raises(MissingPieceError, match="no row for 'addition 1-3'; it was published so"):
+    assert found.profile_command.startswith("(published, not measured here: Kim et al.")
+    with pytest.raises(MissingPieceError, match="'addition 1-3'; it was published so: Kim et al"):
         found.sum_ms("1|11")
     bare = replace(found, chain=replace(found.chain, skips=()) if found.chain else None)
     assert predict(bare, "00|1").plain_sum_ms == SPANS[0, 3] + SPANS[3, 4]
@@ -275,6 +327,9 @@ def test_published_rows_have_no_interval_to_compare_by() -> None:
     [
         ("chain", {"convolutions": ["a"]}, "field 'mask' is missing"),
         ("chain", 3, "chain"),
+        ("spans", {"mode": "exact"}, "'max_kernel' is missing"),
+        ("spans", {"mode": "exact", "max_kernel": 0}, "a largest kernel of 1 or more"),
+        ("spans", {"mode": "exact", "max_kernel": 3, "by": 1}, "unknown field 'by'"),
         ("origin", {"source": "x", "licence": "MIT", "note": "", "by": "y"}, "unknown field 'by'"),
         ("unmergeable", {"3-": "x"}, "'3-' is not the number of a block, nor a span"),
         ("unmergeable", {"1-2-3": "x"}, "is not the number of a block, nor a span"),

@@ -23,7 +23,7 @@ from latency_tables.opspec import OpSpec, OpSpecError
 from profiler.errors import JournalError, SessionError
 from profiler.fake_device import FakeAgent, FakeConnection, write_spec
 from profiler.jobs import FileJob, JobPlan
-from profiler.settings import Settings
+from profiler.settings import Estimate, Settings
 
 LEFT_ALONE = dataclasses.replace(CONDITIONS, statistic="quiet")
 
@@ -445,3 +445,50 @@ def _taken_back(folder: Path, before: bytes) -> int:
         return sum(len(line["jobs"]) for line in found if line["line"] == "discard")
 
     return count((folder / "journal.jsonl").read_bytes()) - count(before)
+
+
+def test_the_estimate_says_what_the_missing_files_take(tmp_path: Path) -> None:
+    plan = small_plan()
+    specs = {(job.digest, job.weights_seed): job.spec for job in (*plan.jobs, *plan.anchors)}
+    with session(tmp_path, quiet()) as opened:
+        assert opened.estimate.file_bytes == sum(4 * spec.parameters for spec in specs.values())
+        first = plan.jobs[0]
+        opened.workloads.file(first)
+        there = 4 * first.spec.parameters
+        assert there
+        assert opened.estimate.file_bytes == (
+            sum(4 * spec.parameters for spec in specs.values()) - there
+        )
+        halves = dataclasses.replace(opened.workloads, precision="fp16")
+        assert halves.missing_bytes([first, first]) == there / 2
+        given = FileJob(id="f", kind="network", label="f", file=opened.workloads.file(first))
+        assert opened.workloads.missing_bytes([given]) == given.file.stat().st_size
+        opened.run()
+        opened.workloads.delete()
+        assert opened.estimate.file_bytes == 0
+
+
+def test_files_worth_a_word_are_in_the_line_of_the_estimate() -> None:
+    known = {"jobs": 1, "rounds": 1, "reused": 0, "remaining": 1}
+    for file_bytes, words in ((1_650_000_000, "machine; about 1.6 GB of files"), (900, "machine")):
+        said = Estimate(**known, remaining_s=1.0, longest_s=2.0, file_bytes=file_bytes)
+        assert str(said).endswith(words)
+
+
+def test_a_profile_that_the_disk_cannot_hold_is_refused_before_a_file_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with session(tmp_path, quiet()) as opened:
+        needed = opened.estimate.file_bytes
+        free = needed - 1
+        monkeypatch.setattr("shutil.disk_usage", lambda folder: _Usage(free))
+        with pytest.raises(SessionError, match=r"GB free, the files to measure take about .* room"):
+            opened.run()
+        assert not (tmp_path / "workloads").exists()
+        free = needed
+        assert opened.run().failed == 0
+
+
+@dataclasses.dataclass
+class _Usage:
+    free: int

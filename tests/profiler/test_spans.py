@@ -1,3 +1,4 @@
+import random
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from small_spans import (
     CHANNELS,
     CONDITIONS,
     LENGTH,
+    MASK,
     SKIPS,
     compose,
     fake_device,
@@ -21,18 +23,20 @@ from small_spans import (
 
 from latency_tables.errors import MissingPieceError
 from latency_tables.io import load_table, save_table
-from latency_tables.opspec import Add, Conv, OpSpec
+from latency_tables.opspec import Activation, Add, Conv, OpSpec
 from latency_tables.predictor import predict
-from latency_tables.span_masks import Span, mask_spans
+from latency_tables.span_masks import Span, SpanChoice, mask_spans
 from profiler import bounds, span_networks
 from profiler.contexts import choose_contexts
 from profiler.errors import JobError, JournalError
 from profiler.fake_device import FakeConnection
 from profiler.jobs import plan_jobs
+from profiler.journal import JournalState
 from profiler.profile import Profile, profile
 from profiler.quality import rivals, slow_jobs
+from profiler.replies import Reply, Samples
 from profiler.schedulers import SerialScheduler
-from profiler.settings import Estimate
+from profiler.settings import Estimate, Settings, drift_room_s, extra_room_s, planned_s
 from profiler.span_networks import NETWORK_MACS, base_macs
 
 #: What (0, 6] and (1, 7], and (0, 7], do is far slower than their layers.
@@ -78,8 +82,44 @@ def test_planned_networks_are_all_different_and_merge_only_what_may_merge(seed: 
         assert all(j - i <= 5 for i, j in spans)
         macs = specs[network.job_id].macs
         assert macs <= NETWORK_MACS * base_macs(pieces)
-        # A free activation stands behind each of them.
-        assert all(network.keep_mask[j - 1] == "1" for _, j in spans)
+
+
+@pytest.mark.parametrize("role", ["calibration", "hold_out"])
+def test_half_of_the_networks_have_activations_where_a_search_might_put_them(role: str) -> None:
+    plan = plan_jobs(small_pieces(), compose, hold_out=8)
+    masks = [network.keep_mask for network in plan.networks_of(role)]
+    plain = [mask for mask in masks if mask == _with_plain_signs(mask)]
+    assert masks[::2] == plain
+    # Removed behind merged spans and at single convolutions, added at linear ones.
+    drawn = "".join(
+        MASK[j - 1] + mask[j - 1] + (" " if j == i + 1 else "m ")
+        for mask in masks[1::2]
+        for i, j in mask_spans(mask)
+    )
+    assert {"1|m", "1|", "|1", "11", "||"} <= set(drawn.split())
+
+
+def _with_plain_signs(mask: str) -> str:
+    """The same spans with the original's signs, and an activation behind each merged one."""
+    signs = {j: "1" if j > i + 1 else MASK[i] for i, j in mask_spans(mask)}
+    return "".join(signs.get(at, "0") for at in range(1, LENGTH + 1))
+
+
+def test_an_activation_that_cannot_be_taken_away_stays_in_every_network() -> None:
+    pieces = small_pieces()
+    spec = OpSpec(
+        input_shape=(CHANNELS, 12, 12),
+        ops=(span_ops(0, 1)[0], Activation(inputs=(1,), function="silu")),
+    )
+    kept = replace(pieces.piece("span", (4, 5)), spec=spec)
+    made = replace(
+        pieces, pieces=tuple(kept if p.place == kept.place else p for p in pieces.pieces)
+    )
+    rng = random.Random(0)
+    drawn = [span_networks.random_signs(made, "1|1111|01", rng) for _ in range(20)]
+    assert {mask[4] for mask in drawn} == {"1"}
+    assert {mask[7] for mask in drawn} == {"0"}
+    assert {mask[3] for mask in drawn} == {mask[8] for mask in drawn} == {"1", "|"}
 
 
 def test_hold_out_networks_merge_few_and_many_convolutions_and_across_blocks() -> None:
@@ -192,7 +232,9 @@ def test_a_span_that_a_planned_network_holds_is_measured_to_the_end(tmp_path: Pa
 
 def test_a_kernel_wider_than_asked_for_is_never_built(tmp_path: Path) -> None:
     device = fake_device()
-    table = run(request(tmp_path, max_kernel=9), device).table
+    choice = SpanChoice(mode="exact", max_kernel=9)
+    table = run(request(tmp_path, spans=choice), device).table
+    assert table.spans == choice
     wide = {(i, j) for i, j in (row.span or (0, 0) for row in table.rows) if j - i > 4}
     assert len(wide) > 3
     for span in wide:
@@ -340,6 +382,13 @@ def test_there_are_no_layers_of_spans() -> None:
         plan_jobs(small_pieces(), compose, contexts=["layers"])
 
 
+def test_on_a_cpu_spans_are_measured_in_pairs_unless_another_context_is_asked_for() -> None:
+    assert choose_contexts([], CONDITIONS, layer_profiles=False, spans=True) == ("pair",)
+    assert choose_contexts([], CONDITIONS, layer_profiles=False) == ("isolated",)
+    asked = choose_contexts(["isolated"], CONDITIONS, layer_profiles=False, spans=True)
+    assert asked == ("isolated",)
+
+
 class Killed(BaseException):
     pass
 
@@ -362,10 +411,43 @@ def test_an_interrupted_profile_goes_on_and_bounds_the_same_spans(tmp_path: Path
         (r.piece, r.verdict, r.latency_ms) for r in whole.table.rows
     ]
     assert made.session.reused >= 70
-    # Nothing is left to do, the rounds of bounded spans are not waited for.
+    # Nothing is left to do, the rounds of bounded spans are not waited for, nor their files.
     estimates: list[Estimate] = []
     again = run_with_estimate(tmp_path, estimates)
     assert (estimates[0].remaining, again.session.measured) == (0, 0)
+    assert estimates[0].file_bytes == 0
+
+
+def test_the_progress_does_not_count_the_rounds_of_bounded_spans(tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+    device = FakeConnection(latency_ms=latency_ms)
+    run(request(tmp_path), device, lambda done, total, label: calls.append((done, total)))
+    jobs = len(plan_jobs(small_pieces(), compose, hold_out=8).jobs)
+    # (0, 6] has a twin, which is as slow.
+    slow = len({digest(span) for span in SLOW}) + 1
+    in_second = [total for done, total in calls if jobs < done < 2 * jobs - slow]
+    assert set(in_second) == {3 * jobs - 2 * slow}
+
+
+def test_hopeless_jobs_give_no_time_to_measure_again() -> None:
+    plan = plan_jobs(small_pieces(), compose, hold_out=0)
+    reply = Reply(
+        job_id=plan.jobs[0].id,
+        round=0,
+        attempt=0,
+        board="",
+        outcome=Samples(wall_ns=(1,)),
+        took_s=2.0,
+    )
+    state = JournalState(accepted={(reply.job_id, 0): reply})
+    settings = Settings(rounds=3, extra_share=0.5, drift_share=0.25)
+    jobs = len(plan.jobs)
+    hopeless = {reply.job_id}
+    assert planned_s(plan, settings, state) == 2.0 * 3 * jobs
+    # What it took once, and the three rounds of the others.
+    assert planned_s(plan, settings, state, hopeless) == 2.0 * (1 + 3 * (jobs - 1))
+    assert extra_room_s(plan, settings, state, hopeless=hopeless) == 1 + 3 * (jobs - 1)
+    assert drift_room_s(plan, settings, state, hopeless) == (1 + 3 * (jobs - 1)) / 2
 
 
 def run_with_estimate(folder: Path, estimates: list[Estimate]) -> Profile:

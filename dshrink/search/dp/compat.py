@@ -3,16 +3,16 @@
 Written anew after snu-mllab/Efficient-CNN-Depth-Compression (MIT), ``optimal_patterns``. It
 truncates every T_opt to whole steps of 1/prec ms, so a plan may overrun its budget by up to a step
 a span; it solves one budget at a time; it compares importances rounded to seven digits, and of
-equal ones takes the smaller truncated time.
+equal ones takes the smaller truncated time. Only steps that have a key are tried here; the public
+code tries every pair of positions (``benchmarks/dp_frontier.py`` measures what that costs).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import product
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from dshrink.search.dp.frontier import SpanPlan
 from dshrink.search.dp.problem import Key, SpanProblem
@@ -41,6 +41,19 @@ class TruncatedPlan:
         return self.plan.time_ms - self.budget_ms
 
 
+class Way(NamedTuple):
+    """One span to a position: where it starts, with which flag, its steps of time, its worth."""
+
+    start: int
+    flag: int
+    steps: int
+    importance: float
+
+
+#: The ways to a position with a flag, in order of their starts and flags.
+WaysTo = Callable[[int, int], Iterable[Way]]
+
+
 class _Cell(NamedTuple):
     importance: float
     steps: int
@@ -57,7 +70,7 @@ class TruncatedProgram:
     importance: Mapping[Key, float]
 
     @classmethod
-    def of(cls, problem: SpanProblem) -> TruncatedProgram:
+    def of(cls, problem: SpanProblem) -> Self:
         mergings = {span: ways[0] for span, ways in best_mergings(problem).items()}
         estimates = best_importances(problem.importance)
         return cls(
@@ -71,26 +84,26 @@ class TruncatedProgram:
             },
         )
 
-    @cached_property
-    def _times_by_text(self) -> Mapping[str, float]:
-        return {f"{i}_{j}": time_ms for (i, j), time_ms in self.times.items()}
-
-    @cached_property
-    def _importance_by_text(self) -> Mapping[str, float]:
-        return {f"{i}_{j}_{a}_{b}": value for (i, j, a, b), value in self.importance.items()}
+    def ways_to(self, prec: float) -> WaysTo:
+        """The ways to each position, at this many steps a ms."""
+        found: dict[tuple[int, int], list[Way]] = defaultdict(list)
+        for (i, j, a, b), importance in sorted(self.importance.items()):
+            found[j, b].append(Way(i, a, int(self.times[i, j] * prec), importance))
+        return lambda end, flag: found[end, flag]
 
     def solve(self, budget_ms: float, prec: float = DEFAULT_PREC) -> TruncatedPlan:
         """The program's plan for one budget. Raises InfeasibleBudgetError where it finds none."""
         if not (prec > 0 and budget_ms > 0):
             raise SearchError(f"the budget {budget_ms} ms and prec {prec} must be above 0")
         limit = int(budget_ms * prec)
+        ways_to = self.ways_to(prec)
         # The public code starts at every step below the limit, not at the limit itself.
         cells = {(t, 0, 1): _Cell(0, 0, (0, 0, 0)) for t in range(limit)}
         for end in range(1, self.length + 1):
             least = min((int(t * prec) for (_, j), t in self.times.items() if j == end), default=0)
             for t in range(least, limit + 1):
                 for flag in (0, 1):
-                    cell = self._best_cell(cells, t, end, flag, prec)
+                    cell = _best_cell(cells, t, ways_to(end, flag))
                     if cell:
                         cells[t, end, flag] = cell
         ends = [cells.get((limit, self.length, flag)) for flag in (0, 1)]
@@ -104,28 +117,6 @@ class TruncatedProgram:
             ends[0] is None or (ends[1] is not None and ends[1].importance > ends[0].importance)
         )
         return self._plan(cells, (limit, self.length, flag), budget_ms, prec)
-
-    def _best_cell(
-        self, cells: Mapping[Node, _Cell], t: int, end: int, end_flag: int, prec: float
-    ) -> _Cell | None:
-        # As published, every earlier position is tried, and looked up by the text of its key.
-        best: _Cell | None = None
-        best_rounded = float("-inf")
-        for start, flag in product(range(end), (0, 1)):
-            time_ms = self._times_by_text.get(f"{start}_{end}")
-            importance = self._importance_by_text.get(f"{start}_{end}_{flag}_{end_flag}")
-            if time_ms is None or importance is None:
-                continue
-            steps = int(time_ms * prec)
-            before = (t - steps, start, flag)
-            cell = cells.get(before)
-            if cell is None:
-                continue
-            value, total = cell.importance + importance, cell.steps + steps
-            rounded = round(value, _DIGITS)
-            if rounded > best_rounded or (best and rounded == best_rounded and total < best.steps):
-                best, best_rounded = _Cell(value, total, before), rounded
-        return best
 
     def _plan(
         self,
@@ -151,6 +142,22 @@ class TruncatedProgram:
             importance=importance,
         )
         return TruncatedPlan(plan=plan, budget_ms=budget_ms, steps=steps)
+
+
+def _best_cell(cells: Mapping[Node, _Cell], t: int, ways: Iterable[Way]) -> _Cell | None:
+    """The best way to arrive at time ``t``, as the public code compares them."""
+    best: _Cell | None = None
+    best_rounded = float("-inf")
+    for start, flag, steps, importance in ways:
+        before = (t - steps, start, flag)
+        cell = cells.get(before)
+        if cell is None:
+            continue
+        value, total = cell.importance + importance, cell.steps + steps
+        rounded = round(value, _DIGITS)
+        if rounded > best_rounded or (best and rounded == best_rounded and total < best.steps):
+            best, best_rounded = _Cell(value, total, before), rounded
+    return best
 
 
 def _backwards(cells: Mapping[Node, _Cell], last: Node) -> Iterator[Node]:

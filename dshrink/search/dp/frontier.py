@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from dshrink.search.dp.labels import Floats, Labels, join, non_dominated
+from dshrink.search.dp.labels import Floats, Labels, Truths, Worthwhile, best_of, non_dominated
 from dshrink.search.dp.problem import SpanProblem
-from dshrink.search.dp.reach import Edge, Prune, State, forwards, least_rest, make_edges, path
+from dshrink.search.dp.reach import Edge, Prune, Reached, State, forwards, least_rest, make_edges
 from dshrink.search.errors import InfeasibleBudgetError, NoPlanError, SearchError
 from latency_tables.span_masks import mask_of
 
@@ -50,6 +51,19 @@ class SpanPlan:
         """The convolutions that are left."""
         return len(self.boundaries)
 
+    @property
+    def text(self) -> str:
+        """The plan on a command line."""
+        return f"spans:{self.mask}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "mask": self.mask,
+            "time_ms": self.time_ms,
+            "importance": self.importance,
+            "layers": self.layers,
+        }
+
 
 class Frontier:
     """The non-dominated plans, in ascending order of latency and, of one cost, of importance.
@@ -58,11 +72,9 @@ class Frontier:
     points; ``plan(n)`` is the network of one.
     """
 
-    def __init__(
-        self, length: int, edges: Sequence[Edge], reached: Mapping[State, Labels], points: Labels
-    ) -> None:
-        # The points are labels as well: their edge is the flag at the chain's end.
-        self._length, self._edges, self._reached, self._points = length, edges, reached, points
+    def __init__(self, length: int, reached: Reached, points: Labels) -> None:
+        # The points are labels as well: their origin counts those of the two ends of the chain.
+        self._length, self._reached, self._points = length, reached, points
 
     def __len__(self) -> int:
         return len(self.importances)
@@ -81,9 +93,11 @@ class Frontier:
 
     def plan(self, number: int) -> SpanPlan:
         """The network of a point."""
-        end: State = self._length, int(self._points.edge[number])
-        numbers = path(self._edges, self._reached, end, int(self._points.parent[number]))
-        edges = [self._edges[n] for n in numbers]
+        label = int(self._points.origin[number])
+        without = len(self._reached.labels.get((self._length, 0), ()))
+        end = (self._length, int(label >= without))
+        numbers = self._reached.path(end, label - without if end[1] else label)
+        edges = [self._reached.edges[number] for number in numbers]
         return SpanPlan(
             length=self._length,
             boundaries=tuple(at for edge in edges for at in edge.cuts[1:]),
@@ -94,9 +108,9 @@ class Frontier:
 
     def of_latency(self) -> Frontier:
         """The points that are non-dominated in latency and importance alone."""
-        alone = replace(self._points, costs=self._points.costs[:, :1])
-        points = self._points.take(non_dominated(alone))
-        return Frontier(self._length, self._edges, self._reached, points)
+        of_one_cost = self._points.values[[0, -2, -1]]
+        points = self._points.take(non_dominated(of_one_cost))
+        return Frontier(self._length, self._reached, points)
 
     def best(self, budget_ms: float) -> SpanPlan:
         """The plan of the largest importance whose latency is at most ``budget_ms``.
@@ -147,28 +161,26 @@ def solve(
     if np.isfinite(bounds).any():
         prunes.insert(0, _within(bounds * (1 + _ROUNDING), least_rest(edges, problem)))
     reached = forwards(edges, problem.width, prunes)
-    ends = [
-        replace(
-            labels, edge=np.full(len(labels.layers), flag), parent=np.arange(len(labels.layers))
-        )
-        for flag in (0, 1)
-        if (labels := reached.get((problem.length, flag)))
-    ]
-    if ends:
-        last = join(ends)
-        last = last.take(np.flatnonzero((last.costs <= bounds).all(axis=1)))
-        points = last.take(non_dominated(last))
-    if not ends or not len(points.layers):
+    ends = [reached.labels.get((problem.length, flag)) for flag in (0, 1)]
+    values = [labels.values for labels in ends if labels]
+    if not values:
         raise NoPlanError(_why_none(problem, edges, bounds))
-    return Frontier(problem.length, edges, reached, points)
+    points = best_of(np.concatenate(values, axis=1), [_at_most(bounds)])
+    if not len(points):
+        raise NoPlanError(_why_none(problem, edges, bounds))
+    return Frontier(problem.length, reached, points)
+
+
+def _at_most(bounds: Floats) -> Worthwhile:
+    return lambda values: np.asarray((values[:-2] <= bounds[:, None]).all(axis=0))
 
 
 def _within(bounds: Floats, rest: Mapping[State, Floats]) -> Prune:
     """Leaves out labels that cannot reach the chain's end within the bounds."""
 
-    def prune(state: State, labels: Labels) -> Labels:
+    def prune(state: State, values: Floats) -> Truths:
         least = rest.get(state, np.inf)
-        return labels.take(np.flatnonzero((labels.costs + least <= bounds).all(axis=1)))
+        return np.asarray((values[:-2].T + least <= bounds).all(axis=1))
 
     return prune
 

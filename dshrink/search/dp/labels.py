@@ -6,7 +6,7 @@ equal the one with fewer layers stays.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,10 @@ from numpy.typing import NDArray
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Truths = NDArray[np.bool_]
+
+#: Which labels of a state, by their values (D + 2, N), can lead to a plan that is wanted: (N,).
+Worthwhile = Callable[[Floats], Truths]
 
 #: Labels of several costs are compared a block at a time.
 _BLOCK = 256
@@ -21,88 +25,74 @@ _BLOCK = 256
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """N labels: ``costs`` (N, D), ``importances`` (N,), ``layers`` (N,).
+    """N labels: ``values`` (D + 2, N) are D costs, the importance and the number of layers.
 
-    ``edge`` (N,) says by which edge each was reached, ``parent`` (N,) from which label of the
-    edge's start.
+    All of these add up along a plan, so one array holds them. ``origin`` (N,) says which label of
+    which edge's start each came from: those of the first edge count first, then the next one's.
     """
 
-    costs: Floats
-    importances: Floats
-    layers: Integers
-    edge: Integers
-    parent: Integers
+    values: Floats
+    origin: Integers
+
+    def __len__(self) -> int:
+        return len(self.origin)
+
+    @property
+    def costs(self) -> Floats:
+        """(N, D)."""
+        return self.values[:-2].T
+
+    @property
+    def importances(self) -> Floats:
+        """(N,)."""
+        values: Floats = self.values[-2]
+        return values
 
     def take(self, chosen: Integers) -> Labels:
-        return Labels(
-            self.costs[chosen],
-            self.importances[chosen],
-            self.layers[chosen],
-            self.edge[chosen],
-            self.parent[chosen],
-        )
+        return Labels(self.values[:, chosen], self.origin[chosen])
 
 
 def empty_plan(width: int) -> Labels:
     """The one label of the chain's input, for ``width`` costs."""
-    zero = np.zeros(1, dtype=np.int64)
-    return Labels(np.zeros((1, width)), np.zeros(1), zero, zero, zero)
+    return Labels(np.zeros((width + 2, 1)), np.zeros(1, dtype=np.int64))
 
 
-@dataclass(frozen=True, slots=True)
-class Steps:
-    """What labels grow by: E edges' ``costs`` (E, D), ``importances`` (E,) and ``layers`` (E,)."""
-
-    costs: Floats
-    importances: Floats
-    layers: Integers
-
-
-def extend(starts: Sequence[Labels], steps: Steps, numbers: Sequence[int]) -> Labels:
-    """All labels that the edges of these ``numbers`` lead to, each from the labels of its start."""
-    sizes = [len(start.layers) for start in starts]
-    edge = np.repeat(numbers, sizes)
-    first = np.repeat(np.cumsum([0, *sizes[:-1]]), sizes)
-    return Labels(
-        np.concatenate([start.costs for start in starts]) + steps.costs[edge],
-        np.concatenate([start.importances for start in starts]) + steps.importances[edge],
-        np.concatenate([start.layers for start in starts]) + steps.layers[edge],
-        edge,
-        np.arange(len(edge)) - first,
-    )
+def best_of(values: Floats, prunes: Sequence[Worthwhile] = ()) -> Labels:
+    """The labels worth keeping of all that there are; ``origin`` is their number among these."""
+    if not prunes:
+        kept = non_dominated(values)
+        return Labels(values[:, kept], kept)
+    kept = np.arange(values.shape[1])
+    for prune in prunes:
+        kept = kept[prune(values[:, kept])]
+    kept = kept[non_dominated(values[:, kept])]
+    return Labels(values[:, kept], kept)
 
 
-def join(parts: list[Labels]) -> Labels:
-    """Sets of labels in one."""
-    return Labels(
-        np.concatenate([part.costs for part in parts]),
-        np.concatenate([part.importances for part in parts]),
-        np.concatenate([part.layers for part in parts]),
-        np.concatenate([part.edge for part in parts]),
-        np.concatenate([part.parent for part in parts]),
-    )
+def non_dominated(values: Floats) -> Integers:
+    """The numbers of the labels that no other dominates, in ascending order of their costs.
+
+    ``values`` (D + 2, N) are those of ``Labels``.
+    """
+    if len(values) == 3:
+        return _staircase(*values)
+    keys = values[:-1].copy()
+    keys[-1] *= -1
+    order = np.lexsort((values[-1], keys[-1], *keys[-2::-1]))
+    return order[_sweep(keys.T[order])]
 
 
-def non_dominated(labels: Labels) -> Integers:
-    """The numbers of the labels that no other dominates, in ascending order of their costs."""
-    numbers = np.arange(len(labels.layers))
-    if labels.costs.shape[1] == 1:
-        # Most labels are worth less than a cheaper one; what is left is worth a careful sort.
-        numbers = np.argsort(labels.costs[:, 0], kind="stable")
-        importances = labels.importances[numbers]
-        numbers = numbers[importances >= np.maximum.accumulate(importances)]
-    costs, importances = labels.costs[numbers], labels.importances[numbers]
-    order = np.lexsort((labels.layers[numbers], -importances, *costs.T[::-1]))
-    if costs.shape[1] == 1:
-        return numbers[order[_first_at_its_height(importances[order])]]
-    return numbers[order[_sweep(np.column_stack((costs, -importances))[order])]]
-
-
-def _first_at_its_height(importances: Floats) -> NDArray[np.bool_]:
-    """Which labels, sorted by their cost, are worth more than all before them."""
-    better = np.ones(len(importances), dtype=bool)
-    np.greater(importances[1:], np.maximum.accumulate(importances)[:-1], out=better[1:])
-    return better
+def _staircase(costs: Floats, importances: Floats, layers: Floats) -> Integers:
+    """``non_dominated`` of one cost: each label worth more than all that cost less."""
+    numbers = np.argsort(costs, kind="stable")
+    heights = importances[numbers]
+    # Most labels are worth less than a cheaper one; what is left is worth a careful sort.
+    numbers = numbers[heights >= np.maximum.accumulate(heights)]
+    numbers = numbers[np.lexsort((layers[numbers], -importances[numbers], costs[numbers]))]
+    heights = importances[numbers]
+    better = np.ones(len(numbers), dtype=bool)
+    np.greater(heights[1:], np.maximum.accumulate(heights)[:-1], out=better[1:])
+    return numbers[better]
 
 
 def _sweep(rows: Floats) -> Integers:
@@ -119,7 +109,7 @@ def _sweep(rows: Floats) -> Integers:
     return np.array(numbers, dtype=np.int64)
 
 
-def _below(kept: Floats, block: Floats) -> NDArray[np.bool_]:
+def _below(kept: Floats, block: Floats) -> Truths:
     """Which rows of the block have a kept row that is at most in every column."""
     # Rows are sorted by the first column, so the kept ones are at most there.
     below = np.ones((len(kept), len(block)), dtype=bool)

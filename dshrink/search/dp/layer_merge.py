@@ -12,20 +12,24 @@ the table has depthwise convolutions) with ``time`` or with ``importance``; with
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dshrink.search.dp.csv_lines import CsvLine, read_lines
 from dshrink.search.dp.frontier import round_up
-from dshrink.search.dp.labels import Floats, Labels
+from dshrink.search.dp.labels import Floats
 from dshrink.search.dp.problem import key_names
-from dshrink.search.dp.reach import Edge, State, forwards, path
+from dshrink.search.dp.reach import Edge, Reached, State, forwards
 from dshrink.search.errors import ImportanceError, InfeasibleBudgetError, NoPlanError, SearchError
+
+#: How the kernel size may be called: its column marks a table as LayerMerge's.
+KERNEL_COLUMNS = ("kernel", "ker")
 
 _TRUE, _FALSE = ("1", "true"), ("0", "false", "")
 
@@ -38,14 +42,37 @@ class KernelKey(NamedTuple):
     kernel: int
     depthwise: int = 0
 
+    @property
+    def text(self) -> str:
+        """ "3-7:5", or "3-4:3dw" of a depthwise convolution."""
+        return f"{self.i}-{self.j}:{self.kernel}{'dw' if self.depthwise else ''}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelPlan:
-    """A network: the convolution of each span in order, its latency and its importance."""
+    """A network: what each span becomes, in order, its latency and its importance."""
 
-    layers: tuple[KernelKey, ...]
+    keys: tuple[KernelKey, ...]
     time_ms: float
     importance: float
+
+    @property
+    def layers(self) -> int:
+        """The convolutions that are left."""
+        return sum(key.kernel > 0 for key in self.keys)
+
+    @property
+    def text(self) -> str:
+        """The spans with their kernels: "0-3:5 3-4:1"."""
+        return " ".join(key.text for key in self.keys)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "plan": self.text,
+            "time_ms": self.time_ms,
+            "importance": self.importance,
+            "layers": self.layers,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +80,7 @@ class KernelFrontier:
     """The non-dominated plans, in ascending order of latency and importance."""
 
     keys: Sequence[KernelKey]
-    edges: Sequence[Edge]
-    reached: Mapping[State, Labels]
+    reached: Reached
     end: State
 
     def __len__(self) -> int:
@@ -62,16 +88,16 @@ class KernelFrontier:
 
     @property
     def times_ms(self) -> Floats:
-        return self.reached[self.end].costs[:, 0]
+        return self.reached.labels[self.end].costs[:, 0]
 
     @property
     def importances(self) -> Floats:
-        return self.reached[self.end].importances
+        return self.reached.labels[self.end].importances
 
     def plan(self, number: int) -> KernelPlan:
         """The network of a point."""
         return KernelPlan(
-            layers=tuple(self.keys[n] for n in path(self.edges, self.reached, self.end, number)),
+            keys=tuple(self.keys[n] for n in self.reached.path(self.end, number)),
             time_ms=float(self.times_ms[number]),
             importance=float(self.importances[number]),
         )
@@ -107,9 +133,9 @@ def solve_kernels(
     ]
     end = (max(key.j for key in keys), 1)
     reached = forwards(edges, 1)
-    if end not in reached:
+    if end not in reached.labels:
         raise NoPlanError(f"no plan is possible: the keys leave no way from 0 to {end[0]}")
-    return KernelFrontier(keys, edges, reached, end)
+    return KernelFrontier(keys, reached, end)
 
 
 def check_same_keys(
@@ -125,6 +151,16 @@ def check_same_keys(
                 f"{whose} lacks {len(lacking)} key(s) (st, end, kernel, depthwise) of the other: "
                 f"{key_names(lacking)}"
             )
+
+
+def has_kernels(file: Path) -> bool | None:
+    """Whether a file is a table of LayerMerge, None where it cannot be read."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            header = next(csv.reader(lines), [])
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return None
+    return any(name.strip() in KERNEL_COLUMNS for name in header)
 
 
 def load_kernel_times(file: Path) -> dict[KernelKey, float]:
@@ -147,7 +183,7 @@ def load_kernel_importance(file: Path) -> dict[KernelKey, float]:
 def _load(file: Path, columns: Sequence[str]) -> dict[KernelKey, tuple[CsvLine, float]]:
     lines = read_lines(file, ("st", "end"), ImportanceError)
     header = lines[0].values
-    kernel = next((name for name in ("kernel", "ker") if name in header), None)
+    kernel = next((name for name in KERNEL_COLUMNS if name in header), None)
     column = next((name for name in columns if name in header), None)
     if kernel is None or column is None:
         raise lines[0].bad_header(f"it needs kernel (or ker) and {' or '.join(columns)}")

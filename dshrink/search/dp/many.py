@@ -11,8 +11,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dshrink.search.dp.from_table import TableProblem
-from dshrink.search.dp.frontier import SpanPlan, solve
+from dshrink.search.dp.from_table import TableProblem, span_chain_of
+from dshrink.search.dp.frontier import SpanPlan, round_up, solve
 from dshrink.search.dp.problem import SpanProblem
 from dshrink.search.dp.within import best_within
 from dshrink.search.errors import InfeasibleBudgetError, NoPlanError, SearchError
@@ -91,8 +91,11 @@ def shared_plan(
 def _joined(problems: Sequence[TableProblem]) -> SpanProblem:
     """The devices' latencies as costs side by side, and the first table's other costs behind."""
     first = problems[0]
+    chain = span_chain_of(first.table)
     for other in problems[1:]:
-        if other.table.chain != first.table.chain:
+        theirs = span_chain_of(other.table)
+        # Skips may differ: tables that were published have none.
+        if (theirs.convolutions, theirs.mask) != (chain.convolutions, chain.mask):
             raise SearchError(
                 f"the tables of {first.table.model} and {other.table.model} are of different "
                 "networks: one plan needs tables of one"
@@ -175,4 +178,27 @@ def _best_mix(
         names=("mixed latency", *joined.names[len(problems) :]),
         forced=joined.forced,
     )
-    return solve(single, (math.inf, *problems[0].limits[1:])).of_latency().best(limit)
+    frontier = solve(single, (math.inf, *problems[0].limits[1:])).of_latency()
+    try:
+        return frontier.best(limit)
+    except InfeasibleBudgetError:
+        raise _infeasible_mix(problems, budgets_ms, weights, frontier.plan(0)) from None
+
+
+def _infeasible_mix(
+    problems: Sequence[TableProblem],
+    budgets_ms: Sequence[float],
+    weights: Sequence[float],
+    fastest: SpanPlan,
+) -> InfeasibleBudgetError:
+    shares = [p.table_prediction(fastest) / b for p, b in zip(problems, budgets_ms, strict=True)]
+    share = sum(w * s for w, s in zip(weights, shares, strict=True)) / sum(weights)
+    taken = ", ".join(
+        f"{s:.4g} of {b:g} ms on {p.table.conditions.device}"
+        for p, b, s in zip(problems, budgets_ms, shares, strict=True)
+    )
+    return InfeasibleBudgetError(
+        f"no one plan takes at most 1 of the budgets in the weighted mean: the least is {share:.4g}"
+        f" ({taken}; {fastest.text}); raise the budgets {round_up(share)} times, or one of them",
+        keep_mask=fastest.mask,
+    )

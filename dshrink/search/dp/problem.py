@@ -49,6 +49,8 @@ class SpanProblem:
 
     def allows(self, key: Key) -> bool:
         """Whether the forced flags leave a plan this key."""
+        if not self.forced:
+            return True
         i, j, a, b = key
         return (
             self.forced.get(i, a) == a

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
-from dshrink.search.dp.labels import Floats, Labels, Steps, empty_plan, extend, non_dominated
+from dshrink.search.dp.labels import Floats, Labels, Truths, best_of, empty_plan
 from dshrink.search.dp.problem import SpanProblem
 from dshrink.search.dp.stages import best_importances, best_mergings
 
 #: A position, and whether an activation stands behind it.
 State = tuple[int, int]
-#: Leaves out labels of a state that lead to nothing.
-Prune = Callable[[State, Labels], Labels]
+#: Which labels of a state, by their values (D + 2, N), are worth going on from: (N,).
+Prune = Callable[[State, Floats], Truths]
 
 
-@dataclass(frozen=True, slots=True)
-class Edge:
+class Edge(NamedTuple):
     """A step of a plan: from one state to another by a key, its layers meeting at ``cuts``."""
 
     start: State
@@ -41,14 +42,38 @@ def make_edges(problem: SpanProblem) -> list[Edge]:
     return sorted(edges, key=lambda edge: edge.end)
 
 
-def forwards(
-    edges: Sequence[Edge], width: int, prunes: Sequence[Prune] = ()
-) -> dict[State, Labels]:
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """The labels of every state that can be reached, and the edges that lead to it."""
+
+    edges: Sequence[Edge]
+    ways: Mapping[State, Sequence[tuple[int, State]]]
+    labels: Mapping[State, Labels]
+
+    def path(self, state: State, label: int) -> list[int]:
+        """The numbers of the edges that lead to a label, from the first one on."""
+        found: list[int] = []
+        while state[0]:
+            label = int(self.labels[state].origin[label])
+            ways = iter(self.ways[state])
+            number, state = next(ways)
+            while label >= (count := self._count(state)):
+                label -= count
+                number, state = next(ways)
+            found.append(number)
+        return found[::-1]
+
+    def _count(self, state: State) -> int:
+        return len(self.labels[state]) if state in self.labels else 0
+
+
+def forwards(edges: Sequence[Edge], width: int, prunes: Sequence[Prune] = ()) -> Reached:
     """F of every state that can be reached from the empty plan."""
     ways: dict[State, list[tuple[int, State]]] = defaultdict(list)
     for number, edge in enumerate(edges):
         ways[edge.end].append((number, edge.start))
-    return _reach(ways, {(0, 1): empty_plan(width)}, steps_of(edges, width), prunes)
+    steps = steps_of(edges, width)
+    return Reached(edges, ways, _reach(ways, {(0, 1): empty_plan(width)}, steps, prunes))
 
 
 def backwards(edges: Sequence[Edge], length: int, costs: Floats) -> dict[State, Labels]:
@@ -58,22 +83,20 @@ def backwards(edges: Sequence[Edge], length: int, costs: Floats) -> dict[State, 
         ways[edges[number].start].append((number, edges[number].end))
     ends = {(length, flag): empty_plan(1) for flag in (0, 1)}
     steps = steps_of(edges, 1)
-    return _reach(ways, ends, Steps(costs[:, None], steps.importances, steps.layers), ())
+    steps[:, 0, 0] = costs
+    return _reach(ways, ends, steps, ())
 
 
-def steps_of(edges: Sequence[Edge], width: int) -> Steps:
-    """The edges as arrays, with the first ``width`` costs."""
-    return Steps(
-        np.array([edge.costs[:width] for edge in edges]).reshape(-1, width),
-        np.array([edge.importance for edge in edges]),
-        np.array([len(edge.cuts) - 1 for edge in edges], dtype=np.int64),
-    )
+def steps_of(edges: Sequence[Edge], width: int) -> Floats:
+    """What labels grow by along each edge, (E, width + 2, 1): the first costs and the rest."""
+    rows = [(*edge.costs[:width], edge.importance, len(edge.cuts) - 1) for edge in edges]
+    return np.array(rows, dtype=np.float64).reshape(-1, width + 2, 1)
 
 
 def _reach(
     ways: Mapping[State, Sequence[tuple[int, State]]],
     initial: Mapping[State, Labels],
-    steps: Steps,
+    steps: Floats,
     prunes: Sequence[Prune],
 ) -> dict[State, Labels]:
     """The labels of every state; ``ways`` gives its edges and where each comes from, in order."""
@@ -82,12 +105,12 @@ def _reach(
         possible = [(number, before) for number, before in incoming if before in reached]
         if not possible:
             continue
-        starts = [reached[before] for _, before in possible]
-        labels = extend(starts, steps, [number for number, _ in possible])
-        for prune in prunes:
-            labels = prune(state, labels)
-        if len(labels.layers):
-            reached[state] = labels.take(non_dominated(labels))
+        values = np.concatenate(
+            [reached[before].values + steps[number] for number, before in possible], axis=1
+        )
+        labels = best_of(values, [partial(prune, state) for prune in prunes])
+        if len(labels):
+            reached[state] = labels
     return reached
 
 
@@ -99,15 +122,3 @@ def least_rest(edges: Sequence[Edge], problem: SpanProblem) -> dict[State, Float
             least = rest[edge.end] + np.array(edge.costs)
             rest[edge.start] = np.minimum(rest.get(edge.start, least), least)
     return rest
-
-
-def path(
-    edges: Sequence[Edge], reached: Mapping[State, Labels], state: State, label: int
-) -> list[int]:
-    """The numbers of the edges that lead to a label, from the first one on."""
-    numbers: list[int] = []
-    while state[0]:
-        labels = reached[state]
-        numbers.append(int(labels.edge[label]))
-        state, label = edges[numbers[-1]].start, int(labels.parent[label])
-    return numbers[::-1]

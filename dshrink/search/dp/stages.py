@@ -7,9 +7,10 @@ over m of I_ext(i, m, a, 0) + I(m, j, 0, b)).
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,8 +18,7 @@ from dshrink.search.dp.problem import Key, SpanProblem
 from latency_tables.span_masks import Span
 
 
-@dataclass(frozen=True, slots=True)
-class Merging:
+class Merging(NamedTuple):
     """One way to run a span: the positions from i to j where layers meet, and what it costs."""
 
     cuts: tuple[int, ...]
@@ -33,8 +33,7 @@ class Merging:
 Ways = Callable[[Span], tuple[Merging, ...]]
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
+class Estimate(NamedTuple):
     """The best sum of importances for a key, and the positions from i to j that it joins."""
 
     cuts: tuple[int, ...]
@@ -93,14 +92,16 @@ def _fastest(problem: SpanProblem, starts: Mapping[int, list[int]]) -> Ways:
         best[:j, j], cut[:j, j] = least, np.array(before)[chosen]
         layers[:j, j] = counts[every[:j], chosen] + 1
 
+    times, cuts = best.tolist(), cut.tolist()
+
     def ways(span: Span) -> tuple[Merging, ...]:
         i, j = span
-        if not np.isfinite(best[i, j]):
+        if math.isinf(times[i][j]):
             return ()
-        cuts = [j]
-        while cuts[-1] != i:
-            cuts.append(int(cut[i, cuts[-1]]))
-        return (Merging(tuple(reversed(cuts)), (float(best[i, j]),)),)
+        path = [j]
+        while path[-1] != i:
+            path.append(cuts[i][path[-1]])
+        return (Merging(tuple(reversed(path)), (times[i][j],)),)
 
     return ways
 

@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 
 from dshrink.search.dp.frontier import SpanPlan, solve
-from dshrink.search.dp.labels import Floats, Labels
+from dshrink.search.dp.labels import Floats, Labels, Truths
 from dshrink.search.dp.problem import SpanProblem
 from dshrink.search.dp.reach import Prune, State, backwards, make_edges
 
@@ -88,16 +88,17 @@ def _worth_more(problem: SpanProblem, limits: Sequence[float], known: float) -> 
     ]
     least = known - _ROUNDING * max(1.0, abs(known))
 
-    def prune(state: State, labels: Labels) -> Labels:
+    def prune(state: State, values: Floats) -> Truths:
+        worth = np.ones(values.shape[1], dtype=bool)
         for at, (rest, limit) in enumerate(zip(rests, limits, strict=True)):
             if state[0] == problem.length:
                 break
             if state not in rest:
-                return labels.take(np.zeros(0, dtype=np.int64))
-            room: Floats = limit * (1 + _ROUNDING) - labels.costs[:, at]
+                return np.zeros_like(worth)
+            room: Floats = limit * (1 + _ROUNDING) - values[at]
             found = np.searchsorted(rest[state].costs[:, 0], room, side="right") - 1
             more = np.where(found >= 0, rest[state].importances[found], -np.inf)
-            labels = labels.take(np.flatnonzero(labels.importances + more >= least))
-        return labels
+            worth &= values[-2] + more >= least
+        return worth
 
     return prune

@@ -129,6 +129,18 @@ def test_binding_goes_by_name_not_by_order() -> None:
     assert [choice.name for choice in plan.convolutions] == ["c", "d", "a", "b"]
 
 
+def test_what_merges_must_follow_one_another_in_the_network_too() -> None:
+    apart = SpanChain(convolutions=("a", "c", "b", "d"), mask="1111")
+    spans = {(i, j) for i in range(4) for j in range(i + 1, 5)}
+    with pytest.raises(PlanError, match="merges a, b, which do not follow one another so"):
+        bind_spans(made("0111"), model="net", chain=apart, known=spans)
+    turned = SpanChain(convolutions=("d", "b", "a", "c"), mask="1111")
+    with pytest.raises(PlanError, match="merges a, b, which"):
+        bind_spans(made("0111"), model="net", chain=turned, known=spans)
+    single = bind_spans(made("1|11"), model="net", chain=apart, known=spans)
+    assert single.span_mask == "11|1"
+
+
 @pytest.mark.parametrize(
     ("plan", "model", "names", "message"),
     [

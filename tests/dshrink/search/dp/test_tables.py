@@ -213,6 +213,8 @@ def test_devices_that_no_one_plan_serves_are_refused():
     budgets = [p.table_prediction(solve(p.problem).plan(0)) * (1 + 1e-9) for p in problems]
     with pytest.raises(InfeasibleBudgetError, match=r"on board0, .* on board1 together"):
         shared_plan(problems, budgets)
+    with pytest.raises(InfeasibleBudgetError, match=r"the least is 1\.\d+ .* on board1; spans:"):
+        shared_plan(problems, budgets, mode="mix")
     with pytest.raises(SearchError, match="worst or mix"):
         shared_plan(problems, [100, 100], mode="best")
     with pytest.raises(SearchError, match="as many weights"):
@@ -233,3 +235,19 @@ def test_importances_that_do_not_fit_the_table_are_refused_by_key():
             replace(table, chain=None, rows=table.rows[:1], calibration=None, hold_out=None),
             importance,
         )
+
+
+def test_one_plan_is_for_tables_of_the_same_convolutions():
+    table, importance = make_table(), make_importance()
+    chain = table.chain
+    rows = tuple(row for row in table.rows if row.kind != "addition")
+    # As tables that were published are imported: nothing is known of the additions.
+    bare = replace(table, chain=replace(chain, skips=()), rows=rows, calibration=None)
+    bare = replace(bare, hold_out=None)
+    other = replace(chain, convolutions=tuple(f"other.{n}" for n in range(6)))
+    problems = [
+        table_problem(one, importance) for one in (table, bare, replace(table, chain=other))
+    ]
+    assert shared_plan(problems[:2], [100.0, 100.0]).plan.importance > 0
+    with pytest.raises(SearchError, match="of different networks"):
+        shared_plan(problems[::2], [100.0, 100.0])

@@ -1,0 +1,24 @@
+"""The command under test."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from dshrink.cli import main as entry
+
+
+@pytest.fixture
+def search(monkeypatch, capsys):
+    """Runs ``dshrink search --method dp``; gives status, standard output and error."""
+
+    def run(*words):
+        argv = ["dshrink", "search", "--method", "dp", *map(str, words)]
+        monkeypatch.setattr(sys, "argv", argv)
+        with pytest.raises(SystemExit) as end:
+            entry.main()
+        captured = capsys.readouterr()
+        return int(end.value.code or 0), captured.out, captured.err
+
+    return run
