@@ -103,10 +103,15 @@ def _line(r: BenchmarkResult, budget: Budget | None) -> str:
         limit = f"{budget.budget_ms:.3f}"
         over = f"{100 * (r.latency_ms / budget.budget_ms - 1):+.1f} %"
     return (
-        f"| {r.network} | {limit} | {r.predicted_ms:.3f} ({r.predicted_low_ms:.3f} to "
+        f"| {_in_a_table(r.network)} | {limit} | {r.predicted_ms:.3f} ({r.predicted_low_ms:.3f} to "
         f"{r.predicted_high_ms:.3f}) | {r.latency_ms:.3f} ({r.low_ms:.3f} to {r.high_ms:.3f}) | "
         f"{r.error_percent:+.1f} % | {over} | {r.verdict} |"
     )
+
+
+def _in_a_table(text: str) -> str:
+    """A span mask's linear boundaries are a Markdown table's column separators."""
+    return text.replace("|", "\\|")
 
 
 def main() -> None:
