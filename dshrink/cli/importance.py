@@ -114,6 +114,8 @@ def command(
     with progress(f"importance {model}") as update:
         result = measurement.run(update, notice)
     _report(result, settings, shard, json=json)
+    if result.table is not None and result.table.missing:
+        raise typer.Exit(1)
 
 
 def _report(result: Result, settings: Settings, shard: str | None, *, json: bool) -> None:
@@ -132,8 +134,9 @@ def _report(result: Result, settings: Settings, shard: str | None, *, json: bool
         err.print(f"key {tuple(key)} has no value: {reason}", soft_wrap=True)
     if missing:
         err.print(
-            f"{len(missing)} of {len(result.table.evaluations)} keys have no value: mend the cause "
-            "and give the same command with --retry-failed, or a lower --lr and another --out",
+            f"{len(missing)} of {len(result.table.evaluations)} keys have no value, and no plan "
+            "will use them: mend the cause and give the same command with --retry-failed (what "
+            "diverged will again: a lower --lr and another --out)",
             soft_wrap=True,
         )
     original = result.table.original

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from dshrink.errors import DshrinkError
@@ -40,6 +41,18 @@ def judge_here(settings: Settings, identity: Mapping[str, Any], candidate: Candi
         return evaluator.judge(candidate)
 
 
+def _free_workers(client: Any, address: str) -> list[str]:
+    """The workers that name no resource: whoever drives a board measures, and is left alone."""
+    known = client.scheduler_info(n_workers=-1)["workers"]
+    free = [name for name, facts in known.items() if not facts.get("resources")]
+    if not free:
+        boards = f" but {len(known)} that drive boards" if known else ""
+        raise EvaluationError(
+            f"{address} has no worker{boards}: start one with `dask worker {address} --nthreads 1`"
+        )
+    return free
+
+
 def judge_on_cluster(
     address: str,
     settings: Settings,
@@ -63,12 +76,13 @@ def judge_on_cluster(
             "`dask scheduler`, and give the address that it prints"
         ) from error
     with client:
-        if not client.scheduler_info(n_workers=-1)["workers"]:
-            raise EvaluationError(
-                f"{address} has no worker: start one with `dask worker {address} --nthreads 1`"
-            )
+        # A worker's processes may have no children: it reads images itself. Scores do not change.
+        there = replace(settings, loaders=0)
+        workers = _free_workers(client, address)
         futures = {
-            client.submit(judge_here, settings, identity, candidate, pure=False): candidate
+            client.submit(
+                judge_here, there, identity, candidate, pure=False, workers=workers
+            ): candidate
             for candidate in candidates
         }
         for future in as_completed(futures, loop=client.loop):

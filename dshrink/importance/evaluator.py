@@ -129,7 +129,12 @@ class Evaluator:
     def _seeded(self) -> Iterator[None]:
         """The same random numbers for every candidate (a layer drawn anew, dropout)."""
         gpus = [torch.cuda.current_device()] if self.device.type == "cuda" else []
-        exact = torch.backends.cudnn.flags(deterministic=True, benchmark=False, allow_tf32=False)
+        exact = torch.backends.cudnn.flags(
+            enabled=torch.backends.cudnn.enabled,  # else these flags switch it off
+            deterministic=True,
+            benchmark=False,
+            allow_tf32=False,
+        )
         with torch.random.fork_rng(devices=gpus), exact:
             torch.manual_seed(self.settings.seed)
             yield

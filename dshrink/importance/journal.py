@@ -71,6 +71,12 @@ class Journal:
         self._append(evaluation.to_json())
         self.known[evaluation.candidate] = evaluation
 
+    def _note(self, evaluation: Evaluation) -> None:
+        """Take what a file says last; its failure does not hide what another file knows."""
+        known = self.known.get(evaluation.candidate)
+        if known is None or known.reason or not evaluation.reason:
+            self.known[evaluation.candidate] = evaluation
+
     def close(self) -> None:
         self._file.close()
 
@@ -90,12 +96,13 @@ class Journal:
     def _take(self, content: bytes, path: Path) -> int:
         """Read what is whole; returns how many bytes that is."""
         whole = content[: content.rfind(b"\n") + 1]
+        found: dict[Candidate, Evaluation] = {}
         for number, text in enumerate(whole.splitlines(), start=1):
             try:
                 line = json.loads(text)
                 if number > 1:
                     evaluation = Evaluation.from_json(line)
-                    self.known[evaluation.candidate] = evaluation
+                    found[evaluation.candidate] = evaluation
             except (KeyError, TypeError, ValueError) as error:
                 raise EvaluationError(
                     f"{path}, line {number}: {error}; delete the lines from there on, or the file "
@@ -103,6 +110,8 @@ class Journal:
                 ) from None
             if number == 1:
                 self._check(line, path)
+        for evaluation in found.values():
+            self._note(evaluation)
         return len(whole)
 
     def _check(self, line: Any, path: Path) -> None:

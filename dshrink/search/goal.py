@@ -44,6 +44,15 @@ class Goal:
             )
 
 
+def check_blocks(table: LatencyTable, method: str) -> None:
+    """Raise SearchError for a table of spans, from which ``method`` cannot choose blocks."""
+    if table.chain is not None:
+        raise SearchError(
+            f"the table of {table.model} on {table.conditions.device} is cut into spans, --method "
+            f"{method} needs blocks: use --method dp, or measure it with --segments blocks"
+        )
+
+
 def check_fit(table: LatencyTable, *, allow_unfit: bool) -> None:
     """Raise UnfitTableError for a table whose predictions cannot be trusted."""
     if table.fit_reason and not allow_unfit:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from dshrink.search.binding import plan_from_table
 from dshrink.search.errors import InfeasibleBudgetError
-from dshrink.search.goal import Goal, check_fit, savings_ms, smallest_latency
+from dshrink.search.goal import Goal, check_blocks, check_fit, savings_ms, smallest_latency
 from dshrink.search.plan import Plan
 from latency_tables.predictor import predict
 from latency_tables.table import LatencyTable
@@ -32,6 +32,7 @@ def greedy(
     budget or a count out of reach, UnfitTableError unless ``allow_unfit``.
     """
     goal = Goal.of(budget_ms=budget_ms, keep=keep)
+    check_blocks(table, "greedy")
     check_fit(table, allow_unfit=allow_unfit)
     savings = savings_ms(table, padding)
     order = sorted(savings, key=lambda block: (-savings[block], block))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from dshrink.search.binding import plan_from_table
-from dshrink.search.goal import Goal, check_fit, savings_ms
+from dshrink.search.goal import Goal, check_blocks, check_fit, savings_ms
 from dshrink.search.greedy import shrink_in_order
 from dshrink.search.plan import Plan
 from latency_tables.predictor import predict
@@ -26,6 +26,7 @@ def random_plan(
     With ``keep`` every mask of that count is equally likely. Raises as ``greedy.greedy`` does.
     """
     goal = Goal.of(budget_ms=budget_ms, keep=keep)
+    check_blocks(table, "random")
     check_fit(table, allow_unfit=allow_unfit)
     order = list(savings_ms(table, padding))
     random.Random(seed).shuffle(order)

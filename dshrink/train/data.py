@@ -229,9 +229,12 @@ class Batches:
             room -= pictures.nbytes
             if room >= 0:
                 kept.append((pictures, labels))
+            else:
+                # All or nothing: a part would have to be joined to what is read again.
+                kept.clear()
+                self.cache_bytes = 0
             yield pictures, labels
-        # All or nothing: a part would have to be joined to what is read again.
-        self._kept = kept if room >= 0 else []
+        self._kept = kept
 
 
 def shuffled(images: int, batch: int, batches: int, seed: int) -> list[list[Pick]]:

@@ -9,6 +9,7 @@ code tries every pair of positions (``benchmarks/dp_frontier.py`` measures what 
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ class TruncatedProgram:
 
     def solve(self, budget_ms: float, prec: float = DEFAULT_PREC) -> TruncatedPlan:
         """The program's plan for one budget. Raises InfeasibleBudgetError where it finds none."""
-        if not (prec > 0 and budget_ms > 0):
+        if not (0 < prec < math.inf and 0 < budget_ms < math.inf):
             raise SearchError(f"the budget {budget_ms} ms and prec {prec} must be above 0")
         limit = int(budget_ms * prec)
         ways_to = self.ways_to(prec)

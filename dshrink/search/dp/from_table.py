@@ -11,14 +11,15 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from dshrink.search.dp.frontier import SpanPlan, infeasible
+from dshrink.search.dp.frontier import SpanPlan, infeasible, round_up
 from dshrink.search.dp.importance_file import check_keys
 from dshrink.search.dp.problem import Key, SpanProblem
-from dshrink.search.errors import InfeasibleBudgetError, SearchError
+from dshrink.search.errors import InfeasibleBudgetError, NoPlanError, SearchError
 from latency_tables.opspec import Conv
 from latency_tables.pieces import NetworkPieces
 from latency_tables.places import Place
 from latency_tables.predictor import predict
+from latency_tables.schema import Row
 from latency_tables.span_masks import ACTIVE, Span, SpanChain
 from latency_tables.table import LatencyTable
 
@@ -101,17 +102,25 @@ def table_problem(
     bounds: Bounds | None = None,
     kernels: Mapping[Span, int] | None = None,
     padding: str | None = None,
+    excused: Collection[Key] = (),
 ) -> TableProblem:
     """The problem of a table; ``kernels`` are the spans' longest kernel sides, for ``max_kernel``.
 
-    Spans whose rows failed or are bounded are not available. Raises SearchError.
+    Spans whose rows failed or are bounded are not available, keys that are ``excused`` need no
+    importance. Raises SearchError.
     """
     bounds = bounds or Bounds()
     chain = span_chain_of(table)
     rows = {row.span: row for row in table.rows if row.kind == "span" and row.span}
     measured = {span for span, row in rows.items() if row.is_measured}
-    possible = {*rows, *(at for at in table.unmergeable if isinstance(at, tuple))}
-    check_keys(importance, measured, where=where, possible=possible, block_ends=chain.block_ends)
+    check_keys(
+        importance,
+        measured,
+        where=where,
+        possible=_possible(chain),
+        block_ends=chain.block_ends,
+        excused=excused,
+    )
     forced = _forced(chain, bounds.keep_blocks)
     allowed = [
         span
@@ -119,7 +128,8 @@ def table_problem(
         if _fits(table, span, bounds, kernels) and not _crosses(chain, span, bounds.keep_blocks)
     ]
     if not allowed:
-        raise SearchError(f"{table.model}: no span meets the bounds")
+        raise SearchError(f"{table.model}: no span meets the bounds{_left_out(table)}")
+    _check_fixed(table, bounds)
     columns = {"macs": bounds.max_macs, "parameters": bounds.max_parameters}
     names = [name for name, bound in columns.items() if bound is not None]
     fixed = _fixed_places(table)
@@ -140,6 +150,7 @@ def table_problem(
             importance=importance,
             names=("latency in ms", *names),
             forced=forced,
+            fixed=(0.0, *spent),
         ),
         limits=(math.inf, *((columns[n] or 0) - s for n, s in zip(names, spent, strict=True))),
         slope=slope,
@@ -175,15 +186,49 @@ def _fits(
     table: LatencyTable, span: Span, bounds: Bounds, kernels: Mapping[Span, int] | None
 ) -> bool:
     row = table.row("span", span)
-    if bounds.max_kernel is not None:
+    if bounds.max_kernel is not None and span[1] > span[0] + 1:
         if kernels is None or span not in kernels:
             raise SearchError(
                 f"the kernel of span {span[0]}-{span[1]} is not known: a largest kernel needs MODEL"
             )
         if kernels[span] > bounds.max_kernel:
             return False
-    mib = row.peak_activations * table.conditions.batch * _BYTES[table.conditions.precision] / 2**20
-    return bounds.max_peak_mib is None or mib <= bounds.max_peak_mib
+    return bounds.max_peak_mib is None or _peak_mib(table, row) <= bounds.max_peak_mib
+
+
+def _peak_mib(table: LatencyTable, row: Row) -> float:
+    numbers = row.peak_activations * table.conditions.batch
+    return numbers * _BYTES[table.conditions.precision] / 2**20
+
+
+def _check_fixed(table: LatencyTable, bounds: Bounds) -> None:
+    """Raise NoPlanError where what every plan contains holds more than is allowed."""
+    for row in (table.row(*place) for place in _fixed_places(table)):
+        mib = _peak_mib(table, row)
+        if bounds.max_peak_mib is not None and mib > bounds.max_peak_mib:
+            raise NoPlanError(
+                f"no plan holds at most {bounds.max_peak_mib:g} MiB: the {row.piece} of "
+                f"{table.model} alone holds {mib:.4g}; ask for at least {round_up(mib)}"
+            )
+
+
+def _left_out(table: LatencyTable) -> str:
+    """What may be missing because it was not measured to the end."""
+    bounded = sum(row.verdict == "bounded" for row in table.rows)
+    return f" ({bounded} spans are bounded, so no plan has them)" if bounded else ""
+
+
+def _possible(chain: SpanChain) -> set[Span]:
+    """The spans that may have importances: those whose ends lie on one side of every skip.
+
+    A table may hold fewer of them than the importances were measured for.
+    """
+    return {
+        (i, j)
+        for j in range(1, chain.length + 1)
+        for i in range(j)
+        if not any(i < p < j < q or p < i < q < j for p, q in chain.skips)
+    }
 
 
 def _block_span(chain: SpanChain, block: int) -> Span:

@@ -192,9 +192,9 @@ def _why_none(problem: SpanProblem, edges: Sequence[Edge], bounds: Floats) -> st
         return "no plan is possible: what may merge and what has a latency leave no way to the end"
     for at, (least, bound) in enumerate(zip(rest[0, 1], bounds, strict=True)):
         if least > bound:
-            what = problem.names[at]
+            fixed = problem.fixed[at] if problem.fixed else 0.0
             return (
-                f"no plan has at most {bound:.10g} of {what}: the least is {least:.10g}; "
-                f"ask for at least {round_up(float(least))}"
+                f"no plan has at most {bound + fixed:.10g} of {problem.names[at]}: the least is "
+                f"{least + fixed:.10g}; ask for at least {round_up(float(least) + fixed)}"
             )
     return f"no plan meets the bounds of {', '.join(problem.names)} together: raise one of them"

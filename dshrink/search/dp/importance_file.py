@@ -18,12 +18,15 @@ from dshrink.search.dp.csv_lines import CsvLine, read_lines
 from dshrink.search.dp.problem import Key, block_ends_of, key_name, key_names
 from dshrink.search.errors import ImportanceError
 from dshrink.search.importance import importance_keys
+from latency_tables.json_fields import parse_document
 from latency_tables.span_masks import Span
 
 #: What single layers' mean is multiplied by for raw tables: MobileNetV2-1.0's in the paper.
 DEFAULT_ALPHA = 1.6
 NORMALISED = ("importance", "imp")
 RAW = "val_acc"
+#: What ``dshrink importance`` writes beside its table.
+SIDECAR_SCHEMA = "dshrink.importance"
 _KEY = ("st", "end", "st_act", "end_act")
 
 
@@ -46,6 +49,29 @@ def load_importance(path: Path, alpha: float | None = None) -> dict[Key, float]:
         first[key] = line
         found[key] = line.number_in(column)
     return found if column != RAW else _normalised(found, alpha, path)
+
+
+def load_unjudged(path: Path, model: str) -> frozenset[Key]:
+    """The keys that ``dshrink importance`` could not judge, by the JSON beside its table.
+
+    None where there is no such file: tables of others are a CSV alone. Raises ImportanceError where
+    it is of another network than ``model``, whose keys may be the same.
+    """
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        return frozenset()
+    advice = "write it again with `dshrink importance`, or take the file away"
+    source = parse_document(beside.read_text("utf-8"), str(beside), ImportanceError, advice)
+    if source.get("schema") != SIDECAR_SCHEMA:
+        return frozenset()
+    measured = source.text("model")
+    if measured.partition(".")[0] != model.partition(".")[0]:
+        raise ImportanceError(
+            f"{path} holds importances of {measured}, the latency table is of {model}: both must "
+            "be of one network"
+        )
+    keys = (each.integers("key") for each in source.mappings("missing"))
+    return frozenset((i, j, a, b) for i, j, a, b in keys)
 
 
 def _key(line: CsvLine) -> Key:
@@ -75,14 +101,16 @@ def check_keys(
     where: str,
     possible: Collection[Span] | None = None,
     block_ends: Collection[int] | None = None,
+    excused: Collection[Key] = (),
 ) -> None:
     """Raise ImportanceError unless the table has a key wherever the spans need one, and no other.
 
     ``available`` are the spans with a latency, ``possible`` all that may have keys (the same if not
-    given). Without ``block_ends`` they are where a key has no activation.
+    given), ``excused`` keys that could not be judged: no plan uses them. Without ``block_ends``
+    they are where a key has no activation.
     """
     ends = block_ends_of(importance) if block_ends is None else block_ends
-    missing = set(importance_keys(available, ends)) - set(importance)
+    missing = set(importance_keys(available, ends)) - set(importance) - set(excused)
     if missing:
         raise ImportanceError(
             f"{where}: {len(missing)} key(s) (st, end, st_act, end_act) are missing: "

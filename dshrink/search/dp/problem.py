@@ -23,7 +23,8 @@ class SpanProblem:
     ``costs`` maps a span that may be one layer to its costs: the latency in ms first, then what
     else is bounded or minded, each of which adds up over the layers. ``importance`` maps keys to
     normalised importances. ``forced`` are positions whose flag is given: it is a plan's flag there,
-    and an activation that must stay is removed by no key.
+    and an activation that must stay is removed by no key. ``fixed`` is what every plan costs
+    besides, where that is known: bounds are without it, messages with it.
     """
 
     length: int
@@ -31,6 +32,7 @@ class SpanProblem:
     importance: Mapping[Key, float]
     names: tuple[str, ...] = ("latency in ms",)
     forced: Mapping[int, int] = field(default_factory=dict)
+    fixed: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if {len(costs) for costs in self.costs.values()} != {self.width} or not self.width:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from dshrink.search.binding import span_plan
 from dshrink.search.dp.found import Found
 from dshrink.search.dp.from_table import Bounds, TableProblem, table_problem
 from dshrink.search.dp.frontier import SpanPlan, solve
-from dshrink.search.dp.importance_file import load_importance
+from dshrink.search.dp.importance_file import load_importance, load_unjudged
 from dshrink.search.dp.many import own_plan, shared_plan
 from dshrink.search.errors import SearchError
 from dshrink.search.goal import check_fit
@@ -46,7 +47,7 @@ class TableSearch:
         if self.weights and self.one_plan != "mix":
             raise SearchError("weights are those of the tables in one plan for a mix of them")
         if self.share is not None:
-            if self.budgets_ms or not self.share > 0:
+            if self.budgets_ms or not 0 < self.share < math.inf:
                 raise SearchError("give either budgets in ms or a share above 0 of the original's")
         elif self.frontier and not self.budgets_ms and not self.one_plan:
             return 0
@@ -98,6 +99,7 @@ class TableSearch:
                 bounds=self.bounds,
                 kernels=kernels,
                 padding=self.padding,
+                excused=load_unjudged(self.importance, table.model),
             )
             for table in tables
         ]

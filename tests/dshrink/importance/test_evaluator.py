@@ -88,6 +88,15 @@ def test_judging_leaves_the_network_and_the_random_numbers_alone(evaluator: Eval
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_judging_does_not_switch_the_gpus_convolutions_off(
+    evaluator: Evaluator, enabled: bool
+) -> None:
+    with torch.backends.cudnn.flags(enabled=enabled), evaluator._seeded():
+        assert torch.backends.cudnn.enabled is enabled
+        assert torch.backends.cudnn.deterministic
+
+
 def test_a_layer_drawn_anew_is_another_layer_with_its_norm(evaluator: Evaluator) -> None:
     module = evaluator._module(Candidate(BASE, 3))
     chain = evaluator.pieces.chain

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -200,6 +201,19 @@ def test_what_failed_is_missing_until_it_is_tried_again(
     result = replace(measurement, retry_failed=True).run()
     assert result.judged == 1
     assert out.read_bytes() == finished.read_bytes()
+
+
+def test_a_failure_does_not_hide_what_another_shard_knows(
+    finished: Path, settings: Settings, tmp_path: Path
+) -> None:
+    out = tmp_path / "importance.csv"
+    measurement = Measurement(settings=settings, out=out)
+    failed = measurement.keys[(0, 2, 1, 1)]  # type: ignore[index]
+    shutil.copy(journal_path(finished, None), journal_path(out, Shard(1, 2)))
+    with closing(Journal(out, None, measurement.evaluator.identity)) as opened:
+        opened.add(Evaluation(candidate=failed, seconds=1.0, reason="out of memory"))
+    result = measurement.run()
+    assert result.judged == 0 and result.table is not None and not result.table.missing
 
 
 def test_where_nothing_can_be_judged_the_run_says_why(settings: Settings, tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 
 import pytest
 
-from dshrink.search.dp.importance_file import load_importance
+from dshrink.search.dp.compat import TruncatedProgram
+from dshrink.search.dp.importance_file import load_importance, load_unjudged
 from dshrink.search.dp.layer_merge import (
     KernelKey,
     load_kernel_importance,
@@ -193,3 +195,25 @@ def test_kernel_tables_need_their_columns(tmp_path):
         path.write_text(f"{header}\n" + ",".join("1" * len(header.split(","))) + "\n")
         with pytest.raises(SearchError, match="it needs kernel"):
             load_kernel_times(path)
+
+
+def test_the_json_beside_a_table_says_what_could_not_be_judged_and_of_which_network(files):
+    _, path = files()
+    assert load_unjudged(path, "mobilenetv2_100") == frozenset()
+    about = {
+        "schema": "dshrink.importance",
+        "model": "mobilenetv2_100.ra_in1k",
+        "missing": [{"key": [0, 2, 1, 1], "reason": "diverged"}],
+    }
+    path.with_suffix(".json").write_text(json.dumps(about))
+    assert load_unjudged(path, "mobilenetv2_100") == {(0, 2, 1, 1)}
+    with pytest.raises(ImportanceError, match=r"importances of mobilenetv2_100.*mobilenetv2_140"):
+        load_unjudged(path, "mobilenetv2_140")
+    path.with_suffix(".json").write_text(json.dumps({"schema": "dshrink.plan"}))
+    assert load_unjudged(path, "resnet18") == frozenset()
+
+
+@pytest.mark.parametrize("budget_ms", [math.inf, math.nan, 0.0])
+def test_the_truncated_program_refuses_budgets_that_are_none(files, budget_ms):
+    with pytest.raises(SearchError, match="must be above 0"):
+        TruncatedProgram.of(load_problem(*files())).solve(budget_ms)

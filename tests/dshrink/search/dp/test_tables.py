@@ -18,9 +18,12 @@ from dshrink.search.errors import (
     NoPlanError,
     SearchError,
 )
+from dshrink.search.greedy import greedy
+from dshrink.search.random_search import random_plan
 from latency_tables.errors import LatencyTableError
 from latency_tables.predictor import predict
 from latency_tables.schema import Conditions
+from latency_tables.span_masks import mask_spans
 from latency_tables.synthetic import synthetic_span_table
 
 MASK = "1|11|1"
@@ -125,13 +128,18 @@ def test_costs_of_the_whole_network_are_bounded(bound):
         assert plan.importance == pytest.approx(
             max(value for mask, value in values.items() if total(mask) <= most)
         )
-    with pytest.raises(NoPlanError, match=name):
+    with pytest.raises(NoPlanError, match=name) as refused:
         own_plan(table_problem(table, importance, bounds=Bounds(**{bound: 2001})), 1000.0)
+    assert f"at most 2001 of {name}" in str(refused.value)
+    advised = float(str(refused.value).rpartition(" ")[2])
+    assert advised == pytest.approx(totals[0], rel=1e-3)
+    own_plan(table_problem(table, importance, bounds=Bounds(**{bound: advised})), 1000.0)
 
 
 def test_kernels_and_peaks_are_bounded_span_by_span():
     table, importance = make_table(), make_importance()
-    kernels = {(i, j): 2 * (j - i) + 1 for i, j in SPANS}
+    # The network's own convolutions are 7 wide: only what merging makes is bounded.
+    kernels = {(i, j): 2 * (j - i) + 1 if j > i + 1 else 7 for i, j in SPANS}
     bounds = Bounds(max_kernel=5)
     costs = table_problem(table, importance, bounds=bounds, kernels=kernels).problem.costs
     assert set(costs) == {(i, j) for i, j in SPANS if j - i <= 2}
@@ -145,6 +153,11 @@ def test_kernels_and_peaks_are_bounded_span_by_span():
         replace(table, rows=rows), importance, bounds=Bounds(max_peak_mib=2.0)
     ).problem.costs  # 2^18 numbers of four bytes are 1 MiB
     assert set(peaked) == {(i, j) for i, j in SPANS if j - i <= 2}
+    heavy = tuple(
+        replace(row, peak_activations=2**22) if row.kind == "stem" else row for row in table.rows
+    )
+    with pytest.raises(NoPlanError, match=r"the stem of .* alone holds 16; ask for at least 16"):
+        table_problem(replace(table, rows=heavy), importance, bounds=Bounds(max_peak_mib=1.0))
     with pytest.raises(SearchError, match="max peak mib must be above 0"):
         Bounds(max_peak_mib=0.0)
 
@@ -251,3 +264,36 @@ def test_one_plan_is_for_tables_of_the_same_convolutions():
     assert shared_plan(problems[:2], [100.0, 100.0]).plan.importance > 0
     with pytest.raises(SearchError, match="of different networks"):
         shared_plan(problems[::2], [100.0, 100.0])
+
+
+def test_importances_of_more_spans_than_the_table_holds_are_welcome():
+    importance = make_importance()
+    some = [span for span in SPANS if span[1] - span[0] <= 2]
+    table = make_table()
+    rows = tuple(row for row in table.rows if row.kind != "span" or row.span in some)
+    smaller = replace(table, rows=rows, calibration=None, hold_out=None)
+    plan = own_plan(table_problem(smaller, importance), 1000.0)
+    assert all(j - i <= 2 for i, j in mask_spans(plan.mask))
+    crossing = {**importance, (1, 4, 1, 1): 9.0}  # a skip begins within it and ends behind it
+    with pytest.raises(ImportanceError, match=r"\(1, 4, 1, 1\)"):
+        table_problem(smaller, crossing)
+
+
+def test_keys_that_could_not_be_judged_are_left_out_of_plans():
+    importance = make_importance()
+    lost = {key for key in importance if key[:2] == (0, 2)}
+    known = {key: value for key, value in importance.items() if key not in lost}
+    with pytest.raises(ImportanceError, match="missing"):
+        table_problem(make_table(), known)
+    problem = table_problem(make_table(), known, excused=lost)
+    frontier = solve(problem.problem, problem.limits)
+    for number in range(len(frontier)):
+        # The activation behind the first convolution goes with longer spans alone.
+        mask = frontier.plan(number).mask
+        assert mask[0] == "1" or mask[1] != "1"
+
+
+@pytest.mark.parametrize("search", [greedy, random_plan])
+def test_blocks_are_not_chosen_from_a_table_of_spans(search):
+    with pytest.raises(SearchError, match=r"is cut into spans, --method .* needs blocks"):
+        search(make_table(), keep=1)
