@@ -41,7 +41,7 @@ def judge_here(settings: Settings, identity: Mapping[str, Any], candidate: Candi
         return evaluator.judge(candidate)
 
 
-def _free_workers(client: Any, address: str) -> list[str]:
+def free_workers(client: Any, address: str) -> list[str]:
     """The workers that name no resource: whoever drives a board measures, and is left alone."""
     known = client.scheduler_info(n_workers=-1)["workers"]
     free = [name for name, facts in known.items() if not facts.get("resources")]
@@ -78,7 +78,7 @@ def judge_on_cluster(
     with client:
         # A worker's processes may have no children: it reads images itself. Scores do not change.
         there = replace(settings, loaders=0)
-        workers = _free_workers(client, address)
+        workers = free_workers(client, address)
         futures = {
             client.submit(
                 judge_here, there, identity, candidate, pure=False, workers=workers

@@ -48,7 +48,7 @@ def shared_cluster() -> Iterator[Any]:
         n_workers=2,
         threads_per_worker=1,
         processes=True,
-        dashboard_address=None,
+        dashboard_address="localhost:0",
         resources={"fake": 1},
         silence_logs=50,
     ) as cluster:

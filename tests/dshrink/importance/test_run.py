@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dshrink.errors import DshrinkError
-from dshrink.importance.cluster import judge_here
+from dshrink.importance.cluster import free_workers, judge_here
 from dshrink.importance.errors import EvaluationError
 from dshrink.importance.evaluation import Evaluation
 from dshrink.importance.journal import Journal, Shard, journal_path
@@ -135,7 +135,7 @@ def test_shards_make_the_table_of_one_run(
 def cluster_address() -> Iterator[str]:
     distributed = pytest.importorskip("distributed", reason="Dask is not installed")
     with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
+        n_workers=1, threads_per_worker=2, processes=False, dashboard_address="localhost:0"
     ) as cluster:
         yield cluster.scheduler_address
 
@@ -171,6 +171,24 @@ def test_a_worker_that_fails_is_one_line_and_loses_nothing(
 def test_a_worker_that_reads_other_images_is_refused(settings: Settings) -> None:
     with pytest.raises(EvaluationError, match="a worker has other data"):
         judge_here(settings, {"data": "0123", "seed": 0}, Candidate("1" * 9))
+
+
+class Known:
+    """As much of a Dask client as tells of its workers."""
+
+    def __init__(self, **resources: dict[str, int]) -> None:
+        self.workers = {name: {"resources": given} for name, given in resources.items()}
+
+    def scheduler_info(self, n_workers: int) -> dict[str, object]:
+        return {"workers": self.workers}
+
+
+def test_workers_that_drive_boards_are_left_alone() -> None:
+    assert free_workers(Known(board={"pi": 1}, server={}), "tcp://host:1") == ["server"]
+    with pytest.raises(EvaluationError, match="no worker but 1 that drive boards"):
+        free_workers(Known(board={"pi": 1}), "tcp://host:1")
+    with pytest.raises(EvaluationError, match="no worker: start one"):
+        free_workers(Known(), "tcp://host:1")
 
 
 def test_without_a_cluster_the_address_is_named(
