@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from dshrink.cli import options
-from dshrink.cli.console import out, print_json
+from dshrink.cli.console import notice, out, print_json
 from dshrink.cli.render_search import found_lines, plan_lines
 from dshrink.errors import DshrinkError
 
@@ -90,7 +90,7 @@ def command(
     max_macs: Annotated[int | None, typer.Option(help="of the network, one image")] = None,
     max_parameters: Annotated[int | None, typer.Option(help="of the network")] = None,
     max_peak_mib: Annotated[
-        float | None, typer.Option(help="what one piece may hold of activations, for the batch")
+        float | None, typer.Option(help="of activations while one piece runs, for the batch")
     ] = None,
     keep_block: Annotated[
         list[int] | None, typer.Option(help="number of a block that stays as it is")
@@ -157,6 +157,9 @@ def command(
         )
         _check_files(files, wanted.plan_count(len(table or ())))
         found = _search_tables(model, table or (), wanted)
+    if found.unjudged:
+        about = importance.with_suffix(".json")
+        notice(f"{found.unjudged} keys have no importance ({about} says why): no plan uses them")
     if frontier and found.frontier:
         save_frontier(found.frontier, frontier, found.problem)
     _save(found.plans, files)
@@ -230,18 +233,18 @@ def _search_blocks(
 def _search_tables(model: str | None, folders: Sequence[Path], wanted: TableSearch) -> Found:
     from dshrink.models import load_network
     from dshrink.plans import bind_to_network
-    from dshrink.search.dp.from_table import kernels_of
+    from dshrink.search.dp.piece_sizes import sizes_of
     from dshrink.spans import span_pieces
     from latency_tables.io import load_table
 
     assert model is not None
     tables = [load_table(folder) for folder in folders]
     network = load_network(model, resolution=tables[0].resolution)
-    kernels = None
-    if wanted.bounds.max_kernel is not None:
+    sizes = None
+    if wanted.bounds.max_kernel is not None or wanted.bounds.max_peak_mib is not None:
         # Its spans are those of every mode.
-        kernels = kernels_of(span_pieces(network, mode="exact"))
-    found = wanted.run(tables, kernels)
+        sizes = sizes_of(span_pieces(network, mode="exact"))
+    found = wanted.run(tables, sizes)
     return replace(found, plans=tuple(bind_to_network(plan, network) for plan in found.plans))
 
 

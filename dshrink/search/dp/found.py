@@ -21,7 +21,8 @@ class Found:
     """What was asked for: plans (one a device, or one for all) and what each device makes of it.
 
     ``chosen`` are the plans as the solver knows them; ``plans`` the same for a network, empty where
-    there is none. ``problem`` is the table's, where the frontier is of one.
+    there is none. ``problem`` is the table's, where the frontier is of one. ``unjudged`` counts the
+    keys without an importance, which no plan uses.
     """
 
     plans: tuple[Plan, ...] = ()
@@ -30,6 +31,7 @@ class Found:
     problem: TableProblem | None = None
     outcomes: tuple[DeviceOutcome, ...] = ()
     overrun_ms: float | None = None
+    unjudged: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """JSON data: the plans in full where there is a network, what was chosen in any case.
@@ -42,6 +44,7 @@ class Found:
             "devices": [asdict(outcome) for outcome in self.outcomes],
             "frontier_points": None if self.frontier is None else len(self.frontier),
             "overrun_ms": self.overrun_ms,
+            "unjudged_keys": self.unjudged,
         }
 
 

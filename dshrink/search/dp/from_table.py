@@ -11,29 +11,26 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from dshrink.search.dp.frontier import SpanPlan, infeasible, round_up
+from dshrink.search.dp.frontier import SpanPlan, infeasible
 from dshrink.search.dp.importance_file import check_keys
+from dshrink.search.dp.peak_bound import held_mib, within_peak
+from dshrink.search.dp.piece_sizes import PieceSizes
 from dshrink.search.dp.problem import Key, SpanProblem
-from dshrink.search.errors import InfeasibleBudgetError, NoPlanError, SearchError
-from latency_tables.opspec import Conv
-from latency_tables.pieces import NetworkPieces
+from dshrink.search.errors import InfeasibleBudgetError, SearchError
 from latency_tables.places import Place
 from latency_tables.predictor import predict
-from latency_tables.schema import Row
 from latency_tables.span_masks import ACTIVE, Span, SpanChain
 from latency_tables.table import LatencyTable
-
-#: Bytes of one number; a network that runs in int8 still hands over int8.
-_BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
     """What a plan must keep to besides its latency; None where there is no bound.
 
-    ``max_kernel`` is the longest side of a kernel, ``max_peak_mib`` what one piece holds of inputs
-    and outputs for the table's batch, ``max_macs`` and ``max_parameters`` the whole network's, for
-    one image. ``keep_blocks`` are numbers of building blocks that stay as they are.
+    ``max_kernel`` is the longest side of a merged kernel. ``max_peak_mib`` is what is held while
+    one piece runs, for the table's batch: inputs, outputs and residuals that wait. ``max_macs`` and
+    ``max_parameters`` are the whole network's, for one image. ``keep_blocks`` are numbers of
+    building blocks that stay as they are.
     """
 
     max_kernel: int | None = None
@@ -75,15 +72,6 @@ class TableProblem:
         return infeasible(budget_ms, smallest, fastest.mask, self.table.conditions.device)
 
 
-def kernels_of(pieces: NetworkPieces) -> dict[Span, int]:
-    """The longest kernel side of each span of a network."""
-    return {
-        piece.span: max(max(op.kernel) for op in piece.spec.ops if isinstance(op, Conv))
-        for piece in pieces.pieces
-        if piece.kind == "span" and piece.span is not None
-    }
-
-
 def span_chain_of(table: LatencyTable) -> SpanChain:
     """The chain of a table of spans. Raises SearchError for one of blocks."""
     if table.chain is None:
@@ -100,11 +88,11 @@ def table_problem(
     *,
     where: str = "the importance table",
     bounds: Bounds | None = None,
-    kernels: Mapping[Span, int] | None = None,
+    sizes: PieceSizes | None = None,
     padding: str | None = None,
     excused: Collection[Key] = (),
 ) -> TableProblem:
-    """The problem of a table; ``kernels`` are the spans' longest kernel sides, for ``max_kernel``.
+    """The problem of a table; ``max_kernel`` and ``max_peak_mib`` need the ``sizes`` of its pieces.
 
     Spans whose rows failed or are bounded are not available, keys that are ``excused`` need no
     importance. Raises SearchError.
@@ -125,11 +113,10 @@ def table_problem(
     allowed = [
         span
         for span in sorted(measured)
-        if _fits(table, span, bounds, kernels) and not _crosses(chain, span, bounds.keep_blocks)
+        if _fits(span, bounds, sizes) and not _crosses(chain, span, bounds.keep_blocks)
     ]
     if not allowed:
-        raise SearchError(f"{table.model}: no span meets the bounds{_left_out(table)}")
-    _check_fixed(table, bounds)
+        raise SearchError(f"{table.model}: no span meets the bounds")
     columns = {"macs": bounds.max_macs, "parameters": bounds.max_parameters}
     names = [name for name, bound in columns.items() if bound is not None]
     fixed = _fixed_places(table)
@@ -142,16 +129,22 @@ def table_problem(
     }
     slope, offset_ms = _line(table, math.fsum(table.measured(*p)[1] for p in fixed), padding)
     spent = [sum(getattr(table.row(*place), name) for place in fixed) for name in names]
+    problem = SpanProblem(
+        length=chain.length,
+        costs=costs,
+        importance=importance,
+        names=("latency in ms", *names),
+        forced=forced,
+        fixed=(0.0, *spent),
+    )
+    if bounds.max_peak_mib is not None:
+        mib = held_mib(table, sizes)
+        held = {span: max(mib[place] for place in _places(chain, span)) for span in allowed}
+        always = {place: mib[place] for place in fixed}
+        problem = within_peak(problem, held, always, bounds.max_peak_mib, table)
     return TableProblem(
         table=table,
-        problem=SpanProblem(
-            length=chain.length,
-            costs=costs,
-            importance=importance,
-            names=("latency in ms", *names),
-            forced=forced,
-            fixed=(0.0, *spent),
-        ),
+        problem=problem,
         limits=(math.inf, *((columns[n] or 0) - s for n, s in zip(names, spent, strict=True))),
         slope=slope,
         offset_ms=offset_ms,
@@ -182,40 +175,14 @@ def _line(table: LatencyTable, fixed_ms: float, padding: str | None) -> tuple[fl
     return calibration.predict_ms(fixed_ms + 1, padding) - offset, offset
 
 
-def _fits(
-    table: LatencyTable, span: Span, bounds: Bounds, kernels: Mapping[Span, int] | None
-) -> bool:
-    row = table.row("span", span)
-    if bounds.max_kernel is not None and span[1] > span[0] + 1:
-        if kernels is None or span not in kernels:
-            raise SearchError(
-                f"the kernel of span {span[0]}-{span[1]} is not known: a largest kernel needs MODEL"
-            )
-        if kernels[span] > bounds.max_kernel:
-            return False
-    return bounds.max_peak_mib is None or _peak_mib(table, row) <= bounds.max_peak_mib
-
-
-def _peak_mib(table: LatencyTable, row: Row) -> float:
-    numbers = row.peak_activations * table.conditions.batch
-    return numbers * _BYTES[table.conditions.precision] / 2**20
-
-
-def _check_fixed(table: LatencyTable, bounds: Bounds) -> None:
-    """Raise NoPlanError where what every plan contains holds more than is allowed."""
-    for row in (table.row(*place) for place in _fixed_places(table)):
-        mib = _peak_mib(table, row)
-        if bounds.max_peak_mib is not None and mib > bounds.max_peak_mib:
-            raise NoPlanError(
-                f"no plan holds at most {bounds.max_peak_mib:g} MiB: the {row.piece} of "
-                f"{table.model} alone holds {mib:.4g}; ask for at least {round_up(mib)}"
-            )
-
-
-def _left_out(table: LatencyTable) -> str:
-    """What may be missing because it was not measured to the end."""
-    bounded = sum(row.verdict == "bounded" for row in table.rows)
-    return f" ({bounded} spans are bounded, so no plan has them)" if bounded else ""
+def _fits(span: Span, bounds: Bounds, sizes: PieceSizes | None) -> bool:
+    """Whether a span is unmerged, or its kernel is within its bound."""
+    i, j = span
+    if bounds.max_kernel is None or j == i + 1:
+        return True
+    if sizes is None or span not in sizes.kernels:
+        raise SearchError(f"the kernel of span {i}-{j} is not known: a largest kernel needs MODEL")
+    return sizes.kernels[span] <= bounds.max_kernel
 
 
 def _possible(chain: SpanChain) -> set[Span]:

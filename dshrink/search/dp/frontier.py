@@ -193,8 +193,11 @@ def _why_none(problem: SpanProblem, edges: Sequence[Edge], bounds: Floats) -> st
     for at, (least, bound) in enumerate(zip(rest[0, 1], bounds, strict=True)):
         if least > bound:
             fixed = problem.fixed[at] if problem.fixed else 0.0
+            most, smallest = float(bound) + fixed, float(least) + fixed
+            # Counts are asked for as whole numbers, so all their digits are given.
+            advice = f"{smallest:.0f}" if smallest.is_integer() else round_up(smallest)
             return (
-                f"no plan has at most {bound + fixed:.10g} of {problem.names[at]}: the least is "
-                f"{least + fixed:.10g}; ask for at least {round_up(float(least) + fixed)}"
+                f"no plan has at most {most:.15g} of {problem.names[at]}: the least is "
+                f"{smallest:.15g}; ask for at least {advice}"
             )
     return f"no plan meets the bounds of {', '.join(problem.names)} together: raise one of them"

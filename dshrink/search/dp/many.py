@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dshrink.search.dp.from_table import TableProblem, span_chain_of
-from dshrink.search.dp.frontier import SpanPlan, round_up, solve
+from dshrink.search.dp.frontier import SpanPlan, round_up
 from dshrink.search.dp.problem import SpanProblem
-from dshrink.search.dp.within import best_within
+from dshrink.search.dp.within import best_within, fastest_within
 from dshrink.search.errors import InfeasibleBudgetError, NoPlanError, SearchError
 
 SHARED = ("worst", "mix")
+#: Sums in another order differ by less than this share.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,16 +46,11 @@ class SharedPlan:
 
 def own_plan(problem: TableProblem, budget_ms: float) -> SpanPlan:
     """A device's best plan within its budget (a latency of the whole network)."""
-    limit = (budget_ms - problem.offset_ms) / problem.slope
-    frontier = solve(problem.problem, problem.limits).of_latency()
-    for number in reversed(range(len(frontier))):
-        # The prediction adds up in another order, so the last word is its own.
-        if frontier.times_ms[number] <= limit * (1 + 1e-9) + 1e-12:
-            plan = frontier.plan(number)
-            if problem.table_prediction(plan) <= budget_ms:
-                return plan
-    fastest = frontier.plan(0)
-    raise problem.infeasible(budget_ms, fastest)
+    try:
+        return _within_budgets([problem], problem.problem, [budget_ms])
+    except NoPlanError:
+        fastest = fastest_within(problem.problem, problem.limits)
+        raise problem.infeasible(budget_ms, fastest) from None
 
 
 def shared_plan(
@@ -66,13 +63,10 @@ def shared_plan(
     """One plan for devices whose tables are of one network. Raises SearchError."""
     own = [own_plan(p, budget) for p, budget in zip(problems, budgets_ms, strict=True)]
     joined = _joined(problems)
-    room = [
-        (budget - p.offset_ms) / p.slope for p, budget in zip(problems, budgets_ms, strict=True)
-    ]
     if mode == "worst":
-        plan = _best_for_all(problems, joined, room, budgets_ms)
+        plan = _best_for_all(problems, joined, budgets_ms)
     elif mode == "mix":
-        plan = _best_mix(problems, joined, room, budgets_ms, weights)
+        plan = _best_mix(problems, joined, budgets_ms, weights)
     else:
         raise SearchError(f"one plan for all devices is {' or '.join(SHARED)}, not {mode!r}")
     outcomes = tuple(
@@ -122,22 +116,39 @@ def _joined(problems: Sequence[TableProblem]) -> SpanProblem:
 def _best_for_all(
     problems: Sequence[TableProblem],
     joined: SpanProblem,
-    room: Sequence[float],
     budgets_ms: Sequence[float],
 ) -> SpanPlan:
-    limits = [*room, *problems[0].limits[1:]]
+    try:
+        return _within_budgets(problems, joined, budgets_ms)
+    except NoPlanError:
+        budgets = ", ".join(
+            f"{b:g} ms on {p.table.conditions.device}"
+            for p, b in zip(problems, budgets_ms, strict=True)
+        )
+        raise InfeasibleBudgetError(
+            f"no one plan meets {budgets} together, though each device has one of its own: "
+            "raise a budget"
+        ) from None
+
+
+def _rooms(problems: Sequence[TableProblem], budgets_ms: Sequence[float]) -> list[float]:
+    """What each budget leaves for the spans."""
+    return [
+        (budget - p.offset_ms) / p.slope for p, budget in zip(problems, budgets_ms, strict=True)
+    ]
+
+
+def _within_budgets(
+    problems: Sequence[TableProblem], joined: SpanProblem, budgets_ms: Sequence[float]
+) -> SpanPlan:
+    """The best plan that meets all budgets and bounds. Raises NoPlanError."""
+    # A prediction adds up in another order: it has the last word on what is near to its budget.
+    rooms = [room * (1 + _ROUNDING) for room in _rooms(problems, budgets_ms)]
+    if min(rooms) <= 0:
+        raise NoPlanError("what every plan contains takes the whole budget")
+    limits = [*rooms, *problems[0].limits[1:]]
     while True:
-        try:
-            plan = best_within(joined, limits)
-        except NoPlanError:
-            budgets = ", ".join(
-                f"{b:g} ms on {p.table.conditions.device}"
-                for p, b in zip(problems, budgets_ms, strict=True)
-            )
-            raise InfeasibleBudgetError(
-                f"no one plan meets {budgets} together, though each device has one of its own: "
-                "raise a budget"
-            ) from None
+        plan = best_within(joined, limits, fastest=len(problems) == 1)
         over = [
             at
             for at, (p, budget) in enumerate(zip(problems, budgets_ms, strict=True))
@@ -145,7 +156,6 @@ def _best_for_all(
         ]
         if not over:
             return plan
-        # A prediction adds up in another order: what is over by its rounding is ruled out.
         for at in over:
             limits[at] = math.nextafter(plan.costs[at], 0)
 
@@ -153,7 +163,6 @@ def _best_for_all(
 def _best_mix(
     problems: Sequence[TableProblem],
     joined: SpanProblem,
-    room: Sequence[float],
     budgets_ms: Sequence[float],
     weights: Sequence[float] | None,
 ) -> SpanPlan:
@@ -164,7 +173,7 @@ def _best_mix(
     per_ms = [
         w * p.slope / budget for w, p, budget in zip(weights, problems, budgets_ms, strict=True)
     ]
-    limit = sum(share * space for share, space in zip(per_ms, room, strict=True))
+    limit = sum(s * room for s, room in zip(per_ms, _rooms(problems, budgets_ms), strict=True))
     single = SpanProblem(
         length=joined.length,
         costs={
@@ -178,11 +187,14 @@ def _best_mix(
         names=("mixed latency", *joined.names[len(problems) :]),
         forced=joined.forced,
     )
-    frontier = solve(single, (math.inf, *problems[0].limits[1:])).of_latency()
+    bounds = problems[0].limits[1:]
     try:
-        return frontier.best(limit)
-    except InfeasibleBudgetError:
-        raise _infeasible_mix(problems, budgets_ms, weights, frontier.plan(0)) from None
+        if limit > 0:
+            return best_within(single, (limit, *bounds), fastest=True)
+    except NoPlanError:
+        pass
+    fastest = fastest_within(single, (math.inf, *bounds))
+    raise _infeasible_mix(problems, budgets_ms, weights, fastest)
 
 
 def _infeasible_mix(

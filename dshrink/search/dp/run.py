@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dshrink.search.binding import span_plan
@@ -13,10 +13,10 @@ from dshrink.search.dp.from_table import Bounds, TableProblem, table_problem
 from dshrink.search.dp.frontier import SpanPlan, solve
 from dshrink.search.dp.importance_file import load_importance, load_unjudged
 from dshrink.search.dp.many import own_plan, shared_plan
+from dshrink.search.dp.piece_sizes import PieceSizes
 from dshrink.search.errors import SearchError
 from dshrink.search.goal import check_fit
 from dshrink.search.plan import Plan
-from latency_tables.span_masks import Span
 from latency_tables.table import LatencyTable
 
 
@@ -46,6 +46,9 @@ class TableSearch:
             raise SearchError("a frontier is of one latency table: give one")
         if self.weights and self.one_plan != "mix":
             raise SearchError("weights are those of the tables in one plan for a mix of them")
+        if not all(0 < budget < math.inf for budget in self.budgets_ms):
+            given = ", ".join(f"{budget:g}" for budget in self.budgets_ms)
+            raise SearchError(f"latency budgets must be above 0 ms and finite, got {given}")
         if self.share is not None:
             if self.budgets_ms or not 0 < self.share < math.inf:
                 raise SearchError("give either budgets in ms or a share above 0 of the original's")
@@ -58,15 +61,16 @@ class TableSearch:
             )
         return 1 if self.one_plan else tables
 
-    def run(
-        self, tables: Sequence[LatencyTable], kernels: Mapping[Span, int] | None = None
-    ) -> Found:
-        """The plans and the frontier; ``kernels`` are the spans' longest kernel sides.
+    def run(self, tables: Sequence[LatencyTable], sizes: PieceSizes | None = None) -> Found:
+        """The plans and the frontier; ``sizes`` are those of the network's pieces, for bounds.
 
         Raises UnfitTableError, SearchError.
         """
         count = self.plan_count(len(tables))
-        problems = self._problems(tables, kernels)
+        found = self._found(self._problems(tables, sizes), count)
+        return replace(found, unjudged=len(load_unjudged(self.importance, tables[0].model)))
+
+    def _found(self, problems: Sequence[TableProblem], count: int) -> Found:
         first = problems[0]
         frontier = solve(first.problem, first.limits).of_latency() if self.frontier else None
         if not count:
@@ -86,7 +90,7 @@ class TableSearch:
         )
 
     def _problems(
-        self, tables: Sequence[LatencyTable], kernels: Mapping[Span, int] | None
+        self, tables: Sequence[LatencyTable], sizes: PieceSizes | None
     ) -> list[TableProblem]:
         values = load_importance(self.importance, self.alpha)
         for table in tables:
@@ -97,7 +101,7 @@ class TableSearch:
                 values,
                 where=str(self.importance),
                 bounds=self.bounds,
-                kernels=kernels,
+                sizes=sizes,
                 padding=self.padding,
                 excused=load_unjudged(self.importance, table.model),
             )

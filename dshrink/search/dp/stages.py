@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
+from dshrink.search.dp.labels import non_dominated
 from dshrink.search.dp.problem import Key, SpanProblem
 from latency_tables.span_masks import Span
 
@@ -50,14 +51,19 @@ def best_mergings(problem: SpanProblem) -> dict[Span, tuple[Merging, ...]]:
     starts: dict[int, list[int]] = defaultdict(list)
     for i, j in sorted(problem.costs):
         starts[j].append(i)
-    ways = (_fastest if problem.width == 1 else _pareto)(problem, starts)
+    ways = _fastest(problem, starts) if problem.width == 1 else _pareto(problem, starts, wanted)
     return {span: mergings for span in wanted if (mergings := ways(span))}
 
 
-def _pareto(problem: SpanProblem, starts: Mapping[int, list[int]]) -> Ways:
+def _pareto(
+    problem: SpanProblem, starts: Mapping[int, list[int]], wanted: Collection[Span]
+) -> Ways:
     found: dict[Span, tuple[Merging, ...]] = {}
-    for i in range(problem.length):
-        for j in range(i + 1, problem.length + 1):
+    last: dict[int, int] = {}  # from each start: beyond it nothing is wanted, and sets only grow
+    for i, j in wanted:
+        last[i] = max(j, last.get(i, j))
+    for i in sorted(last):
+        for j in range(i + 1, last[i] + 1):
             options = [Merging((i, j), problem.costs[i, j])] if (i, j) in problem.costs else []
             for m in starts[j]:
                 for head in found.get((i, m), ()):
@@ -69,11 +75,8 @@ def _pareto(problem: SpanProblem, starts: Mapping[int, list[int]]) -> Ways:
 
 
 def _non_dominated(options: list[Merging]) -> tuple[Merging, ...]:
-    kept: list[Merging] = []
-    for option in sorted(options, key=lambda option: (option.costs, option.layers)):
-        if not any(all(map(float.__le__, other.costs, option.costs)) for other in kept):
-            kept.append(option)
-    return tuple(kept)
+    values = np.array([(*option.costs, 0.0, option.layers) for option in options]).T
+    return tuple(options[number] for number in non_dominated(values))
 
 
 def _fastest(problem: SpanProblem, starts: Mapping[int, list[int]]) -> Ways:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -21,19 +22,34 @@ from dshrink.search.dp.reach import Prune, State, backwards, make_edges
 _ROUNDING = 1e-9
 
 
-def best_within(problem: SpanProblem, limits: Sequence[float]) -> SpanPlan:
+def best_within(
+    problem: SpanProblem, limits: Sequence[float], *, fastest: bool = False
+) -> SpanPlan:
     """The plan of the largest importance whose costs are at most ``limits`` (finite, above 0).
 
-    Of equal importances it has the smallest share of the limit where that is largest, then fewer
-    layers. Raises NoPlanError where no plan meets all.
+    Of equal importances it has the smallest share of the limit where that is largest, or it is the
+    ``fastest``, then it has fewer layers. Raises NoPlanError where no plan meets all.
     """
-    known = _known_importance(problem, limits)
+    # The frontier of one cost is found as fast as what would prune it.
+    known = -math.inf if problem.width == 1 else _known_importance(problem, limits)
     prune = None if math.isinf(known) else _worth_more(problem, limits, known)
     frontier = solve(problem, limits, prune)
     most = frontier.importances.max()
     equal = np.flatnonzero(frontier.importances == most)
     plans = [frontier.plan(int(number)) for number in equal]
+    if fastest:
+        return min(plans, key=lambda plan: (plan.time_ms, plan.layers))
     return min(plans, key=lambda plan: (_worst_share(plan.costs, limits), plan.layers))
+
+
+def fastest_within(problem: SpanProblem, limits: Sequence[float]) -> SpanPlan:
+    """The fastest plan whose costs are at most ``limits``; that of the latency may be infinite.
+
+    Its importance is not asked for, and is 0. Raises NoPlanError.
+    """
+    worthless = replace(problem, importance=dict.fromkeys(problem.importance, 0.0))
+    frontier = solve(worthless, limits)
+    return frontier.plan(int(frontier.times_ms.argmin()))
 
 
 def _worst_share(costs: Sequence[float], limits: Sequence[float]) -> float:
@@ -81,10 +97,14 @@ def _known_importance(problem: SpanProblem, limits: Sequence[float]) -> float:
 
 
 def _worth_more(problem: SpanProblem, limits: Sequence[float], known: float) -> Prune:
-    edges = make_edges(problem)
-    rests: list[Mapping[State, Labels]] = [
-        backwards(edges, problem.length, np.array([edge.costs[at] for edge in edges]))
+    # Of one cost alone only the cheapest way to run a span counts.
+    alone = [
+        make_edges(mixed(problem, [float(n == at) for n in range(problem.width)]))
         for at in range(problem.width)
+    ]
+    rests: list[Mapping[State, Labels]] = [
+        backwards(edges, problem.length, np.array([edge.costs[0] for edge in edges]))
+        for edges in alone
     ]
     least = known - _ROUNDING * max(1.0, abs(known))
 

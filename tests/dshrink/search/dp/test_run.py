@@ -68,6 +68,8 @@ def test_the_truncated_program_reports_its_overrun(search):
         ([*FILES, "--max-macs", "9", "mobilenetv2_100"], "takes no MODEL, --max-macs; it takes"),
         ([*FILES, "--keep", "9"], "--method dp with --time-table takes no --keep"),
         ([*FILES, "--seed", "0"], "takes no --seed"),
+        ([*FILES, "--padding", "repad"], "takes no --padding"),
+        ([*FILES, "--weight", "1", "--allow-unfit"], "takes no --weight, --allow-unfit"),
         (FILES[:2], "--method dp with --time-table needs --importance"),
         (FILES[2:], "--method dp (without --time-table) needs MODEL and --table"),
         (["--method", "greedy", *FILES[2:]], "--method greedy needs MODEL and --table"),
@@ -113,6 +115,16 @@ def test_several_tables_give_a_plan_each_or_one_for_all(importance):
     assert shared.to_json()["devices"][0]["lost_importance"] == 1.5
 
 
+def test_keys_that_were_not_judged_are_counted(importance):
+    about = {"schema": "dshrink.importance", "model": "synthetic.tag"}
+    about["missing"] = [{"key": [0, 2, 1, 1], "reason": "diverged"}]
+    importance.with_suffix(".json").write_text(json.dumps(about))
+    importance.write_text(IMPORTANCE.replace("0,2,1,1,0.5\n", ""))
+    found = TableSearch(importance=importance, budgets_ms=[100]).run([make_table()])
+    assert (found.unjudged, found.to_json()["unjudged_keys"]) == (1, 1)
+    assert [plan.span_mask for plan in found.plans] == ["11"]
+
+
 @pytest.mark.parametrize(
     ("wishes", "part"),
     [
@@ -121,6 +133,8 @@ def test_several_tables_give_a_plan_each_or_one_for_all(importance):
         ({"frontier": True}, "a frontier is of one latency table"),
         ({"budgets_ms": [1, 1], "share": 0.5}, "either budgets in ms or a share"),
         ({"share": -0.5}, "a share above 0"),
+        ({"share": float("inf")}, "a share above 0"),
+        ({"budgets_ms": [1, float("inf")]}, "above 0 ms and finite, got 1, inf"),
         ({"share": 0.5, "one_plan": "worst", "weights": [1, 2]}, "weights are those"),
     ],
 )

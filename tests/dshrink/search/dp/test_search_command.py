@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import random
 from dataclasses import replace
 
 import pytest
 
 from dshrink.cli.merge import run_merge
-from dshrink.search.dp.from_table import kernels_of
+from dshrink.search.dp.piece_sizes import kernels_of, peaks_of
 from dshrink.search.importance import importance_keys
+from dshrink.shrink import shrunk_spec
 from dshrink.spans import span_pieces
 from latency_tables.io import save_table
+from latency_tables.opspec import Add, Conv, OpSpec
+from latency_tables.pieces import Piece
 from latency_tables.predictor import predict
 from latency_tables.span_masks import mask_spans
 from latency_tables.synthetic import synthetic_span_table
@@ -113,6 +117,67 @@ def test_bounds_hold_for_a_network(search, tables, pieces):
     first, last = pieces.chain.block_ends[2:4]
     assert free[first:last] != pieces.chain.mask[first:last]
     assert kept[first:last] == pieces.chain.mask[first:last]
+
+
+def test_keys_that_were_not_judged_are_told_of(search, tables, tmp_path):
+    words = list(tables[1])
+    lines = words[2].read_text().splitlines()
+    words[2] = tmp_path / "importance.csv"
+    key = [int(part) for part in lines[-1].split(",")[:4]]
+    words[2].write_text("\n".join(lines[:-1]))
+    about = {
+        "schema": "dshrink.importance",
+        "model": MODEL,
+        "missing": [{"key": key, "reason": "x"}],
+    }
+    words[2].with_suffix(".json").write_text(json.dumps(about))
+    status, _, err = search(*words, "--budget-share", 1)
+    assert status == 0
+    assert err.startswith("1 keys have no importance (") and err.endswith("no plan uses them\n")
+
+
+def held_by_convolutions(spec):
+    """Numbers alive while each convolution of a whole network runs."""
+    readers = [(t, n) for n, op in enumerate(spec.ops) for t in op.inputs]
+    return [
+        sum(math.prod(spec.shapes[t]) for t in {n + 1, *(t for t, m in readers if t <= n <= m)})
+        for n, op in enumerate(spec.ops)
+        if isinstance(op, Conv)
+    ]
+
+
+def held_by_spans(net, mask):
+    """The same of a shrunk network's spans: one convolution stands before them, one behind."""
+    return held_by_convolutions(shrunk_spec(net, mask, segments="spans"))[1:-1]
+
+
+def test_what_waits_in_open_skips_is_held_beside_a_span(net, pieces, search, tables):
+    peaks, base = peaks_of(pieces), pieces.chain.base
+    # Blocks 2 and 4 have skips; a span merges inside of one of them, or swallows it.
+    for mask in (base, base[:5] + "10|" + base[8:], base[:5] + "00|" + base[8:]):
+        assert [peaks["span", span] for span in mask_spans(mask)] == held_by_spans(net, mask)
+    for p, q in pieces.chain.skips:
+        size = math.prod(pieces.piece("span", (q - 1, q)).spec.output_shape)
+        assert peaks["addition", (p, q)] == 3 * size
+    status, _, err = search(*tables[1], "--budget-share", 1, "--max-peak-mib", 0.001)
+    assert status == 2 and "ask for at least" in err
+    most = err.split()[-1]
+    ran = search(*tables[1], "--budget-share", 1, "--max-peak-mib", most, "--json")
+    mask = json.loads(ran[1])["chosen"][0]["mask"]
+    assert max(held_by_spans(net, mask)) * 4 / 2**20 <= float(most)
+
+
+def test_a_projection_in_a_skip_runs_beside_what_it_is_added_to(pieces):
+    layers = (
+        Conv(inputs=(0,), out_channels=8, kernel=(1, 1), stride=(2, 2)),
+        Add(inputs=(1, 1)),
+    )
+    spec = OpSpec(input_shape=(4, 8, 8), ops=layers)  # 256 numbers, then 128
+    skip = next(skip for skip in pieces.chain.skips)
+    piece = Piece(kind="addition", span=skip, layers=("a", "b"), spec=spec)
+    others = tuple(p for p in pieces.pieces if p.place != piece.place)
+    peaks = peaks_of(replace(pieces, pieces=(*others, piece)))
+    assert peaks["addition", skip] == 256 + 128 + 128
 
 
 def test_two_devices_get_a_plan_and_a_file_each(search, tables, tmp_path):

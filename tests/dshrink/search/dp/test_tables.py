@@ -12,6 +12,7 @@ from plan_enumeration import all_plans, keys_of, valid_spans
 from dshrink.search.dp.from_table import Bounds, table_problem
 from dshrink.search.dp.frontier import solve
 from dshrink.search.dp.many import own_plan, shared_plan
+from dshrink.search.dp.piece_sizes import PieceSizes
 from dshrink.search.errors import (
     ImportanceError,
     InfeasibleBudgetError,
@@ -136,28 +137,95 @@ def test_costs_of_the_whole_network_are_bounded(bound):
     own_plan(table_problem(table, importance, bounds=Bounds(**{bound: advised})), 1000.0)
 
 
+def test_advice_on_large_counts_is_a_whole_number():
+    rows = tuple(replace(row, macs=row.macs * 10**8 + 1) for row in make_table().rows)
+    table, importance = replace(make_table(), rows=rows), make_importance()
+    with pytest.raises(NoPlanError, match="macs") as refused:
+        own_plan(table_problem(table, importance, bounds=Bounds(max_macs=10**10)), 1000.0)
+    advised = int(str(refused.value).rpartition(" ")[2])
+    own_plan(table_problem(table, importance, bounds=Bounds(max_macs=advised)), 1000.0)
+    with pytest.raises(NoPlanError, match="macs"):
+        own_plan(table_problem(table, importance, bounds=Bounds(max_macs=advised - 1)), 1000.0)
+
+
+def test_two_bounds_and_a_budget_give_the_best_plan_and_the_fastest_one():
+    table, importance = make_table(2), make_importance(2)
+    rows = tuple(replace(row, parameters=row.macs % 700 + 9 * (row.end or 0)) for row in table.rows)
+    table = replace(table, rows=rows)
+
+    def totals(mask):
+        rows = [table.row(*at) for at in table.forms.places(mask, "repad")]
+        return sum(row.macs for row in rows), sum(row.parameters for row in rows)
+
+    values = best_by_enumeration(table, importance)
+    macs, parameters = (
+        sorted(totals(mask)[n] for mask in values)[len(values) // 2] for n in (0, 1)
+    )
+    bounds = Bounds(max_macs=macs, max_parameters=parameters)
+    problem = table_problem(table, importance, bounds=bounds)
+    times = {
+        mask: predict(table, mask).latency_ms
+        for mask in values
+        if totals(mask)[0] <= macs and totals(mask)[1] <= parameters
+    }
+    assert 3 < len(times) < len(values)
+    for budget in sorted(times.values())[:: len(times) // 3]:
+        plan = own_plan(problem, budget)
+        assert times[plan.mask] <= budget
+        best = max(values[mask] for mask, time in times.items() if time <= budget)
+        assert plan.importance == pytest.approx(best)
+    for budget in (min(times.values()) * 0.999, 0.1):
+        with pytest.raises(InfeasibleBudgetError) as error:
+            own_plan(problem, budget)
+        assert error.value.smallest_ms == min(times.values())
+
+
 def test_kernels_and_peaks_are_bounded_span_by_span():
     table, importance = make_table(), make_importance()
     # The network's own convolutions are 7 wide: only what merging makes is bounded.
     kernels = {(i, j): 2 * (j - i) + 1 if j > i + 1 else 7 for i, j in SPANS}
+    sizes = PieceSizes(kernels=kernels, peaks={}, resolution=table.resolution)
     bounds = Bounds(max_kernel=5)
-    costs = table_problem(table, importance, bounds=bounds, kernels=kernels).problem.costs
+    costs = table_problem(table, importance, bounds=bounds, sizes=sizes).problem.costs
     assert set(costs) == {(i, j) for i, j in SPANS if j - i <= 2}
     with pytest.raises(SearchError, match="needs MODEL"):
         table_problem(table, importance, bounds=bounds)
-    rows = tuple(
-        replace(row, peak_activations=2**18 * (row.end - row.start)) if row.kind == "span" else row
-        for row in table.rows
+
+
+def peaks_problem(table, peaks, most):
+    """The problem under a bound of MiB; pieces hold 1 MiB unless ``peaks`` says otherwise."""
+    numbers = {row.place: int(2**18 * peaks.get(row.place, 1.0)) for row in table.rows}
+    sizes = PieceSizes(kernels={}, peaks=numbers, resolution=table.resolution)
+    return table_problem(
+        table, make_importance(), bounds=Bounds(max_peak_mib=most), sizes=sizes
+    ).problem
+
+
+def test_what_a_piece_holds_is_bounded():
+    table = make_table()
+    long = {("span", (i, j)): float(j - i) for i, j in SPANS}
+    assert set(peaks_problem(table, long, 2.0).costs) == {(i, j) for i, j in SPANS if j - i <= 2}
+    # A skip whose addition holds too much must be swallowed.
+    spans = set(peaks_problem(table, {("addition", (2, 5)): 3.0}, 2.0).costs)
+    assert spans == {(i, j) for i, j in SPANS if i != 2 or j >= 5}
+    bounded = synthetic_span_table(
+        dict.fromkeys(SPANS, 1.0), mask=MASK, skips=SKIPS, block_ends=ENDS, bounded={(0, 6): "slow"}
     )
-    peaked = table_problem(
-        replace(table, rows=rows), importance, bounds=Bounds(max_peak_mib=2.0)
-    ).problem.costs  # 2^18 numbers of four bytes are 1 MiB
-    assert set(peaked) == {(i, j) for i, j in SPANS if j - i <= 2}
-    heavy = tuple(
-        replace(row, peak_activations=2**22) if row.kind == "stem" else row for row in table.rows
-    )
-    with pytest.raises(NoPlanError, match=r"the stem of .* alone holds 16; ask for at least 16"):
-        table_problem(replace(table, rows=heavy), importance, bounds=Bounds(max_peak_mib=1.0))
+    # The third convolution can merge with the second, whose span holds 5 MiB, or with more.
+    heavy = {("span", (i, j)): 5.5 if (i, j) == (2, 5) else 8.0 for i, j in SPANS if i < 3 <= j}
+    for one, peaks, least, part in (
+        (bounded, heavy, 5.5, r"\(1 spans are bounded, so no plan has them\); the least is 5\.5"),
+        (table, heavy | {("head", None): 7.0003}, 7.0003, r"the head, .* holds 7; the least is 7;"),
+    ):
+        with pytest.raises(NoPlanError, match=rf"at most 2 MiB.*{part}") as refused:
+            peaks_problem(one, peaks, 2.0)
+        advised = float(str(refused.value).rpartition(" ")[2])
+        assert least <= advised <= 1.001 * least
+        assert len(solve(peaks_problem(one, peaks, advised)))
+        with pytest.raises(NoPlanError):
+            peaks_problem(one, peaks, least * 0.9999)
+    with pytest.raises(SearchError, match="tables of one resolution"):
+        table_problem(table, make_importance(), bounds=Bounds(max_peak_mib=2.0))
     with pytest.raises(SearchError, match="max peak mib must be above 0"):
         Bounds(max_peak_mib=0.0)
 
