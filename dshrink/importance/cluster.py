@@ -1,14 +1,20 @@
 """Candidates judged by the workers of a Dask cluster, the one that profiles or another.
 
 A worker needs dshrink with its training packages, and the images and the weights under the paths
-that were given. It takes one candidate at a time, with all its threads and its GPU.
+that were given. It takes one candidate at a time, with all its threads and its GPU. Each candidate
+is sent to a worker by its address: only so is it known which worker failed. One that drives a board
+is left alone, for what it judges would slow down what it measures.
 """
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import replace
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dshrink.errors import DshrinkError
@@ -18,6 +24,13 @@ from dshrink.importance.evaluator import Evaluator
 from dshrink.importance.settings import Candidate, Settings
 
 CONNECT_TIMEOUT_S = 15.0
+#: How often the list of workers is looked at, and how long one that died is waited for.
+WATCH_S = 1.0
+PATIENCE_S = 60.0
+#: So many workers may die of a candidate, as Dask has it.
+DEATHS = 3
+#: A worker with this resource judges, whatever else it offers.
+RESOURCE = "importance"
 
 _lock = threading.Lock()
 #: A worker keeps what it judged for last: images and weights are long to load.
@@ -41,33 +54,41 @@ def judge_here(settings: Settings, identity: Mapping[str, Any], candidate: Candi
         return evaluator.judge(candidate)
 
 
-def free_workers(client: Any, address: str) -> list[str]:
-    """The workers that name no resource: whoever drives a board measures, and is left alone."""
-    known = client.scheduler_info(n_workers=-1)["workers"]
-    free = [name for name, facts in known.items() if not facts.get("resources")]
-    if not free:
-        boards = f" but {len(known)} that drive boards" if known else ""
-        raise EvaluationError(
-            f"{address} has no worker{boards}: start one with `dask worker {address} --nthreads 1`"
-        )
-    return free
-
-
 def judge_on_cluster(
     address: str,
     settings: Settings,
     identity: Mapping[str, Any],
     candidates: Sequence[Candidate],
+    say: Callable[[str], None],
 ) -> Generator[Evaluation]:
-    """The evaluations as they come. Raises EvaluationError without a cluster or its workers."""
+    """The evaluations as they come; a worker that fails is left out, and ``say`` is told so.
+
+    Raises EvaluationError without a cluster, or without a worker that can judge.
+    """
+    # A worker's process may have no children: it reads images itself, and scores stay the same.
+    there = replace(settings, loaders=0)
+    with _connected(address) as client:
+
+        def submit(worker: str, candidate: Candidate) -> Any:
+            return client.submit(
+                judge_here, there, identity, candidate, workers=[worker], pure=False
+            )
+
+        sharing = _Sharing(
+            client=client, address=address, submit=submit, say=say, waiting=deque(candidates)
+        )
+        yield from sharing.evaluations()
+
+
+def _connected(address: str) -> Any:
     try:
-        from distributed import Client, KilledWorker, as_completed
+        from distributed import Client
     except ImportError as error:
         raise EvaluationError(
             f"--scheduler needs Dask ({error}): python -m pip install 'distributed>=2026.8'"
         ) from error
     try:
-        client = Client(
+        return Client(
             address, set_as_default=False, timeout=CONNECT_TIMEOUT_S, name="dshrink-importance"
         )
     except (OSError, ValueError) as error:
@@ -75,27 +96,110 @@ def judge_on_cluster(
             f"no Dask scheduler answers at {address} ({type(error).__name__}): start one with "
             "`dask scheduler`, and give the address that it prints"
         ) from error
-    with client:
-        # A worker's processes may have no children: it reads images itself. Scores do not change.
-        there = replace(settings, loaders=0)
-        workers = free_workers(client, address)
-        futures = {
-            client.submit(
-                judge_here, there, identity, candidate, pure=False, workers=workers
-            ): candidate
-            for candidate in candidates
-        }
-        for future in as_completed(futures, loop=client.loop):
+
+
+@dataclass(kw_only=True)
+class _Sharing:
+    """Who judges what: ``running`` maps futures to the worker and its candidate."""
+
+    client: Any
+    address: str
+    submit: Callable[[str, Candidate], Any]
+    say: Callable[[str], None]
+    waiting: deque[Candidate]
+    running: dict[Any, tuple[str, Candidate]] = field(default_factory=dict)
+    left_out: dict[str, EvaluationError] = field(default_factory=dict)
+    deaths: Counter[Candidate] = field(default_factory=Counter)
+
+    def evaluations(self) -> Generator[Evaluation]:
+        while self.waiting or self.running:
+            workers = self._workers()
+            for future, (worker, _) in list(self.running.items()):
+                if worker not in workers:
+                    yield from self._lose(future)
+            busy = {worker for worker, _ in self.running.values()}
+            for worker in workers:
+                if worker not in busy and self.waiting:
+                    candidate = self.waiting.popleft()
+                    self.running[self.submit(worker, candidate)] = worker, candidate
+            for future in self._finished():
+                yield from self._take(future)
+
+    def _workers(self) -> list[str]:
+        """Those that may judge; where one died, another is waited for. Raises EvaluationError."""
+        died = bool(self.running or self.deaths)
+        deadline = time.monotonic() + (PATIENCE_S if died else 0.0)
+        while True:
             try:
-                yield future.result()
-            except KilledWorker as error:
-                reason = f"its workers died ({error})"
-                yield Evaluation(candidate=futures[future], seconds=0.0, reason=reason)
-            except DshrinkError:
-                raise
-            except Exception as error:
+                known = self.client.scheduler_info(n_workers=-1)["workers"]
+            except OSError as error:
                 raise EvaluationError(
-                    f"a worker of {address} failed ({type(error).__name__}: {error}): see its log, "
-                    "and have the same versions of dshrink and Dask where it runs; what was judged "
-                    "is in the journal"
+                    f"the Dask scheduler at {self.address} went away ({error}); what was judged is "
+                    "in the journal: give the same command again when it is back"
                 ) from error
+            # A board's worker names its board as a resource (docs/fleets.md).
+            free = [
+                worker
+                for worker, facts in known.items()
+                if not facts["resources"] or RESOURCE in facts["resources"]
+            ]
+            if usable := [worker for worker in free if worker not in self.left_out]:
+                return usable
+            if time.monotonic() >= deadline:
+                raise self._no_worker(len(known) - len(free))
+            time.sleep(WATCH_S)
+
+    def _no_worker(self, boards: int) -> EvaluationError:
+        if self.left_out:
+            return list(self.left_out.values())[-1]
+        others = f" that judges, only {boards} with resources (boards?)" if boards else ""
+        return EvaluationError(
+            f"{self.address} has no worker{others}: start one with `dask worker {self.address} "
+            f'--nthreads 1 --resources "{RESOURCE}=1"`'
+        )
+
+    def _finished(self) -> list[Any]:
+        from distributed import wait
+        from distributed.client import FutureCancelledError
+
+        # A cancelled one is told from its future.
+        with suppress(TimeoutError, FutureCancelledError), self.client.as_current():
+            wait(list(self.running), timeout=WATCH_S, return_when="FIRST_COMPLETED")
+        return [future for future in self.running if future.done()]
+
+    def _take(self, future: Any) -> Generator[Evaluation]:
+        from distributed import KilledWorker
+        from distributed.client import FutureCancelledError
+
+        try:
+            evaluation: Evaluation = future.result()
+        except (FutureCancelledError, KilledWorker, asyncio.CancelledError):
+            yield from self._lose(future)
+        except Exception as error:
+            self._leave_out(future, error)
+        else:
+            del self.running[future]
+            yield evaluation
+
+    def _lose(self, future: Any) -> Generator[Evaluation]:
+        """Its worker died: another one takes the candidate, unless too many died of it."""
+        future.cancel()
+        worker, candidate = self.running.pop(future)
+        self.deaths[candidate] += 1
+        if self.deaths[candidate] < DEATHS:
+            self.waiting.append(candidate)
+            return
+        reason = f"{DEATHS} workers died, the last one {worker}"
+        yield Evaluation(candidate=candidate, seconds=0.0, reason=reason)
+
+    def _leave_out(self, future: Any, error: Exception) -> None:
+        worker, candidate = self.running.pop(future)
+        self.waiting.appendleft(candidate)
+        problem = str(error)
+        if not isinstance(error, DshrinkError):
+            problem = (
+                f"a worker of {self.address} failed ({type(error).__name__}: {error}): see its "
+                "log, and have the same versions of dshrink and Dask where it runs"
+            )
+        self.left_out[worker] = EvaluationError(f"{problem}; what was judged is in the journal")
+        self.say(f"worker {worker} is left out, the others do its part: {problem}")

@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from dshrink.importance.settings import Candidate
+
+
+class Origin(NamedTuple):
+    """What computed a score: "cpu" or the GPU's name, and the versions of torch and dshrink."""
+
+    device: str
+    torch: str
+    dshrink: str
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> Origin:
+        """Of a journal's line; "unknown" in one written before lines said so."""
+        return cls(*(str(line.get(name, "unknown")) for name in cls._fields))
+
+    def __str__(self) -> str:
+        return f"{self.device} with torch {self.torch}, dshrink {self.dshrink}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,7 +31,7 @@ class Evaluation:
     """Losses are mean cross-entropies, accuracies in percent. With a ``reason`` there are none.
 
     "train" is what was seen while the network was tuned or recalibrated; of the original, the same
-    images as it is.
+    images as it is. ``origin`` is None where no machine lived to say so.
     """
 
     candidate: Candidate
@@ -24,6 +41,7 @@ class Evaluation:
     val_loss: float | None = None
     val_accuracy: float | None = None
     reason: str = ""
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         if not self.reason and not all(
@@ -55,6 +73,7 @@ class Evaluation:
             "val_accuracy": self.val_accuracy,
             "reason": self.reason,
             "seconds": self.seconds,
+            **(self.origin._asdict() if self.origin else {}),
         }
 
     @classmethod
@@ -70,4 +89,5 @@ class Evaluation:
             val_loss=line["val_loss"],
             val_accuracy=line["val_accuracy"],
             reason=str(line["reason"]),
+            origin=Origin.from_json(line),
         )

@@ -20,7 +20,7 @@ from torch import fx
 from dshrink.chain import make_chain
 from dshrink.errors import DshrinkError
 from dshrink.importance.errors import EvaluationError
-from dshrink.importance.evaluation import Evaluation
+from dshrink.importance.evaluation import Evaluation, Origin
 from dshrink.importance.settings import RECALIBRATE, Candidate, Settings
 from dshrink.merge.unmerged import unmerged_module
 from dshrink.models import Network, NetworkError, load_network
@@ -28,6 +28,7 @@ from dshrink.regions import rewriting
 from dshrink.spans import span_pieces
 from dshrink.train.data import Batches, ImageFolders, look_of, open_images, sampled, shuffled
 from dshrink.train.tuning import Score, evaluate, prepared, recalibrate, tune
+from dshrink.version import __version__
 from latency_tables.pieces import NetworkPieces
 
 
@@ -74,6 +75,13 @@ class Evaluator:
         }
 
     @cached_property
+    def origin(self) -> Origin:
+        """What scores are computed with; a journal may hold those of several machines."""
+        gpu = self.device.type == "cuda"
+        name = torch.cuda.get_device_name(self.device) if gpu else self.device.type
+        return Origin(device=name, torch=str(torch.__version__), dshrink=__version__)
+
+    @cached_property
     def pieces(self) -> NetworkPieces:
         """The network cut into the spans that are asked for."""
         return span_pieces(self.network, mode=self.settings.span_mode)
@@ -87,7 +95,12 @@ class Evaluator:
         except (DshrinkError, RuntimeError, MemoryError) as error:
             # RuntimeError: torch's word for a GPU that is out of memory, among others.
             reason = " ".join(str(error).split()) or type(error).__name__
-            return Evaluation(candidate=candidate, reason=reason[:500], seconds=_since(start))
+            return Evaluation(
+                candidate=candidate,
+                reason=reason[:500],
+                seconds=_since(start),
+                origin=self.origin,
+            )
         return Evaluation(
             candidate=candidate,
             train_loss=train.loss,
@@ -95,6 +108,7 @@ class Evaluator:
             val_loss=validation.loss,
             val_accuracy=validation.accuracy,
             seconds=_since(start),
+            origin=self.origin,
         )
 
     def _scores(self, candidate: Candidate) -> tuple[Score, Score]:

@@ -6,7 +6,7 @@ run goes on where it, another shard of it or another scheduler stopped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dshrink.importance.cluster import judge_on_cluster
 from dshrink.importance.errors import EvaluationError
-from dshrink.importance.evaluation import Evaluation
+from dshrink.importance.evaluation import Evaluation, Origin
 from dshrink.importance.evaluator import Evaluator
 from dshrink.importance.journal import Journal, Shard
 from dshrink.importance.settings import Candidate, Settings
@@ -110,6 +110,8 @@ class Measurement:
                 evaluations={key: journal.known[c] for key, c in self.keys.items()},
                 original=journal.known[self.original],
             )
+        if len(table.origins) > 1:
+            say(_mixed_line(table.origins))
         sidecar = save_importance(self.out, table, self._about())
         return Result(
             judged=len(left),
@@ -134,7 +136,7 @@ class Measurement:
         progress(done, len(wanted), "")
         seconds: list[float] = []
         # Closing ends what a cluster is still asked for.
-        with closing(self._evaluations(left)) as evaluations:
+        with closing(self._evaluations(left, say)) as evaluations:
             for number, evaluation in enumerate(evaluations, start=1):
                 journal.add(evaluation)
                 if evaluation.candidate == self.original and evaluation.reason:
@@ -145,9 +147,10 @@ class Measurement:
                 if number == ESTIMATE_AFTER and number < len(left):
                     say(_estimate_line(evaluation.seconds, len(left) - number))
 
-    def _evaluations(self, left: list[Candidate]) -> Generator[Evaluation]:
+    def _evaluations(self, left: list[Candidate], say: Say) -> Generator[Evaluation]:
         if self.scheduler and left:
-            return judge_on_cluster(self.scheduler, self.settings, self.evaluator.identity, left)
+            identity = self.evaluator.identity
+            return judge_on_cluster(self.scheduler, self.settings, identity, left, say)
         return self._evaluations_here(left)
 
     def _evaluations_here(self, left: list[Candidate]) -> Generator[Evaluation]:
@@ -178,18 +181,27 @@ class Measurement:
 
     def _about(self) -> dict[str, object]:
         evaluator = self.evaluator
+        chain = evaluator.pieces.chain
+        assert chain is not None
         return {
             **evaluator.identity,
+            "convolutions": list(chain.convolutions),
             "reinitialised_single_layers": self.settings.reinitialise,
             "span_mode": self.settings.span_mode,
             "classes": len(evaluator.images.classes),
             "training_images": evaluator.training.count,
             "validation_images": evaluator.validation.count,
-            "device": evaluator.device.type,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "dshrink_version": __version__,
             "versions": versions(),
         }
+
+
+def _mixed_line(origins: Iterable[Origin]) -> str:
+    return (
+        f"warning: networks were judged by {'; '.join(map(str, origins))}: small changes may be "
+        "theirs; judge all on the same, with another --out"
+    )
 
 
 def _estimate_line(seconds: float, left: int) -> str:

@@ -6,12 +6,13 @@ import csv
 import io
 import json
 import platform
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dshrink.importance.evaluation import Evaluation
+from dshrink.importance.evaluation import Evaluation, Origin
 from dshrink.search.importance import ImportanceKey
 from latency_tables.io import write_atomically
 
@@ -33,6 +34,12 @@ class ImportanceTable:
     def missing(self) -> dict[ImportanceKey, str]:
         """Keys without a value, and why."""
         return {key: e.reason for key, e in self.evaluations.items() if e.reason}
+
+    @property
+    def origins(self) -> Counter[Origin]:
+        """How many networks were judged by what; their scores differ a little for it."""
+        judged = {e.candidate: e for e in (self.original, *self.evaluations.values())}
+        return Counter(e.origin for e in judged.values() if e.origin and not e.reason)
 
     def rows(self) -> list[Sequence[float]]:
         """Rows of the published format; a key's id is its number among all of them."""
@@ -56,6 +63,9 @@ def save_importance(path: Path, table: ImportanceTable, about: Mapping[str, Any]
         "schema_version": SCHEMA_VERSION,
         **about,
         "keys": len(table.evaluations),
+        "judged_by": [
+            {**origin._asdict(), "networks": count} for origin, count in table.origins.items()
+        ],
         "original": {
             "train_loss": table.original.train_loss,
             "train_accuracy": table.original.train_accuracy,

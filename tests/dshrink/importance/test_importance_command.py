@@ -10,6 +10,7 @@ import pytest
 
 from dshrink.cli import main as entry
 from dshrink.importance.journal import journal_path
+from dshrink.search.dp.importance_file import load_unjudged
 
 
 @dataclass
@@ -55,6 +56,27 @@ def test_the_command_writes_the_table_and_says_where(
     shard = importance(*words, "--batch", 8, "--out", out, "--shard", "2/2")
     assert (shard.status, shard.err.count("in shard 2/2")) == (0, 1)
     assert shard.out.startswith("shard 2/2: 0 networks judged, 9 known before")
+
+
+def test_keys_without_a_value_are_named_and_end_the_command_with_status_1(
+    importance: Any, finished: Path, pictures: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "mine.csv"
+    lines = journal_path(finished, None).read_text().splitlines()
+    [lost] = [number for number, line in enumerate(lines) if '"mask": "011111111"' in line]
+    lines[lost] = json.dumps({**json.loads(lines[lost]), "reason": "out of memory"})
+    journal_path(out, None).write_text("\n".join(lines) + "\n")
+    words = ["--data", pictures, "--level", "recalibrate:2", "--weights", "random", "--batch", 8]
+    ran = importance(*words, "--out", out)
+    assert ran.status == 1
+    assert "key (0, 2, 1, 1) has no value: out of memory" in ran.err
+    assert "1 of 28 keys have no value" in ran.err
+    assert len(out.read_text().splitlines()) == 28  # the header, and all keys but one
+    assert load_unjudged(out, "test_resnet.tagged") == {(0, 2, 1, 1)}
+    again = importance(*words, "--out", out, "--retry-failed", "--json")
+    assert (again.status, json.loads(again.out)["missing"]) == (0, [])
+    assert out.read_bytes() == finished.read_bytes()
+    assert load_unjudged(out, "test_resnet") == frozenset()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Whole tables: resumed after a kill, in shards, on a cluster, always the same one."""
+"""Whole tables: resumed after a kill, in shards, always the same one."""
 
 import csv
 import json
@@ -6,23 +6,21 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from importance_runs import KEYS, NETWORKS, begin, evaluations
 
 from dshrink.errors import DshrinkError
-from dshrink.importance.cluster import free_workers, judge_here
 from dshrink.importance.errors import EvaluationError
 from dshrink.importance.evaluation import Evaluation
 from dshrink.importance.journal import Journal, Shard, journal_path
 from dshrink.importance.run import Measurement
 from dshrink.importance.settings import Candidate, Level, Settings
-
-# Keys that leave the network as it is share it; the original, not tuned, is one more.
-KEYS, NETWORKS = 28, 18
+from dshrink.version import __version__
 
 DIES_AFTER_THREE = """
 import os, signal, sys, torch
@@ -36,18 +34,6 @@ def progress(done, total, label):
         os.kill(os.getpid(), signal.SIGKILL)
 Measurement(settings=settings, out=__import__("pathlib").Path(sys.argv[2])).run(progress)
 """
-
-
-def evaluations(path: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in path.read_text().splitlines()[1:]]
-
-
-def begin(out: Path, finished: Path, count: int) -> Path:
-    """The journal of a run that has already judged the first ``count`` networks."""
-    lines = journal_path(finished, None).read_text().splitlines(keepends=True)
-    journal = journal_path(out, None)
-    journal.write_text("".join(lines[: 1 + count]))
-    return journal
 
 
 def test_rows_are_changes_against_the_original_by_key(finished: Path) -> None:
@@ -76,6 +62,8 @@ def test_rows_are_changes_against_the_original_by_key(finished: Path) -> None:
 
 def test_the_sidecar_says_how_the_table_was_made(finished: Path, settings: Settings) -> None:
     about = json.loads(finished.with_suffix(".json").read_text())
+    chain = Measurement(settings=settings, out=finished).evaluator.pieces.chain
+    assert chain is not None and len(chain.convolutions) == 9
     assert about["schema"] == "dshrink.importance"
     wanted = {
         "model": "test_resnet",
@@ -87,6 +75,7 @@ def test_the_sidecar_says_how_the_table_was_made(finished: Path, settings: Setti
         "training_images": 16,
         "validation_images": 12,
         "missing": [],
+        "convolutions": list(chain.convolutions),
     }
     assert {name: about[name] for name in wanted} == wanted
     assert {"data", "weights", "date", "versions", "dshrink_version"} <= about.keys()
@@ -131,73 +120,36 @@ def test_shards_make_the_table_of_one_run(
     assert out.read_bytes() == finished.read_bytes()
 
 
-@pytest.fixture(scope="module")
-def cluster_address() -> Iterator[str]:
-    distributed = pytest.importorskip("distributed", reason="Dask is not installed")
-    with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=2, processes=False, dashboard_address="localhost:0"
-    ) as cluster:
-        yield cluster.scheduler_address
-
-
-def test_the_workers_of_a_cluster_make_the_same_table(
-    finished: Path, settings: Settings, tmp_path: Path, cluster_address: str
+def test_values_of_several_machines_are_told_apart(
+    finished: Path, settings: Settings, tmp_path: Path
 ) -> None:
+    here = Measurement(settings=settings, out=finished).evaluator.origin
+    assert here == ("cpu", torch.__version__, __version__)
+    count = {"device": "cpu", "torch": here.torch, "dshrink": here.dshrink, "networks": NETWORKS}
+    assert json.loads(finished.with_suffix(".json").read_text())["judged_by"] == [count]
     out = tmp_path / "importance.csv"
-    begin(out, finished, 12)
-    result = Measurement(settings=settings, out=out, scheduler=cluster_address).run()
-    assert result.judged == NETWORKS - 12
+    journal = begin(out, finished, NETWORKS)
+    lines = journal.read_text().splitlines(keepends=True)
+    lines[4] = lines[4].replace('"device": "cpu"', '"device": "NVIDIA H200"')
+    journal.write_text("".join(lines))
+    said: list[str] = []
+    Measurement(settings=settings, out=out).run(say=said.append)
+    assert json.loads(out.with_suffix(".json").read_text())["judged_by"] == [
+        {**count, "networks": NETWORKS - 1},
+        {**count, "networks": 1, "device": "NVIDIA H200"},
+    ]
+    [warning] = [line for line in said if line.startswith("warning: ")]
+    assert f"cpu with torch {here.torch}" in warning and "; NVIDIA H200 with torch" in warning
     assert out.read_bytes() == finished.read_bytes()
+    undisturbed: list[str] = []
+    Measurement(settings=settings, out=finished).run(say=undisturbed.append)
+    assert not any("warning" in line for line in undisturbed)
 
 
-def test_a_worker_that_fails_is_one_line_and_loses_nothing(
-    finished: Path,
-    settings: Settings,
-    tmp_path: Path,
-    cluster_address: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def sick(*given: object) -> object:
-        raise ModuleNotFoundError("No module named 'timm'")
-
-    monkeypatch.setattr("dshrink.importance.cluster.judge_here", sick)
-    out = tmp_path / "importance.csv"
-    journal = begin(out, finished, 12)
-    with pytest.raises(EvaluationError, match=r"a worker of .* failed \(ModuleNotFoundError: No"):
-        Measurement(settings=settings, out=out, scheduler=cluster_address).run()
-    assert len(evaluations(journal)) == 12
-
-
-def test_a_worker_that_reads_other_images_is_refused(settings: Settings) -> None:
-    with pytest.raises(EvaluationError, match="a worker has other data"):
-        judge_here(settings, {"data": "0123", "seed": 0}, Candidate("1" * 9))
-
-
-class Known:
-    """As much of a Dask client as tells of its workers."""
-
-    def __init__(self, **resources: dict[str, int]) -> None:
-        self.workers = {name: {"resources": given} for name, given in resources.items()}
-
-    def scheduler_info(self, n_workers: int) -> dict[str, object]:
-        return {"workers": self.workers}
-
-
-def test_workers_that_drive_boards_are_left_alone() -> None:
-    assert free_workers(Known(board={"pi": 1}, server={}), "tcp://host:1") == ["server"]
-    with pytest.raises(EvaluationError, match="no worker but 1 that drive boards"):
-        free_workers(Known(board={"pi": 1}), "tcp://host:1")
-    with pytest.raises(EvaluationError, match="no worker: start one"):
-        free_workers(Known(), "tcp://host:1")
-
-
-def test_without_a_cluster_the_address_is_named(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("distributed", reason="Dask is not installed")
-    monkeypatch.setattr("dshrink.importance.cluster.CONNECT_TIMEOUT_S", 0.2)
-    with pytest.raises(EvaluationError, match="no Dask scheduler answers at"):
-        Measurement(settings=settings, out=tmp_path / "a.csv", scheduler="tcp://127.0.0.1:1").run()
+def test_a_journal_that_does_not_say_where_it_was_judged_is_read(tmp_path: Path) -> None:
+    line = Evaluation(candidate=Candidate("11"), seconds=1.0, reason="x").to_json()
+    assert "device" not in line
+    assert Evaluation.from_json(line).origin == ("unknown",) * 3
 
 
 def test_what_failed_is_missing_until_it_is_tried_again(

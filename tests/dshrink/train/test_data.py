@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,6 +120,21 @@ def test_batches_come_again_from_memory_or_from_disk(tree: Path) -> None:
     assert torch.equal(pixels(kept), first)
     with pytest.raises((RuntimeError, OSError)):
         pixels(read)
+
+
+def test_batches_that_do_not_fit_are_not_held_to_the_end(tree: Path) -> None:
+    size = 6 * 3 * 24 * 24  # bytes of a batch; there are three, and two fit
+    found = batches(tree, cache_bytes=2 * size)
+    alive = []
+    for pictures, _ in found:
+        alive.append(weakref.ref(pictures))
+        held = sum(one() is not None for one in alive)
+        assert held == len(alive) if len(alive) < 3 else held == 1
+    # A later pass knows that they do not fit, and holds none but the one that is looked at.
+    alive = []
+    for pictures, _ in found:
+        alive.append(weakref.ref(pictures))
+        assert sum(one() is not None for one in alive) == 1
 
 
 def test_reading_leaves_the_random_numbers_of_others_alone(tree: Path) -> None:
