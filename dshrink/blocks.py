@@ -16,10 +16,8 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from latency_tables.masks import REMOVABLE
 from latency_tables.opspec import Activation, Add, Conv, Mul, OpSpec, Pool
-
-#: Activations that a merge may remove: piecewise linear ones, as in the paper.
-REMOVABLE = ("relu", "relu6")
 
 
 @dataclass(frozen=True, slots=True)

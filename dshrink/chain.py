@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
 
-from dshrink.blocks import REMOVABLE, Block, Segment, find_blocks, find_segments
+from dshrink.blocks import Block, Segment, find_blocks, find_segments
 from dshrink.errors import DshrinkError
+from latency_tables.masks import REMOVABLE
 from latency_tables.opspec import Activation, Add, Conv, OpSpec, Shape
 from latency_tables.span_masks import ACTIVE, LINEAR, SpanChain
 

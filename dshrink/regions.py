@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from dshrink.blocks import REMOVABLE, Block, find_blocks, why_unmergeable
+from dshrink.blocks import Block, find_blocks, why_unmergeable
 from dshrink.chain import Chain, ChainConv, make_chain, span_chain
 from dshrink.errors import DshrinkError
 from dshrink.merge.errors import NotMergeable
 from dshrink.merge.segment import Segment, from_spec
 from dshrink.models import Network
 from latency_tables.errors import MaskError
+from latency_tables.masks import REMOVABLE
 from latency_tables.onnx_file import Arrays
 from latency_tables.opspec import Activation, OpSpec
 from latency_tables.span_masks import ACTIVE, LINEAR, Span, check_span_mask, mask_spans

@@ -8,6 +8,8 @@ from latency_tables.errors import MaskError
 
 #: How a merged block treats the border (methods.md); the first one is the default.
 PADDING_MODES = ("bias_map", "repad", "interior")
+#: Activations that a mask may take away: piecewise linear ones, as in the paper.
+REMOVABLE = ("relu", "relu6")
 
 
 def check_mask(

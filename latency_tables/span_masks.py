@@ -22,6 +22,9 @@ from latency_tables.errors import MaskError, PieceError
 #: (i, j): the convolutions i+1..j.
 Span = tuple[int, int]
 
+#: More weights than that (fp32) are neither measured nor made in one merged convolution.
+MOST_WEIGHT_BYTES = 256 * 1024**2
+
 ACTIVE, LINEAR, MERGED = "1", "|", "0"
 
 #: Why a span is not among all that the network's structure allows, and not among those measured.

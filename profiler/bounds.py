@@ -15,12 +15,10 @@ from collections.abc import Collection, Iterator, Mapping
 from latency_tables.opspec import Conv, OpSpec
 from latency_tables.pieces import NetworkPieces, Piece
 from latency_tables.places import Place
-from latency_tables.span_masks import Span
+from latency_tables.span_masks import MOST_WEIGHT_BYTES, Span
 from profiler.measurement import Measurement
 
-#: More weights than that in one convolution are not built.
-MOST_WEIGHT_BYTES = 256 * 1024**2
-#: Nor is what does more than so many times the MACs of its layers.
+#: Not built either is what does more than so many times the MACs of its layers.
 MOST_MACS = 50
 #: A span that takes more than so many times its layers' time is not measured again.
 TOO_SLOW = 2.0

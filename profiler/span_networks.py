@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Mapping
 
+from latency_tables.masks import REMOVABLE
 from latency_tables.opspec import Activation
 from latency_tables.pieces import NetworkPieces
 from latency_tables.places import Place
@@ -24,8 +25,6 @@ WORTH_MACS = 3.0
 NETWORK_MACS = 2.0
 #: Draws for one network before there seem to be no more.
 TRIES = 50
-#: Activations that a mask may take away.
-REMOVABLE = ("relu", "relu6")
 
 
 def worth_merging(

@@ -24,10 +24,7 @@ from dshrink.models import Network
 from dshrink.regions import Region, Rewriting, region_segment, rewriting
 from dshrink.tracing import propagate_shapes
 from latency_tables.onnx_file import Arrays
-
-#: Merged convolutions with more weights than that, in float32, are not made. Nor does a profile
-#: measure them (``profiler.bounds``).
-MOST_WEIGHT_BYTES = 256 * 1024**2
+from latency_tables.span_masks import MOST_WEIGHT_BYTES
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -79,3 +79,10 @@ def smallest_latency(table: LatencyTable, padding: str = "bias_map") -> Predicti
         "0" if savings.get(block, 0.0) > 0 else "1" for block in range(table.block_count)
     )
     return predict(table, keep_mask, padding)
+
+
+def round_up(value: float) -> str:
+    """Four digits, never below: rounding to nearest could advise a budget that cannot be met."""
+    scale = 10.0 ** (3 - math.floor(math.log10(value)))
+    digits = math.ceil(value * scale)
+    return f"{(digits if digits / scale >= value else digits + 1) / scale:.10g}"

@@ -7,12 +7,18 @@ dynamic program are for.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from dshrink.search.binding import plan_from_table
 from dshrink.search.errors import InfeasibleBudgetError
-from dshrink.search.goal import Goal, check_blocks, check_fit, savings_ms, smallest_latency
+from dshrink.search.goal import (
+    Goal,
+    check_blocks,
+    check_fit,
+    round_up,
+    savings_ms,
+    smallest_latency,
+)
 from dshrink.search.plan import Plan
 from latency_tables.predictor import predict
 from latency_tables.table import LatencyTable
@@ -59,7 +65,7 @@ def shrink_in_order(table: LatencyTable, goal: Goal, order: Sequence[int], paddi
     raise InfeasibleBudgetError(
         f"no mask of {table.model} meets {goal.budget_ms:g} ms on {table.conditions.device}: the "
         f"smallest possible latency is {smallest.latency_ms:.4g} ms (mask:{smallest.keep_mask}); "
-        f"ask for at least {_round_up(smallest.latency_ms)} ms",
+        f"ask for at least {round_up(smallest.latency_ms)} ms",
         smallest_ms=smallest.latency_ms,
         keep_mask=smallest.keep_mask,
     )
@@ -67,9 +73,3 @@ def shrink_in_order(table: LatencyTable, goal: Goal, order: Sequence[int], paddi
 
 def _mask(table: LatencyTable, shrunk: Sequence[int]) -> str:
     return "".join("0" if block in shrunk else "1" for block in range(table.block_count))
-
-
-def _round_up(latency_ms: float) -> str:
-    """Four digits, never below: rounding to nearest could advise a budget that cannot be met."""
-    scale = 10.0 ** (3 - math.floor(math.log10(latency_ms)))
-    return f"{math.ceil(latency_ms * scale) / scale:.10g}"

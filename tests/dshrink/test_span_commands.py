@@ -15,14 +15,13 @@ from dshrink.chain import make_chain, span_chain
 from dshrink.cli.merge import run_merge
 from dshrink.export import run_onnx
 from dshrink.merge.errors import NotMergeable
-from dshrink.merge.rewrite import MOST_WEIGHT_BYTES, merge_spans
+from dshrink.merge.rewrite import merge_spans
 from dshrink.plans import bind_to_network
 from dshrink.search.errors import PlanError
 from dshrink.search.plan import parse_plan, save_plan
 from dshrink.shrink import shrunk_spec
 from latency_tables.predictor import predict
 from latency_tables.synthetic import synthetic_span_table
-from profiler import bounds
 from profiler.errors import SessionError
 
 MODEL = "mobilenetv2_035"
@@ -124,7 +123,6 @@ def test_bench_says_what_its_table_cannot_predict_before_it_measures(network, tm
 
 
 def test_a_kernel_of_an_absurd_size_is_not_merged(network):
-    assert MOST_WEIGHT_BYTES == bounds.MOST_WEIGHT_BYTES
     net = network("mobilenetv2_100", 32)
     line = r"span 0-50 \(.*\): its merged 245x245 kernel has 2345 MiB .* none above 256 MiB"
     with pytest.raises(NotMergeable, match=line):

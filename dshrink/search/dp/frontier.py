@@ -17,6 +17,7 @@ from dshrink.search.dp.labels import Floats, Labels, Truths, Worthwhile, best_of
 from dshrink.search.dp.problem import SpanProblem
 from dshrink.search.dp.reach import Edge, Prune, Reached, State, forwards, least_rest, make_edges
 from dshrink.search.errors import InfeasibleBudgetError, NoPlanError, SearchError
+from dshrink.search.goal import round_up
 from latency_tables.span_masks import mask_of
 
 #: Sums in another order differ by less than this share; what is bounded is decided at the end.
@@ -138,13 +139,6 @@ def infeasible(
         smallest_ms=smallest_ms,
         keep_mask=mask,
     )
-
-
-def round_up(value: float) -> str:
-    """Four digits, never below: rounding to nearest could advise a budget that cannot be met."""
-    scale = 10.0 ** (3 - math.floor(math.log10(value)))
-    digits = math.ceil(value * scale)
-    return f"{(digits if digits / scale >= value else digits + 1) / scale:.10g}"
 
 
 def solve(

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dshrink.search.dp.csv_lines import CsvLine, read_lines
 from dshrink.search.dp.problem import Key, block_ends_of, key_name, key_names
 from dshrink.search.errors import ImportanceError
 from dshrink.search.importance import importance_keys
+from latency_tables.csv_lines import CsvLine, CsvSource, load_lines
 from latency_tables.json_fields import parse_document
 from latency_tables.span_masks import Span
 
@@ -28,14 +28,16 @@ RAW = "val_acc"
 #: What ``dshrink importance`` writes beside its table.
 SIDECAR_SCHEMA = "dshrink.importance"
 _KEY = ("st", "end", "st_act", "end_act")
+_MEND = f"give a CSV with the columns {','.join(_KEY)} and {RAW} or importance"
 
 
 def load_importance(path: Path, alpha: float | None = None) -> dict[Key, float]:
     """Read and normalise a table. Raises ImportanceError, which names keys, file and line."""
-    lines = read_lines(path, _KEY, ImportanceError)
+    source = CsvSource(where=str(path), error=ImportanceError, mend=_MEND)
+    lines = load_lines(path, source, _KEY)
     column = next((name for name in (*NORMALISED, RAW) if name in lines[0].values), None)
     if column is None:
-        raise lines[0].bad_header(f"no column importance, imp or {RAW}")
+        raise source.bad(f"no column importance, imp or {RAW}", 1)
     if column != RAW and alpha is not None:
         raise ImportanceError(
             f"{path}: its column {column} is normalised already: alpha is for raw tables ({RAW})"
@@ -45,7 +47,7 @@ def load_importance(path: Path, alpha: float | None = None) -> dict[Key, float]:
     for line in lines:
         key = _key(line)
         if key in first:
-            raise line.bad(f"key {key_name(key)} stands on line {first[key].number} already")
+            raise line.error(f"key {key_name(key)} stands on line {first[key].number} already")
         first[key] = line
         found[key] = line.number_in(column)
     return found if column != RAW else _normalised(found, alpha, path)
@@ -75,11 +77,13 @@ def load_unjudged(path: Path, model: str) -> frozenset[Key]:
 
 
 def _key(line: CsvLine) -> Key:
-    i, j, a, b = (line.position(name) for name in _KEY)
+    i, j, a, b = (line.whole(name) for name in _KEY)
     if i >= j:
-        raise line.bad(f"st {i} must be smaller than end {j}: a span holds convolutions st+1..end")
+        raise line.error(
+            f"st {i} must be smaller than end {j}: a span holds convolutions st+1..end"
+        )
     if {a, b} - {0, 1}:
-        raise line.bad(f"st_act and end_act must be 0 or 1, got {a} and {b}")
+        raise line.error(f"st_act and end_act must be 0 or 1, got {a} and {b}")
     return i, j, a, b
 
 

@@ -21,12 +21,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dshrink.search.dp.csv_lines import CsvLine, read_lines
-from dshrink.search.dp.frontier import round_up
 from dshrink.search.dp.labels import Floats
 from dshrink.search.dp.problem import key_names
 from dshrink.search.dp.reach import Edge, Reached, State, forwards
 from dshrink.search.errors import ImportanceError, InfeasibleBudgetError, NoPlanError, SearchError
+from dshrink.search.goal import round_up
+from latency_tables.csv_lines import CsvLine, CsvSource, load_lines
 
 #: How the kernel size may be called: its column marks a table as LayerMerge's.
 KERNEL_COLUMNS = ("kernel", "ker")
@@ -169,7 +169,7 @@ def load_kernel_times(file: Path) -> dict[KernelKey, float]:
     for key, (line, value) in found.items():
         # What becomes nothing takes no time.
         if value < 0 or (value == 0 and key.kernel):
-            raise line.bad(f"time must be above 0 ms, got {value}")
+            raise line.error(f"time must be above 0 ms, got {value}")
     return {key: value for key, (_, value) in found.items()}
 
 
@@ -181,21 +181,22 @@ def load_kernel_importance(file: Path) -> dict[KernelKey, float]:
 
 
 def _load(file: Path, columns: Sequence[str]) -> dict[KernelKey, tuple[CsvLine, float]]:
-    lines = read_lines(file, ("st", "end"), ImportanceError)
+    names = f"st, end, {' or '.join(KERNEL_COLUMNS)}, and {' or '.join(columns)}"
+    mend = f"give a CSV with the columns {names}"
+    source = CsvSource(where=str(file), error=ImportanceError, mend=mend)
+    lines = load_lines(file, source, ("st", "end"))
     header = lines[0].values
     kernel = next((name for name in KERNEL_COLUMNS if name in header), None)
     column = next((name for name in columns if name in header), None)
     if kernel is None or column is None:
-        raise lines[0].bad_header(f"it needs kernel (or ker) and {' or '.join(columns)}")
+        raise source.bad(f"it needs kernel (or ker) and {' or '.join(columns)}", 1)
     found: dict[KernelKey, tuple[CsvLine, float]] = {}
     for line in lines:
-        key = KernelKey(
-            line.position("st"), line.position("end"), line.position(kernel), _depthwise(line)
-        )
+        key = KernelKey(line.whole("st"), line.whole("end"), line.whole(kernel), _depthwise(line))
         if key.i >= key.j:
-            raise line.bad(f"st {key.i} must be smaller than end {key.j}")
+            raise line.error(f"st {key.i} must be smaller than end {key.j}")
         if key in found:
-            raise line.bad(f"key {tuple(key)} stands on line {found[key][0].number} already")
+            raise line.error(f"key {tuple(key)} stands on line {found[key][0].number} already")
         found[key] = line, line.number_in(column)
     return found
 
@@ -203,5 +204,5 @@ def _load(file: Path, columns: Sequence[str]) -> dict[KernelKey, tuple[CsvLine, 
 def _depthwise(line: CsvLine) -> int:
     text = line.values.get("is_dw", "").strip().lower()
     if text not in (*_TRUE, *_FALSE):
-        raise line.bad(f"is_dw must be True or False, got {text!r}")
+        raise line.error(f"is_dw must be True or False, got {text!r}")
     return int(text in _TRUE)

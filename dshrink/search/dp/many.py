@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dshrink.search.dp.from_table import TableProblem, span_chain_of
-from dshrink.search.dp.frontier import SpanPlan, round_up
+from dshrink.search.dp.frontier import SpanPlan
 from dshrink.search.dp.problem import SpanProblem
 from dshrink.search.dp.within import best_within, fastest_within
 from dshrink.search.errors import InfeasibleBudgetError, NoPlanError, SearchError
+from dshrink.search.goal import round_up
 
 SHARED = ("worst", "mix")
 #: Sums in another order differ by less than this share.

@@ -9,11 +9,11 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import replace
 
-from dshrink.search.dp.frontier import round_up
 from dshrink.search.dp.piece_sizes import PieceSizes
 from dshrink.search.dp.problem import SpanProblem
 from dshrink.search.dp.reach import least_rest, make_edges
 from dshrink.search.errors import NoPlanError, SearchError
+from dshrink.search.goal import round_up
 from latency_tables.places import Place, piece_name
 from latency_tables.span_masks import Span
 from latency_tables.table import LatencyTable
