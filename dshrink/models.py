@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +19,9 @@ from dshrink.errors import DshrinkError
 from dshrink.lowering import LoweredNetwork, lower
 from dshrink.tracing import import_timm, import_torchvision_models, trace
 from latency_tables.opspec import OpSpec
+
+#: Where a safetensors file of ours says what its weights are for.
+WEIGHTS_KEY = "dshrink"
 
 
 class NetworkError(DshrinkError):
@@ -53,14 +58,17 @@ def load_network(
     ``weights``: "initial" leaves the library's initialisation, "pretrained" downloads,
     "random" also draws batch-norm statistics (so that a merge is not trivially exact), and a path
     is a state dict with the library's names (.safetensors, or .pth read without running code).
-    ``classes`` is how many outputs it has; the library's own number if not given (pre-trained
-    weights have no other). Raises NetworkError with one line that says what to do.
+    ``classes`` is how many outputs it has; if not given, what the file of weights says, else the
+    library's own number (pre-trained weights have no other). Raises NetworkError with one line that
+    says what to do.
     """
     if weights == "pretrained" and classes is not None:
         raise NetworkError(
             f"{name}: pre-trained weights tell the classes apart that they were trained on, not "
             f"{classes} of your own; give the weights of such a network: --weights FILE.safetensors"
         )
+    if weights not in ("initial", "random", "pretrained"):
+        classes = _classes(Path(weights), name, classes)
     torch.manual_seed(seed)
     module = _create(name, pretrained=weights == "pretrained", classes=classes)
     size = resolution if isinstance(resolution, tuple) else (resolution, resolution)
@@ -79,6 +87,38 @@ def load_network(
             "try another --resolution or a network without data-dependent control flow"
         ) from error
     return Network(name=name, module=traced, lowered=lowered)
+
+
+def _classes(path: Path, name: str, classes: int | None) -> int | None:
+    """As many as asked for, else as a file of ours says; another network's is refused."""
+    about = about_weights(path)
+    model = about.get("model")
+    if model and model.partition(".")[0] != name.partition(".")[0]:
+        raise NetworkError(f"{path}: its weights are of {model}, the network is {name}")
+    return classes if classes is not None else about.get("classes")
+
+
+def about_weights(path: Path) -> dict[str, Any]:
+    """What a file of weights that ``dshrink`` wrote says of itself; empty for any other file."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return {}
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = json.loads((file.metadata() or {}).get(WEIGHTS_KEY, "{}"))
+    except Exception:  # reading the weights says what is wrong with the file
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def weights_digest(module: nn.Module) -> str:
+    """Of all parameters and buffers with their names."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def with_state(network: Network, state: Mapping[str, torch.Tensor]) -> Network:

@@ -9,6 +9,7 @@ import typer
 
 from dshrink.cli import options
 from dshrink.cli.console import err, notice, out, print_json, progress
+from dshrink.train.unreadable import Unreadable
 
 if TYPE_CHECKING:
     from dshrink.importance.run import Result
@@ -22,7 +23,11 @@ def register(app: typer.Typer) -> None:
 def command(
     model: options.Model,
     data: Annotated[
-        Path, typer.Option(help="folder with train/CLASS/ and val/CLASS/ (or validation/)")
+        str,
+        typer.Option(
+            help="folder with train/CLASS/ and val/CLASS/ (or validation/), or a data set as timm "
+            "names it: torch/cifar10:PATH, hfds/NAME"
+        ),
     ],
     level: Annotated[
         str,
@@ -72,6 +77,13 @@ def command(
     loaders: Annotated[
         int, typer.Option(min=0, help="processes that read images; 0 reads in this one")
     ] = 0,
+    unreadable: Annotated[
+        Unreadable,
+        typer.Option(
+            help="images that cannot be read: stop, since all networks must be judged on the same "
+            "ones, or skip them"
+        ),
+    ] = Unreadable.STOP,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="judge again what failed before")
     ] = False,
@@ -85,11 +97,12 @@ def command(
     from dshrink.importance.journal import Shard
     from dshrink.importance.run import Measurement
     from dshrink.importance.settings import Level, Settings
+    from dshrink.train.data import absolute
 
     options.warn_of_plain_tcp(scheduler)
     settings = Settings(
         model=model,
-        data=str(data.absolute()),
+        data=absolute(data),
         level=Level.parse(level),
         resolution=resolution,
         weights=weights,
@@ -102,6 +115,7 @@ def command(
         weight_decay=weight_decay,
         span_mode=span_mode,
         loaders=loaders,
+        unreadable=unreadable,
     )
     measurement = Measurement(
         settings=settings,

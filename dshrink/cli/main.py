@@ -7,7 +7,20 @@ from __future__ import annotations
 
 import typer
 
-from dshrink.cli import bench, chain, demo, devices, importance, merge, plot, profile, search, table
+from dshrink.cli import (
+    bench,
+    chain,
+    data,
+    demo,
+    devices,
+    finetune,
+    importance,
+    merge,
+    plot,
+    profile,
+    search,
+    table,
+)
 from dshrink.cli.console import err, errors, fail
 
 #: Exit status after Ctrl-C, as typer and shells have it.
@@ -19,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="What each piece of a convolutional network costs on your device, and the network shrunk.",
 )
-for command in (chain, profile, importance, search, merge, bench, demo):
+for command in (chain, profile, importance, search, data, finetune, merge, bench, demo):
     command.register(app)
 app.add_typer(table.app, name="table", help="Show, check, compare tables; predict from them.")
 app.add_typer(plot.app, name="plot", help="Draw tables, plans and results as PNG and SVG.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_text
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,9 +12,13 @@ import typer
 
 from dshrink.cli import options
 from dshrink.cli.console import out, print_json
+from dshrink.errors import DshrinkError
 
 if TYPE_CHECKING:
+    from dshrink.merge.rewrite import MergedNetwork
     from dshrink.merge.verify import Certificate
+    from dshrink.search.plan import Plan
+    from dshrink.train.agreement import Agreement
 
 
 def register(app: typer.Typer) -> None:
@@ -29,6 +34,13 @@ def command(
     weights: Annotated[str, typer.Option(help="pretrained, random, or a state-dict file")] = (
         "pretrained"
     ),
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="images (as of `dshrink finetune`): the accuracy before and after the merge",
+        ),
+    ] = None,
     padding: options.PlanPadding = None,
     free_activation: options.FreeActivation = True,
     batch: options.FileBatch = 1,
@@ -46,6 +58,7 @@ def command(
         plan,
         out_file,
         weights=weights,
+        data=data,
         padding=padding,
         free_activation=free_activation,
         batch=batch,
@@ -60,6 +73,8 @@ def command(
     out.print(f"merged {merged} {result['segments']} in {result['merge_s']:.2f} s")
     out.print(result["certificate_line"])
     out.print(f"in ONNX Runtime the file differs from torch by {result['onnx_difference']:.1e}")
+    if result["agreement"]:
+        out.print(agreement_line(result["agreement"]))
     for name in ("macs", "parameters"):
         before, after = cost[name]
         out.print(f"{name}: {before / 1e6:.2f} M before, {after / 1e6:.2f} M after")
@@ -72,17 +87,22 @@ def run_merge(
     out_file: Path,
     *,
     weights: str = "pretrained",
+    data: str | None = None,
     padding: str | None = None,
     free_activation: bool = True,
     batch: int = 1,
     resolution: int = 224,
     seed: int = 0,
+    about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Merge, certify, export; the result is what the command prints."""
+    """Merge, certify, export; the result is what the command prints.
+
+    What is said ``about`` the network goes into the file's metadata (its method, its seed).
+    """
     from dshrink.export import export_onnx, merge_metadata
     from dshrink.merge.rewrite import merge_network
     from dshrink.merge.verify import certify
-    from dshrink.models import load_network
+    from dshrink.models import about_weights, load_network
     from dshrink.plans import bind_to_network
     from dshrink.regions import rewriting
     from dshrink.search.plan import parse_plan
@@ -90,22 +110,31 @@ def run_merge(
 
     wanted = parse_plan(plan)
     source = weights if weights in ("pretrained", "random") else Path(weights)
-    size = wanted.resolution or resolution
+    trained = about_weights(source) if isinstance(source, Path) else {}
+    size = wanted.resolution or (tuple(trained["resolution"]) if trained else resolution)
     network = load_network(model, resolution=size, weights=source, seed=seed)
     bound = bind_to_network(wanted, network)
+    form = padding_of(bound, padding, free_activation, trained, weights)
     start = time.perf_counter()
     changes = rewriting(
         network, bound.mask, segments=bound.segments, free_activation=free_activation
     )
-    merged = merge_network(network, changes, padding=padding or bound.padding)
+    merged = merge_network(network, changes, padding=form)
     merge_s = time.perf_counter() - start
     certificate = certify(merged)
     certificate.require()
-    metadata = {**merge_metadata(merged, certificate), "plan": bound.source or plan}
+    agreed = agreement_on(data, merged, weights) if data else None
+    metadata = {
+        **merge_metadata(merged, certificate),
+        "plan": bound.source or plan,
+        **(about or {}),
+    }
+    if agreed:
+        metadata["accuracy_percent"] = agreed.merged_accuracy
     difference = export_onnx(merged.network, out_file, batch=batch, metadata=metadata)
     beside = out_file.with_name(f"{out_file.name}.certificate.json")
-    text = json_text.dumps(certificate.to_json(), indent=2)
-    write_atomically(beside, text + "\n")
+    document = certificate.to_json() | ({"validation": agreed.to_json()} if agreed else {})
+    write_atomically(beside, json_text.dumps(document, indent=2) + "\n")
     return {
         "file": str(out_file),
         "certificate": str(beside),
@@ -118,11 +147,70 @@ def run_merge(
         "spans_merged": len(merged.regions) if bound.segments == "spans" else 0,
         "merge_s": merge_s,
         "onnx_difference": difference,
+        "agreement": agreed.to_json() if agreed else None,
         "cost": {
             "macs": [network.spec.macs, merged.network.spec.macs],
             "parameters": [network.spec.parameters, merged.network.spec.parameters],
         },
     }
+
+
+def padding_of(
+    plan: Plan,
+    asked: str | None,
+    free_activation: bool,
+    trained: Mapping[str, Any],
+    weights: str,
+) -> str:
+    """How borders are treated: as asked for, as the weights were trained, or as planned.
+
+    Raises DshrinkError where weights of ``dshrink finetune`` were trained for something else: then
+    the merged network would be none that anybody trained.
+    """
+    form = trained.get("padding", "")
+    if not form:
+        return asked or plan.padding
+    now = {"mask": plan.mask, "padding": asked or form, "free_activation": free_activation}
+    if differences := [
+        f"{name} {trained[name]}, now {value}"
+        for name, value in now.items()
+        if trained[name] != value
+    ]:
+        raise DshrinkError(
+            f"{weights}: these weights were fine-tuned for {'; '.join(differences)}: give that "
+            "plan (plan.json beside them), or fine-tune for this one"
+        )
+    return str(form)
+
+
+def agreement_on(data: str, merged: MergedNetwork, weights: str) -> Agreement:
+    """The merged network beside the unmerged one on every validation image."""
+    import torch
+
+    from dshrink.train.agreement import agreement
+    from dshrink.train.data import look_of, open_images
+    from dshrink.train.feed import Feed
+    from dshrink.train.network import check_classes
+    from dshrink.train.settings import Training
+
+    network = merged.network
+    images = open_images(data, network.spec.input_shape[0])
+    check_classes(images, network, weights)
+    look = look_of(network.name, network.resolution, network.spec.input_shape[0])
+    feed = Feed(images=images, look=look, settings=Training(batch=min(64, len(images.train))))
+    return agreement(merged.unmerged(torch.float32), network.module, feed)
+
+
+def agreement_line(found: Mapping[str, Any]) -> str:
+    same = (
+        "the same class for every one"
+        if not found["differing"]
+        else f"another class for {found['differing']} of them"
+    )
+    return (
+        f"accuracy on {found['images']} validation images: {found['unmerged_accuracy']:.2f} % "
+        f"before the merge, {found['merged_accuracy']:.2f} % after it, {same}"
+    )
 
 
 def certificate_line(certificate: Certificate) -> str:

@@ -31,7 +31,8 @@ class Evaluation:
     """Losses are mean cross-entropies, accuracies in percent. With a ``reason`` there are none.
 
     "train" is what was seen while the network was tuned or recalibrated; of the original, the same
-    images as it is. ``origin`` is None where no machine lived to say so.
+    images as it is. ``unreadable`` counts the images that had been left out by then. ``origin`` is
+    None where no machine lived to say so.
     """
 
     candidate: Candidate
@@ -41,6 +42,7 @@ class Evaluation:
     val_loss: float | None = None
     val_accuracy: float | None = None
     reason: str = ""
+    unreadable: int = 0
     origin: Origin | None = None
 
     def __post_init__(self) -> None:
@@ -73,6 +75,7 @@ class Evaluation:
             "val_accuracy": self.val_accuracy,
             "reason": self.reason,
             "seconds": self.seconds,
+            **({"unreadable": self.unreadable} if self.unreadable else {}),
             **(self.origin._asdict() if self.origin else {}),
         }
 
@@ -89,5 +92,6 @@ class Evaluation:
             val_loss=line["val_loss"],
             val_accuracy=line["val_accuracy"],
             reason=str(line["reason"]),
+            unreadable=int(line.get("unreadable", 0)),
             origin=Origin.from_json(line),
         )

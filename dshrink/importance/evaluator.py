@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,50 +18,66 @@ from torch import fx
 
 from dshrink.chain import make_chain
 from dshrink.errors import DshrinkError
-from dshrink.importance.errors import EvaluationError
 from dshrink.importance.evaluation import Evaluation, Origin
 from dshrink.importance.settings import RECALIBRATE, Candidate, Settings
 from dshrink.merge.unmerged import unmerged_module
-from dshrink.models import Network, NetworkError, load_network
+from dshrink.models import Network
 from dshrink.regions import rewriting
 from dshrink.spans import span_pieces
-from dshrink.train.data import Batches, ImageFolders, look_of, open_images, sampled, shuffled
+from dshrink.train.data import look_of, open_images
+from dshrink.train.network import load_for
+from dshrink.train.pictures import Batches, sampled, shuffled
+from dshrink.train.settings import Augmentation
 from dshrink.train.tuning import Score, evaluate, prepared, recalibrate, tune
+from dshrink.train.unreadable import UnreadableImages
 from dshrink.version import __version__
 from latency_tables.pieces import NetworkPieces
+
+#: What a picture meets before a network is tuned on it: timm's random crops and flips alone.
+CROPS_AND_FLIPS = Augmentation(auto_augment="", crop_scale=(0.08, 1.0), flip=0.5, color_jitter=0.0)
 
 
 class Evaluator:
     """A network and its images, ready to judge candidates on a GPU where there is one.
 
-    Raises DataError for a folder that cannot be used, NetworkError for weights that do not fit,
-    EvaluationError where the two do not go together.
+    ``unreadable`` collects the images that could not be read, where that is no reason to stop.
+    Raises DataError for images that cannot be used, NetworkError for weights that do not fit them.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        images = open_images(Path(settings.data))
-        self.network = _load(settings, images)
+        images = open_images(settings.data)
+        self.network = load_for(
+            images,
+            settings.model,
+            resolution=settings.resolution,
+            weights=settings.weights,
+            seed=settings.seed,
+        )
         self.images = images
         look = look_of(settings.model, self.network.resolution, self.network.spec.input_shape[0])
         self._look = look
+        self.unreadable = UnreadableImages(settings.unreadable)
         count = len(images.train)
         self.training = Batches(
             images=images.train,
-            transform=look.transform(augment=settings.augment),
+            transform=look.transform(CROPS_AND_FLIPS if settings.augment else None),
             picks=shuffled(
                 count, settings.batch, settings.level.batches(count, settings.batch), settings.seed
             ),
             seed=settings.seed,
             workers=settings.loaders,
+            replace=True,
+            unreadable=self.unreadable,
         )
         self.validation = Batches(
             images=images.validation,
-            transform=look.transform(augment=False),
+            transform=look.transform(None),
             picks=sampled(len(images.validation), settings.batch, settings.images, settings.seed),
             seed=settings.seed,
             workers=settings.loaders,
+            unreadable=self.unreadable,
         )
 
     @cached_property
@@ -108,6 +123,7 @@ class Evaluator:
             val_loss=validation.loss,
             val_accuracy=validation.accuracy,
             seconds=_since(start),
+            unreadable=len(self.unreadable.reasons),
             origin=self.origin,
         )
 
@@ -152,33 +168,6 @@ class Evaluator:
         with torch.random.fork_rng(devices=gpus), exact:
             torch.manual_seed(self.settings.seed)
             yield
-
-
-def _load(settings: Settings, images: ImageFolders) -> Network:
-    """The network, with as many outputs as there are classes."""
-    classes = len(images.classes)
-    drawn = settings.weights in ("initial", "random")
-    known = drawn or settings.weights == "pretrained"
-    try:
-        network = load_network(
-            settings.model,
-            resolution=settings.resolution,
-            weights=settings.weights if known else Path(settings.weights),
-            seed=settings.seed,
-            classes=None if settings.weights == "pretrained" else classes,
-        )
-    except NetworkError as error:
-        if known or "do not fit" not in str(error):
-            raise
-        raise NetworkError(f"{error}; {images.root} has {classes} classes") from error
-    outputs = network.spec.shapes[-1][0]
-    if outputs != classes:
-        raise EvaluationError(
-            f"{images.root} has {classes} classes, the {settings.weights} weights of "
-            f"{settings.model} tell {outputs} apart: give the data that they were trained on, or "
-            "--weights FILE trained on these"
-        )
-    return network
 
 
 def _digest(network: Network) -> str:

@@ -101,8 +101,12 @@ class Measurement:
             if self.shard:
                 wanted = wanted[self.shard.number - 1 :: self.shard.of]
             left = [candidate for candidate in wanted if not self._done(journal, candidate)]
+            if self.original not in left:
+                self._check_original(journal)
             say(self._plan_line(wanted, left))
             self._judge(journal, wanted, left, progress, say)
+            for line in self._unreadable_lines(journal):
+                say(line)
             self._check(journal)
             if self.shard:
                 return Result(judged=len(left), reused=len(wanted) - len(left))
@@ -157,12 +161,28 @@ class Measurement:
         for candidate in left:
             yield self.evaluator.judge(candidate)
 
-    def _check(self, journal: Journal) -> None:
+    def _unreadable_lines(self, journal: Journal) -> list[str]:
+        """What to say about images that were left out, here or by whoever judged."""
+        here = self.evaluator.unreadable.line
+        counts = {e.unreadable for e in journal.known.values() if not e.reason}
+        if max(counts, default=0) and not here:
+            here = f"images that could not be read where networks were judged: {max(counts)}"
+        differ = (
+            "warning: not all networks were judged on the same images, for some could not always "
+            "be read: small changes may be theirs; judge all again, with another --out"
+        )
+        return [line for line in (here, differ if len(counts) > 1 else "") if line]
+
+    def _check_original(self, journal: Journal) -> None:
         original = journal.known.get(self.original)
         if original is not None and original.reason:
             raise EvaluationError(
-                f"the original {self.settings.model} cannot be judged: {original.reason}"
+                f"the original {self.settings.model} cannot be judged: {original.reason}; "
+                "mend the cause and give the same command with --retry-failed"
             )
+
+    def _check(self, journal: Journal) -> None:
+        self._check_original(journal)
         judged = [e for e in journal.known.values() if e.candidate != self.original]
         if judged and all(evaluation.reason for evaluation in judged):
             raise EvaluationError(

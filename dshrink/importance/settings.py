@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from dshrink.importance.errors import EvaluationError
+from dshrink.train.unreadable import Unreadable
 
 RECALIBRATE, STEPS, EPOCHS = "recalibrate", "steps", "epochs"
 #: Batches that the norms' statistics are taken from where no number is given.
@@ -51,6 +52,8 @@ class Settings:
 
     ``images`` of the validation set judge a network, all of them where it is None.
     ``reinitialise``: a key of a single layer (j = i + 1) starts with that layer drawn anew.
+    ``unreadable``: an image that one process can read and another cannot would look like a change
+    of accuracy, so none is left out unless that is asked for.
     """
 
     model: str
@@ -67,6 +70,7 @@ class Settings:
     weight_decay: float = 1e-5
     span_mode: str = "kim2023"
     loaders: int = 0
+    unreadable: Unreadable = Unreadable.STOP
 
     def __post_init__(self) -> None:
         if self.batch < 1 or self.loaders < 0 or (self.images is not None and self.images < 1):

@@ -1,87 +1,171 @@
-"""Folders of images, read by timm, and batches of them that are the same in every process.
+"""Data sets of images, opened by timm, and how their pictures become a network's input.
 
-What happens to an image (its crop, its flip) depends on the seed, the epoch and the image alone,
-not on what was read before or by how many processes: networks that are compared with each other
-see exactly the same pictures. Images stay bytes until they are on the device that wants them.
+A data set is a folder, or one of those that timm knows by name and that are read by number. A
+folder is only listed: ImageNet's million files are not read before they are trained on.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib
-import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import importlib.util
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from dshrink.tracing import import_timm
+from dshrink.train.augmentation import training_transform
 from dshrink.train.errors import DataError
+from dshrink.train.settings import Augmentation
+from dshrink.train.unreadable import UnreadableError
 
 TRAIN_FOLDERS = ("train", "training")
 VALIDATION_FOLDERS = ("val", "validation", "valid", "eval", "evaluation")
-#: Batches that come again are kept in memory up to so many bytes.
-CACHE_BYTES = 2 << 30
-
-#: An epoch and the number of an image.
-Pick = tuple[int, int]
+#: Names of validation splits; sets on the Hugging Face hub often call it "test".
+VALIDATION_SPLITS = ("validation", "test")
+#: timm's prefixes of sets that can only be read from one end to the other.
+STREAMED = ("hfids", "tfds", "wds")
+_NAMED = re.compile(r"(?P<library>torch|hfds|hfids|tfds|wds)/(?P<rest>[^:]+)(?::(?P<root>.+))?")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageFolders:
-    """A tree ``root/train/CLASS/*`` and ``root/val/CLASS/*`` (or ``validation``)."""
+class Split:
+    """The pictures of one part of a data set, by number.
 
-    root: Path
-    train: Any
-    validation: Any
+    ``source`` is a data set of timm or torchvision, ``mode`` Pillow's of what is read ("RGB", "L").
+    ``folder`` holds the whole tree where the pictures are files.
+    """
+
+    name: str
+    source: Any
+    mode: str
+    folder: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, number: int) -> tuple[Image.Image, int]:
+        """A picture and its label. Raises UnreadableError with the reason."""
+        try:
+            picture, label = self._picture(number)
+        except Exception as error:  # Pillow raises whatever a broken file makes its decoders raise
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UnreadableError(reason[:200]) from error
+        if label < 0:
+            raise UnreadableError("it has no label")
+        return picture, label
+
+    def _picture(self, number: int) -> tuple[Image.Image, int]:
+        if not hasattr(self.source, "reader"):
+            picture, label = self.source[number]
+            return picture.convert(self.mode), int(label)
+        # timm's own way takes the next image, of whatever class, for one that cannot be read.
+        file, label = self.source.reader[number]
+        with file:
+            return Image.open(file).convert(self.mode), int(label)
+
+    def file(self, number: int) -> str:
+        """The path of a picture, or what to call it where it is no file."""
+        if self.folder is None:
+            return f"{self.name}, image {number}"
+        return str(self.source.reader.samples[number][0])
+
+    def entries(self) -> Iterator[str]:
+        """What tells this part from others, without reading pictures: names, labels, sizes."""
+        if self.folder is None:
+            yield f"{self.name}\0{len(self)}\n"
+            return
+        for file, label in self.source.reader.samples:
+            name = file.removeprefix(f"{self.folder}/")
+            size = os.stat(file).st_size  # noqa: PTH116 (of a million files, without a Path each)
+            yield f"{name}\0{label}\0{size}\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """A data set: what the user calls it, its two parts, the names of its classes."""
+
+    data: str
+    train: Split
+    validation: Split
     classes: tuple[str, ...]
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """Of the names and sizes of all files; large trees are not read through."""
+        """Of the names and sizes of all files; of the name and length where there are none."""
         found = hashlib.sha256()
         for split in (self.train, self.validation):
-            for path, label in split.reader.samples:
-                name = Path(path).relative_to(self.root).as_posix()
-                found.update(f"{name}\0{label}\0{Path(path).stat().st_size}\n".encode())
+            for entry in split.entries():
+                found.update(entry.encode())
         return found.hexdigest()[:16]
 
 
-def open_images(root: Path, channels: int = 3) -> ImageFolders:
-    """The images of a tree, not yet read. Raises DataError."""
+def open_images(data: Path | str, channels: int = 3) -> Images:
+    """The images of a data set, not yet read. Raises DataError.
+
+    ``data`` is a folder with ``train/CLASS/*`` and ``val/CLASS/*`` (or ``validation``), or a name
+    as timm spells it: ``torch/cifar10:PATH``, ``hfds/NAME[:CACHE]``, ``folder:PATH``.
+    """
+    mode = {1: "L", 3: "RGB"}.get(channels)
+    if mode is None:
+        raise DataError(f"{data}: images have 1 or 3 channels, the network wants {channels}")
+    named = _named(str(data))
+    images = _open_named(named, mode) if named else _open_folders(_folder(str(data)), mode)
+    if len(images.classes) < 2:
+        raise DataError(f"{data}: only one class ({images.classes[0]}); accuracy needs two or more")
+    return images
+
+
+def absolute(data: str) -> str:
+    """The same data set, for a process that works in another folder."""
+    named = _named(data)
+    if named is None:
+        return str(_folder(data).absolute())
+    root = named["root"]
+    name = f"{named['library']}/{named['rest']}"
+    return f"{name}:{Path(root).absolute()}" if root else name
+
+
+def _named(data: str) -> re.Match[str] | None:
+    """A data set of timm's; a folder of that name goes first."""
+    return None if Path(data).is_dir() else _NAMED.fullmatch(data)
+
+
+def _folder(data: str) -> Path:
+    return Path(data.removeprefix("folder:") if not Path(data).is_dir() else data)
+
+
+def _open_folders(root: Path, mode: str) -> Images:
     if not root.is_dir():
         raise DataError(
             f"{root}: no such folder; --data wants one with train/ and val/ in it, and in each a "
-            "folder of images for every class"
+            "folder of images for every class, or a data set as timm names it (torch/cifar10:PATH, "
+            "hfds/NAME)"
         )
-    train = _open_split(root, TRAIN_FOLDERS, channels)
-    validation = _open_split(root, VALIDATION_FOLDERS, channels, train.reader.class_to_idx)
-    classes = tuple(train.reader.class_to_idx)
-    if len(classes) < 2:
-        raise DataError(f"{root}: only one class ({classes[0]}); accuracy needs at least two")
-    return ImageFolders(root=root, train=train, validation=validation, classes=classes)
+    train = _open_folder(root, TRAIN_FOLDERS)
+    known = train.reader.class_to_idx
+    validation = _open_folder(root, VALIDATION_FOLDERS, known)
+    first, second = (
+        Split(name=source.reader.root, source=source, mode=mode, folder=root)
+        for source in (train, validation)
+    )
+    return Images(data=str(root), train=first, validation=second, classes=tuple(known))
 
 
-def _open_split(
-    root: Path, names: Sequence[str], channels: int, classes: dict[str, int] | None = None
-) -> Any:
+def _open_folder(root: Path, names: Sequence[str], classes: dict[str, int] | None = None) -> Any:
     folder = next((root / name for name in names if (root / name).is_dir()), None)
     if folder is None:
         raise DataError(f"{root}: no folder {' or '.join(f'{name}/' for name in names[:2])} in it")
-    mode = {1: "L", 3: "RGB"}.get(channels)
-    if mode is None:
-        raise DataError(f"{root}: images have 1 or 3 channels, the network wants {channels}")
     try:
-        found = _timm_data().create_dataset(
-            "", root=str(folder), search_split=False, input_img_mode=mode
-        )
+        found = _timm_data().create_dataset("", root=str(folder), search_split=False)
     except RuntimeError as error:
         raise DataError(
             f"{folder}: no images in it; it wants a folder of images (PNG, JPEG) for every class"
@@ -98,9 +182,59 @@ def _open_split(
             f"{folder}: class {unknown[0]!r} is not among the {len(classes)} classes to train on; "
             "name the folders alike"
         )
-    return _timm_data().create_dataset(
-        "", root=str(folder), search_split=False, input_img_mode=mode, class_map=classes
+    return _timm_data().create_dataset("", root=str(folder), search_split=False, class_map=classes)
+
+
+def _open_named(named: re.Match[str], mode: str) -> Images:
+    data, library = named[0], named["library"]
+    if library in STREAMED:
+        raise DataError(
+            f"{data}: {library}/ sets are read from one end to the other, and training here reads "
+            "images by number; give a folder with train/ and val/, torch/NAME:PATH or hfds/NAME"
+        )
+    if library == "torch" and not named["root"]:
+        raise DataError(f"{data}: give its folder too, such as {data}:PATH")
+    if library == "hfds" and importlib.util.find_spec("datasets") is None:
+        raise DataError(f"{data} needs the package datasets: python -m pip install datasets")
+    train = _create(named, ("train",))
+    validation = _create(named, VALIDATION_SPLITS)
+    classes = _classes(train)
+    if not classes or classes != (_classes(validation) or classes):
+        problem = "has other classes to validate on" if classes else "does not tell its classes"
+        raise DataError(f"{data} {problem}; make a folder with train/CLASS/ and val/CLASS/ of it")
+    name = f"{library}/{named['rest']}"
+    return Images(
+        data=data,
+        train=Split(name=f"{name} train", source=train, mode=mode),
+        validation=Split(name=f"{name} validation", source=validation, mode=mode),
+        classes=classes,
     )
+
+
+def _create(named: re.Match[str], splits: Sequence[str]) -> Any:
+    """timm's data set of the first of these splits that there is."""
+    name = f"{named['library']}/{named['rest']}"
+    for split in splits:
+        try:
+            return _timm_data().create_dataset(name, root=named["root"], split=split)
+        except Exception as error:  # each library has its own way to say what it misses
+            problem = " ".join(str(error).split()) or type(error).__name__
+    raise DataError(
+        f"{named[0]}: timm cannot open its {splits[0]} part ({problem[:200]}); check the name, "
+        "and that the data lie there"
+    )
+
+
+def _classes(source: Any) -> tuple[str, ...]:
+    """The names of its classes, their numbers where they have no names, none if it does not say."""
+    reader = getattr(source, "reader", source)
+    if known := getattr(reader, "class_to_idx", None):
+        # ImageNet's classes have several names each.
+        first = {number: name for name, number in reversed(list(known.items()))}
+        return tuple(str(first[number]) for number in sorted(first))
+    targets: Callable[[], Any] | None = getattr(reader, "iter_targets", None)
+    labels = targets() if targets else getattr(reader, "targets", ())
+    return tuple(map(str, range(1 + max(map(int, labels), default=-1))))
 
 
 def _timm_data() -> Any:
@@ -119,15 +253,17 @@ class Look:
     interpolation: str
     channels: int = 3
 
-    def transform(self, *, augment: bool) -> Any:
-        """timm's: a random crop and flip to train on, else the centre; gives bytes (C, H, W)."""
+    def transform(self, augment: Augmentation | None) -> Any:
+        """timm's: what ``augment`` says to train on, else the centre; gives bytes (C, H, W).
+
+        Raises DataError for a policy that timm does not know.
+        """
+        size = (self.channels, *self.size)
+        if augment is not None:
+            mean = self.mean[: self.channels]
+            return training_transform(augment, size, interpolation=self.interpolation, mean=mean)
         return _timm_data().create_transform(
-            (self.channels, *self.size),
-            is_training=augment,
-            color_jitter=0.0,
-            interpolation=self.interpolation,
-            crop_pct=self.crop,
-            normalize=False,
+            size, interpolation=self.interpolation, crop_pct=self.crop, normalize=False
         )
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -150,113 +286,3 @@ def look_of(model: str, size: tuple[int, int], channels: int = 3) -> Look:
         crop=float(known.crop_pct or 0.875) if known else 0.875,
         interpolation=str(known.interpolation) if known else "bilinear",
     )
-
-
-class _Pictures(Dataset[tuple[Tensor, int]]):
-    """Each picture drawn with random numbers of its own."""
-
-    def __init__(self, images: Any, transform: Any, seed: int) -> None:
-        self._images, self._transform, self._seed = images, transform, seed
-
-    def __getitem__(self, pick: Pick) -> tuple[Tensor, int]:
-        picture, label = _read(self._images, pick[1])
-        with _own_randomness(self._seed, *pick):
-            return self._transform(picture), label
-
-
-def _read(images: Any, number: int) -> tuple[Image.Image, int]:
-    # timm's own way takes the next image, of whatever class, for one that cannot be read.
-    file, label = images.reader[number]
-    with file:
-        try:
-            return Image.open(file).convert(images.input_img_mode), label
-        except OSError as error:
-            raise DataError(
-                f"{file.name}: not a readable image ({error}); repair it or take it out"
-            ) from error
-
-
-@contextmanager
-def _own_randomness(*numbers: int) -> Iterator[None]:
-    """Seed what timm's transforms draw from, and leave it as it was afterwards."""
-    # SeedSequence takes no negative numbers, and a user may seed with one.
-    (seed,) = np.random.SeedSequence([number % (1 << 32) for number in numbers]).generate_state(1)
-    before = torch.get_rng_state(), random.getstate(), np.random.get_state()
-    torch.default_generator.manual_seed(int(seed))
-    random.seed(int(seed))
-    np.random.seed(int(seed))
-    try:
-        yield
-    finally:
-        torch.set_rng_state(before[0])
-        random.setstate(before[1])
-        np.random.set_state(before[2])
-
-
-@dataclass(kw_only=True)
-class Batches:
-    """Batches of bytes (N, C, H, W) and labels (N,), the same ones whenever they are asked for."""
-
-    images: Any
-    transform: Any
-    picks: Sequence[Sequence[Pick]]
-    seed: int
-    workers: int = 0
-    cache_bytes: int = CACHE_BYTES
-    _kept: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.picks)
-
-    @property
-    def count(self) -> int:
-        """How many images there are in all."""
-        return sum(len(batch) for batch in self.picks)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        if len(self._kept) == len(self.picks):
-            yield from self._kept
-            return
-        kept: list[tuple[Tensor, Tensor]] = []
-        room = self.cache_bytes
-        loader = DataLoader(
-            _Pictures(self.images, self.transform, self.seed),
-            batch_sampler=self.picks,  # type: ignore[arg-type]
-            num_workers=self.workers,
-            generator=torch.Generator(),  # else it draws from what dropout draws from
-        )
-        for pictures, labels in loader:
-            room -= pictures.nbytes
-            if room >= 0:
-                kept.append((pictures, labels))
-            else:
-                # All or nothing: a part would have to be joined to what is read again.
-                kept.clear()
-                self.cache_bytes = 0
-            yield pictures, labels
-        self._kept = kept
-
-
-def shuffled(images: int, batch: int, batches: int, seed: int) -> list[list[Pick]]:
-    """So many batches, epoch after epoch in another order; what does not fill a batch is left."""
-    size = min(batch, images)
-    found: list[list[Pick]] = []
-    epoch = 0
-    while len(found) < batches:
-        generator = torch.Generator().manual_seed(seed + epoch)
-        order = torch.randperm(images, generator=generator).tolist()
-        full = range(0, images - size + 1, size)
-        found += [[(epoch, image) for image in order[at : at + size]] for at in full]
-        epoch += 1
-    return found[:batches]
-
-
-def sampled(images: int, batch: int, count: int | None, seed: int) -> list[list[Pick]]:
-    """All images once, or ``count`` of them drawn by the seed, in their order."""
-    chosen = list(range(images))
-    if count is not None and count < images:
-        generator = torch.Generator().manual_seed(seed)
-        chosen = sorted(torch.randperm(images, generator=generator)[:count].tolist())
-    return [
-        [(0, image) for image in chosen[at : at + batch]] for at in range(0, len(chosen), batch)
-    ]

@@ -3,6 +3,8 @@
 TrainError (a DshrinkError)
     DataError       a folder of images that cannot be used
     DivergedError   a loss that is no number any more
+    CheckpointError a checkpoint of another run, or one that cannot be read
+    SettingsError   a setting that makes no sense, or is not known (in ``settings``)
 """
 
 from __future__ import annotations
@@ -20,3 +22,7 @@ class DataError(TrainError):
 
 class DivergedError(TrainError):
     """A loss that is no number any more."""
+
+
+class CheckpointError(TrainError):
+    """A checkpoint of another run, or one that cannot be read."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,8 @@ from dshrink.train.errors import DivergedError, TrainError
 
 #: Images on the network's device, normalised, and their labels.
 Batch = tuple[Tensor, Tensor]
+#: Adds a tensor of each process up.
+Reduce = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,14 +36,22 @@ class _Tally:
     images: int = 0
 
     def add(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Count a batch; returns its mean loss."""
+        """Count a batch, which may be empty; returns its mean loss."""
+        if not len(labels):
+            return outputs.sum()
         loss = F.cross_entropy(outputs, labels)
         self.loss += loss.item() * len(labels)
         self.right += int((outputs.argmax(dim=1) == labels).sum())
         self.images += len(labels)
         return loss
 
-    def score(self, what: str) -> Score:
+    def score(self, what: str, reduce: Reduce | None = None) -> Score:
+        if reduce:
+            sums = torch.tensor([self.loss, self.right, self.images], dtype=torch.float64)
+            loss, right, images = reduce(sums).tolist()
+            self.loss, self.right, self.images = loss, round(right), round(images)
+        if not self.images:
+            raise TrainError(f"no image could be read: there is no loss {what}")
         loss = self.loss / self.images
         if not math.isfinite(loss):
             raise DivergedError(f"the loss {what} is {loss}")
@@ -57,13 +67,16 @@ def prepared(
 
 
 @torch.no_grad()
-def evaluate(module: nn.Module, batches: Iterable[Batch]) -> Score:
-    """The score of a network in eval mode. Raises DivergedError where it computes no numbers."""
+def evaluate(module: nn.Module, batches: Iterable[Batch], reduce: Reduce | None = None) -> Score:
+    """The score of a network in eval mode. Raises DivergedError where it computes no numbers.
+
+    Where several processes have a share of the images each, ``reduce`` adds their sums up.
+    """
     module.eval()
     tally = _Tally()
     for images, labels in batches:
         tally.add(module(images), labels)
-    return tally.score("of the validation images")
+    return tally.score("of the validation images", reduce)
 
 
 @torch.no_grad()

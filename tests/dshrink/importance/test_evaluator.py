@@ -1,5 +1,7 @@
 """One candidate's scores, against computations that share nothing with the evaluator's."""
 
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +12,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.optim.swa_utils import update_bn
 
-from dshrink.importance.errors import EvaluationError
+from dshrink.importance.evaluation import Evaluation
 from dshrink.importance.evaluator import Evaluator
 from dshrink.importance.settings import Candidate, Level, Settings
 from dshrink.merge.unmerged import unmerged_module
 from dshrink.models import NetworkError, load_network
 from dshrink.regions import rewriting
+from dshrink.train.unreadable import Unreadable
 
 BASE = "1" * 9
 MERGED = "01" + BASE[2:]
@@ -30,7 +33,7 @@ def test_the_original_is_judged_as_it_is(settings: Settings, evaluator: Evaluato
     module = load_network("test_resnet", resolution=32, weights="random", classes=3).module
     images, labels = [], []
     # 32 pixels are 0.95 of 33, of which the centre starts at 0.5, rounded to even.
-    for path, label in evaluator.images.validation.reader.samples:
+    for path, label in evaluator.images.validation.source.reader.samples:
         with Image.open(path) as file:
             whole = np.asarray(file.resize((33, 33), Image.Resampling.BILINEAR))
         images.append(whole[:32, :32].astype(np.float32) / 255)
@@ -141,18 +144,27 @@ def test_data_and_weights_must_go_together(settings: Settings, tmp_path: Path) -
     save_file(network.module.state_dict(), tmp_path / "five.safetensors")
     with pytest.raises(NetworkError, match=r"do not fit.*has 3 classes"):
         Evaluator(replace(settings, weights=str(tmp_path / "five.safetensors")))
-    network = load_network("test_resnet", resolution=32, classes=3)
-    save_file(network.module.state_dict(), tmp_path / "three.safetensors")
-    assert Evaluator(replace(settings, weights=str(tmp_path / "three.safetensors")))
 
 
-def test_pretrained_weights_of_other_classes_are_refused(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def offline(name: str, **options: object) -> object:
-        assert options["classes"] is None
-        return load_network(name, resolution=32)
+@pytest.fixture
+def spoilt(settings: Settings, tmp_path: Path) -> Settings:
+    """The same pictures, of which one to train on and one to validate on cannot be read."""
+    tree = shutil.copytree(settings.data, tmp_path / "pictures")
+    for name in ("train/class_1/2.png", "val/class_2/0.png"):
+        (tree / name).write_bytes(b"no picture")
+    return replace(settings, data=str(tree), level=Level.parse("epochs:1"), batch=6)
 
-    monkeypatch.setattr("dshrink.importance.evaluator.load_network", offline)
-    with pytest.raises(EvaluationError, match=r"has 3 classes.*tell 1000 apart"):
-        Evaluator(replace(settings, weights="pretrained"))
+
+def test_an_unreadable_image_is_a_reason_unless_it_may_be_skipped(spoilt: Settings) -> None:
+    stopped = Evaluator(spoilt).judge(Candidate(BASE, tuned=False))
+    assert re.search(r"train/class_1/2.png: not a readable .*--unreadable skip", stopped.reason)
+    skipping = Evaluator(replace(spoilt, unreadable=Unreadable.SKIP))
+    found = skipping.judge(Candidate(BASE, tuned=False))
+    assert (found.reason, found.unreadable) == ("", 2)
+    assert "2 images could not be read" in skipping.unreadable.line
+    # The journal keeps how many there were, and has no such entry where there were none.
+    assert Evaluation.from_json(found.to_json()) == found
+    assert "unreadable" not in replace(found, unreadable=0).to_json()
+    # Of 12 validation images 11 count; 18 to train on fill 3 batches of 6 as ever.
+    assert found.val_accuracy == pytest.approx(100 * round(found.val_accuracy * 11 / 100) / 11)
+    assert [len(labels) for _, labels in skipping.training] == [6, 6, 6]

@@ -1,6 +1,7 @@
 """``dshrink importance`` as a user gives it."""
 
 import json
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,23 @@ def test_keys_without_a_value_are_named_and_end_the_command_with_status_1(
     assert (again.status, json.loads(again.out)["missing"]) == (0, [])
     assert out.read_bytes() == finished.read_bytes()
     assert load_unjudged(out, "test_resnet") == frozenset()
+
+
+def test_unreadable_images_stop_a_measurement_unless_they_may_be_skipped(
+    importance: Any, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = shutil.copytree(pictures, tmp_path / "pictures")
+    (tree / "val/class_2/0.png").write_bytes(b"no picture")
+    monkeypatch.chdir(tmp_path)
+    words = ["--data", "folder:pictures", "--level", "recalibrate:1", "--weights", "random"]
+    words += ["--batch", "8", "--out", "mine.csv", "--shard", "1/18"]
+    stopped = importance(*words)
+    assert stopped.status == 2
+    assert "cannot be judged: " in stopped.err
+    assert f"{tree}/val/class_2/0.png: not a readable image" in stopped.err
+    skipped = importance(*words, "--unreadable", "skip", "--retry-failed")
+    assert skipped.status == 0
+    assert "1 image could not be read" in skipped.err
 
 
 @pytest.mark.parametrize(

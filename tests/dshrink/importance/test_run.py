@@ -20,6 +20,7 @@ from dshrink.importance.evaluation import Evaluation
 from dshrink.importance.journal import Journal, Shard, journal_path
 from dshrink.importance.run import Measurement
 from dshrink.importance.settings import Candidate, Level, Settings
+from dshrink.train.unreadable import Unreadable
 from dshrink.version import __version__
 
 DIES_AFTER_THREE = """
@@ -252,3 +253,34 @@ def test_a_shard_must_be_one_of_its_number(text: str) -> None:
     with pytest.raises(DshrinkError, match="K/N"):
         Shard.parse(text)
     assert Shard.parse("2/2") == (2, 2)
+
+
+def test_images_that_were_left_out_are_told_once_the_networks_are_judged(
+    finished: Path, settings: Settings, tmp_path: Path
+) -> None:
+    tree = shutil.copytree(settings.data, tmp_path / "pictures")
+    file = tree / "val/class_2/0.png"
+    file.write_bytes(b"x" * file.stat().st_size)  # as large as before, so the journal's data
+    out = tmp_path / "importance.csv"
+    begin(out, finished, NETWORKS - 1)
+    skipping = replace(settings, data=str(tree), unreadable=Unreadable.SKIP)
+    said: list[str] = []
+    Measurement(settings=skipping, out=out).run(say=said.append)
+    assert f"1 image could not be read, and the run went on without: {file}" in said[-2]
+    # The others were judged on all images.
+    assert said[-1].startswith("warning: not all networks were judged on the same images")
+    again: list[str] = []
+    Measurement(settings=skipping, out=out).run(say=again.append)
+    assert again[-2] == "images that could not be read where networks were judged: 1"
+
+
+def test_an_original_that_failed_before_ends_the_run_at_once(
+    finished: Path, settings: Settings, tmp_path: Path
+) -> None:
+    out = tmp_path / "importance.csv"
+    measurement = Measurement(settings=settings, out=out)
+    with closing(Journal(out, None, measurement.evaluator.identity)) as opened:
+        opened.add(Evaluation(candidate=measurement.original, seconds=1.0, reason="bad.png"))
+    with pytest.raises(EvaluationError, match=r"original .* judged: bad.png; .*--retry-failed"):
+        measurement.run()
+    assert len(evaluations(journal_path(out, None))) == 1

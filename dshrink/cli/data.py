@@ -1,0 +1,52 @@
+"""``dshrink data``: data sets to train on that need no download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dshrink.cli import options
+from dshrink.cli.console import out, print_json
+
+app = typer.Typer(no_args_is_help=True)
+
+
+def register(main: typer.Typer) -> None:
+    main.add_typer(app, name="data", help="Data sets to train on that need no download.")
+
+
+@app.callback()
+def group() -> None:
+    """Keep `digits` a word of its own: typer leaves out the name of an only command."""
+
+
+@app.command()
+def digits(
+    folder: Annotated[Path, typer.Option("--out", help="folder to write; train/ and val/ in it")],
+    json: options.Json = False,
+) -> None:
+    """Write scikit-learn's handwritten digits as a folder of images: 10 classes, 8x8 pixels, grey.
+
+    A folder that holds them already is left as it is.
+    """
+    from dshrink.train.digits import write_digits
+
+    tree = write_digits(folder)
+    if json:
+        print_json(
+            {
+                "data": str(tree.folder),
+                "classes": tree.classes,
+                "training_images": tree.training,
+                "validation_images": tree.validation,
+                "written": tree.written,
+            }
+        )
+        return
+    out.print(
+        f"{tree.folder}: {tree.training} images of {tree.classes} digits to train on, "
+        f"{tree.validation} of other writers to validate on"
+        f"{'' if tree.written else ' (they were there already)'}"
+    )

@@ -1,0 +1,71 @@
+"""The options of training that several commands share, and the settings that they make."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dshrink.train.unreadable import Unreadable
+
+if TYPE_CHECKING:
+    from dshrink.train.settings import Training
+
+Data = Annotated[
+    str,
+    typer.Option(
+        metavar="DIR",
+        help="folder with train/CLASS/ and val/CLASS/ (or validation/), or a data set of timm's: "
+        "torch/cifar10:DIR, hfds/NAME",
+    ),
+]
+Weights = Annotated[str, typer.Option(help="pretrained, initial, or a state-dict file")]
+Recipe = Annotated[
+    str | None,
+    typer.Option(help="settings of this recipe, a name or a TOML file; options go first"),
+]
+Epochs = Annotated[int | None, typer.Option(min=1, help="passes over the training images")]
+Batch = Annotated[
+    int | None, typer.Option(min=1, help="images a step, over all processes and parts")
+]
+Accumulate = Annotated[
+    int | None, typer.Option(min=1, help="parts that a batch is cut into, to need less memory")
+]
+LearningRate = Annotated[
+    float | None, typer.Option("--lr", help="learning rate of SGD, down along a cosine")
+]
+TrainPrecision = Annotated[
+    str | None, typer.Option("--precision", help="fp32, fp16 or bf16 (mixed precision)")
+]
+Loaders = Annotated[
+    int | None, typer.Option(min=0, help="processes that read images; 0 reads in this one")
+]
+OnUnreadable = Annotated[
+    Unreadable, typer.Option("--unreadable", help="images that cannot be read: skip, or stop")
+]
+
+
+def recipe_settings(recipe: str | None) -> Training:
+    """The settings of a recipe's fine-tuning; the paper's where none is named."""
+    from dshrink.train.settings import Training
+
+    if recipe is None:
+        return Training()
+    from dshrink.train.recipes import load_recipe
+
+    return load_recipe(recipe).finetune
+
+
+def settings_of(base: Training, **given: Any) -> Training:
+    """The base's settings with those that were given on the command line (not None)."""
+    known = {item.name for item in fields(base)}
+    assert set(given) <= known, set(given) - known
+    return replace(base, **{name: value for name, value in given.items() if value is not None})
+
+
+def is_main_process() -> bool:
+    """Whether this process speaks and writes: the only one, or the first of several."""
+    from dshrink.train import processes
+
+    return processes.is_main_process()

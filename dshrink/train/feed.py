@@ -1,0 +1,100 @@
+"""The batches of a training run: what a step sees depends on the seed, the epoch and its number.
+
+A step's batch is cut into parts, one after the other and process by process; so two processes see
+in one step what one process sees in two accumulated parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dshrink.train.data import Images, Look
+from dshrink.train.errors import TrainError
+from dshrink.train.pictures import Pick, Pictures, read_batches
+from dshrink.train.settings import Training
+from dshrink.train.unreadable import UnreadableImages
+
+
+@dataclass(kw_only=True)
+class Feed:
+    """Images as a training run reads them: bytes (N, C, H, W) and labels (N,).
+
+    ``unreadable`` says what to do about pictures that cannot be read, and collects them. Raises
+    TrainError where a batch is larger than the data set.
+    """
+
+    images: Images
+    look: Look
+    settings: Training
+    unreadable: UnreadableImages = field(default_factory=UnreadableImages)
+
+    def __post_init__(self) -> None:
+        if not self.steps:
+            raise TrainError(
+                f"{self.images.data}: {len(self.images.train)} images to train on make no batch of "
+                f"{self.settings.batch}; lower --batch"
+            )
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch; what does not fill a batch is left for another epoch."""
+        return len(self.images.train) // self.settings.batch
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the batches depend on beside the settings, as JSON has it."""
+        look = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self.look).items()
+        }
+        return {"data": self.images.digest, **look}
+
+    def training(
+        self, epoch: int, rank: int, world: int, start: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """This process' parts of an epoch's batches from step ``start`` on, ``accumulate`` a step.
+
+        Raises TrainError where a batch cannot be shared out evenly.
+        """
+        settings = self.settings
+        shares = world * settings.accumulate
+        if settings.batch % shares:
+            raise TrainError(
+                f"a batch of {settings.batch} cannot be cut into {shares} equal parts ({world} "
+                f"processes, {settings.accumulate} accumulated): change --batch"
+            )
+        size = settings.batch // shares
+        numbers = [settings.seed % (1 << 32), epoch]
+        order = np.random.default_rng(numbers).permutation(len(self.images.train)).tolist()
+        picks = [
+            [(epoch, image) for image in order[at : at + size]]
+            for first in range(start * settings.batch, self.steps * settings.batch, settings.batch)
+            for at in range(first + rank * size, first + settings.batch, world * size)
+        ]
+        transform = self.look.transform(settings.augmentation)
+        pictures = Pictures(self.images.train, transform, settings.seed, replace=True)
+        return self._read(pictures, picks)
+
+    def validation(self, rank: int, world: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """This process' share of the validation images, in their order; batches may be empty."""
+        mine = range(rank, len(self.images.validation), world)
+        size = max(1, self.settings.batch // (world * self.settings.accumulate))
+        picks = [[(0, image) for image in mine[at : at + size]] for at in range(0, len(mine), size)]
+        transform = self.look.transform(None)
+        pictures = Pictures(self.images.validation, transform, self.settings.seed, replace=False)
+        return self._read(pictures, picks)
+
+    def _read(self, pictures: Pictures, picks: list[list[Pick]]) -> Iterator[tuple[Tensor, Tensor]]:
+        return read_batches(
+            pictures,
+            picks,
+            workers=self.settings.loaders,
+            unreadable=self.unreadable,
+            pin=torch.cuda.is_available(),
+        )

@@ -1,0 +1,111 @@
+"""Stage 2: train a network whose unimportant activations are gone, so that it merges exactly.
+
+The network is trained unmerged, with all padding of a region at its front (``repad``) and the free
+activation behind it; its weights keep the original's names, and say beside them for which plan
+they are.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dshrink.merge.unmerged import unmerged_module
+from dshrink.models import WEIGHTS_KEY, Network, weights_digest, with_state
+from dshrink.regions import Rewriting
+from dshrink.train.checkpoint import save_tensors
+from dshrink.train.feed import Feed
+from dshrink.train.loop import Fitted, OnProgress, fit
+from dshrink.train.objectives import distilled
+from dshrink.train.settings import Training
+from latency_tables.io import write_atomically
+
+WEIGHTS, HISTORY = "weights.safetensors", "history.csv"
+#: Only so trained is a merge free and exact (methods.md, "Padding").
+PADDING = "repad"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuned:
+    """``network`` is the original with what was learnt: merged by the same changes, under
+    ``repad``, it equals what was trained."""
+
+    network: Network
+    fitted: Fitted
+    weights: Path
+
+    @property
+    def accuracy(self) -> float:
+        """Of the validation images, in percent."""
+        return self.fitted.accuracy
+
+
+def finetune(
+    network: Network,
+    changes: Rewriting | None,
+    feed: Feed,
+    settings: Training,
+    folder: Path,
+    *,
+    progress: OnProgress | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> FineTuned:
+    """Train ``network`` rewritten as ``changes`` says (as it is where they are None).
+
+    With ``settings.distillation`` the network as it came in is the teacher. The folder takes the
+    checkpoint, the history and the weights; the same call goes on where it was interrupted.
+    Raises as ``loop.fit`` does.
+    """
+    if changes is None:
+        module = copy.deepcopy(network.module)
+    else:
+        module = unmerged_module(network, changes, padding=PADDING)
+    objective = None
+    if settings.distillation:
+        objective = distilled(copy.deepcopy(network.module), settings)
+    about = weights_about(network, changes)
+    fitted = fit(
+        module,
+        feed,
+        settings,
+        folder=folder,
+        identity={**about, "weights": weights_digest(network.module)},
+        objective=objective,
+        progress=progress,
+        notice=notice,
+    )
+    file = folder / WEIGHTS
+    if fitted.main:
+        entry = {**about, "accuracy_percent": fitted.accuracy}
+        save_tensors(fitted.state, file, {WEIGHTS_KEY: json.dumps(entry)})
+        write_history(fitted.history, folder / HISTORY)
+    return FineTuned(network=with_state(network, fitted.state), fitted=fitted, weights=file)
+
+
+def weights_about(network: Network, changes: Rewriting | None) -> dict[str, Any]:
+    """What trained weights are for, as their file says it."""
+    return {
+        "model": network.name,
+        "resolution": list(network.resolution),
+        "classes": network.spec.shapes[-1][0],
+        "segments": changes.segments if changes else "",
+        "mask": changes.mask if changes else "",
+        "free_activation": changes.free_activation if changes else True,
+        "padding": PADDING if changes and changes.regions else "",
+    }
+
+
+def write_history(history: tuple[Mapping[str, Any], ...], file: Path) -> None:
+    """A CSV with a line an epoch, of the numbers in its entries."""
+    columns = [name for name, value in history[-1].items() if isinstance(value, int | float)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_atomically(file, text.getvalue())

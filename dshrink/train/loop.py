@@ -1,0 +1,325 @@
+"""The training loop of every stage: one SGD step after another, through Accelerate.
+
+On a CPU, on a GPU, or in each process of ``accelerate launch``. What a step sees depends on the
+seed, the epoch and the step alone, so a run that was killed goes on from its last checkpoint as if
+nothing had happened: on a CPU to the last bit.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from dshrink.tracing import import_timm
+from dshrink.train.checkpoint import NAME, Checkpoint, held, load_checkpoint, save_checkpoint
+from dshrink.train.errors import DivergedError
+from dshrink.train.feed import Feed
+from dshrink.train.objectives import Objective, smoothed
+from dshrink.train.optimiser import sgd_along_cosine
+from dshrink.train.processes import make_accelerator
+from dshrink.train.settings import Training
+from dshrink.train.tuning import Score, evaluate, prepared
+
+#: Called with (done, total, label) while long work runs.
+OnProgress = Callable[[int, int, str], None]
+#: Losses stay on the device for so many steps before they are looked at: looking waits for it.
+LOOK_EVERY = 20
+_MODEL, _OPTIMISER, _AVERAGE = "model.", "optimiser.", "average."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A finished run: the weights that are kept (the average's where there is one), by name.
+
+    ``history`` has an entry an epoch; ``accuracy`` is the last one's in percent, ``loss`` its mean
+    cross-entropy, both of the validation images. Of several ``processes`` the ``main`` one writes.
+    """
+
+    state: Mapping[str, Tensor]
+    history: tuple[Mapping[str, Any], ...]
+    images_per_second: float
+    processes: int = 1
+    main: bool = True
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.history[-1]["val_accuracy"])
+
+    @property
+    def loss(self) -> float:
+        return float(self.history[-1]["val_loss"])
+
+
+def fit(
+    module: nn.Module,
+    feed: Feed,
+    settings: Training,
+    *,
+    folder: Path,
+    identity: Mapping[str, Any],
+    objective: Objective | None = None,
+    rates: Mapping[str, float] | None = None,
+    observe: Callable[[], Mapping[str, Any]] | None = None,
+    progress: OnProgress | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> Fitted:
+    """Train ``module`` in place, validate after every epoch, keep a checkpoint in ``folder``.
+
+    The same call goes on where an earlier one ended; ``identity`` says what the result depends on
+    beside the settings and the images. ``rates`` gives parameters, by name, a multiple of the
+    learning rate (and no weight decay). What ``observe`` gives after an epoch goes into its entry
+    of the history. Only the first of several processes writes.
+
+    Raises DivergedError at the first loss that is no number, with the step and the last good
+    state; CheckpointError where ``folder`` holds another run; TrainError for a batch that cannot
+    be shared out.
+    """
+    identity = {**identity, "training": settings.identity, "images": feed.identity}
+    accelerator = make_accelerator(settings)
+    with ExitStack() as stack:
+        if accelerator.is_main_process:
+            stack.enter_context(held(folder))
+        accelerator.wait_for_everyone()
+        run = _Run(
+            accelerator=accelerator,
+            feed=feed,
+            settings=settings,
+            folder=folder,
+            identity=identity,
+            objective=objective or smoothed(settings.label_smoothing),
+            observe=observe or dict,
+            progress=(accelerator.is_main_process and progress)
+            or (lambda done, total, label: None),
+            notice=(accelerator.is_main_process and notice) or (lambda text: None),
+        )
+        return run.whole(module, rates or {})
+
+
+@dataclass(kw_only=True)
+class _Run:
+    accelerator: Accelerator
+    feed: Feed
+    settings: Training
+    folder: Path
+    identity: Mapping[str, Any]
+    objective: Objective
+    observe: Callable[[], Mapping[str, Any]]
+    progress: OnProgress
+    notice: Callable[[str], None]
+    epoch: int = 0
+    step: int = 0
+    #: Mean losses of this epoch's steps: the known ones, and those still on the device.
+    losses: list[float] = field(default_factory=list)
+    waiting: list[Tensor] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    trained_images: int = 0
+
+    def whole(self, module: nn.Module, rates: Mapping[str, float]) -> Fitted:
+        steps = self.feed.steps
+        self._prepare(module, rates)
+        while self.epoch < self.settings.epochs:
+            start, first = time.perf_counter(), self.step
+            self._train_epoch(steps)
+            self.seconds += time.perf_counter() - start
+            self.trained_images += (steps - first) * self.settings.batch
+            self._end_epoch()
+        # Takes the casts of mixed precision off the module again.
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        kept = self.average.module if self.average else self.bare
+        rate = self.trained_images / self.seconds if self.seconds else 0.0
+        return Fitted(
+            state={name: value.detach().cpu() for name, value in kept.state_dict().items()},
+            history=tuple(self.history),
+            images_per_second=rate,
+            processes=self.accelerator.num_processes,
+            main=self.accelerator.is_main_process,
+        )
+
+    def _prepare(self, module: nn.Module, rates: Mapping[str, float]) -> None:
+        settings, accelerator = self.settings, self.accelerator
+        import_timm()
+        # What is loaded has to be there before the module is shared out and averaged.
+        found = load_checkpoint(self.folder, self.identity)
+        if found:
+            module.load_state_dict(_named(found.tensors, _MODEL))
+        self.bare = module.to(accelerator.device)
+        self.average = None
+        if settings.ema is not None:
+            averages = importlib.import_module("timm.utils")
+            self.average = averages.ModelEmaV3(self.bare, decay=settings.ema, use_warmup=True)
+        optimiser, self.scheduler = sgd_along_cosine(
+            self.bare, settings, rates, steps=self.feed.steps
+        )
+        if found:
+            self._resume(found, optimiser)
+        self.model, self.optimiser = accelerator.prepare(self.bare, optimiser)
+        self._scale(found.state.get("scaler") if found else None)
+
+    def _resume(self, found: Checkpoint, optimiser: torch.optim.Optimizer) -> None:
+        state = found.state
+        self.epoch, self.step = int(state["epoch"]), int(state["step"])
+        self.losses = [float(value) for value in state["losses"]]
+        self.history = list(state["history"])
+        if self.average:
+            self.average.module.load_state_dict(_named(found.tensors, _AVERAGE))
+        known = _named(found.tensors, _OPTIMISER)
+        for name, parameter in self.bare.named_parameters():
+            if name in known:
+                buffer = known[name].to(parameter.device)
+                optimiser.state[parameter]["momentum_buffer"] = buffer
+
+    def _scale(self, state: Mapping[str, Any] | None) -> None:
+        """Half precision multiplies losses by a number that it finds on the way."""
+        if self.accelerator.scaler is not None and state:
+            self.accelerator.scaler.load_state_dict(dict(state))
+
+    def _train_epoch(self, steps: int) -> None:
+        settings = self.settings
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        total = settings.epochs * steps
+        self.model.train()
+        parts = iter(self.feed.training(self.epoch, rank, world, self.step))
+        while self.step < steps:
+            done = self.epoch * steps + self.step
+            self.scheduler.step_update(done)
+            self._seed(rank)
+            self.waiting.append(self._one_step(parts))
+            if self.average:
+                self.average.update(self.bare, step=done + 1)
+            self.step += 1
+            due = settings.checkpoint_steps and self.step % settings.checkpoint_steps == 0
+            if len(self.waiting) >= LOOK_EVERY or due or self.step == steps:
+                self._look()
+            if due and self.step < steps:
+                self._keep()
+            self.progress(done + 1, total, f"epoch {self.epoch + 1} of {settings.epochs}")
+
+    def _one_step(self, parts: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+        """All parts of a batch, then one step; returns the mean loss, still on the device."""
+        accelerator, losses = self.accelerator, []
+        for _ in range(self.settings.accumulate):
+            images, labels = next(parts)
+            images = self.feed.look.normalise(images.to(accelerator.device, non_blocking=True))
+            labels = labels.to(accelerator.device, non_blocking=True)
+            with accelerator.accumulate(self.model):
+                outputs = self.model(images)
+                with accelerator.autocast():
+                    loss = self.objective(outputs, images, labels)
+                accelerator.backward(loss)
+                if accelerator.sync_gradients and self.settings.clip is not None:
+                    accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+                self.optimiser.step()
+                self.optimiser.zero_grad()
+            losses.append(loss.detach())
+        return torch.stack(losses).mean()
+
+    def _seed(self, rank: int) -> None:
+        """Dropout and the like draw from the step's own numbers: there is no state to keep."""
+        numbers = [self.settings.seed % (1 << 32), self.epoch, self.step, rank]
+        (seed,) = np.random.SeedSequence(numbers).generate_state(1)
+        torch.manual_seed(int(seed))
+
+    def _look(self) -> None:
+        """Fetch the losses from the device. Raises DivergedError for one that is no number."""
+        if not self.waiting:
+            return
+        mean = self.accelerator.reduce(torch.stack(self.waiting).float(), reduction="mean")
+        self.waiting = []
+        for value in mean.tolist():
+            if not math.isfinite(value):
+                raise DivergedError(
+                    f"the loss became {value} in epoch {self.epoch + 1}, step "
+                    f"{len(self.losses) + 1} of {self.feed.steps}; {self._last_good()}"
+                )
+            self.losses.append(value)
+
+    def _last_good(self) -> str:
+        found = load_checkpoint(self.folder, self.identity)
+        if found is None:
+            return "no state was kept before that; lower --lr"
+        epoch, step = found.state["epoch"], found.state["step"]
+        return (
+            f"the last good state is {self.folder / NAME} (after epoch {epoch}"
+            f"{f', step {step}' if step else ''}); lower --lr and choose another --out"
+        )
+
+    def _end_epoch(self) -> None:
+        accelerator = self.accelerator
+        if accelerator.num_processes > 1:
+            timm_utils = importlib.import_module("timm.utils")
+            timm_utils.distribute_bn(self.bare, accelerator.num_processes, reduce=True)
+        score = self._validate(self.average.module if self.average else self.bare)
+        self.history.append(
+            {
+                "epoch": self.epoch + 1,
+                "train_loss": math.fsum(self.losses) / len(self.losses),
+                "val_loss": score.loss,
+                "val_accuracy": score.accuracy,
+                "learning_rate": self.optimiser.param_groups[0]["lr"],
+                **self.observe(),
+            }
+        )
+        self.epoch, self.step, self.losses = self.epoch + 1, 0, []
+        self._keep()
+
+    def _validate(self, module: nn.Module) -> Score:
+        accelerator = self.accelerator
+        rank, world = accelerator.process_index, accelerator.num_processes
+        batches = prepared(self.feed.validation(rank, world), self.feed.look, accelerator.device)
+
+        def total(sums: Tensor) -> Tensor:
+            summed: Tensor = accelerator.reduce(sums.to(accelerator.device), reduction="sum")
+            return summed
+
+        try:
+            return evaluate(module, batches, total)
+        except DivergedError as error:
+            raise DivergedError(
+                f"{error} after epoch {self.epoch + 1}; {self._last_good()}"
+            ) from None
+
+    def _keep(self) -> None:
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            save_checkpoint(self.folder, self.identity, self._checkpoint())
+
+    def _checkpoint(self) -> Checkpoint:
+        tensors = {f"{_MODEL}{name}": value for name, value in self.bare.state_dict().items()}
+        if self.average:
+            average = self.average.module.state_dict()
+            tensors |= {f"{_AVERAGE}{name}": value for name, value in average.items()}
+        states = self.optimiser.optimizer.state
+        for name, parameter in self.bare.named_parameters():
+            if (buffer := states.get(parameter, {}).get("momentum_buffer")) is not None:
+                tensors[f"{_OPTIMISER}{name}"] = buffer
+        scaler = self.accelerator.scaler
+        return Checkpoint(
+            state={
+                "epoch": self.epoch,
+                "step": self.step,
+                "losses": self.losses,
+                "history": self.history,
+                "scaler": scaler.state_dict() if scaler else None,
+            },
+            tensors=tensors,
+        )
+
+
+def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }

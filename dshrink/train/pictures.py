@@ -1,0 +1,230 @@
+"""Pictures read from a data set, and batches of them that are the same in every process.
+
+What happens to an image (its crop, its flip) depends on the seed, the epoch and the image alone,
+not on what was read before or by how many processes: networks that are compared with each other
+see exactly the same pictures. Images stay bytes until they are on the device that wants them.
+
+An image that cannot be read leaves its place in a batch to the next one while training, so that
+all batches keep their size, and is left out while validating.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dshrink.train.data import Split
+from dshrink.train.errors import DataError
+from dshrink.train.unreadable import UnreadableError, UnreadableImages
+
+#: Batches that come again are kept in memory up to so many bytes.
+CACHE_BYTES = 2 << 30
+#: So many images in a row that cannot be read are no accident.
+LONGEST_RUN = 100
+#: The label of a picture that stands for one that could not be read.
+NO_LABEL = -1
+
+#: An epoch and the number of an image.
+Pick = tuple[int, int]
+
+
+class Picture(NamedTuple):
+    """Bytes (C, H, W) and a label; a black picture without label where none could be read.
+
+    ``unreadable`` maps the files that could not be read for it to the reasons.
+    """
+
+    pixels: Tensor
+    label: int
+    unreadable: Mapping[str, str]
+
+
+class Loaded(NamedTuple):
+    """A batch: bytes (N, C, H, W), labels (N,), and what could not be read for it."""
+
+    pictures: Tensor
+    labels: Tensor
+    unreadable: Mapping[str, str]
+
+
+class Pictures(Dataset[Picture]):
+    """The pictures of a split by pick, each drawn with random numbers of its own.
+
+    ``replace``: the next image that can be read takes the place of one that cannot, with the random
+    numbers of that place. No pick raises for a broken file, so that a process that reads images
+    can send its reason to the one that trains.
+    """
+
+    def __init__(self, split: Split, transform: Any, seed: int, replace: bool) -> None:
+        self.split, self.replace = split, replace
+        self._transform, self._seed = transform, seed
+
+    def __getitem__(self, pick: Pick) -> Picture:
+        _, first = pick
+        unreadable: dict[str, str] = {}
+        for step in range(min(LONGEST_RUN, len(self.split)) if self.replace else 1):
+            number = (first + step) % len(self.split)
+            try:
+                picture, label = self.split.read(number)
+            except UnreadableError as error:
+                unreadable[self.split.file(number)] = str(error)
+                continue
+            return Picture(self._drawn(picture, pick), label, unreadable)
+        # What stands for it has the size of all others; it does not get into a batch.
+        black = Image.new(self.split.mode, (64, 64))
+        return Picture(self._drawn(black, pick), NO_LABEL, unreadable)
+
+    def _drawn(self, picture: Image.Image, pick: Pick) -> Tensor:
+        with _own_randomness(self._seed, *pick):
+            pixels: Tensor = self._transform(picture)
+        return pixels
+
+
+def collate(pictures: Sequence[Picture]) -> Loaded:
+    """The batch of those that could be read; of none it is empty, (0, C, H, W)."""
+    labels = torch.tensor([picture.label for picture in pictures])
+    pixels = torch.stack([picture.pixels for picture in pictures])
+    unreadable: dict[str, str] = {}
+    for picture in pictures:
+        unreadable.update(picture.unreadable)
+    if unreadable:
+        there = labels != NO_LABEL
+        pixels, labels = pixels[there], labels[there]
+    return Loaded(pixels, labels, unreadable)
+
+
+def read_batches(
+    pictures: Pictures,
+    picks: Sequence[Sequence[Pick]],
+    *,
+    workers: int = 0,
+    unreadable: UnreadableImages,
+    pin: bool = False,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """A batch of bytes and labels for each of ``picks``, read by ``workers`` processes.
+
+    What cannot be read is noted in ``unreadable``. Without ``replace`` a batch may be shorter, even
+    empty. Raises DataError where nothing can be read, or where ``unreadable`` is to stop.
+    """
+    loader = DataLoader(
+        pictures,
+        batch_sampler=picks,  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin,
+        generator=torch.Generator(),  # else it draws from what dropout draws from
+    )
+    images = 0
+    for wanted, loaded in zip(picks, loader, strict=True):
+        unreadable.add(loaded.unreadable)
+        images += len(loaded.labels)
+        if pictures.replace and len(loaded.labels) < len(wanted):
+            run = min(LONGEST_RUN, len(pictures.split))
+            raise _nothing_readable(f"{run} images in a row", loaded.unreadable)
+        yield loaded.pictures, loaded.labels
+    if picks and not images:
+        raise _nothing_readable(f"all images of {pictures.split.name}", unreadable.reasons)
+
+
+def _nothing_readable(what: str, reasons: Mapping[str, str]) -> DataError:
+    file, reason = list(reasons.items())[-1]
+    return DataError(f"{what} cannot be read, the last {file} ({reason}); are the files all there?")
+
+
+@contextmanager
+def _own_randomness(*numbers: int) -> Iterator[None]:
+    """Seed what timm's transforms draw from, and leave it as it was afterwards."""
+    # SeedSequence takes no negative numbers, and a user may seed with one.
+    (seed,) = np.random.SeedSequence([number % (1 << 32) for number in numbers]).generate_state(1)
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    torch.default_generator.manual_seed(int(seed))
+    random.seed(int(seed))
+    np.random.seed(int(seed))
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before[0])
+        random.setstate(before[1])
+        np.random.set_state(before[2])
+
+
+@dataclass(kw_only=True)
+class Batches:
+    """Batches of bytes (N, C, H, W) and labels (N,), the same ones whenever they are asked for.
+
+    ``unreadable`` knows what could not be read, once the batches were read.
+    """
+
+    images: Split
+    transform: Any
+    picks: Sequence[Sequence[Pick]]
+    seed: int
+    workers: int = 0
+    cache_bytes: int = CACHE_BYTES
+    replace: bool = False
+    unreadable: UnreadableImages = field(default_factory=UnreadableImages)
+    _kept: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.picks)
+
+    @property
+    def count(self) -> int:
+        """How many images there are in all."""
+        return sum(len(batch) for batch in self.picks)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for pictures, labels in self._kept or self._read():
+            if len(labels):
+                yield pictures, labels
+
+    def _read(self) -> Iterator[tuple[Tensor, Tensor]]:
+        kept: list[tuple[Tensor, Tensor]] = []
+        room = self.cache_bytes
+        found = Pictures(self.images, self.transform, self.seed, self.replace)
+        for pictures, labels in read_batches(
+            found, self.picks, workers=self.workers, unreadable=self.unreadable
+        ):
+            room -= pictures.nbytes
+            if room >= 0:
+                kept.append((pictures, labels))
+            else:
+                # All or nothing: a part would have to be joined to what is read again.
+                kept.clear()
+                self.cache_bytes = 0
+            yield pictures, labels
+        self._kept = kept
+
+
+def shuffled(images: int, batch: int, batches: int, seed: int) -> list[list[Pick]]:
+    """So many batches, epoch after epoch in another order; what does not fill a batch is left."""
+    size = min(batch, images)
+    found: list[list[Pick]] = []
+    epoch = 0
+    while len(found) < batches:
+        generator = torch.Generator().manual_seed(seed + epoch)
+        order = torch.randperm(images, generator=generator).tolist()
+        full = range(0, images - size + 1, size)
+        found += [[(epoch, image) for image in order[at : at + size]] for at in full]
+        epoch += 1
+    return found[:batches]
+
+
+def sampled(images: int, batch: int, count: int | None, seed: int) -> list[list[Pick]]:
+    """All images once, or ``count`` of them drawn by the seed, in their order."""
+    chosen = list(range(images))
+    if count is not None and count < images:
+        generator = torch.Generator().manual_seed(seed)
+        chosen = sorted(torch.randperm(images, generator=generator)[:count].tolist())
+    return [
+        [(0, image) for image in chosen[at : at + batch]] for at in range(0, len(chosen), batch)
+    ]

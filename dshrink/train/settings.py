@@ -1,0 +1,156 @@
+"""How a network is trained: everything that the result depends on, as plain data.
+
+The defaults are the paper's (DepthShrinker, Sec. 5.1) where it states them; it follows AlphaNet
+(Wang et al., 2021) for the rest. Names and units are the field's: learning rates per step of SGD,
+probabilities from 0 to 1.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from dshrink.train.errors import TrainError
+
+PRECISIONS = ("fp32", "fp16", "bf16")
+#: These change how fast a run is, or how much of it a crash can cost, not what comes out.
+_WITHOUT_EFFECT = ("loaders", "checkpoint_steps")
+
+
+class SettingsError(TrainError):
+    """A setting that makes no sense, or is not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Augmentation:
+    """What happens to an image before a network trains on it; timm's transforms.
+
+    ``auto_augment`` is timm's text of a policy, empty for none. ``crop_scale`` is the share of the
+    area that a random crop keeps; (1, 1) takes the picture whole. ``flip`` is the probability of a
+    horizontal flip.
+    """
+
+    auto_augment: str = "rand-m5-mstd0.5-inc1"
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    flip: float = 0.5
+    color_jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        low, high = self.crop_scale
+        _require(0 < low <= high <= 1, "crop_scale", "[LOW, HIGH] with 0 < LOW <= HIGH <= 1")
+        _require(0 <= self.flip <= 1, "flip", "a probability from 0 to 1")
+        _require(0 <= self.color_jitter <= 1, "color_jitter", "a strength from 0 to 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """Settings of one training run: SGD along a cosine, label smoothing, RandAugment.
+
+    ``batch`` is what one step of SGD sees, over all processes and all ``accumulate`` parts.
+    ``distillation`` is the weight w of ``(1 - w) * CE + w * KL`` (methods.md, stage 2), 0 for none.
+    ``ema`` is the decay of an average of the weights, which is then what is validated and kept.
+    ``checkpoint_steps``: a checkpoint after so many steps beside the one after each epoch.
+    """
+
+    epochs: int = 180
+    batch: int = 256
+    accumulate: int = 1
+    learning_rate: float = 0.1
+    min_learning_rate: float = 0.0
+    warmup_epochs: int = 0
+    momentum: float = 0.9
+    weight_decay: float = 1e-5
+    label_smoothing: float = 0.1
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    distillation: float = 0.0
+    temperature: float = 1.0
+    ema: float | None = None
+    precision: str = "fp32"
+    clip: float | None = None
+    seed: int = 0
+    loaders: int = 0
+    checkpoint_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "accumulate", "checkpoint_steps"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, name, "1 or more")
+        for name in ("warmup_epochs", "loaders", "min_learning_rate", "weight_decay"):
+            _require(getattr(self, name) >= 0, name, "0 or more")
+        _require(self.batch % self.accumulate == 0, "batch", f"a multiple of {self.accumulate}")
+        _require(self.warmup_epochs < self.epochs, "warmup_epochs", "fewer than the epochs")
+        _require(self.learning_rate > 0, "learning_rate", "above 0")
+        _require(0 <= self.momentum < 1, "momentum", "from 0 to below 1")
+        _require(0 <= self.label_smoothing < 1, "label_smoothing", "from 0 to below 1")
+        _require(0 <= self.distillation <= 1, "distillation", "a weight from 0 to 1")
+        _require(self.temperature > 0, "temperature", "above 0")
+        _require(self.ema is None or 0 < self.ema < 1, "ema", "a decay between 0 and 1")
+        _require(self.clip is None or self.clip > 0, "clip", "a largest norm above 0")
+        _require(self.precision in PRECISIONS, "precision", " or ".join(PRECISIONS))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the result depends on, as JSON has it."""
+        found = {name: value for name, value in asdict(self).items() if name not in _WITHOUT_EFFECT}
+        crop = list(self.augmentation.crop_scale)
+        return {**found, "augmentation": {**found["augmentation"], "crop_scale": crop}}
+
+    @classmethod
+    def from_mapping(
+        cls, values: Mapping[str, Any], where: str, base: Training | None = None
+    ) -> Training:
+        """Of a section of a TOML file, ``base`` for what it leaves out.
+
+        Raises SettingsError, which names ``where`` and the field.
+        """
+        base = base or cls()
+        plain = {name: value for name, value in values.items() if name != "augmentation"}
+        section = values.get("augmentation", {})
+        if not isinstance(section, Mapping):
+            raise SettingsError(f"{where}: augmentation must be a table of its own")
+        augmentation = changed(base.augmentation, section, f"{where}.augmentation")
+        return replace(changed(base, plain, where), augmentation=augmentation)
+
+
+Record = typing.TypeVar("Record", Augmentation, Training)
+
+
+def changed(record: Record, values: Mapping[str, Any], where: str) -> Record:
+    """The record with these values. Raises SettingsError, which names ``where`` and the field."""
+    kinds = typing.get_type_hints(type(record))
+    known = [item.name for item in fields(record)]
+    read = {}
+    for name, value in values.items():
+        if name not in known:
+            raise SettingsError(f"{where}: unknown field {name!r}; known are {', '.join(known)}")
+        read[name] = _typed(value, kinds[name], f"{where}: {name}")
+    try:
+        return replace(record, **read)
+    except SettingsError as error:
+        raise SettingsError(f"{where}: {error}") from None
+
+
+def _typed(value: Any, kind: Any, what: str) -> Any:
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if value is None and type(None) in kinds:
+        return None
+    if typing.get_origin(kinds[0]) is tuple:
+        if isinstance(value, list | tuple) and len(value) == len(typing.get_args(kinds[0])):
+            return tuple(_typed(item, float, what) for item in value)
+        raise SettingsError(f"{what} must be a list of two numbers, got {value!r}")
+    if kinds[0] is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kinds[0]:
+        raise SettingsError(f"{what} must be {_WORDS[kinds[0]]}, got {value!r}")
+    return value
+
+
+_WORDS = {int: "a whole number", float: "a number", str: "a text"}
+
+
+def _require(holds: bool, name: str, what: str) -> None:
+    if not holds:
+        raise SettingsError(f"{name} must be {what}")

@@ -1,0 +1,55 @@
+"""A network of nine convolutions, and pictures to train it on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pictures import write_pictures
+
+from dshrink.models import Network, load_network
+from dshrink.train.data import look_of, open_images
+from dshrink.train.feed import Feed
+from dshrink.train.settings import Augmentation, Training
+
+#: Its four blocks can merge.
+MODEL = "test_resnet"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """These pictures are too small to share, and another process must compute the same."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes, 24 pictures to train on and 12 to validate."""
+    return write_pictures(tmp_path_factory.mktemp("data") / "pictures", train=8)
+
+
+@pytest.fixture(scope="session")
+def network() -> Network:
+    return load_network(MODEL, resolution=32, weights="random", classes=3)
+
+
+@pytest.fixture
+def training() -> Training:
+    return Training(
+        epochs=2, batch=8, learning_rate=0.02, augmentation=Augmentation(auto_augment="")
+    )
+
+
+@pytest.fixture
+def make_feed(pictures: Path) -> Callable[..., Feed]:
+    def make(settings: Training, **more: Any) -> Feed:
+        look = look_of(MODEL, (32, 32))
+        return Feed(images=open_images(pictures), look=look, settings=settings, **more)
+
+    return make

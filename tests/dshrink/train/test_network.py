@@ -1,0 +1,51 @@
+"""Networks with as many outputs as a data set has classes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from pictures import write_pictures
+from safetensors.torch import save_file
+
+from dshrink.models import NetworkError, load_network
+from dshrink.train.data import Images, open_images
+from dshrink.train.network import load_for
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
+    return open_images(write_pictures(tmp_path_factory.mktemp("data") / "pictures"))
+
+
+def test_a_drawn_network_has_the_classes_of_the_data_and_the_seed(images: Images) -> None:
+    found = load_for(images, "test_resnet", resolution=32, seed=4)
+    wanted = load_network("test_resnet", resolution=32, seed=4, classes=3)
+    assert found.spec.shapes[-1][0] == 3
+    state = wanted.module.state_dict()
+    assert all(torch.equal(value, state[n]) for n, value in found.module.state_dict().items())
+
+
+def test_weights_must_be_those_of_as_many_classes(images: Images, tmp_path: Path) -> None:
+    for classes in (3, 5):
+        network = load_network("test_resnet", resolution=32, classes=classes)
+        save_file(network.module.state_dict(), tmp_path / f"{classes}.safetensors")
+    assert load_for(
+        images, "test_resnet", resolution=32, weights=str(tmp_path / "3.safetensors")
+    ).resolution == (32, 32)
+    with pytest.raises(NetworkError, match=r"do not fit.*pictures has 3 classes") as caught:
+        load_for(images, "test_resnet", resolution=32, weights=str(tmp_path / "5.safetensors"))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(NetworkError, match=r"none.safetensors: no such file[^;]*; --weights[^;]*$"):
+        load_for(images, "test_resnet", resolution=32, weights="none.safetensors")
+
+
+def test_pretrained_weights_of_other_classes_are_refused(
+    images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(name: str, **options: object) -> object:
+        assert options["classes"] is None
+        return load_network(name, resolution=32)
+
+    monkeypatch.setattr("dshrink.train.network.load_network", offline)
+    with pytest.raises(NetworkError, match=r"has 3 classes.*tell 1000 apart"):
+        load_for(images, "test_resnet", weights="pretrained")

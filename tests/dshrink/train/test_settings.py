@@ -1,0 +1,70 @@
+"""Settings of training: what is refused, and what a result depends on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from dshrink.train.settings import Augmentation, SettingsError, Training
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("epochs", 0, "epochs must be 1 or more"),
+        ("batch", 10, "batch must be a multiple of 4"),
+        ("warmup_epochs", 5, "warmup_epochs must be fewer"),
+        ("learning_rate", 0.0, "learning_rate must be above 0"),
+        ("momentum", 1.0, "momentum must be"),
+        ("label_smoothing", 1.0, "label_smoothing must be"),
+        ("distillation", 1.5, "distillation must be a weight"),
+        ("temperature", 0.0, "temperature must be above"),
+        ("ema", 1.0, "ema must be a decay"),
+        ("clip", 0.0, "clip must be"),
+        ("precision", "int8", "precision must be fp32 or fp16 or bf16"),
+        ("checkpoint_steps", 0, "checkpoint_steps must be 1"),
+        ("weight_decay", -1.0, "weight_decay must be 0 or more"),
+        ("batch", "many", "batch must be a whole number, got 'many'"),
+        ("batch", True, "batch must be a whole number, got True"),
+        ("speed", 1, "unknown field 'speed'; known are epochs, batch"),
+        ("augmentation", 3, "augmentation must be a table"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused_by_file_and_name(
+    field: str, value: object, message: str
+) -> None:
+    base = Training(epochs=5, accumulate=4, batch=8)
+    with pytest.raises(SettingsError) as caught:
+        Training.from_mapping({field: value}, "recipe.toml [finetune]", base)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("recipe.toml [finetune]: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("crop_scale", [0.9, 0.5]), ("crop_scale", [0.5]), ("flip", 2.0), ("color_jitter", -0.1)],
+)
+def test_an_augmentation_that_makes_no_sense_is_refused(field: str, value: object) -> None:
+    with pytest.raises(SettingsError, match=rf"\[finetune\]\.augmentation: {field} must be"):
+        Training.from_mapping({"augmentation": {field: value}}, "[finetune]")
+
+
+def test_what_a_section_leaves_out_is_the_bases() -> None:
+    base = Training(epochs=7, batch=32, augmentation=Augmentation(flip=0.0, crop_scale=(0.5, 1.0)))
+    read = Training.from_mapping(
+        {"learning_rate": 1, "augmentation": {"crop_scale": [0.25, 1]}}, "here", base
+    )
+    assert read.learning_rate == 1.0 and isinstance(read.learning_rate, float)
+    assert (read.epochs, read.batch) == (7, 32)
+    assert read.augmentation == Augmentation(flip=0.0, crop_scale=(0.25, 1.0))
+
+
+def test_what_changes_only_the_speed_is_no_part_of_the_identity() -> None:
+    slow, fast = Training(), Training(loaders=8, checkpoint_steps=100)
+    assert slow.identity == fast.identity
+    assert slow.identity == json.loads(json.dumps(slow.identity))
+    for name in ("seed", "batch", "epochs", "warmup_epochs"):
+        other = Training(**{name: getattr(slow, name) * 2 + 4})  # type: ignore[arg-type]
+        assert other.identity != slow.identity
