@@ -66,6 +66,10 @@ class Candidate:
     segments: str = "blocks"
     #: The network as it is, which any table of it predicts.
     original: bool = False
+    #: How the network came about, with which seed, and how accurate it is, where its file says so.
+    method: str = ""
+    seed: int | None = None
+    accuracy_percent: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +77,8 @@ class BenchmarkResult:
     """One row of the results file; latencies in ms a batch, throughput in frames per second.
 
     Where the runtime builds an engine: how long the first build took, how large the engine is, and
-    the memory that it and its tensors hold on the GPU.
+    the memory that it and its tensors hold on the GPU. Method, seed and accuracy are what the ONNX
+    file says of itself; they are not measured here.
     """
 
     network: str
@@ -111,6 +116,9 @@ class BenchmarkResult:
     build_s: float | None = None
     engine_mib: float | None = None
     gpu_memory_mib: float | None = None
+    method: str = ""
+    seed: int | None = None
+    accuracy_percent: float | None = None
 
 
 def candidates_of(
@@ -164,6 +172,7 @@ def candidate_of_file(path: Path, batch: int) -> Candidate:
         known = json.loads(properties.get(METADATA_KEY, "{}"))
     except ValueError:
         known = {}
+    seed = _metadata_number(path, known, "seed", 2.0**63)
     return Candidate(
         label=path.name,
         model=str(known.get("model", "")),
@@ -174,7 +183,25 @@ def candidate_of_file(path: Path, batch: int) -> Candidate:
         file=str(path),
         free_activation=bool(known.get("free_activation", True)),
         segments=str(known.get("segments", "blocks")),
+        method=str(known.get("method") or ""),
+        seed=None if seed is None else int(seed),
+        accuracy_percent=_metadata_number(path, known, "accuracy_percent", 100.0),
     )
+
+
+def _metadata_number(
+    path: Path, known: Mapping[str, Any], name: str, highest: float
+) -> float | None:
+    """None where the file says nothing. Raises BenchmarkError for what cannot be."""
+    value = known.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= highest:
+        raise BenchmarkError(
+            f"{path}: {name} in its metadata must be a number from 0 to {highest:g}, got "
+            f"{value!r}: write the file again with `dshrink merge`"
+        )
+    return value
 
 
 def run_benchmark(
@@ -267,6 +294,9 @@ def _result(
         build_s=_number(built, "build_s", 1.0),
         engine_mib=_number(built, "engine_bytes", MIB),
         gpu_memory_mib=_number(built, "device_memory_bytes", MIB),
+        method=candidate.method,
+        seed=candidate.seed,
+        accuracy_percent=candidate.accuracy_percent,
     )
 
 

@@ -170,6 +170,9 @@ def print_results(results: Sequence[BenchmarkResult]) -> None:
     grid.add_column("network", no_wrap=True)
     for column in ("kept", "latency ms", "95 %", "FPS", "predicted ms", "error"):
         grid.add_column(column, justify="right")
+    has_accuracy = any(r.accuracy_percent is not None for r in results)
+    if has_accuracy:
+        grid.add_column("accuracy", justify="right")
     grid.add_column("verdict")
     for r in results:
         known = r.latency_ms is not None
@@ -182,6 +185,7 @@ def print_results(results: Sequence[BenchmarkResult]) -> None:
             f"{r.throughput_fps:.1f}" if known else "",
             f"{r.predicted_ms:.3f}" if predicted else "",
             f"{r.error_percent:+.1f} %" if r.error_percent is not None else "",
+            *([_percent(r.accuracy_percent)] if has_accuracy else []),
             r.verdict,
         )
     out.print(grid)
@@ -204,6 +208,10 @@ def _print_built(results: Sequence[BenchmarkResult]) -> None:
         shown = (_shown(r.build_s), _shown(r.engine_mib), _shown(r.gpu_memory_mib))
         grid.add_row(r.network, *shown, r.built_precision)
     out.print(grid)
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f} %"
 
 
 def _shown(value: float | None) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -186,11 +187,73 @@ def throughput(
     _write(throughput_figure(load_results(results)), file, json)
 
 
-def _write(figure: Figure, file: Path, as_json: bool) -> None:
+@app.command()
+def front(
+    results: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="RESULTS.csv...", help="From `dshrink bench` or `dshrink run`."),
+    ] = None,
+    file: OutOption = Path("front.png"),
+    csv: Annotated[
+        Path | None, typer.Option("--csv", help="Write the points, and which are on the front.")
+    ] = None,
+    published: Annotated[
+        list[str] | None,
+        typer.Option(help="Add what DepthShrinker published for this device, or all; repeatable."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Only networks made from this one.")] = None,
+    reference: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=100,
+            help="Accuracy in percent (chance) that hypervolumes start from; a front's lowest if "
+            "not given.",
+        ),
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Accuracy against measured throughput, with the Pareto front of each set of conditions."""
+    from dshrink.front_results import front_rows, load_fronts, save_fronts
+    from dshrink.plots import PlotError, front_figure
+    from latency_tables.published_accuracy import points_on
+
+    if csv and not results:
+        raise PlotError("--csv writes measured points: give RESULTS.csv")
+    points = points_on(published or [], model)
+    loaded = load_fronts(results or [], model=model, reference_percent=reference)
+    figure = front_figure(loaded.fronts, published=points, left_out=loaded.left_out)
+    if csv:
+        save_fronts(loaded.fronts, csv)
+    rows = [row for one in loaded.fronts for row in front_rows(one)]
+    _write(figure, file, json, beside=[csv] if csv else [], points=rows)
+
+
+@app.command()
+def mask(
+    history: Annotated[
+        Path,
+        typer.Argument(
+            metavar="HISTORY.csv", help="PLAN.history.csv of `dshrink search --method mask`."
+        ),
+    ],
+    file: OutOption = Path("mask.png"),
+    json: options.Json = False,
+) -> None:
+    """The history of a learnt mask: each block's value, and which blocks it keeps."""
+    from dshrink.plots import load_mask_history, mask_history_figure
+
+    _write(mask_history_figure(load_mask_history(history), history.name), file, json)
+
+
+def _write(
+    figure: Figure, file: Path, as_json: bool, beside: Sequence[Path] = (), **facts: Any
+) -> None:
     from dshrink.plots import save_figure
 
-    files = [str(path) for path in save_figure(figure, file)]
+    files = [str(path) for path in (*save_figure(figure, file), *beside)]
     if as_json:
-        print_json({"files": files})
+        print_json({"files": files, **facts})
     else:
-        out.print(f"wrote {files[0]} and {files[1]}", markup=False, soft_wrap=True)
+        written = f"{', '.join(files[:-1])} and {files[-1]}"
+        out.print(f"wrote {written}", markup=False, soft_wrap=True)

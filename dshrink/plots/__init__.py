@@ -1,4 +1,4 @@
-"""Pictures of tables, plans and benchmark results, as PNG and SVG.
+"""Pictures of tables, plans, benchmark results and training, as PNG and SVG.
 
 Each function returns a matplotlib ``Figure`` that stands alone: no pyplot and no window, so that
 pictures can be drawn on a machine without a display, and a test can read their numbers back.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from dshrink.plots.blocks import blocks_figure
 from dshrink.plots.errors import PlotError
+from dshrink.plots.front import front_figure
 from dshrink.plots.frontier import Frontier, frontier_figure, load_frontier
 from dshrink.plots.kept import kept_figure, plan_labels
+from dshrink.plots.mask_history import MaskHistory, load_mask_history, mask_history_figure
 from dshrink.plots.memory import memory_figure
 from dshrink.plots.predicted import predicted_figure
 from dshrink.plots.results import NetworkResult, load_results
@@ -18,13 +20,17 @@ from dshrink.plots.throughput import throughput_figure
 
 __all__ = [
     "Frontier",
+    "MaskHistory",
     "NetworkResult",
     "PlotError",
     "blocks_figure",
+    "front_figure",
     "frontier_figure",
     "kept_figure",
     "load_frontier",
+    "load_mask_history",
     "load_results",
+    "mask_history_figure",
     "memory_figure",
     "plan_labels",
     "predicted_figure",

@@ -12,17 +12,15 @@ from matplotlib.ticker import MaxNLocator
 
 from dshrink.plots.errors import PlotError
 from dshrink.plots.results import NEWER_COLUMNS, SERIES_COLUMNS, NetworkResult
+from dshrink.plots.series import series_labels
 from dshrink.plots.style import (
-    CLOCK_LABELS,
     GREY,
-    LAUNCH_LABELS,
     SERIES_COLOURS,
     house_style,
     legend_above,
     new_figure,
     set_titles,
     shortened,
-    threads_label,
 )
 
 _MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -50,13 +48,14 @@ def throughput_figure(results: Sequence[NetworkResult]) -> Figure:
             f"{len(series)} sets of conditions are too many for one picture (at most "
             f"{len(SERIES_COLOURS)}): split the file by model, device or batch"
         )
-    labels, shared = _labels(series)
+    labels, shared = series_labels(SERIES_COLUMNS, series, NEWER_COLUMNS.values())
     with house_style():
         figure = new_figure(4.4)
         axes = figure.subplots()
         for number, key in enumerate(series):
             of_series = [r for r in drawn if r.series == key]
-            _draw_series(axes, of_series, labels[number], SERIES_COLOURS[number], _MARKERS[number])
+            label = labels[number] or "measured"
+            _draw_series(axes, of_series, label, SERIES_COLOURS[number], _MARKERS[number])
         _dress(axes, drawn, len(results) - len(drawn))
         if len(series) == 1 and len(drawn) <= _MOST_NAMED:
             _name_networks(axes, drawn)
@@ -66,34 +65,6 @@ def throughput_figure(results: Sequence[NetworkResult]) -> Figure:
             ", ".join(shared),
         )
         return figure
-
-
-def _labels(series: Sequence[tuple[str, ...]]) -> tuple[list[str], list[str]]:
-    """A label a series, of what differs; and what all of them share."""
-    columns = list(zip(*series, strict=True))
-    shared = [
-        _phrase(name, values[0])
-        for name, values in zip(SERIES_COLUMNS, columns, strict=True)
-        if len(set(values)) == 1 and values[0] not in NEWER_COLUMNS.values()
-    ]
-    differing = [place for place, values in enumerate(columns) if len(set(values)) > 1]
-    labels = [
-        ", ".join(_phrase(SERIES_COLUMNS[place], key[place]) for place in differing) or "measured"
-        for key in series
-    ]
-    return labels, shared
-
-
-def _phrase(column: str, value: str) -> str:
-    if column == "batch":
-        return f"batch {value}"
-    if column == "threads":
-        return threads_label(value)
-    if column == "cache_mode":
-        return f"{value} cache"
-    if column == "launch":
-        return LAUNCH_LABELS.get(value, value)
-    return CLOCK_LABELS.get(value, value) if column == "clock" else value
 
 
 def _draw_series(

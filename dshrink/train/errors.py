@@ -1,7 +1,7 @@
 """The errors of training, each one a line that says what, where and how to mend it.
 
 TrainError (a DshrinkError)
-    DataError       a folder of images that cannot be used
+    DataError       images that cannot be used; UnreadableError (in ``unreadable``) is one of them
     DivergedError   a loss that is no number any more
     CheckpointError a checkpoint of another run, or one that cannot be read
     SettingsError   a setting that makes no sense, or is not known (in ``settings``)

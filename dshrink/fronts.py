@@ -1,0 +1,199 @@
+"""Fronts of accuracy against throughput: noise-aware dominance, and hypervolumes.
+
+Noise means two things here. The speed of one architecture is one number, which every run measures a
+little differently: a network must not stay on the front because it came out 0.1 % faster than its
+equal of clearly higher accuracy. The accuracy is known from a few seeds, so that its intervals are
+wide: were all that they cover held for equal, a row of networks, each within the noise of the next,
+would lose the one that is clearly the most accurate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from dshrink.errors import DshrinkError
+
+#: 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom; beyond, the last is kept.
+_T_QUANTILES = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+
+
+class FrontError(DshrinkError):
+    """Results without a front: one line that says how to mend it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A mean with the interval that it is known to, which holds it."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not self.low <= self.mean <= self.high:
+            raise FrontError(f"{self.mean} is not between {self.low} and {self.high}")
+
+    def clearly_above(self, other: Estimate) -> bool:
+        """Whether the whole interval lies above the other's."""
+        return self.low > other.high
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Of the 95 % t-interval of their mean; 0 for one value, which says nothing of the spread."""
+    if len(values) < 2:
+        return 0.0
+    t = _T_QUANTILES[min(len(values) - 1, len(_T_QUANTILES)) - 1]
+    return t * stdev(values) / math.sqrt(len(values))
+
+
+def estimate(values: Sequence[float], highest: float = math.inf) -> Estimate:
+    """The mean with its 95 % t-interval, cut to what the quantity can be (0 to ``highest``)."""
+    mean, half = fmean(values), half_width(values)
+    low, high = max(0.0, mean - half), min(highest, mean + half)
+    # A mean of equal values may lie a rounding beside them.
+    return Estimate(mean=mean, low=min(low, mean), high=max(high, mean))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontPoint:
+    """One network of one method, over its ``seeds`` (empty where not known).
+
+    ``kept_blocks`` is None where the blocks are not known, or seeds keep different numbers of them;
+    ``of_seeds`` has (frames/s, percent) of each seed.
+    """
+
+    method: str
+    network: str
+    model: str
+    kept_blocks: int | None
+    seeds: tuple[int, ...]
+    throughput_fps: Estimate
+    accuracy_percent: Estimate
+    of_seeds: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def mean(self) -> tuple[float, float]:
+        """(frames/s, percent)."""
+        return self.throughput_fps.mean, self.accuracy_percent.mean
+
+
+def dominates(a: FrontPoint, b: FrontPoint) -> bool:
+    """Whether ``a`` is better than ``b`` by more than the noise of both, and no trade for it.
+
+    Either its accuracy is clearly higher and its throughput not clearly lower, or its throughput is
+    clearly higher and the mean of its accuracy not lower. Clearly: the 95 % intervals do not meet.
+    The relation never runs in a circle, but it is not transitive: where the interval of b's
+    throughput covers those of a and c, a may dominate b and b dominate c though a is clearly slower
+    than c.
+    """
+    if a.accuracy_percent.clearly_above(b.accuracy_percent):
+        return not b.throughput_fps.clearly_above(a.throughput_fps)
+    is_faster = a.throughput_fps.clearly_above(b.throughput_fps)
+    return is_faster and a.accuracy_percent.mean >= b.accuracy_percent.mean
+
+
+def pareto_front(points: Sequence[FrontPoint]) -> tuple[bool, ...]:
+    """Whether each point is on the front.
+
+    None on it dominates another one there, and every other point is dominated by one of them; there
+    is one such set. A point stays that only points off the front dominate: what it is inferior to
+    is no choice either.
+    """
+    # What dominates a point is more accurate, or as accurate and faster: it comes before.
+    order = sorted(
+        range(len(points)),
+        key=lambda at: (points[at].accuracy_percent.mean, points[at].throughput_fps.mean),
+        reverse=True,
+    )
+    on_front: set[int] = set()
+    for at in order:
+        if not any(dominates(points[leading], points[at]) for leading in on_front):
+            on_front.add(at)
+    return tuple(at in on_front for at in range(len(points)))
+
+
+def staircase(means: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The corners (x, y) of what is within reach: x rises, y falls, and no mean lies outside."""
+    corners: list[tuple[float, float]] = []
+    for x, y in sorted(set(means), reverse=True):
+        if not corners or y > corners[-1][1]:
+            corners.append((x, y))
+    return corners[::-1]
+
+
+def hypervolume(means: Sequence[tuple[float, float]], reference: tuple[float, float]) -> float:
+    """The area that (x, y) points dominate above a reference point, in the product of their units.
+
+    Exact, a sum of rectangles (E. Zitzler and L. Thiele, 1998, in two dimensions); what lies
+    below the reference adds nothing.
+    """
+    area, (left, floor) = 0.0, reference
+    for x, y in staircase(means):
+        area += max(0.0, x - left) * max(0.0, y - floor)
+        left = max(left, x)
+    return area
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Front:
+    """All points of one set of conditions, from the same reference.
+
+    ``conditions`` has the values of ``front_results.CONDITION_COLUMNS``; ``on_front`` has one value
+    a point.
+    """
+
+    conditions: tuple[str, ...]
+    points: tuple[FrontPoint, ...]
+    on_front: tuple[bool, ...]
+    reference_percent: float
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """In the order of the points."""
+        return tuple(dict.fromkeys(point.method for point in self.points))
+
+    @property
+    def hypervolume(self) -> float:
+        """Of all points together, in frames/s x percent."""
+        return self._volume([point.mean for point in self.points])
+
+    def method_hypervolume(self, method: str) -> float:
+        """Of one method alone, in frames/s x percent."""
+        return self._volume([point.mean for point in self._of_method(method)])
+
+    def method_half_width(self, method: str) -> float | None:
+        """Of the 95 % t-interval of the method's hypervolume, from that of each seed alone.
+
+        None where its points do not all have the same seeds, two at least.
+        """
+        points = self._of_method(method)
+        seeds = points[0].seeds
+        if len(seeds) < 2 or any(point.seeds != seeds for point in points):
+            return None
+        by_seed = zip(*(point.of_seeds for point in points), strict=True)
+        return half_width([self._volume(means) for means in by_seed])
+
+    def _of_method(self, method: str) -> list[FrontPoint]:
+        return [point for point in self.points if point.method == method]
+
+    def _volume(self, means: Sequence[tuple[float, float]]) -> float:
+        return hypervolume(means, (0.0, self.reference_percent))
+
+
+def make_front(
+    conditions: tuple[str, ...], points: Sequence[FrontPoint], reference_percent: float
+) -> Front:
+    """The front of points that were measured under the same conditions."""
+    return Front(
+        conditions=conditions,
+        points=tuple(points),
+        on_front=pareto_front(points),
+        reference_percent=reference_percent,
+    )

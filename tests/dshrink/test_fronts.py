@@ -1,0 +1,514 @@
+"""Fronts of accuracy against throughput: dominance, hypervolume, and points out of results."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import random
+import statistics
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from dshrink.benchmark import (
+    BenchmarkError,
+    _result,
+    candidate_of_file,
+    save_results,
+)
+from dshrink.cli.bench import print_results
+from dshrink.cli.console import out
+from dshrink.export import METADATA_KEY
+from dshrink.front_results import load_fronts, save_fronts
+from dshrink.fronts import (
+    Estimate,
+    FrontError,
+    FrontPoint,
+    dominates,
+    estimate,
+    half_width,
+    hypervolume,
+    make_front,
+    pareto_front,
+)
+from latency_tables.schema import Conditions
+from profiler.measurement import Measurement
+from profiler.replies import Reply, Samples
+
+# Dominance
+
+
+def around(mean, half):
+    return Estimate(mean=mean, low=mean - half, high=mean + half)
+
+
+def point(fps, percent, *, fps_noise=0.0, noise=0.0, method="searched", **more):
+    return FrontPoint(
+        **{
+            **{"method": method, "network": f"{fps}", "model": "toy", "kept_blocks": None},
+            **{"seeds": (0,), "of_seeds": ((fps, percent),)},
+            **more,
+        },
+        throughput_fps=around(fps, fps_noise),
+        accuracy_percent=around(percent, noise),
+    )
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        # Without noise it is dominance as everybody knows it.
+        (point(20, 90), point(10, 80), True),
+        (point(20, 90), point(20, 80), True),
+        (point(20, 90), point(10, 90), True),
+        (point(20, 90), point(20, 90), False),
+        (point(20, 80), point(10, 90), False),
+        # As fast within the noise, and clearly more accurate: it need not have the faster mean.
+        (point(20, 90, fps_noise=0.1), point(20.1, 80), True),
+        (point(20, 90, fps_noise=0.1), point(20.2, 80), False),
+        # Clearly faster, but its mean is less accurate, be it within the noise.
+        (point(20, 89.9, noise=1), point(10, 90, noise=1), False),
+        (point(20, 90, noise=1), point(10, 90, noise=1), True),
+        # Better in both, in neither clearly.
+        (point(20, 91, fps_noise=1, noise=1), point(19, 90, fps_noise=1, noise=1), False),
+        # Intervals that only touch do meet.
+        (point(20, 91, noise=0.5), point(20, 90, noise=0.5), False),
+        (point(20, 91, noise=0.49), point(20, 90, noise=0.5), True),
+        (point(20, 91, fps_noise=0.5), point(19, 91, fps_noise=0.5), False),
+        (point(20, 91, fps_noise=0.5), point(19, 91, fps_noise=0.49), True),
+    ],
+)
+def test_a_point_dominates_what_it_beats_by_more_than_the_noise_of_both(a, b, expected):
+    assert dominates(a, b) is expected
+    assert not (expected and dominates(b, a))
+
+
+def test_a_row_of_points_within_the_noise_of_each_other_stays():
+    row = [point(10 * n, 100 - 0.5 * n, noise=1.0) for n in range(1, 7)]
+    assert pareto_front(row) == (True,) * 6
+    assert row[0].accuracy_percent.clearly_above(row[-1].accuracy_percent)
+
+
+def test_an_unproven_lead_of_speed_does_not_save_the_less_accurate():
+    best, beaten = point(100, 97, fps_noise=1), point(100.5, 92, fps_noise=1)
+    assert pareto_front([beaten, best]) == (False, True)
+
+
+def test_what_only_a_point_off_the_front_dominates_stays():
+    a = point(100, 95, fps_noise=1)
+    b = point(103, 90, fps_noise=6)
+    c = point(106, 85, fps_noise=1)
+    assert dominates(a, b) and dominates(b, c) and not dominates(a, c)
+    assert pareto_front([a, b, c]) == (True, False, True)
+    assert pareto_front([b, c]) == (True, False)
+
+
+def noisy_points(seed):
+    rng = random.Random(seed)
+    return [
+        point(
+            rng.randint(1, 12),
+            rng.randint(1, 12),
+            fps_noise=rng.choice((0, 0.5, 1, 4)),
+            noise=rng.choice((0, 0.5, 1, 4)),
+        )
+        for _ in range(9)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_front_is_the_one_set_that_dominates_the_rest_and_not_itself(seed):
+    points = noisy_points(seed)
+    places = range(len(points))
+    beats = [[dominates(a, b) for b in points] for a in points]
+
+    def is_front(members):
+        inside = any(beats[a][b] for a in members for b in members)
+        outside = all(any(beats[a][b] for a in members) for b in places if b not in members)
+        return outside and not inside
+
+    sets = [[at for at in places if bits >> at & 1] for bits in range(1 << len(points))]
+    (only,) = [members for members in sets if is_front(members)]
+    assert pareto_front(points) == tuple(at in only for at in places)
+
+
+def test_the_most_accurate_point_is_on_the_front_whatever_the_noise():
+    for seed in range(40):
+        points = noisy_points(seed)
+        best = max(points, key=lambda p: (p.accuracy_percent.mean, p.throughput_fps.mean))
+        assert pareto_front(points)[points.index(best)]
+
+
+def test_no_points_have_no_front():
+    assert pareto_front([]) == ()
+
+
+def test_an_interval_holds_its_mean():
+    with pytest.raises(FrontError, match="3 is not between 1 and 2"):
+        Estimate(mean=3, low=1, high=2)
+
+
+# Hypervolume
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_hypervolume_is_the_count_of_unit_squares_below_the_points(seed):
+    rng = random.Random(seed)
+    means = [(rng.randint(0, 12), rng.randint(0, 12)) for _ in range(rng.randint(1, 8))]
+    reference = (rng.randint(0, 3), rng.randint(0, 3))
+    squares = sum(
+        any(x > left and y > floor for x, y in means)
+        for left in range(reference[0], 12)
+        for floor in range(reference[1], 12)
+    )
+    assert hypervolume(means, reference) == squares
+
+
+def test_the_hypervolume_of_nothing_and_of_what_lies_below_the_reference_is_0():
+    assert hypervolume([], (0, 0)) == 0
+    assert hypervolume([(5, 1), (1, 5)], (2, 2)) == 0
+
+
+def test_methods_are_compared_by_hypervolumes_above_one_reference():
+    points = [
+        point(10, 90, method="searched"),
+        point(20, 80, method="searched"),
+        point(15, 70, method="random"),
+    ]
+    front = make_front((), points, 60)
+    assert front.methods == ("searched", "random")
+    assert front.method_hypervolume("searched") == 10 * 30 + 10 * 20 == front.hypervolume
+    assert front.method_hypervolume("random") == 15 * 10
+    assert front.on_front == (True, True, False)
+    assert front.method_half_width("random") is None
+
+
+def test_the_noise_of_a_hypervolume_comes_from_that_of_each_seed():
+    two = {"seeds": (0, 1)}
+    slow = point(10, 90, **two, of_seeds=((10, 89), (10, 91)))
+    fast = point(20, 80, **two, of_seeds=((20, 78), (20, 82)))
+    front = make_front((), [slow, fast], 70)
+    of_seeds = [20 * 8 + 10 * 11, 20 * 12 + 10 * 9]
+    assert front.method_half_width("searched") == pytest.approx(half_width(of_seeds))
+    other = point(30, 75, seeds=(0, 2), of_seeds=((30, 75), (30, 75)))
+    assert make_front((), [slow, other], 70).method_half_width("searched") is None
+
+
+def students_share(t, freedom):
+    """Of Student's distribution between -t and t, by Simpson's rule."""
+    scale = math.gamma((freedom + 1) / 2) / math.gamma(freedom / 2)
+    scale /= math.sqrt(freedom * math.pi)
+    step = t / 2000
+    weights = [1, *(4 if n % 2 else 2 for n in range(1, 2000)), 1]
+    density = (scale * (1 + (n * step) ** 2 / freedom) ** (-(freedom + 1) / 2) for n in range(2001))
+    return 2 * step / 3 * sum(w * d for w, d in zip(weights, density, strict=True))
+
+
+@pytest.mark.parametrize("count", range(2, 32))
+def test_the_interval_over_seeds_is_students(count):
+    rng = random.Random(count)
+    values = [rng.gauss(90, 0.1) for _ in range(count)]
+    found = estimate(values)
+    assert found.mean == pytest.approx(sum(values) / count)
+    t = (found.high - found.mean) / (statistics.stdev(values) / math.sqrt(count))
+    assert students_share(t, count - 1) == pytest.approx(0.95, abs=1e-4)
+    assert found.high - found.mean == pytest.approx(found.mean - found.low)
+
+
+def test_the_interval_of_many_seeds_is_no_narrower_than_students_of_30():
+    values = [0.0, 1.0] * 50
+    assert half_width(values) == pytest.approx(2.042 * 0.502519 / 10, rel=1e-4)
+
+
+def test_intervals_end_where_the_quantity_does():
+    found = estimate([99.0, 100.0, 98.0], highest=100)
+    assert (found.mean, found.high) == (99, 100)
+    assert estimate([0.0, 1.0]).low == 0
+    assert estimate([0.1] * 3).low == estimate([0.1] * 3).high
+
+
+# Points out of results
+
+COLUMNS = [
+    *("network", "model", "kept_blocks", "device", "runtime", "precision", "batch", "threads"),
+    *("throughput_fps", "throughput_low_fps", "throughput_high_fps"),
+    *("accuracy_percent", "method", "seed"),
+]
+
+
+def line(**changes):
+    return {
+        **dict.fromkeys(COLUMNS, ""),
+        **{"network": "net.onnx", "model": "toy", "kept_blocks": 3, "device": "shed"},
+        **{"runtime": "onnxruntime", "precision": "fp32", "batch": 1, "threads": 1},
+        **{"throughput_fps": 100.0, "accuracy_percent": 90.0, "method": "searched", "seed": 0},
+        **changes,
+    }
+
+
+def write(path, lines, columns=COLUMNS):
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(lines)
+    return path
+
+
+def read(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def fronts_of(tmp_path, lines, columns=COLUMNS, **options):
+    return load_fronts([write(tmp_path / "r.csv", lines, columns)], **options)
+
+
+def points_of(tmp_path, lines, columns=COLUMNS):
+    (front,) = fronts_of(tmp_path, lines, columns).fronts
+    return front.points
+
+
+def test_seeds_of_one_network_are_one_point_with_their_mean_and_interval(tmp_path):
+    lines = [
+        line(seed=2, accuracy_percent=94, throughput_fps=102),
+        line(seed=0, accuracy_percent=90, throughput_fps=98),
+        line(seed=1, accuracy_percent=92, throughput_fps=100),
+    ]
+    (found,) = points_of(tmp_path, lines)
+    assert found.seeds == (0, 1, 2)
+    assert found.of_seeds == ((98, 90), (100, 92), (102, 94))
+    half = 4.303 * 2 / 3**0.5
+    assert found.accuracy_percent.mean == 92
+    assert found.accuracy_percent.low == pytest.approx(92 - half)
+    assert found.throughput_fps.high == pytest.approx(100 + half)
+
+
+def test_equal_speeds_are_known_no_better_than_each_was_measured(tmp_path):
+    ends = {"throughput_low_fps": 97, "throughput_high_fps": 105}
+    (found,) = points_of(tmp_path, [line(seed=0, **ends), line(seed=1, **ends)])
+    assert found.throughput_fps == Estimate(mean=100, low=97, high=105)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": "random"},
+        {"model": "other"},
+        {"kept_blocks": 4},
+        {"kept_blocks": "", "network": "other.onnx"},
+    ],
+)
+def test_what_differs_by_more_than_the_seed_stays_apart(change, tmp_path):
+    assert len(points_of(tmp_path, [line(), line(seed=1, **change)])) == 2
+
+
+def test_results_without_a_seed_stay_apart(tmp_path):
+    assert len(points_of(tmp_path, [line(seed=""), line(seed="")])) == 2
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "name"),
+    [
+        ("width_0.5_seed0.onnx", "width_0.5_seed1.onnx", "width_0.5.onnx"),
+        ("width-0.5-s00.onnx", "width-0.5-s01.onnx", "width-0.5.onnx"),
+        ("seed=0 wide.onnx", "seed=1 wide.onnx", "wide.onnx"),
+    ],
+)
+def test_names_are_compared_without_the_seed(one, other, name, tmp_path):
+    lines = [line(network=one, kept_blocks=""), line(network=other, kept_blocks="", seed=1)]
+    (found,) = points_of(tmp_path, lines)
+    assert found.network == name
+
+
+def test_names_without_their_seed_group_what_keeps_different_numbers_of_blocks(tmp_path):
+    names = [f"searched_6.5ms_seed{seed}.onnx" for seed in (0, 1)]
+    lines = [line(network=names[0]), line(network=names[1], seed=1, kept_blocks=4)]
+    (found,) = points_of(tmp_path, lines)
+    assert (found.seeds, found.kept_blocks) == ((0, 1), None)
+
+
+@pytest.mark.parametrize("name", ["a_seed10.onnx", "plans1.onnx", "k9_1.onnx"])
+def test_what_is_no_seed_stays_in_a_name(name, tmp_path):
+    lines = [line(network=name, seed=1), line(network="b.onnx", seed=2)]
+    (found,) = points_of(tmp_path, lines)  # by their count of kept blocks
+    assert found.network == name
+
+
+def test_two_plans_of_one_keep_count_stay_apart_by_name(tmp_path):
+    lines = [line(network=name, seed=seed) for name in ("fast", "slow") for seed in (0, 1)]
+    assert [p.seeds for p in points_of(tmp_path, lines)] == [(0, 1), (0, 1)]
+
+
+def test_the_same_seed_of_the_same_network_twice_is_one_line_with_both_places(tmp_path):
+    with pytest.raises(FrontError, match=r"line 3 \(net.onnx\): searched with seed 0 stands alr"):
+        fronts_of(tmp_path, [line(), line()])
+    path = write(tmp_path / "a.csv", [line()])
+    with pytest.raises(FrontError, match=r"stands already on line 2 of .*a\.csv, under the same"):
+        load_fronts([path, path])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"device": "barn"}, {"runtime": "tensorrt"}, {"precision": "fp16"}, {"batch": 8}),
+        *({"threads": 2}, {"clock": "wall"}, {"statistic": "median"}, {"launch": "cuda_graph"}),
+        {"cache_mode": "cold"},
+    ],
+)
+def test_results_of_different_conditions_never_meet(change, tmp_path):
+    columns = [*COLUMNS, "clock", "statistic", "launch", "cache_mode"]
+    lines = [line(), line(seed=1, **change), line(seed=1)]
+    first, second = fronts_of(tmp_path, lines, columns).fronts
+    assert [len(front.points) for front in (first, second)] == [1, 1]
+    assert (first.points[0].seeds, second.points[0].seeds) == ((0, 1), (1,))
+    assert str(next(iter(change.values()))) in second.conditions
+
+
+def test_a_file_without_the_newer_columns_means_what_it_meant(tmp_path):
+    old = write(tmp_path / "old.csv", [line()])
+    named = [line(seed=1, launch="plain", cache_mode="hot")]
+    new = write(tmp_path / "new.csv", named, [*COLUMNS, "launch", "cache_mode"])
+    (front,) = load_fronts([old, new]).fronts
+    assert front.points[0].seeds == (0, 1)
+
+
+def test_lines_without_accuracy_or_throughput_are_counted_and_left_out(tmp_path):
+    lines = [line(), line(accuracy_percent=""), line(throughput_fps="")]
+    loaded = fronts_of(tmp_path, lines)
+    assert (len(loaded.fronts[0].points), loaded.left_out) == (1, 2)
+
+
+def test_a_model_leaves_all_others_out(tmp_path):
+    lines = [line(), line(model="other", accuracy_percent="")]
+    loaded = fronts_of(tmp_path, lines, model="toy")
+    assert (len(loaded.fronts), loaded.left_out) == (1, 0)
+    with pytest.raises(FrontError, match=r"no results of vgg, only of other, toy"):
+        fronts_of(tmp_path, lines, model="vgg")
+
+
+def test_hypervolumes_start_at_the_lowest_accuracy_unless_told_otherwise(tmp_path):
+    lines = [line(), line(method="random", accuracy_percent=80)]
+    (front,) = fronts_of(tmp_path, lines).fronts
+    assert (front.reference_percent, front.hypervolume) == (80, 1000)
+    (front,) = fronts_of(tmp_path, lines, reference_percent=10).fronts
+    assert front.hypervolume == 8000
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"accuracy_percent": 101}, "accuracy_percent must be between 0 and 100, got 101"),
+        ({"accuracy_percent": "good"}, "accuracy_percent must be a finite number, got good"),
+        ({"throughput_fps": 0}, "throughput_fps must be a finite number above 0, got 0"),
+        ({"throughput_low_fps": 101}, "throughput_fps must be between throughput_low_fps and"),
+        ({"seed": -1}, "seed must be a whole number, 0 or more, got -1"),
+        ({"kept_blocks": "all"}, "kept_blocks must be a whole number"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_line(change, message, tmp_path):
+    with pytest.raises(FrontError, match=rf"r\.csv: line 2 \(net.onnx\): {message}"):
+        fronts_of(tmp_path, [line(**change)])
+
+
+def test_without_any_accuracy_the_message_says_how_to_get_it(tmp_path):
+    columns = [name for name in COLUMNS if name != "accuracy_percent"]
+    for lines, names in (([line(accuracy_percent="")], COLUMNS), ([line()], columns)):
+        with pytest.raises(FrontError, match=r"in any row: `dshrink merge .* --data DIR` writes"):
+            fronts_of(tmp_path, lines, names)
+    with pytest.raises(FrontError, match="no network has both accuracy_percent and throughput_fps"):
+        fronts_of(tmp_path, [line(throughput_fps="")])
+    with pytest.raises(FrontError, match=r"no rows below the header: write it with `dshrink bench"):
+        fronts_of(tmp_path, [])
+
+
+def test_the_csv_of_a_front_has_a_line_a_point(tmp_path):
+    lines = [
+        *(line(seed=seed, accuracy_percent=90 + seed) for seed in (0, 1)),
+        line(method="random", throughput_fps=50, accuracy_percent=70),
+        line(device="barn", method=""),
+    ]
+    loaded = fronts_of(tmp_path, lines)
+    save_fronts(loaded.fronts, tmp_path / "new" / "front.csv")
+    first, beaten, other = read(tmp_path / "new" / "front.csv")
+    assert (first["method"], first["seeds"], first["on_front"]) == ("searched", "0 1", "1")
+    assert (first["accuracy_percent"], first["reference_percent"]) == ("90.5", "70.0")
+    assert float(first["method_hypervolume"]) == float(first["hypervolume"]) == 100 * 20.5
+    assert float(first["method_half_width"]) == pytest.approx(half_width([2000, 2100]))
+    assert (beaten["on_front"], beaten["method_hypervolume"]) == ("0", "0.0")
+    assert beaten["method_half_width"] == ""
+    assert (other["device"], other["on_front"]) == ("barn", "1")
+
+
+# What ONNX files say of themselves
+
+
+def write_onnx(path, **known):
+    """An ONNX file of one Identity, with this metadata."""
+    shape = [1, 3, 8, 8]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", ends[:1], ends[1:])
+    model = helper.make_model(graph)
+    helper.set_model_props(model, {METADATA_KEY: json.dumps(known)})
+    onnx.save(model, path)
+    return path
+
+
+CONDITIONS = Conditions(device="shed", runtime="onnxruntime", runtime_version="1.31.1")
+
+
+def result_of(candidate):
+    samples = Samples(wall_ns=(10_000_000,) * 40)
+    reply = Reply(job_id=candidate.job.id, round=0, attempt=0, board="shed", outcome=samples)
+    measurement = Measurement(job_id=candidate.job.id, replies=(reply,), clock="wall")
+    return _result(candidate, measurement, {}, CONDITIONS, None)
+
+
+def test_bench_writes_what_the_file_says_of_itself_and_the_front_reads_it(tmp_path):
+    files = [
+        write_onnx(
+            tmp_path / f"k9_seed{seed}.onnx",
+            **{"model": "toy", "keep_mask": "101", "method": "searched"},
+            **{"seed": seed, "accuracy_percent": 90.5 + seed},
+        )
+        for seed in (0, 1)
+    ]
+    files.append(write_onnx(tmp_path / "foreign.onnx"))
+    results = [result_of(candidate_of_file(file, 1)) for file in files]
+    said = [(r.method, r.seed, r.accuracy_percent) for r in results]
+    assert said == [("searched", 0, 90.5), ("searched", 1, 91.5), ("", None, None)]
+    save_results(results, tmp_path / "r.csv")
+    *_, last = read(tmp_path / "r.csv")
+    assert (last["method"], last["seed"], last["accuracy_percent"]) == ("", "", "")
+    loaded = load_fronts([tmp_path / "r.csv"])
+    (found,) = loaded.fronts[0].points
+    assert (found.seeds, found.kept_blocks, loaded.left_out) == ((0, 1), 2, 1)
+    assert (found.accuracy_percent.mean, found.throughput_fps.mean) == (91, 100)
+
+
+@pytest.mark.parametrize(
+    ("known", "message"),
+    [
+        (
+            {"accuracy_percent": 100.5},
+            "accuracy_percent in its metadata must be a number from 0 to",
+        ),
+        ({"accuracy_percent": "90"}, "got '90': write the file again with `dshrink merge`"),
+        ({"seed": True}, "seed in its metadata must be a number"),
+    ],
+)
+def test_metadata_that_cannot_be_is_refused_with_the_file(known, message, tmp_path):
+    with pytest.raises(BenchmarkError, match=f"a.onnx: .*{message}|{message}"):
+        candidate_of_file(write_onnx(tmp_path / "a.onnx", **known), 1)
+
+
+def test_bench_prints_accuracies_where_any_is_known(tmp_path, monkeypatch):
+    monkeypatch.setattr(out, "_width", 200)
+    known = result_of(
+        candidate_of_file(write_onnx(tmp_path / "a.onnx", accuracy_percent=91.234), 1)
+    )
+    foreign = result_of(candidate_of_file(write_onnx(tmp_path / "b.onnx"), 1))
+    for results, expected in (([known, foreign], True), ([foreign], False)):
+        with out.capture() as printed:
+            print_results(results)
+        assert ("accuracy" in printed.get()) == ("91.23 %" in printed.get()) == expected
