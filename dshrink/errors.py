@@ -8,6 +8,7 @@ DshrinkError
   TrainError     images or weights that cannot be trained with (train)
   EvaluationError  importances that cannot be measured, or a journal of others (importance)
   BenchmarkError  nothing to measure, or results that cannot be read (benchmark)
+  FrontError     results that make no front (fronts)
   PlotError      nothing to draw (plots)
 """
 

@@ -87,6 +87,7 @@ def trace(module: nn.Module, input_shape: tuple[int, int, int]) -> fx.GraphModul
 
     ``input_shape`` is (C, H, W). Raises what torch.fx raises when the forward pass does not trace.
     """
+    import_timm()
     module.eval()
     _open_convolutional_heads(module)
     tracer = _Tracer()

@@ -1,0 +1,165 @@
+"""Layer pruning, DepthShrinker's baseline: the same blocks removed instead of merged.
+
+Which blocks can simply go is a matter of shapes. One that keeps its input's shape becomes nothing,
+its end activation included: in a ResNet the same activation already stands before it. One that
+changes channels or size must leave something behind:
+
+- a residual block with a projection shortcut (a ResNet's first of a stage) leaves that shortcut,
+  trained as it is, and its end activation;
+- any other (an inverted residual without skip) leaves a fresh 1x1 convolution with the block's
+  stride and a norm, the projection shortcut that a ResNet would have had. It is untrained: after
+  such a removal the network must be trained to be of use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import fx, nn
+
+from dshrink.blocks import Block, find_blocks
+from dshrink.lowering import lower
+from dshrink.merge.surgery import Surgery
+from dshrink.models import Network
+from dshrink.regions import ShrinkError, block_region
+from dshrink.tracing import propagate_shapes
+from latency_tables.errors import MaskError
+from latency_tables.masks import check_mask
+from latency_tables.opspec import Add, OpSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruning:
+    """What a keep mask removes: blocks gone, cut down to their shortcut, or replaced by a fresh
+    projection.
+    """
+
+    removed: tuple[Block, ...]
+    shortcuts: tuple[Block, ...]
+    projections: tuple[Block, ...]
+
+
+def pruning(network: Network, keep_mask: str) -> Pruning:
+    """What becomes of each block that the mask marks 0.
+
+    Blocks that cannot merge (squeeze-excite, other activations) can be pruned all the same. Raises
+    ShrinkError for a mask that does not fit, and for a block that no 1x1 convolution replaces.
+    """
+    spec, layers = network.spec, network.lowered.layers
+    blocks = find_blocks(spec, layers)
+    try:
+        check_mask(keep_mask, [block.name for block in blocks], {}, network.name)
+    except MaskError as error:
+        raise ShrinkError(str(error)) from None
+    pruned = [block for block, keep in zip(blocks, keep_mask, strict=True) if keep == "0"]
+    changing = [block for block in pruned if spec.shapes[block.first] != _result_shape(spec, block)]
+    shortcuts = [block for block in changing if isinstance(spec.ops[block.body_last], Add)]
+    projections = [block for block in changing if block not in shortcuts]
+    for block in projections:
+        _projection_stride(network, block)
+    return Pruning(
+        removed=tuple(block for block in pruned if block not in changing),
+        shortcuts=tuple(shortcuts),
+        projections=tuple(projections),
+    )
+
+
+def pruned_network(network: Network, keep_mask: str, *, seed: int = 0) -> Network:
+    """The network without the blocks that a keep mask marks 0 (paper Sec. 5.2, Fig. 3).
+
+    What remains keeps its names and values. ``seed`` draws the weights of the fresh projections,
+    which are ``BLOCK.projection`` and ``BLOCK.projection_norm``: normal with variance 2 / fan out,
+    as timm draws convolutions. Raises as ``pruning``, which tells how many of them there are.
+    """
+    prune = pruning(network, keep_mask)
+    surgery = Surgery(network, next(network.module.parameters()).dtype)
+    generator = torch.Generator().manual_seed(seed)
+    for block in prune.projections:
+        _project(surgery, block, generator)
+    for block in prune.shortcuts:
+        surgery.become(block.body_last + 1, surgery.tensors[_shortcut(network.spec, block)])
+    for block in prune.removed:
+        surgery.become(block.last + 1, surgery.tensors[block.first])
+    module = surgery.finish()
+    return _relowered(network, module)
+
+
+def _relowered(network: Network, module: fx.GraphModule) -> Network:
+    channels, height, width = network.spec.input_shape
+    propagate_shapes(module, (channels, height, width))
+    return Network(name=network.name, module=module, lowered=lower(module))
+
+
+def _result_shape(spec: OpSpec, block: Block) -> tuple[int, ...]:
+    return spec.shapes[block.body_last + 1]
+
+
+def _shortcut(spec: OpSpec, block: Block) -> int:
+    """The tensor that the cheapest branch of a residual block adds."""
+
+    def macs(tensor: int) -> int:
+        numbers = _behind(spec, block.first, tensor)
+        return sum(spec.ops[n].macs([spec.shapes[t] for t in spec.ops[n].inputs]) for n in numbers)
+
+    return min(spec.ops[block.body_last].inputs, key=macs)
+
+
+def _behind(spec: OpSpec, enters: int, tensor: int) -> Iterable[int]:
+    """The operators that make ``tensor`` of tensor ``enters``."""
+    found: set[int] = set()
+    waiting = [tensor]
+    while waiting:
+        at = waiting.pop()
+        if at > enters and at - 1 not in found:
+            found.add(at - 1)
+            waiting += spec.ops[at - 1].inputs
+    return found
+
+
+def _project(surgery: Surgery, block: Block, generator: torch.Generator) -> None:
+    """Put a 1x1 convolution and a norm in place of a block, before its end activation."""
+    spec = surgery.network.spec
+    conv = nn.Conv2d(
+        spec.shapes[block.first][0],
+        _result_shape(spec, block)[0],
+        1,
+        stride=_projection_stride(surgery.network, block),
+        bias=False,
+    )
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", generator=generator)
+    dtype = next(surgery.module.parameters()).dtype
+    path, end = block_region(block).path, surgery.tensors[block.body_last + 1]
+    result = surgery.tensors[block.first]
+    for name, layer in (("projection", conv), ("projection_norm", _norm_like(surgery, block))):
+        result = surgery.call(f"{path}.{name}", layer.to(dtype).eval(), end, result)
+    surgery.become(block.body_last + 1, result)
+
+
+def _norm_like(surgery: Surgery, block: Block) -> nn.BatchNorm2d:
+    """A fresh norm with the eps and momentum of the block's own, or torch's."""
+    norm = nn.BatchNorm2d(_result_shape(surgery.network.spec, block)[0])
+    for number in range(block.first, block.last + 1):
+        for name in surgery.network.lowered.modules[number]:
+            own = surgery.network.module.get_submodule(name)
+            if isinstance(own, nn.BatchNorm2d):
+                norm.eps, norm.momentum = own.eps, own.momentum
+    return norm
+
+
+def _projection_stride(network: Network, block: Block) -> tuple[int, int]:
+    """The stride with which a 1x1 convolution gives the block's size."""
+    before = network.spec.shapes[block.first]
+    after = _result_shape(network.spec, block)
+    strides = [
+        next((s for s in range(1, size + 1) if -(-size // s) == result), 0)
+        for size, result in zip(before[1:], after[1:], strict=True)
+    ]
+    if not all(strides):
+        raise ShrinkError(
+            f"block {block.index} ({block.name}) of {network.name} cannot be pruned: it makes "
+            f"{after[1]}x{after[2]} of {before[1]}x{before[2]}, which no strided 1x1 convolution "
+            "does; keep it (1) in the mask"
+        )
+    return strides[0], strides[1]
