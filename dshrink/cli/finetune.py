@@ -33,7 +33,8 @@ def command(
     weights: train_options.Weights = "pretrained",
     recipe: train_options.Recipe = None,
     resolution: Annotated[
-        int | None, typer.Option(min=8, help="height and width in pixels [the plan's, else 224]")
+        int | None,
+        typer.Option(min=8, help="height and width in pixels; the plan's, else 224, if not given"),
     ] = None,
     epochs: train_options.Epochs = None,
     batch: train_options.Batch = None,

@@ -1,0 +1,210 @@
+"""``dshrink expand``: train a network with some convolutions expanded, and shrink it back."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dshrink.cli import options, train_options
+from dshrink.cli.console import err, notice, out, print_json, progress
+from dshrink.train.unreadable import Unreadable
+
+if TYPE_CHECKING:
+    from dshrink.models import Network
+    from dshrink.train.expansion_rules import Choice
+    from dshrink.train.expansion_training import Shrunk
+    from dshrink.train.settings import Training
+    from latency_tables.opspec import OpSpec
+
+
+def register(app: typer.Typer) -> None:
+    app.command(name="expand")(command)
+
+
+def command(
+    model: options.Model,
+    data: train_options.Data,
+    folder: Annotated[Path, typer.Option("--out", help="folder for the weights and checkpoints")],
+    rule: Annotated[
+        str,
+        typer.Option(
+            help="which convolutions: vgg (dense 3x3 ones but the first two and the last), "
+            "inverted_residual (the first pointwise of every other block), auto"
+        ),
+    ] = "auto",
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="expand this convolution instead; several times"),
+    ] = None,
+    ratio: Annotated[
+        int, typer.Option(min=1, help="middle channels of an expansion for each input channel")
+    ] = 6,
+    weights: train_options.Weights = "initial",
+    recipe: train_options.Recipe = None,
+    resolution: options.Resolution = 224,
+    epochs: train_options.Epochs = None,
+    shrink_epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="epochs after the added activations are gone; as many as --epochs if not given",
+        ),
+    ] = None,
+    batch: train_options.Batch = None,
+    accumulate: train_options.Accumulate = None,
+    lr: train_options.LearningRate = None,
+    shrink_lr: Annotated[
+        float | None,
+        typer.Option(
+            help="learning rate after the added activations are gone; that of --lr if not given"
+        ),
+    ] = None,
+    ema: Annotated[
+        float | None, typer.Option(help="decay of an average of the weights, which is then kept")
+    ] = None,
+    precision: train_options.TrainPrecision = None,
+    loaders: train_options.Loaders = None,
+    unreadable: train_options.OnUnreadable = Unreadable.SKIP,
+    seed: options.Seed = 0,
+    json: options.Json = False,
+) -> None:
+    """Train MODEL expanded, then shrink it back: its own architecture with better weights.
+
+    DepthShrinker+: chosen convolutions become inverted residuals, drawn anew; after a training with
+    the added activations and one without, each is merged into one convolution again. An interrupted
+    run goes on where it was: give the same command again.
+    """
+    settings = train_options.settings_of(
+        train_options.recipe_settings(recipe),
+        epochs=epochs,
+        batch=batch,
+        accumulate=accumulate,
+        learning_rate=lr,
+        distillation=0.0,
+        ema=ema,
+        precision=precision,
+        loaders=loaders,
+        seed=seed,
+    )
+    # What goes on without the added activations is trained already: it needs no warm-up.
+    shrinking = train_options.settings_of(
+        replace(settings, warmup_epochs=0),
+        epochs=shrink_epochs,
+        learning_rate=shrink_lr,
+    )
+    result = run_expand(
+        model,
+        data,
+        folder,
+        settings,
+        shrinking,
+        rule=rule,
+        layers=layer or (),
+        ratio=ratio,
+        weights=weights,
+        resolution=resolution,
+        unreadable=unreadable,
+    )
+    if result and json:
+        print_json(result)
+    elif result:
+        _print(result, model)
+
+
+def run_expand(
+    model: str,
+    data: str,
+    folder: Path,
+    settings: Training,
+    shrinking: Training,
+    *,
+    rule: str = "auto",
+    layers: list[str] | tuple[str, ...] = (),
+    ratio: int = 6,
+    weights: str = "initial",
+    resolution: int = 224,
+    unreadable: Unreadable = Unreadable.SKIP,
+) -> dict[str, Any]:
+    """Expand, train, shrink back; the result is what the command prints.
+
+    Empty in all processes but the first.
+    """
+    from dshrink.train.data import look_of, open_images
+    from dshrink.train.expansion_rules import choose
+    from dshrink.train.expansion_training import expand_and_shrink
+    from dshrink.train.feed import Feed
+    from dshrink.train.network import load_for
+    from dshrink.train.unreadable import UnreadableImages
+
+    images = open_images(data)
+    network = load_for(images, model, resolution=resolution, weights=weights, seed=settings.seed)
+    choice = choose(network, rule, layers)
+    look = look_of(model, network.resolution, network.spec.input_shape[0])
+    missing = UnreadableImages(unreadable)
+    feed = Feed(images=images, look=look, settings=settings, unreadable=missing)
+    with ExitStack() as stack:
+        main = train_options.is_main_process()
+        update = stack.enter_context(progress("expand")) if main else None
+        shrunk = expand_and_shrink(
+            network, choice, feed, shrinking, folder, ratio=ratio, progress=update, notice=notice
+        )
+    if shrunk is None:
+        return {}
+    if missing.line:
+        notice(missing.line)
+    return {
+        **_told(shrunk, choice, ratio),
+        "cost": _cost(network, shrunk.grown),
+        "unreadable": dict(missing.reasons),
+    }
+
+
+def _told(shrunk: Shrunk, choice: Choice, ratio: int) -> dict[str, Any]:
+    return {
+        "weights": str(shrunk.weights),
+        "rule": choice.rule,
+        "expanded": list(choice.layers),
+        "left_alone": dict(choice.alone),
+        "ratio": ratio,
+        "accuracy_percent": {
+            "expanded": shrunk.expanded.accuracy,
+            "without_activations": shrunk.linear.accuracy,
+            "contracted": shrunk.agreement.merged_accuracy,
+        },
+        "agreement": shrunk.agreement.to_json(),
+        "relative_error_float64": shrunk.error,
+    }
+
+
+def _cost(network: Network, grown: OpSpec) -> dict[str, list[int]]:
+    """Before, expanded, after; what is shrunk back has the original's structure."""
+    return {
+        name: [getattr(spec, name) for spec in (network.spec, grown, network.spec)]
+        for name in ("macs", "parameters")
+    }
+
+
+def _print(result: dict[str, Any], model: str) -> None:
+    for name, reason in result["left_alone"].items():
+        err.print(f"{name} is left alone: {reason}", soft_wrap=True)
+    expanded, agreed = result["expanded"], result["agreement"]
+    out.print(f"expanded by {result['rule']}, ratio {result['ratio']}: {', '.join(expanded)}")
+    accuracy = result["accuracy_percent"]
+    out.print(
+        f"accuracy: {accuracy['expanded']:.2f} % expanded, {accuracy['without_activations']:.2f} % "
+        f"without the added activations, {accuracy['contracted']:.2f} % shrunk back"
+    )
+    out.print(
+        f"shrunk back, {agreed['differing']} of {agreed['images']} validation images get another "
+        f"class; outputs differ by {result['relative_error_float64']:.1e} (relative, float64)"
+    )
+    for name, (before, grown, after) in result["cost"].items():
+        out.print(
+            f"{name}: {before / 1e6:.2f} M before, {grown / 1e6:.2f} M expanded, "
+            f"{after / 1e6:.2f} M after"
+        )
+    out.print(f"wrote {result['weights']}: weights of {model} under its own names")
