@@ -1,26 +1,34 @@
-"""``dshrink demo``: the whole journey on this machine, from profile to pictures."""
+"""``dshrink demo``: the whole journey on this machine, from digits and a profile to the front.
+
+It is the study of a recipe (``run_study``), step by step, with what each step shows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dshrink.cli import options
-from dshrink.cli.bench import print_results, run_bench
+from dshrink.cli.bench import print_results
 from dshrink.cli.console import out
-from dshrink.cli.merge import run_merge
-from dshrink.cli.profile import run_profile
 from dshrink.cli.render import summary_lines
+from dshrink.cli.run_study import (
+    StudyRequest,
+    measure_networks,
+    measure_table,
+    merged_networks,
+    train,
+    write_study,
+)
 
 if TYPE_CHECKING:
+    from dshrink.benchmark import BenchmarkResult
     from dshrink.search.plan import Plan
+    from dshrink.train.study_rows import Workplace
     from latency_tables.table import LatencyTable
-
-#: Share of what can be saved at all that each of the three budgets asks for.
-SAVINGS = (0.3, 0.6, 0.9)
 
 
 def register(app: typer.Typer) -> None:
@@ -29,110 +37,127 @@ def register(app: typer.Typer) -> None:
 
 def command(
     folder: Annotated[Path, typer.Option("--out", help="folder to write into")] = Path("demo"),
-    model: Annotated[str, typer.Option(help="a timm name")] = "mobilenetv2_100",
-    weights: Annotated[str, typer.Option(help="pretrained, random, or a file")] = "random",
+    recipe: Annotated[
+        str, typer.Option(help="a recipe for the digits, by its name or as a file *.toml")
+    ] = "digits_demo",
     threads: options.Threads = 1,
-    seed: options.Seed = 0,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="training runs at a time; one a core if not given")
+    ] = None,
 ) -> None:
-    """Profile a network here, check the table, plan, merge, verify, benchmark, draw.
+    """Profile a network here, learn what to shrink, fine-tune, merge, prove, benchmark, draw.
 
     An interrupted run goes on where it was: give the same command again.
     """
+    from dshrink.train.data import open_images
+    from dshrink.train.digits import write_digits
+    from dshrink.train.recipes import load_recipe
+    from dshrink.train.study import jobs_here
+    from latency_tables.io import load_table
     from profiler.conditions import Target
 
-    target = Target(threads=threads)
-    out.rule("1 of 5: measure every piece of the network on this machine")
-    table_dir = folder / "table"
-    table = run_profile(model, table_dir, target, dense=True, seed=seed).table
+    out.rule("1 of 5: handwritten digits, to train on")
+    digits = write_digits(folder / "digits")
+    wanted = load_recipe(recipe)
+    out.print(
+        f"{digits.training} images to train {wanted.model} on, {digits.validation} to validate it"
+    )
+    # A table too noisy to be fit for search says so below; the journey goes on.
+    request = StudyRequest(
+        recipe=wanted,
+        data=str(digits.folder),
+        folder=folder,
+        target=Target(threads=threads),
+        allow_unfit=True,
+    )
+    images = open_images(request.data)
+    place = request.workplace(images)
+
+    out.rule("2 of 5: measure every piece of the network on this machine")
+    measure_table(request, place, len(images.classes))
+    table = load_table(place.table)
     out.print("\n".join(summary_lines(table)))
 
-    out.rule("2 of 5: plan for three latency budgets")
-    plans = _plan(table, folder)
-
-    out.rule("3 of 5: merge, and prove that nothing changed")
-    files = []
-    for path in plans:
-        file = folder / f"{path.stem}.onnx"
-        merge = run_merge(model, str(path), file, weights=weights, seed=seed)
-        out.print(f"{file.name}: {merge['blocks_merged']} blocks in {merge['merge_s']:.2f} s")
-        out.print(f"  {merge['certificate_line']}")
-        out.print(
-            f"  in ONNX Runtime the file differs from torch by {merge['onnx_difference']:.1e}"
-        )
-        files.append(str(file))
+    out.rule("3 of 5: learn what to shrink by that table, fine-tune, merge, prove")
+    train(place, images, jobs_here(jobs))
+    plans = _plans(place)
+    _say_plans(plans)
+    _say_merges(place)
 
     out.rule("4 of 5: measure the networks, beside what the table predicted")
-    results_file = folder / "results.csv"
-    results = run_bench([model, *files], [], [table_dir], results_file, target, seed=seed)
-    print_results(results)
+    results = measure_networks(request, place)
+    print_results([result for result in results if not result.seed])
+    out.print("(those of the first seed; results.csv has all)")
 
-    out.rule("5 of 5: pictures")
-    pictures = _draw(table, plans, folder, results_file)
-    base = results[0].latency_ms
-    out.rule("summary")
-    for result in results[1:]:
-        if base and result.latency_ms:
-            out.print(
-                f"{result.network}: {result.kept_blocks} of {table.block_count} blocks kept, "
-                f"{base / result.latency_ms:.2f} times the frames per second of {model}"
-            )
-    if weights == "random":
-        out.print("(random weights: speed and exactness are real; accuracy needs trained ones)")
+    out.rule("5 of 5: tables and pictures")
+    study = write_study(request, place, results)
+    pictures = _draw(table, plans, place, results)
+    out.print("\n".join(study.report))
     out.print("files written:")
-    certificates = [f"{file}.certificate.json" for file in files]
-    tables = [table_dir / name for name in ("table.csv", "table.json", "journal.jsonl")]
-    for name in (*tables, *plans, *files, *certificates, results_file, *pictures):
+    tables = [place.table / name for name in ("table.csv", "table.json", "journal.jsonl")]
+    for name in (*tables, *study.files, *pictures):
         out.print(f"  {name}")
+    out.print(f"  and the networks of all rows below {folder}")
 
 
-def _plan(table: LatencyTable, folder: Path) -> list[Path]:
-    """Plan files for budgets between the original's latency and the smallest possible one."""
-    from dshrink.models import load_network
-    from dshrink.plans import bind_to_network
-    from dshrink.search.goal import smallest_latency
-    from dshrink.search.greedy import greedy
-    from dshrink.search.plan import save_plan
-    from latency_tables.predictor import predict
+def _plans(place: Workplace) -> dict[str, Plan]:
+    """The searched plans of the first seed, by their targets' names."""
+    from dshrink.search.plan import load_plan
+    from dshrink.train.study_rows import PLAN
+    from dshrink.train.study_steps import SEARCH
 
-    network = load_network(table.model, resolution=table.resolution)
-    base_ms = predict(table, "1" * table.block_count).latency_ms
-    least_ms = smallest_latency(table).latency_ms
-    paths = []
-    for number, saving in enumerate(SAVINGS, start=1):
-        budget_ms = base_ms - saving * (base_ms - least_ms)
-        # A table too noisy to be fit for search has said so above; the journey goes on.
-        plan = bind_to_network(greedy(table, budget_ms=budget_ms, allow_unfit=True), network)
-        path = folder / f"plan{number}.json"
-        save_plan(plan, path)
-        _say(plan, path, budget_ms)
-        paths.append(path)
-    return paths
+    first = place.recipe.seeds[0]
+    return {
+        step.target.name: load_plan(place.folders.folder(name) / PLAN)
+        for name, step in place.folders.steps.items()
+        if step.kind == SEARCH and step.seed == first and step.target is not None
+    }
 
 
-def _say(plan: Plan, path: Path, budget_ms: float) -> None:
-    assert plan.predicted is not None
+def _say_plans(plans: Mapping[str, Plan]) -> None:
+    for name, plan in plans.items():
+        latency = f", predicted {plan.predicted.latency_ms:.3f} ms" if plan.predicted else ""
+        out.print(f"{name}: of {len(plan.keep_mask)} blocks stay {plan.keep_mask}{latency}")
+
+
+def _say_merges(place: Workplace) -> None:
+    """How exact the merges are, in one line: each has a certificate of its own."""
+    merges = [facts for facts in merged_networks(place).values() if "certificate" in facts]
+    worst = max(facts["certificate"] for facts in merges)
+    differing = sum(facts["differing"] for facts in merges)
     out.print(
-        f"{path.name}: at most {budget_ms:.3f} ms -> keep {plan.kept_count} of "
-        f"{len(plan.keep_mask)} blocks ({plan.keep_mask}), "
-        f"predicted {plan.predicted.latency_ms:.3f} ms"
+        f"{len(merges)} networks merged: in float64 they differ from the unmerged ones by "
+        f"{worst:.1e} (relative) at most, and on {merges[0]['validation_images']} validation "
+        f"images each they tell {differing if differing else 'none'} otherwise"
     )
 
 
 def _draw(
-    table: LatencyTable, plans: Sequence[Path], folder: Path, results_file: Path
+    table: LatencyTable,
+    plans: Mapping[str, Plan],
+    place: Workplace,
+    results: Sequence[BenchmarkResult],
 ) -> list[Path]:
     from dshrink import plots
-    from dshrink.search.plan import load_plan
+    from dshrink.benchmark import save_results
+    from dshrink.train.study_rows import HISTORY
+    from dshrink.train.study_steps import SEARCH
 
-    loaded = {path.stem: load_plan(path) for path in plans}
+    folder = place.folders.root
+    few = folder / "throughput.csv"
+    shown = [r for r in results if not r.seed and r.method in ("original", "searched")]
+    save_results(shown, few)
     figures = {
         "blocks": plots.blocks_figure(table),
         "memory": plots.memory_figure(table),
-        "kept": plots.kept_figure(loaded, table=table),
-        "throughput": plots.throughput_figure(plots.load_results(results_file)),
+        "kept": plots.kept_figure(plans, table=table),
+        "throughput": plots.throughput_figure(plots.load_results(few)),
     }
     if table.hold_out:
         figures["predicted"] = plots.predicted_figure(table)
+    first = next(name for name in place.folders.steps if name.startswith(f"{SEARCH}/"))
+    history = plots.load_mask_history(place.folders.folder(first) / HISTORY)
+    figures["mask"] = plots.mask_history_figure(history, first)
     written: list[Path] = []
     for name, figure in figures.items():
         written += plots.save_figure(figure, folder / f"{name}.png")

@@ -13,11 +13,13 @@ from dshrink.cli import (
     data,
     demo,
     devices,
+    expand,
     finetune,
     importance,
     merge,
     plot,
     profile,
+    run,
     search,
     table,
 )
@@ -32,7 +34,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="What each piece of a convolutional network costs on your device, and the network shrunk.",
 )
-for command in (chain, profile, importance, search, data, finetune, merge, bench, demo):
+for command in (
+    chain,
+    profile,
+    importance,
+    search,
+    data,
+    finetune,
+    expand,
+    merge,
+    bench,
+    run,
+    demo,
+):
     command.register(app)
 app.add_typer(table.app, name="table", help="Show, check, compare tables; predict from them.")
 app.add_typer(plot.app, name="plot", help="Draw tables, plans and results as PNG and SVG.")

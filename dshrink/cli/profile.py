@@ -41,6 +41,10 @@ def command(
     batch: options.Batch = None,
     threads: options.Threads = 1,
     resolution: options.Resolution = 224,
+    classes: Annotated[
+        int | None,
+        typer.Option(min=1, help="outputs of the last layer; the library's own number by default"),
+    ] = None,
     statistic: options.Statistic = None,
     launch: options.Launch = "plain",
     cache_mode: options.CacheMode = "hot",
@@ -107,6 +111,7 @@ def command(
         segments=segments,
         span_mode=span_mode,
         max_kernel=max_kernel,
+        classes=classes,
     )
     if json:
         print_json({**table_data(result.table), "table": str(out_dir)})
@@ -128,8 +133,12 @@ def run_profile(
     segments: str = "blocks",
     span_mode: str | None = None,
     max_kernel: int | None = None,
+    classes: int | None = None,
 ) -> Profile:
-    """Trace, measure with a progress bar, save the table, and those of its contexts below it."""
+    """Trace, measure with a progress bar, save the table, and those of its contexts below it.
+
+    ``classes`` is how many outputs the network has, the library's own number if not given.
+    """
     from dshrink.models import load_network
     from dshrink.shrink import shrunk_spec
     from latency_tables.io import save_table
@@ -145,7 +154,7 @@ def run_profile(
         able = traits_of(conditions).layer_profiles
         spans = segments == "spans"
         chosen = choose_contexts(contexts, conditions, layer_profiles=able, spans=spans)
-        network = load_network(model, resolution=resolution)
+        network = load_network(model, resolution=resolution, classes=classes)
         pieces = _pieces(network, segments, dense=dense, span_mode=span_mode)
         request = ProfileRequest(
             pieces=pieces,

@@ -40,10 +40,12 @@ def found_lines(found: Found, frontier: Path | None) -> Iterator[str]:
 def plan_lines(plan: Plan) -> Iterator[str]:
     """A plan of blocks."""
     yield f"keep mask {plan.keep_mask}: {plan.kept_count} of {len(plan.keep_mask)} blocks kept"
-    yield prediction_line(plan)
+    if plan.predicted is not None:
+        yield prediction_line(plan)
     for choice in plan.blocks:
         if not choice.keep:
-            yield f"merge block {choice.index}: {choice.first_layer} .. {choice.last_layer}"
+            layers = f"{choice.first_layer} .. {choice.last_layer}" if choice.first_layer else ""
+            yield f"merge block {choice.index}: {layers or choice.name}"
 
 
 def prediction_line(plan: Plan) -> str:

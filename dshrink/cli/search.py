@@ -1,19 +1,22 @@
-"""``dshrink search``: what to shrink, from latency tables alone or with an importance table."""
+"""``dshrink search``: what to shrink, from latency tables alone, with importances, or learnt."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from dshrink.cli import options
+from dshrink.cli import options, train_options
 from dshrink.cli.console import notice, out, print_json
 from dshrink.cli.render_search import found_lines, plan_lines
+from dshrink.cli.search_kinds import check_options
+from dshrink.cli.search_mask import MaskSearchCommand
 from dshrink.errors import DshrinkError
+from dshrink.train.unreadable import Unreadable
 
 if TYPE_CHECKING:
     from dshrink.search.dp.found import Found
@@ -21,33 +24,6 @@ if TYPE_CHECKING:
     from dshrink.search.plan import Plan
 
 Value = TypeVar("Value")
-
-
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """A kind of search: the parameters that it needs, and the others that it takes."""
-
-    name: str
-    needs: tuple[str, ...]
-    takes: tuple[str, ...]
-
-
-_TABLES = ("padding", "allow_unfit", "out_file")
-_DP = ("budget_ms", "alpha", "frontier")
-_BOUNDS = ("max_kernel", "max_peak_mib", "max_macs", "max_parameters", "keep_block")
-GREEDY = _Kind("--method greedy", ("model", "table"), ("budget_ms", "keep", "seed", *_TABLES))
-RANDOM = replace(GREEDY, name="--method random")
-DP = _Kind(
-    "--method dp (without --time-table)",
-    ("importance", "model", "table"),
-    (*_DP, "budget_share", "one_plan", "weight", *_BOUNDS, *_TABLES),
-)
-DP_FILES = _Kind(
-    "--method dp with --time-table", ("importance", "time_table"), (*_DP, "compat", "prec")
-)
-_KINDS = {"greedy": GREEDY, "random": RANDOM, "dp": DP}
-#: What every kind takes.
-_EVERYWHERE = ("method", "json", "help")
 
 
 def register(app: typer.Typer) -> None:
@@ -60,9 +36,12 @@ def command(
     table: Annotated[
         list[Path] | None, typer.Option(help="folder of a latency table; dp takes several")
     ] = None,
-    method: Annotated[str, typer.Option(help="greedy, random, or dp (needs --importance)")] = (
-        "greedy"
-    ),
+    method: Annotated[
+        str,
+        typer.Option(
+            help="greedy, random, dp (needs --importance), or mask (learnt; needs --data)"
+        ),
+    ] = "greedy",
     budget_ms: Annotated[
         list[float] | None, typer.Option(help="latency that must be met, one a table")
     ] = None,
@@ -101,6 +80,27 @@ def command(
     prec: Annotated[
         float | None, typer.Option(help="its steps a millisecond [20 if not given]")
     ] = None,
+    data: train_options.Data | None = None,
+    weights: train_options.Weights = "pretrained",
+    resolution: Annotated[
+        int | None, typer.Option(min=8, help="height and width in pixels [the table's, else 224]")
+    ] = None,
+    recipe: train_options.Recipe = None,
+    decay: Annotated[
+        float | None,
+        typer.Option(help="strength of the latency-aware decay of a learnt mask; 0 for none"),
+    ] = None,
+    mask_limit: Annotated[
+        float | None,
+        typer.Option(help="largest slope of a mask value that counts in a step; inf: the paper's"),
+    ] = None,
+    epochs: train_options.Epochs = None,
+    batch: train_options.Batch = None,
+    accumulate: train_options.Accumulate = None,
+    lr: train_options.LearningRate = None,
+    precision: train_options.TrainPrecision = None,
+    loaders: train_options.Loaders = None,
+    unreadable: train_options.OnUnreadable = Unreadable.SKIP,
     padding: options.TablePadding = None,
     seed: options.Seed = 0,
     allow_unfit: Annotated[
@@ -117,8 +117,39 @@ def command(
     from dshrink.search.dp.published import search_published
     from dshrink.search.dp.run import TableSearch
 
-    _check_options(context, method)
+    check_options(context, method)
     files = tuple(out_file or ())
+    if method == "mask":
+        assert model is not None and data is not None
+        _check_files(files, 1)
+        wanted_mask = MaskSearchCommand(
+            model=model,
+            data=data,
+            plan_file=files[0],
+            keep=keep,
+            budget_ms=_one(budget_ms, "--budget-ms"),
+            table=_one(table, "--table"),
+            weights=weights,
+            resolution=resolution,
+            recipe=recipe,
+            decay=decay,
+            limit=mask_limit,
+            allow_unfit=allow_unfit,
+            unreadable=unreadable,
+            given={
+                "epochs": epochs,
+                "batch": batch,
+                "accumulate": accumulate,
+                "learning_rate": lr,
+                "precision": precision,
+                "loaders": loaders,
+                "seed": seed,
+            },
+        )
+        learnt = wanted_mask.run()
+        if learnt is not None:
+            _say(learnt.plan.to_json() if json else wanted_mask.lines(learnt), files)
+        return
     if importance is None:  # greedy and random have none, dp cannot do without
         _check_files(files, 1)
         goal = (_one(budget_ms, "--budget-ms"), keep)
@@ -164,31 +195,6 @@ def command(
         save_frontier(found.frontier, frontier, found.problem)
     _save(found.plans, files)
     _say(found.to_json() if json else found_lines(found, frontier), files)
-
-
-def _check_options(context: typer.Context, method: str) -> None:
-    """Raise unless the options given are those of one kind of search, and suffice for it."""
-    if method not in _KINDS:
-        raise DshrinkError(f"--method {method}: known are {', '.join(_KINDS)}")
-    names = {
-        parameter.name or "": "MODEL" if parameter.name == "model" else parameter.opts[0]
-        for parameter in context.command.params
-    }
-    given = [name for name in names if _is_given(context, name)]
-    kind = DP_FILES if method == "dp" and "time_table" in given else _KINDS[method]
-    if missing := [names[name] for name in kind.needs if name not in given]:
-        raise DshrinkError(f"{kind.name} needs {' and '.join(missing)}")
-    known = (*kind.needs, *kind.takes)
-    if refused := [names[name] for name in given if name not in (*known, *_EVERYWHERE)]:
-        raise DshrinkError(
-            f"{kind.name} takes no {', '.join(refused)}; it takes "
-            f"{', '.join(names[name] for name in known)}"
-        )
-
-
-def _is_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name != "DEFAULT"
 
 
 def _check_files(files: Sequence[Path], plans: int) -> None:

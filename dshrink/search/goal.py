@@ -6,11 +6,22 @@ import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from dshrink.search.errors import InfeasibleBudgetError, SearchError, UnfitTableError
 from latency_tables.errors import MissingPieceError
 from latency_tables.predictor import Prediction, predict
 from latency_tables.table import LatencyTable
+
+
+class Blocks(Protocol):
+    """A network as its number of blocks: a latency table, or what knows as much."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def block_count(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,15 +43,15 @@ class Goal:
             raise SearchError(f"the latency budget must be above 0 ms, got {budget_ms}")
         return cls(budget_ms=budget_ms, keep=keep)
 
-    def check_count(self, table: LatencyTable, shrinkable: Sequence[int]) -> None:
+    def check_count(self, network: Blocks, shrinkable: Sequence[int]) -> None:
         """Raise InfeasibleBudgetError unless the network can keep exactly this many blocks."""
         assert self.keep is not None
-        least = table.block_count - len(shrinkable)
-        if not least <= self.keep <= table.block_count:
+        least = network.block_count - len(shrinkable)
+        if not least <= self.keep <= network.block_count:
             why = f" ({least} of them cannot merge)" if least else ""
             raise InfeasibleBudgetError(
-                f"{table.model} cannot keep {self.keep} of its {table.block_count} blocks{why}: "
-                f"ask for {least} to {table.block_count}"
+                f"{network.model} cannot keep {self.keep} of its {network.block_count} blocks"
+                f"{why}: ask for {least} to {network.block_count}"
             )
 
 

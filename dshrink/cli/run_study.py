@@ -1,0 +1,245 @@
+"""A study from its recipe to its tables and pictures: what ``dshrink run`` and the demo do.
+
+Latency is measured before the training and after it, never beside it. Networks of equal structure
+are one measurement: their speed does not depend on the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dshrink.cli.console import notice, progress
+from dshrink.cli.train_options import is_main_process
+from dshrink.errors import DshrinkError
+from dshrink.train.unreadable import Unreadable
+
+if TYPE_CHECKING:
+    from dshrink.benchmark import BenchmarkResult
+    from dshrink.train.data import Images
+    from dshrink.train.recipes import Recipe
+    from dshrink.train.study_rows import Workplace
+    from dshrink.train.study_steps import Step
+    from profiler.conditions import Target
+
+TABLE_FOLDER = "table"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRequest:
+    """A recipe, its images, what to measure on, and where everything goes.
+
+    ``table`` is a latency table of the recipe's network; None measures one into ``folder``.
+    """
+
+    recipe: Recipe
+    data: str
+    folder: Path
+    target: Target
+    table: Path | None = None
+    allow_unfit: bool = False
+    unreadable: Unreadable = Unreadable.SKIP
+
+    def steps(self) -> tuple[Step, ...]:
+        """All steps of the training."""
+        from dshrink.train.study_steps import steps_of
+        from profiler.conditions import batch_on
+
+        return steps_of(self.recipe, measure_table=self.table is None, batch=batch_on(self.target))
+
+    def workplace(self, images: Images) -> Workplace:
+        """Where the steps are done, with what is done already. Raises on an unreadable table."""
+        from dshrink.train.study_rows import Workplace
+        from dshrink.train.study_steps import StepFolders
+        from latency_tables.io import load_table
+
+        recipe = self.recipe
+        identity = {
+            "model": recipe.model,
+            "resolution": recipe.resolution,
+            "weights": recipe.weights,
+            "data": images.digest,
+        }
+        # A table that is measured here is known by what it is measured under.
+        table: Any = asdict(self.target) if self.table is None else load_table(self.table).digest
+        return Workplace(
+            recipe=recipe,
+            data=self.data,
+            table=self.table or self.folder / TABLE_FOLDER,
+            folders=StepFolders.of(self.folder, identity, table, self.steps()),
+            allow_unfit=self.allow_unfit,
+            unreadable=self.unreadable,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyResult:
+    """What a study ends in; the rows of ``results`` are those of ``results.csv``."""
+
+    results: Sequence[BenchmarkResult]
+    report: Sequence[str]
+    files: Sequence[Path]
+
+
+def run_study(request: StudyRequest, jobs: int) -> StudyResult | None:
+    """Do whatever is not done yet, with progress bars; None in all processes but the first."""
+    from dshrink.train.data import open_images
+
+    images = open_images(request.data)
+    place = request.workplace(images)
+    if request.table is None:
+        measure_table(request, place, len(images.classes))
+    train(place, images, jobs)
+    if not is_main_process():
+        return None
+    results = measure_networks(request, place)
+    return write_study(request, place, results)
+
+
+def measure_table(request: StudyRequest, place: Workplace, classes: int) -> None:
+    """Profile the recipe's network, unless that was done. Raises DshrinkError under accelerate."""
+    from accelerate import PartialState
+
+    from dshrink.cli.profile import run_profile
+    from dshrink.train.study_steps import TABLE
+
+    if place.folders.result(TABLE) is not None:
+        return
+    if PartialState().num_processes > 1:
+        raise DshrinkError(
+            "several processes train together, they do not measure: measure the table first "
+            f"(`dshrink profile {place.recipe.model} --resolution {place.recipe.resolution} "
+            f"--classes {classes}`) and give it with --table"
+        )
+    profile = run_profile(
+        place.recipe.model,
+        place.table,
+        request.target,
+        resolution=place.recipe.resolution,
+        dense=place.recipe.dense,
+        hold_out=place.recipe.hold_out,
+        classes=classes,
+    )
+    place.folders.finish(TABLE, {"digest": profile.table.digest})
+
+
+def train(place: Workplace, images: Images, jobs: int) -> None:
+    """All steps of training, searching and merging, with a progress bar in epochs."""
+    from dshrink.train.study import Study
+
+    with ExitStack() as stack:
+        study = Study(place=place, images=images, jobs=jobs, notice=notice)
+        if is_main_process():
+            study.progress = stack.enter_context(progress("epochs"))
+        study.run()
+
+
+def measure_networks(request: StudyRequest, place: Workplace) -> list[BenchmarkResult]:
+    """Bench one network of every structure, interleaved; a row for every network that was trained.
+
+    Writes ``results.csv``.
+    """
+    from dshrink.benchmark import save_results
+    from dshrink.cli.bench import run_bench
+
+    merged = merged_networks(place)
+    first: dict[str, Path] = {}
+    for name, facts in merged.items():
+        first.setdefault(facts["structure"], place.folders.folder(name) / facts["file"])
+    measured = run_bench(
+        [str(file) for file in first.values()],
+        [],
+        [place.table],
+        request.folder / "bench.csv",
+        request.target,
+        resolution=place.recipe.resolution,
+    )
+    by_structure = dict(zip(first, measured, strict=True))
+    results = [
+        _row(place, name, facts, by_structure[facts["structure"]]) for name, facts in merged.items()
+    ]
+    save_results(results, request.folder / "results.csv")
+    return results
+
+
+def merged_networks(place: Workplace) -> dict[str, Mapping[str, Any]]:
+    """What came out of every merge, by the name of its step."""
+    from dshrink.train.study_steps import MERGE
+
+    found: dict[str, Mapping[str, Any]] = {}
+    for name, step in place.folders.steps.items():
+        result = place.folders.result(name) if step.kind == MERGE else None
+        if result is not None:
+            found[name] = result
+    return found
+
+
+def _row(
+    place: Workplace, name: str, facts: Mapping[str, Any], measured: BenchmarkResult
+) -> BenchmarkResult:
+    """A network's row: its own facts, and the speed of the one of its structure."""
+    step = place.folders.steps[name]
+    mask = facts["keep_mask"]
+    return replace(
+        measured,
+        network=facts["file"],
+        keep_mask=mask,
+        kept_blocks=mask.count("1") if mask else None,
+        macs=facts["macs"],
+        parameters=facts["parameters"],
+        file=str(place.folders.folder(name) / facts["file"]),
+        method=step.method,
+        seed=step.seed,
+        accuracy_percent=facts["accuracy_percent"],
+    )
+
+
+def write_study(
+    request: StudyRequest, place: Workplace, results: Sequence[BenchmarkResult]
+) -> StudyResult:
+    """Write front, picture and report beside the results."""
+    from dshrink import plots
+    from dshrink.front_results import load_fronts, save_fronts
+    from dshrink.train.study_report import report_lines
+    from latency_tables.io import write_atomically
+
+    folder = request.folder
+    csv_file, front_file, report_file = (
+        folder / name for name in ("results.csv", "front.csv", "report.md")
+    )
+    loaded = load_fronts([csv_file])
+    save_fronts(loaded.fronts, front_file)
+    pictures = plots.save_figure(
+        plots.front_figure(loaded.fronts, left_out=loaded.left_out), folder / "front.png"
+    )
+    report = report_lines(place.recipe.title, row_results(place, results))
+    write_atomically(report_file, "\n".join(report) + "\n")
+    return StudyResult(
+        results=results, report=report, files=(csv_file, front_file, *pictures, report_file)
+    )
+
+
+def row_results(place: Workplace, results: Sequence[BenchmarkResult]) -> list[Any]:
+    """The results as the report wants them."""
+    from dshrink.train.study_report import RowResult
+
+    found = []
+    for (name, facts), result in zip(merged_networks(place).items(), results, strict=True):
+        step = place.folders.steps[name]
+        width = f"width {step.width:g}" if step.width is not None else ""
+        found.append(
+            RowResult(
+                method=step.method,
+                place=step.target.name if step.target else width,
+                seed=step.seed,
+                accuracy_percent=facts["accuracy_percent"],
+                throughput_fps=result.throughput_fps,
+                macs=facts["macs"],
+                differing=facts.get("differing"),
+                validation_images=facts.get("validation_images"),
+            )
+        )
+    return found

@@ -1,0 +1,60 @@
+"""Which blocks a learnt mask keeps: by the order of its values, for a keep count or a latency.
+
+The blocks of smallest value go first, so neither the size of the values nor where they lie means
+anything. Equal values, as all are at the start, go in an order that the seed draws.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dshrink.search.goal import Goal
+from dshrink.search.greedy import shrink_in_order
+from latency_tables.table import LatencyTable
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepRule:
+    """From the values of a mask to whether the block of each is kept.
+
+    ``blocks`` are the numbers of the blocks that take part, in the order of the values, of
+    ``block_count`` in the network ``model``. A latency budget needs a ``table``.
+    """
+
+    model: str
+    block_count: int
+    blocks: tuple[int, ...]
+    goal: Goal
+    table: LatencyTable | None
+    padding: str
+    seed: int
+    _known: dict[tuple[int, ...], str] = field(default_factory=dict)
+
+    def __call__(self, values: Sequence[float]) -> tuple[bool, ...]:
+        keep_mask = self.keep_mask(values)
+        return tuple(keep_mask[block] == "1" for block in self.blocks)
+
+    def keep_mask(self, values: Sequence[float]) -> str:
+        """One character a block of the network. Raises InfeasibleBudgetError."""
+        order = self.removal_order(values)
+        # Asked before every step, and the order seldom changes.
+        if order not in self._known:
+            self._known.clear()
+            self._known[order] = self._shrunk(order)
+        return self._known[order]
+
+    def removal_order(self, values: Sequence[float]) -> tuple[int, ...]:
+        """The numbers of the blocks, smallest value first."""
+        places = list(range(len(self.blocks)))
+        random.Random(self.seed).shuffle(places)
+        return tuple(self.blocks[at] for at in sorted(places, key=lambda at: values[at]))
+
+    def _shrunk(self, order: Sequence[int]) -> str:
+        if self.goal.keep is None:
+            assert self.table is not None
+            return shrink_in_order(self.table, self.goal, order, self.padding)
+        self.goal.check_count(self, order)
+        shrunk = order[: self.block_count - self.goal.keep]
+        return "".join("0" if block in shrunk else "1" for block in range(self.block_count))

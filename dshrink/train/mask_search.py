@@ -1,0 +1,295 @@
+"""Stage 1: learn, jointly with the weights, which blocks keep their activations.
+
+DepthShrinker, Sec. 4.2, with the sign of the latency-aware decay as the text has it (methods.md):
+to keep a block that would save much costs. Only the order of the mask's values decides anything,
+all start equal, and SGD is linear in what it adds up; so a learning rate of the mask's own would
+change nothing, and there is none.
+
+What images say of a value in one step is limited (``LIMIT``), which the paper does not do. Where a
+kept activation shuts a whole channel, the norm behind the next convolution divides by nearly
+nothing, and the slope at that point reaches thousands: added up unlimited, a single such step
+outweighs all others, and the block never comes back.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+
+from dshrink.blocks import Block, find_blocks
+from dshrink.models import Network, weights_digest
+from dshrink.plans import bind_to_network
+from dshrink.search.binding import plan_from_table
+from dshrink.search.errors import SearchError
+from dshrink.search.goal import Goal, check_blocks, check_fit, savings_ms
+from dshrink.search.plan import Plan
+from dshrink.train.feed import Feed
+from dshrink.train.gates import MASK_NAME, gated_module, searchable_blocks
+from dshrink.train.keep_rule import KeepRule
+from dshrink.train.loop import Fitted, OnProgress, fit
+from dshrink.train.settings import Training
+from latency_tables.io import write_atomically
+from latency_tables.predictor import predict
+from latency_tables.table import LatencyTable
+
+METHOD = "mask"
+#: What comes after is trained so (``finetune``), and only so is its merge free.
+PADDING = "repad"
+#: As long as the paper searches (Sec. 5.1).
+EPOCHS = 20
+#: Strength of the decay where none is given: a few times below what images say of most blocks.
+DECAY = 0.02
+#: The largest slope of the loss in a mask value that counts, per step, where none is given.
+LIMIT = 0.1
+HISTORY_COLUMNS = ("epoch", "step", "block", "name", "mask", "kept", "saving_ms")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decay:
+    """``strength * sum_i weight_i * m_i`` beside the loss: what would save much is drawn down.
+
+    ``savings_ms`` are the savings of the blocks that take part, in their order; a weight is such a
+    saving divided by ``unit_ms``, the mean latency of these blocks unmerged, so that a strength
+    means the same on a fast device and on a slow one.
+    """
+
+    strength: float
+    savings_ms: tuple[float, ...]
+    unit_ms: float
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        return tuple(saving_ms / self.unit_ms for saving_ms in self.savings_ms)
+
+    @property
+    def gradient(self) -> tuple[float, ...]:
+        """What it adds to the gradient of each mask value, at every step."""
+        return tuple(self.strength * weight for weight in self.weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskSearch:
+    """A finished search: its plan, and the mask's history as lines of ``HISTORY_COLUMNS``."""
+
+    plan: Plan
+    history: tuple[tuple[Any, ...], ...]
+    decay: Decay | None
+    fitted: Fitted
+
+
+def search_masks(
+    network: Network,
+    feed: Feed,
+    settings: Training,
+    *,
+    goal: Goal,
+    folder: Path,
+    table: LatencyTable | None = None,
+    decay: float | None = None,
+    limit: float | None = None,
+    allow_unfit: bool = False,
+    progress: OnProgress | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> MaskSearch:
+    """Train ``network`` and a mask of its activations until ``goal`` is met by what it keeps.
+
+    ``settings`` are those of the fine-tuning, but for the epochs; their seed also breaks ties, and
+    an average of the weights or a teacher has no part in a search. ``decay`` is the strength of the
+    latency-aware decay, ``DECAY`` if not given; without a ``table`` there is none, and a budget
+    needs one. ``limit`` is the largest slope that counts in one step, ``LIMIT`` if not given, and
+    infinity in the paper. ``folder`` takes the checkpoints: the same call goes on where it was
+    interrupted.
+
+    Raises SearchError where table and network do not go together, InfeasibleBudgetError before
+    anything is trained, and as ``loop.fit`` does.
+    """
+    rule, strength = _rule(network, goal, table, settings.seed, allow_unfit), decay
+    if table is None and strength:
+        raise SearchError("without a latency table there is no decay: give --table, or no --decay")
+    drawn = _decay(table, rule.blocks, DECAY if strength is None else strength) if table else None
+    limit = LIMIT if limit is None else limit
+    if not limit > 0:
+        raise SearchError(f"the limit of a mask's slope must be above 0 (or inf), got {limit:g}")
+    settings = replace(settings, ema=None, distillation=0.0)
+    known = find_blocks(network.spec, network.lowered.layers)
+    module = gated_module(network, [known[block] for block in rule.blocks], rule)
+    mask = module.get_parameter(MASK_NAME)
+
+    def observe() -> Mapping[str, Any]:
+        values = mask.tolist()
+        return {"mask": values, "keep_mask": rule.keep_mask(values)}
+
+    with _steps_of(mask, drawn, limit):
+        fitted = fit(
+            module,
+            feed,
+            settings,
+            folder=folder,
+            identity={**_identity(network, rule, drawn), "limit": str(limit)},
+            observe=observe,
+            progress=progress,
+            notice=notice,
+        )
+    keep_mask = rule.keep_mask(fitted.state[MASK_NAME].tolist())
+    return MaskSearch(
+        plan=_plan(network, keep_mask, table, settings.seed),
+        history=tuple(_lines(fitted.history, feed.steps, known, rule, drawn)),
+        decay=drawn,
+        fitted=fitted,
+    )
+
+
+def _rule(
+    network: Network, goal: Goal, table: LatencyTable | None, seed: int, allow_unfit: bool
+) -> KeepRule:
+    """What decides which blocks are kept; asked once, so that a goal out of reach is refused."""
+    blocks = [block.index for block in searchable_blocks(network)]
+    if table is not None:
+        check_blocks(table, METHOD)
+        check_fit(table, allow_unfit=allow_unfit)
+        _check_network(table, network)
+        savings = savings_ms(table, PADDING)
+        blocks = [block for block in blocks if block in savings]
+    elif goal.keep is None:
+        raise SearchError("a latency budget needs a latency table: give --table, or --keep")
+    rule = KeepRule(
+        model=network.name,
+        block_count=len(find_blocks(network.spec, network.lowered.layers)),
+        blocks=tuple(blocks),
+        goal=goal,
+        table=table,
+        padding=PADDING,
+        seed=seed,
+    )
+    if not blocks:
+        raise SearchError(
+            f"{network.name}: no block can merge and has activations to remove: nothing to search"
+        )
+    rule.keep_mask([0.0] * len(blocks))
+    return rule
+
+
+def _check_network(table: LatencyTable, network: Network) -> None:
+    """Raise SearchError unless the table is of this network at this resolution."""
+    names = tuple(block.name for block in find_blocks(network.spec, network.lowered.layers))
+    # timm's names may end in the tag of their weights: mobilenetv2_100.ra_in1k.
+    facts = (
+        ("model", table.model.partition(".")[0], network.name.partition(".")[0]),
+        ("resolution", "{}x{}".format(*table.resolution), "{}x{}".format(*network.resolution)),
+        ("blocks", ", ".join(table.block_names), ", ".join(names)),
+    )
+    for what, theirs, ours in facts:
+        if theirs != ours:
+            raise SearchError(
+                f"the table on {table.conditions.device} is of {what} {theirs}, the network has "
+                f"{ours}: give a table of this network, measured by `dshrink profile`"
+            )
+
+
+def _decay(table: LatencyTable, blocks: Sequence[int], strength: float) -> Decay:
+    if strength < 0:
+        raise SearchError(f"the decay must be 0 or more, got {strength:g}")
+    savings = savings_ms(table, PADDING)
+    latencies_ms = [table.measured("original", block)[1] for block in blocks]
+    return Decay(
+        strength=strength,
+        savings_ms=tuple(savings[block] for block in blocks),
+        unit_ms=sum(latencies_ms) / len(latencies_ms),
+    )
+
+
+@contextmanager
+def _steps_of(mask: Tensor, decay: Decay | None, limit: float) -> Iterator[None]:
+    """Meanwhile, a step along the mask's gradient is limited, and the decay comes to it.
+
+    At this point gradients of all parts and processes have been averaged, and those of half
+    precision divided by their scale. Added here, the decay stays out of the losses that are
+    reported: mask values lie anywhere, and so would its term.
+    """
+    added = mask.new_tensor(decay.gradient) if decay else mask.new_zeros(())
+
+    def step(optimiser: Optimizer, *arguments: Any) -> None:
+        nonlocal added
+        if mask.grad is not None and any(mask is one for one in _parameters(optimiser)):
+            added = added.to(mask.device)
+            mask.grad.clamp_(-limit, limit).add_(added)
+
+    handle = register_optimizer_step_pre_hook(step)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _parameters(optimiser: Optimizer) -> Iterator[Tensor]:
+    return (one for group in optimiser.param_groups for one in group["params"])
+
+
+def _identity(network: Network, rule: KeepRule, decay: Decay | None) -> dict[str, Any]:
+    """What the result depends on beside settings and images."""
+    return {
+        "stage": "mask search",
+        "model": network.name,
+        "resolution": list(network.resolution),
+        "blocks": list(rule.blocks),
+        "keep": rule.goal.keep,
+        "budget_ms": rule.goal.budget_ms,
+        "table": rule.table.digest if rule.table else None,
+        "decay": decay.strength if decay else None,
+        "decay_unit_ms": decay.unit_ms if decay else None,
+        "weights": weights_digest(network.module),
+    }
+
+
+def _plan(network: Network, keep_mask: str, table: LatencyTable | None, seed: int) -> Plan:
+    if table is not None:
+        found = plan_from_table(table, predict(table, keep_mask, PADDING), method=METHOD, seed=seed)
+    else:
+        found = Plan(
+            model=network.name,
+            resolution=network.resolution,
+            keep_mask=keep_mask,
+            method=METHOD,
+            seed=seed,
+        )
+    return bind_to_network(found, network)
+
+
+def _lines(
+    history: Sequence[Mapping[str, Any]],
+    steps: int,
+    blocks: Sequence[Block],
+    rule: KeepRule,
+    decay: Decay | None,
+) -> list[tuple[Any, ...]]:
+    savings = decay.savings_ms if decay else ("",) * len(rule.blocks)
+    return [
+        (
+            entry["epoch"],
+            entry["epoch"] * steps,
+            block,
+            blocks[block].name,
+            value,
+            entry["keep_mask"][block],
+            saving_ms,
+        )
+        for entry in history
+        for block, value, saving_ms in zip(rule.blocks, entry["mask"], savings, strict=True)
+    ]
+
+
+def write_mask_history(search: MaskSearch, file: Path) -> None:
+    """A CSV with a line a block and epoch: what ``dshrink plot mask`` draws."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(HISTORY_COLUMNS)
+    writer.writerows(search.history)
+    write_atomically(file, text.getvalue())

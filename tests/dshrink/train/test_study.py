@@ -1,0 +1,417 @@
+"""Whole studies of a tiny network: what is trained, from what, and that it goes on where it was."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import dshrink.train.study
+from dshrink.export import METADATA_KEY
+from dshrink.models import Network
+from dshrink.train.data import open_images
+from dshrink.train.errors import DivergedError
+from dshrink.train.recipes import ImageCounts, Recipe, load_recipe, shipped_recipes
+from dshrink.train.settings import Augmentation, Training
+from dshrink.train.study import Study, jobs_here, results_of
+from dshrink.train.study_estimate import Pace, Stopwatch, estimate, form_of
+from dshrink.train.study_report import RowResult, report_lines
+from dshrink.train.study_rows import Worker, Workplace, row_network
+from dshrink.train.study_steps import DONE, StepFolders, StudyError, steps_of
+from latency_tables.io import save_table
+from latency_tables.synthetic import synthetic_table
+
+TRAINING = Training(
+    epochs=1, batch=8, learning_rate=0.02, augmentation=Augmentation(auto_augment="")
+)
+RECIPE = Recipe(
+    name="tiny",
+    title="a tiny study",
+    model="test_resnet",
+    resolution=32,
+    weights="initial",
+    keep=(2,),
+    widths=(0.5,),
+    rows=(
+        *("original", "searched", "distilled", "no_free_activation", "scratch", "random"),
+        *("layer_pruning", "width"),
+    ),
+    random_draws=2,
+    pretrain=TRAINING,
+    search=TRAINING,
+    finetune=TRAINING,
+    distilled=replace(TRAINING, distillation=0.5),
+)
+SMALL = replace(RECIPE, rows=("searched", "random"), widths=(), random_draws=1)
+
+MakePlace = Callable[..., Workplace]
+
+
+@pytest.fixture(scope="session")
+def table(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A latency table of the tiny network, made up."""
+    from dshrink.blocks import find_blocks
+
+    names = tuple(block.name for block in find_blocks(network.spec, network.lowered.layers))
+    made_up = synthetic_table([2.0, 3.0, 4.0, 5.0], [1.0] * 4)
+    folder = tmp_path_factory.mktemp("table")
+    save_table(replace(made_up, model=network.name, resolution=(32, 32), block_names=names), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_place(pictures: Path, table: Path) -> MakePlace:
+    def make(recipe: Recipe, folder: Path, data: str = "the pictures") -> Workplace:
+        steps = steps_of(recipe, measure_table=False, batch=2)
+        folders = StepFolders.of(folder, {"data": data}, "made up", steps)
+        return Workplace(recipe=recipe, data=str(pictures), table=table, folders=folders)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def finished(make_place: MakePlace, tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """A study with every row."""
+    place = make_place(RECIPE, tmp_path_factory.mktemp("study"))
+    study(place).run()
+    return place
+
+
+def study(place: Workplace, **more: Any) -> Study:
+    return Study(place=place, images=open_images(place.data), **more)
+
+
+def weights(place: Workplace, name: str) -> dict[str, torch.Tensor]:
+    return load_file(place.folders.folder(name) / "weights.safetensors")
+
+
+def test_every_step_comes_after_what_it_needs_and_baselines_share_the_searched_mask() -> None:
+    recipe = load_recipe("digits")
+    steps = steps_of(recipe, measure_table=True)
+    names = [step.name for step in steps]
+    assert len(set(names)) == len(names)
+    for number, step in enumerate(steps):
+        assert set(step.needs) <= set(names[:number])
+    # Four keep counts, three seeds, five draws, two widths; one network is pre-trained for all.
+    rows = Counter(step.method for step in steps if step.kind == "train")
+    assert rows == {
+        **{"original": 3, "random": 20, "width": 6},
+        **dict.fromkeys(("searched", "distilled", "no_free_activation"), 12),
+        **dict.fromkeys(("scratch", "layer_pruning"), 12),
+    }
+    kinds = Counter(step.kind for step in steps)
+    assert kinds == {"table": 1, "pretrain": 1, "search": 12, "train": 89, "merge": 89}
+    by_name = {step.name: step for step in steps}
+    for row in ("searched", "layer_pruning", "scratch"):
+        assert "search/keep8/seed2" in by_name[f"{row}/keep8/seed2"].needs
+    assert "pretrain" in by_name["layer_pruning/keep8/seed2"].needs
+    assert "pretrain" not in by_name["scratch/keep8/seed2"].needs
+    assert by_name["random/keep8/seed4"].needs == ("pretrain", "table")
+
+
+def test_all_rows_are_trained_alike_but_for_the_teacher_and_see_the_same_pictures() -> None:
+    steps = [s for s in steps_of(RECIPE, measure_table=False) if s.kind == "train" and s.seed == 0]
+    settings = {step.method: step.training for step in steps}
+    assert settings.pop("distilled") == replace(TRAINING, distillation=0.5)
+    assert set(settings.values()) == {TRAINING}
+
+
+def test_nothing_is_searched_where_no_block_is_kept_or_the_paper_gives_the_mask() -> None:
+    base = replace(SMALL, rows=("searched", "layer_pruning"))
+    none = steps_of(replace(base, keep=(0,)), measure_table=True)
+    published = replace(base, keep=(), masks=("MBV2-DS-A",), model="mobilenetv2_100")
+    for steps in (none, steps_of(published, measure_table=True)):
+        assert not [step for step in steps if step.kind == "search"]
+        assert [s.method for s in steps if s.kind == "train"] == ["searched", "layer_pruning"]
+    assert none[2].needs == ("pretrain", "table")
+
+
+def test_every_row_ends_as_a_file_that_says_what_it_is(finished: Workplace) -> None:
+    results = results_of(finished)
+    assert set(results) == set(finished.folders.steps)
+    searched = results["search/keep2/seed0"]["keep_mask"]
+    assert searched.count("1") == 2
+    for name, step in finished.folders.steps.items():
+        if step.kind != "merge":
+            continue
+        facts = results[name]
+        model = onnx.load(finished.folders.folder(name) / facts["file"])
+        known = json.loads(model.metadata_props[0].value)
+        assert model.metadata_props[0].key == METADATA_KEY
+        assert (known["method"], known["seed"]) == (step.method, step.seed)
+        assert known["accuracy_percent"] == facts["accuracy_percent"]
+        assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 2
+        mask = known["keep_mask"]
+        if step.method == "random":
+            assert mask.count("1") == 2
+        else:
+            whole = {"original": "1111", "width": ""}
+            assert mask == whole.get(step.method, searched)
+        assert known["free_activation"] == (
+            step.method not in ("no_free_activation", "scratch", "layer_pruning")
+        )
+
+
+def test_merged_networks_agree_with_the_unmerged_ones_on_every_picture(
+    finished: Workplace,
+) -> None:
+    results = results_of(finished)
+    merged = {n: r for n, r in results.items() if n.startswith("merge/") and "differing" in r}
+    assert len(merged) == 6  # all rows but the original, layer pruning and width
+    for name, facts in merged.items():
+        assert (facts["differing"], facts["validation_images"]) == (0, 12)
+        assert facts["accuracy_percent"] == facts["unmerged_accuracy_percent"]
+        trained = results[finished.folders.steps[name].needs[0]]
+        assert facts["accuracy_percent"] == trained["accuracy_percent"]
+
+
+def test_rows_differ_in_what_they_start_from_and_in_what_becomes_of_activations(
+    finished: Workplace,
+) -> None:
+    results = results_of(finished)
+    searched = weights(finished, "searched/keep2/seed0")
+    for row in ("distilled", "scratch"):
+        other = weights(finished, f"{row}/keep2/seed0")
+        assert set(other) == set(searched)
+        assert any(not torch.equal(other[name], searched[name]) for name in searched)
+    files = {row: results[f"merge/batch2/{row}/keep2/seed0"] for row in ("searched", "scratch")}
+    assert files["searched"]["structure"] != files["scratch"]["structure"]
+    assert (
+        results["merge/batch2/distilled/keep2/seed0"]["structure"]
+        == (files["searched"]["structure"])
+    )
+    pruned = results["merge/batch2/layer_pruning/keep2/seed0"]
+    assert pruned["parameters"] < files["searched"]["parameters"]
+    whole = results["merge/batch2/original/seed0"]["macs"]
+    assert results["merge/batch2/width/0.5/seed0"]["macs"] < whole / 2
+    draws = {
+        (finished.folders.folder(f"random/keep2/seed{draw}") / "plan.json").read_text()
+        for draw in (0, 1)
+    }
+    assert len(draws) == 2
+
+
+@pytest.mark.parametrize("row", [row for row in RECIPE.rows if row != "width"])
+def test_what_becomes_of_a_row_s_activations(network: Network, row: str) -> None:
+    (step,) = (
+        step
+        for step in steps_of(RECIPE, measure_table=False)
+        if (step.kind, step.method, step.seed) == ("train", row, 0)
+    )
+    trained, changes = row_network(step, network, "1010")
+    if row in ("original", "layer_pruning"):
+        assert changes is None
+        assert (trained.spec == network.spec) == (row == "original")
+    else:
+        assert changes is not None
+        assert changes.mask == "1010"
+        assert changes.free_activation == (row not in ("no_free_activation", "scratch"))
+
+
+def test_scratch_starts_from_initial_weights_and_the_others_from_the_pretrained_ones(
+    finished: Workplace,
+) -> None:
+    worker = Worker(place=finished, images=open_images(finished.data))
+    steps = finished.folders.steps
+    known = weights(finished, "pretrain")
+    for row in ("searched", "layer_pruning", "random", "original"):
+        (name,) = (n for n, s in steps.items() if (s.kind, s.method, s.seed) == ("train", row, 0))
+        start = worker.start(steps[name]).module.state_dict()
+        assert all(torch.equal(start[key], known[key]) for key in known)
+    start = worker.start(steps["scratch/keep2/seed0"]).module.state_dict()
+    assert not torch.equal(start["fc.weight"], known["fc.weight"])
+
+
+def test_a_finished_study_does_nothing_again(
+    finished: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(worker: Worker, step: object) -> dict[str, object]:
+        raise AssertionError(step)
+
+    monkeypatch.setattr(Worker, "do", refuse)
+    study(finished).run()
+
+
+def test_what_was_done_is_kept_and_only_the_rest_is_done(
+    make_place: MakePlace, tmp_path: Path
+) -> None:
+    place = make_place(SMALL, tmp_path)
+    study(place).run()
+    before = weights(place, "searched/keep2/seed0")
+    (place.folders.folder("merge/batch2/random/keep2/seed0") / DONE).unlink()
+    (place.folders.folder("random/keep2/seed0") / DONE).unlink()
+    seen: list[str] = []
+    study(place, progress=lambda done, total, label: seen.append(label)).run()
+    assert {label.split(":")[0] for label in seen} == {
+        "random/keep2/seed0",
+        "merge/batch2/random/keep2/seed0",
+    }
+    after = weights(place, "searched/keep2/seed0")
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_several_processes_train_the_same_networks_as_one(
+    finished: Workplace, make_place: MakePlace, tmp_path: Path
+) -> None:
+    place = make_place(SMALL, tmp_path)
+    counts: list[tuple[int, int]] = []
+    study(place, jobs=2, progress=lambda done, total, label: counts.append((done, total))).run()
+    assert counts[-1] == (6, 6)  # an epoch, or a merge, is 1
+    for name in ("search/keep2/seed0", "merge/batch2/random/keep2/seed0"):
+        assert results_of(place)[name]["keep_mask"] == results_of(finished)[name]["keep_mask"]
+    for name in ("pretrain", "searched/keep2/seed0", "random/keep2/seed0"):
+        alone, together = weights(finished, name), weights(place, name)
+        assert all(torch.equal(alone[key], together[key]) for key in alone)
+
+
+def test_processes_of_a_launcher_do_one_run_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert jobs_here(3) == 3
+    assert jobs_here() >= 1
+    monkeypatch.setattr(
+        dshrink.train.study, "PartialState", lambda: SimpleNamespace(num_processes=2)
+    )
+    assert jobs_here() == jobs_here(1) == 1
+    with pytest.raises(StudyError, match="--jobs 4 with 2 processes of a launcher"):
+        jobs_here(4)
+
+
+def test_a_step_that_fails_stops_only_what_starts_from_it(
+    make_place: MakePlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def act(worker: Worker, step: object) -> dict[str, object]:
+        name = step.name  # type: ignore[attr-defined]
+        done.append(name)
+        if name.startswith("search/"):
+            raise DivergedError("the loss became nan")
+        return {}
+
+    monkeypatch.setattr(Worker, "do", act)
+    place = make_place(SMALL, tmp_path)
+    with pytest.raises(StudyError) as error:
+        study(place).run()
+    assert str(error.value).startswith(
+        "3 of 6 steps failed, first search/keep2/seed0: the loss became nan; the same command"
+    )
+    assert done == [
+        *("pretrain", "search/keep2/seed0", "random/keep2/seed0"),
+        "merge/batch2/random/keep2/seed0",
+    ]
+    # What failed is tried again, and nothing else.
+    done.clear()
+    with pytest.raises(StudyError):
+        study(place).run()
+    assert done == ["search/keep2/seed0"]
+
+
+def test_a_folder_of_another_recipe_is_refused(finished: Workplace, make_place: MakePlace) -> None:
+    longer = replace(TRAINING, epochs=2)
+    changed = {
+        "searched/keep2/seed0": replace(RECIPE, finetune=longer),
+        "search/keep2/seed0": replace(RECIPE, search=longer),
+    }
+    for name, recipe in changed.items():
+        place = make_place(recipe, finished.folders.root)
+        with pytest.raises(StudyError, match=f"{name}/step.json: was done with training") as error:
+            place.folders.result(name)
+        assert "choose another --out" in str(error.value)
+    # The row itself is as it was, but not the mask that it starts from.
+    with pytest.raises(StudyError, match="was done with starts_from"):
+        place.folders.result("searched/keep2/seed0")
+    other = make_place(RECIPE, finished.folders.root, data="other pictures")
+    with pytest.raises(StudyError, match="was done with data"):
+        other.folders.open_steps()
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_shipped_recipe_can_be_estimated(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.images is not None
+    steps = steps_of(recipe, measure_table=True)
+    asked: list[str] = []
+
+    def pace(step: object) -> Pace:
+        asked.append(form_of(step))  # type: ignore[arg-type]
+        return Pace(training_s=0.001, validation_s=0.0)
+
+    found = estimate(steps, recipe.images, pace, jobs=1, device="none")
+    assert len(asked) == len(set(asked)) <= 10
+    batch = recipe.finetune.batch
+    seen = recipe.images.training // batch * batch
+    epochs = sum(step.training.epochs for step in steps if step.training)
+    assert found.total_s == pytest.approx(0.001 * seen * epochs)
+    assert set(found.seconds) == {step.name for step in steps if step.training}
+
+
+def test_two_processes_halve_what_does_not_wait() -> None:
+    counts = ImageCounts(training=8, validation=10, classes=3)
+    pace = Pace(training_s=1.0, validation_s=0.1)
+    steps = steps_of(replace(SMALL, random_draws=3), measure_table=False)
+    # Each takes 9 s: the pretraining, then four in pairs, of which one waits for the search.
+    assert estimate(steps, counts, lambda s: pace, jobs=1, device="none").total_s == 54
+    assert estimate(steps, counts, lambda s: pace, jobs=2, device="none").total_s == 36
+
+
+def test_paces_are_measured_for_every_form_of_network() -> None:
+    watch = Stopwatch(replace(RECIPE, resolution=32), 3, jobs=1)
+    forms = {}
+    for step in steps_of(RECIPE, measure_table=False):
+        if step.training and form_of(step) not in forms:
+            forms[form_of(step)] = watch(step)
+    assert set(forms) == {
+        *("original", "gated", "unmerged", "distilled", "pruned keep2", "width 0.5"),
+    }
+    assert all(min(pace.validation_s, pace.training_s) > 0 for pace in forms.values())
+
+
+def rows(
+    method: str, *accuracies: float, place: str = "keep2", fps: float = 100
+) -> list[RowResult]:
+    return [
+        RowResult(
+            method=method,
+            place=place,
+            seed=seed,
+            accuracy_percent=accuracy,
+            throughput_fps=fps,
+            macs=2_000_000,
+            differing=0,
+            validation_images=12,
+        )
+        for seed, accuracy in enumerate(accuracies)
+    ]
+
+
+def test_the_report_has_every_row_and_the_layout_of_tab_4() -> None:
+    results = [
+        *rows("original", 90, place="", fps=50),
+        *rows("scratch", 70, 72),
+        *rows("no_free_activation", 75),
+        *rows("searched", 80, 82, fps=110),
+    ]
+    text = [" ".join(line.split()) for line in report_lines("tiny", results)]
+    for line in (
+        "| keep2 | searched | 2 | 81.00 (68.29 - 93.71) | 110.0 | 2.20 | 2.00 |",
+        "| whole | original | 1 | 90.00 | 50.0 | 1.00 | 2.00 |",
+        "| keep2 | 71.00 | 75.00 (+4.00) | 81.00 (+10.00) |",
+        "Merged and unmerged networks told 72 images apart (6 networks), all alike.",
+    ):
+        assert line in text
+
+
+def test_the_report_says_what_is_not_there() -> None:
+    failed = [replace(one, throughput_fps=None, differing=1) for one in rows("searched", 80)]
+    text = "\n".join(report_lines("tiny", failed))
+    assert "Tab. 4" not in text
+    assert "ratio" in text
+    assert "1 of them otherwise" in text
