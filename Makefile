@@ -6,8 +6,10 @@
 # TORCH   what pip installs as torch: the version that the tests run with. Any 2.11 to 2.15 will do. On
 #         Linux pip's default build brings gigabytes of CUDA; the file or address of a CPU wheel does
 #         not: make demo TORCH=./torch-2.13.0+cpu-....whl
+# JOBS    the processes that run the tests, of 1.5 GB each
 # PYTHON36  a Python 3.6 for the tests of the oldest devices, found on the path or among pyenv's; where
 #         there is none (or with an empty PYTHON36=) they are skipped
+JOBS ?= 2
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
@@ -49,7 +51,8 @@ types: install
 	$(BIN)/mypy
 
 test: lint types $(if $(PYTHON36),$(VENV36)/installed)
-	$(BIN)/pytest -m "not slow and not hardware"
+	# Who is done first takes tests over from the others.
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow and not hardware"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo

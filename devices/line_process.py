@@ -133,7 +133,8 @@ class LineProcess:
                         if not outgoing:
                             selector.unregister(stdin)
                     elif key.fileobj is stdout:
-                        self._receive(key.fd, max_bytes)
+                        if not self._receive(key.fd, max_bytes):
+                            outgoing.drop()
                     elif not self._keep_errors(key.fd):
                         selector.unregister(key.fileobj)
         line, _, self._received = self._received.partition(b"\n")
@@ -175,13 +176,17 @@ class LineProcess:
             with contextlib.suppress(OSError):
                 _pipe(stream).close()
 
-    def _receive(self, stdout: int, max_bytes: int) -> None:
+    def _receive(self, stdout: int, max_bytes: int) -> bool:
+        """Take what it wrote; False at the end of its output, behind the line it ended with."""
         piece = os.read(stdout, 1 << 16)
         if not piece:
+            if b"\n" in self._received:
+                return False
             raise EOFError
         self._received += piece
         if len(self._received) > max_bytes:
             raise LineTooLongError(f"a line of more than {max_bytes} bytes")
+        return True
 
     def _keep_errors(self, stderr: int) -> bool:
         """Take what is in the pipe of standard error, keep the end; False where nothing is.
@@ -214,8 +219,12 @@ class _Outgoing:
             pass
         except BrokenPipeError:
             # It has ended: the end of its output says so, after what it still had to say.
-            self._pieces, self._left = iter(()), memoryview(b"")
+            self.drop()
         self._advance()
+
+    def drop(self) -> None:
+        """Send no more."""
+        self._pieces, self._left = iter(()), memoryview(b"")
 
     def _advance(self) -> None:
         while not self._left:

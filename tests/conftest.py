@@ -1,10 +1,13 @@
 """Fixtures of all tests.
 
-Networks are made once a run: tracing costs seconds, and no test changes what it is given.
+``make test`` runs them in several processes (pytest-xdist), each with a device lock and folders of
+its own. Networks are made once a process: tracing costs seconds, and no test changes what it is
+given.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -12,12 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 from devices.agent import lock
 from dshrink.models import Network, load_network
 
 if TYPE_CHECKING:
     from ssh_server import SshServer
+
+# Whatever terminal the tests are run from: the consoles look once, when they are first imported.
+for size in ("COLUMNS", "LINES"):
+    os.environ.pop(size, None)
 
 # Tests of every folder may import what lies there (not here: tests/devices would hide devices).
 sys.path.append(str(Path(__file__).parent / "support"))
@@ -30,6 +38,17 @@ def device_lock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(lock.PATH_VARIABLE, str(path))
         yield path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """The networks of the tests are too small to share, and other tests run beside this one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # what the tests start
+        yield
+    torch.set_num_threads(threads)
 
 
 @cache

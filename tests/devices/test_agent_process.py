@@ -330,6 +330,18 @@ def test_an_agent_that_closes_its_output_and_lives_on_is_lost(
         assert ends(process._process.pid)
 
 
+def test_an_answer_counts_though_its_process_ended_its_output_before_it_took_everything() -> None:
+    # As a push to a full disk: the agent answers in the middle of the file, and ends.
+    body = "import os, time; os.write(1, b'no room\\n'); os.close(1); time.sleep(600)"
+    process = line_process.LineProcess([sys.executable, "-c", body])
+    try:
+        assert process.exchange([bytes(1 << 20)] * 4, PATIENCE_S, 100) == b"no room"
+        with pytest.raises(EOFError):
+            process.exchange([], PATIENCE_S, 100)
+    finally:
+        process.kill()
+
+
 def test_here_files_stay_where_they_are(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).write_text(name)

@@ -23,8 +23,15 @@ from profiler.settings import Settings
 from profiler.workloads import build_onnx
 
 SIMULATED = Path(__file__).parents[1] / "support" / "fake_gpu"
+#: A sample of few runs: what they take is made up, and each costs the time of a strict fake.
 QUICK = Rule(
-    warmup_s=0.0, warmup_cap_s=0.01, window_s=0.0005, min_samples=10, min_total_s=0.0, cap_s=0.02
+    warmup_s=0.0,
+    warmup_cap_s=0.01,
+    window_s=0.0001,
+    sample_s=0.0001,
+    min_samples=10,
+    min_total_s=0.0,
+    cap_s=0.02,
 )
 #: Rounds, and as many extra ones as rivals get.
 SETTINGS = Settings(rounds=2, extra_rounds=2, extra_share=5.0, anchor_every=10, rule=QUICK)

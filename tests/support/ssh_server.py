@@ -57,7 +57,12 @@ class SshServer:
         #: What the agents of ``connect`` get as their folder.
         self.folder = home / "root"
         self.options = ("-F", str(home / "client"))
-        self.port = free_port()
+        # Bound, so that nobody else is given the port, even while the server is stopped; who says
+        # SO_REUSEADDR, as sshd does, can listen on it all the same.
+        self._reserved = socket.socket()
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._reserved.bind(("127.0.0.1", 0))
+        self.port = int(self._reserved.getsockname()[1])
         self._process: subprocess.Popen[bytes] | None = None
         home.mkdir()
         for name in ("host_key", "user_key", "other_key"):
@@ -78,6 +83,7 @@ class SshServer:
         trace: TracebackType | None,
     ) -> None:
         self.stop()
+        self._reserved.close()
         left = self.agents
         gone = wait_until(lambda: not self.agents)
         for pid in self.agents:

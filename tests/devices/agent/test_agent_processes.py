@@ -68,13 +68,16 @@ def test_who_starts_or_ends_meanwhile_is_left_out(tmp_path: Path) -> None:
     assert seen(tmp_path, {}, {21: ("new", 1, 5.0)}) == []
 
 
-def test_a_real_neighbour_is_found() -> None:
-    neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+def test_a_real_neighbour_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "MOST", 1000)  # others may be at work here too
+    busy = "print(flush=True)\nwhile True: pass"
+    neighbour = subprocess.Popen([sys.executable, "-c", busy], stdout=subprocess.PIPE)
     try:
+        assert neighbour.stdout is not None and neighbour.stdout.readline()
         found = {one["pid"]: one for one in others(own=0)}
     finally:
         neighbour.kill()
-        neighbour.wait()
+        neighbour.communicate()
     assert found[neighbour.pid]["cpu_percent"] > 5
     assert found[neighbour.pid]["name"].startswith("python")
 
