@@ -51,6 +51,7 @@ from dshrink.train.feed import Feed
 from dshrink.train.finetune import finetune
 from dshrink.train.mask_search import search_masks
 from dshrink.train.settings import PRECISIONS, Training
+from dshrink.train.unreadable import UnreadableImages
 from dshrink.version import __version__
 from profiler.statistics import median
 
@@ -69,6 +70,7 @@ class RandomImages(Feed):
 
     def __init__(self, look: Look, settings: Training, steps: int, *, pin: bool) -> None:
         self.look, self.settings, self.length = look, settings, steps
+        self.unreadable = UnreadableImages()
         draw = torch.Generator().manual_seed(0)
         shape = (settings.batch, look.channels, *look.size)
         self.pool = [

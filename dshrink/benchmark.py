@@ -66,10 +66,14 @@ class Candidate:
     segments: str = "blocks"
     #: The network as it is, which any table of it predicts.
     original: bool = False
-    #: How the network came about, with which seed, and how accurate it is, where its file says so.
+    #: How the network came about, with which seed, how accurate it is, and on how many of which
+    #: images (their digest), where its file says so.
     method: str = ""
+    recipe: str = ""
     seed: int | None = None
     accuracy_percent: float | None = None
+    validation_images: int | None = None
+    data: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +81,9 @@ class BenchmarkResult:
     """One row of the results file; latencies in ms a batch, throughput in frames per second.
 
     Where the runtime builds an engine: how long the first build took, how large the engine is, and
-    the memory that it and its tensors hold on the GPU. Method, seed and accuracy are what the ONNX
-    file says of itself; they are not measured here.
+    the memory that it and its tensors hold on the GPU. From ``method`` on, all but the resolution
+    ("224x224", empty where the input has none) is what the ONNX file says of itself, and not
+    measured here; ``data`` is the digest of the images that its accuracy is of.
     """
 
     network: str
@@ -119,6 +124,10 @@ class BenchmarkResult:
     method: str = ""
     seed: int | None = None
     accuracy_percent: float | None = None
+    validation_images: int | None = None
+    data: str = ""
+    recipe: str = ""
+    resolution: str = ""
 
 
 def candidates_of(
@@ -173,6 +182,7 @@ def candidate_of_file(path: Path, batch: int) -> Candidate:
     except ValueError:
         known = {}
     seed = _metadata_number(path, known, "seed", 2.0**63)
+    images = _metadata_number(path, known, "validation_images", 2.0**63, lowest=1)
     return Candidate(
         label=path.name,
         model=str(known.get("model", "")),
@@ -186,22 +196,26 @@ def candidate_of_file(path: Path, batch: int) -> Candidate:
         method=str(known.get("method") or ""),
         seed=None if seed is None else int(seed),
         accuracy_percent=_metadata_number(path, known, "accuracy_percent", 100.0),
+        validation_images=None if images is None else int(images),
+        data=str(known.get("data") or ""),
+        recipe=str(known.get("recipe") or ""),
     )
 
 
 def _metadata_number(
-    path: Path, known: Mapping[str, Any], name: str, highest: float
+    path: Path, known: Mapping[str, Any], name: str, highest: float, lowest: int = 0
 ) -> float | None:
     """None where the file says nothing. Raises BenchmarkError for what cannot be."""
     value = known.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= highest:
-        raise BenchmarkError(
-            f"{path}: {name} in its metadata must be a number from 0 to {highest:g}, got "
-            f"{value!r}: write the file again with `dshrink merge`"
-        )
-    return value
+    is_number = not isinstance(value, bool)
+    if is_number and isinstance(value, int | float) and lowest <= value <= highest:
+        return value
+    raise BenchmarkError(
+        f"{path}: {name} in its metadata must be a number from {lowest} to {highest:g}, got "
+        f"{value!r}: write the file again with `dshrink merge`"
+    )
 
 
 def run_benchmark(
@@ -297,6 +311,10 @@ def _result(
         method=candidate.method,
         seed=candidate.seed,
         accuracy_percent=candidate.accuracy_percent,
+        validation_images=candidate.validation_images,
+        data=candidate.data,
+        recipe=candidate.recipe,
+        resolution="x".join(map(str, candidate.resolution)) if all(candidate.resolution) else "",
     )
 
 

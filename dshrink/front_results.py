@@ -1,7 +1,8 @@
 """Points of fronts, out of the CSVs of ``dshrink bench``, and the CSV of a front.
 
-Networks of one method that differ by nothing but their seed are one point. Results that were
-measured under different conditions never meet: there is a front for each set of them.
+Networks of one method and recipe that differ by nothing but their seed are one point. Results that
+were measured under different conditions, or whose accuracies are of different images, never meet:
+there is a front for each set of them. Images that nobody names are others than those with a name.
 """
 
 from __future__ import annotations
@@ -14,17 +15,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from dshrink.fronts import Estimate, Front, FrontError, FrontPoint, estimate, make_front
+from dshrink.fronts import (
+    Estimate,
+    Front,
+    FrontError,
+    FrontPoint,
+    accuracy_estimate,
+    estimate,
+    make_front,
+)
 from latency_tables.csv_lines import CsvLine, CsvSource, load_lines
 from latency_tables.io import write_atomically
 
 #: Results that differ in one of these are never compared.
 CONDITION_COLUMNS = (
     *("device", "runtime", "precision", "batch", "threads"),
-    *("clock", "statistic", "launch", "cache_mode"),
+    *("clock", "statistic", "launch", "cache_mode", "data"),
 )
 #: What it means that a file lacks one of them.
-OPTIONAL_CONDITIONS = {"clock": "", "statistic": "", "launch": "plain", "cache_mode": "hot"}
+OPTIONAL_CONDITIONS = {
+    **{"clock": "", "statistic": "", "launch": "plain", "cache_mode": "hot", "data": ""}
+}
 COLUMNS = (
     "network",
     *(name for name in CONDITION_COLUMNS if name not in OPTIONAL_CONDITIONS),
@@ -43,12 +54,15 @@ class _Measured:
     line: CsvLine
     conditions: tuple[str, ...]
     method: str
+    recipe: str
     network: str
     model: str
+    resolution: str
     kept_blocks: int | None
     seed: int | None
     throughput_fps: Estimate
     accuracy_percent: float
+    validation_images: int | None
 
     @property
     def name(self) -> str:
@@ -72,8 +86,9 @@ def load_fronts(
 ) -> LoadedFronts:
     """The fronts of all results in ``paths``, in the order in which their conditions come.
 
-    Beside COLUMNS the files may have ``accuracy_percent`` (older ones lack it), ``method``,
-    ``seed``, ``model`` and ``kept_blocks``. ``model`` leaves all other networks out;
+    Beside COLUMNS the files may have ``accuracy_percent`` (older ones lack it),
+    ``validation_images`` that it is of, ``method``, ``recipe``, ``seed``, ``model``, ``resolution``
+    and ``kept_blocks``. ``model`` leaves all other networks out;
     ``reference_percent`` is the accuracy that hypervolumes start from: by default the lowest of
     each front. No path, no front. Raises FrontError.
     """
@@ -130,6 +145,9 @@ def _measured(line: CsvLine) -> _Measured | None:
     accuracy = line.number_in("accuracy_percent") if known else None
     if accuracy is not None and not 0 <= accuracy <= 100:
         raise line.bad("accuracy_percent", "between 0 and 100")
+    images = _whole(line, "validation_images")
+    if images == 0:
+        raise line.bad("validation_images", "1 or more")
     if accuracy is None or not texts[1]:
         return None
     fps = line.number_in("throughput_fps", above=0)
@@ -143,13 +161,20 @@ def _measured(line: CsvLine) -> _Measured | None:
             _optional(line, name) or OPTIONAL_CONDITIONS.get(name, "") for name in CONDITION_COLUMNS
         ),
         method=_optional(line, "method"),
+        recipe=_optional(line, "recipe"),
         network=line.text("network"),
         model=_optional(line, "model"),
-        kept_blocks=line.whole("kept_blocks") if _optional(line, "kept_blocks") else None,
-        seed=line.whole("seed") if _optional(line, "seed") else None,
+        resolution=_optional(line, "resolution"),
+        kept_blocks=_whole(line, "kept_blocks"),
+        seed=_whole(line, "seed"),
         throughput_fps=Estimate(mean=fps, low=low, high=high),
         accuracy_percent=accuracy,
+        validation_images=images,
     )
+
+
+def _whole(line: CsvLine, name: str) -> int | None:
+    return line.whole(name) if _optional(line, name) else None
 
 
 def _groups(members: Sequence[_Measured]) -> list[list[_Measured]]:
@@ -175,7 +200,8 @@ def _parted(members: Sequence[_Measured], *, by_name: bool) -> list[list[_Measur
         is_named = by_name or one.kept_blocks is None or one.name != one.network
         same = one.name if is_named else one.kept_blocks
         alone = place if one.seed is None else None
-        parts.setdefault((one.method, one.model, same, alone), []).append(one)
+        key = (one.method, one.recipe, one.model, one.resolution, same, alone)
+        parts.setdefault(key, []).append(one)
     return list(parts.values())
 
 
@@ -192,9 +218,10 @@ def _check_seeds(members: Sequence[_Measured]) -> None:
 
 
 def _point(members: Sequence[_Measured]) -> FrontPoint:
-    """The mean over seeds; see ``_throughput``."""
+    """The mean over seeds; see ``_throughput`` and ``accuracy_estimate``."""
     first, ordered = members[0], sorted(members, key=lambda one: one.seed or 0)
     counts = {one.kept_blocks for one in members}
+    images = min((one.validation_images for one in members if one.validation_images), default=None)
     return FrontPoint(
         method=first.method,
         network=first.name if len(members) > 1 else first.network,
@@ -202,8 +229,11 @@ def _point(members: Sequence[_Measured]) -> FrontPoint:
         kept_blocks=first.kept_blocks if len(counts) == 1 else None,
         seeds=tuple(one.seed for one in ordered if one.seed is not None),
         throughput_fps=_throughput([one.throughput_fps for one in ordered]),
-        accuracy_percent=estimate([one.accuracy_percent for one in ordered], highest=100.0),
+        accuracy_percent=accuracy_estimate([one.accuracy_percent for one in ordered], images),
         of_seeds=tuple((one.throughput_fps.mean, one.accuracy_percent) for one in ordered),
+        recipe=first.recipe,
+        resolution=first.resolution,
+        validation_images=images,
     )
 
 
@@ -222,29 +252,41 @@ def _throughput(members: Sequence[Estimate]) -> Estimate:
 
 
 def front_rows(front: Front) -> list[dict[str, object]]:
-    """A row a point: its conditions, itself, and the hypervolumes of its method and of all."""
+    """A row a point: its conditions, itself, and the hypervolumes of its series and of all."""
+    volumes = {series: front.series_hypervolume(series) for series in front.series}
     return [
         {
             **dict(zip(CONDITION_COLUMNS, front.conditions, strict=True)),
-            "method": point.method,
-            "network": point.network,
-            "model": point.model,
-            "kept_blocks": point.kept_blocks,
-            "seeds": " ".join(map(str, point.seeds)),
-            "throughput_fps": point.throughput_fps.mean,
-            "throughput_low_fps": point.throughput_fps.low,
-            "throughput_high_fps": point.throughput_fps.high,
-            "accuracy_percent": point.accuracy_percent.mean,
-            "accuracy_low_percent": point.accuracy_percent.low,
-            "accuracy_high_percent": point.accuracy_percent.high,
+            **_point_row(point),
             "on_front": int(on_front),
             "reference_percent": front.reference_percent,
-            "method_hypervolume": front.method_hypervolume(point.method),
-            "method_half_width": front.method_half_width(point.method),
+            "method_hypervolume": volumes[point.series][0],
+            "method_half_width": volumes[point.series][1],
             "hypervolume": front.hypervolume,
         }
         for point, on_front in zip(front.points, front.on_front, strict=True)
     ]
+
+
+def _point_row(point: FrontPoint) -> dict[str, object]:
+    """The interval of an accuracy is empty where nothing tells it."""
+    accuracy = point.accuracy_percent
+    return {
+        "method": point.method,
+        "recipe": point.recipe,
+        "network": point.network,
+        "model": point.model,
+        "resolution": point.resolution,
+        "kept_blocks": point.kept_blocks,
+        "seeds": " ".join(map(str, point.seeds)),
+        "throughput_fps": point.throughput_fps.mean,
+        "throughput_low_fps": point.throughput_fps.low,
+        "throughput_high_fps": point.throughput_fps.high,
+        "accuracy_percent": accuracy.mean,
+        "accuracy_low_percent": accuracy.low if point.has_accuracy_interval else None,
+        "accuracy_high_percent": accuracy.high if point.has_accuracy_interval else None,
+        "validation_images": point.validation_images,
+    }
 
 
 def save_fronts(fronts: Sequence[Front], path: Path) -> None:

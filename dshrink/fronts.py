@@ -2,9 +2,9 @@
 
 Noise means two things here. The speed of one architecture is one number, which every run measures a
 little differently: a network must not stay on the front because it came out 0.1 % faster than its
-equal of clearly higher accuracy. The accuracy is known from a few seeds, so that its intervals are
-wide: were all that they cover held for equal, a row of networks, each within the noise of the next,
-would lose the one that is clearly the most accurate.
+equal of clearly higher accuracy. The accuracy is known from a few seeds and a limited number of
+images, so that its intervals are wide: were all that they cover held for equal, a row of networks,
+each within the noise of the next, would lose the one that is clearly the most accurate.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ _T_QUANTILES = (
     *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
     *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
 )
+#: 97.5 % quantile of the normal distribution.
+_NORMAL_QUANTILE = 1.959964
 
 
 class FrontError(DshrinkError):
@@ -49,8 +51,12 @@ def half_width(values: Sequence[float]) -> float:
     """Of the 95 % t-interval of their mean; 0 for one value, which says nothing of the spread."""
     if len(values) < 2:
         return 0.0
-    t = _T_QUANTILES[min(len(values) - 1, len(_T_QUANTILES)) - 1]
-    return t * stdev(values) / math.sqrt(len(values))
+    return t_quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values))
+
+
+def t_quantile(degrees: int) -> float:
+    """The 97.5 % quantile of Student's t for 1 or more degrees of freedom."""
+    return _T_QUANTILES[min(degrees, len(_T_QUANTILES)) - 1]
 
 
 def estimate(values: Sequence[float], highest: float = math.inf) -> Estimate:
@@ -61,12 +67,42 @@ def estimate(values: Sequence[float], highest: float = math.inf) -> Estimate:
     return Estimate(mean=mean, low=min(low, mean), high=max(high, mean))
 
 
+def wilson_interval(share: float, images: int) -> tuple[float, float]:
+    """Where a share found on that many images may lie (E. B. Wilson, 1927; 95 %).
+
+    Wilson's rather than the normal one, which has no width where all images are told right.
+    """
+    noise = _NORMAL_QUANTILE**2 / images
+    middle = share + noise / 2
+    half = math.sqrt(noise * (share * (1 - share) + noise / 4))
+    return max(0.0, (middle - half) / (1 + noise)), min(1.0, (middle + half) / (1 + noise))
+
+
+def accuracy_estimate(percents: Sequence[float], images: int | None) -> Estimate:
+    """The mean, with the t-interval over seeds or Wilson's over images: the wider end.
+
+    Seeds that agree, by chance or because there is only one, know no accuracy better than the
+    images tell it. All seeds have the same images, so that more seeds are not more of them. None
+    where their number is not known.
+    """
+    over_seeds = estimate(percents, highest=100.0)
+    if images is None:
+        return over_seeds
+    low, high = wilson_interval(over_seeds.mean / 100, images)
+    return Estimate(
+        mean=over_seeds.mean,
+        low=min(over_seeds.low, 100 * low),
+        high=max(over_seeds.high, 100 * high),
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrontPoint:
-    """One network of one method, over its ``seeds`` (empty where not known).
+    """One network of one method and recipe, over its ``seeds`` (empty where not known).
 
     ``kept_blocks`` is None where the blocks are not known, or seeds keep different numbers of them;
-    ``of_seeds`` has (frames/s, percent) of each seed.
+    ``of_seeds`` has (frames/s, percent) of each seed; ``validation_images`` is how many tell the
+    accuracy, None where not known.
     """
 
     method: str
@@ -77,6 +113,26 @@ class FrontPoint:
     throughput_fps: Estimate
     accuracy_percent: Estimate
     of_seeds: tuple[tuple[float, float], ...] = ()
+    recipe: str = ""
+    resolution: str = ""
+    validation_images: int | None = None
+
+    @property
+    def series(self) -> tuple[str, str]:
+        """What is drawn as one: (method, recipe)."""
+        return self.method, self.recipe
+
+    @property
+    def has_accuracy_interval(self) -> bool:
+        """Whether anything tells the noise of the accuracy: its images, or several seeds."""
+        return self.validation_images is not None or len(self.of_seeds) > 1
+
+    @property
+    def accuracy_bounds(self) -> Estimate:
+        """What the accuracy may be: from 0 to 100 % where nothing tells its noise."""
+        if self.has_accuracy_interval:
+            return self.accuracy_percent
+        return Estimate(mean=self.accuracy_percent.mean, low=0.0, high=100.0)
 
     @property
     def mean(self) -> tuple[float, float]:
@@ -88,12 +144,13 @@ def dominates(a: FrontPoint, b: FrontPoint) -> bool:
     """Whether ``a`` is better than ``b`` by more than the noise of both, and no trade for it.
 
     Either its accuracy is clearly higher and its throughput not clearly lower, or its throughput is
-    clearly higher and the mean of its accuracy not lower. Clearly: the 95 % intervals do not meet.
+    clearly higher and the mean of its accuracy not lower. Clearly: the 95 % intervals do not meet;
+    where nothing tells the noise of an accuracy, it is never clearly higher nor lower.
     The relation never runs in a circle, but it is not transitive: where the interval of b's
     throughput covers those of a and c, a may dominate b and b dominate c though a is clearly slower
     than c.
     """
-    if a.accuracy_percent.clearly_above(b.accuracy_percent):
+    if a.accuracy_bounds.clearly_above(b.accuracy_bounds):
         return not b.throughput_fps.clearly_above(a.throughput_fps)
     is_faster = a.throughput_fps.clearly_above(b.throughput_fps)
     return is_faster and a.accuracy_percent.mean >= b.accuracy_percent.mean
@@ -155,33 +212,29 @@ class Front:
     reference_percent: float
 
     @property
-    def methods(self) -> tuple[str, ...]:
-        """In the order of the points."""
-        return tuple(dict.fromkeys(point.method for point in self.points))
+    def series(self) -> tuple[tuple[str, str], ...]:
+        """(method, recipe), in the order of the points."""
+        return tuple(dict.fromkeys(point.series for point in self.points))
 
     @property
     def hypervolume(self) -> float:
-        """Of all points together, in frames/s x percent."""
+        """Of the means of all points together, in frames/s x percent."""
         return self._volume([point.mean for point in self.points])
 
-    def method_hypervolume(self, method: str) -> float:
-        """Of one method alone, in frames/s x percent."""
-        return self._volume([point.mean for point in self._of_method(method)])
+    def series_hypervolume(self, series: tuple[str, str]) -> tuple[float, float | None]:
+        """Of one series alone, and the half-width of its 95 % t-interval, in frames/s x percent.
 
-    def method_half_width(self, method: str) -> float | None:
-        """Of the 95 % t-interval of the method's hypervolume, from that of each seed alone.
-
-        None where its points do not all have the same seeds, two at least.
+        The mean of the volumes that each seed has alone, which the interval is of. Where the points
+        do not all have the same seeds, two at least, it is the volume of their means, and there
+        is no interval.
         """
-        points = self._of_method(method)
+        points = [point for point in self.points if point.series == series]
         seeds = points[0].seeds
         if len(seeds) < 2 or any(point.seeds != seeds for point in points):
-            return None
+            return self._volume([point.mean for point in points]), None
         by_seed = zip(*(point.of_seeds for point in points), strict=True)
-        return half_width([self._volume(means) for means in by_seed])
-
-    def _of_method(self, method: str) -> list[FrontPoint]:
-        return [point for point in self.points if point.method == method]
+        volumes = [self._volume(means) for means in by_seed]
+        return fmean(volumes), half_width(volumes)
 
     def _volume(self, means: Sequence[tuple[float, float]]) -> float:
         return hypervolume(means, (0.0, self.reference_percent))

@@ -28,6 +28,10 @@ class NetworkError(DshrinkError):
     """A network that cannot be had: unknown name, not traceable, weights that do not fit."""
 
 
+class WeightsMisfitError(NetworkError):
+    """Weights whose names or shapes are not the network's."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Network:
     """A network with its graph. ``module`` holds the weights, ``lowered`` the structure."""
@@ -203,7 +207,7 @@ def load_state(module: nn.Module, path: Path, name: str) -> None:
         module.load_state_dict(state)
     except RuntimeError as error:
         detail = " ".join(str(error).split())
-        raise NetworkError(
+        raise WeightsMisfitError(
             f"{path}: its weights do not fit {name} ({detail[:160]}); give a state dict of {name}"
         ) from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dshrink.cli import options, train_options
-from dshrink.cli.console import err, notice, out, print_json, progress
+from dshrink.cli.console import err, notice, out, print_json
 from dshrink.train.unreadable import Unreadable
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 def command(
+    context: typer.Context,
     model: options.Model,
     data: train_options.Data,
     folder: Annotated[Path, typer.Option("--out", help="folder for the weights and checkpoints")],
@@ -56,20 +56,23 @@ def command(
     ] = None,
     batch: train_options.Batch = None,
     accumulate: train_options.Accumulate = None,
-    lr: train_options.LearningRate = None,
+    learning_rate: train_options.LearningRate = None,
     shrink_lr: Annotated[
         float | None,
         typer.Option(
             help="learning rate after the added activations are gone; that of --lr if not given"
         ),
     ] = None,
+    warmup_epochs: train_options.WarmupEpochs = None,
+    clip: train_options.Clip = None,
     ema: Annotated[
         float | None, typer.Option(help="decay of an average of the weights, which is then kept")
     ] = None,
     precision: train_options.TrainPrecision = None,
     loaders: train_options.Loaders = None,
     unreadable: train_options.OnUnreadable = Unreadable.SKIP,
-    seed: options.Seed = 0,
+    checkpoint_steps: train_options.CheckpointSteps = None,
+    seed: train_options.Seed = None,
     json: options.Json = False,
 ) -> None:
     """Train MODEL expanded, then shrink it back: its own architecture with better weights.
@@ -80,15 +83,8 @@ def command(
     """
     settings = train_options.settings_of(
         train_options.recipe_settings(recipe),
-        epochs=epochs,
-        batch=batch,
-        accumulate=accumulate,
-        learning_rate=lr,
         distillation=0.0,
-        ema=ema,
-        precision=precision,
-        loaders=loaders,
-        seed=seed,
+        **train_options.given_settings(context),
     )
     # What goes on without the added activations is trained already: it needs no warm-up.
     shrinking = train_options.settings_of(
@@ -133,33 +129,26 @@ def run_expand(
 
     Empty in all processes but the first.
     """
-    from dshrink.train.data import look_of, open_images
     from dshrink.train.expansion_rules import choose
     from dshrink.train.expansion_training import expand_and_shrink
-    from dshrink.train.feed import Feed
-    from dshrink.train.network import load_for
-    from dshrink.train.unreadable import UnreadableImages
+    from dshrink.train.opening import feed_of, open_both
 
-    images = open_images(data)
-    network = load_for(images, model, resolution=resolution, weights=weights, seed=settings.seed)
+    images, network = open_both(
+        data, model, resolution=resolution, weights=weights, seed=settings.seed
+    )
     choice = choose(network, rule, layers)
-    look = look_of(model, network.resolution, network.spec.input_shape[0])
-    missing = UnreadableImages(unreadable)
-    feed = Feed(images=images, look=look, settings=settings, unreadable=missing)
-    with ExitStack() as stack:
-        main = train_options.is_main_process()
-        update = stack.enter_context(progress("expand")) if main else None
+    feed = feed_of(images, network, settings, unreadable)
+    with train_options.progress_of_main("expand") as update:
         shrunk = expand_and_shrink(
             network, choice, feed, shrinking, folder, ratio=ratio, progress=update, notice=notice
         )
     if shrunk is None:
         return {}
-    if missing.line:
-        notice(missing.line)
+    train_options.say_unreadable(feed.unreadable)
     return {
         **_told(shrunk, choice, ratio),
         "cost": _cost(network, shrunk.grown),
-        "unreadable": dict(missing.reasons),
+        "unreadable": dict(feed.unreadable.reasons),
     }
 
 

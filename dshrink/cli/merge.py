@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dshrink.cli import options
+from dshrink.cli import options, train_options
 from dshrink.cli.console import out, print_json
 from dshrink.errors import DshrinkError
+from dshrink.train.unreadable import Unreadable
 
 if TYPE_CHECKING:
     from dshrink.merge.rewrite import MergedNetwork
     from dshrink.merge.verify import Certificate
     from dshrink.search.plan import Plan
     from dshrink.train.agreement import Agreement
+    from dshrink.train.feed import Feed
 
 
 def register(app: typer.Typer) -> None:
@@ -41,10 +43,19 @@ def command(
             help="images (as of `dshrink finetune`): the accuracy before and after the merge",
         ),
     ] = None,
+    loaders: train_options.Loaders = None,
+    unreadable: train_options.OnUnreadable = Unreadable.SKIP,
     padding: options.PlanPadding = None,
-    free_activation: options.FreeActivation = True,
+    free_activation: options.WeightsFreeActivation = None,
     batch: options.FileBatch = 1,
-    resolution: options.Resolution = 224,
+    resolution: Annotated[
+        int | None,
+        typer.Option(
+            min=8,
+            help="height and width in pixels; the plan's, else the fine-tuned weights', else 224, "
+            "if not given",
+        ),
+    ] = None,
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
@@ -59,6 +70,8 @@ def command(
         out_file,
         weights=weights,
         data=data,
+        loaders=loaders or 0,
+        unreadable=unreadable,
         padding=padding,
         free_activation=free_activation,
         batch=batch,
@@ -88,10 +101,12 @@ def run_merge(
     *,
     weights: str = "pretrained",
     data: str | None = None,
+    loaders: int = 0,
+    unreadable: Unreadable = Unreadable.SKIP,
     padding: str | None = None,
-    free_activation: bool = True,
+    free_activation: bool | None = None,
     batch: int = 1,
-    resolution: int = 224,
+    resolution: int | None = None,
     seed: int = 0,
     about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -106,15 +121,26 @@ def run_merge(
     from dshrink.plans import bind_to_network
     from dshrink.regions import rewriting
     from dshrink.search.plan import parse_plan
+    from dshrink.train.opening import open_to_validate
     from latency_tables.io import write_atomically
 
     wanted = parse_plan(plan)
     source = weights if weights in ("pretrained", "random") else Path(weights)
     trained = about_weights(source) if isinstance(source, Path) else {}
-    size = wanted.resolution or (tuple(trained["resolution"]) if trained else resolution)
+    known, whose = wanted.resolution, f"the plan {plan}"
+    if known is None and (found := trained.get("resolution")):
+        known, whose = (found[0], found[1]), weights
+    size = options.one_resolution(resolution, known, whose)
     network = load_network(model, resolution=size, weights=source, seed=seed)
     bound = bind_to_network(wanted, network)
+    if free_activation is None:
+        free_activation = not trained.get("padding") or bool(trained["free_activation"])
     form = padding_of(bound, padding, free_activation, trained, weights)
+    feed = None
+    if data is not None:
+        feed = open_to_validate(
+            data, network, weights=weights, loaders=loaders, unreadable=unreadable
+        )
     start = time.perf_counter()
     changes = rewriting(
         network, bound.mask, segments=bound.segments, free_activation=free_activation
@@ -123,7 +149,7 @@ def run_merge(
     merge_s = time.perf_counter() - start
     certificate = certify(merged)
     certificate.require()
-    agreed = agreement_on(data, merged, weights) if data else None
+    agreed = agreement_of(merged, feed) if feed else None
     metadata = {
         **merge_metadata(merged, certificate),
         "plan": bound.source or plan,
@@ -133,7 +159,10 @@ def run_merge(
         metadata["accuracy_percent"] = agreed.merged_accuracy
     difference = export_onnx(merged.network, out_file, batch=batch, metadata=metadata)
     beside = out_file.with_name(f"{out_file.name}.certificate.json")
-    document = certificate.to_json() | ({"validation": agreed.to_json()} if agreed else {})
+    document = certificate.to_json()
+    missing = dict(feed.unreadable.reasons) if feed else {}
+    if agreed:
+        document |= {"validation": agreed.to_json(), "unreadable": missing}
     write_atomically(beside, json_text.dumps(document, indent=2) + "\n")
     return {
         "file": str(out_file),
@@ -148,6 +177,7 @@ def run_merge(
         "merge_s": merge_s,
         "onnx_difference": difference,
         "agreement": agreed.to_json() if agreed else None,
+        "unreadable": missing,
         "cost": {
             "macs": [network.spec.macs, merged.network.spec.macs],
             "parameters": [network.spec.parameters, merged.network.spec.parameters],
@@ -183,22 +213,17 @@ def padding_of(
     return str(form)
 
 
-def agreement_on(data: str, merged: MergedNetwork, weights: str) -> Agreement:
-    """The merged network beside the unmerged one on every validation image."""
+def agreement_of(merged: MergedNetwork, feed: Feed) -> Agreement:
+    """The merged network beside the unmerged one on every validation image, on a GPU if any."""
     import torch
 
     from dshrink.train.agreement import agreement
-    from dshrink.train.data import look_of, open_images
-    from dshrink.train.feed import Feed
-    from dshrink.train.network import check_classes
-    from dshrink.train.settings import Training
 
-    network = merged.network
-    images = open_images(data, network.spec.input_shape[0])
-    check_classes(images, network, weights)
-    look = look_of(network.name, network.resolution, network.spec.input_shape[0])
-    feed = Feed(images=images, look=look, settings=Training(batch=min(64, len(images.train))))
-    return agreement(merged.unmerged(torch.float32), network.module, feed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    both = merged.unmerged(torch.float32), merged.module(torch.float32)
+    found = agreement(both[0].to(device), both[1].to(device), feed)
+    train_options.say_unreadable(feed.unreadable)
+    return found
 
 
 def agreement_line(found: Mapping[str, Any]) -> str:

@@ -10,6 +10,9 @@ import typer
 from dshrink.cli.console import err
 from dshrink.errors import DshrinkError
 
+#: Height and width in pixels where nothing says otherwise.
+USUAL_RESOLUTION = 224
+
 Model = Annotated[str, typer.Argument(help="a timm name, or torchvision:NAME")]
 Device = Annotated[str, typer.Option(help="a name of `dshrink devices list`")]
 Runtime = Annotated[str | None, typer.Option(help="the device's first that is driven if not given")]
@@ -60,6 +63,17 @@ PlanPadding = Annotated[
 FreeActivation = Annotated[
     bool, typer.Option("--free-activation/--no-free-activation", help="ReLU6 after merged blocks")
 ]
+WeightsFreeActivation = Annotated[
+    bool | None,
+    typer.Option(
+        "--free-activation/--no-free-activation",
+        help="ReLU6 after merged blocks; as fine-tuned weights say, else yes, if not given",
+    ),
+]
+PlanResolution = Annotated[
+    int | None,
+    typer.Option(min=8, help="height and width in pixels; the plan's, else 224, if not given"),
+]
 
 
 def warn_of_plain_tcp(scheduler: str | None) -> None:
@@ -73,6 +87,19 @@ def warn_of_plain_tcp(scheduler: str | None) -> None:
             "(docs/fleets.md)",
             soft_wrap=True,
         )
+
+
+def one_resolution(
+    asked: int | None, known: tuple[int, int] | None, whose: str
+) -> int | tuple[int, int]:
+    """What ``known`` says, else what was asked for. Raises where the two differ."""
+    if known is None:
+        return asked or USUAL_RESOLUTION
+    if asked is not None and tuple(known) != (asked, asked):
+        raise DshrinkError(
+            f"--resolution {asked}: {whose} is for {known[0]}x{known[1]}; leave --resolution out"
+        )
+    return known[0], known[1]
 
 
 def one_goal(budget_ms: float | None, keep: int | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from dshrink.train.recipes import ImageCounts, Recipe
     from dshrink.train.study_estimate import Estimate
     from dshrink.train.study_steps import Step
+    from profiler.conditions import Target
+
+
+#: Conditions that only a table gives.
+_TABLES_OWN = ("statistic", "launch", "cache_mode")
 
 
 def register(app: typer.Typer) -> None:
@@ -37,11 +42,21 @@ def command(
     table: Annotated[
         Path | None, typer.Option(help="a latency table of the network; measured if not given")
     ] = None,
-    device: options.Device = "local",
-    runtime: options.Runtime = None,
-    precision: options.Precision = "fp32",
-    batch: options.Batch = None,
-    threads: options.Threads = 1,
+    device: Annotated[
+        str | None, typer.Option(help="a name of `dshrink devices list`; the table's, else local")
+    ] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="the table's, else the device's first that is driven")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, fp16 or int8; the table's, else fp32")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="images a batch; the table's, else the paper's")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="threads on a CPU; the table's, else 1")
+    ] = None,
     rows: Annotated[
         str | None, typer.Option(help="only these rows, such as searched,random")
     ] = None,
@@ -67,22 +82,23 @@ def command(
     """
     from dshrink.train.recipes import load_recipe
     from dshrink.train.study import jobs_here
-    from profiler.conditions import Target
 
     if listed:
         _list(json)
         return
     if recipe is None:
         raise DshrinkError("give a RECIPE; `dshrink run --list` names them")
-    wanted = load_recipe(recipe).changed(rows=_names(rows), seeds=_numbers(seeds))
-    target = Target(
-        device=device, runtime=runtime, precision=precision, batch=batch, threads=threads
-    )
+    whole = load_recipe(recipe)
+    asked = {
+        **{"device": device, "runtime": runtime, "precision": precision},
+        **{"batch": batch, "threads": threads},
+    }
     request = StudyRequest(
-        recipe=wanted,
+        recipe=whole.changed(rows=_names(rows), seeds=_numbers(seeds)),
+        whole=whole,
         data=data or "",
-        folder=folder or Path(wanted.name),
-        target=target,
+        folder=folder or Path(whole.name),
+        target=_target(table, {name: value for name, value in asked.items() if value is not None}),
         table=table,
         allow_unfit=allow_unfit,
         unreadable=unreadable,
@@ -101,6 +117,28 @@ def command(
         return
     out.print("\n".join(result.report))
     out.print(f"written: {', '.join(map(str, result.files))}")
+
+
+def _target(table: Path | None, asked: Mapping[str, Any]) -> Target:
+    """What the networks are measured on: a given table's conditions, else what is asked for.
+
+    Raises DshrinkError where an option contradicts the table: its predictions, and the masks that
+    were chosen by it, would be of another device than the measurements.
+    """
+    from latency_tables.io import load_table
+    from profiler.conditions import Target
+
+    if table is None:
+        return Target(**asked)
+    conditions = load_table(table).conditions
+    for name, value in asked.items():
+        if value != (known := getattr(conditions, name)):
+            raise DshrinkError(
+                f"--{name} {value}: {table} was measured with {name} {known}; leave --{name} out, "
+                "or give a table of what you want to measure on"
+            )
+    names = (*("device", "runtime", "precision", "batch", "threads"), *_TABLES_OWN)
+    return Target(**{name: getattr(conditions, name) for name in names})
 
 
 def _names(text: str | None) -> tuple[str, ...]:

@@ -6,9 +6,10 @@ are one measurement: their speed does not depend on the weights.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from dshrink.train.data import Images
     from dshrink.train.recipes import Recipe
     from dshrink.train.study_rows import Workplace
-    from dshrink.train.study_steps import Step
+    from dshrink.train.study_steps import Step, StepsFailedError
     from profiler.conditions import Target
 
 TABLE_FOLDER = "table"
@@ -32,23 +33,47 @@ TABLE_FOLDER = "table"
 class StudyRequest:
     """A recipe, its images, what to measure on, and where everything goes.
 
-    ``table`` is a latency table of the recipe's network; None measures one into ``folder``.
+    ``recipe`` has the rows and seeds that are asked for now, ``whole`` all that it names; they are
+    one where it is not given. ``table`` is a latency table of the recipe's network; None measures
+    one into ``folder``.
     """
 
     recipe: Recipe
     data: str
     folder: Path
     target: Target
+    whole: Recipe | None = None
     table: Path | None = None
     allow_unfit: bool = False
     unreadable: Unreadable = Unreadable.SKIP
 
     def steps(self) -> tuple[Step, ...]:
         """All steps of the training."""
+        return self._steps_of(self.recipe)
+
+    def _steps_of(self, recipe: Recipe) -> tuple[Step, ...]:
         from dshrink.train.study_steps import steps_of
         from profiler.conditions import batch_on
 
-        return steps_of(self.recipe, measure_table=self.table is None, batch=batch_on(self.target))
+        return steps_of(recipe, measure_table=self.table is None, batch=batch_on(self.target))
+
+    def reported(self, place: Workplace) -> Workplace:
+        """``place`` with all steps of the whole recipe beside those asked for now.
+
+        What was done under other settings, and is not asked for, is left out, with a notice.
+        """
+        from dshrink.train.study_steps import StudyError
+
+        recipe = (self.whole or self.recipe).with_all_of(self.recipe)
+        steps = {step.name: step for step in self._steps_of(recipe)}
+        folders = replace(place.folders, steps=steps)
+        for name in steps.keys() - place.folders.steps.keys():
+            try:
+                folders.result(name)
+            except StudyError as error:
+                notice(f"not in the report: {error}")
+                del steps[name]
+        return replace(place, recipe=recipe, folders=folders)
 
     def workplace(self, images: Images) -> Workplace:
         """Where the steps are done, with what is done already. Raises on an unreadable table."""
@@ -60,7 +85,7 @@ class StudyRequest:
         identity = {
             "model": recipe.model,
             "resolution": recipe.resolution,
-            "weights": recipe.weights,
+            "weights": _known_weights(recipe.weights),
             "data": images.digest,
         }
         # A table that is measured here is known by what it is measured under.
@@ -75,6 +100,17 @@ class StudyRequest:
         )
 
 
+def _known_weights(weights: str) -> str:
+    """Published and initial weights by their names, a file by its content. Raises DshrinkError."""
+    if weights in ("pretrained", "initial", "random"):
+        return weights
+    try:
+        with Path(weights).open("rb") as file:
+            return f"file {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
+    except OSError as error:
+        raise DshrinkError(f"weights = {weights!r} cannot be read ({error.strerror})") from None
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudyResult:
     """What a study ends in; the rows of ``results`` are those of ``results.csv``."""
@@ -85,18 +121,31 @@ class StudyResult:
 
 
 def run_study(request: StudyRequest, jobs: int) -> StudyResult | None:
-    """Do whatever is not done yet, with progress bars; None in all processes but the first."""
+    """Do whatever is not done yet, with progress bars; None in all processes but the first.
+
+    Where steps fail, the others are measured and reported before StepsFailedError is raised.
+    """
     from dshrink.train.data import open_images
+    from dshrink.train.study_steps import StepsFailedError
 
     images = open_images(request.data)
     place = request.workplace(images)
     if request.table is None:
         measure_table(request, place, len(images.classes))
-    train(place, images, jobs)
-    if not is_main_process():
-        return None
-    results = measure_networks(request, place)
-    return write_study(request, place, results)
+    failed: StepsFailedError | None = None
+    try:
+        train(place, images, jobs)
+    except StepsFailedError as error:
+        failed = error
+    study = None
+    if is_main_process():
+        shown = request.reported(place)
+        if failed is None or merged_networks(shown):
+            results = measure_networks(request, shown)
+            study = write_study(request, shown, results, failed)
+    if failed is not None:
+        raise failed
+    return study
 
 
 def measure_table(request: StudyRequest, place: Workplace, classes: int) -> None:
@@ -183,6 +232,13 @@ def _row(
     """A network's row: its own facts, and the speed of the one of its structure."""
     step = place.folders.steps[name]
     mask = facts["keep_mask"]
+    origin = {
+        "data": place.folders.identity["data"],
+        "recipe": place.recipe.name,
+        "validation_images": facts.get("validation_images"),
+    }
+    columns = {field.name for field in fields(measured)}
+    known: dict[str, Any] = {name: origin[name] for name in origin.keys() & columns}
     return replace(
         measured,
         network=facts["file"],
@@ -194,13 +250,17 @@ def _row(
         method=step.method,
         seed=step.seed,
         accuracy_percent=facts["accuracy_percent"],
+        **known,
     )
 
 
 def write_study(
-    request: StudyRequest, place: Workplace, results: Sequence[BenchmarkResult]
+    request: StudyRequest,
+    place: Workplace,
+    results: Sequence[BenchmarkResult],
+    failed: StepsFailedError | None = None,
 ) -> StudyResult:
-    """Write front, picture and report beside the results."""
+    """Write front, picture and report beside the results; the report names what failed."""
     from dshrink import plots
     from dshrink.front_results import load_fronts, save_fronts
     from dshrink.train.study_report import report_lines
@@ -215,7 +275,12 @@ def write_study(
     pictures = plots.save_figure(
         plots.front_figure(loaded.fronts, left_out=loaded.left_out), folder / "front.png"
     )
-    report = report_lines(place.recipe.title, row_results(place, results))
+    report = report_lines(
+        place.recipe.title,
+        row_results(place, results),
+        remarks=place.recipe.remarks,
+        failures=failed.failures if failed else None,
+    )
     write_atomically(report_file, "\n".join(report) + "\n")
     return StudyResult(
         results=results, report=report, files=(csv_file, front_file, *pictures, report_file)
@@ -238,6 +303,7 @@ def row_results(place: Workplace, results: Sequence[BenchmarkResult]) -> list[An
                 accuracy_percent=facts["accuracy_percent"],
                 throughput_fps=result.throughput_fps,
                 macs=facts["macs"],
+                epochs=place.folders.epochs(name),
                 differing=facts.get("differing"),
                 validation_images=facts.get("validation_images"),
             )

@@ -92,17 +92,20 @@ def command(
     ] = None,
     mask_limit: Annotated[
         float | None,
-        typer.Option(help="largest slope of a mask value that counts in a step; inf: the paper's"),
+        typer.Option(help="largest slope of a mask value that counts in a step; none if not given"),
     ] = None,
     epochs: train_options.Epochs = None,
     batch: train_options.Batch = None,
     accumulate: train_options.Accumulate = None,
-    lr: train_options.LearningRate = None,
+    learning_rate: train_options.LearningRate = None,
+    warmup_epochs: train_options.WarmupEpochs = None,
+    clip: train_options.Clip = None,
     precision: train_options.TrainPrecision = None,
     loaders: train_options.Loaders = None,
     unreadable: train_options.OnUnreadable = Unreadable.SKIP,
+    checkpoint_steps: train_options.CheckpointSteps = None,
     padding: options.TablePadding = None,
-    seed: options.Seed = 0,
+    seed: train_options.Seed = None,
     allow_unfit: Annotated[
         bool, typer.Option("--allow-unfit", help="use a table that is not fit for search")
     ] = False,
@@ -121,11 +124,12 @@ def command(
     files = tuple(out_file or ())
     if method == "mask":
         assert model is not None and data is not None
-        _check_files(files, 1)
+        plan_file = _one(out_file, "--out")
+        assert plan_file is not None
         wanted_mask = MaskSearchCommand(
             model=model,
             data=data,
-            plan_file=files[0],
+            plan_file=plan_file,
             keep=keep,
             budget_ms=_one(budget_ms, "--budget-ms"),
             table=_one(table, "--table"),
@@ -136,15 +140,7 @@ def command(
             limit=mask_limit,
             allow_unfit=allow_unfit,
             unreadable=unreadable,
-            given={
-                "epochs": epochs,
-                "batch": batch,
-                "accumulate": accumulate,
-                "learning_rate": lr,
-                "precision": precision,
-                "loaders": loaders,
-                "seed": seed,
-            },
+            given=train_options.given_settings(context),
         )
         learnt = wanted_mask.run()
         if learnt is not None:
@@ -153,7 +149,7 @@ def command(
     if importance is None:  # greedy and random have none, dp cannot do without
         _check_files(files, 1)
         goal = (_one(budget_ms, "--budget-ms"), keep)
-        drawn = seed if method == "random" else None
+        drawn = (seed or 0) if method == "random" else None
         plan = _search_blocks(model, _one(table, "--table"), goal, padding, drawn, allow_unfit)
         _save([plan], files)
         _say(plan.to_json() if json else plan_lines(plan), files)

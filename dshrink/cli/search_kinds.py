@@ -35,7 +35,10 @@ DP = _Kind(
 DP_FILES = _Kind(
     "--method dp with --time-table", ("importance", "time_table"), (*_DP, "compat", "prec")
 )
-_TRAINING = ("epochs", "batch", "accumulate", "lr", "precision", "loaders", "unreadable", "seed")
+_TRAINING = (
+    *("epochs", "batch", "accumulate", "learning_rate", "warmup_epochs", "clip", "precision"),
+    *("loaders", "unreadable", "checkpoint_steps", "seed"),
+)
 MASK = _Kind(
     "--method mask",
     ("model", "data", "out_file"),

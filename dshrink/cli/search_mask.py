@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dshrink.cli import options, train_options
-from dshrink.cli.console import notice, progress
+from dshrink.cli.console import notice
 from dshrink.cli.render_search import plan_lines
+from dshrink.errors import DshrinkError
 from dshrink.train.unreadable import Unreadable
 
 if TYPE_CHECKING:
@@ -41,12 +41,16 @@ class MaskSearchCommand:
     @property
     def history_file(self) -> Path:
         """The mask's history, beside the plan."""
-        return self.plan_file.with_suffix(".history.csv")
+        return self._beside(".history.csv")
 
     @property
     def folder(self) -> Path:
         """The checkpoints, beside the plan."""
-        return self.plan_file.with_suffix(".search")
+        return self._beside(".search")
+
+    def _beside(self, ending: str) -> Path:
+        """A path of the plan's own: a dot in its name, as of 1.4, is no suffix."""
+        return self.plan_file.with_name(self.plan_file.name.removesuffix(".json") + ending)
 
     def run(self) -> MaskSearch | None:
         """Search with a progress bar, write plan and history.
@@ -55,31 +59,26 @@ class MaskSearchCommand:
         """
         from dshrink.search.goal import Goal
         from dshrink.search.plan import save_plan
-        from dshrink.train.data import look_of, open_images
-        from dshrink.train.feed import Feed
         from dshrink.train.mask_search import search_masks, write_mask_history
-        from dshrink.train.network import load_for
-        from dshrink.train.unreadable import UnreadableImages
+        from dshrink.train.opening import feed_of, open_both
         from latency_tables.io import load_table
 
         options.one_goal(self.budget_ms, self.keep)
+        if self.plan_file.is_dir():
+            raise DshrinkError(f"{self.plan_file} is a folder: give --out a file for the plan")
         goal = Goal.of(budget_ms=self.budget_ms, keep=self.keep)
         settings, decay, limit = self._settings()
         table = load_table(self.table) if self.table else None
-        images = open_images(self.data)
-        network = load_for(
-            images,
+        known = table.resolution if table else None
+        images, network = open_both(
+            self.data,
             self.model,
-            resolution=self.resolution or (table.resolution if table else 224),
+            resolution=options.one_resolution(self.resolution, known, f"the table {self.table}"),
             weights=self.weights,
             seed=settings.seed,
         )
-        look = look_of(self.model, network.resolution, network.spec.input_shape[0])
-        missing = UnreadableImages(self.unreadable)
-        feed = Feed(images=images, look=look, settings=settings, unreadable=missing)
-        with ExitStack() as stack:
-            main = train_options.is_main_process()
-            update = stack.enter_context(progress("mask search")) if main else None
+        feed = feed_of(images, network, settings, self.unreadable)
+        with train_options.progress_of_main("mask search") as update:
             found = search_masks(
                 network,
                 feed,
@@ -93,10 +92,9 @@ class MaskSearchCommand:
                 progress=update,
                 notice=notice,
             )
-        if not main:
+        if not found.fitted.main:
             return None
-        if missing.line:
-            notice(missing.line)
+        train_options.say_unreadable(feed.unreadable)
         write_mask_history(found, self.history_file)
         save_plan(found.plan, self.plan_file)
         return found
@@ -111,7 +109,7 @@ class MaskSearchCommand:
             from dshrink.train.recipes import load_recipe
 
             recipe = load_recipe(self.recipe)
-            base = recipe.search
+            base = train_options.seeded(recipe.search, recipe.seeds)
             limit = recipe.limit if limit is None else limit
             if decay is None and self.table is not None:
                 decay = recipe.decay

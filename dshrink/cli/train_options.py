@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dshrink.train.unreadable import Unreadable
+from dshrink.cli.console import OnProgress, notice, progress
+from dshrink.train.unreadable import Unreadable, UnreadableImages
 
 if TYPE_CHECKING:
     from dshrink.train.settings import Training
@@ -35,6 +38,17 @@ Accumulate = Annotated[
 LearningRate = Annotated[
     float | None, typer.Option("--lr", help="learning rate of SGD, down along a cosine")
 ]
+WarmupEpochs = Annotated[
+    int | None, typer.Option(min=0, help="epochs in which the learning rate rises at first")
+]
+Clip = Annotated[float | None, typer.Option(help="largest norm of a step's gradient")]
+CheckpointSteps = Annotated[
+    int | None, typer.Option(min=1, help="a checkpoint after so many steps, not only each epoch")
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(min=0, help="seed of everything random; the recipe's, else 0, if not given"),
+]
 TrainPrecision = Annotated[
     str | None, typer.Option("--precision", help="fp32, fp16 or bf16 (mixed precision)")
 ]
@@ -54,7 +68,13 @@ def recipe_settings(recipe: str | None) -> Training:
         return Training()
     from dshrink.train.recipes import load_recipe
 
-    return load_recipe(recipe).finetune
+    found = load_recipe(recipe)
+    return seeded(found.finetune, found.seeds)
+
+
+def seeded(settings: Training, seeds: Sequence[int]) -> Training:
+    """With the settings' own seed, else the first of a study's."""
+    return replace(settings, seed=settings.seed or seeds[0])
 
 
 def settings_of(base: Training, **given: Any) -> Training:
@@ -64,8 +84,35 @@ def settings_of(base: Training, **given: Any) -> Training:
     return replace(base, **{name: value for name, value in given.items() if value is not None})
 
 
+def given_settings(context: typer.Context) -> dict[str, Any]:
+    """The options of a command that are settings: its parameters of the names of ``Training``'s."""
+    from dshrink.train.settings import Training
+
+    return {
+        item.name: context.params[item.name]
+        for item in fields(Training)
+        if item.name in context.params
+    }
+
+
 def is_main_process() -> bool:
     """Whether this process speaks and writes: the only one, or the first of several."""
     from dshrink.train import processes
 
     return processes.is_main_process()
+
+
+@contextmanager
+def progress_of_main(title: str) -> Iterator[OnProgress | None]:
+    """A progress bar in the process that speaks, none in others."""
+    if not is_main_process():
+        yield None
+        return
+    with progress(title) as update:
+        yield update
+
+
+def say_unreadable(images: UnreadableImages) -> None:
+    """Say which images were left out, if any."""
+    if images.line:
+        notice(images.line)

@@ -1,7 +1,8 @@
 """The history of a learnt mask (DepthShrinker, stage 1): its values, and what it keeps.
 
 Blocks are rows and records are columns, so that fifty blocks stay legible where fifty lines would
-not.
+not. What decides is the share of the last epoch in which a block was kept; older files do not say
+it, and have one strip less.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 from dshrink.plots.errors import PlotError
@@ -22,19 +24,25 @@ from dshrink.plots.style import BLUE, house_style, new_figure, set_titles, short
 from latency_tables.csv_lines import CsvLine, CsvSource, load_lines
 
 COLUMNS = ("epoch", "step", "block", "name", "mask", "kept", "saving_ms")
+#: Not in older files.
+SHARE_COLUMN = "share"
 COMMAND = "dshrink search MODEL --method mask --data DIR ..."
 _INCHES_A_BLOCK = 0.19
-#: Labels of epochs that do not meet.
-_MOST_EPOCH_LABELS = 9
+#: Labels of epochs that do not meet, by the number of strips.
+_MOST_EPOCH_LABELS = {2: 9, 3: 5}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskRecord:
-    """The mask after a step: a value a block, and whether the block keeps its activations."""
+    """The mask after a step: a value a block, and whether the block keeps its activations.
+
+    ``shares``, of the epoch's steps in which the block was kept, are None where not known.
+    """
 
     epoch: int
     step: int
     values: tuple[float, ...]
+    shares: tuple[float, ...] | None
     kept: tuple[bool, ...]
 
 
@@ -81,6 +89,7 @@ def load_mask_history(path: Path) -> MaskHistory:
                 epoch=epoch,
                 step=step,
                 values=tuple(lines[block].number_in("mask") for block in blocks),
+                shares=_shares([lines[block] for block in blocks]),
                 kept=tuple(_kept(lines[block]) for block in blocks),
             )
             for (epoch, step), lines in sorted(by_record.items())
@@ -92,6 +101,15 @@ def _saving(line: CsvLine) -> float | None:
     return line.number_in("saving_ms") if line.text("saving_ms") else None
 
 
+def _shares(lines: Sequence[CsvLine]) -> tuple[float, ...] | None:
+    if SHARE_COLUMN not in lines[0].values:
+        return None
+    for line in lines:
+        if not 0 <= line.number_in(SHARE_COLUMN) <= 1:
+            raise line.bad(SHARE_COLUMN, "between 0 and 1")
+    return tuple(line.number_in(SHARE_COLUMN) for line in lines)
+
+
 def _kept(line: CsvLine) -> bool:
     if line.text("kept") not in ("0", "1"):
         raise line.bad("kept", "0 or 1")
@@ -99,17 +117,21 @@ def _kept(line: CsvLine) -> bool:
 
 
 def mask_history_figure(history: MaskHistory, source: str = "") -> Figure:
-    """Two strips: the value of each block's mask, and the set of kept blocks, over the records.
+    """Strips over the records: the value of each block's mask, its share where known, the kept set.
 
     ``source`` is the subtitle's beginning.
     """
     with house_style():
-        figure = new_figure(1.75 + _INCHES_A_BLOCK * len(history.blocks))
-        values, kept = figure.subplots(1, 2, sharey=True)
+        shares = [record.shares for record in history.records if record.shares is not None]
+        figure = new_figure((2.1 if shares else 1.75) + _INCHES_A_BLOCK * len(history.blocks))
+        strips = figure.subplots(1, 3 if shares else 2, sharey=True)
+        values, kept = strips[0], strips[-1]
         _draw_values(figure, values, history)
+        if shares:
+            _draw_shares(figure, strips[1], shares)
         _draw_kept(kept, history)
-        for axes in (values, kept):
-            _set_epochs(axes, history.records)
+        for axes in strips:
+            _set_epochs(axes, history.records, _MOST_EPOCH_LABELS[len(strips)])
         _name_blocks(values, history)
         _write_savings(kept, history)
         set_titles(figure, "The mask's history", _subtitle(history, source))
@@ -128,6 +150,8 @@ def _subtitle(history: MaskHistory, source: str) -> str:
         f"{sum(last.kept)} of {len(last.kept)} blocks kept at the end",
         f"the kept set changed {changes} times",
     ]
+    if last.shares is not None:
+        parts.append("kept is what was kept in the largest share of the last epoch's steps")
     return "; ".join(part for part in parts if part)
 
 
@@ -139,6 +163,25 @@ def _draw_values(figure: Figure, axes: Axes, history: MaskHistory) -> None:
         cmap="viridis",
     )
     axes.set_title("Value of the mask", loc="left", fontsize=10)
+    _add_bar(figure, axes, image)
+
+
+def _draw_shares(figure: Figure, axes: Axes, shares: Sequence[tuple[float, ...]]) -> None:
+    """In the colours of the kept set: the darker, the more of the epoch a block was kept."""
+    image = axes.imshow(
+        np.array(shares).T,
+        aspect="auto",
+        interpolation="nearest",
+        cmap=LinearSegmentedColormap.from_list("kept", [PALE, BLUE]),
+        vmin=0,
+        vmax=1,
+    )
+    axes.set_title("Share of steps kept", loc="left", fontsize=10)
+    axes.tick_params(axis="y", length=0)
+    _add_bar(figure, axes, image)
+
+
+def _add_bar(figure: Figure, axes: Axes, image: AxesImage) -> None:
     bar = figure.colorbar(image, ax=axes, pad=0.02, aspect=35, use_gridspec=False)
     bar.outline.set_visible(False)
     bar.locator = MaxNLocator(nbins=5)
@@ -154,16 +197,16 @@ def _draw_kept(axes: Axes, history: MaskHistory) -> None:
         vmin=0,
         vmax=1,
     )
-    axes.set_title("Kept (dark), merged (pale)", loc="left", fontsize=10)
+    axes.set_title("Kept (dark)", loc="left", fontsize=10)
     for row in range(1, len(history.blocks)):
         axes.axhline(row - 0.5, color="white", linewidth=0.8)
     axes.tick_params(axis="y", length=0)
 
 
-def _set_epochs(axes: Axes, records: Sequence[MaskRecord]) -> None:
+def _set_epochs(axes: Axes, records: Sequence[MaskRecord], most: int) -> None:
     """Ticks where an epoch ends, as many as have room."""
     ends = {record.epoch: at for at, record in enumerate(records)}
-    every = -(-len(ends) // _MOST_EPOCH_LABELS)
+    every = -(-len(ends) // most)
     shown = [(epoch, at) for epoch, at in ends.items()][::-1][::every][::-1]
     axes.set_xticks([at for _, at in shown], [str(epoch) for epoch, _ in shown])
     axes.set_xlabel("Epoch (at its end)")

@@ -15,10 +15,10 @@ from latency_tables.csv_lines import CsvLine, CsvSource, load_lines
 #: What was measured: networks that agree in all of these form one series.
 SERIES_COLUMNS = (
     *("model", "device", "runtime", "precision", "batch", "threads", "clock"),
-    *("launch", "cache_mode"),
+    *("launch", "cache_mode", "resolution"),
 )
 #: What older files, which lack these columns, meant.
-NEWER_COLUMNS = {"launch": "plain", "cache_mode": "hot"}
+NEWER_COLUMNS = {"launch": "plain", "cache_mode": "hot", "resolution": ""}
 COLUMNS = (
     "network",
     "keep_mask",

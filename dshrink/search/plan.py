@@ -26,10 +26,10 @@ from latency_tables.schema import Conditions
 from latency_tables.span_masks import ACTIVE, LINEAR, MERGED
 
 SCHEMA = "dshrink.plan"
-#: Version 2 added a span mask in place of a keep mask, and an importance.
-SCHEMA_VERSION = 2
+#: Version 2 added a span mask in place of a keep mask, and an importance; version 3 the borders.
+SCHEMA_VERSION = 3
 
-NEW_FIELDS = ("span_mask", "convolutions", "importance")
+NEW_FIELDS = {2: ("span_mask", "convolutions", "importance"), 3: ("borders",)}
 
 MASK_PREFIX = "mask:"
 SPANS_PREFIX = "spans:"
@@ -90,8 +90,9 @@ class Plan:
 
     The choices are empty while the network's names are not known (a bare mask). ``model`` is None
     for a plan that fits any network with as many blocks or convolutions. ``importance`` is what the
-    search expects of the accuracy, in the units of its importance table. ``source`` says where the
-    plan came from ("paper MBV2-1.4-DS-A", a file).
+    search expects of the accuracy, in the units of its importance table. ``borders`` is the padding
+    mode that the network is trained for, None where it is not known. ``source`` says where the plan
+    came from ("paper MBV2-1.4-DS-A", a file).
     """
 
     model: str | None
@@ -104,10 +105,13 @@ class Plan:
     seed: int | None = None
     predicted: PredictedLatency | None = None
     importance: float | None = None
+    borders: str | None = None
     table: TableReference | None = None
     source: str = ""
 
     def __post_init__(self) -> None:
+        if self.borders not in (None, *PADDING_MODES):
+            raise PlanError(f"borders must be {', '.join(PADDING_MODES)}, got {self.borders!r}")
         if self.span_mask:
             self._check_spans()
         else:
@@ -183,8 +187,9 @@ class Plan:
 
     @property
     def padding(self) -> str:
-        """How borders are treated: as the plan was made for, else by the default mode."""
-        return self.predicted.padding if self.predicted else DEFAULT_PADDING[self.segments]
+        """How borders are treated: as training has them, as predicted, else by the default mode."""
+        predicted = self.predicted.padding if self.predicted else None
+        return self.borders or predicted or DEFAULT_PADDING[self.segments]
 
     @property
     def kept_count(self) -> int:
@@ -249,7 +254,8 @@ def load_plan(path: Path) -> Plan:
         raise PlanError(f"{path}: cannot be read as text ({error}): {ADVICE}") from None
     source = parse_document(text, str(path), PlanError, ADVICE)
     source.check_schema(SCHEMA, SCHEMA_VERSION)
-    new = NEW_FIELDS if source.integer("schema_version") < SCHEMA_VERSION else ()
+    version = source.integer("schema_version")
+    new = [name for since, names in NEW_FIELDS.items() if version < since for name in names]
     known = [name for name in Plan.__dataclass_fields__ if name not in new]
     source.check_fields(("schema", "schema_version", *known))
     try:
@@ -265,7 +271,10 @@ def _plan_from_json(source: JsonObject) -> Plan:
     if resolution is not None and len(resolution) != 2:
         source.refuse("resolution", "[height, width] or null")
     predicted, table = source.optional_mapping("predicted"), source.optional_mapping("table")
-    spans = source.integer("schema_version") > 1  # version 1 knew blocks only
+    version = source.integer("schema_version")
+    spans = version > 1  # version 1 knew blocks only
+    # Older files say nothing of borders.
+    known_borders = version > 2 and source.get("borders") is not None
     return Plan(
         model=None if source.get("model") is None else source.text("model"),
         resolution=None if resolution is None else (resolution[0], resolution[1]),
@@ -280,6 +289,7 @@ def _plan_from_json(source: JsonObject) -> Plan:
         seed=source.optional_integer("seed"),
         predicted=PredictedLatency.from_json(predicted) if predicted else None,
         importance=source.optional_number("importance") if spans else None,
+        borders=source.text("borders") if known_borders else None,
         table=TableReference.from_json(table) if table else None,
         source=source.text("source"),
     )

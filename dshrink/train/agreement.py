@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dshrink.train.feed import Feed
-from dshrink.train.tuning import prepared
+from dshrink.train.tuning import prepared, without_tf32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +30,14 @@ class Agreement:
 
 @torch.inference_mode()
 def agreement(unmerged: nn.Module, merged: nn.Module, feed: Feed) -> Agreement:
-    """Compare the two on every validation image, in the precision that their weights have."""
+    """Compare the two on every validation image, on their device, in their weights' precision."""
     unmerged.eval()
     merged.eval()
+    with without_tf32():  # else what the two differ by is its rounding
+        return _compared(unmerged, merged, feed)
+
+
+def _compared(unmerged: nn.Module, merged: nn.Module, feed: Feed) -> Agreement:
     kind = next(merged.parameters())
     images = right = right_merged = differing = 0
     for pictures, labels in prepared(feed.validation(0, 1), feed.look, kind.device):

@@ -10,7 +10,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from latency_tables.io import write_atomically
 SCHEMA = "dshrink.checkpoint"
 SCHEMA_VERSION = 1
 NAME = "checkpoint.json"
+#: Processes that read images hold the lock for some seconds after the one that trains was killed.
+LOCK_TRIES, LOCK_WAIT_S = 51, 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +110,7 @@ def load_checkpoint(folder: Path, identity: Mapping[str, Any]) -> Checkpoint | N
 
 def _check_identity(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     # As JSON gives it back: tuples are lists there.
-    now = json.loads(json.dumps(dict(now)))
+    before, now = _flat(before), _flat(json.loads(json.dumps(dict(now))))
     differences = [
         f"{name} was {_short(before.get(name))}, now {_short(now.get(name))}"
         for name in sorted({*before, *now})
@@ -120,6 +123,17 @@ def _check_identity(path: Path, before: Mapping[str, Any], now: Mapping[str, Any
         )
 
 
+def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """What stands in nested mappings, by dotted name."""
+    found: dict[str, Any] = {}
+    for name, value in document.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
@@ -130,14 +144,21 @@ def _tensors_of(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Keep other processes out of the folder. Raises CheckpointError where one is at work."""
+def held(folder: Path, wait: Callable[[float], None] = time.sleep) -> Iterator[None]:
+    """Keep other processes out of the folder.
+
+    Raises CheckpointError where one is at work, and still is ten seconds later.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CheckpointError(
-                f"{folder} is in use by another run: wait until it is done"
-            ) from None
+        for left in reversed(range(LOCK_TRIES)):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not left:
+                    raise CheckpointError(
+                        f"{folder} is in use by another run: wait until it is done"
+                    ) from None
+            wait(LOCK_WAIT_S)
         yield

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -269,10 +269,16 @@ class Look:
     def normalise(self, images: Tensor) -> Tensor:
         """What a network reads of a batch of bytes (N, C, H, W), on the batch's device."""
         mean, std = (
-            torch.tensor(values[: self.channels], device=images.device).reshape(1, -1, 1, 1)
-            for values in (self.mean, self.std)
+            _channels(values[: self.channels], images.device) for values in (self.mean, self.std)
         )
         return (images.float() / 255 - mean) / std
+
+
+@lru_cache(maxsize=16)
+def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """A value a channel, (1, C, 1, 1); made once, as a copy to a GPU waits for all its work."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device).reshape(1, -1, 1, 1)
 
 
 def look_of(model: str, size: tuple[int, int], channels: int = 3) -> Look:

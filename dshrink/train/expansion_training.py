@@ -120,7 +120,6 @@ class _Phases:
         fitted = fit(
             expanded.module,
             feed,
-            feed.settings,
             folder=self.folder / part,
             identity={**self.about, "part": part, "weights": weights_digest(expanded.module)},
             progress=self._labelled(part),

@@ -1,24 +1,44 @@
 """The batches of a training run: what a step sees depends on the seed, the epoch and its number.
 
 A step's batch is cut into parts, one after the other and process by process; so two processes see
-in one step what one process sees in two accumulated parts.
+in one step what one process sees in two accumulated parts. The images of a part are looked up when
+it is read: ImageNet's epochs are long, and a run may go on in the middle of one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dshrink.train.data import Images, Look
 from dshrink.train.errors import TrainError
-from dshrink.train.pictures import Pick, Pictures, read_batches
+from dshrink.train.pictures import Pick, Picks, Pictures, read_batches
 from dshrink.train.settings import Training
 from dshrink.train.unreadable import UnreadableImages
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """An epoch's picks: at each of the places ``starts``, the next ``size`` of its ``order``."""
+
+    epoch: int
+    order: Sequence[int] | NDArray[np.int64]
+    starts: range
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __iter__(self) -> Iterator[list[Pick]]:
+        for at in self.starts:
+            yield [(self.epoch, int(image)) for image in self.order[at : at + self.size]]
 
 
 @dataclass(kw_only=True)
@@ -55,6 +75,13 @@ class Feed:
         }
         return {"data": self.images.digest, **look}
 
+    def under(self, settings: Training) -> Self:
+        """The same images as other settings want them."""
+        found = copy.copy(self)
+        found.settings = settings
+        found.__post_init__()
+        return found
+
     def training(
         self, epoch: int, rank: int, world: int, start: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -71,12 +98,9 @@ class Feed:
             )
         size = settings.batch // shares
         numbers = [settings.seed % (1 << 32), epoch]
-        order = np.random.default_rng(numbers).permutation(len(self.images.train)).tolist()
-        picks = [
-            [(epoch, image) for image in order[at : at + size]]
-            for first in range(start * settings.batch, self.steps * settings.batch, settings.batch)
-            for at in range(first + rank * size, first + settings.batch, world * size)
-        ]
+        order = np.random.default_rng(numbers).permutation(len(self.images.train))
+        first, end = start * settings.batch + rank * size, self.steps * settings.batch
+        picks = Parts(epoch=epoch, order=order, starts=range(first, end, world * size), size=size)
         transform = self.look.transform(settings.augmentation)
         pictures = Pictures(self.images.train, transform, settings.seed, replace=True)
         return self._read(pictures, picks)
@@ -85,12 +109,12 @@ class Feed:
         """This process' share of the validation images, in their order; batches may be empty."""
         mine = range(rank, len(self.images.validation), world)
         size = max(1, self.settings.batch // (world * self.settings.accumulate))
-        picks = [[(0, image) for image in mine[at : at + size]] for at in range(0, len(mine), size)]
+        picks = Parts(epoch=0, order=mine, starts=range(0, len(mine), size), size=size)
         transform = self.look.transform(None)
         pictures = Pictures(self.images.validation, transform, self.settings.seed, replace=False)
         return self._read(pictures, picks)
 
-    def _read(self, pictures: Pictures, picks: list[list[Pick]]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _read(self, pictures: Pictures, picks: Picks) -> Iterator[tuple[Tensor, Tensor]]:
         return read_batches(
             pictures,
             picks,

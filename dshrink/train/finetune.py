@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from dshrink.merge.unmerged import unmerged_module
 from dshrink.models import WEIGHTS_KEY, Network, weights_digest, with_state
 from dshrink.regions import Rewriting
@@ -53,29 +55,31 @@ def finetune(
     settings: Training,
     folder: Path,
     *,
+    teacher: nn.Module | None = None,
     progress: OnProgress | None = None,
     notice: Callable[[str], None] | None = None,
 ) -> FineTuned:
     """Train ``network`` rewritten as ``changes`` says (as it is where they are None).
 
-    With ``settings.distillation`` the network as it came in is the teacher. The folder takes the
-    checkpoint, the history and the weights; the same call goes on where it was interrupted.
-    Raises as ``loop.fit`` does.
+    With ``settings.distillation`` the ``teacher`` is listened to, the network as it came in if not
+    given. The folder takes the checkpoint, the history and the weights; the same call goes on where
+    it was interrupted. Raises as ``loop.fit`` does.
     """
     if changes is None:
         module = copy.deepcopy(network.module)
     else:
         module = unmerged_module(network, changes, padding=PADDING)
+    about = weights_about(network, changes)
+    identity = {**about, "weights": weights_digest(network.module)}
     objective = None
     if settings.distillation:
-        objective = distilled(copy.deepcopy(network.module), settings)
-    about = weights_about(network, changes)
+        objective = distilled(copy.deepcopy(teacher or network.module), settings)
+        identity |= {"teacher": weights_digest(teacher)} if teacher else {}
     fitted = fit(
         module,
-        feed,
-        settings,
+        feed.under(settings),
         folder=folder,
-        identity={**about, "weights": weights_digest(network.module)},
+        identity=identity,
         objective=objective,
         progress=progress,
         notice=notice,

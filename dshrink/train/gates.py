@@ -24,6 +24,8 @@ from latency_tables.opspec import Activation
 
 #: The name of the mask in a gated module's parameters; one value a block that takes part.
 MASK_NAME = "activation_mask"
+#: A buffer beside it: the share of the latest steps in which each block was kept.
+SHARE_NAME = "kept_blocks.share"
 _DECISION_NAME = "kept_blocks"
 
 #: From the values of a mask to whether the block of each is kept.
@@ -38,16 +40,19 @@ def searchable_blocks(network: Network) -> tuple[Block, ...]:
     return tuple(block for block in blocks if block.inner_numbers and not block.unmergeable)
 
 
-def gated_module(network: Network, blocks: Sequence[Block], rule: KeepRule) -> fx.GraphModule:
+def gated_module(
+    network: Network, blocks: Sequence[Block], rule: KeepRule, horizon: float = 1.0
+) -> fx.GraphModule:
     """A trainable copy of ``network`` with the activations inside ``blocks`` behind gates.
 
-    Its state dict is the original's and the mask (B,), all zero: only differences between values
-    matter. In eval mode.
+    Its state dict is the original's, the mask (B,), all zero, since only differences between values
+    matter, and the share (B,) of training steps in which each block was kept: a running mean over
+    about ``horizon`` of them. In eval mode.
     """
     surgery = Surgery(network, torch.float32)
     module = surgery.module
     module.register_parameter(MASK_NAME, nn.Parameter(torch.zeros(len(blocks))))
-    decision = _KeptBlocks(rule)
+    decision = _KeptBlocks(rule, len(blocks), horizon)
     module.add_submodule(_DECISION_NAME, decision)
     with module.graph.inserting_after(surgery.tensors[0]):
         mask = module.graph.get_attr(MASK_NAME)
@@ -68,13 +73,19 @@ def gated_module(network: Network, blocks: Sequence[Block], rule: KeepRule) -> f
 class _KeptBlocks(nn.Module):
     """Decides which blocks this pass keeps, and gives the values of the mask (B,) one by one."""
 
-    def __init__(self, rule: KeepRule) -> None:
+    def __init__(self, rule: KeepRule, count: int, horizon: float) -> None:
         super().__init__()
         self._rule = rule
+        self._weight = 1 / max(horizon, 1.0)
         self.kept: Sequence[bool] = ()
+        self.register_buffer("share", torch.zeros(count))
+        self.share: Tensor
 
     def forward(self, mask: Tensor) -> tuple[Tensor, ...]:
         self.kept = self._rule(mask.tolist())
+        if self.training:
+            kept = self.share.new_tensor([float(one) for one in self.kept])
+            self.share.lerp_(kept, self._weight)
         return mask.unbind()
 
 
@@ -115,5 +126,6 @@ class _Gated(torch.autograd.Function):
             active = ctx.activation(x)
         to_x = torch.autograd.grad(active, x, gradient)[0] if ctx.kept else gradient
         change = active.detach() - x.detach()
-        # In the mask's own type: a sum over a batch overflows float16.
-        return to_x, (gradient * change).sum(dtype=ctx.mask_type), None, None
+        # In the mask's own type: products with a scaled gradient overflow float16, as do sums.
+        slope = (gradient.to(ctx.mask_type) * change.to(ctx.mask_type)).sum()
+        return to_x, slope, None, None

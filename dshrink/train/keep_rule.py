@@ -1,7 +1,8 @@
 """Which blocks a learnt mask keeps: by the order of its values, for a keep count or a latency.
 
 The blocks of smallest value go first, so neither the size of the values nor where they lie means
-anything. Equal values, as all are at the start, go in an order that the seed draws.
+anything. Equal values, as all are at the start, go in an order that the seed draws. A value may be
+a pair, whose second part decides where the first ones are equal.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from dataclasses import dataclass, field
 from dshrink.search.goal import Goal
 from dshrink.search.greedy import shrink_in_order
 from latency_tables.table import LatencyTable
+
+Values = Sequence[float] | Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +33,13 @@ class KeepRule:
     table: LatencyTable | None
     padding: str
     seed: int
-    _known: dict[tuple[int, ...], str] = field(default_factory=dict)
+    _known: dict[tuple[int, ...], str] = field(default_factory=dict, init=False, compare=False)
 
-    def __call__(self, values: Sequence[float]) -> tuple[bool, ...]:
+    def __call__(self, values: Values) -> tuple[bool, ...]:
         keep_mask = self.keep_mask(values)
         return tuple(keep_mask[block] == "1" for block in self.blocks)
 
-    def keep_mask(self, values: Sequence[float]) -> str:
+    def keep_mask(self, values: Values) -> str:
         """One character a block of the network. Raises InfeasibleBudgetError."""
         order = self.removal_order(values)
         # Asked before every step, and the order seldom changes.
@@ -45,7 +48,7 @@ class KeepRule:
             self._known[order] = self._shrunk(order)
         return self._known[order]
 
-    def removal_order(self, values: Sequence[float]) -> tuple[int, ...]:
+    def removal_order(self, values: Values) -> tuple[int, ...]:
         """The numbers of the blocks, smallest value first."""
         places = list(range(len(self.blocks)))
         random.Random(self.seed).shuffle(places)

@@ -22,19 +22,29 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from dshrink.tracing import import_timm
-from dshrink.train.checkpoint import NAME, Checkpoint, held, load_checkpoint, save_checkpoint
-from dshrink.train.errors import DivergedError
+from dshrink.train.checkpoint import (
+    NAME,
+    Checkpoint,
+    held,
+    load_checkpoint,
+    save_checkpoint,
+    save_tensors,
+)
+from dshrink.train.errors import CheckpointError, DivergedError
 from dshrink.train.feed import Feed
 from dshrink.train.objectives import Objective, smoothed
 from dshrink.train.optimiser import sgd_along_cosine
-from dshrink.train.processes import make_accelerator
+from dshrink.train.processes import gathered, make_accelerator, without_casts
 from dshrink.train.settings import Training
-from dshrink.train.tuning import Score, evaluate, prepared
+from dshrink.train.tuning import Score, evaluate, prepared, without_tf32
+from dshrink.train.unreadable import UnreadableImages
 
 #: Called with (done, total, label) while long work runs.
 OnProgress = Callable[[int, int, str], None]
 #: Losses stay on the device for so many steps before they are looked at: looking waits for it.
 LOOK_EVERY = 20
+#: The weights of the last checkpoint before a loss that was no number, to start from again.
+LAST_GOOD = "last_good.safetensors"
 _MODEL, _OPTIMISER, _AVERAGE = "model.", "optimiser.", "average."
 
 
@@ -43,7 +53,8 @@ class Fitted:
     """A finished run: the weights that are kept (the average's where there is one), by name.
 
     ``history`` has an entry an epoch; ``accuracy`` is the last one's in percent, ``loss`` its mean
-    cross-entropy, both of the validation images. Of several ``processes`` the ``main`` one writes.
+    cross-entropy, both of the validation images in float32, whatever it was trained in. Of several
+    ``processes`` the ``main`` one writes.
     """
 
     state: Mapping[str, Tensor]
@@ -64,27 +75,27 @@ class Fitted:
 def fit(
     module: nn.Module,
     feed: Feed,
-    settings: Training,
     *,
     folder: Path,
     identity: Mapping[str, Any],
     objective: Objective | None = None,
-    rates: Mapping[str, float] | None = None,
     observe: Callable[[], Mapping[str, Any]] | None = None,
     progress: OnProgress | None = None,
     notice: Callable[[str], None] | None = None,
 ) -> Fitted:
-    """Train ``module`` in place, validate after every epoch, keep a checkpoint in ``folder``.
+    """Train ``module`` in place as ``feed.settings`` say, validate after every epoch.
 
-    The same call goes on where an earlier one ended; ``identity`` says what the result depends on
-    beside the settings and the images. ``rates`` gives parameters, by name, a multiple of the
-    learning rate (and no weight decay). What ``observe`` gives after an epoch goes into its entry
-    of the history. Only the first of several processes writes.
+    ``folder`` takes a checkpoint, and the same call goes on where an earlier one ended;
+    ``identity`` says what the result depends on beside the settings and the images. What
+    ``observe`` gives after an epoch goes into its entry of the history. ``notice`` is told where a
+    run goes on, and of images that cannot be read. Only the first of several processes writes.
 
     Raises DivergedError at the first loss that is no number, with the step and the last good
-    state; CheckpointError where ``folder`` holds another run; TrainError for a batch that cannot
-    be shared out.
+    state, and before weights that are none would be kept; CheckpointError where ``folder`` holds
+    another run, or is not the same for all processes; TrainError for a batch that cannot be shared
+    out.
     """
+    settings = feed.settings
     identity = {**identity, "training": settings.identity, "images": feed.identity}
     accelerator = make_accelerator(settings)
     with ExitStack() as stack:
@@ -103,7 +114,7 @@ def fit(
             or (lambda done, total, label: None),
             notice=(accelerator.is_main_process and notice) or (lambda text: None),
         )
-        return run.whole(module, rates or {})
+        return run.whole(module)
 
 
 @dataclass(kw_only=True)
@@ -123,35 +134,34 @@ class _Run:
     losses: list[float] = field(default_factory=list)
     waiting: list[Tensor] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
+    #: Of training alone, from the run's first step on.
     seconds: float = 0.0
-    trained_images: int = 0
+    since: float = 0.0
+    images: int = 0
+    #: Files that were told as unreadable.
+    told: set[str] = field(default_factory=set)
 
-    def whole(self, module: nn.Module, rates: Mapping[str, float]) -> Fitted:
-        steps = self.feed.steps
-        self._prepare(module, rates)
+    def whole(self, module: nn.Module) -> Fitted:
+        self._prepare(module)
         while self.epoch < self.settings.epochs:
-            start, first = time.perf_counter(), self.step
-            self._train_epoch(steps)
-            self.seconds += time.perf_counter() - start
-            self.trained_images += (steps - first) * self.settings.batch
+            self._train_epoch(self.feed.steps)
             self._end_epoch()
         # Takes the casts of mixed precision off the module again.
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         kept = self.average.module if self.average else self.bare
-        rate = self.trained_images / self.seconds if self.seconds else 0.0
         return Fitted(
             state={name: value.detach().cpu() for name, value in kept.state_dict().items()},
             history=tuple(self.history),
-            images_per_second=rate,
+            images_per_second=self.images / self.seconds if self.seconds else 0.0,
             processes=self.accelerator.num_processes,
             main=self.accelerator.is_main_process,
         )
 
-    def _prepare(self, module: nn.Module, rates: Mapping[str, float]) -> None:
+    def _prepare(self, module: nn.Module) -> None:
         settings, accelerator = self.settings, self.accelerator
         import_timm()
         # What is loaded has to be there before the module is shared out and averaged.
-        found = load_checkpoint(self.folder, self.identity)
+        found = self._found()
         if found:
             module.load_state_dict(_named(found.tensors, _MODEL))
         self.bare = module.to(accelerator.device)
@@ -159,19 +169,35 @@ class _Run:
         if settings.ema is not None:
             averages = importlib.import_module("timm.utils")
             self.average = averages.ModelEmaV3(self.bare, decay=settings.ema, use_warmup=True)
-        optimiser, self.scheduler = sgd_along_cosine(
-            self.bare, settings, rates, steps=self.feed.steps
-        )
+        optimiser, self.scheduler = sgd_along_cosine(self.bare, settings, steps=self.feed.steps)
         if found:
             self._resume(found, optimiser)
+        self.told = set(self.feed.unreadable.reasons)
         self.model, self.optimiser = accelerator.prepare(self.bare, optimiser)
         self._scale(found.state.get("scaler") if found else None)
+
+    def _found(self) -> Checkpoint | None:
+        """The folder's checkpoint; CheckpointError unless all processes find the same."""
+        found = load_checkpoint(self.folder, self.identity)
+        places = gathered([_place(found.state) if found else "its start"])
+        for rank, place in enumerate(places):
+            if place != places[0]:
+                raise CheckpointError(
+                    f"{self.folder}: process 0 would go on after {places[0]}, process {rank} after "
+                    f"{place}: --out must lie on a disk that all processes share"
+                )
+        return found
 
     def _resume(self, found: Checkpoint, optimiser: torch.optim.Optimizer) -> None:
         state = found.state
         self.epoch, self.step = int(state["epoch"]), int(state["step"])
         self.losses = [float(value) for value in state["losses"]]
         self.history = list(state["history"])
+        # The first checkpoints had none of these.
+        self.seconds, self.images = state.get("seconds", 0.0), state.get("images", 0)
+        self.feed.unreadable.reasons.update(state.get("unreadable", {}))
+        if self.epoch < self.settings.epochs:
+            self.notice(f"{self.folder}: goes on after {_place(state)}")
         if self.average:
             self.average.module.load_state_dict(_named(found.tensors, _AVERAGE))
         known = _named(found.tensors, _OPTIMISER)
@@ -189,6 +215,7 @@ class _Run:
         settings = self.settings
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         total = settings.epochs * steps
+        self.since = time.perf_counter()
         self.model.train()
         parts = iter(self.feed.training(self.epoch, rank, world, self.step))
         while self.step < steps:
@@ -199,9 +226,11 @@ class _Run:
             if self.average:
                 self.average.update(self.bare, step=done + 1)
             self.step += 1
+            self.images += settings.batch
             due = settings.checkpoint_steps and self.step % settings.checkpoint_steps == 0
             if len(self.waiting) >= LOOK_EVERY or due or self.step == steps:
                 self._look()
+                self._take_time()
             if due and self.step < steps:
                 self._keep()
             self.progress(done + 1, total, f"epoch {self.epoch + 1} of {settings.epochs}")
@@ -231,10 +260,13 @@ class _Run:
         (seed,) = np.random.SeedSequence(numbers).generate_state(1)
         torch.manual_seed(int(seed))
 
+    def _take_time(self) -> None:
+        now = time.perf_counter()
+        self.seconds += now - self.since
+        self.since = now
+
     def _look(self) -> None:
         """Fetch the losses from the device. Raises DivergedError for one that is no number."""
-        if not self.waiting:
-            return
         mean = self.accelerator.reduce(torch.stack(self.waiting).float(), reduction="mean")
         self.waiting = []
         for value in mean.tolist():
@@ -249,17 +281,21 @@ class _Run:
         found = load_checkpoint(self.folder, self.identity)
         if found is None:
             return "no state was kept before that; lower --lr"
-        epoch, step = found.state["epoch"], found.state["step"]
+        file = self.folder / LAST_GOOD
+        if self.accelerator.is_main_process:
+            save_tensors(_named(found.tensors, _AVERAGE if self.average else _MODEL), file)
         return (
-            f"the last good state is {self.folder / NAME} (after epoch {epoch}"
-            f"{f', step {step}' if step else ''}); lower --lr and choose another --out"
+            f"the last good state is {self.folder / NAME} (after {_place(found.state)}), its "
+            f"weights are {file}; lower --lr and choose another --out, from the start or with "
+            "these --weights"
         )
 
     def _end_epoch(self) -> None:
         accelerator = self.accelerator
         if accelerator.num_processes > 1:
             timm_utils = importlib.import_module("timm.utils")
-            timm_utils.distribute_bn(self.bare, accelerator.num_processes, reduce=True)
+            for module in [self.bare, *([self.average.module] if self.average else [])]:
+                timm_utils.distribute_bn(module, accelerator.num_processes, reduce=True)
         score = self._validate(self.average.module if self.average else self.bare)
         self.history.append(
             {
@@ -284,16 +320,40 @@ class _Run:
             return summed
 
         try:
-            return evaluate(module, batches, total)
+            with without_casts(module), without_tf32():
+                return evaluate(module, batches, total)
         except DivergedError as error:
             raise DivergedError(
                 f"{error} after epoch {self.epoch + 1}; {self._last_good()}"
             ) from None
 
     def _keep(self) -> None:
-        self.accelerator.wait_for_everyone()
+        self._share_unreadable()
+        checkpoint = self._checkpoint()
+        self._check_numbers(checkpoint)
         if self.accelerator.is_main_process:
-            save_checkpoint(self.folder, self.identity, self._checkpoint())
+            save_checkpoint(self.folder, self.identity, checkpoint)
+
+    def _share_unreadable(self) -> None:
+        """All processes know what one could not read; the first tells what is new."""
+        reasons = self.feed.unreadable.reasons
+        found = dict(gathered(list(reasons.items())))
+        new = {file: reason for file, reason in found.items() if file not in self.told}
+        reasons.update(found)
+        self.told |= new.keys()
+        if new:
+            self.notice(UnreadableImages(reasons=new).line)
+
+    def _check_numbers(self, checkpoint: Checkpoint) -> None:
+        """A loss may be one while its gradients are not. Raises DivergedError in all processes."""
+        floats = [one for one in checkpoint.tensors.values() if one.is_floating_point()]
+        norms = torch.stack([norm.float() for norm in torch._foreach_norm(floats)])
+        bad = self.accelerator.reduce((~norms.isfinite()).sum(), reduction="sum")
+        if bad.item():
+            raise DivergedError(
+                f"the weights are no numbers any more after {_place(checkpoint.state)}, though the "
+                f"losses were; {self._last_good()}"
+            )
 
     def _checkpoint(self) -> Checkpoint:
         tensors = {f"{_MODEL}{name}": value for name, value in self.bare.state_dict().items()}
@@ -311,10 +371,19 @@ class _Run:
                 "step": self.step,
                 "losses": self.losses,
                 "history": self.history,
+                "seconds": self.seconds,
+                "images": self.images,
+                "unreadable": self.feed.unreadable.reasons,
                 "scaler": scaler.state_dict() if scaler else None,
             },
             tensors=tensors,
         )
+
+
+def _place(state: Mapping[str, Any]) -> str:
+    """What was done last: epochs count from 1, and ``epoch`` of them are whole."""
+    epoch, step = state["epoch"], state["step"]
+    return f"epoch {epoch + 1}, step {step}" if step else f"epoch {epoch}"
 
 
 def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -5,16 +5,22 @@ to keep a block that would save much costs. Only the order of the mask's values 
 all start equal, and SGD is linear in what it adds up; so a learning rate of the mask's own would
 change nothing, and there is none.
 
-What images say of a value in one step is limited (``LIMIT``), which the paper does not do. Where a
-kept activation shuts a whole channel, the norm behind the next convolution divides by nearly
-nothing, and the slope at that point reaches thousands: added up unlimited, a single such step
-outweighs all others, and the block never comes back.
+What is kept in the end is what was kept most of the time in the last epoch of steps; the values
+decide between equals. The paper takes the largest values. But a block that is kept has little to
+gain from its activation, one that is removed much, so values drift towards each other and blocks
+change places to the last step, which makes the last values an arbitrary cut through it; the share
+of time is stable, and where the values have settled it is the same.
+
+Where a kept activation shuts a whole channel, the norm behind the next convolution divides by
+nearly nothing, and one step's slope can outweigh all others. ``limit`` bounds what counts of a
+slope; the paper has no such bound, and so it is off unless asked for.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -32,7 +38,7 @@ from dshrink.search.errors import SearchError
 from dshrink.search.goal import Goal, check_blocks, check_fit, savings_ms
 from dshrink.search.plan import Plan
 from dshrink.train.feed import Feed
-from dshrink.train.gates import MASK_NAME, gated_module, searchable_blocks
+from dshrink.train.gates import MASK_NAME, SHARE_NAME, gated_module, searchable_blocks
 from dshrink.train.keep_rule import KeepRule
 from dshrink.train.loop import Fitted, OnProgress, fit
 from dshrink.train.settings import Training
@@ -45,11 +51,9 @@ METHOD = "mask"
 PADDING = "repad"
 #: As long as the paper searches (Sec. 5.1).
 EPOCHS = 20
-#: Strength of the decay where none is given: a few times below what images say of most blocks.
-DECAY = 0.02
-#: The largest slope of the loss in a mask value that counts, per step, where none is given.
-LIMIT = 0.1
-HISTORY_COLUMNS = ("epoch", "step", "block", "name", "mask", "kept", "saving_ms")
+#: Strength of the decay where none is given: of the size of what images say of most blocks.
+DECAY = 0.003
+HISTORY_COLUMNS = ("epoch", "step", "block", "name", "mask", "share", "kept", "saving_ms")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +108,8 @@ def search_masks(
     ``settings`` are those of the fine-tuning, but for the epochs; their seed also breaks ties, and
     an average of the weights or a teacher has no part in a search. ``decay`` is the strength of the
     latency-aware decay, ``DECAY`` if not given; without a ``table`` there is none, and a budget
-    needs one. ``limit`` is the largest slope that counts in one step, ``LIMIT`` if not given, and
-    infinity in the paper. ``folder`` takes the checkpoints: the same call goes on where it was
-    interrupted.
+    needs one. ``limit`` is the largest slope that counts in one step, none if not given.
+    ``folder`` takes the checkpoints: the same call goes on where it was interrupted.
 
     Raises SearchError where table and network do not go together, InfeasibleBudgetError before
     anything is trained, and as ``loop.fit`` does.
@@ -115,30 +118,31 @@ def search_masks(
     if table is None and strength:
         raise SearchError("without a latency table there is no decay: give --table, or no --decay")
     drawn = _decay(table, rule.blocks, DECAY if strength is None else strength) if table else None
-    limit = LIMIT if limit is None else limit
+    limit = math.inf if limit is None else limit
     if not limit > 0:
         raise SearchError(f"the limit of a mask's slope must be above 0 (or inf), got {limit:g}")
     settings = replace(settings, ema=None, distillation=0.0)
     known = find_blocks(network.spec, network.lowered.layers)
-    module = gated_module(network, [known[block] for block in rule.blocks], rule)
-    mask = module.get_parameter(MASK_NAME)
+    searched = [known[block] for block in rule.blocks]
+    module = gated_module(network, searched, rule, horizon=feed.under(settings).steps)
+    mask, share = module.get_parameter(MASK_NAME), module.get_buffer(SHARE_NAME)
 
     def observe() -> Mapping[str, Any]:
-        values = mask.tolist()
-        return {"mask": values, "keep_mask": rule.keep_mask(values)}
+        shares, values = share.tolist(), mask.tolist()
+        keep_mask = rule.keep_mask(list(zip(shares, values, strict=True)))
+        return {"mask": values, "share": shares, "keep_mask": keep_mask}
 
     with _steps_of(mask, drawn, limit):
         fitted = fit(
             module,
-            feed,
-            settings,
+            feed.under(settings),
             folder=folder,
             identity={**_identity(network, rule, drawn), "limit": str(limit)},
             observe=observe,
             progress=progress,
             notice=notice,
         )
-    keep_mask = rule.keep_mask(fitted.state[MASK_NAME].tolist())
+    keep_mask = fitted.history[-1]["keep_mask"]
     return MaskSearch(
         plan=_plan(network, keep_mask, table, settings.seed),
         history=tuple(_lines(fitted.history, feed.steps, known, rule, drawn)),
@@ -195,8 +199,8 @@ def _check_network(table: LatencyTable, network: Network) -> None:
 
 
 def _decay(table: LatencyTable, blocks: Sequence[int], strength: float) -> Decay:
-    if strength < 0:
-        raise SearchError(f"the decay must be 0 or more, got {strength:g}")
+    if not 0 <= strength < math.inf:
+        raise SearchError(f"the decay must be a number, 0 or more, got {strength:g}")
     savings = savings_ms(table, PADDING)
     latencies_ms = [table.measured("original", block)[1] for block in blocks]
     return Decay(
@@ -260,7 +264,7 @@ def _plan(network: Network, keep_mask: str, table: LatencyTable | None, seed: in
             method=METHOD,
             seed=seed,
         )
-    return bind_to_network(found, network)
+    return replace(bind_to_network(found, network), borders=PADDING)
 
 
 def _lines(
@@ -278,11 +282,14 @@ def _lines(
             block,
             blocks[block].name,
             value,
+            share,
             entry["keep_mask"][block],
             saving_ms,
         )
         for entry in history
-        for block, value, saving_ms in zip(rule.blocks, entry["mask"], savings, strict=True)
+        for block, value, share, saving_ms in zip(
+            rule.blocks, entry["mask"], entry["share"], savings, strict=True
+        )
     ]
 
 

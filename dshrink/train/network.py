@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dshrink.models import Network, NetworkError, load_network
+from dshrink.models import Network, NetworkError, WeightsMisfitError, load_network
 from dshrink.train.data import Images
 
 
@@ -31,9 +31,7 @@ def load_for(
             seed=seed,
             classes=None if weights == "pretrained" else classes,
         )
-    except NetworkError as error:
-        if known or "do not fit" not in str(error):
-            raise
+    except WeightsMisfitError as error:
         raise NetworkError(f"{error}; {images.data} has {classes} classes") from error
     check_classes(images, network, weights)
     return network

@@ -26,15 +26,20 @@ def smoothed(label_smoothing: float) -> Objective:
 def distilled(teacher: nn.Module, settings: Training) -> Objective:
     """``(1 - w) * CE + w * KL`` to the teacher's outputs (paper, Sec. 4.3; methods.md, stage 2).
 
-    The teacher is the original network with all its activations, in eval mode. Both outputs are
-    divided by the temperature, the KL term is multiplied by its square (Hinton et al., 2015).
+    The teacher is the original network with all its activations, in eval mode; it goes where the
+    images are. Both outputs are divided by the temperature, the KL term is multiplied by its square
+    (Hinton et al., 2015).
     """
     own = smoothed(settings.label_smoothing)
     weight, temperature = settings.distillation, settings.temperature
     teacher.eval().requires_grad_(False)
+    place: torch.device | None = None
 
     def loss(outputs: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        teacher.to(images.device)
+        nonlocal place
+        if place != images.device:
+            place = images.device
+            teacher.to(place)
         with torch.no_grad():
             told = F.log_softmax(teacher(images).float() / temperature, dim=1)
         said = F.log_softmax(outputs / temperature, dim=1)

@@ -14,7 +14,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -35,6 +35,14 @@ NO_LABEL = -1
 
 #: An epoch and the number of an image.
 Pick = tuple[int, int]
+
+
+class Picks(Protocol):
+    """The picks of one batch after the other: a list, or what makes each when it is asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Sequence[Pick]]: ...
 
 
 class Picture(NamedTuple):
@@ -104,7 +112,7 @@ def collate(pictures: Sequence[Picture]) -> Loaded:
 
 def read_batches(
     pictures: Pictures,
-    picks: Sequence[Sequence[Pick]],
+    picks: Picks,
     *,
     workers: int = 0,
     unreadable: UnreadableImages,
@@ -131,7 +139,7 @@ def read_batches(
             run = min(LONGEST_RUN, len(pictures.split))
             raise _nothing_readable(f"{run} images in a row", loaded.unreadable)
         yield loaded.pictures, loaded.labels
-    if picks and not images:
+    if len(picks) and not images:
         raise _nothing_readable(f"all images of {pictures.split.name}", unreadable.reasons)
 
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object
+from torch import nn
 
 from dshrink.train.settings import Training
+
+Item = TypeVar("Item")
 
 
 def make_accelerator(settings: Training) -> Accelerator:
@@ -23,6 +31,27 @@ def make_accelerator(settings: Training) -> Accelerator:
 def is_main_process() -> bool:
     """Whether this process speaks and writes: the only one, or the first of several."""
     return bool(PartialState(cpu=_on_cpu()).is_main_process)
+
+
+def gathered(items: Sequence[Item]) -> list[Item]:
+    """The items of all processes, in their order; all of them have to ask."""
+    found: list[Item] = gather_object(list(items))
+    return found
+
+
+@contextmanager
+def without_casts(module: nn.Module) -> Iterator[None]:
+    """Meanwhile ``module`` computes in its weights' precision, not in the accelerator's mixed one.
+
+    Accelerate wraps ``forward`` in casts, and no autocast around a call takes them off.
+    """
+    wrapped: Any = module
+    forward = module.forward
+    wrapped.forward = module.__dict__.get("_original_forward", forward)
+    try:
+        yield
+    finally:
+        wrapped.forward = forward
 
 
 def _on_cpu() -> bool:

@@ -6,9 +6,10 @@ changes channels or size must leave something behind:
 
 - a residual block with a projection shortcut (a ResNet's first of a stage) leaves that shortcut,
   trained as it is, and its end activation;
-- any other (an inverted residual without skip) leaves a fresh 1x1 convolution with the block's
-  stride and a norm, the projection shortcut that a ResNet would have had. It is untrained: after
-  such a removal the network must be trained to be of use.
+- any other (an inverted residual without skip) leaves a 1x1 convolution with the block's stride and
+  a norm, the projection shortcut that a ResNet would have had. It starts as what the block without
+  its activations does to an even picture, so that the baseline is not handicapped by random weights
+  where merging starts from trained ones.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from torch import fx, nn
 
 from dshrink.blocks import Block, find_blocks
 from dshrink.lowering import lower
+from dshrink.merge.padding import merge
 from dshrink.merge.surgery import Surgery
 from dshrink.models import Network
-from dshrink.regions import ShrinkError, block_region
+from dshrink.regions import ShrinkError, block_region, region_segment
 from dshrink.tracing import propagate_shapes
 from latency_tables.errors import MaskError
 from latency_tables.masks import check_mask
@@ -69,9 +71,10 @@ def pruning(network: Network, keep_mask: str) -> Pruning:
 def pruned_network(network: Network, keep_mask: str, *, seed: int = 0) -> Network:
     """The network without the blocks that a keep mask marks 0 (paper Sec. 5.2, Fig. 3).
 
-    What remains keeps its names and values. ``seed`` draws the weights of the fresh projections,
-    which are ``BLOCK.projection`` and ``BLOCK.projection_norm``: normal with variance 2 / fan out,
-    as timm draws convolutions. Raises as ``pruning``, which tells how many of them there are.
+    What remains keeps its names and values. Projections are ``BLOCK.projection`` and
+    ``BLOCK.projection_norm``; of a block that cannot merge ``seed`` draws the weights (normal with
+    variance 2 / fan out, as timm draws convolutions). Raises as ``pruning``, which tells how many
+    of them there are.
     """
     prune = pruning(network, keep_mask)
     surgery = Surgery(network, next(network.module.parameters()).dtype)
@@ -129,6 +132,7 @@ def _project(surgery: Surgery, block: Block, generator: torch.Generator) -> None
         bias=False,
     )
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", generator=generator)
+    _take_over(surgery.network, block, conv)
     dtype = next(surgery.module.parameters()).dtype
     path, end = block_region(block).path, surgery.tensors[block.body_last + 1]
     result = surgery.tensors[block.first]
@@ -137,14 +141,31 @@ def _project(surgery: Surgery, block: Block, generator: torch.Generator) -> None
     surgery.become(block.body_last + 1, result)
 
 
+def _take_over(network: Network, block: Block, conv: nn.Conv2d) -> None:
+    """Give a projection the taps of the block's merged kernel, summed, where it has one."""
+    if block.unmergeable:
+        return
+    weights = network.lowered.weights(network.module)
+    segment = region_segment(network.spec, block_region(block), weights, network.lowered.layers)
+    merged = merge(segment, "interior").conv
+    if merged.groups == 1:
+        with torch.no_grad():
+            conv.weight.copy_(merged.weight.sum(dim=(2, 3), keepdim=True))
+
+
 def _norm_like(surgery: Surgery, block: Block) -> nn.BatchNorm2d:
-    """A fresh norm with the eps and momentum of the block's own, or torch's."""
+    """A norm with the eps and momentum of the block's own, and the scale and shift of its last."""
     norm = nn.BatchNorm2d(_result_shape(surgery.network.spec, block)[0])
     for number in range(block.first, block.last + 1):
         for name in surgery.network.lowered.modules[number]:
             own = surgery.network.module.get_submodule(name)
             if isinstance(own, nn.BatchNorm2d):
                 norm.eps, norm.momentum = own.eps, own.momentum
+                if own.affine and own.num_features == norm.num_features:
+                    with torch.no_grad():
+                        # The sign of a scale is in the kernel already.
+                        norm.weight.copy_(own.weight.abs())
+                        norm.bias.copy_(own.bias)
     return norm
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -27,6 +27,7 @@ ROWS: Mapping[str, str] = {
     "original": "the network as it is, fine-tuned as long as the others",
     "searched": "the mask of stage 1, fine-tuned and merged",
     "distilled": "the same, taught by the original network as well",
+    "free_activation": "the same with an activation after merged blocks, if the recipe has none",
     "no_free_activation": "the same without the activation after merged blocks",
     "scratch": "the same without that activation, from initial weights (the paper's Tab. 4)",
     "random": "masks drawn at random, of as many kept blocks",
@@ -34,7 +35,12 @@ ROWS: Mapping[str, str] = {
     "width": "the whole network made narrower, trained from initial weights",
 }
 #: Rows that need a mask of stage 1.
-SEARCHED_ROWS = ("searched", "distilled", "no_free_activation", "scratch", "layer_pruning")
+SEARCHED_ROWS = (
+    *("searched", "distilled", "free_activation", "no_free_activation", "scratch"),
+    "layer_pruning",
+)
+#: Rows that start from initial weights.
+FROM_INITIAL = ("scratch", "width")
 INITIAL = "initial"
 
 _FIELDS = (
@@ -47,8 +53,10 @@ _FIELDS = (
     "budgets_ms",
     "masks",
     "widths",
+    "free_activation",
     "rows",
     "random_draws",
+    "remarks",
     "images",
     "pretrain",
     "search",
@@ -96,8 +104,10 @@ class ImageCounts:
 class Recipe:
     """A study: a network, how far to shrink it, what to compare, and how all of it is trained.
 
-    ``decay`` and ``limit`` are those of stage 1 (``search_masks``); None leaves the search's own.
-    ``dense`` and ``hold_out`` are those of the latency table that is measured where none is given.
+    ``free_activation``: whether merged blocks have an activation behind them, but for the rows that
+    are about it. ``remarks`` are sentences of the report; ``decay`` and ``limit`` those of stage
+    1 (``search_masks``); None leaves the search's own. ``dense`` and ``hold_out`` are those of the
+    latency table that is measured where none is given.
     """
 
     name: str
@@ -114,8 +124,10 @@ class Recipe:
     budgets_ms: tuple[float, ...] = ()
     masks: tuple[str, ...] = ()
     widths: tuple[float, ...] = ()
+    free_activation: bool = True
     rows: tuple[str, ...] = ("searched",)
     random_draws: int = 5
+    remarks: tuple[str, ...] = ()
     images: ImageCounts | None = None
     decay: float | None = None
     limit: float | None = None
@@ -169,11 +181,30 @@ class Recipe:
             *(Target(mask=name) for name in self.masks),
         )
 
+    def training_of(self, row: str) -> Training:
+        """The settings of a row.
+
+        What starts from initial weights is trained as the pre-training is, for the epochs of both:
+        else it would be compared with networks that saw more.
+        """
+        if row == "distilled":
+            return self.distilled
+        if row in FROM_INITIAL and self.pretrain is not None:
+            return replace(self.pretrain, epochs=self.pretrain.epochs + self.finetune.epochs)
+        return self.finetune
+
     def changed(self, *, rows: Sequence[str] = (), seeds: Sequence[int] = ()) -> Recipe:
         """The recipe with other rows or seeds where some are given. Raises RecipeError."""
         rows = tuple(rows) or self.rows
         widths = self.widths if "width" in rows else ()
         return replace(self, rows=rows, seeds=tuple(seeds) or self.seeds, widths=widths)
+
+    def with_all_of(self, other: Recipe) -> Recipe:
+        """The recipe with the rows and seeds of another one, a ``changed`` one, besides its own."""
+        return self.changed(
+            rows=tuple(dict.fromkeys((*self.rows, *other.rows))),
+            seeds=tuple(dict.fromkeys((*self.seeds, *other.seeds))),
+        )
 
 
 def shipped_recipes() -> tuple[str, ...]:
@@ -260,14 +291,15 @@ def _plain_fields(source: JsonObject) -> dict[str, Any]:
     for name in ("seeds", "keep"):
         if name in source.data:
             found[name] = source.integers(name)
-    for name in ("rows", "masks"):
+    readers: dict[str, Callable[[str], Any]] = {
+        **dict.fromkeys(("rows", "masks", "remarks"), source.texts),
+        **dict.fromkeys(("budgets_ms", "widths"), lambda name: _numbers(source, name)),
+        "weights": source.text,
+        "free_activation": source.boolean,
+    }
+    for name, read in readers.items():
         if name in source.data:
-            found[name] = source.texts(name)
-    for name in ("budgets_ms", "widths"):
-        if name in source.data:
-            found[name] = _numbers(source, name)
-    if "weights" in source.data:
-        found["weights"] = source.text("weights")
+            found[name] = read(name)
     return found
 
 

@@ -8,6 +8,7 @@ never measured meanwhile; that is for whoever calls this, before and afterwards.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +27,14 @@ from dshrink.train.data import Images, open_images
 from dshrink.train.loop import OnProgress
 from dshrink.train.processes import is_main_process
 from dshrink.train.study_rows import Worker, Workplace
-from dshrink.train.study_steps import MERGE, TABLE, Step, StudyError, ready
+from dshrink.train.study_steps import (
+    MERGE,
+    TABLE,
+    Step,
+    StepsFailedError,
+    StudyError,
+    ready,
+)
 from dshrink.train.unreadable import UnreadableImages
 
 
@@ -75,20 +83,28 @@ class Study:
         """Do all steps but the table's, which has to be there.
 
         Steps that fail for a reason that the user can mend do not stop the others. Raises
-        StudyError at the end, which names them; the same call tries them again.
+        StepsFailedError at the end, which names them; the same call tries them again.
         """
         folders = self.place.folders
         steps = [step for step in folders.open_steps() if step.kind != TABLE]
+        self._clear(steps)
         if self.jobs > 1 and len(steps) > 1:
             self._in_processes(steps)
         else:
             self._one_by_one(steps)
         if self._failures:
-            name, reason = next(iter(self._failures.items()))
-            raise StudyError(
-                f"{len(self._failures)} of {len(folders.steps)} steps failed, first {name}: "
-                f"{reason}; the same command does what is left"
-            )
+            raise StepsFailedError(self._failures, len(folders.steps))
+
+    def _clear(self, steps: Sequence[Step]) -> None:
+        """Remove what was made with a table that has been measured again since."""
+        folders, state = self.place.folders, PartialState()
+        stale = [step.name for step in steps if folders.is_stale(step.name)]
+        state.wait_for_everyone()
+        if stale and is_main_process():
+            self.notice(f"the table was measured again: {len(stale)} steps are done again")
+            for name in stale:
+                shutil.rmtree(folders.folder(name))
+        state.wait_for_everyone()
 
     def _one_by_one(self, steps: Sequence[Step]) -> None:
         main, state = is_main_process(), PartialState()
@@ -143,6 +159,9 @@ def _do(worker: Worker, step: Step, progress: OnProgress | None = None) -> Done:
     missing = UnreadableImages(worker.place.unreadable)
     try:
         result = replace(worker, progress=progress, missing=missing).do(step)
+    except torch.OutOfMemoryError:
+        reason = "the memory of the GPU is full: raise accumulate or lower batch in the recipe"
+        return Done(step.name, reason, missing.line)
     except (DshrinkError, OSError) as error:
         return Done(step.name, str(error), missing.line)
     if worker.main:

@@ -135,7 +135,7 @@ class Stopwatch:
         loss = smoothed(training.label_smoothing)
         if training.distillation:
             loss = distilled(copy.deepcopy(self._network.module), training)
-        optimiser, _ = sgd_along_cosine(module, training, {}, steps=MEASURED_STEPS)
+        optimiser, _ = sgd_along_cosine(module, training, steps=MEASURED_STEPS)
         # A CPU computes in half precision, but not in an hour what a GPU does in a second.
         precision = training.precision if self.device.type == "cuda" else "fp32"
         scaled = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision)

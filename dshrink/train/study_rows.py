@@ -8,12 +8,14 @@ of its activations.
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from dshrink.blocks import find_blocks
@@ -34,9 +36,17 @@ from dshrink.train.loop import OnProgress
 from dshrink.train.mask_search import search_masks, write_mask_history
 from dshrink.train.network import load_for
 from dshrink.train.pruning import pruned_network
-from dshrink.train.recipes import INITIAL, Recipe
+from dshrink.train.recipes import INITIAL, Recipe, Target
 from dshrink.train.settings import Training
-from dshrink.train.study_steps import MERGE, PRETRAIN, SEARCH, TRAIN, Step, StepFolders
+from dshrink.train.study_steps import (
+    MERGE,
+    PRETRAIN,
+    SEARCH,
+    TRAIN,
+    Step,
+    StepFolders,
+    StudyError,
+)
 from dshrink.train.unreadable import Unreadable, UnreadableImages
 from dshrink.train.width import scaled_network
 from latency_tables.io import load_table, write_atomically
@@ -44,8 +54,6 @@ from latency_tables.io import load_table, write_atomically
 PLAN, HISTORY = "plan.json", "mask_history.csv"
 #: A process keeps so many networks.
 MOST_NETWORKS = 4
-#: Rows whose merged blocks have no activation behind them (paper, Tab. 4).
-PLAIN_ROWS = ("no_free_activation", "scratch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,8 +161,7 @@ def _train(worker: Worker, step: Step) -> dict[str, Any]:
     mask = keep_mask(worker, step, network)
     network, changes = row_network(step, network, mask)
     tuned = worker.fine_tune(step, network, changes)
-    rate = tuned.fitted.images_per_second
-    return {"keep_mask": mask, "accuracy_percent": tuned.accuracy, "images_per_second": rate}
+    return {"keep_mask": mask, "accuracy_percent": tuned.accuracy}
 
 
 def keep_mask(worker: Worker, step: Step, network: Network) -> str:
@@ -169,7 +176,7 @@ def keep_mask(worker: Worker, step: Step, network: Network) -> str:
             load_table(place.table),
             budget_ms=target.budget_ms,
             keep=known,
-            seed=step.seed,
+            seed=drawn_by(step.seed, target),
             padding=PADDING,
             allow_unfit=place.allow_unfit,
         )
@@ -184,6 +191,15 @@ def keep_mask(worker: Worker, step: Step, network: Network) -> str:
     return bound.keep_mask
 
 
+def drawn_by(seed: int, target: Target) -> int:
+    """What ``random_plan`` draws the mask of a target with.
+
+    It removes blocks in a drawn order: one order for all targets would make the masks of a seed
+    parts of each other.
+    """
+    return random.Random(f"{seed} {target.name}").getrandbits(32)
+
+
 def row_network(step: Step, network: Network, mask: str) -> tuple[Network, Rewriting | None]:
     """What a row trains: a network, and what becomes of its activations.
 
@@ -196,7 +212,7 @@ def row_network(step: Step, network: Network, mask: str) -> tuple[Network, Rewri
         return pruned_network(network, mask, seed=step.seed), None
     if step.target is None:
         return network, None
-    return network, rewriting(network, mask, free_activation=step.method not in PLAIN_ROWS)
+    return network, rewriting(network, mask, free_activation=step.free_activation)
 
 
 def _merge(worker: Worker, step: Step) -> dict[str, Any]:
@@ -207,7 +223,7 @@ def _merge(worker: Worker, step: Step) -> dict[str, Any]:
     assert known is not None
     whole = worker.network(INITIAL)
     network, changes = row_network(step, whole, known["keep_mask"])
-    network = with_state(network, load_file(folders.folder(trained) / WEIGHTS))
+    network = with_state(network, _weights(folders.folder(trained) / WEIGHTS))
     folder = folders.folder(step.name)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{trained.replace('/', '_')}.onnx"
@@ -219,13 +235,18 @@ def _merge(worker: Worker, step: Step) -> dict[str, Any]:
         # Tables know merged blocks, not removed ones: no prediction for these.
         "free_activation": step.method != "layer_pruning",
     }
-    result: dict[str, Any] = {"accuracy_percent": known["accuracy_percent"]}
+    images = worker.images
+    result: dict[str, Any] = {
+        "accuracy_percent": known["accuracy_percent"],
+        "validation_images": len(images.validation),
+    }
     if changes is not None:
         merged = merge_network(network, changes, padding=PADDING)
         result, about = _proven(worker, merged, folder)
         network = merged.network
     origin = {"method": step.method, "seed": step.seed, "recipe": worker.place.recipe.name}
-    about |= {**origin, "accuracy_percent": result["accuracy_percent"]}
+    told = {name: result[name] for name in ("accuracy_percent", "validation_images")}
+    about |= {**origin, **told, "data": images.digest}
     result["onnx_difference"] = export_onnx(network, file, batch=step.batch or 1, metadata=about)
     return {
         **result,
@@ -235,6 +256,15 @@ def _merge(worker: Worker, step: Step) -> dict[str, Any]:
         "macs": network.spec.macs,
         "parameters": network.spec.parameters,
     }
+
+
+def _weights(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise StudyError(
+            f"{file}: cannot be read ({error}); remove the folder {file.parent} to train it again"
+        ) from None
 
 
 def _proven(

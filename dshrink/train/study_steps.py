@@ -14,18 +14,34 @@ from pathlib import Path
 from typing import Any
 
 from dshrink.train.errors import TrainError
-from dshrink.train.recipes import SEARCHED_ROWS, Recipe, Target
+from dshrink.train.recipes import FROM_INITIAL, SEARCHED_ROWS, Recipe, Target
 from dshrink.train.settings import Training
 from latency_tables.io import write_atomically
 from latency_tables.json_fields import parse_document
 
 DONE = "step.json"
 SCHEMA, SCHEMA_VERSION = "dshrink.study_step", 1
+#: Rows that are about the activation behind merged blocks (paper, Tab. 4).
+FREE_ACTIVATION = {"no_free_activation": False, "scratch": False, "free_activation": True}
+#: By which a table that a study measures is known beside its conditions.
+_DIGEST = "table_digest"
 TABLE, PRETRAIN, SEARCH, TRAIN, MERGE = "table", "pretrain", "search", "train", "merge"
 
 
 class StudyError(TrainError):
     """Steps that failed, or a folder of another study."""
+
+
+class StepsFailedError(StudyError):
+    """Steps that failed: the reason of each, by name."""
+
+    def __init__(self, failures: Mapping[str, str], steps: int) -> None:
+        name, reason = next(iter(failures.items()))
+        super().__init__(
+            f"{len(failures)} of {steps} steps failed, first {name}: {reason}; the same command "
+            "tries them again: change the recipe, or leave the row out with --rows"
+        )
+        self.failures = dict(failures)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +50,8 @@ class Step:
 
     ``kind`` is table, pretrain, search, train or merge; ``method`` the row that the last two belong
     to. ``needs`` are the names of the steps whose results it starts from. ``batch`` is that of the
-    ONNX file of a merge, ``decay`` and ``limit`` those of a search.
+    ONNX file of a merge, ``decay`` and ``limit`` those of a search; ``free_activation`` says
+    whether merged blocks have an activation behind them; ``dense`` and ``hold_out`` are a table's.
     """
 
     name: str
@@ -42,17 +59,20 @@ class Step:
     method: str = ""
     target: Target | None = None
     width: float | None = None
+    free_activation: bool = True
     seed: int = 0
     training: Training | None = None
     batch: int | None = None
     decay: float | None = None
     limit: float | None = None
+    dense: bool = False
+    hold_out: int = 0
     needs: tuple[str, ...] = ()
 
     @property
     def from_initial(self) -> bool:
         """Whether it starts from initial weights instead of the pre-trained ones."""
-        return self.kind == PRETRAIN or self.method in ("scratch", "width")
+        return self.kind == PRETRAIN or self.method in FROM_INITIAL
 
     @property
     def work(self) -> int:
@@ -68,6 +88,10 @@ class Step:
             **{"kind": self.kind, "method": self.method, "target": target, "width": self.width},
             **{"seed": self.seed, "training": training, "batch": self.batch},
         }
+        if self.method:
+            found["free_activation"] = self.free_activation
+        if self.kind == TABLE:
+            found |= {"dense": self.dense, "hold_out": self.hold_out}
         searched = {"decay": self.decay, "limit": self.limit}
         return found | (searched if self.kind == SEARCH else {})
 
@@ -80,7 +104,8 @@ def steps_of(recipe: Recipe, *, measure_table: bool, batch: int = 1) -> tuple[St
     """
     start: list[Step] = []
     if measure_table:
-        start.append(Step(name=TABLE, kind=TABLE))
+        dense, hold_out = recipe.dense, recipe.hold_out
+        start.append(Step(name=TABLE, kind=TABLE, dense=dense, hold_out=hold_out))
     if recipe.pretrain is not None:
         seed = recipe.pretrain.seed
         training = recipe.pretrain
@@ -123,7 +148,7 @@ def _searches(recipe: Recipe, needs: tuple[str, ...]) -> Iterator[Step]:
 
 def _rows(recipe: Recipe, table: tuple[str, ...], weights: tuple[str, ...]) -> Iterator[Step]:
     for row in recipe.rows:
-        training = recipe.distilled if row == "distilled" else recipe.finetune
+        training = recipe.training_of(row)
         for place, target, width, seed in _places(recipe, row):
             needs: tuple[str, ...] = ()
             if row in SEARCHED_ROWS and target and target.is_searched:
@@ -136,6 +161,7 @@ def _rows(recipe: Recipe, table: tuple[str, ...], weights: tuple[str, ...]) -> I
                 method=row,
                 target=target,
                 width=width,
+                free_activation=FREE_ACTIVATION.get(row, recipe.free_activation),
                 seed=seed,
                 training=replace(training, seed=seed),
                 needs=needs,
@@ -162,7 +188,8 @@ class StepFolders:
     """The folders of a study's steps, and what is done in them.
 
     ``identity`` is what every step depends on: the network and the images. ``table`` says which
-    latency table the masks come from.
+    latency table the masks come from. One that is measured here is also known by its digest: where
+    it was measured again, what depends on it is not done any more.
     """
 
     root: Path
@@ -183,8 +210,22 @@ class StepFolders:
     def result(self, name: str) -> dict[str, Any] | None:
         """What came out of a step, None while it is not done.
 
-        Raises StudyError where the folder holds a step of another study.
+        Nor is it done any more where its table was measured again since. Raises StudyError where
+        the folder holds a step of another study.
         """
+        known = self._known(name)
+        return None if known is None or self._is_stale(name, known) else dict(known["result"])
+
+    def is_stale(self, name: str) -> bool:
+        """Whether a step was done with a table that was measured again since. Raises StudyError."""
+        known = self._known(name)
+        return known is not None and self._is_stale(name, known)
+
+    def _is_stale(self, name: str, known: Mapping[str, Any]) -> bool:
+        pairs = zip(_digests(known["depends_on"]), _digests(self.depends_on(name)), strict=True)
+        return any(before and now and before != now for before, now in pairs)
+
+    def _known(self, name: str) -> Mapping[str, Any] | None:
         path = self.folder(name) / DONE
         try:
             text = path.read_text(encoding="utf-8")
@@ -193,23 +234,35 @@ class StepFolders:
         advice = "remove its folder to do the step again"
         source = parse_document(text, str(path), StudyError, advice)
         source.check_schema(SCHEMA, SCHEMA_VERSION)
-        theirs, ours = dict(source.mapping("depends_on").data), self.depends_on(name)
+        depends_on = source.mapping("depends_on").data
+        theirs, ours = _without_digest(depends_on), _without_digest(self.depends_on(name))
         for key, value in ours.items():
             if theirs.get(key) != value:
                 raise StudyError(
                     f"{path}: was done with {key} {_short(theirs.get(key))}, this study has "
                     f"{_short(value)}; choose another --out, or {advice}"
                 )
-        return dict(source.mapping("result").data)
+        return {"depends_on": depends_on, "result": source.mapping("result").data}
 
     def depends_on(self, name: str) -> dict[str, Any]:
         """All that a step's result depends on, as plain data, what it starts from included."""
         step = self.steps[name]
         starts = {need: self.depends_on(need) for need in step.needs if need in self.steps}
         table = {"table": self.table} if _asks_table(step) else {}
+        if table and TABLE in step.needs:
+            table[_DIGEST] = (self.result(TABLE) or {}).get("digest")
         found = {**self.identity, **table, **step.about, "starts_from": starts}
         plain: dict[str, Any] = json.loads(json.dumps(found))
         return plain
+
+    def epochs(self, name: str) -> int:
+        """Of all training behind a step's weights, pre-training in the study included."""
+        step = self.steps[name]
+        if step.kind in (TABLE, SEARCH):  # a search's weights are not gone on with
+            return 0
+        known = (need for need in step.needs if need in self.steps)
+        own = step.training.epochs if step.training else 0
+        return own + sum(self.epochs(need) for need in known)
 
     def finish(self, name: str, result: Mapping[str, Any]) -> None:
         """Mark a step as done."""
@@ -239,6 +292,19 @@ def _asks_table(step: Step) -> bool:
     if step.kind in (TABLE, SEARCH):
         return True
     return step.kind == TRAIN and step.method == "random"
+
+
+def _without_digest(depends_on: Mapping[str, Any]) -> dict[str, Any]:
+    starts = depends_on.get("starts_from", {})
+    found = {name: value for name, value in depends_on.items() if name != _DIGEST}
+    return {**found, "starts_from": {name: _without_digest(one) for name, one in starts.items()}}
+
+
+def _digests(depends_on: Mapping[str, Any]) -> Iterator[str | None]:
+    """Of the table that was measured, of the step itself and of all that it starts from."""
+    yield depends_on.get(_DIGEST)
+    for _, start in sorted(depends_on.get("starts_from", {}).items()):
+        yield from _digests(start)
 
 
 def _short(value: Any) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -64,6 +65,25 @@ def prepared(
     """Batches of bytes as a network on ``device`` reads them."""
     for pictures, labels in batches:
         yield look.normalise(pictures.to(device)), labels.to(device)
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Meanwhile a GPU, too, computes in float32 what is float32."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    exact = cudnn.flags(
+        enabled=cudnn.enabled,  # else these flags switch it off
+        benchmark=cudnn.benchmark,
+        deterministic=cudnn.deterministic,
+        allow_tf32=False,
+    )
+    with exact:
+        matmul.allow_tf32 = False
+        try:
+            yield
+        finally:
+            matmul.allow_tf32 = before
 
 
 @torch.no_grad()

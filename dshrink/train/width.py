@@ -19,7 +19,6 @@ import copy
 import importlib
 import io
 import math
-from bisect import bisect_left
 from contextlib import redirect_stderr
 from dataclasses import replace
 from functools import cache
@@ -44,8 +43,6 @@ from latency_tables.opspec import (
 )
 
 DIVISOR = 8
-#: What ``width_for`` chooses from.
-WIDTHS = tuple(thousandths / 1000 for thousandths in range(50, 8001))
 
 
 def scaled_network(network: Network, width: float, seed: int = 0) -> Network:
@@ -87,17 +84,6 @@ def scaled_spec(network: Network, width: float) -> OpSpec:
         return OpSpec(input_shape=network.spec.input_shape, ops=ops)
     except OpSpecError as error:
         raise _impossible(network, width, str(error)) from None
-
-
-def width_for(network: Network, macs: int) -> float:
-    """The width whose network has the multiply-accumulates nearest to ``macs``, to three decimals.
-
-    Counts are rounded, so many widths give one network, and few targets are met exactly. Between
-    0.05 and 8; raises NetworkError where the network does not scale.
-    """
-    found = bisect_left(WIDTHS, macs, key=lambda width: scaled_spec(network, width).macs)
-    near = WIDTHS[max(found - 1, 0) : found + 1]
-    return min(near, key=lambda width: abs(scaled_spec(network, width).macs - macs))
 
 
 def _impossible(network: Network, width: float, reason: str) -> NetworkError:

@@ -311,8 +311,8 @@ def test_merge_says_what_it_did_and_keeps_paths_whole(tmp_path, dshrink):
 def test_merge_takes_a_plan_file_at_its_resolution(table, tmp_path, dshrink):
     plan = tmp_path / "plan.json"
     dshrink("search", MODEL, "--table", table, "--keep", 14, "--out", plan)
-    words = merge_words(tmp_path / "a.onnx", "--plan", plan, "--resolution", 64, "--json")
-    assert dshrink(*words).data["keep_mask"] == "1" * 14 + "000"
+    words = ["--plan", plan, "--weights", "random", "--out", tmp_path / "a.onnx", "--json"]
+    assert dshrink("merge", MODEL, *words).data["keep_mask"] == "1" * 14 + "000"
     shape = onnx.load(tmp_path / "a.onnx").graph.input[0].type.tensor_type.shape
     assert shape.dim[2].dim_value == 32
 

@@ -17,8 +17,8 @@ from dshrink.errors import DshrinkError
 from dshrink.front_results import CONDITION_COLUMNS
 from dshrink.fronts import Estimate, FrontPoint, make_front
 from dshrink.plots import PlotError, front_figure, load_mask_history, mask_history_figure
-from dshrink.plots.front import METHOD_STYLES
-from dshrink.plots.style import BLACK, BLUE, GREY
+from dshrink.plots.front_labels import METHOD_STYLES
+from dshrink.plots.style import BLACK, BLUE, GREY, PURPLE
 from latency_tables.errors import LatencyTableError
 from latency_tables.published_accuracy import points_on, published_points
 
@@ -32,7 +32,7 @@ def around(mean, half):
     return Estimate(mean=mean, low=mean - half, high=mean + half)
 
 
-def point(fps, percent, method="searched", seeds=(0, 1)):
+def point(fps, percent, method="searched", seeds=(0, 1), **more):
     spread = range(len(seeds))
     return FrontPoint(
         **{"method": method, "network": f"{method} {fps}", "model": "toy", "kept_blocks": 3},
@@ -40,6 +40,7 @@ def point(fps, percent, method="searched", seeds=(0, 1)):
         throughput_fps=around(fps, 1.0),
         accuracy_percent=around(percent, 0.5),
         of_seeds=tuple((fps + 2 * n, percent - n) for n in spread),
+        **more,
     )
 
 
@@ -47,7 +48,7 @@ def front(points, reference=60.0, **changes):
     conditions = {
         **{"device": "shed", "runtime": "onnxruntime", "precision": "fp32", "batch": "1"},
         **{"threads": "2", "clock": "wall", "statistic": "quiet", "launch": "plain"},
-        **{"cache_mode": "hot", **changes},
+        **{"cache_mode": "hot", "data": "", **changes},
     }
     return make_front(tuple(conditions[name] for name in CONDITION_COLUMNS), points, reference)
 
@@ -120,7 +121,7 @@ def test_points_on_the_front_are_drawn_apart_from_those_off_it():
     assert marks(axes) == {
         "_searched, on the front": [(100, 90), (200, 80)],
         "_random, off the front": [(150, 70)],
-        "_layer_pruning, off the front": [(90, 65)],
+        "_layer pruning, off the front": [(90, 65)],
     }
     on, off, _ = (c for c in axes.collections if "the front" in c.get_label())
     assert to_hex(on.get_edgecolors()[0]) == BLACK and on.get_linewidths()[0] > 0
@@ -149,12 +150,12 @@ def test_the_legend_tells_each_methods_share_of_the_hypervolume():
     (axes,) = front_figure([front(POINTS)]).axes
     whole = 100 * 30 + 100 * 20
     # Of seeds: 5000 and 102 * 29 + 100 * 19 = 4858, whose mean is known to 12.706 * 142 / 2.
-    searched = f"searched, 100 ± {100 * 12.706 * 71 / whole:.0f} %"
-    random = (
-        f"random, {100 * 1500 / whole:.0f} ± {100 * 12.706 * (1500 - 152 * 9) / 2 / whole:.0f} %"
-    )
+    searched = f"searched, {100 * 4929 / whole:.0f} ± {100 * 12.706 * 71 / whole:.0f} %"
+    volumes = (1500, 152 * 9)
+    mean, half = sum(volumes) / 2, 12.706 * (volumes[0] - volumes[1]) / 2
+    random = f"random, {100 * mean / whole:.0f} ± {100 * half / whole:.0f} %"
     assert legend(axes)[:2] == [searched, random]
-    assert legend(axes)[2].startswith("layer pruning, 9 ± ") and legend(axes)[3] == "Pareto front"
+    assert legend(axes)[2].startswith("layer pruning, 8 ± ") and legend(axes)[3] == "Pareto front"
 
 
 def test_a_method_without_known_spread_has_no_spread_and_without_reach_no_share():
@@ -165,6 +166,69 @@ def test_a_method_without_known_spread_has_no_spread_and_without_reach_no_share(
     assert legend(axes)[0] == "searched"
     (axes,) = front_figure([front([point(1, 90, "", seeds=(0,))])]).axes
     assert legend(axes)[0] == "measured, 100 %"
+
+
+def mixed_recipes(names=("kd180", "kd360")):
+    return [
+        point(100 + 10 * n, 90 - 3 * n + at, method, recipe=recipe)
+        for n, method in enumerate(METHODS[:7])
+        for at, recipe in enumerate(names)
+    ]
+
+
+def test_recipes_of_one_method_are_named_and_marked_apart():
+    (axes,) = front_figure([front(mixed_recipes())]).axes
+    handles = axes.get_legend().legend_handles[:-1]
+    assert len({(h.get_markerfacecolor(), h.get_marker()) for h in handles}) == 14
+    looks = {h.get_label().split(",")[0]: h for h in handles}
+    first, second = looks["searched (kd180)"], looks["searched (kd360)"]
+    assert (first.get_markerfacecolor(), first.get_marker()) == METHOD_STYLES["searched"]
+    assert second.get_markerfacecolor() == BLUE
+    assert looks["no free activation (kd360)"].get_markerfacecolor() == PURPLE
+    found = marks(axes)
+    on, off = "_searched (kd360), on the front", "_searched (kd360), off the front"
+    assert found.get(on, found.get(off)) == [(110, 88)]
+
+
+def test_one_recipe_is_told_once_and_none_not_at_all():
+    figure = front_figure([front([point(100, 90, recipe="kd180")])])
+    assert legend(figure.axes[0])[0].startswith("searched, 99 ±")
+    assert "quiet, recipe kd180; bars" in words(figure)
+    assert "recipe" not in words(front_figure([front(POINTS)]))
+
+
+def test_long_recipes_of_many_methods_have_no_texts_that_meet():
+    points = mixed_recipes([f"imagenet_mobilenetv2_140_kd{n}" for n in (180, 360)])
+    figure = front_figure([front(points)])
+    assert legend(figure.axes[0])[2].startswith("searched (...netv2_140_kd180), ")
+    check_texts(figure)
+    check_texts(front_figure([front(points), front(points, device="tx2")]))
+
+
+def test_panels_of_other_images_say_which_and_those_of_unknown_ones_say_so():
+    digests = ("0123456789abcdef", "fedcba9876543210", "")
+    figure = front_figure([front(POINTS, data=digest) for digest in digests])
+    titles = [axes.get_legend().get_title().get_text() for axes in figure.axes[:3]]
+    assert titles == ["shed, data 01234567", "shed, data fedcba98", "shed, data unknown"]
+    check_texts(figure)
+    assert "quiet, data 01234567; bars" in words(front_figure([front(POINTS, data=digests[0])]))
+    assert "data" not in words(front_figure([front(POINTS)]))
+
+
+def test_the_picture_says_what_its_bars_are():
+    seeds, images = point(100, 90), point(100, 80, "random", (0,), validation_images=719)
+    nothing = point(100, 70, "width", (0,))
+    volumes = "with ±: mean and 95 % interval over the volumes of single seeds, that of all points "
+    for points, said in (
+        ([seeds], "bars: 95 % intervals (of accuracy: t over seeds)"),
+        ([images], "bars: 95 % intervals (of accuracy: Wilson's over the validation images)"),
+        ([seeds, images], "(of accuracy: the wider of t over seeds and Wilson's over the valid"),
+        ([nothing], "bars: 95 % intervals; no bar of accuracy: one seed, number of images unknown"),
+    ):
+        found = words(front_figure([front(points)]))
+        assert said in found
+        assert ("accuracy alone beats nothing" in found) == (nothing in points)
+        assert (f"{volumes}taken as exact" in found) == (seeds in points)
 
 
 def test_every_method_has_a_mark_of_its_own_that_is_the_same_in_all_pictures():
@@ -180,7 +244,7 @@ def test_every_method_has_a_mark_of_its_own_that_is_the_same_in_all_pictures():
 
 
 def test_too_many_methods_and_nothing_at_all_are_one_line():
-    with pytest.raises(PlotError, match=r"60 methods of other names are too many .*: draw them"):
+    with pytest.raises(PlotError, match=r"60 methods and recipes are too many .*: draw them"):
         front_figure([front([point(10, 50, f"m{n}") for n in range(60)])])
     with pytest.raises(PlotError, match="nothing to draw: give results"):
         front_figure([])
@@ -202,7 +266,7 @@ def test_each_set_of_conditions_has_a_panel_that_says_what_differs():
     assert [len(marks(axes)) for axes in figure.axes[:3]] == [3, 1, 2]
     assert not figure.axes[3].axison
     said = words(figure)
-    assert "onnxruntime, fp32, 2 threads, wall time, quiet; bars and ±: 95 % intervals" in said
+    assert "onnxruntime, fp32, 2 threads, wall time, quiet; bars: 95 % intervals" in said
     assert "2 result(s) without accuracy or throughput not drawn" in said
     assert "above 60 % and 0 frames/s" in said
     check_texts(figure)
@@ -327,6 +391,51 @@ def test_a_long_history_of_many_blocks_stays_legible(tmp_path):
     ticks = [t.get_text() for t in figure.axes[0].get_xticklabels()]
     assert len(ticks) == 9 and ticks[-1] == "180"
     check_texts(figure)
+
+
+SHARED = [*HISTORY, "share"]
+
+
+def shared_lines(**options):
+    """With shares 0.1, 0.2, ... 0.9, 0.1, ... in the order of the blocks."""
+    lines = history_lines(**options)
+    blocks = list(dict.fromkeys(line[2] for line in lines))
+    return [[*line, (blocks.index(line[2]) % 9 + 1) / 10] for line in lines]
+
+
+def test_the_share_of_steps_stands_between_the_values_and_the_kept_blocks(tmp_path):
+    history = load_mask_history(write(tmp_path / "h.csv", shared_lines()[::-1], SHARED))
+    assert [record.shares for record in history.records] == [(0.1, 0.2, 0.3)] * 3
+    figure = mask_history_figure(history)
+    values, shares, kept = (axes for axes in figure.axes if axes.get_title(loc="left"))
+    assert shares.get_title(loc="left") == "Share of steps kept"
+    strip = shares.images[0]
+    assert np.array_equal(strip.get_array(), [[0.1] * 3, [0.2] * 3, [0.3] * 3])
+    assert strip.get_clim() == (0, 1) and to_hex(strip.cmap(strip.norm(1))) == BLUE.lower()
+    assert np.array_equal(values.images[0].get_array()[0], [-1, -2, -3])
+    assert np.array_equal(kept.images[0].get_array()[2], [1, 1, 1])
+    assert "kept in the largest share of the last epoch's steps" in words(figure)
+    check_texts(figure)
+
+
+def test_a_history_without_shares_has_no_strip_of_them(tmp_path):
+    history = load_mask_history(write(tmp_path / "h.csv", history_lines()))
+    assert {record.shares for record in history.records} == {None}
+    assert "hare" not in words(mask_history_figure(history))
+
+
+def test_a_long_history_with_shares_stays_legible(tmp_path):
+    lines = shared_lines(epochs=180, blocks=range(50))
+    figure = mask_history_figure(load_mask_history(write(tmp_path / "h.csv", lines, SHARED)))
+    assert [t.get_text() for t in figure.axes[1].get_xticklabels()][-1] == "180"
+    check_texts(figure)
+
+
+def test_a_share_beyond_the_whole_is_named_with_its_line(tmp_path):
+    lines = shared_lines()
+    lines[1][-1] = 1.5
+    with pytest.raises(PlotError, match=r"line 3: share must be between 0 and 1, got 1\.5"):
+        load_mask_history(write(tmp_path / "h.csv", lines, SHARED))
 
 
 @pytest.mark.parametrize(

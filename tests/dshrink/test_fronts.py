@@ -7,6 +7,7 @@ import json
 import math
 import random
 import statistics
+from dataclasses import replace
 
 import onnx
 import pytest
@@ -21,17 +22,19 @@ from dshrink.benchmark import (
 from dshrink.cli.bench import print_results
 from dshrink.cli.console import out
 from dshrink.export import METADATA_KEY
-from dshrink.front_results import load_fronts, save_fronts
+from dshrink.front_results import front_rows, load_fronts, save_fronts
 from dshrink.fronts import (
     Estimate,
     FrontError,
     FrontPoint,
+    accuracy_estimate,
     dominates,
     estimate,
     half_width,
     hypervolume,
     make_front,
     pareto_front,
+    wilson_interval,
 )
 from latency_tables.schema import Conditions
 from profiler.measurement import Measurement
@@ -48,7 +51,7 @@ def point(fps, percent, *, fps_noise=0.0, noise=0.0, method="searched", **more):
     return FrontPoint(
         **{
             **{"method": method, "network": f"{fps}", "model": "toy", "kept_blocks": None},
-            **{"seeds": (0,), "of_seeds": ((fps, percent),)},
+            **{"seeds": (0,), "of_seeds": ((fps, percent),), "validation_images": 1000},
             **more,
         },
         throughput_fps=around(fps, fps_noise),
@@ -83,6 +86,17 @@ def point(fps, percent, *, fps_noise=0.0, noise=0.0, method="searched", **more):
 def test_a_point_dominates_what_it_beats_by_more_than_the_noise_of_both(a, b, expected):
     assert dominates(a, b) is expected
     assert not (expected and dominates(b, a))
+
+
+def test_where_nothing_tells_the_noise_of_an_accuracy_it_alone_beats_nothing():
+    known, unknown = point(20, 90.01), point(20, 90.01, validation_images=None)
+    worse, unknown_worse = point(20, 50), point(20, 50, validation_images=None)
+    assert dominates(known, worse)
+    assert not dominates(unknown, worse) and not dominates(known, unknown_worse)
+    # Two seeds tell it; and clearly faster at no lower mean is better whatever the noise.
+    seeds = {"seeds": (0, 1), "of_seeds": ((20, 90), (20, 90)), "validation_images": None}
+    assert dominates(point(20, 90, **seeds), worse)
+    assert dominates(point(30, 50, validation_images=None), unknown_worse)
 
 
 def test_a_row_of_points_within_the_noise_of_each_other_stays():
@@ -178,22 +192,42 @@ def test_methods_are_compared_by_hypervolumes_above_one_reference():
         point(15, 70, method="random"),
     ]
     front = make_front((), points, 60)
-    assert front.methods == ("searched", "random")
-    assert front.method_hypervolume("searched") == 10 * 30 + 10 * 20 == front.hypervolume
-    assert front.method_hypervolume("random") == 15 * 10
+    searched, random = ("searched", ""), ("random", "")
+    assert front.series == (searched, random)
+    assert front.hypervolume == 10 * 30 + 10 * 20
+    assert front.series_hypervolume(searched) == (front.hypervolume, None)
+    assert front.series_hypervolume(random) == (15 * 10, None)
     assert front.on_front == (True, True, False)
-    assert front.method_half_width("random") is None
 
 
-def test_the_noise_of_a_hypervolume_comes_from_that_of_each_seed():
+def test_a_hypervolume_over_seeds_is_the_mean_of_theirs_with_its_interval():
     two = {"seeds": (0, 1)}
     slow = point(10, 90, **two, of_seeds=((10, 89), (10, 91)))
     fast = point(20, 80, **two, of_seeds=((20, 78), (20, 82)))
     front = make_front((), [slow, fast], 70)
     of_seeds = [20 * 8 + 10 * 11, 20 * 12 + 10 * 9]
-    assert front.method_half_width("searched") == pytest.approx(half_width(of_seeds))
+    found = front.series_hypervolume(("searched", ""))
+    assert found == pytest.approx((sum(of_seeds) / 2, half_width(of_seeds)))
+    # The order of the seeds' points changes, so that it is not the volume of the means.
+    crossed = [
+        point(15, 80, **two, of_seeds=((10, 90), (20, 70))),
+        point(15, 80, **two, of_seeds=((20, 80), (10, 90))),
+    ]
+    front = make_front((), crossed, 60)
+    of_seeds = [10 * 30 + 10 * 20, 10 * 30 + 10 * 10]
+    found = front.series_hypervolume(("searched", ""))
+    assert found == pytest.approx((sum(of_seeds) / 2, half_width(of_seeds)))
+    assert found[0] != front.hypervolume == 15 * 20
     other = point(30, 75, seeds=(0, 2), of_seeds=((30, 75), (30, 75)))
-    assert make_front((), [slow, other], 70).method_half_width("searched") is None
+    volume = 10 * 20 + 20 * 5
+    assert make_front((), [slow, other], 70).series_hypervolume(("searched", "")) == (volume, None)
+
+
+def test_recipes_of_one_method_have_hypervolumes_of_their_own():
+    points = [point(10, 90, recipe="short"), point(10, 95, recipe="long")]
+    front = make_front((), points, 60)
+    assert front.series == (("searched", "short"), ("searched", "long"))
+    assert [front.series_hypervolume(one)[0] for one in front.series] == [300, 350]
 
 
 def students_share(t, freedom):
@@ -229,6 +263,30 @@ def test_intervals_end_where_the_quantity_does():
     assert estimate([0.1] * 3).low == estimate([0.1] * 3).high
 
 
+@pytest.mark.parametrize(("right", "images"), [(0, 50), (7, 50), (719, 719), (600, 719)])
+def test_wilsons_ends_are_the_shares_that_the_found_one_is_just_compatible_with(right, images):
+    share = right / images
+    for end in wilson_interval(share, images):
+        apart = abs(share - end)
+        z = apart / math.sqrt(end * (1 - end) / images) if 0 < end < 1 else None
+        assert apart == pytest.approx(0, abs=1e-12) if z is None else z == pytest.approx(1.959964)
+
+
+@pytest.mark.parametrize("percent", [0.0, 90.0, 100.0])
+def test_seeds_of_equal_accuracy_know_it_no_better_than_the_images_tell(percent):
+    found = accuracy_estimate([percent] * 3, 719)
+    low, high = wilson_interval(percent / 100, 719)
+    assert (found.mean, found.low, found.high) == pytest.approx((percent, 100 * low, 100 * high))
+    assert found.high - found.low > 0.5
+    assert accuracy_estimate([percent], 719) == found
+    assert accuracy_estimate([percent] * 3, None).low == percent
+
+
+def test_seeds_that_differ_more_than_the_images_tell_give_the_interval():
+    values = [80.0, 90.0, 85.0]
+    assert accuracy_estimate(values, 10**6) == estimate(values, highest=100.0)
+
+
 # Points out of results
 
 COLUMNS = [
@@ -236,6 +294,7 @@ COLUMNS = [
     *("throughput_fps", "throughput_low_fps", "throughput_high_fps"),
     *("accuracy_percent", "method", "seed"),
 ]
+NEWER = [*COLUMNS, "data", "recipe", "resolution", "validation_images"]
 
 
 def line(**changes):
@@ -301,6 +360,53 @@ def test_equal_speeds_are_known_no_better_than_each_was_measured(tmp_path):
 )
 def test_what_differs_by_more_than_the_seed_stays_apart(change, tmp_path):
     assert len(points_of(tmp_path, [line(), line(seed=1, **change)])) == 2
+
+
+@pytest.mark.parametrize("change", [{"recipe": "kd360"}, {"resolution": "64x64"}])
+def test_recipes_and_resolutions_are_never_averaged(change, tmp_path):
+    lines = [line(recipe="kd180", resolution="32x32"), line(recipe="kd180", resolution="32x32")]
+    lines[1] |= {"seed": 1, **change}
+    first, second = points_of(tmp_path, lines, NEWER)
+    assert (first.recipe, first.resolution) == ("kd180", "32x32")
+    assert {"recipe": second.recipe, "resolution": second.resolution}.items() >= change.items()
+
+
+def test_two_studies_of_one_row_are_two_series(tmp_path):
+    paths = []
+    for recipe, percent in (("kd180", 70.0), ("kd360", 71.0)):
+        lines = [line(recipe=recipe, seed=n, accuracy_percent=percent + n) for n in (0, 1)]
+        paths.append(write(tmp_path / f"{recipe}.csv", lines, NEWER))
+    (front,) = load_fronts(paths).fronts
+    assert front.series == (("searched", "kd180"), ("searched", "kd360"))
+    assert [point.accuracy_percent.mean for point in front.points] == [70.5, 71.5]
+    assert [point.seeds for point in front.points] == [(0, 1), (0, 1)]
+
+
+def test_accuracies_of_other_images_or_of_images_nobody_names_never_meet(tmp_path):
+    lines = [line(data="aa"), line(data="bb", seed=1), line(data="", seed=2)]
+    fronts = fronts_of(tmp_path, lines, NEWER).fronts
+    assert [front.conditions[-1] for front in fronts] == ["aa", "bb", ""]
+    assert [front.points[0].seeds for front in fronts] == [(0,), (1,), (2,)]
+    old = write(tmp_path / "old.csv", [line(seed=3)])
+    new = write(tmp_path / "new.csv", lines[2:], NEWER)
+    (front,) = load_fronts([old, new]).fronts
+    assert front.points[0].seeds == (2, 3)
+
+
+def test_the_number_of_images_bounds_how_well_one_seed_knows_the_accuracy(tmp_path):
+    lines = [
+        line(accuracy_percent=90.01, validation_images=719),
+        line(accuracy_percent=90.0, validation_images=719, method="random"),
+        line(accuracy_percent=80.0, validation_images=719, method="width"),
+        line(accuracy_percent=10.0, method="scratch"),
+    ]
+    (front,) = fronts_of(tmp_path, lines, NEWER).fronts
+    assert front.on_front == (True, True, False, True)
+    assert [point.validation_images for point in front.points] == [719, 719, 719, None]
+    rows = front_rows(front)
+    ends = [100 * end for end in wilson_interval(0.9, 719)]
+    assert [rows[1]["accuracy_low_percent"], rows[1]["accuracy_high_percent"]] == ends
+    assert rows[3]["accuracy_low_percent"] is rows[3]["accuracy_high_percent"] is None
 
 
 def test_results_without_a_seed_stay_apart(tmp_path):
@@ -404,11 +510,13 @@ def test_hypervolumes_start_at_the_lowest_accuracy_unless_told_otherwise(tmp_pat
         ({"throughput_low_fps": 101}, "throughput_fps must be between throughput_low_fps and"),
         ({"seed": -1}, "seed must be a whole number, 0 or more, got -1"),
         ({"kept_blocks": "all"}, "kept_blocks must be a whole number"),
+        ({"validation_images": "0"}, "validation_images must be 1 or more, got 0"),
+        ({"validation_images": "719.0"}, "validation_images must be a whole number"),
     ],
 )
 def test_a_bad_value_is_named_with_its_line(change, message, tmp_path):
     with pytest.raises(FrontError, match=rf"r\.csv: line 2 \(net.onnx\): {message}"):
-        fronts_of(tmp_path, [line(**change)])
+        fronts_of(tmp_path, [line(**change)], NEWER)
 
 
 def test_without_any_accuracy_the_message_says_how_to_get_it(tmp_path):
@@ -434,6 +542,8 @@ def test_the_csv_of_a_front_has_a_line_a_point(tmp_path):
     assert (first["method"], first["seeds"], first["on_front"]) == ("searched", "0 1", "1")
     assert (first["accuracy_percent"], first["reference_percent"]) == ("90.5", "70.0")
     assert float(first["method_hypervolume"]) == float(first["hypervolume"]) == 100 * 20.5
+    assert float(first["accuracy_high_percent"]) == pytest.approx(90.5 + 12.706 / 2)
+    assert (beaten["accuracy_low_percent"], beaten["accuracy_high_percent"]) == ("", "")
     assert float(first["method_half_width"]) == pytest.approx(half_width([2000, 2100]))
     assert (beaten["on_front"], beaten["method_hypervolume"]) == ("0", "0.0")
     assert beaten["method_half_width"] == ""
@@ -469,7 +579,8 @@ def test_bench_writes_what_the_file_says_of_itself_and_the_front_reads_it(tmp_pa
         write_onnx(
             tmp_path / f"k9_seed{seed}.onnx",
             **{"model": "toy", "keep_mask": "101", "method": "searched"},
-            **{"seed": seed, "accuracy_percent": 90.5 + seed},
+            **{"seed": seed, "accuracy_percent": 90.5 + seed, "validation_images": 719},
+            **{"data": "0123abcd", "recipe": "digits"},
         )
         for seed in (0, 1)
     ]
@@ -477,13 +588,24 @@ def test_bench_writes_what_the_file_says_of_itself_and_the_front_reads_it(tmp_pa
     results = [result_of(candidate_of_file(file, 1)) for file in files]
     said = [(r.method, r.seed, r.accuracy_percent) for r in results]
     assert said == [("searched", 0, 90.5), ("searched", 1, 91.5), ("", None, None)]
+    of_images = [(r.data, r.validation_images, r.recipe, r.resolution) for r in results[1:]]
+    assert of_images == [("0123abcd", 719, "digits", "8x8"), ("", None, "", "8x8")]
     save_results(results, tmp_path / "r.csv")
     *_, last = read(tmp_path / "r.csv")
     assert (last["method"], last["seed"], last["accuracy_percent"]) == ("", "", "")
+    assert (last["data"], last["validation_images"], last["recipe"]) == ("", "", "")
     loaded = load_fronts([tmp_path / "r.csv"])
     (found,) = loaded.fronts[0].points
     assert (found.seeds, found.kept_blocks, loaded.left_out) == ((0, 1), 2, 1)
     assert (found.accuracy_percent.mean, found.throughput_fps.mean) == (91, 100)
+    assert (found.recipe, found.resolution, found.validation_images) == ("digits", "8x8", 719)
+    assert loaded.fronts[0].conditions[-1] == "0123abcd"
+
+
+@pytest.mark.parametrize(("sides", "said"), [((), ""), ((0, 8), ""), ((8, 16), "8x16")])
+def test_a_resolution_that_an_input_does_not_fix_is_left_empty(sides, said, tmp_path):
+    candidate = candidate_of_file(write_onnx(tmp_path / "a.onnx"), 1)
+    assert result_of(replace(candidate, resolution=sides)).resolution == said
 
 
 @pytest.mark.parametrize(
@@ -495,6 +617,7 @@ def test_bench_writes_what_the_file_says_of_itself_and_the_front_reads_it(tmp_pa
         ),
         ({"accuracy_percent": "90"}, "got '90': write the file again with `dshrink merge`"),
         ({"seed": True}, "seed in its metadata must be a number"),
+        ({"validation_images": 0}, "validation_images in its metadata must be a number from 1"),
     ],
 )
 def test_metadata_that_cannot_be_is_refused_with_the_file(known, message, tmp_path):

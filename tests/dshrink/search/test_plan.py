@@ -92,11 +92,28 @@ def test_any_plan_comes_back_from_its_file(
 def test_the_file_is_flat_and_names_the_schema(tmp_path: Path) -> None:
     save_plan(plan(), tmp_path / "plan.json")
     data = json.loads((tmp_path / "plan.json").read_text())
-    assert (data["schema"], data["schema_version"]) == ("dshrink.plan", 2)
+    assert (data["schema"], data["schema_version"]) == ("dshrink.plan", 3)
     assert data["keep_mask"] == "011"
     assert data["table"]["device"] == "nowhere"
     assert len(data["table"]["digest"]) == 16
     assert set(data["predicted"]) == {"latency_ms", "low_ms", "high_ms", "padding"}
+
+
+def test_the_borders_of_a_training_go_before_those_of_the_prediction(tmp_path: Path) -> None:
+    bare, predicted = parse_plan("mask:011"), plan()
+    assert (bare.padding, predicted.padding) == ("bias_map", "bias_map")
+    for made in (bare, predicted):
+        save_plan(replace(made, borders="repad"), tmp_path / "plan.json")
+        assert load_plan(tmp_path / "plan.json").padding == "repad"
+
+
+def test_a_plan_of_version_2_says_nothing_of_borders(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    save_plan(plan(), path)
+    data = json.loads(path.read_text())
+    del data["borders"]
+    path.write_text(json.dumps({**data, "schema_version": 2}))
+    assert load_plan(path) == plan()
 
 
 def test_a_bare_mask_is_a_plan_for_any_network() -> None:
@@ -129,7 +146,12 @@ def test_a_text_that_is_no_plan_is_refused(text: str, message: str) -> None:
     ("edit", "message"),
     [
         (lambda d: d.update(schema="dshrink.latency_table"), "field 'schema' must be"),
-        (lambda d: d.update(schema_version=3), "newer than 2, the newest that this dshrink reads"),
+        (lambda d: d.update(schema_version=4), "newer than 3, the newest that this dshrink reads"),
+        (lambda d: d.update(schema_version=2), "unknown field 'borders'"),
+        (
+            lambda d: d.update(borders="none"),
+            "borders must be bias_map, repad, interior, got 'none'",
+        ),
         (lambda d: d.pop("model"), "field 'model' is missing"),
         (lambda d: d.update(colour=1), "unknown field 'colour'"),
         (lambda d: d.update(keep_mask="01"), "keep mask of 2 blocks"),

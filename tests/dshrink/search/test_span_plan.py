@@ -81,7 +81,7 @@ def test_a_file_of_the_first_version_still_loads(tmp_path: Path) -> None:
     plan = Plan(model="net", resolution=None, keep_mask="01", method="greedy", seed=3)
     save_plan(plan, path)
     data = json.loads(path.read_text())
-    for name in ("span_mask", "convolutions", "importance"):
+    for name in ("span_mask", "convolutions", "importance", "borders"):
         del data[name]
     path.write_text(json.dumps({**data, "schema_version": 1}))
     assert load_plan(path) == plan

@@ -108,6 +108,14 @@ def test_a_picture_is_read_as_the_network_was_trained_on_it(tree: Path) -> None:
     assert found == pytest.approx(wanted, abs=1e-5)
 
 
+def test_mean_and_deviation_go_to_a_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = torch.full((1, 3, 2, 2), 51, dtype=torch.uint8)
+    first = LOOK.normalise(pixels)
+    monkeypatch.setattr(torch, "tensor", None)  # what copies a number from here to a device
+    assert torch.equal(LOOK.normalise(pixels), first)
+    assert first[0, :, 0, 0].tolist() == pytest.approx([-1.5, -2 / 3, -0.25])
+
+
 def test_a_network_of_one_channel_is_shown_grey_pictures(tree: Path) -> None:
     assert open_images(tree, channels=1).train.read(0)[0].mode == "L"
     with pytest.raises(DataError, match="1 or 3 channels, the network wants 4"):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +22,11 @@ from dshrink.merge.rewrite import merge_network
 from dshrink.models import Network, NetworkError, about_weights, load_network
 from dshrink.regions import rewriting
 from dshrink.train.agreement import agreement
+from dshrink.train.errors import CheckpointError
 from dshrink.train.feed import Feed
 from dshrink.train.finetune import finetune
+from dshrink.train.loop import fit
+from dshrink.train.objectives import distilled
 from dshrink.train.settings import Training
 
 MakeFeed = Callable[..., Feed]
@@ -38,8 +42,10 @@ def run(*arguments: str) -> str:
 def tuned(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that ``dshrink finetune`` wrote for the mask 0100 of the small network."""
     folder = tmp_path_factory.mktemp("tuned")
+    start = tmp_path_factory.mktemp("start") / "start.safetensors"
+    save_file(load_network("test_resnet", resolution=32, classes=3).module.state_dict(), start)
     found = run(
-        *("finetune", "test_resnet", "--plan", "mask:0100", "--weights", "initial"),
+        *("finetune", "test_resnet", "--plan", "mask:0100", "--weights", str(start)),
         *("--data", str(pictures), "--out", str(folder), "--epochs", "2", "--batch", "8"),
         *("--lr", "0.02", "--resolution", "32", "--distillation", "0.5", "--json"),
     )
@@ -160,13 +166,55 @@ def test_what_was_trained_is_what_merges(
 def test_without_a_plan_the_network_is_trained_as_it_is(
     network: Network, training: Training, make_feed: MakeFeed, tmp_path: Path
 ) -> None:
-    feed = make_feed(replace(training, epochs=1))
-    found = finetune(network, None, feed, feed.settings, tmp_path / "none")
+    feed, settings = make_feed(training), replace(training, epochs=1)  # these go first
+    found = finetune(network, None, feed, settings, tmp_path / "none")
+    assert len(found.fitted.history) == 1
     changes = rewriting(network, "1111")
-    same = finetune(network, changes, feed, feed.settings, tmp_path / "ones")
+    same = finetune(network, changes, feed, settings, tmp_path / "ones")
     for name, value in found.fitted.state.items():
         assert torch.equal(value, same.fitted.state[name])
     assert about_weights(same.weights)["padding"] == ""  # it fits any plan
+
+
+def test_a_teacher_may_be_another_network(
+    network: Network, training: Training, make_feed: MakeFeed, tmp_path: Path
+) -> None:
+    feed = make_feed(replace(training, epochs=1, distillation=0.9))
+    teacher = load_network("test_resnet", resolution=32, classes=3, weights="random", seed=7).module
+    found = finetune(network, None, feed, feed.settings, tmp_path / "taught", teacher=teacher)
+    module = copy.deepcopy(network.module)
+    objective = distilled(copy.deepcopy(teacher), feed.settings)
+    wanted = fit(module, feed, folder=tmp_path / "fit", identity={}, objective=objective)
+    for name, value in wanted.state.items():
+        assert torch.equal(found.fitted.state[name], value), name
+    assert all(parameter.requires_grad for parameter in teacher.parameters())
+    with pytest.raises(CheckpointError, match=r"teacher was .{16}, now None"):
+        finetune(network, None, feed, feed.settings, tmp_path / "taught")
+
+
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    """A process that has allowed TF32 everywhere."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    matmul.allow_tf32 = True
+    yield
+    matmul.allow_tf32 = before
+
+
+@pytest.mark.usefixtures("tf32")
+def test_agreement_is_that_of_float32_on_a_gpu_too(make_feed: MakeFeed) -> None:
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    seen = set()
+
+    class Tells(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.add((cudnn.enabled, cudnn.allow_tf32, matmul.allow_tf32))
+            return super().forward(x.mean((2, 3)))
+
+    agreement(Tells(3, 3), Tells(3, 3), make_feed(Training(batch=8)))
+    assert seen == {(True, False, False)}
+    assert (cudnn.enabled, cudnn.allow_tf32, matmul.allow_tf32) == (True, True, True)
 
 
 def test_agreement_counts_images_that_are_told_another_class(make_feed: MakeFeed) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from dshrink.merge.unmerged import unmerged_module
 from dshrink.models import Network, load_network
 from dshrink.regions import rewriting
-from dshrink.train.gates import MASK_NAME, gated_module, searchable_blocks
+from dshrink.train.gates import MASK_NAME, SHARE_NAME, gated_module, searchable_blocks
 
 
 def always(*kept: bool) -> Callable[[Sequence[float]], Sequence[bool]]:
@@ -128,6 +128,7 @@ def test_the_rule_is_asked_with_the_values_at_every_pass(network: Network) -> No
 def test_the_state_is_the_networks_own_and_the_mask(network: Network) -> None:
     state = gated(network, True, True, True, True).state_dict()
     assert torch.equal(state.pop(MASK_NAME), torch.zeros(4))
+    assert torch.equal(state.pop(SHARE_NAME), torch.zeros(4))
     original = network.module.state_dict()
     assert list(state) == list(original)
     assert all(torch.equal(value, original[name]) for name, value in state.items())
@@ -152,6 +153,16 @@ def test_half_precision_sums_a_mask_gradient_in_single(network: Network) -> None
     # Above the largest number of float16.
     assert mask.grad is not None and mask.grad[0].item() == 70_000
     assert x.grad is not None and x.grad.dtype == torch.float16
+
+
+def test_half_precision_multiplies_a_mask_gradient_in_single(network: Network) -> None:
+    module = gated(network, True, True, True, True)
+    _, gate = next(iter(gates_of(module).values()))
+    module(images())
+    mask = module.get_parameter(MASK_NAME)
+    x = torch.full((2,), -256.0, dtype=torch.float16, requires_grad=True)
+    gate(x, mask.unbind()).backward(torch.full_like(x, 1024.0))
+    assert mask.grad is not None and mask.grad[0].item() == 2 * 256 * 1024
 
 
 def test_under_autocast_the_mask_stays_in_single_precision(network: Network) -> None:

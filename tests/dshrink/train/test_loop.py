@@ -7,28 +7,37 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+import training_process
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dshrink.merge.unmerged import unmerged_module
 from dshrink.models import Network
-from dshrink.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from dshrink.regions import rewriting
+from dshrink.train import loop
+from dshrink.train.checkpoint import Checkpoint, held, load_checkpoint, save_checkpoint
 from dshrink.train.errors import CheckpointError, DivergedError, TrainError
-from dshrink.train.feed import Feed
-from dshrink.train.loop import Fitted, fit
+from dshrink.train.feed import Feed, Parts
+from dshrink.train.loop import LAST_GOOD, Fitted, fit
 from dshrink.train.objectives import distilled
+from dshrink.train.processes import make_accelerator
 from dshrink.train.settings import Training
+from dshrink.train.tuning import evaluate, prepared
 
 MakeFeed = Callable[..., Feed]
 
@@ -62,8 +71,7 @@ def trained(
     feed: Feed, folder: Path, module: nn.Module | None = None, **options: Any
 ) -> tuple[Fitted, nn.Module]:
     module = module or small()
-    settings = options.pop("settings", feed.settings)
-    found = fit(module, feed, settings, folder=folder, identity={"what": "test"}, **options)
+    found = fit(module, feed, folder=folder, identity={"what": "test"}, **options)
     return found, module
 
 
@@ -74,11 +82,30 @@ def assert_same(one: Fitted, other: Fitted) -> None:
         assert torch.equal(value, other.state[name]), name
 
 
-@pytest.mark.parametrize("changes", [{}, {"ema": 0.9}, {"precision": "bf16"}, {"accumulate": 2}])
+def scaling(settings: Training) -> Accelerator:
+    """Losses are scaled on a CPU too, by a number that rounds."""
+    accelerator = make_accelerator(settings)
+    if settings.precision == "fp16":
+        accelerator.scaler = torch.amp.GradScaler(
+            "cpu", init_scale=3.0, growth_factor=1.7, growth_interval=2
+        )
+    return accelerator
+
+
+CHANGES = [{}, {"ema": 0.9}, {"precision": "bf16"}, {"precision": "fp16"}, {"accumulate": 2}]
+
+
+@pytest.mark.parametrize("changes", CHANGES)
 @pytest.mark.parametrize("step", [2, 3, 5])
 def test_a_run_that_was_killed_ends_as_one_that_was_not(
-    changes: Mapping[str, Any], step: int, training: Training, make_feed: MakeFeed, tmp_path: Path
+    changes: Mapping[str, Any],
+    step: int,
+    training: Training,
+    make_feed: MakeFeed,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(loop, "make_accelerator", scaling)
     settings = replace(training, checkpoint_steps=1, **changes)
     feed = make_feed(settings)
     whole, _ = trained(feed, tmp_path / "whole")
@@ -91,6 +118,13 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(
     assert_same(again, whole)
     # What a checkpoint holds is not done again; an epoch's last step has its own after validation.
     assert seen == list(range(3 if step == 3 else step + 1, 7))
+    states = [
+        json.loads((tmp_path / name / "checkpoint.json").read_text())
+        for name in ("whole", "killed")
+    ]
+    assert states[0]["scaler"] == states[1]["scaler"]
+    assert (states[0]["scaler"] is not None) == (settings.precision == "fp16")
+    assert states[0]["images"] == states[1]["images"] == 48
 
 
 def test_a_finished_run_is_not_run_again(
@@ -99,8 +133,40 @@ def test_a_finished_run_is_not_run_again(
     feed = make_feed(training)
     first, module = trained(feed, tmp_path)
     assert all(torch.equal(first.state[n], v) for n, v in module.state_dict().items())
-    again, _ = trained(feed, tmp_path, progress=kill_at(1))
+    notices: list[str] = []
+    again, _ = trained(feed, tmp_path, progress=kill_at(1), notice=notices.append)
     assert_same(again, first)
+    assert again.images_per_second == first.images_per_second > 0
+    assert not notices
+
+
+def test_the_first_checkpoints_knew_no_pace_and_are_read(
+    training: Training, make_feed: MakeFeed, tmp_path: Path
+) -> None:
+    first, _ = trained(make_feed(training), tmp_path)
+    path = tmp_path / "checkpoint.json"
+    document = json.loads(path.read_text())
+    for name in ("seconds", "images", "unreadable"):
+        del document[name]
+    path.write_text(json.dumps(document))
+    again, _ = trained(make_feed(training), tmp_path)
+    assert_same(again, first)
+    assert again.images_per_second == 0
+
+
+def test_unreadable_images_are_told_once_and_known_to_a_finished_run(
+    pictures: Path, training: Training, tmp_path: Path
+) -> None:
+    broken = shutil.copytree(pictures, tmp_path / "pictures")
+    file = broken / "train/class_1/2.png"
+    file.write_bytes(b"no picture")
+    notices: list[str] = []
+    for _ in range(2):
+        feed = training_process.feed_of(broken, training)
+        trained(feed, tmp_path / "out", notice=notices.append)
+        assert list(feed.unreadable.reasons) == [str(file)]
+    (notice,) = notices
+    assert notice.startswith("1 image could not be read") and str(file) in notice
 
 
 def test_a_step_is_that_of_sgd_on_the_mean_loss_of_its_batch(
@@ -143,21 +209,6 @@ def test_accumulated_parts_are_one_batch(
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_a_parameter_may_have_a_rate_of_its_own(
-    training: Training, make_feed: MakeFeed, tmp_path: Path
-) -> None:
-    feed = make_feed(replace(training, epochs=1, momentum=0.0, weight_decay=0.5, batch=24))
-    moved = {}
-    for rate in (0.0, 1.0, 10.0):
-        module = small()
-        before = {name: value.clone() for name, value in module.state_dict().items()}
-        rates = {"5.weight": rate}
-        found, _ = trained(feed, tmp_path / str(rate), module, rates=rates)
-        moved[rate] = found.state["5.weight"] - before["5.weight"]
-    assert not moved[0.0].any()
-    torch.testing.assert_close(moved[10.0], 10 * moved[1.0])
-
-
 def test_the_average_of_the_weights_is_what_is_validated_and_kept(
     training: Training, make_feed: MakeFeed, tmp_path: Path
 ) -> None:
@@ -181,6 +232,55 @@ def test_the_average_of_the_weights_is_what_is_validated_and_kept(
         for images, labels in feed.validation(0, 1)
     )
     assert found.accuracy == pytest.approx(100 * right / 12)
+
+
+@pytest.mark.parametrize("ema", [None, 0.5])
+def test_validation_is_in_float32_whatever_is_trained_in(
+    ema: float | None, training: Training, make_feed: MakeFeed, tmp_path: Path
+) -> None:
+    seen = set()
+
+    class Spy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3 * 32 * 32, 3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            outputs: Tensor = self.layer(images.flatten(1))
+            seen.add((self.training, outputs.dtype, torch.backends.cudnn.allow_tf32))
+            return outputs
+
+    module = Spy()
+    trained(make_feed(replace(training, precision="bf16", ema=ema)), tmp_path, module)
+    assert seen == {(True, torch.bfloat16, True), (False, torch.float32, False)}
+
+
+@pytest.mark.parametrize(("ema", "kept"), [(None, "model."), (0.5, "average.")])
+def test_weights_that_are_no_numbers_do_not_replace_a_checkpoint(
+    ema: float | None, kept: str, training: Training, make_feed: MakeFeed, tmp_path: Path
+) -> None:
+    feed = make_feed(replace(training, checkpoint_steps=1, ema=ema))
+    calls = 0
+
+    def objective(outputs: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        loss = F.cross_entropy(outputs, labels)
+        # The root's slope at 0 is infinite, and the loss itself as it was.
+        return loss + (outputs.sum() * 0).sqrt() if calls == 5 else loss
+
+    with pytest.raises(DivergedError) as caught:
+        trained(feed, tmp_path, objective=objective)
+    assert "no numbers any more after epoch 2, step 2" in str(caught.value)
+    assert "(after epoch 2, step 1)" in str(caught.value)
+    assert f"its weights are {tmp_path / LAST_GOOD}" in str(caught.value)
+    identity = json.loads((tmp_path / "checkpoint.json").read_text())["identity"]
+    found = load_checkpoint(tmp_path, identity)
+    assert found is not None and (found.state["epoch"], found.state["step"]) == (1, 1)
+    assert all(torch.isfinite(value).all() for value in found.tensors.values())
+    weights = load_file(tmp_path / LAST_GOOD)
+    assert weights.keys() == small().state_dict().keys()
+    assert all(torch.equal(value, found.tensors[kept + name]) for name, value in weights.items())
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_the_last_good_state_stays(
@@ -219,12 +319,12 @@ def test_another_run_in_the_folder_is_refused_by_what_differs(
     trained(make_feed(training), tmp_path)
     other = make_feed(replace(training, seed=5))
     with pytest.raises(
-        CheckpointError, match=r"another run \(training was .*, now .*choose another"
+        CheckpointError, match=r"another run \(training.seed was 0, now 5\).*choose another"
     ):
         trained(other, tmp_path)
     feed = make_feed(training)
     with pytest.raises(CheckpointError, match=r"plan was None, now 0011"):
-        fit(small(), feed, training, folder=tmp_path, identity={"what": "test", "plan": "0011"})
+        fit(small(), feed, folder=tmp_path, identity={"what": "test", "plan": "0011"})
 
 
 @pytest.mark.parametrize(
@@ -259,10 +359,26 @@ def test_only_the_newest_tensors_stay(tmp_path: Path) -> None:
     assert found is not None and found.tensors["a"].tolist() == [2.0, 2.0]
 
 
+def test_a_lock_that_the_dead_leave_is_waited_for(tmp_path: Path) -> None:
+    waited: list[float] = []
+    with ExitStack() as other:
+        other.enter_context(held(tmp_path))
+
+        def wait(seconds: float) -> None:
+            waited.append(seconds)
+            if len(waited) == 3:
+                other.close()
+
+        with held(tmp_path, wait):
+            assert len(waited) == 3
+
+
 def test_two_runs_in_one_folder_are_one_too_many(
-    training: Training, make_feed: MakeFeed, tmp_path: Path
+    training: Training, make_feed: MakeFeed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     feed = make_feed(training)
+    waited: list[float] = []
+    monkeypatch.setattr(loop, "held", partial(held, wait=waited.append))
 
     def again(done: int, total: int, label: str) -> None:
         with pytest.raises(CheckpointError, match="is in use by another run"):
@@ -271,6 +387,7 @@ def test_two_runs_in_one_folder_are_one_too_many(
 
     with pytest.raises(Killed):
         trained(feed, tmp_path, progress=again)
+    assert sum(waited) == pytest.approx(10)
 
 
 @pytest.mark.parametrize(
@@ -307,6 +424,49 @@ def test_processes_share_each_batch_as_accumulated_parts_do(
     assert validated == [6, 6]
 
 
+def test_a_part_is_looked_up_when_it_is_read(training: Training, make_feed: MakeFeed) -> None:
+    asked = []
+
+    class Order(list[int]):
+        def __getitem__(self, places: Any) -> Any:
+            asked.append((places.start, places.stop))
+            return super().__getitem__(places)
+
+    parts = Parts(epoch=4, order=Order(range(100)), starts=range(32, 96, 16), size=8)
+    assert len(parts) == 4 and not asked
+    assert next(iter(parts)) == [(4, image) for image in range(32, 40)]
+    assert asked == [(32, 40)]
+    # What was before is not read again.
+    feed = make_feed(training)
+    whole, rest = list(feed.training(1, 1, 2)), list(feed.training(1, 1, 2, start=2))
+    assert len(rest) == 1 and torch.equal(rest[0][0], whole[2][0])
+
+
+def test_a_feed_under_other_settings_has_the_same_images(
+    training: Training, make_feed: MakeFeed
+) -> None:
+    feed = make_feed(training)
+    other = feed.under(replace(training, batch=12))
+    assert (feed.steps, other.steps) == (3, 2)
+    assert other.images is feed.images and other.unreadable is feed.unreadable
+    with pytest.raises(TrainError, match="no batch of 32"):
+        feed.under(replace(training, batch=32))
+
+
+def test_a_teacher_is_brought_to_the_images_once() -> None:
+    class Teacher(nn.Linear):
+        moves = 0
+
+        def to(self, *place: Any, **more: Any) -> Any:
+            Teacher.moves += 1
+            return super().to(*place, **more)
+
+    loss = distilled(Teacher(4, 3), Training(distillation=0.5))
+    for _ in range(3):
+        loss(torch.zeros(2, 3), torch.zeros(2, 4), torch.tensor([0, 1]))
+    assert Teacher.moves == 1
+
+
 def test_distillation_is_the_weighted_sum_of_cross_entropy_and_divergence() -> None:
     torch.manual_seed(0)
     teacher, images = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), torch.randn(5, 3, 2, 2)
@@ -325,68 +485,94 @@ def test_distillation_is_the_weighted_sum_of_cross_entropy_and_divergence() -> N
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
-def finetune_command(pictures: Path, out: Path, *more: str) -> list[str]:
-    options = ["--epochs", "2", "--batch", "8", "--lr", "0.02", "--resolution", "32", "--json"]
-    return [
-        *("dshrink", "finetune", "test_resnet", "--plan", "mask:1010", "--weights", "initial"),
-        *("--data", str(pictures), "--out", str(out), *options, *more),
-    ]
+def started(*arguments: object, processes: int = 1) -> subprocess.Popen[str]:
+    """``tests/support/training_process.py`` in processes of its own."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    words = [*(launch if processes > 1 else []), training_process.__file__, *map(str, arguments)]
+    return subprocess.Popen(
+        [sys.executable, *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-
-
-def losses_of(folder: Path) -> list[float]:
+def history_of(folder: Path) -> list[dict[str, float]]:
     with (folder / "history.csv").open() as file:
-        return [float(line["train_loss"]) for line in csv.DictReader(file)]
+        return [{k: float(v) for k, v in line.items()} for line in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def shared(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of what two processes trained together; one validation image is broken."""
+    folder = tmp_path_factory.mktemp("shared")
+    broken = shutil.copytree(pictures, folder / "pictures")
+    (broken / "val/class_0/1.png").write_bytes(b"no picture")  # the second process' first
+    process = started("shared", pictures, broken, folder, processes=2)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert json.loads(out)["processes"] == 2  # and nothing of the second process
+    return folder
 
 
 def test_two_processes_learn_what_one_does_with_the_same_batch(
-    pictures: Path, tmp_path: Path
+    shared: Path, pictures: Path, tmp_path: Path
 ) -> None:
     # Norms see half of the batch in either case: one process accumulates two halves.
-    one = [sys.executable, "-m", *finetune_command(pictures, tmp_path / "one", "--accumulate", "2")]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    launch += ["--nproc-per-node", "2", "-m"]
-    two = [*launch, *finetune_command(pictures, tmp_path / "two")]
-    runs = [
-        subprocess.Popen(
-            command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    alone = Training(epochs=2, batch=8, learning_rate=0.02, accumulate=2)
+    found = training_process.tuned(training_process.feed_of(pictures, alone), tmp_path)
+    losses = [entry["train_loss"] for entry in history_of(shared / "plain")]
+    assert len(losses) == 2
+    assert losses == pytest.approx([e["train_loss"] for e in found.fitted.history], rel=1e-4)
+
+
+@pytest.mark.parametrize("run", ["plain", "average"])
+def test_the_weights_of_two_processes_have_the_score_of_their_history(
+    run: str, shared: Path, pictures: Path
+) -> None:
+    network = training_process.the_network()
+    module = unmerged_module(network, rewriting(network, training_process.MASK), padding="repad")
+    module.load_state_dict(load_file(shared / run / "weights.safetensors"))
+    feed = training_process.feed_of(pictures)
+    batches = prepared(feed.validation(0, 1), feed.look, torch.device("cpu"))
+    score, last = evaluate(module, batches), history_of(shared / run)[-1]
+    assert (score.loss, score.accuracy) == pytest.approx((last["val_loss"], last["val_accuracy"]))
+
+
+def test_what_one_process_could_not_read_all_know_and_the_first_tells(shared: Path) -> None:
+    first, second = (json.loads((shared / f"{rank}.json").read_text()) for rank in (0, 1))
+    file = str(shared / "pictures" / "val/class_0/1.png")
+    assert first["unreadable"] == second["unreadable"] == [file]
+    (notice,) = first["notices"]
+    assert notice.startswith("1 image could not be read") and file in notice
+    assert second["notices"] == []
+
+
+def test_processes_that_do_not_share_a_disk_do_not_go_on(shared: Path) -> None:
+    for rank, folder in enumerate(("broken", "elsewhere")):
+        error = json.loads((shared / f"{rank}.json").read_text())["error"]
+        assert error == (
+            f"{shared / folder}: process 0 would go on after epoch 1, process 1 after its start: "
+            "--out must lie on a disk that all processes share"
         )
-        for command in (one, two)
-    ]
-    for run, processes in zip(runs, (1, 2), strict=True):
-        out, err = run.communicate(timeout=240)
-        assert run.returncode == 0, err
-        assert json.loads(out)["processes"] == processes  # and nothing of the second process
-    alone, shared = losses_of(tmp_path / "one"), losses_of(tmp_path / "two")
-    assert len(alone) == 2 and alone == pytest.approx(shared, rel=1e-4)
 
 
 def test_a_killed_process_goes_on_to_the_same_weights(pictures: Path, tmp_path: Path) -> None:
-    def start(out: Path) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", *finetune_command(pictures, out)]
-        return subprocess.Popen(
-            command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-
-    whole, killed = start(tmp_path / "whole"), start(tmp_path / "killed")
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "killed" / "checkpoint.json").exists() and killed.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
+    process = started("killed", pictures, tmp_path / "killed")
+    feed = training_process.feed_of(pictures)
+    training_process.tuned(feed, tmp_path / "whole")
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == -signal.SIGKILL, err
     assert not (tmp_path / "killed" / "weights.safetensors").exists()
-    again = start(tmp_path / "killed")
-    for run in (whole, again):
-        assert run.wait(timeout=120) == 0, run.communicate()[1]
+    notices: list[str] = []
+    training_process.tuned(feed, tmp_path / "killed", notice=notices.append)
+    assert notices == [f"{tmp_path / 'killed'}: goes on after epoch 2, step 2"]
     one, other = (
         load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "killed")
     )
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-    assert losses_of(tmp_path / "whole") == losses_of(tmp_path / "killed")
+    assert history_of(tmp_path / "whole") == history_of(tmp_path / "killed")
 
 
 def test_the_networks_module_is_left_as_it_was(

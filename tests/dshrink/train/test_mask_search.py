@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,10 +23,17 @@ from dshrink.search.errors import InfeasibleBudgetError, SearchError
 from dshrink.search.goal import Goal
 from dshrink.search.greedy import greedy
 from dshrink.search.plan import load_plan
+from dshrink.train import mask_search
 from dshrink.train.feed import Feed
-from dshrink.train.gates import MASK_NAME, gated_module, searchable_blocks
+from dshrink.train.gates import MASK_NAME, SHARE_NAME, gated_module, searchable_blocks
 from dshrink.train.keep_rule import KeepRule
-from dshrink.train.mask_search import Decay, MaskSearch, search_masks, write_mask_history
+from dshrink.train.mask_search import (
+    HISTORY_COLUMNS,
+    Decay,
+    MaskSearch,
+    search_masks,
+    write_mask_history,
+)
 from dshrink.train.settings import Training
 from latency_tables.io import save_table
 from latency_tables.predictor import predict
@@ -86,15 +94,14 @@ def test_the_blocks_of_smallest_value_are_removed() -> None:
 
 def test_equal_values_are_removed_in_an_order_that_the_seed_draws() -> None:
     rule = rule_of(table_of(), keep=2)
-    drawn = Counter(replace(rule, seed=seed, _known={}).keep_mask([1.0] * 4) for seed in range(300))
+    drawn = Counter(replace(rule, seed=seed).keep_mask([1.0] * 4) for seed in range(300))
     # Six masks of two blocks, 50 each but for chance (sd 6.5).
     assert len(drawn) == 6 and all(24 < count < 76 for count in drawn.values())
-    again = replace(rule, seed=7, _known={})
+    again = replace(rule, seed=7)
     assert again.removal_order([1.0] * 4) == again.removal_order([5.0] * 4)
     # A tie below decides nothing above it.
     assert all(
-        replace(rule, seed=seed, _known={}).keep_mask([0.0, 1.0, 0.0, 1.0]) == "0101"
-        for seed in range(20)
+        replace(rule, seed=seed).keep_mask([0.0, 1.0, 0.0, 1.0]) == "0101" for seed in range(20)
     )
 
 
@@ -183,6 +190,52 @@ def test_without_a_table_a_number_of_blocks_is_kept(search: Callable[..., MaskSe
     assert found.plan.kept_count == 3
     assert found.plan.table is None and found.decay is None
     assert {line[-1] for line in found.history} == {""}
+
+
+def test_the_share_tells_how_often_a_block_was_kept_of_late(network: Network) -> None:
+    rule = rule_of(table_of(), keep=2)
+    module = gated_module(network, searchable_blocks(network), rule, horizon=4).train()
+    images, mask = torch.zeros(2, 3, 32, 32), module.get_parameter(MASK_NAME)
+    expected = torch.zeros(4)
+    for values in ([1.0, 2.0, 0.0, 0.0], [1.0, 0.0, 2.0, 0.0], [9.0, 0.0, 0.0, 1.0]):
+        mask.data = torch.tensor(values)
+        module(images)
+        expected = 0.75 * expected + 0.25 * (mask.data > 0)
+    module.eval()(images)  # a look at the network is no step
+    assert torch.allclose(module.get_buffer(SHARE_NAME), expected)
+    assert expected[0] == 1 - 0.75**3
+
+
+@pytest.mark.parametrize(
+    ("share", "values", "kept"),
+    [
+        ([0.9, 0.1, 0.8, 0.2], [-4.0, 4.0, -3.0, 3.0], "1010"),
+        ([0.9, 0.5, 0.5, 0.1], [0.0, 1.0, 2.0, 3.0], "1010"),
+        ([0.9, 0.5, 0.5, 0.1], [0.0, 2.0, 1.0, 3.0], "1100"),
+    ],
+)
+def test_what_was_kept_most_of_the_time_stays_and_values_decide_between_equals(
+    share: list[float],
+    values: list[float],
+    kept: str,
+    search: Callable[..., MaskSearch],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    identities: list[Any] = []
+
+    def fit(module: Any, feed: Feed, *, observe: Callable[[], Any], **more: Any) -> Any:
+        module.get_buffer(SHARE_NAME).copy_(torch.tensor(share))
+        module.get_parameter(MASK_NAME).data = torch.tensor(values)
+        identities.append(more["identity"])
+        return SimpleNamespace(history=({"epoch": 1, **observe()},))
+
+    monkeypatch.setattr(mask_search, "fit", fit)
+    found = search(keep=2, table=table_of())
+    assert found.plan.keep_mask == kept
+    assert [line[HISTORY_COLUMNS.index("share")] for line in found.history] == pytest.approx(share)
+    # What is not asked for: a weak pull, and every slope counts in full.
+    assert found.decay is not None and found.decay.strength == mask_search.DECAY == 0.003
+    assert identities[0]["limit"] == "inf"
 
 
 @pytest.mark.parametrize("step", [2, 5])
@@ -281,8 +334,11 @@ def test_the_history_has_a_line_a_block_and_epoch(
     assert [line["saving_ms"] for line in lines[:4]] == ["1.0", "4.0", "2.0", "3.0"]
     assert [float(line["mask"]) for line in lines[4:]] == found.fitted.state[MASK_NAME].tolist()
     assert "".join(line["kept"] for line in lines[4:]) == found.plan.keep_mask
-    by_value = sorted(lines[4:], key=lambda line: float(line["mask"]))
-    assert [line["kept"] for line in by_value] == ["0", "0", "1", "1"]
+    by_share = sorted(lines[4:], key=lambda line: (float(line["share"]), float(line["mask"])))
+    assert [line["kept"] for line in by_share] == ["0", "0", "1", "1"]
+    assert sum(float(line["share"]) for line in lines[4:]) == pytest.approx(
+        2 * (1 - (2 / 3) ** 6)  # two are kept in each of six steps
+    )
 
 
 def test_the_command_writes_plan_and_history_and_names_the_device(

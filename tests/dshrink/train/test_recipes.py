@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from dshrink.search.published import published_masks
 from dshrink.train.errors import TrainError
 from dshrink.train.recipes import Recipe, load_recipe, shipped_recipes
-from dshrink.train.settings import Augmentation
+from dshrink.train.settings import Augmentation, Training
 
 MINIMAL = """
 title = "tiny"
@@ -52,11 +53,23 @@ def test_recipes_of_imagenet_are_the_paper_s(name: str) -> None:
     length = int(name.rpartition("_")[2])
     assert recipe.rows == (("searched", "distilled") if length == 180 else ("distilled",))
     assert (recipe.finetune.epochs, recipe.distilled.epochs) == (180, length)
-    assert (recipe.search.epochs, recipe.weights) == (20, "pretrained")
-    for training in (recipe.finetune, recipe.search, recipe.distilled):
-        assert (training.momentum, training.label_smoothing) == (0.9, 0.1)
-        assert training.augmentation.auto_augment == "rand-m5-mstd0.5-inc1"
-        assert training.learning_rate == 0.1 * training.batch / 256
+    assert recipe.weights == "pretrained"
+    # The paper's Sec. 5.1, and the public configuration of its authors.
+    assert recipe.finetune == replace(
+        Training(epochs=180, batch=512, momentum=0.9, weight_decay=1e-5, label_smoothing=0.1),
+        learning_rate=0.1 * 512 / 256,
+        min_learning_rate=5e-6 * 512 / 256,
+        warmup_epochs=0,
+        clip=5.0,
+        augmentation=Augmentation(auto_augment="rand-m5-mstd0.5-inc1"),
+        precision="fp16",
+        loaders=8,
+        checkpoint_steps=500,
+    )
+    # "The same settings" in every field but the epochs, and but for the teacher.
+    assert recipe.search == replace(recipe.finetune, epochs=20)
+    assert recipe.distilled == replace(recipe.finetune, epochs=length, distillation=0.7)
+    assert recipe.free_activation
     assert recipe.finetune.distillation == 0 < recipe.distilled.distillation
     masks = [mask for mask in published_masks().values() if mask.base_model == recipe.model]
     assert set(recipe.keep) == {mask.keep_mask.count("1") for mask in masks}
@@ -67,6 +80,9 @@ def test_the_digits_recipe_has_all_rows_over_three_seeds_and_the_demo_shortens_i
     assert len(digits.rows) == 8
     assert len(digits.seeds) == 3
     assert digits.random_draws == 5
+    assert not digits.free_activation and "free_activation" in digits.rows
+    assert digits.remarks == demo.remarks != ()
+    assert "chosen on the whole network's accuracy" in digits.remarks[0]
     assert set(demo.rows) == {"original", "searched", "random", "layer_pruning"}
     assert (demo.model, demo.keep) == (digits.model, digits.keep)
     assert demo.finetune.epochs < digits.finetune.epochs
@@ -87,6 +103,29 @@ def test_what_a_section_leaves_out_is_as_in_the_fine_tuning(write: Write) -> Non
     assert (searched.decay, searched.limit) == (0.5, 2.0)
 
 
+def test_rows_from_initial_weights_are_trained_as_long_as_the_others_with_their_pre_training() -> (
+    None
+):
+    digits = load_recipe("digits")
+    assert digits.pretrain is not None and digits.pretrain != digits.finetune
+    longer = replace(digits.pretrain, epochs=digits.pretrain.epochs + digits.finetune.epochs)
+    for row in digits.rows:
+        alone, taught = row in ("scratch", "width"), row == "distilled"
+        expected = longer if alone else digits.distilled if taught else digits.finetune
+        assert digits.training_of(row) == expected
+    # Published weights bring training of which nobody here knows how long it was.
+    published = load_recipe("mobilenetv2_100_180")
+    assert published.training_of("scratch") == published.finetune
+
+
+def test_merged_blocks_have_an_activation_behind_them_unless_the_recipe_says_no(
+    write: Write,
+) -> None:
+    assert load_text(write, MINIMAL).free_activation
+    text = MINIMAL.replace("keep = [2]", "keep = [2]\nfree_activation = false")
+    assert not load_text(write, text).free_activation
+
+
 def test_targets_are_keep_counts_budgets_or_masks_of_the_paper(write: Write) -> None:
     def names(line: str) -> list[str]:
         text = MINIMAL.replace("test_resnet", "mobilenetv2_100").replace("keep = [2]", line)
@@ -104,6 +143,9 @@ def test_rows_and_seeds_can_be_chosen_for_one_run() -> None:
     assert recipe.changed() == recipe
     with pytest.raises(TrainError, match="unknown row 'fast'"):
         recipe.changed(rows=["fast"])
+    both = recipe.with_all_of(recipe.changed(rows=["no_free_activation", "random"], seeds=[7]))
+    assert both.rows == (*recipe.rows, "no_free_activation")
+    assert (both.seeds, both.widths) == ((0, 1, 2, 7), recipe.widths)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +170,8 @@ def test_rows_and_seeds_can_be_chosen_for_one_run() -> None:
         ("keep = [2]", "keep = [2]\nrows = ['distilled']", "needs a section [distilled]"),
         ("keep = [2]", "keep = [2]\nrows = ['width']", "the row width goes with a list widths"),
         ("keep = [2]", "keep = [2]\nresolution = 4", "resolution and hold_out are 8 or more"),
+        ("keep = [2]", "keep = [2]\nfree_activation = 1", "must be true or false, got 1"),
+        ("keep = [2]", "keep = [2]\nremarks = 'one'", "field 'remarks' must be a list"),
         ("keep = [2]", "keep = [2]\nimages = 3", "[images]: expected an object, got 3"),
         ("keep = [2]", "keep = [2]\nimages.training = 3", "field 'validation' is missing"),
         ("keep = [2]", "keep = [2]\ntable.dense = 1", "field 'dense' must be true or false, got 1"),

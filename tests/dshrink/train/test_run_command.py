@@ -7,8 +7,10 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import accelerate
 import pytest
 import typer
 from click.testing import Result
@@ -18,12 +20,16 @@ import dshrink.cli.bench
 from dshrink.benchmark import BenchmarkResult, candidate_of_file
 from dshrink.blocks import find_blocks
 from dshrink.cli import run
+from dshrink.cli.run_study import StudyRequest, measure_table
 from dshrink.errors import DshrinkError
 from dshrink.models import Network
 from dshrink.train import study_estimate
-from dshrink.train.recipes import shipped_recipes
+from dshrink.train.data import open_images
+from dshrink.train.recipes import load_recipe, shipped_recipes
+from dshrink.train.study_rows import Workplace
 from latency_tables.io import save_table
 from latency_tables.synthetic import synthetic_table
+from profiler.conditions import Target
 
 TINY = """
 title = "a tiny study"
@@ -121,7 +127,7 @@ def test_every_shipped_recipe_says_what_it_would_do_without_images(
     for name, number in epochs.items():
         assert any(line.split()[:3] == [name, str(number), "epochs"] for line in lines_of(result))
     # 0.01 s an image; batches are whole ones.
-    images = {True: 1078 // 32 * 32, False: 1281167 // 512 * 512}[recipe.startswith("digits")]
+    images = {True: 1078 // 16 * 16, False: 1281167 // 512 * 512}[recipe.startswith("digits")]
     assert known["total_s"] == pytest.approx(0.01 * images * sum(epochs.values()))
     assert list(tmp_path.iterdir()) == []
 
@@ -174,3 +180,33 @@ def test_what_is_missing_is_said(command: Command, words: list[str], said: str) 
     assert isinstance(error, DshrinkError)
     assert said in str(error)
     assert "\n" not in str(error)
+
+
+def test_processes_that_train_together_do_not_measure(
+    tiny: tuple[Path, Path], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = StudyRequest(
+        recipe=load_recipe(str(tiny[0])), data=str(pictures), folder=tmp_path, target=Target()
+    )
+    place = request.workplace(open_images(request.data))
+    monkeypatch.setattr(accelerate, "PartialState", lambda: SimpleNamespace(num_processes=2))
+    with pytest.raises(DshrinkError, match=r"--resolution 32 --classes 3.*give it with --table"):
+        measure_table(request, place, 3)
+    # Where it was measured before, there is nothing to measure.
+    place.folders.finish("table", {"digest": "made up"})
+    measure_table(request, place, 3)
+
+
+def test_a_table_measured_under_other_conditions_is_another_one(
+    tiny: tuple[Path, Path], pictures: Path, tmp_path: Path
+) -> None:
+    def place(target: Target) -> Workplace:
+        request = StudyRequest(
+            recipe=load_recipe(str(tiny[0])), data=str(pictures), folder=tmp_path, target=target
+        )
+        return request.workplace(open_images(request.data))
+
+    place(Target()).folders.finish("table", {})
+    assert place(Target()).folders.result("table") == {}
+    with pytest.raises(DshrinkError, match="was done with table"):
+        place(Target(threads=2)).folders.result("table")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -237,36 +238,38 @@ def test_a_finished_study_does_nothing_again(
     study(finished).run()
 
 
-def test_what_was_done_is_kept_and_only_the_rest_is_done(
-    make_place: MakePlace, tmp_path: Path
-) -> None:
-    place = make_place(SMALL, tmp_path)
-    study(place).run()
-    before = weights(place, "searched/keep2/seed0")
-    (place.folders.folder("merge/batch2/random/keep2/seed0") / DONE).unlink()
-    (place.folders.folder("random/keep2/seed0") / DONE).unlink()
-    seen: list[str] = []
-    study(place, progress=lambda done, total, label: seen.append(label)).run()
-    assert {label.split(":")[0] for label in seen} == {
-        "random/keep2/seed0",
-        "merge/batch2/random/keep2/seed0",
-    }
-    after = weights(place, "searched/keep2/seed0")
-    assert all(torch.equal(after[name], before[name]) for name in before)
-
-
-def test_several_processes_train_the_same_networks_as_one(
-    finished: Workplace, make_place: MakePlace, tmp_path: Path
-) -> None:
-    place = make_place(SMALL, tmp_path)
+@pytest.fixture(scope="session")
+def together(make_place: MakePlace, tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """A smaller study, done by two processes."""
+    place = make_place(SMALL, tmp_path_factory.mktemp("together"))
     counts: list[tuple[int, int]] = []
     study(place, jobs=2, progress=lambda done, total, label: counts.append((done, total))).run()
     assert counts[-1] == (6, 6)  # an epoch, or a merge, is 1
+    return place
+
+
+def test_several_processes_train_the_same_networks_as_one(
+    finished: Workplace, together: Workplace
+) -> None:
     for name in ("search/keep2/seed0", "merge/batch2/random/keep2/seed0"):
-        assert results_of(place)[name]["keep_mask"] == results_of(finished)[name]["keep_mask"]
+        assert results_of(together)[name]["keep_mask"] == results_of(finished)[name]["keep_mask"]
     for name in ("pretrain", "searched/keep2/seed0", "random/keep2/seed0"):
-        alone, together = weights(finished, name), weights(place, name)
-        assert all(torch.equal(alone[key], together[key]) for key in alone)
+        alone, shared = weights(finished, name), weights(together, name)
+        assert all(torch.equal(alone[key], shared[key]) for key in alone)
+
+
+def test_what_was_done_is_kept_and_only_the_rest_is_done(
+    together: Workplace, make_place: MakePlace, tmp_path: Path
+) -> None:
+    shutil.copytree(together.folders.root, tmp_path / "copy")
+    place = make_place(SMALL, tmp_path / "copy")
+    open_names = {"random/keep2/seed0", "merge/batch2/random/keep2/seed0"}
+    for name in open_names:
+        (place.folders.folder(name) / DONE).unlink()
+    seen: list[str] = []
+    study(place, progress=lambda done, total, label: seen.append(label)).run()
+    assert {label.split(":")[0] for label in seen} == open_names
+    assert results_of(place) == results_of(together)
 
 
 def test_processes_of_a_launcher_do_one_run_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from dshrink.layers import ConstantMap
 from dshrink.lowering import lower
 from dshrink.models import Network, NetworkError, load_network
 from dshrink.tracing import import_timm, trace
-from dshrink.train.width import scaled_network, scaled_spec, width_for
+from dshrink.train.width import scaled_network, scaled_spec
 
 
 @pytest.fixture(scope="module")
@@ -220,21 +220,6 @@ def test_convolutions_start_with_the_variance_of_their_fan_out_and_norms_at_one(
             assert (layer.running_var == 1).all() and (layer.running_mean == 0).all()
     linear = module.get_submodule("classifier")
     assert float(linear.weight.detach().abs().max()) <= linear.in_features**-0.5
-
-
-@pytest.mark.parametrize("beside", [-1, 0, 1])
-def test_the_width_for_a_number_of_macs_is_the_nearest_there_is(beside):
-    module = nn.Sequential(
-        nn.Conv2d(3, 32, 3),
-        nn.Conv2d(32, 64, 3),
-        nn.Conv2d(64, 10, 1),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-    )
-    network = network_of(module)
-    for width in (0.25, 0.7, 1, 3):
-        macs = scaled_spec(network, width).macs
-        assert scaled_spec(network, width_for(network, macs + beside)).macs == macs
 
 
 @pytest.mark.parametrize("width", [0, -1, math.nan, math.inf])

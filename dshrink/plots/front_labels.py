@@ -1,0 +1,147 @@
+"""What a picture of fronts calls its series, how it marks them, and what stands below its title.
+
+A series is a method with a recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from dshrink.fronts import Front, FrontPoint
+from dshrink.plots.errors import PlotError
+from dshrink.plots.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SERIES_COLOURS,
+    SKY,
+    VERMILLION,
+    shortened,
+)
+from latency_tables.published_accuracy import SOURCE, PublishedPoint
+
+#: Of a recipe behind a method's name: two such labels stand side by side.
+_RECIPE_COLUMNS = 18
+#: A method looks the same in every picture; other ones get what is left.
+METHOD_STYLES: Mapping[str, tuple[str, str]] = {
+    "original": (BLACK, "*"),
+    "searched": (BLUE, "o"),
+    "random": (ORANGE, "s"),
+    "layer_pruning": (VERMILLION, "v"),
+    "width": (GREEN, "D"),
+    "scratch": (PURPLE, "X"),
+    "no_free_activation": (PURPLE, "^"),
+    "distilled": (SKY, "P"),
+    "dp": (GREEN, "h"),
+    "greedy": (SKY, "<"),
+    "": (BLUE, "p"),
+}
+_OTHER_STYLES = [
+    style
+    for style in product((*SERIES_COLOURS, ORANGE), "o^Dv<s")
+    if style not in METHOD_STYLES.values()
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What a series is called, and its mark."""
+
+    label: str
+    colour: str
+    marker: str
+
+
+def looks_of(
+    series: Collection[tuple[str, str]], *, says_recipes: bool
+) -> dict[tuple[str, str], Look]:
+    """A method's first recipe has the method's own mark, further ones others of its colour."""
+    spare, styles = list(_OTHER_STYLES), dict[tuple[str, str], tuple[str, str]]()
+    for method, recipe in sorted(series):
+        style = METHOD_STYLES.get(method)
+        if style is None or style in styles.values():
+            if not spare:
+                raise PlotError(
+                    f"{len(series)} methods and recipes are too many for one picture (at most "
+                    f"{len(_OTHER_STYLES)} beside the first recipe of each known method): draw "
+                    "them apart"
+                )
+            alike = [one for one in spare if style and one[0] == style[0]]
+            style = (alike or spare)[0]
+            spare.remove(style)
+        styles[method, recipe] = style
+    return {
+        (method, recipe): Look(
+            label=_label(method, recipe if says_recipes else ""), colour=colour, marker=marker
+        )
+        for (method, recipe), (colour, marker) in styles.items()
+    }
+
+
+def _label(method: str, recipe: str) -> str:
+    named = shortened(method.replace("_", " ") or "measured")
+    if len(recipe) > _RECIPE_COLUMNS:
+        recipe = f"...{recipe[3 - _RECIPE_COLUMNS :]}"
+    return f"{named} ({recipe})" if recipe else named
+
+
+def _batches(points: Sequence[PublishedPoint]) -> str:
+    """ "batch 128 (v100), 64 (tx2)"."""
+    by_batch: dict[int, dict[str, None]] = {}
+    for point in points:
+        by_batch.setdefault(point.batch, {})[point.device] = None
+    listed = [f"{batch} ({', '.join(devices)})" for batch, devices in by_batch.items()]
+    return f"batch {', '.join(listed)}"
+
+
+def subtitle(
+    fronts: Sequence[Front],
+    published: Sequence[PublishedPoint],
+    shared: Sequence[str],
+    left_out: int,
+) -> str:
+    """What all panels share, and how the picture is read."""
+    parts = [", ".join(shared)]
+    if fronts:
+        references = {front.reference_percent for front in fronts}
+        above = f"{references.pop():.4g} %" if len(references) == 1 else "its lowest accuracy"
+        parts += [
+            *_noise([point for front in fronts for point in front.points]),
+            "outlined: on the front",
+            "percentages: share of the hypervolume of all points measured in a panel, above "
+            f"{above} and 0 frames/s",
+        ]
+        halves = [front.series_hypervolume(one)[1] for front in fronts for one in front.series]
+        if any(half is not None for half in halves):
+            parts.append(
+                "with ±: mean and 95 % interval over the volumes of single seeds, that of all "
+                "points taken as exact"
+            )
+    if left_out:
+        parts.append(f"{left_out} result(s) without accuracy or throughput not drawn")
+    if published:
+        parts.append(
+            f"hollow and grey: published, not measured by us ({SOURCE}, {_batches(published)}; KD: "
+            "self-distilled for 180 or 360 epochs)"
+        )
+    return "; ".join(part for part in parts if part)
+
+
+def _noise(points: Sequence[FrontPoint]) -> list[str]:
+    """What the bars are, and what it means that a point has none."""
+    rules = ["t over seeds"] if any(len(point.of_seeds) > 1 for point in points) else []
+    if any(point.validation_images for point in points):
+        rules.append("Wilson's over the validation images")
+    wider = "the wider of " if len(rules) > 1 else ""
+    of_accuracy = f" (of accuracy: {wider}{' and '.join(rules)})" if rules else ""
+    said = [f"bars: 95 % intervals{of_accuracy}"]
+    if not all(point.has_accuracy_interval for point in points):
+        said.append(
+            "no bar of accuracy: one seed, number of images unknown, so that accuracy alone beats "
+            "nothing and is not beaten"
+        )
+    return said
