@@ -155,8 +155,12 @@ def run_merge(
         "plan": bound.source or plan,
         **(about or {}),
     }
-    if agreed:
-        metadata["accuracy_percent"] = agreed.merged_accuracy
+    if agreed and feed:
+        metadata |= {
+            "accuracy_percent": agreed.merged_accuracy,
+            "validation_images": agreed.images,
+            "data": feed.images.digest,
+        }
     difference = export_onnx(merged.network, out_file, batch=batch, metadata=metadata)
     beside = out_file.with_name(f"{out_file.name}.certificate.json")
     document = certificate.to_json()

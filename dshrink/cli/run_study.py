@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,17 +62,21 @@ class StudyRequest:
 
         What was done under other settings, and is not asked for, is left out, with a notice.
         """
-        from dshrink.train.study_steps import StudyError
+        from dshrink.train.study_steps import MERGE, StudyError
 
         recipe = (self.whole or self.recipe).with_all_of(self.recipe)
         steps = {step.name: step for step in self._steps_of(recipe)}
         folders = replace(place.folders, steps=steps)
-        for name in steps.keys() - place.folders.steps.keys():
-            try:
-                folders.result(name)
-            except StudyError as error:
-                notice(f"not in the report: {error}")
-                del steps[name]
+        left_out: list[str] = []
+        for name, step in list(steps.items()):
+            if step.kind == MERGE and name not in place.folders.steps:
+                try:
+                    folders.result(name)
+                except StudyError as error:
+                    left_out.append(str(error))
+                    del steps[name]
+        if left_out:
+            notice(f"not in the report: {len(left_out)} networks, as {left_out[0]}")
         return replace(place, recipe=recipe, folders=folders)
 
     def workplace(self, images: Images) -> Workplace:
@@ -232,13 +236,6 @@ def _row(
     """A network's row: its own facts, and the speed of the one of its structure."""
     step = place.folders.steps[name]
     mask = facts["keep_mask"]
-    origin = {
-        "data": place.folders.identity["data"],
-        "recipe": place.recipe.name,
-        "validation_images": facts.get("validation_images"),
-    }
-    columns = {field.name for field in fields(measured)}
-    known: dict[str, Any] = {name: origin[name] for name in origin.keys() & columns}
     return replace(
         measured,
         network=facts["file"],
@@ -250,7 +247,9 @@ def _row(
         method=step.method,
         seed=step.seed,
         accuracy_percent=facts["accuracy_percent"],
-        **known,
+        data=place.folders.identity["data"],
+        recipe=place.recipe.name,
+        validation_images=facts["validation_images"],
     )
 
 

@@ -36,6 +36,7 @@ from dshrink.fronts import (
     pareto_front,
     wilson_interval,
 )
+from dshrink.plots import load_results
 from latency_tables.schema import Conditions
 from profiler.measurement import Measurement
 from profiler.replies import Reply, Samples
@@ -600,6 +601,7 @@ def test_bench_writes_what_the_file_says_of_itself_and_the_front_reads_it(tmp_pa
     assert (found.accuracy_percent.mean, found.throughput_fps.mean) == (91, 100)
     assert (found.recipe, found.resolution, found.validation_images) == ("digits", "8x8", 719)
     assert loaded.fronts[0].conditions[-1] == "0123abcd"
+    assert {result.series[-1] for result in load_results(tmp_path / "r.csv")} == {"8x8"}
 
 
 @pytest.mark.parametrize(("sides", "said"), [((), ""), ((0, 8), ""), ((8, 16), "8x16")])

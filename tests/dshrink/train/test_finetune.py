@@ -22,6 +22,7 @@ from dshrink.merge.rewrite import merge_network
 from dshrink.models import Network, NetworkError, about_weights, load_network
 from dshrink.regions import rewriting
 from dshrink.train.agreement import agreement
+from dshrink.train.data import open_images
 from dshrink.train.errors import CheckpointError
 from dshrink.train.feed import Feed
 from dshrink.train.finetune import finetune
@@ -101,6 +102,8 @@ def test_merged_it_gives_every_image_the_class_that_was_trained(
     metadata = json.loads(properties[METADATA_KEY])
     assert metadata["accuracy_percent"] == pytest.approx(about["accuracy_percent"])
     assert metadata["resolution"] == [32, 32]
+    assert metadata["validation_images"] == 12
+    assert metadata["data"] == open_images(pictures).digest
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,10 @@ from dshrink.errors import DshrinkError
 from dshrink.models import Network
 from dshrink.train import study_estimate
 from dshrink.train.data import open_images
+from dshrink.train.errors import DivergedError
 from dshrink.train.recipes import load_recipe, shipped_recipes
-from dshrink.train.study_rows import Workplace
+from dshrink.train.study_rows import Worker, Workplace
+from dshrink.train.study_steps import Step, StepsFailedError
 from latency_tables.io import save_table
 from latency_tables.synthetic import synthetic_table
 from profiler.conditions import Target
@@ -100,7 +102,10 @@ def tiny(tmp_path: Path, network: Network) -> tuple[Path, Path]:
     """A recipe file, and a table of its network."""
     names = tuple(block.name for block in find_blocks(network.spec, network.lowered.layers))
     table = synthetic_table([2.0, 3.0, 4.0, 5.0], [1.0] * 4)
-    table = replace(table, model=network.name, resolution=(32, 32), block_names=names)
+    here = replace(table.conditions, device="local", runtime="onnxruntime", threads=2)
+    table = replace(
+        table, model=network.name, resolution=(32, 32), block_names=names, conditions=here
+    )
     save_table(table, tmp_path / "table")
     (tmp_path / "tiny.toml").write_text(TINY)
     return tmp_path / "tiny.toml", tmp_path / "table"
@@ -132,6 +137,10 @@ def test_every_shipped_recipe_says_what_it_would_do_without_images(
     assert list(tmp_path.iterdir()) == []
 
 
+def lines_of_csv(file: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(file.read_text().splitlines()))
+
+
 def lines_of(result: Result) -> list[str]:
     return [line for line in result.output.splitlines() if line]
 
@@ -151,7 +160,7 @@ def test_a_study_ends_in_results_front_and_report_and_is_not_done_twice(
     assert all(step["done"] for step in after["steps"])
     assert after["total_s"] == 0
 
-    rows = list(csv.DictReader((tmp_path / "out" / "results.csv").read_text().splitlines()))
+    rows = lines_of_csv(tmp_path / "out" / "results.csv")
     assert [(row["network"], row["method"], row["kept_blocks"]) for row in rows] == [
         ("searched_keep2_seed0.onnx", "searched", "2"),
         ("searched_keep0_seed0.onnx", "searched", "0"),
@@ -161,8 +170,91 @@ def test_a_study_ends_in_results_front_and_report_and_is_not_done_twice(
     # In this network the end of a block has its own activation: both rows are one structure.
     assert [row["latency_ms"] for row in rows] == ["2.0", "4.0", "2.0", "4.0"]
     assert all(Path(row["file"]).is_file() and row["accuracy_percent"] for row in rows)
+    about = {(row["data"], row["recipe"], row["validation_images"]) for row in rows}
+    assert about == {(open_images(str(pictures)).digest, "tiny", "12")}
     for name in ("front.csv", "front.png", "front.svg", "report.md"):
         assert (tmp_path / "out" / name).stat().st_size > 0
+
+    # A part of the recipe: what was done before stays in the tables.
+    few = command(*words, "--rows", "searched")
+    assert few.exit_code == 0, few.exception
+    assert lines_of_csv(tmp_path / "out" / "results.csv") == rows
+    # But not what was done under other settings.
+    done = tmp_path / "out" / "merge" / "batch1" / "no_free_activation" / "keep0" / "seed0"
+    text = (done / "step.json").read_text()
+    (done / "step.json").write_text(text.replace('"epochs": 1', '"epochs": 7'))
+    few = command(*words, "--rows", "searched")
+    assert few.exit_code == 0, few.exception
+    assert (
+        "not in the report: 1 networks, as " in few.stderr
+        and "no_free_activation/keep0" in few.stderr
+    )
+    assert len(lines_of_csv(tmp_path / "out" / "results.csv")) == 3
+
+
+def test_what_could_be_done_is_measured_and_reported_where_steps_fail(
+    command: Command,
+    tiny: tuple[Path, Path],
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe, table = tiny
+    do = Worker.do
+
+    def act(worker: Worker, step: Step) -> dict[str, Any]:
+        if step.kind == "train" and step.method == "no_free_activation":
+            raise DivergedError("the loss became nan")
+        return do(worker, step)
+
+    monkeypatch.setattr(Worker, "do", act)
+    folder = tmp_path / "out"
+    words = [recipe, "--data", pictures, "--table", table, "--out", folder, "--jobs", 1]
+    error = command(*words).exception
+    assert isinstance(error, StepsFailedError)
+    assert "leave the row out with --rows" in str(error)
+    rows = lines_of_csv(folder / "results.csv")
+    assert {row["method"] for row in rows} == {"searched"} and len(rows) == 2
+    report = (folder / "report.md").read_text()
+    assert "**Failed: no_free_activation/keep2/seed0: the loss became nan**" in report
+
+
+def test_networks_are_measured_as_the_table_was(
+    command: Command, tiny: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[StudyRequest] = []
+    monkeypatch.setattr(run, "run_study", lambda request, jobs: asked.append(request))
+    recipe, table = tiny
+    words = [recipe, "--data", "somewhere", "--table", table]
+    assert command(*words, "--threads", 2).exit_code == 0
+    assert asked[0].target == Target(
+        **{"device": "local", "runtime": "onnxruntime", "precision": "fp32", "batch": 1},
+        **{"threads": 2, "statistic": "median"},
+    )
+    for option, value in (("device", "jetson"), ("threads", 1), ("batch", 8)):
+        error = command(*words, f"--{option}", value).exception
+        assert isinstance(error, DshrinkError)
+        assert f"--{option} {value}: {table} was measured with {option} " in str(error)
+    assert command(recipe, "--data", "somewhere", "--threads", 3).exit_code == 0
+    assert [request.target for request in asked[1:]] == [Target(threads=3)]
+
+
+def test_weights_of_a_file_are_known_by_what_is_in_it(
+    tiny: tuple[Path, Path], pictures: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "ours.safetensors"
+    recipe = replace(load_recipe(str(tiny[0])), weights=str(file), pretrain=None)
+    request = StudyRequest(recipe=recipe, data=str(pictures), folder=tmp_path, target=Target())
+    images = open_images(request.data)
+
+    def identity(content: bytes) -> Any:
+        file.write_bytes(content)
+        return request.workplace(images).folders.identity["weights"]
+
+    assert identity(b"one") == identity(b"one") != identity(b"two")
+    file.unlink()
+    with pytest.raises(DshrinkError, match=r"ours\.safetensors' cannot be read"):
+        request.workplace(images)
 
 
 @pytest.mark.parametrize(

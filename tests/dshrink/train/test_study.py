@@ -19,16 +19,18 @@ from safetensors.torch import load_file
 import dshrink.train.study
 from dshrink.export import METADATA_KEY
 from dshrink.models import Network
+from dshrink.search.random_search import random_plan
 from dshrink.train.data import open_images
 from dshrink.train.errors import DivergedError
-from dshrink.train.recipes import ImageCounts, Recipe, load_recipe, shipped_recipes
+from dshrink.train.recipes import ImageCounts, Recipe, Target, load_recipe, shipped_recipes
 from dshrink.train.settings import Augmentation, Training
 from dshrink.train.study import Study, jobs_here, results_of
+from dshrink.train.study_comparison import Difference, paired, welch
 from dshrink.train.study_estimate import Pace, Stopwatch, estimate, form_of
 from dshrink.train.study_report import RowResult, report_lines
-from dshrink.train.study_rows import Worker, Workplace, row_network
-from dshrink.train.study_steps import DONE, StepFolders, StudyError, steps_of
-from latency_tables.io import save_table
+from dshrink.train.study_rows import Worker, Workplace, drawn_by, row_network
+from dshrink.train.study_steps import DONE, StepFolders, StepsFailedError, StudyError, steps_of
+from latency_tables.io import load_table, save_table
 from latency_tables.synthetic import synthetic_table
 
 TRAINING = Training(
@@ -47,7 +49,7 @@ RECIPE = Recipe(
         *("layer_pruning", "width"),
     ),
     random_draws=2,
-    pretrain=TRAINING,
+    pretrain=replace(TRAINING, learning_rate=0.05),
     search=TRAINING,
     finetune=TRAINING,
     distilled=replace(TRAINING, distillation=0.5),
@@ -106,7 +108,7 @@ def test_every_step_comes_after_what_it_needs_and_baselines_share_the_searched_m
     rows = Counter(step.method for step in steps if step.kind == "train")
     assert rows == {
         **{"original": 3, "random": 20, "width": 6},
-        **dict.fromkeys(("searched", "distilled", "no_free_activation"), 12),
+        **dict.fromkeys(("searched", "distilled", "free_activation"), 12),
         **dict.fromkeys(("scratch", "layer_pruning"), 12),
     }
     kinds = Counter(step.kind for step in steps)
@@ -123,7 +125,34 @@ def test_all_rows_are_trained_alike_but_for_the_teacher_and_see_the_same_picture
     steps = [s for s in steps_of(RECIPE, measure_table=False) if s.kind == "train" and s.seed == 0]
     settings = {step.method: step.training for step in steps}
     assert settings.pop("distilled") == replace(TRAINING, distillation=0.5)
+    # As long as the pre-training and the fine-tuning of the others, with the rate of the former.
+    from_initial = replace(TRAINING, epochs=2, learning_rate=0.05)
+    assert settings.pop("scratch") == settings.pop("width") == from_initial
     assert set(settings.values()) == {TRAINING}
+
+
+def test_all_epochs_behind_a_network_are_counted() -> None:
+    steps = steps_of(replace(RECIPE, search=replace(TRAINING, epochs=9)), measure_table=True)
+    folders = StepFolders.of(Path(), {}, None, steps)
+    epochs = {s.method: folders.epochs(s.name) for s in steps if s.kind == "merge"}
+    assert epochs == dict.fromkeys(RECIPE.rows, 2)  # one and one; the search's are not in them
+
+
+def test_masks_of_one_draw_are_no_parts_of_each_other(network: Network, table: Path) -> None:
+    loaded = load_table(table)
+
+    def mask(seed: int, keep: int) -> str:
+        drawn = drawn_by(seed, Target(keep=keep))
+        return random_plan(loaded, keep=keep, seed=drawn, padding="repad").keep_mask
+
+    def inside(one: str, other: str) -> bool:
+        return all(b == "1" for a, b in zip(one, other, strict=True) if a == "1")
+
+    # By chance a block of one mask is among the two of the other in half of the draws.
+    nested = sum(inside(mask(seed, 1), mask(seed, 2)) for seed in range(40))
+    assert 8 < nested < 32
+    assert mask(3, 2) == mask(3, 2)
+    assert len({mask(seed, 2) for seed in range(40)}) == 6
 
 
 def test_nothing_is_searched_where_no_block_is_kept_or_the_paper_gives_the_mask() -> None:
@@ -150,6 +179,9 @@ def test_every_row_ends_as_a_file_that_says_what_it_is(finished: Workplace) -> N
         assert model.metadata_props[0].key == METADATA_KEY
         assert (known["method"], known["seed"]) == (step.method, step.seed)
         assert known["accuracy_percent"] == facts["accuracy_percent"]
+        assert known["data"] == open_images(finished.data).digest
+        assert (known["recipe"], known["validation_images"]) == ("tiny", 12)
+        assert facts["validation_images"] == 12
         assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 2
         mask = known["keep_mask"]
         if step.method == "random":
@@ -212,6 +244,19 @@ def test_what_becomes_of_a_row_s_activations(network: Network, row: str) -> None
         assert changes is not None
         assert changes.mask == "1010"
         assert changes.free_activation == (row not in ("no_free_activation", "scratch"))
+
+
+def test_a_recipe_without_the_activation_has_it_in_the_row_that_shows_it(network: Network) -> None:
+    rows = ("searched", "random", "distilled", "scratch", "free_activation")
+    recipe = replace(RECIPE, rows=rows, widths=(), free_activation=False)
+    found = {}
+    for step in steps_of(recipe, measure_table=False):
+        if step.kind == "train":
+            _, changes = row_network(step, network, "1010")
+            assert changes is not None
+            found[step.method] = changes.free_activation
+            assert step.about["free_activation"] == changes.free_activation
+    assert found == {**dict.fromkeys(rows, False), "free_activation": True}
 
 
 def test_scratch_starts_from_initial_weights_and_the_others_from_the_pretrained_ones(
@@ -300,8 +345,13 @@ def test_a_step_that_fails_stops_only_what_starts_from_it(
     with pytest.raises(StudyError) as error:
         study(place).run()
     assert str(error.value).startswith(
-        "3 of 6 steps failed, first search/keep2/seed0: the loss became nan; the same command"
+        "3 of 6 steps failed, first search/keep2/seed0: the loss became nan; the same command "
+        "tries them again: change the recipe, or leave the row out with --rows"
     )
+    assert isinstance(error.value, StepsFailedError)
+    assert list(error.value.failures) == [
+        *("search/keep2/seed0", "searched/keep2/seed0", "merge/batch2/searched/keep2/seed0"),
+    ]
     assert done == [
         *("pretrain", "search/keep2/seed0", "random/keep2/seed0"),
         "merge/batch2/random/keep2/seed0",
@@ -311,6 +361,78 @@ def test_a_step_that_fails_stops_only_what_starts_from_it(
     with pytest.raises(StudyError):
         study(place).run()
     assert done == ["search/keep2/seed0"]
+
+
+def test_a_full_gpu_is_a_step_s_error_that_says_what_helps(
+    make_place: MakePlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def act(worker: Worker, step: object) -> dict[str, object]:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(Worker, "do", act)
+    with pytest.raises(StepsFailedError, match="raise accumulate or lower batch in the recipe"):
+        study(make_place(SMALL, tmp_path)).run()
+
+
+def test_weights_that_cannot_be_read_are_named(together: Workplace, tmp_path: Path) -> None:
+    shutil.copytree(together.folders.root, tmp_path / "copy")
+    place = replace(together, folders=replace(together.folders, root=tmp_path / "copy"))
+    (place.folders.folder("searched/keep2/seed0") / "weights.safetensors").write_bytes(b"cut off")
+    merge = "merge/batch2/searched/keep2/seed0"
+    (place.folders.folder(merge) / DONE).unlink()
+    with pytest.raises(StepsFailedError, match=r"searched/keep2/seed0.*to train it again") as error:
+        study(place).run()
+    assert list(error.value.failures) == [merge]
+
+
+def test_a_table_that_is_measured_again_opens_what_depends_on_it(tmp_path: Path) -> None:
+    recipe = replace(SMALL, rows=("original", "searched", "random"))
+    steps = steps_of(recipe, measure_table=True)
+    folders = StepFolders.of(tmp_path, {}, "these conditions", steps)
+    folders.finish("table", {"digest": "one"})
+    for step in steps[1:]:
+        folders.finish(step.name, {})
+    assert folders.open_steps() == ()
+    folders.finish("table", {"digest": "another"})
+    names = {step.name for step in folders.open_steps()}
+    rows = {"searched/keep2/seed0", "random/keep2/seed0"}
+    assert names == {"search/keep2/seed0", *rows, *(f"merge/batch1/{row}" for row in rows)}
+    assert all(folders.is_stale(name) for name in names)
+    assert not folders.is_stale("original/seed0")
+
+
+def test_what_was_made_with_the_old_table_is_removed_before_it_is_made_again(
+    make_place: MakePlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make_place(SMALL, tmp_path)
+    steps = steps_of(SMALL, measure_table=True, batch=2)
+    place = replace(place, folders=StepFolders.of(tmp_path, {}, "these conditions", steps))
+    place.folders.finish("table", {"digest": "one"})
+    told: list[str] = []
+    left: list[bool] = []
+
+    def act(worker: Worker, step: Any) -> dict[str, object]:
+        checkpoint = place.folders.folder(step.name) / "checkpoint.json"
+        left.append(checkpoint.exists())
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_text("of this run")
+        return {}
+
+    monkeypatch.setattr(Worker, "do", act)
+    study(place).run()
+    place.folders.finish("table", {"digest": "another"})
+    study(place, notice=told.append).run()
+    assert left == [False] * 11  # six steps, then all but the pre-training
+    assert told == ["the table was measured again: 5 steps are done again"]
+    assert (place.folders.folder("pretrain") / "checkpoint.json").exists()
+
+
+def test_a_table_is_known_by_how_densely_it_was_measured() -> None:
+    def about(**table: Any) -> dict[str, Any]:
+        return steps_of(replace(SMALL, **table), measure_table=True)[0].about
+
+    assert about() == about()
+    assert about() != about(dense=True) != about(hold_out=9) != about()
 
 
 def test_a_folder_of_another_recipe_is_refused(finished: Workplace, make_place: MakePlace) -> None:
@@ -384,6 +506,7 @@ def rows(
             accuracy_percent=accuracy,
             throughput_fps=fps,
             macs=2_000_000,
+            epochs=16,
             differing=0,
             validation_images=12,
         )
@@ -400,17 +523,69 @@ def test_the_report_has_every_row_and_the_layout_of_tab_4() -> None:
     ]
     text = [" ".join(line.split()) for line in report_lines("tiny", results)]
     for line in (
-        "| keep2 | searched | 2 | 81.00 (68.29 - 93.71) | 110.0 | 2.20 | 2.00 |",
-        "| whole | original | 1 | 90.00 | 50.0 | 1.00 | 2.00 |",
-        "| keep2 | 71.00 | 75.00 (+4.00) | 81.00 (+10.00) |",
+        "| keep2 | searched | 2 | 16 | 81.00 (68.29 - 93.71) | 110.0 | 2.20 | 2.00 |",
+        "| whole | original | 1 | 16 | 90.00 | 50.0 | 1.00 | 2.00 |",
+        # Of the seeds that both have: 75 less 70, and 10 both times.
+        "| keep2 | 71.00 | 75.00 [+5.00] | 81.00 [+10.00 (+10.00 to +10.00)] |",
         "Merged and unmerged networks told 72 images apart (6 networks), all alike.",
     ):
         assert line in text
+
+
+def test_the_report_tells_how_far_the_searched_masks_are_from_the_other_rows() -> None:
+    results = [
+        *rows("searched", 80, 82, 84, fps=110),
+        *rows("layer_pruning", 78, 78, 81, fps=100),
+        *rows("scratch", 80, 83, 84),
+        *rows("random", 70, 74, fps=55),
+        *rows("layer_pruning", 50, place="keep1"),
+    ]
+    text = [" ".join(line.split()) for line in report_lines("tiny", results)]
+    for line in (
+        # 2, 4, 3: a deviation of 1, and 4.303 / sqrt(3) of it.
+        "| keep2 | layer_pruning | 3 | +3.00 (+0.52 to +5.48) | yes | 1.10 |",
+        "| keep2 | scratch | 3 | -0.33 (-1.77 to +1.10) | no | 1.10 |",
+        # Variances 4 / 3 and 8 / 2 make 1.68 degrees of freedom: 12.706 * sqrt(5.333).
+        "| keep2 | random | 2 | +10.00 (-19.34 to +39.34) | no | 2.00 |",
+    ):
+        assert line in text
+    assert not any("keep1" in line and "against" in line for line in text)
+    one = report_lines("tiny", [*rows("searched", 80), *rows("layer_pruning", 78)])
+    assert "| keep2 | layer_pruning | 1 | +2.00 | | 1.00 |" in [" ".join(x.split()) for x in one]
+
+
+def test_differences_are_taken_seed_by_seed_and_between_draws_by_welch() -> None:
+    assert paired({0: 80.0, 1: 90.0, 5: 1.0}, {1: 80.0, 0: 75.0, 9: 0.0}) == Difference(
+        mean=7.5, half_width=pytest.approx(12.706 * 2.5), runs=2
+    )
+    assert paired({0: 80.0}, {1: 80.0}) is None
+    # Equal variances and sizes: twice the degrees of freedom of one sample.
+    found = welch([1.0, 2.0, 3.0], [11.0, 12.0, 13.0])
+    assert found.mean == -10 and found.half_width == pytest.approx(2.776 * (2 / 3) ** 0.5)
+    assert found.is_clear
+    assert not Difference(mean=1.0, half_width=None, runs=1).is_clear
+    assert welch([1.0, 1.0], [2.0, 2.0]).half_width == 0
+
+
+def test_the_report_says_what_its_intervals_cover_and_what_failed() -> None:
+    text = "\n".join(
+        report_lines(
+            "tiny",
+            rows("searched", 80, 82),
+            remarks=["Chosen by hand."],
+            failures={"scratch/keep2/seed0": "the loss became nan"},
+        )
+    )
+    assert "All seeds start from one pre-trained network" in text
+    assert "Chosen by hand." in text
+    assert "**Failed: scratch/keep2/seed0: the loss became nan**" in text
+    assert "pre-trained" not in "\n".join(report_lines("tiny", rows("width", 80, 82)))
 
 
 def test_the_report_says_what_is_not_there() -> None:
     failed = [replace(one, throughput_fps=None, differing=1) for one in rows("searched", 80)]
     text = "\n".join(report_lines("tiny", failed))
     assert "Tab. 4" not in text
+    assert "All seeds" not in text and "against" not in text
     assert "ratio" in text
     assert "1 of them otherwise" in text
