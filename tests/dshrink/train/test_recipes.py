@@ -82,7 +82,7 @@ def test_the_digits_recipe_has_all_rows_over_three_seeds_and_the_demo_shortens_i
     assert digits.random_draws == 5
     assert not digits.free_activation and "free_activation" in digits.rows
     assert digits.remarks == demo.remarks != ()
-    assert "chosen on the whole network's accuracy" in digits.remarks[0]
+    assert "were chosen on the same validation images" in digits.remarks[0]
     assert set(demo.rows) == {"original", "searched", "random", "layer_pruning"}
     assert (demo.model, demo.keep) == (digits.model, digits.keep)
     assert demo.finetune.epochs < digits.finetune.epochs
