@@ -38,6 +38,8 @@ from profiler.workloads import build_onnx
 
 #: Few networks can have many rounds: up to four times the planned time until they are settled.
 BENCH_EFFORT: Mapping[str, Any] = {"rounds": 6, "extra_rounds": 40, "extra_share": 4.0}
+#: From so many networks on that is too long: a study's wait for each other.
+MANY_NETWORKS = 12
 MIB = float(1 << 20)
 
 
@@ -218,6 +220,11 @@ def _metadata_number(
     )
 
 
+def _effort(networks: int) -> Mapping[str, Any]:
+    """How long so many networks are measured."""
+    return {**BENCH_EFFORT, "extra_share": 1.0} if networks > MANY_NETWORKS else BENCH_EFFORT
+
+
 def run_benchmark(
     candidates: Sequence[Candidate],
     conditions: Conditions,
@@ -245,7 +252,7 @@ def run_benchmark(
         scheduler=scheduler,
         build=build_onnx,
         folder=folder,
-        settings=settings_for(conditions, **BENCH_EFFORT, seed=seed),
+        settings=settings_for(conditions, **_effort(len(jobs)), seed=seed),
     ) as session:
         result = session.run(*([progress] if progress else []))
         session.workloads.delete()
