@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from pictures import write_pictures
 
 from dshrink.models import Network, load_network
@@ -17,15 +16,6 @@ from dshrink.train.settings import Augmentation, Training
 
 #: Its four blocks can merge.
 MODEL = "test_resnet"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """These pictures are too small to share, and another process must compute the same."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
