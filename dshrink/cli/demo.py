@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from dshrink.train.study_rows import Workplace
     from latency_tables.table import LatencyTable
 
+RECIPE = "digits_demo"
+
 
 def register(app: typer.Typer) -> None:
     app.command(name="demo")(command)
@@ -37,9 +39,6 @@ def register(app: typer.Typer) -> None:
 
 def command(
     folder: Annotated[Path, typer.Option("--out", help="folder to write into")] = Path("demo"),
-    recipe: Annotated[
-        str, typer.Option(help="a recipe for the digits, by its name or as a file *.toml")
-    ] = "digits_demo",
     threads: options.Threads = 1,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="training runs at a time; one a core if not given")
@@ -58,7 +57,7 @@ def command(
 
     out.rule("1 of 5: handwritten digits, to train on")
     digits = write_digits(folder / "digits")
-    wanted = load_recipe(recipe)
+    wanted = load_recipe(RECIPE)
     out.print(
         f"{digits.training} images to train {wanted.model} on, {digits.validation} to validate it"
     )
