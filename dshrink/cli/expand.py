@@ -144,7 +144,6 @@ def run_expand(
         )
     if shrunk is None:
         return {}
-    train_options.say_unreadable(feed.unreadable)
     return {
         **_told(shrunk, choice, ratio),
         "cost": _cost(network, shrunk.grown),

@@ -164,7 +164,6 @@ def run_finetune(
         )
     if not tuned.fitted.main:
         return {}
-    train_options.say_unreadable(feed.unreadable)
     file = folder / "plan.json"
     save_plan(replace(bound, borders=PADDING), file)
     return {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dshrink.cli import options, train_options
-from dshrink.cli.console import out, print_json
+from dshrink.cli.console import notice, out, print_json
 from dshrink.errors import DshrinkError
 from dshrink.train.unreadable import Unreadable
 
@@ -226,7 +226,8 @@ def agreement_of(merged: MergedNetwork, feed: Feed) -> Agreement:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     both = merged.unmerged(torch.float32), merged.module(torch.float32)
     found = agreement(both[0].to(device), both[1].to(device), feed)
-    train_options.say_unreadable(feed.unreadable)
+    if feed.unreadable.line:
+        notice(feed.unreadable.line)
     return found
 
 

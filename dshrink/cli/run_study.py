@@ -154,14 +154,13 @@ def run_study(request: StudyRequest, jobs: int) -> StudyResult | None:
 
 def measure_table(request: StudyRequest, place: Workplace, classes: int) -> None:
     """Profile the recipe's network, unless that was done. Raises DshrinkError under accelerate."""
-    from accelerate import PartialState
-
     from dshrink.cli.profile import run_profile
+    from dshrink.train.processes import together
     from dshrink.train.study_steps import TABLE
 
     if place.folders.result(TABLE) is not None:
         return
-    if PartialState().num_processes > 1:
+    if together().num_processes > 1:
         raise DshrinkError(
             "several processes train together, they do not measure: measure the table first "
             f"(`dshrink profile {place.recipe.model} --resolution {place.recipe.resolution} "

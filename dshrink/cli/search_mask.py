@@ -94,7 +94,6 @@ class MaskSearchCommand:
             )
         if not found.fitted.main:
             return None
-        train_options.say_unreadable(feed.unreadable)
         write_mask_history(found, self.history_file)
         save_plan(found.plan, self.plan_file)
         return found

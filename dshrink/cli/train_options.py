@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dshrink.cli.console import OnProgress, notice, progress
-from dshrink.train.unreadable import Unreadable, UnreadableImages
+from dshrink.cli.console import OnProgress, progress
+from dshrink.train.unreadable import Unreadable
 
 if TYPE_CHECKING:
     from dshrink.train.settings import Training
@@ -110,9 +110,3 @@ def progress_of_main(title: str) -> Iterator[OnProgress | None]:
         return
     with progress(title) as update:
         yield update
-
-
-def say_unreadable(images: UnreadableImages) -> None:
-    """Say which images were left out, if any."""
-    if images.line:
-        notice(images.line)

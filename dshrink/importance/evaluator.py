@@ -6,7 +6,6 @@ on the order nor on the process, and differences between candidates are not diff
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from dshrink.errors import DshrinkError
 from dshrink.importance.evaluation import Evaluation, Origin
 from dshrink.importance.settings import RECALIBRATE, Candidate, Settings
 from dshrink.merge.unmerged import unmerged_module
-from dshrink.models import Network
+from dshrink.models import weights_digest
 from dshrink.regions import rewriting
 from dshrink.spans import span_pieces
 from dshrink.train.data import look_of, open_images
@@ -85,7 +84,7 @@ class Evaluator:
         """What the scores depend on; journals and workers compare it."""
         return {
             **self.settings.identity,
-            "weights": _digest(self.network),
+            "weights": weights_digest(self.network.module),
             "data": self.images.digest,
         }
 
@@ -168,14 +167,6 @@ class Evaluator:
         with torch.random.fork_rng(devices=gpus), exact:
             torch.manual_seed(self.settings.seed)
             yield
-
-
-def _digest(network: Network) -> str:
-    found = hashlib.sha256()
-    for name, tensor in sorted(network.module.state_dict().items()):
-        found.update(name.encode())
-        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()[:16]
 
 
 def _since(start: float) -> float:

@@ -29,7 +29,7 @@ SHARE_NAME = "kept_blocks.share"
 _DECISION_NAME = "kept_blocks"
 
 #: From the values of a mask to whether the block of each is kept.
-KeepRule = Callable[[Sequence[float]], Sequence[bool]]
+Decision = Callable[[Sequence[float]], Sequence[bool]]
 
 _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "relu6": F.relu6}
 
@@ -41,7 +41,7 @@ def searchable_blocks(network: Network) -> tuple[Block, ...]:
 
 
 def gated_module(
-    network: Network, blocks: Sequence[Block], rule: KeepRule, horizon: float = 1.0
+    network: Network, blocks: Sequence[Block], rule: Decision, horizon: float = 1.0
 ) -> fx.GraphModule:
     """A trainable copy of ``network`` with the activations inside ``blocks`` behind gates.
 
@@ -73,7 +73,7 @@ def gated_module(
 class _KeptBlocks(nn.Module):
     """Decides which blocks this pass keeps, and gives the values of the mask (B,) one by one."""
 
-    def __init__(self, rule: KeepRule, count: int, horizon: float) -> None:
+    def __init__(self, rule: Decision, count: int, horizon: float) -> None:
         super().__init__()
         self._rule = rule
         self._weight = 1 / max(horizon, 1.0)

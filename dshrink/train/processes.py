@@ -28,9 +28,17 @@ def make_accelerator(settings: Training) -> Accelerator:
     )
 
 
+def together() -> PartialState:
+    """How many processes there are, and which one this is.
+
+    Accelerate decides that once, by how it is asked first: everybody asks here.
+    """
+    return PartialState(cpu=_on_cpu())
+
+
 def is_main_process() -> bool:
     """Whether this process speaks and writes: the only one, or the first of several."""
-    return bool(PartialState(cpu=_on_cpu()).is_main_process)
+    return bool(together().is_main_process)
 
 
 def gathered(items: Sequence[Item]) -> list[Item]:

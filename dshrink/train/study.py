@@ -20,12 +20,11 @@ from multiprocessing import get_context, parent_process
 from typing import Any, NamedTuple
 
 import torch
-from accelerate import PartialState
 
 from dshrink.errors import DshrinkError
 from dshrink.train.data import Images, open_images
 from dshrink.train.loop import OnProgress
-from dshrink.train.processes import is_main_process
+from dshrink.train.processes import is_main_process, together
 from dshrink.train.study_rows import Worker, Workplace
 from dshrink.train.study_steps import (
     MERGE,
@@ -52,16 +51,15 @@ def jobs_here(asked: int | None = None) -> int:
     Where a launcher has started several processes these do each run together, one at a time.
     Raises StudyError where more is ``asked`` for then.
     """
-    is_main_process()  # finds the others
-    together = PartialState().num_processes
-    if together > 1 and (asked or 1) > 1:
+    processes = together().num_processes
+    if processes > 1 and (asked or 1) > 1:
         raise StudyError(
-            f"--jobs {asked} with {together} processes of a launcher: they do one run at a time "
+            f"--jobs {asked} with {processes} processes of a launcher: they do one run at a time "
             "together; leave --jobs out, or start one process"
         )
     if asked is not None:
         return asked
-    alone = torch.accelerator.is_available() or together > 1
+    alone = torch.accelerator.is_available() or processes > 1
     return 1 if alone else len(os.sched_getaffinity(0))
 
 
@@ -97,7 +95,7 @@ class Study:
 
     def _clear(self, steps: Sequence[Step]) -> None:
         """Remove what was made with a table that has been measured again since."""
-        folders, state = self.place.folders, PartialState()
+        folders, state = self.place.folders, together()
         stale = [step.name for step in steps if folders.is_stale(step.name)]
         state.wait_for_everyone()
         if stale and is_main_process():
@@ -107,7 +105,7 @@ class Study:
         state.wait_for_everyone()
 
     def _one_by_one(self, steps: Sequence[Step]) -> None:
-        main, state = is_main_process(), PartialState()
+        main, state = is_main_process(), together()
         # Every process decides by the same files: none is written before all have read them.
         state.wait_for_everyone()
         worker = Worker(place=self.place, images=self.images, main=main)

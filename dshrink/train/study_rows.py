@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,13 @@ from dshrink.search.goal import Goal
 from dshrink.search.plan import load_plan, parse_plan, save_plan
 from dshrink.search.random_search import random_plan
 from dshrink.train.agreement import agreement
-from dshrink.train.data import Images, look_of
+from dshrink.train.data import Images
 from dshrink.train.feed import Feed
 from dshrink.train.finetune import PADDING, WEIGHTS, FineTuned, finetune
 from dshrink.train.loop import OnProgress
 from dshrink.train.mask_search import search_masks, write_mask_history
 from dshrink.train.network import load_for
+from dshrink.train.opening import feed_of
 from dshrink.train.pruning import pruned_network
 from dshrink.train.recipes import INITIAL, Recipe, Target
 from dshrink.train.settings import Training
@@ -113,8 +114,7 @@ class Worker:
 
     def feed(self, network: Network, settings: Training) -> Feed:
         """The images for a network."""
-        look = look_of(network.name, network.resolution, network.spec.input_shape[0])
-        return Feed(images=self.images, look=look, settings=settings, unreadable=self.missing)
+        return replace(feed_of(self.images, network, settings), unreadable=self.missing)
 
     def fine_tune(self, step: Step, network: Network, changes: Rewriting | None) -> FineTuned:
         """Train with the step's settings in its folder."""

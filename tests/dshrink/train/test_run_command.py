@@ -10,7 +10,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import accelerate
 import pytest
 import typer
 from click.testing import Result
@@ -23,7 +22,7 @@ from dshrink.cli import run
 from dshrink.cli.run_study import StudyRequest, measure_table
 from dshrink.errors import DshrinkError
 from dshrink.models import Network
-from dshrink.train import study_estimate
+from dshrink.train import processes, study_estimate
 from dshrink.train.data import open_images
 from dshrink.train.errors import DivergedError
 from dshrink.train.recipes import load_recipe, shipped_recipes
@@ -282,7 +281,7 @@ def test_processes_that_train_together_do_not_measure(
         recipe=load_recipe(str(tiny[0])), data=str(pictures), folder=tmp_path, target=Target()
     )
     place = request.workplace(open_images(request.data))
-    monkeypatch.setattr(accelerate, "PartialState", lambda: SimpleNamespace(num_processes=2))
+    monkeypatch.setattr(processes, "together", lambda: SimpleNamespace(num_processes=2))
     with pytest.raises(DshrinkError, match=r"--resolution 32 --classes 3.*give it with --table"):
         measure_table(request, place, 3)
     # Where it was measured before, there is nothing to measure.

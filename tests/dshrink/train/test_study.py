@@ -320,9 +320,7 @@ def test_what_was_done_is_kept_and_only_the_rest_is_done(
 def test_processes_of_a_launcher_do_one_run_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert jobs_here(3) == 3
     assert jobs_here() >= 1
-    monkeypatch.setattr(
-        dshrink.train.study, "PartialState", lambda: SimpleNamespace(num_processes=2)
-    )
+    monkeypatch.setattr(dshrink.train.study, "together", lambda: SimpleNamespace(num_processes=2))
     assert jobs_here() == jobs_here(1) == 1
     with pytest.raises(StudyError, match="--jobs 4 with 2 processes of a launcher"):
         jobs_here(4)
