@@ -23,9 +23,9 @@ from devices.errors import DevicesError
 from dshrink.benchmark import BenchmarkResult
 from dshrink.cli.bench import run_bench
 from dshrink.version import __version__
-from profiler.conditions import Target
 from profiler.errors import ProfilerError
 from profiler.statistics import median
+from profiler.target import Target
 
 MODEL = "mobilenetv2_140"
 REPEATS = 3

@@ -29,9 +29,9 @@ from latency_tables.io import write_atomically
 from latency_tables.predictor import Prediction, predict
 from latency_tables.schema import Conditions
 from latency_tables.table import LatencyTable
-from profiler.jobs import AnyJob, FileJob, Job, JobPlan
 from profiler.measurement import Measurement
-from profiler.schedulers import Scheduler
+from profiler.planning.jobs import AnyJob, FileJob, Job, JobPlan
+from profiler.scheduling.serial import Scheduler
 from profiler.session import Progress, Session
 from profiler.settings import settings_for
 from profiler.workloads import build_onnx

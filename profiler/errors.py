@@ -2,7 +2,7 @@
 
 ProfilerError
     MeasurementError    samples that no statistic can be derived from
-    JobError            a plan of jobs that makes no sense
+    PlanningError            a plan of jobs that makes no sense
     JournalError        a journal that cannot be read, or that belongs to another run
     SessionError        a run that cannot go on, whatever the jobs are
         BoardLostError      one board of a fleet is gone; the others go on
@@ -21,7 +21,7 @@ class MeasurementError(ProfilerError, ValueError):
     """Samples that no statistic can be derived from."""
 
 
-class JobError(ProfilerError, ValueError):
+class PlanningError(ProfilerError, ValueError):
     """A plan of jobs that makes no sense."""
 
 

@@ -116,7 +116,7 @@ class JournalState:
         """The logs of a round, by board."""
         return {board: log for (known, board), log in self.rounds.items() if known == number}
 
-    def homes(self) -> dict[str, str]:
+    def last_boards(self) -> dict[str, str]:
         """The board that measured each job last."""
         latest = sorted(self.accepted.values(), key=lambda reply: reply.round)
         return {reply.job_id: reply.board for reply in latest}

@@ -11,13 +11,13 @@ from latency_tables.pieces import NetworkPieces
 from latency_tables.schema import Conditions
 from latency_tables.span_masks import SpanChoice
 from latency_tables.table import LatencyTable
-from profiler.jobs import HOLD_OUT_NETWORKS, TWINS, Compose, plan_jobs
 from profiler.measurement import Measurement
-from profiler.quality import audit, machine_warnings, rivals, slow_jobs
-from profiler.schedulers import Scheduler
+from profiler.planning.profile_plan import HOLD_OUT_NETWORKS, TWINS, Compose, plan_jobs
+from profiler.scheduling.serial import Scheduler
 from profiler.session import Progress, Session, SessionResult
-from profiler.settings import Estimate, Settings
-from profiler.table_builder import Provenance, build_tables
+from profiler.settings import DurationEstimate, ProfileSettings
+from profiler.table.audit import audit, machine_warnings, rivals, slow_jobs
+from profiler.table.builder import Provenance, build_tables
 from profiler.workload_files import BuildFile
 
 
@@ -41,7 +41,7 @@ class ProfileRequest:
     twins: int = TWINS
     contexts: Sequence[str] = CONTEXTS[:1]
     spans: SpanChoice | None = None
-    settings: Settings = field(default_factory=Settings)
+    settings: ProfileSettings = field(default_factory=ProfileSettings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,7 @@ def profile(
     request: ProfileRequest,
     scheduler: Scheduler,
     *,
-    on_start: Callable[[Estimate], None] | None = None,
+    on_start: Callable[[DurationEstimate], None] | None = None,
     progress: Progress | None = None,
 ) -> Profile:
     """Measure what the journal lacks and build the table, which the caller saves.

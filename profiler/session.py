@@ -12,16 +12,17 @@ from types import TracebackType
 from typing import Any
 
 from latency_tables.schema import Conditions
-from profiler.boards import BoardComparison, compare_boards
 from profiler.errors import SessionError
-from profiler.jobs import JobPlan
 from profiler.journal import JOURNAL_NAME, Header, Journal, JournalState
 from profiler.measurement import Measurement
+from profiler.planning.jobs import JobPlan
 from profiler.replies import Reply
-from profiler.rounds import RoundRunner
+from profiler.rounds import run_round
+from profiler.run_state import RunState
 from profiler.runtimes import file_precision, traits_of
-from profiler.schedulers import Scheduler
-from profiler.settings import Estimate, Settings, estimate, extra_room_s
+from profiler.scheduling.boards import BoardComparison, compare_boards
+from profiler.scheduling.serial import Scheduler
+from profiler.settings import DurationEstimate, ProfileSettings, estimate, extra_room_s
 from profiler.workload_files import BuildFile, WorkloadFolder
 
 #: progress(done, total, label), called before each job and once at the end.
@@ -76,7 +77,7 @@ class Session:
     scheduler: Scheduler
     build: BuildFile
     folder: Path
-    settings: Settings = field(default_factory=Settings)
+    settings: ProfileSettings = field(default_factory=ProfileSettings)
     suspects: Suspects = _no_suspects
     rivals: Suspects = _no_suspects
     hopeless: Suspects = _no_suspects
@@ -96,11 +97,10 @@ class Session:
             precision=file_precision(self.conditions),
         )
         self._journal = Journal(self.folder / JOURNAL_NAME, header)
-        self._rounds = RoundRunner(
+        self._run = RunState(
             plan=self.plan,
             conditions=self.conditions,
             settings=self.settings,
-            scheduler=self.scheduler,
             workloads=self.workloads,
             journal=self._journal,
             clock=self.clock,
@@ -122,7 +122,7 @@ class Session:
         return self._journal.state
 
     @property
-    def estimate(self) -> Estimate:
+    def estimate(self) -> DurationEstimate:
         """What is left to do, and how long it will take."""
         boards = len(self.scheduler.boards())
         hopeless = self.hopeless(self._known_before(self.settings.rounds))
@@ -183,7 +183,7 @@ class Session:
             warnings=tuple(dict.fromkeys(self._state.warnings)),
             environments=tuple(self._state.environments),
             boards=compare_boards(self._state, self.conditions),
-            built={job.id: self._rounds.builds.facts(job) for job in self.plan.jobs},
+            built={job.id: self._run.builds.facts(job) for job in self.plan.jobs},
         )
 
     def measurement(self, job_id: str, before_round: int | None = None) -> Measurement:
@@ -191,7 +191,7 @@ class Session:
         replies = self._state.replies(job_id)
         if before_round is not None:
             replies = tuple(reply for reply in replies if reply.round < before_round)
-        if failure := self._rounds.unbuildable.get(job_id):
+        if failure := self._run.unbuildable.get(job_id):
             replies = (Reply(job_id=job_id, round=0, attempt=0, board="", outcome=failure),)
         return Measurement(
             job_id=job_id,
@@ -223,7 +223,7 @@ class Session:
             done = self._state.replies_taken
             progress(done, done + pending + rounds_left * jobs_left, label)
 
-        self._rounds.run(number, names, report, rebuilt, hopeless)
+        run_round(self._run, self.scheduler, number, names, report, rebuilt, hopeless)
 
     def _run_all_rounds(self, progress: Progress) -> None:
         for number in range(self.settings.rounds):

@@ -10,10 +10,10 @@ from typing import Any
 from devices.agent.protocol import Rule
 from latency_tables.schema import Conditions
 from profiler.drift import DRIFT_LIMIT
-from profiler.errors import JobError
-from profiler.jobs import PROFILE_RULE, JobPlan, expected_s, longest_s
+from profiler.errors import PlanningError
 from profiler.journal import JournalState
 from profiler.measurement import HALF_WIDTH
+from profiler.planning.jobs import PROFILE_RULE, JobPlan, expected_s, longest_s
 from profiler.replies import Reply
 from profiler.runtimes import GPU_HALF_WIDTH, GPU_RULE, processor_of, traits_of
 from profiler.statistics import median
@@ -27,7 +27,7 @@ WORTH_SAYING_BYTES = 50_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class ProfileSettings:
     """``rounds`` for every job, then up to ``extra_rounds`` for those that are not settled.
 
     Everything measured again, because of drift or noise, takes at most ``extra_share`` of the time
@@ -49,17 +49,17 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.anchor_every < 1:
-            raise JobError(
+            raise PlanningError(
                 f"rounds ({self.rounds}) and anchor_every ({self.anchor_every}) must be 1 or more"
             )
         shares = (self.extra_share, self.drift_share, self.drift_limit)
         if min(self.extra_rounds, self.repeats, *shares) < 0:
-            raise JobError(
+            raise PlanningError(
                 "extra_rounds, repeats, extra_share, drift_share and drift_limit must be 0 or more"
             )
 
 
-def settings_for(conditions: Conditions, **chosen: Any) -> Settings:
+def settings_for(conditions: Conditions, **chosen: Any) -> ProfileSettings:
     """The settings that suit what does the work; ``chosen`` are fields that are set otherwise."""
     if processor_of(conditions) == "gpu":
         # Of a GPU alone the power mode says "gpu ...", of a Jetson what nvpmodel calls it.
@@ -68,11 +68,11 @@ def settings_for(conditions: Conditions, **chosen: Any) -> Settings:
         chosen = {"rule": GPU_RULE, "half_width": half_width, **chosen}
     if traits_of(conditions).builds:
         chosen = {"build_s": BUILD_S, **chosen}
-    return Settings(**chosen)
+    return ProfileSettings(**chosen)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
+class DurationEstimate:
     """What a run has before it: measurements are (job, round) pairs; ``reused`` are done.
 
     ``file_bytes`` are about those of the files that it writes before it measures.
@@ -100,7 +100,7 @@ class Estimate:
 
 
 def planned_s(
-    plan: JobPlan, settings: Settings, state: JournalState, hopeless: Collection[str] = ()
+    plan: JobPlan, settings: ProfileSettings, state: JournalState, hopeless: Collection[str] = ()
 ) -> float:
     """Time of the whole plan without repetitions: what was taken, and what the rest will take.
 
@@ -114,17 +114,19 @@ def planned_s(
     return sum(reply.took_s for reply in taken) + left * _job_s(settings, state)
 
 
-def _taken(settings: Settings, state: JournalState) -> list[Reply]:
+def _taken(settings: ProfileSettings, state: JournalState) -> list[Reply]:
     planned = (reply for reply in state.accepted.values() if reply.round < settings.rounds)
     return [reply for reply in planned if reply.failure is None]
 
 
-def _job_s(settings: Settings, state: JournalState) -> float:
+def _job_s(settings: ProfileSettings, state: JournalState) -> float:
     taken = [reply.took_s for reply in _taken(settings, state)]
     return median(taken) if taken else expected_s(settings.rule)
 
 
-def extra_s(state: JournalState, settings: Settings, before_round: int | None = None) -> float:
+def extra_s(
+    state: JournalState, settings: ProfileSettings, before_round: int | None = None
+) -> float:
     """Time spent on measuring again, in rounds before ``before_round`` where that is given."""
     repeated = [
         *state.discarded,
@@ -135,7 +137,7 @@ def extra_s(state: JournalState, settings: Settings, before_round: int | None = 
 
 def extra_room_s(
     plan: JobPlan,
-    settings: Settings,
+    settings: ProfileSettings,
     state: JournalState,
     before_round: int | None = None,
     hopeless: Collection[str] = (),
@@ -146,7 +148,7 @@ def extra_room_s(
 
 
 def drift_room_s(
-    plan: JobPlan, settings: Settings, state: JournalState, hopeless: Collection[str] = ()
+    plan: JobPlan, settings: ProfileSettings, state: JournalState, hopeless: Collection[str] = ()
 ) -> float:
     """How much more time may be spent on replies that were taken back."""
     allowed = settings.drift_share * planned_s(plan, settings, state, hopeless)
@@ -156,12 +158,12 @@ def drift_room_s(
 
 def estimate(
     plan: JobPlan,
-    settings: Settings,
+    settings: ProfileSettings,
     state: JournalState,
     boards: int = 1,
     hopeless: Collection[str] = (),
     file_bytes: int = 0,
-) -> Estimate:
+) -> DurationEstimate:
     """Count what is planned and what the journal already holds, and how long the rest takes.
 
     ``hopeless`` jobs get no more rounds.
@@ -177,7 +179,7 @@ def estimate(
     job_s = _job_s(settings, state)
     longest_job_s = max(job_s, longest_s(settings.rule))
     longest_building_s = SLOW_BUILDS * building_s
-    return Estimate(
+    return DurationEstimate(
         jobs=len(plan.jobs),
         rounds=settings.rounds,
         reused=reused,

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from devices.agent.engines import ENGINE_SUFFIX
 from latency_tables.opspec import OpSpec
-from profiler.jobs import AnyJob, FileJob, Job
+from profiler.planning.jobs import AnyJob, FileJob, Job
 
 #: What a timing cache's file ends with.
 TIMING_CACHE_SUFFIX = ".bin"

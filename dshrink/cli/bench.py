@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dshrink.search.plan import Plan
     from latency_tables.schema import Conditions
     from latency_tables.table import LatencyTable
-    from profiler.conditions import Target
+    from profiler.target import Target
 
 
 def register(app: typer.Typer) -> None:
@@ -53,7 +53,7 @@ def command(
 
     An interrupted run goes on where it was: give the same command again.
     """
-    from profiler.conditions import Target
+    from profiler.target import Target
 
     options.warn_of_plain_tcp(scheduler)
     results = run_bench(
@@ -99,7 +99,7 @@ def run_bench(
     from dshrink.benchmark import run_benchmark, save_results
     from dshrink.search.plan import parse_plan
     from latency_tables.io import load_table
-    from profiler.conditions import batch_on, measuring_on
+    from profiler.target import batch_on, measuring_on
 
     loaded = [load_table(path) for path in tables]
     candidates = _candidates(

@@ -53,7 +53,7 @@ def command(
     from dshrink.train.recipes import load_recipe
     from dshrink.train.study import jobs_here
     from latency_tables.io import load_table
-    from profiler.conditions import Target
+    from profiler.target import Target
 
     out.rule("1 of 5: handwritten digits, to train on")
     digits = write_digits(folder / "digits")

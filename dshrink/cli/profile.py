@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from dshrink.models import Network
     from latency_tables.pieces import NetworkPieces
     from latency_tables.span_masks import SpanChoice
-    from profiler.conditions import Target
     from profiler.profile import Profile
+    from profiler.target import Target
 
 
 SEGMENTS = ("blocks", "spans")
@@ -85,7 +85,7 @@ def command(
 
     An interrupted run goes on where it was: give the same command again.
     """
-    from profiler.conditions import Target
+    from profiler.target import Target
 
     options.warn_of_plain_tcp(scheduler)
     result = run_profile(
@@ -142,11 +142,11 @@ def run_profile(
     from dshrink.models import load_network
     from dshrink.shrink import shrunk_spec
     from latency_tables.io import save_table
-    from profiler.conditions import measuring_on
-    from profiler.contexts import choose_contexts
+    from profiler.planning.contexts import choose_contexts
     from profiler.profile import ProfileRequest, profile
     from profiler.runtimes import traits_of
     from profiler.settings import settings_for
+    from profiler.target import measuring_on
     from profiler.workloads import build_onnx
 
     _check_segments(segments, dense=dense, span_mode=span_mode, max_kernel=max_kernel)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dshrink.train.recipes import Recipe
     from dshrink.train.study_rows import Workplace
     from dshrink.train.study_steps import Step, StepsFailedError
-    from profiler.conditions import Target
+    from profiler.target import Target
 
 TABLE_FOLDER = "table"
 
@@ -53,7 +53,7 @@ class StudyRequest:
 
     def _steps_of(self, recipe: Recipe) -> tuple[Step, ...]:
         from dshrink.train.study_steps import steps_of
-        from profiler.conditions import batch_on
+        from profiler.target import batch_on
 
         return steps_of(recipe, measure_table=self.table is None, batch=batch_on(self.target))
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-import profiler.conditions
+import profiler.target
 import profiler.workloads
 from dshrink.cli import main as entry
 from latency_tables.io import load_table, save_table
@@ -21,7 +21,7 @@ from latency_tables.schema import MILLISECONDS_AND_PERCENT, Conditions
 from latency_tables.span_masks import mask_of
 from latency_tables.synthetic import synthetic_table
 from profiler.fake_device import RUNTIME, RUNTIME_VERSION, FakeConnection, write_spec
-from profiler.schedulers import Scheduler, SerialScheduler
+from profiler.scheduling.serial import Scheduler, SerialScheduler
 
 MODEL = "mobilenetv2_035"
 CONDITIONS = Conditions(
@@ -49,7 +49,7 @@ def profile_command(monkeypatch, capsys):
         yield SerialScheduler(FakeConnection(latency_ms=latency_ms)), CONDITIONS
 
     def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(profiler.conditions, "measuring_on", measuring_on)
+        monkeypatch.setattr(profiler.target, "measuring_on", measuring_on)
         monkeypatch.setattr(profiler.workloads, "build_onnx", write_spec)
         monkeypatch.setattr(sys, "argv", ["dshrink", *map(str, words)])
         monkeypatch.setenv("COLUMNS", "200")

@@ -7,8 +7,8 @@ import pytest
 from dshrink.regions import ShrinkError
 from dshrink.shrink import network_pieces, shrunk_spec
 from latency_tables.opspec import BiasMap, Conv, join
-from profiler.hold_out import merged_forms
-from profiler.places import network_order
+from profiler.planning.hold_out import merged_forms
+from profiler.planning.places import network_order
 
 NETWORKS = ["mobilenetv2_100", "tf_efficientnet_lite0", "resnet50", "torchvision:resnet18"]
 

@@ -16,10 +16,10 @@ from latency_tables.schema import Conditions
 from profiler.errors import MeasurementError
 from profiler.fake_device import FakeAgent, FakeConnection
 from profiler.measurement import Measurement
-from profiler.quality import audit, rivals, speed_limit
 from profiler.replies import Failure, LayerTimes, Reply, Samples, parse_result
-from profiler.schedulers import SerialScheduler
-from profiler.steps import Recall
+from profiler.scheduling.direct_board import DirectBoard
+from profiler.scheduling.lanes import run_blocking
+from profiler.table.audit import audit, rivals, speed_limit
 
 MS = 1_000_000
 GPU_FP32 = Conditions(
@@ -178,7 +178,7 @@ def test_forms_of_a_block_within_five_percent_are_rivals_and_others_are_not() ->
     assert rivals(plan, latencies) == frozenset()
 
 
-def recall(monkeypatch: pytest.MonkeyPatch, answer: Any) -> tuple[Any, list[Any], SerialScheduler]:
+def recall(monkeypatch: pytest.MonkeyPatch, answer: Any) -> tuple[Any, list[Any], DirectBoard]:
     asked: list[Any] = []
 
     def request(agent: FakeAgent, message: Any, timeout_s: float) -> Any:
@@ -188,8 +188,8 @@ def recall(monkeypatch: pytest.MonkeyPatch, answer: Any) -> tuple[Any, list[Any]
         return answer
 
     monkeypatch.setattr(FakeAgent, "request", request)
-    serial = SerialScheduler(FakeConnection(latency_ms=latency_ms))
-    return serial.carry_out(Recall(runtime="tensorrt")), asked, serial
+    board = DirectBoard(FakeConnection(latency_ms=latency_ms))
+    return run_blocking(board.recall("tensorrt")), asked, board
 
 
 def test_what_a_runtime_learned_is_recalled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +213,7 @@ def test_what_a_runtime_learned_is_recalled(monkeypatch: pytest.MonkeyPatch) -> 
 def test_no_run_ends_for_want_of_what_was_learned(
     monkeypatch: pytest.MonkeyPatch, answer: Any, tmp_path: Path
 ) -> None:
-    learned, _, serial = recall(monkeypatch, answer)
+    learned, _, board = recall(monkeypatch, answer)
     assert learned is None
     monkeypatch.undo()
-    assert serial.probe().cpu_model == "scripted"
+    assert run_blocking(board.begin()).cpu_model == "scripted"

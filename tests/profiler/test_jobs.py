@@ -9,17 +9,10 @@ from devices.agent.protocol import PROTOCOL, parse_request
 from devices.connection import PushedFile
 from latency_tables.opspec import OpSpec
 from latency_tables.schema import Conditions
-from profiler.errors import JobError
-from profiler.hold_out import between_masks
-from profiler.jobs import (
-    CALIBRATION_NETWORKS,
-    PROFILE_RULE,
-    FileJob,
-    Job,
-    JobPlan,
-    measure_request,
-    plan_jobs,
-)
+from profiler.errors import PlanningError
+from profiler.planning.hold_out import between_masks
+from profiler.planning.jobs import PROFILE_RULE, FileJob, Job, JobPlan, measure_request
+from profiler.planning.profile_plan import CALIBRATION_NETWORKS, plan_jobs
 
 BLOCKS = len(CHANNELS) - 1
 
@@ -95,13 +88,13 @@ def test_the_plan_digest_changes_with_any_job_and_with_nothing_else() -> None:
 
 def test_a_plan_refuses_two_jobs_of_one_name() -> None:
     plan = small_plan()
-    with pytest.raises(JobError, match="share their id"):
+    with pytest.raises(PlanningError, match="share their id"):
         dataclasses.replace(plan, jobs=plan.jobs * 2)
-    with pytest.raises(JobError, match="share their id"):
+    with pytest.raises(PlanningError, match="share their id"):
         JobPlan(jobs=plan.jobs, anchors=plan.jobs[:1])
-    with pytest.raises(JobError, match="nothing to measure"):
+    with pytest.raises(PlanningError, match="nothing to measure"):
         JobPlan(jobs=(), anchors=plan.anchors)
-    with pytest.raises(JobError, match="unknown kind"):
+    with pytest.raises(PlanningError, match="unknown kind"):
         Job(id="x", kind="guess", label="x", spec=plan.jobs[0].spec)
 
 
@@ -171,7 +164,7 @@ def test_a_file_is_a_job_whose_digest_is_that_of_its_content(tmp_path: Path) -> 
     before = JobPlan(jobs=(job,), anchors=(job.as_anchor(),)).digest
     file.write_bytes(b"two")
     assert JobPlan(jobs=(job,), anchors=(job.as_anchor(),)).digest != before
-    with pytest.raises(JobError, match="unknown kind"):
+    with pytest.raises(PlanningError, match="unknown kind"):
         FileJob(id="x", kind="guess", label="x", file=file)
 
 

@@ -4,8 +4,8 @@ import pytest
 from small_network import HEAD, STEM, merged, original
 
 from latency_tables.opspec import Conv, Op, OpSpec, join
-from profiler.layer_profile import Named, named_operators, share_out
 from profiler.replies import LayerTimes
+from profiler.table.layer_profile import Named, named_operators, share_out
 
 #: STEM has 2 operators, a block with a residual 6, a merged one 2, HEAD 3 of which the last makes
 #: the result.

@@ -15,11 +15,11 @@ from small_network import compose, merged, network_pieces, original, small_plan
 from devices.agent.protocol import Rule
 from devices.inventory import connect, load_inventory
 from latency_tables.contexts import CONTEXTS
-from profiler.conditions import Target, probe_conditions
 from profiler.errors import JournalError
 from profiler.profile import Profile, ProfileRequest, profile
-from profiler.schedulers import SerialScheduler
-from profiler.settings import Settings
+from profiler.scheduling.serial import SerialScheduler
+from profiler.settings import ProfileSettings
+from profiler.target import Target, probe_conditions
 from profiler.workloads import build_onnx
 
 SIMULATED = Path(__file__).parents[1] / "support" / "fake_gpu"
@@ -34,7 +34,7 @@ QUICK = Rule(
     cap_s=0.02,
 )
 #: Rounds, and as many extra ones as rivals get.
-SETTINGS = Settings(rounds=2, extra_rounds=2, extra_share=5.0, anchor_every=10, rule=QUICK)
+SETTINGS = ProfileSettings(rounds=2, extra_rounds=2, extra_share=5.0, anchor_every=10, rule=QUICK)
 
 TARGET = Target(runtime="tensorrt", batch=2)
 #: What the first run takes for forms of a block between which another build may decide.

@@ -5,9 +5,11 @@ import pytest
 from small_network import CONDITIONS, conv, network_pieces, relu6, small_plan
 
 from latency_tables.opspec import Activation, Conv, OpSpec
-from profiler.jobs import Job, ProfilePlan
 from profiler.measurement import Measurement
-from profiler.quality import (
+from profiler.planning.jobs import Job
+from profiler.planning.profile_plan import ProfilePlan
+from profiler.replies import Failure, Reply, Samples
+from profiler.table.audit import (
     CPU_THREAD,
     Audit,
     Twin,
@@ -16,7 +18,6 @@ from profiler.quality import (
     machine_warnings,
     speed_limit,
 )
-from profiler.replies import Failure, Reply, Samples
 
 
 def measured(job_id: str, *rounds_ms: float) -> Measurement:

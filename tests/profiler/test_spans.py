@@ -26,18 +26,24 @@ from latency_tables.io import load_table, save_table
 from latency_tables.opspec import Activation, Add, Conv, OpSpec
 from latency_tables.predictor import predict
 from latency_tables.span_masks import Span, SpanChoice, mask_spans
-from profiler import bounds, span_networks
-from profiler.contexts import choose_contexts
-from profiler.errors import JobError, JournalError
+from profiler.errors import JournalError, PlanningError
 from profiler.fake_device import FakeConnection
-from profiler.jobs import plan_jobs
 from profiler.journal import JournalState
+from profiler.planning import bounds, span_networks
+from profiler.planning.contexts import choose_contexts
+from profiler.planning.profile_plan import plan_jobs
+from profiler.planning.span_networks import NETWORK_MACS, base_macs
 from profiler.profile import Profile, profile
-from profiler.quality import rivals, slow_jobs
 from profiler.replies import Reply, Samples
-from profiler.schedulers import SerialScheduler
-from profiler.settings import Estimate, Settings, drift_room_s, extra_room_s, planned_s
-from profiler.span_networks import NETWORK_MACS, base_macs
+from profiler.scheduling.serial import SerialScheduler
+from profiler.settings import (
+    DurationEstimate,
+    ProfileSettings,
+    drift_room_s,
+    extra_room_s,
+    planned_s,
+)
+from profiler.table.audit import rivals, slow_jobs
 
 #: What (0, 6] and (1, 7], and (0, 7], do is far slower than their layers.
 SLOW = {(0, 6), (1, 7), (0, 7)}
@@ -374,11 +380,11 @@ def test_in_a_pair_a_span_stands_behind_the_convolution_before_it(tmp_path: Path
 
 
 def test_there_are_no_layers_of_spans() -> None:
-    with pytest.raises(JobError, match="does not tell which span"):
+    with pytest.raises(PlanningError, match="does not tell which span"):
         choose_contexts(["layers"], CONDITIONS, layer_profiles=True, spans=True)
     chosen = choose_contexts(["best"], CONDITIONS, layer_profiles=True, spans=True)
     assert chosen == ("isolated", "pair")
-    with pytest.raises(JobError, match="use isolated or pair"):
+    with pytest.raises(PlanningError, match="use isolated or pair"):
         plan_jobs(small_pieces(), compose, contexts=["layers"])
 
 
@@ -412,7 +418,7 @@ def test_an_interrupted_profile_goes_on_and_bounds_the_same_spans(tmp_path: Path
     ]
     assert made.session.reused >= 70
     # Nothing is left to do, the rounds of bounded spans are not waited for, nor their files.
-    estimates: list[Estimate] = []
+    estimates: list[DurationEstimate] = []
     again = run_with_estimate(tmp_path, estimates)
     assert (estimates[0].remaining, again.session.measured) == (0, 0)
     assert estimates[0].file_bytes == 0
@@ -440,7 +446,7 @@ def test_hopeless_jobs_give_no_time_to_measure_again() -> None:
         took_s=2.0,
     )
     state = JournalState(accepted={(reply.job_id, 0): reply})
-    settings = Settings(rounds=3, extra_share=0.5, drift_share=0.25)
+    settings = ProfileSettings(rounds=3, extra_share=0.5, drift_share=0.25)
     jobs = len(plan.jobs)
     hopeless = {reply.job_id}
     assert planned_s(plan, settings, state) == 2.0 * 3 * jobs
@@ -450,7 +456,7 @@ def test_hopeless_jobs_give_no_time_to_measure_again() -> None:
     assert drift_room_s(plan, settings, state, hopeless) == (1 + 3 * (jobs - 1)) / 2
 
 
-def run_with_estimate(folder: Path, estimates: list[Estimate]) -> Profile:
+def run_with_estimate(folder: Path, estimates: list[DurationEstimate]) -> Profile:
     device = FakeConnection(latency_ms=latency_ms)
     return profile(request(folder), SerialScheduler(device), on_start=estimates.append)
 

@@ -18,16 +18,16 @@ from latency_tables.opspec import OpSpec
 from latency_tables.predictor import predict
 from latency_tables.table import LatencyTable
 from profiler.fake_device import FakeConnection
-from profiler.jobs import PlannedNetwork, plan_jobs
 from profiler.measurement import Measurement
+from profiler.planning.profile_plan import PlannedNetwork, plan_jobs
 from profiler.session import SessionResult
-from profiler.settings import Settings
-from profiler.table_builder import LEAST_CALIBRATION, Provenance, build_table
+from profiler.settings import ProfileSettings
+from profiler.table.builder import LEAST_CALIBRATION, Provenance, build_table
 
 PROVENANCE = Provenance(
     fingerprint={"cpu_model": "x"}, seed=0, date="2026-01-01", dshrink_version="1"
 )
-QUICK = Settings(anchor_every=50, extra_rounds=0)
+QUICK = ProfileSettings(anchor_every=50, extra_rounds=0)
 
 
 def build(result: SessionResult) -> LatencyTable:

@@ -30,7 +30,7 @@ from dshrink.train.study_rows import Worker, Workplace
 from dshrink.train.study_steps import Step, StepsFailedError
 from latency_tables.io import save_table
 from latency_tables.synthetic import synthetic_table
-from profiler.conditions import Target
+from profiler.target import Target
 
 TINY = """
 title = "a tiny study"

@@ -18,11 +18,11 @@ from latency_tables.predictor import predict
 from latency_tables.schema import VERDICTS, Conditions
 from latency_tables.span_masks import SpanChoice
 from latency_tables.table import LatencyTable
-from profiler.boards import BoardComparison
-from profiler.contexts import context_rows
-from profiler.jobs import PlannedNetwork, ProfilePlan
 from profiler.measurement import Measurement
-from profiler.quality import audit
+from profiler.planning.profile_plan import PlannedNetwork, ProfilePlan
+from profiler.scheduling.boards import BoardComparison
+from profiler.table.audit import audit
+from profiler.table.context_rows import context_rows
 
 #: With fewer networks measured well, the calibration takes the noisy ones too.
 LEAST_CALIBRATION = 5

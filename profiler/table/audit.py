@@ -16,10 +16,11 @@ from typing import Any
 from latency_tables.opspec import Conv, Op, OpSpec, Shape
 from latency_tables.pieces import NetworkPieces, Piece
 from latency_tables.schema import Conditions
-from profiler.bounds import merged_spans, one_by_one, too_slow
-from profiler.jobs import Job, ProfilePlan, pair_job_id, twin_job_id
 from profiler.measurement import Measurement
-from profiler.places import pair_spec
+from profiler.planning.bounds import merged_spans, one_by_one, too_slow
+from profiler.planning.jobs import Job
+from profiler.planning.places import pair_spec
+from profiler.planning.profile_plan import ProfilePlan, pair_job_id, twin_job_id
 
 #: Percent by which a twin may differ.
 TWIN_LIMIT_PERCENT = 1.0

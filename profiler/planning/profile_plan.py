@@ -1,36 +1,28 @@
-"""What a profile measures: jobs, the rule that times them, and the request each one becomes.
+"""What a profile measures: every piece, and the networks a table is fitted to and tested on.
 
 Equal pieces are one job. Whole networks are jobs beside the pieces, in the same rounds, so that
-whatever disturbs the machine disturbs both. A twin is a piece measured a second time from a file
-with other weights: two numbers that ought to be one. Anchors watch the machine, and take no part in
-the table. Other contexts than the isolated one need more: a pair is a piece behind the one before
-it, a layers job asks for the runtime's own profile of a whole network.
+whatever disturbs the machine disturbs both. A repeat is a piece measured a second time from a file
+with other weights: two numbers that ought to be one. Other contexts than the isolated one need
+more: a pair is a piece behind the one before it, a layers job asks for the runtime's own profile of
+a whole network.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Self
 
-from devices.agent.protocol import Rule, file_digest
-from devices.connection import PushedFile
 from latency_tables.contexts import CONTEXTS
 from latency_tables.opspec import OpSpec, join
 from latency_tables.pieces import NetworkPieces, Piece
 from latency_tables.places import Place
-from latency_tables.schema import Conditions
-from profiler.bounds import too_large
-from profiler.errors import JobError
-from profiler.hold_out import between_masks, merged_forms, smallest_mask
-from profiler.places import network_order, pair_spec, piece_before
-from profiler.runtimes import request_options
+from profiler.errors import PlanningError
+from profiler.planning.bounds import too_large
+from profiler.planning.hold_out import between_masks, merged_forms, smallest_mask
+from profiler.planning.jobs import Job, JobPlan
+from profiler.planning.places import network_order, pair_spec, piece_before
 
-JOB_KINDS = ("piece", "network", "twin", "anchor", "pair", "layers")
 TWINS = 3
 HOLD_OUT_NETWORKS = 20
 #: Networks between the original and the all-merged one that the calibration is fitted to.
@@ -39,83 +31,8 @@ CALIBRATION_NETWORKS = 6
 #: Weights of a twin come from another seed, so that a value among them cannot make them agree.
 TWIN_SEED = 1
 
-#: About what a runtime takes to load and optimise a file.
-LOAD_S = 0.1
-
-#: Most time for a runtime to load and optimise a network, beyond what the rule allows for timing.
-PREPARE_TIMEOUT_S = 60.0
-#: The same where an engine is built: a Jetson takes minutes for a network.
-BUILD_TIMEOUT_S = 1800.0
-
 #: compose(keep_mask, padding) is the whole network of a mask.
 Compose = Callable[[str, str], OpSpec]
-
-
-#: When the agent starts and stops to believe its clock. Rounds are short and the agent does not try
-#: to narrow the interval within one (half_width 1): what disturbs a round is not averaged away by
-#: staying in it, so another round serves a noisy row better than a longer one does.
-PROFILE_RULE = Rule(warmup_cap_s=0.25, min_samples=10, min_total_s=0.08, half_width=1.0, cap_s=0.2)
-
-
-def expected_s(rule: Rule) -> float:
-    """About how long a job takes where the machine is quiet."""
-    return rule.warmup_s + rule.min_total_s + LOAD_S
-
-
-def longest_s(rule: Rule) -> float:
-    """About how long a job takes where the machine is never quiet."""
-    return 2.0 * expected_s(rule)
-
-
-def timeout_s(rule: Rule, builds: bool = False) -> float:
-    """How long an agent may be silent about a job before it is taken to hang."""
-    prepare_s = BUILD_TIMEOUT_S if builds else PREPARE_TIMEOUT_S
-    return prepare_s + 10.0 * (rule.warmup_cap_s + rule.cap_s)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnyJob:
-    """One thing to measure; ``label`` is what a progress bar shows."""
-
-    id: str
-    kind: str
-    label: str
-    weights_seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.kind not in JOB_KINDS:
-            raise JobError(f"unknown kind of job {self.kind!r}; known: {', '.join(JOB_KINDS)}")
-
-    @property
-    def digest(self) -> str:
-        """Hex digits that change with what is measured."""
-        raise NotImplementedError
-
-    def as_anchor(self) -> Self:
-        """The same thing, measured again and again to watch the machine."""
-        return replace(self, id=f"anchor {self.id}", kind="anchor", label=f"anchor ({self.label})")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job(AnyJob):
-    """A piece or a network that is built from its spec, with random weights."""
-
-    spec: OpSpec
-
-    @property
-    def digest(self) -> str:
-        return self.spec.digest
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileJob(AnyJob):
-    """A network that is in a file already."""
-
-    file: Path
-
-    @property
-    def digest(self) -> str:
-        return file_digest(str(self.file))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,27 +43,6 @@ class PlannedNetwork:
     padding: str
     role: str
     job_id: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobPlan:
-    """Everything a session measures; ``anchors`` are candidates, the best one first."""
-
-    jobs: Sequence[AnyJob]
-    anchors: Sequence[AnyJob]
-
-    def __post_init__(self) -> None:
-        ids = [job.id for job in (*self.jobs, *self.anchors)]
-        if len(set(ids)) != len(ids):
-            raise JobError("two jobs of a plan share their id")
-        if not self.jobs:
-            raise JobError("nothing to measure")
-
-    @property
-    def digest(self) -> str:
-        """8 hex digits that change with any job."""
-        names = [[job.id, job.digest, job.weights_seed] for job in (*self.jobs, *self.anchors)]
-        return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,8 +105,8 @@ def plan_jobs(
 
     Then what the ``contexts`` need besides. Pieces are jobs in each of them: pairs are costed by
     what stands before them alone, and twins, anchors and the audit rest on pieces. Spans that are
-    too large, or whose kernel is wider than ``max_kernel``, are in no job. Raises JobError where a
-    network is not its pieces one after the other, as the context "layers" needs it.
+    too large, or whose kernel is wider than ``max_kernel``, are in no job. Raises PlanningError
+    where a network is not its pieces one after the other, as the context "layers" needs it.
     """
     left_out = too_large(pieces, max_kernel)
     wanted = [piece for piece in pieces.pieces if piece.place not in left_out]
@@ -285,7 +181,7 @@ def _layers_jobs(
 ) -> list[Job]:
     """Few networks that hold every piece between them: the original, and the all-merged ones."""
     if pieces.chain is not None:
-        raise JobError(
+        raise PlanningError(
             "the context 'layers' is for --segments blocks: the additions of a network of spans "
             "reach back, so a layer's operators do not tell its span; use isolated or pair"
         )
@@ -297,7 +193,7 @@ def _layers_jobs(
         order = network_order(pieces, network.keep_mask, network.padding)
         spec = specs[network.job_id]
         if join([piece.spec for piece in order]).digest != spec.digest:
-            raise JobError(
+            raise PlanningError(
                 f"{network.job_id} is not its pieces one after the other: a layer's operators do "
                 "not tell its piece; leave the context 'layers' out"
             )
@@ -334,24 +230,3 @@ def _anchors(piece_jobs: Sequence[Job]) -> tuple[Job, ...]:
     ordered = _by_macs(piece_jobs)
     quarters = (len(ordered) * quarter // 4 for quarter in (2, 3, 1))
     return tuple(ordered[index].as_anchor() for index in dict.fromkeys(quarters))
-
-
-def measure_request(
-    job: AnyJob,
-    file: PushedFile,
-    conditions: Conditions,
-    rule: Rule,
-    options: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """The agent's request for a job whose file is on the device."""
-    given = {**request_options(conditions), **(options or {})}
-    return {
-        **({"options": given} if given else {}),
-        "do": "profile" if job.kind == "layers" else "measure",
-        "runtime": conditions.runtime,
-        "file": file.path,
-        "sha256": file.sha256,
-        "threads": conditions.threads,
-        "seed": job.weights_seed,
-        "rule": dict(rule._asdict()),
-    }

@@ -14,9 +14,9 @@ from dataclasses import replace
 
 from latency_tables.pieces import Piece
 from latency_tables.schema import STATISTICS, VERDICTS, Row
-from profiler.layer_profile import PieceTimes
 from profiler.measurement import Measurement
 from profiler.statistics import median, quantile, spread_percent
+from profiler.table.layer_profile import PieceTimes
 
 #: What a piece costs at least, in a table whose latencies are above 0.
 FLOOR_MS = 1e-6
