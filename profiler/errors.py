@@ -25,7 +25,7 @@ class PlanningError(ProfilerError, ValueError):
     """A plan of jobs that makes no sense."""
 
 
-class JournalError(ProfilerError):
+class JournalError(ProfilerError, ValueError):
     """A journal that cannot be read, or that belongs to another run."""
 
 

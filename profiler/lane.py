@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from profiler.board_checks import check_clock, check_conditions, check_identity
 from profiler.errors import BoardLostError, JournalError, SessionError
+from profiler.journal_lines import AnchorLine, EnvironmentLine, WarningLine
 from profiler.planning.jobs import AnyJob, measure_request, timeout_s
 from profiler.replies import Failure, Reply
 from profiler.run_state import Round, RunState
@@ -46,7 +47,7 @@ class Lane:
             self._state.excluded = error
             if self._scheduler.lanes > 1:
                 reason = f"{self._name} took no further part: {error}"
-                self._run.journal.warn(self._name, reason)
+                self._run.journal.record(WarningLine(board=self._name, reason=reason))
         finally:
             self._round.queue.put_back(self._taken)
 
@@ -86,7 +87,9 @@ class Lane:
         check_conditions(self._name, environment, self._run.conditions)
         fingerprint = environment.fingerprint()
         check_identity(self._name, fingerprint, self._run.journal, self._run.conditions)
-        self._run.journal.environment(self._round.number, self._name, fingerprint)
+        self._run.journal.record(
+            EnvironmentLine(round=self._round.number, board=self._name, environment=fingerprint)
+        )
         await self._run.builds.begin(self._name, self._board, fingerprint)
         await self._push(self._run.plan.anchors)
 
@@ -137,7 +140,7 @@ class Lane:
         names = self._taken[: self._scheduler.jobs_at_once]
         attempts = [self._run.known.attempts.get((n, self._round.number), 0) for n in names]
         replies = await self._execute([self._run.jobs[name] for name in names], attempts)
-        self._run.journal.replies(replies)
+        self._run.journal.record(*replies)
         del self._taken[: len(names)]
         for reply in replies:
             if reply.failure:
@@ -181,8 +184,8 @@ class Lane:
             self._run.journal.keep(number, self._name, reason)
             return
         first = len(self._run.known.log(number, self._name).anchors)
-        for reply in await self._execute(jobs, range(first, first + len(jobs))):
-            self._run.journal.anchor(reply)
+        replies = await self._execute(jobs, range(first, first + len(jobs)))
+        self._run.journal.record(*map(AnchorLine, replies))
 
     def _usable_anchors(self) -> list[AnyJob]:
         replies = (reply for log in self._run.known.rounds.values() for reply in log.anchors)

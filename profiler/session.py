@@ -13,7 +13,8 @@ from typing import Any
 
 from latency_tables.schema import Conditions
 from profiler.errors import SessionError
-from profiler.journal import JOURNAL_NAME, Header, Journal, JournalState
+from profiler.journal import JOURNAL_NAME, Journal, JournalState
+from profiler.journal_lines import Header
 from profiler.measurement import Measurement
 from profiler.planning.jobs import JobPlan
 from profiler.replies import Reply

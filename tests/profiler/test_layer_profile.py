@@ -16,10 +16,7 @@ COUNT = 11
 
 def times(*layers: tuple[str, int]) -> LayerTimes:
     """A profile of two passes, the second twice as slow."""
-    return LayerTimes(
-        names=tuple(name for name, _ in layers),
-        times_ns=tuple((time_ns, 2 * time_ns) for _, time_ns in layers),
-    )
+    return LayerTimes(layers=tuple((name, (time_ns, 2 * time_ns)) for name, time_ns in layers))
 
 
 @pytest.mark.parametrize(

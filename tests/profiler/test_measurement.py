@@ -1,3 +1,4 @@
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -5,8 +6,9 @@ from typing import Any
 import pytest
 
 from profiler.errors import MeasurementError
+from profiler.journal_lines import read_entry, write_entry
 from profiler.measurement import AGREEING, CALM_WANTED, Measurement
-from profiler.replies import Failure, Reply, Samples
+from profiler.replies import Failure, Reply, Samples, parse_result
 
 MS = 1_000_000
 CRASH = Failure(type="agent_crashed", message="ended by signal 11")
@@ -228,10 +230,11 @@ def test_two_replies_of_one_round_are_refused() -> None:
 )
 def test_what_is_no_result_is_refused(data: dict[str, object]) -> None:
     with pytest.raises(MeasurementError):
-        Samples.from_json(data)
+        parse_result(data)
 
 
 def test_replies_survive_json() -> None:
     for outcome in (*STEADY, CRASH):
         reply = Reply(job_id="a b", round=2, attempt=1, board="b", outcome=outcome, took_s=0.5)
-        assert Reply.from_json(reply.to_json()) == reply
+        line = json.loads(json.dumps(write_entry(reply)))
+        assert read_entry(line, "here") == reply
