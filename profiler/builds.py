@@ -3,7 +3,7 @@
 Engines stay on the board that built them, beside the file they were built from; the host remembers
 their digests and asks for no other, since a serialized engine is code. TensorRT times the kernels
 that it chooses among; its timing cache lets later builds choose the same ones in less time. One
-such file a table lies beside the journal; its name tells the version and GPU that it is for.
+such file a table lies beside the journal; its name holds a digest of the version and GPU.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Builds:
             write_whole(self._cache, learned)
 
     def _copy(self, cache: Path) -> Path:
-        """A file that stays as it is while the cache goes on to grow: agents know its digest."""
+        """A copy that stays as it is while the cache grows: agents know its digest."""
         content = cache.read_bytes()
         digest = hashlib.sha256(content).hexdigest()[:16]
         copy = self.workloads / f"{cache.stem}-{digest}{TIMING_CACHE_SUFFIX}"

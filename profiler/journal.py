@@ -41,7 +41,7 @@ class RoundLog:
     """What happened on one board in one round, as far as drift is concerned.
 
     A stretch is what was measured between two anchors: ``closed`` is the one before the last
-    anchor, until it is judged, and ``open`` the one after it.
+    anchor, until drift is checked, and ``open`` the one after it.
     """
 
     anchors: list[Reply] = field(default_factory=list)

@@ -66,9 +66,14 @@ class Samples:
                 )
 
     @property
-    def calm(self) -> bool:
+    def undisturbed(self) -> bool:
         """Whether the samples are what the device does when left alone."""
         return self.dropped == self.disturbed
+
+    @property
+    def engine(self) -> str:
+        """The digest of the engine that was measured; empty where nothing is built."""
+        return str(self.built.get("engine_sha256", ""))
 
     def throttled(self, clock: str) -> str:
         """Why the device was slower than it is while the clock ran; empty where it was not.

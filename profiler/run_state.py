@@ -15,7 +15,8 @@ from profiler.journal import Journal, JournalState
 from profiler.planning.jobs import AnyJob, JobPlan
 from profiler.replies import Failure, Reply
 from profiler.scheduling.work_queue import WorkQueue
-from profiler.settings import ProfileSettings, drift_room_s
+from profiler.settings import ProfileSettings
+from profiler.time_budget import TimeBudget
 from profiler.workload_files import WorkloadFolder
 
 #: report(number of jobs left in the round, label of the next one)
@@ -101,4 +102,8 @@ class RunState:
     def affordable(self, names: Iterable[str], current: Round) -> bool:
         """Whether there is time left to measure these jobs again in this round."""
         cost_s = sum(self.known.accepted[name, current.number].took_s for name in names)
-        return cost_s <= drift_room_s(self.plan, self.settings, self.known, current.dropped)
+        return cost_s <= self.budget(current.dropped).drift_room_s
+
+    def budget(self, dropped: Collection[str] = ()) -> TimeBudget:
+        """The time of the run; ``dropped`` jobs get no more rounds."""
+        return TimeBudget(plan=self.plan, settings=self.settings, state=self.known, dropped=dropped)

@@ -56,7 +56,8 @@ def _interval_ranks(count: int, share: float, confidence: float) -> tuple[int, i
     from scipy.stats import binom
 
     miss = (1.0 - confidence) / 2.0
-    first, last = binom.ppf([miss, 1.0 - miss], count, share)
+    first = binom.ppf(miss, count, share)
+    last = binom.ppf(1.0 - miss, count, share)
     return max(0, int(first) - 1), min(count - 1, int(last))
 
 
@@ -72,17 +73,17 @@ def latency_interval(
     """The 95 % interval of ``latency``, from the rounds that it is about.
 
     For the median those are all rounds, and what they disagree about is the interval of their
-    median; for a quantile below it the calm ones, as disturbance only adds: the lower half for the
-    lower quartile, and at least ``least``. Their pooled samples give the interval of the quantile
-    within; what these rounds disagree about widens it.
+    median; for a quantile below it the fastest ones, as disturbance only adds: the lower half for
+    the lower quartile, and at least ``least``. Their pooled samples give the interval of the
+    quantile within, widened by what these rounds disagree about.
     """
     within, across = shares
     known = sorted((quantile(samples, within), number) for number, samples in enumerate(rounds))
-    calm = known[: max(min(least, len(known)), math.ceil(2.0 * across * len(known)))]
-    pooled = sorted(value for _, number in calm for value in rounds[number])
+    fastest = known[: max(min(least, len(known)), math.ceil(2.0 * across * len(known)))]
+    pooled = sorted(value for _, number in fastest for value in rounds[number])
     low, high = quantile_interval(pooled, within)
     centre = latency(rounds, shares)
-    first, last = calm[0][0], calm[-1][0]
+    first, last = fastest[0][0], fastest[-1][0]
     if across == 0.5:
         first, last = quantile_interval([value for value, _ in known], across)
     return min(low, first, centre), max(high, last, centre)

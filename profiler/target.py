@@ -164,7 +164,7 @@ def measuring_on(
 ) -> Iterator[tuple[Scheduler, Conditions]]:
     """A scheduler for the target and the conditions there, closed at the end.
 
-    ``notice`` is told what a user should know meanwhile: a link that broke, a device that is busy,
+    ``notice`` gets what a user should know meanwhile: a link that broke, a device that is busy,
     the clocks that are held.
     """
     inventory = load_inventory()

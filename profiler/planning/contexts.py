@@ -27,7 +27,7 @@ def choose_contexts(
     if not names:
         on_cpu = "pair" if spans else "isolated"
         names = [BEST if conditions.clock == "cuda_events" else on_cpu]
-    # A compiled network has no operators left to tell apart.
+    # A compiled network has no operators left that could be identified.
     profiles = layer_profiles and conditions.launch != "compiled"
     able = [name for name in CONTEXTS if name != "layers" or (profiles and not spans)]
     for name in names:
@@ -36,9 +36,9 @@ def choose_contexts(
         if name not in (*able, BEST):
             runtime = f"{conditions.runtime} with launch {conditions.launch}"
             why = (
-                "a layer of a network of spans does not tell which span it belongs to"
+                "a layer of a network of spans does not identify the span it belongs to"
                 if spans
-                else f"{runtime} does not tell how long each layer took"
+                else f"{runtime} does not report how long each layer took"
             )
             raise PlanningError(
                 f"{why}, so there is no context {name!r}; there is {', '.join(able)}"

@@ -19,7 +19,7 @@ from latency_tables.schema import Conditions
 from profiler.errors import PlanningError
 from profiler.runtimes import request_options
 
-JOB_KINDS = ("piece", "network", "twin", "anchor", "pair", "layers")
+JOB_KINDS = ("piece", "network", "duplicate", "anchor", "pair", "layers")
 #: About what a runtime takes to load and optimise a file.
 LOAD_S = 0.1
 
@@ -35,12 +35,12 @@ PROFILE_RULE = Rule(warmup_cap_s=0.25, min_samples=10, min_total_s=0.08, half_wi
 
 
 def expected_s(rule: Rule) -> float:
-    """About how long a job takes where the machine is quiet."""
+    """About how long a job takes on an idle machine."""
     return rule.warmup_s + rule.min_total_s + LOAD_S
 
 
 def longest_s(rule: Rule) -> float:
-    """About how long a job takes where the machine is never quiet."""
+    """About how long a job takes on a machine that is never idle."""
     return 2.0 * expected_s(rule)
 
 
@@ -51,7 +51,7 @@ def timeout_s(rule: Rule, builds: bool = False) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnyJob:
+class _JobBase:
     """One thing to measure; ``label`` is what a progress bar shows."""
 
     id: str
@@ -63,18 +63,13 @@ class AnyJob:
         if self.kind not in JOB_KINDS:
             raise PlanningError(f"unknown kind of job {self.kind!r}; known: {', '.join(JOB_KINDS)}")
 
-    @property
-    def digest(self) -> str:
-        """Hex digits that change with what is measured."""
-        raise NotImplementedError
-
     def as_anchor(self) -> Self:
         """The same thing, measured again and again to watch the machine."""
         return replace(self, id=f"anchor {self.id}", kind="anchor", label=f"anchor ({self.label})")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job(AnyJob):
+class Job(_JobBase):
     """A piece or a network that is built from its spec, with random weights."""
 
     spec: OpSpec
@@ -85,7 +80,7 @@ class Job(AnyJob):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileJob(AnyJob):
+class FileJob(_JobBase):
     """A network that is in a file already."""
 
     file: Path
@@ -93,6 +88,9 @@ class FileJob(AnyJob):
     @property
     def digest(self) -> str:
         return file_digest(str(self.file))
+
+
+AnyJob = Job | FileJob
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """What a profile measures: every piece, and the networks a table is fitted to and tested on.
 
 Equal pieces are one job. Whole networks are jobs beside the pieces, in the same rounds, so that
-whatever disturbs the machine disturbs both. A repeat is a piece measured a second time from a file
+whatever disturbs the machine disturbs both. A duplicate is a piece measured again from a file
 with other weights: two numbers that ought to be one. Other contexts than the isolated one need
 more: a pair is a piece behind the one before it, a layers job asks for the runtime's own profile of
 a whole network.
@@ -9,7 +9,7 @@ a whole network.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -21,15 +21,15 @@ from profiler.errors import PlanningError
 from profiler.planning.bounds import too_large
 from profiler.planning.hold_out import between_masks, merged_forms, smallest_mask
 from profiler.planning.jobs import Job, JobPlan
-from profiler.planning.places import network_order, pair_spec, piece_before
+from profiler.planning.places import network_order, piece_before
 
-TWINS = 3
+DUPLICATES = 3
 HOLD_OUT_NETWORKS = 20
 #: Networks between the original and the all-merged one that the calibration is fitted to.
 CALIBRATION_NETWORKS = 6
 
-#: Weights of a twin come from another seed, so that a value among them cannot make them agree.
-TWIN_SEED = 1
+#: Weights of a duplicate come from another seed, so that a value among them cannot make them agree.
+DUPLICATE_SEED = 1
 
 #: compose(keep_mask, padding) is the whole network of a mask.
 Compose = Callable[[str, str], OpSpec]
@@ -60,8 +60,8 @@ class ProfilePlan(JobPlan):
     too_large: Mapping[Place, str] = field(default_factory=dict)
 
     @property
-    def twins(self) -> tuple[Job, ...]:
-        return tuple(job for job in self.jobs if job.kind == "twin")
+    def duplicates(self) -> tuple[Job, ...]:
+        return tuple(job for job in self.jobs if job.kind == "duplicate")
 
     @cached_property
     def in_networks(self) -> frozenset[Place]:
@@ -81,9 +81,9 @@ def pair_job_id(pair: OpSpec) -> str:
     return f"pair {pair.digest}"
 
 
-def twin_job_id(digest: str) -> str:
+def duplicate_job_id(digest: str) -> str:
     """The id of the job that measures the piece of a digest a second time."""
-    return f"twin {digest}"
+    return f"duplicate {digest}"
 
 
 def layers_job_id(network: PlannedNetwork) -> str:
@@ -96,34 +96,30 @@ def plan_jobs(
     compose: Compose,
     *,
     hold_out: int = HOLD_OUT_NETWORKS,
-    twins: int = TWINS,
+    duplicates: int = DUPLICATES,
     seed: int = 0,
     contexts: Sequence[str] = CONTEXTS[:1],
     max_kernel: int | None = None,
 ) -> ProfilePlan:
-    """List every piece, the base, the all-merged networks, the hold-out networks, and twins.
+    """List every piece, the base, the all-merged networks, the hold-out networks, and duplicates.
 
     Then what the ``contexts`` need besides. Pieces are jobs in each of them: pairs are costed by
-    what stands before them alone, and twins, anchors and the audit rest on pieces. Spans that are
-    too large, or whose kernel is wider than ``max_kernel``, are in no job. Raises PlanningError
+    the piece before them alone, and duplicates, anchors and the audit rest on pieces. Spans that
+    are too large, or whose kernel is wider than ``max_kernel``, are in no job. Raises PlanningError
     where a network is not its pieces one after the other, as the context "layers" needs it.
     """
     left_out = too_large(pieces, max_kernel)
     wanted = [piece for piece in pieces.pieces if piece.place not in left_out]
-    labels: dict[str, list[str]] = {}
-    for piece in wanted:
-        labels.setdefault(piece.spec.digest, []).append(piece.name)
-    specs = {piece.spec.digest: piece.spec for piece in wanted}
     piece_jobs = [
-        Job(id=digest, kind="piece", label=_label(labels[digest]), spec=spec)
-        for digest, spec in specs.items()
+        Job(id=spec.digest, kind="piece", label=label, spec=spec)
+        for label, spec in _distinct((piece.name, piece.spec) for piece in wanted)
     ]
     networks, network_jobs = _plan_networks(pieces, compose, hold_out, seed, left_out)
     more = _pair_jobs(pieces, wanted) if "pair" in contexts else []
     more += _layers_jobs(pieces, networks, network_jobs) if "layers" in contexts else []
     return ProfilePlan(
         pieces=pieces,
-        jobs=(*piece_jobs, *network_jobs, *_twins(piece_jobs, twins), *more),
+        jobs=(*piece_jobs, *network_jobs, *_duplicates(piece_jobs, duplicates), *more),
         networks=networks,
         anchors=_anchors(piece_jobs),
         contexts=tuple(contexts),
@@ -131,8 +127,16 @@ def plan_jobs(
     )
 
 
-def _label(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} (and {len(names) - 1} equal)"
+def _distinct(named: Iterable[tuple[str, OpSpec]]) -> Iterator[tuple[str, OpSpec]]:
+    """Equal specs once, with a label that counts them."""
+    specs: dict[str, OpSpec] = {}
+    names: dict[str, list[str]] = {}
+    for name, spec in named:
+        specs[spec.digest] = spec
+        names.setdefault(spec.digest, []).append(name)
+    for digest, spec in specs.items():
+        first, *others = names[digest]
+        yield f"{first} (and {len(others)} equal)" if others else first, spec
 
 
 def _plan_networks(
@@ -163,16 +167,14 @@ def _plan_networks(
 
 
 def _pair_jobs(pieces: NetworkPieces, wanted: Iterable[Piece]) -> list[Job]:
-    labels: dict[str, list[str]] = {}
-    specs: dict[str, OpSpec] = {}
-    for piece in wanted:
-        before, spec = piece_before(pieces, piece), pair_spec(pieces, piece)
-        if before and spec:
-            specs[spec.digest] = spec
-            labels.setdefault(spec.digest, []).append(f"{before.name} + {piece.name}")
+    pairs = (
+        (f"{before.name} + {piece.name}", join([before.spec, piece.spec]))
+        for piece in wanted
+        if (before := piece_before(pieces, piece))
+    )
     return [
-        Job(id=pair_job_id(spec), kind="pair", label=_label(labels[digest]), spec=spec)
-        for digest, spec in specs.items()
+        Job(id=pair_job_id(spec), kind="pair", label=label, spec=spec)
+        for label, spec in _distinct(pairs)
     ]
 
 
@@ -183,7 +185,7 @@ def _layers_jobs(
     if pieces.chain is not None:
         raise PlanningError(
             "the context 'layers' is for --segments blocks: the additions of a network of spans "
-            "reach back, so a layer's operators do not tell its span; use isolated or pair"
+            "reach back, so a layer's operators do not identify its span; use isolated or pair"
         )
     specs = {job.id: job.spec for job in jobs}
     found: dict[str, Job] = {}
@@ -195,7 +197,7 @@ def _layers_jobs(
         if join([piece.spec for piece in order]).digest != spec.digest:
             raise PlanningError(
                 f"{network.job_id} is not its pieces one after the other: a layer's operators do "
-                "not tell its piece; leave the context 'layers' out"
+                "not identify its piece; leave the context 'layers' out"
             )
         name = layers_job_id(network)
         label = f"layers of {network.job_id.removeprefix('network ')}"
@@ -207,18 +209,18 @@ def _by_macs(jobs: Iterable[Job]) -> list[Job]:
     return sorted(jobs, key=lambda job: (job.spec.macs, job.id))
 
 
-def _twins(piece_jobs: Sequence[Job], count: int) -> list[Job]:
-    """Twins of pieces spread from the smallest to the largest, neither end favoured."""
+def _duplicates(piece_jobs: Sequence[Job], count: int) -> list[Job]:
+    """Duplicates of pieces spread from the smallest to the largest, neither end favoured."""
     ordered = _by_macs(piece_jobs)
     count = min(count, len(ordered))
     chosen = [ordered[(2 * number + 1) * len(ordered) // (2 * count)] for number in range(count)]
     return [
         Job(
-            id=twin_job_id(job.digest),
-            kind="twin",
-            label=f"twin of {job.label}",
+            id=duplicate_job_id(job.digest),
+            kind="duplicate",
+            label=f"duplicate of {job.label}",
             spec=job.spec,
-            weights_seed=TWIN_SEED,
+            weights_seed=DUPLICATE_SEED,
         )
         for job in chosen
     ]

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from devices.connection import PushedFile
 from devices.environment import Environment
@@ -21,6 +21,8 @@ from profiler.scheduling.lanes import Outcome, Request
 #: Bytes that travel to a board at once, and to how many boards: all are in this process's memory.
 PARCEL_BYTES = 32 << 20
 PARCELS_AT_ONCE = 4
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +50,7 @@ class WorkerBoard:
     lost: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def begin(self) -> Environment:
-        environment: Environment = await self._ask(board_tasks.begin)
-        return environment
+        return await self._ask(board_tasks.begin)
 
     async def push(self, files: Sequence[Path]) -> tuple[PushedFile, ...]:
         pushed: tuple[PushedFile, ...] = ()
@@ -58,12 +59,10 @@ class WorkerBoard:
         return pushed
 
     async def execute(self, requests: Sequence[Request], timeout_s: float) -> tuple[Outcome, ...]:
-        outcomes: tuple[Outcome, ...] = await self._ask(board_tasks.execute, requests, timeout_s)
-        return outcomes
+        return await self._ask(board_tasks.execute, requests, timeout_s)
 
     async def recall(self, runtime: str) -> bytes | None:
-        learned: bytes | None = await self._ask(board_tasks.recall, runtime)
-        return learned
+        return await self._ask(board_tasks.recall, runtime)
 
     async def end(self) -> None:
         """End the run's agent there."""
@@ -79,10 +78,9 @@ class WorkerBoard:
                 )
             except (OSError, KeyError, TimeoutError) as error:
                 raise self._lost_error() from error
-            pushed: tuple[PushedFile, ...] = await self._ask(board_tasks.push, parcel[0])
-            return pushed
+            return await self._ask(board_tasks.push, parcel[0])
 
-    async def _ask(self, task: Callable[..., Any], *arguments: Any) -> Any:
+    async def _ask(self, task: Callable[..., _T], *arguments: Any) -> _T:
         """Run a task on the board's worker; BoardLostError where that goes away meanwhile."""
         worker = self.worker
         which = BoardOfRun(
@@ -98,10 +96,11 @@ class WorkerBoard:
             retries=0,
             pure=False,
         )
-        result = asyncio.ensure_future(future.result())
+        result: asyncio.Future[_T] = asyncio.ensure_future(future.result())
         gone = asyncio.ensure_future(self.lost.wait())
         try:
-            await asyncio.wait({result, gone}, return_when=asyncio.FIRST_COMPLETED)
+            waiting: set[asyncio.Future[Any]] = {result, gone}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if not result.done():
                 raise self._lost_error()
             return self._answer_of(result)
@@ -109,7 +108,7 @@ class WorkerBoard:
             await cancel([result, gone])
             future.release()
 
-    def _answer_of(self, result: asyncio.Future[Any]) -> Any:
+    def _answer_of(self, result: asyncio.Future[_T]) -> _T:
         from distributed import KilledWorker
         from distributed.client import FutureCancelledError
 

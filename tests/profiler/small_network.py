@@ -118,8 +118,8 @@ def latency_ms(spec: OpSpec) -> float:
 
 
 @cache
-def small_plan(hold_out: int = 8, seed: int = 0, twins: int = 3) -> ProfilePlan:
-    return plan_jobs(network_pieces(), compose, hold_out=hold_out, seed=seed, twins=twins)
+def small_plan(hold_out: int = 8, seed: int = 0, duplicates: int = 3) -> ProfilePlan:
+    return plan_jobs(network_pieces(), compose, hold_out=hold_out, seed=seed, duplicates=duplicates)
 
 
 def session(

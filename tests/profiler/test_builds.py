@@ -85,13 +85,13 @@ class ScriptedBoard:
 def test_an_engine_is_asked_for_only_on_the_board_and_for_the_file_it_was_built_from(
     tmp_path: Path,
 ) -> None:
-    first, other, twin = job("a"), job("o", channels=5), job("t", kind="twin", seed=1)
-    known = builds(tmp_path, [first, other, twin])
+    first, other, duplicate = job("a"), job("o", channels=5), job("t", kind="duplicate", seed=1)
+    known = builds(tmp_path, [first, other, duplicate])
     assert known.options("b", first, 0) == {}
     known.note([reply("a", engine_sha256=ENGINE, engine_reused=False)])
     assert known.options("b", first, 1) == {"engine_sha256": ENGINE}
     assert known.options("elsewhere", first, 1) == {}
-    assert known.options("b", other, 1) == {} == known.options("b", twin, 1)
+    assert known.options("b", other, 1) == {} == known.options("b", duplicate, 1)
 
 
 def test_an_anchor_shares_the_engine_of_its_piece(tmp_path: Path) -> None:

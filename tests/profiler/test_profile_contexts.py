@@ -31,9 +31,10 @@ from profiler.planning.profile_plan import ProfilePlan, layers_job_id, plan_jobs
 from profiler.profile import Profile, ProfileRequest, profile
 from profiler.scheduling.serial import SerialScheduler
 from profiler.session import SessionResult
-from profiler.settings import DurationEstimate, ProfileSettings
+from profiler.settings import ProfileSettings
 from profiler.table.builder import ContextTables, Provenance, build_tables
 from profiler.table.rows import FLOOR_MS
+from profiler.time_budget import DurationEstimate
 
 ALL = ("isolated", "pair", "layers")
 GPU = dataclasses.replace(CONDITIONS, clock="cuda_events")
@@ -182,7 +183,7 @@ def test_equal_pairs_are_one_job() -> None:
 
 def test_each_context_adds_its_jobs() -> None:
     alone, pairs, every = plan(("isolated",)), plan(("isolated", "pair")), plan()
-    assert {job.kind for job in alone.jobs} == {"piece", "network", "twin"}
+    assert {job.kind for job in alone.jobs} == {"piece", "network", "duplicate"}
     assert alone.jobs == pairs.jobs[: len(alone.jobs)] == every.jobs[: len(alone.jobs)]
     added = [job for job in pairs.jobs if job.kind == "pair"]
     specs = [pair_spec(pairs.pieces, piece) for piece in pairs.pieces.pieces]
@@ -197,12 +198,12 @@ def test_each_context_adds_its_jobs() -> None:
         compose("1" * 6, "repad"), compose("0" * 6, "repad"), compose("0" * 6, "bias_map")
     ]  # fmt: skip
     assert every.anchors == alone.anchors
-    assert every.twins == alone.twins
+    assert every.duplicates == alone.duplicates
 
 
-def test_the_digest_of_a_plan_of_pieces_alone_is_what_it_was_before_there_were_contexts() -> None:
+def test_the_digest_of_a_plan_changes_with_its_jobs_alone_so_that_journals_can_be_resumed() -> None:
     assert plan(("isolated",)).digest == plan_jobs(network_pieces(), compose, hold_out=8).digest
-    assert plan(("isolated",)).digest == "1b431c65"
+    assert plan(("isolated",)).digest == "e67d8ce9"
     assert len({plan(ALL[:count]).digest for count in (1, 2, 3)}) == 3
 
 

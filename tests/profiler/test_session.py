@@ -23,7 +23,8 @@ from latency_tables.opspec import OpSpec, OpSpecError
 from profiler.errors import JournalError, SessionError
 from profiler.fake_device import FakeAgent, FakeConnection, write_spec
 from profiler.planning.jobs import FileJob, JobPlan
-from profiler.settings import DurationEstimate, ProfileSettings
+from profiler.settings import ProfileSettings
+from profiler.time_budget import DurationEstimate
 
 LEFT_ALONE = dataclasses.replace(CONDITIONS, statistic="quiet")
 
@@ -207,7 +208,7 @@ def test_a_round_beside_a_busy_neighbour_is_journalled_as_such(tmp_path: Path) -
 
     result = run(tmp_path, CrowdedDevice(latency_ms=latency_ms))
     m = result.measurements[target]
-    assert [part.calm for part in m.parts] == [True, False, True]
+    assert [part.undisturbed for part in m.parts] == [True, False, True]
     assert (m.verdict, m.rounds, m.samples) == ("ok", 3, 2 * len(m.parts[0].wall_ns))
 
 
@@ -251,7 +252,7 @@ def test_a_job_that_always_ends_its_agent_fails_alone_and_is_given_up(
 ) -> None:
     fragile = merged(2, False).digest
     device = quiet(fault=lambda spec, call: fault if spec.digest == fragile else None)
-    plan = small_plan(twins=0)
+    plan = small_plan(duplicates=0)
     plan = dataclasses.replace(
         plan, anchors=tuple(a for a in plan.anchors if a.spec.digest != fragile)
     )
@@ -283,7 +284,7 @@ def test_a_failure_that_no_second_try_mends_is_not_tried_again(tmp_path: Path, f
     device = quiet(fault=lambda spec, call: fault if spec.digest == broken else None)
     result = run(tmp_path, device)
     assert result.measurements[broken].reason == f"{fault}: the script says so"
-    assert device.calls[broken] == 1 + (f"twin {broken}" in result.measurements)
+    assert device.calls[broken] == 1 + (f"duplicate {broken}" in result.measurements)
 
 
 def test_a_piece_that_no_file_can_be_written_for_fails_alone(tmp_path: Path) -> None:
@@ -345,7 +346,7 @@ def test_when_every_job_fails_the_run_ends_and_the_next_one_tries_them_again(
 def test_anchors_that_fail_are_replaced_and_where_none_is_left_the_table_is_warned(
     tmp_path: Path,
 ) -> None:
-    plan = small_plan(twins=0)
+    plan = small_plan(duplicates=0)
     bad = {anchor.spec.digest for anchor in plan.anchors}
     device = quiet(fault=lambda spec, call: "bad_model" if spec.digest in bad else None)
     with session(tmp_path, device, plan=plan) as opened:
@@ -405,7 +406,7 @@ def test_workload_files_can_be_deleted_and_are_written_again(tmp_path: Path) -> 
         opened.run()
         specs = {job.spec.digest for job in small_plan().jobs}
         files = list((tmp_path / "workloads").iterdir())
-        assert len(files) == len(specs) + len(small_plan().twins)
+        assert len(files) == len(specs) + len(small_plan().duplicates)
         opened.workloads.delete()
         assert not (tmp_path / "workloads").exists()
 

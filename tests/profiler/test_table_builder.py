@@ -80,10 +80,10 @@ def test_unseen_networks_are_predicted_and_the_plain_sum_is_worse(table: Latency
         assert {network.keep_mask} & {"1" * 6, "0" * 6} == set()
 
 
-def test_provenance_twins_and_conditions_are_kept(table: LatencyTable) -> None:
+def test_provenance_duplicates_and_conditions_are_kept(table: LatencyTable) -> None:
     assert table.fingerprint == {"cpu_model": "x"}
     assert (table.date, table.dshrink_version, table.conditions) == ("2026-01-01", "1", CONDITIONS)
-    assert [twin["agree"] for twin in table.twins] == [True] * 3
+    assert [duplicate["agree"] for duplicate in table.twins] == [True] * 3
     assert table.warnings == ()
 
 
