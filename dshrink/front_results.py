@@ -117,8 +117,8 @@ def load_fronts(
 
 
 def _source(path: Path) -> CsvSource:
-    mend = "write it with `dshrink bench ... --out results.csv`"
-    return CsvSource(where=str(path), error=FrontError, mend=mend, title="network")
+    fix = "write it with `dshrink bench ... --out results.csv`"
+    return CsvSource(where=str(path), error=FrontError, fix=fix, title="network")
 
 
 def _named(paths: Sequence[Path]) -> str:

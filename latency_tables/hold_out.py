@@ -12,10 +12,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
-from typing import Any
+from typing import ClassVar
 
 from latency_tables.errors import CalibrationError
-from latency_tables.json_fields import JsonObject
 from latency_tables.masks import check_padding
 from latency_tables.ranks import kendall_tau
 
@@ -67,18 +66,25 @@ class HoldOutNetwork:
         """Signed error of the prediction; positive where it is too slow."""
         return 100 * (self.predicted_ms / self.measured_ms - 1)
 
-    @classmethod
-    def from_json(cls, source: JsonObject) -> HoldOutNetwork:
-        texts = ("keep_mask", "padding")
-        names = tuple(cls.__dataclass_fields__)
-        source.check_fields(names)
-        numbers = {name: source.number(name) for name in names if name not in texts}
-        return cls(keep_mask=source.text("keep_mask"), padding=source.text("padding"), **numbers)
-
 
 @dataclass(frozen=True, slots=True)
 class HoldOut:
     """The held-out networks, and what they say about the table's predictions."""
+
+    DERIVED: ClassVar = (
+        "mape_percent",
+        "max_error_percent",
+        "within_5_percent",
+        "within_10_percent",
+        "kendall_tau",
+        "interval_percent",
+        "interval_method",
+        "leave_one_out_coverage_percent",
+        "plain_sum_mape_percent",
+        "plain_sum_max_error_percent",
+        "scaled_macs_mape_percent",
+        "scaled_macs_max_error_percent",
+    )
 
     networks: tuple[HoldOutNetwork, ...]
 
@@ -164,34 +170,6 @@ class HoldOut:
             width = _half_width(residuals[:number] + residuals[number + 1 :])
             covered += width is not None and abs(residual) <= width
         return 100 * covered / len(residuals)
-
-    def to_json(self) -> dict[str, Any]:
-        """The networks, and the derived statistics for readers."""
-        derived = {name: getattr(self, name) for name in DERIVED}
-        return {**derived, "networks": [asdict(network) for network in self.networks]}
-
-    @classmethod
-    def from_json(cls, source: JsonObject) -> HoldOut:
-        """Read the networks; the derived statistics are computed again, never trusted."""
-        source.check_fields(["networks", *DERIVED])
-        return cls(tuple(HoldOutNetwork.from_json(item) for item in source.mappings("networks")))
-
-
-#: The statistics that the sidecar shows beside the networks.
-DERIVED = (
-    "mape_percent",
-    "max_error_percent",
-    "within_5_percent",
-    "within_10_percent",
-    "kendall_tau",
-    "interval_percent",
-    "interval_method",
-    "leave_one_out_coverage_percent",
-    "plain_sum_mape_percent",
-    "plain_sum_max_error_percent",
-    "scaled_macs_mape_percent",
-    "scaled_macs_max_error_percent",
-)
 
 
 def _half_width(residuals: Sequence[float]) -> float | None:

@@ -12,9 +12,8 @@ from pathlib import Path
 from latency_tables.consistency import check_consistency
 from latency_tables.csv_rows import CsvRow, format_rows, parse_rows
 from latency_tables.errors import ConditionsError, LatencyTableError, TableFormatError
-from latency_tables.json_fields import JsonObject
 from latency_tables.schema import Conditions
-from latency_tables.sidecar import build_table, format_sidecar, parse_header
+from latency_tables.sidecar import Sidecar, build_table, format_sidecar, parse_sidecar
 from latency_tables.table import LatencyTable
 
 CSV_NAME = "table.csv"
@@ -40,11 +39,11 @@ def load_table(path: Path) -> LatencyTable:
     csv_text = _read(csv_path)
     sidecar_text = _read(sidecar_path)
     entries = parse_rows(csv_text, str(csv_path))
-    source, conditions = parse_header(sidecar_text, str(sidecar_path))
-    _check_conditions(entries, conditions, csv_path, sidecar_path)
-    _check_blocks(entries, source, csv_path)
-    table = build_table(source, conditions, tuple(entry.row for entry in entries))
-    _check_pair(table, source, csv_path, sidecar_path)
+    sidecar = parse_sidecar(sidecar_text, str(sidecar_path))
+    _check_conditions(entries, sidecar.conditions, csv_path, sidecar_path)
+    _check_blocks(entries, sidecar, csv_path)
+    table = build_table(sidecar, tuple(entry.row for entry in entries), str(sidecar_path))
+    _check_pair(table, sidecar, csv_path, sidecar_path)
     try:
         check_consistency(table)
     except LatencyTableError as error:
@@ -111,22 +110,20 @@ def _check_conditions(
     )
 
 
-def _check_blocks(entries: tuple[CsvRow, ...], source: JsonObject, csv_path: Path) -> None:
-    count = len(source.texts("block_names"))
+def _check_blocks(entries: tuple[CsvRow, ...], sidecar: Sidecar, csv_path: Path) -> None:
+    count = len(sidecar.block_names)
     for entry in entries:
         if entry.row.block is not None and entry.row.block >= count:
             raise TableFormatError(
                 f"{csv_path}: line {entry.line} ({entry.row.piece}): block {entry.row.block} does "
-                f"not exist, {source.text('model')} has {count} blocks numbered from 0: delete "
+                f"not exist, {sidecar.model} has {count} blocks numbered from 0: delete "
                 "the line"
             )
 
 
-def _check_pair(
-    table: LatencyTable, source: JsonObject, csv_path: Path, sidecar_path: Path
-) -> None:
-    count = source.integer("row_count")
-    if count == len(table.rows) and source.text("rows_digest") == table.digest:
+def _check_pair(table: LatencyTable, sidecar: Sidecar, csv_path: Path, sidecar_path: Path) -> None:
+    count = sidecar.row_count
+    if count == len(table.rows) and sidecar.rows_digest == table.digest:
         return
     raise TableFormatError(
         f"{csv_path}: its {len(table.rows)} rows are not the {count} rows that {sidecar_path} was "

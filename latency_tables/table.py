@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +21,7 @@ from latency_tables.forms import BlockForms, Forms, make_forms
 from latency_tables.hold_out import HoldOut
 from latency_tables.origin import Origin
 from latency_tables.places import Place, piece_name
-from latency_tables.schema import NEW_COLUMNS, Conditions, Row, one_line
+from latency_tables.schema import Conditions, Row, one_line
 from latency_tables.span_masks import Span, SpanChain, SpanChoice
 
 #: A table whose hold-out error is larger is not fit for search.
@@ -137,7 +137,7 @@ class LatencyTable:
     @cached_property
     def digest(self) -> str:
         """16 hex digits of the rows and their conditions: what a plan was made from."""
-        text = json.dumps([self.conditions.digest, *(_facts(row) for row in self.rows)])
+        text = json.dumps([self.conditions.digest, *(astuple(row) for row in self.rows)])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
@@ -260,15 +260,6 @@ class LatencyTable:
     def _check_needed_rows(self) -> None:
         for place in self.forms.needed():
             self.measured(*place)
-
-
-def _facts(row: Row) -> tuple[Any, ...]:
-    """What the digest covers; rows without what newer versions added keep their digest."""
-    known = asdict(row)
-    facts = tuple(value for name, value in known.items() if name not in NEW_COLUMNS)
-    added = [(name, known[name]) for name in NEW_COLUMNS if known[name] not in ("", None)]
-    # Version 2 gave the board without its name.
-    return (*facts, *(value if name == "board" else (name, value) for name, value in added))
 
 
 def _plain_json(value: Any, name: str) -> Any:
