@@ -14,7 +14,10 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any
+
+from latency_tables.files import write_atomically
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,12 +81,19 @@ class CsvLine:
         return value
 
 
-def format_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """The text of a CSV; None is written as an empty cell."""
+def format_csv(columns: Sequence[str], rows: Iterable[Sequence[Any] | Mapping[str, Any]]) -> str:
+    """The text of a CSV; None is written as an empty cell, as is what a mapping lacks."""
     import pandas as pd
 
-    frame = pd.DataFrame([list(row) for row in rows], columns=list(columns), dtype=object)
+    frame = pd.DataFrame(list(rows), columns=list(columns), dtype=object)
     return frame.to_csv(index=False, lineterminator="\n")
+
+
+def write_csv(
+    path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any] | Mapping[str, Any]]
+) -> None:
+    """Write a CSV; the file is replaced in one step."""
+    write_atomically(path, format_csv(columns, rows))
 
 
 def read_lines(text: str, source: CsvSource, needed: Collection[str] = ()) -> list[CsvLine]:
@@ -154,7 +164,7 @@ class _CountedLines(io.StringIO):
 
     line = 0
 
-    def __next__(self) -> str:
+    def __next__(self) -> str:  # type: ignore[override]  # typeshed: bytes
         text = super().__next__()
         self.line += 1
         return text

@@ -24,12 +24,6 @@ STUDENT_T = "student-t"
 #: Fewest networks for which the conformal interval exists at 95 %.
 CONFORMAL_MINIMUM = 19
 
-# Quantiles of Student's t at 0.975, from 1 degree of freedom to CONFORMAL_MINIMUM - 2.
-_T_975 = (
-    *(12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157),
-    *(2.228139, 2.200985, 2.178813, 2.160369, 2.144787, 2.131450, 2.119905, 2.109816),
-)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HoldOutNetwork:
@@ -182,5 +176,7 @@ def _half_width(residuals: Sequence[float]) -> float | None:
         return sorted(abs(residual) for residual in residuals)[rank - 1]
     # Too few networks for a rank: assume normal errors, and add the bias so that the interval
     # can stay symmetric around the prediction.
-    spread = _T_975[count - 2] * stdev(residuals) * math.sqrt(1 + 1 / count)
-    return abs(fmean(residuals)) + spread
+    from scipy.special import stdtrit  # scipy.stats takes a second to import
+
+    quantile = float(stdtrit(count - 1, 0.975))
+    return abs(fmean(residuals)) + quantile * stdev(residuals) * math.sqrt(1 + 1 / count)

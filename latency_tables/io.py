@@ -6,12 +6,12 @@ written, or copied, is found. Each half is replaced in one step.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from latency_tables.consistency import check_consistency
 from latency_tables.csv_rows import CsvRow, format_rows, parse_rows
 from latency_tables.errors import ConditionsError, LatencyTableError, TableFormatError
+from latency_tables.files import write_atomically
 from latency_tables.schema import Conditions
 from latency_tables.sidecar import Sidecar, build_table, format_sidecar, parse_sidecar
 from latency_tables.table import LatencyTable
@@ -21,7 +21,6 @@ CSV_NAME = "table.csv"
 
 def save_table(table: LatencyTable, directory: Path) -> Path:
     """Write both files into ``directory`` (made if missing); returns the path of the CSV."""
-    directory.mkdir(parents=True, exist_ok=True)
     path = directory / CSV_NAME
     write_atomically(path, format_rows(table.rows, table.conditions.digest))
     write_atomically(path.with_suffix(".json"), format_sidecar(table))
@@ -31,7 +30,7 @@ def save_table(table: LatencyTable, directory: Path) -> Path:
 def load_table(path: Path) -> LatencyTable:
     """Read and check a table; ``path`` is its directory or one of its two files.
 
-    Raises LatencyTableError: one line that says which file, which line and how to mend it.
+    Raises LatencyTableError: one line that says which file, which line and how to fix it.
     """
     is_file = path.suffix in (".csv", ".json") and not path.is_dir()
     csv_path = path.with_suffix(".csv") if is_file else path / CSV_NAME
@@ -49,31 +48,6 @@ def load_table(path: Path) -> LatencyTable:
     except LatencyTableError as error:
         raise type(error)(f"{sidecar_path}: {error}") from None
     return table
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace ``path`` by a file of this text; after a crash it is the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_directory(path.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    # Where a directory cannot be opened (Windows) the rename is as durable as it gets.
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read(path: Path) -> str:

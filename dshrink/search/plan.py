@@ -18,7 +18,7 @@ from dshrink.search.choices import BlockChoice, ConvolutionChoice
 from dshrink.search.errors import PlanError
 from dshrink.search.published import published_mask
 from latency_tables.errors import ConditionsError, LatencyTableError
-from latency_tables.io import write_atomically
+from latency_tables.files import write_atomically
 from latency_tables.json_fields import JsonObject, parse_document
 from latency_tables.masks import PADDING_MODES
 from latency_tables.predictor import Prediction
@@ -241,7 +241,6 @@ def parse_plan(text: str) -> Plan:
 
 def save_plan(plan: Plan, path: Path) -> None:
     """Write the plan as JSON; the file is replaced in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(plan.to_json(), indent=2, allow_nan=False) + "\n")
 
 

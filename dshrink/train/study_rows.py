@@ -50,7 +50,8 @@ from dshrink.train.study_steps import (
 )
 from dshrink.train.unreadable import Unreadable, UnreadableImages
 from dshrink.train.width import scaled_network
-from latency_tables.io import load_table, write_atomically
+from latency_tables.files import write_atomically
+from latency_tables.io import load_table
 
 PLAN, HISTORY = "plan.json", "mask_history.csv"
 #: A process keeps so many networks.

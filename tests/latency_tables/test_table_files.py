@@ -15,7 +15,8 @@ import pytest
 
 from latency_tables.calibration import Calibration
 from latency_tables.errors import ConditionsError, LatencyTableError, TableFormatError
-from latency_tables.io import load_table, save_table, write_atomically
+from latency_tables.files import write_atomically
+from latency_tables.io import load_table, save_table
 from latency_tables.schema import COLUMNS
 from latency_tables.synthetic import CONDITIONS, synthetic_row, synthetic_table
 from latency_tables.table import LatencyTable
