@@ -29,8 +29,8 @@ from typing import Any
 from devices.agent.protocol import file_digest
 from devices.connection import LocalConnection
 from devices.environment import Environment
-from dshrink.export import export_onnx
-from dshrink.models import load_network
+from dshrink.merge.export import export_onnx
+from dshrink.network.models import load_network
 from dshrink.version import __version__
 from latency_tables.schema import STATISTICS
 from profiler.jobs import PROFILE_RULE

@@ -42,10 +42,10 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from devices.agent.system import cpu_model
-from dshrink.models import Network, load_network
-from dshrink.regions import rewriting
+from dshrink.network.models import Network, load_network
+from dshrink.network.rewriting import rewriting
+from dshrink.network.tracing import import_timm
 from dshrink.search.goal import Goal
-from dshrink.tracing import import_timm
 from dshrink.train.data import Look, look_of
 from dshrink.train.feed import Feed
 from dshrink.train.finetune import finetune

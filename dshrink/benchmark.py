@@ -15,13 +15,12 @@ from typing import Any
 
 import onnx
 
-from dshrink.blocks import find_blocks
 from dshrink.errors import DshrinkError
-from dshrink.export import METADATA_KEY
-from dshrink.models import Network
-from dshrink.plans import bind_to_network
+from dshrink.merge.export import METADATA_KEY
+from dshrink.network.models import Network
+from dshrink.pieces.plan_binding import bind_to_network
+from dshrink.pieces.specs import shrunk_spec
 from dshrink.search.plan import Plan
-from dshrink.shrink import shrunk_spec
 from latency_tables.csv_lines import write_csv
 from latency_tables.errors import LatencyTableError
 from latency_tables.predictor import Prediction, predict
@@ -134,7 +133,7 @@ def candidates_of(
     network: Network, plans: Sequence[Plan], padding: str | None = None
 ) -> list[Candidate]:
     """The original network and one candidate a plan. Raises PlanError for a plan that misfits."""
-    keep_mask = "1" * len(find_blocks(network.spec, network.lowered.layers))
+    keep_mask = "1" * len(network.blocks)
     wanted = [(network.name, "blocks", keep_mask, "", network.spec)]
     for plan in plans:
         bound = bind_to_network(plan, network)

@@ -1,19 +1,46 @@
-"""The base of every error of this package that a user can mend.
+"""The errors of this package that a user can fix, and their base.
 
 DshrinkError
-  NetworkError   a network that cannot be had (models)
-  ShrinkError    a keep mask that does not fit (shrink)
-  MergeError     a merge that cannot be exact, or is not (merge)
-  SearchError    no plan, or none that meets the goal (search)
-  TrainError     images or weights that cannot be trained with (train)
-  EvaluationError  importances that cannot be measured, or a journal of others (importance)
-  BenchmarkError  nothing to measure, or results that cannot be read (benchmark)
-  FrontError     results that make no front (fronts)
-  PlotError      nothing to draw (plots)
+  NetworkError     unknown name, not traceable, weights that cannot be read
+    WeightsMisfitError  names or shapes of weights that are not the network's
+  ShrinkError      a mask that does not fit the network, or merges what cannot merge
+  MergeError       layers that do not fit together
+    NotMergeable   layers that have no exact single convolution; the message says why
+    CertificateError  a merged network that differs from what it replaces
+  SearchError      no plan, or none that meets the goal (search.errors)
+  TrainError       images or weights that cannot be trained with (train.errors)
+  EvaluationError  importances that cannot be measured, or a journal of others (importance.errors)
+  BenchmarkError   nothing to measure, or results that cannot be read (benchmark)
+  FrontError       results that make no front (fronts)
+  PlotError        nothing to draw (plots.errors)
 """
 
 from __future__ import annotations
 
 
 class DshrinkError(ValueError):
-    """One line that says what is wrong, where, and how to mend it."""
+    """One line that says what is wrong, where, and how to fix it."""
+
+
+class NetworkError(DshrinkError):
+    """A network that cannot be had: unknown name, not traceable, weights that do not fit."""
+
+
+class WeightsMisfitError(NetworkError):
+    """Weights whose names or shapes are not the network's."""
+
+
+class ShrinkError(DshrinkError):
+    """A mask that does not fit the network, or a block or span that cannot merge."""
+
+
+class MergeError(DshrinkError):
+    """Layers that do not fit together."""
+
+
+class NotMergeable(MergeError):  # noqa: N818 - the word that plans and tables use for it
+    """Layers without an exact single convolution under the padding mode asked for."""
+
+
+class CertificateError(MergeError):
+    """A merged network that differs from what it replaces by more than the tolerance."""

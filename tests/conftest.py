@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from devices.agent import lock
-from dshrink.models import Network, load_network
+from dshrink.network.models import Network, load_network
 
 if TYPE_CHECKING:
     from ssh_server import SshServer

@@ -117,15 +117,19 @@ def test_no_module_imports_the_wrong_way(module: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source", "wrong"),
     [
-        ("dshrink.chain", "from profiler.jobs import Job", ["profiler.jobs", "profiler.jobs.Job"]),
-        ("dshrink.chain", "def f():\n    import devices.errors", ["devices.errors"]),
-        ("dshrink.chain", "import latency_tables.io, torch", []),
+        (
+            "dshrink.network.chain",
+            "from profiler.jobs import Job",
+            ["profiler.jobs", "profiler.jobs.Job"],
+        ),
+        ("dshrink.network.chain", "def f():\n    import devices.errors", ["devices.errors"]),
+        ("dshrink.network.chain", "import latency_tables.io, torch", []),
         ("dshrink.cli.bench", "import profiler.session, devices, torch", []),
         ("dshrink.benchmark", "import profiler.session", []),
         ("dshrink.search.greedy", "import torch.nn", ["torch.nn"]),
         ("dshrink.search.greedy", "import devices", ["devices"]),
         ("profiler.jobs", "import devices, latency_tables.io", []),
-        ("profiler.jobs", "import dshrink.models", ["dshrink.models"]),
+        ("profiler.jobs", "import dshrink.network.models", ["dshrink.network.models"]),
         ("latency_tables.io", "import numpy", []),
         ("latency_tables.io", "import torch", ["torch"]),
         ("latency_tables.io", "import importlib\nimportlib.import_module('timm')", ["timm"]),

@@ -142,7 +142,7 @@ def _candidates(
     padding: str | None,
 ) -> list[Candidate]:
     from dshrink.benchmark import candidate_of_file, candidates_of
-    from dshrink.models import load_network
+    from dshrink.network.models import load_network
 
     if plans and all(name.endswith(".onnx") for name in networks):
         raise DshrinkError("--plan needs a network by name beside it, not only ONNX files")

@@ -11,8 +11,8 @@ from dshrink.cli.console import err, out, print_json
 from dshrink.errors import DshrinkError
 
 if TYPE_CHECKING:
-    from dshrink.chain import Chain
-    from dshrink.models import Network
+    from dshrink.network.chain import Chain
+    from dshrink.network.models import Network
 
 
 def register(app: typer.Typer) -> None:
@@ -29,8 +29,7 @@ def command(
 
     A network that cannot be traced is reported; the others are printed all the same.
     """
-    from dshrink.chain import make_chain
-    from dshrink.models import load_network
+    from dshrink.network.models import load_network
 
     found: list[dict[str, Any]] = []
     failed: list[DshrinkError] = []
@@ -41,7 +40,7 @@ def command(
             failed.append(error)
             err.print(f"dshrink: {error}", style="red", markup=False, soft_wrap=True)
             continue
-        chain = make_chain(network.spec, network.lowered.layers)
+        chain = network.chain
         found.append(_data(network, chain, spans))
         if not json:
             _print(network, chain, spans)
@@ -83,7 +82,7 @@ def _data(network: Network, chain: Chain, mode: str) -> dict[str, Any]:
 
 
 def _span_mask(chain: Chain) -> str:
-    from dshrink.chain import span_chain
+    from dshrink.network.chain import span_chain
 
     return span_chain(chain).mask if chain.body else ""
 

@@ -27,7 +27,7 @@ from dshrink.cli.run_study import (
 if TYPE_CHECKING:
     from dshrink.benchmark import BenchmarkResult
     from dshrink.search.plan import Plan
-    from dshrink.train.study_rows import Workplace
+    from dshrink.study.rows import Workplace
     from latency_tables.table import LatencyTable
 
 RECIPE = "digits_demo"
@@ -48,10 +48,10 @@ def command(
 
     An interrupted run goes on where it was: give the same command again.
     """
+    from dshrink.study.recipe import load_recipe
+    from dshrink.study.runner import jobs_here
     from dshrink.train.data import open_images
     from dshrink.train.digits import write_digits
-    from dshrink.train.recipes import load_recipe
-    from dshrink.train.study import jobs_here
     from latency_tables.io import load_table
     from profiler.conditions import Target
 
@@ -102,8 +102,8 @@ def command(
 def _plans(place: Workplace) -> dict[str, Plan]:
     """The searched plans of the first seed, by their targets' names."""
     from dshrink.search.plan import load_plan
-    from dshrink.train.study_rows import PLAN
-    from dshrink.train.study_steps import SEARCH
+    from dshrink.study.rows import PLAN
+    from dshrink.study.steps import SEARCH
 
     first = place.recipe.seeds[0]
     return {
@@ -139,8 +139,8 @@ def _draw(
 ) -> list[Path]:
     from dshrink import plots
     from dshrink.benchmark import save_results
-    from dshrink.train.study_rows import HISTORY
-    from dshrink.train.study_steps import SEARCH
+    from dshrink.study.rows import HISTORY
+    from dshrink.study.steps import SEARCH
 
     folder = place.folders.root
     few = folder / "throughput.csv"

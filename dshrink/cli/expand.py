@@ -13,7 +13,7 @@ from dshrink.cli.console import err, notice, out, print_json
 from dshrink.train.unreadable import Unreadable
 
 if TYPE_CHECKING:
-    from dshrink.models import Network
+    from dshrink.network.models import Network
     from dshrink.train.expansion_rules import Choice
     from dshrink.train.expansion_training import Shrunk
     from dshrink.train.settings import Training

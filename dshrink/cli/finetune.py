@@ -131,8 +131,8 @@ def run_finetune(
 
     Empty in all processes but the first.
     """
-    from dshrink.plans import bind_to_network
-    from dshrink.regions import rewriting
+    from dshrink.network.rewriting import rewriting
+    from dshrink.pieces.plan_binding import bind_to_network
     from dshrink.search.plan import parse_plan, save_plan
     from dshrink.train.finetune import PADDING, finetune
     from dshrink.train.network import load_for
@@ -176,7 +176,7 @@ def run_finetune(
 
 def _check_teacher(weights: str, teacher: str | None, settings: Training) -> None:
     """Raise unless something is learnt from a teacher, and the teacher has learnt something."""
-    from dshrink.models import about_weights
+    from dshrink.network.models import about_weights
 
     if not settings.distillation:
         raise DshrinkError(

@@ -114,12 +114,12 @@ def run_merge(
 
     What is said ``about`` the network goes into the file's metadata (its method, its seed).
     """
-    from dshrink.export import export_onnx, merge_metadata
+    from dshrink.merge.export import export_onnx, merge_metadata
     from dshrink.merge.rewrite import merge_network
     from dshrink.merge.verify import certify
-    from dshrink.models import about_weights, load_network
-    from dshrink.plans import bind_to_network
-    from dshrink.regions import rewriting
+    from dshrink.network.models import about_weights, load_network
+    from dshrink.network.rewriting import rewriting
+    from dshrink.pieces.plan_binding import bind_to_network
     from dshrink.search.plan import parse_plan
     from dshrink.train.opening import open_to_validate
     from latency_tables.files import write_atomically

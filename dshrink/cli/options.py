@@ -13,6 +13,11 @@ from dshrink.errors import DshrinkError
 #: Height and width in pixels where nothing says otherwise.
 USUAL_RESOLUTION = 224
 
+#: The groups that ``--help`` shows options in (``rich_help_panel``); the rest is "Options".
+CONDITIONS = "Measurement conditions"
+SEARCH = "Search"
+TRAINING = "Training"
+
 Model = Annotated[str, typer.Argument(help="a timm name, or torchvision:NAME")]
 Device = Annotated[str, typer.Option(help="a name of `dshrink devices list`")]
 Runtime = Annotated[str | None, typer.Option(help="the device's first that is driven if not given")]

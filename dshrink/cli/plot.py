@@ -137,19 +137,17 @@ def _bound_to_table(plan: Plan, table: LatencyTable) -> Plan:
 
 
 def _kept_of_model(plans: dict[str, Plan], model: str) -> Figure:
-    from dshrink.blocks import find_blocks
-    from dshrink.chain import make_chain, span_chain
-    from dshrink.models import load_network
-    from dshrink.plans import bind_to_network
+    from dshrink.network.chain import span_chain
+    from dshrink.network.models import load_network
+    from dshrink.pieces.plan_binding import bind_to_network
     from dshrink.plots import kept_figure
 
     network = load_network(model)
-    spec, layers = network.spec, network.lowered.layers
     bound = {label: bind_to_network(plan, network) for label, plan in plans.items()}
     return kept_figure(
         bound,
-        block_names=tuple(block.name for block in find_blocks(spec, layers)),
-        chain=span_chain(make_chain(spec, layers)),
+        block_names=tuple(block.name for block in network.blocks),
+        chain=span_chain(network.chain),
     )
 
 

@@ -16,7 +16,7 @@ from dshrink.errors import DshrinkError
 from dshrink.version import __version__
 
 if TYPE_CHECKING:
-    from dshrink.models import Network
+    from dshrink.network.models import Network
     from latency_tables.pieces import NetworkPieces
     from latency_tables.span_masks import SpanChoice
     from profiler.conditions import Target
@@ -139,8 +139,8 @@ def run_profile(
 
     ``classes`` is how many outputs the network has, the library's own number if not given.
     """
-    from dshrink.models import load_network
-    from dshrink.shrink import shrunk_spec
+    from dshrink.network.models import load_network
+    from dshrink.pieces.specs import shrunk_spec
     from latency_tables.io import save_table
     from profiler.conditions import measuring_on
     from profiler.contexts import choose_contexts
@@ -215,8 +215,8 @@ def _pieces(
     network: Network, segments: str, *, dense: bool, span_mode: str | None
 ) -> NetworkPieces:
     """What is measured; says which blocks, or how many spans, cannot merge."""
-    from dshrink.shrink import network_pieces
-    from dshrink.spans import span_pieces
+    from dshrink.pieces.block_pieces import network_pieces
+    from dshrink.pieces.span_pieces import span_pieces
 
     if segments == "spans":
         pieces = span_pieces(network, mode=span_mode or SPAN_MODE)

@@ -16,9 +16,9 @@ from dshrink.errors import DshrinkError
 from dshrink.train.unreadable import Unreadable
 
 if TYPE_CHECKING:
-    from dshrink.train.recipes import ImageCounts, Recipe
-    from dshrink.train.study_estimate import Estimate
-    from dshrink.train.study_steps import Step
+    from dshrink.study.estimate import Estimate
+    from dshrink.study.recipe import ImageCounts, Recipe
+    from dshrink.study.steps import Step
     from profiler.conditions import Target
 
 
@@ -80,8 +80,8 @@ def command(
     An interrupted run goes on where it was: give the same command again. On several GPUs:
     `accelerate launch -m dshrink run ... --table DIR`.
     """
-    from dshrink.train.recipes import load_recipe
-    from dshrink.train.study import jobs_here
+    from dshrink.study.recipe import load_recipe
+    from dshrink.study.runner import jobs_here
 
     if listed:
         _list(json)
@@ -153,7 +153,7 @@ def _numbers(text: str | None) -> tuple[int, ...]:
 
 
 def _list(json: bool) -> None:
-    from dshrink.train.recipes import load_recipe, shipped_recipes
+    from dshrink.study.recipe import load_recipe, shipped_recipes
 
     recipes = {name: load_recipe(name).title for name in shipped_recipes()}
     if json:
@@ -166,7 +166,7 @@ def _list(json: bool) -> None:
 
 def _dry_run(request: StudyRequest, jobs: int, json: bool) -> None:
     """Every step, what is done of it, and the estimate; nothing is trained or written."""
-    from dshrink.train.study_estimate import Stopwatch, estimate
+    from dshrink.study.estimate import Stopwatch, estimate
 
     steps = request.steps()
     counts, done = _known(request)
@@ -181,9 +181,9 @@ def _dry_run(request: StudyRequest, jobs: int, json: bool) -> None:
 
 def _known(request: StudyRequest) -> tuple[ImageCounts, set[str]]:
     """How many images there are, and what was done: nothing, where the images are not at hand."""
+    from dshrink.study.estimate import counts_of
+    from dshrink.study.runner import results_of
     from dshrink.train.data import open_images
-    from dshrink.train.study import results_of
-    from dshrink.train.study_estimate import counts_of
 
     recipe = request.recipe
     if request.data:

@@ -20,10 +20,10 @@ from dshrink.train.unreadable import Unreadable
 
 if TYPE_CHECKING:
     from dshrink.benchmark import BenchmarkResult
+    from dshrink.study.recipe import Recipe
+    from dshrink.study.rows import Workplace
+    from dshrink.study.steps import Step, StepsFailedError
     from dshrink.train.data import Images
-    from dshrink.train.recipes import Recipe
-    from dshrink.train.study_rows import Workplace
-    from dshrink.train.study_steps import Step, StepsFailedError
     from profiler.conditions import Target
 
 TABLE_FOLDER = "table"
@@ -52,7 +52,7 @@ class StudyRequest:
         return self._steps_of(self.recipe)
 
     def _steps_of(self, recipe: Recipe) -> tuple[Step, ...]:
-        from dshrink.train.study_steps import steps_of
+        from dshrink.study.steps import steps_of
         from profiler.conditions import batch_on
 
         return steps_of(recipe, measure_table=self.table is None, batch=batch_on(self.target))
@@ -62,7 +62,7 @@ class StudyRequest:
 
         What was done under other settings, and is not asked for, is left out, with a notice.
         """
-        from dshrink.train.study_steps import MERGE, StudyError
+        from dshrink.study.steps import MERGE, StudyError
 
         recipe = (self.whole or self.recipe).with_all_of(self.recipe)
         steps = {step.name: step for step in self._steps_of(recipe)}
@@ -81,8 +81,8 @@ class StudyRequest:
 
     def workplace(self, images: Images) -> Workplace:
         """Where the steps are done, with what is done already. Raises on an unreadable table."""
-        from dshrink.train.study_rows import Workplace
-        from dshrink.train.study_steps import StepFolders
+        from dshrink.study.rows import Workplace
+        from dshrink.study.steps import StepFolders
         from latency_tables.io import load_table
 
         recipe = self.recipe
@@ -129,8 +129,8 @@ def run_study(request: StudyRequest, jobs: int) -> StudyResult | None:
 
     Where steps fail, the others are measured and reported before StepsFailedError is raised.
     """
+    from dshrink.study.steps import StepsFailedError
     from dshrink.train.data import open_images
-    from dshrink.train.study_steps import StepsFailedError
 
     images = open_images(request.data)
     place = request.workplace(images)
@@ -155,8 +155,8 @@ def run_study(request: StudyRequest, jobs: int) -> StudyResult | None:
 def measure_table(request: StudyRequest, place: Workplace, classes: int) -> None:
     """Profile the recipe's network, unless that was done. Raises DshrinkError under accelerate."""
     from dshrink.cli.profile import run_profile
+    from dshrink.study.steps import TABLE
     from dshrink.train.processes import together
-    from dshrink.train.study_steps import TABLE
 
     if place.folders.result(TABLE) is not None:
         return
@@ -180,7 +180,7 @@ def measure_table(request: StudyRequest, place: Workplace, classes: int) -> None
 
 def train(place: Workplace, images: Images, jobs: int) -> None:
     """All steps of training, searching and merging, with a progress bar in epochs."""
-    from dshrink.train.study import Study
+    from dshrink.study.runner import Study
 
     with ExitStack() as stack:
         study = Study(place=place, images=images, jobs=jobs, notice=notice)
@@ -219,7 +219,7 @@ def measure_networks(request: StudyRequest, place: Workplace) -> list[BenchmarkR
 
 def merged_networks(place: Workplace) -> dict[str, Mapping[str, Any]]:
     """What came out of every merge, by the name of its step."""
-    from dshrink.train.study_steps import MERGE
+    from dshrink.study.steps import MERGE
 
     found: dict[str, Mapping[str, Any]] = {}
     for name, step in place.folders.steps.items():
@@ -261,7 +261,7 @@ def write_study(
     """Write front, picture and report beside the results; the report names what failed."""
     from dshrink import plots
     from dshrink.front_results import load_fronts, save_fronts
-    from dshrink.train.study_report import report_lines
+    from dshrink.study.report import report_lines
     from latency_tables.files import write_atomically
 
     folder = request.folder
@@ -287,7 +287,7 @@ def write_study(
 
 def row_results(place: Workplace, results: Sequence[BenchmarkResult]) -> list[Any]:
     """The results as the report wants them."""
-    from dshrink.train.study_report import RowResult
+    from dshrink.study.report import RowResult
 
     found = []
     for (name, facts), result in zip(merged_networks(place).items(), results, strict=True):

@@ -211,8 +211,8 @@ def _search_blocks(
     allow_unfit: bool,
 ) -> Plan:
     """A random plan with a ``seed``, otherwise the greedy one."""
-    from dshrink.models import load_network
-    from dshrink.plans import bind_to_network
+    from dshrink.network.models import load_network
+    from dshrink.pieces.plan_binding import bind_to_network
     from dshrink.search.greedy import greedy
     from dshrink.search.random_search import random_plan
     from latency_tables.io import load_table
@@ -233,10 +233,10 @@ def _search_blocks(
 
 
 def _search_tables(model: str | None, folders: Sequence[Path], wanted: TableSearch) -> Found:
-    from dshrink.models import load_network
-    from dshrink.plans import bind_to_network
+    from dshrink.network.models import load_network
+    from dshrink.pieces.plan_binding import bind_to_network
+    from dshrink.pieces.span_pieces import span_pieces
     from dshrink.search.dp.piece_sizes import sizes_of
-    from dshrink.spans import span_pieces
     from latency_tables.io import load_table
 
     assert model is not None

@@ -105,7 +105,7 @@ class MaskSearchCommand:
 
         base, decay, limit = replace(Training(), epochs=EPOCHS), self.decay, self.limit
         if self.recipe is not None:
-            from dshrink.train.recipes import load_recipe
+            from dshrink.study.recipe import load_recipe
 
             recipe = load_recipe(self.recipe)
             base = train_options.seeded(recipe.search, recipe.seeds)

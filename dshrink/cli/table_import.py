@@ -108,9 +108,9 @@ def _check_given(table: str, shipped: bool, options_given: dict[str, str | int |
 
 def _pieces(published: PublishedTable, segments: str) -> NetworkPieces:
     """The network's structure, which the keys of a published table refer to."""
-    from dshrink.models import load_network
-    from dshrink.shrink import network_pieces
-    from dshrink.spans import span_pieces
+    from dshrink.network.models import load_network
+    from dshrink.pieces.block_pieces import network_pieces
+    from dshrink.pieces.span_pieces import span_pieces
 
     network = load_network(published.model, resolution=published.resolution)
     if segments == "blocks":

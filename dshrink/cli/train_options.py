@@ -66,7 +66,7 @@ def recipe_settings(recipe: str | None) -> Training:
 
     if recipe is None:
         return Training()
-    from dshrink.train.recipes import load_recipe
+    from dshrink.study.recipe import load_recipe
 
     found = load_recipe(recipe)
     return seeded(found.finetune, found.seeds)

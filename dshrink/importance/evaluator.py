@@ -15,17 +15,16 @@ from typing import Any
 import torch
 from torch import fx
 
-from dshrink.chain import make_chain
 from dshrink.errors import DshrinkError
 from dshrink.importance.evaluation import Evaluation, Origin
 from dshrink.importance.settings import RECALIBRATE, Candidate, Settings
 from dshrink.merge.unmerged import unmerged_module
-from dshrink.models import weights_digest
-from dshrink.regions import rewriting
-from dshrink.spans import span_pieces
+from dshrink.network.models import weights_digest
+from dshrink.network.rewriting import rewriting
+from dshrink.pieces.span_pieces import span_pieces
 from dshrink.train.data import look_of, open_images
+from dshrink.train.dataset import Batches, sampled, shuffled
 from dshrink.train.network import load_for
-from dshrink.train.pictures import Batches, sampled, shuffled
 from dshrink.train.settings import Augmentation
 from dshrink.train.tuning import Score, evaluate, prepared, recalibrate, tune
 from dshrink.train.unreadable import UnreadableImages
@@ -148,7 +147,7 @@ class Evaluator:
         changes = rewriting(self.network, candidate.mask, segments="spans")
         module = unmerged_module(self.network, changes)
         if candidate.reinitialised:
-            chain = make_chain(self.network.spec, self.network.lowered.layers)
+            chain = self.network.chain
             conv = chain.body[candidate.reinitialised - 1]
             for name in self.network.lowered.modules[conv.op]:
                 module.get_submodule(name).reset_parameters()  # type: ignore[operator]

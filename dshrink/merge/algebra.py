@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dshrink.merge.errors import MergeError, NotMergeable
+from dshrink.errors import MergeError, NotMergeable
 from dshrink.merge.window import NO_PADS, Pair, Sides, Window
 
 
@@ -81,10 +81,6 @@ class Conv:
         return self.weight.shape[2], self.weight.shape[3]
 
     @property
-    def is_depthwise(self) -> bool:
-        return self.groups == self.in_channels > 1
-
-    @property
     def window(self) -> Window:
         """What an output position reads, dilation written out."""
         (h, w), (dy, dx) = self.kernel, self.dilation
@@ -113,30 +109,6 @@ def identity(channels: int, device: torch.device | None = None) -> Conv:
     """The depthwise 1x1 convolution that changes nothing."""
     weight = torch.ones(channels, 1, 1, 1, dtype=torch.float64, device=device)
     return Conv.from_weights(weight, groups=channels)
-
-
-def fold_batch_norm(
-    conv: Conv,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    mean: Tensor,
-    var: Tensor,
-    *,
-    eps: float,
-) -> Conv:
-    """The convolution equal to ``conv`` followed by a batch norm in eval mode.
-
-    ``eps`` is the module's own: ``tf_*`` networks use 1e-3. A norm without affine parameters has
-    gamma and beta None.
-    """
-    _need_float64(conv)
-    scale = (var.detach().double() + eps).rsqrt()
-    if gamma is not None:
-        scale = scale * gamma.detach().double()
-    bias = (conv.bias - mean.detach().double()) * scale
-    if beta is not None:
-        bias = bias + beta.detach().double()
-    return replace(conv, weight=conv.weight * scale.reshape(-1, 1, 1, 1), bias=bias)
 
 
 def from_average_pool(

@@ -1,10 +1,10 @@
-"""Padding is what makes merging inexact; here is how a segment merges in spite of it.
+"""Padding is what makes merging inexact; here is how a graph merges in spite of it.
 
-Zero padding inside a segment pads with 0 what the layer before it computes as more than 0.
+Zero padding inside a graph pads with 0 what the layer before it computes as more than 0.
 
 - ``bias_map``: where every padded layer inside reads something that is constant beyond its own
   border (1x1 convolutions), the error does not depend on the input: a constant map corrects it.
-- ``repad``: all padding moves to the segment's input; the merge is exact for that re-padded segment
+- ``repad``: all padding moves to the graph's input; the merge is exact for that re-padded graph
   (`repad` returns it), which differs from the pre-trained one at the border.
 - ``interior``: the border is left wrong.
 """
@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dshrink.errors import MergeError, NotMergeable
 from dshrink.merge.algebra import Conv
-from dshrink.merge.errors import MergeError, NotMergeable
-from dshrink.merge.segment import Layer, Node, Segment, collapse
+from dshrink.merge.linear_graph import Layer, LinearGraph, Node, collapse
 from dshrink.merge.window import NO_PADS, Pair, Sides, Window
 
 #: The first is the default (also ``latency_tables.masks.PADDING_MODES``).
@@ -48,31 +48,31 @@ class Merged:
         return replace(self, conv=self.conv.to(dtype), bias_map=bias_map)
 
     def run(self, x: Tensor) -> Tensor:
-        """The merged segment of a batch (N, C, H, W)."""
+        """The merged graph of a batch (N, C, H, W)."""
         y = self.conv.run(x)
         return y if self.bias_map is None else y + self.bias_map
 
 
-def merge(segment: Segment, padding: str = "bias_map") -> Merged:
-    """One convolution for the whole segment.
+def merge(graph: LinearGraph, padding: str = "bias_map") -> Merged:
+    """One convolution for the whole graph.
 
-    Exact everywhere for ``reference(segment, padding)``, except under ``interior``, which is exact
+    Exact everywhere for ``reference(graph, padding)``, except under ``interior``, which is exact
     in the interior only. Raises NotMergeable, with the reason, where there is no such convolution.
     """
     _check(padding)
     if padding == "bias_map":
-        require_constant_border(segment)
-    conv = collapse(segment)
+        require_constant_border(graph)
+    conv = collapse(graph)
     bias_map = None
-    if padding == "bias_map" and pads_inside(segment):
-        conv, bias_map = _correct_border(segment, conv)
-    return Merged(conv=conv, bias_map=bias_map, padding=padding, size=segment.size)
+    if padding == "bias_map" and pads_inside(graph):
+        conv, bias_map = _correct_border(graph, conv)
+    return Merged(conv=conv, bias_map=bias_map, padding=padding, size=graph.size)
 
 
-def reference(segment: Segment, padding: str) -> Segment:
-    """The unmerged segment that a merge under this padding mode must equal."""
+def reference(graph: LinearGraph, padding: str) -> LinearGraph:
+    """The unmerged graph that a merge under this padding mode must equal."""
     _check(padding)
-    return repad(segment) if padding == "repad" else segment
+    return repad(graph) if padding == "repad" else graph
 
 
 def _check(padding: str) -> None:
@@ -88,29 +88,29 @@ def border_mask(border: Sides, size: Pair) -> Tensor:
     return mask
 
 
-def pads_inside(segment: Segment) -> bool:
-    """Whether anything else than the segment's input is padded.
+def pads_inside(graph: LinearGraph) -> bool:
+    """Whether anything else than the graph's input is padded.
 
     If not, the plain convolution is exact everywhere, and a bias map is never needed.
     """
-    return any(tensor and any(rows) for _, tensor, rows in _paddings(segment))
+    return any(tensor and any(rows) for _, tensor, rows in _paddings(graph))
 
 
-def _paddings(segment: Segment) -> Iterator[tuple[Node, int, Sides]]:
+def _paddings(graph: LinearGraph) -> Iterator[tuple[Node, int, Sides]]:
     """(node, tensor it reads, its output rows and columns that read padding)."""
-    for node in segment.nodes:
+    for node in graph.nodes:
         if isinstance(node, Layer):
-            yield node, node.source, node.conv.window.border(segment.sizes[node.source])
+            yield node, node.source, node.conv.window.border(graph.sizes[node.source])
             continue
         for tensor, pads in zip(node.sources, node.pads, strict=True):
-            yield node, tensor, Window(pads=pads).border(segment.sizes[tensor])
+            yield node, tensor, Window(pads=pads).border(graph.sizes[tensor])
 
 
-def require_constant_border(segment: Segment) -> None:
+def require_constant_border(graph: LinearGraph) -> None:
     """Raise NotMergeable, with the layer, where no bias map is exact. Needs no weights."""
-    for node, tensor, padded in _paddings(segment):
-        before = segment.windows[tensor]
-        silent = before.silent_outside(segment.size)
+    for node, tensor, padded in _paddings(graph):
+        before = graph.windows[tensor]
+        silent = before.silent_outside(graph.size)
         if any(rows and not quiet for rows, quiet in zip(padded, silent, strict=True)):
             raise NotMergeable(
                 f"{node.name or 'a layer'} pads what a {before.kernel[0]}x{before.kernel[1]} "
@@ -119,9 +119,9 @@ def require_constant_border(segment: Segment) -> None:
             )
 
 
-def _correct_border(segment: Segment, conv: Conv) -> tuple[Conv, Tensor | None]:
+def _correct_border(graph: LinearGraph, conv: Conv) -> tuple[Conv, Tensor | None]:
     """The convolution with the bias of an interior position, and what others need beside it."""
-    response, (y, x) = _zero_response(segment)
+    response, (y, x) = _zero_response(graph)
     bias = response[:, y, x]
     bias_map = response - bias[:, None, None]
     conv = replace(conv, bias=bias)
@@ -131,19 +131,19 @@ def _correct_border(segment: Segment, conv: Conv) -> tuple[Conv, Tensor | None]:
     return conv, None if flat else bias_map
 
 
-def _zero_response(segment: Segment) -> tuple[Tensor, Pair]:
-    """The segment's output (O, H', W') for an input of zeros, and a position of its interior.
+def _zero_response(graph: LinearGraph) -> tuple[Tensor, Pair]:
+    """The graph's output (O, H', W') for an input of zeros, and a position of its interior.
 
-    All interior positions are equal, so the segment runs on the smallest input with one of them
+    All interior positions are equal, so the graph runs on the smallest input with one of them
     (at equal phase of the stride), and that row and column are repeated: a thousandth of the work.
     """
-    window = segment.windows[-1]
-    border = window.border(segment.size)
+    window = graph.windows[-1]
+    border = window.border(graph.size)
     size: list[int] = []
     rows: list[Tensor] = []
     centre: list[int] = []
     for n, out, stride, begin, end in zip(
-        segment.size, segment.sizes[-1], window.stride, border[:2], border[2:], strict=True
+        graph.size, graph.sizes[-1], window.stride, border[:2], border[2:], strict=True
     ):
         repeats = max(0, out - begin - end - 1)
         place = min(begin, out - 1)
@@ -152,52 +152,52 @@ def _zero_response(segment: Segment) -> tuple[Tensor, Pair]:
         size.append(n - repeats * stride)
         rows.append(torch.repeat_interleave(index, counts))
         centre.append(place)
-    channels, device = segment.input_shape[0], segment.device
+    channels, device = graph.input_shape[0], graph.device
     zeros = torch.zeros(1, channels, *size, dtype=torch.float64, device=device)
-    small = segment.run(zeros)[0]
+    small = graph.run(zeros)[0]
     response = small[:, rows[0].to(device)][:, :, rows[1].to(device)]
     return response, (centre[0], centre[1])
 
 
-def repad(segment: Segment) -> Segment:
-    """The segment with all its padding moved to the layers that read the input.
+def repad(graph: LinearGraph) -> LinearGraph:
+    """The graph with all its padding moved to the layers that read the input.
 
     Each inner tensor grows by the margin that the layers after it would have padded
     (p_first = sum_l p_l * prod_{q<l} s_q along a chain), nothing inside is padded, and skips whose
     tensor is larger than the other branch are cropped (methods.md, "Padding").
     """
-    margins = _margins(segment)
+    margins = _margins(graph)
     present = [NO_PADS, *margins[1:]]  # nothing comes before the input that could make it larger
     nodes: list[Node] = []
-    for number, node in enumerate(segment.nodes):
-        needs = _needs(segment, number, margins[number + 1])
+    for number, node in enumerate(graph.nodes):
+        needs = _needs(graph, number, margins[number + 1])
         pads = [_less(need, present[tensor]) for tensor, need in needs]
         if isinstance(node, Layer):
             conv = replace(node.conv, pads=_floor_pads(pads[0], node.conv.stride))
             nodes.append(replace(node, conv=conv))
         else:
             nodes.append(replace(node, pads=(pads[0], pads[1])))
-    return replace(segment, nodes=tuple(nodes))
+    return replace(graph, nodes=tuple(nodes))
 
 
-def _margins(segment: Segment) -> list[Sides]:
+def _margins(graph: LinearGraph) -> list[Sides]:
     """Rows and columns that each tensor needs around it if nothing inside pads."""
-    margins = [NO_PADS] * (len(segment.nodes) + 1)
-    for number in reversed(range(len(segment.nodes))):
-        for tensor, need in _needs(segment, number, margins[number + 1]):
+    margins = [NO_PADS] * (len(graph.nodes) + 1)
+    for number in reversed(range(len(graph.nodes))):
+        for tensor, need in _needs(graph, number, margins[number + 1]):
             top, left, bottom, right = map(max, margins[tensor], need)
             margins[tensor] = (top, left, bottom, right)
     return margins
 
 
-def _needs(segment: Segment, number: int, margin: Sides) -> list[tuple[int, Sides]]:
+def _needs(graph: LinearGraph, number: int, margin: Sides) -> list[tuple[int, Sides]]:
     """(tensor, margin it needs) of a node's inputs if its output needs ``margin``."""
-    node = segment.nodes[number]
+    node = graph.nodes[number]
     if not isinstance(node, Layer):
         moved = (Window(pads=pads).then(Window(pads=margin)).pads for pads in node.pads)
         return list(zip(node.sources, moved, strict=True))
     begin, end = [], []
-    sizes = zip(segment.sizes[node.source], segment.sizes[number + 1], strict=True)
+    sizes = zip(graph.sizes[node.source], graph.sizes[number + 1], strict=True)
     for axis, (n, out) in enumerate(sizes):
         k, s, b, _ = node.conv.window.axes[axis]
         begin.append(s * margin[axis] + b)

@@ -13,26 +13,26 @@ from functools import cached_property
 import torch
 from torch import fx, nn
 
-from dshrink.layers import ConstantMap, PaddedConv2d
-from dshrink.lowering import lower
-from dshrink.merge.errors import NotMergeable
+from dshrink.errors import NotMergeable
+from dshrink.merge.linear_graph import LinearGraph, region_graph
 from dshrink.merge.padding import Merged, merge
-from dshrink.merge.segment import Segment
 from dshrink.merge.surgery import Surgery
 from dshrink.merge.unmerged import unmerged_module
-from dshrink.models import Network
-from dshrink.regions import Region, Rewriting, region_segment, rewriting
-from dshrink.tracing import propagate_shapes
+from dshrink.network.layers import ConstantMap, PaddedConv2d
+from dshrink.network.lowering import lower
+from dshrink.network.models import Network
+from dshrink.network.rewriting import Region, Rewriting
+from dshrink.network.tracing import propagate_shapes
 from latency_tables.onnx_file import Arrays
 from latency_tables.span_masks import MOST_WEIGHT_BYTES
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MergedRegion:
-    """A region, the segment of layers it was (activations gone), and what it became."""
+    """A region, the graph of layers it was (activations removed), and what it became."""
 
     region: Region
-    segment: Segment
+    graph: LinearGraph
     merged: Merged
 
 
@@ -62,39 +62,15 @@ class MergedNetwork:
         return surgery.finish()
 
     def unmerged(self, dtype: torch.dtype) -> fx.GraphModule:
-        """The unmerged network that it must equal: what the mask removes is gone, no more."""
+        """The unmerged network that it must equal: without what the mask removes."""
         return unmerged_module(self.source, self.changes, padding=self.padding, dtype=dtype)
-
-
-def merge_blocks(
-    network: Network,
-    keep_mask: str,
-    *,
-    padding: str = "bias_map",
-    free_activation: bool = True,
-) -> MergedNetwork:
-    """Merge the blocks that a keep mask marks 0. Raises as ``merge_network`` and ``rewriting``."""
-    changes = rewriting(network, keep_mask, free_activation=free_activation)
-    return merge_network(network, changes, padding=padding)
-
-
-def merge_spans(
-    network: Network,
-    span_mask: str,
-    *,
-    padding: str = "repad",
-    free_activation: bool = True,
-) -> MergedNetwork:
-    """Merge the spans of a span mask. Raises as ``merge_network`` and ``rewriting``."""
-    changes = rewriting(network, span_mask, segments="spans", free_activation=free_activation)
-    return merge_network(network, changes, padding=padding)
 
 
 def merge_network(network: Network, changes: Rewriting, *, padding: str) -> MergedNetwork:
     """Merge the regions of these changes, with the weights the network has.
 
     Composed in float64, cast to the network's type at the end. Raises NotMergeable, with the block
-    or the span, where it has no convolution, one of an absurd size, or the padding mode cannot be
+    or the span, where it has no convolution, one of too many weights, or the padding mode cannot be
     exact.
     """
     weights = network.lowered.weights(network.module)
@@ -120,16 +96,16 @@ def _merge_region(
     network: Network, weights: Sequence[Arrays], region: Region, padding: str
 ) -> MergedRegion:
     try:
-        segment = region_segment(network.spec, region, weights, network.lowered.layers)
-        _check_size(segment)
-        return MergedRegion(region=region, segment=segment, merged=merge(segment, padding))
+        graph = region_graph(network.spec, region, weights, network.lowered.layers)
+        _check_size(graph)
+        return MergedRegion(region=region, graph=graph, merged=merge(graph, padding))
     except NotMergeable as error:
         raise NotMergeable(f"{region.label}: {error}") from error
 
 
-def _check_size(segment: Segment) -> None:
-    height, width = segment.window.kernel
-    channels = segment.channels[0] // segment.groups[-1] * segment.channels[-1]
+def _check_size(graph: LinearGraph) -> None:
+    height, width = graph.window.kernel
+    channels = graph.channels[0] // graph.groups[-1] * graph.channels[-1]
     weight_bytes = 4 * channels * height * width
     if weight_bytes > MOST_WEIGHT_BYTES:
         raise NotMergeable(

@@ -11,13 +11,13 @@ from __future__ import annotations
 import torch
 from torch import fx, nn
 
-from dshrink.layers import with_pads
+from dshrink.merge.linear_graph import Sum, region_graph
 from dshrink.merge.padding import repad
-from dshrink.merge.segment import Sum
 from dshrink.merge.surgery import Surgery
 from dshrink.merge.window import Sides
-from dshrink.models import Network
-from dshrink.regions import Region, Rewriting, region_segment
+from dshrink.network.layers import with_pads
+from dshrink.network.models import Network
+from dshrink.network.rewriting import Region, Rewriting
 from latency_tables.opspec import Conv, Pool
 
 
@@ -44,9 +44,9 @@ def unmerged_module(
 
 
 def _move_padding(surgery: Surgery, region: Region) -> None:
-    segment = region_segment(surgery.network.spec, region)
+    graph = region_graph(surgery.network.spec, region)
     numbers = [n for n in region.ops if n not in region.removed]
-    for number, node in zip(numbers, repad(segment).nodes, strict=True):
+    for number, node in zip(numbers, repad(graph).nodes, strict=True):
         if isinstance(node, Sum):
             sources = surgery.network.spec.ops[number].inputs
             for tensor, pads in zip(sources, node.pads, strict=True):

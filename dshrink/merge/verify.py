@@ -1,7 +1,8 @@
 """The certificate of a merge: how far the merged network is from the one that it replaces.
 
 Errors are the largest absolute difference on random images, and the same relative to the largest
-value of the reference; a block or span by interior and border, in float64 and float32 (methods.md).
+value of the reference; a block or span by interior and border, in float64 and float32
+(docs/methods.md, "Certificate").
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dshrink.merge.errors import CertificateError
+from dshrink.errors import CertificateError
 from dshrink.merge.padding import border_mask, reference
 from dshrink.merge.rewrite import MergedNetwork, MergedRegion
 from latency_tables.span_masks import Span
@@ -146,13 +147,13 @@ def certify(merged: MergedNetwork, *, images: int = 2, seed: int = 0) -> Certifi
 
 
 def _certify_region(entry: MergedRegion, generator: torch.Generator) -> RegionCertificate:
-    shape = entry.segment.input_shape
+    shape = entry.graph.input_shape
     x = torch.randn(1, *shape, generator=generator, dtype=torch.float64)
-    segment = reference(entry.segment, entry.merged.padding)
+    graph = reference(entry.graph, entry.merged.padding)
     differences = {}
     for dtype in TOLERANCE:
         with torch.inference_mode():
-            expected = segment.to(dtype).run(x.to(dtype))
+            expected = graph.to(dtype).run(x.to(dtype))
             result = entry.merged.to(dtype).run(x.to(dtype))
         border = border_mask(entry.merged.border, (result.shape[2], result.shape[3]))
         scale = float(expected.abs().max())

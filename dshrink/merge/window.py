@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from dshrink.merge.errors import MergeError, NotMergeable
+from dshrink.errors import MergeError, NotMergeable
 
 #: (H, W) of a kernel, a stride or a feature map.
 Pair = tuple[int, int]

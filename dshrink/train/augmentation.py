@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from dshrink.tracing import import_timm
+from dshrink.network.tracing import import_timm
 from dshrink.train.errors import DataError
 from dshrink.train.settings import Augmentation
 

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dshrink.tracing import import_timm
+from dshrink.network.tracing import import_timm
 from dshrink.train.augmentation import training_transform
 from dshrink.train.errors import DataError
 from dshrink.train.settings import Augmentation

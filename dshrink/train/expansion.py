@@ -18,12 +18,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx, nn
 
-from dshrink.layers import PaddedConv2d
-from dshrink.lowering import lower
-from dshrink.merge.algebra import Conv, add_identity, compose, fold_batch_norm
+from dshrink.merge.algebra import Conv, add_identity, compose
 from dshrink.merge.verify import Difference
-from dshrink.models import Network
-from dshrink.tracing import trace
+from dshrink.network.layers import PaddedConv2d
+from dshrink.network.lowering import folded_weights, lower
+from dshrink.network.models import Network
+from dshrink.network.tracing import trace
 from dshrink.train.expansion_rules import ExpansionError, find_convolution, why_not_expandable
 from latency_tables.opspec import Conv as ConvOp
 from latency_tables.opspec import OpSpec
@@ -89,19 +89,10 @@ class Expansion(nn.Sequential):
             layer, norm = children[name], children.get(f"{name}_norm")
             assert isinstance(layer, nn.Conv2d)
             # Beside two 1x1 factors the stride and dilation of the third do not enter its weights.
-            factor = Conv.from_weights(layer.weight, groups=layer.groups)
-            factors.append(factor if norm is None else folded(factor, norm))
+            weight, bias = map(torch.from_numpy, folded_weights(layer, *([norm] if norm else [])))
+            factors.append(Conv.from_weights(weight, bias, groups=layer.groups))
         merged = replace(compose(*factors), pads=self.op.pads)
         return add_identity(merged) if self.skip else merged
-
-
-def folded(conv: Conv, norm: nn.Module) -> Conv:
-    """The convolution with a batch norm in eval mode behind it."""
-    assert isinstance(norm, nn.BatchNorm2d)
-    assert norm.running_mean is not None and norm.running_var is not None
-    return fold_batch_norm(
-        conv, norm.weight, norm.bias, norm.running_mean, norm.running_var, eps=norm.eps
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from dshrink.blocks import find_blocks
-from dshrink.models import Network
+from dshrink.network.models import Network
 from dshrink.train.errors import TrainError
 from latency_tables.opspec import Conv
 
@@ -89,7 +88,7 @@ def _dense_3x3(network: Network) -> list[int]:
 def _first_pointwise(network: Network) -> list[int]:
     """In each inverted residual block that has one, the pointwise before the depthwise."""
     spec, found = network.spec, []
-    for block in find_blocks(spec, network.lowered.layers):
+    for block in network.blocks:
         inside = [(n, op) for n, op in _convolutions(network) if block.first <= n <= block.last]
         for (number, first), (_, second) in itertools.pairwise(inside):
             channels = spec.shapes[second.inputs[0]][0]

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from dshrink.merge.errors import CertificateError
+from dshrink.errors import CertificateError
 from dshrink.merge.verify import TOLERANCE
-from dshrink.models import WEIGHTS_KEY, Network, weights_digest, with_state
+from dshrink.network.models import WEIGHTS_KEY, Network, weights_digest, with_state
 from dshrink.train.agreement import Agreement, agreement
 from dshrink.train.checkpoint import save_tensors
 from dshrink.train.expansion import (

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dshrink.train.data import Images, Look
+from dshrink.train.dataset import Pick, Picks, Pictures, read_batches
 from dshrink.train.errors import TrainError
-from dshrink.train.pictures import Pick, Picks, Pictures, read_batches
 from dshrink.train.settings import Training
 from dshrink.train.unreadable import UnreadableImages
 

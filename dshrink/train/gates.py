@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from dshrink.blocks import Block, find_blocks
 from dshrink.merge.surgery import Surgery
-from dshrink.models import Network
-from dshrink.regions import block_region
+from dshrink.network.blocks import Block
+from dshrink.network.models import Network
+from dshrink.network.rewriting import block_region
 from latency_tables.opspec import Activation
 
 #: The name of the mask in a gated module's parameters; one value a block that takes part.
@@ -36,7 +36,7 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "relu6": F.
 
 def searchable_blocks(network: Network) -> tuple[Block, ...]:
     """The blocks that can merge and have activations inside; stem and head are in no block."""
-    blocks = find_blocks(network.spec, network.lowered.layers)
+    blocks = network.blocks
     return tuple(block for block in blocks if block.inner_numbers and not block.unmergeable)
 
 

@@ -21,7 +21,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from dshrink.tracing import import_timm
+from dshrink.network.tracing import import_timm
 from dshrink.train.checkpoint import (
     NAME,
     Checkpoint,

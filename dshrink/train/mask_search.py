@@ -28,9 +28,9 @@ from typing import Any
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
-from dshrink.blocks import Block, find_blocks
-from dshrink.models import Network, weights_digest
-from dshrink.plans import bind_to_network
+from dshrink.network.blocks import Block
+from dshrink.network.models import Network, weights_digest
+from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.search.binding import plan_from_table
 from dshrink.search.errors import SearchError
 from dshrink.search.goal import Goal, check_blocks, check_fit, savings_ms
@@ -120,7 +120,7 @@ def search_masks(
     if not limit > 0:
         raise SearchError(f"the limit of a mask's slope must be above 0 (or inf), got {limit:g}")
     settings = replace(settings, ema=None, distillation=0.0)
-    known = find_blocks(network.spec, network.lowered.layers)
+    known = network.blocks
     searched = [known[block] for block in rule.blocks]
     module = gated_module(network, searched, rule, horizon=feed.under(settings).steps)
     mask, share = module.get_parameter(MASK_NAME), module.get_buffer(SHARE_NAME)
@@ -164,7 +164,7 @@ def _rule(
         raise SearchError("a latency budget needs a latency table: give --table, or --keep")
     rule = KeepRule(
         model=network.name,
-        block_count=len(find_blocks(network.spec, network.lowered.layers)),
+        block_count=len(network.blocks),
         blocks=tuple(blocks),
         goal=goal,
         table=table,
@@ -181,7 +181,7 @@ def _rule(
 
 def _check_network(table: LatencyTable, network: Network) -> None:
     """Raise SearchError unless the table is of this network at this resolution."""
-    names = tuple(block.name for block in find_blocks(network.spec, network.lowered.layers))
+    names = tuple(block.name for block in network.blocks)
     # timm's names may end in the tag of their weights: mobilenetv2_100.ra_in1k.
     facts = (
         ("model", table.model.partition(".")[0], network.name.partition(".")[0]),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dshrink.models import Network, NetworkError, WeightsMisfitError, load_network
+from dshrink.errors import NetworkError, WeightsMisfitError
+from dshrink.network.models import Network, load_network
 from dshrink.train.data import Images
 
 

@@ -5,7 +5,7 @@ The network says how many channels its images have, and the images how many clas
 
 from __future__ import annotations
 
-from dshrink.models import Network
+from dshrink.network.models import Network
 from dshrink.train.data import Images, look_of, open_images
 from dshrink.train.feed import Feed
 from dshrink.train.network import check_classes, load_for

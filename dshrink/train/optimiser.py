@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dshrink.tracing import import_timm
+from dshrink.network.tracing import import_timm
 from dshrink.train.errors import TrainError
 from dshrink.train.settings import Training
 

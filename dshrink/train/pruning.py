@@ -20,13 +20,15 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
-from dshrink.blocks import Block, find_blocks
-from dshrink.lowering import lower
+from dshrink.errors import ShrinkError
+from dshrink.merge.linear_graph import region_graph
 from dshrink.merge.padding import merge
 from dshrink.merge.surgery import Surgery
-from dshrink.models import Network
-from dshrink.regions import ShrinkError, block_region, region_segment
-from dshrink.tracing import propagate_shapes
+from dshrink.network.blocks import Block
+from dshrink.network.lowering import lower
+from dshrink.network.models import Network
+from dshrink.network.rewriting import block_region
+from dshrink.network.tracing import propagate_shapes
 from latency_tables.errors import MaskError
 from latency_tables.masks import check_mask
 from latency_tables.opspec import Add, OpSpec
@@ -49,8 +51,7 @@ def pruning(network: Network, keep_mask: str) -> Pruning:
     Blocks that cannot merge (squeeze-excite, other activations) can be pruned all the same. Raises
     ShrinkError for a mask that does not fit, and for a block that no 1x1 convolution replaces.
     """
-    spec, layers = network.spec, network.lowered.layers
-    blocks = find_blocks(spec, layers)
+    spec, blocks = network.spec, network.blocks
     try:
         check_mask(keep_mask, [block.name for block in blocks], {}, network.name)
     except MaskError as error:
@@ -146,8 +147,8 @@ def _take_over(network: Network, block: Block, conv: nn.Conv2d) -> None:
     if block.unmergeable:
         return
     weights = network.lowered.weights(network.module)
-    segment = region_segment(network.spec, block_region(block), weights, network.lowered.layers)
-    merged = merge(segment, "interior").conv
+    graph = region_graph(network.spec, block_region(block), weights, network.lowered.layers)
+    merged = merge(graph, "interior").conv
     if merged.groups == 1:
         with torch.no_grad():
             conv.weight.copy_(merged.weight.sum(dim=(2, 3), keepdim=True))

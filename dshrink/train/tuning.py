@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dshrink.tracing import import_timm
+from dshrink.network.tracing import import_timm
 from dshrink.train.data import Look
 from dshrink.train.errors import DivergedError, TrainError
 

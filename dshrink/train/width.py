@@ -27,10 +27,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from dshrink.blocks import find_blocks
-from dshrink.lowering import lower
-from dshrink.models import Network, NetworkError
-from dshrink.tracing import import_timm, propagate_shapes
+from dshrink.errors import NetworkError
+from dshrink.network.lowering import lower
+from dshrink.network.models import Network
+from dshrink.network.tracing import import_timm, propagate_shapes
 from latency_tables.opspec import (
     BiasMap,
     Concat,
@@ -180,7 +180,7 @@ def _tied(spec: OpSpec) -> list[int]:
 def _widening(network: Network) -> list[int]:
     """The first convolutions of inverted bottlenecks: wider than the block's input and result."""
     spec, numbers = network.spec, []
-    for block in find_blocks(spec, network.lowered.layers):
+    for block in network.blocks:
         op, before = spec.ops[block.first], spec.shapes[block.first][0]
         after = spec.shapes[block.body_last + 1][0]
         dense = isinstance(op, Conv) and op.groups == 1

@@ -26,8 +26,8 @@ from devices.agent.protocol import PROTOCOL, Rule, file_digest
 from devices.agent_process import AgentProcess
 from devices.connection import AGENT_FOLDER, LocalConnection
 from devices.inventory import load_inventory
-from dshrink.export import run_onnx
-from dshrink.models import Network
+from dshrink.merge.export import run_onnx
+from dshrink.network.models import Network
 from latency_tables.onnx_file import IR_VERSION, OPSET
 from latency_tables.opspec import (
     ACTIVATIONS,

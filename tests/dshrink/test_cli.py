@@ -20,7 +20,7 @@ import torch
 from typer.testing import CliRunner
 
 from dshrink.cli import main as entry
-from dshrink.tracing import import_timm
+from dshrink.network.tracing import import_timm
 from latency_tables.io import load_table, save_table
 from latency_tables.schema import Conditions
 from latency_tables.synthetic import synthetic_table
@@ -105,7 +105,7 @@ def test_ctrl_c_says_how_to_go_on(dshrink, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dshrink.models.load_network", interrupted)
+    monkeypatch.setattr("dshrink.network.models.load_network", interrupted)
     ran = dshrink("chain", MODEL)
     assert ran.status == 130
     assert ran.err.strip() == "interrupted; the same command goes on from here"
@@ -445,7 +445,7 @@ def test_without_a_gpu_bench_says_where_to_look(tmp_path, dshrink):
 
 def test_a_table_of_another_resolution_predicts_nothing(tmp_path):
     from dshrink.benchmark import _prediction, candidates_of
-    from dshrink.models import load_network
+    from dshrink.network.models import load_network
 
     table = made_up_table()
     found = {

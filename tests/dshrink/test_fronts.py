@@ -21,7 +21,6 @@ from dshrink.benchmark import (
 )
 from dshrink.cli.bench import print_results
 from dshrink.cli.console import out
-from dshrink.export import METADATA_KEY
 from dshrink.front_results import front_rows, load_fronts, save_fronts
 from dshrink.fronts import (
     Estimate,
@@ -36,6 +35,7 @@ from dshrink.fronts import (
     pareto_front,
     wilson_interval,
 )
+from dshrink.merge.export import METADATA_KEY
 from dshrink.plots import load_results
 from latency_tables.schema import Conditions
 from profiler.measurement import Measurement

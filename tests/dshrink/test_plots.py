@@ -612,7 +612,7 @@ def test_the_kept_command_takes_plans_of_any_form(tmp_path):
 
 
 def test_the_kept_command_knows_the_blocks_of_a_model(tmp_path, monkeypatch, network):
-    monkeypatch.setattr("dshrink.models.load_network", network)
+    monkeypatch.setattr("dshrink.network.models.load_network", network)
     out = ("--out", tmp_path / "kept.png")
     done = run("kept", "mask:" + "01" * 8 + "1", "--model", "mobilenetv2_100", *out)
     assert done.exit_code == 0, done.output

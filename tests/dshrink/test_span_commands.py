@@ -9,17 +9,17 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from merging import merge_spans
 
 from dshrink.benchmark import _prediction, candidate_of_file, candidates_of, run_benchmark
-from dshrink.chain import make_chain, span_chain
 from dshrink.cli.merge import run_merge
-from dshrink.export import run_onnx
-from dshrink.merge.errors import NotMergeable
-from dshrink.merge.rewrite import merge_spans
-from dshrink.plans import bind_to_network
+from dshrink.errors import NotMergeable
+from dshrink.merge.export import run_onnx
+from dshrink.network.chain import span_chain
+from dshrink.pieces.plan_binding import bind_to_network
+from dshrink.pieces.specs import shrunk_spec
 from dshrink.search.errors import PlanError
 from dshrink.search.plan import parse_plan, save_plan
-from dshrink.shrink import shrunk_spec
 from latency_tables.predictor import predict
 from latency_tables.synthetic import synthetic_span_table
 from profiler.errors import SessionError
@@ -66,7 +66,7 @@ def test_bench_measures_the_network_that_a_plan_of_spans_makes(network):
 def test_a_plan_of_spans_is_bound_by_the_names_of_its_convolutions(network):
     net = spans_of(network)
     plan = bind_to_network(parse_plan(f"spans:{MASK}"), net)
-    names = span_chain(make_chain(net.spec, net.lowered.layers)).convolutions
+    names = span_chain(net.chain).convolutions
     assert tuple(choice.name for choice in plan.convolutions) == names
     assert plan.model == MODEL and plan.span_mask == MASK
 
@@ -92,7 +92,7 @@ def test_a_plan_of_spans_whose_layers_cannot_merge_says_why(network):
 
 
 def table_of(net):
-    chain = make_chain(net.spec, net.lowered.layers)
+    chain = net.chain
     spans = {(i, i + 1): 1.0 for i in range(50)} | {(5, 11): 2.0}
     made = synthetic_span_table(spans, mask=span_chain(chain).mask, skips=chain.skips)
     return replace(made, model=MODEL, resolution=(32, 32))

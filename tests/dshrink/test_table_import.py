@@ -26,7 +26,9 @@ OPTIONS = {
 
 @pytest.fixture(autouse=True)
 def _shared_networks(monkeypatch, network):
-    monkeypatch.setattr("dshrink.models.load_network", lambda name, resolution: network(name))
+    monkeypatch.setattr(
+        "dshrink.network.models.load_network", lambda name, resolution: network(name)
+    )
 
 
 def run(*arguments):

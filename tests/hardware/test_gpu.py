@@ -20,8 +20,9 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from devices.agent import cuda
-from dshrink.models import load_network
-from dshrink.shrink import network_pieces, shrunk_spec
+from dshrink.network.models import load_network
+from dshrink.pieces.block_pieces import network_pieces
+from dshrink.pieces.specs import shrunk_spec
 from profiler.workloads import build_onnx
 
 AGENT = Path(__file__).parents[2] / "devices" / "agent"

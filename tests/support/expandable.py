@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from dshrink.lowering import lower
-from dshrink.models import Network
-from dshrink.tracing import import_torchvision_models, trace
+from dshrink.network.lowering import lower
+from dshrink.network.models import Network
+from dshrink.network.tracing import import_torchvision_models, trace
 
 
 def make_network(module: nn.Module, shape: tuple[int, int, int], name: str = "by_hand") -> Network:

@@ -12,12 +12,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.optim.swa_utils import update_bn
 
+from dshrink.errors import NetworkError
 from dshrink.importance.evaluation import Evaluation
 from dshrink.importance.evaluator import Evaluator
 from dshrink.importance.settings import Candidate, Level, Settings
 from dshrink.merge.unmerged import unmerged_module
-from dshrink.models import NetworkError, load_network
-from dshrink.regions import rewriting
+from dshrink.network.models import load_network
+from dshrink.network.rewriting import rewriting
 from dshrink.train.unreadable import Unreadable
 
 BASE = "1" * 9

@@ -6,18 +6,17 @@ import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from dshrink.errors import MergeError, NotMergeable
 from dshrink.merge.algebra import (
     Conv,
     add_identity,
     add_parallel,
     compose,
-    fold_batch_norm,
     from_average_pool,
     identity,
     with_groups,
     write_out_dilation,
 )
-from dshrink.merge.errors import MergeError, NotMergeable
 
 many = settings(max_examples=80, deadline=None, derandomize=True)
 
@@ -123,7 +122,7 @@ def test_groups_keep_the_structure_that_both_factors_share(first, second, merged
     b = make(2, 12, 12, (2, 3), second)
     result = compose(a, b)
     assert result.groups == merged
-    assert result.is_depthwise == (first == second == 12)
+    assert (result.groups == result.in_channels > 1) == (first == second == 12)
     x = normal(3, 1, 12, 9, 9)
     same(run(result, x), run(b, run(a, x)))
 
@@ -134,28 +133,6 @@ def test_depthwise_layers_with_a_channel_multiplier_compose(groups, multiplier):
     b = make(2, 8 * multiplier, 4 * multiplier, (3, 3), groups * multiplier)
     x = normal(3, 1, 4, 9, 8)
     same(run(compose(a, b), x), run(b, run(a, x)))
-
-
-@pytest.mark.parametrize("eps", [1e-3, 1e-5, 0.3])
-@pytest.mark.parametrize("affine", [True, False])
-@pytest.mark.parametrize("groups", [1, 2, 6])
-def test_a_folded_batch_norm_equals_the_norm_after_the_convolution(eps, affine, groups):
-    conv = make(1, 6, 6, (3, 3), groups, pads=(1, 0, 1, 2))
-    mean, var = normal(2, 6), normal(3, 6).abs()
-    gamma, beta = (normal(4, 6), normal(5, 6)) if affine else (None, None)
-    x = normal(6, 2, 6, 7, 8)
-    expected = F.batch_norm(run(conv, x), mean, var, gamma, beta, eps=eps)
-    folded = fold_batch_norm(conv, gamma, beta, mean, var, eps=eps)
-    same(run(folded, x), expected)
-    assert (folded.pads, folded.groups) == (conv.pads, conv.groups)
-
-
-def test_a_norm_in_float32_folds_in_float64():
-    conv = make(1, 3, 3, (1, 1))
-    mean = var = gamma = beta = torch.full((3,), 0.1, dtype=torch.float32)
-    folded = fold_batch_norm(conv, gamma, beta, mean, var, eps=1e-3)
-    scale = gamma.double() / (var.double() + 1e-3).sqrt()
-    same(folded.weight, conv.weight * scale[:, None, None, None])
 
 
 @many
@@ -238,7 +215,7 @@ def test_average_pooling_is_a_depthwise_convolution(pads, stride):
     pool = from_average_pool(3, (7, 8), kernel=(3, 2), stride=(stride, 2), pads=(y, x, y, x))
     image = normal(1, 2, 3, 7, 8)
     same(run(pool, image), F.avg_pool2d(image, (3, 2), (stride, 2), (y, x)))
-    assert pool.is_depthwise
+    assert pool.groups == pool.in_channels > 1
 
 
 @pytest.mark.parametrize("size", range(4, 14))
@@ -298,8 +275,6 @@ def test_merging_in_single_precision_is_refused():
         compose(conv, half)
     with pytest.raises(MergeError, match="merge in float64"):
         add_parallel(half, conv)
-    with pytest.raises(MergeError, match="merge in float64"):
-        fold_batch_norm(half, None, None, torch.zeros(2), torch.ones(2), eps=0.0)
     with pytest.raises(MergeError, match=r"weight is torch.float64, bias is torch.float32"):
         Conv(weight=conv.weight, bias=half.bias)
 

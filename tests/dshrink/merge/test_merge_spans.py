@@ -8,17 +8,16 @@ from functools import cache
 
 import pytest
 import torch
+from merging import merge_blocks, merge_spans
 from span_oracle import random_span_mask, run
 
-from dshrink.chain import make_chain, span_chain
-from dshrink.export import merge_metadata
-from dshrink.merge.errors import NotMergeable
-from dshrink.merge.rewrite import merge_blocks, merge_spans
+from dshrink.errors import NetworkError, NotMergeable, ShrinkError
+from dshrink.merge.export import merge_metadata
 from dshrink.merge.verify import certify
-from dshrink.models import NetworkError, with_state
-from dshrink.regions import ShrinkError
-from dshrink.shrink import shrunk_spec
-from dshrink.tracing import import_timm, import_torchvision_models
+from dshrink.network.chain import span_chain
+from dshrink.network.models import with_state
+from dshrink.network.tracing import import_timm, import_torchvision_models
+from dshrink.pieces.specs import shrunk_spec
 from latency_tables.opspec import Conv
 from latency_tables.span_masks import mask_spans
 
@@ -28,7 +27,7 @@ RESNET = ("torchvision:resnet18", 97, "random")
 
 
 def chain_of(net):
-    return make_chain(net.spec, net.lowered.layers)
+    return net.chain
 
 
 @cache
@@ -216,7 +215,7 @@ def test_a_block_and_its_span_merge_into_the_same_convolution(network):
     assert block.network.spec == span.network.spec
     (a,), (b,) = block.regions, span.regions
     assert torch.equal(a.merged.conv.weight, b.merged.conv.weight)
-    assert a.segment.groups[-1] == a.merged.conv.groups == 1
+    assert a.graph.groups[-1] == a.merged.conv.groups == 1
     assert isinstance(span.network.spec.ops[b.region.ops[0]], Conv)
 
 

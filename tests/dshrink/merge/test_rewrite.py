@@ -11,14 +11,12 @@ import random
 import pytest
 import torch
 import torch.nn.functional as F
+from merging import merge_blocks
 from torch import nn
 
-from dshrink.blocks import find_blocks
-from dshrink.merge.errors import NotMergeable
-from dshrink.merge.rewrite import merge_blocks
-from dshrink.regions import ShrinkError
-from dshrink.shrink import shrunk_spec
-from dshrink.tracing import import_timm, import_torchvision_models
+from dshrink.errors import NotMergeable, ShrinkError
+from dshrink.network.tracing import import_timm, import_torchvision_models
+from dshrink.pieces.specs import shrunk_spec
 from latency_tables.opspec import Activation, Conv
 
 RELATIVE = 1e-10
@@ -149,7 +147,7 @@ def shrunk_model(net, mask, *, repad=False, free_activation=True):
 
 
 def random_mask(net, seed):
-    count = len(find_blocks(net.spec, net.lowered.layers))
+    count = len(net.blocks)
     draw = random.Random(f"{net.name}/{net.resolution}/{seed}")
     return "".join(draw.choice("01") for _ in range(count))
 
@@ -196,7 +194,7 @@ def test_repad_equals_the_library_with_all_padding_at_the_input_of_a_block(
 @pytest.mark.parametrize("name", ["mobilenetv2_100", "tf_efficientnet_lite0"])
 def test_every_block_may_merge_at_once(name, padding, network):
     net = network(name, 96, "random")
-    count = len(find_blocks(net.spec, net.lowered.layers))
+    count = len(net.blocks)
     check(net, "0" * count, padding, True)
 
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from merging import merge_blocks
 
-from dshrink.merge.errors import CertificateError
-from dshrink.merge.rewrite import merge_blocks
+from dshrink.errors import CertificateError
 from dshrink.merge.verify import Certificate, Difference, allowed_float32, certify
 
 MASK = "10110111101111110"

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dshrink.merge.errors import MergeError, NotMergeable
+from dshrink.errors import MergeError, NotMergeable
 from dshrink.merge.window import Window
 
 small = st.integers(1, 5)

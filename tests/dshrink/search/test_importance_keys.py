@@ -4,9 +4,9 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
-from dshrink.models import Network
+from dshrink.network.models import Network
+from dshrink.pieces.span_pieces import span_pieces
 from dshrink.search.importance import ImportanceKey, importance_keys, key_mask
-from dshrink.spans import span_pieces
 from latency_tables.span_masks import SpanChain
 
 # The keys, in their order, that the public code of Kim et al. 2023 (MIT,

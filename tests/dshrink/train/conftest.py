@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pictures import write_pictures
 
-from dshrink.models import Network, load_network
+from dshrink.network.models import Network, load_network
 from dshrink.train.data import look_of, open_images
 from dshrink.train.feed import Feed
 from dshrink.train.settings import Augmentation, Training

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from dshrink.cli import expand
 from dshrink.errors import DshrinkError
-from dshrink.tracing import import_timm
+from dshrink.network.tracing import import_timm
 from dshrink.train.settings import Training
 
 LAYERS = ("--layer", "layer1.0.conv1", "--layer", "layer3.0.conv2")

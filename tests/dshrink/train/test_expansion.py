@@ -13,9 +13,9 @@ import torch
 from expandable import make_network, plain, tiny_vgg
 from torch import nn
 
-from dshrink.layers import PaddedConv2d
-from dshrink.models import load_network, randomise
-from dshrink.tracing import import_timm
+from dshrink.network.layers import PaddedConv2d
+from dshrink.network.models import load_network, randomise
+from dshrink.network.tracing import import_timm
 from dshrink.train.expansion import contract, expand, without_activations
 from dshrink.train.expansion_rules import ExpansionError, choose
 

@@ -8,7 +8,7 @@ import pytest
 from expandable import make_network, plain, tiny_vgg
 from torch import nn
 
-from dshrink.models import load_network
+from dshrink.network.models import load_network
 from dshrink.train.expansion import expand
 from dshrink.train.expansion_rules import ExpansionError, choose
 

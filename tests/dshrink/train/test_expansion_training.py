@@ -14,9 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from dshrink.merge.errors import CertificateError
-from dshrink.models import Network, load_network
-from dshrink.tracing import import_timm
+from dshrink.errors import CertificateError
+from dshrink.network.models import Network, load_network
+from dshrink.network.tracing import import_timm
 from dshrink.train import expansion, expansion_training
 from dshrink.train.errors import CheckpointError
 from dshrink.train.expansion import Expansion, expand

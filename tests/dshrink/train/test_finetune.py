@@ -16,11 +16,11 @@ from torch import nn
 from typer.testing import CliRunner
 
 from dshrink.cli.main import app
-from dshrink.errors import DshrinkError
-from dshrink.export import METADATA_KEY
+from dshrink.errors import DshrinkError, NetworkError
+from dshrink.merge.export import METADATA_KEY
 from dshrink.merge.rewrite import merge_network
-from dshrink.models import Network, NetworkError, about_weights, load_network
-from dshrink.regions import rewriting
+from dshrink.network.models import Network, about_weights, load_network
+from dshrink.network.rewriting import rewriting
 from dshrink.train.agreement import agreement
 from dshrink.train.data import open_images
 from dshrink.train.errors import CheckpointError

@@ -27,8 +27,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dshrink.merge.unmerged import unmerged_module
-from dshrink.models import Network
-from dshrink.regions import rewriting
+from dshrink.network.models import Network
+from dshrink.network.rewriting import rewriting
 from dshrink.train import loop
 from dshrink.train.checkpoint import Checkpoint, held, load_checkpoint, save_checkpoint
 from dshrink.train.errors import CheckpointError, DivergedError, TrainError

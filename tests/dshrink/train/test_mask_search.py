@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from typer.testing import CliRunner
 
 from dshrink.cli.main import app
-from dshrink.models import Network
+from dshrink.network.models import Network
 from dshrink.search.errors import InfeasibleBudgetError, SearchError
 from dshrink.search.goal import Goal
 from dshrink.search.greedy import greedy

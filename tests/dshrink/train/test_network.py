@@ -7,7 +7,8 @@ import torch
 from pictures import write_pictures
 from safetensors.torch import save_file
 
-from dshrink.models import NetworkError, load_network
+from dshrink.errors import NetworkError
+from dshrink.network.models import load_network
 from dshrink.train.data import Images, open_images
 from dshrink.train.network import load_for
 

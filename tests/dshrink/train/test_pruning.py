@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from dshrink.blocks import find_blocks
-from dshrink.lowering import lower
-from dshrink.models import Network, load_network
-from dshrink.regions import ShrinkError
-from dshrink.tracing import import_timm, trace
+from dshrink.errors import ShrinkError
+from dshrink.network.lowering import lower
+from dshrink.network.models import Network, load_network
+from dshrink.network.tracing import import_timm, trace
 from dshrink.train.pruning import pruned_network, pruning
 
 
@@ -33,7 +32,7 @@ def library_model(network):
 
 
 def mask_without(network, *removed):
-    count = len(find_blocks(network.spec, network.lowered.layers))
+    count = len(network.blocks)
     return "".join("0" if block in removed else "1" for block in range(count))
 
 
@@ -154,7 +153,7 @@ def test_a_projection_does_to_an_even_picture_what_its_block_did_without_activat
 
 def test_projections_of_what_cannot_merge_are_drawn_by_the_seed():
     network = load_network("test_efficientnet", resolution=32, weights="random")
-    blocks = find_blocks(network.spec, network.lowered.layers)
+    blocks = network.blocks
     told = pruning(network, "0" * len(blocks)).projections
     (block,) = [block for block in told if block.unmergeable][-1:]
     mask = mask_without(network, block.index)
@@ -189,7 +188,7 @@ def test_a_pruned_network_trains_and_its_projections_learn(mobile):
 
 def test_blocks_that_cannot_merge_can_be_pruned():
     network = load_network("test_efficientnet", resolution=32, weights="random")
-    blocks = find_blocks(network.spec, network.lowered.layers)
+    blocks = network.blocks
     unmergeable = [block.index for block in blocks if block.unmergeable]
     assert unmergeable
     pruned = pruned_network(network, mask_without(network, *unmergeable))

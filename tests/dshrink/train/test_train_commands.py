@@ -22,10 +22,10 @@ from dshrink.cli import expand, finetune, merge, options, search, search_mask, t
 from dshrink.cli.main import app
 from dshrink.cli.search_mask import MaskSearchCommand
 from dshrink.errors import DshrinkError
-from dshrink.export import METADATA_KEY
-from dshrink.models import Network
+from dshrink.merge.export import METADATA_KEY
+from dshrink.network.models import Network
+from dshrink.network.tracing import import_timm, trace
 from dshrink.search.plan import load_plan, parse_plan, save_plan
-from dshrink.tracing import import_timm, trace
 from dshrink.train import agreement as agreements
 from dshrink.train import opening
 from dshrink.train.errors import DataError
@@ -296,7 +296,7 @@ def test_a_plan_that_could_not_be_written_is_not_searched(tmp_path: Path) -> Non
 def test_images_have_the_channels_of_the_network(
     pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dshrink.lowering import lower
+    from dshrink.network.lowering import lower
 
     def grey(channels: int) -> Network:
         module = import_timm().create_model(MODEL, num_classes=3, in_chans=channels)

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dshrink.layers import ConstantMap
-from dshrink.lowering import lower
-from dshrink.models import Network, NetworkError, load_network
-from dshrink.tracing import import_timm, trace
+from dshrink.errors import NetworkError
+from dshrink.network.layers import ConstantMap
+from dshrink.network.lowering import lower
+from dshrink.network.models import Network, load_network
+from dshrink.network.tracing import import_timm, trace
 from dshrink.train.width import scaled_network, scaled_spec
 
 

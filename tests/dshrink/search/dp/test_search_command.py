@@ -11,10 +11,10 @@ from dataclasses import replace
 import pytest
 
 from dshrink.cli.merge import run_merge
+from dshrink.pieces.span_pieces import span_pieces
+from dshrink.pieces.specs import shrunk_spec
 from dshrink.search.dp.piece_sizes import kernels_of, peaks_of
 from dshrink.search.importance import importance_keys
-from dshrink.shrink import shrunk_spec
-from dshrink.spans import span_pieces
 from latency_tables.io import save_table
 from latency_tables.opspec import Add, Conv, OpSpec
 from latency_tables.pieces import Piece
@@ -38,8 +38,10 @@ def pieces(net):
 @pytest.fixture(autouse=True)
 def made_once(net, pieces, monkeypatch):
     """The network and its pieces are made once for all tests."""
-    monkeypatch.setattr("dshrink.models.load_network", lambda name, **_: net)
-    monkeypatch.setattr("dshrink.spans.span_pieces", lambda net, mode: {"exact": pieces}[mode])
+    monkeypatch.setattr("dshrink.network.models.load_network", lambda name, **_: net)
+    monkeypatch.setattr(
+        "dshrink.pieces.span_pieces.span_pieces", lambda net, mode: {"exact": pieces}[mode]
+    )
 
 
 def make_table(pieces):

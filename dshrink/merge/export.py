@@ -1,0 +1,91 @@
+"""A network as an ONNX file, and the proof that the file computes what torch computes."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+import torch
+
+from dshrink.errors import DshrinkError
+from dshrink.merge.rewrite import MergedNetwork
+from dshrink.merge.verify import Certificate, allowed_float32
+from dshrink.network.models import Network
+from dshrink.version import __version__
+from latency_tables.files import write_atomically
+from latency_tables.onnx_file import write_onnx
+
+METADATA_KEY = "dshrink"
+
+
+class ExportError(DshrinkError):
+    """A file that does not compute what the network computes, or that cannot be read back."""
+
+
+def export_onnx(
+    network: Network, path: Path, *, batch: int = 1, metadata: Mapping[str, Any] | None = None
+) -> float:
+    """Write ``network`` as ONNX and return its relative difference from torch on random images.
+
+    The file stands at ``path`` only once it has been proven equal. Raises ExportError otherwise.
+    """
+    if path.is_dir():
+        raise ExportError(f"{path}: is a folder; give the name of the ONNX file to write")
+    properties = {METADATA_KEY: json.dumps({"version": __version__, **(metadata or {})})}
+    weights = network.lowered.weights(network.module)
+    data = write_onnx(network.spec, weights, batch=batch, metadata=properties)
+    difference, rounding = _difference(network, data, batch)
+    if not difference <= allowed_float32(rounding):
+        raise ExportError(
+            f"{path}: not written: the file gives results that differ by {difference:.2g} "
+            f"(relative) from the network in torch, more than {allowed_float32(rounding):.2g} "
+            f"(float32 alone changes them by {rounding:.2g})"
+        )
+    write_atomically(path, data)
+    return difference
+
+
+def merge_metadata(merged: MergedNetwork, certificate: Certificate) -> dict[str, Any]:
+    """What a merged file says about itself, so that `dshrink bench` can find its prediction."""
+    return {
+        "model": merged.source.name,
+        "resolution": list(merged.source.resolution),
+        "segments": merged.changes.segments,
+        "keep_mask": merged.changes.mask,
+        "padding": merged.padding,
+        "free_activation": merged.changes.free_activation,
+        "certificate": {
+            "network_float64": certificate.network_float64.relative,
+            "network_float32": certificate.network_float32.relative,
+        },
+    }
+
+
+def _difference(network: Network, data: bytes, batch: int) -> tuple[float, float]:
+    """Of the file from torch, and of torch in float32 from torch in float64; both relative."""
+    generator = torch.Generator().manual_seed(1)
+    image = torch.randn(batch, *network.spec.input_shape, generator=generator)
+    with torch.inference_mode():
+        expected = network.module(image).numpy()
+        exact = copy.deepcopy(network.module).double()(image.double()).numpy()
+    scale = float(np.abs(exact).max()) or 1.0
+    result = run_onnx(data, image.numpy())
+    return (
+        float(np.abs(result - expected).max()) / scale,
+        float(np.abs(expected - exact).max()) / scale,
+    )
+
+
+def run_onnx(data: bytes, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The result of a model of ours in ONNX Runtime, on the CPU."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    (result,) = session.run(None, {session.get_inputs()[0].name: image})
+    return np.asarray(result)

@@ -1,0 +1,404 @@
+"""A traced network as an ``OpSpec`` with the names and weights of its layers.
+
+Any torch.fx graph lowers: a layer that ``OpSpec`` cannot express becomes an opaque operator with
+its name and shape, so that the rest of the network can still be counted, measured and merged. Batch
+norm folds into the convolution before it with the module's own eps; weights are read in float64.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from dshrink.network.layers import ConstantMap, PaddedConv2d
+from latency_tables.onnx_file import Arrays
+from latency_tables.opspec import (
+    Activation,
+    Add,
+    BatchNorm,
+    BiasMap,
+    Concat,
+    Conv,
+    Flatten,
+    GlobalPool,
+    Linear,
+    Mul,
+    Op,
+    Opaque,
+    OpSpec,
+    OpSpecError,
+    Pool,
+    Shape,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoweredNetwork:
+    """``spec`` and, operator by operator, the layer's name and the node that makes its output.
+
+    ``modules`` names the submodules an operator takes its weights from: a convolution and, where
+    one follows, the norm folded into it.
+    """
+
+    spec: OpSpec
+    layers: tuple[str, ...]
+    nodes: tuple[str, ...]
+    modules: tuple[tuple[str, ...], ...]
+
+    def weights(self, traced: fx.GraphModule) -> list[Arrays]:
+        """Float64 arrays an operator, as ``write_onnx`` takes them, batch norm folded."""
+        with torch.no_grad():
+            return [
+                _arrays(op, [traced.get_submodule(name) for name in modules])
+                for op, modules in zip(self.spec.ops, self.modules, strict=True)
+            ]
+
+
+def _arrays(op: Op, modules: list[nn.Module]) -> Arrays:
+    if not modules:
+        return ()
+    first = modules[0]
+    if isinstance(first, ConstantMap):
+        return (_float64(first.values),)
+    if isinstance(op, BatchNorm):
+        return _scale_and_shift(first)
+    if not isinstance(first, nn.Conv2d | nn.Linear):
+        return ()
+    return folded_weights(first, *modules[1:])
+
+
+def folded_weights(layer: nn.Conv2d | nn.Linear, *norms: nn.Module) -> Arrays:
+    """Weight and bias, float64, of a layer followed by batch norms in eval mode.
+
+    Each norm's own ``eps`` counts: ``tf_*`` networks use 1e-3.
+    """
+    weight = _float64(layer.weight)
+    bias = _float64(layer.bias) if layer.bias is not None else np.zeros(len(weight))
+    for norm in norms:
+        scale, shift = _scale_and_shift(norm)
+        weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+        bias = bias * scale + shift
+    return weight, bias
+
+
+def _scale_and_shift(norm: nn.Module) -> Arrays:
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None and norm.running_var is not None
+    gamma = _float64(norm.weight) if norm.affine else np.ones(norm.num_features)
+    beta = _float64(norm.bias) if norm.affine else np.zeros(norm.num_features)
+    scale = gamma / np.sqrt(_float64(norm.running_var) + norm.eps)
+    return scale, beta - _float64(norm.running_mean) * scale
+
+
+def _float64(tensor: torch.Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return tensor.detach().to("cpu", torch.float64).numpy()
+
+
+def lower(traced: fx.GraphModule) -> LoweredNetwork:
+    """Lower a graph that ``tracing.trace`` made (shapes are read from its nodes)."""
+    return _Lowering(traced).run()
+
+
+_MODULE_ACTIVATIONS: dict[str, str] = {
+    "ReLU": "relu",
+    "ReLU6": "relu6",
+    "SiLU": "silu",
+    "Swish": "silu",
+    "Sigmoid": "sigmoid",
+    "Hardswish": "hard_swish",
+    "HardSwish": "hard_swish",
+    "Hardsigmoid": "hard_sigmoid",
+    "HardSigmoid": "hard_sigmoid",
+    "Tanh": "tanh",
+    "GELU": "gelu",
+}
+_FUNCTION_ACTIVATIONS: dict[Any, str] = {
+    F.relu: "relu",
+    torch.relu: "relu",
+    F.relu6: "relu6",
+    F.silu: "silu",
+    torch.sigmoid: "sigmoid",
+    F.sigmoid: "sigmoid",
+    F.hardswish: "hard_swish",
+    F.hardsigmoid: "hard_sigmoid",
+    torch.tanh: "tanh",
+}
+_METHOD_ACTIVATIONS = {"relu": "relu", "sigmoid": "sigmoid", "tanh": "tanh"}
+_IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout2d)
+_IDENTITY_NAMES = ("DropPath", "DropBlock2d", "StochasticDepth", "Dropout")
+_ADDITIONS = (operator.add, operator.iadd, torch.add)
+_PRODUCTS = (operator.mul, operator.imul, torch.mul)
+
+
+@dataclass(slots=True)
+class _Lowering:
+    """Walks the graph once; ``tensor`` maps a graph node to the tensor number that it gives."""
+
+    traced: fx.GraphModule
+    tensor: dict[fx.Node, int] = field(default_factory=dict)
+    ops: list[Op] = field(default_factory=list)
+    layers: list[str] = field(default_factory=list)
+    nodes: list[str] = field(default_factory=list)
+    modules: list[list[str]] = field(default_factory=list)
+    shapes: list[Shape] = field(default_factory=list)
+
+    def run(self) -> LoweredNetwork:
+        for node in self.traced.graph.nodes:
+            if node.op == "placeholder":
+                if self.tensor:
+                    raise OpSpecError(f"network takes a second input {node.name!r}; one is allowed")
+                self.tensor[node] = 0
+                self.shapes.append(_shape(node))
+            elif node.op == "output":
+                self._check_output(node)
+            elif _is_tensor(node) and self._tensors(node):
+                self._lower(node)
+        return LoweredNetwork(
+            spec=OpSpec(input_shape=self.shapes[0], ops=tuple(self.ops)),
+            layers=tuple(self.layers),
+            nodes=tuple(self.nodes),
+            modules=tuple(tuple(names) for names in self.modules),
+        )
+
+    def _check_output(self, node: fx.Node) -> None:
+        result = node.args[0]
+        if not isinstance(result, fx.Node):
+            raise OpSpecError("network gives several results; one tensor is needed")
+        if result not in self.tensor:
+            raise OpSpecError(
+                f"its result {result.name!r} comes from {self._lost(result)!r}, which splits a "
+                "tensor into several: that is not supported"
+            )
+        if self.tensor[result] != len(self.ops):
+            raise OpSpecError(f"network computes more than its result {result.name!r}")
+
+    def _lost(self, node: fx.Node) -> str:
+        """The layer whose result, not being one tensor, what follows could not be lowered from."""
+        while node.all_input_nodes and not self._tensors(node):
+            node = node.all_input_nodes[0]
+        return self._name(node)
+
+    def _tensors(self, node: fx.Node) -> list[int]:
+        return [self.tensor[n] for n in node.all_input_nodes if n in self.tensor]
+
+    def _emit(self, node: fx.Node, op: Op, modules: tuple[str, ...] = ()) -> None:
+        self.ops.append(op)
+        self.layers.append(self._name(node))
+        self.nodes.append(node.name)
+        self.modules.append(list(modules))
+        self.shapes.append(_shape(node))
+        self.tensor[node] = len(self.ops)
+
+    def _name(self, node: fx.Node) -> str:
+        if node.op == "call_module":
+            base = str(node.target)
+        else:
+            stack = list(node.meta.get("nn_module_stack", {}).values())
+            path = stack[-1][0] if stack else ""
+            function = node.target if isinstance(node.target, str) else node.target.__name__
+            base = f"{path}.{function}".lstrip(".")
+        uses = sum(name == base or name.startswith(f"{base}@") for name in self.layers)
+        return base if not uses else f"{base}@{uses + 1}"
+
+    def _lower(self, node: fx.Node) -> None:
+        inputs = tuple(self._tensors(node))
+        if self._is_identity(node):
+            self.tensor[node] = inputs[0]
+        elif self._folds(node):
+            self.modules[inputs[0] - 1].append(str(node.target))
+            self.nodes[inputs[0] - 1] = node.name
+            self.tensor[node] = inputs[0]
+        elif node.op == "call_module":
+            op = self._module_op(node, inputs) or self._opaque(node, inputs)
+            self._emit(node, op, (str(node.target),))
+        else:
+            self._emit(node, self._function_op(node, inputs) or self._opaque(node, inputs))
+
+    def _opaque(self, node: fx.Node, inputs: tuple[int, ...]) -> Op:
+        return Opaque(inputs=inputs, operator=self._operator(node), shape=_shape(node))
+
+    def _folds(self, node: fx.Node) -> bool:
+        """Whether this is a batch norm that alone reads a convolution's result."""
+        if node.op != "call_module":
+            return False
+        if not isinstance(self.traced.get_submodule(str(node.target)), nn.BatchNorm2d):
+            return False
+        (before,) = node.all_input_nodes
+        number = self.tensor[before] - 1
+        return (
+            number >= 0
+            and isinstance(self.ops[number], Conv)
+            and self.nodes[number] == before.name
+            and len(before.users) == 1
+        )
+
+    def _operator(self, node: fx.Node) -> str:
+        if node.op == "call_module":
+            return type(self.traced.get_submodule(str(node.target))).__name__
+        return node.target if isinstance(node.target, str) else node.target.__name__
+
+    def _module_op(self, node: fx.Node, inputs: tuple[int, ...]) -> Op | None:
+        module = self.traced.get_submodule(str(node.target))
+        shape = self.shapes[inputs[0]]
+        activation = _module_activation(module)
+        if activation is not None:
+            return Activation(inputs=inputs, function=activation)
+        match module:
+            case nn.Conv2d():
+                return _conv(module, inputs, shape, _shape(node))
+            case nn.Linear() if len(shape) == 1:
+                return Linear(inputs=inputs, out_features=module.out_features)
+            case nn.Flatten() if len(_shape(node)) == 1:
+                return Flatten(inputs=inputs)
+            case nn.AdaptiveAvgPool2d():
+                return _global_pool(inputs, shape, _shape(node))
+            case nn.AvgPool2d() | nn.MaxPool2d():
+                return _pool(module, inputs, shape, _shape(node))
+            case nn.BatchNorm2d():
+                return BatchNorm(inputs=inputs)
+            case ConstantMap():
+                return BiasMap(inputs=inputs)
+            case _:
+                return None
+
+    def _is_identity(self, node: fx.Node) -> bool:
+        """Dropout in eval mode, and reshapes that change nothing (a pool that is flat already)."""
+        if node.op == "call_module":
+            module = self.traced.get_submodule(str(node.target))
+            return isinstance(module, _IDENTITIES) or type(module).__name__ in _IDENTITY_NAMES
+        if node.target in (F.dropout, F.dropout2d) or node.target == "contiguous":
+            return True
+        reshapes = (torch.flatten, "flatten", "view", "reshape")
+        return node.target in reshapes and _shape(node) == self.shapes[self._tensors(node)[0]]
+
+    def _function_op(self, node: fx.Node, inputs: tuple[int, ...]) -> Op | None:
+        target, shapes, result = node.target, [self.shapes[t] for t in inputs], _shape(node)
+        name = _FUNCTION_ACTIVATIONS.get(target) or _METHOD_ACTIVATIONS.get(str(target))
+        if name:
+            return Activation(inputs=inputs, function=name)
+        if target in _ADDITIONS and len(inputs) == 2 and shapes[0] == shapes[1]:
+            return Add(inputs=inputs)
+        if target in _PRODUCTS and len(inputs) == 2 and len(shapes[0]) == len(shapes[1]):
+            return Mul(inputs=inputs)
+        if target in (torch.cat, torch.concat) and _axis(node) == 1 and len(result) == 3:
+            return Concat(inputs=inputs)
+        if target in (torch.flatten, "flatten", "view", "reshape") and len(result) == 1:
+            return Flatten(inputs=inputs)
+        if target is F.adaptive_avg_pool2d:
+            return _global_pool(inputs, shapes[0], result)
+        if target in ("mean", torch.mean) and len(shapes[0]) == 3:
+            return self._mean(node, inputs, result)
+        return None
+
+    def _mean(self, node: fx.Node, inputs: tuple[int, ...], result: Shape) -> Op | None:
+        """Mean over both positions; without ``keepdim`` a flatten follows the pool."""
+        channels = self.shapes[inputs[0]][0]
+        if result == (channels, 1, 1):
+            return GlobalPool(inputs=inputs)
+        if result != (channels,):
+            return None
+        self.ops.append(GlobalPool(inputs=inputs))
+        self.layers.append(self._name(node))
+        self.nodes.append(node.name)
+        self.modules.append([])
+        self.shapes.append((channels, 1, 1))
+        return Flatten(inputs=(len(self.ops),))
+
+
+def _module_activation(module: nn.Module) -> str | None:
+    name = _MODULE_ACTIVATIONS.get(type(module).__name__)
+    if name == "gelu" and getattr(module, "approximate", "none") != "none":
+        return None
+    return name
+
+
+def _is_tensor(node: fx.Node) -> bool:
+    return hasattr(node.meta.get("tensor_meta"), "shape")
+
+
+def _shape(node: fx.Node) -> Shape:
+    return tuple(node.meta["tensor_meta"].shape[1:])
+
+
+def _axis(node: fx.Node) -> Any:
+    return node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+
+
+def _same_pads(
+    shape: Shape, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """TensorFlow's "SAME": what is odd goes to the end (bottom, right)."""
+    begin, end = [], []
+    for size, k, s, d in zip(shape[1:], kernel, stride, dilation, strict=True):
+        total = max((math.ceil(size / s) - 1) * s + (k - 1) * d + 1 - size, 0)
+        begin.append(total // 2)
+        end.append(total - total // 2)
+    return begin[0], begin[1], end[0], end[1]
+
+
+def _pads(module: Any, shape: Shape, dilation: tuple[int, int]) -> tuple[int, int, int, int]:
+    """top, left, bottom, right of a convolution or pooling module, timm's "same" ones included."""
+    if isinstance(module, PaddedConv2d):
+        return module.pads
+    kernel, stride = _pair(module.kernel_size), _pair(module.stride)
+    if type(module).__name__.endswith("Same") or module.padding == "same":
+        return _same_pads(shape, kernel, stride, dilation)
+    if module.padding == "valid":
+        return (0, 0, 0, 0)
+    y, x = _pair(module.padding)
+    return (y, x, y, x)
+
+
+def _conv(module: nn.Conv2d, inputs: tuple[int, ...], shape: Shape, result: Shape) -> Op | None:
+    known = ("Conv2d", "Conv2dSame", "PaddedConv2d")
+    if module.padding_mode != "zeros" or type(module).__name__ not in known:
+        return None
+    dilation = _pair(module.dilation)
+    op = Conv(
+        inputs=inputs,
+        out_channels=module.out_channels,
+        kernel=_pair(module.kernel_size),
+        stride=_pair(module.stride),
+        pads=_pads(module, shape, dilation),
+        dilation=dilation,
+        groups=module.groups,
+    )
+    return op if op.output_shape([shape]) == result else None
+
+
+def _pool(module: Any, inputs: tuple[int, ...], shape: Shape, result: Shape) -> Op | None:
+    average = isinstance(module, nn.AvgPool2d)
+    if not average and _pair(module.dilation) != (1, 1):
+        return None
+    op = Pool(
+        inputs=inputs,
+        function="average" if average else "max",
+        kernel=_pair(module.kernel_size),
+        stride=_pair(module.stride),
+        pads=_pads(module, shape, (1, 1)),
+        ceil=bool(module.ceil_mode),
+        count_pads=average and bool(module.count_include_pad),
+    )
+    return op if op.output_shape([shape]) == result else None
+
+
+def _global_pool(inputs: tuple[int, ...], shape: Shape, result: Shape) -> Op | None:
+    if len(shape) != 3 or result[0] != shape[0]:
+        return None
+    if result == (shape[0], 1, 1):
+        return GlobalPool(inputs=inputs)
+    if any(size % out for size, out in zip(shape[1:], result[1:], strict=True)):
+        return None
+    window = (shape[1] // result[1], shape[2] // result[2])
+    return Pool(inputs=inputs, function="average", kernel=window, stride=window)

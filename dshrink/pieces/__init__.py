@@ -1,0 +1,1 @@
+"""What a mask makes of a network: pieces that are measured, structures of whole networks."""

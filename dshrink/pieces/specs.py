@@ -1,0 +1,122 @@
+"""The structure of what merging makes: merged convolutions and whole shrunk networks.
+
+Structure only, no weights: the merge must give convolutions of exactly these shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from dshrink.errors import NotMergeable, ShrinkError
+from dshrink.merge.linear_graph import region_graph
+from dshrink.merge.padding import pads_inside, require_constant_border
+from dshrink.network.models import Network
+from dshrink.network.rewriting import Region, Rewriting, rewriting
+from latency_tables.masks import check_padding
+from latency_tables.opspec import Activation, BiasMap, Conv, Op, OpSpec
+
+FREE_ACTIVATION = "relu6"
+
+
+def merged_conv(spec: OpSpec, region: Region) -> Conv:
+    """The dense (or depthwise) convolution that replaces ``region``; its input is tensor 0.
+
+    Raises NotMergeable.
+    """
+    graph = region_graph(spec, region)
+    window = graph.window
+    return Conv(
+        inputs=(0,),
+        out_channels=graph.channels[-1],
+        kernel=window.kernel,
+        stride=window.stride,
+        pads=window.pads,
+        groups=graph.groups[-1],
+    )
+
+
+def needs_bias_map(spec: OpSpec, region: Region) -> bool:
+    """Whether the exact border of the merged region needs a constant a position."""
+    return pads_inside(region_graph(spec, region))
+
+
+def bias_map_problem(spec: OpSpec, region: Region, layers: Sequence[str] = ()) -> str:
+    """Why no bias map makes the border of the merged region exact, or an empty text."""
+    try:
+        require_constant_border(region_graph(spec, region, layers=layers))
+    except NotMergeable as error:
+        return str(error)
+    return ""
+
+
+def merged_ops(
+    spec: OpSpec, region: Region, *, padding: str = "repad", layers: Sequence[str] = ()
+) -> tuple[Op, ...]:
+    """What replaces ``region``: a convolution and, under ``bias_map`` alone, a bias map if needed.
+
+    ``layers`` names the network's operators in reasons. Raises ShrinkError where the region cannot
+    merge, or where a bias map is asked for and none is exact.
+    """
+    check_padding(padding)
+    problem = bias_map_problem(spec, region, layers) if padding == "bias_map" else ""
+    if problem:
+        raise ShrinkError(f"{region.label}: {problem}")
+    try:
+        conv = merged_conv(spec, region)
+    except NotMergeable as error:
+        raise ShrinkError(f"{region.label} cannot merge: {error}") from None
+    mapped = padding == "bias_map" and needs_bias_map(spec, region)
+    return (conv, BiasMap(inputs=(1,))) if mapped else (conv,)
+
+
+def activated(ops: tuple[Op, ...], function: str) -> tuple[Op, ...]:
+    """These operators with an activation behind the last one."""
+    return (*ops, Activation(inputs=(len(ops),), function=function))
+
+
+def shrunk_spec(
+    network: Network,
+    mask: str,
+    *,
+    segments: str = "blocks",
+    padding: str = "repad",
+    free_activation: bool = True,
+) -> OpSpec:
+    """The whole network shrunk as ``mask`` says. Structure only.
+
+    ``segments`` says what the mask is: "blocks" for a keep mask, "spans" for a span mask. Raises
+    ShrinkError for a mask that does not fit or merges what cannot merge.
+    """
+    changes = rewriting(network, mask, segments=segments, free_activation=free_activation)
+    return rewritten_spec(network, changes, padding=padding)
+
+
+def rewritten_spec(network: Network, changes: Rewriting, *, padding: str = "repad") -> OpSpec:
+    """The structure of a rewritten network, its operators in the order of the rewritten graph."""
+    spec, layers = network.spec, network.lowered.layers
+    merged = {
+        region.ops[-1]: (region.enters, merged_ops(spec, region, padding=padding, layers=layers))
+        for region in changes.regions
+    }
+    gone = {n for region in changes.regions for n in region.ops}
+    ops: list[Op] = []
+    number = {0: 0}  # tensor of the old network -> tensor of the new one
+    for n, op in enumerate(spec.ops):
+        if n in merged:
+            enters, new = merged[n]
+            base, start = number[enters], len(ops)
+            ops += (
+                replace(o, inputs=tuple(start + t if t else base for t in o.inputs)) for o in new
+            )
+        elif n in changes.removed:
+            number[n + 1] = number[op.inputs[0]]
+            continue
+        elif n in gone:
+            continue
+        else:
+            ops.append(replace(op, inputs=tuple(number[t] for t in op.inputs)))
+        if n + 1 in changes.activated:
+            ops.append(Activation(inputs=(len(ops),), function=FREE_ACTIVATION))
+        number[n + 1] = len(ops)
+    return OpSpec(input_shape=spec.input_shape, ops=tuple(ops))

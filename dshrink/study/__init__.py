@@ -1,0 +1,1 @@
+"""Studies: a recipe, its steps, what came out of them, and the report."""

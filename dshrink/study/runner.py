@@ -1,0 +1,214 @@
+"""A whole study: every step of a recipe once, in parallel where that is faster, resumably.
+
+Training runs do not depend on each other, and networks this small gain little from a second
+thread: on a machine without a GPU each runs in a process of its own with one thread. Latency is
+never measured meanwhile; that is for whoever calls this, before and afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context, parent_process
+from typing import Any, NamedTuple
+
+import torch
+
+from dshrink.errors import DshrinkError
+from dshrink.study.rows import Worker, Workplace
+from dshrink.study.steps import (
+    MERGE,
+    TABLE,
+    Step,
+    StepsFailedError,
+    StudyError,
+    ready,
+)
+from dshrink.train.data import Images, open_images
+from dshrink.train.loop import OnProgress
+from dshrink.train.processes import is_main_process, together
+from dshrink.train.unreadable import UnreadableImages
+
+
+class Done(NamedTuple):
+    """The step, its error if it failed, and what images could not be read."""
+
+    name: str
+    error: str
+    unreadable: str
+
+
+def jobs_here(asked: int | None = None) -> int:
+    """How many runs at a time: one where there is a GPU, which one run fills, else one a core.
+
+    Where a launcher has started several processes these do each run together, one at a time.
+    Raises StudyError where more is ``asked`` for then.
+    """
+    processes = together().num_processes
+    if processes > 1 and (asked or 1) > 1:
+        raise StudyError(
+            f"--jobs {asked} with {processes} processes of a launcher: they do one run at a time "
+            "together; leave --jobs out, or start one process"
+        )
+    if asked is not None:
+        return asked
+    alone = torch.accelerator.is_available() or processes > 1
+    return 1 if alone else len(os.sched_getaffinity(0))
+
+
+@dataclass(kw_only=True)
+class Study:
+    """The training of a recipe: ``run`` does all that is not done yet.
+
+    ``notice`` is told what the user should know on the way.
+    """
+
+    place: Workplace
+    images: Images
+    jobs: int = 1
+    progress: OnProgress = lambda done, total, label: None
+    notice: Callable[[str], None] = lambda text: None
+    _failures: dict[str, str] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Do all steps but the table's, which has to be there.
+
+        Steps that fail for a reason that the user can mend do not stop the others. Raises
+        StepsFailedError at the end, which names them; the same call tries them again.
+        """
+        folders = self.place.folders
+        steps = [step for step in folders.open_steps() if step.kind != TABLE]
+        self._clear(steps)
+        if self.jobs > 1 and len(steps) > 1:
+            self._in_processes(steps)
+        else:
+            self._one_by_one(steps)
+        if self._failures:
+            raise StepsFailedError(self._failures, len(folders.steps))
+
+    def _clear(self, steps: Sequence[Step]) -> None:
+        """Remove what was made with a table that has been measured again since."""
+        folders, state = self.place.folders, together()
+        stale = [step.name for step in steps if folders.is_stale(step.name)]
+        state.wait_for_everyone()
+        if stale and is_main_process():
+            self.notice(f"the table was measured again: {len(stale)} steps are done again")
+            for name in stale:
+                shutil.rmtree(folders.folder(name))
+        state.wait_for_everyone()
+
+    def _one_by_one(self, steps: Sequence[Step]) -> None:
+        main, state = is_main_process(), together()
+        # Every process decides by the same files: none is written before all have read them.
+        state.wait_for_everyone()
+        worker = Worker(place=self.place, images=self.images, main=main)
+        total, done = sum(step.work for step in steps), 0
+        for step in steps:
+            if any(need in self._failures for need in step.needs):
+                self._failures[step.name] = f"it starts from {step.needs[-1]}"
+                continue
+
+            def within(part: int, of: int, label: str, step: Step = step, done: int = done) -> None:
+                self.progress(done + step.work * part // of, total, f"{step.name}: {label}")
+
+            if main or step.kind != MERGE:
+                self._note(_do(worker, step, within))
+            state.wait_for_everyone()
+            done += step.work
+            self.progress(done, total, step.name)
+
+    def _in_processes(self, steps: Sequence[Step]) -> None:
+        names = {step.name for step in steps}
+        total, done = sum(step.work for step in steps), 0
+        waiting, finished = list(steps), set[str]()
+        with _workers(self.place, min(self.jobs, len(steps))) as pool:
+            running: dict[Future[Done], Step] = {}
+            while waiting or running:
+                for step in ready(waiting, finished, names)[: self.jobs - len(running)]:
+                    waiting.remove(step)
+                    running[pool.submit(_do_here, step)] = step
+                if not running:
+                    break
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    step = running.pop(future)
+                    self._note(future.result())
+                    done += step.work
+                    if step.name not in self._failures:
+                        finished.add(step.name)
+                    self.progress(done, total, step.name)
+        for step in waiting:
+            self._failures[step.name] = f"it starts from {step.needs[-1]}"
+
+    def _note(self, done: Done) -> None:
+        if done.error:
+            self._failures[done.name] = done.error
+        if done.unreadable:
+            self.notice(f"{done.name}: {done.unreadable}")
+
+
+def _do(worker: Worker, step: Step, progress: OnProgress | None = None) -> Done:
+    missing = UnreadableImages(worker.place.unreadable)
+    try:
+        result = replace(worker, progress=progress, missing=missing).do(step)
+    except torch.OutOfMemoryError:
+        reason = "the memory of the GPU is full: raise accumulate or lower batch in the recipe"
+        return Done(step.name, reason, missing.line)
+    except (DshrinkError, OSError) as error:
+        return Done(step.name, str(error), missing.line)
+    if worker.main:
+        worker.place.folders.finish(step.name, result)
+    return Done(step.name, "", missing.line)
+
+
+#: What a process of a pool does steps with; only there.
+_worker: Worker | None = None
+
+
+def _do_here(step: Step) -> Done:
+    assert _worker is not None
+    return _do(_worker, step)
+
+
+@contextmanager
+def _workers(place: Workplace, jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes with a thread each, which end with this one however it ends."""
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _start_worker, (place,)) as pool:
+        try:
+            yield pool
+        except BrokenProcessPool as error:
+            raise StudyError(
+                f"one of {jobs} training processes was ended from outside, as when memory runs "
+                "out: try fewer --jobs; the same command goes on from here"
+            ) from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _start_worker(place: Workplace) -> None:
+    global _worker
+    # Ctrl-C goes to all processes; the first one says so, these just end.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    _worker = Worker(place=place, images=open_images(place.data))
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def results_of(place: Workplace) -> Mapping[str, dict[str, Any]]:
+    """What came out of the steps that are done, by name."""
+    found = {name: place.folders.result(name) for name in place.folders.steps}
+    return {name: result for name, result in found.items() if result is not None}

@@ -1,0 +1,211 @@
+"""Recipes: those that ship, and what is said of one that makes no sense."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dshrink.search.published import published_masks
+from dshrink.study.recipe import Recipe, load_recipe, shipped_recipes
+from dshrink.train.errors import TrainError
+from dshrink.train.settings import Augmentation, Training
+
+MINIMAL = """
+title = "tiny"
+model = "test_resnet"
+keep = [2]
+[finetune]
+epochs = 3
+[search]
+epochs = 1
+"""
+IMAGENET = [name for name in shipped_recipes() if not name.startswith("digits")]
+
+Write = Callable[[str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write(text: str) -> Path:
+        path = tmp_path / "mine.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def load_text(write: Write, text: str) -> Recipe:
+    return load_recipe(str(write(text)))
+
+
+def test_the_paper_s_networks_ship_in_both_lengths_beside_the_digits() -> None:
+    networks = ("efficientnet_lite0", "efficientnet_lite3", "mobilenetv2_100", "mobilenetv2_140")
+    expected = {f"{name}_{epochs}" for name in networks for epochs in (180, 360)}
+    assert set(shipped_recipes()) == {"digits", "digits_demo"} | expected
+
+
+@pytest.mark.parametrize("name", IMAGENET)
+def test_recipes_of_imagenet_are_the_paper_s(name: str) -> None:
+    recipe = load_recipe(name)
+    length = int(name.rpartition("_")[2])
+    assert recipe.rows == (("searched", "distilled") if length == 180 else ("distilled",))
+    assert (recipe.finetune.epochs, recipe.distilled.epochs) == (180, length)
+    assert recipe.weights == "pretrained"
+    # The paper's Sec. 5.1, and the public configuration of its authors.
+    assert recipe.finetune == replace(
+        Training(epochs=180, batch=512, momentum=0.9, weight_decay=1e-5, label_smoothing=0.1),
+        learning_rate=0.1 * 512 / 256,
+        min_learning_rate=5e-6 * 512 / 256,
+        warmup_epochs=0,
+        clip=5.0,
+        augmentation=Augmentation(auto_augment="rand-m5-mstd0.5-inc1"),
+        precision="fp16",
+        loaders=8,
+        checkpoint_steps=500,
+    )
+    # "The same settings" in every field but the epochs, and but for the teacher.
+    assert recipe.search == replace(recipe.finetune, epochs=20)
+    assert recipe.distilled == replace(recipe.finetune, epochs=length, distillation=0.7)
+    assert recipe.free_activation
+    assert recipe.finetune.distillation == 0 < recipe.distilled.distillation
+    masks = [mask for mask in published_masks().values() if mask.base_model == recipe.model]
+    assert set(recipe.keep) == {mask.keep_mask.count("1") for mask in masks}
+
+
+def test_the_digits_recipe_has_all_rows_over_three_seeds_and_the_demo_shortens_it() -> None:
+    digits, demo = load_recipe("digits"), load_recipe("digits_demo")
+    assert len(digits.rows) == 8
+    assert len(digits.seeds) == 3
+    assert digits.random_draws == 5
+    assert not digits.free_activation and "free_activation" in digits.rows
+    assert digits.remarks == demo.remarks != ()
+    assert "were chosen on the same validation images" in digits.remarks[0]
+    assert set(demo.rows) == {"original", "searched", "random", "layer_pruning"}
+    assert (demo.model, demo.keep) == (digits.model, digits.keep)
+    assert demo.finetune.epochs < digits.finetune.epochs
+    # Sections are merged field by field.
+    assert demo.finetune.augmentation == digits.finetune.augmentation
+    assert demo.finetune.learning_rate == digits.finetune.learning_rate
+
+
+def test_what_a_section_leaves_out_is_as_in_the_fine_tuning(write: Write) -> None:
+    text = MINIMAL.replace("epochs = 3", "epochs = 3\nbatch = 8\naugmentation.flip = 0.0")
+    recipe = load_text(write, text)
+    assert recipe.name == "mine"
+    assert (recipe.search.epochs, recipe.search.batch) == (1, 8)
+    assert recipe.search.augmentation == Augmentation(flip=0.0)
+    assert recipe.distilled == recipe.finetune
+    assert (recipe.pretrain, recipe.decay, recipe.images) == (None, None, None)
+    searched = load_text(write, MINIMAL + "decay = 0.5\nlimit = 2")
+    assert (searched.decay, searched.limit) == (0.5, 2.0)
+
+
+def test_rows_from_initial_weights_are_trained_as_long_as_the_others_with_their_pre_training() -> (
+    None
+):
+    digits = load_recipe("digits")
+    assert digits.pretrain is not None and digits.pretrain != digits.finetune
+    longer = replace(digits.pretrain, epochs=digits.pretrain.epochs + digits.finetune.epochs)
+    for row in digits.rows:
+        alone, taught = row in ("scratch", "width"), row == "distilled"
+        expected = longer if alone else digits.distilled if taught else digits.finetune
+        assert digits.training_of(row) == expected
+    # Published weights bring training of which nobody here knows how long it was.
+    published = load_recipe("mobilenetv2_100_180")
+    assert published.training_of("scratch") == published.finetune
+
+
+def test_merged_blocks_have_an_activation_behind_them_unless_the_recipe_says_no(
+    write: Write,
+) -> None:
+    assert load_text(write, MINIMAL).free_activation
+    text = MINIMAL.replace("keep = [2]", "keep = [2]\nfree_activation = false")
+    assert not load_text(write, text).free_activation
+
+
+def test_targets_are_keep_counts_budgets_or_masks_of_the_paper(write: Write) -> None:
+    def names(line: str) -> list[str]:
+        text = MINIMAL.replace("test_resnet", "mobilenetv2_100").replace("keep = [2]", line)
+        return [target.name for target in load_text(write, text).targets]
+
+    assert names("keep = [12, 0]") == ["keep12", "keep0"]
+    assert names("budgets_ms = [2, 1.25]") == ["2ms", "1.25ms"]
+    assert names('masks = ["MBV2-DS-A"]') == ["MBV2-DS-A"]
+
+
+def test_rows_and_seeds_can_be_chosen_for_one_run() -> None:
+    recipe = load_recipe("digits")
+    few = recipe.changed(rows=["random"], seeds=[7])
+    assert (few.rows, few.seeds, few.widths) == (("random",), (7,), ())
+    assert recipe.changed() == recipe
+    with pytest.raises(TrainError, match="unknown row 'fast'"):
+        recipe.changed(rows=["fast"])
+    both = recipe.with_all_of(recipe.changed(rows=["no_free_activation", "random"], seeds=[7]))
+    assert both.rows == (*recipe.rows, "no_free_activation")
+    assert (both.seeds, both.widths) == ((0, 1, 2, 7), recipe.widths)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("keep = [2]", "keeps = [2]", "unknown field 'keeps'"),
+        ("keep = [2]", "keep = [2.5]", "field 'keep' must be a list of integers, got [2.5]"),
+        ("keep = [2]", "keep = [2]\nseeds = [1, 1]", "seeds must name at least one, and none"),
+        ("keep = [2]", "keep = [2]\nseeds = [-1]", "seeds must be 0 or more"),
+        ("keep = [2]", "keep = [2]\nrows = ['fast']", "unknown row 'fast'; known are original, se"),
+        ("keep = [2]", "keep = [2]\nbudgets_ms = [1]", "give one of keep, budgets_ms and masks"),
+        ("keep = [2]", "", "give one of keep, budgets_ms and masks"),
+        ("keep = [2]", "keep = [2, 2]", "no target may be given twice"),
+        ("keep = [2]", "budgets_ms = [0]", "field 'budgets_ms' must be a list of numbers above 0"),
+        ("keep = [2]", "masks = ['MBV2-DS-A']", "MBV2-DS-A is a mask of mobilenetv2_100, not of"),
+        ("keep = [2]", "masks = ['MBV2-DS-Z']", "the paper has no network 'MBV2-DS-Z'"),
+        (
+            "keep = [2]",
+            "keep = [2]\nweights = 'initial'",
+            '"initial" goes with a section [pretrain',
+        ),
+        ("keep = [2]", "keep = [2]\nrows = ['distilled']", "needs a section [distilled]"),
+        ("keep = [2]", "keep = [2]\nrows = ['width']", "the row width goes with a list widths"),
+        ("keep = [2]", "keep = [2]\nresolution = 4", "resolution and hold_out are 8 or more"),
+        ("keep = [2]", "keep = [2]\nfree_activation = 1", "must be true or false, got 1"),
+        ("keep = [2]", "keep = [2]\nremarks = 'one'", "field 'remarks' must be a list"),
+        ("keep = [2]", "keep = [2]\nimages = 3", "[images]: expected an object, got 3"),
+        ("keep = [2]", "keep = [2]\nimages.training = 3", "field 'validation' is missing"),
+        ("keep = [2]", "keep = [2]\ntable.dense = 1", "field 'dense' must be true or false, got 1"),
+        ('title = "tiny"', "", "field 'title' is missing"),
+        ('title = "tiny"', "title = 2026-11-21", ""),
+        ("[finetune]", "[finetune", "not valid TOML"),
+        ("epochs = 3", "epochs = 'many'", "[finetune]: epochs must be a whole number, got 'many'"),
+        ("epochs = 3", "epoch = 3", "[finetune]: unknown field 'epoch'; known are epochs, batch"),
+        ("epochs = 3", "augmentation.flip = 2", "flip must be a probability from 0 to 1"),
+        ("epochs = 1", "decay = -1", "decay is 0 or more, limit above 0; got -1"),
+        ("epochs = 1", "limit = 0", "decay is 0 or more, limit above 0; got None, 0"),
+        ("epochs = 1", "decay = 'much'", "field 'decay' must be a number"),
+        ("[search]\nepochs = 1", "", "field 'search' is missing"),
+        ('title = "tiny"', 'like = "nothing"', "like: no recipe 'nothing'; there are digits"),
+        ('title = "tiny"', "like = 3", "field 'like' must be a text, got 3"),
+    ],
+)
+def test_nonsense_is_refused_in_one_line_with_the_file(
+    write: Write, old: str, new: str, said: str
+) -> None:
+    assert old in MINIMAL
+    path = write(MINIMAL.replace(old, new))
+    if not said:  # a date is taken for its text, as any other title
+        assert load_recipe(str(path)).title == "2026-11-21"
+        return
+    with pytest.raises(TrainError) as error:
+        load_recipe(str(path))
+    assert str(error.value).startswith(str(path))
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_name_that_is_no_recipe_gets_those_that_are(tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match=r"no recipe 'digit'; there are digits, digits_demo, "):
+        load_recipe("digit")
+    with pytest.raises(TrainError, match="cannot be read"):
+        load_recipe(str(tmp_path / "none.toml"))
