@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from devices.connection import PushedFile
+from latency_tables.files import write_atomically
 from latency_tables.schema import Conditions
 from profiler.planning.jobs import AnyJob
 from profiler.replies import Reply
 from profiler.runtimes import traits_of
 from profiler.scheduling.lanes import Board
-from profiler.workload_files import TIMING_CACHE_SUFFIX, write_whole
+from profiler.workload_files import TIMING_CACHE_SUFFIX
 
 
 @dataclass(kw_only=True)
@@ -100,7 +101,7 @@ class Builds:
         self._learned = False
         learned = await board.recall(self.conditions.runtime)
         if learned is not None and self._cache is not None:
-            write_whole(self._cache, learned)
+            write_atomically(self._cache, learned)
 
     def _copy(self, cache: Path) -> Path:
         """A copy that stays as it is while the cache grows: agents know its digest."""
@@ -108,7 +109,7 @@ class Builds:
         digest = hashlib.sha256(content).hexdigest()[:16]
         copy = self.workloads / f"{cache.stem}-{digest}{TIMING_CACHE_SUFFIX}"
         if not copy.exists():
-            write_whole(copy, content)
+            write_atomically(copy, content)
         return copy
 
 

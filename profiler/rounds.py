@@ -48,7 +48,11 @@ def run_round(
     stalls = 0
     while queue or any(log.open for log in run.known.logs_of(number).values()):
         done = run.known.replies_taken
-        scheduler.drive(lambda name, board: Lane(name, board, current, run, scheduler).run())
+        scheduler.drive(
+            lambda name, board: Lane(
+                name=name, board=board, round=current, run=run, scheduler=scheduler
+            ).measure()
+        )
         _check_boards_left(run, scheduler)
         queue.put(_exclude_outliers(run, number))
         keep_open(run, number)
