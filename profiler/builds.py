@@ -3,7 +3,7 @@
 Engines stay on the board that built them, beside the file they were built from; the host remembers
 their digests and asks for no other, since a serialized engine is code. TensorRT times the kernels
 that it chooses among; its timing cache lets later builds choose the same ones in less time. One
-such file a table lies beside the journal; its name holds a digest of the version and GPU.
+such file a table is kept next to the journal; its name holds a digest of the version and GPU.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ class Builds:
                 self._engines[key] = str(digest)
 
     def facts(self, job: AnyJob) -> Mapping[str, Any]:
-        """What was said about the first build of a job's file; empty where nothing is built."""
+        """What the runtime reported about the first build of a job's file, if it builds."""
         return self._first.get((job.digest, job.weights_seed), {})
 
     def options(
         self, board: str, job: AnyJob, number: int, *, rebuild: bool = False
     ) -> dict[str, Any]:
-        """Which engine the agent shall take: this run's, or another build in an extra round.
+        """Which engine the agent has to use: this run's, or another build in an extra round.
 
         Two builds of one file need not be equally fast.
         """

@@ -22,7 +22,7 @@ def drift_percent(
 ) -> float | None:
     """By how much the last two anchors differ, in percent; None where that is within noise.
 
-    Anchors of different pieces, and anchors that failed, say nothing.
+    Anchors of different pieces, and anchors that failed, cannot be compared.
     """
     if len(anchors) < 2 or anchors[-2].job_id != anchors[-1].job_id:
         return None

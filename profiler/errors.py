@@ -5,7 +5,7 @@ ProfilerError
     PlanningError            a plan of jobs that makes no sense
     JournalError        a journal that cannot be read, or that belongs to another run
     SessionError        a run that cannot continue, whatever the jobs are
-        BoardLostError      one board of a fleet is gone; the others continue
+        BoardLostError      one board of a fleet disappeared; the others continue
 
 A job that fails on the device is no error but a value: ``replies.Failure``.
 """

@@ -100,7 +100,7 @@ class KeptLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarningLine:
-    """What whoever uses the table should know of a board."""
+    """What users of the table should know of a board."""
 
     board: str
     reason: str

@@ -16,7 +16,7 @@ from profiler.scheduling.lanes import Board
 from profiler.scheduling.serial import Scheduler
 from profiler.stretches import repeat_drifted
 
-#: So many jobs failing one after the other say something about the machine, not about the jobs.
+#: So many failures in a row point to the machine, not to the jobs.
 FAILURES_IN_A_ROW = 5
 
 
@@ -119,7 +119,7 @@ class Lane:
         takes_long = traits_of(conditions).builds or conditions.launch == "compiled"
         start = run.clock()
         outcomes = await self.board.execute(requests, timeout_s(rule, builds=takes_long))
-        # What was spent on broken links says nothing about what a repetition would cost.
+        # Time spent on broken links is not part of what a repetition would cost.
         spent_s = run.clock() - start - sum(outcome.lost_s for outcome in outcomes)
         replies = [
             Reply(
@@ -166,7 +166,7 @@ class Lane:
         failed.append(reply)
         if len(failed) < FAILURES_IN_A_ROW:
             return
-        # They are not the jobs' fault, so the next run shall try them again.
+        # They are not the jobs' fault, so the next run tries them again.
         for one in failed:
             self.run.journal.discard(one.round, [one.job_id], cause="failures", reason=str(failure))
         raise SessionError(

@@ -1,6 +1,6 @@
 """Rounds of a session: shuffled jobs in stretches between anchors, each outcome journalled.
 
-What is left to do is always derived from the journal, never kept beside it, so a round that was
+What is left to do is always derived from the journal, never stored separately, so a round that was
 interrupted anywhere is resumed by the same code that runs an uninterrupted one. Each board works in
 a lane of its own, with its own anchors and stretches: drift is a board's. A run that is resumed in
 the middle of a round measures an anchor first: where the machine has changed meanwhile, the stretch

@@ -2,7 +2,7 @@
 
 The device's half is in ``devices/agent/runtimes``. A runtime that builds an engine keeps it for the
 rest of the run and builds anew in extra rounds, since two builds of one model need not be equally
-fast. All that differs between runtimes on the host is said here.
+fast. All differences between runtimes on the host are here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class RuntimeTraits:
     """What a runtime can do on one kind of processor.
 
     ``builds``: it builds an engine, which takes seconds to minutes. ``keeps_state``: what it learns
-    from builds is kept beside the journal (TensorRT's timing cache). ``layer_profiles``: it
+    from builds is kept next to the journal (TensorRT's timing cache). ``layer_profiles``: it
     reports how long each layer took.
     """
 

@@ -53,7 +53,7 @@ class ProfileSettings:
 def settings_for(conditions: Conditions, **chosen: Any) -> ProfileSettings:
     """The settings that suit what does the work; ``chosen`` are fields that are set otherwise."""
     if processor_of(conditions) == "gpu":
-        # Of a GPU alone the power mode says "gpu ...", of a Jetson what nvpmodel calls it.
+        # A discrete GPU's power mode begins with "gpu ", a Jetson's is a name of nvpmodel.
         is_jetson = not conditions.power_mode.startswith("gpu ")
         half_width = HALF_WIDTH if is_jetson else GPU_HALF_WIDTH
         chosen = {"rule": GPU_RULE, "half_width": half_width, **chosen}

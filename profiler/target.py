@@ -1,4 +1,4 @@
-"""The conditions of a run: what was asked for, and what the device says it has."""
+"""What a user asks to measure on, and the conditions that the device reports for it."""
 
 from __future__ import annotations
 

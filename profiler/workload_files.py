@@ -31,8 +31,8 @@ class BuildFile(Protocol):
 class WorkloadFolder:
     """A folder of files named by digest, batch and the seed of their weights.
 
-    Files that a user gave are copied here as well: a runtime may put what it builds beside the file
-    that it built it from.
+    Files that a user gave are copied here as well: a runtime may put what it builds next to the
+    file that it built it from.
     """
 
     folder: Path

@@ -8,7 +8,7 @@ from latency_tables.contexts import CONTEXTS
 from latency_tables.schema import Conditions
 from profiler.errors import PlanningError
 
-#: What stands for all contexts that the runtime allows.
+#: Stands for all contexts that the runtime allows.
 BEST = "best"
 
 

@@ -28,7 +28,7 @@ PREPARE_TIMEOUT_S = 60.0
 #: The same where an engine is built: a Jetson takes minutes for a network.
 BUILD_TIMEOUT_S = 1800.0
 
-#: When the agent starts and stops to believe its clock. Rounds are short and the agent does not try
+#: When the agent starts and stops sampling. Rounds are short and the agent does not try
 #: to narrow the interval within one (half_width 1): what disturbs a round is not averaged away by
 #: staying in it, so another round serves a noisy row better than a longer one does.
 PROFILE_RULE = Rule(warmup_cap_s=0.25, min_samples=10, min_total_s=0.08, half_width=1.0, cap_s=0.2)

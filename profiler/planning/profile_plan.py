@@ -1,6 +1,6 @@
 """What a profile measures: every piece, and the networks a table is fitted to and tested on.
 
-Equal pieces are one job. Whole networks are jobs beside the pieces, in the same rounds, so that
+Equal pieces are one job. Whole networks are jobs in the same rounds as the pieces, so that
 whatever disturbs the machine disturbs both. A duplicate is a piece measured again from a file
 with other weights: two numbers that ought to be one. Other contexts than the isolated one need
 more: a pair is a piece behind the one before it, a layers job asks for the runtime's own profile of
@@ -49,8 +49,8 @@ class PlannedNetwork:
 class ProfilePlan(JobPlan):
     """The jobs of a profile: what they are pieces of, and which role each whole network has.
 
-    ``contexts`` are those that the pieces are costed in, ``too_large`` says which pieces are not
-    measured, and why.
+    ``contexts`` are those that the pieces are costed in, ``too_large`` are the pieces that are
+    not measured, and why.
     """
 
     jobs: tuple[Job, ...]
@@ -65,7 +65,7 @@ class ProfilePlan(JobPlan):
 
     @cached_property
     def in_networks(self) -> frozenset[Place]:
-        """Where the pieces stand that the planned networks hold: they are predicted from these."""
+        """The places of the pieces that the planned networks are predicted from."""
         forms = self.pieces.forms
         return frozenset(
             place for one in self.networks for place in forms.places(one.keep_mask, one.padding)
@@ -210,7 +210,7 @@ def _by_macs(jobs: Iterable[Job]) -> list[Job]:
 
 
 def _duplicates(piece_jobs: Sequence[Job], count: int) -> list[Job]:
-    """Duplicates of pieces spread from the smallest to the largest, neither end favoured."""
+    """Duplicates of pieces spread evenly from the smallest to the largest."""
     ordered = _by_macs(piece_jobs)
     count = min(count, len(ordered))
     chosen = [ordered[(2 * number + 1) * len(ordered) // (2 * count)] for number in range(count)]

@@ -22,7 +22,7 @@ from devices.inventory import connect, load_inventory
 from profiler.scheduling.direct_board import DirectBoard
 from profiler.scheduling.lanes import Outcome, Request, run_blocking
 
-#: A run that asked nothing for so long has gone without a goodbye; the next one ends what it left.
+#: A run that asked nothing for so long has ended without closing; the next one cleans up after it.
 ABANDONED_S = 3600.0
 
 _T = TypeVar("_T")

@@ -1,8 +1,8 @@
 """Many boards of one kind at once, through an existing Dask cluster.
 
-A worker says which device it drives by a resource of that name (``dask worker ADDRESS --resources
-"raspi4=1"``), and Dask runs one task a resource at a time, whoever asks. Each board has a lane; all
-lanes run in one thread of this process. A board whose worker dies loses its lane, and what it held
+A worker declares the device it drives as a resource of that name (``dask worker ADDRESS --resources
+"raspi4=1"``), and Dask runs one task a resource at a time, for all its clients. Each board has a
+lane; all lanes run in one thread of this process. A board whose worker dies loses its lane, and what it held
 goes to the others; a worker that comes back, or is new, gets a lane in the middle of a round.
 """
 
@@ -76,13 +76,13 @@ class DaskScheduler:
         return tuple(self._runner.run(self._workers()))
 
     def probe(self) -> Environment:
-        """What a fresh agent on the first board that can start one says."""
+        """The environment that the first board that can start an agent reports."""
         return self._runner.run(self._probe())
 
     def drive(self, make_lane: MakeLane) -> None:
         """Drive a lane for each board, those that appear meanwhile included, until all have ended.
 
-        Raises SessionError where no worker offers the device, or the cluster is gone.
+        Raises SessionError where no worker offers the device, or the cluster is unreachable.
         """
         self._runner.run(self._drive(make_lane))
 

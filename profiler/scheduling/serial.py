@@ -31,7 +31,7 @@ class Scheduler(Protocol):
         ...
 
     def probe(self) -> Environment:
-        """What a fresh agent says about a board. Raises SessionError where none starts."""
+        """The environment that a fresh agent reports. Raises SessionError where none starts."""
         ...
 
     def drive(self, make_lane: MakeLane) -> None:

@@ -37,7 +37,7 @@ class Worker:
 
 @dataclass(kw_only=True)
 class WorkerBoard:
-    """A ``lanes.Board``; ``lost`` is set when its worker is seen to be gone.
+    """A ``lanes.Board``; ``lost`` is set when its worker has disappeared.
 
     ``run`` names the run on the worker, and ``sending`` limits how many boards are sent files.
     """

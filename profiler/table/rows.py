@@ -76,7 +76,7 @@ def pair_row(piece: Piece, before: Piece, pair: Measurement, alone: Measurement)
     """What ``piece`` adds to ``before``, which was measured ``alone`` and with it (``pair``).
 
     The interval joins both intervals in quadrature. The spread columns are those of the pair less
-    the latency of what stands before the piece. The verdict is the worse one; a difference that
+    the latency of the piece before. The verdict is the worse one; a difference that
     could be nothing is noisy.
     """
     verdict, reason = _worse((pair, f"behind {before.name}"), (alone, f"{before.name} alone"))
