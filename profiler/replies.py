@@ -35,9 +35,10 @@ PERMANENT_FAILURES = (
 class Samples:
     """Nanoseconds of one run, a value a sample; ``cpu_ns`` is None where that clock does not apply.
 
-    On a GPU ``device_ns`` is by its own events and ``enqueue_ns`` how long the host took to
-    hand over the work; elsewhere they are None. ``built`` is what the runtime made of the file. ``disturbed`` counts the samples that others took or slowed the core from, ``dropped`` how
-    many of them the agent left out: all, or none where hardly a sample was undisturbed.
+    On a GPU ``device_ns`` is by its own events and ``enqueue_ns`` how long the host took to hand
+    over the work; elsewhere they are None. ``built`` is what the runtime made of the file.
+    ``disturbed`` counts the samples during which other processes took or slowed the core,
+    ``dropped`` how many of them the agent left out: all, or none where hardly any was undisturbed.
     """
 
     wall_ns: tuple[int, ...]

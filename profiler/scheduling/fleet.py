@@ -2,8 +2,8 @@
 
 A worker declares the device it drives as a resource of that name (``dask worker ADDRESS --resources
 "raspi4=1"``), and Dask runs one task a resource at a time, for all its clients. Each board has a
-lane; all lanes run in one thread of this process. A board whose worker dies loses its lane, and what it held
-goes to the others; a worker that comes back, or is new, gets a lane in the middle of a round.
+lane; all lanes run in one thread of this process. A board whose worker dies loses its lane, and its
+jobs go to the others; a worker that comes back, or is new, gets a lane in the middle of a round.
 """
 
 from __future__ import annotations
