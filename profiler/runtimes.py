@@ -8,7 +8,7 @@ fast. All differences between runtimes on the host are here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from devices.agent.protocol import Rule
@@ -48,13 +48,7 @@ _TENSORRT = RuntimeTraits(
 TRAITS: Mapping[tuple[str, str], RuntimeTraits] = {
     ("onnxruntime", "cpu"): RuntimeTraits(),
     ("tensorrt", "gpu"): _TENSORRT,
-    ("trtexec", "gpu"): RuntimeTraits(
-        precisions=_TENSORRT.precisions,
-        launches=_TENSORRT.launches,
-        builds=True,
-        keeps_state=True,
-        layer_profiles=True,
-    ),
+    ("trtexec", "gpu"): replace(_TENSORRT, cache_modes=("hot",)),
     ("pytorch", "cpu"): RuntimeTraits(launches=("plain", "compiled"), layer_profiles=True),
     ("pytorch", "gpu"): RuntimeTraits(
         precisions=("fp32", "fp16"),

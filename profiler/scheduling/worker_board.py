@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Worker:
+class FleetWorker:
     """``folder`` is another one after a restart, even where the address is the same."""
 
     board: str
@@ -43,7 +43,7 @@ class WorkerBoard:
     """
 
     client: Any
-    worker: Worker
+    worker: FleetWorker
     run: str
     hold: bool
     sending: asyncio.Semaphore
