@@ -123,7 +123,7 @@ class LayerTimes:
 
 
 def parse_result(
-    data: Mapping[str, Any],
+    data: Any,
     *,
     where: str = "the result of a job",
     error: type[ValueError] = MeasurementError,
@@ -133,9 +133,11 @@ def parse_result(
 
     Raises ``error`` for what is none.
     """
-    kind: type[Samples | LayerTimes] = LayerTimes if "layers" in data else Samples
-    known = {one.name: data[one.name] for one in fields(kind) if one.name in data}
-    return convert_record(known, kind, where=where, error=error, fix=fix)
+    kind: type[Samples | LayerTimes] = Samples
+    if isinstance(data, Mapping):
+        kind = LayerTimes if "layers" in data else Samples
+        data = {one.name: data[one.name] for one in fields(kind) if one.name in data}
+    return convert_record(data, kind, where=where, error=error, fix=fix)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
