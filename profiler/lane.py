@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from profiler.board_checks import check_clock, check_conditions, check_identity
+from profiler.drift import repeat_drifted
 from profiler.errors import BoardLostError, JournalError, SessionError
 from profiler.journal_lines import AnchorLine, EnvironmentLine, WarningLine
 from profiler.planning.jobs import AnyJob, measure_request, timeout_s
@@ -14,7 +15,6 @@ from profiler.run_state import Round, RunState
 from profiler.runtimes import traits_of
 from profiler.scheduling.lanes import Board
 from profiler.scheduling.serial import Scheduler
-from profiler.stretches import repeat_drifted
 
 #: So many failures in a row point to the machine, not to the jobs.
 FAILURES_IN_A_ROW = 5

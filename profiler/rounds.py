@@ -13,13 +13,13 @@ from __future__ import annotations
 import random
 from collections.abc import Collection
 
+from profiler.drift import keep_open, repeat_drifted
 from profiler.errors import SessionError
 from profiler.lane import Lane
 from profiler.run_state import Report, Round, RunState
 from profiler.scheduling.boards import compare_boards
 from profiler.scheduling.serial import Scheduler
 from profiler.scheduling.work_queue import WorkQueue
-from profiler.stretches import keep_open, repeat_drifted
 
 #: So often boards may all go away without having measured anything.
 STALLS_ALLOWED = 3

@@ -7,12 +7,13 @@ from typing import Any
 
 from devices.agent.protocol import Rule
 from latency_tables.schema import Conditions
-from profiler.drift import DRIFT_LIMIT
 from profiler.errors import PlanningError
 from profiler.measurement import HALF_WIDTH
 from profiler.planning.jobs import PROFILE_RULE
 from profiler.runtimes import GPU_HALF_WIDTH, GPU_RULE, processor_of, traits_of
 
+#: Share of an anchor's latency by which it may move.
+DRIFT_LIMIT = 0.01
 #: About what TensorRT takes to build a piece on a large GPU.
 BUILD_S = 5.0
 

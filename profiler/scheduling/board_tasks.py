@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -104,11 +105,9 @@ def end(which: BoardOfRun) -> None:
 def _worker_folder() -> str | None:
     from distributed import get_worker
 
-    try:
-        folder: str = get_worker().local_directory
-    except ValueError:  # not in a task
-        return None
-    return folder
+    with suppress(ValueError):  # not in a task
+        return str(get_worker().local_directory)
+    return None
 
 
 def _board(which: BoardOfRun) -> _DrivenBoard:
