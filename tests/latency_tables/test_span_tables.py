@@ -251,7 +251,7 @@ def row_with(**changes: Any) -> Callable[[], object]:
         (row_with(end=None), "belong together"),
         (row_with(block=1), "belong together, and a row has either"),
         (row_with(end=3), "'span 0-2' should be named 'span 0-3' for its kind and span"),
-        (row_with(kind="merged"), "cannot stand at the span"),
+        (row_with(kind="merged"), "cannot be at the span"),
         (row_with(stdev_ms=0.1), "a ok row has no stdev_ms"),
         (row_with(digest=""), "is not 16 hex digits"),
         (lambda: published_row((0, 1), 1.0, low_ms=0.9), "a published row has no low_ms"),
@@ -277,7 +277,7 @@ def row_with(**changes: Any) -> Callable[[], object]:
         ),
         (
             lambda: replace(table(), rows=(*table().rows, synthetic_row("span", (0, 2)))),
-            "'span 0-2' stands twice",
+            "'span 0-2' is given twice",
         ),
     ],
 )
