@@ -36,7 +36,7 @@ class Lane:
 
     async def measure(self) -> None:
         """Measure until the queue is empty; what was taken and not measured goes back there."""
-        if self._state.excluded:
+        if self.name in self.run.excluded:
             return
         try:
             await self._work()
@@ -45,7 +45,7 @@ class Lane:
             self._state.files.clear()
         except (SessionError, JournalError) as error:
             self._state.files.clear()
-            self._state.excluded = error
+            self.run.excluded[self.name] = error
             if self.scheduler.lanes > 1:
                 reason = f"{self.name} took no further part: {error}"
                 self.run.journal.record(WarningLine(board=self.name, reason=reason))

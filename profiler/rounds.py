@@ -85,7 +85,7 @@ def _exclude_outliers(run: RunState, number: int) -> list[str]:
     for scope in (number, None):
         found = compare_boards(run.known, run.conditions, number=scope, without=run.excluded)
         for outlier in (one for one in found if not one.agrees):
-            run.board(outlier.board).excluded = SessionError(outlier.reason)
+            run.excluded[outlier.board] = SessionError(outlier.reason)
             for known, names in run.known.measured_by(outlier.board).items():
                 if scope is None or known == scope:
                     run.journal.discard(known, names, cause="board", reason=outlier.reason)
@@ -95,6 +95,5 @@ def _exclude_outliers(run: RunState, number: int) -> list[str]:
 
 def _check_boards_left(run: RunState, scheduler: Scheduler) -> None:
     """Raise what excluded the last board where none is left."""
-    excluded = run.excluded
-    if excluded and not set(scheduler.boards()) - excluded.keys():
-        raise next(reversed(excluded.values()))
+    if run.excluded and not set(scheduler.boards()) - run.excluded.keys():
+        raise next(reversed(run.excluded.values()))
