@@ -13,17 +13,17 @@ from ..checks import Check, JobError, bad_request
 from ..protocol import Rule
 
 RUNTIMES = {
-    "onnxruntime": ".onnxruntime:OnnxRuntime",
-    "tensorrt": ".tensorrt:TensorRT",
-    "trtexec": ".trtexec:Trtexec",
-    "pytorch": ".pytorch:PyTorch",
+    "onnxruntime": ".onnxruntime.runtime:OnnxRuntime",
+    "tensorrt": ".tensorrt.runtime:TensorRT",
+    "trtexec": ".trtexec.runtime:Trtexec",
+    "pytorch": ".pytorch.runtime:PyTorch",
 }
 #: What finding all versions may take; the host waits 60 s for the whole of ``hello``.
 FINDING_S = 40.0
 #: Not offered in ``hello``: it measures nothing, and fails on demand.
 REHEARSAL = {
-    "fake": ".fake:FakeRuntime",
-    "isolated_fake": ".fake:IsolatedFake",
+    "fake": ".fake.runtime:FakeRuntime",
+    "isolated_fake": ".fake.runtime:IsolatedFake",
 }
 
 _loaded: Dict[str, "Runtime"] = {}

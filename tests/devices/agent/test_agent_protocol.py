@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from devices.agent import checks, protocol, service
 from devices.agent.checks import JobError
-from devices.agent.runtimes.fake import FakeModel
+from devices.agent.runtimes.fake.model import FakeModel
 
 DIGEST = "0" * 64
 HELLO = {"protocol": 3, "id": "a", "do": "hello"}

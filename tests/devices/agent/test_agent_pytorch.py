@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from devices.agent.checks import JobError
 from devices.agent.protocol import Rule
-from devices.agent.runtimes import pytorch
+from devices.agent.runtimes.pytorch import runtime as pytorch
 from latency_tables.opspec import (
     ACTIVATIONS,
     Activation,
@@ -298,7 +298,7 @@ def test_what_one_operator_takes_several_calls_for_is_one_layer(
 
 def test_the_installed_version_is_read_without_importing_torch() -> None:
     code = (
-        "import sys; from devices.agent.runtimes.pytorch import PyTorch\n"
+        "import sys; from devices.agent.runtimes.pytorch.runtime import PyTorch\n"
         "print(PyTorch().is_installed(), PyTorch().version(), 'torch' in sys.modules)"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -403,7 +403,7 @@ REFUSED = {
     "a batch that is not fixed": (model_of("Relu", ["N", 2, 6, 6]), "fixed sizes"),
     "integers": (model_of("Relu", MAP, element=TensorProto.INT32), "fixed sizes"),
     "an old opset": (model_of("Relu", MAP, opset=9), "opset 9"),
-    "a damaged file": (model_of("Relu", MAP)[:-9], "no whole ONNX file"),
+    "a damaged file": (model_of("Relu", MAP)[:-9], "no valid ONNX file"),
     "no model": (b"\x08\x07", "no valid ONNX file"),
     "shapes that are not those of the file": (
         model_of("Conv", MAP, WEIGHT, result=[1, 2, 6, 6]),

@@ -15,13 +15,13 @@ from fake_cuda import FOLDER, simulated
 from onnx import TensorProto
 from strict_tensorrt import VERSIONS, machine, models
 
-from devices.agent import engines, worker
+from devices.agent import worker
 from devices.agent.checks import JobError
 from devices.agent.protocol import Rule
-from devices.agent.runtimes import tensorrt_engine
-from devices.agent.runtimes.tensorrt import TensorRT
-from devices.agent.runtimes.tensorrt_api import API_VARIABLE, TACTICS_VARIABLE, Tensor
-from devices.agent.runtimes.tensorrt_engine import random_input
+from devices.agent.runtimes.tensorrt import engines
+from devices.agent.runtimes.tensorrt import model as tensorrt_model
+from devices.agent.runtimes.tensorrt.api import API_VARIABLE, TACTICS_VARIABLE, Tensor
+from devices.agent.runtimes.tensorrt.runtime import TensorRT
 
 QUICK = Rule(
     warmup_s=0, warmup_cap_s=0.01, window_s=0.0001, min_samples=3, min_total_s=0, cap_s=0.02
@@ -168,6 +168,15 @@ def test_foreign_tactics_can_be_left_out(
     model.close()
 
 
+def outputs(model: Any) -> dict[str, bytes]:
+    """The outputs of the last run, as they lie in memory."""
+    return {
+        tensor.name: model._gpu.to_host(pointer, tensorrt_model._bytes(tensor))
+        for tensor, pointer in model._buffers
+        if not tensor.is_input
+    }
+
+
 @pytest.mark.parametrize("version", WITH_BOTH)
 def test_the_way_of_8_2_can_be_tried_where_both_exist(
     install: Install, save: Callable[[bytes], str], monkeypatch: pytest.MonkeyPatch, version: str
@@ -178,7 +187,7 @@ def test_the_way_of_8_2_can_be_tried_where_both_exist(
     model.run(3)
     assert model.facts()["api"] == "bindings"
     assert set(trt.world.launched_by) == {"execute_async_v2"}
-    old = model.outputs()  # type: ignore[attr-defined]
+    old = outputs(model)
     model.close()
     monkeypatch.delenv(API_VARIABLE)
     model = runtime.prepare(save(models.convolution()), 1, 5, {})
@@ -231,13 +240,13 @@ def test_a_graph_goes_before_the_context_that_it_launches(
 ) -> None:
     trt, runtime = install()
     model = runtime.prepare(save(models.convolution()), 1, 0, {"launch": "cuda_graph"})
-    destroy = tensorrt_engine.cuda.Gpu._destroy_graph
+    destroy = tensorrt_model.cuda.Gpu._destroy_graph
 
     def note(gpu: Any, executable: int) -> None:
         trt.world.freed.append("graph")
         destroy(gpu, executable)
 
-    monkeypatch.setattr(tensorrt_engine.cuda.Gpu, "_destroy_graph", note)
+    monkeypatch.setattr(tensorrt_model.cuda.Gpu, "_destroy_graph", note)
     freed = len(trt.world.freed)
     model.close() if do == "close" else model.layers(1)
     assert trt.world.freed[freed:][:2] == ["graph", "IExecutionContext"]
@@ -672,9 +681,9 @@ def test_a_capture_that_broke_the_gpu_says_so(
         trt.world.gpu.gpu.broken = trt.world.gpu.ILLEGAL_ADDRESS
         gpu.synchronize(stream)
 
-    monkeypatch.setattr(tensorrt_engine.cuda.Gpu, "capture", capture)
+    monkeypatch.setattr(tensorrt_model.cuda.Gpu, "capture", capture)
     error = failure(runtime, save(models.convolution()), launch="cuda_graph")
-    assert isinstance(error.__cause__, tensorrt_engine.cuda.GpuError) and error.__cause__.sticky
+    assert isinstance(error.__cause__, tensorrt_model.cuda.GpuError) and error.__cause__.sticky
     assert runtime.is_broken()
 
 
@@ -798,6 +807,13 @@ def test_a_worker_without_a_gpu_tells_no_version(worker_with: Callable[..., None
 
 
 # Inputs
+
+
+def random_input(tensor: Tensor, seed: int) -> bytes:
+    """All that an input holds: the block that is drawn, repeated."""
+    block = tensorrt_model._drawn(tensor, seed)
+    size = tensorrt_model._bytes(tensor)
+    return (block * -(-size // len(block)))[:size]
 
 
 def test_inputs_are_drawn_from_the_seed() -> None:

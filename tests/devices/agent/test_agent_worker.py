@@ -19,7 +19,7 @@ from devices.agent import runtimes, service, worker
 from devices.agent.checks import JobError
 from devices.agent.cuda.errors import GpuError
 from devices.agent.protocol import PROTOCOL, file_digest, parse_request
-from devices.agent.runtimes.fake import IsolatedFake
+from devices.agent.runtimes.fake.runtime import IsolatedFake
 from devices.agent.service import Jobs
 from devices.agent_process import AgentProcess
 
@@ -239,8 +239,8 @@ def test_runtimes_whose_version_hangs_are_left_out_and_share_one_budget(
     program.write_text(HANGS)
     monkeypatch.setenv("STARTED", str(started))
     monkeypatch.setattr(worker, "AGENT", str(program))
-    isolated = ".fake:IsolatedFake"
-    found = {"hangs": isolated, "hangs too": isolated, "fake": ".fake:FakeRuntime"}
+    isolated = ".fake.runtime:IsolatedFake"
+    found = {"hangs": isolated, "hangs too": isolated, "fake": ".fake.runtime:FakeRuntime"}
     monkeypatch.setattr(runtimes, "RUNTIMES", found)
     monkeypatch.setattr(runtimes, "_loaded", {})
     monkeypatch.setattr(IsolatedFake, "VERSION_IMPORTS", True)
@@ -253,7 +253,7 @@ def test_runtimes_whose_version_hangs_are_left_out_and_share_one_budget(
 def test_versions_are_told_in_the_order_of_the_runtimes(
     jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = {"isolated_fake": ".fake:IsolatedFake", "fake": ".fake:FakeRuntime"}
+    found = {"isolated_fake": ".fake.runtime:IsolatedFake", "fake": ".fake.runtime:FakeRuntime"}
     monkeypatch.setattr(runtimes, "RUNTIMES", found)
     monkeypatch.setattr(runtimes, "_loaded", {})
     monkeypatch.setattr(IsolatedFake, "VERSION_IMPORTS", True)

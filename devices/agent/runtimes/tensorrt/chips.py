@@ -15,7 +15,7 @@ A GPU that is newer than this table is let through.
 import re
 from typing import Any, Dict, NamedTuple, Optional, Tuple
 
-from .checks import JobError
+from ...checks import JobError
 
 Version = Tuple[int, int]
 

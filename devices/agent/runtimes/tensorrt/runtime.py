@@ -10,11 +10,11 @@ import importlib.util
 import sys
 from typing import Any, Dict, Optional
 
-from .. import chips, cuda, engines
-from ..checks import JobError
-from . import Prepared, Runtime, tensorrt_api, tensorrt_build, tensorrt_inspect
-from .external_data import refuse_external_data
-from .tensorrt_engine import Engine, Options
+from ... import cuda
+from ...checks import JobError
+from .. import Prepared, Runtime
+from . import api, build, chips, engines, inspection
+from .model import Engine, Options
 
 
 class TensorRT(Runtime):
@@ -57,13 +57,12 @@ class TensorRT(Runtime):
         trt = self._import()
         chips.check(gpu, str(trt.__version__))
         if self._home is None:
-            self._able = tensorrt_api.Capabilities.of(trt)
+            self._able = api.Capabilities.of(trt)
             self._home = cuda.open_gpu()
-            self._logger = tensorrt_build.logger_of(trt)
+            self._logger = build.logger_of(trt)
 
     def prepare(self, file: str, threads: int, seed: int, options: Dict[str, Any]) -> Prepared:
         """Build the engine, or take the one whose digest is named, and fill its inputs."""
-        refuse_external_data(file)
         wanted = Options(
             precision=options.get("precision", "fp32"),
             launch=options.get("launch", "plain"),
@@ -76,7 +75,7 @@ class TensorRT(Runtime):
         known = None if number else options.get("engine_sha256")
         plan = None if known is None else engines.load(file, known)
         facts: Dict[str, Any] = {"engine_reused": plan is not None}
-        built: Optional[tensorrt_build.Built] = None
+        built: Optional[build.Built] = None
         if plan is None:
             built = self._build(file, wanted.precision, number)
             plan = built.plan
@@ -92,7 +91,7 @@ class TensorRT(Runtime):
                 has_products = any(layer.multiplies for layer in engine.inspected.layers)
             else:
                 has_products = built.has_products
-            tensorrt_inspect.check(engine.inspected, wanted.precision, has_products)
+            inspection.check(engine.inspected, wanted.precision, has_products)
             if built is not None and not number:  # others are measured once
                 engines.save(file, plan)
         except BaseException:
@@ -104,9 +103,9 @@ class TensorRT(Runtime):
     def failure(self, error: Exception) -> Optional[JobError]:
         """Recognise memory that could not be had."""
         if isinstance(error, cuda.GpuError) and error.out_of_memory:
-            return tensorrt_build.out_of_memory(str(error))
-        if isinstance(error, MemoryError) or tensorrt_build.says_out_of_memory(str(error)):
-            return tensorrt_build.out_of_memory(str(error))
+            return build.out_of_memory(str(error))
+        if isinstance(error, MemoryError) or build.says_out_of_memory(str(error)):
+            return build.out_of_memory(str(error))
         return None
 
     def state(self) -> Optional[bytes]:
@@ -134,12 +133,10 @@ class TensorRT(Runtime):
                 ) from error
         return self._trt
 
-    def _build(self, file: str, precision: str, number: int) -> tensorrt_build.Built:
+    def _build(self, file: str, precision: str, number: int) -> build.Built:
         cache = None if number else self._cache
         info = self._home.info
-        built = tensorrt_build.build(
-            self._trt, self._able, self._logger, info, file, precision, cache
-        )
+        built = build.build(self._trt, self._able, self._logger, info, file, precision, cache)
         if built.cache is not None:
             self._cache = built.cache
         return built

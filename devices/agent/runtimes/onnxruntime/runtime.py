@@ -7,11 +7,11 @@ outputs bound once.
 
 import importlib
 import sys
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Optional
 
-from ..checks import JobError
-from . import Prepared, Runtime
-from .external_data import refuse_external_data
+from ...checks import JobError
+from .. import Prepared, Runtime
+from .model import BoundSession
 
 #: What ONNX Runtime, of any version, says when it cannot have the memory it wants.
 OUT_OF_MEMORY_WORDS = (
@@ -23,18 +23,6 @@ OUT_OF_MEMORY_WORDS = (
     "out of memory",
 )
 SEVERITY_ERROR = 3
-
-#: ONNX Runtime's names of element types, and numpy's.
-ELEMENT_TYPES = {
-    "tensor(float)": "float32",
-    "tensor(double)": "float64",
-    "tensor(float16)": "float16",
-    "tensor(int8)": "int8",
-    "tensor(uint8)": "uint8",
-    "tensor(int32)": "int32",
-    "tensor(int64)": "int64",
-    "tensor(bool)": "bool",
-}
 
 
 class OnnxRuntime(Runtime):
@@ -70,19 +58,8 @@ class OnnxRuntime(Runtime):
 
     def prepare(self, file: str, threads: int, seed: int, options: Dict[str, Any]) -> Prepared:
         """Build the session, and bind inputs drawn from the seed and all outputs."""
-        refuse_external_data(file)
         session = self._session(file, threads)
-        binding = session.io_binding()
-        draw = self._numpy.random.RandomState(seed)
-        for node in session.get_inputs():
-            value = _random_input(draw, _static_shape(node), _element_type(node))
-            binding.bind_ortvalue_input(node.name, self._ort.OrtValue.ortvalue_from_numpy(value))
-        for node in session.get_outputs():
-            value = self._ort.OrtValue.ortvalue_from_shape_and_type(
-                _static_shape(node), self._numpy.dtype(_element_type(node)).type
-            )
-            binding.bind_ortvalue_output(node.name, value)
-        return BoundSession(session, binding)
+        return BoundSession(self._ort, self._numpy, session, seed)
 
     def failure(self, error: Exception) -> Optional[JobError]:
         """Recognise memory that could not be had; ONNX Runtime has no exception for it."""
@@ -115,24 +92,6 @@ class OnnxRuntime(Runtime):
             ) from error
 
 
-class BoundSession(Prepared):
-    """A session whose inputs and outputs stay where they are."""
-
-    def __init__(self, session: Any, binding: Any) -> None:
-        self._session = session
-        self._binding = binding
-
-    def run(self, times: int) -> None:
-        """Run so often, back to back."""
-        run, binding = self._session.run_with_iobinding, self._binding
-        for _ in range(times):
-            run(binding)
-
-    def close(self) -> None:
-        """Drop the session; its memory goes back to the shared arena."""
-        self._session = self._binding = None
-
-
 def _register_shared_arena(ort: Any) -> None:
     # Many sessions, one after another, would otherwise each grow an arena of their own. Zero and -1
     # stand for the defaults: no limit, extend by powers of two, first chunk, dead bytes.
@@ -140,31 +99,3 @@ def _register_shared_arena(ort: Any) -> None:
         "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
     )
     ort.create_and_register_allocator(where, ort.OrtArenaCfg(0, -1, -1, -1))
-
-
-def _static_shape(node: Any) -> List[int]:
-    shape = list(node.shape)
-    if not all(isinstance(size, int) and size > 0 for size in shape):
-        raise JobError(
-            "bad_model",
-            f"tensor {node.name!r} has the shape {shape}: only fixed sizes above 0 can be measured",
-            "export the model with static shapes",
-        )
-    return shape
-
-
-def _element_type(node: Any) -> str:
-    if node.type not in ELEMENT_TYPES:
-        raise JobError(
-            "bad_model",
-            f"tensor {node.name!r} is a {node.type}, which the agent cannot fill",
-            f"export the model with one of {', '.join(sorted(ELEMENT_TYPES))}",
-        )
-    return ELEMENT_TYPES[node.type]
-
-
-def _random_input(draw: Any, shape: List[int], element_type: str) -> Any:
-    """Normal numbers for floats; zeros and ones for the rest, which every index allows."""
-    if element_type.startswith("float"):
-        return draw.standard_normal(size=shape).astype(element_type)
-    return draw.randint(0, 2, size=shape).astype(element_type)

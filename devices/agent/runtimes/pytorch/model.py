@@ -4,12 +4,12 @@ import re
 import time
 from typing import Any, Dict, List, Tuple
 
-from .. import timing
-from ..checks import JobError, clip
-from ..cuda.clocks import EventClocks
-from ..protocol import Rule
-from . import Prepared
-from .torch_clocks import TorchGpu
+from ... import timing
+from ...checks import JobError, clip
+from ...cuda.clocks import EventClocks
+from ...protocol import Rule
+from .. import Prepared
+from .clocks import TorchGpu
 
 #: Runs before anything is recorded: the first of them choose algorithms and fill the allocator.
 WARM_RUNS = 3

@@ -4,14 +4,12 @@ The builder times kernels and keeps the fastest.  Its timing cache lets later bu
 the same times; it is refused by another version or GPU, and then replaced by an empty one.
 """
 
-import io
 import sys
 import time
-from typing import Any, Dict, List, NamedTuple, Optional, Set
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
-from ..checks import JobError, clip
-from .external_data import BYTES, DamagedError, fields
-from .tensorrt_api import (
+from ...checks import JobError, clip
+from .api import (
     Capabilities,
     network_flags,
     parser_error_node,
@@ -47,6 +45,8 @@ PRODUCTS = {"CONVOLUTION", "DECONVOLUTION", "FULLY_CONNECTED", "MATRIX_MULTIPLY"
 #: Types of an input that are not what fp16 needs.
 FLOATS = ("FLOAT", "BF16")
 GRAPH_OF_MODEL, NODE_OF_GRAPH, NAME_OF_NODE = 7, 1, 3
+#: Protobuf's kinds of fields: those of fixed size, and those that say their size first.
+VARINT, WITH_LENGTH, FIXED_BYTES = 0, 2, {1: 8, 5: 4}
 
 
 class Built(NamedTuple):
@@ -218,29 +218,41 @@ def _bad_model(able: Capabilities, parser: Any, file: str, content: bytes) -> Jo
 
 
 def _node_name(content: bytes, number: int) -> str:
-    """The name of a node of the graph, by the number that the parser gives; "" for none."""
-    stream = io.BytesIO(content)
+    """The name of a node of the graph, by the number that the parser gives; "" for none.
+
+    Before TensorRT 10 the number is all there is, and the device may lack the onnx package.
+    """
     try:
-        graphs = [
-            one
-            for one in fields(stream, 0, len(content))
-            if one.number == GRAPH_OF_MODEL and one.wire_type == BYTES
-        ]
-        nodes = [
-            node
-            for graph in graphs
-            for node in fields(stream, graph.start, graph.end)
-            if node.number == NODE_OF_GRAPH and node.wire_type == BYTES
-        ]
-        if not 0 <= number < len(nodes):
-            return ""
-        node = nodes[number]
-        for found in fields(stream, node.start, node.end):
-            if found.number == NAME_OF_NODE and found.wire_type == BYTES:
-                return content[found.start : found.end].decode("utf-8", "replace")
-    except DamagedError:
-        pass
-    return ""
+        (graph,) = _parts(memoryview(content), GRAPH_OF_MODEL)
+        node = list(_parts(graph, NODE_OF_GRAPH))[number] if number >= 0 else memoryview(b"")
+        return "".join(bytes(name).decode("utf-8") for name in _parts(node, NAME_OF_NODE))
+    except (ValueError, LookupError):
+        return ""
+
+
+def _parts(message: memoryview, wanted: int) -> Iterator[memoryview]:
+    """Each field of that number which holds bytes, in a message as protobuf writes it."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        kind = tag & 7
+        size, at = (FIXED_BYTES[kind], at) if kind in FIXED_BYTES else _varint(message, at)
+        if kind == WITH_LENGTH:
+            if tag >> 3 == wanted:
+                yield message[at : at + size]
+        elif kind == VARINT:
+            size = 0
+        at += size
+
+
+def _varint(message: memoryview, at: int) -> Tuple[int, int]:
+    """The number that begins there, and where the next byte is."""
+    value = shift = 0
+    while True:
+        value |= (message[at] & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if message[at - 1] < 0x80:
+            return value, at
 
 
 def _not_built(logger: Any, able: Capabilities, file: str) -> JobError:

@@ -11,7 +11,7 @@ import tempfile
 from contextlib import suppress
 from typing import Any, Dict, Optional
 
-from .checks import Check, absolute_path, integer, one_of, sha256_hex
+from ...checks import Check, absolute_path, integer, one_of, sha256_hex
 
 MOST_BUILDS = 1000
 #: Options of a request that all who build engines take.

@@ -8,12 +8,13 @@ import random
 import struct
 from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
-from .. import cuda, timing
-from ..checks import JobError, bad_request
-from ..cuda.clocks import EventClocks
-from ..protocol import Rule
-from . import Prepared, tensorrt_api, tensorrt_inspect
-from .tensorrt_api import Capabilities, Tensor
+from ... import cuda, timing
+from ...checks import JobError, bad_request
+from ...cuda.clocks import EventClocks
+from ...protocol import Rule
+from .. import Prepared
+from . import api, inspection
+from .api import Capabilities, Tensor
 
 #: Bytes an element, and how ``struct`` calls it; types without a name cannot be inputs here.
 ELEMENTS: Dict[str, Tuple[int, str]] = {
@@ -99,14 +100,6 @@ class Engine(Prepared):
         """What was built and what it takes."""
         return self.built
 
-    def outputs(self) -> Dict[str, bytes]:
-        """The outputs of the last run, as they lie in memory; for tests."""
-        return {
-            tensor.name: self._gpu.to_host(pointer, _bytes(tensor))
-            for tensor, pointer in self._buffers
-            if not tensor.is_input
-        }
-
     def close(self) -> None:
         """Give back graph and context, then the engine, then its runtime, then the memory."""
         self._stop()
@@ -154,8 +147,8 @@ class Engine(Prepared):
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise RuntimeError(f"TensorRT does not take the engine: {self._logger.last()}")
-        self.inspected = tensorrt_inspect.inspect(self._inspector_json())
-        tensors = tensorrt_api.tensors_of(self._trt, self._api, self._engine)
+        self.inspected = inspection.inspect(self._inspector_json())
+        tensors = api.tensors_of(self._trt, self._api, self._engine)
         self._buffers = [(one, self._filled(one, number)) for number, one in enumerate(tensors)]
         self._stream = self._gpu.stream()
         self._start()
@@ -174,13 +167,13 @@ class Engine(Prepared):
         return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
 
     def _new_context(self) -> Any:
-        context = tensorrt_api.quiet_context(self._trt, self._able, self._engine)
+        context = api.quiet_context(self._trt, self._able, self._engine)
         if context is None:
             raise RuntimeError(f"TensorRT makes no context: {self._logger.last()}")
         return context
 
     def _enqueuer(self, context: Any) -> Callable[[], bool]:
-        return tensorrt_api.enqueuer(self._api, context, self._buffers, self._stream)
+        return api.enqueuer(self._api, context, self._buffers, self._stream)
 
     def _checked(self, enqueue: Callable[[], bool]) -> Callable[[], None]:
         logger = self._logger
@@ -215,12 +208,6 @@ class Engine(Prepared):
         else:
             self._gpu.fill(pointer, 0, _bytes(tensor))
         return pointer
-
-
-def random_input(tensor: Tensor, seed: int) -> bytes:
-    """All that an input holds."""
-    block = _drawn(tensor, seed)
-    return (block * -(-_bytes(tensor) // len(block)))[: _bytes(tensor)]
 
 
 def _drawn(tensor: Tensor, seed: int) -> bytes:

@@ -4,8 +4,8 @@ import json
 import re
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from ..checks import JobError
-from .trtexec_flags import Version
+from ...checks import JobError
+from .flags import Version
 
 VERSION = re.compile(r"&&&& \w+ TensorRT\.trtexec \[TensorRT v(\d+)\]")
 BUILT = re.compile(r"Engine built in ([\d.]+) sec")
@@ -55,7 +55,7 @@ class UnknownOptionError(JobError):
         super(UnknownOptionError, self).__init__(
             "runtime_error",
             f"trtexec does not know {', '.join(options)}",
-            "its version has other flags than trtexec_flags.py says: use the tensorrt runtime",
+            "its version has other flags than trtexec/flags.py says: use the tensorrt runtime",
         )
         self.options = options
 

@@ -14,10 +14,10 @@ import sys
 import time
 from typing import Any, Dict, List, Optional
 
-from ..checks import Check, JobError, clip, one_of
-from . import Prepared, Runtime, onnx_in_torch
-from .external_data import refuse_external_data
-from .torch_model import Chosen, TorchModel, is_memory
+from ...checks import Check, JobError, clip, one_of
+from .. import Prepared, Runtime
+from . import build
+from .model import Chosen, TorchModel, is_memory
 
 
 class PyTorch(Runtime):
@@ -79,7 +79,6 @@ class PyTorch(Runtime):
         chosen = Chosen(options)
         chosen.refuse_nonsense()
         device = self._device(chosen)
-        refuse_external_data(file)
         torch = self._torch
         torch.set_num_threads(threads)
         torch.backends.cuda.matmul.allow_tf32 = False
@@ -87,7 +86,7 @@ class PyTorch(Runtime):
         torch.backends.cudnn.benchmark = True
         start = time.perf_counter()
         before = _allocated(torch) if chosen.on_gpu else 0
-        wired = onnx_in_torch.build(torch, self._onnx, file)
+        wired = build.build(torch, self._onnx, file)
         inputs = _inputs(torch, wired, seed, chosen.dtype(torch), device)
         module = _place(torch, wired.module, chosen.dtype(torch), device)
         model = TorchModel(torch, wired._replace(module=module), inputs, chosen)

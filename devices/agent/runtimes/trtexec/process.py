@@ -8,9 +8,9 @@ import subprocess
 import tempfile
 from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
-from ..checks import JobError
-from . import trtexec_output
-from .trtexec_flags import Version
+from ...checks import JobError
+from . import output
+from .flags import Version
 
 PATH_VARIABLE = "DSHRINK_TRTEXEC"
 #: Where JetPack and NVIDIA's packages put it.
@@ -56,7 +56,7 @@ class Binary(object):
         if process.returncode < 0:
             raise _crash(-process.returncode, what, text)
         if process.returncode:
-            raise trtexec_output.error(text, process.returncode, what)
+            raise output.error(text, process.returncode, what)
         return Said(text, {name: self._take(name, words) for name in writes})
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ import json
 import re
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from ..checks import JobError
+from ...checks import JobError
 
 #: In this order: a format's words may hold a shorter one.
 _TYPES = (

@@ -1,7 +1,7 @@
 """The command lines of ``trtexec``, for the version that is installed.
 
 No default is trusted: what decides a latency is given as a flag, except where the only flag for it
-is a deprecated no-op, and then what trtexec says it did is checked (trtexec_output.py).  ``FLAGS``
+is a deprecated no-op, and then what trtexec says it did is checked (output.py).  ``FLAGS``
 says when each flag exists.  Sources: ``samples/common/sampleOptions.cpp`` of NVIDIA's TensorRT
 repository at its releases 8.2, 8.5, 10 and 11, and "Migrating trtexec Usage" in its documentation.
 
@@ -12,8 +12,8 @@ Builds run the engine once, for no flag that skips it is in all versions (``--bu
 import math
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
-from ..protocol import Rule
-from .tensorrt_build import (
+from ...protocol import Rule
+from ..tensorrt.build import (
     AVERAGED_TIMINGS,
     OPTIMIZATION_LEVEL,
     WORKSPACE_MOST_BYTES,
@@ -82,7 +82,7 @@ def takes(version: Version, name: str) -> bool:
 
 
 def workspace_mib(memory_bytes: Optional[int]) -> int:
-    """MiB that a tactic may use, as in the builds of tensorrt_build.py."""
+    """MiB that a tactic may use, as in the builds of tensorrt/build.py."""
     if memory_bytes is None:
         return WORKSPACE_MIB
     return min(memory_bytes // WORKSPACE_SHARE, WORKSPACE_MOST_BYTES) >> 20
@@ -98,7 +98,7 @@ def build(
 ) -> List[str]:
     """Flags to build an engine and save it; without a timing cache every tactic is timed anew.
 
-    The choices are those of tensorrt_build.py; ``workspace`` is in MiB.
+    The choices are those of tensorrt/build.py; ``workspace`` is in MiB.
     """
     words = [f"--onnx={onnx}", f"--saveEngine={engine}", "--profilingVerbosity=detailed"]
     words += ["--noTF32", f"--avgTiming={AVERAGED_TIMINGS}"]
@@ -120,7 +120,7 @@ def build(
 
 
 def io(version: Version, precision: str) -> Dict[str, str]:
-    """The fact of a build whose inputs and outputs are made fp16, as in tensorrt_api.py."""
+    """The fact of a build whose inputs and outputs are made fp16, as in tensorrt/api.py."""
     return {"io": "fp16"} if precision == "fp16" and takes(version, "--inputIOFormats") else {}
 
 

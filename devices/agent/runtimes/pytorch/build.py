@@ -10,7 +10,7 @@ import math
 import operator
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from ..checks import JobError
+from ...checks import JobError
 
 #: From here on the bounds of Clip are inputs, as all our files have them.
 OLDEST_OPSET = 11
@@ -106,7 +106,7 @@ class Wiring(object):
 def build(torch: Any, onnx: Any, file: str) -> Wired:
     """Read a file whose data is all inside; raise ``bad_model`` for what cannot be run."""
     try:
-        model = onnx.load(file)
+        model = onnx.load(file, load_external_data=False)
         onnx.checker.check_model(model)
     except Exception as error:  # protobuf's and the checker's own kinds, by version
         raise JobError(
