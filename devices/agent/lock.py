@@ -10,7 +10,7 @@ import time
 from typing import Any, Optional
 
 from . import alarm
-from .checks import JobError
+from .checks import RequestError
 
 #: Names the file to lock, where the usual one does not suit the device.
 PATH_VARIABLE = "DSHRINK_DEVICE_LOCK"
@@ -53,7 +53,7 @@ class DeviceLock(object):
         if flock(file, wait=False):
             return
         if not alarm.returns_within(self._patience_s, lambda: flock(file)):
-            raise JobError(
+            raise RequestError(
                 "device_busy",
                 f"another run has measured on this device for {self._patience_s:g} s and goes on "
                 f"(it holds {self._path})",
@@ -93,7 +93,7 @@ def open_lock_file(path: str) -> int:
         except FileNotFoundError:
             return _create(path, flags)
     except OSError as error:
-        raise JobError(
+        raise RequestError(
             "not_permitted",
             f"{path}, which one run at a time locks, cannot be opened: {error.strerror}",
             f"remove it, or name another file in {PATH_VARIABLE}",

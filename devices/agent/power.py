@@ -21,7 +21,7 @@ from contextlib import suppress
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 from . import alarm, health, jetson, lock, sysfs
-from .checks import JobError
+from .checks import RequestError
 from .commands import SYSTEM, Commands
 from .guardian import READY, STEP_TIMEOUT_S
 
@@ -39,7 +39,7 @@ HELD_SHARE = 0.7
 BY_HAND_JETSON = f"sudo nvpmodel -m {BEST_MODE} && sudo jetson_clocks"
 
 
-class Plan(NamedTuple):
+class PowerPlan(NamedTuple):
     """What to hold: in words, what sets it, and the guardian's steps that put it back.
 
     ``lock_gpu`` sets the GPU's clock to ``gpu_mhz``, where there is one, and returns why it could
@@ -89,7 +89,7 @@ def hold(root: str = "/", commands: Commands = SYSTEM, lock_path: Optional[str] 
     """
     held_file = _lock(lock_path or os.path.join(tempfile.gettempdir(), LOCK_FILE))
     try:
-        plan = _plan(root, commands)
+        plan = _power_plan(root, commands)
         if not plan.undo:
             return Held(plan.words)
         held = Held(list(plan.words), _start_guardian(plan.undo, held_file))
@@ -159,25 +159,25 @@ def _clock(folder: str) -> Dict[str, Any]:
     }
 
 
-def _plan(root: str, commands: Commands) -> Plan:
+def _power_plan(root: str, commands: Commands) -> PowerPlan:
     """What to hold by a board's own tools, or of the CPU and, where there is one, the GPU."""
     if jetson.is_jetson(root):
         return _jetson_plan(commands)
     cpu, gpu = _governor_plan(root), _gpu_plan(health.gpu(root) or {}, commands)
-    return Plan(cpu.words, cpu.changes, gpu.undo + cpu.undo, gpu.gpu_mhz, gpu.lock_gpu)
+    return PowerPlan(cpu.words, cpu.changes, gpu.undo + cpu.undo, gpu.gpu_mhz, gpu.lock_gpu)
 
 
-def _gpu_plan(facts: Dict[str, Any], commands: Commands) -> Plan:
+def _gpu_plan(facts: Dict[str, Any], commands: Commands) -> PowerPlan:
     by_hand, mhz = by_hand_gpu(facts), _mhz_to_hold(facts)
     program = commands.find("nvidia-smi")
     if by_hand is None or program is None:
-        return Plan([], [], [])
+        return PowerPlan([], [], [])
     as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
     tool = as_root + [program, "-i", facts["uuid"]]
     folder = os.path.join(tempfile.gettempdir(), "dshrink-clocks-" + uuid.uuid4().hex)
     locked = os.path.join(folder, "locked")  # the guardian frees only what was locked
     words = tool + ["-lgc", f"{mhz},{mhz}"]
-    return Plan(
+    return PowerPlan(
         [],
         [],
         [{"run": tool + ["-rgc"], "if_file": locked}, {"remove": folder}],
@@ -212,13 +212,13 @@ def _lock_gpu(commands: Commands, words: List[str], locked: str, by_hand: str) -
     return f"`{' '.join(words)}` does not work: {problem}; by hand: {by_hand}"
 
 
-def _governor_plan(root: str) -> Plan:
+def _governor_plan(root: str) -> PowerPlan:
     was = {path: sysfs.read(path) for path in sysfs.of_cores(root, GOVERNOR)}
     if not was:
-        return Plan(["nothing to hold: this machine lets nobody choose its CPU clock"], [], [])
+        return PowerPlan(["nothing to hold: this machine lets nobody choose its CPU clock"], [], [])
     others = {path: one for path, one in was.items() if one != BEST_GOVERNOR}
     before = "+".join(sorted(set(others.values()))) or "so already"
-    return Plan(
+    return PowerPlan(
         [f"governor {BEST_GOVERNOR} on {len(was)} core(s) (was {before})"],
         [functools.partial(_set_governor, path) for path in others],
         [{"write": path, "text": one} for path, one in others.items()],
@@ -233,7 +233,7 @@ def _set_governor(path: str) -> None:
         raise _not_permitted(f"{path} cannot be set: {error.strerror}", BY_HAND_GOVERNOR) from error
 
 
-def _jetson_plan(commands: Commands) -> Plan:
+def _jetson_plan(commands: Commands) -> PowerPlan:
     as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
     mode = jetson.power_mode(commands) or jetson.power_mode(commands, as_root)
     if mode is None:
@@ -250,7 +250,7 @@ def _jetson_plan(commands: Commands) -> Plan:
     changes: List[Callable[[], None]] = [functools.partial(os.mkdir, folder, 0o700)]
     changes += [functools.partial(_run, commands, words) for words in to_set]
     words = [f"nvpmodel mode {BEST_MODE} (was {mode.name})", "jetson_clocks"]
-    return Plan(words, changes, undo + [{"remove": folder}])
+    return PowerPlan(words, changes, undo + [{"remove": folder}])
 
 
 def _run(commands: Commands, words: List[str]) -> None:
@@ -262,8 +262,8 @@ def _run(commands: Commands, words: List[str]) -> None:
     raise _not_permitted(f"`{' '.join(words)}` does not work here: {problem}", BY_HAND_JETSON)
 
 
-def _not_permitted(message: str, by_hand: str) -> JobError:
-    return JobError(
+def _not_permitted(message: str, by_hand: str) -> RequestError:
+    return RequestError(
         "not_permitted",
         message,
         f"run on the device, by hand: {by_hand}; then measure without holding the clocks",
@@ -276,7 +276,7 @@ def _lock(path: str) -> int:
     try:
         is_ours = lock.flock(file, wait=False)
         if not is_ours and not alarm.returns_within(LOCK_PATIENCE_S, lambda: lock.flock(file)):
-            raise JobError(
+            raise RequestError(
                 "device_busy",
                 f"another run holds this device's clocks (and {path})",
                 "wait for the other run, or end it",

@@ -12,7 +12,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from .checks import (
     Check,
-    JobError,
+    RequestError,
     absolute_path,
     bad_request,
     check_fields,
@@ -24,7 +24,7 @@ from .checks import (
     text,
 )
 
-PROTOCOL = 3
+PROTOCOL = 1
 #: No legal request comes near this; a longer line is refused without being parsed.
 MAX_LINE_BYTES = 256 * 1024
 #: A serialized ONNX file cannot be larger: protobuf's limit.
@@ -157,11 +157,11 @@ def request_id(message: Dict[str, Any]) -> str:
 
 
 def parse_request(message: Dict[str, Any]) -> Request:
-    """Check a decoded message and return it as a request; raise ``JobError`` otherwise."""
+    """Check a decoded message and return it as a request; raise ``RequestError`` otherwise."""
     rest = dict(message)
     version = rest.pop("protocol", None)
     if isinstance(version, bool) or version != PROTOCOL:
-        raise JobError(
+        raise RequestError(
             "protocol_version",
             f"the request speaks protocol {clip(version)}, this agent speaks {PROTOCOL}",
             "bring host and agent to the same version of dshrink",
@@ -199,13 +199,13 @@ def encode_result(identity: str, result: Dict[str, Any]) -> bytes:
     return encode({"protocol": PROTOCOL, "id": identity, "ok": True, "result": result})
 
 
-def encode_error(identity: str, error: JobError, is_last: bool = False) -> bytes:
+def encode_error(identity: str, error: RequestError, is_last: bool = False) -> bytes:
     """The reply line of a request that failed; with ``is_last`` the process ends after it."""
     reply = {"protocol": PROTOCOL, "id": identity, "ok": False, "error": error_body(error)}
     return encode(dict(reply, last=True) if is_last else reply)
 
 
-def error_body(error: JobError) -> Dict[str, str]:
+def error_body(error: RequestError) -> Dict[str, str]:
     """The error as replies carry it."""
     return {"type": error.kind, "message": clip(error.message), "advice": clip(error.advice)}
 

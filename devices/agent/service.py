@@ -13,7 +13,7 @@ import traceback
 from typing import Any, BinaryIO, Dict, Iterator, List, Optional, Tuple
 
 from . import alarm, power, runtimes, store, system, worker
-from .checks import Check, JobError, bad_request, check_fields, integer
+from .checks import Check, RequestError, bad_request, check_fields, integer
 from .health import read_health
 from .lock import DeviceLock
 from .protocol import (
@@ -46,7 +46,7 @@ def main(root: Optional[str] = None) -> int:
     _die_with_host()
     try:
         in_use = None if root is None else store.use(root)
-    except (JobError, OSError) as error:
+    except (RequestError, OSError) as error:
         sys.stderr.write(f"the agent cannot use {root}: {error}\n")
         return 1
     try:
@@ -168,7 +168,7 @@ def work(do: str, request: Measure) -> Dict[str, Any]:
     try:
         return _do_within_limit(do, runtime, request, options)
     except Exception as error:
-        known = _as_job_error(error)
+        known = _as_request_error(error)
         known.ends_process = _is_sticky(error) or _is_broken(runtime)
         raise known from error
 
@@ -208,7 +208,7 @@ def _do_within_limit(
     with MemoryLimit(options.pop("memory_limit_mib", None)):
         try:
             return _do_with(do, runtime, request, options)
-        except JobError:
+        except RequestError:
             raise
         except Exception as error:
             known = runtime.failure(error)
@@ -275,7 +275,7 @@ def _answer(line: bytes, jobs: Jobs) -> Tuple[bytes, bool]:
         request = parse_request(message)
         return encode_result(identity, jobs.do(request)), request.do == "quit"
     except Exception as error:
-        known = _as_job_error(error)
+        known = _as_request_error(error)
         return encode_error(identity, known, known.ends_process), known.ends_process
 
 
@@ -288,33 +288,33 @@ def _check_file(request: Measure) -> None:
             raise bad_request(f"{request.file} has {state.st_size} bytes, above {MAX_FILE_BYTES}")
         if state.st_size == 0:
             # Nor is it read: files of /proc look empty, and some of them block whoever reads.
-            raise JobError("bad_model", f"{request.file} is empty", "push the file again")
+            raise RequestError("bad_model", f"{request.file} is empty", "push the file again")
         digest = file_digest(request.file)
     except OSError as error:
-        raise JobError(
+        raise RequestError(
             "missing_file",
             f"{request.file} cannot be read: {error.strerror}",
             "push the file to the device before asking for its measurement",
         ) from error
     if digest != request.sha256:
-        raise JobError(
+        raise RequestError(
             "wrong_digest",
             f"{request.file} has the SHA-256 {digest}, the request says {request.sha256}",
             "the file changed or arrived damaged: push it again",
         )
 
 
-def _as_job_error(error: Exception) -> JobError:
-    if isinstance(error, JobError):
+def _as_request_error(error: Exception) -> RequestError:
+    if isinstance(error, RequestError):
         return error
     if isinstance(error, MemoryError):
-        return JobError(
+        return RequestError(
             "out_of_memory",
             "the agent could not have the memory this job needs",
             "use a smaller batch or resolution, or a larger memory_limit_mib",
         )
     traceback.print_exception(type(error), error, error.__traceback__)
-    return JobError(
+    return RequestError(
         "runtime_error",
         f"{type(error).__name__}: {error}",
         "the traceback is in the agent's standard error",

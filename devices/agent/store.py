@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import Any, BinaryIO, Dict, List, Optional, Pattern, Tuple
 
 from . import alarm
-from .checks import JobError, bad_request
+from .checks import RequestError, bad_request
 from .lock import flock
 from .protocol import (
     MAX_LINE_BYTES,
@@ -53,8 +53,8 @@ def remove_main(root: str) -> int:
     try:
         removed = remove(root, None if given is None else int(given))
         reply: Dict[str, Any] = {"ok": True, "removed": removed}
-    except (JobError, OSError) as error:
-        reply = {"ok": False, "error": error_body(_as_job_error(error))}
+    except (RequestError, OSError) as error:
+        reply = {"ok": False, "error": error_body(_as_request_error(error))}
     sys.stdout.buffer.write(encode(reply))
     sys.stdout.buffer.flush()
     return 0 if reply["ok"] else 1
@@ -74,9 +74,9 @@ def receive(root: str, requests: BinaryIO, replies: BinaryIO) -> int:
             os.close(in_use)
     except BrokenPipeError:
         return 1  # nobody reads an answer any more
-    except (JobError, OSError, MemoryError) as error:
+    except (RequestError, OSError, MemoryError) as error:
         with suppress(BrokenPipeError):
-            _send(replies, {"ok": False, "error": error_body(_as_job_error(error))})
+            _send(replies, {"ok": False, "error": error_body(_as_request_error(error))})
         return 1
     finally:
         alarm.end_process_after(None)
@@ -90,7 +90,7 @@ def use(root: str) -> int:
     try:
         flock(in_use, shared=True)
         if os.fstat(in_use).st_nlink == 0:
-            raise JobError(
+            raise RequestError(
                 "device_busy",
                 f"another run has just removed {root}",
                 "run the same command again",
@@ -171,7 +171,7 @@ def _take(folder: str, file: Announced, requests: BinaryIO) -> str:
             target.flush()
             os.fsync(target.fileno())
             if digest != file.sha256:
-                raise JobError(
+                raise RequestError(
                     "wrong_digest",
                     f"what came for {file.sha256} has the SHA-256 {digest}",
                     "the file changed or arrived damaged: push it again",
@@ -255,17 +255,17 @@ def _send(replies: BinaryIO, reply: Dict[str, Any]) -> None:
     replies.flush()
 
 
-def _as_job_error(error: BaseException) -> JobError:
-    if isinstance(error, JobError):
+def _as_request_error(error: BaseException) -> RequestError:
+    if isinstance(error, RequestError):
         return error
     said = f"{type(error).__name__}: {error}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return JobError(
+        return RequestError(
             "disk_full",
             f"no space is left for the pushed files ({said})",
             "free some on the device, or give it another `folder` in devices.toml",
         )
-    return JobError(
+    return RequestError(
         "runtime_error",
         f"the folder on the device cannot be used ({said})",
         "give the device another `folder` in devices.toml",

@@ -16,7 +16,7 @@ from contextlib import suppress
 from itertools import count
 from typing import IO, Any, Dict, Optional
 
-from .checks import JobError
+from .checks import RequestError
 from .protocol import PROTOCOL
 
 AGENT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
@@ -84,7 +84,7 @@ class Worker(object):
         if reply.get("last"):
             self._end()
         error = reply["error"]
-        raise JobError(error["type"], error["message"], error["advice"])
+        raise RequestError(error["type"], error["message"], error["advice"])
 
     def close(self) -> None:
         """Let it end, and kill it if it does not."""
@@ -106,18 +106,18 @@ class Worker(object):
             self._process.kill()
             return self._process.wait()
 
-    def _death(self, message: Dict[str, Any]) -> JobError:
+    def _death(self, message: Dict[str, Any]) -> RequestError:
         status = self._end()
         said = self._pass_on().strip().splitlines()
         last_words = f"; its last words: {said[-1][-300:]}" if said else ""
         what = message.get("file", "its version")
         if status == -signal.SIGALRM:
-            return JobError(
+            return RequestError(
                 "timeout",
                 f"{self._runtime} took longer than its time limit with {what}",
                 "the build or the run hangs, or needs a longer timeout",
             )
-        return JobError(
+        return RequestError(
             "worker_crashed",
             f"{self._runtime} ended its process {_how(status)} with {what}{last_words}",
             "the runtime cannot build or run this model here; other jobs go on in a new process",
@@ -160,7 +160,7 @@ def version(runtime: str, patience_s: float = VERSION_TIMEOUT_S) -> Optional[str
         return None
     try:
         found = ask(runtime, {"do": "version", "runtime": runtime}, patience_s)["version"]
-    except (JobError, OSError):  # there may be no room for another process
+    except (RequestError, OSError):  # there may be no room for another process
         return None
     return None if found is None else str(found)
 

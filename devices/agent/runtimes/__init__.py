@@ -9,7 +9,7 @@ import time
 from typing import Any, Dict, List, Optional, Tuple
 
 from .. import timing, worker
-from ..checks import Check, JobError, bad_request
+from ..checks import Check, RequestError, bad_request
 from ..protocol import Rule
 
 RUNTIMES = {
@@ -81,7 +81,7 @@ class Runtime(object):
         """Load a file whose digest was checked, with inputs drawn from the seed."""
         raise NotImplementedError
 
-    def failure(self, error: Exception) -> Optional[JobError]:
+    def failure(self, error: Exception) -> Optional[RequestError]:
         """What an exception of this runtime means; None where it says nothing special."""
         return None
 
@@ -99,7 +99,7 @@ def get(name: str) -> Runtime:
     if name not in _loaded:
         known = dict(RUNTIMES, **REHEARSAL)
         if name not in known:
-            raise JobError(
+            raise RequestError(
                 "missing_runtime",
                 f"this agent drives no runtime called {name!r}",
                 f"it drives {', '.join(sorted(RUNTIMES))}",

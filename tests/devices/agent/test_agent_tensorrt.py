@@ -16,7 +16,7 @@ from onnx import TensorProto
 from strict_tensorrt import VERSIONS, machine, models
 
 from devices.agent import worker
-from devices.agent.checks import JobError
+from devices.agent.checks import RequestError
 from devices.agent.protocol import Rule
 from devices.agent.runtimes.tensorrt import engines
 from devices.agent.runtimes.tensorrt import model as tensorrt_model
@@ -66,12 +66,12 @@ def typed(version: str, precision: str) -> bytes:
     return models.convolution(half=precision == "fp16" and version in TYPED)
 
 
-def failure(runtime: TensorRT, file: str, **options: Any) -> JobError:
+def failure(runtime: TensorRT, file: str, **options: Any) -> RequestError:
     """The error of preparing a file, as the agent would answer it."""
     try:
         model = runtime.prepare(file, 1, 0, options)
     except Exception as error:
-        known = error if isinstance(error, JobError) else runtime.failure(error)
+        known = error if isinstance(error, RequestError) else runtime.failure(error)
         assert known is not None, f"not recognised: {error!r}"
         return known
     model.close()
@@ -667,7 +667,7 @@ def test_a_step_that_failed_and_broke_the_gpu_is_told_from_one_that_failed(
     trt, runtime = install(version)
     for text, is_broken in [("10: no implementation", False), ("BROKEN", True)]:
         trt.world.fails[step] = text
-        with pytest.raises((JobError, RuntimeError), match=r"no implementation|illegal memory"):
+        with pytest.raises((RequestError, RuntimeError), match=r"no implementation|illegal memory"):
             runtime.prepare(save(models.convolution()), 1, 0, {})
         assert runtime.is_broken() is is_broken
 
@@ -712,7 +712,7 @@ def test_without_a_gpu_tensorrt_is_never_imported(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "tensorrt", None)  # importing it would fail
     runtime = TensorRT()
     assert runtime.version() is None
-    with pytest.raises(JobError, match="no usable one was found") as caught:
+    with pytest.raises(RequestError, match="no usable one was found") as caught:
         runtime.load()
     assert caught.value.kind == "missing_runtime"
 
@@ -724,7 +724,7 @@ def test_a_tensorrt_that_does_not_import_is_missing(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     runtime = TensorRT()
     assert runtime.version() is None
-    with pytest.raises(JobError, match="does not start") as caught:
+    with pytest.raises(RequestError, match="does not start") as caught:
         runtime.load()
     assert caught.value.kind == "missing_runtime" and "pip install" in caught.value.advice
 
@@ -733,7 +733,7 @@ def test_a_v100_with_10_16_is_told_to_install_10_4(
     install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine.install(monkeypatch, "10.16.1.11", capability=(7, 0))
-    with pytest.raises(JobError, match=r"10\.16\.1\.11 does not support") as caught:
+    with pytest.raises(RequestError, match=r"10\.16\.1\.11 does not support") as caught:
         TensorRT().load()
     assert caught.value.kind == "missing_runtime" and "10.4" in caught.value.advice
 
@@ -794,7 +794,7 @@ def test_a_builder_that_ends_its_process_costs_one_job(
 ) -> None:
     worker_with(ONE, FAKE_TENSORRT_FAILS="build=CRASH")
     request = asked("measure", save(models.convolution()), rule=QUICK._asdict())
-    with pytest.raises(JobError, match="SIGSEGV") as caught:
+    with pytest.raises(RequestError, match="SIGSEGV") as caught:
         worker.ask("tensorrt", request)
     assert caught.value.kind == "worker_crashed"
     worker_with(ONE, FAKE_TENSORRT_FAILS="")
@@ -867,6 +867,6 @@ def test_integer_inputs_reach_the_engine(install: Install, save: Callable[[bytes
 
 
 def test_an_input_of_a_type_that_cannot_be_filled_is_refused() -> None:
-    with pytest.raises(JobError, match="BF16") as caught:
+    with pytest.raises(RequestError, match="BF16") as caught:
         random_input(Tensor("image", True, (4,), "BF16"), 0)
     assert caught.value.kind == "bad_model"

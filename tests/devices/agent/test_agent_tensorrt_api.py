@@ -10,7 +10,7 @@ import pytest
 from strict_tensorrt import VERSIONS, build
 from strict_tensorrt.strict import NotPlayedError
 
-from devices.agent.checks import JobError
+from devices.agent.checks import RequestError
 from devices.agent.cuda import GpuInfo
 from devices.agent.runtimes.tensorrt import chips, engines, inspection
 from devices.agent.runtimes.tensorrt.api import API_VARIABLE, Capabilities
@@ -196,7 +196,7 @@ def test_a_mixed_engine_says_both() -> None:
     )
     assert found.precision == "fp16+fp32"
     inspection.check(found, "fp16", has_products=True)
-    with pytest.raises(JobError, match="1 layers are not in fp32") as caught:
+    with pytest.raises(RequestError, match="1 layers are not in fp32") as caught:
         inspection.check(found, "fp32", has_products=True)
     assert caught.value.kind == "wrong_precision"
 
@@ -212,7 +212,7 @@ def test_a_mixed_engine_says_both() -> None:
 def test_a_kernel_that_rounds_to_tf32_is_no_fp32(tactic: str) -> None:
     found = inspection.inspect(engine(layer("CaskConvolution", "Float", tactic)))
     assert found.precision == "tf32"
-    with pytest.raises(JobError, match="in tf32"):
+    with pytest.raises(RequestError, match="in tf32"):
         inspection.check(found, "fp32", has_products=True)
 
 
@@ -276,7 +276,7 @@ def test_an_engine_with_too_little_fp16_is_refused(
     layers: list[dict[str, Any]], has_products: bool, said: str
 ) -> None:
     found = inspection.inspect(engine(*layers))
-    with pytest.raises(JobError, match=said) as caught:
+    with pytest.raises(RequestError, match=said) as caught:
         inspection.check(found, "fp16", has_products)
     assert caught.value.kind == "wrong_precision"
 
@@ -286,7 +286,7 @@ def test_one_int8_product_is_enough_for_a_network_with_scales() -> None:
     found = inspection.inspect(engine(*mixed))
     inspection.check(found, "int8", has_products=True)
     assert found.precision_layers == {"int8": 1, "fp32": 9}
-    with pytest.raises(JobError, match="is in int8"):
+    with pytest.raises(RequestError, match="is in int8"):
         inspection.check(inspection.inspect(engine(*[FLOAT] * 9)), "int8", has_products=True)
 
 
@@ -294,7 +294,7 @@ def test_one_int8_product_is_enough_for_a_network_with_scales() -> None:
 def test_an_engine_of_names_alone_is_refused(precision: str) -> None:
     for layers in (["t1/Conv", "result/Gemm"], [HALF, "result/Gemm"]):
         found = inspection.inspect(engine(*layers))
-        with pytest.raises(JobError, match="no details") as caught:
+        with pytest.raises(RequestError, match="no details") as caught:
             inspection.check(found, precision, has_products=True)
         assert caught.value.kind == "runtime_error"
 
@@ -307,7 +307,7 @@ def test_names_alone_tell_no_precision() -> None:
 
 @pytest.mark.parametrize("text", ["", "no JSON", "[]", '{"Layer": []}', "null"])
 def test_an_answer_that_is_not_understood_is_an_error(text: str) -> None:
-    with pytest.raises(JobError, match="not understood") as caught:
+    with pytest.raises(RequestError, match="not understood") as caught:
         inspection.inspect(text)
     assert caught.value.kind == "runtime_error"
 
@@ -336,7 +336,7 @@ def gpu(*capability: int) -> GpuInfo:
 def test_a_version_that_does_not_fit_the_chip_is_told_which_one_does(
     capability: tuple[int, int], version: str, advice: str
 ) -> None:
-    with pytest.raises(JobError) as caught:
+    with pytest.raises(RequestError) as caught:
         chips.check(gpu(*capability), version)
     assert caught.value.kind == "missing_runtime"
     assert version in caught.value.message and caught.value.advice == advice
@@ -361,7 +361,7 @@ def test_a_version_that_fits_is_let_through(capability: tuple[int, int], version
 def test_chips_without_int8_are_refused_for_int8_alone() -> None:
     for precision in ("fp32", "fp16"):
         chips.check(gpu(6, 2), "8.2.1.8", precision)
-    with pytest.raises(JobError, match="no int8 arithmetic"):
+    with pytest.raises(RequestError, match="no int8 arithmetic"):
         chips.check(gpu(6, 2), "8.2.1.8", "int8")
     chips.check(gpu(6, 1), "8.6.0", "int8")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from devices.agent.checks import JobError
+from devices.agent.checks import RequestError
 from devices.agent.cuda import GpuInfo
 from devices.agent.protocol import Rule, file_digest
 from devices.agent.runtimes.tensorrt import build as tensorrt_build
@@ -80,9 +80,11 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     yield Device(tmp_path, monkeypatch)
 
 
-def failure(device: Device, version: str = "8.5.3", fault: str = "", **options: Any) -> JobError:
+def failure(
+    device: Device, version: str = "8.5.3", fault: str = "", **options: Any
+) -> RequestError:
     """The error of a whole job."""
-    with pytest.raises(JobError) as caught:
+    with pytest.raises(RequestError) as caught:
         model = device.prepare(device.become(version, fault), **options)
         try:
             model.measure(RULE, 1)
@@ -387,7 +389,7 @@ def test_without_a_binary_there_is_no_version(
     monkeypatch.setattr(process, "USUAL_PATH", str(device.folder / "none"))
     runtime = Trtexec()
     assert not runtime.is_installed() and runtime.version() is None
-    with pytest.raises(JobError, match="no trtexec") as caught:
+    with pytest.raises(RequestError, match="no trtexec") as caught:
         runtime.load()
     assert caught.value.kind == "missing_runtime"
     assert process.PATH_VARIABLE in caught.value.advice
@@ -467,7 +469,7 @@ def test_recorded_output_is_read(name: str) -> None:
     assert output.device_memory_bytes(said) == mib << 20
     output.check_options(said, launch)
     other = "plain" if launch == "cuda_graph" else "cuda_graph"
-    with pytest.raises(JobError, match="CUDA Graph"):
+    with pytest.raises(RequestError, match="CUDA Graph"):
         output.check_options(said, other)
     (run,) = output.runs('[{"startComputeMs" : 1, "computeMs" : 0.5}]', said, 0)
     assert run.enqueue_ns == round(float(enqueue_ms) * 1e6)
@@ -501,13 +503,13 @@ def test_without_the_median_in_the_log_the_enqueue_time_is_the_difference() -> N
     "written", ["", "{}", "[3]", "[]", '[{"startComputeMs" : 1, "computeMs" : 2}]']
 )
 def test_times_that_hold_no_run_after_the_warm_up_are_no_result(written: str) -> None:
-    with pytest.raises(JobError, match="exportTimes"):
+    with pytest.raises(RequestError, match="exportTimes"):
         output.runs(written, "", 200)
 
 
 @pytest.mark.parametrize("written", ["[", "[{}]", '[{ "count" : 7 }]'])
 def test_a_profile_without_layers_is_no_result(written: str) -> None:
-    with pytest.raises(JobError, match="exportProfile"):
+    with pytest.raises(RequestError, match="exportProfile"):
         output.layers(written)
 
 
@@ -521,5 +523,5 @@ def test_options_outside_of_what_there_is_are_refused() -> None:
     check: Callable[[str, Any], Any]
     for name, value in {"launch": "compiled", "precision": "bf16", "build": -1}.items():
         check = Trtexec.OPTIONS[name]
-        with pytest.raises(JobError, match=name):
+        with pytest.raises(RequestError, match=name):
             check(name, value)

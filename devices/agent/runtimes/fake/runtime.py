@@ -7,7 +7,7 @@ Its file is JSON: ``{"behaviour": "work", "busy_us": 50}``.  ``behaviour`` is on
 import json
 from typing import Any, Dict, Optional
 
-from ...checks import JobError
+from ...checks import RequestError
 from .. import Prepared, Runtime
 from .model import BEHAVIOURS, SPENT, FakeModel, work
 
@@ -29,7 +29,7 @@ class FakeRuntime(Runtime):
                 script = json.load(stream)
             behave = BEHAVIOURS[script["behaviour"]]
         except (ValueError, KeyError, TypeError) as error:
-            raise JobError(
+            raise RequestError(
                 "bad_model",
                 f"{file} is no script of the fake runtime: {error!r}",
                 f"write JSON with a behaviour of {', '.join(sorted(BEHAVIOURS))}",
@@ -54,7 +54,7 @@ class IsolatedFake(FakeRuntime):
         self._prepared += 1
         return super(IsolatedFake, self).prepare(file, threads, seed, options)
 
-    def failure(self, error: Exception) -> Optional[JobError]:
+    def failure(self, error: Exception) -> Optional[RequestError]:
         """Remember an error after which nothing works."""
         self._is_broken = str(error) == SPENT
         return None

@@ -9,7 +9,7 @@ import importlib
 import sys
 from typing import Any, Dict, Optional
 
-from ...checks import JobError
+from ...checks import RequestError
 from .. import Prepared, Runtime
 from .model import BoundSession
 
@@ -36,7 +36,7 @@ class OnnxRuntime(Runtime):
         """The installed version; None where it is not installed or does not import."""
         try:
             self.load()
-        except JobError:
+        except RequestError:
             return None
         return str(self._ort.__version__)
 
@@ -49,7 +49,7 @@ class OnnxRuntime(Runtime):
             self._numpy = importlib.import_module("numpy")
             _register_shared_arena(ort)
         except Exception as error:  # a wrong numpy beside it shows as any kind of exception
-            raise JobError(
+            raise RequestError(
                 "missing_runtime",
                 f"ONNX Runtime does not start in {sys.executable}: {error}",
                 f"{sys.executable} -m pip install 'onnxruntime>=1.10'",
@@ -61,11 +61,11 @@ class OnnxRuntime(Runtime):
         session = self._session(file, threads)
         return BoundSession(self._ort, self._numpy, session, seed)
 
-    def failure(self, error: Exception) -> Optional[JobError]:
+    def failure(self, error: Exception) -> Optional[RequestError]:
         """Recognise memory that could not be had; ONNX Runtime has no exception for it."""
         said = str(error).lower()
         if isinstance(error, MemoryError) or any(words in said for words in OUT_OF_MEMORY_WORDS):
-            return JobError(
+            return RequestError(
                 "out_of_memory",
                 f"ONNX Runtime could not have the memory this model needs: {error}",
                 "use a smaller batch or resolution, or a larger memory_limit_mib",
@@ -84,7 +84,7 @@ class OnnxRuntime(Runtime):
         try:
             return self._ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions have no base of their own
-            raise self.failure(error) or JobError(
+            raise self.failure(error) or RequestError(
                 "bad_model",
                 f"ONNX Runtime {self._ort.__version__} cannot load {file}: {error}",
                 "check the file with onnx.checker, and its opset and IR version against what this "

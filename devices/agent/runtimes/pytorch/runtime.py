@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Any, Dict, List, Optional
 
-from ...checks import Check, JobError, clip, one_of
+from ...checks import Check, RequestError, clip, one_of
 from .. import Prepared, Runtime
 from . import build
 from .model import Chosen, TorchModel, is_memory
@@ -61,7 +61,7 @@ class PyTorch(Runtime):
             try:
                 importlib.import_module(name)
             except Exception as error:  # a wrong numpy or CUDA library shows as any kind
-                raise JobError(
+                raise RequestError(
                     "missing_runtime",
                     f"the PyTorch runtime needs {name}, which does not import in "
                     f"{sys.executable}: {error}",
@@ -97,11 +97,11 @@ class PyTorch(Runtime):
             model.built["device_memory_bytes"] = max(0, model.peak_bytes() - before)
         return model
 
-    def failure(self, error: Exception) -> Optional[JobError]:
+    def failure(self, error: Exception) -> Optional[RequestError]:
         """Recognise memory that could not be had."""
         said = str(error)
         if is_memory(error):
-            return JobError(
+            return RequestError(
                 "out_of_memory",
                 f"PyTorch could not have the memory this model needs: {clip(said)}",
                 "use a smaller batch or resolution",
@@ -122,7 +122,7 @@ class PyTorch(Runtime):
         torch = self._torch
         if chosen.on_gpu and not torch.cuda.is_available():
             why = "no GPU was found" if torch.version.cuda else "it was built without CUDA"
-            raise JobError(
+            raise RequestError(
                 "missing_runtime",
                 f"PyTorch {torch.__version__} cannot use a GPU here: {why}",
                 "install a build of PyTorch for this machine's CUDA driver, or ask for the cpu",

@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
-from ...checks import JobError, clip
+from ...checks import RequestError, clip
 from .api import (
     Capabilities,
     network_flags,
@@ -148,9 +148,9 @@ def says_out_of_memory(text: str) -> bool:
     return any(words in text.lower() for words in OUT_OF_MEMORY_WORDS)
 
 
-def out_of_memory(what: str) -> JobError:
+def out_of_memory(what: str) -> RequestError:
     """The error of a model that needs more memory than there is."""
-    return JobError(
+    return RequestError(
         "out_of_memory",
         f"the GPU could not give the memory this model needs: {clip(what)}",
         "use a smaller batch or resolution, or free the GPU of other processes",
@@ -177,7 +177,7 @@ def _check_network(
 ) -> None:
     """Refuse what would be built as something else than what was asked for."""
     if precision == "int8" and "QUANTIZE" not in layers:
-        raise JobError(
+        raise RequestError(
             "bad_model",
             f"{file} has no QuantizeLinear nodes: without them int8 would have no scales",
             "write the file with quantize and dequantize nodes (precision int8)",
@@ -185,14 +185,14 @@ def _check_network(
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
         if min(tuple(tensor.shape), default=1) < 1:
-            raise JobError(
+            raise RequestError(
                 "bad_model",
                 f"{file}: input {tensor.name!r} has the shape {list(tensor.shape)}: only fixed "
                 "sizes above 0 can be measured",
                 "export the model with static shapes",
             )
         if precision == "fp16" and not able.precision_flags and tensor.dtype.name in FLOATS:
-            raise JobError(
+            raise RequestError(
                 "bad_model",
                 f"{file}: input {tensor.name!r} is a {tensor.dtype.name}, and TensorRT "
                 f"{able.version} takes all types from the file: it would not be built in fp16",
@@ -200,7 +200,7 @@ def _check_network(
             )
 
 
-def _bad_model(able: Capabilities, parser: Any, file: str, content: bytes) -> JobError:
+def _bad_model(able: Capabilities, parser: Any, file: str, content: bytes) -> RequestError:
     said = []
     for index in range(parser.num_errors):
         error = parser.get_error(index)
@@ -209,7 +209,7 @@ def _bad_model(able: Capabilities, parser: Any, file: str, content: bytes) -> Jo
         where = f"node {number} ({name}): " if name else ""
         said.append(f"{where}{error.desc()} [{error.code().name}]")
     shown = clip("; ".join(said) or "no error is told")
-    return JobError(
+    return RequestError(
         "bad_model",
         f"TensorRT {able.version} cannot read {file}: {shown}",
         "check the file with onnx.checker, and its operators and opset against what this version "
@@ -255,11 +255,11 @@ def _varint(message: memoryview, at: int) -> Tuple[int, int]:
             return value, at
 
 
-def _not_built(logger: Any, able: Capabilities, file: str) -> JobError:
+def _not_built(logger: Any, able: Capabilities, file: str) -> RequestError:
     said = logger.last()
     if says_out_of_memory("; ".join(logger.errors)):
         return out_of_memory(said)
-    return JobError(
+    return RequestError(
         "runtime_error",
         f"TensorRT {able.version} cannot build {file}: {clip(said)}",
         "the whole of what it said is in the agent's standard error",

@@ -12,7 +12,7 @@ import json
 import re
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from ...checks import JobError
+from ...checks import RequestError
 
 #: In this order: a format's words may hold a shorter one.
 _TYPES = (
@@ -83,7 +83,7 @@ def inspect(text: str) -> Inspected:
         found = json.loads(text)
         layers = found["Layers"]
     except (ValueError, KeyError, TypeError) as error:
-        raise JobError(
+        raise RequestError(
             "runtime_error",
             f"the engine inspector's answer is not understood ({error!r}): {text[:200]!r}",
             "report it with the version of TensorRT",
@@ -97,7 +97,7 @@ def check(inspected: Inspected, precision: str, has_products: bool) -> None:
     ``has_products``: the network multiplies (a convolution, a linear layer).
     """
     if not all(layer.has_details for layer in inspected.layers):
-        raise JobError(
+        raise RequestError(
             "runtime_error",
             f"the engine inspector gives no details of its {len(inspected.layers)} layers, so "
             f"there is no proof that they are in {precision}",
@@ -131,9 +131,9 @@ def _check_products(inspected: Inspected, precision: str) -> None:
     raise _wrong(precision, inspected, why)
 
 
-def _wrong(asked: str, inspected: Inspected, why: str) -> JobError:
+def _wrong(asked: str, inspected: Inspected, why: str) -> RequestError:
     built = inspected.precision or "an unknown precision"
-    return JobError(
+    return RequestError(
         "wrong_precision",
         f"{asked} was asked for and {built} was built: {why}",
         "TensorRT found this faster, or the GPU cannot do it: measure it in another precision",

@@ -9,7 +9,7 @@ import struct
 from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
 from ... import cuda, timing
-from ...checks import JobError, bad_request
+from ...checks import RequestError, bad_request
 from ...cuda.clocks import EventClocks
 from ...protocol import Rule
 from .. import Prepared
@@ -190,7 +190,7 @@ class Engine(Prepared):
             return launch
         except (cuda.GpuError, RuntimeError) as error:
             error.__traceback__ = None  # its frames hold the context
-            raise JobError(
+            raise RequestError(
                 "bad_request",
                 f"this engine cannot be captured as a CUDA graph: {error}",
                 "measure it with launch=plain",
@@ -217,7 +217,7 @@ def _drawn(tensor: Tensor, seed: int) -> bytes:
     """
     code = ELEMENTS[tensor.element][1]
     if not code:
-        raise JobError(
+        raise RequestError(
             "bad_model",
             f"input {tensor.name!r} is a {tensor.element}, which the agent cannot fill",
             "export the model with float, half or integer inputs",

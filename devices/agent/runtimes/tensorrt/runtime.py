@@ -11,7 +11,7 @@ import sys
 from typing import Any, Dict, Optional
 
 from ... import cuda
-from ...checks import JobError
+from ...checks import RequestError
 from .. import Prepared, Runtime
 from . import api, build, chips, engines, inspection
 from .model import Engine, Options
@@ -42,14 +42,14 @@ class TensorRT(Runtime):
             return None
         try:
             return str(self._import().__version__)
-        except JobError:
+        except RequestError:
             return None
 
     def load(self) -> None:
         """Find the GPU, import TensorRT, and see whether they fit; once."""
         gpu = cuda.find_gpu()
         if gpu is None:
-            raise JobError(
+            raise RequestError(
                 "missing_runtime",
                 "TensorRT needs an NVIDIA GPU, and no usable one was found",
                 "check `nvidia-smi` on the device, and that the driver is installed",
@@ -100,7 +100,7 @@ class TensorRT(Runtime):
         engine.built.update(facts, engine_bytes=len(plan), engine_sha256=sha256)
         return engine
 
-    def failure(self, error: Exception) -> Optional[JobError]:
+    def failure(self, error: Exception) -> Optional[RequestError]:
         """Recognise memory that could not be had."""
         if isinstance(error, cuda.GpuError) and error.out_of_memory:
             return build.out_of_memory(str(error))
@@ -126,7 +126,7 @@ class TensorRT(Runtime):
             try:
                 self._trt = importlib.import_module("tensorrt")
             except Exception as error:  # a library it needs shows as any kind of exception
-                raise JobError(
+                raise RequestError(
                     "missing_runtime",
                     f"TensorRT does not start in {sys.executable}: {error}",
                     f"{sys.executable} -m pip install tensorrt (a Jetson: use JetPack's Python)",

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
-from ...checks import JobError
+from ...checks import RequestError
 from . import output
 from .flags import Version
 
@@ -70,7 +70,7 @@ class Binary(object):
                 content = stream.read()
             os.remove(path)
         except OSError as error:
-            raise JobError(
+            raise RequestError(
                 "runtime_error",
                 f"trtexec ended well without writing {name}: {error}",
                 "the disk may be full; the command was: " + " ".join(words),
@@ -95,19 +95,19 @@ def say_version(binary: str) -> str:
             timeout=VERSION_TIMEOUT_S,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise JobError(
+        raise RequestError(
             "missing_runtime", f"{binary} cannot be run: {error}", "run it by hand with --help"
         ) from error
     return done.stdout.decode("utf-8", "replace")
 
 
-def _crash(number: int, what: str, text: str) -> JobError:
+def _crash(number: int, what: str, text: str) -> RequestError:
     try:
         name = signal.Signals(number).name
     except ValueError:
         name = f"signal {number}"
     last = text.strip().splitlines()[-1:] or ["nothing"]
-    return JobError(
+    return RequestError(
         "worker_crashed",
         f"trtexec was ended by {name} {what}; its last words: {last[0][-300:]}",
         "TensorRT cannot build or run this model here; other jobs are not concerned",

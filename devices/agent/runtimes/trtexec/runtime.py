@@ -9,7 +9,7 @@ time stands for it.
 import os
 from typing import Any, Dict, Optional
 
-from ...checks import JobError
+from ...checks import RequestError
 from ...cuda import find_gpu
 from .. import Prepared, Runtime
 from ..tensorrt import chips, engines
@@ -41,7 +41,7 @@ class Trtexec(Runtime):
         """The TensorRT version that it says; None where there is none that we can drive."""
         try:
             self.load()
-        except JobError:
+        except RequestError:
             return None
         return None if self._version is None else ".".join(map(str, self._version))
 
@@ -51,7 +51,7 @@ class Trtexec(Runtime):
             return
         binary = find()
         if binary is None:
-            raise JobError(
+            raise RequestError(
                 "missing_runtime",
                 f"no trtexec on the PATH, at {USUAL_PATH} or in ${PATH_VARIABLE}",
                 f"install TensorRT's binaries, or set {PATH_VARIABLE} to the path of trtexec",
@@ -59,13 +59,13 @@ class Trtexec(Runtime):
         said = say_version(binary)
         version = output.version(said)
         if version is None:
-            raise JobError(
+            raise RequestError(
                 "missing_runtime",
                 f"{binary} --help does not say which TensorRT it is: {said.strip()[:300]!r}",
                 "check that its libraries are found: run it by hand",
             )
         if not flags.OLDEST <= version < flags.UNKNOWN:
-            raise JobError(
+            raise RequestError(
                 "missing_runtime",
                 f"{binary} is of TensorRT {'.'.join(map(str, version))}; its flags are not known",
                 "versions 8.2 to 11 can be driven",
@@ -76,7 +76,7 @@ class Trtexec(Runtime):
         """Build the engine, or take the one that this run built before.  Threads mean nothing."""
         assert self._binary is not None and self._version is not None
         if options.get("cache", "hot") == "cold":
-            raise JobError(
+            raise RequestError(
                 "bad_request",
                 "trtexec cannot empty the cache between runs",
                 "ask for cache hot, or for the runtime tensorrt",
