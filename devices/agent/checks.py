@@ -1,6 +1,7 @@
 """What a field of a message may hold, and the error of one that holds something else.
 
-A check is a function of the field's name and value that returns the value or raises ``RequestError``.
+A check is a function of the field's name and value that returns the value, or raises
+``RequestError``.
 """
 
 import os
@@ -31,9 +32,9 @@ Check = Callable[[str, Any], Any]
 
 
 class RequestError(Exception):
-    """One job cannot be done; becomes the error of its reply.
+    """A request that cannot be done; becomes the error of its reply.
 
-    ``kind`` is one of ``ERROR_TYPES``, ``message`` says what and where, ``advice`` how to mend it.
+    ``kind`` is one of ``ERROR_TYPES``, ``message`` says what and where, ``advice`` how to fix it.
     ``ends_process``: nothing more can be done in the process that raised it.
     """
 

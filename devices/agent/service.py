@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Dict, Iterator, List, Optional, Tuple
 
 from . import alarm, power, runtimes, store, system, worker
 from .checks import Check, RequestError, bad_request, check_fields, integer
+from .ending import ends_with
 from .health import read_health
 from .lock import DeviceLock
 from .protocol import (
@@ -34,7 +35,6 @@ from .protocol import (
 COMMON_OPTIONS: Dict[str, Check] = {"memory_limit_mib": integer(1, 1 << 24)}
 #: As ``alarm.IDLE_S`` while clocks are held: of a host that is gone they must not stay so for long.
 HOLDING_IDLE_S = 120.0
-PR_SET_PDEATHSIG = 1
 
 
 def main(root: Optional[str] = None) -> int:
@@ -43,7 +43,7 @@ def main(root: Optional[str] = None) -> int:
     ``root`` is the folder that must stay as long as this agent runs, if it runs from one.
     """
     requests, replies = _take_streams()
-    _die_with_host()
+    ends_with(os.getppid())()
     try:
         in_use = None if root is None else store.use(root)
     except (RequestError, OSError) as error:
@@ -62,7 +62,7 @@ def main(root: Optional[str] = None) -> int:
 def work_main() -> int:
     """As ``main`` for a worker: what it is asked, it does in its own process."""
     requests, replies = _take_streams()
-    _die_with_host()
+    ends_with(os.getppid())()
     try:
         serve(requests, replies, is_worker=True)
     except BrokenPipeError:
@@ -344,21 +344,3 @@ def _take_streams() -> Tuple[BinaryIO, BinaryIO]:
     os.close(nothing)
     os.dup2(2, 1)
     return requests, replies
-
-
-def _die_with_host() -> None:
-    """Ask Linux to kill this process when its parent dies, even in the middle of a job.
-
-    Elsewhere the agent ends when it next reads: the end of standard input.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    parent = os.getppid()
-    try:
-        import ctypes
-
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 9, 0, 0, 0)
-    except (ImportError, OSError, AttributeError):
-        return
-    if os.getppid() != parent:
-        os._exit(0)

@@ -15,8 +15,8 @@ import shutil
 import stat
 import sys
 import tempfile
-from contextlib import suppress
-from typing import Any, BinaryIO, Dict, List, Optional, Pattern, Tuple
+from contextlib import contextmanager, suppress
+from typing import Any, BinaryIO, Dict, Iterator, List, Optional, Pattern, Tuple
 
 from . import alarm
 from .checks import RequestError, bad_request
@@ -163,32 +163,40 @@ def _has(folder: str, file: Announced) -> bool:
 
 
 def _take(folder: str, file: Announced, requests: BinaryIO) -> str:
-    """Write the next file of the stream; it has its name only when it is whole."""
-    handle, part = _new_part(folder, file.sha256)
+    """Write the next file of the stream."""
+    path = _path(folder, file.sha256)
+    with whole_file(path) as target:
+        digest = _copy(file, requests, target)
+        if digest != file.sha256:
+            raise RequestError(
+                "wrong_digest",
+                f"what came for {file.sha256} has the SHA-256 {digest}",
+                "the file changed or arrived damaged: push it again",
+            )
+    return path
+
+
+@contextmanager
+def whole_file(path: str) -> Iterator[BinaryIO]:
+    """A file to write, readable by its owner alone, which has its name only when it is whole."""
+    handle, part = _new_part(path)
     try:
         with os.fdopen(handle, "wb") as target:
-            digest = _copy(file, requests, target)
+            yield target
             target.flush()
             os.fsync(target.fileno())
-            if digest != file.sha256:
-                raise RequestError(
-                    "wrong_digest",
-                    f"what came for {file.sha256} has the SHA-256 {digest}",
-                    "the file changed or arrived damaged: push it again",
-                )
-            path = _path(folder, file.sha256)
             os.replace(part, path)  # while it is locked
     except BaseException:
         with suppress(OSError):
             os.unlink(part)
         raise
-    return path
 
 
-def _new_part(folder: str, sha256: str) -> Tuple[int, str]:
+def _new_part(path: str) -> Tuple[int, str]:
     """Open a new file, locked as long as it is written: by that others know that it is."""
+    folder, name = os.path.split(path)
     while True:
-        handle, part = tempfile.mkstemp(prefix=sha256 + ".", suffix=".part", dir=folder)
+        handle, part = tempfile.mkstemp(prefix=name + ".", suffix=".part", dir=folder)
         # Before it was locked somebody may have taken it for one that nobody writes.
         if flock(handle, wait=False) and os.fstat(handle).st_nlink:
             return handle, part

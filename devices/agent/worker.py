@@ -17,6 +17,7 @@ from itertools import count
 from typing import IO, Any, Dict, Optional
 
 from .checks import RequestError
+from .ending import how_ended
 from .protocol import PROTOCOL
 
 AGENT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
@@ -119,7 +120,7 @@ class Worker(object):
             )
         return RequestError(
             "worker_crashed",
-            f"{self._runtime} ended its process {_how(status)} with {what}{last_words}",
+            f"{self._runtime} ended its process {how_ended(status)} with {what}{last_words}",
             "the runtime cannot build or run this model here; other jobs go on in a new process",
         )
 
@@ -175,12 +176,3 @@ def _drop(runtime: str) -> None:
     known = _workers.pop(runtime, None)
     if known is not None:
         known.close()
-
-
-def _how(status: int) -> str:
-    if status >= 0:
-        return f"with exit status {status}"
-    try:
-        return f"by signal {-status} ({signal.Signals(-status).name})"
-    except ValueError:
-        return f"by signal {-status}"

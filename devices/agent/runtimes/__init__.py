@@ -9,7 +9,7 @@ import time
 from typing import Any, Dict, List, Optional, Tuple
 
 from .. import timing, worker
-from ..checks import Check, RequestError, bad_request
+from ..checks import Check, RequestError, bad_request, clip
 from ..protocol import Rule
 
 RUNTIMES = {
@@ -25,6 +25,20 @@ REHEARSAL = {
     "fake": ".fake.runtime:FakeRuntime",
     "isolated_fake": ".fake.runtime:IsolatedFake",
 }
+
+#: What runtimes say, of any version, when they cannot have the memory that they want.
+OUT_OF_MEMORY_WORDS = (
+    "out of memory",
+    "outofmemory",
+    "out_of_memory",
+    "allocate memory",
+    "unable to allocate",
+    "not enough memory",
+    "insufficient memory",
+    "memoryallocation",
+    "bad_alloc",
+    "bad allocation",
+)
 
 _loaded: Dict[str, "Runtime"] = {}
 
@@ -82,8 +96,11 @@ class Runtime(object):
         raise NotImplementedError
 
     def failure(self, error: Exception) -> Optional[RequestError]:
-        """What an exception of this runtime means; None where it says nothing special."""
-        return None
+        """What an exception of this runtime means; None where it says nothing special.
+
+        Few runtimes have an exception for memory that could not be had: it is told by its words.
+        """
+        return out_of_memory(str(error)) if is_out_of_memory(error) else None
 
     def is_broken(self) -> bool:
         """Whether nothing more works in this process, as after an illegal address on the GPU."""
@@ -92,6 +109,26 @@ class Runtime(object):
     def state(self) -> Optional[bytes]:
         """What later builds should start from, as TensorRT's timing cache; None where nothing."""
         return None
+
+
+def says_out_of_memory(text: str) -> bool:
+    """Whether a message is about memory that could not be had."""
+    return any(words in text.lower() for words in OUT_OF_MEMORY_WORDS)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an exception is about memory that could not be had."""
+    return isinstance(error, MemoryError) or says_out_of_memory(str(error))
+
+
+def out_of_memory(said: str) -> RequestError:
+    """The error of a model that needs more memory than there is."""
+    return RequestError(
+        "out_of_memory",
+        f"the memory that this model needs could not be had: {clip(said)}",
+        "use a smaller batch or resolution, a larger memory_limit_mib where one is set, or end "
+        "what else uses the memory",
+    )
 
 
 def get(name: str) -> Runtime:

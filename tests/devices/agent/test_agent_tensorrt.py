@@ -191,7 +191,7 @@ def test_the_way_of_8_2_can_be_tried_where_both_exist(
     model.close()
     monkeypatch.delenv(API_VARIABLE)
     model = runtime.prepare(save(models.convolution()), 1, 5, {})
-    assert model.outputs() == old  # type: ignore[attr-defined]
+    assert outputs(model) == old
     model.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -393,7 +394,7 @@ def test_nothing_is_left_of_an_engine_that_could_not_be_written(
     def refuse(*names: str) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(engines.os, "replace", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(OSError, match="no space left"):
         engines.save(str(tmp_path / "model.onnx"), b"an engine")
     assert list(tmp_path.iterdir()) == []

@@ -13,15 +13,6 @@ from ...checks import RequestError
 from .. import Prepared, Runtime
 from .model import BoundSession
 
-#: What ONNX Runtime, of any version, says when it cannot have the memory it wants.
-OUT_OF_MEMORY_WORDS = (
-    "failed to allocate memory",
-    "bad_alloc",
-    "bad allocation",
-    "cannot allocate memory",
-    "unable to allocate",
-    "out of memory",
-)
 SEVERITY_ERROR = 3
 
 
@@ -60,17 +51,6 @@ class OnnxRuntime(Runtime):
         """Build the session, and bind inputs drawn from the seed and all outputs."""
         session = self._session(file, threads)
         return BoundSession(self._ort, self._numpy, session, seed)
-
-    def failure(self, error: Exception) -> Optional[RequestError]:
-        """Recognise memory that could not be had; ONNX Runtime has no exception for it."""
-        said = str(error).lower()
-        if isinstance(error, MemoryError) or any(words in said for words in OUT_OF_MEMORY_WORDS):
-            return RequestError(
-                "out_of_memory",
-                f"ONNX Runtime could not have the memory this model needs: {error}",
-                "use a smaller batch or resolution, or a larger memory_limit_mib",
-            )
-        return None
 
     def _session(self, file: str, threads: int) -> Any:
         options = self._ort.SessionOptions()

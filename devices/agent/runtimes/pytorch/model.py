@@ -8,12 +8,11 @@ from ... import timing
 from ...checks import RequestError, clip
 from ...cuda.clocks import EventClocks
 from ...protocol import Rule
-from .. import Prepared
+from .. import Prepared, is_out_of_memory
 from .clocks import TorchGpu
 
 #: Runs before anything is recorded: the first of them choose algorithms and fill the allocator.
 WARM_RUNS = 3
-OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 PRECISION_NAMES = {"float32": "fp32", "float16": "fp16"}
 
 
@@ -77,7 +76,7 @@ class TorchModel(Prepared):
             try:
                 self.outputs = self._call(*self._inputs)
             except Exception as error:
-                if self._chosen.launch != "compiled" or is_memory(error):
+                if self._chosen.launch != "compiled" or is_out_of_memory(error):
                     raise
                 raise _not_compiled(error) from error
         if self._chosen.launch == "cuda_graph":
@@ -249,12 +248,6 @@ def _gpu_stamps(torch: Any) -> Tuple[Any, Any]:
 def _precision_name(dtype: Any) -> str:
     name = str(dtype).rpartition(".")[2]
     return PRECISION_NAMES.get(name, name)
-
-
-def is_memory(error: Exception) -> bool:
-    """Whether it says that memory could not be had, of the CPU or the GPU."""
-    said = str(error).lower()
-    return isinstance(error, MemoryError) or any(words in said for words in OUT_OF_MEMORY_WORDS)
 
 
 def _not_compiled(error: Exception) -> RequestError:

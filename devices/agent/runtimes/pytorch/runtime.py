@@ -14,10 +14,10 @@ import sys
 import time
 from typing import Any, Dict, List, Optional
 
-from ...checks import Check, RequestError, clip, one_of
+from ...checks import Check, RequestError, one_of
 from .. import Prepared, Runtime
 from . import build
-from .model import Chosen, TorchModel, is_memory
+from .model import Chosen, TorchModel
 
 
 class PyTorch(Runtime):
@@ -96,17 +96,6 @@ class PyTorch(Runtime):
         if chosen.on_gpu:
             model.built["device_memory_bytes"] = max(0, model.peak_bytes() - before)
         return model
-
-    def failure(self, error: Exception) -> Optional[RequestError]:
-        """Recognise memory that could not be had."""
-        said = str(error)
-        if is_memory(error):
-            return RequestError(
-                "out_of_memory",
-                f"PyTorch could not have the memory this model needs: {clip(said)}",
-                "use a smaller batch or resolution",
-            )
-        return None
 
     def is_broken(self) -> bool:
         """Whether no call to the GPU works any more."""

@@ -9,6 +9,7 @@ import time
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from ...checks import RequestError, clip
+from .. import out_of_memory, says_out_of_memory
 from .api import (
     Capabilities,
     network_flags,
@@ -28,15 +29,6 @@ AVERAGED_TIMINGS = 4
 WORKSPACE_SHARE = 4
 WORKSPACE_MOST_BYTES = 4 << 30
 
-#: What TensorRT says, of any version, when it cannot have the memory it wants.
-OUT_OF_MEMORY_WORDS = (
-    "out of memory",
-    "outofmemory",
-    "out_of_memory",
-    "insufficient memory",
-    "memoryallocation",
-    "bad_alloc",
-)
 KEPT_LINES = 20
 SHOWN_LINES = 5
 
@@ -140,20 +132,6 @@ def build(
         tactic_sources=sources,
         flags=flags,
         cache=learned,
-    )
-
-
-def says_out_of_memory(text: str) -> bool:
-    """Whether a message of TensorRT's is about memory."""
-    return any(words in text.lower() for words in OUT_OF_MEMORY_WORDS)
-
-
-def out_of_memory(what: str) -> RequestError:
-    """The error of a model that needs more memory than there is."""
-    return RequestError(
-        "out_of_memory",
-        f"the GPU could not give the memory this model needs: {clip(what)}",
-        "use a smaller batch or resolution, or free the GPU of other processes",
     )
 
 

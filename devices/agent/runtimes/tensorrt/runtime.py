@@ -12,7 +12,7 @@ from typing import Any, Dict, Optional
 
 from ... import cuda
 from ...checks import RequestError
-from .. import Prepared, Runtime
+from .. import Prepared, Runtime, out_of_memory
 from . import api, build, chips, engines, inspection
 from .model import Engine, Options
 
@@ -101,12 +101,10 @@ class TensorRT(Runtime):
         return engine
 
     def failure(self, error: Exception) -> Optional[RequestError]:
-        """Recognise memory that could not be had."""
+        """As ever; CUDA's own errors have a code for it."""
         if isinstance(error, cuda.GpuError) and error.out_of_memory:
-            return build.out_of_memory(str(error))
-        if isinstance(error, MemoryError) or build.says_out_of_memory(str(error)):
-            return build.out_of_memory(str(error))
-        return None
+            return out_of_memory(str(error))
+        return super(TensorRT, self).failure(error)
 
     def state(self) -> Optional[bytes]:
         """The timing cache, serialized; None before the first build with it."""
