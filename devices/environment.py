@@ -1,7 +1,7 @@
 """What a device said about itself: one fingerprint, kept with every table.
 
-Facts that stay (CPU, system, versions, governor) tell whether a table still fits a device; facts of
-the moment (frequency, load) are kept beside them and never compared.
+Facts that stay (CPU, system, versions, governor) decide whether a table still fits a device;
+facts of the moment (frequency, load) are kept beside them and never compared.
 """
 
 from __future__ import annotations

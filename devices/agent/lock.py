@@ -55,7 +55,7 @@ class DeviceLock(object):
         if not alarm.returns_within(self._patience_s, lambda: flock(file)):
             raise RequestError(
                 "device_busy",
-                f"another run has measured on this device for {self._patience_s:g} s and goes on "
+                f"another run has measured on this device for {self._patience_s:g} s and continues "
                 f"(it holds {self._path})",
                 "wait for the other run, or end it",
             )

@@ -1,13 +1,13 @@
 """The device's clocks: which there are, and holding them at their highest while we measure.
 
 Nothing is set but by ``hold``, and what it sets is put back by another process (guardian.py) as
-soon as the agent ends, even by ``kill -9``.  What a power cut leaves behind: a governor starts anew
-with the system, and so does a GPU's clock, but a Jetson remembers its power mode.
+soon as the agent ends, even by ``kill -9``.  After a power cut the governor
+and a GPU's clock are the system's defaults again, but a Jetson remembers its power mode.
 
 An NVIDIA GPU is locked to a clock that it can keep: its default applications clock, which is rated
 for full load, and not the highest one, from which heat and power would soon push it away.  Where
-the driver tells no default (GeForce), it is ``HELD_SHARE`` of the highest.  Whether somebody had
-locked the clock before is not told by any driver; it is free afterwards.
+the driver reports no default (GeForce), it is ``HELD_SHARE`` of the highest.  Whether somebody had
+locked the clock before is not reported by any driver; it is free afterwards.
 """
 
 import functools
@@ -237,7 +237,7 @@ def _jetson_plan(commands: Commands) -> PowerPlan:
     as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
     mode = jetson.power_mode(commands) or jetson.power_mode(commands, as_root)
     if mode is None:
-        raise _not_permitted("`nvpmodel -q` does not tell the power mode", BY_HAND_JETSON)
+        raise _not_permitted("`nvpmodel -q` does not report the power mode", BY_HAND_JETSON)
     folder = os.path.join(tempfile.gettempdir(), "dshrink-clocks-" + uuid.uuid4().hex)
     stored = os.path.join(folder, "stored")  # jetson_clocks asks before it writes over a file
     nvpmodel = as_root + [commands.find("nvpmodel") or "nvpmodel", "-m"]
@@ -288,7 +288,7 @@ def _lock(path: str) -> int:
 
 
 def _start_guardian(undo: List[Dict[str, Any]], held_file: int) -> "subprocess.Popen[bytes]":
-    """Start who puts things back; it stands ready, and holds the lock, when this returns."""
+    """Start the guardian; it is ready, and holds the lock, when this returns."""
     guardian = subprocess.Popen(
         [sys.executable, "-I", "-S", GUARDIAN],
         stdin=subprocess.PIPE,
@@ -305,4 +305,4 @@ def _start_guardian(undo: List[Dict[str, Any]], held_file: int) -> "subprocess.P
             return guardian
     guardian.kill()
     guardian.wait()
-    raise RuntimeError("who puts the clocks back (guardian.py) did not start; nothing was set")
+    raise RuntimeError("the guardian, which puts the clocks back, did not start; nothing was set")

@@ -227,17 +227,18 @@ def file_digest(path: str) -> str:
 def folder_digest(folder: str) -> str:
     """16 hexadecimal digits that change with any Python file of the folder: the agent's version."""
     digest = hashlib.sha256()
-    for relative in sorted(_python_files(folder)):
+    for relative in python_files(folder):
         digest.update(f"{relative}\0{file_digest(os.path.join(folder, relative))}\n".encode())
     return digest.hexdigest()[:16]
 
 
-def _python_files(folder: str) -> List[str]:
-    found = []
+def python_files(folder: str) -> List[str]:
+    """The agent's files in order, by their paths below the folder."""
+    found: List[str] = []
     for parent, _, names in os.walk(folder):
         paths = (os.path.join(parent, name) for name in names if name.endswith(".py"))
         found += [os.path.relpath(path, folder).replace(os.sep, "/") for path in paths]
-    return found
+    return sorted(found)
 
 
 def _file_list(name: str, value: Any) -> List[Any]:

@@ -1,4 +1,4 @@
-"""The agent's loop: read a request, do it, answer it.  A failure is a reply, and the loop goes on.
+"""The agent's loop: read a request, do it, answer it.  A failure is a reply and does not end it.
 
 The replies have a file descriptor of their own.  What native libraries write to standard output
 goes to standard error, so that it cannot break a reply.

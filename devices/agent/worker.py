@@ -1,8 +1,8 @@
 """A process of its own for runtimes that may take theirs with them.
 
 TensorRT's builder and CUDA end their process on some models.  So the agent runs such a runtime in a
-worker: the same agent, started to do only what it is told, with the same messages.  Its death costs
-one job; the next job starts a new one.  It has its own time limit, and dies with the agent.
+worker: the same agent in a process of its own, with the same messages.  Its death costs one job;
+the next job starts a new one.  It has its own time limit, and dies with the agent.
 """
 
 import json
@@ -121,14 +121,14 @@ class Worker(object):
         return RequestError(
             "worker_crashed",
             f"{self._runtime} ended its process {how_ended(status)} with {what}{last_words}",
-            "the runtime cannot build or run this model here; other jobs go on in a new process",
+            "the runtime cannot build or run this model here; other jobs continue in a new process",
         )
 
     def _pass_on(self) -> str:
         """Write to our standard error what it wrote to its own since the last time; returns that.
 
         Of a flood only the end: native libraries can be talkative.  The place in the file is the
-        worker's, which goes on to write there: it is left alone.
+        worker's, which continues to write there: it is left alone.
         """
         size = os.fstat(self._said.fileno()).st_size
         start, self._passed_on = max(self._passed_on, size - MOST_PASSED_ON_BYTES), size

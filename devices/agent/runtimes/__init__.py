@@ -1,7 +1,7 @@
 """The runtimes that the agent can drive, each imported when it is first asked for.
 
 To add one, write its module here and add its line to ``RUNTIMES``.  A runtime that is not installed
-is the user's to mend and gives advice; a module of ours that does not import gives a traceback.
+is an error with advice for the user; a module of ours that does not import gives a traceback.
 """
 
 import importlib
@@ -62,7 +62,7 @@ class Prepared(object):
         raise bad_request("this runtime has no profile by layer: ask for pieces alone or in pairs")
 
     def facts(self) -> Dict[str, Any]:
-        """What was built: precision, tactics, size; what a runtime cannot tell is left out."""
+        """What was built: precision, tactics, size; what a runtime does not report is left out."""
         return {}
 
     def close(self) -> None:
@@ -98,7 +98,7 @@ class Runtime(object):
     def failure(self, error: Exception) -> Optional[RequestError]:
         """What an exception of this runtime means; None where it says nothing special.
 
-        Few runtimes have an exception for memory that could not be had: it is told by its words.
+        Few runtimes have an exception for memory that could not be had: the message says it.
         """
         return out_of_memory(str(error)) if is_out_of_memory(error) else None
 

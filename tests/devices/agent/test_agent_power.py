@@ -223,7 +223,7 @@ def test_a_jetson_whose_clocks_cannot_be_set_is_left_as_it_was(board, lock_path:
 
 def test_a_jetson_without_its_tools_says_so(board, lock_path: str) -> None:
     (board / "nvpmodel").write_text("#!/bin/sh\nexit 1\n")
-    with pytest.raises(RequestError, match="does not tell the power mode"):
+    with pytest.raises(RequestError, match="does not report the power mode"):
         power.hold(str(board), lock_path=lock_path)
     assert state(board)[1] == "free"
 

@@ -445,7 +445,7 @@ def test_a_compiled_model_has_no_layers(
     monkeypatch.setattr(torch, "compile", lambda module, **given: module)
     model = runtime.prepare(save(build_onnx(NETWORK)), 1, 0, {"launch": "compiled"})
     assert model.facts()["flags"]["launch"] == "compiled"
-    with pytest.raises(RequestError, match="no operators"):
+    with pytest.raises(RequestError, match="no separate operators"):
         model.layers(1)
 
 

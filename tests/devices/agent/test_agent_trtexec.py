@@ -204,7 +204,7 @@ def test_an_error_in_the_table_of_flags_ends_the_job(
     version: str,
     launch: str,
 ) -> None:
-    monkeypatch.setitem(flags.FLAGS, name, flags.Flag(since, before, ""))
+    monkeypatch.setitem(flags.FLAGS, name, flags.Flag(since, before))
     error = failure(device, version, precision="fp16", launch=launch)
     assert "does not know" in error.message or "did not time what was asked" in error.message
 

@@ -42,7 +42,7 @@ class Operator(object):
         return self._attributes.pop(name, default)
 
     def expect(self, name: str, value: float) -> None:
-        """Refuse the node where an attribute that we do not heed is not what it is taken for."""
+        """Refuse the node where an attribute that is not read differs from what is assumed."""
         found = self.take(name, value)
         if not math.isclose(found, value, rel_tol=1e-5):
             raise self.refused(f"has {name} {found}, not {value}")
@@ -80,7 +80,7 @@ class Wiring(object):
         return node
 
     def value(self, name: str) -> Any:
-        """What an input stands for: a node, a number, or a parameter made now."""
+        """What an input is: a node, a number, or a parameter made now."""
         if not name:
             return None
         if name not in self.values:

@@ -137,7 +137,7 @@ class TorchModel(Prepared):
         if self._chosen.launch == "compiled":
             raise RequestError(
                 "bad_request",
-                "torch.compile leaves no operators to tell apart",
+                "torch.compile leaves no separate operators to time",
                 "ask for the layers with launch plain",
             )
         times: Dict[str, List[int]] = {}

@@ -186,7 +186,7 @@ def _bad_model(able: Capabilities, parser: Any, file: str, content: bytes) -> Re
         name = name or _node_name(content, number)
         where = f"node {number} ({name}): " if name else ""
         said.append(f"{where}{error.desc()} [{error.code().name}]")
-    shown = clip("; ".join(said) or "no error is told")
+    shown = clip("; ".join(said) or "it gave no error")
     return RequestError(
         "bad_model",
         f"TensorRT {able.version} cannot read {file}: {shown}",

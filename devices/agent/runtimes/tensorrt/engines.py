@@ -1,7 +1,7 @@
 """Engines as files beside the model that they were built from, and how they are asked for.
 
 A serialized engine is executable: one is loaded only if its digest is the one that the request
-names, which the host knows from the reply that told of its building.  The file is called by that
+names, which the host knows from the reply to the request that built it.  The file is called by that
 digest too, so one model may have several.
 """
 

@@ -45,7 +45,7 @@ class Options(NamedTuple):
 
 
 class Engine(Prepared):
-    """``inspected`` is what it is made of; ``built`` what ``facts`` tells, to be added to."""
+    """``inspected`` is what it is made of; ``built`` what ``facts`` returns, to be added to."""
 
     def __init__(
         self, trt: Any, able: Capabilities, logger: Any, plan: bytes, options: Options
@@ -86,14 +86,14 @@ class Engine(Prepared):
     def layers(self, passes: int) -> List[Tuple[str, List[int]]]:
         """Each layer's ns by TensorRT's profiler, launched one by one in a context of its own.
 
-        It has the memory that the runs' context had, which is made anew afterwards.
+        It has the memory that the runs' context had, which is made again afterwards.
         """
         self._stop()
         reports = self._profile(passes)
         self._start()
         names = [name for name, _ in reports[0]]
         if not names or any([name for name, _ in one] != names for one in reports):
-            raise RuntimeError("TensorRT's profiler did not tell of the same layers in each run")
+            raise RuntimeError("TensorRT's profiler did not report the same layers in each run")
         return [(name, [one[at][1] for one in reports]) for at, name in enumerate(names)]
 
     def facts(self) -> Dict[str, Any]:

@@ -35,48 +35,47 @@ LAYER_INFO = "--exportLayerInfo"
 
 
 class Flag(NamedTuple):
-    """Versions that take a flag and heed it, from ``since`` up to but not ``before``."""
+    """Versions in which a flag takes effect, from ``since`` up to but not ``before``."""
 
     since: Tuple[int, int]
     before: Optional[Tuple[int, int]]
-    otherwise: str
 
 
 FLAGS: Dict[str, Flag] = {
-    "--onnx": Flag((8, 2), None, "none"),
-    "--saveEngine": Flag((8, 2), None, "none"),
-    "--loadEngine": Flag((8, 2), None, "none"),
+    "--onnx": Flag((8, 2), None),
+    "--saveEngine": Flag((8, 2), None),
+    "--loadEngine": Flag((8, 2), None),
     # Replaced in 8.4, gone in 10.
-    "--workspace": Flag((8, 2), (8, 4), "16 MiB"),
-    "--memPoolSize": Flag((8, 4), None, "the GPU's memory"),
-    "--noTF32": Flag((8, 2), None, "TF32 is used"),
+    "--workspace": Flag((8, 2), (8, 4)),  # else 16 MiB
+    "--memPoolSize": Flag((8, 4), None),  # else the GPU's memory
+    "--noTF32": Flag((8, 2), None),  # else TF32 is used
     # From 11 on types come from the file.
-    "--fp16": Flag((8, 2), (11, 0), "fp32 alone"),
-    "--int8": Flag((8, 2), (11, 0), "no int8"),
+    "--fp16": Flag((8, 2), (11, 0)),  # else fp32 alone
+    "--int8": Flag((8, 2), (11, 0)),  # else no int8
     # One format is that of all inputs or outputs.
-    "--inputIOFormats": Flag((8, 2), (11, 0), "fp32, converted in every run"),
-    "--outputIOFormats": Flag((8, 2), (11, 0), "fp32, converted in every run"),
-    "--avgTiming": Flag((8, 2), None, "8"),
-    "--builderOptimizationLevel": Flag((8, 6), None, "3"),
-    "--profilingVerbosity": Flag((8, 2), None, "layer_names_only"),
-    "--timingCacheFile": Flag((8, 2), None, "a cache for this build"),
-    "--noBuilderCache": Flag((8, 2), None, "a cache for this build"),
+    "--inputIOFormats": Flag((8, 2), (11, 0)),  # else fp32, converted in every run
+    "--outputIOFormats": Flag((8, 2), (11, 0)),  # else fp32, converted in every run
+    "--avgTiming": Flag((8, 2), None),  # else 8
+    "--builderOptimizationLevel": Flag((8, 6), None),  # else 3
+    "--profilingVerbosity": Flag((8, 2), None),  # else layer_names_only
+    "--timingCacheFile": Flag((8, 2), None),  # else a cache for this build
+    "--noBuilderCache": Flag((8, 2), None),  # else a cache for this build
     # 11 still takes the next two, warns, and does what they say without them.
-    "--noDataTransfers": Flag((8, 2), (11, 0), "transfers before 11, none from 11 on"),
-    "--useSpinWait": Flag((8, 2), (11, 0), "blocks before 11, spins from 11 on"),
-    "--useCudaGraph": Flag((8, 2), (11, 0), "plain launches before 11"),
-    "--noCudaGraph": Flag((11, 0), None, "a CUDA graph from 11 on"),
-    "--warmUp": Flag((8, 2), None, "200 ms"),
-    "--duration": Flag((8, 2), None, "3 s"),
-    "--iterations": Flag((8, 2), None, "10"),
-    "--exportTimes": Flag((8, 2), None, "none"),
-    "--exportProfile": Flag((8, 2), None, "none"),
-    LAYER_INFO: Flag((8, 2), None, "none"),
+    "--noDataTransfers": Flag((8, 2), (11, 0)),  # else transfers before 11, none from 11 on
+    "--useSpinWait": Flag((8, 2), (11, 0)),  # else blocks before 11, spins from 11 on
+    "--useCudaGraph": Flag((8, 2), (11, 0)),  # else plain launches before 11
+    "--noCudaGraph": Flag((11, 0), None),  # else a CUDA graph from 11 on
+    "--warmUp": Flag((8, 2), None),  # else 200 ms
+    "--duration": Flag((8, 2), None),  # else 3 s
+    "--iterations": Flag((8, 2), None),  # else 10
+    "--exportTimes": Flag((8, 2), None),
+    "--exportProfile": Flag((8, 2), None),
+    LAYER_INFO: Flag((8, 2), None),
 }
 
 
 def takes(version: Version, name: str) -> bool:
-    """Whether that version heeds the flag."""
+    """Whether the flag takes effect in that version."""
     flag = FLAGS[name]
     return flag.since <= version[:2] and (flag.before is None or version[:2] < flag.before)
 
@@ -96,7 +95,7 @@ def build(
     workspace: int,
     timing_cache: Optional[str],
 ) -> List[str]:
-    """Flags to build an engine and save it; without a timing cache every tactic is timed anew.
+    """Flags to build an engine and save it; without a timing cache every tactic is timed again.
 
     The choices are those of tensorrt/build.py; ``workspace`` is in MiB.
     """

@@ -23,7 +23,7 @@ GRAPH_IGNORED = "--useCudaGraph flag has been ignored"
 #: The cause comes up to five lines before the last.
 LAST_ERRORS = 6
 
-#: Words of its errors -> what kind of error that is, and how to mend it.
+#: Words of its errors -> what kind of error that is, and how to fix it.
 KINDS: List[Tuple[str, str, str]] = [
     (
         r"out of memory|OutOfMemory|insufficient memory|Requested amount of GPU memory",

@@ -77,9 +77,9 @@ class Binary(object):
 
 
 def find() -> Optional[str]:
-    """The path of the binary: the user's word first, then the PATH, then the usual place."""
-    told = os.environ.get(PATH_VARIABLE)
-    return shutil.which(told or "trtexec") or (None if told else shutil.which(USUAL_PATH))
+    """The path of the binary: the user's variable first, then the PATH, then the usual place."""
+    given = os.environ.get(PATH_VARIABLE)
+    return shutil.which(given or "trtexec") or (None if given else shutil.which(USUAL_PATH))
 
 
 def say_version(binary: str) -> str:

@@ -3,7 +3,7 @@
 It builds an engine, then times it in a second process, so that a timing starts from a loaded engine
 whether it was built now or before.  trtexec cannot follow our stopping rule: it runs for a length
 chosen from the rule, and each of its runs is a sample.  Its wall clock is not exported; the GPU's
-time stands for it.
+time is reported as both.
 """
 
 import os
