@@ -20,7 +20,7 @@ import uuid
 from contextlib import suppress
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
-from . import alarm, health, jetson, lock, sysfs
+from . import health, jetson, lock, sysfs
 from .checks import RequestError
 from .commands import SYSTEM, Commands
 from .guardian import READY, STEP_TIMEOUT_S
@@ -87,7 +87,12 @@ def hold(root: str = "/", commands: Commands = SYSTEM, lock_path: Optional[str] 
     run holds them; then nothing has changed. A GPU whose clock may not be locked is no error, for
     it need not be what is measured: then a line says so, and how to do it by hand.
     """
-    held_file = _lock(lock_path or os.path.join(tempfile.gettempdir(), LOCK_FILE))
+    # What a run puts back must not be undone by the next.
+    held_file = lock.locked_file(
+        lock_path or os.path.join(tempfile.gettempdir(), LOCK_FILE),
+        LOCK_PATIENCE_S,
+        "another run holds this device's clocks",
+    )
     try:
         plan = _power_plan(root, commands)
         if not plan.undo:
@@ -268,23 +273,6 @@ def _not_permitted(message: str, by_hand: str) -> RequestError:
         message,
         f"run on the device, by hand: {by_hand}; then measure without holding the clocks",
     )
-
-
-def _lock(path: str) -> int:
-    """Open the lock file and take it: what a run puts back must not be undone by the next."""
-    file = lock.open_lock_file(path)
-    try:
-        is_ours = lock.flock(file, wait=False)
-        if not is_ours and not alarm.returns_within(LOCK_PATIENCE_S, lambda: lock.flock(file)):
-            raise RequestError(
-                "device_busy",
-                f"another run holds this device's clocks (and {path})",
-                "wait for the other run, or end it",
-            )
-    except BaseException:
-        os.close(file)
-        raise
-    return file
 
 
 def _start_guardian(undo: List[Dict[str, Any]], held_file: int) -> "subprocess.Popen[bytes]":

@@ -37,7 +37,7 @@ COMMON_OPTIONS: Dict[str, Check] = {"memory_limit_mib": integer(1, 1 << 24)}
 HOLDING_IDLE_S = 120.0
 
 
-def main(root: Optional[str] = None) -> int:
+def main(root: Optional[str] = None, is_worker: bool = False) -> int:
     """Serve standard input until it ends or the host says quit; return the exit status.
 
     ``root`` is the folder that must stay as long as this agent runs, if it runs from one.
@@ -50,7 +50,7 @@ def main(root: Optional[str] = None) -> int:
         sys.stderr.write(f"the agent cannot use {root}: {error}\n")
         return 1
     try:
-        serve(requests, replies)
+        serve(requests, replies, is_worker)
     except BrokenPipeError:
         pass  # the host has gone, and with it the reader of any reply
     finally:
@@ -61,13 +61,7 @@ def main(root: Optional[str] = None) -> int:
 
 def work_main() -> int:
     """As ``main`` for a worker: what it is asked, it does in its own process."""
-    requests, replies = _take_streams()
-    ends_with(os.getppid())()
-    try:
-        serve(requests, replies, is_worker=True)
-    except BrokenPipeError:
-        pass
-    return 0
+    return main(is_worker=True)
 
 
 def serve(requests: BinaryIO, replies: BinaryIO, is_worker: bool = False) -> None:

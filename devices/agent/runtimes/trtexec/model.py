@@ -159,11 +159,11 @@ class Engine(Prepared):
 
     def _learn(self, said: Said) -> None:
         """Facts of a run: the GPU, its memory, the engine's layers."""
-        found = {
+        facts = {
             "gpu": output.gpu(said.text),
             "device_memory_bytes": output.device_memory_bytes(said.text),
         }
-        self._facts.update({name: value for name, value in found.items() if value is not None})
+        self._facts.update({name: value for name, value in facts.items() if value is not None})
         if not self._tells_layers:
             return
         found = inspection.inspect(said.written[LAYERS])
