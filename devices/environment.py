@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Self, TypedDict
 
 from devices.errors import AgentLostError
-from devices.records import MisfitError, fitting
+from devices.records import RecordError, checked_fields
 
 
 class Gpu(TypedDict):
@@ -61,12 +61,12 @@ class Environment:
         names = [field.name for field in fields(cls)]
         try:
             if missing := [name for name in names if name not in said]:
-                raise MisfitError(f"lacks {', '.join(missing)}")
-            return cls(**fitting(cls, {name: said[name] for name in names}))
-        except MisfitError as error:
+                raise RecordError(f"lacks the fields {', '.join(missing)}")
+            return cls(**checked_fields(cls, {name: said[name] for name in names}))
+        except RecordError as error:
             raise AgentLostError(
                 "start_failed",
-                f"the agent's hello does not fit: {error}",
+                f"the agent's hello is not valid: {error}",
                 "bring host and agent to the same version of dshrink",
             ) from error
 

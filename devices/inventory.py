@@ -25,7 +25,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from devices.connection import Connection, LocalConnection
 from devices.errors import InventoryError
-from devices.records import MisfitError, fitting, listed
+from devices.records import RecordError, checked_fields, listed
 
 CATALOG = Path(__file__).with_name("catalog.toml")
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -123,8 +123,8 @@ class Device:
             read = {one: _runtime(f"{place}.{one}]", facts) for one, facts in runtimes.items()}
             table = {**table, "runtimes": read}
         try:
-            return cls(name=name, **fitting(cls, table, apart="name"))
-        except MisfitError as error:
+            return cls(name=name, **checked_fields(cls, table, apart="name"))
+        except RecordError as error:
             raise InventoryError(f"{where}: [{name}] {error}") from error
 
     def _wrong(self, field_name: str, value: str, known: tuple[str, ...]) -> InventoryError:
@@ -233,8 +233,8 @@ def _runtime(place: str, facts: Any) -> RuntimeSupport:
     if not isinstance(facts, dict):
         raise InventoryError(f"{place} must have the fields versions and install, got {facts!r}")
     try:
-        return RuntimeSupport(**fitting(RuntimeSupport, facts))
-    except (MisfitError, InventoryError) as error:
+        return RuntimeSupport(**checked_fields(RuntimeSupport, facts))
+    except (RecordError, InventoryError) as error:
         raise InventoryError(f"{place} {error}") from error
 
 

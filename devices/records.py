@@ -19,20 +19,20 @@ _WORDS = {
 }
 
 
-class MisfitError(ValueError):
-    """Plain data that do not fit a record: one line that names the field."""
+class RecordError(ValueError):
+    """Plain data that are not a valid record: one line that names the field."""
 
 
-def fitting(kind: type, facts: Mapping[str, Any], apart: str = "") -> dict[str, Any]:
+def checked_fields(kind: type, facts: Mapping[str, Any], apart: str = "") -> dict[str, Any]:
     """The facts as the fields of a record have them; ``apart`` is one that is no fact.
 
-    Raises MisfitError for a field that is unknown or missing, or of another type.
+    Raises RecordError for a field that is unknown or missing, or of another type.
     """
     wanted = {one.name: one.default is MISSING for one in fields(kind) if one.name != apart}
     if unknown := set(facts) - set(wanted):
-        raise MisfitError(f"does not know {listed(unknown)}; fields are {listed(wanted)}")
+        raise RecordError(f"has the unknown fields {listed(unknown)}; known are {listed(wanted)}")
     if missing := {one for one, is_needed in wanted.items() if is_needed} - set(facts):
-        raise MisfitError(f"lacks {listed(missing)}; fields are {listed(wanted)}")
+        raise RecordError(f"lacks the fields {listed(missing)}; known are {listed(wanted)}")
     types = get_type_hints(kind)
     return {name: _converted(name, fact, types[name]) for name, fact in facts.items()}
 
@@ -48,7 +48,7 @@ def _converted(name: str, fact: Any, kind: Any) -> Any:
     except msgspec.ValidationError as error:
         said, _, inside = str(error).partition(" - at `$")
         place, shown = name + inside.rstrip("`"), repr(fact)[:200]
-        raise MisfitError(f"{place} {_in_words(said)}, got {shown}") from None
+        raise RecordError(f"{place} {_in_words(said)}, got {shown}") from None
 
 
 def _in_words(said: str) -> str:

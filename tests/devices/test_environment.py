@@ -68,7 +68,7 @@ def test_a_fact_of_a_gpu_that_a_newer_agent_tells_is_left_out() -> None:
     ],
 )
 def test_a_fact_of_another_type_is_refused_by_name(fact: str, value: object, said: str) -> None:
-    with pytest.raises(AgentLostError, match=f"does not fit: {re.escape(said)}") as caught:
+    with pytest.raises(AgentLostError, match=f"is not valid: {re.escape(said)}") as caught:
         Environment.from_hello({"environment": FACTS | {fact: value}})
     assert caught.value.type == "start_failed" and "\n" not in str(caught.value)
 

@@ -200,8 +200,11 @@ def test_the_user_s_file_is_found_where_the_environment_says(
     [
         ("[local", "not valid TOML"),
         ("speed = 3", "speed is outside of any"),
-        ('[local]\nhots = "x"', "[local] does not know hots"),
-        ('[local]\nname = "x"', "[local] does not know name; fields are chip, connection, "),
+        ('[local]\nhots = "x"', "[local] has the unknown fields hots; known are chip, "),
+        (
+            '[local]\nname = "x"',
+            "[local] has the unknown fields name; known are chip, connection, ",
+        ),
         ("[local]\nhost = 3", "host must be a text, got 3"),
         ('[local]\nconnection = "pigeon"', "'pigeon' is none of adb, local, ssh"),
         ('[local]\nprecisions = ["fp12"]', "'fp12' is none of"),
@@ -222,8 +225,14 @@ def test_the_user_s_file_is_found_where_the_environment_says(
         ('[a]\nlike = "b"\n[b]\nlike = "tx2"', "[a] is like 'b', which is not known above"),
         ("[board]\nlike = []", "is like []"),
         ('[board]\nhost = "x"', "lacks "),
-        ('[local.runtimes.onnxruntime]\nversion = "1"', "onnxruntime] does not know version"),
-        ('[local.runtimes.new]\nversions = ">=1"', "[local.runtimes.new] lacks install"),
+        (
+            '[local.runtimes.onnxruntime]\nversion = "1"',
+            "onnxruntime] has the unknown fields version; known are install, ",
+        ),
+        (
+            '[local.runtimes.new]\nversions = ">=1"',
+            "[local.runtimes.new] lacks the fields install; known are ",
+        ),
         ("[local.runtimes.onnxruntime]\nmax_ir = '8'", "max_ir must be an integer, got '8'"),
         ("[local.runtimes.onnxruntime]\nversions = 'new'", "versions must be such as '>=1.10,<2'"),
         ("[local]\nruntimes = { onnxruntime = 3 }", "the fields versions and install, got 3"),
