@@ -160,7 +160,7 @@ def candidates_of(
 def candidate_of_file(path: Path, batch: int) -> Candidate:
     """A network from an ONNX file; files of ``dshrink merge`` say what they are.
 
-    Raises BenchmarkError for what is no ONNX file or has another batch than asked for, JobError
+    Raises BenchmarkError for what is no ONNX file or has another batch than asked for, InvalidJobError
     where it is damaged or its data is not all inside.
     """
     try:

@@ -79,8 +79,8 @@ def _check_conditions(
     other = next(entry for entry in entries if entry.conditions != entries[0].conditions)
     raise ConditionsError(
         f"{csv_path}: line {other.line} ({other.row.piece}): rows of mixed conditions "
-        f"({other.conditions!r} here, {entries[0].conditions!r} above): keep each set of conditions "
-        "in a table of its own"
+        f"({other.conditions!r} here, {entries[0].conditions!r} above): keep each set of "
+        "conditions in a table of its own"
     )
 
 

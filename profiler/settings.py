@@ -7,7 +7,7 @@ from typing import Any
 
 from devices.agent.protocol import Rule
 from latency_tables.schema import Conditions
-from profiler.errors import PlanningError
+from profiler.errors import InvalidJobError
 from profiler.measurement import HALF_WIDTH
 from profiler.planning.jobs import PROFILE_RULE
 from profiler.runtimes import GPU_HALF_WIDTH, GPU_RULE, processor_of, traits_of
@@ -41,12 +41,12 @@ class ProfileSettings:
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.anchor_every < 1:
-            raise PlanningError(
+            raise InvalidJobError(
                 f"rounds ({self.rounds}) and anchor_every ({self.anchor_every}) must be 1 or more"
             )
         shares = (self.extra_share, self.drift_share, self.drift_limit)
         if min(self.extra_rounds, self.repeats, *shares) < 0:
-            raise PlanningError(
+            raise InvalidJobError(
                 "extra_rounds, repeats, extra_share, drift_share and drift_limit must be 0 or more"
             )
 

@@ -17,7 +17,7 @@ from latency_tables.contexts import CONTEXTS
 from latency_tables.opspec import OpSpec, join
 from latency_tables.pieces import NetworkPieces, Piece
 from latency_tables.places import Place
-from profiler.errors import PlanningError
+from profiler.errors import InvalidJobError
 from profiler.planning.bounds import too_large
 from profiler.planning.hold_out import between_masks, merged_forms, smallest_mask
 from profiler.planning.jobs import Job, JobPlan
@@ -105,7 +105,7 @@ def plan_jobs(
 
     Then what the ``contexts`` need besides. Pieces are jobs in each of them: pairs are costed by
     the piece before them alone, and duplicates, anchors and the audit rest on pieces. Spans that
-    are too large, or whose kernel is wider than ``max_kernel``, are in no job. Raises PlanningError
+    are too large, or whose kernel is wider than ``max_kernel``, are in no job. Raises InvalidJobError
     where a network is not its pieces one after the other, as the context "layers" needs it.
     """
     left_out = too_large(pieces, max_kernel)
@@ -183,7 +183,7 @@ def _layers_jobs(
 ) -> list[Job]:
     """Few networks that hold every piece between them: the original, and the all-merged ones."""
     if pieces.chain is not None:
-        raise PlanningError(
+        raise InvalidJobError(
             "the context 'layers' is for --segments blocks: the additions of a network of spans "
             "reach back, so a layer's operators do not identify its span; use isolated or pair"
         )
@@ -195,7 +195,7 @@ def _layers_jobs(
         order = network_order(pieces, network.keep_mask, network.padding)
         spec = specs[network.job_id]
         if join([piece.spec for piece in order]).digest != spec.digest:
-            raise PlanningError(
+            raise InvalidJobError(
                 f"{network.job_id} is not its pieces one after the other: a layer's operators do "
                 "not identify its piece; leave the context 'layers' out"
             )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from synthetic_tables import synthetic_row, synthetic_span_table, synthetic_table
 
 from latency_tables.compare import compare
 from latency_tables.errors import (
@@ -28,7 +29,6 @@ from latency_tables.span_masks import (
     check_span_mask,
     mask_spans,
 )
-from latency_tables.synthetic import synthetic_row, synthetic_span_table, synthetic_table
 from latency_tables.table import LatencyTable
 
 #: Four convolutions, a skip around 2 and 3; (1, 4] would cut through it.

@@ -4,10 +4,10 @@ import re
 from dataclasses import replace
 
 import pytest
+from synthetic_tables import CONDITIONS, synthetic_row, synthetic_table
 
 from latency_tables.errors import MaskError, MissingPieceError, TableFormatError
 from latency_tables.masks import check_padding
-from latency_tables.synthetic import CONDITIONS, synthetic_row, synthetic_table
 from latency_tables.table import LatencyTable
 
 
