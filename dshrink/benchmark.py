@@ -160,8 +160,8 @@ def candidates_of(
 def candidate_of_file(path: Path, batch: int) -> Candidate:
     """A network from an ONNX file; files of ``dshrink merge`` say what they are.
 
-    Raises BenchmarkError for what is no ONNX file or has another batch than asked for, InvalidJobError
-    where it is damaged or its data is not all inside.
+    Raises BenchmarkError for what is no ONNX file or has another batch than asked for,
+    InvalidJobError where it is damaged or its data is not all inside.
     """
     try:
         model = load_complete(path)

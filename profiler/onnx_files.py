@@ -16,7 +16,7 @@ from profiler.errors import InvalidJobError
 
 
 def load_complete(file: Path) -> onnx.ModelProto:
-    """The model of a file. Raises InvalidJobError where it is damaged or its data is not all inside."""
+    """The model of a file. Raises InvalidJobError where it is damaged or data of it is outside."""
     try:
         model: onnx.ModelProto = onnx.ModelProto.FromString(file.read_bytes())
     except DecodeError as error:

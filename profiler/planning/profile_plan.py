@@ -105,8 +105,8 @@ def plan_jobs(
 
     Then what the ``contexts`` need besides. Pieces are jobs in each of them: pairs are costed by
     the piece before them alone, and duplicates, anchors and the audit rest on pieces. Spans that
-    are too large, or whose kernel is wider than ``max_kernel``, are in no job. Raises InvalidJobError
-    where a network is not its pieces one after the other, as the context "layers" needs it.
+    are too large, or whose kernel is wider than ``max_kernel``, are in no job. Raises
+    InvalidJobError where a network is not its pieces in their order, as "layers" needs it.
     """
     left_out = too_large(pieces, max_kernel)
     wanted = [piece for piece in pieces.pieces if piece.place not in left_out]

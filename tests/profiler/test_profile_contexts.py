@@ -245,11 +245,11 @@ def test_contexts_that_do_not_exist_or_cannot_be_are_refused() -> None:
     ):
         choose_contexts(["pair,alone"], CONDITIONS, layer_profiles=True)
     with pytest.raises(
-        InvalidJobError, match="onnxruntime with launch plain does not tell how long"
+        InvalidJobError, match="onnxruntime with launch plain does not report how long"
     ):
         choose_contexts(["layers"], CONDITIONS, layer_profiles=False)
     compiled = dataclasses.replace(GPU, launch="compiled")
-    with pytest.raises(InvalidJobError, match="with launch compiled does not tell how long"):
+    with pytest.raises(InvalidJobError, match="with launch compiled does not report how long"):
         choose_contexts(["layers"], compiled, layer_profiles=True)
     assert choose_contexts([], compiled, layer_profiles=True) == ("isolated", "pair")
 

@@ -375,7 +375,7 @@ def test_in_a_pair_a_span_stands_behind_the_convolution_before_it(tmp_path: Path
 
 
 def test_there_are_no_layers_of_spans() -> None:
-    with pytest.raises(InvalidJobError, match="does not tell which span"):
+    with pytest.raises(InvalidJobError, match="does not identify the span"):
         choose_contexts(["layers"], CONDITIONS, layer_profiles=True, spans=True)
     chosen = choose_contexts(["best"], CONDITIONS, layer_profiles=True, spans=True)
     assert chosen == ("isolated", "pair")
