@@ -107,7 +107,7 @@ def test_on_a_cpu_pieces_are_measured_alone_unless_another_context_is_asked_for(
     ("context", "part"),
     [
         (["--context", "alone"], "unknown context 'alone'"),
-        (["--context", "pair", "--context", "layers"], "does not tell how long each layer took"),
+        (["--context", "pair", "--context", "layers"], "does not report how long each layer took"),
         (["--context", "isolated,"], "unknown context ''"),
     ],
 )
@@ -165,7 +165,7 @@ def test_spans_are_profiled_shown_and_predicted_from(tmp_path, profile_command):
         (["--max-kernel", "5"], "are for --segments spans"),
         (["--span-mode", "exact"], "are for --segments spans"),
         (["--segments", "spans", "--span-mode", "all"], "unknown span mode 'all'"),
-        (["--segments", "spans", "--context", "layers"], "does not tell which span it belongs to"),
+        (["--segments", "spans", "--context", "layers"], "does not identify the span it belongs to"),
     ],
 )
 def test_options_that_do_not_suit_the_segments_are_refused(more, part, tmp_path, profile_command):
