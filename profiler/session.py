@@ -56,14 +56,6 @@ class SessionResult:
     built: Mapping[str, Mapping[str, Any]]
 
 
-def _none(measurements: Mapping[str, Measurement]) -> Collection[str]:
-    return ()
-
-
-def _no_progress(done: int, total: int, label: str) -> None:
-    pass
-
-
 @dataclass(kw_only=True)
 class Session:
     """A plan being measured; use it as a context manager.
@@ -80,9 +72,9 @@ class Session:
     build: BuildFile
     folder: Path
     settings: ProfileSettings = field(default_factory=ProfileSettings)
-    suspects: Choice = _none
-    close_forms: Choice = _none
-    dropped: Choice = _none
+    suspects: Choice = lambda known: ()
+    close_forms: Choice = lambda known: ()
+    dropped: Choice = lambda known: ()
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
@@ -144,7 +136,7 @@ class Session:
                 "fewer (--max-kernel)"
             )
 
-    def run(self, progress: Progress = _no_progress) -> SessionResult:
+    def run(self, progress: Progress = lambda done, total, label: None) -> SessionResult:
         """Measure what the journal does not hold yet.
 
         Raises SessionError where nothing can be measured at all, JournalError where the journal

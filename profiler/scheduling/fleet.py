@@ -72,7 +72,6 @@ class DaskScheduler:
         return -(-self._lanes // BOARDS_A_JOB)
 
     def boards(self) -> tuple[str, ...]:
-        """The names of the boards whose workers are there now."""
         return tuple(self._runner.run(self._workers()))
 
     def probe(self) -> Environment:
@@ -87,7 +86,6 @@ class DaskScheduler:
         self._runner.run(self._drive(make_lane))
 
     def close(self) -> None:
-        """End the run's agents and the connection to the cluster."""
         if self._closed:
             return
         self._closed = True
