@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from dshrink.cli import options
 from dshrink.cli.console import out, print_json
+from dshrink.cli.grids import Column, number, print_grid, print_page
 
 if TYPE_CHECKING:
     from devices.inventory import Device
@@ -22,23 +22,22 @@ NOT_TOLD = "not told by this machine"
 
 
 @app.command(name="list")
-def list_devices(json: options.Json = False) -> None:
+def list_devices(wide: options.Wide = False, json: options.Json = False) -> None:
     """List the devices of the catalog and of your devices.toml."""
     from devices.inventory import load_inventory
 
-    devices = load_inventory().devices.values()
+    devices = list(load_inventory().devices.values())
     if json:
         print_json([asdict(device) for device in devices])
         return
-    grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for column in ("name", "device", "reached by"):
-        grid.add_column(column, no_wrap=True)
-    grid.add_column("runtimes")
-    grid.add_column("paper's\nbatch", justify="right")
-    for device in devices:
-        runtimes, batch = ", ".join(device.runtimes), str(device.paper_batch)
-        grid.add_row(device.name, device.title, _reached_by(device), runtimes, batch)
-    out.print(grid)
+    columns: list[Column[Device]] = [
+        Column("name", lambda device: device.name),
+        Column("device", lambda device: device.title, least=16),
+        Column("reached by", _reached_by, rank=1, least=12),
+        Column("runtimes", lambda device: ", ".join(device.runtimes), least=20, is_prose=True),
+        number("batch", lambda device: device.paper_batch, "d"),
+    ]
+    print_grid(columns, devices, wide=wide)
 
 
 @app.command()
@@ -50,7 +49,7 @@ def show(name: Name, json: options.Json = False) -> None:
     if json:
         print_json(asdict(device))
         return
-    _print_page(_facts(device))
+    print_page(_facts(device))
     for runtime, support in device.runtimes.items():
         _print_install(runtime, support.install)
 
@@ -67,7 +66,7 @@ def probe(name: Name, json: options.Json = False) -> None:
         advice = list(preflight.advice)
         print_json({"device": name, **preflight.found, "runtimes": runtimes, "advice": advice})
         return
-    _print_page(_findings(preflight))
+    print_page(_findings(preflight))
     for finding in preflight.runtimes:
         if finding.state in ("missing", "other version"):
             _print_install(finding.name, finding.install)
@@ -75,16 +74,6 @@ def probe(name: Name, json: options.Json = False) -> None:
         out.print(f"advice: {line}")
     if not preflight.advice:
         out.print("nothing seen that would disturb a measurement")
-
-
-def _print_page(lines: Iterable[tuple[str, str]]) -> None:
-    """What is known, a line each, wrapped beside its name."""
-    grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    for key, value in lines:
-        grid.add_row(key, value)
-    out.print(grid)
 
 
 def _print_install(runtime: str, line: str) -> None:
@@ -142,7 +131,8 @@ def _findings(preflight: Preflight) -> Iterator[tuple[str, str]]:
     yield "governor", facts["governor"] or NOT_TOLD
     if facts["power_mode"] is not None:
         yield "power mode", facts["power_mode"]
-    yield "clocks", "\n".join(_clocks(found["clocks"], health)) or NOT_TOLD
+    for clock in list(_clocks(found["clocks"], health)) or [NOT_TOLD]:
+        yield "clocks", clock
     yield "temperature", _with_unit(health["temperature_c"], "°C")
     yield "throttling", _throttling(health)
     yield "load", _with_unit(health["load_average"], "in the last minute")

@@ -51,6 +51,9 @@ HoldClocks = Annotated[
     typer.Option("--hold-clocks", help="hold the device's clocks meanwhile, where it permits that"),
 ]
 Seed = Annotated[int, typer.Option(help="seed of everything random")]
+Wide = Annotated[
+    bool, typer.Option("--wide", help="all columns of tables, whole, however narrow the terminal")
+]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable result")]
 Table = Annotated[Path, typer.Option("--table", help="folder of a latency table")]
 Padding = Annotated[str, typer.Option(help="borders of merged blocks: bias_map, repad or interior")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
+from dshrink.cli.grids import Column, number, print_grid
 
 if TYPE_CHECKING:
     from dshrink.benchmark import BenchmarkResult
@@ -32,36 +32,38 @@ def table_data(table: LatencyTable) -> dict[str, Any]:
     }
 
 
-def rows_table(table: LatencyTable) -> Table:
+def print_rows(table: LatencyTable, *, wide: bool = False) -> None:
     """One line a row of the latency table."""
     c = table.conditions
-    grid = Table(
-        title=f"{table.model} on {c.device}, {c.runtime} {c.runtime_version}, {c.precision}, "
-        f"batch {c.batch}, {how_timed(c)}, {c.statistic}",
-        title_justify="left",
-    )
-    grid.add_column("piece")
-    grid.add_column("layers", overflow="fold")
-    for column in ("latency ms", "95 % interval ms", "MMAC", "GMAC/s"):
-        grid.add_column(column, justify="right")
-    grid.add_column("verdict")
-    for row in table.rows:
-        layers = row.first_layer if row.first_layer == row.last_layer else ""
-        layers = layers or f"{row.first_layer} .. {row.last_layer}"
-        if row.latency_ms is None:
-            grid.add_row(row.piece, layers, "", "", "", "", f"{row.verdict}: {row.reason}")
-            continue
-        speed = row.macs * c.batch / row.latency_ms / 1e6
-        grid.add_row(
-            row.piece,
-            layers,
-            f"{row.latency_ms:.4f}",
-            _spread(row),
-            f"{row.macs / 1e6:.2f}" if row.macs else "",
-            f"{speed:.1f}" if row.macs else "",
-            f"{row.verdict}: {row.reason}" if row.verdict == "bounded" else row.verdict,
-        )
-    return grid
+    columns: list[Column[Row]] = [
+        Column("piece", lambda row: row.piece),
+        Column("layers", _layers, rank=2, least=24),
+        number("latency ms", lambda row: row.latency_ms, ".4f"),
+        Column("95 % interval ms", _spread, rank=1, is_number=True),
+        number("MMAC", lambda row: row.macs / 1e6 if row.macs else None, ".2f", rank=4),
+        number("GMAC/s", lambda row: _gmac_per_s(row, c.batch), ".1f", rank=5),
+        Column("verdict", lambda row: row.verdict),
+        Column("reason", _reason, rank=3, least=16, is_prose=True),
+    ]
+    timed = f"{c.precision}, batch {c.batch}, {how_timed(c)}, {c.statistic}"
+    title = f"{table.model} on {c.device}, {c.runtime} {c.runtime_version}, {timed}"
+    print_grid(columns, table.rows, title=title, wide=wide)
+
+
+def _layers(row: Row) -> str:
+    alone = row.first_layer == row.last_layer
+    return row.first_layer if alone else f"{row.first_layer} .. {row.last_layer}"
+
+
+def _gmac_per_s(row: Row, batch: int) -> float | None:
+    if not row.macs or row.latency_ms is None:
+        return None
+    return row.macs * batch / row.latency_ms / 1e6
+
+
+def _reason(row: Row) -> str:
+    """Why a row has no latency, or only bounds of it."""
+    return row.reason if row.latency_ms is None or row.verdict == "bounded" else ""
 
 
 def _spread(row: Row) -> str:

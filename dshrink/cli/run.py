@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 
 from dshrink.cli import options, train_options
 from dshrink.cli.console import notice, out, print_json
+from dshrink.cli.grids import Column, print_grid, print_report
 from dshrink.cli.run_study import StudyRequest, run_study
 from dshrink.errors import DshrinkError
 from dshrink.train.unreadable import Unreadable
@@ -73,6 +75,7 @@ def command(
         bool, typer.Option("--dry-run", help="say what would run and how long, and stop")
     ] = False,
     listed: Annotated[bool, typer.Option("--list", help="list the recipes")] = False,
+    wide: options.Wide = False,
     json: options.Json = False,
 ) -> None:
     """Train, search, merge and measure all that RECIPE compares; write tables and the front.
@@ -84,7 +87,7 @@ def command(
     from dshrink.study.runner import jobs_here
 
     if listed:
-        _list(json)
+        _list(json, wide)
         return
     if recipe is None:
         raise DshrinkError("give a RECIPE; `dshrink run --list` names them")
@@ -105,7 +108,7 @@ def command(
     )
     count = jobs_here(jobs)
     if dry_run:
-        _dry_run(request, count, json)
+        _dry_run(request, count, json, wide)
         return
     if data is None:
         raise DshrinkError("give --data DIR: the images to train on (or --dry-run)")
@@ -115,7 +118,7 @@ def command(
     if json:
         print_json([asdict(row) for row in result.results])
         return
-    out.print("\n".join(result.report))
+    print_report(result.report, wide=wide)
     out.print(f"written: {', '.join(map(str, result.files))}")
 
 
@@ -152,19 +155,21 @@ def _numbers(text: str | None) -> tuple[int, ...]:
     return tuple(int(name) for name in names)
 
 
-def _list(json: bool) -> None:
+def _list(json: bool, wide: bool) -> None:
     from dshrink.study.recipe import load_recipe, shipped_recipes
 
     recipes = {name: load_recipe(name).title for name in shipped_recipes()}
     if json:
         print_json(recipes)
         return
-    width = max(map(len, recipes))
-    for name, title in recipes.items():
-        out.print(f"{name:<{width}}  {title}")
+    columns: list[Column[tuple[str, str]]] = [
+        Column("recipe", itemgetter(0)),
+        Column("title", itemgetter(1), least=20, is_prose=True),
+    ]
+    print_grid(columns, list(recipes.items()), wide=wide)
 
 
-def _dry_run(request: StudyRequest, jobs: int, json: bool) -> None:
+def _dry_run(request: StudyRequest, jobs: int, json: bool, wide: bool) -> None:
     """Every step, what is done of it, and the estimate; nothing is trained or written."""
     from dshrink.study.estimate import Stopwatch, estimate
 
@@ -176,7 +181,7 @@ def _dry_run(request: StudyRequest, jobs: int, json: bool) -> None:
     if json:
         print_json(_as_json(request, steps, done, found))
         return
-    _say(request, steps, done, counts, found)
+    _say(request, steps, done, counts, found, wide)
 
 
 def _known(request: StudyRequest) -> tuple[ImageCounts, set[str]]:
@@ -221,6 +226,7 @@ def _say(
     done: set[str],
     counts: ImageCounts,
     found: Estimate,
+    wide: bool,
 ) -> None:
     recipe = request.recipe
     out.print(f"{recipe.name}: {recipe.title}")
@@ -228,9 +234,12 @@ def _say(
         f"{recipe.model} at {recipe.resolution}x{recipe.resolution}, {counts.classes} classes; "
         f"{counts.training} images to train on, {counts.validation} to validate"
     )
-    width = max(len(step.name) for step in steps)
-    for step in steps:
-        out.print(f"{step.name:<{width}}  {_what(recipe, step, step.name in done, found)}")
+    columns: list[Column[Step]] = [
+        Column("step", lambda step: step.name),
+        Column("what", lambda step: _what(recipe, step), least=20, is_prose=True),
+        Column("time", lambda step: _when(step, done, found), is_number=True),
+    ]
+    print_grid(columns, steps, wide=wide)
     out.print(f"all in {request.folder}; {len(steps)} steps, {len(done)} of them done")
     out.print(
         "then: all networks measured interleaved, results.csv, front.csv, front.png, report.md"
@@ -238,21 +247,22 @@ def _say(
     out.print(_estimate_line(found))
 
 
-def _what(recipe: Recipe, step: Step, is_done: bool, found: Estimate) -> str:
-    """What a step does, from what, and how long it would take."""
+def _what(recipe: Recipe, step: Step) -> str:
+    """What a step does, and from what."""
     if step.training is not None:
         start = "initial weights" if step.from_initial else recipe.weights
         if recipe.pretrain is not None and not step.from_initial:
             start = "pretrain"
         searched = [need for need in step.needs if need.startswith("search/")]
         source = " and ".join([start, *searched])
-        text = f"{step.training.epochs} epochs from {source}"
-    else:
-        text = f"from {step.needs[0]}" if step.needs else f"profile {recipe.model}"
-    if is_done:
-        return f"{text}: done"
+        return f"{step.training.epochs} epochs from {source}"
+    return f"from {step.needs[0]}" if step.needs else f"profile {recipe.model}"
+
+
+def _when(step: Step, done: set[str], found: Estimate) -> str:
+    """How long a step would take, where it is not done and that is known."""
     seconds = found.seconds.get(step.name)
-    return text if seconds is None else f"{text}: {_time(seconds)}"
+    return "done" if step.name in done else "" if seconds is None else _time(seconds)
 
 
 def _time(seconds: float) -> str:
