@@ -1,4 +1,4 @@
-"""``dshrink chain``: the chain of convolutions, the blocks, and what cannot merge."""
+"""``dshrink chain``: a network's convolutions in order, its blocks, and what cannot merge."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def command(
 ) -> None:
     """Print a network's chain of convolutions: sizes, activations, skips, breaks, blocks.
 
-    A network that cannot be traced is reported; the others are printed all the same.
+    A network that cannot be traced is reported, and the others are still printed.
     """
     from dshrink.network.models import load_network
 
@@ -102,7 +102,12 @@ def _print(network: Network, chain: Chain, mode: str, *, wide: bool) -> None:
         Column("input", lambda conv: "x".join(map(str, conv.in_shape)), rank=5),
         Column("output", lambda conv: "x".join(map(str, conv.out_shape)), rank=2),
         Column("activation", lambda conv: conv.activation or "", rank=1),
-        Column("after it", lambda conv: _after(conv, ends.get(conv.position or 0)), least=16, is_prose=True),
+        Column(
+            "after it",
+            lambda conv: _after(conv, ends.get(conv.position or 0)),
+            least=16,
+            is_prose=True,
+        ),
     ]
     title = f"{network.name} at {height}x{width}"
     print_grid(columns, chain.convs, title=title, wide=wide)

@@ -19,7 +19,7 @@ def register(main: typer.Typer) -> None:
 
 @app.callback()
 def group() -> None:
-    """Keep `digits` a word of its own: typer leaves out the name of an only command."""
+    """Keeps `digits` a subcommand: typer merges an only command into its group."""
 
 
 @app.command()
@@ -29,7 +29,7 @@ def digits(
 ) -> None:
     """Write scikit-learn's handwritten digits as a folder of images: 10 classes, 8x8 pixels, grey.
 
-    A folder that holds them already is left as it is.
+    A folder that has them already is left unchanged.
     """
     from dshrink.train.digits import write_digits
 
@@ -46,7 +46,7 @@ def digits(
         )
         return
     out.print(
-        f"{tree.folder}: {tree.training} images of {tree.classes} digits to train on, "
-        f"{tree.validation} of other writers to validate on"
-        f"{'' if tree.written else ' (they were there already)'}"
+        f"{tree.folder}: {tree.training} training images of {tree.classes} digits, "
+        f"{tree.validation} validation images by other writers"
+        f"{'' if tree.written else ' (written before)'}"
     )

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="a name of `dshrink devices list`")]
-NOT_TOLD = "not told by this machine"
+NOT_REPORTED = "not reported by this machine"
+
+
+def register(main: typer.Typer) -> None:
+    main.add_typer(app, name="devices", help="List, show and probe the devices to measure on.")
 
 
 @app.command(name="list")
@@ -42,7 +46,7 @@ def list_devices(wide: options.Wide = False, json: options.Json = False) -> None
 
 @app.command()
 def show(name: Name, json: options.Json = False) -> None:
-    """Show everything that is known about a device."""
+    """Show everything that the inventory says of a device."""
     from devices.inventory import load_inventory
 
     device = load_inventory().get(name)
@@ -56,7 +60,7 @@ def show(name: Name, json: options.Json = False) -> None:
 
 @app.command()
 def probe(name: Name, json: options.Json = False) -> None:
-    """Connect to a device and say what it runs and what would disturb a measurement there."""
+    """Connect to a device; print what it runs and what would disturb a measurement there."""
     from devices.inventory import load_inventory
     from devices.preflight import probe
 
@@ -73,11 +77,11 @@ def probe(name: Name, json: options.Json = False) -> None:
     for line in preflight.advice:
         out.print(f"advice: {line}")
     if not preflight.advice:
-        out.print("nothing seen that would disturb a measurement")
+        out.print("nothing found that would disturb a measurement")
 
 
 def _print_install(runtime: str, line: str) -> None:
-    """Outside of the page: a line to be copied is not broken."""
+    """Printed after the page: a line to copy is not wrapped."""
     out.print(f"to install {runtime} on the device: {line}")
 
 
@@ -116,7 +120,7 @@ def _facts(device: Device) -> Iterator[tuple[str, str]]:
 
 
 def _findings(preflight: Preflight) -> Iterator[tuple[str, str]]:
-    """What a device said, a line each."""
+    """What a device reported, a line each."""
     found, facts = preflight.found, preflight.found["environment"]
     health = found["health"]
     device = preflight.device
@@ -128,18 +132,21 @@ def _findings(preflight: Preflight) -> Iterator[tuple[str, str]]:
         yield "GPU", _gpu(facts["gpu"])
     yield "Python", facts["python"]
     yield "board", facts["board"]
-    yield "governor", facts["governor"] or NOT_TOLD
+    yield "governor", facts["governor"] or NOT_REPORTED
     if facts["power_mode"] is not None:
         yield "power mode", facts["power_mode"]
-    for clock in list(_clocks(found["clocks"], health)) or [NOT_TOLD]:
+    for clock in list(_clocks(found["clocks"], health)) or [NOT_REPORTED]:
         yield "clocks", clock
     yield "temperature", _with_unit(health["temperature_c"], "°C")
     yield "throttling", _throttling(health)
     yield "load", _with_unit(health["load_average"], "in the last minute")
-    yield "others", ", ".join(map(_process, found["processes"])) or "nobody above 1 % of a core"
+    yield "others", ", ".join(map(_process, found["processes"])) or "no process above 1 % of a core"
     if facts["gpu"] is not None:
-        yield "GPU state", _gpu_state(health["gpu"] or {}) or NOT_TOLD
-        yield "on the GPU", ", ".join(map(_gpu_process, found["gpu_processes"])) or "nobody else"
+        yield "GPU state", _gpu_state(health["gpu"] or {}) or NOT_REPORTED
+        yield (
+            "on the GPU",
+            ", ".join(map(_gpu_process, found["gpu_processes"])) or "no other process",
+        )
     for finding in preflight.runtimes:
         yield "runtime", _runtime(finding)
 
@@ -152,7 +159,7 @@ def _cores(facts: dict[str, Any]) -> str:
 
 def _memory(total_gib: float | None, available_gib: float | None) -> str:
     available = "" if available_gib is None else f", {available_gib:.1f} GiB available"
-    return NOT_TOLD if total_gib is None else f"{total_gib:.1f} GiB{available}"
+    return NOT_REPORTED if total_gib is None else f"{total_gib:.1f} GiB{available}"
 
 
 def _gpu(gpu: dict[str, Any]) -> str:
@@ -164,21 +171,21 @@ def _gpu(gpu: dict[str, Any]) -> str:
 
 
 def _gpu_state(gpu: dict[str, Any]) -> str:
-    """Heat, power and load of the moment, as far as they are told."""
-    told = {
+    """Temperature, power and utilisation now, as far as they are reported."""
+    texts = {
         "temperature_c": "{:g} °C",
         "power_w": "{:g} W",
         "power_limit_w": "of at most {:g} W",
         "utilisation_percent": "{:g} % busy",
     }
-    parts = [words.format(gpu[name]) for name, words in told.items() if gpu.get(name) is not None]
-    parts += ["held by its power limit"] if gpu.get("power_capped") else []
+    parts = [words.format(gpu[name]) for name, words in texts.items() if gpu.get(name) is not None]
+    parts += ["at its power limit"] if gpu.get("power_capped") else []
     parts += ["ECC on"] if gpu.get("ecc") else []
     return ", ".join(parts)
 
 
 def _clocks(clocks: dict[str, Any], health: dict[str, Any]) -> Iterator[str]:
-    """Cores whose clocks have the same bounds are one entry; a large server has a clock a core."""
+    """Cores whose clocks have the same range are one entry; a large server has a clock per core."""
     alike: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for one in clocks["cpu"]:
         alike.setdefault((one["min_mhz"], one["max_mhz"], one["driver"]), []).append(one)
@@ -188,7 +195,7 @@ def _clocks(clocks: dict[str, Any], health: dict[str, Any]) -> Iterator[str]:
         yield (
             (f"cores {cores}: " if len(alike) > 1 else "")
             + (" to ".join(map(str, dict.fromkeys(now[:1] + now[-1:]))) or "unknown")
-            + ("" if low is None or high is None else f" (may be {low:.0f} to {high:.0f})")
+            + ("" if low is None or high is None else f" (range {low:.0f} to {high:.0f})")
             + (f" MHz, {driver}" if driver else " MHz")
         )
     if not alike and health["frequency_mhz"] is not None:
@@ -203,23 +210,23 @@ def _throttling(health: dict[str, Any]) -> str:
 
     now = throttled_now(health)
     events, quota = health["throttle_events"], health["quota_throttled"]
-    before = [f"the CPU {events} times since it was started"] if events else []
+    before = [f"the CPU {events} times since boot"] if events else []
     before += [f"the container's CPU quota {quota} times"] if quota else []
     signs = ("throttle_bits", "cooling_level", "throttle_events")
-    gpu_tells = (health["gpu"] or {}).get("slowed_by") is not None
-    if all(health[sign] is None for sign in signs) and not before and not gpu_tells:
-        return NOT_TOLD
+    gpu_reports = (health["gpu"] or {}).get("slowed_by") is not None
+    if all(health[sign] is None for sign in signs) and not before and not gpu_reports:
+        return NOT_REPORTED
     return "; ".join([now or "not now", *before])
 
 
 def _runtime(finding: RuntimeFinding) -> str:
-    said = {
+    texts = {
         "ok": f"{finding.version}, supported ({finding.versions})",
         "other version": f"{finding.version}, NOT within {finding.versions}",
         "missing": f"missing ({finding.versions})",
-        "not driven": "not looked for: this version of dshrink does not drive it",
+        "not driven": "not looked for: this version of dshrink has no backend for it",
     }
-    return f"{finding.name} {said[finding.state]}"
+    return f"{finding.name} {texts[finding.state]}"
 
 
 def _process(one: dict[str, Any]) -> str:
@@ -232,4 +239,4 @@ def _gpu_process(one: dict[str, Any]) -> str:
 
 
 def _with_unit(value: float | None, unit: str) -> str:
-    return NOT_TOLD if value is None else f"{value:g} {unit}"
+    return NOT_REPORTED if value is None else f"{value:g} {unit}"

@@ -1,4 +1,4 @@
-"""Latency tables as text and as JSON data, for the commands that show them."""
+"""Latency tables as text and as JSON data."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def table_data(table: LatencyTable) -> dict[str, Any]:
 
 
 def print_rows(table: LatencyTable, *, wide: bool = False) -> None:
-    """One line a row of the latency table."""
+    """Print one line for each row of the latency table."""
     c = table.conditions
     columns: list[Column[Row]] = [
         Column("piece", lambda row: row.piece),
@@ -67,7 +67,7 @@ def _reason(row: Row) -> str:
 
 
 def _spread(row: Row) -> str:
-    """The interval of a row; a published one has a standard deviation, if anything."""
+    """The interval of a row; a published one has at most a standard deviation."""
     if row.low_ms is not None and row.high_ms is not None:
         return f"{row.low_ms:.4f} - {row.high_ms:.4f}"
     return "" if row.stdev_ms is None else f"sd {row.stdev_ms:.4f}"
@@ -82,7 +82,7 @@ def how_timed(timed: Conditions | BenchmarkResult) -> str:
 
 
 def summary_lines(table: LatencyTable) -> list[str]:
-    """What a user needs to know about a table, a line each."""
+    """The size, the errors and the warnings of a table, a line each."""
     verdicts = [row.verdict for row in table.rows]
     counts = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts))
     pieces = len({row.digest or row.piece for row in table.rows})
@@ -100,10 +100,10 @@ def summary_lines(table: LatencyTable) -> list[str]:
     if check:
         tau = "unknown" if check.kendall_tau is None else f"{check.kendall_tau:.3f}"
         lines += [
-            f"predictions checked on {len(check.networks)} networks that took no part: "
-            f"off by {check.mape_percent:.2f} % on average, {check.max_error_percent:.2f} % at "
-            f"most; {check.within_5_percent:.0f} % of them within 5 %; Kendall's tau {tau}",
-            f"beside it: plain sum of the rows {check.plain_sum_mape_percent:.2f} %, "
+            f"prediction error on {len(check.networks)} hold-out networks: "
+            f"{check.mape_percent:.2f} % on average, {check.max_error_percent:.2f} % at most; "
+            f"{check.within_5_percent:.0f} % of them within 5 %; Kendall's tau {tau}",
+            f"for comparison: plain sum of the rows {check.plain_sum_mape_percent:.2f} %, "
             f"scaled MACs {check.scaled_macs_mape_percent:.2f} %",
         ]
         if check.interval_percent is not None:
@@ -119,7 +119,7 @@ def summary_lines(table: LatencyTable) -> list[str]:
 
 
 def _context_lines(table: LatencyTable) -> list[str]:
-    """What the pieces were measured beside, and how right each context is where several were."""
+    """The context that pieces were measured in, and the error of each where there are several."""
     lines = [f"context of the pieces: {table.context}"]
     if len(table.contexts) > 1:
         errors = (
@@ -129,11 +129,11 @@ def _context_lines(table: LatencyTable) -> list[str]:
             f"%, at most {check.max_error_percent:.2f} %)"
             for name, check in table.contexts.items()
         )
-        lines.append(f"error of the predictions by context: {'; '.join(errors)}")
+        lines.append(f"prediction error by context: {'; '.join(errors)}")
     for name, check in table.contexts.items():
         if check.unnamed_percent:
             lines.append(
                 f"{name}: {check.unnamed_percent:.1f} % of the profiled time was in layers that "
-                "name no operator of ours, and was spread over the others"
+                "match no operator of the network, and was distributed over the others"
             )
     return lines

@@ -21,6 +21,10 @@ table_import.register(app)
 Folder = Annotated[Path, typer.Argument(help="folder of a latency table")]
 
 
+def register(main: typer.Typer) -> None:
+    main.add_typer(app, name="table", help="Show, check, compare tables; predict from them.")
+
+
 @app.command()
 def show(folder: Folder, wide: options.Wide = False, json: options.Json = False) -> None:
     """Print every row with its interval and verdict."""
@@ -36,7 +40,7 @@ def show(folder: Folder, wide: options.Wide = False, json: options.Json = False)
 
 @app.command()
 def check(folder: Folder, json: options.Json = False) -> None:
-    """Validate a table and say how right its predictions are; exit 1 if not fit for search."""
+    """Validate a table and print the error of its predictions; exit 1 if not fit for search."""
     from latency_tables.io import load_table
 
     table = load_table(folder)
@@ -56,14 +60,13 @@ def predict(
         str,
         typer.Option(
             "--keep",
-            help="keep mask: 1 keeps a block, 0 merges it; of a table of spans the span mask; or a "
-            "plan",
+            help="keep mask (1 keeps a block, 0 merges it), span mask of a table of spans, or plan",
         ),
     ],
     padding: options.TablePadding = None,
     json: options.Json = False,
 ) -> None:
-    """Predict the latency of the network of a mask, with its 95 % interval."""
+    """Predict the latency of the network with this mask, with its 95 % interval."""
     from dshrink.search.plan import parse_plan
     from latency_tables.io import load_table
     from latency_tables.predictor import predict as predict_latency
@@ -83,7 +86,7 @@ def predict(
         f"scaled MACs {prediction.scaled_macs_ms:.3f} ms"
     )
     if not prediction.calibrated:
-        out.print("not calibrated: this is the plain sum, its error is not known")
+        out.print("not calibrated: this is the plain sum, and its error is unknown")
 
 
 @app.command()
