@@ -48,5 +48,5 @@ def digits(
     out.print(
         f"{tree.folder}: {tree.training} training images of {tree.classes} digits, "
         f"{tree.validation} validation images by other writers"
-        f"{'' if tree.written else ' (written before)'}"
+        f"{'' if tree.written else ' (already there)'}"
     )

@@ -101,14 +101,14 @@ def test_wrong_usage_has_status_2_and_leaves_stdout_empty(words, dshrink):
     assert "Traceback" not in ran.err
 
 
-def test_ctrl_c_says_how_to_go_on(dshrink, monkeypatch):
+def test_ctrl_c_says_how_to_resume(dshrink, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("dshrink.network.models.load_network", interrupted)
     ran = dshrink("chain", MODEL)
     assert ran.status == 130
-    assert ran.err.strip() == "interrupted; the same command goes on from here"
+    assert ran.err.strip() == "interrupted; the same command resumes from here"
 
 
 def test_the_installed_command_refuses_in_one_line(tmp_path):
@@ -134,7 +134,7 @@ def test_chain_prints_convolutions_blocks_and_spans(dshrink):
     assert "17 blocks, 50 positions, 10 skips, 171 spans (kim2023)" in ran.out
 
 
-def test_chain_goes_on_after_a_network_that_cannot_be_traced(dshrink):
+def test_chain_continues_after_a_network_that_cannot_be_traced(dshrink):
     ran = dshrink("chain", "mixnet_s", MODEL, "nosuchnet", "--resolution", "64", "--json")
     assert ran.status == 2
     assert [found["model"] for found in ran.data] == [MODEL]

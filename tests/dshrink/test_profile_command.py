@@ -83,7 +83,7 @@ def test_every_context_is_saved_and_the_best_one_is_the_table(tmp_path, profile_
     assert f"pair {errors['pair']:.2f} % (plain sum " in text
     shown = profile_command("table", "show", tmp_path / "isolated")[1]
     assert "context of the pieces: isolated" in shown
-    assert "error of the predictions by context: isolated " in shown
+    assert "prediction error by context: isolated " in shown
     data = json.loads(profile_command("table", "show", tmp_path, "--json")[1])
     assert (data["context"], list(data["contexts"])) == ("pair", ["isolated", "pair"])
     assert data["contexts"]["pair"]["mape_percent"] == errors["pair"]

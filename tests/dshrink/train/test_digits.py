@@ -111,7 +111,7 @@ def test_the_command_says_what_there_is(few: dict[str, Any], tmp_path: Path) -> 
     words = ["data", "digits", "--out", str(tmp_path / "digits")]
     first = CliRunner().invoke(app, words)
     assert first.exit_code == 0
-    assert "2 images of 10 digits to train on, 1 of other writers" in first.stdout
+    assert "2 training images of 10 digits, 1 validation images by other writers" in first.stdout
     assert "already" not in first.stdout
     assert "already" in CliRunner().invoke(app, words).stdout
     assert json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout) == {
