@@ -106,7 +106,6 @@ def _print(network: Network, chain: Chain, mode: str, *, wide: bool) -> None:
             "after it",
             lambda conv: _after(conv, ends.get(conv.position or 0)),
             least=16,
-            is_prose=True,
         ),
     ]
     title = f"{network.name} at {height}x{width}"

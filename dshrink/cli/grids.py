@@ -20,7 +20,7 @@ R = TypeVar("R")
 GAP = "  "
 
 #: The columns of a study's report that a narrow terminal does without, and their ranks.
-_REPORT_RANKS = {"MACs (M)": 3, "epochs": 2, "runs": 1}
+_REPORT_RANKS = {"MACs (M)": 3, "epochs": 2, "runs": 1, "+ pre-trained": 1}
 
 
 @dataclass(frozen=True, slots=True)
