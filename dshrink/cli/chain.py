@@ -16,10 +16,6 @@ if TYPE_CHECKING:
     from dshrink.network.models import Network
 
 
-def register(app: typer.Typer) -> None:
-    app.command(name="chain")(command)
-
-
 def command(
     models: Annotated[list[str], typer.Argument(help="timm names, or torchvision:NAME")],
     resolution: options.Resolution = 224,

@@ -10,16 +10,7 @@ import typer
 from dshrink.cli import options
 from dshrink.cli.console import out, print_json
 
-app = typer.Typer(no_args_is_help=True)
-
-
-def register(main: typer.Typer) -> None:
-    main.add_typer(app, name="data", help="Data sets to train on that need no download.")
-
-
-@app.callback()
-def group() -> None:
-    """Keeps `digits` a subcommand: typer merges an only command into its group."""
+app = typer.Typer(no_args_is_help=True, help="Data sets to train on that need no download.")
 
 
 @app.command()

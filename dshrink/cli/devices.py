@@ -16,13 +16,9 @@ if TYPE_CHECKING:
     from devices.inventory import Device
     from devices.preflight import Preflight, RuntimeFinding
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, help="List, show and probe the devices to measure on.")
 Name = Annotated[str, typer.Argument(help="a name of `dshrink devices list`")]
 NOT_REPORTED = "not reported by this machine"
-
-
-def register(main: typer.Typer) -> None:
-    main.add_typer(app, name="devices", help="List, show and probe the devices to measure on.")
 
 
 @app.command(name="list")

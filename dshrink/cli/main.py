@@ -31,7 +31,7 @@ from dshrink.version import __version__
 #: Exit status after Ctrl-C, as typer and shells have it.
 INTERRUPTED = 130
 
-#: The groups that ``--help`` shows the commands in.
+#: The groups that ``--help`` shows the commands in; a command is called as its module is.
 PANELS = {
     "End to end": (demo, run),
     "Measure": (devices, profile, bench),
@@ -47,10 +47,11 @@ app = typer.Typer(
 )
 for panel, commands in PANELS.items():
     for command in commands:
-        command.register(app)
-        for registered in (*app.registered_commands, *app.registered_groups):
-            if registered.name == command.__name__.rpartition(".")[2]:
-                registered.rich_help_panel = panel
+        name = command.__name__.rpartition(".")[2]
+        if hasattr(command, "app"):
+            app.add_typer(command.app, name=name, rich_help_panel=panel)
+        else:
+            app.command(name=name, rich_help_panel=panel)(command.command)
 
 
 def _print_version(asked: bool) -> None:

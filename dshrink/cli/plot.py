@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dshrink.search.plan import Plan
     from latency_tables.table import LatencyTable
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, help="Draw tables, plans and results as PNG and SVG.")
 
 TableArgument = Annotated[
     Path, typer.Argument(metavar="TABLE_DIR", help="Folder (or file) of a latency table.")
@@ -25,10 +25,6 @@ TableArgument = Annotated[
 OutOption = Annotated[
     Path, typer.Option("--out", help="FILE.png; FILE.svg is written as well.", metavar="FILE")
 ]
-
-
-def register(main: typer.Typer) -> None:
-    main.add_typer(app, name="plot", help="Draw tables, plans and results as PNG and SVG.")
 
 
 @app.command()

@@ -16,13 +16,9 @@ from dshrink.cli.render import print_rows, summary_lines, table_data
 if TYPE_CHECKING:
     from latency_tables.compare import RowComparison
 
-app = typer.Typer(no_args_is_help=True)
-table_import.register(app)
+app = typer.Typer(no_args_is_help=True, help="Show, check, compare tables; predict from them.")
+app.command(name="import")(table_import.command)
 Folder = Annotated[Path, typer.Argument(help="folder of a latency table")]
-
-
-def register(main: typer.Typer) -> None:
-    main.add_typer(app, name="table", help="Show, check, compare tables; predict from them.")
 
 
 @app.command()

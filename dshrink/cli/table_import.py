@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 origin = partial(typer.Option, rich_help_panel="Origin")
 
 
-def register(app: typer.Typer) -> None:
-    app.command(name="import")(command)
-
-
 def command(
     table: Annotated[
         str, typer.Argument(metavar="FILE|published:NAME", help="a CSV, or one of dshrink's own")

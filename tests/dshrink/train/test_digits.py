@@ -107,7 +107,7 @@ def test_without_scikit_learn_there_is_advice(
 
 def test_the_command_says_what_there_is(few: dict[str, Any], tmp_path: Path) -> None:
     app = typer.Typer()
-    data.register(app)
+    app.add_typer(data.app, name="data")
     words = ["data", "digits", "--out", str(tmp_path / "digits")]
     first = CliRunner().invoke(app, words)
     assert first.exit_code == 0
