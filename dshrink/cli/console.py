@@ -33,9 +33,10 @@ class _TextOnly(Console):
             yield one if one.control else one._replace(text=one.text.translate(_CONTROLS))
 
 
-# No markup: names and paths may hold brackets. No wrapping: a path stays whole when it is piped.
-out = _TextOnly(highlight=False, markup=False, soft_wrap=True)
-err = _TextOnly(stderr=True, highlight=False, markup=False)
+# No markup, no emoji: names and paths may contain brackets and colons. No wrapping: a path stays
+# whole when it is piped.
+out = _TextOnly(highlight=False, markup=False, emoji=False, soft_wrap=True)
+err = _TextOnly(stderr=True, highlight=False, markup=False, emoji=False)
 
 #: Called with (done, total, label) while long work runs.
 OnProgress = Callable[[int, int, str], None]

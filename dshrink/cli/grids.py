@@ -1,8 +1,8 @@
 """Tables for a terminal of any width, and for a pipe.
 
 Where a terminal is too narrow, texts are shortened and columns are left out, those of the highest
-rank first; a number is never cut. A pipe gets all columns whole, one line a row, at
-least two spaces apart (``awk -F '  +'``), and "-" for a cell without a value.
+rank first; a number is never cut. A pipe gets all columns whole, one line a row, at least two
+spaces apart (``awk -F '  +'``), and "-" for a cell without a value.
 """
 
 from __future__ import annotations
@@ -144,11 +144,10 @@ def print_page(facts: Iterable[tuple[str, str]]) -> None:
     """Print names and what is known of them, wrapped beside the name on a terminal."""
     pairs = list(facts)
     left = max(len(name) for name, _ in pairs) + len(GAP)
-    screen = screen_width()
+    room = 2**16 if (screen := screen_width()) is None else max(screen - left, 20)
     for name, value in pairs:
-        lines = [value] if screen is None else textwrap.wrap(value, max(screen - left, 20))
-        for line in lines:
-            out.print(f"{name:<{left}}{line}")
+        for line in textwrap.wrap(value, room, break_on_hyphens=False) or [""]:
+            out.print(f"{name:<{left}}{line}".rstrip())
             name = ""
 
 
