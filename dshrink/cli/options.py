@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -54,6 +55,7 @@ Wide = Annotated[
     bool, typer.Option("--wide", help="all columns of tables, untruncated, on any terminal")
 ]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable result")]
+Table = Annotated[Path, typer.Option("--table", help="folder of a latency table")]
 Padding = Annotated[str, merging(help="padding of merged blocks: bias_map, repad or interior")]
 TablePadding = Annotated[
     str | None,

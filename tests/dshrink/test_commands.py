@@ -1,7 +1,4 @@
-"""The frozen list of commands and options, and the commands that the documentation gives.
-
-The list is written again by: python tests/dshrink/test_commands.py
-"""
+"""The frozen list of commands and options, and the commands that the documentation gives."""
 
 from __future__ import annotations
 
@@ -16,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_list import LIST, command_lines
 from typer.main import get_command
 
 from dshrink.cli import main as entry
@@ -24,33 +22,14 @@ from latency_tables.io import save_table
 from latency_tables.synthetic import synthetic_table
 
 ROOT = Path(__file__).parents[2]
-LIST = Path(__file__).with_name("commands.txt")
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), ROOT / "benchmarks/README.md"])
-
-
-def commands(group: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Each command by the words that call it, subcommands after their group."""
-    yield name, group
-    for word, command in sorted(getattr(group, "commands", {}).items()):
-        yield from commands(command, f"{name} {word}")
-
-
-def command_lines() -> list[str]:
-    """A line for each command: its arguments in order, then its options sorted."""
-    lines = []
-    for name, command in commands(get_command(entry.app), "dshrink"):
-        arguments = [p.name.upper() for p in command.params if p.param_type_name == "argument"]
-        options = [p for p in command.params if p.param_type_name == "option"]
-        words = sorted(word for p in options for word in (*p.opts, *p.secondary_opts))
-        lines.append(" ".join([name, *arguments, *words]))
-    return lines
 
 
 def test_commands_and_options_are_those_of_the_list() -> None:
     now, listed = command_lines(), LIST.read_text("utf-8").splitlines()
     assert now == listed, (
         "the command line has changed; if that is intended, write the list again by "
-        "`python tests/dshrink/test_commands.py` and name the change in CHANGELOG.md"
+        "`python tests/support/command_list.py` and name the change in CHANGELOG.md"
     )
 
 
@@ -189,7 +168,3 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
         if anchor:
             headings = re.findall(r"^#+ (.*)$", file.read_text("utf-8"), flags=re.M)
             assert anchor in map(slug, headings), f"{target}: no such heading"
-
-
-if __name__ == "__main__":
-    LIST.write_text("\n".join(command_lines()) + "\n", "utf-8")
