@@ -108,7 +108,7 @@ def command(
     )
     count = jobs_here(jobs)
     if dry_run:
-        _dry_run(request, count, json, wide)
+        _dry_run(request, count, json)
         return
     if data is None:
         raise DshrinkError("give --data DIR: the images to train on (or --dry-run)")
@@ -169,7 +169,7 @@ def _list(json: bool, wide: bool) -> None:
     print_grid(columns, list(recipes.items()), wide=wide)
 
 
-def _dry_run(request: StudyRequest, jobs: int, json: bool, wide: bool) -> None:
+def _dry_run(request: StudyRequest, jobs: int, json: bool) -> None:
     """Every step, what is done of it, and the estimate; nothing is trained or written."""
     from dshrink.study.estimate import Stopwatch, estimate
 
@@ -181,7 +181,7 @@ def _dry_run(request: StudyRequest, jobs: int, json: bool, wide: bool) -> None:
     if json:
         print_json(_as_json(request, steps, done, found))
         return
-    _say(request, steps, done, counts, found, wide)
+    _say(request, steps, done, counts, found)
 
 
 def _known(request: StudyRequest) -> tuple[ImageCounts, set[str]]:
@@ -226,7 +226,6 @@ def _say(
     done: set[str],
     counts: ImageCounts,
     found: Estimate,
-    wide: bool,
 ) -> None:
     recipe = request.recipe
     out.print(f"{recipe.name}: {recipe.title}")
@@ -234,12 +233,9 @@ def _say(
         f"{recipe.model} at {recipe.resolution}x{recipe.resolution}, {counts.classes} classes; "
         f"{counts.training} images to train on, {counts.validation} to validate"
     )
-    columns: list[Column[Step]] = [
-        Column("step", lambda step: step.name),
-        Column("what", lambda step: _what(recipe, step), least=20, is_prose=True),
-        Column("time", lambda step: _when(step, done, found), is_number=True),
-    ]
-    print_grid(columns, steps, wide=wide)
+    width = max(len(step.name) for step in steps)
+    for step in steps:
+        out.print(f"{step.name:<{width}}  {_what(recipe, step, step.name in done, found)}")
     out.print(f"all in {request.folder}; {len(steps)} steps, {len(done)} of them done")
     out.print(
         "then: all networks measured interleaved, results.csv, front.csv, front.png, report.md"
@@ -247,22 +243,21 @@ def _say(
     out.print(_estimate_line(found))
 
 
-def _what(recipe: Recipe, step: Step) -> str:
-    """What a step does, and from what."""
+def _what(recipe: Recipe, step: Step, is_done: bool, found: Estimate) -> str:
+    """What a step does, from what, and how long it would take."""
     if step.training is not None:
         start = "initial weights" if step.from_initial else recipe.weights
         if recipe.pretrain is not None and not step.from_initial:
             start = "pretrain"
         searched = [need for need in step.needs if need.startswith("search/")]
         source = " and ".join([start, *searched])
-        return f"{step.training.epochs} epochs from {source}"
-    return f"from {step.needs[0]}" if step.needs else f"profile {recipe.model}"
-
-
-def _when(step: Step, done: set[str], found: Estimate) -> str:
-    """How long a step would take, where it is not done and that is known."""
+        text = f"{step.training.epochs} epochs from {source}"
+    else:
+        text = f"from {step.needs[0]}" if step.needs else f"profile {recipe.model}"
+    if is_done:
+        return f"{text}: done"
     seconds = found.seconds.get(step.name)
-    return "done" if step.name in done else "" if seconds is None else _time(seconds)
+    return text if seconds is None else f"{text}: {_time(seconds)}"
 
 
 def _time(seconds: float) -> str:
