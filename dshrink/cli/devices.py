@@ -182,19 +182,19 @@ def _gpu_state(gpu: dict[str, Any]) -> str:
 
 def _clocks(clocks: dict[str, Any], health: dict[str, Any]) -> Iterator[str]:
     """Cores whose clocks have the same range are one entry; a large server has a clock per core."""
-    alike: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    by_range: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for one in clocks["cpu"]:
-        alike.setdefault((one["min_mhz"], one["max_mhz"], one["driver"]), []).append(one)
-    for (low, high, driver), group in alike.items():
+        by_range.setdefault((one["min_mhz"], one["max_mhz"], one["driver"]), []).append(one)
+    for (low, high, driver), group in by_range.items():
         cores = " ".join(one["cores"] or "?" for one in group)
         now = sorted({round(one["mhz"]) for one in group if one["mhz"] is not None})
         yield (
-            (f"cores {cores}: " if len(alike) > 1 else "")
+            (f"cores {cores}: " if len(by_range) > 1 else "")
             + (" to ".join(map(str, dict.fromkeys(now[:1] + now[-1:]))) or "unknown")
             + ("" if low is None or high is None else f" (range {low:.0f} to {high:.0f})")
             + (f" MHz, {driver}" if driver else " MHz")
         )
-    if not alike and health["frequency_mhz"] is not None:
+    if not by_range and health["frequency_mhz"] is not None:
         yield f"{health['frequency_mhz']:.0f} MHz"
     for name in ("gpu", "memory"):
         if clocks[f"{name}_mhz"] is not None:

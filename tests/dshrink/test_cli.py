@@ -370,7 +370,7 @@ def test_a_folder_is_no_file_to_write(tmp_path, dshrink):
     check_refused(dshrink(*merge_words(tmp_path)), "is a folder")
 
 
-def test_basic_blocks_are_refused_a_bias_map_and_told_of_repad(tmp_path, dshrink):
+def test_basic_blocks_are_refused_a_bias_map_and_advised_repad(tmp_path, dshrink):
     words = ["--plan", "mask:00111111", "--weights", "random", *SMALL, "--out", tmp_path / "a.onnx"]
     ran = dshrink("merge", "torchvision:resnet18", *words)
     check_refused(ran, "block 0 (layer1.0)", "layer1.0.conv2", "--padding repad")
@@ -393,7 +393,7 @@ def local_conditions() -> Conditions:
         scheduler.close()
 
 
-def test_bench_measures_networks_plans_and_files_beside_their_predictions(
+def test_bench_measures_networks_plans_and_files_with_their_predictions(
     tmp_path, dshrink, monkeypatch
 ):
     # As precise as a noisy machine allows takes minutes; here the numbers do not matter.
@@ -420,7 +420,7 @@ def test_bench_measures_networks_plans_and_files_beside_their_predictions(
 SIMULATED_GPU = Path(__file__).parents[1] / "support" / "fake_gpu"
 
 
-def test_bench_on_a_gpu_tells_what_was_built_and_why_a_table_says_nothing(
+def test_bench_on_a_gpu_reports_what_was_built_and_why_a_table_predicts_nothing(
     tmp_path, dshrink, monkeypatch
 ):
     monkeypatch.setattr("dshrink.benchmark.BENCH_EFFORT", {"rounds": 2, "extra_rounds": 0})

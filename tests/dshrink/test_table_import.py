@@ -1,4 +1,4 @@
-"""``dshrink table import``: whose a table is stays with it, and its keys fit a real network."""
+"""``dshrink table import``: the origin stays with the table, and its keys fit a real network."""
 
 from __future__ import annotations
 
