@@ -1,6 +1,6 @@
 """Accuracy and throughput that DepthShrinker published (ICML 2022, Tab. 2, 3 and 7), on ImageNet.
 
-Nothing here was measured by us; the figures stand in ``data/published`` as they were published. The
+Nothing here was measured by us; ``data/published`` holds the figures as they were published. The
 paper states the batch, but neither runtime nor precision.
 """
 
@@ -56,7 +56,7 @@ class PublishedPoint:
 def published_points() -> tuple[PublishedPoint, ...]:
     """All of them, in the order of the paper's tables. Raises TableFormatError."""
     path = files("latency_tables").joinpath(_FILE)
-    lines = load_lines(path, CsvSource(where=_FILE, error=TableFormatError, mend="reinstall"))
+    lines = load_lines(path, CsvSource(where=_FILE, error=TableFormatError, fix="reinstall"))
     models: dict[str, dict[str, None]] = {}
     for line in lines:
         if base := line.text("base_model"):

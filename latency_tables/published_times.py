@@ -54,11 +54,11 @@ def load_times(path: Traversable, where: str, model: str = "") -> PublishedTimes
 
 def _source(where: str) -> CsvSource:
     spans = f"{','.join(SPAN_COLUMNS)} (and {' or '.join(_SPAN_EXTRAS)})"
-    mend = (
+    fix = (
         f"give a CSV with the columns {spans} or {','.join(BLOCK_COLUMNS)}, or published:NAME for "
         "a table that ships with dshrink"
     )
-    return CsvSource(where=where, error=TableFormatError, mend=mend)
+    return CsvSource(where=where, error=TableFormatError, fix=fix)
 
 
 def _times(lines: Sequence[CsvLine], model: str) -> PublishedTimes:
@@ -111,6 +111,6 @@ def _check_keys(found: Sequence[tuple[CsvLine, PublishedTime]]) -> None:
     for line, time in found:
         if time.place in first:
             raise line.error(
-                f"{piece_name(time.place)} stands on line {first[time.place].number} already"
+                f"{piece_name(time.place)} is on line {first[time.place].number} already"
             )
         first[time.place] = line

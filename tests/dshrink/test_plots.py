@@ -13,6 +13,7 @@ from dataclasses import replace
 import matplotlib
 import pytest
 from matplotlib.container import BarContainer, ErrorbarContainer
+from synthetic_tables import synthetic_row, synthetic_table
 from typer.testing import CliRunner
 
 from dshrink.cli.plot import app
@@ -38,7 +39,6 @@ from latency_tables.io import save_table
 from latency_tables.origin import Origin
 from latency_tables.predictor import predict
 from latency_tables.schema import LATENCIES, OPTIONAL, SPREADS, Conditions
-from latency_tables.synthetic import synthetic_row, synthetic_table
 
 ORIGINAL = (4.0, 2.0, 3.0, 1.0, 5.0)
 MERGED = (1.0, 2.5, None, 0.25, 2.0)
@@ -445,7 +445,7 @@ def test_missing_columns_are_all_named(tmp_path):
     columns = [name for name in COLUMNS if name not in ("batch", "predicted_ms")]
     path = write_csv(tmp_path / "r.csv", [result("11", 100.0)], columns)
     with pytest.raises(
-        PlotError, match=r"r\.csv: line 1: missing column\(s\) batch, predicted_ms:"
+        PlotError, match=r"r\.csv: line 1: missing column\(s\) batch, predicted_ms \("
     ):
         load_results(path)
 
