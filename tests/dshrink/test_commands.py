@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 from command_list import LIST, command_lines
+from synthetic_tables import synthetic_table
 from typer.main import get_command
 
 from dshrink.cli import main as entry
 from dshrink.version import __version__
 from latency_tables.io import save_table
-from latency_tables.synthetic import synthetic_table
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), ROOT / "benchmarks/README.md"])

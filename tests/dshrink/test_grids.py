@@ -14,13 +14,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from synthetic_tables import synthetic_row, synthetic_table
 
 from dshrink.cli import bench, chain, devices, grids, render, run, table
 from dshrink.cli import main as entry
 from dshrink.cli.grids import Column, number, print_grid, print_page, print_report
 from dshrink.study.report import RowResult, report_lines
 from latency_tables.io import save_table
-from latency_tables.synthetic import synthetic_row, synthetic_table
 
 BOXES = re.compile("[\u2500-\u257f]")
 SPANS = Path(__file__).parents[2] / "benchmarks" / "results" / "span_budgets_local_table"
