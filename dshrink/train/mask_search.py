@@ -261,10 +261,11 @@ def _plan(network: Network, keep_mask: str, table: LatencyTable | None, seed: in
             model=network.name,
             resolution=network.resolution,
             keep_mask=keep_mask,
+            padding=PADDING,
             method=METHOD,
             seed=seed,
         )
-    return replace(bind_to_network(found, network), borders=PADDING)
+    return bind_to_network(found, network)
 
 
 def _lines(

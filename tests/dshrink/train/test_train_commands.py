@@ -73,7 +73,7 @@ def test_the_command_that_is_printed_merges_what_was_trained(
     assert (certificate["validation"]["differing"], certificate["unreadable"]) == (0, {})
 
 
-def test_the_plan_beside_the_weights_has_the_borders_of_the_training(
+def test_the_plan_beside_the_weights_has_the_padding_of_the_training(
     trained: tuple[Path, list[str]],
 ) -> None:
     assert load_plan(trained[0] / "plan.json").padding == "repad"
