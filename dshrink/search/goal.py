@@ -36,7 +36,7 @@ class Goal:
         """Raises SearchError unless exactly one is given and makes sense."""
         if (budget_ms is None) == (keep is None):
             raise SearchError(
-                "give either a latency budget or the number of blocks to keep "
+                "give either --budget-ms T or --keep K, the number of blocks that stay "
                 f"(got budget {budget_ms} ms, keep {keep})"
             )
         if budget_ms is not None and not (math.isfinite(budget_ms) and budget_ms > 0):
@@ -59,8 +59,9 @@ def check_blocks(table: LatencyTable, method: str) -> None:
     """Raise SearchError for a table of spans, from which ``method`` cannot choose blocks."""
     if table.chain is not None:
         raise SearchError(
-            f"the table of {table.model} on {table.conditions.device} is cut into spans, --method "
-            f"{method} needs blocks: use --method dp, or measure it with --segments blocks"
+            f"the table of {table.model} on {table.conditions.device} is cut into spans, `dshrink "
+            f"search {method}` needs blocks: use `dshrink search dp`, or measure it with "
+            "--segments blocks"
         )
 
 
@@ -69,7 +70,7 @@ def check_fit(table: LatencyTable, *, allow_unfit: bool) -> None:
     if table.fit_reason and not allow_unfit:
         raise UnfitTableError(
             f"the table of {table.model} on {table.conditions.device} is not fit for search: "
-            f"{table.fit_reason}; measure it again on a quiet machine, or allow an unfit table"
+            f"{table.fit_reason}; measure it again on an idle machine, or allow an unfit table"
         )
 
 
@@ -97,3 +98,15 @@ def round_up(value: float) -> str:
     scale = 10.0 ** (3 - math.floor(math.log10(value)))
     digits = math.ceil(value * scale)
     return f"{(digits if digits / scale >= value else digits + 1) / scale:.10g}"
+
+
+def infeasible(
+    budget_ms: float, smallest_ms: float, plan: str, where: str = ""
+) -> InfeasibleBudgetError:
+    """The error of a budget that no plan meets, not even the fastest, whose text is ``plan``."""
+    return InfeasibleBudgetError(
+        f"no plan meets {budget_ms:g} ms{where}: the smallest possible latency is "
+        f"{smallest_ms:.4g} ms ({plan}); ask for at least {round_up(smallest_ms)} ms",
+        smallest_ms=smallest_ms,
+        plan=plan,
+    )

@@ -73,14 +73,14 @@ class TruncatedProgram:
     @classmethod
     def of(cls, problem: SpanProblem) -> Self:
         mergings = {span: ways[0] for span, ways in best_mergings(problem).items()}
-        estimates = best_importances(problem.importance)
+        extended = best_importances(problem.importance)
         return cls(
             length=problem.length,
             times={span: merging.costs[0] for span, merging in mergings.items()},
             cuts={span: merging.cuts for span, merging in mergings.items()},
             importance={
-                key: estimate.importance
-                for key, estimate in estimates.items()
+                key: found.importance
+                for key, found in extended.items()
                 if key[:2] in mergings
             },
         )

@@ -61,16 +61,16 @@ class SpanProblem:
         )
 
 
-def key_name(key: Key) -> str:
+def key_name(key: tuple[int, ...]) -> str:
     """ "(3, 5, 1, 0)", as the errors and the published files' columns name it."""
-    return f"({', '.join(str(part) for part in key)})"
+    return f"({', '.join(map(str, key))})"
 
 
-def key_names(keys: Collection[Key | Span], at_most: int = 6) -> str:
+def key_names(keys: Collection[tuple[int, ...]], at_most: int = 6) -> str:
     """The first of them in order, and how many more there are."""
     ordered = sorted(keys)
     more = f" and {len(ordered) - at_most} more" if len(ordered) > at_most else ""
-    return ", ".join(f"({', '.join(map(str, key))})" for key in ordered[:at_most]) + more
+    return ", ".join(map(key_name, ordered[:at_most])) + more
 
 
 def block_ends_of(keys: Collection[Key]) -> tuple[int, ...]:

@@ -11,39 +11,16 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from dshrink.search.dp.frontier import SpanPlan, infeasible
-from dshrink.search.dp.importance_file import check_keys
-from dshrink.search.dp.peak_bound import held_mib, within_peak
-from dshrink.search.dp.piece_sizes import PieceSizes
+from dshrink.search.dp.bounds import Bounds, PieceSizes, held_mib, within_peak
+from dshrink.search.dp.files import check_keys
+from dshrink.search.dp.frontier import SpanPlan
 from dshrink.search.dp.problem import Key, SpanProblem
 from dshrink.search.errors import InfeasibleBudgetError, SearchError
+from dshrink.search.goal import infeasible
 from latency_tables.places import Place
 from latency_tables.predictor import predict
 from latency_tables.span_masks import ACTIVE, Span, SpanChain
 from latency_tables.table import LatencyTable
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
-    """What a plan must keep to besides its latency; None where there is no bound.
-
-    ``max_kernel`` is the longest side of a merged kernel. ``max_peak_mib`` is what is held while
-    one piece runs, for the table's batch: inputs, outputs and residuals that wait. ``max_macs`` and
-    ``max_parameters`` are the whole network's, for one image. ``keep_blocks`` are numbers of
-    building blocks that stay as they are.
-    """
-
-    max_kernel: int | None = None
-    max_peak_mib: float | None = None
-    max_macs: int | None = None
-    max_parameters: int | None = None
-    keep_blocks: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name in ("max_kernel", "max_peak_mib", "max_macs", "max_parameters"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise SearchError(f"{name.replace('_', ' ')} must be above 0, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,18 +35,22 @@ class TableProblem:
     padding: str
 
     @property
+    def device(self) -> str:
+        return self.table.conditions.device
+
+    @property
     def original_ms(self) -> float:
         """What the original network is predicted to take."""
-        return predict(self.table, self.table.forms.base, self.padding).latency_ms
+        return self.predicted_ms(self.table.forms.base)
 
-    def table_prediction(self, plan: SpanPlan) -> float:
-        """The latency that the table predicts for a plan."""
-        return predict(self.table, plan.mask, self.padding).latency_ms
+    def predicted_ms(self, mask: str) -> float:
+        """The latency that the table predicts for a span mask."""
+        return predict(self.table, mask, self.padding).latency_ms
 
     def infeasible(self, budget_ms: float, fastest: SpanPlan) -> InfeasibleBudgetError:
         """The error of a budget that not even the fastest plan meets."""
-        smallest = self.table_prediction(fastest)
-        return infeasible(budget_ms, smallest, fastest.mask, self.table.conditions.device)
+        smallest_ms = self.predicted_ms(fastest.mask)
+        return infeasible(budget_ms, smallest_ms, fastest.text, f" on {self.device}")
 
 
 def span_chain_of(table: LatencyTable) -> SpanChain:
