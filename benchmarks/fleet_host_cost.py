@@ -24,7 +24,7 @@ from typing import Any
 
 import psutil
 
-from latency_tables.io import write_atomically
+from latency_tables.files import write_atomically
 from latency_tables.opspec import Conv, OpSpec
 from latency_tables.schema import Conditions
 from profiler import fleet

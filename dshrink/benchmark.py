@@ -7,8 +7,6 @@ profile, so that prediction and measurement mean the same.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -23,8 +21,8 @@ from dshrink.network.models import Network
 from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.pieces.specs import shrunk_spec
 from dshrink.search.plan import Plan
+from latency_tables.csv_lines import write_csv
 from latency_tables.errors import LatencyTableError
-from latency_tables.io import write_atomically
 from latency_tables.predictor import Prediction, predict
 from latency_tables.schema import Conditions
 from latency_tables.table import LatencyTable
@@ -353,15 +351,5 @@ def _prediction(
 
 def save_results(results: Sequence[BenchmarkResult], path: Path) -> None:
     """Write the results as CSV; the file is replaced in one step."""
-    text = io.StringIO()
     names = [field.name for field in fields(BenchmarkResult)]
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    for result in results:
-        writer.writerow({key: _cell(value) for key, value in asdict(result).items()})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text.getvalue())
-
-
-def _cell(value: Any) -> Any:
-    return "" if value is None else value
+    write_csv(path, names, (asdict(result) for result in results))

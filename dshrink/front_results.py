@@ -7,8 +7,6 @@ there is a front for each set of them. Images that nobody names are others than 
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +22,7 @@ from dshrink.fronts import (
     estimate,
     make_front,
 )
-from latency_tables.csv_lines import CsvLine, CsvSource, load_lines
-from latency_tables.io import write_atomically
+from latency_tables.csv_lines import CsvLine, CsvSource, load_lines, write_csv
 
 #: Results that differ in one of these are never compared.
 CONDITION_COLUMNS = (
@@ -117,8 +114,8 @@ def load_fronts(
 
 
 def _source(path: Path) -> CsvSource:
-    mend = "write it with `dshrink bench ... --out results.csv`"
-    return CsvSource(where=str(path), error=FrontError, mend=mend, title="network")
+    fix = "write it with `dshrink bench ... --out results.csv`"
+    return CsvSource(where=str(path), error=FrontError, fix=fix, title="network")
 
 
 def _named(paths: Sequence[Path]) -> str:
@@ -292,9 +289,4 @@ def _point_row(point: FrontPoint) -> dict[str, object]:
 def save_fronts(fronts: Sequence[Front], path: Path) -> None:
     """Write the rows of all fronts as CSV; the file is replaced in one step."""
     rows: list[Mapping[str, object]] = [row for front in fronts for row in front_rows(front)]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text.getvalue())
+    write_csv(path, list(rows[0]), rows)

@@ -122,7 +122,7 @@ def run_merge(
     from dshrink.pieces.plan_binding import bind_to_network
     from dshrink.search.plan import parse_plan
     from dshrink.train.opening import open_to_validate
-    from latency_tables.io import write_atomically
+    from latency_tables.files import write_atomically
 
     wanted = parse_plan(plan)
     source = weights if weights in ("pretrained", "random") else Path(weights)

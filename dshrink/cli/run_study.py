@@ -262,7 +262,7 @@ def write_study(
     from dshrink import plots
     from dshrink.front_results import load_fronts, save_fronts
     from dshrink.study.report import report_lines
-    from latency_tables.io import write_atomically
+    from latency_tables.files import write_atomically
 
     folder = request.folder
     csv_file, front_file, report_file = (

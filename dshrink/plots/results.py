@@ -57,7 +57,7 @@ class NetworkResult:
 def load_results(path: Path) -> tuple[NetworkResult, ...]:
     """Read the CSV that ``dshrink bench`` writes. Raises PlotError, which names the line."""
     columns = [name for name in COLUMNS if name not in NEWER_COLUMNS]
-    source = CsvSource(where=str(path), error=PlotError, mend=MEND, title="network")
+    source = CsvSource(where=str(path), error=PlotError, fix=MEND, title="network")
     return tuple(_result(line) for line in load_lines(path, source, columns))
 
 

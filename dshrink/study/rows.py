@@ -49,7 +49,8 @@ from dshrink.train.pruning import pruned_network
 from dshrink.train.settings import Training
 from dshrink.train.unreadable import Unreadable, UnreadableImages
 from dshrink.train.width import scaled_network
-from latency_tables.io import load_table, write_atomically
+from latency_tables.files import write_atomically
+from latency_tables.io import load_table
 
 PLAN, HISTORY = "plan.json", "mask_history.csv"
 #: A process keeps so many networks.

@@ -445,7 +445,7 @@ def test_missing_columns_are_all_named(tmp_path):
     columns = [name for name in COLUMNS if name not in ("batch", "predicted_ms")]
     path = write_csv(tmp_path / "r.csv", [result("11", 100.0)], columns)
     with pytest.raises(
-        PlotError, match=r"r\.csv: line 1: missing column\(s\) batch, predicted_ms:"
+        PlotError, match=r"r\.csv: line 1: missing column\(s\) batch, predicted_ms \("
     ):
         load_results(path)
 
