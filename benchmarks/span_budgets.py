@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dp_frontier import made_up_importance
+from dshrink.search.dp.found import Found, save_frontier
+from dshrink.search.dp.run import TableSearch
 
 from dshrink.benchmark import BenchmarkResult, save_results
 from dshrink.cli.bench import run_bench
 from dshrink.cli.profile import run_profile
-from dshrink.search.dp.found import Found, save_frontier
-from dshrink.search.dp.run import TableSearch
 from dshrink.search.plan import save_plan
 from latency_tables.io import load_table, save_table
 from latency_tables.table import LatencyTable

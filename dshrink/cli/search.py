@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 class _Searches(TyperGroup):
     """The kinds of search; who asks as for ``--method``, which these commands replaced, is told."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         first = args[0] if args else ""
         if "--method" in args or (first and first[0] != "-" and first not in self.commands):
             at = args.index("--method") + 1 if "--method" in args else len(args)

@@ -301,9 +301,9 @@ def search_tables(
     chosen: tuple[SpanPlan, ...] = ()
     outcomes: tuple[DeviceOutcome, ...] = ()
     budgets = request.budgets_ms or [(request.share or 0) * p.original_ms for p in problems]
-    if count and request.one_plan is None:
+    if request.one_plan is None and count:
         chosen = tuple(own_plan(p, budget) for p, budget in zip(problems, budgets, strict=True))
-    elif count:
+    elif request.one_plan is not None:
         shared = shared_plan(problems, budgets, mode=request.one_plan, weights=request.weights)
         chosen, outcomes = (shared.plan,), shared.outcomes
     return DpResult(

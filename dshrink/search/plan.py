@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from dshrink.search.errors import PlanError
 from dshrink.search.published import published_mask
-from latency_tables.io import write_atomically
+from latency_tables.files import write_atomically
 from latency_tables.masks import PADDING_MODES
 from latency_tables.predictor import Prediction
 from latency_tables.records import format_record, parse_record, plain

@@ -79,9 +79,7 @@ class TruncatedProgram:
             times={span: merging.costs[0] for span, merging in mergings.items()},
             cuts={span: merging.cuts for span, merging in mergings.items()},
             importance={
-                key: found.importance
-                for key, found in extended.items()
-                if key[:2] in mergings
+                key: found.importance for key, found in extended.items() if key[:2] in mergings
             },
         )
 

@@ -21,7 +21,7 @@ from dshrink.search.dp.problem import Key, SpanProblem, block_ends_of, key_name,
 from dshrink.search.errors import ImportanceError, SearchError
 from dshrink.search.importance import importance_keys
 from latency_tables.csv_lines import CsvLine, CsvSource, format_csv, load_lines
-from latency_tables.io import write_atomically
+from latency_tables.files import write_atomically
 from latency_tables.published import PREFIX, find_published
 from latency_tables.published_times import load_times
 from latency_tables.records import convert_record, parse_record

@@ -11,9 +11,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from dshrink.search.dp.tables import TableProblem, span_chain_of
 from dshrink.search.dp.frontier import SpanPlan
 from dshrink.search.dp.problem import SpanProblem
+from dshrink.search.dp.tables import TableProblem, span_chain_of
 from dshrink.search.dp.within import best_within, fastest_within, mixed
 from dshrink.search.errors import InfeasibleBudgetError, NoPlanError, SearchError
 from dshrink.search.goal import round_up

@@ -230,7 +230,13 @@ def test_the_tag_of_the_weights_does_not_make_another_network() -> None:
     [
         (plan(), "other", NAMES, {}, "for synthetic, the network is other; .* give mask:011"),
         (plan(), "synthetic", ("a", *NAMES[1:]), {}, "names block 'blocks.0', which synthetic"),
-        (plan(), "synthetic", (*NAMES, "b"), {}, "does not say what happens to synthetic's block 'b'"),
+        (
+            plan(),
+            "synthetic",
+            (*NAMES, "b"),
+            {},
+            "does not say what happens to synthetic's block 'b'",
+        ),
         (parse_plan("mask:01"), "net", NAMES, {}, "2 characters, net has 3 blocks"),
         (plan(), "synthetic", NAMES, {0: "swish"}, r"block 0 \(blocks.0\), which cannot merge: sw"),
     ],

@@ -346,7 +346,7 @@ def test_the_command_writes_plan_and_history_and_names_the_device(
 ) -> None:
     save_table(table_of(), tmp_path / "table")
     out = tmp_path / "plans" / "plan.json"
-    arguments = ["search", "test_resnet", "--method", "mask", "--data", str(pictures), "--keep"]
+    arguments = ["search", "mask", "test_resnet", "--data", str(pictures), "--keep"]
     options = {
         "table": tmp_path / "table",
         "weights": "initial",

@@ -9,10 +9,10 @@ from itertools import product
 import pytest
 from plan_enumeration import all_plans, keys_of, valid_spans
 
-from dshrink.search.dp.from_table import Bounds, table_problem
+from dshrink.search.dp.bounds import Bounds, PieceSizes
 from dshrink.search.dp.frontier import solve
-from dshrink.search.dp.many import own_plan, shared_plan
-from dshrink.search.dp.piece_sizes import PieceSizes
+from dshrink.search.dp.many_devices import own_plan, shared_plan
+from dshrink.search.dp.tables import table_problem
 from dshrink.search.errors import (
     ImportanceError,
     InfeasibleBudgetError,
@@ -291,7 +291,7 @@ def test_devices_that_no_one_plan_serves_are_refused():
     importance = {(0, 1, 1, 1): 1.0, (1, 2, 1, 1): 1.0, (0, 2, 1, 1): 1.0}
     problems = [table_problem(table, importance) for table in tables]
     # One is fastest merged, the other unmerged.
-    budgets = [p.table_prediction(solve(p.problem).plan(0)) * (1 + 1e-9) for p in problems]
+    budgets = [p.predicted_ms(solve(p.problem).plan(0).mask) * (1 + 1e-9) for p in problems]
     with pytest.raises(InfeasibleBudgetError, match=r"on board0, .* on board1 together"):
         shared_plan(problems, budgets)
     with pytest.raises(InfeasibleBudgetError, match=r"the least is 1\.\d+ .* on board1; spans:"):
@@ -363,5 +363,5 @@ def test_keys_that_could_not_be_judged_are_left_out_of_plans():
 
 @pytest.mark.parametrize("search", [greedy, random_plan])
 def test_blocks_are_not_chosen_from_a_table_of_spans(search):
-    with pytest.raises(SearchError, match=r"is cut into spans, --method .* needs blocks"):
+    with pytest.raises(SearchError, match=r"is cut into spans, `dshrink search .* needs blocks"):
         search(make_table(), keep=1)
