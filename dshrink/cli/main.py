@@ -47,7 +47,11 @@ for command in (
     demo,
 ):
     command.register(app)
-app.add_typer(search.app, name="search", help="Choose what to shrink: five kinds of search.")
+app.add_typer(
+    search.app,
+    name="search",
+    help="Choose what to shrink: greedily, at random, by training or exactly.",
+)
 app.add_typer(table.app, name="table", help="Show, check, compare tables; predict from them.")
 app.add_typer(plot.app, name="plot", help="Draw tables, plans and results as PNG and SVG.")
 app.add_typer(devices.app, name="devices", help="What devices there are, and what they run.")

@@ -48,7 +48,6 @@ class _Searches(TyperGroup):
 
 
 app = typer.Typer(cls=_Searches, no_args_is_help=True)
-search_mask.register(app)
 
 
 @app.command()
@@ -96,6 +95,9 @@ def random(
         allow_unfit=allow_unfit,
     )
     _write_plan(plan, out_file, json)
+
+
+search_mask.register(app)
 
 
 @app.command()

@@ -13,8 +13,9 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from dshrink.search.dp.frontier import ChainPlan, Frontier
 from dshrink.search.dp.problem import Key, SpanProblem, block_ends_of, key_name, key_names
@@ -98,7 +99,7 @@ def _normalised(raw: dict[Key, float], alpha: float, path: Path) -> dict[Key, fl
     singles = [value for (i, j, _, _), value in raw.items() if j == i + 1]
     if not singles:
         raise ImportanceError(f"{path}: no single layers (end = st + 1) to normalise by")
-    offset = alpha * fmean(singles)
+    offset = alpha * float(np.mean(singles))
     return {key: value - offset for key, value in raw.items()}
 
 

@@ -89,7 +89,7 @@ def test_times_that_cannot_be_are_refused_by_line(times, part, files):
         (RAW + "3,1,2,0,0,-1\n", r"missing: \(1, 2, 0, 1\)"),
         (RAW + "3,1,2\n", r"line 5: 3 values for 6 columns"),
         (RAW.replace("st_act", "start"), r"line 1: missing column\(s\) st_act"),
-        (RAW.replace("val_acc", "accuracy"), r"line 1: no column importance, imp or val_acc"),
+        (RAW.replace("val_acc", "accuracy"), r"line 1: no column importance or imp or val_acc"),
         (RAW.replace("val_acc", "end"), r"column end is given twice"),
         ("", "empty file"),
         (RAW.splitlines()[0], "no rows"),
@@ -190,13 +190,13 @@ def test_kernel_times_that_cannot_be_are_refused(line, part, tmp_path):
 
 def test_kernel_tables_need_their_columns(tmp_path):
     path = tmp_path / "t.csv"
-    for header in ("st,end,time", "st,end,ker"):
+    for header, missing in (("st,end,time", "kernel or ker"), ("st,end,ker", "time")):
         path.write_text(f"{header}\n" + ",".join("1" * len(header.split(","))) + "\n")
-        with pytest.raises(SearchError, match="it needs kernel"):
+        with pytest.raises(SearchError, match=f"line 1: no column {missing}: give"):
             load_kernel_times(path)
 
 
-def test_the_json_beside_a_table_says_what_could_not_be_judged_and_of_which_network(files):
+def test_the_json_beside_a_table_says_what_could_not_be_evaluated_and_of_which_network(files):
     _, path = files()
     assert load_unevaluated(path, "mobilenetv2_100") == frozenset()
     about = {
