@@ -50,7 +50,7 @@ for command in (
 app.add_typer(
     search.app,
     name="search",
-    help="Choose what to shrink: greedily, at random, by training or exactly.",
+    help="Choose what to shrink, in one of five ways.",
 )
 app.add_typer(table.app, name="table", help="Show, check, compare tables; predict from them.")
 app.add_typer(plot.app, name="plot", help="Draw tables, plans and results as PNG and SVG.")

@@ -62,9 +62,9 @@ def greedy(
     json: options.Json = False,
 ) -> None:
     """Merge the blocks of MODEL that save most, for a latency budget or a number of kept blocks."""
-    from dshrink.operations.search import search_greedy
+    from dshrink.operations.search import search_blocks
 
-    plan = search_greedy(
+    plan = search_blocks(
         model, table, budget_ms=budget_ms, keep=keep, padding=padding, allow_unfit=allow_unfit
     )
     _write_plan(plan, out_file, json)
@@ -83,9 +83,9 @@ def random(
     json: options.Json = False,
 ) -> None:
     """Merge blocks of MODEL that are drawn at random: the baseline of a search."""
-    from dshrink.operations.search import search_random
+    from dshrink.operations.search import search_blocks
 
-    plan = search_random(
+    plan = search_blocks(
         model,
         table,
         budget_ms=budget_ms,

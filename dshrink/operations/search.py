@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dshrink.errors import DshrinkError
 from dshrink.operations.resolution import one_resolution
 from dshrink.progress import Notice, OnProgress, no_notice
-from dshrink.search.binding import span_plan
 from dshrink.search.dp.bounds import Bounds, PieceSizes, sizes_of
 from dshrink.search.dp.compat import DEFAULT_PREC, TruncatedProgram
 from dshrink.search.dp.files import load_importance, load_problem, load_unevaluated
@@ -45,42 +45,24 @@ if TYPE_CHECKING:
 COMPAT = "kim2023"
 
 
-def search_greedy(
+def search_blocks(
     model: str,
     table: Path,
     *,
     budget_ms: float | None = None,
     keep: int | None = None,
+    seed: int | None = None,
     padding: str = "bias_map",
     allow_unfit: bool = False,
 ) -> Plan:
-    """The blocks of largest saving are merged, by a table of blocks. Raises SearchError."""
+    """Merge the blocks of largest saving, or those that ``seed`` draws, by a table of blocks.
+
+    Raises SearchError.
+    """
     latencies = load_table(table)
-    plan = greedy(
+    search = greedy if seed is None else partial(random_plan, seed=seed)
+    plan = search(
         latencies, budget_ms=budget_ms, keep=keep, padding=padding, allow_unfit=allow_unfit
-    )
-    return _bound([plan], _network(model, latencies))[0]
-
-
-def search_random(
-    model: str,
-    table: Path,
-    *,
-    budget_ms: float | None = None,
-    keep: int | None = None,
-    seed: int = 0,
-    padding: str = "bias_map",
-    allow_unfit: bool = False,
-) -> Plan:
-    """Blocks drawn by ``seed`` are merged, by a table of blocks. Raises SearchError."""
-    latencies = load_table(table)
-    plan = random_plan(
-        latencies,
-        budget_ms=budget_ms,
-        keep=keep,
-        seed=seed,
-        padding=padding,
-        allow_unfit=allow_unfit,
     )
     return _bound([plan], _network(model, latencies))[0]
 
@@ -304,25 +286,17 @@ def search_tables(
     if request.one_plan is None and count:
         chosen = tuple(own_plan(p, budget) for p, budget in zip(problems, budgets, strict=True))
     elif request.one_plan is not None:
-        shared = shared_plan(problems, budgets, mode=request.one_plan, weights=request.weights)
-        chosen, outcomes = (shared.plan,), shared.outcomes
+        shared, outcomes = shared_plan(
+            problems, budgets, mode=request.one_plan, weights=request.weights
+        )
+        chosen = (shared,)
     return DpResult(
-        plans=tuple(_plan(p, plan) for p, plan in zip(problems, chosen, strict=False)),
+        plans=tuple(p.plan(one) for p, one in zip(problems, chosen, strict=False)),
         chosen=chosen,
         frontier=frontier,
         problem=first,
         outcomes=outcomes,
         unevaluated=len(excused),
-    )
-
-
-def _plan(problem: TableProblem, plan: SpanPlan) -> Plan:
-    return span_plan(
-        problem.table,
-        plan.mask,
-        method="dp",
-        padding=problem.padding,
-        importance=plan.importance,
     )
 
 
@@ -337,14 +311,14 @@ def search_csv(
 ) -> DpResult:
     """The frontier of two CSV files, and the plan of a budget; no network is needed.
 
-    ``times`` is a file or ``published:NAME``, a table that ships with the package. Two files with a
-    kernel column are LayerMerge's. Raises SearchError.
+    ``times`` is a file or ``published:NAME``, a table that ships with the package. With a kernel
+    column both files are LayerMerge's. Raises SearchError.
     """
     if compat not in (None, COMPAT):
         raise SearchError(f"compat {compat!r} is not known; known: {COMPAT}")
     if prec is not None and compat is None:
         raise SearchError(f"prec belongs to the truncated program: it needs compat {COMPAT}")
-    if _have_kernels(times, importance):
+    if not str(times).startswith(PREFIX) and has_kernels(Path(times)):
         if compat is not None or alpha is not None:
             raise SearchError(
                 f"{times}: compat and alpha are for tables without a kernel column: nothing of "
@@ -369,18 +343,3 @@ def search_csv(
 def _csv_result(frontier: Frontier[ChainPlan], budget_ms: float | None) -> DpResult:
     chosen = () if budget_ms is None else (frontier.best(budget_ms),)
     return DpResult(chosen=chosen, frontier=frontier)
-
-
-def _have_kernels(times: Path | str, importance: Path) -> bool:
-    """Whether both tables are LayerMerge's. Raises SearchError where one alone is."""
-    shipped = str(times).startswith(PREFIX)
-    first = False if shipped else has_kernels(Path(times))
-    second = has_kernels(importance)
-    if first == second or None in (first, second):
-        # What cannot be read is its reader's to say.
-        return bool(first)
-    those = (times, importance) if first else (importance, times)
-    raise SearchError(
-        f"{those[0]} has a kernel column and {those[1]} has none: give both tables with it "
-        "(LayerMerge), or both without"
-    )

@@ -9,7 +9,7 @@ from dshrink.search.errors import PlanError
 from dshrink.search.plan import BlockLayers, Plan, PredictedLatency, TableReference
 from latency_tables.errors import LatencyTableError
 from latency_tables.masks import check_mask
-from latency_tables.predictor import Prediction, predict
+from latency_tables.predictor import Prediction
 from latency_tables.span_masks import Span, SpanChain, check_span_mask, mask_spans
 from latency_tables.table import LatencyTable
 
@@ -111,50 +111,31 @@ def _check_merged_runs(plan: Plan, found: str, chain: SpanChain, model: str) -> 
 
 
 def plan_from_table(
-    table: LatencyTable, prediction: Prediction, *, method: str, seed: int | None = None
+    table: LatencyTable,
+    prediction: Prediction,
+    *,
+    method: str,
+    seed: int | None = None,
+    importance: float | None = None,
 ) -> Plan:
     """The plan of the predicted mask, with the table's names and conditions."""
-    rows = [table.row("original", block) for block in range(table.block_count)]
+    chain, rows = table.chain, []
+    if chain is None:
+        rows = [table.row("original", block) for block in range(table.block_count)]
     return Plan(
         model=table.model,
         resolution=table.resolution,
-        keep_mask=prediction.keep_mask,
+        keep_mask="" if chain else prediction.keep_mask,
+        span_mask=prediction.keep_mask if chain else "",
         blocks=tuple(
             BlockLayers(name=name, first_layer=row.first_layer, last_layer=row.last_layer)
-            for name, row in zip(table.block_names, rows, strict=True)
+            for name, row in zip(table.block_names, rows, strict=False)
         ),
+        convolutions=chain.convolutions if chain else (),
         padding=prediction.padding,
         method=method,
         seed=seed,
         predicted=PredictedLatency.of(prediction),
-        table=TableReference(conditions=table.conditions, digest=table.digest),
-    )
-
-
-def span_plan(
-    table: LatencyTable,
-    mask: str,
-    *,
-    method: str,
-    padding: str = "repad",
-    importance: float | None = None,
-) -> Plan:
-    """The plan of a span mask, with the names, the prediction and the conditions of a span table.
-
-    Raises PlanError for a table of blocks, MaskError for a mask that its rows do not make.
-    """
-    if table.chain is None:
-        raise PlanError(
-            f"the table of {table.model} is cut into blocks; measure one with --segments spans"
-        )
-    return Plan(
-        model=table.model,
-        resolution=table.resolution,
-        span_mask=mask,
-        convolutions=table.chain.convolutions,
-        padding=padding,
-        method=method,
-        predicted=PredictedLatency.of(predict(table, mask, padding)),
         importance=importance,
         table=TableReference(conditions=table.conditions, digest=table.digest),
     )

@@ -88,12 +88,12 @@ class Plan:
 
     DERIVED: ClassVar = ("merged",)
 
-    model: str | None
-    resolution: tuple[int, int] | None
+    model: str | None = None
+    resolution: tuple[int, int] | None = None
     keep_mask: str = ""
     span_mask: str = ""
     padding: str
-    method: str
+    method: str = "mask"
     seed: int | None = None
     predicted: PredictedLatency | None = None
     importance: float | None = None
@@ -172,41 +172,23 @@ def parse_plan(text: str) -> Plan:
     "paper:MBV2-1.4-DS-A".
     """
     if text.startswith(MASK_PREFIX):
-        return bare_plan(keep_mask=text.removeprefix(MASK_PREFIX), source=text)
+        mask = text.removeprefix(MASK_PREFIX)
+        return Plan(keep_mask=mask, padding=DEFAULT_PADDING["blocks"], source=text)
     if text.startswith(SPANS_PREFIX):
         mask = text.removeprefix(SPANS_PREFIX)
         if not mask:
             raise PlanError(f"{text!r} holds no span mask: give one character a convolution")
-        return bare_plan(span_mask=mask, source=text)
+        return Plan(span_mask=mask, padding=DEFAULT_PADDING["spans"], source=text)
     if text.startswith(PAPER_PREFIX):
         known = published_mask(text.removeprefix(PAPER_PREFIX))
-        return bare_plan(
+        return Plan(
             model=known.base_model,
             keep_mask=known.keep_mask,
+            padding=DEFAULT_PADDING["blocks"],
             method="paper",
             source=f"{PAPER_PREFIX}{known.name}",
         )
     return load_plan(Path(text))
-
-
-def bare_plan(
-    *,
-    keep_mask: str = "",
-    span_mask: str = "",
-    model: str | None = None,
-    method: str = "mask",
-    source: str = "",
-) -> Plan:
-    """The plan of a mask alone, with the padding mode that is usual for it."""
-    return Plan(
-        model=model,
-        resolution=None,
-        keep_mask=keep_mask,
-        span_mask=span_mask,
-        padding=DEFAULT_PADDING["spans" if span_mask else "blocks"],
-        method=method,
-        source=source,
-    )
 
 
 def plan_data(plan: Plan) -> dict[str, Any]:

@@ -12,7 +12,6 @@ the table has depthwise convolutions) with ``time`` or with ``importance``; with
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from dshrink.search.dp.frontier import Frontier, points_at_the_end
 from dshrink.search.dp.problem import key_names
 from dshrink.search.dp.stages import Edge, forwards
 from dshrink.search.errors import ImportanceError, NoPlanError
-from latency_tables.csv_lines import CsvLine, CsvSource
+from latency_tables.csv_lines import CsvLine, CsvSource, load_lines
 
 #: How the kernel size may be called: its column marks a table as LayerMerge's.
 KERNEL_COLUMNS = ("kernel", "ker")
@@ -110,14 +109,10 @@ def check_same_keys(
             )
 
 
-def has_kernels(file: Path) -> bool | None:
-    """Whether a file is a table of LayerMerge, None where it cannot be read."""
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            header = next(csv.reader(lines), [])
-    except (OSError, UnicodeDecodeError, csv.Error):
-        return None
-    return any(name.strip() in KERNEL_COLUMNS for name in header)
+def has_kernels(file: Path) -> bool:
+    """Whether a file is a table of LayerMerge. Raises SearchError where it cannot be read."""
+    source = CsvSource(where=str(file), error=ImportanceError, fix="give a CSV of latencies")
+    return any(name in KERNEL_COLUMNS for name in load_lines(file, source)[0].values)
 
 
 def load_kernel_times(file: Path) -> dict[KernelKey, float]:

@@ -37,14 +37,6 @@ class DeviceOutcome:
     lost_importance: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SharedPlan:
-    """One plan for several devices."""
-
-    plan: SpanPlan
-    outcomes: tuple[DeviceOutcome, ...]
-
-
 def own_plan(problem: TableProblem, budget_ms: float) -> SpanPlan:
     """A device's best plan within its budget (a latency of the whole network)."""
     try:
@@ -60,8 +52,11 @@ def shared_plan(
     *,
     mode: str = "worst",
     weights: Sequence[float] | None = None,
-) -> SharedPlan:
-    """One plan for devices whose tables are of one network. Raises SearchError."""
+) -> tuple[SpanPlan, tuple[DeviceOutcome, ...]]:
+    """One plan for devices whose tables are of one network, and what each makes of it.
+
+    Raises SearchError.
+    """
     own = [own_plan(p, budget) for p, budget in zip(problems, budgets_ms, strict=True)]
     joined = _joined(problems)
     if mode == "worst":
@@ -80,7 +75,7 @@ def shared_plan(
         )
         for p, budget, best in zip(problems, budgets_ms, own, strict=True)
     )
-    return SharedPlan(plan=plan, outcomes=outcomes)
+    return plan, outcomes
 
 
 def _joined(problems: Sequence[TableProblem]) -> SpanProblem:

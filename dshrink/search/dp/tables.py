@@ -11,12 +11,14 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from dshrink.search.binding import plan_from_table
 from dshrink.search.dp.bounds import Bounds, PieceSizes, held_mib, within_peak
 from dshrink.search.dp.files import check_keys
 from dshrink.search.dp.frontier import SpanPlan
 from dshrink.search.dp.problem import Key, SpanProblem
 from dshrink.search.errors import InfeasibleBudgetError, SearchError
 from dshrink.search.goal import infeasible
+from dshrink.search.plan import Plan
 from latency_tables.places import Place
 from latency_tables.predictor import predict
 from latency_tables.span_masks import ACTIVE, Span, SpanChain
@@ -46,6 +48,15 @@ class TableProblem:
     def predicted_ms(self, mask: str) -> float:
         """The latency that the table predicts for a span mask."""
         return predict(self.table, mask, self.padding).latency_ms
+
+    def plan(self, chosen: SpanPlan) -> Plan:
+        """What the solver chose as a plan of the network."""
+        return plan_from_table(
+            self.table,
+            predict(self.table, chosen.mask, self.padding),
+            method="dp",
+            importance=chosen.importance,
+        )
 
     def infeasible(self, budget_ms: float, fastest: SpanPlan) -> InfeasibleBudgetError:
         """The error of a budget that not even the fastest plan meets."""

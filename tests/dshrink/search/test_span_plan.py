@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from dshrink.search.binding import bind_spans, span_plan
+from dshrink.search.binding import bind_spans, plan_from_table
 from dshrink.search.errors import PlanError
 from dshrink.search.plan import Plan, load_plan, parse_plan, save_plan
 from latency_tables.predictor import predict
 from latency_tables.span_masks import SpanChain
-from latency_tables.synthetic import synthetic_span_table, synthetic_table
+from latency_tables.synthetic import synthetic_span_table
 
 STORED = Path(__file__).parent / "stored"
 NAMES = ("a", "b", "c", "d")
@@ -149,14 +149,10 @@ def test_a_plan_of_spans_that_does_not_fit_the_network_is_refused(
 def test_a_plan_of_a_span_table_names_convolutions_and_holds_the_prediction() -> None:
     spans = {(0, 1): 4.0, (1, 2): 3.0, (2, 3): 2.0, (0, 2): 5.0}
     table = synthetic_span_table(spans, mask="1|1")
-    plan = span_plan(table, "0|1", method="dp", padding="interior", importance=0.5)
-    assert list(plan.convolutions) == list(table.chain.convolutions)
+    prediction = predict(table, "0|1", "interior")
+    plan = plan_from_table(table, prediction, method="dp", importance=0.5)
+    assert (plan.convolutions, plan.blocks) == (table.chain.convolutions, ())
     assert (plan.span_mask, plan.importance, plan.padding) == ("0|1", 0.5, "interior")
     assert plan.predicted and plan.table
-    assert plan.predicted.latency_ms == predict(table, "0|1", "interior").latency_ms
+    assert plan.predicted.latency_ms == prediction.latency_ms
     assert plan.table.digest == table.digest
-
-
-def test_a_table_of_blocks_gives_no_plan_of_spans() -> None:
-    with pytest.raises(PlanError, match="--segments spans"):
-        span_plan(synthetic_table([1.0, 2.0], [0.5, 0.5]), "11", method="dp")

@@ -325,14 +325,15 @@ def test_only_the_process_that_speaks_shows_progress(monkeypatch: pytest.MonkeyP
 def test_a_random_search_without_a_seed_draws_with_seed_0(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seeds: list[int] = []
+    seeds: list[int | None] = []
 
-    def note(*given: Any, seed: int, **more: Any) -> Any:
+    def note(*given: Any, seed: int | None = None, **more: Any) -> Any:
         seeds.append(seed)
         raise DshrinkError("that is all")
 
-    monkeypatch.setattr(searching, "search_random", note)
-    words = ["search", "random", MODEL, "--table", "x", "--keep", "2"]
-    refusal(*words)
-    refusal(*words, "--seed", "7")
-    assert seeds == [0, 7]
+    monkeypatch.setattr(searching, "search_blocks", note)
+    words = [MODEL, "--table", "x", "--keep", "2"]
+    refusal("search", "random", *words)
+    refusal("search", "random", *words, "--seed", "7")
+    refusal("search", "greedy", *words)
+    assert seeds == [0, 7, None]
