@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class _Searches(TyperGroup):
-    """The kinds of search; who asks as for ``--method``, which these commands replaced, is told."""
+    """The kinds of search; ``--method``, which they replaced, names the command in its error."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         first = args[0] if args else ""

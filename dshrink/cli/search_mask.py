@@ -29,7 +29,7 @@ def mask(
     model: options.Model,
     data: train_options.Data,
     out_file: Annotated[
-        Path, typer.Option("--out", help="plan to write; history and checkpoints lie beside it")
+        Path, typer.Option("--out", help="plan to write; history and checkpoints go next to it")
     ],
     budget_ms: BudgetMs = None,
     keep: Keep = None,

@@ -82,7 +82,7 @@ def _bound(plans: Sequence[Plan], network: Network) -> tuple[Plan, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRequest:
-    """A mask to be learnt for ``model`` on the images ``data``; ``file`` takes the plan.
+    """A mask to be learned for ``model`` on the images ``data``; ``file`` takes the plan.
 
     ``decay`` and ``limit`` are those of ``train.mask_search``. ``resolution`` is the table's, else
     224, if not given.
@@ -102,15 +102,15 @@ class MaskRequest:
 
     @property
     def history_file(self) -> Path:
-        """The mask's history, beside the plan."""
-        return self._beside(".history.csv")
+        """The mask's history, next to the plan."""
+        return self._next_to(".history.csv")
 
     @property
     def folder(self) -> Path:
-        """The checkpoints, beside the plan."""
-        return self._beside(".search")
+        """The checkpoints, next to the plan."""
+        return self._next_to(".search")
 
-    def _beside(self, ending: str) -> Path:
+    def _next_to(self, ending: str) -> Path:
         """A path of the plan's own: a dot in its name, as of 1.4, is no suffix."""
         return self.file.with_name(self.file.name.removesuffix(".json") + ending)
 

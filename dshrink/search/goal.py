@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Context
 from typing import Protocol
 
 from dshrink.search.errors import InfeasibleBudgetError, SearchError, UnfitTableError
@@ -95,9 +96,7 @@ def smallest_latency(table: LatencyTable, padding: str = "bias_map") -> Predicti
 
 def round_up(value: float) -> str:
     """Four digits, never below: rounding to nearest could advise a budget that cannot be met."""
-    scale = 10.0 ** (3 - math.floor(math.log10(value)))
-    digits = math.ceil(value * scale)
-    return f"{(digits if digits / scale >= value else digits + 1) / scale:.10g}"
+    return f"{Context(prec=4, rounding=ROUND_CEILING).create_decimal_from_float(value):f}"
 
 
 def infeasible(

@@ -1,8 +1,8 @@
 """A plan: which activations stay, and what is merged.
 
 It merges whole blocks (a keep mask) or spans of the chain of convolutions across them (a span
-mask). The mask is what is chosen; beside it stand the names of the blocks or convolutions, so that
-a plan still means the same when a network lists them in another order. A plan comes from a search,
+mask). The plan also names the blocks or convolutions, so that it still means the same when a network
+lists them in another order. A plan comes from a search,
 from a bare mask, or from the paper; ``binding`` ties it to the network that it is applied to.
 """
 
@@ -78,7 +78,7 @@ class BlockLayers:
 class Plan:
     """Either a ``keep_mask``, a character a block, or a ``span_mask``, one a convolution.
 
-    ``blocks`` or ``convolutions`` name what the characters stand for, in their order; they are
+    ``blocks`` or ``convolutions`` name what the characters are about, in their order; they are
     empty while the names are not known (a bare mask). ``model`` is None for a plan that fits any
     network with as many. ``padding`` is the padding mode that latencies were predicted for, or that
     the network was trained for. ``importance`` is what the search expects of the accuracy, in the

@@ -1,6 +1,6 @@
-"""What a plan must keep to besides its latency, and what that needs to know of a network's pieces.
+"""Constraints of a plan other than its latency, and the sizes of pieces that they need.
 
-Rows count a piece by itself. In the network the residuals of open skips wait beside it, so what it
+Rows count a piece by itself. In the network the residuals of open skips are held as well, so what it
 holds comes from the pieces of the whole network. That bound is no sum, so it is no cost: the
 largest piece of a plan counts, and spans beyond it are no part of any plan.
 """
@@ -28,10 +28,10 @@ _BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """What a plan must keep to besides its latency; None where there is no bound.
+    """Constraints of a plan other than its latency; None where there is no bound.
 
     ``max_kernel`` is the longest side of a merged kernel. ``max_peak_mib`` is what is held while
-    one piece runs, for the table's batch: inputs, outputs and residuals that wait. ``max_macs`` and
+    one piece runs, for the table's batch: inputs, outputs and residuals of open skips. ``max_macs`` and
     ``max_parameters`` are the whole network's, for one image. ``keep_blocks`` are numbers of
     building blocks that stay as they are.
     """
@@ -83,7 +83,7 @@ def kernels_of(pieces: NetworkPieces) -> dict[Span, int]:
 
 
 def peaks_of(pieces: NetworkPieces) -> dict[Place, int]:
-    """What each piece holds while it runs in the network: its peak, and the residuals that wait.
+    """What each piece holds while it runs in the network: its peak, and the residuals of open skips.
 
     An addition holds both of its inputs and the sum; a projection in its skip runs just before it.
     """
@@ -94,7 +94,7 @@ def peaks_of(pieces: NetworkPieces) -> dict[Place, int]:
     }
     skips = pieces.chain.skips if pieces.chain else ()
     return {
-        piece.place: _peak(piece) + sum(waiting[p] for p in _open_beside(piece, skips))
+        piece.place: _peak(piece) + sum(waiting[p] for p in _open_skips(piece, skips))
         for piece in pieces.pieces
     }
 
@@ -107,8 +107,8 @@ def _peak(piece: Piece) -> int:
     return size + max(piece.spec.peak_activations, 2 * size)
 
 
-def _open_beside(piece: Piece, skips: tuple[Span, ...]) -> set[int]:
-    """Where the residuals come from that wait while a piece runs and that it does not read."""
+def _open_skips(piece: Piece, skips: tuple[Span, ...]) -> set[int]:
+    """Where the residuals start that are held while a piece runs and that it does not read."""
     if piece.span is None:
         return set()
     i, j = piece.span
@@ -152,7 +152,8 @@ def within_peak(
     """
     least = max(always.values(), default=0.0)
     if least <= most and _leads_to_the_end(problem, held, most):
-        return _limited(problem, held, most)
+        costs = {span: costs for span, costs in problem.costs.items() if held[span] <= most}
+        return replace(problem, costs=costs)
     steps = sorted({max(mib, least) for mib in held.values()})
     at = bisect_left(steps, True, key=lambda mib: _leads_to_the_end(problem, held, mib))
     if at == len(steps):
@@ -168,11 +169,6 @@ def within_peak(
         )
         + f"; the least is {steps[at]:.4g}; ask for at least {round_up(steps[at])}"
     )
-
-
-def _limited(problem: SpanProblem, held: Mapping[Span, float], most: float) -> SpanProblem:
-    costs = {span: costs for span, costs in problem.costs.items() if held[span] <= most}
-    return replace(problem, costs=costs)
 
 
 def _leads_to_the_end(problem: SpanProblem, held: Mapping[Span, float], most: float) -> bool:

@@ -20,7 +20,7 @@ from dshrink.search.dp.problem import Key, SpanProblem
 from dshrink.search.dp.stages import best_importances, best_mergings
 from dshrink.search.errors import InfeasibleBudgetError, SearchError
 
-#: Steps of time, a position, and whether an activation stands behind it.
+#: Steps of time, a position, and whether an activation follows it.
 Node = tuple[int, int, int]
 
 #: Steps a millisecond: the public code's README solves MobileNetV2 with it.

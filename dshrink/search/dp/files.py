@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 DEFAULT_ALPHA = 1.6
 RAW = "val_acc"
 VALUE_COLUMNS = ("importance", "imp", RAW)
-#: What ``dshrink importance`` writes beside its table.
+#: What ``dshrink importance`` writes next to its table.
 SIDECAR_SCHEMA = "dshrink.importance"
 _KEY = ("st", "end", "st_act", "end_act")
 _FIX = f"give a CSV with the columns {','.join(_KEY)} and {RAW} or importance"
@@ -111,24 +111,24 @@ class _Missing:
 
 @dataclass(frozen=True, slots=True)
 class _Sidecar:
-    """What a search needs of the JSON beside an importance table."""
+    """What a search needs of the JSON next to an importance table."""
 
     model: str
     missing: tuple[_Missing, ...]
 
 
 def load_unevaluated(path: Path, model: str) -> frozenset[Key]:
-    """The keys that ``dshrink importance`` could not evaluate, by the JSON beside its table.
+    """The keys that ``dshrink importance`` could not evaluate, by the JSON next to its table.
 
     None where there is no such file: tables of others are a CSV alone. Raises ImportanceError where
     it is of another network than ``model``, whose keys may be the same.
     """
-    beside = path.with_suffix(".json")
-    if not beside.is_file():
+    sidecar = path.with_suffix(".json")
+    if not sidecar.is_file():
         return frozenset()
-    where, fix = str(beside), "write it again with `dshrink importance`, or take the file away"
+    where, fix = str(sidecar), "write it again with `dshrink importance`, or remove the file"
     data = parse_record(
-        beside.read_text("utf-8"), dict[str, Any], where=where, error=ImportanceError, fix=fix
+        sidecar.read_text("utf-8"), dict[str, Any], where=where, error=ImportanceError, fix=fix
     )
     if data.get("schema") != SIDECAR_SCHEMA:
         return frozenset()

@@ -18,7 +18,6 @@ from dshrink.search.dp.within import best_within, fastest_within, mixed
 from dshrink.search.errors import InfeasibleBudgetError, NoPlanError, SearchError
 from dshrink.search.goal import round_up
 
-SHARED = ("worst", "mix")
 #: Sums in another order differ by less than this share.
 _ROUNDING = 1e-9
 
@@ -59,12 +58,19 @@ def shared_plan(
     """
     own = [own_plan(p, budget) for p, budget in zip(problems, budgets_ms, strict=True)]
     joined = _joined(problems)
-    if mode == "worst":
-        plan = _best_for_all(problems, joined, budgets_ms)
-    elif mode == "mix":
+    if mode == "mix":
         plan = _best_mix(problems, joined, budgets_ms, weights)
+    elif mode == "worst":
+        try:
+            plan = _within_budgets(problems, joined, budgets_ms)
+        except NoPlanError:
+            pairs = zip(problems, budgets_ms, strict=True)
+            raise InfeasibleBudgetError(
+                f"no one plan meets {', '.join(f'{b:g} ms on {p.device}' for p, b in pairs)} "
+                "together, though each device has one of its own: raise a budget"
+            ) from None
     else:
-        raise SearchError(f"one plan for all devices is {' or '.join(SHARED)}, not {mode!r}")
+        raise SearchError(f"one plan for all devices is worst or mix, not {mode!r}")
     outcomes = tuple(
         DeviceOutcome(
             device=p.device,
@@ -79,7 +85,7 @@ def shared_plan(
 
 
 def _joined(problems: Sequence[TableProblem]) -> SpanProblem:
-    """The devices' latencies as costs side by side, and the first table's other costs behind."""
+    """The latency on each device as a cost of its own, then the first table's other costs."""
     first = problems[0]
     chain = span_chain_of(first.table)
     for other in problems[1:]:
@@ -103,23 +109,6 @@ def _joined(problems: Sequence[TableProblem]) -> SpanProblem:
         names=(*(f"latency on {p.device}" for p in problems), *first.problem.names[1:]),
         fixed=(),
     )
-
-
-def _best_for_all(
-    problems: Sequence[TableProblem],
-    joined: SpanProblem,
-    budgets_ms: Sequence[float],
-) -> SpanPlan:
-    try:
-        return _within_budgets(problems, joined, budgets_ms)
-    except NoPlanError:
-        budgets = ", ".join(
-            f"{b:g} ms on {p.device}" for p, b in zip(problems, budgets_ms, strict=True)
-        )
-        raise InfeasibleBudgetError(
-            f"no one plan meets {budgets} together, though each device has one of its own: "
-            "raise a budget"
-        ) from None
 
 
 def _rooms(problems: Sequence[TableProblem], budgets_ms: Sequence[float]) -> list[float]:

@@ -5,7 +5,7 @@ T_opt(i, j) = min(T(i, j), min over m of T_opt(i, m) + T(m, j)), with the cuts; 
 Pareto set of such ways. And the best estimate of its importance,
 I_ext(i, j, a, b) = max(I(i, j, a, b), max over m of I_ext(i, m, a, 0) + I(m, j, 0, b)).
 
-Stage 2 follows the chain: a state is a position and whether an activation stands behind it, an edge
+Stage 2 goes along the chain: a state is a position and whether an activation follows it, an edge
 leads from one to another by a key, and each state is reached by labels.
 """
 
@@ -24,7 +24,7 @@ from dshrink.search.dp.labels import Floats, Labels, Truths, best_of, empty_plan
 from dshrink.search.dp.problem import Key, SpanProblem
 from latency_tables.span_masks import Span
 
-#: A position, and whether an activation stands behind it.
+#: A position, and whether an activation follows it.
 State = tuple[int, int]
 #: Which labels of a state, by their values (D + 2, N), are worth extending: (N,).
 Prune = Callable[[State, Floats], Truths]

@@ -146,7 +146,7 @@ def test_a_goal_that_makes_no_sense_is_refused(
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-def test_an_unfit_table_is_searched_only_if_told(search: Callable[..., Plan]) -> None:
+def test_an_unfit_table_is_searched_only_when_allowed(search: Callable[..., Plan]) -> None:
     table = replace(random_table(1), hold_out=None)
     with pytest.raises(UnfitTableError, match="not fit for search: it has no hold-out check"):
         search(table, keep=table.block_count)

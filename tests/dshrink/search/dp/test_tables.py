@@ -334,7 +334,7 @@ def test_one_plan_is_for_tables_of_the_same_convolutions():
         shared_plan(problems[::2], [100.0, 100.0])
 
 
-def test_importances_of_more_spans_than_the_table_holds_are_welcome():
+def test_importances_of_more_spans_than_the_table_holds_are_accepted():
     importance = make_importance()
     some = [span for span in SPANS if span[1] - span[0] <= 2]
     table = make_table()
@@ -347,7 +347,7 @@ def test_importances_of_more_spans_than_the_table_holds_are_welcome():
         table_problem(smaller, crossing)
 
 
-def test_keys_that_could_not_be_judged_are_left_out_of_plans():
+def test_keys_that_could_not_be_evaluated_are_left_out_of_plans():
     importance = make_importance()
     lost = {key for key in importance if key[:2] == (0, 2)}
     known = {key: value for key, value in importance.items() if key not in lost}
