@@ -86,7 +86,7 @@ def _untagged(model: str) -> str:
 
 
 def _order(planned: Sequence[str], names: Sequence[str], model: str, what: str) -> list[int]:
-    """Where each of the network's names is in the plan. Raises PlanError unless both have the same."""
+    """Where each name of the network is in the plan. Raises PlanError unless both have the same."""
     for name in planned:
         if name not in names:
             raise PlanError(

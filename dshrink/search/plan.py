@@ -1,9 +1,9 @@
 """A plan: which activations stay, and what is merged.
 
 It merges whole blocks (a keep mask) or spans of the chain of convolutions across them (a span
-mask). The plan also names the blocks or convolutions, so that it still means the same when a network
-lists them in another order. A plan comes from a search,
-from a bare mask, or from the paper; ``binding`` ties it to the network that it is applied to.
+mask). The plan also names the blocks or convolutions, so that it still means the same when a
+network lists them in another order. A plan comes from a search, from a bare mask, or from the
+paper; ``binding`` ties it to the network that it is applied to.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Stage 1: learn, jointly with the weights, which blocks keep their activations.
 
-DepthShrinker, Sec. 4.2, with the sign of the latency-aware decay as the text has it (docs/methods.md):
+DepthShrinker, Sec. 4.2, with the latency-aware decay's sign as in its text (docs/methods.md):
 to keep a block that would save much costs. Only the order of the mask's values decides anything,
 all start equal, and SGD is linear in what it adds up; so a learning rate of the mask's own would
 change nothing, and there is none.

@@ -1,7 +1,7 @@
 """Constraints of a plan other than its latency, and the sizes of pieces that they need.
 
-Rows count a piece by itself. In the network the residuals of open skips are held as well, so what it
-holds comes from the pieces of the whole network. That bound is no sum, so it is no cost: the
+Rows count a piece by itself. In the network the residuals of open skips are held as well, so what
+it holds comes from the pieces of the whole network. That bound is no sum, so it is no cost: the
 largest piece of a plan counts, and spans beyond it are no part of any plan.
 """
 
@@ -31,9 +31,9 @@ class Bounds:
     """Constraints of a plan other than its latency; None where there is no bound.
 
     ``max_kernel`` is the longest side of a merged kernel. ``max_peak_mib`` is what is held while
-    one piece runs, for the table's batch: inputs, outputs and residuals of open skips. ``max_macs`` and
-    ``max_parameters`` are the whole network's, for one image. ``keep_blocks`` are numbers of
-    building blocks that stay as they are.
+    one piece runs, for the table's batch: inputs, outputs and residuals of open skips.
+    ``max_macs`` and ``max_parameters`` are the whole network's, for one image. ``keep_blocks`` are
+    numbers of building blocks that stay as they are.
     """
 
     max_kernel: int | None = None
@@ -83,7 +83,7 @@ def kernels_of(pieces: NetworkPieces) -> dict[Span, int]:
 
 
 def peaks_of(pieces: NetworkPieces) -> dict[Place, int]:
-    """What each piece holds while it runs in the network: its peak, and the residuals of open skips.
+    """What each piece holds while it runs in the network: its peak and residuals of open skips.
 
     An addition holds both of its inputs and the sum; a projection in its skip runs just before it.
     """
