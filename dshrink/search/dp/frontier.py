@@ -169,20 +169,26 @@ def solve(
         prunes.insert(0, _within(bounds * (1 + _ROUNDING), least_rest(edges, problem)))
 
     def make_plan(path: list[int], costs: tuple[float, ...], importance: float) -> SpanPlan:
-        steps = [edges[number] for number in path]
-        return SpanPlan(
-            length=problem.length,
-            boundaries=tuple(at for edge in steps for at in edge.cuts[1:]),
-            active=tuple(edge.end[0] for edge in steps if edge.end[1]),
-            costs=costs,
-            importance=importance,
-        )
+        return plan_of_edges(problem.length, [edges[n] for n in path], costs, importance)
 
     reached = forwards(edges, problem.width, prunes)
     points = points_at_the_end(reached, problem.length, [_at_most(bounds)])
     if not points:
         raise NoPlanError(_why_none(problem, edges, bounds))
     return Frontier(problem.length, reached, points, make_plan)
+
+
+def plan_of_edges(
+    length: int, path: Sequence[Edge], costs: tuple[float, ...], importance: float
+) -> SpanPlan:
+    """The network that a path of edges along the chain makes."""
+    return SpanPlan(
+        length=length,
+        boundaries=tuple(at for edge in path for at in edge.cuts[1:]),
+        active=tuple(edge.end[0] for edge in path if edge.end[1]),
+        costs=costs,
+        importance=importance,
+    )
 
 
 def points_at_the_end(
