@@ -209,7 +209,7 @@ class Recipe:
 
 def shipped_recipes() -> tuple[str, ...]:
     """The names of the recipes in the package, in order."""
-    folder = files("dshrink.train").joinpath("recipes")
+    folder = files("dshrink.study").joinpath("recipes")
     found = (entry.name for entry in folder.iterdir())
     return tuple(sorted(name[:-5] for name in found if name.endswith(".toml")))
 

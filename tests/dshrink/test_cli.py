@@ -17,13 +17,13 @@ from typing import Any
 import onnx
 import pytest
 import torch
+from synthetic_tables import synthetic_table
 from typer.testing import CliRunner
 
 from dshrink.cli import main as entry
 from dshrink.network.tracing import import_timm
 from latency_tables.io import load_table, save_table
 from latency_tables.schema import Conditions
-from latency_tables.synthetic import synthetic_table
 
 MODEL = "mobilenetv2_035"
 NAMES = ["blocks.0.0"] + [

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
+from synthetic_tables import synthetic_table
 
 import profiler.conditions
 import profiler.workloads
@@ -19,7 +20,6 @@ from latency_tables.opspec import Conv, OpSpec
 from latency_tables.origin import Origin
 from latency_tables.schema import MILLISECONDS_AND_PERCENT, Conditions
 from latency_tables.span_masks import mask_of
-from latency_tables.synthetic import synthetic_table
 from profiler.fake_device import RUNTIME, RUNTIME_VERSION, FakeConnection, write_spec
 from profiler.schedulers import Scheduler, SerialScheduler
 

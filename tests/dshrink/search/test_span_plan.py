@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from synthetic_tables import synthetic_span_table
 
 from dshrink.search.binding import bind_spans, plan_from_table
 from dshrink.search.errors import PlanError
 from dshrink.search.plan import Plan, load_plan, parse_plan, save_plan
 from latency_tables.predictor import predict
 from latency_tables.span_masks import SpanChain
-from latency_tables.synthetic import synthetic_span_table
 
 STORED = Path(__file__).parent / "stored"
 NAMES = ("a", "b", "c", "d")

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from synthetic_tables import synthetic_span_table
 
 from dshrink.cli.render_search import result_data
 from dshrink.operations.search import DpRequest, search_csv, search_tables
@@ -15,7 +16,6 @@ from dshrink.search.dp.files import save_frontier
 from dshrink.search.dp.tables import table_problem
 from dshrink.search.errors import SearchError, UnfitTableError
 from latency_tables.predictor import predict
-from latency_tables.synthetic import synthetic_span_table
 
 CASE = Path(__file__).parent / "data" / "mobilenetv2_100"
 FILES = ["--time-table", CASE / "time.csv", "--importance", CASE / "importance_raw.csv"]
