@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from dshrink.errors import DshrinkError
 from dshrink.merge.export import METADATA_KEY
 from dshrink.network.models import Network
@@ -28,6 +26,7 @@ from latency_tables.schema import Conditions
 from latency_tables.table import LatencyTable
 from profiler.jobs import AnyJob, FileJob, Job, JobPlan
 from profiler.measurement import Measurement
+from profiler.onnx_files import load_complete
 from profiler.schedulers import Scheduler
 from profiler.session import Progress, Session
 from profiler.settings import settings_for
@@ -161,15 +160,16 @@ def candidates_of(
 def candidate_of_file(path: Path, batch: int) -> Candidate:
     """A network from an ONNX file; files of ``dshrink merge`` say what they are.
 
-    Raises BenchmarkError for what is no ONNX file or has another batch than asked for.
+    Raises BenchmarkError for what is no ONNX file or has another batch than asked for, JobError
+    where it is damaged or its data is not all inside.
     """
     try:
-        model = onnx.load(path)
+        model = load_complete(path)
         shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
     except FileNotFoundError:
         raise BenchmarkError(f"{path}: no such file; give a timm name or an ONNX file") from None
-    except Exception as error:
-        raise BenchmarkError(f"{path}: not an ONNX model ({type(error).__name__})") from error
+    except IndexError:
+        raise BenchmarkError(f"{path}: not an ONNX model with an input: export it again") from None
     if shape and shape[0] not in (0, batch):
         raise BenchmarkError(
             f"{path}: its batch is {shape[0]}, asked for is {batch}; export it again with "

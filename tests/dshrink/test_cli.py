@@ -489,6 +489,20 @@ def test_a_file_that_is_no_onnx_is_refused(tmp_path, dshrink):
     check_refused(dshrink("bench", tmp_path / "a.onnx"), "not an ONNX model")
 
 
+def test_a_file_whose_data_is_in_another_file_is_refused_before_anything_is_measured(
+    tmp_path, dshrink
+):
+    dshrink(*merge_words(tmp_path / "a.onnx"))
+    onnx.save(
+        onnx.load(tmp_path / "a.onnx"),
+        tmp_path / "b.onnx",
+        save_as_external_data=True,
+        location="b.data",
+        size_threshold=0,
+    )
+    check_refused(dshrink("bench", tmp_path / "b.onnx"), "is in another file, 'b.data'")
+
+
 # profile
 
 
