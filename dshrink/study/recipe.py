@@ -234,7 +234,7 @@ def _shipped(name: str) -> dict[str, Any]:
         raise RecipeError(
             f"no recipe {name!r}; there are {', '.join(shipped_recipes())}, or give a file *.toml"
         )
-    entry = files("dshrink.train").joinpath("recipes", f"{name}.toml")
+    entry = files("dshrink.study").joinpath("recipes", f"{name}.toml")
     return _layered(entry.read_text(encoding="utf-8"), f"{name}.toml")
 
 
