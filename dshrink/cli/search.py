@@ -11,11 +11,8 @@ from typer.core import TyperGroup
 
 from dshrink.cli import options, search_mask
 from dshrink.cli.console import notice, out, print_json
-from dshrink.cli.options import SEARCH
 from dshrink.cli.render_search import plan_lines, result_data, result_lines
 from dshrink.cli.search_options import (
-    BOUNDS,
-    DEVICES,
     AllowUnfit,
     Alpha,
     BudgetMs,
@@ -23,6 +20,9 @@ from dshrink.cli.search_options import (
     Importance,
     Keep,
     PlanFile,
+    bound_option,
+    devices_option,
+    search_option,
 )
 from dshrink.errors import DshrinkError
 
@@ -109,52 +109,33 @@ def dp(
     importance: Importance,
     budget_ms: Annotated[
         list[float] | None,
-        typer.Option(
-            help="latency that the plan must meet, one a table in their order",
-            rich_help_panel=SEARCH,
-        ),
+        search_option(help="latency that the plan must meet, one a table in their order"),
     ] = None,
     budget_share: Annotated[
-        float | None,
-        typer.Option(
-            help="budget as a share of each original network's latency", rich_help_panel=SEARCH
-        ),
+        float | None, search_option(help="budget as a share of each original network's latency")
     ] = None,
     alpha: Alpha = None,
     padding: options.TablePadding = None,
     allow_unfit: AllowUnfit = False,
     max_peak_mib: Annotated[
         float | None,
-        typer.Option(
-            help="activations held while one piece runs, for the table's batch",
-            rich_help_panel=BOUNDS,
-        ),
+        bound_option(help="activations held while one piece runs, for the table's batch"),
     ] = None,
-    max_parameters: Annotated[
-        int | None, typer.Option(help="of the network", rich_help_panel=BOUNDS)
-    ] = None,
+    max_parameters: Annotated[int | None, bound_option(help="of the network")] = None,
     max_macs: Annotated[
-        int | None,
-        typer.Option(help="multiply-accumulates of the network, one image", rich_help_panel=BOUNDS),
+        int | None, bound_option(help="multiply-accumulates of the network, one image")
     ] = None,
-    max_kernel: Annotated[
-        int | None, typer.Option(help="longest side of a merged kernel", rich_help_panel=BOUNDS)
-    ] = None,
+    max_kernel: Annotated[int | None, bound_option(help="longest side of a merged kernel")] = None,
     keep_block: Annotated[
-        list[int] | None,
-        typer.Option(help="number of a block that stays as it is", rich_help_panel=BOUNDS),
+        list[int] | None, bound_option(help="number of a block that stays as it is")
     ] = None,
     one_plan: Annotated[
         str | None,
-        typer.Option(
-            help="one plan for all tables: worst (each meets its budget) or mix (their mean does)",
-            rich_help_panel=DEVICES,
+        devices_option(
+            help="one plan for all tables: worst (each meets its budget) or mix (their mean does)"
         ),
     ] = None,
-    weight: Annotated[
-        list[float] | None,
-        typer.Option(help="of each table in a mix", rich_help_panel=DEVICES),
-    ] = None,
+    weight: Annotated[list[float] | None, devices_option(help="of each table in a mix")] = None,
     frontier_file: FrontierFile = None,
     out_file: Annotated[
         list[Path] | None, typer.Option("--out", help="plan to write; one a table, or --one-plan's")
@@ -212,14 +193,10 @@ def csv(
     budget_ms: BudgetMs = None,
     alpha: Alpha = None,
     compat: Annotated[
-        str | None,
-        typer.Option(
-            help="kim2023: the public code's program, with truncated times", rich_help_panel=SEARCH
-        ),
+        str | None, search_option(help="kim2023: the public code's program, with truncated times")
     ] = None,
     prec: Annotated[
-        float | None,
-        typer.Option(help="its steps a millisecond [20 if not given]", rich_help_panel=SEARCH),
+        float | None, search_option(help="its steps a millisecond [20 if not given]")
     ] = None,
     frontier_file: FrontierFile = None,
     json: options.Json = False,

@@ -10,9 +10,8 @@ import typer
 
 from dshrink.cli import options, train_options
 from dshrink.cli.console import notice, out, print_json
-from dshrink.cli.options import SEARCH
 from dshrink.cli.render_search import plan_lines
-from dshrink.cli.search_options import AllowUnfit, BudgetMs, Keep
+from dshrink.cli.search_options import AllowUnfit, BudgetMs, Keep, search_option
 from dshrink.train.unreadable import Unreadable
 
 if TYPE_CHECKING:
@@ -35,22 +34,14 @@ def mask(
     keep: Keep = None,
     table: Annotated[
         Path | None,
-        typer.Option(
-            help="folder of a latency table of blocks; a budget needs one", rich_help_panel=SEARCH
-        ),
+        search_option(help="folder of a latency table of blocks; a budget needs one"),
     ] = None,
     decay: Annotated[
-        float | None,
-        typer.Option(
-            help="strength of the latency-aware decay; 0 for none", rich_help_panel=SEARCH
-        ),
+        float | None, search_option(help="strength of the latency-aware decay; 0 for none")
     ] = None,
     mask_limit: Annotated[
         float | None,
-        typer.Option(
-            help="largest slope of a mask value that counts in a step; none if not given",
-            rich_help_panel=SEARCH,
-        ),
+        search_option(help="largest slope of a mask value that counts; none if not given"),
     ] = None,
     allow_unfit: AllowUnfit = False,
     weights: train_options.Weights = "pretrained",

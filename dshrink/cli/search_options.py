@@ -1,7 +1,8 @@
-"""The options that several kinds of ``dshrink search`` share, each said once."""
+"""The options that several kinds of ``dshrink search`` share, and the groups that help shows."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -9,31 +10,23 @@ import typer
 
 from dshrink.cli.options import SEARCH
 
-BOUNDS = "Bounds"
-DEVICES = "Several devices"
+#: Options of the groups of ``--help``; the rest is "Options".
+search_option = partial(typer.Option, rich_help_panel=SEARCH)
+bound_option = partial(typer.Option, rich_help_panel="Bounds")
+devices_option = partial(typer.Option, rich_help_panel="Several devices")
 
-BudgetMs = Annotated[
-    float | None,
-    typer.Option(help="latency that the plan must meet", rich_help_panel=SEARCH),
-]
-Keep = Annotated[
-    int | None,
-    typer.Option(help="number of blocks that stay unmerged", rich_help_panel=SEARCH),
-]
+BudgetMs = Annotated[float | None, search_option(help="latency that the plan must meet")]
+Keep = Annotated[int | None, search_option(help="number of blocks that stay unmerged")]
 AllowUnfit = Annotated[
-    bool,
-    typer.Option(
-        "--allow-unfit", help="use a table that is not fit for search", rich_help_panel=SEARCH
-    ),
+    bool, search_option("--allow-unfit", help="use a table that is not fit for search")
 ]
 Importance = Annotated[
     Path, typer.Option(help="CSV of `dshrink importance`, or a published one: a line a key")
 ]
 Alpha = Annotated[
     float | None,
-    typer.Option(
-        help="raw importances less alpha times the mean of single layers [1.6 if not given]",
-        rich_help_panel=SEARCH,
+    search_option(
+        help="raw importances less alpha times the mean of single layers [1.6 if not given]"
     ),
 ]
 FrontierFile = Annotated[
