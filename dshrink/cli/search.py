@@ -47,7 +47,9 @@ class _Searches(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(cls=_Searches, no_args_is_help=True)
+app = typer.Typer(
+    cls=_Searches, no_args_is_help=True, help="Choose what to shrink, in one of five ways."
+)
 
 
 @app.command()

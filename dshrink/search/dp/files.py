@@ -21,8 +21,7 @@ from dshrink.search.dp.frontier import ChainPlan, Frontier
 from dshrink.search.dp.problem import Key, SpanProblem, block_ends_of, key_name, key_names
 from dshrink.search.errors import ImportanceError, SearchError
 from dshrink.search.importance import importance_keys
-from latency_tables.csv_lines import CsvLine, CsvSource, format_csv, load_lines
-from latency_tables.files import write_atomically
+from latency_tables.csv_lines import CsvLine, CsvSource, load_lines, write_csv
 from latency_tables.published import PREFIX, find_published
 from latency_tables.published_times import load_times
 from latency_tables.records import convert_record, parse_record
@@ -223,4 +222,4 @@ def save_frontier(
         for plan in plans
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, format_csv(("time_ms", "importance", plans[0].KIND), rows))
+    write_csv(path, ("time_ms", "importance", plans[0].KIND), rows)
