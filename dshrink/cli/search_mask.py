@@ -85,9 +85,10 @@ def mask(
         decay=usual_decay if decay is None else decay,
         limit=usual_limit if mask_limit is None else mask_limit,
         allow_unfit=allow_unfit,
+        unreadable=unreadable,
     )
     with train_options.progress_of_main("mask search") as update:
-        found = search_mask(request, unreadable, on_progress=update, notice=notice)
+        found = search_mask(request, on_progress=update, notice=notice)
     if found is None:
         return
     if json:

@@ -32,6 +32,7 @@ from dshrink.search.goal import Goal, check_fit
 from dshrink.search.greedy import greedy
 from dshrink.search.plan import Plan, save_plan
 from dshrink.search.random_search import random_plan
+from dshrink.train.unreadable import Unreadable
 from latency_tables.io import load_table
 from latency_tables.published import PREFIX
 from latency_tables.table import LatencyTable
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from dshrink.network.models import Network
     from dshrink.train.mask_search import MaskSearch
     from dshrink.train.settings import Training
-    from dshrink.train.unreadable import Unreadable
 
 COMPAT = "kim2023"
 
@@ -99,6 +99,7 @@ class MaskRequest:
     decay: float | None = None
     limit: float | None = None
     allow_unfit: bool = False
+    unreadable: Unreadable = Unreadable.SKIP
 
     @property
     def history_file(self) -> Path:
@@ -131,7 +132,6 @@ def mask_defaults(recipe: str | None) -> tuple[Training, float | None, float | N
 
 def search_mask(
     request: MaskRequest,
-    unreadable: Unreadable,
     *,
     on_progress: OnProgress | None = None,
     notice: Notice = no_notice,
@@ -157,7 +157,7 @@ def search_mask(
     )
     found = search_masks(
         network,
-        feed_of(images, network, request.training, unreadable),
+        feed_of(images, network, request.training, request.unreadable),
         request.training,
         goal=request.goal,
         folder=request.folder,
