@@ -108,9 +108,3 @@ def one_resolution(
             f"--resolution {asked}: {whose} is for {known[0]}x{known[1]}; leave --resolution out"
         )
     return known[0], known[1]
-
-
-def one_goal(budget_ms: float | None, keep: int | None) -> None:
-    """Raise DshrinkError unless exactly one goal of a search is given."""
-    if (budget_ms is None) == (keep is None):
-        raise DshrinkError("give either --budget-ms T or --keep K")
