@@ -43,6 +43,7 @@ PANELS = {
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
     help="What each piece of a convolutional network costs on your device, and the network shrunk.",
 )
 for panel, commands in PANELS.items():
