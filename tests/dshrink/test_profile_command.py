@@ -144,7 +144,7 @@ def test_spans_are_profiled_shown_and_predicted_from(tmp_path, profile_command):
     assert table.hold_out is not None
     assert len(table.hold_out.networks) == 8
     shown = profile_command("table", "show", tmp_path)[1]
-    assert "bounded: not measured" in " ".join(shown.split())
+    assert "bounded not measured" in " ".join(shown.split())
     mask = table.hold_out.networks[0].keep_mask
     for keep in (mask, f"spans:{mask}"):
         asked = profile_command("table", "predict", tmp_path, "--keep", keep, "--json")[1]
