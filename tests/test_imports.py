@@ -65,7 +65,8 @@ def forbidden(module: str) -> frozenset[str]:
     """The top-level packages that a module must not import."""
     package = module.split(".")[0]
     if package == "dshrink":
-        if module == "dshrink.benchmark" or _within(module, "dshrink.cli"):
+        above = ("dshrink.cli", "dshrink.operations")
+        if module == "dshrink.benchmark" or any(_within(module, one) for one in above):
             return frozenset()
         alone = TORCH if _within(module, "dshrink.search") else frozenset()
         return frozenset({"profiler", "devices"}) | alone
@@ -182,6 +183,7 @@ def importing(package: str) -> str:
     ("package", "absent"),
     [
         ("dshrink.search", TORCH | {"devices", "profiler"}),
+        ("dshrink.operations.search", TORCH | {"devices", "profiler"}),
         ("latency_tables", TORCH | (SIBLINGS - {"latency_tables"})),
         ("devices", TORCH | {"numpy"} | (SIBLINGS - {"devices"})),
         ("profiler", TORCH | {"dshrink"}),
@@ -202,4 +204,6 @@ def test_help_is_shown_without_torch() -> None:
     code += "\n    assert not e.code, e.code"
     loaded = loaded_after(code, "--help")
     assert "typer" in loaded
-    assert not loaded & (TORCH | {"onnxruntime", "pandas", "matplotlib"})
+    assert not loaded & (
+        TORCH | {"onnxruntime", "pandas", "matplotlib", "scipy", "numpy", "msgspec"}
+    )

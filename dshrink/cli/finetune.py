@@ -165,7 +165,7 @@ def run_finetune(
     if not tuned.fitted.main:
         return {}
     file = folder / "plan.json"
-    save_plan(replace(bound, borders=PADDING), file)
+    save_plan(replace(bound, padding=PADDING), file)
     return {
         **_scores(tuned),
         "plan": str(file),
