@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dshrink.merge.rewrite import MergedNetwork
     from dshrink.merge.verify import Certificate
     from dshrink.search.plan import Plan
-    from dshrink.train.agreement import Agreement
+    from dshrink.merge.agreement import Agreement
     from dshrink.train.feed import Feed
 
 
@@ -221,7 +221,7 @@ def agreement_of(merged: MergedNetwork, feed: Feed) -> Agreement:
     """The merged network beside the unmerged one on every validation image, on a GPU if any."""
     import torch
 
-    from dshrink.train.agreement import agreement
+    from dshrink.merge.agreement import top1_agreement
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     both = merged.unmerged(torch.float32), merged.module(torch.float32)

@@ -209,7 +209,7 @@ class Recipe:
 
 def shipped_recipes() -> tuple[str, ...]:
     """The names of the recipes in the package, in order."""
-    folder = files("dshrink.train").joinpath("recipes")
+    folder = files("dshrink.study").joinpath("recipes")
     found = (entry.name for entry in folder.iterdir())
     return tuple(sorted(name[:-5] for name in found if name.endswith(".toml")))
 
@@ -234,7 +234,7 @@ def _shipped(name: str) -> dict[str, Any]:
         raise RecipeError(
             f"no recipe {name!r}; there are {', '.join(shipped_recipes())}, or give a file *.toml"
         )
-    entry = files("dshrink.train").joinpath("recipes", f"{name}.toml")
+    entry = files("dshrink.study").joinpath("recipes", f"{name}.toml")
     return _layered(entry.read_text(encoding="utf-8"), f"{name}.toml")
 
 
