@@ -7,11 +7,9 @@ profile, so that prediction and measurement mean the same.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +20,9 @@ from dshrink.merge.export import METADATA_KEY
 from dshrink.network.models import Network
 from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.pieces.specs import shrunk_spec
+from dshrink.results import BenchmarkResult
 from dshrink.search.plan import Plan
 from latency_tables.errors import LatencyTableError
-from latency_tables.io import write_atomically
 from latency_tables.predictor import Prediction, predict
 from latency_tables.schema import Conditions
 from latency_tables.table import LatencyTable
@@ -75,60 +73,6 @@ class Candidate:
     accuracy_percent: float | None = None
     validation_images: int | None = None
     data: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BenchmarkResult:
-    """One row of the results file; latencies in ms a batch, throughput in frames per second.
-
-    Where the runtime builds an engine: how long the first build took, how large the engine is, and
-    the memory that it and its tensors hold on the GPU. From ``method`` on, all but the resolution
-    ("224x224", empty where the input has none) is what the ONNX file says of itself, and not
-    measured here; ``data`` is the digest of the images that its accuracy is of.
-    """
-
-    network: str
-    model: str
-    keep_mask: str
-    kept_blocks: int | None
-    padding: str
-    device: str
-    runtime: str
-    precision: str
-    batch: int
-    threads: int
-    clock: str
-    statistic: str
-    latency_ms: float | None
-    low_ms: float | None
-    high_ms: float | None
-    median_ms: float | None
-    throughput_fps: float | None
-    throughput_low_fps: float | None
-    throughput_high_fps: float | None
-    predicted_ms: float | None
-    predicted_low_ms: float | None
-    predicted_high_ms: float | None
-    error_percent: float | None
-    macs: int | None
-    parameters: int | None
-    verdict: str
-    reason: str
-    file: str
-    launch: str = "plain"
-    cache_mode: str = "hot"
-    enqueue_ms: float | None = None
-    built_precision: str = ""
-    build_s: float | None = None
-    engine_mib: float | None = None
-    gpu_memory_mib: float | None = None
-    method: str = ""
-    seed: int | None = None
-    accuracy_percent: float | None = None
-    validation_images: int | None = None
-    data: str = ""
-    recipe: str = ""
-    resolution: str = ""
 
 
 def candidates_of(
@@ -349,19 +293,3 @@ def _prediction(
         except LatencyTableError as error:
             notice(f"no prediction for {candidate.label}: {error}")
     return None
-
-
-def save_results(results: Sequence[BenchmarkResult], path: Path) -> None:
-    """Write the results as CSV; the file is replaced in one step."""
-    text = io.StringIO()
-    names = [field.name for field in fields(BenchmarkResult)]
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    for result in results:
-        writer.writerow({key: _cell(value) for key, value in asdict(result).items()})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text.getvalue())
-
-
-def _cell(value: Any) -> Any:
-    return "" if value is None else value
