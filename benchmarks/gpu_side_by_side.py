@@ -20,8 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from devices.errors import DevicesError
-from dshrink.benchmark import BenchmarkResult
 from dshrink.cli.bench import run_bench
+from dshrink.results import BenchmarkResult
 from dshrink.version import __version__
 from profiler.conditions import Target
 from profiler.errors import ProfilerError

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from dp_frontier import made_up_importance
 
-from dshrink.benchmark import BenchmarkResult, save_results
 from dshrink.cli.bench import run_bench
 from dshrink.cli.profile import run_profile
+from dshrink.results import BenchmarkResult, save_results
 from dshrink.search.dp.found import Found, save_frontier
 from dshrink.search.dp.run import TableSearch
 from dshrink.search.plan import save_plan

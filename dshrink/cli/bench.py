@@ -16,7 +16,8 @@ from dshrink.cli.render import how_timed
 from dshrink.errors import DshrinkError
 
 if TYPE_CHECKING:
-    from dshrink.benchmark import BenchmarkResult, Candidate
+    from dshrink.benchmark import Candidate
+    from dshrink.results import BenchmarkResult
     from dshrink.search.plan import Plan
     from latency_tables.schema import Conditions
     from latency_tables.table import LatencyTable
@@ -96,7 +97,8 @@ def run_bench(
     seed: int = 0,
 ) -> list[BenchmarkResult]:
     """Measure with a progress bar and save the results."""
-    from dshrink.benchmark import run_benchmark, save_results
+    from dshrink.benchmark import run_benchmark
+    from dshrink.results import save_results
     from dshrink.search.plan import parse_plan
     from latency_tables.io import load_table
     from profiler.conditions import batch_on, measuring_on

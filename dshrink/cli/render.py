@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from dshrink.benchmark import BenchmarkResult
+    from dshrink.results import BenchmarkResult
     from latency_tables.schema import Conditions, Row
     from latency_tables.table import LatencyTable
 

@@ -19,7 +19,7 @@ from dshrink.errors import DshrinkError
 from dshrink.train.unreadable import Unreadable
 
 if TYPE_CHECKING:
-    from dshrink.benchmark import BenchmarkResult
+    from dshrink.results import BenchmarkResult
     from dshrink.study.recipe import Recipe
     from dshrink.study.rows import Workplace
     from dshrink.study.steps import Step, StepsFailedError
@@ -194,8 +194,8 @@ def measure_networks(request: StudyRequest, place: Workplace) -> list[BenchmarkR
 
     Writes ``results.csv``.
     """
-    from dshrink.benchmark import save_results
     from dshrink.cli.bench import run_bench
+    from dshrink.results import save_results
 
     merged = merged_networks(place)
     first: dict[str, Path] = {}

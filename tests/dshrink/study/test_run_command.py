@@ -16,11 +16,12 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 import dshrink.cli.bench
-from dshrink.benchmark import BenchmarkResult, candidate_of_file
+from dshrink.benchmark import candidate_of_file
 from dshrink.cli import run
 from dshrink.cli.run_study import StudyRequest, measure_table
 from dshrink.errors import DshrinkError
 from dshrink.network.models import Network
+from dshrink.results import BenchmarkResult
 from dshrink.study import estimate as study_estimate
 from dshrink.study.recipe import load_recipe, shipped_recipes
 from dshrink.study.rows import Worker, Workplace
