@@ -22,6 +22,7 @@ from dshrink.merge.export import export_onnx
 from dshrink.network.models import Network, with_state
 from dshrink.network.rewriting import Rewriting, rewriting
 from dshrink.pieces.plan_binding import bind_to_network
+from dshrink.progress import OnProgress, no_progress
 from dshrink.search.goal import Goal
 from dshrink.search.plan import load_plan, parse_plan, save_plan
 from dshrink.search.random_search import random_plan
@@ -38,7 +39,6 @@ from dshrink.study.steps import (
 from dshrink.train.data import Images
 from dshrink.train.feed import Feed
 from dshrink.train.finetune import PADDING, WEIGHTS, FineTuned, finetune
-from dshrink.train.loop import OnProgress
 from dshrink.train.mask_search import search_masks, write_mask_history
 from dshrink.train.network import load_for
 from dshrink.train.opening import feed_of
@@ -79,7 +79,7 @@ class Worker:
     place: Workplace
     images: Images
     main: bool = True
-    progress: OnProgress | None = None
+    progress: OnProgress = no_progress
     missing: UnreadableImages = field(default_factory=UnreadableImages)
     #: By weights and seed; nothing changes a network that it is given.
     networks: dict[tuple[str, int], Network] = field(default_factory=dict)
