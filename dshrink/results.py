@@ -14,7 +14,7 @@ from typing import Any, get_args, get_type_hints
 
 from dshrink.errors import DshrinkError
 from latency_tables.csv_lines import CsvLine, CsvSource, load_lines
-from latency_tables.io import write_atomically
+from latency_tables.files import write_atomically
 
 NEEDED = (
     *("network", "device", "runtime", "precision", "batch", "threads"),
@@ -103,7 +103,7 @@ def load_results(*paths: Path) -> StoredResults:
         for path in paths
         for line in load_lines(
             path,
-            CsvSource(where=str(path), error=ResultsError, mend=fix, title="network"),
+            CsvSource(where=str(path), error=ResultsError, fix=fix, title="network"),
             NEEDED,
         )
     ]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dshrink.study.estimate import Estimate
     from dshrink.study.recipe import ImageCounts, Recipe
     from dshrink.study.steps import Step
-    from profiler.conditions import Target
+    from profiler.target import Target
 
 
 #: Conditions that only a table gives.
@@ -126,7 +126,7 @@ def _target(table: Path | None, asked: Mapping[str, Any]) -> Target:
     were chosen by it, would be of another device than the measurements.
     """
     from latency_tables.io import load_table
-    from profiler.conditions import Target
+    from profiler.target import Target
 
     if table is None:
         return Target(**asked)

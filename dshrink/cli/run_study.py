@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dshrink.study.rows import Workplace
     from dshrink.study.steps import Step, StepsFailedError
     from dshrink.train.data import Images
-    from profiler.conditions import Target
+    from profiler.target import Target
 
 TABLE_FOLDER = "table"
 
@@ -53,7 +53,7 @@ class StudyRequest:
 
     def _steps_of(self, recipe: Recipe) -> tuple[Step, ...]:
         from dshrink.study.steps import steps_of
-        from profiler.conditions import batch_on
+        from profiler.target import batch_on
 
         return steps_of(recipe, measure_table=self.table is None, batch=batch_on(self.target))
 
@@ -268,7 +268,7 @@ def write_study(
     from dshrink import plots
     from dshrink.front_results import load_fronts, save_fronts
     from dshrink.study.report import report_lines
-    from latency_tables.io import write_atomically
+    from latency_tables.files import write_atomically
 
     folder = request.folder
     csv_file, front_file, report_file = (

@@ -16,7 +16,7 @@ from typing import Any
 from dshrink.study.recipe import FROM_INITIAL, SEARCHED_ROWS, Recipe, Target
 from dshrink.train.errors import TrainError
 from dshrink.train.settings import Training
-from latency_tables.io import write_atomically
+from latency_tables.files import write_atomically
 from latency_tables.json_fields import parse_document
 
 DONE = "step.json"
@@ -273,7 +273,6 @@ class StepFolders:
             "result": dict(result),
         }
         folder = self.folder(name)
-        folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / DONE, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
     def open_steps(self) -> tuple[Step, ...]:
