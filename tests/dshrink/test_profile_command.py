@@ -105,7 +105,7 @@ def test_on_a_cpu_pieces_are_measured_alone_unless_another_context_is_asked_for(
     ("context", "part"),
     [
         (["--context", "alone"], "unknown context 'alone'"),
-        (["--context", "pair", "--context", "layers"], "does not tell how long each layer took"),
+        (["--context", "pair", "--context", "layers"], "does not report how long each layer took"),
         (["--context", "isolated,"], "unknown context ''"),
     ],
 )
