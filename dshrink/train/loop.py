@@ -27,6 +27,7 @@ from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.train.checkpoint import (
     NAME,
     Checkpoint,
+    TrainingState,
     held,
     load_checkpoint,
     save_checkpoint,
@@ -173,30 +174,28 @@ class _Run:
             self._resume(found, optimiser)
         self.told = set(self.feed.unreadable.reasons)
         self.model, self.optimiser = accelerator.prepare(self.bare, optimiser)
-        self._scale(found.state.get("scaler") if found else None)
+        self._scale(found.state.scaler if found else None)
 
     def _found(self) -> Checkpoint | None:
         """The folder's checkpoint; CheckpointError unless all processes find the same."""
         found = load_checkpoint(self.folder, self.identity)
-        places = gathered([_place(found.state) if found else "its start"])
+        places = gathered([str(found.state) if found else "its start"])
         for rank, place in enumerate(places):
             if place != places[0]:
                 raise CheckpointError(
-                    f"{self.folder}: process 0 would go on after {places[0]}, process {rank} after "
-                    f"{place}: --out must lie on a disk that all processes share"
+                    f"{self.folder}: process 0 would resume after {places[0]}, process {rank} "
+                    f"after {place}: --out must lie on a disk that all processes share"
                 )
         return found
 
     def _resume(self, found: Checkpoint, optimiser: torch.optim.Optimizer) -> None:
         state = found.state
-        self.epoch, self.step = int(state["epoch"]), int(state["step"])
-        self.losses = [float(value) for value in state["losses"]]
-        self.history = list(state["history"])
-        # The first checkpoints had none of these.
-        self.seconds, self.images = state.get("seconds", 0.0), state.get("images", 0)
-        self.feed.unreadable.reasons.update(state.get("unreadable", {}))
+        self.epoch, self.step = state.epoch, state.step
+        self.losses, self.history = list(state.losses), list(state.history)
+        self.seconds, self.images = state.seconds, state.images
+        self.feed.unreadable.reasons.update(state.unreadable)
         if self.epoch < self.settings.epochs:
-            self.notice(f"{self.folder}: goes on after {_place(state)}")
+            self.notice(f"{self.folder}: resumes after {state}")
         if self.average:
             self.average.module.load_state_dict(_named(found.tensors, _AVERAGE))
         known = _named(found.tensors, _OPTIMISER)
@@ -286,7 +285,7 @@ class _Run:
         if self.accelerator.is_main_process:
             save_tensors(_named(found.tensors, _AVERAGE if self.average else _MODEL), file)
         return (
-            f"the last good state is {self.folder / NAME} (after {_place(found.state)}), its "
+            f"the last good state is {self.folder / NAME} (after {found.state}), its "
             f"weights are {file}; lower --lr and choose another --out, from the start or with "
             "these --weights"
         )
@@ -352,7 +351,7 @@ class _Run:
         bad = self.accelerator.reduce((~norms.isfinite()).sum(), reduction="sum")
         if bad.item():
             raise DivergedError(
-                f"the weights are no numbers any more after {_place(checkpoint.state)}, though the "
+                f"the weights are no numbers any more after {checkpoint.state}, though the "
                 f"losses were; {self._last_good()}"
             )
 
@@ -367,24 +366,18 @@ class _Run:
                 tensors[f"{_OPTIMISER}{name}"] = buffer
         scaler = self.accelerator.scaler
         return Checkpoint(
-            state={
-                "epoch": self.epoch,
-                "step": self.step,
-                "losses": self.losses,
-                "history": self.history,
-                "seconds": self.seconds,
-                "images": self.images,
-                "unreadable": self.feed.unreadable.reasons,
-                "scaler": scaler.state_dict() if scaler else None,
-            },
+            state=TrainingState(
+                epoch=self.epoch,
+                step=self.step,
+                losses=tuple(self.losses),
+                history=tuple(self.history),
+                seconds=self.seconds,
+                images=self.images,
+                unreadable=self.feed.unreadable.reasons,
+                scaler=scaler.state_dict() if scaler else None,
+            ),
             tensors=tensors,
         )
-
-
-def _place(state: Mapping[str, Any]) -> str:
-    """What was done last: epochs count from 1, and ``epoch`` of them are whole."""
-    epoch, step = state["epoch"], state["step"]
-    return f"epoch {epoch + 1}, step {step}" if step else f"epoch {epoch}"
 
 
 def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
