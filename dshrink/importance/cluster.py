@@ -150,7 +150,7 @@ class _Sharing:
         from distributed import wait
         from distributed.client import FutureCancelledError
 
-        # A cancelled one is told from its future.
+        # A cancelled one is known by its future.
         with suppress(TimeoutError, FutureCancelledError), self.client.as_current():
             wait(list(self.running), timeout=WATCH_S, return_when="FIRST_COMPLETED")
         return [future for future in self.running if future.done()]

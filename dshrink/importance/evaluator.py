@@ -25,7 +25,7 @@ from dshrink.network.rewriting import rewriting
 from dshrink.pieces.span_pieces import span_pieces
 from dshrink.train.data import open_images, preprocessing_of
 from dshrink.train.dataset import Batches, sampled, shuffled
-from dshrink.train.network import load_for
+from dshrink.train.opening import load_for
 from dshrink.train.settings import Augmentation
 from dshrink.train.tuning import Score, evaluate, prepared, recalibrate, tune
 from dshrink.train.unreadable import UnreadableImages

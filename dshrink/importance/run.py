@@ -54,7 +54,7 @@ class ImportanceRun:
     def prepare(self) -> None:
         """Load the network and list the images, and raise for what cannot be used of them."""
         if self.out.suffix != ".csv":
-            raise EvaluationError(f"--out {self.out}: give a file that ends in .csv")
+            raise EvaluationError(f"--out {self.out}: give a file named *.csv")
         _ = self.keys
 
     @cached_property

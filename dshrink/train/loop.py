@@ -1,8 +1,8 @@
 """The training loop of every stage: one SGD step after another, through Accelerate.
 
 On a CPU, on a GPU, or in each process of ``accelerate launch``. What a step sees depends on the
-seed, the epoch and the step alone, so a run that was killed goes on from its last checkpoint as if
-nothing had happened: on a CPU to the last bit.
+seed, the epoch and the step alone, so a run that was killed resumes from its last checkpoint with
+the same result: on a CPU to the last bit.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from dshrink.train.unreadable import UnreadableImages
 
 #: Losses stay on the device for so many steps before they are looked at: looking waits for it.
 FETCH_EVERY = 20
-#: The weights of the last checkpoint before a loss that was no number, to start from again.
+#: The weights of the last checkpoint before a loss that was not finite, to start from again.
 LAST_GOOD = "last_good.safetensors"
 _MODEL, _OPTIMISER, _AVERAGE = "model.", "optimiser.", "average."
 
@@ -86,15 +86,14 @@ def fit(
 ) -> Fitted:
     """Train ``module`` in place as ``feed.settings`` say, validate after every epoch.
 
-    ``folder`` takes a checkpoint, and the same call goes on where an earlier one ended;
+    ``folder`` takes a checkpoint, and the same call resumes an interrupted one;
     ``identity`` says what the result depends on beside the settings and the images. What
-    ``observe`` gives after an epoch goes into its entry of the history. ``notice`` is told where a
-    run goes on, and of images that cannot be read. Only the first of several processes writes.
+    ``observe`` gives after an epoch goes into its entry of the history. Notices say where a
+    run resumes, and which images cannot be read. Only the first of several processes writes.
 
-    Raises DivergedError at the first loss that is no number, with the step and the last good
-    state, and before weights that are none would be kept; CheckpointError where ``folder`` holds
-    another run, or is not the same for all processes; TrainError for a batch that cannot be shared
-    out.
+    Raises DivergedError at the first loss that is not finite, with the step and the last good
+    state, and before such weights would be kept; CheckpointError where ``folder`` holds another
+    run, or is not the same for all processes; TrainError for a batch that cannot be shared out.
     """
     settings = feed.settings
     identity = {**identity, "training": settings.identity, "images": feed.identity}
@@ -138,8 +137,8 @@ class _Run:
     seconds: float = 0.0
     since: float = 0.0
     images: int = 0
-    #: Files that were told as unreadable.
-    told: set[str] = field(default_factory=set)
+    #: Unreadable files that a notice has named.
+    named: set[str] = field(default_factory=set)
 
     def whole(self, module: nn.Module) -> Fitted:
         self._prepare(module)
@@ -172,7 +171,7 @@ class _Run:
         optimiser, self.scheduler = sgd_along_cosine(self.bare, settings, steps=self.feed.steps)
         if found:
             self._resume(found, optimiser)
-        self.told = set(self.feed.unreadable.reasons)
+        self.named = set(self.feed.unreadable.reasons)
         self.model, self.optimiser = accelerator.prepare(self.bare, optimiser)
         self._scale(found.state.scaler if found else None)
 
@@ -266,7 +265,7 @@ class _Run:
         self.since = now
 
     def _fetch_losses(self) -> None:
-        """Fetch the losses from the device. Raises DivergedError for one that is no number."""
+        """Fetch the losses from the device. Raises DivergedError for one that is not finite."""
         mean = self.accelerator.reduce(torch.stack(self.waiting).float(), reduction="mean")
         self.waiting = []
         for value in mean.tolist():
@@ -335,23 +334,23 @@ class _Run:
             save_checkpoint(self.folder, self.identity, checkpoint)
 
     def _share_unreadable(self) -> None:
-        """All processes know what one could not read; the first tells what is new."""
+        """All processes know what one could not read; the first one names what is new."""
         reasons = self.feed.unreadable.reasons
         found = dict(gathered(list(reasons.items())))
-        new = {file: reason for file, reason in found.items() if file not in self.told}
+        new = {file: reason for file, reason in found.items() if file not in self.named}
         reasons.update(found)
-        self.told |= new.keys()
+        self.named |= new.keys()
         if new:
             self.notice(UnreadableImages(reasons=new).line)
 
     def _check_numbers(self, checkpoint: Checkpoint) -> None:
-        """A loss may be one while its gradients are not. Raises DivergedError in all processes."""
+        """A loss may be finite, its gradients not. Raises DivergedError in all processes."""
         floats = [one for one in checkpoint.tensors.values() if one.is_floating_point()]
         norms = torch.stack([norm.float() for norm in torch._foreach_norm(floats)])
         bad = self.accelerator.reduce((~norms.isfinite()).sum(), reduction="sum")
         if bad.item():
             raise DivergedError(
-                f"the weights are no numbers any more after {checkpoint.state}, though the "
+                f"the weights are not finite any more after {checkpoint.state}, though the "
                 f"losses were; {self._last_good()}"
             )
 

@@ -107,7 +107,7 @@ def test_unreadable_images_stop_a_measurement_unless_they_may_be_skipped(
             "--shard '3/2'",
         ),
         (["--data", "x", "--level", "steps:1", "--out", "a.csv", "--lr", "0"], "--lr must be"),
-        (["--data", "x", "--level", "steps:1", "--out", "a.txt"], "ends in .csv"),
+        (["--data", "x", "--level", "steps:1", "--out", "a.txt"], "named *"),
     ],
 )
 def test_what_a_user_can_fix_is_one_line(

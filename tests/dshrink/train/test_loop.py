@@ -265,7 +265,7 @@ def test_weights_that_are_no_numbers_do_not_replace_a_checkpoint(
 
     with pytest.raises(DivergedError) as caught:
         trained(feed, tmp_path, objective=objective)
-    assert "no numbers any more after epoch 2, step 2" in str(caught.value)
+    assert "not finite any more after epoch 2, step 2" in str(caught.value)
     assert "(after epoch 2, step 1)" in str(caught.value)
     assert f"its weights are {tmp_path / LAST_GOOD}" in str(caught.value)
     identity = json.loads((tmp_path / "checkpoint.json").read_text())["identity"]
