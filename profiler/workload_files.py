@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from devices.agent.engines import ENGINE_SUFFIX
+from devices.agent.runtimes.tensorrt.engines import ENGINE_SUFFIX
 from latency_tables.opspec import OpSpec
 from profiler.planning.jobs import AnyJob, FileJob
 

@@ -7,7 +7,7 @@ from typing import Any, Dict, NamedTuple, Optional
 
 
 class Info(NamedTuple):
-    """What the clocks ask of a GPU; None where this PyTorch does not tell."""
+    """What the clocks ask of a GPU; None where this PyTorch does not report it."""
 
     l2_bytes: Optional[int]
 
@@ -18,11 +18,11 @@ class TorchGpu(object):
     def __init__(self, torch: Any) -> None:
         self._torch = torch
         self._held: Dict[int, Any] = {}
-        told = getattr(torch.cuda.get_device_properties(0), "L2_cache_size", 0)
-        self.info = Info(int(told) if told else None)
+        size = getattr(torch.cuda.get_device_properties(0), "L2_cache_size", 0)
+        self.info = Info(int(size) if size else None)
 
     def alloc(self, count: int) -> int:
-        """Take memory; returns a number that stands for it."""
+        """Take memory; returns a number that identifies it."""
         memory = self._torch.empty(count, dtype=self._torch.int8, device="cuda")
         self._held[id(memory)] = memory
         return id(memory)

@@ -1,21 +1,19 @@
 """The process of ``trtexec``: found, run in a private folder, ended with us."""
 
-import ctypes
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
-from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
-from ..checks import JobError
-from . import trtexec_output
-from .trtexec_flags import Version
+from ...checks import RequestError
+from ...ending import ends_with, how_ended
+from . import output
+from .flags import Version
 
 PATH_VARIABLE = "DSHRINK_TRTEXEC"
 #: Where JetPack and NVIDIA's packages put it.
 USUAL_PATH = "/usr/src/tensorrt/bin/trtexec"
-PR_SET_PDEATHSIG = 1
 VERSION_TIMEOUT_S = 20.0
 
 
@@ -46,7 +44,7 @@ class Binary(object):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=self.folder,
-            preexec_fn=_die_with_us(),
+            preexec_fn=ends_with(os.getpid()),
         )
         try:
             text = process.communicate()[0].decode("utf-8", "replace")
@@ -54,9 +52,9 @@ class Binary(object):
             process.kill()
             process.wait()
         if process.returncode < 0:
-            raise _crash(-process.returncode, what, text)
+            raise _crash(process.returncode, what, text)
         if process.returncode:
-            raise trtexec_output.error(text, process.returncode, what)
+            raise output.error(text, process.returncode, what)
         return Said(text, {name: self._take(name, words) for name in writes})
 
     def close(self) -> None:
@@ -70,7 +68,7 @@ class Binary(object):
                 content = stream.read()
             os.remove(path)
         except OSError as error:
-            raise JobError(
+            raise RequestError(
                 "runtime_error",
                 f"trtexec ended well without writing {name}: {error}",
                 "the disk may be full; the command was: " + " ".join(words),
@@ -79,9 +77,9 @@ class Binary(object):
 
 
 def find() -> Optional[str]:
-    """The path of the binary: the user's word first, then the PATH, then the usual place."""
-    told = os.environ.get(PATH_VARIABLE)
-    return shutil.which(told or "trtexec") or (None if told else shutil.which(USUAL_PATH))
+    """The path of the binary: the user's variable first, then the PATH, then the usual place."""
+    given = os.environ.get(PATH_VARIABLE)
+    return shutil.which(given or "trtexec") or (None if given else shutil.which(USUAL_PATH))
 
 
 def say_version(binary: str) -> str:
@@ -95,36 +93,16 @@ def say_version(binary: str) -> str:
             timeout=VERSION_TIMEOUT_S,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise JobError(
+        raise RequestError(
             "missing_runtime", f"{binary} cannot be run: {error}", "run it by hand with --help"
         ) from error
     return done.stdout.decode("utf-8", "replace")
 
 
-def _crash(number: int, what: str, text: str) -> JobError:
-    try:
-        name = signal.Signals(number).name
-    except ValueError:
-        name = f"signal {number}"
+def _crash(status: int, what: str, text: str) -> RequestError:
     last = text.strip().splitlines()[-1:] or ["nothing"]
-    return JobError(
+    return RequestError(
         "worker_crashed",
-        f"trtexec was ended by {name} {what}; its last words: {last[0][-300:]}",
+        f"trtexec ended {how_ended(status)} {what}; its last words: {last[0][-300:]}",
         "TensorRT cannot build or run this model here; other jobs are not concerned",
     )
-
-
-def _die_with_us() -> Optional[Callable[[], None]]:
-    """What the child does first, so that the kernel ends it with us; None where there is no way."""
-    try:
-        prctl = ctypes.CDLL(None).prctl
-    except (OSError, AttributeError):
-        return None
-    parent = os.getpid()
-
-    def ask_the_kernel() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # we died in between
-            os._exit(1)
-
-    return ask_the_kernel

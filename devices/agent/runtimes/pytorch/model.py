@@ -4,16 +4,15 @@ import re
 import time
 from typing import Any, Dict, List, Tuple
 
-from .. import timing
-from ..checks import JobError, clip
-from ..cuda.clocks import EventClocks
-from ..protocol import Rule
-from . import Prepared
-from .torch_clocks import TorchGpu
+from ... import timing
+from ...checks import RequestError, clip
+from ...cuda.clocks import EventClocks
+from ...protocol import Rule
+from .. import Prepared, is_out_of_memory
+from .clocks import TorchGpu
 
 #: Runs before anything is recorded: the first of them choose algorithms and fill the allocator.
 WARM_RUNS = 3
-OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 PRECISION_NAMES = {"float32": "fp32", "float16": "fp16"}
 
 
@@ -31,7 +30,7 @@ class Chosen(object):
         if self.on_gpu:
             return
         if self.precision == "fp16":
-            raise JobError(
+            raise RequestError(
                 "bad_request",
                 "fp16 on a CPU is not measured: PyTorch converts to fp32 and back on most of them, "
                 "or has no such operator",
@@ -39,7 +38,9 @@ class Chosen(object):
             )
         if self.launch == "cuda_graph" or self.is_cold:
             asked = "launch cuda_graph" if self.launch == "cuda_graph" else "cache cold"
-            raise JobError("bad_request", f"{asked} is for a GPU alone", "ask for processor gpu")
+            raise RequestError(
+                "bad_request", f"{asked} is for a GPU alone", "ask for processor gpu"
+            )
 
     def dtype(self, torch: Any) -> Any:
         """The type of all weights and tensors."""
@@ -61,7 +62,7 @@ class TorchModel(Prepared):
         self.outputs: Any = None
         if chosen.launch == "compiled":
             if not hasattr(torch, "compile"):
-                raise JobError(
+                raise RequestError(
                     "missing_runtime",
                     f"PyTorch {torch.__version__} has no torch.compile, which came with 2.0",
                     "install a newer PyTorch on the device, or measure with launch=plain",
@@ -75,7 +76,7 @@ class TorchModel(Prepared):
             try:
                 self.outputs = self._call(*self._inputs)
             except Exception as error:
-                if self._chosen.launch != "compiled" or is_memory(error):
+                if self._chosen.launch != "compiled" or is_out_of_memory(error):
                     raise
                 raise _not_compiled(error) from error
         if self._chosen.launch == "cuda_graph":
@@ -86,7 +87,7 @@ class TorchModel(Prepared):
         """Refuse the file where its outputs have other shapes here than it says."""
         found = [tuple(one.shape) for one in self.outputs]
         if found != self._wired.output_shapes:
-            raise JobError(
+            raise RequestError(
                 "bad_model",
                 f"{file} gives {found} in PyTorch, and says {self._wired.output_shapes}: "
                 "PyTorch drops pooling windows that begin in the padding",
@@ -134,9 +135,9 @@ class TorchModel(Prepared):
     def layers(self, passes: int) -> List[Tuple[str, List[int]]]:
         """The ns of each ONNX operator, run eagerly and one by one; on a GPU between events."""
         if self._chosen.launch == "compiled":
-            raise JobError(
+            raise RequestError(
                 "bad_request",
-                "torch.compile leaves no operators to tell apart",
+                "torch.compile leaves no separate operators to time",
                 "ask for the layers with launch plain",
             )
         times: Dict[str, List[int]] = {}
@@ -249,13 +250,7 @@ def _precision_name(dtype: Any) -> str:
     return PRECISION_NAMES.get(name, name)
 
 
-def is_memory(error: Exception) -> bool:
-    """Whether it says that memory could not be had, of the CPU or the GPU."""
-    said = str(error).lower()
-    return isinstance(error, MemoryError) or any(words in said for words in OUT_OF_MEMORY_WORDS)
-
-
-def _not_compiled(error: Exception) -> JobError:
+def _not_compiled(error: Exception) -> RequestError:
     """torch.compile's errors have a kind for each of its parts; what it lacks is in the words."""
     said = str(error)
     if (
@@ -263,12 +258,12 @@ def _not_compiled(error: Exception) -> JobError:
         and "No such file" in said
         or (re.search(r"No working C\+\+ compiler|InvalidCxxCompiler|working triton", said))
     ):
-        return JobError(
+        return RequestError(
             "missing_runtime",
             f"torch.compile has no compiler here: {clip(said.splitlines()[0])}",
             "install g++ for the cpu, triton for the gpu; or ask for another launch",
         )
-    return JobError(
+    return RequestError(
         "runtime_error",
         f"torch.compile cannot compile the model: {clip(said)}",
         "ask for launch plain, or for cuda_graph on a gpu",

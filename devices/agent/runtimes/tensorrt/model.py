@@ -8,12 +8,13 @@ import random
 import struct
 from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
-from .. import cuda, timing
-from ..checks import JobError, bad_request
-from ..cuda.clocks import EventClocks
-from ..protocol import Rule
-from . import Prepared, tensorrt_api, tensorrt_inspect
-from .tensorrt_api import Capabilities, Tensor
+from ... import cuda, timing
+from ...checks import RequestError, bad_request
+from ...cuda.clocks import EventClocks
+from ...protocol import Rule
+from .. import Prepared
+from . import api, inspection
+from .api import Capabilities, Tensor
 
 #: Bytes an element, and how ``struct`` calls it; types without a name cannot be inputs here.
 ELEMENTS: Dict[str, Tuple[int, str]] = {
@@ -44,7 +45,7 @@ class Options(NamedTuple):
 
 
 class Engine(Prepared):
-    """``inspected`` is what it is made of; ``built`` what ``facts`` tells, to be added to."""
+    """``inspected`` is what it is made of; ``built`` what ``facts`` returns, to be added to."""
 
     def __init__(
         self, trt: Any, able: Capabilities, logger: Any, plan: bytes, options: Options
@@ -85,27 +86,19 @@ class Engine(Prepared):
     def layers(self, passes: int) -> List[Tuple[str, List[int]]]:
         """Each layer's ns by TensorRT's profiler, launched one by one in a context of its own.
 
-        It has the memory that the runs' context had, which is made anew afterwards.
+        It has the memory that the runs' context had, which is made again afterwards.
         """
         self._stop()
         reports = self._profile(passes)
         self._start()
         names = [name for name, _ in reports[0]]
         if not names or any([name for name, _ in one] != names for one in reports):
-            raise RuntimeError("TensorRT's profiler did not tell of the same layers in each run")
+            raise RuntimeError("TensorRT's profiler did not report the same layers in each run")
         return [(name, [one[at][1] for one in reports]) for at, name in enumerate(names)]
 
     def facts(self) -> Dict[str, Any]:
         """What was built and what it takes."""
         return self.built
-
-    def outputs(self) -> Dict[str, bytes]:
-        """The outputs of the last run, as they lie in memory; for tests."""
-        return {
-            tensor.name: self._gpu.to_host(pointer, _bytes(tensor))
-            for tensor, pointer in self._buffers
-            if not tensor.is_input
-        }
 
     def close(self) -> None:
         """Give back graph and context, then the engine, then its runtime, then the memory."""
@@ -154,8 +147,8 @@ class Engine(Prepared):
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise RuntimeError(f"TensorRT does not take the engine: {self._logger.last()}")
-        self.inspected = tensorrt_inspect.inspect(self._inspector_json())
-        tensors = tensorrt_api.tensors_of(self._trt, self._api, self._engine)
+        self.inspected = inspection.inspect(self._inspector_json())
+        tensors = api.tensors_of(self._trt, self._api, self._engine)
         self._buffers = [(one, self._filled(one, number)) for number, one in enumerate(tensors)]
         self._stream = self._gpu.stream()
         self._start()
@@ -174,13 +167,13 @@ class Engine(Prepared):
         return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
 
     def _new_context(self) -> Any:
-        context = tensorrt_api.quiet_context(self._trt, self._able, self._engine)
+        context = api.quiet_context(self._trt, self._able, self._engine)
         if context is None:
             raise RuntimeError(f"TensorRT makes no context: {self._logger.last()}")
         return context
 
     def _enqueuer(self, context: Any) -> Callable[[], bool]:
-        return tensorrt_api.enqueuer(self._api, context, self._buffers, self._stream)
+        return api.enqueuer(self._api, context, self._buffers, self._stream)
 
     def _checked(self, enqueue: Callable[[], bool]) -> Callable[[], None]:
         logger = self._logger
@@ -197,7 +190,7 @@ class Engine(Prepared):
             return launch
         except (cuda.GpuError, RuntimeError) as error:
             error.__traceback__ = None  # its frames hold the context
-            raise JobError(
+            raise RequestError(
                 "bad_request",
                 f"this engine cannot be captured as a CUDA graph: {error}",
                 "measure it with launch=plain",
@@ -217,12 +210,6 @@ class Engine(Prepared):
         return pointer
 
 
-def random_input(tensor: Tensor, seed: int) -> bytes:
-    """All that an input holds."""
-    block = _drawn(tensor, seed)
-    return (block * -(-_bytes(tensor) // len(block)))[: _bytes(tensor)]
-
-
 def _drawn(tensor: Tensor, seed: int) -> bytes:
     """Normal numbers for floats, zeros and ones for the rest, which every index allows.
 
@@ -230,7 +217,7 @@ def _drawn(tensor: Tensor, seed: int) -> bytes:
     """
     code = ELEMENTS[tensor.element][1]
     if not code:
-        raise JobError(
+        raise RequestError(
             "bad_model",
             f"input {tensor.name!r} is a {tensor.element}, which the agent cannot fill",
             "export the model with float, half or integer inputs",

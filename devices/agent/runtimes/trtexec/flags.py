@@ -1,7 +1,7 @@
 """The command lines of ``trtexec``, for the version that is installed.
 
 No default is trusted: what decides a latency is given as a flag, except where the only flag for it
-is a deprecated no-op, and then what trtexec says it did is checked (trtexec_output.py).  ``FLAGS``
+is a deprecated no-op, and then what trtexec says it did is checked (output.py).  ``FLAGS``
 says when each flag exists.  Sources: ``samples/common/sampleOptions.cpp`` of NVIDIA's TensorRT
 repository at its releases 8.2, 8.5, 10 and 11, and "Migrating trtexec Usage" in its documentation.
 
@@ -12,8 +12,8 @@ Builds run the engine once, for no flag that skips it is in all versions (``--bu
 import math
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
-from ..protocol import Rule
-from .tensorrt_build import (
+from ...protocol import Rule
+from ..tensorrt.build import (
     AVERAGED_TIMINGS,
     OPTIMIZATION_LEVEL,
     WORKSPACE_MOST_BYTES,
@@ -35,54 +35,53 @@ LAYER_INFO = "--exportLayerInfo"
 
 
 class Flag(NamedTuple):
-    """Versions that take a flag and heed it, from ``since`` up to but not ``before``."""
+    """Versions in which a flag takes effect, from ``since`` up to but not ``before``."""
 
     since: Tuple[int, int]
     before: Optional[Tuple[int, int]]
-    otherwise: str
 
 
 FLAGS: Dict[str, Flag] = {
-    "--onnx": Flag((8, 2), None, "none"),
-    "--saveEngine": Flag((8, 2), None, "none"),
-    "--loadEngine": Flag((8, 2), None, "none"),
+    "--onnx": Flag((8, 2), None),
+    "--saveEngine": Flag((8, 2), None),
+    "--loadEngine": Flag((8, 2), None),
     # Replaced in 8.4, gone in 10.
-    "--workspace": Flag((8, 2), (8, 4), "16 MiB"),
-    "--memPoolSize": Flag((8, 4), None, "the GPU's memory"),
-    "--noTF32": Flag((8, 2), None, "TF32 is used"),
+    "--workspace": Flag((8, 2), (8, 4)),  # else 16 MiB
+    "--memPoolSize": Flag((8, 4), None),  # else the GPU's memory
+    "--noTF32": Flag((8, 2), None),  # else TF32 is used
     # From 11 on types come from the file.
-    "--fp16": Flag((8, 2), (11, 0), "fp32 alone"),
-    "--int8": Flag((8, 2), (11, 0), "no int8"),
+    "--fp16": Flag((8, 2), (11, 0)),  # else fp32 alone
+    "--int8": Flag((8, 2), (11, 0)),  # else no int8
     # One format is that of all inputs or outputs.
-    "--inputIOFormats": Flag((8, 2), (11, 0), "fp32, converted in every run"),
-    "--outputIOFormats": Flag((8, 2), (11, 0), "fp32, converted in every run"),
-    "--avgTiming": Flag((8, 2), None, "8"),
-    "--builderOptimizationLevel": Flag((8, 6), None, "3"),
-    "--profilingVerbosity": Flag((8, 2), None, "layer_names_only"),
-    "--timingCacheFile": Flag((8, 2), None, "a cache for this build"),
-    "--noBuilderCache": Flag((8, 2), None, "a cache for this build"),
+    "--inputIOFormats": Flag((8, 2), (11, 0)),  # else fp32, converted in every run
+    "--outputIOFormats": Flag((8, 2), (11, 0)),  # else fp32, converted in every run
+    "--avgTiming": Flag((8, 2), None),  # else 8
+    "--builderOptimizationLevel": Flag((8, 6), None),  # else 3
+    "--profilingVerbosity": Flag((8, 2), None),  # else layer_names_only
+    "--timingCacheFile": Flag((8, 2), None),  # else a cache for this build
+    "--noBuilderCache": Flag((8, 2), None),  # else a cache for this build
     # 11 still takes the next two, warns, and does what they say without them.
-    "--noDataTransfers": Flag((8, 2), (11, 0), "transfers before 11, none from 11 on"),
-    "--useSpinWait": Flag((8, 2), (11, 0), "blocks before 11, spins from 11 on"),
-    "--useCudaGraph": Flag((8, 2), (11, 0), "plain launches before 11"),
-    "--noCudaGraph": Flag((11, 0), None, "a CUDA graph from 11 on"),
-    "--warmUp": Flag((8, 2), None, "200 ms"),
-    "--duration": Flag((8, 2), None, "3 s"),
-    "--iterations": Flag((8, 2), None, "10"),
-    "--exportTimes": Flag((8, 2), None, "none"),
-    "--exportProfile": Flag((8, 2), None, "none"),
-    LAYER_INFO: Flag((8, 2), None, "none"),
+    "--noDataTransfers": Flag((8, 2), (11, 0)),  # else transfers before 11, none from 11 on
+    "--useSpinWait": Flag((8, 2), (11, 0)),  # else blocks before 11, spins from 11 on
+    "--useCudaGraph": Flag((8, 2), (11, 0)),  # else plain launches before 11
+    "--noCudaGraph": Flag((11, 0), None),  # else a CUDA graph from 11 on
+    "--warmUp": Flag((8, 2), None),  # else 200 ms
+    "--duration": Flag((8, 2), None),  # else 3 s
+    "--iterations": Flag((8, 2), None),  # else 10
+    "--exportTimes": Flag((8, 2), None),
+    "--exportProfile": Flag((8, 2), None),
+    LAYER_INFO: Flag((8, 2), None),
 }
 
 
 def takes(version: Version, name: str) -> bool:
-    """Whether that version heeds the flag."""
+    """Whether the flag takes effect in that version."""
     flag = FLAGS[name]
     return flag.since <= version[:2] and (flag.before is None or version[:2] < flag.before)
 
 
 def workspace_mib(memory_bytes: Optional[int]) -> int:
-    """MiB that a tactic may use, as in the builds of tensorrt_build.py."""
+    """MiB that a tactic may use, as in the builds of tensorrt/build.py."""
     if memory_bytes is None:
         return WORKSPACE_MIB
     return min(memory_bytes // WORKSPACE_SHARE, WORKSPACE_MOST_BYTES) >> 20
@@ -96,9 +95,9 @@ def build(
     workspace: int,
     timing_cache: Optional[str],
 ) -> List[str]:
-    """Flags to build an engine and save it; without a timing cache every tactic is timed anew.
+    """Flags to build an engine and save it; without a timing cache every tactic is timed again.
 
-    The choices are those of tensorrt_build.py; ``workspace`` is in MiB.
+    The choices are those of tensorrt/build.py; ``workspace`` is in MiB.
     """
     words = [f"--onnx={onnx}", f"--saveEngine={engine}", "--profilingVerbosity=detailed"]
     words += ["--noTF32", f"--avgTiming={AVERAGED_TIMINGS}"]
@@ -120,7 +119,7 @@ def build(
 
 
 def io(version: Version, precision: str) -> Dict[str, str]:
-    """The fact of a build whose inputs and outputs are made fp16, as in tensorrt_api.py."""
+    """The fact of a build whose inputs and outputs are made fp16, as in tensorrt/api.py."""
     return {"io": "fp16"} if precision == "fp16" and takes(version, "--inputIOFormats") else {}
 
 

@@ -1,8 +1,8 @@
 """Every difference between the versions of TensorRT's Python package, 8.2 to 11.
 
-``Capabilities`` is made once, from the names that the imported module has; whoever needs to know
-what a version can do reads a field of it, or calls a function here that does.  Nothing else asks
-for a version or for a name.
+``Capabilities`` is made once, from the names that the imported module has; code that needs to
+know what a version can do reads a field of it, or calls a function here that does.  Nothing else
+asks for a version or for a name.
 """
 
 import os
@@ -36,7 +36,7 @@ class Capabilities(NamedTuple):
     tf32_flag: bool
     #: 8.6 on.
     optimization_level: bool
-    #: 8.5 on: else a detailed engine tells the profiler of each layer as it is launched.
+    #: 8.5 on: else a detailed engine reports each layer to NVTX as it is launched.
     nvtx_verbosity: bool
     #: 10 on: before it, errors of the parser have the number of a node alone.
     parser_names_nodes: bool
@@ -143,7 +143,7 @@ def set_tactics(
 
 
 def set_detail(trt: Any, able: Capabilities, config: Any, level: int) -> bool:
-    """Make the engine tell all about its layers; set the optimization level where there is one."""
+    """Make the engine describe all of its layers; set the optimization level if there is one."""
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if able.optimization_level:
         config.builder_optimization_level = level
@@ -151,7 +151,7 @@ def set_detail(trt: Any, able: Capabilities, config: Any, level: int) -> bool:
 
 
 def quiet_context(trt: Any, able: Capabilities, engine: Any) -> Any:
-    """A context of an engine that spends no time on telling about its layers."""
+    """A context of an engine that spends no time on describing its layers."""
     context = engine.create_execution_context()
     if context is not None and able.nvtx_verbosity:
         context.nvtx_verbosity = trt.ProfilingVerbosity.NONE
@@ -159,7 +159,7 @@ def quiet_context(trt: Any, able: Capabilities, engine: Any) -> Any:
 
 
 def parser_error_node(able: Capabilities, error: Any) -> Tuple[int, str]:
-    """The number of the node that an error of the parser is about, and its name if it tells."""
+    """The number of the node that an error of the parser is about, and its name if it has it."""
     return int(error.node()), str(error.node_name()) if able.parser_names_nodes else ""
 
 

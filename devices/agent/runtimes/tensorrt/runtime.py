@@ -10,11 +10,11 @@ import importlib.util
 import sys
 from typing import Any, Dict, Optional
 
-from .. import chips, cuda, engines
-from ..checks import JobError
-from . import Prepared, Runtime, tensorrt_api, tensorrt_build, tensorrt_inspect
-from .external_data import refuse_external_data
-from .tensorrt_engine import Engine, Options
+from ... import cuda
+from ...checks import RequestError
+from .. import Prepared, Runtime, out_of_memory
+from . import api, build, chips, engines, inspection
+from .model import Engine, Options
 
 
 class TensorRT(Runtime):
@@ -42,14 +42,14 @@ class TensorRT(Runtime):
             return None
         try:
             return str(self._import().__version__)
-        except JobError:
+        except RequestError:
             return None
 
     def load(self) -> None:
         """Find the GPU, import TensorRT, and see whether they fit; once."""
         gpu = cuda.find_gpu()
         if gpu is None:
-            raise JobError(
+            raise RequestError(
                 "missing_runtime",
                 "TensorRT needs an NVIDIA GPU, and no usable one was found",
                 "check `nvidia-smi` on the device, and that the driver is installed",
@@ -57,13 +57,12 @@ class TensorRT(Runtime):
         trt = self._import()
         chips.check(gpu, str(trt.__version__))
         if self._home is None:
-            self._able = tensorrt_api.Capabilities.of(trt)
+            self._able = api.Capabilities.of(trt)
             self._home = cuda.open_gpu()
-            self._logger = tensorrt_build.logger_of(trt)
+            self._logger = build.logger_of(trt)
 
     def prepare(self, file: str, threads: int, seed: int, options: Dict[str, Any]) -> Prepared:
         """Build the engine, or take the one whose digest is named, and fill its inputs."""
-        refuse_external_data(file)
         wanted = Options(
             precision=options.get("precision", "fp32"),
             launch=options.get("launch", "plain"),
@@ -76,7 +75,7 @@ class TensorRT(Runtime):
         known = None if number else options.get("engine_sha256")
         plan = None if known is None else engines.load(file, known)
         facts: Dict[str, Any] = {"engine_reused": plan is not None}
-        built: Optional[tensorrt_build.Built] = None
+        built: Optional[build.Built] = None
         if plan is None:
             built = self._build(file, wanted.precision, number)
             plan = built.plan
@@ -92,7 +91,7 @@ class TensorRT(Runtime):
                 has_products = any(layer.multiplies for layer in engine.inspected.layers)
             else:
                 has_products = built.has_products
-            tensorrt_inspect.check(engine.inspected, wanted.precision, has_products)
+            inspection.check(engine.inspected, wanted.precision, has_products)
             if built is not None and not number:  # others are measured once
                 engines.save(file, plan)
         except BaseException:
@@ -101,13 +100,11 @@ class TensorRT(Runtime):
         engine.built.update(facts, engine_bytes=len(plan), engine_sha256=sha256)
         return engine
 
-    def failure(self, error: Exception) -> Optional[JobError]:
-        """Recognise memory that could not be had."""
+    def failure(self, error: Exception) -> Optional[RequestError]:
+        """As ever; CUDA's own errors have a code for it."""
         if isinstance(error, cuda.GpuError) and error.out_of_memory:
-            return tensorrt_build.out_of_memory(str(error))
-        if isinstance(error, MemoryError) or tensorrt_build.says_out_of_memory(str(error)):
-            return tensorrt_build.out_of_memory(str(error))
-        return None
+            return out_of_memory(str(error))
+        return super(TensorRT, self).failure(error)
 
     def state(self) -> Optional[bytes]:
         """The timing cache, serialized; None before the first build with it."""
@@ -127,19 +124,17 @@ class TensorRT(Runtime):
             try:
                 self._trt = importlib.import_module("tensorrt")
             except Exception as error:  # a library it needs shows as any kind of exception
-                raise JobError(
+                raise RequestError(
                     "missing_runtime",
                     f"TensorRT does not start in {sys.executable}: {error}",
                     f"{sys.executable} -m pip install tensorrt (a Jetson: use JetPack's Python)",
                 ) from error
         return self._trt
 
-    def _build(self, file: str, precision: str, number: int) -> tensorrt_build.Built:
+    def _build(self, file: str, precision: str, number: int) -> build.Built:
         cache = None if number else self._cache
         info = self._home.info
-        built = tensorrt_build.build(
-            self._trt, self._able, self._logger, info, file, precision, cache
-        )
+        built = build.build(self._trt, self._able, self._logger, info, file, precision, cache)
         if built.cache is not None:
             self._cache = built.cache
         return built

@@ -1,17 +1,15 @@
 """Engines as files beside the model that they were built from, and how they are asked for.
 
 A serialized engine is executable: one is loaded only if its digest is the one that the request
-names, which the host knows from the reply that told of its building.  The file is called by that
+names, which the host knows from the reply to the request that built it.  The file is called by that
 digest too, so one model may have several.
 """
 
 import hashlib
-import os
-import tempfile
-from contextlib import suppress
 from typing import Any, Dict, Optional
 
-from .checks import Check, absolute_path, integer, one_of, sha256_hex
+from ...checks import Check, absolute_path, integer, one_of, sha256_hex
+from ...store import whole_file
 
 MOST_BUILDS = 1000
 #: Options of a request that all who build engines take.
@@ -40,25 +38,10 @@ def digest_of(plan: bytes) -> str:
 
 
 def save(model: str, plan: bytes) -> str:
-    """Write an engine beside its model, readable by its owner alone; returns its digest.
-
-    The file has its name only when it is whole.
-    """
+    """Write an engine beside its model, readable by its owner alone; returns its digest."""
     sha256 = digest_of(plan)
-    path = path_of(model, sha256)
-    handle, part = tempfile.mkstemp(  # 0600
-        prefix=os.path.basename(model) + ".", suffix=".part", dir=os.path.dirname(model)
-    )
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(plan)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(part)
-        raise
+    with whole_file(path_of(model, sha256)) as stream:
+        stream.write(plan)
     return sha256
 
 

@@ -4,14 +4,13 @@ The builder times kernels and keeps the fastest.  Its timing cache lets later bu
 the same times; it is refused by another version or GPU, and then replaced by an empty one.
 """
 
-import io
 import sys
 import time
-from typing import Any, Dict, List, NamedTuple, Optional, Set
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
-from ..checks import JobError, clip
-from .external_data import BYTES, DamagedError, fields
-from .tensorrt_api import (
+from ...checks import RequestError, clip
+from .. import out_of_memory, says_out_of_memory
+from .api import (
     Capabilities,
     network_flags,
     parser_error_node,
@@ -30,15 +29,6 @@ AVERAGED_TIMINGS = 4
 WORKSPACE_SHARE = 4
 WORKSPACE_MOST_BYTES = 4 << 30
 
-#: What TensorRT says, of any version, when it cannot have the memory it wants.
-OUT_OF_MEMORY_WORDS = (
-    "out of memory",
-    "outofmemory",
-    "out_of_memory",
-    "insufficient memory",
-    "memoryallocation",
-    "bad_alloc",
-)
 KEPT_LINES = 20
 SHOWN_LINES = 5
 
@@ -47,6 +37,8 @@ PRODUCTS = {"CONVOLUTION", "DECONVOLUTION", "FULLY_CONNECTED", "MATRIX_MULTIPLY"
 #: Types of an input that are not what fp16 needs.
 FLOATS = ("FLOAT", "BF16")
 GRAPH_OF_MODEL, NODE_OF_GRAPH, NAME_OF_NODE = 7, 1, 3
+#: Protobuf's kinds of fields: those of fixed size, and those that say their size first.
+VARINT, WITH_LENGTH, FIXED_BYTES = 0, 2, {1: 8, 5: 4}
 
 
 class Built(NamedTuple):
@@ -143,20 +135,6 @@ def build(
     )
 
 
-def says_out_of_memory(text: str) -> bool:
-    """Whether a message of TensorRT's is about memory."""
-    return any(words in text.lower() for words in OUT_OF_MEMORY_WORDS)
-
-
-def out_of_memory(what: str) -> JobError:
-    """The error of a model that needs more memory than there is."""
-    return JobError(
-        "out_of_memory",
-        f"the GPU could not give the memory this model needs: {clip(what)}",
-        "use a smaller batch or resolution, or free the GPU of other processes",
-    )
-
-
 def _set_cache(config: Any, content: Optional[bytes]) -> str:
     """Give the config a timing cache; says which: "none", "new", "used" or "replaced"."""
     if content is None:
@@ -177,7 +155,7 @@ def _check_network(
 ) -> None:
     """Refuse what would be built as something else than what was asked for."""
     if precision == "int8" and "QUANTIZE" not in layers:
-        raise JobError(
+        raise RequestError(
             "bad_model",
             f"{file} has no QuantizeLinear nodes: without them int8 would have no scales",
             "write the file with quantize and dequantize nodes (precision int8)",
@@ -185,14 +163,14 @@ def _check_network(
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
         if min(tuple(tensor.shape), default=1) < 1:
-            raise JobError(
+            raise RequestError(
                 "bad_model",
                 f"{file}: input {tensor.name!r} has the shape {list(tensor.shape)}: only fixed "
                 "sizes above 0 can be measured",
                 "export the model with static shapes",
             )
         if precision == "fp16" and not able.precision_flags and tensor.dtype.name in FLOATS:
-            raise JobError(
+            raise RequestError(
                 "bad_model",
                 f"{file}: input {tensor.name!r} is a {tensor.dtype.name}, and TensorRT "
                 f"{able.version} takes all types from the file: it would not be built in fp16",
@@ -200,7 +178,7 @@ def _check_network(
             )
 
 
-def _bad_model(able: Capabilities, parser: Any, file: str, content: bytes) -> JobError:
+def _bad_model(able: Capabilities, parser: Any, file: str, content: bytes) -> RequestError:
     said = []
     for index in range(parser.num_errors):
         error = parser.get_error(index)
@@ -208,8 +186,8 @@ def _bad_model(able: Capabilities, parser: Any, file: str, content: bytes) -> Jo
         name = name or _node_name(content, number)
         where = f"node {number} ({name}): " if name else ""
         said.append(f"{where}{error.desc()} [{error.code().name}]")
-    shown = clip("; ".join(said) or "no error is told")
-    return JobError(
+    shown = clip("; ".join(said) or "it gave no error")
+    return RequestError(
         "bad_model",
         f"TensorRT {able.version} cannot read {file}: {shown}",
         "check the file with onnx.checker, and its operators and opset against what this version "
@@ -218,36 +196,48 @@ def _bad_model(able: Capabilities, parser: Any, file: str, content: bytes) -> Jo
 
 
 def _node_name(content: bytes, number: int) -> str:
-    """The name of a node of the graph, by the number that the parser gives; "" for none."""
-    stream = io.BytesIO(content)
+    """The name of a node of the graph, by the number that the parser gives; "" for none.
+
+    Before TensorRT 10 the number is all there is, and the device may lack the onnx package.
+    """
     try:
-        graphs = [
-            one
-            for one in fields(stream, 0, len(content))
-            if one.number == GRAPH_OF_MODEL and one.wire_type == BYTES
-        ]
-        nodes = [
-            node
-            for graph in graphs
-            for node in fields(stream, graph.start, graph.end)
-            if node.number == NODE_OF_GRAPH and node.wire_type == BYTES
-        ]
-        if not 0 <= number < len(nodes):
-            return ""
-        node = nodes[number]
-        for found in fields(stream, node.start, node.end):
-            if found.number == NAME_OF_NODE and found.wire_type == BYTES:
-                return content[found.start : found.end].decode("utf-8", "replace")
-    except DamagedError:
-        pass
-    return ""
+        (graph,) = _parts(memoryview(content), GRAPH_OF_MODEL)
+        node = list(_parts(graph, NODE_OF_GRAPH))[number] if number >= 0 else memoryview(b"")
+        return "".join(bytes(name).decode("utf-8") for name in _parts(node, NAME_OF_NODE))
+    except (ValueError, LookupError):
+        return ""
 
 
-def _not_built(logger: Any, able: Capabilities, file: str) -> JobError:
+def _parts(message: memoryview, wanted: int) -> Iterator[memoryview]:
+    """Each field of that number which holds bytes, in a message as protobuf writes it."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        kind = tag & 7
+        size, at = (FIXED_BYTES[kind], at) if kind in FIXED_BYTES else _varint(message, at)
+        if kind == WITH_LENGTH:
+            if tag >> 3 == wanted:
+                yield message[at : at + size]
+        elif kind == VARINT:
+            size = 0
+        at += size
+
+
+def _varint(message: memoryview, at: int) -> Tuple[int, int]:
+    """The number that begins there, and where the next byte is."""
+    value = shift = 0
+    while True:
+        value |= (message[at] & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if message[at - 1] < 0x80:
+            return value, at
+
+
+def _not_built(logger: Any, able: Capabilities, file: str) -> RequestError:
     said = logger.last()
     if says_out_of_memory("; ".join(logger.errors)):
         return out_of_memory(said)
-    return JobError(
+    return RequestError(
         "runtime_error",
         f"TensorRT {able.version} cannot build {file}: {clip(said)}",
         "the whole of what it said is in the agent's standard error",

@@ -14,10 +14,10 @@ import sys
 import time
 from typing import Any, Dict, List, Optional
 
-from ..checks import Check, JobError, clip, one_of
-from . import Prepared, Runtime, onnx_in_torch
-from .external_data import refuse_external_data
-from .torch_model import Chosen, TorchModel, is_memory
+from ...checks import Check, RequestError, one_of
+from .. import Prepared, Runtime
+from . import build
+from .model import Chosen, TorchModel
 
 
 class PyTorch(Runtime):
@@ -61,7 +61,7 @@ class PyTorch(Runtime):
             try:
                 importlib.import_module(name)
             except Exception as error:  # a wrong numpy or CUDA library shows as any kind
-                raise JobError(
+                raise RequestError(
                     "missing_runtime",
                     f"the PyTorch runtime needs {name}, which does not import in "
                     f"{sys.executable}: {error}",
@@ -79,7 +79,6 @@ class PyTorch(Runtime):
         chosen = Chosen(options)
         chosen.refuse_nonsense()
         device = self._device(chosen)
-        refuse_external_data(file)
         torch = self._torch
         torch.set_num_threads(threads)
         torch.backends.cuda.matmul.allow_tf32 = False
@@ -87,7 +86,7 @@ class PyTorch(Runtime):
         torch.backends.cudnn.benchmark = True
         start = time.perf_counter()
         before = _allocated(torch) if chosen.on_gpu else 0
-        wired = onnx_in_torch.build(torch, self._onnx, file)
+        wired = build.build(torch, self._onnx, file)
         inputs = _inputs(torch, wired, seed, chosen.dtype(torch), device)
         module = _place(torch, wired.module, chosen.dtype(torch), device)
         model = TorchModel(torch, wired._replace(module=module), inputs, chosen)
@@ -97,17 +96,6 @@ class PyTorch(Runtime):
         if chosen.on_gpu:
             model.built["device_memory_bytes"] = max(0, model.peak_bytes() - before)
         return model
-
-    def failure(self, error: Exception) -> Optional[JobError]:
-        """Recognise memory that could not be had."""
-        said = str(error)
-        if is_memory(error):
-            return JobError(
-                "out_of_memory",
-                f"PyTorch could not have the memory this model needs: {clip(said)}",
-                "use a smaller batch or resolution",
-            )
-        return None
 
     def is_broken(self) -> bool:
         """Whether no call to the GPU works any more."""
@@ -123,7 +111,7 @@ class PyTorch(Runtime):
         torch = self._torch
         if chosen.on_gpu and not torch.cuda.is_available():
             why = "no GPU was found" if torch.version.cuda else "it was built without CUDA"
-            raise JobError(
+            raise RequestError(
                 "missing_runtime",
                 f"PyTorch {torch.__version__} cannot use a GPU here: {why}",
                 "install a build of PyTorch for this machine's CUDA driver, or ask for the cpu",

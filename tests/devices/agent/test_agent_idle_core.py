@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from devices.agent.quiet import PATIENCE, PROBES, TOLERANCE, Neighbourhood
+from devices.agent.idle_core import PATIENCE, PROBES, TOLERANCE, Neighbourhood
 
 LOOP_S = 30e-6
 
@@ -58,12 +58,12 @@ def busy_on(*cores: int) -> Callable[[int, float], float]:
     return lambda core, now_s: 1.8 if core in cores else 1.0
 
 
-@pytest.mark.parametrize("calm", [2, 3, 5])
-def test_the_calm_core_is_taken_wherever_it_stands(calm: int) -> None:
+@pytest.mark.parametrize("idle", [2, 3, 5])
+def test_the_idle_core_is_taken_wherever_it_stands(idle: int) -> None:
     # A core that is slow throughout looks steady by itself: only the others show that it is slow.
-    machine = Machine([2, 3, 5], busy_on(*{2, 3, 5} - {calm}))
-    assert machine.neighbourhood.settle() == calm
-    assert machine.current == {calm}
+    machine = Machine([2, 3, 5], busy_on(*{2, 3, 5} - {idle}))
+    assert machine.neighbourhood.settle() == idle
+    assert machine.current == {idle}
     assert machine.sleeps == []
 
 
@@ -75,11 +75,11 @@ def test_a_neighbour_that_comes_and_goes_counts_for_the_share_of_its_time() -> N
     assert Machine([0, 1], slowdown).neighbourhood.settle() == 1
 
 
-def test_of_equally_calm_cores_the_first_is_taken() -> None:
+def test_of_equally_idle_cores_the_first_is_taken() -> None:
     assert Machine([7, 4, 6], busy_on()).neighbourhood.settle() == 4
 
 
-def test_while_no_core_is_calm_it_waits_but_not_for_ever() -> None:
+def test_while_no_core_is_idle_it_waits_but_not_for_ever() -> None:
     machine = Machine([0, 1], busy_on())
     neighbourhood = machine.neighbourhood
     neighbourhood.settle()  # learns how fast a loop is
@@ -93,7 +93,7 @@ def test_a_neighbour_that_leaves_while_it_waits_is_not_held_against_a_core() -> 
     machine = Machine([0, 1], busy_on())
     neighbourhood = machine.neighbourhood
     neighbourhood.settle()
-    # At first core 0 is the better one, after the pause core 1 is calm.
+    # At first core 0 is the better one, after the pause core 1 is idle.
     machine.slowdown = lambda core, now_s: 1.0 if machine.sleeps and core == 1 else 1.8
     assert neighbourhood.settle() == 1
     assert len(machine.sleeps) == 1
@@ -105,8 +105,8 @@ def test_the_best_core_is_the_best_of_the_last_look() -> None:
     neighbourhood.settle()
 
     def slowdown(core: int, now_s: float) -> float:
-        calm_share = {0: 0.05, 1: 0.15}[core] if machine.sleeps else {0: 0.25, 1: 0.05}[core]
-        return 1.0 if now_s % 1e-3 < calm_share * 1e-3 else 1.8
+        idle_share = {0: 0.05, 1: 0.15}[core] if machine.sleeps else {0: 0.25, 1: 0.05}[core]
+        return 1.0 if now_s % 1e-3 < idle_share * 1e-3 else 1.8
 
     machine.slowdown = slowdown
     assert neighbourhood.settle() == 1
@@ -121,15 +121,15 @@ def test_release_allows_all_cores_again() -> None:
     assert machine.current == {1, 2, 3}
 
 
-def test_calm_is_about_the_current_core_and_just_now() -> None:
+def test_idle_is_about_the_current_core_and_just_now() -> None:
     machine = Machine([0, 1], busy_on())
     neighbourhood = machine.neighbourhood
     neighbourhood.settle()
-    assert neighbourhood.calm()
+    assert neighbourhood.is_idle()
     machine.slowdown = busy_on(0)
-    assert not neighbourhood.calm()
+    assert not neighbourhood.is_idle()
     machine.slowdown = lambda core, now_s: TOLERANCE - 0.05
-    assert neighbourhood.calm()
+    assert neighbourhood.is_idle()
 
 
 def test_one_core_is_probed_but_never_left() -> None:
@@ -137,9 +137,9 @@ def test_one_core_is_probed_but_never_left() -> None:
     neighbourhood = machine.neighbourhood
     assert neighbourhood.settle() is None
     assert machine.now_s == 0.0
-    assert neighbourhood.calm()
+    assert neighbourhood.is_idle()
     machine.slowdown = busy_on(4)
-    assert not neighbourhood.calm()
+    assert not neighbourhood.is_idle()
     neighbourhood.release()
     assert machine.current == {4}
 
@@ -156,9 +156,9 @@ def test_without_affinity_the_thread_stays_where_it_is_and_is_still_watched() ->
     neighbourhood = machine.neighbourhood
     assert neighbourhood.settle() is None
     neighbourhood.release()
-    assert neighbourhood.calm()
+    assert neighbourhood.is_idle()
     machine.slowdown = lambda core, now_s: 1.8
-    assert not neighbourhood.calm()
+    assert not neighbourhood.is_idle()
 
 
 @pytest.mark.parametrize("refused", [{0, 1, 2}, {2}])
@@ -170,7 +170,7 @@ def test_a_system_that_refuses_is_left_alone_with_all_cores_allowed(refused: set
     before_s = machine.now_s
     assert neighbourhood.settle() is None
     assert machine.now_s == before_s
-    assert neighbourhood.calm()
+    assert neighbourhood.is_idle()
 
 
 def test_of_many_cores_only_the_first_few_are_tried() -> None:

@@ -1,4 +1,4 @@
-"""Tables of made-up latencies: to try a search without a device, and for tests.
+"""Tables of made-up latencies, to try a search without a device.
 
 They are consistent in every respect that ``io.load_table`` checks.
 """

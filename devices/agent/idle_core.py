@@ -1,9 +1,9 @@
-"""Keep a one-thread measurement away from neighbours on the same physical core.
+"""Keep a one-thread measurement on an idle physical core.
 
 A core's two hardware threads share its units: whoever runs on the other one (on a cloud machine,
 another tenant) slows this one by a third, and no counter of the operating system shows it.  A loop
-of fixed length does: it takes its time, or nearly twice that.  So the calmest core is looked for
-before the clock runs, and between samples the loop tells whether it has stayed calm.
+of fixed length does: it takes its time, or nearly twice that.  So the most idle core is looked for
+before the clock runs, and between samples the loop shows whether it has stayed idle.
 """
 
 import os
@@ -17,8 +17,8 @@ TOLERANCE = 1.2
 #: Probes a core, when a core is chosen: about 2 ms.
 PROBES = 60
 MOST_CORES = 8
-#: A core that is calm in less than this share of its probes is waited for, so often and so long.
-CALM_SHARE = 0.5
+#: A core that is idle in less than this share of its probes is waited for, so often and so long.
+IDLE_SHARE = 0.5
 PATIENCE = 1
 PAUSE_S = 0.03
 
@@ -32,19 +32,19 @@ class Neighbourhood(object):
         self._allowed = _affinity(system)
         self._shortest = float("inf")
 
-    def calm(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether nobody slows the current core just now."""
-        return self._is_calm(self._probe())
+        return self._is_idle(self._probe())
 
     def settle(self) -> Optional[int]:
-        """Move the calling thread to the calmest core and return it; None where that is not known.
+        """Move the calling thread to the most idle core and return it; None where not known.
 
-        Waits a little while no core is calm, then takes the best one all the same.
+        Waits a little while no core is idle, then takes the best one all the same.
         """
         if len(self._allowed) < 2:
             return None
         try:
-            best = self._calmest()
+            best = self._most_idle()
             self._pin([best])
         except OSError:
             # A system that refuses once (a policy, a core that has gone) is left alone from now on.
@@ -59,24 +59,24 @@ class Neighbourhood(object):
             with suppress(OSError):
                 self._pin(self._allowed)
 
-    def _calmest(self) -> int:
+    def _most_idle(self) -> int:
         for attempt in range(PATIENCE + 1):
             if attempt:
                 self._clock.sleep(PAUSE_S)
             shares = self._shares()
             best = max(shares, key=lambda core: (shares[core], -core))
-            if shares[best] >= CALM_SHARE:
+            if shares[best] >= IDLE_SHARE:
                 break
         return best
 
     def _shares(self) -> Dict[int, float]:
-        """How often each core is calm, judged after all are probed: the last may be the fastest."""
+        """How often each core is idle, found after all are probed: the last may be the fastest."""
         probes = {}
         for core in self._allowed[:MOST_CORES]:
             self._pin([core])
             probes[core] = [self._probe() for _ in range(PROBES)]
         return {
-            core: sum(self._is_calm(one) for one in found) / float(len(found))
+            core: sum(self._is_idle(one) for one in found) / float(len(found))
             for core, found in probes.items()
         }
 
@@ -88,7 +88,7 @@ class Neighbourhood(object):
         self._shortest = min(self._shortest, took)
         return float(took)
 
-    def _is_calm(self, took: float) -> bool:
+    def _is_idle(self, took: float) -> bool:
         return took <= TOLERANCE * self._shortest
 
     def _pin(self, cores: Iterable[int]) -> None:

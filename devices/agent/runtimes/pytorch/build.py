@@ -10,7 +10,7 @@ import math
 import operator
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from ..checks import JobError
+from ...checks import RequestError
 
 #: From here on the bounds of Clip are inputs, as all our files have them.
 OLDEST_OPSET = 11
@@ -42,7 +42,7 @@ class Operator(object):
         return self._attributes.pop(name, default)
 
     def expect(self, name: str, value: float) -> None:
-        """Refuse the node where an attribute that we do not heed is not what it is taken for."""
+        """Refuse the node where an attribute that is not read differs from what is assumed."""
         found = self.take(name, value)
         if not math.isclose(found, value, rel_tol=1e-5):
             raise self.refused(f"has {name} {found}, not {value}")
@@ -52,9 +52,9 @@ class Operator(object):
         if self._attributes:
             raise self.refused(f"has the attributes {', '.join(sorted(self._attributes))}")
 
-    def refused(self, why: str) -> JobError:
+    def refused(self, why: str) -> RequestError:
         """The error of a node that we cannot run."""
-        return JobError(
+        return RequestError(
             "bad_model",
             f"{self._file}: {self.kind} {self.name!r} {why}, which the PyTorch runtime cannot run",
             "it runs what dshrink writes: " + ", ".join(sorted(WIRES)),
@@ -80,7 +80,7 @@ class Wiring(object):
         return node
 
     def value(self, name: str) -> Any:
-        """What an input stands for: a node, a number, or a parameter made now."""
+        """What an input is: a node, a number, or a parameter made now."""
         if not name:
             return None
         if name not in self.values:
@@ -106,10 +106,10 @@ class Wiring(object):
 def build(torch: Any, onnx: Any, file: str) -> Wired:
     """Read a file whose data is all inside; raise ``bad_model`` for what cannot be run."""
     try:
-        model = onnx.load(file)
+        model = onnx.load(file, load_external_data=False)
         onnx.checker.check_model(model)
     except Exception as error:  # protobuf's and the checker's own kinds, by version
-        raise JobError(
+        raise RequestError(
             "bad_model",
             f"{file} is no valid ONNX file: {error}",
             "check the file with onnx.checker, and export it again",
@@ -134,7 +134,7 @@ def build(torch: Any, onnx: Any, file: str) -> Wired:
 def _check_opset(file: str, model: Any) -> None:
     for one in model.opset_import:
         if one.domain in ("", "ai.onnx") and one.version < OLDEST_OPSET:
-            raise JobError(
+            raise RequestError(
                 "bad_model",
                 f"{file} is of opset {one.version}; the PyTorch runtime reads "
                 f"{OLDEST_OPSET} and up",
@@ -155,7 +155,7 @@ def _shape(file: str, value: Any) -> Tuple[int, ...]:
     kind = value.type.tensor_type
     shape = tuple(one.dim_value for one in kind.shape.dim)
     if kind.elem_type not in (1, 10) or not shape or min(shape) < 1:  # FLOAT, FLOAT16
-        raise JobError(
+        raise RequestError(
             "bad_model",
             f"{file}: tensor {value.name!r} has element type {kind.elem_type} and shape {shape}: "
             "only float and half tensors of fixed sizes can be measured",

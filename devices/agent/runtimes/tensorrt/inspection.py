@@ -1,4 +1,4 @@
-"""What an engine is made of, from its inspector's JSON: precisions, tactics, a witness.
+"""What an engine is made of, from its inspector's JSON: precisions and tactics.
 
 The builder may use less precision than it is allowed to, and none of it: what was built counts,
 not what was asked for.  The form changed over the versions:
@@ -12,7 +12,7 @@ import json
 import re
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from ..checks import JobError
+from ...checks import RequestError
 
 #: In this order: a format's words may hold a shorter one.
 _TYPES = (
@@ -24,7 +24,7 @@ _TYPES = (
 )
 #: Layers that multiply: convolutions are "correlation" too where Myelin compiled them.
 _MULTIPLIES = re.compile(r"conv|gemm|correlation|matrix|fully_?connected|fprop|dgrad", re.I)
-#: What Myelin compiled as a whole: what is in it is not told.
+#: What Myelin compiled as a whole: what is in it is not reported.
 _OPAQUE = re.compile(r"^(?:myelin|foreignnode)\b|\{ForeignNode\[|__myl", re.I)
 #: Those that only move data, whatever their names hold.
 _MOVES = re.compile(r"reformat|noop|constant|shuffle|copy|signal|wait|cast", re.I)
@@ -33,7 +33,7 @@ _TF32 = re.compile(r"tf32|s1688|tfloat32", re.I)
 
 
 class Layer(NamedTuple):
-    """A layer: the precision it computes in ("" where that is not told), whether it multiplies.
+    """A layer: the precision it computes in ("" where that is not reported), whether it multiplies.
 
     One that is ``opaque`` may do so; of one without details the name alone is known.
     """
@@ -68,7 +68,7 @@ class Inspected(NamedTuple):
 
     @property
     def precision(self) -> str:
-        """The witness: "fp16", or "fp16+fp32" where an engine is mixed; "" where none is told."""
+        """As built: "fp16", or "fp16+fp32" where an engine is mixed; "" where not reported."""
         return "+".join(sorted(self.precision_layers))
 
     @property
@@ -83,7 +83,7 @@ def inspect(text: str) -> Inspected:
         found = json.loads(text)
         layers = found["Layers"]
     except (ValueError, KeyError, TypeError) as error:
-        raise JobError(
+        raise RequestError(
             "runtime_error",
             f"the engine inspector's answer is not understood ({error!r}): {text[:200]!r}",
             "report it with the version of TensorRT",
@@ -97,11 +97,11 @@ def check(inspected: Inspected, precision: str, has_products: bool) -> None:
     ``has_products``: the network multiplies (a convolution, a linear layer).
     """
     if not all(layer.has_details for layer in inspected.layers):
-        raise JobError(
+        raise RequestError(
             "runtime_error",
             f"the engine inspector gives no details of its {len(inspected.layers)} layers, so "
             f"there is no proof that they are in {precision}",
-            "build the engine anew: it must be built with detailed profiling verbosity",
+            "build the engine again: it must be built with detailed profiling verbosity",
         )
     computing = [layer for layer in inspected.layers if layer.precision]
     right = [layer for layer in computing if layer.precision == precision]
@@ -131,9 +131,9 @@ def _check_products(inspected: Inspected, precision: str) -> None:
     raise _wrong(precision, inspected, why)
 
 
-def _wrong(asked: str, inspected: Inspected, why: str) -> JobError:
+def _wrong(asked: str, inspected: Inspected, why: str) -> RequestError:
     built = inspected.precision or "an unknown precision"
-    return JobError(
+    return RequestError(
         "wrong_precision",
         f"{asked} was asked for and {built} was built: {why}",
         "TensorRT found this faster, or the GPU cannot do it: measure it in another precision",
@@ -149,7 +149,7 @@ def _layer(found: Any) -> Layer:
     moves = bool(_MOVES.search(kind))
     multiplies = not moves and bool(_MULTIPLIES.search(f"{kind} {found.get('TacticName', '')}"))
     precision = "" if moves else _precision(found)
-    # Tactics without a name do not tell; there the builder's flag, which is off, stands for it.
+    # Tactics without a name do not say it; there the builder's flag, which is off, is relied on.
     if precision in ("", "fp32") and not moves and _TF32.search(str(found.get("TacticName", ""))):
         precision = "tf32"
     opaque = not moves and bool(_OPAQUE.search(kind) or _OPAQUE.search(name))
@@ -157,7 +157,7 @@ def _layer(found: Any) -> Layer:
 
 
 def _precision(found: Dict[str, Any]) -> str:
-    """The type of the weights where it is told, else that of the first input."""
+    """The type of the weights where it is reported, else that of the first input."""
     weights = found.get("Weights")
     told = _type(str(weights.get("Type", ""))) if isinstance(weights, dict) else None
     for tensor in [*_tensors(found, "Inputs"), *_tensors(found, "Outputs")]:

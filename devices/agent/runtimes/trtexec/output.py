@@ -4,8 +4,8 @@ import json
 import re
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-from ..checks import JobError
-from .trtexec_flags import Version
+from ...checks import RequestError
+from .flags import Version
 
 VERSION = re.compile(r"&&&& \w+ TensorRT\.trtexec \[TensorRT v(\d+)\]")
 BUILT = re.compile(r"Engine built in ([\d.]+) sec")
@@ -23,7 +23,7 @@ GRAPH_IGNORED = "--useCudaGraph flag has been ignored"
 #: The cause comes up to five lines before the last.
 LAST_ERRORS = 6
 
-#: Words of its errors -> what kind of error that is, and how to mend it.
+#: Words of its errors -> what kind of error that is, and how to fix it.
 KINDS: List[Tuple[str, str, str]] = [
     (
         r"out of memory|OutOfMemory|insufficient memory|Requested amount of GPU memory",
@@ -48,14 +48,14 @@ KINDS: List[Tuple[str, str, str]] = [
 ]
 
 
-class UnknownOptionError(JobError):
+class UnknownOptionError(RequestError):
     """This binary does not have those flags."""
 
     def __init__(self, options: List[str]) -> None:
         super(UnknownOptionError, self).__init__(
             "runtime_error",
             f"trtexec does not know {', '.join(options)}",
-            "its version has other flags than trtexec_flags.py says: use the tensorrt runtime",
+            "its version has other flags than trtexec/flags.py says: use the tensorrt runtime",
         )
         self.options = options
 
@@ -106,13 +106,13 @@ def check_options(said: str, launch: str) -> None:
     found = dict(OPTION.findall(said))
     wrong = [f"{one} {found.get(one)}" for one, value in wanted.items() if found.get(one) != value]
     if wrong:
-        raise JobError(
+        raise RequestError(
             "runtime_error",
             f"trtexec did not time what was asked for; it says: {', '.join(wrong)}",
             "this version of trtexec may have other flags than we know: use the tensorrt runtime",
         )
     if launch == "cuda_graph" and GRAPH_IGNORED in said:
-        raise JobError(
+        raise RequestError(
             "runtime_error",
             "trtexec could not record this model as a CUDA graph and timed plain launches",
             "ask for launch plain",
@@ -151,7 +151,7 @@ def layers(written: str) -> List[Tuple[str, int]]:
     return found
 
 
-def error(said: str, status: int, what: str) -> JobError:
+def error(said: str, status: int, what: str) -> RequestError:
     """What went wrong, from its last words."""
     lines = ERROR_LINE.findall(said) or said.strip().splitlines()[-1:]
     words = "; ".join(line.strip() for line in lines[-LAST_ERRORS:]) or "it said nothing"
@@ -161,8 +161,8 @@ def error(said: str, status: int, what: str) -> JobError:
     message = f"trtexec failed {what} (exit status {status}): {words}"
     for pattern, kind, advice in KINDS:
         if re.search(pattern, words):
-            return JobError(kind, message, advice)
-    return JobError("runtime_error", message, "run the command by hand with --verbose")
+            return RequestError(kind, message, advice)
+    return RequestError("runtime_error", message, "run the command by hand with --verbose")
 
 
 def read_json(written: str, flag: str) -> Any:
@@ -180,8 +180,8 @@ def _read(written: str, flag: str) -> List[Dict[str, Any]]:
     return found
 
 
-def _unreadable(flag: str, why: str) -> JobError:
-    return JobError(
+def _unreadable(flag: str, why: str) -> RequestError:
+    return RequestError(
         "runtime_error",
         f"what trtexec wrote for {flag} cannot be used: {why}",
         "the disk may be full, or this version writes another form",
