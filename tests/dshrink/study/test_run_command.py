@@ -31,6 +31,7 @@ from dshrink.train import processes
 from dshrink.train.data import open_images
 from dshrink.train.errors import DivergedError
 from latency_tables.io import save_table
+from profiler.target import Target
 
 TINY = """
 title = "a tiny study"
