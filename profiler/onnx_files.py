@@ -12,22 +12,22 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError, Message
 
-from profiler.errors import JobError
+from profiler.errors import InvalidJobError
 
 
 def load_complete(file: Path) -> onnx.ModelProto:
-    """The model of a file. Raises JobError where it is damaged or its data is not all inside."""
+    """The model of a file. Raises InvalidJobError where it is damaged or data of it is outside."""
     try:
         model: onnx.ModelProto = onnx.ModelProto.FromString(file.read_bytes())
     except DecodeError as error:
-        raise JobError(
+        raise InvalidJobError(
             f"{file} is not an ONNX model, or is damaged ({error}): check it with onnx.checker, "
             "and export it again"
         ) from error
     for tensor in _tensors(model):
         if tensor.external_data or tensor.data_location == onnx.TensorProto.EXTERNAL:
             where = next((one.value for one in tensor.external_data if one.key == "location"), "")
-            raise JobError(
+            raise InvalidJobError(
                 f"{file}: the data of tensor {tensor.name[:200]!r} is in another file, "
                 f"{where[:200]!r}: save the model with all data inside: "
                 "onnx.save(model, file, save_as_external_data=False)"

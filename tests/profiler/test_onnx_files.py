@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from profiler.errors import JobError
+from profiler.errors import InvalidJobError
 from profiler.onnx_files import load_complete
 
 PASSWD = "../../../../../../etc/passwd"
@@ -108,7 +108,7 @@ def load(folder: Path, content: bytes) -> onnx.ModelProto:
 
 
 def refusal(folder: Path, content: bytes) -> str:
-    with pytest.raises(JobError) as caught:
+    with pytest.raises(InvalidJobError) as caught:
         load(folder, content)
     said = str(caught.value)
     assert said.startswith(str(folder / "model.onnx")) and "\n" not in said and len(said) < 2000
@@ -190,7 +190,7 @@ def test_every_cut_and_many_changes_are_read_or_refused(tmp_path: Path) -> None:
         for content in cuts + [changed(whole, draw) for _ in range(100)]:
             try:
                 load(tmp_path, content)
-            except JobError as error:
+            except InvalidJobError as error:
                 assert "\n" not in str(error)
 
 
