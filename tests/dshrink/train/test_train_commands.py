@@ -161,8 +161,8 @@ def settings_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Training]:
     """``settings_of("finetune", "--seed", "3")``: what such a command would train with."""
     seen: list[Training] = []
 
-    def note(*arguments: Any, **more: Any) -> None:
-        seen.append(next(one for one in arguments if isinstance(one, Training)))
+    def note(*, settings: Training, **more: Any) -> None:
+        seen.append(settings)
 
     def note_search(wanted: MaskSearchCommand) -> None:
         seen.append(wanted._settings()[0])
