@@ -10,7 +10,6 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from dshrink.cli.console import err
-from dshrink.errors import DshrinkError
 
 Result = TypeVar("Result")
 
@@ -100,9 +99,3 @@ def call(context: typer.Context, function: Callable[..., Result], **more: Any) -
     names = signature(function).parameters
     taken = {name: value for name, value in context.params.items() if name in names}
     return function(**{**taken, **more})
-
-
-def one_goal(budget_ms: float | None, keep: int | None) -> None:
-    """Raise unless exactly one of the goals of a search is given."""
-    if (budget_ms is None) == (keep is None):
-        raise DshrinkError("give either --budget-ms T or --keep K")

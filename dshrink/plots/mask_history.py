@@ -26,7 +26,7 @@ from latency_tables.csv_lines import CsvLine, CsvSource, load_lines
 COLUMNS = ("epoch", "step", "block", "name", "mask", "kept", "saving_ms")
 #: Not in older files.
 SHARE_COLUMN = "share"
-COMMAND = "dshrink search MODEL --method mask --data DIR ..."
+COMMAND = "dshrink search mask MODEL --data DIR ..."
 _INCHES_A_BLOCK = 0.19
 #: Labels of epochs that do not meet, by the number of strips.
 _MOST_EPOCH_LABELS = {2: 9, 3: 5}
