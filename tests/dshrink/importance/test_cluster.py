@@ -27,6 +27,8 @@ from profiler.scheduling.dask_connection import connect
 distributed = pytest.importorskip("distributed", reason="Dask is not installed (dshrink[fleet])")
 
 LEFT = 3
+#: On any free port: the usual one may be taken.
+WITHOUT_DASHBOARD = {"dashboard": False, "dashboard_address": ":0"}
 WORKERS: dict[str, dict[str, Any]] = {
     "first": {},
     "second": {"resources": {"raspi4": 1, "importance": 1}},
@@ -46,7 +48,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
                 name: {"cls": distributed.Worker, "options": {"nthreads": 2, **WORKERS[name]}}
                 for name in names
             },
-            scheduler={"cls": distributed.Scheduler, "options": {"dashboard": False}},
+            scheduler={"cls": distributed.Scheduler, "options": WITHOUT_DASHBOARD},
             silence_logs=50,
         )
         started.append(found)
@@ -141,7 +143,7 @@ def test_where_every_worker_fails_the_run_ends_in_one_line_and_loses_nothing(
     assert len(evaluations(journal)) == NETWORKS - LEFT
 
 
-def test_what_a_worker_held_that_went_away_is_judged_by_another(
+def test_what_a_worker_held_that_went_away_is_evaluated_by_another(
     cluster: Callable[..., str],
     measurement: ImportanceRun,
     finished: Path,
@@ -218,6 +220,7 @@ def test_a_worker_in_a_process_of_its_own_reads_images_itself(
         threads_per_worker=1,
         processes=True,
         dashboard_address=None,
+        scheduler_kwargs=WITHOUT_DASHBOARD,
         silence_logs=50,
     ) as processes:
         result = replace(measurement, connect=partial(connect, processes.scheduler_address)).run()
