@@ -203,4 +203,6 @@ def test_help_is_shown_without_torch() -> None:
     code += "\n    assert not e.code, e.code"
     loaded = loaded_after(code, "--help")
     assert "typer" in loaded
-    assert not loaded & (TORCH | {"onnxruntime", "pandas", "matplotlib"})
+    assert not loaded & (
+        TORCH | {"onnxruntime", "pandas", "matplotlib", "scipy", "numpy", "msgspec"}
+    )

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from dshrink.cli import options
 from dshrink.cli.console import notice, out, print_json, progress
+from dshrink.cli.grids import Column, number, print_grid
 from dshrink.cli.render import how_timed
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def command(
     scheduler: options.Scheduler = None,
     hold_clocks: options.HoldClocks = False,
     seed: options.Seed = 0,
+    wide: options.Wide = False,
     json: options.Json = False,
 ) -> None:
     """Measure networks, original and shrunk, interleaved; write frames per second.
@@ -66,64 +67,45 @@ def command(
     if json:
         print_json([asdict(result) for result in results])
         return
-    print_results(results)
+    print_results(results, wide=wide)
     out.print(f"results: {out_file}")
 
 
-def print_results(results: Sequence[BenchmarkResult]) -> None:
+def print_results(results: Sequence[BenchmarkResult], *, wide: bool = False) -> None:
     """The results as a table of text."""
     first = results[0]
-    grid = Table(
-        title=f"{first.device}, {first.runtime}, {first.precision}, batch {first.batch}, "
-        f"{how_timed(first)}, {first.statistic}",
-        title_justify="left",
+    columns: list[Column[BenchmarkResult]] = [
+        Column("network", lambda r: r.network, least=14),
+        number("kept", lambda r: r.kept_blocks, "d", rank=3),
+        number("latency ms", lambda r: r.latency_ms, ".3f"),
+        Column("95 %", _interval, rank=2, is_number=True),
+        number("FPS", lambda r: r.throughput_fps, ".1f"),
+        number("predicted ms", lambda r: r.predicted_ms, ".3f", rank=4),
+        number("error", lambda r: r.error_percent, "+.1f", suffix=" %", rank=1),
+        number("accuracy", lambda r: r.accuracy_percent, ".2f", suffix=" %"),
+        Column("verdict", lambda r: r.verdict),
+    ]
+    title = (
+        f"{first.device}, {first.runtime}, {first.precision}, batch {first.batch}, "
+        f"{how_timed(first)}, {first.statistic}"
     )
-    grid.add_column("network", no_wrap=True)
-    for column in ("kept", "latency ms", "95 %", "FPS", "predicted ms", "error"):
-        grid.add_column(column, justify="right")
-    has_accuracy = any(r.accuracy_percent is not None for r in results)
-    if has_accuracy:
-        grid.add_column("accuracy", justify="right")
-    grid.add_column("verdict")
-    for r in results:
-        known = r.latency_ms is not None
-        predicted = r.predicted_ms is not None
-        grid.add_row(
-            r.network,
-            "" if r.kept_blocks is None else str(r.kept_blocks),
-            f"{r.latency_ms:.3f}" if known else "",
-            f"{r.low_ms:.3f} - {r.high_ms:.3f}" if known else "",
-            f"{r.throughput_fps:.1f}" if known else "",
-            f"{r.predicted_ms:.3f}" if predicted else "",
-            f"{r.error_percent:+.1f} %" if r.error_percent is not None else "",
-            *([_percent(r.accuracy_percent)] if has_accuracy else []),
-            r.verdict,
-        )
-    out.print(grid)
+    print_grid(columns, results, title=title, wide=wide)
     for r in results:
         if r.reason:
             out.print(f"{r.network}: {r.verdict}, {r.reason}")
-    _print_built([r for r in results if r.engine_mib is not None])
+    if built := [r for r in results if r.engine_mib is not None]:
+        print_grid(_ENGINE_COLUMNS, built, title="engines", wide=wide)
 
 
-def _print_built(results: Sequence[BenchmarkResult]) -> None:
-    """What the runtime built, where it builds."""
-    if not results:
-        return
-    grid = Table(title="engines", title_justify="left")
-    grid.add_column("network", no_wrap=True)
-    for column in ("built in s", "engine MiB", "GPU memory MiB"):
-        grid.add_column(column, justify="right")
-    grid.add_column("precision")
-    for r in results:
-        shown = (_shown(r.build_s), _shown(r.engine_mib), _shown(r.gpu_memory_mib))
-        grid.add_row(r.network, *shown, r.built_precision)
-    out.print(grid)
+def _interval(result: BenchmarkResult) -> str:
+    known = result.low_ms is not None and result.high_ms is not None
+    return f"{result.low_ms:.3f} - {result.high_ms:.3f}" if known else ""
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f} %"
-
-
-def _shown(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
+_ENGINE_COLUMNS: list[Column[BenchmarkResult]] = [
+    Column("network", lambda r: r.network, least=14),
+    number("built in s", lambda r: r.build_s, ".1f"),
+    number("engine MiB", lambda r: r.engine_mib, ".1f"),
+    number("GPU memory MiB", lambda r: r.gpu_memory_mib, ".1f"),
+    Column("precision", lambda r: r.built_precision),
+]

@@ -1,33 +1,31 @@
-"""``dshrink chain``: the chain of convolutions, the blocks, and what cannot merge."""
+"""``dshrink chain``: a network's convolutions in order, its blocks, and what cannot merge."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
+from dshrink.cli import options
 from dshrink.cli.console import err, out, print_json
+from dshrink.cli.grids import Column, print_grid
 from dshrink.errors import DshrinkError
 
 if TYPE_CHECKING:
-    from dshrink.network.chain import Chain
+    from dshrink.network.chain import Chain, ChainConv
     from dshrink.network.models import Network
-
-
-def register(app: typer.Typer) -> None:
-    app.command(name="chain")(command)
 
 
 def command(
     models: Annotated[list[str], typer.Argument(help="timm names, or torchvision:NAME")],
-    resolution: Annotated[int, typer.Option(min=8, help="height and width in pixels")] = 224,
+    resolution: options.Resolution = 224,
     spans: Annotated[str, typer.Option(help="how spans are counted: exact, kim2023")] = "kim2023",
-    json: Annotated[bool, typer.Option("--json", help="machine-readable result")] = False,
+    wide: options.Wide = False,
+    json: options.Json = False,
 ) -> None:
     """Print a network's chain of convolutions: sizes, activations, skips, breaks, blocks.
 
-    A network that cannot be traced is reported; the others are printed all the same.
+    A network that cannot be traced is reported, and the others are still printed.
     """
     from dshrink.network.models import load_network
 
@@ -43,7 +41,7 @@ def command(
         chain = network.chain
         found.append(_data(network, chain, spans))
         if not json:
-            _print(network, chain, spans)
+            _print(network, chain, spans, wide=wide)
     if json:
         print_json(found)
     if failed:
@@ -87,30 +85,27 @@ def _span_mask(chain: Chain) -> str:
     return span_chain(chain).mask if chain.body else ""
 
 
-def _print(network: Network, chain: Chain, mode: str) -> None:
+def _print(network: Network, chain: Chain, mode: str, *, wide: bool) -> None:
     height, width = network.resolution
-    table = Table(title=f"{network.name} at {height}x{width}", title_justify="left")
-    for column in ("#", "block"):
-        table.add_column(column, justify="right")
-    table.add_column("convolution", overflow="fold")
-    for column in ("kernel", "input", "output", "activation", "behind it"):
-        table.add_column(column)
     ends = {q: p for p, q in chain.skips}
-    for conv in chain.convs:
-        behind = [f"+ skip from {ends[conv.position]}"] if conv.position in ends else []
-        if conv.break_after and conv.position:
-            behind.append(f"break: {conv.break_after}")
-        table.add_row(
-            str(conv.position or ""),
-            "" if conv.block is None else str(conv.block),
-            conv.name,
-            _kernel(conv.conv.kernel, conv.conv.stride, conv.conv.groups),
-            "x".join(map(str, conv.in_shape)),
-            "x".join(map(str, conv.out_shape)),
-            conv.activation or "",
-            "; ".join(behind),
-        )
-    out.print(table)
+    columns: list[Column[ChainConv]] = [
+        Column("#", lambda conv: str(conv.position or "")),
+        Column("block", lambda conv: "" if conv.block is None else str(conv.block), rank=3),
+        Column("convolution", lambda conv: conv.name, least=16),
+        Column(
+            "kernel", lambda conv: _kernel(conv.conv.kernel, conv.conv.stride, conv.conv.groups)
+        ),
+        Column("input", lambda conv: "x".join(map(str, conv.in_shape)), rank=5),
+        Column("output", lambda conv: "x".join(map(str, conv.out_shape)), rank=2),
+        Column("activation", lambda conv: conv.activation or "", rank=1),
+        Column(
+            "after it",
+            lambda conv: _after(conv, ends.get(conv.position or 0)),
+            least=16,
+        ),
+    ]
+    title = f"{network.name} at {height}x{width}"
+    print_grid(columns, chain.convs, title=title, wide=wide)
     unmergeable = [block for block in chain.blocks if block.unmergeable]
     out.print(
         f"{len(chain.blocks)} blocks, {chain.length} positions, {len(chain.skips)} skips, "
@@ -121,6 +116,13 @@ def _print(network: Network, chain: Chain, mode: str) -> None:
         out.print(f"as a plan: spans:{mask}")
     for block in unmergeable:
         out.print(f"block {block.index} ({block.name}) cannot merge: {block.unmergeable}")
+
+
+def _after(conv: ChainConv, skip_from: int | None) -> str:
+    notes = [] if skip_from is None else [f"+ skip from {skip_from}"]
+    if conv.break_after and conv.position:
+        notes.append(f"break: {conv.break_after}")
+    return "; ".join(notes)
 
 
 def _kernel(kernel: tuple[int, int], stride: tuple[int, int], groups: int) -> str:

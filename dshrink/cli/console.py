@@ -21,12 +21,12 @@ from rich.segment import Segment
 
 from dshrink.progress import OnProgress
 
-#: All that a terminal acts on, but for ends of lines and tabs: a device's texts may hold any.
+#: What a terminal acts on, except newlines and tabs: texts of a device may contain any of it.
 _CONTROLS = dict.fromkeys({*range(32), 127, *range(128, 160)} - {ord("\n"), ord("\t")})
 
 
 class _TextOnly(Console):
-    """A console on which no text can do more than be read; rich's own codes are no text."""
+    """A console that strips control characters from texts; rich's own codes are not text."""
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
@@ -35,13 +35,14 @@ class _TextOnly(Console):
             yield one if one.control else one._replace(text=one.text.translate(_CONTROLS))
 
 
-# No markup: names and paths may hold brackets. No wrapping: a path stays whole when it is piped.
-out = _TextOnly(highlight=False, markup=False, soft_wrap=True)
-err = _TextOnly(stderr=True, highlight=False, markup=False)
+# No markup, no emoji: names and paths may contain brackets and colons. No wrapping: a path stays
+# whole when it is piped.
+out = _TextOnly(highlight=False, markup=False, emoji=False, soft_wrap=True)
+err = _TextOnly(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def errors() -> tuple[type[BaseException], ...]:
-    """The bases of errors that a user can mend; anything else is a defect and keeps a traceback."""
+    """The bases of errors that a user can fix; anything else is a defect and keeps a traceback."""
     from devices.errors import DevicesError
     from dshrink.errors import DshrinkError
     from latency_tables.errors import LatencyTableError
@@ -59,7 +60,7 @@ def fail(message: str) -> NoReturn:
 
 
 def notice(text: str) -> None:
-    """Say on standard error what is being waited for."""
+    """Print one line on standard error: what is being waited for, or what to know of a result."""
     err.print(" ".join(text.split()), soft_wrap=True)
 
 

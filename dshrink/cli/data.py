@@ -10,16 +10,7 @@ import typer
 from dshrink.cli import options
 from dshrink.cli.console import out, print_json
 
-app = typer.Typer(no_args_is_help=True)
-
-
-def register(main: typer.Typer) -> None:
-    main.add_typer(app, name="data", help="Data sets to train on that need no download.")
-
-
-@app.callback()
-def group() -> None:
-    """Keep `digits` a word of its own: typer leaves out the name of an only command."""
+app = typer.Typer(no_args_is_help=True, help="Data sets to train on that need no download.")
 
 
 @app.command()
@@ -29,7 +20,7 @@ def digits(
 ) -> None:
     """Write scikit-learn's handwritten digits as a folder of images: 10 classes, 8x8 pixels, grey.
 
-    A folder that holds them already is left as it is.
+    A folder that has them already is left unchanged.
     """
     from dshrink.train.digits import write_digits
 
@@ -46,7 +37,7 @@ def digits(
         )
         return
     out.print(
-        f"{tree.folder}: {tree.training} images of {tree.classes} digits to train on, "
-        f"{tree.validation} of other writers to validate on"
-        f"{'' if tree.written else ' (they were there already)'}"
+        f"{tree.folder}: {tree.training} training images of {tree.classes} digits, "
+        f"{tree.validation} validation images by other writers"
+        f"{'' if tree.written else ' (already there)'}"
     )

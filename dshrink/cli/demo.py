@@ -14,6 +14,7 @@ import typer
 from dshrink.cli import options
 from dshrink.cli.bench import print_results
 from dshrink.cli.console import out
+from dshrink.cli.grids import print_report
 from dshrink.cli.render import summary_lines
 from dshrink.cli.run_study import (
     StudyRequest,
@@ -43,6 +44,7 @@ def command(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="training runs at a time; one a core if not given")
     ] = None,
+    wide: options.Wide = False,
 ) -> None:
     """Profile a network here, learn what to shrink, fine-tune, merge, prove, benchmark, draw.
 
@@ -85,13 +87,13 @@ def command(
 
     out.rule("4 of 5: measure the networks, beside what the table predicted")
     results = measure_networks(request, place)
-    print_results([result for result in results if not result.seed])
+    print_results([result for result in results if not result.seed], wide=wide)
     out.print("(those of the first seed; results.csv has all)")
 
     out.rule("5 of 5: tables and pictures")
     study = write_study(request, place, results)
     pictures = _draw(table, plans, place, results)
-    out.print("\n".join(study.report))
+    print_report(study.report, wide=wide)
     out.print("files written:")
     tables = [place.table / name for name in ("table.csv", "table.json", "journal.jsonl")]
     for name in (*tables, *study.files, *pictures):

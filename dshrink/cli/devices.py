@@ -2,62 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from dshrink.cli import options
 from dshrink.cli.console import out, print_json
+from dshrink.cli.grids import Column, number, print_grid, print_page
 
 if TYPE_CHECKING:
     from devices.inventory import Device
     from devices.preflight import Preflight, RuntimeFinding
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, help="List, show and probe the devices to measure on.")
 Name = Annotated[str, typer.Argument(help="a name of `dshrink devices list`")]
-NOT_TOLD = "not told by this machine"
+NOT_REPORTED = "not reported by this machine"
 
 
 @app.command(name="list")
-def list_devices(json: options.Json = False) -> None:
+def list_devices(wide: options.Wide = False, json: options.Json = False) -> None:
     """List the devices of the catalog and of your devices.toml."""
     from devices.inventory import load_inventory
 
-    devices = load_inventory().devices.values()
+    devices = list(load_inventory().devices.values())
     if json:
         print_json([asdict(device) for device in devices])
         return
-    grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for column in ("name", "device", "reached by"):
-        grid.add_column(column, no_wrap=True)
-    grid.add_column("runtimes")
-    grid.add_column("paper's\nbatch", justify="right")
-    for device in devices:
-        runtimes, batch = ", ".join(device.runtimes), str(device.paper_batch)
-        grid.add_row(device.name, device.title, _reached_by(device), runtimes, batch)
-    out.print(grid)
+    columns: list[Column[Device]] = [
+        Column("name", lambda device: device.name),
+        Column("device", lambda device: device.title, least=16),
+        Column("reached by", _reached_by, rank=1, least=12),
+        Column("runtimes", lambda device: ", ".join(device.runtimes), least=20, is_prose=True),
+        number("batch", lambda device: device.paper_batch, "d"),
+    ]
+    print_grid(columns, devices, wide=wide)
 
 
 @app.command()
 def show(name: Name, json: options.Json = False) -> None:
-    """Show everything that is known about a device."""
+    """Show everything that the inventory says of a device."""
     from devices.inventory import load_inventory
 
     device = load_inventory().get(name)
     if json:
         print_json(asdict(device))
         return
-    _print_page(_facts(device))
+    print_page(_facts(device))
     for runtime, support in device.runtimes.items():
         _print_install(runtime, support.install)
 
 
 @app.command()
 def probe(name: Name, json: options.Json = False) -> None:
-    """Connect to a device and say what it runs and what would disturb a measurement there."""
+    """Connect to a device; print what it runs and what would disturb a measurement there."""
     from devices.inventory import load_inventory
     from devices.preflight import probe
 
@@ -67,28 +66,18 @@ def probe(name: Name, json: options.Json = False) -> None:
         advice = list(preflight.advice)
         print_json({"device": name, **preflight.found, "runtimes": runtimes, "advice": advice})
         return
-    _print_page(_findings(preflight))
+    print_page(_findings(preflight))
     for finding in preflight.runtimes:
         if finding.state in ("missing", "other version"):
             _print_install(finding.name, finding.install)
     for line in preflight.advice:
         out.print(f"advice: {line}")
     if not preflight.advice:
-        out.print("nothing seen that would disturb a measurement")
-
-
-def _print_page(lines: Iterable[tuple[str, str]]) -> None:
-    """What is known, a line each, wrapped beside its name."""
-    grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    for key, value in lines:
-        grid.add_row(key, value)
-    out.print(grid)
+        out.print("nothing found that would disturb a measurement")
 
 
 def _print_install(runtime: str, line: str) -> None:
-    """Outside of the page: a line to be copied is not broken."""
+    """Printed after the page: a line to copy is not wrapped."""
     out.print(f"to install {runtime} on the device: {line}")
 
 
@@ -127,7 +116,7 @@ def _facts(device: Device) -> Iterator[tuple[str, str]]:
 
 
 def _findings(preflight: Preflight) -> Iterator[tuple[str, str]]:
-    """What a device said, a line each."""
+    """What a device reported, a line each."""
     found, facts = preflight.found, preflight.found["environment"]
     health = found["health"]
     device = preflight.device
@@ -139,17 +128,21 @@ def _findings(preflight: Preflight) -> Iterator[tuple[str, str]]:
         yield "GPU", _gpu(facts["gpu"])
     yield "Python", facts["python"]
     yield "board", facts["board"]
-    yield "governor", facts["governor"] or NOT_TOLD
+    yield "governor", facts["governor"] or NOT_REPORTED
     if facts["power_mode"] is not None:
         yield "power mode", facts["power_mode"]
-    yield "clocks", "\n".join(_clocks(found["clocks"], health)) or NOT_TOLD
+    for clock in list(_clocks(found["clocks"], health)) or [NOT_REPORTED]:
+        yield "clocks", clock
     yield "temperature", _with_unit(health["temperature_c"], "°C")
     yield "throttling", _throttling(health)
     yield "load", _with_unit(health["load_average"], "in the last minute")
-    yield "others", ", ".join(map(_process, found["processes"])) or "nobody above 1 % of a core"
+    yield "others", ", ".join(map(_process, found["processes"])) or "no process above 1 % of a core"
     if facts["gpu"] is not None:
-        yield "GPU state", _gpu_state(health["gpu"] or {}) or NOT_TOLD
-        yield "on the GPU", ", ".join(map(_gpu_process, found["gpu_processes"])) or "nobody else"
+        yield "GPU state", _gpu_state(health["gpu"] or {}) or NOT_REPORTED
+        yield (
+            "on the GPU",
+            ", ".join(map(_gpu_process, found["gpu_processes"])) or "no other process",
+        )
     for finding in preflight.runtimes:
         yield "runtime", _runtime(finding)
 
@@ -162,7 +155,7 @@ def _cores(facts: dict[str, Any]) -> str:
 
 def _memory(total_gib: float | None, available_gib: float | None) -> str:
     available = "" if available_gib is None else f", {available_gib:.1f} GiB available"
-    return NOT_TOLD if total_gib is None else f"{total_gib:.1f} GiB{available}"
+    return NOT_REPORTED if total_gib is None else f"{total_gib:.1f} GiB{available}"
 
 
 def _gpu(gpu: dict[str, Any]) -> str:
@@ -174,34 +167,34 @@ def _gpu(gpu: dict[str, Any]) -> str:
 
 
 def _gpu_state(gpu: dict[str, Any]) -> str:
-    """Heat, power and load of the moment, as far as they are told."""
-    told = {
+    """Temperature, power and utilisation now, as far as they are reported."""
+    texts = {
         "temperature_c": "{:g} °C",
         "power_w": "{:g} W",
         "power_limit_w": "of at most {:g} W",
         "utilisation_percent": "{:g} % busy",
     }
-    parts = [words.format(gpu[name]) for name, words in told.items() if gpu.get(name) is not None]
-    parts += ["held by its power limit"] if gpu.get("power_capped") else []
+    parts = [words.format(gpu[name]) for name, words in texts.items() if gpu.get(name) is not None]
+    parts += ["at its power limit"] if gpu.get("power_capped") else []
     parts += ["ECC on"] if gpu.get("ecc") else []
     return ", ".join(parts)
 
 
 def _clocks(clocks: dict[str, Any], health: dict[str, Any]) -> Iterator[str]:
-    """Cores whose clocks have the same bounds are one entry; a large server has a clock a core."""
-    alike: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    """Cores whose clocks have the same range are one entry; a large server has a clock per core."""
+    by_range: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for one in clocks["cpu"]:
-        alike.setdefault((one["min_mhz"], one["max_mhz"], one["driver"]), []).append(one)
-    for (low, high, driver), group in alike.items():
+        by_range.setdefault((one["min_mhz"], one["max_mhz"], one["driver"]), []).append(one)
+    for (low, high, driver), group in by_range.items():
         cores = " ".join(one["cores"] or "?" for one in group)
         now = sorted({round(one["mhz"]) for one in group if one["mhz"] is not None})
         yield (
-            (f"cores {cores}: " if len(alike) > 1 else "")
+            (f"cores {cores}: " if len(by_range) > 1 else "")
             + (" to ".join(map(str, dict.fromkeys(now[:1] + now[-1:]))) or "unknown")
-            + ("" if low is None or high is None else f" (may be {low:.0f} to {high:.0f})")
+            + ("" if low is None or high is None else f" (range {low:.0f} to {high:.0f})")
             + (f" MHz, {driver}" if driver else " MHz")
         )
-    if not alike and health["frequency_mhz"] is not None:
+    if not by_range and health["frequency_mhz"] is not None:
         yield f"{health['frequency_mhz']:.0f} MHz"
     for name in ("gpu", "memory"):
         if clocks[f"{name}_mhz"] is not None:
@@ -213,23 +206,23 @@ def _throttling(health: dict[str, Any]) -> str:
 
     now = throttled_now(health)
     events, quota = health["throttle_events"], health["quota_throttled"]
-    before = [f"the CPU {events} times since it was started"] if events else []
+    before = [f"the CPU {events} times since boot"] if events else []
     before += [f"the container's CPU quota {quota} times"] if quota else []
     signs = ("throttle_bits", "cooling_level", "throttle_events")
-    gpu_tells = (health["gpu"] or {}).get("slowed_by") is not None
-    if all(health[sign] is None for sign in signs) and not before and not gpu_tells:
-        return NOT_TOLD
+    gpu_reports = (health["gpu"] or {}).get("slowed_by") is not None
+    if all(health[sign] is None for sign in signs) and not before and not gpu_reports:
+        return NOT_REPORTED
     return "; ".join([now or "not now", *before])
 
 
 def _runtime(finding: RuntimeFinding) -> str:
-    said = {
+    texts = {
         "ok": f"{finding.version}, supported ({finding.versions})",
         "other version": f"{finding.version}, NOT within {finding.versions}",
         "missing": f"missing ({finding.versions})",
-        "not driven": "not looked for: this version of dshrink does not drive it",
+        "not driven": "not looked for: this version of dshrink has no backend for it",
     }
-    return f"{finding.name} {said[finding.state]}"
+    return f"{finding.name} {texts[finding.state]}"
 
 
 def _process(one: dict[str, Any]) -> str:
@@ -242,4 +235,4 @@ def _gpu_process(one: dict[str, Any]) -> str:
 
 
 def _with_unit(value: float | None, unit: str) -> str:
-    return NOT_TOLD if value is None else f"{value:g} {unit}"
+    return NOT_REPORTED if value is None else f"{value:g} {unit}"

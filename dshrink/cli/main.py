@@ -5,6 +5,8 @@ Commands import what they need when they run, so that ``dshrink --help`` answers
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from dshrink.cli import (
@@ -23,38 +25,49 @@ from dshrink.cli import (
     search,
     table,
 )
-from dshrink.cli.console import err, errors, fail
+from dshrink.cli.console import err, errors, fail, out
+from dshrink.version import __version__
 
 #: Exit status after Ctrl-C, as typer and shells have it.
 INTERRUPTED = 130
 
+#: The groups that ``--help`` shows the commands in; a command is called as its module is.
+PANELS = {
+    "End to end": (demo, run),
+    "Measure": (devices, profile, bench),
+    "Search and shrink": (importance, search, merge),
+    "Train": (data, finetune, expand),
+    "Show": (chain, table, plot),
+}
+
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
     help="What each piece of a convolutional network costs on your device, and the network shrunk.",
 )
-for command in (
-    chain,
-    profile,
-    importance,
-    data,
-    finetune,
-    expand,
-    merge,
-    bench,
-    run,
-    demo,
-):
-    command.register(app)
-app.add_typer(
-    search.app,
-    name="search",
-    help="Choose what to shrink, in one of five ways.",
-)
-app.add_typer(table.app, name="table", help="Show, check, compare tables; predict from them.")
-app.add_typer(plot.app, name="plot", help="Draw tables, plans and results as PNG and SVG.")
-app.add_typer(devices.app, name="devices", help="What devices there are, and what they run.")
+for panel, commands in PANELS.items():
+    for command in commands:
+        name = command.__name__.rpartition(".")[2]
+        if hasattr(command, "app"):
+            app.add_typer(command.app, name=name, rich_help_panel=panel)
+        else:
+            app.command(name=name, rich_help_panel=panel)(command.command)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        out.print(f"dshrink {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options_of_all(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="the version")
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:
@@ -65,5 +78,5 @@ def main() -> None:
         fail(str(error))
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            err.print("interrupted; the same command goes on from here")
+            err.print("interrupted; the same command resumes from here")
         raise

@@ -1,8 +1,9 @@
-"""Options that several commands share, each said once."""
+"""Options that several commands share, each defined once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -15,64 +16,66 @@ Result = TypeVar("Result")
 
 #: The groups that ``--help`` shows options in (``rich_help_panel``); the rest is "Options".
 CONDITIONS = "Measurement conditions"
+MERGING = "Merging"
 SEARCH = "Search"
 TRAINING = "Training"
+condition = partial(typer.Option, rich_help_panel=CONDITIONS)
+merging = partial(typer.Option, rich_help_panel=MERGING)
 
 Model = Annotated[str, typer.Argument(help="a timm name, or torchvision:NAME")]
-Device = Annotated[str, typer.Option(help="a name of `dshrink devices list`")]
-Runtime = Annotated[str | None, typer.Option(help="the device's first that is driven if not given")]
-Precision = Annotated[str, typer.Option(help="fp32, fp16 or int8, where device and runtime can")]
+Device = Annotated[str, condition(help="a name of `dshrink devices list`")]
+Runtime = Annotated[str | None, condition(help="the device's first supported one if not given")]
+Precision = Annotated[str, condition(help="fp32, fp16 or int8, as device and runtime support")]
 Batch = Annotated[
-    int | None, typer.Option(min=1, help="images a batch; the paper's on this device if not given")
+    int | None, condition(min=1, help="images a batch; the paper's on this device if not given")
 ]
 FileBatch = Annotated[int, typer.Option(min=1, help="images a batch of the file")]
-Threads = Annotated[int, typer.Option(min=1, help="threads on a CPU")]
+Threads = Annotated[int, condition(min=1, help="threads on a CPU")]
 Statistic = Annotated[
     str | None,
-    typer.Option(
-        help="what is reported: quiet (undisturbed machine; a CPU's default) or median (a GPU's)"
-    ),
+    condition(help="quiet (of the undisturbed samples; a CPU's default) or median (a GPU's)"),
 ]
 Launch = Annotated[
-    str, typer.Option(help="how a GPU gets its work: plain, cuda_graph, or compiled (PyTorch)")
+    str, condition(help="how work is launched on a GPU: plain, cuda_graph, or compiled (PyTorch)")
 ]
 CacheMode = Annotated[
-    str, typer.Option("--cache", help="the GPU's L2 cache before each run: hot, or cold (flushed)")
+    str, condition("--cache", help="the GPU's L2 cache before each run: hot, or cold (flushed)")
 ]
 Resolution = Annotated[int, typer.Option(min=8, help="height and width in pixels")]
 Scheduler = Annotated[
     str | None,
-    typer.Option(
-        help="address of a Dask cluster whose workers drive the boards; see docs/fleets.md"
-    ),
+    condition(help="address of a Dask cluster whose workers drive the boards; see docs/fleets.md"),
 ]
 HoldClocks = Annotated[
     bool,
-    typer.Option("--hold-clocks", help="hold the device's clocks meanwhile, where it permits that"),
+    condition("--hold-clocks", help="fix the device's clocks while measuring, where permitted"),
 ]
 Seed = Annotated[int, typer.Option(help="seed of everything random")]
+Wide = Annotated[
+    bool, typer.Option("--wide", help="all columns of tables, untruncated, on any terminal")
+]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable result")]
 Table = Annotated[Path, typer.Option("--table", help="folder of a latency table")]
-Padding = Annotated[str, typer.Option(help="borders of merged blocks: bias_map, repad or interior")]
+Padding = Annotated[str, merging(help="padding of merged blocks: bias_map, repad or interior")]
 TablePadding = Annotated[
     str | None,
-    typer.Option(
+    merging(
         "--padding",
-        help="borders of what is merged: bias_map (blocks by default), repad (spans by default) or "
-        "interior",
+        help="padding of what is merged: bias_map (default for blocks), repad (default for spans) "
+        "or interior",
     ),
 ]
 PlanPadding = Annotated[
-    str | None, typer.Option("--padding", help="bias_map, repad or interior; the plan's by default")
+    str | None, merging("--padding", help="bias_map, repad or interior; the plan's by default")
 ]
 FreeActivation = Annotated[
-    bool, typer.Option("--free-activation/--no-free-activation", help="ReLU6 after merged blocks")
+    bool, merging("--free-activation/--no-free-activation", help="ReLU6 after merged blocks")
 ]
 WeightsFreeActivation = Annotated[
     bool | None,
-    typer.Option(
+    merging(
         "--free-activation/--no-free-activation",
-        help="ReLU6 after merged blocks; as fine-tuned weights say, else yes, if not given",
+        help="ReLU6 after merged blocks; if not given, as recorded in fine-tuned weights, else yes",
     ),
 ]
 PlanResolution = Annotated[
@@ -82,7 +85,7 @@ PlanResolution = Annotated[
 
 
 def warn_of_plain_tcp(scheduler: str | None) -> None:
-    """Say on standard error that a cluster beyond this machine should be reached by TLS."""
+    """Warn that a cluster on another machine should be reached by TLS."""
     if scheduler is None or scheduler.startswith(("tls://", "inproc://")):
         return
     host = scheduler.partition("://")[2] or scheduler

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from dshrink.search.plan import Plan
     from latency_tables.table import LatencyTable
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, help="Draw tables, plans and results as PNG and SVG.")
 
 TableArgument = Annotated[
     Path, typer.Argument(metavar="TABLE_DIR", help="Folder (or file) of a latency table.")
 ]
 OutOption = Annotated[
-    Path, typer.Option("--out", help="FILE.png; FILE.svg is written beside it.", metavar="FILE")
+    Path, typer.Option("--out", help="FILE.png; FILE.svg is written as well.", metavar="FILE")
 ]
 
 
@@ -45,7 +45,7 @@ def blocks(
 def frontier(
     frontiers: Annotated[
         list[Path],
-        typer.Argument(metavar="FRONTIER.csv...", help="From `dshrink search --frontier`."),
+        typer.Argument(metavar="FRONTIER.csv...", help="From `dshrink search dp --frontier`."),
     ],
     file: OutOption = Path("frontier.png"),
     budget_ms: Annotated[
@@ -94,7 +94,7 @@ def kept(
     padding: options.TablePadding = None,
     json: options.Json = False,
 ) -> None:
-    """Which blocks, or convolutions, keep their activations: a strip a plan."""
+    """Which blocks, or convolutions, keep their activations: one row for each plan."""
     from dshrink.plots import PlotError, kept_figure, plan_labels
     from dshrink.search.plan import parse_plan
     from latency_tables.io import load_table
@@ -120,7 +120,7 @@ def _bound_to_table(plan: Plan, table: LatencyTable) -> Plan:
     cut_into = "spans" if table.chain else "blocks"
     if plan.segments != cut_into:
         raise PlotError(
-            f"{plan.text} merges {plan.segments}, the table of {table.model} is cut into {cut_into}"
+            f"{plan.text} merges {plan.segments}, the table of {table.model} is of {cut_into}"
         )
     reasons = table.unmergeable.items()
     if table.chain is None:
@@ -237,7 +237,7 @@ def mask(
     file: OutOption = Path("mask.png"),
     json: options.Json = False,
 ) -> None:
-    """The history of a learnt mask: each block's value, and which blocks it keeps."""
+    """The history of a mask search: each block's value, and which blocks it keeps."""
     from dshrink.plots import load_mask_history, mask_history_figure
 
     _write(mask_history_figure(load_mask_history(history), history.name), file, json)

@@ -1,11 +1,11 @@
-"""Latency tables as text and as JSON data, for the commands that show them."""
+"""Latency tables as text and as JSON data."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
+from dshrink.cli.grids import Column, number, print_grid
 
 if TYPE_CHECKING:
     from dshrink.results import BenchmarkResult
@@ -34,40 +34,42 @@ def table_data(table: LatencyTable) -> dict[str, Any]:
     }
 
 
-def rows_table(table: LatencyTable) -> Table:
-    """One line a row of the latency table."""
+def print_rows(table: LatencyTable, *, wide: bool = False) -> None:
+    """Print one line for each row of the latency table."""
     c = table.conditions
-    grid = Table(
-        title=f"{table.model} on {c.device}, {c.runtime} {c.runtime_version}, {c.precision}, "
-        f"batch {c.batch}, {how_timed(c)}, {c.statistic}",
-        title_justify="left",
-    )
-    grid.add_column("piece")
-    grid.add_column("layers", overflow="fold")
-    for column in ("latency ms", "95 % interval ms", "MMAC", "GMAC/s"):
-        grid.add_column(column, justify="right")
-    grid.add_column("verdict")
-    for row in table.rows:
-        layers = row.first_layer if row.first_layer == row.last_layer else ""
-        layers = layers or f"{row.first_layer} .. {row.last_layer}"
-        if row.latency_ms is None:
-            grid.add_row(row.piece, layers, "", "", "", "", f"{row.verdict}: {row.reason}")
-            continue
-        speed = row.macs * c.batch / row.latency_ms / 1e6
-        grid.add_row(
-            row.piece,
-            layers,
-            f"{row.latency_ms:.4f}",
-            _spread(row),
-            f"{row.macs / 1e6:.2f}" if row.macs else "",
-            f"{speed:.1f}" if row.macs else "",
-            f"{row.verdict}: {row.reason}" if row.verdict == "bounded" else row.verdict,
-        )
-    return grid
+    columns: list[Column[Row]] = [
+        Column("piece", lambda row: row.piece),
+        Column("layers", _layers, rank=2, least=24),
+        number("latency ms", lambda row: row.latency_ms, ".4f"),
+        Column("95 % interval ms", _spread, rank=1, is_number=True),
+        number("MMAC", lambda row: row.macs / 1e6 if row.macs else None, ".2f", rank=4),
+        number("GMAC/s", lambda row: _gmac_per_s(row, c.batch), ".1f", rank=5),
+        Column("verdict", lambda row: row.verdict),
+        Column("reason", _reason, rank=3, least=16, is_prose=True),
+    ]
+    timed = f"{c.precision}, batch {c.batch}, {how_timed(c)}, {c.statistic}"
+    title = f"{table.model} on {c.device}, {c.runtime} {c.runtime_version}, {timed}"
+    print_grid(columns, table.rows, title=title, wide=wide)
+
+
+def _layers(row: Row) -> str:
+    alone = row.first_layer == row.last_layer
+    return row.first_layer if alone else f"{row.first_layer} .. {row.last_layer}"
+
+
+def _gmac_per_s(row: Row, batch: int) -> float | None:
+    if not row.macs or row.latency_ms is None:
+        return None
+    return row.macs * batch / row.latency_ms / 1e6
+
+
+def _reason(row: Row) -> str:
+    """Why a row has no latency, or only bounds of it."""
+    return row.reason if row.latency_ms is None or row.verdict == "bounded" else ""
 
 
 def _spread(row: Row) -> str:
-    """The interval of a row; a published one has a standard deviation, if anything."""
+    """The interval of a row; a published one has at most a standard deviation."""
     if row.low_ms is not None and row.high_ms is not None:
         return f"{row.low_ms:.4f} - {row.high_ms:.4f}"
     return "" if row.stdev_ms is None else f"sd {row.stdev_ms:.4f}"
@@ -82,7 +84,7 @@ def how_timed(timed: Conditions | BenchmarkResult) -> str:
 
 
 def summary_lines(table: LatencyTable) -> list[str]:
-    """What a user needs to know about a table, a line each."""
+    """The size, the errors and the warnings of a table, a line each."""
     verdicts = [row.verdict for row in table.rows]
     counts = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts))
     pieces = len({row.digest or row.piece for row in table.rows})
@@ -100,10 +102,10 @@ def summary_lines(table: LatencyTable) -> list[str]:
     if check:
         tau = "unknown" if check.kendall_tau is None else f"{check.kendall_tau:.3f}"
         lines += [
-            f"predictions checked on {len(check.networks)} networks that took no part: "
-            f"off by {check.mape_percent:.2f} % on average, {check.max_error_percent:.2f} % at "
-            f"most; {check.within_5_percent:.0f} % of them within 5 %; Kendall's tau {tau}",
-            f"beside it: plain sum of the rows {check.plain_sum_mape_percent:.2f} %, "
+            f"prediction error on {len(check.networks)} hold-out networks: "
+            f"{check.mape_percent:.2f} % on average, {check.max_error_percent:.2f} % at most; "
+            f"{check.within_5_percent:.0f} % of them within 5 %; Kendall's tau {tau}",
+            f"for comparison: plain sum of the rows {check.plain_sum_mape_percent:.2f} %, "
             f"scaled MACs {check.scaled_macs_mape_percent:.2f} %",
         ]
         if check.interval_percent is not None:
@@ -119,7 +121,7 @@ def summary_lines(table: LatencyTable) -> list[str]:
 
 
 def _context_lines(table: LatencyTable) -> list[str]:
-    """What the pieces were measured beside, and how right each context is where several were."""
+    """The context that pieces were measured in, and the error of each where there are several."""
     lines = [f"context of the pieces: {table.context}"]
     if len(table.contexts) > 1:
         errors = (
@@ -129,11 +131,11 @@ def _context_lines(table: LatencyTable) -> list[str]:
             f"%, at most {check.max_error_percent:.2f} %)"
             for name, check in table.contexts.items()
         )
-        lines.append(f"error of the predictions by context: {'; '.join(errors)}")
+        lines.append(f"prediction error by context: {'; '.join(errors)}")
     for name, check in table.contexts.items():
         if check.unnamed_percent:
             lines.append(
                 f"{name}: {check.unnamed_percent:.1f} % of the profiled time was in layers that "
-                "name no operator of ours, and was spread over the others"
+                "match no operator of the network, and was distributed over the others"
             )
     return lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 
 from dshrink.cli import options, train_options
 from dshrink.cli.console import notice, out, print_json
+from dshrink.cli.grids import Column, print_grid, print_report
 from dshrink.cli.run_study import StudyRequest, run_study
 from dshrink.errors import DshrinkError
 from dshrink.train.unreadable import Unreadable
@@ -73,6 +75,7 @@ def command(
         bool, typer.Option("--dry-run", help="say what would run and how long, and stop")
     ] = False,
     listed: Annotated[bool, typer.Option("--list", help="list the recipes")] = False,
+    wide: options.Wide = False,
     json: options.Json = False,
 ) -> None:
     """Train, search, merge and measure all that RECIPE compares; write tables and the front.
@@ -84,7 +87,7 @@ def command(
     from dshrink.study.runner import jobs_here
 
     if listed:
-        _list(json)
+        _list(json, wide)
         return
     if recipe is None:
         raise DshrinkError("give a RECIPE; `dshrink run --list` names them")
@@ -115,7 +118,7 @@ def command(
     if json:
         print_json([asdict(row) for row in result.results])
         return
-    out.print("\n".join(result.report))
+    print_report(result.report, wide=wide)
     out.print(f"written: {', '.join(map(str, result.files))}")
 
 
@@ -152,16 +155,18 @@ def _numbers(text: str | None) -> tuple[int, ...]:
     return tuple(int(name) for name in names)
 
 
-def _list(json: bool) -> None:
+def _list(json: bool, wide: bool) -> None:
     from dshrink.study.recipe import load_recipe, shipped_recipes
 
     recipes = {name: load_recipe(name).title for name in shipped_recipes()}
     if json:
         print_json(recipes)
         return
-    width = max(map(len, recipes))
-    for name, title in recipes.items():
-        out.print(f"{name:<{width}}  {title}")
+    columns: list[Column[tuple[str, str]]] = [
+        Column("recipe", itemgetter(0)),
+        Column("title", itemgetter(1), least=20, is_prose=True),
+    ]
+    print_grid(columns, list(recipes.items()), wide=wide)
 
 
 def _dry_run(request: StudyRequest, jobs: int, json: bool) -> None:

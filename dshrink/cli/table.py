@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dshrink.cli import options, table_import
 from dshrink.cli.console import out, print_json
-from dshrink.cli.render import rows_table, summary_lines, table_data
+from dshrink.cli.grids import Column, number, print_grid
+from dshrink.cli.render import print_rows, summary_lines, table_data
 
-app = typer.Typer(no_args_is_help=True)
-table_import.register(app)
+if TYPE_CHECKING:
+    from latency_tables.compare import RowComparison
+
+app = typer.Typer(no_args_is_help=True, help="Show, check, compare tables; predict from them.")
+app.command(name="import")(table_import.command)
 Folder = Annotated[Path, typer.Argument(help="folder of a latency table")]
 
 
 @app.command()
-def show(folder: Folder, json: options.Json = False) -> None:
+def show(folder: Folder, wide: options.Wide = False, json: options.Json = False) -> None:
     """Print every row with its interval and verdict."""
     from latency_tables.io import load_table
 
@@ -26,13 +30,13 @@ def show(folder: Folder, json: options.Json = False) -> None:
     if json:
         print_json(table_data(table))
         return
-    out.print(rows_table(table))
+    print_rows(table, wide=wide)
     out.print("\n".join(summary_lines(table)))
 
 
 @app.command()
 def check(folder: Folder, json: options.Json = False) -> None:
-    """Validate a table and say how right its predictions are; exit 1 if not fit for search."""
+    """Validate a table and print the error of its predictions; exit 1 if not fit for search."""
     from latency_tables.io import load_table
 
     table = load_table(folder)
@@ -52,14 +56,13 @@ def predict(
         str,
         typer.Option(
             "--keep",
-            help="keep mask: 1 keeps a block, 0 merges it; of a table of spans the span mask; or a "
-            "plan",
+            help="keep mask (1 keeps a block, 0 merges it), span mask of a table of spans, or plan",
         ),
     ],
     padding: options.TablePadding = None,
     json: options.Json = False,
 ) -> None:
-    """Predict the latency of the network of a mask, with its 95 % interval."""
+    """Predict the latency of the network with this mask, with its 95 % interval."""
     from dshrink.search.plan import parse_plan
     from latency_tables.io import load_table
     from latency_tables.predictor import predict as predict_latency
@@ -79,14 +82,12 @@ def predict(
         f"scaled MACs {prediction.scaled_macs_ms:.3f} ms"
     )
     if not prediction.calibrated:
-        out.print("not calibrated: this is the plain sum, its error is not known")
+        out.print("not calibrated: this is the plain sum, and its error is unknown")
 
 
 @app.command()
-def compare(a: Folder, b: Folder, json: options.Json = False) -> None:
+def compare(a: Folder, b: Folder, wide: options.Wide = False, json: options.Json = False) -> None:
     """Compare two tables of one network row by row."""
-    from rich.table import Table
-
     from latency_tables.compare import compare as compare_tables
     from latency_tables.io import load_table
 
@@ -94,16 +95,14 @@ def compare(a: Folder, b: Folder, json: options.Json = False) -> None:
     if json:
         print_json(asdict(result))
         return
-    grid = Table()
-    grid.add_column("piece")
-    for column in ("A ms", "B ms", "B / A"):
-        grid.add_column(column, justify="right")
-    grid.add_column("B is")
-    for row in result.rows:
-        grid.add_row(
-            row.piece, f"{row.a_ms:.4f}", f"{row.b_ms:.4f}", f"{row.ratio:.3f}", row.verdict
-        )
-    out.print(grid)
+    columns: list[Column[RowComparison]] = [
+        Column("piece", lambda row: row.piece),
+        number("A ms", lambda row: row.a_ms, ".4f"),
+        number("B ms", lambda row: row.b_ms, ".4f"),
+        number("B / A", lambda row: row.ratio, ".3f"),
+        Column("B is", lambda row: row.verdict),
+    ]
+    print_grid(columns, result.rows, wide=wide)
     for label, names in (("only in A", result.only_a), ("only in B", result.only_b)):
         if names:
             out.print(f"{label}: {', '.join(names)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
     from latency_tables.published import PublishedTable
 
 
-def register(app: typer.Typer) -> None:
-    app.command(name="import")(command)
+origin = partial(typer.Option, rich_help_panel="Origin")
 
 
 def command(
@@ -28,22 +28,22 @@ def command(
     ],
     out_dir: Annotated[Path, typer.Option("--out", metavar="DIR", help="folder to write")],
     model: Annotated[str | None, typer.Option(help="the network, by its timm name")] = None,
-    device: Annotated[str | None, typer.Option(help="what it was measured on")] = None,
-    runtime: Annotated[str | None, typer.Option(help="tensorrt, pytorch, ...")] = None,
-    runtime_version: Annotated[str, typer.Option(help="where the source says it")] = "unknown",
+    device: Annotated[str | None, options.condition(help="what it was measured on")] = None,
+    runtime: Annotated[str | None, options.condition(help="tensorrt, pytorch, ...")] = None,
+    runtime_version: Annotated[str, options.condition(help="as the source states it")] = "unknown",
     precision: options.Precision = "fp32",
-    batch: Annotated[int | None, typer.Option(min=1, help="images a batch")] = None,
+    batch: Annotated[int | None, options.condition(min=1, help="images a batch")] = None,
     resolution: options.Resolution = 224,
-    source: Annotated[str | None, typer.Option(help="who published it, and where")] = None,
-    licence: Annotated[str | None, typer.Option(help="the licence it is published under")] = None,
-    note: Annotated[str, typer.Option(help="what a reader should know of it")] = "",
+    source: Annotated[str | None, origin(help="who published it, and where")] = None,
+    licence: Annotated[str | None, origin(help="the licence it is published under")] = None,
+    note: Annotated[str, origin(help="a remark for readers of the table")] = "",
     json: options.Json = False,
 ) -> None:
     """Read a published table by key, and write it as a latency table marked as published.
 
     A CSV with the columns st,end,time (and stdev, id) holds spans, one with the columns
     model,block,original_ms,merged_ms holds blocks. A table that ships with dshrink
-    (published:NAME) brings its conditions along; for a file of your own give them.
+    (published:NAME) has its conditions; for a file of your own give them.
     """
     from dshrink.version import __version__
     from latency_tables.io import save_table
@@ -100,7 +100,7 @@ def command(
 def _check_given(table: str, shipped: bool, options_given: dict[str, str | int | None]) -> None:
     given = [name for name, value in options_given.items() if value is not None]
     if shipped and given:
-        raise DshrinkError(f"{table} brings its own conditions: leave out {', '.join(given)}")
+        raise DshrinkError(f"{table} has its own conditions: leave out {', '.join(given)}")
     lacking = [name for name in options_given if name not in given]
     if not shipped and lacking:
         raise DshrinkError(f"{table}: to import a file give {', '.join(lacking)} as well")

@@ -101,14 +101,14 @@ def test_wrong_usage_has_status_2_and_leaves_stdout_empty(words, dshrink):
     assert "Traceback" not in ran.err
 
 
-def test_ctrl_c_says_how_to_go_on(dshrink, monkeypatch):
+def test_ctrl_c_says_how_to_resume(dshrink, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("dshrink.network.models.load_network", interrupted)
     ran = dshrink("chain", MODEL)
     assert ran.status == 130
-    assert ran.err.strip() == "interrupted; the same command goes on from here"
+    assert ran.err.strip() == "interrupted; the same command resumes from here"
 
 
 def test_the_installed_command_refuses_in_one_line(tmp_path):
@@ -134,7 +134,7 @@ def test_chain_prints_convolutions_blocks_and_spans(dshrink):
     assert "17 blocks, 50 positions, 10 skips, 171 spans (kim2023)" in ran.out
 
 
-def test_chain_goes_on_after_a_network_that_cannot_be_traced(dshrink):
+def test_chain_continues_after_a_network_that_cannot_be_traced(dshrink):
     ran = dshrink("chain", "mixnet_s", MODEL, "nosuchnet", "--resolution", "64", "--json")
     assert ran.status == 2
     assert [found["model"] for found in ran.data] == [MODEL]
@@ -369,7 +369,7 @@ def test_a_folder_is_no_file_to_write(tmp_path, dshrink):
     check_refused(dshrink(*merge_words(tmp_path)), "is a folder")
 
 
-def test_basic_blocks_are_refused_a_bias_map_and_told_of_repad(tmp_path, dshrink):
+def test_basic_blocks_are_refused_a_bias_map_and_advised_repad(tmp_path, dshrink):
     words = ["--plan", "mask:00111111", "--weights", "random", *SMALL, "--out", tmp_path / "a.onnx"]
     ran = dshrink("merge", "torchvision:resnet18", *words)
     check_refused(ran, "block 0 (layer1.0)", "layer1.0.conv2", "--padding repad")
@@ -392,7 +392,7 @@ def local_conditions() -> Conditions:
         scheduler.close()
 
 
-def test_bench_measures_networks_plans_and_files_beside_their_predictions(
+def test_bench_measures_networks_plans_and_files_with_their_predictions(
     tmp_path, dshrink, monkeypatch
 ):
     # As precise as a noisy machine allows takes minutes; here the numbers do not matter.
@@ -419,7 +419,7 @@ def test_bench_measures_networks_plans_and_files_beside_their_predictions(
 SIMULATED_GPU = Path(__file__).parents[1] / "support" / "fake_gpu"
 
 
-def test_bench_on_a_gpu_tells_what_was_built_and_why_a_table_says_nothing(
+def test_bench_on_a_gpu_reports_what_was_built_and_why_a_table_predicts_nothing(
     tmp_path, dshrink, monkeypatch
 ):
     monkeypatch.setattr("dshrink.operations.bench.BENCH_EFFORT", {"rounds": 2, "extra_rounds": 0})

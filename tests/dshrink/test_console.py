@@ -1,4 +1,4 @@
-"""What reaches a terminal: texts of a device cannot do more there than be read."""
+"""What reaches a terminal: texts, and no control characters of a device."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ def test_the_colours_are_still_there() -> None:
     printer = console._TextOnly(file=screen, force_terminal=True, color_system="standard")
     printer.print("one\ttwo\nthree", style="red")
     assert screen.getvalue().startswith("\x1b[31m") and screen.getvalue().count("\n") == 2
+
+
+def test_a_text_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    console.out.print("[bold]/tmp/:100:/[0]")
+    assert capsys.readouterr().out == "[bold]/tmp/:100:/[0]\n"
 
 
 def test_an_error_with_control_characters_is_one_readable_line(

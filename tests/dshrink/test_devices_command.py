@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dshrink.cli import grids
 from dshrink.cli import main as entry
 
 
@@ -17,6 +18,7 @@ def devices(monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path):
     monkeypatch.setenv("DSHRINK_DEVICES", str(tmp_path / "devices.toml"))
 
     def run(*words: str, columns: int = 80) -> tuple[int, str, str]:
+        monkeypatch.setattr(grids, "screen_width", lambda: columns)
         monkeypatch.setattr(sys, "argv", ["dshrink", "devices", *words])
         monkeypatch.setenv("COLUMNS", str(columns))
         with pytest.raises(SystemExit) as end:
@@ -109,7 +111,7 @@ def test_a_probe_of_a_machine_with_a_gpu_shows_it(devices, monkeypatch) -> None:
     out = " ".join(devices("probe", "local", columns=200)[1].split())
     for said in (
         "GPU Tesla V100-SXM2-16GB, compute capability 7.0, 16.0 GiB, driver 550.54.15, CUDA 12.4",
-        "GPU state 61 °C, 212.3 W, of at most 300 W, 97 % busy, held by its power limit, ECC on",
+        "GPU state 61 °C, 212.3 W, of at most 300 W, 97 % busy, at its power limit, ECC on",
         "on the GPU trainer (7) 900 MiB",
         "gpu 1350 MHz",
         "throttling the GPU is slowed down: hardware slowdown",
@@ -120,7 +122,7 @@ def test_a_probe_of_a_machine_with_a_gpu_shows_it(devices, monkeypatch) -> None:
     found["health"]["gpu"] = None
     found["gpu_processes"] = []
     out = " ".join(devices("probe", "local", columns=200)[1].split())
-    assert "GPU state not told by this machine" in out and "on the GPU nobody else" in out
+    assert "GPU state not reported by this machine" in out and "on the GPU no other process" in out
 
 
 def test_a_probe_is_there_as_json_too(devices) -> None:

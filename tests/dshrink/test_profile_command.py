@@ -81,7 +81,7 @@ def test_every_context_is_saved_and_the_best_one_is_the_table(tmp_path, profile_
     assert f"pair {errors['pair']:.2f} % (plain sum " in text
     shown = profile_command("table", "show", tmp_path / "isolated")[1]
     assert "context of the pieces: isolated" in shown
-    assert "error of the predictions by context: isolated " in shown
+    assert "prediction error by context: isolated " in shown
     data = json.loads(profile_command("table", "show", tmp_path, "--json")[1])
     assert (data["context"], list(data["contexts"])) == ("pair", ["isolated", "pair"])
     assert data["contexts"]["pair"]["mape_percent"] == errors["pair"]
@@ -142,7 +142,7 @@ def test_spans_are_profiled_shown_and_predicted_from(tmp_path, profile_command):
     assert table.hold_out is not None
     assert len(table.hold_out.networks) == 8
     shown = profile_command("table", "show", tmp_path)[1]
-    assert "bounded: not measured" in " ".join(shown.split())
+    assert "bounded not measured" in " ".join(shown.split())
     mask = table.hold_out.networks[0].keep_mask
     for keep in (mask, f"spans:{mask}"):
         asked = profile_command("table", "predict", tmp_path, "--keep", keep, "--json")[1]

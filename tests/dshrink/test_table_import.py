@@ -1,4 +1,4 @@
-"""``dshrink table import``: whose a table is stays with it, and its keys fit a real network."""
+"""``dshrink table import``: the origin stays with the table, and its keys fit a real network."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_conditions_are_given_once_and_in_full(tmp_path):
     out = ("--out", tmp_path / "table")
     done = run("import", "published:kim2023_vgg19", "--batch", 64, "--device", "x", *out)
     assert isinstance(done.exception, DshrinkError)
-    assert "brings its own conditions: leave out --device, --batch" in str(done.exception)
+    assert "has its own conditions: leave out --device, --batch" in str(done.exception)
     for lacking in OPTIONS:
         given = {name: value for name, value in OPTIONS.items() if name != lacking}
         done = run("import", tmp_path / "own.csv", *flat(given), *out)

@@ -117,7 +117,8 @@ def tiny(tmp_path: Path, network: Network) -> tuple[Path, Path]:
 
 
 def test_recipes_are_listed_with_a_line_each(command: Command) -> None:
-    lines = command("--list").output.splitlines()
+    head, *lines = command("--list").output.splitlines()
+    assert head.split() == ["recipe", "title"]
     assert [line.split()[0] for line in lines] == list(shipped_recipes())
     assert all(len(line.split()) > 3 for line in lines)
     assert list(json.loads(command("--list", "--json").output)) == list(shipped_recipes())

@@ -107,11 +107,11 @@ def test_without_scikit_learn_there_is_advice(
 
 def test_the_command_says_what_there_is(few: dict[str, Any], tmp_path: Path) -> None:
     app = typer.Typer()
-    data.register(app)
+    app.add_typer(data.app, name="data")
     words = ["data", "digits", "--out", str(tmp_path / "digits")]
     first = CliRunner().invoke(app, words)
     assert first.exit_code == 0
-    assert "2 images of 10 digits to train on, 1 of other writers" in first.stdout
+    assert "2 training images of 10 digits, 1 validation images by other writers" in first.stdout
     assert "already" not in first.stdout
     assert "already" in CliRunner().invoke(app, words).stdout
     assert json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout) == {
