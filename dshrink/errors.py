@@ -10,7 +10,8 @@ DshrinkError
   SearchError      no plan, or none that meets the goal (search.errors)
   TrainError       images or weights that cannot be trained with (train.errors)
   EvaluationError  importances that cannot be measured, or a journal of others (importance.errors)
-  BenchmarkError   nothing to measure, or results that cannot be read (benchmark)
+  BenchmarkError   nothing to measure (benchmark)
+  ResultsError     results that cannot be read (results)
   FrontError       results that make no front (fronts)
   PlotError        nothing to draw (plots.errors)
 """

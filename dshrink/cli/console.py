@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -18,6 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.segment import Segment
+
+from dshrink.progress import OnProgress
 
 #: What a terminal acts on, except newlines and tabs: texts of a device may contain any of it.
 _CONTROLS = dict.fromkeys({*range(32), 127, *range(128, 160)} - {ord("\n"), ord("\t")})
@@ -37,9 +39,6 @@ class _TextOnly(Console):
 # whole when it is piped.
 out = _TextOnly(highlight=False, markup=False, emoji=False, soft_wrap=True)
 err = _TextOnly(stderr=True, highlight=False, markup=False, emoji=False)
-
-#: Called with (done, total, label) while long work runs.
-OnProgress = Callable[[int, int, str], None]
 
 
 def errors() -> tuple[type[BaseException], ...]:
@@ -72,7 +71,7 @@ def print_json(data: Any) -> None:
 
 @contextmanager
 def progress(title: str) -> Iterator[OnProgress]:
-    """A progress bar with an estimate on standard error."""
+    """A progress bar with an estimate on standard error, from the first update on."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
@@ -82,10 +81,16 @@ def progress(title: str) -> Iterator[OnProgress]:
         TimeRemainingColumn(),
         TextColumn("[dim]{task.fields[label]}"),
     )
-    with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task(title, total=None, label="")
+    bar = Progress(*columns, console=err, transient=True)
 
-        def update(done: int, total: int, label: str) -> None:
-            bar.update(task, completed=done, total=total, label=label)
+    def update(done: int, total: int, label: str) -> None:
+        if not bar.tasks:  # what is refused before anything is done stays one line
+            bar.start()
+            bar.add_task(title, total=None, label="")
+        bar.update(bar.task_ids[0], completed=done, total=total, label=label)
 
+    try:
         yield update
+    finally:
+        if bar.tasks:
+            bar.stop()

@@ -26,7 +26,7 @@ from dshrink.cli.run_study import (
 )
 
 if TYPE_CHECKING:
-    from dshrink.benchmark import BenchmarkResult
+    from dshrink.results import BenchmarkResult
     from dshrink.search.plan import Plan
     from dshrink.study.rows import Workplace
     from latency_tables.table import LatencyTable
@@ -140,19 +140,16 @@ def _draw(
     results: Sequence[BenchmarkResult],
 ) -> list[Path]:
     from dshrink import plots
-    from dshrink.benchmark import save_results
     from dshrink.study.rows import HISTORY
     from dshrink.study.steps import SEARCH
 
     folder = place.folders.root
-    few = folder / "throughput.csv"
     shown = [r for r in results if not r.seed and r.method in ("original", "searched")]
-    save_results(shown, few)
     figures = {
         "blocks": plots.blocks_figure(table),
         "memory": plots.memory_figure(table),
         "kept": plots.kept_figure(plans, table=table),
-        "throughput": plots.throughput_figure(plots.load_results(few)),
+        "throughput": plots.throughput_figure(shown),
     }
     if table.hold_out:
         figures["predicted"] = plots.predicted_figure(table)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dshrink.cli import options, train_options
 from dshrink.cli.console import err, notice, out, print_json
+from dshrink.cli.train_options import training
 from dshrink.train.unreadable import Unreadable
 
 if TYPE_CHECKING:
-    from dshrink.network.models import Network
-    from dshrink.train.expansion_rules import Choice
-    from dshrink.train.expansion_training import Shrunk
-    from dshrink.train.settings import Training
-    from latency_tables.opspec import OpSpec
+    from dshrink.operations.expand import ExpandResult
+
+expanding = partial(typer.Option, rich_help_panel="Expansion")
 
 
 def register(app: typer.Typer) -> None:
@@ -31,17 +31,17 @@ def command(
     folder: Annotated[Path, typer.Option("--out", help="folder for the weights and checkpoints")],
     rule: Annotated[
         str,
-        typer.Option(
+        expanding(
             help="which convolutions: vgg (dense 3x3 ones but the first two and the last), "
             "inverted_residual (the first pointwise of every other block), auto"
         ),
     ] = "auto",
-    layer: Annotated[
+    layers: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="expand this convolution instead; several times"),
+        expanding("--layer", metavar="NAME", help="expand this convolution instead; several times"),
     ] = None,
     ratio: Annotated[
-        int, typer.Option(min=1, help="middle channels of an expansion for each input channel")
+        int, expanding(min=1, help="middle channels of an expansion for each input channel")
     ] = 6,
     weights: train_options.Weights = "initial",
     recipe: train_options.Recipe = None,
@@ -49,9 +49,9 @@ def command(
     epochs: train_options.Epochs = None,
     shrink_epochs: Annotated[
         int | None,
-        typer.Option(
+        training(
             min=1,
-            help="epochs after the added activations are gone; as many as --epochs if not given",
+            help="epochs without the added activations; as many as --epochs if not given",
         ),
     ] = None,
     batch: train_options.Batch = None,
@@ -59,15 +59,11 @@ def command(
     learning_rate: train_options.LearningRate = None,
     shrink_lr: Annotated[
         float | None,
-        typer.Option(
-            help="learning rate after the added activations are gone; that of --lr if not given"
-        ),
+        typer.Option(help="learning rate without the added activations; that of --lr if not given"),
     ] = None,
     warmup_epochs: train_options.WarmupEpochs = None,
     clip: train_options.Clip = None,
-    ema: Annotated[
-        float | None, typer.Option(help="decay of an average of the weights, which is then kept")
-    ] = None,
+    ema: train_options.Ema = None,
     precision: train_options.TrainPrecision = None,
     loaders: train_options.Loaders = None,
     unreadable: train_options.OnUnreadable = Unreadable.SKIP,
@@ -75,124 +71,58 @@ def command(
     seed: train_options.Seed = None,
     json: options.Json = False,
 ) -> None:
-    """Train MODEL expanded, then shrink it back: its own architecture with better weights.
+    """Train MODEL expanded, then contract it: its own architecture with better weights.
 
-    DepthShrinker+: chosen convolutions become inverted residuals, drawn anew; after a training with
-    the added activations and one without, each is merged into one convolution again. An interrupted
-    run goes on where it was: give the same command again.
+    DepthShrinker+: chosen convolutions become inverted residuals with new weights; after a training
+    with the added activations and one without, each is merged into one convolution again. The same
+    command resumes an interrupted run.
     """
+    from dshrink.operations.expand import expand_network
+
     settings = train_options.settings_of(
         train_options.recipe_settings(recipe),
         distillation=0.0,
         **train_options.given_settings(context),
     )
-    # What goes on without the added activations is trained already: it needs no warm-up.
+    # The second training starts from trained weights: it needs no warm-up.
     shrinking = train_options.settings_of(
         replace(settings, warmup_epochs=0),
         epochs=shrink_epochs,
         learning_rate=shrink_lr,
     )
-    result = run_expand(
-        model,
-        data,
-        folder,
-        settings,
-        shrinking,
-        rule=rule,
-        layers=layer or (),
-        ratio=ratio,
-        weights=weights,
-        resolution=resolution,
-        unreadable=unreadable,
-    )
+    with train_options.progress_of_main("expand") as update:
+        result = options.call(
+            context,
+            expand_network,
+            settings=settings,
+            shrinking=shrinking,
+            on_progress=update,
+            notice=notice,
+        )
     if result and json:
-        print_json(result)
+        print_json(asdict(result))
     elif result:
         _print(result, model)
 
 
-def run_expand(
-    model: str,
-    data: str,
-    folder: Path,
-    settings: Training,
-    shrinking: Training,
-    *,
-    rule: str = "auto",
-    layers: list[str] | tuple[str, ...] = (),
-    ratio: int = 6,
-    weights: str = "initial",
-    resolution: int = 224,
-    unreadable: Unreadable = Unreadable.SKIP,
-) -> dict[str, Any]:
-    """Expand, train, shrink back; the result is what the command prints.
-
-    Empty in all processes but the first.
-    """
-    from dshrink.train.expansion_rules import choose
-    from dshrink.train.expansion_training import expand_and_shrink
-    from dshrink.train.opening import feed_of, open_both
-
-    images, network = open_both(
-        data, model, resolution=resolution, weights=weights, seed=settings.seed
-    )
-    choice = choose(network, rule, layers)
-    feed = feed_of(images, network, settings, unreadable)
-    with train_options.progress_of_main("expand") as update:
-        shrunk = expand_and_shrink(
-            network, choice, feed, shrinking, folder, ratio=ratio, progress=update, notice=notice
-        )
-    if shrunk is None:
-        return {}
-    return {
-        **_told(shrunk, choice, ratio),
-        "cost": _cost(network, shrunk.grown),
-        "unreadable": dict(feed.unreadable.reasons),
-    }
-
-
-def _told(shrunk: Shrunk, choice: Choice, ratio: int) -> dict[str, Any]:
-    return {
-        "weights": str(shrunk.weights),
-        "rule": choice.rule,
-        "expanded": list(choice.layers),
-        "left_alone": dict(choice.alone),
-        "ratio": ratio,
-        "accuracy_percent": {
-            "expanded": shrunk.expanded.accuracy,
-            "without_activations": shrunk.linear.accuracy,
-            "contracted": shrunk.agreement.merged_accuracy,
-        },
-        "agreement": shrunk.agreement.to_json(),
-        "relative_error_float64": shrunk.error,
-    }
-
-
-def _cost(network: Network, grown: OpSpec) -> dict[str, list[int]]:
-    """Before, expanded, after; what is shrunk back has the original's structure."""
-    return {
-        name: [getattr(spec, name) for spec in (network.spec, grown, network.spec)]
-        for name in ("macs", "parameters")
-    }
-
-
-def _print(result: dict[str, Any], model: str) -> None:
-    for name, reason in result["left_alone"].items():
-        err.print(f"{name} is left alone: {reason}", soft_wrap=True)
-    expanded, agreed = result["expanded"], result["agreement"]
-    out.print(f"expanded by {result['rule']}, ratio {result['ratio']}: {', '.join(expanded)}")
-    accuracy = result["accuracy_percent"]
+def _print(result: ExpandResult, model: str) -> None:
+    for name, reason in result.left_alone.items():
+        err.print(f"{name} is not expanded: {reason}", soft_wrap=True)
+    agreed, accuracy = result.agreement, result.accuracy_percent
+    out.print(f"expanded by {result.rule}, ratio {result.ratio}: {', '.join(result.expanded)}")
     out.print(
-        f"accuracy: {accuracy['expanded']:.2f} % expanded, {accuracy['without_activations']:.2f} % "
-        f"without the added activations, {accuracy['contracted']:.2f} % shrunk back"
+        f"top-1 accuracy: {accuracy['expanded']:.2f} % expanded, "
+        f"{accuracy['without_activations']:.2f} % without the added activations, "
+        f"{accuracy['contracted']:.2f} % contracted"
     )
     out.print(
-        f"shrunk back, {agreed['differing']} of {agreed['images']} validation images get another "
-        f"class; outputs differ by {result['relative_error_float64']:.1e} (relative, float64)"
+        f"contracted: top-1 agreement on {agreed.images - agreed.differing} of {agreed.images} "
+        f"validation images; outputs differ by {result.relative_error_float64:.1e} (relative, "
+        "float64)"
     )
-    for name, (before, grown, after) in result["cost"].items():
+    for name, (before, grown, after) in result.cost.items():
         out.print(
             f"{name}: {before / 1e6:.2f} M before, {grown / 1e6:.2f} M expanded, "
             f"{after / 1e6:.2f} M after"
         )
-    out.print(f"wrote {result['weights']}: weights of {model} under its own names")
+    out.print(f"wrote {result.weights}: weights of {model} under its own names")

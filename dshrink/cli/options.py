@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from inspect import signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from dshrink.cli.console import err
-from dshrink.errors import DshrinkError
 
-#: Height and width in pixels where nothing says otherwise.
-USUAL_RESOLUTION = 224
+Result = TypeVar("Result")
 
 #: The groups that ``--help`` shows options in (``rich_help_panel``); the rest is "Options".
 CONDITIONS = "Measurement conditions"
@@ -97,14 +97,8 @@ def warn_of_plain_tcp(scheduler: str | None) -> None:
         )
 
 
-def one_resolution(
-    asked: int | None, known: tuple[int, int] | None, whose: str
-) -> int | tuple[int, int]:
-    """The ``known`` resolution, else the one asked for. Raises DshrinkError where they differ."""
-    if known is None:
-        return asked or USUAL_RESOLUTION
-    if asked is not None and tuple(known) != (asked, asked):
-        raise DshrinkError(
-            f"--resolution {asked}: {whose} is for {known[0]}x{known[1]}; leave --resolution out"
-        )
-    return known[0], known[1]
+def call(context: typer.Context, function: Callable[..., Result], **more: Any) -> Result:
+    """``function`` of the command's parameters that are named like its own, and of ``more``."""
+    names = signature(function).parameters
+    taken = {name: value for name, value in context.params.items() if name in names}
+    return function(**{**taken, **more})

@@ -180,9 +180,10 @@ def throughput(
     json: options.Json = False,
 ) -> None:
     """Measured frames per second against the number of kept blocks, with predictions."""
-    from dshrink.plots import load_results, throughput_figure
+    from dshrink.plots import throughput_figure
+    from dshrink.results import load_results
 
-    _write(throughput_figure(load_results(results)), file, json)
+    _write(throughput_figure(load_results(results).results), file, json)
 
 
 @app.command()

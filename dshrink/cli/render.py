@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dshrink.cli.grids import Column, number, print_grid
 
 if TYPE_CHECKING:
-    from dshrink.benchmark import BenchmarkResult
+    from dshrink.results import BenchmarkResult
     from latency_tables.schema import Conditions, Row
     from latency_tables.table import LatencyTable
 

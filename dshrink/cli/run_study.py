@@ -19,7 +19,7 @@ from dshrink.errors import DshrinkError
 from dshrink.train.unreadable import Unreadable
 
 if TYPE_CHECKING:
-    from dshrink.benchmark import BenchmarkResult
+    from dshrink.results import BenchmarkResult
     from dshrink.study.recipe import Recipe
     from dshrink.study.rows import Workplace
     from dshrink.study.steps import Step, StepsFailedError
@@ -154,7 +154,7 @@ def run_study(request: StudyRequest, jobs: int) -> StudyResult | None:
 
 def measure_table(request: StudyRequest, place: Workplace, classes: int) -> None:
     """Profile the recipe's network, unless that was done. Raises DshrinkError under accelerate."""
-    from dshrink.cli.profile import run_profile
+    from dshrink.operations.profile import profile_network
     from dshrink.study.steps import TABLE
     from dshrink.train.processes import together
 
@@ -166,15 +166,18 @@ def measure_table(request: StudyRequest, place: Workplace, classes: int) -> None
             f"(`dshrink profile {place.recipe.model} --resolution {place.recipe.resolution} "
             f"--classes {classes}`) and give it with --table"
         )
-    profile = run_profile(
-        place.recipe.model,
-        place.table,
-        request.target,
-        resolution=place.recipe.resolution,
-        dense=place.recipe.dense,
-        hold_out=place.recipe.hold_out,
-        classes=classes,
-    )
+    with progress(f"profile {place.recipe.model}") as update:
+        profile = profile_network(
+            place.recipe.model,
+            place.table,
+            request.target,
+            resolution=place.recipe.resolution,
+            classes=classes,
+            dense=place.recipe.dense,
+            hold_out=place.recipe.hold_out,
+            on_progress=update,
+            notice=notice,
+        )
     place.folders.finish(TABLE, {"digest": profile.table.digest})
 
 
@@ -194,21 +197,24 @@ def measure_networks(request: StudyRequest, place: Workplace) -> list[BenchmarkR
 
     Writes ``results.csv``.
     """
-    from dshrink.benchmark import save_results
-    from dshrink.cli.bench import run_bench
+    from dshrink.operations.bench import bench_networks
+    from dshrink.results import save_results
 
     merged = merged_networks(place)
     first: dict[str, Path] = {}
     for name, facts in merged.items():
         first.setdefault(facts["structure"], place.folders.folder(name) / facts["file"])
-    measured = run_bench(
-        [str(file) for file in first.values()],
-        [],
-        [place.table],
-        request.folder / "bench.csv",
-        request.target,
-        resolution=place.recipe.resolution,
-    )
+    with progress("benchmark") as update:
+        measured = bench_networks(
+            [str(file) for file in first.values()],
+            [],
+            [place.table],
+            request.folder / "bench.csv",
+            request.target,
+            resolution=place.recipe.resolution,
+            on_progress=update,
+            notice=notice,
+        )
     by_structure = dict(zip(first, measured, strict=True))
     results = [
         _row(place, name, facts, by_structure[facts["structure"]]) for name, facts in merged.items()

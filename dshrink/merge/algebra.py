@@ -1,8 +1,8 @@
 """Exact merging of convolutions, on tensors only.
 
-A ``Conv`` is an affine map of feature maps; composing, adding and folding such maps gives such maps
-again. Results hold wherever no padding is read in between; ``padding`` says what happens elsewhere.
-Weights on the meta device are welcome: they give shapes, groups and reasons without arithmetic.
+``ConvWeights`` are an affine map of feature maps; composing, adding and folding such maps gives
+such maps again. Results hold wherever no padding is read in between; ``padding`` covers the rest.
+Weights on the meta device are allowed: they give shapes, groups and reasons without arithmetic.
 
 Shape suffixes: O out channels, M middle channels, I in channels, G groups, H/W kernel.
 """
@@ -23,7 +23,7 @@ from dshrink.merge.window import NO_PADS, Pair, Sides, Window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Conv:
+class ConvWeights:
     """A convolution (cross-correlation) with bias: weight (O, I/G, H, W), bias (O,).
 
     ``pads`` is top, left, bottom, right; negative pads crop the input.
@@ -59,7 +59,7 @@ class Conv:
         pads: Sides = NO_PADS,
         dilation: Pair = (1, 1),
         groups: int = 1,
-    ) -> Conv:
+    ) -> ConvWeights:
         """A float64 copy of a layer's weights, outside of any gradient; no bias is a zero bias."""
         weight = weight.detach().double()
         bias = weight.new_zeros(len(weight)) if bias is None else bias.detach().double()
@@ -88,7 +88,7 @@ class Conv:
             kernel=((h - 1) * dy + 1, (w - 1) * dx + 1), stride=self.stride, pads=self.pads
         )
 
-    def to(self, dtype: torch.dtype) -> Conv:
+    def to(self, dtype: torch.dtype) -> ConvWeights:
         """The same convolution in another precision."""
         return replace(self, weight=self.weight.to(dtype), bias=self.bias.to(dtype))
 
@@ -105,10 +105,10 @@ def pad(x: Tensor, pads: Sides) -> Tensor:
     return F.pad(x, (left, right, top, bottom)) if any(pads) else x
 
 
-def identity(channels: int, device: torch.device | None = None) -> Conv:
+def identity(channels: int, device: torch.device | None = None) -> ConvWeights:
     """The depthwise 1x1 convolution that changes nothing."""
     weight = torch.ones(channels, 1, 1, 1, dtype=torch.float64, device=device)
-    return Conv.from_weights(weight, groups=channels)
+    return ConvWeights.from_weights(weight, groups=channels)
 
 
 def from_average_pool(
@@ -121,7 +121,7 @@ def from_average_pool(
     ceil: bool = False,
     count_pads: bool = True,
     device: torch.device | None = None,
-) -> Conv:
+) -> ConvWeights:
     """Average pooling of inputs of ``size`` (H, W) as a depthwise convolution.
 
     Raises NotMergeable where windows at the border divide by fewer elements than those inside.
@@ -142,10 +142,10 @@ def from_average_pool(
             )
     value = 1.0 / math.prod(kernel)
     weight = torch.full((channels, 1, *kernel), value, dtype=torch.float64, device=device)
-    return Conv.from_weights(weight, stride=stride, pads=pads, groups=channels)
+    return ConvWeights.from_weights(weight, stride=stride, pads=pads, groups=channels)
 
 
-def write_out_dilation(conv: Conv) -> Conv:
+def write_out_dilation(conv: ConvWeights) -> ConvWeights:
     """The same convolution with a larger kernel that holds the gaps as zeros."""
     if conv.dilation == (1, 1):
         return conv
@@ -154,7 +154,7 @@ def write_out_dilation(conv: Conv) -> Conv:
     return replace(conv, weight=weight, dilation=(1, 1))
 
 
-def with_groups(conv: Conv, groups: int) -> Conv:
+def with_groups(conv: ConvWeights, groups: int) -> ConvWeights:
     """The same convolution with fewer groups (a divisor of its own): blocks filled with zeros."""
     if conv.groups == groups:
         return conv
@@ -168,18 +168,18 @@ def with_groups(conv: Conv, groups: int) -> Conv:
     return replace(conv, weight=weight, groups=groups)
 
 
-def compose(first: Conv, *others: Conv) -> Conv:
+def compose(first: ConvWeights, *others: ConvWeights) -> ConvWeights:
     """The one convolution equal to ``others[-1](...others[0](first(x)))`` away from padding.
 
     K[o,i,u] = sum_m sum_v W2[o,m,v] * W1[m,i,u - s1*v], b = b2 + sum_m (sum_v W2[o,m,v]) * b1[m],
-    in float64 (methods.md, "Compose"). The result has the groups that both factors have in common:
+    in float64 (docs/methods.md). The result has the groups that both factors have in common:
     it is depthwise only if every factor is. Its pads p1 + s1*p2 give the output size of the factors
     in turn, but its border equals theirs only under the conditions of ``padding``.
     """
     return reduce(_compose_two, others, first)
 
 
-def _compose_two(first: Conv, second: Conv) -> Conv:
+def _compose_two(first: ConvWeights, second: ConvWeights) -> ConvWeights:
     _need_float64(first, second)
     if first.out_channels != second.in_channels:
         raise MergeError(
@@ -199,10 +199,12 @@ def _compose_two(first: Conv, second: Conv) -> Conv:
         weight[:, :, y * sy : y * sy + h, x * sx : x * sx + w] += tap
     sums = second.weight.sum((2, 3)).reshape(second.groups, -1, second.weight.shape[1])
     bias = (sums @ first.bias.reshape(second.groups, -1, 1)).reshape(-1) + second.bias
-    return Conv(weight=weight, bias=bias, stride=window.stride, pads=window.pads, groups=common)
+    return ConvWeights(
+        weight=weight, bias=bias, stride=window.stride, pads=window.pads, groups=common
+    )
 
 
-def _multiply(tap: Tensor, groups: int, first: Conv) -> Tensor:
+def _multiply(tap: Tensor, groups: int, first: ConvWeights) -> Tensor:
     """The kernel of ``first`` and then the pointwise ``tap`` (O, M/groups), over common groups.
 
     One batched product over the finer of the two group structures, so a depthwise factor costs
@@ -223,7 +225,7 @@ def _multiply(tap: Tensor, groups: int, first: Conv) -> Tensor:
     )
 
 
-def add_parallel(a: Conv, b: Conv) -> Conv:
+def add_parallel(a: ConvWeights, b: ConvWeights) -> ConvWeights:
     """The one convolution equal to ``a(x) + b(x)``.
 
     The kernel is the union of both, each where its pads put it: a 1x1 shortcut of stride 2 lands
@@ -239,7 +241,7 @@ def add_parallel(a: Conv, b: Conv) -> Conv:
     groups = math.gcd(a.groups, b.groups)
     a, b = (with_groups(write_out_dilation(conv), groups) for conv in (a, b))
     window = a.window.beside(b.window)
-    return Conv(
+    return ConvWeights(
         weight=_embedded(a, window) + _embedded(b, window),
         bias=a.bias + b.bias,
         stride=window.stride,
@@ -248,22 +250,22 @@ def add_parallel(a: Conv, b: Conv) -> Conv:
     )
 
 
-def add_identity(conv: Conv) -> Conv:
+def add_identity(conv: ConvWeights) -> ConvWeights:
     """The one convolution equal to ``conv(x) + x``: a residual block."""
     return add_parallel(conv, identity(conv.in_channels, conv.weight.device))
 
 
-def _embedded(conv: Conv, window: Window) -> Tensor:
+def _embedded(conv: ConvWeights, window: Window) -> Tensor:
     """The kernel of ``conv`` at its place in the kernel of a larger window."""
     top, left = (window.pads[axis] - conv.pads[axis] for axis in (0, 1))
     (h, w), (height, width) = conv.kernel, window.kernel
     return pad(conv.weight, (top, left, height - h - top, width - w - left))
 
 
-def _need_float64(*convs: Conv) -> None:
+def _need_float64(*convs: ConvWeights) -> None:
     for conv in convs:
         if conv.weight.dtype != torch.float64:
             raise MergeError(
-                f"weights are {conv.weight.dtype}; merge in float64 (Conv.from_weights) "
+                f"weights are {conv.weight.dtype}; merge in float64 (ConvWeights.from_weights) "
                 "and cast the result"
             )

@@ -17,7 +17,14 @@ import torch
 from torch import Tensor
 
 from dshrink.errors import MergeError, NotMergeable
-from dshrink.merge.algebra import Conv, add_parallel, compose, from_average_pool, identity, pad
+from dshrink.merge.algebra import (
+    ConvWeights,
+    add_parallel,
+    compose,
+    from_average_pool,
+    identity,
+    pad,
+)
 from dshrink.merge.window import NO_PADS, Pair, Sides, Window
 from dshrink.network.rewriting import Region, part_of
 from latency_tables import opspec
@@ -29,7 +36,7 @@ from latency_tables.opspec import OpSpec
 class Layer:
     """A convolution of tensor ``source``; ``name`` appears in reasons."""
 
-    conv: Conv
+    conv: ConvWeights
     source: int
     name: str = ""
 
@@ -159,9 +166,9 @@ class LinearGraph:
         return tensors[-1]
 
 
-def collapse(graph: LinearGraph) -> Conv:
+def collapse(graph: LinearGraph) -> ConvWeights:
     """The one convolution equal to the graph away from padding, with no needless end pads."""
-    maps: list[Conv | None] = [None]
+    maps: list[ConvWeights | None] = [None]
     for node in graph.nodes:
         if isinstance(node, Layer):
             before = maps[node.source]
@@ -177,7 +184,7 @@ def collapse(graph: LinearGraph) -> Conv:
     return replace(conv, pads=graph.window.pads)
 
 
-def _padded(conv: Conv, pads: Sides) -> Conv:
+def _padded(conv: ConvWeights, pads: Sides) -> ConvWeights:
     return replace(conv, pads=conv.window.then(Window(pads=pads)).pads)
 
 
@@ -219,11 +226,11 @@ def from_spec(
     return LinearGraph(input_shape=(channels, height, width), nodes=tuple(nodes))
 
 
-def _conv_of(op: opspec.Op, shape: opspec.Shape, arrays: Sequence[Any] | None) -> Conv:
+def _conv_of(op: opspec.Op, shape: opspec.Shape, arrays: Sequence[Any] | None) -> ConvWeights:
     match op:
         case opspec.Conv():
             weight, bias = _tensors(arrays, op.weight_shape(shape[0]), (op.out_channels,))
-            return Conv.from_weights(
+            return ConvWeights.from_weights(
                 weight,
                 bias,
                 stride=op.stride,
@@ -233,7 +240,7 @@ def _conv_of(op: opspec.Op, shape: opspec.Shape, arrays: Sequence[Any] | None) -
             )
         case opspec.BatchNorm():
             scale, shift = _tensors(arrays, (shape[0],), (shape[0],))
-            return Conv.from_weights(scale.reshape(-1, 1, 1, 1), shift, groups=shape[0])
+            return ConvWeights.from_weights(scale.reshape(-1, 1, 1, 1), shift, groups=shape[0])
         case opspec.Pool(function="average"):
             return from_average_pool(
                 shape[0],

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dshrink.errors import MergeError, NotMergeable
-from dshrink.merge.algebra import Conv
+from dshrink.merge.algebra import ConvWeights
 from dshrink.merge.linear_graph import Layer, LinearGraph, Node, collapse
 from dshrink.merge.window import NO_PADS, Pair, Sides, Window
 
@@ -32,7 +32,7 @@ _FLAT = 1e-12
 class Merged:
     """One convolution for inputs of ``size`` (H, W), and the map (O, H', W') to add if needed."""
 
-    conv: Conv
+    conv: ConvWeights
     bias_map: Tensor | None
     padding: str
     size: Pair
@@ -119,7 +119,7 @@ def require_constant_border(graph: LinearGraph) -> None:
             )
 
 
-def _correct_border(graph: LinearGraph, conv: Conv) -> tuple[Conv, Tensor | None]:
+def _correct_border(graph: LinearGraph, conv: ConvWeights) -> tuple[ConvWeights, Tensor | None]:
     """The convolution with the bias of an interior position, and what others need beside it."""
     response, (y, x) = _zero_response(graph)
     bias = response[:, y, x]
@@ -164,7 +164,7 @@ def repad(graph: LinearGraph) -> LinearGraph:
 
     Each inner tensor grows by the margin that the layers after it would have padded
     (p_first = sum_l p_l * prod_{q<l} s_q along a chain), nothing inside is padded, and skips whose
-    tensor is larger than the other branch are cropped (methods.md, "Padding").
+    tensor is larger than the other branch are cropped (docs/methods.md).
     """
     margins = _margins(graph)
     present = [NO_PADS, *margins[1:]]  # nothing comes before the input that could make it larger

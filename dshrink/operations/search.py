@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from dshrink.errors import DshrinkError
 from dshrink.operations.resolution import one_resolution
-from dshrink.progress import Notice, OnProgress, no_notice
+from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.search.dp.bounds import Bounds, PieceSizes, sizes_of
 from dshrink.search.dp.compat import DEFAULT_PREC, TruncatedProgram
 from dshrink.search.dp.files import load_importance, load_problem, load_unevaluated
@@ -133,7 +133,7 @@ def mask_defaults(recipe: str | None) -> tuple[Training, float | None, float | N
 def search_mask(
     request: MaskRequest,
     *,
-    on_progress: OnProgress | None = None,
+    on_progress: OnProgress = no_progress,
     notice: Notice = no_notice,
 ) -> MaskSearch | None:
     """Train the network and a mask of its activations; write the plan and the mask's history.

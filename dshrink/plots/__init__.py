@@ -14,14 +14,12 @@ from dshrink.plots.kept import kept_figure, plan_labels
 from dshrink.plots.mask_history import MaskHistory, load_mask_history, mask_history_figure
 from dshrink.plots.memory import memory_figure
 from dshrink.plots.predicted import predicted_figure
-from dshrink.plots.results import NetworkResult, load_results
 from dshrink.plots.style import save_figure
 from dshrink.plots.throughput import throughput_figure
 
 __all__ = [
     "Frontier",
     "MaskHistory",
-    "NetworkResult",
     "PlotError",
     "blocks_figure",
     "front_figure",
@@ -29,7 +27,6 @@ __all__ = [
     "kept_figure",
     "load_frontier",
     "load_mask_history",
-    "load_results",
     "mask_history_figure",
     "memory_figure",
     "plan_labels",

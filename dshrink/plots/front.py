@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from dshrink.front_results import CONDITION_COLUMNS, OPTIONAL_CONDITIONS
+from dshrink.front_results import CONDITION_COLUMNS
 from dshrink.fronts import Front, FrontPoint, staircase
 from dshrink.plots.errors import PlotError
 from dshrink.plots.front_labels import Look, looks_of, subtitle
@@ -123,7 +123,6 @@ def _titles(fronts: Sequence[Front], *, is_alone: bool) -> tuple[list[str], list
             (*front.conditions[:at], name, *front.conditions[at + 1 :])
             for front, name in zip(fronts, data, strict=True)
         ],
-        unsaid=("", *OPTIONAL_CONDITIONS.values()),
         always=() if is_alone else ("device",),
     )
 

@@ -6,16 +6,18 @@ from collections.abc import Collection, Sequence
 
 from dshrink.plots.style import CLOCK_LABELS, LAUNCH_LABELS, threads_label
 
+#: How results are measured if nothing else is said of them.
+_UNSAID = ("", "plain", "hot")
+
 
 def series_labels(
     columns: Sequence[str],
     series: Sequence[tuple[str, ...]],
-    unsaid: Collection[str],
     always: Collection[str] = (),
 ) -> tuple[list[str], list[str]]:
     """A label a series, of the columns that differ and of ``always``; and what all of them share.
 
-    A series has one value a column; shared values in ``unsaid`` go without saying.
+    A series has one value a column; what is shared and as by default goes without saying.
     """
     values = list(zip(*series, strict=True))
     differing = [
@@ -24,7 +26,7 @@ def series_labels(
     shared = [
         phrase(name, values[place][0])
         for place, name in enumerate(columns)
-        if place not in differing and values[place][0] not in unsaid
+        if place not in differing and values[place][0] not in _UNSAID
     ]
     labels = [
         ", ".join(phrase(columns[place], key[place]) for place in differing if key[place])

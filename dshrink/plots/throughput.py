@@ -11,7 +11,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from dshrink.plots.errors import PlotError
-from dshrink.plots.results import NEWER_COLUMNS, SERIES_COLUMNS, NetworkResult
 from dshrink.plots.series import series_labels
 from dshrink.plots.style import (
     GREY,
@@ -22,13 +21,19 @@ from dshrink.plots.style import (
     set_titles,
     shortened,
 )
+from dshrink.results import BenchmarkResult
 
+#: What was measured: networks that agree in all of these form one series.
+SERIES_COLUMNS = (
+    *("model", "device", "runtime", "precision", "batch", "threads", "clock"),
+    *("launch", "cache_mode", "resolution"),
+)
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 #: More names than that would cover each other.
 _MOST_NAMED = 10
 
 
-def throughput_figure(results: Sequence[NetworkResult]) -> Figure:
+def throughput_figure(results: Sequence[BenchmarkResult]) -> Figure:
     """Frames per second with 95 % intervals, predictions as hollow marks.
 
     One series a set of conditions; what all series share stands in the subtitle. Networks that
@@ -42,18 +47,18 @@ def throughput_figure(results: Sequence[NetworkResult]) -> Figure:
             f"none of the {len(results)} results can be drawn: {failed} have no throughput "
             "(failed), the others no kept_blocks; bench a network with `--plan`"
         )
-    series = list(dict.fromkeys(r.series for r in drawn))
+    series = list(dict.fromkeys(map(_series, drawn)))
     if len(series) > len(SERIES_COLOURS):
         raise PlotError(
             f"{len(series)} sets of conditions are too many for one picture (at most "
             f"{len(SERIES_COLOURS)}): split the file by model, device or batch"
         )
-    labels, shared = series_labels(SERIES_COLUMNS, series, NEWER_COLUMNS.values())
+    labels, shared = series_labels(SERIES_COLUMNS, series)
     with house_style():
         figure = new_figure(4.4)
         axes = figure.subplots()
         for number, key in enumerate(series):
-            of_series = [r for r in drawn if r.series == key]
+            of_series = [r for r in drawn if _series(r) == key]
             label = labels[number] or "measured"
             _draw_series(axes, of_series, label, SERIES_COLOURS[number], _MARKERS[number])
         _dress(axes, drawn, len(results) - len(drawn))
@@ -67,8 +72,12 @@ def throughput_figure(results: Sequence[NetworkResult]) -> Figure:
         return figure
 
 
+def _series(result: BenchmarkResult) -> tuple[str, ...]:
+    return tuple(str(getattr(result, name)) for name in SERIES_COLUMNS)
+
+
 def _draw_series(
-    axes: Axes, results: Sequence[NetworkResult], label: str, colour: str, marker: str
+    axes: Axes, results: Sequence[BenchmarkResult], label: str, colour: str, marker: str
 ) -> None:
     x = [r.kept_blocks or 0 for r in results]
     fps = [r.throughput_fps or 0.0 for r in results]
@@ -76,8 +85,8 @@ def _draw_series(
         x,
         fps,
         yerr=(
-            [y - (r.low_fps or y) for y, r in zip(fps, results, strict=True)],
-            [(r.high_fps or y) - y for y, r in zip(fps, results, strict=True)],
+            [y - (r.throughput_low_fps or y) for y, r in zip(fps, results, strict=True)],
+            [(r.throughput_high_fps or y) - y for y, r in zip(fps, results, strict=True)],
         ),
         fmt=marker,
         color=colour,
@@ -87,22 +96,23 @@ def _draw_series(
         label=label,
         zorder=3,
     )
-    predicted = [r for r in results if r.predicted_fps is not None]
+    predicted = [r for r in results if r.predicted_ms]
     if not predicted:
         return
     for r in predicted:
-        if r.predicted_low_fps is not None and r.predicted_high_fps is not None:
+        if r.predicted_low_ms and r.predicted_high_ms:
+            # The slowest latency is the smallest throughput.
             axes.vlines(
                 r.kept_blocks or 0,
-                r.predicted_low_fps,
-                r.predicted_high_fps,
+                1000 * r.batch / r.predicted_high_ms,
+                1000 * r.batch / r.predicted_low_ms,
                 colors=colour,
                 alpha=0.25,
                 linewidths=7,
             )
     axes.scatter(
         [r.kept_blocks or 0 for r in predicted],
-        [r.predicted_fps or 0.0 for r in predicted],
+        [1000 * r.batch / (r.predicted_ms or 1) for r in predicted],
         s=95,
         marker=marker,
         facecolors="none",
@@ -114,7 +124,7 @@ def _draw_series(
     )
 
 
-def _name_networks(axes: Axes, results: Sequence[NetworkResult]) -> None:
+def _name_networks(axes: Axes, results: Sequence[BenchmarkResult]) -> None:
     previous, below = None, False
     for r in sorted(results, key=lambda r: (r.kept_blocks or 0, -(r.throughput_fps or 0.0))):
         # Slanted names pass each other; of two marks in one column the lower one is named below.
@@ -132,9 +142,9 @@ def _name_networks(axes: Axes, results: Sequence[NetworkResult]) -> None:
         )
 
 
-def _dress(axes: Axes, drawn: Sequence[NetworkResult], left_out: int) -> None:
-    counts = {r.block_count for r in drawn}
-    of_all = f" (of {counts.copy().pop()})" if len(counts) == 1 and None not in counts else ""
+def _dress(axes: Axes, drawn: Sequence[BenchmarkResult], left_out: int) -> None:
+    counts = {len(r.keep_mask) for r in drawn}
+    of_all = f" (of {counts.copy().pop()})" if len(counts) == 1 and 0 not in counts else ""
     note = f"; {left_out} network(s) failed or of unknown blocks: not drawn" if left_out else ""
     axes.set_xlabel(f"Blocks that keep their activations{of_all}{note}")
     axes.set_ylabel("Throughput [frames/s]")
@@ -144,7 +154,7 @@ def _dress(axes: Axes, drawn: Sequence[NetworkResult], left_out: int) -> None:
     axes.set_ylim(0, 1.35 * axes.get_ylim()[1])
     axes.grid()
     handles = axes.get_legend_handles_labels()[0]
-    if any(r.predicted_fps is not None for r in drawn):
+    if any(r.predicted_ms is not None for r in drawn):
         hollow: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": GREY}
         handles.append(
             Line2D([], [], linestyle="none", marker="o", markersize=9, label="predicted", **hollow)

@@ -7,7 +7,6 @@ of its activations.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,12 +17,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from dshrink.merge.export import export_onnx, merge_metadata
-from dshrink.merge.rewrite import MergedNetwork, merge_network
-from dshrink.merge.verify import certify
+from dshrink.merge.certified_export import export_merged
+from dshrink.merge.export import export_onnx
 from dshrink.network.models import Network, with_state
 from dshrink.network.rewriting import Rewriting, rewriting
 from dshrink.pieces.plan_binding import bind_to_network
+from dshrink.progress import OnProgress, no_progress
 from dshrink.search.goal import Goal
 from dshrink.search.plan import load_plan, parse_plan, save_plan
 from dshrink.search.random_search import random_plan
@@ -37,19 +36,15 @@ from dshrink.study.steps import (
     StepFolders,
     StudyError,
 )
-from dshrink.train.agreement import agreement
 from dshrink.train.data import Images
 from dshrink.train.feed import Feed
 from dshrink.train.finetune import PADDING, WEIGHTS, FineTuned, finetune
-from dshrink.train.loop import OnProgress
 from dshrink.train.mask_search import search_masks, write_mask_history
-from dshrink.train.network import load_for
-from dshrink.train.opening import feed_of
+from dshrink.train.opening import feed_of, load_for
 from dshrink.train.pruning import pruned_network
 from dshrink.train.settings import Training
 from dshrink.train.unreadable import Unreadable, UnreadableImages
 from dshrink.train.width import scaled_network
-from latency_tables.files import write_atomically
 from latency_tables.io import load_table
 
 PLAN, HISTORY = "plan.json", "mask_history.csv"
@@ -83,7 +78,7 @@ class Worker:
     place: Workplace
     images: Images
     main: bool = True
-    progress: OnProgress | None = None
+    progress: OnProgress = no_progress
     missing: UnreadableImages = field(default_factory=UnreadableImages)
     #: By weights and seed; nothing changes a network that it is given.
     networks: dict[tuple[str, int], Network] = field(default_factory=dict)
@@ -221,40 +216,76 @@ def _merge(worker: Worker, step: Step) -> dict[str, Any]:
     (trained,) = step.needs
     known = folders.result(trained)
     assert known is not None
-    whole = worker.network(INITIAL)
-    network, changes = row_network(step, whole, known["keep_mask"])
+    mask = known["keep_mask"]
+    network, changes = row_network(step, worker.network(INITIAL), mask)
     network = with_state(network, _weights(folders.folder(trained) / WEIGHTS))
     folder = folders.folder(step.name)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{trained.replace('/', '_')}.onnx"
-    blocks = known["keep_mask"]
-    about: dict[str, Any] = {
-        "model": network.name,
-        "resolution": list(network.resolution),
-        "keep_mask": blocks,
-        # Tables know merged blocks, not removed ones: no prediction for these.
-        "free_activation": step.method != "layer_pruning",
-    }
-    images = worker.images
-    result: dict[str, Any] = {
-        "accuracy_percent": known["accuracy_percent"],
-        "validation_images": len(images.validation),
-    }
-    if changes is not None:
-        merged = merge_network(network, changes, padding=PADDING)
-        result, about = _proven(worker, merged, folder)
-        network = merged.network
-    origin = {"method": step.method, "seed": step.seed, "recipe": worker.place.recipe.name}
-    told = {name: result[name] for name in ("accuracy_percent", "validation_images")}
-    about |= {**origin, **told, "data": images.digest}
-    result["onnx_difference"] = export_onnx(network, file, batch=step.batch or 1, metadata=about)
+    about = {"method": step.method, "seed": step.seed, "recipe": worker.place.recipe.name}
+    if changes is None:
+        result = _exported(worker, step, network, file, {**about, **known})
+    else:
+        network, result = _merged(worker, step, network, changes, file, about)
     return {
         **result,
         "file": file.name,
-        "keep_mask": blocks,
+        "keep_mask": mask,
         "structure": network.spec.digest,
         "macs": network.spec.macs,
         "parameters": network.spec.parameters,
+    }
+
+
+def _exported(
+    worker: Worker, step: Step, network: Network, file: Path, about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write a network as ONNX in which nothing is merged; it is as accurate as when trained."""
+    images = worker.images
+    result = {
+        "accuracy_percent": about["accuracy_percent"],
+        "validation_images": len(images.validation),
+    }
+    metadata = {
+        "model": network.name,
+        "resolution": list(network.resolution),
+        # Tables know merged blocks, not removed ones: no prediction for these.
+        "free_activation": step.method != "layer_pruning",
+        **about,
+        **result,
+        "data": images.digest,
+    }
+    difference = export_onnx(network, file, batch=step.batch or 1, metadata=metadata)
+    return {**result, "onnx_difference": difference}
+
+
+def _merged(
+    worker: Worker,
+    step: Step,
+    network: Network,
+    changes: Rewriting,
+    file: Path,
+    about: Mapping[str, Any],
+) -> tuple[Network, dict[str, Any]]:
+    """The merged network, and what was found out about it."""
+    done = export_merged(
+        network,
+        changes,
+        file,
+        padding=PADDING,
+        certificate_file=file.with_name("certificate.json"),
+        batch=step.batch or 1,
+        images=worker.feed(network, worker.place.recipe.finetune),
+        about=about,
+    )
+    assert done.agreement is not None
+    return done.merged.network, {
+        "accuracy_percent": done.agreement.merged_accuracy,
+        "unmerged_accuracy_percent": done.agreement.unmerged_accuracy,
+        "validation_images": done.agreement.images,
+        "differing": done.agreement.differing,
+        "certificate": done.certificate.network_float64.relative,
+        "onnx_difference": done.onnx_difference,
     }
 
 
@@ -265,27 +296,6 @@ def _weights(file: Path) -> dict[str, torch.Tensor]:
         raise StudyError(
             f"{file}: cannot be read ({error}); remove the folder {file.parent} to train it again"
         ) from None
-
-
-def _proven(
-    worker: Worker, merged: MergedNetwork, folder: Path
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Certificate and agreement of a merge, and what its file says of itself."""
-    certificate = certify(merged)
-    certificate.require()
-    settings = worker.place.recipe.finetune
-    feed = worker.feed(merged.source, settings)
-    agreed = agreement(merged.unmerged(torch.float32), merged.network.module, feed)
-    document = {**certificate.to_json(), "validation": agreed.to_json()}
-    write_atomically(folder / "certificate.json", json.dumps(document, indent=2) + "\n")
-    result = {
-        "accuracy_percent": agreed.merged_accuracy,
-        "unmerged_accuracy_percent": agreed.unmerged_accuracy,
-        "validation_images": agreed.images,
-        "differing": agreed.differing,
-        "certificate": certificate.network_float64.relative,
-    }
-    return result, merge_metadata(merged, certificate)
 
 
 _DO: Mapping[str, Callable[[Worker, Step], dict[str, Any]]] = {

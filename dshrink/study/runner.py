@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 
 from dshrink.errors import DshrinkError
+from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.study.rows import Worker, Workplace
 from dshrink.study.steps import (
     MERGE,
@@ -32,7 +33,6 @@ from dshrink.study.steps import (
     ready,
 )
 from dshrink.train.data import Images, open_images
-from dshrink.train.loop import OnProgress
 from dshrink.train.processes import is_main_process, together
 from dshrink.train.unreadable import UnreadableImages
 
@@ -73,8 +73,8 @@ class Study:
     place: Workplace
     images: Images
     jobs: int = 1
-    progress: OnProgress = lambda done, total, label: None
-    notice: Callable[[str], None] = lambda text: None
+    progress: OnProgress = no_progress
+    notice: Notice = no_notice
     _failures: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> None:
@@ -153,7 +153,7 @@ class Study:
             self.notice(f"{done.name}: {done.unreadable}")
 
 
-def _do(worker: Worker, step: Step, progress: OnProgress | None = None) -> Done:
+def _do(worker: Worker, step: Step, progress: OnProgress = no_progress) -> Done:
     missing = UnreadableImages(worker.place.unreadable)
     try:
         result = replace(worker, progress=progress, missing=missing).do(step)

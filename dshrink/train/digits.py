@@ -1,6 +1,6 @@
 """scikit-learn's handwritten digits as a folder of images: real data without a download.
 
-1,797 grey pictures of 8 x 8 pixels. They are validated on other writers than they are trained on:
+1,797 grey images of 8 x 8 pixels. They are validated on other writers than they are trained on:
 the set is in the order of its writers, and its last 40 % validate.
 """
 
@@ -41,28 +41,28 @@ class DigitsTree:
 
 
 def write_digits(folder: Path) -> DigitsTree:
-    """Write the digits into ``folder``, all or nothing; one that holds them already is left alone.
+    """Write the digits into ``folder``, all or nothing; one that holds them already is unchanged.
 
     Raises DataError without scikit-learn, and where ``folder`` holds something else.
     """
-    pictures = dict(_pictures())
-    training = sum(name.startswith("train/") for name in pictures)
+    images = dict(_images())
+    training = sum(name.startswith("train/") for name in images)
     empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     if empty:
-        _write(pictures, folder)
-    elif not _holds(folder, pictures):
+        _write(images, folder)
+    elif not _holds(folder, images):
         raise DataError(
             f"{folder} holds something else than the digits: choose another --out, or move it away"
         )
     return DigitsTree(
         folder=folder,
         training=training,
-        validation=len(pictures) - training,
+        validation=len(images) - training,
         written=empty,
     )
 
 
-def _pictures() -> Iterator[tuple[str, Any]]:
+def _images() -> Iterator[tuple[str, Any]]:
     """The name of each file below the folder and its bytes (8, 8)."""
     try:
         found = importlib.import_module("sklearn.datasets").load_digits()
@@ -77,12 +77,12 @@ def _pictures() -> Iterator[tuple[str, Any]]:
         yield f"{split}/{label}/{number:04}.png", grey
 
 
-def _write(pictures: dict[str, Any], folder: Path) -> None:
+def _write(images: dict[str, Any], folder: Path) -> None:
     # Beside it, so that a rename is all that is left to do; the name is this process's own.
     made = folder.absolute().with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(made, ignore_errors=True)
     try:
-        for name, pixels in pictures.items():
+        for name, pixels in images.items():
             file = made / name
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(file)
@@ -91,17 +91,17 @@ def _write(pictures: dict[str, Any], folder: Path) -> None:
         shutil.rmtree(made, ignore_errors=True)
 
 
-def _holds(folder: Path, pictures: dict[str, Any]) -> bool:
-    """Whether it holds these pictures, and nothing else."""
+def _holds(folder: Path, images: dict[str, Any]) -> bool:
+    """Whether it holds these images, and nothing else."""
     files = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
-    return files == set(pictures) and all(
-        _same(folder / name, pixels) for name, pixels in pictures.items()
+    return files == set(images) and all(
+        _same(folder / name, pixels) for name, pixels in images.items()
     )
 
 
 def _same(file: Path, pixels: Any) -> bool:
     try:
-        with Image.open(file) as picture:
-            return np.array_equal(np.asarray(picture), pixels)
+        with Image.open(file) as image:
+            return np.array_equal(np.asarray(image), pixels)
     except (OSError, SyntaxError):
-        return False  # cut short by a crash, or no picture at all
+        return False  # cut short by a crash, or not an image

@@ -18,15 +18,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx, nn
 
-from dshrink.merge.algebra import Conv, add_identity, compose
+from dshrink.merge.algebra import ConvWeights, add_identity, compose
 from dshrink.merge.verify import Difference
 from dshrink.network.layers import PaddedConv2d
 from dshrink.network.lowering import folded_weights, lower
 from dshrink.network.models import Network
 from dshrink.network.tracing import trace
 from dshrink.train.expansion_rules import ExpansionError, find_convolution, why_not_expandable
-from latency_tables.opspec import Conv as ConvOp
-from latency_tables.opspec import OpSpec
+from latency_tables.opspec import Conv, OpSpec
 
 #: Middle channels for each input channel (DepthShrinker, App. D).
 RATIO = 6
@@ -39,9 +38,7 @@ class Expansion(nn.Sequential):
     each is followed by a norm.
     """
 
-    def __init__(
-        self, op: ConvOp, channels: int, ratio: int, *, own_norm: bool, skip: bool
-    ) -> None:
+    def __init__(self, op: Conv, channels: int, ratio: int, *, own_norm: bool, skip: bool) -> None:
         middle = ratio * channels
         layers: dict[str, nn.Module] = {
             "expand": PaddedConv2d(
@@ -79,10 +76,10 @@ class Expansion(nn.Sequential):
         self.expand_activation: nn.Module = nn.Identity()
         self.depthwise_activation: nn.Module = nn.Identity()
 
-    def contracted(self) -> Conv:
+    def contracted(self) -> ConvWeights:
         """The one convolution that it computes, in float64. Raises ExpansionError unless linear."""
         if any(isinstance(layer, nn.ReLU6) for layer in self):
-            raise ExpansionError("an expansion with its activations is no convolution")
+            raise ExpansionError("an expansion with its activations is not a convolution")
         children = dict(self.named_children())
         factors = []
         for name in ("expand", "depthwise", "project"):
@@ -90,7 +87,7 @@ class Expansion(nn.Sequential):
             assert isinstance(layer, nn.Conv2d)
             # Beside two 1x1 factors the stride and dilation of the third do not enter its weights.
             weight, bias = map(torch.from_numpy, folded_weights(layer, *([norm] if norm else [])))
-            factors.append(Conv.from_weights(weight, bias, groups=layer.groups))
+            factors.append(ConvWeights.from_weights(weight, bias, groups=layer.groups))
         merged = replace(compose(*factors), pads=self.op.pads)
         return add_identity(merged) if self.skip else merged
 
@@ -119,7 +116,7 @@ def expand(
     """Replace the convolutions ``layers`` of a copy of ``network`` by expansions, in eval mode.
 
     Method: DepthShrinker, Sec. 4.5 and App. D; which layers: ``expansion_rules``. Raises
-    ExpansionError for a layer that is no convolution of the network or cannot be expanded.
+    ExpansionError for a layer that is not a convolution of the network or cannot be expanded.
     """
     if not layers:
         raise ExpansionError(f"{network.name}: no convolution to expand; name some: --layer NAME")
@@ -140,7 +137,7 @@ def _expansion(network: Network, name: str, ratio: int) -> Expansion:
     if reason := why_not_expandable(network, number):
         raise ExpansionError(f"{name} of {network.name} cannot be expanded: {reason}")
     op, spec = network.spec.ops[number], network.spec
-    assert isinstance(op, ConvOp)
+    assert isinstance(op, Conv)
     before, after = spec.shapes[op.inputs[0]], spec.shapes[number + 1]
     return Expansion(
         op,
@@ -167,9 +164,9 @@ def contract(expanded: Expanded) -> dict[str, Tensor]:
     taken from the running mean of the norm behind it. Raises ExpansionError unless the expansions
     are linear (``without_activations``).
     """
-    learnt = expanded.module.state_dict()
+    trained = expanded.module.state_dict()
     state = expanded.network.module.state_dict()
-    state = {name: learnt.get(name, value).detach().clone() for name, value in state.items()}
+    state = {name: trained.get(name, value).detach().clone() for name, value in state.items()}
     for name in expanded.layers:
         conv = _expansion_at(expanded.module, name).contracted()
         state[f"{name}.weight"] = _like(conv.weight, state[f"{name}.weight"])

@@ -2,23 +2,22 @@
 
 The added activations are taken out all at once after the first training, and a second one lets the
 network recover, as DepthShrinker treats any activation that goes (paper, Sec. 4.2 and 4.5). Each
-training has a folder of its own, so an interrupted run goes on where it was.
+training has a folder of its own, so an interrupted run resumes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from dshrink.errors import CertificateError
+from dshrink.merge.agreement import Agreement, top1_agreement
 from dshrink.merge.verify import TOLERANCE
 from dshrink.network.models import WEIGHTS_KEY, Network, weights_digest, with_state
-from dshrink.train.agreement import Agreement, agreement
+from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.train.checkpoint import save_tensors
 from dshrink.train.expansion import (
     RATIO,
@@ -31,7 +30,7 @@ from dshrink.train.expansion import (
 from dshrink.train.expansion_rules import Choice
 from dshrink.train.feed import Feed
 from dshrink.train.finetune import HISTORY, WEIGHTS, weights_about, write_history
-from dshrink.train.loop import Fitted, OnProgress, fit
+from dshrink.train.loop import Fitted, fit
 from dshrink.train.settings import Training
 from latency_tables.opspec import OpSpec
 
@@ -41,7 +40,7 @@ EXPANDED, LINEAR = "expanded", "linear"
 
 @dataclass(frozen=True, kw_only=True)
 class Shrunk:
-    """``network`` is the original with what its expansion learnt, as ``weights`` holds it.
+    """``network`` is the original with what its expansion has learned, as ``weights`` holds it.
 
     ``expanded`` and ``linear`` are the two trainings. ``agreement`` is that of the linear
     expansions (unmerged) and ``network`` (merged) on all validation images, ``error`` their
@@ -65,24 +64,39 @@ def expand_and_shrink(
     folder: Path,
     *,
     ratio: int = RATIO,
-    progress: OnProgress | None = None,
-    notice: Callable[[str], None] | None = None,
+    progress: OnProgress = no_progress,
+    notice: Notice = no_notice,
 ) -> Shrunk | None:
     """Train ``network`` with its convolutions of ``choice`` expanded; shrink it back.
 
     ``feed.settings`` are those of the training with the added activations, ``shrinking`` those of
     the one without. The folder takes the weights, under the original's names, and the folders of
-    both trainings; the same call goes on where it was interrupted. Of several processes only the
+    both trainings; the same call resumes an interrupted run. Of several processes only the
     first has a result. Raises as ``loop.fit`` does, and CertificateError where what was contracted
     does not compute what was trained.
     """
     about = {**weights_about(network, None), "expanded": list(choice.layers), "ratio": ratio}
     expanded = expand(network, choice.layers, ratio=ratio, seed=feed.settings.seed)
     grown = expanded.spec
-    phases = _Phases(about=about, folder=folder, progress=progress, notice=notice)
-    first = phases.fit(EXPANDED, expanded, feed)
+
+    def train(part: str, expanded: Expanded, feed: Feed) -> Fitted:
+        """In place; the module ends on the CPU, with the weights that are kept."""
+        fitted = fit(
+            expanded.module,
+            feed,
+            folder=folder / part,
+            identity={**about, "part": part, "weights": weights_digest(expanded.module)},
+            progress=lambda done, total, label: progress(done, total, f"{part}, {label}"),
+            notice=notice,
+        )
+        expanded.module.cpu().load_state_dict(fitted.state)
+        if fitted.main:
+            write_history(fitted.history, folder / part / HISTORY)
+        return fitted
+
+    first = train(EXPANDED, expanded, feed)
     linear = without_activations(expanded)
-    second = phases.fit(LINEAR, linear, replace(feed, settings=shrinking))
+    second = train(LINEAR, linear, replace(feed, settings=shrinking))
     if not second.main:
         return None
     error = contraction_error(linear)
@@ -92,8 +106,7 @@ def expand_and_shrink(
             f"{error:.2g} (relative, in float64), more than {TOLERANCE[torch.float64]:.0e}"
         )
     shrunk = with_state(network, contract(linear))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    agreed = agreement(linear.module.to(device), shrunk.module.to(device), feed)
+    agreed = top1_agreement(linear.module, shrunk.module, feed)
     entry = {**about, "accuracy_percent": agreed.merged_accuracy}
     file = folder / WEIGHTS
     save_tensors(shrunk.module.state_dict(), file, {WEIGHTS_KEY: json.dumps(entry)})
@@ -106,32 +119,3 @@ def expand_and_shrink(
         error=error,
         weights=file,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Phases:
-    about: Mapping[str, Any]
-    folder: Path
-    progress: OnProgress | None
-    notice: Callable[[str], None] | None
-
-    def fit(self, part: str, expanded: Expanded, feed: Feed) -> Fitted:
-        """Train the module in place; it ends on the CPU, with the weights that are kept."""
-        fitted = fit(
-            expanded.module,
-            feed,
-            folder=self.folder / part,
-            identity={**self.about, "part": part, "weights": weights_digest(expanded.module)},
-            progress=self._labelled(part),
-            notice=self.notice,
-        )
-        expanded.module.cpu().load_state_dict(fitted.state)
-        if fitted.main:
-            write_history(fitted.history, self.folder / part / HISTORY)
-        return fitted
-
-    def _labelled(self, part: str) -> OnProgress | None:
-        progress = self.progress
-        if progress is None:
-            return None
-        return lambda done, total, label: progress(done, total, f"{part}, {label}")

@@ -24,7 +24,6 @@ from dshrink.plots import (
     blocks_figure,
     frontier_figure,
     kept_figure,
-    load_results,
     memory_figure,
     plan_labels,
     predicted_figure,
@@ -32,6 +31,7 @@ from dshrink.plots import (
     throughput_figure,
 )
 from dshrink.plots.frontier import FrontierPoint
+from dshrink.results import ResultsError, load_results
 from dshrink.search.plan import parse_plan, save_plan
 from latency_tables.errors import LatencyTableError, MaskError
 from latency_tables.hold_out import HoldOut
@@ -377,7 +377,7 @@ def measured(axes):
 
 def test_throughput_is_drawn_with_its_interval(tmp_path):
     path = write_csv(tmp_path / "r.csv", [result("111", 100.0), result("010", 250.0)])
-    figure = throughput_figure(load_results(path))
+    figure = throughput_figure(load_results(path).results)
     (axes,) = figure.axes
     ((label, points),) = measured(axes).items()
     assert label == "measured"
@@ -394,7 +394,7 @@ def test_a_prediction_is_a_hollow_mark_in_frames_per_second(tmp_path):
     path = write_csv(
         tmp_path / "r.csv", [result("10", 390.0, **change), result("11", 200.0, batch=8)]
     )
-    (axes,) = throughput_figure(load_results(path)).axes
+    (axes,) = throughput_figure(load_results(path).results).axes
     assert marks(axes, "_predicted, measured") == [(1, 400)]
     interval, hollow = axes.collections[-2:]
     assert hollow.get_facecolor().size == 0
@@ -403,7 +403,7 @@ def test_a_prediction_is_a_hollow_mark_in_frames_per_second(tmp_path):
 
 def test_each_batch_is_a_series_named_by_what_differs(tmp_path):
     lines = [result("11", 100.0), result("01", 200.0), result("11", 300.0, batch=8)]
-    figure = throughput_figure(load_results(write_csv(tmp_path / "r.csv", lines)))
+    figure = throughput_figure(load_results(write_csv(tmp_path / "r.csv", lines)).results)
     found = measured(figure.axes[0])
     assert {name: [p[:2] for p in points] for name, points in found.items()} == {
         "batch 1": [(2, 100), (1, 200)],
@@ -419,7 +419,7 @@ def test_plain_launches_and_cuda_graphs_are_series_of_their_own(tmp_path):
         result("11", 300.0, **graph),
     ]
     path = write_csv(tmp_path / "r.csv", lines, (*COLUMNS, "launch", "cache_mode"))
-    figure = throughput_figure(load_results(path))
+    figure = throughput_figure(load_results(path).results)
     assert set(measured(figure.axes[0])) == {"plain launches", "CUDA graph"}
     assert "toy, shed, onnxruntime, fp32, batch 1, 1 thread, GPU time" in words(figure)
 
@@ -428,24 +428,24 @@ def test_what_cannot_be_drawn_is_counted(tmp_path):
     failed = result("00", 1.0, throughput_fps="", throughput_low_fps="", throughput_high_fps="")
     file = result("", 50.0, kept_blocks="")
     path = write_csv(tmp_path / "r.csv", [result("11", 100.0), failed, file])
-    (axes,) = throughput_figure(load_results(path)).axes
+    (axes,) = throughput_figure(load_results(path).results).axes
     assert [p[:2] for p in measured(axes)["measured"]] == [(2, 100)]
     assert "2 network(s)" in axes.get_xlabel()
     with pytest.raises(PlotError, match="none of the 2 results can be drawn: 1 have no throughput"):
-        throughput_figure(load_results(write_csv(tmp_path / "r.csv", [failed, file])))
+        throughput_figure(load_results(write_csv(tmp_path / "r.csv", [failed, file])).results)
 
 
 def test_too_many_series_are_refused(tmp_path):
     lines = [result("11", 100.0, batch=2**n) for n in range(7)]
     with pytest.raises(PlotError, match="7 sets of conditions"):
-        throughput_figure(load_results(write_csv(tmp_path / "r.csv", lines)))
+        throughput_figure(load_results(write_csv(tmp_path / "r.csv", lines)).results)
 
 
 def test_missing_columns_are_all_named(tmp_path):
-    columns = [name for name in COLUMNS if name not in ("batch", "predicted_ms")]
+    columns = [name for name in COLUMNS if name not in ("batch", "throughput_fps")]
     path = write_csv(tmp_path / "r.csv", [result("11", 100.0)], columns)
     with pytest.raises(
-        PlotError, match=r"r\.csv: line 1: missing column\(s\) batch, predicted_ms \("
+        ResultsError, match=r"r\.csv: line 1: missing column\(s\) batch, throughput_fps:"
     ):
         load_results(path)
 
@@ -457,14 +457,15 @@ def test_missing_columns_are_all_named(tmp_path):
         ({"throughput_fps": "nan"}, "throughput_fps must be a finite number above 0, got nan"),
         ({"predicted_ms": "-3"}, "predicted_ms must be a finite number above 0, got -3"),
         ({"throughput_low_fps": "300"}, "throughput_fps must be between throughput_low_fps and"),
-        ({"batch": ""}, "batch must be 1 or more, got an empty value"),
+        ({"batch": ""}, "batch must be a whole number, 0 or more, got an empty value"),
+        ({"batch": "0"}, "batch must be 1 or more, got 0"),
         ({"batch": "1.5"}, "batch must be a whole number"),
         ({"kept_blocks": "1"}, "kept_blocks must be 2, the 1s of keep_mask 11, got 1"),
     ],
 )
 def test_a_bad_value_is_one_line_with_the_place(tmp_path, change, message):
     path = write_csv(tmp_path / "r.csv", [result("10", 90.0), result("11", 100.0, **change)])
-    with pytest.raises(PlotError) as error:
+    with pytest.raises(ResultsError) as error:
         load_results(path)
     assert str(error.value).startswith(f"{path}: line 3 (net 11): {message}")
     assert "\n" not in str(error.value)
@@ -472,18 +473,18 @@ def test_a_bad_value_is_one_line_with_the_place(tmp_path, change, message):
 
 def test_a_broken_file_of_results_is_one_line(tmp_path):
     path = tmp_path / "r.csv"
-    with pytest.raises(PlotError, match="no such file"):
+    with pytest.raises(ResultsError, match="no such file"):
         load_results(path)
     write_csv(path, [])
-    with pytest.raises(PlotError, match="no rows"):
+    with pytest.raises(ResultsError, match="no rows"):
         load_results(path)
     write_csv(path, [result("11", 100.0)])
     for text in (path.read_text()[:-12] + "\n", path.read_text().rstrip() + ",1,2\n"):
         path.write_text(text)
-        with pytest.raises(PlotError, match=r"line 2: \d+ values for \d+ columns"):
+        with pytest.raises(ResultsError, match=r"line 2: \d+ values for \d+ columns"):
             load_results(path)
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(PlotError, match="cannot be read as text"):
+    with pytest.raises(ResultsError, match="cannot be read as text"):
         load_results(path)
 
 
@@ -508,7 +509,7 @@ def pictures(tmp_path_factory):
         "kept": kept_figure({"a": parse_plan("mask:10110")}, table=table),
         "kept spans": kept_figure(spans),
         "frontier": frontier_figure([frontier], budgets_ms=[1, 2]),
-        "throughput": throughput_figure(load_results(path)),
+        "throughput": throughput_figure(load_results(path).results),
     }
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dshrink.errors import MergeError, NotMergeable
 from dshrink.merge.algebra import (
-    Conv,
+    ConvWeights,
     add_identity,
     add_parallel,
     compose,
@@ -31,14 +31,14 @@ def normal(seed: int, *shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def make(seed, out, inner, kernel, groups=1, **geometry) -> Conv:
+def make(seed, out, inner, kernel, groups=1, **geometry) -> ConvWeights:
     weight = normal(seed, out, inner // groups, *kernel)
     bias = normal(seed + 1, out)
-    return Conv.from_weights(weight, bias, groups=groups, **geometry)
+    return ConvWeights.from_weights(weight, bias, groups=groups, **geometry)
 
 
-def run(conv: Conv, x: torch.Tensor) -> torch.Tensor:
-    """What a framework computes, written without ``Conv.run``."""
+def run(conv: ConvWeights, x: torch.Tensor) -> torch.Tensor:
+    """What a framework computes, written without ``ConvWeights.run``."""
     top, left, bottom, right = conv.pads
     x = F.pad(x, (left, right, top, bottom))
     return F.conv2d(
@@ -254,14 +254,14 @@ def test_layers_that_do_not_fit_say_what_they_have():
     with pytest.raises(MergeError, match="3 to 4 and 3 to 5 channels"):
         add_parallel(make(1, 4, 3, (1, 1)), make(1, 5, 3, (1, 1)))
     with pytest.raises(MergeError, match="do not divide into 3 groups"):
-        Conv.from_weights(torch.ones(4, 2, 1, 1), groups=3)
+        ConvWeights.from_weights(torch.ones(4, 2, 1, 1), groups=3)
     with pytest.raises(MergeError, match=r"bias \(3,\)"):
-        Conv.from_weights(torch.ones(4, 2, 1, 1), torch.ones(3))
+        ConvWeights.from_weights(torch.ones(4, 2, 1, 1), torch.ones(3))
 
 
 def test_weights_are_read_in_float64_without_their_gradient():
     weight = torch.nn.Parameter(torch.ones(2, 2, 1, 1))
-    conv = Conv.from_weights(weight)
+    conv = ConvWeights.from_weights(weight)
     assert conv.weight.dtype == conv.bias.dtype == torch.float64
     assert not conv.weight.requires_grad
     assert torch.equal(conv.bias, torch.zeros(2, dtype=torch.float64))
@@ -276,7 +276,7 @@ def test_merging_in_single_precision_is_refused():
     with pytest.raises(MergeError, match="merge in float64"):
         add_parallel(half, conv)
     with pytest.raises(MergeError, match=r"weight is torch.float64, bias is torch.float32"):
-        Conv(weight=conv.weight, bias=half.bias)
+        ConvWeights(weight=conv.weight, bias=half.bias)
 
 
 def test_a_convolution_runs_as_the_framework_runs_it():
@@ -287,7 +287,10 @@ def test_a_convolution_runs_as_the_framework_runs_it():
 
 def test_weights_on_the_meta_device_give_the_shapes_of_the_real_ones():
     real = [make(1, 12, 4, (1, 1)), make(2, 12, 12, (3, 3), 12), make(3, 4, 12, (1, 1))]
-    meta = [Conv.from_weights(c.weight.to("meta"), groups=c.groups, stride=c.stride) for c in real]
+    meta = [
+        ConvWeights.from_weights(c.weight.to("meta"), groups=c.groups, stride=c.stride)
+        for c in real
+    ]
     a, b = add_identity(compose(*real)), add_identity(compose(*meta))
     assert b.weight.is_meta
     assert (a.weight.shape, a.groups, a.window) == (b.weight.shape, b.groups, b.window)

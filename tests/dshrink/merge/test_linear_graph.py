@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from dshrink.errors import MergeError, NotMergeable
-from dshrink.merge.algebra import Conv
+from dshrink.merge.algebra import ConvWeights
 from dshrink.merge.linear_graph import Layer, LinearGraph, Sum, collapse, from_spec
 from dshrink.merge.padding import merge
 from latency_tables import opspec
@@ -120,7 +120,7 @@ def test_a_flat_input_is_no_segment():
 
 def layer(out, inner, kernel=1, source=0, **geometry):
     weight = torch.ones(out, inner, kernel, kernel, dtype=torch.float64)
-    return Layer(conv=Conv.from_weights(weight, **geometry), source=source, name=f"to {out}")
+    return Layer(conv=ConvWeights.from_weights(weight, **geometry), source=source, name=f"to {out}")
 
 
 def test_a_segment_that_does_not_fit_together_says_where():

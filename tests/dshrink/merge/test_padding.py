@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dshrink.errors import MergeError, NotMergeable
-from dshrink.merge.algebra import Conv, from_average_pool
+from dshrink.merge.algebra import ConvWeights, from_average_pool
 from dshrink.merge.linear_graph import Layer, LinearGraph, Sum
 from dshrink.merge.padding import (
     PADDING_MODES,
@@ -31,7 +31,7 @@ def layer(seed, source, out, inner, kernel=1, stride=1, pads=0, groups=1, eps=1e
     kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
     gamma, beta, mean = (normal(seed + shift, out) for shift in (1, 2, 3))
     scale = gamma / (normal(seed + 4, out).abs() + 0.01 + eps).sqrt()
-    conv = Conv.from_weights(
+    conv = ConvWeights.from_weights(
         normal(seed, out, inner // groups, *kernel) * scale.reshape(-1, 1, 1, 1),
         beta - mean * scale,
         stride=(stride, stride) if isinstance(stride, int) else stride,
@@ -206,7 +206,7 @@ def test_a_map_that_is_the_same_everywhere_becomes_the_plain_bias():
     part = inverted_residual((6, 6))
     unbiased = [
         Layer(
-            conv=Conv.from_weights(n.conv.weight, pads=n.conv.pads, groups=n.conv.groups),
+            conv=ConvWeights.from_weights(n.conv.weight, pads=n.conv.pads, groups=n.conv.groups),
             source=n.source,
         )
         for n in part.nodes[:3]
@@ -217,10 +217,10 @@ def test_a_map_that_is_the_same_everywhere_becomes_the_plain_bias():
 
 
 def test_a_map_that_is_rounding_alone_becomes_the_plain_bias():
-    expand = Conv.from_weights(torch.ones(2, 2, 1, 1), torch.ones(2))
+    expand = ConvWeights.from_weights(torch.ones(2, 2, 1, 1), torch.ones(2))
     weight = torch.full((2, 1, 3, 3), 1e-14, dtype=torch.float64)
     weight[:, :, 1, 1] = 1.0
-    spatial = Conv.from_weights(weight, pads=(1, 1, 1, 1), groups=2)
+    spatial = ConvWeights.from_weights(weight, pads=(1, 1, 1, 1), groups=2)
     part = segment((6, 6), 2, Layer(conv=expand, source=0), Layer(conv=spatial, source=1))
     assert check_exact(part).bias_map is None
 
@@ -400,7 +400,7 @@ def random_segments(draw):
         )
         groups = draw(st.sampled_from([1, 1, 2, 4]))
         weight = normal(len(nodes) + draw(st.integers(0, 99)), 4, 4 // groups, *kernel)
-        conv = Conv.from_weights(
+        conv = ConvWeights.from_weights(
             weight,
             weight.sum((1, 2, 3)) + 1,
             stride=(stride, stride),

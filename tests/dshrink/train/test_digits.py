@@ -57,7 +57,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Digits that are but three, for what does not depend on how many there are."""
     names = ("train/0/0000.png", "train/1/0001.png", "val/0/0002.png")
     found: dict[str, Any] = {name: np.eye(8, dtype=np.uint8) for name in names}
-    monkeypatch.setattr("dshrink.train.digits._pictures", found.items)
+    monkeypatch.setattr("dshrink.train.digits._images", found.items)
     return found
 
 

@@ -19,17 +19,19 @@ from synthetic_tables import synthetic_table
 from torch import nn
 from typer.testing import CliRunner
 
-from dshrink.cli import expand, finetune, merge, options, train_options
+from dshrink.cli import train_options
 from dshrink.cli.main import app
 from dshrink.errors import DshrinkError
+from dshrink.merge.agreement import top1_agreement
 from dshrink.merge.export import METADATA_KEY
 from dshrink.network.models import Network
 from dshrink.network.tracing import import_timm, trace
 from dshrink.operations import search as searching
+from dshrink.operations.resolution import one_resolution
 from dshrink.operations.search import MaskRequest
+from dshrink.progress import no_progress
 from dshrink.search.goal import Goal
 from dshrink.search.plan import load_plan, parse_plan, save_plan
-from dshrink.train import agreement as agreements
 from dshrink.train import opening
 from dshrink.train.errors import DataError
 from dshrink.train.settings import Training
@@ -100,21 +102,24 @@ def test_a_merge_says_which_images_it_could_not_read(
 def test_a_merge_opens_the_images_before_it_computes_anything(
     trained: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dshrink.merge.rewrite.merge_network", None)
+    monkeypatch.setattr("dshrink.merge.certified_export.merge_network", None)
     assert "no such folder" in refusal(*trained[1][1:], "--data", str(tmp_path / "nothing"))
 
 
-def test_a_merge_validates_on_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Goes:
-        def to(self, device: torch.device) -> torch.device:
-            return device
+def test_agreement_is_checked_on_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    went: list[torch.device] = []
 
-    merged: Any = SimpleNamespace(unmerged=lambda dtype: Goes(), module=lambda dtype: Goes())
-    feed: Any = SimpleNamespace(unreadable=SimpleNamespace(line=""))
-    monkeypatch.setattr(agreements, "agreement", lambda first, second, feed: (first, second))
+    class Goes(nn.Linear):
+        def to(self, device: torch.device) -> Goes:  # type: ignore[override]
+            went.append(device)
+            return self
+
+    images: Any = SimpleNamespace(validation_on=lambda device: went.append(device) or ())
     for there, kind in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
-        assert merge.agreement_of(merged, feed) == (torch.device(kind),) * 2
+        top1_agreement(Goes(1, 1), Goes(1, 1), images)
+        assert went == [torch.device(kind)] * 3
+        went.clear()
 
 
 @pytest.fixture
@@ -147,10 +152,10 @@ def test_another_resolution_than_the_tables_is_refused(pictures: Path, tmp_path:
 
 
 def test_a_resolution_is_the_known_one_else_the_one_asked_for() -> None:
-    assert options.one_resolution(None, None, "") == 224
-    assert options.one_resolution(64, None, "") == 64
-    assert options.one_resolution(None, (32, 48), "") == (32, 48)
-    assert options.one_resolution(32, (32, 32), "") == (32, 32)
+    assert one_resolution(None, None, "") == 224
+    assert one_resolution(64, None, "") == 64
+    assert one_resolution(None, (32, 48), "") == (32, 48)
+    assert one_resolution(32, (32, 32), "") == (32, 32)
 
 
 @pytest.fixture
@@ -158,15 +163,14 @@ def settings_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Training]:
     """``settings_of("finetune", "--seed", "3")``: what such a command would train with."""
     seen: list[Training] = []
 
-    def note(*arguments: Any, **more: Any) -> dict[str, Any]:
-        seen.append(next(one for one in arguments if isinstance(one, Training)))
-        return {}
+    def note(*, settings: Training, **more: Any) -> None:
+        seen.append(settings)
 
     def note_search(request: MaskRequest, *arguments: Any, **more: Any) -> None:
         seen.append(request.training)
 
-    monkeypatch.setattr(finetune, "run_finetune", note)
-    monkeypatch.setattr(expand, "run_expand", note)
+    monkeypatch.setattr("dshrink.operations.finetune.finetune_by_plan", note)
+    monkeypatch.setattr("dshrink.operations.expand.expand_network", note)
     monkeypatch.setattr(searching, "search_mask", note_search)
     starts = {
         "finetune": ["finetune", MODEL, "--plan", "mask:0100"],
@@ -262,7 +266,7 @@ def test_the_teacher_has_the_weights_of_its_file(
         taught.append(teacher.state_dict())
         raise DshrinkError("that is all")
 
-    monkeypatch.setattr("dshrink.train.finetune.finetune", note)
+    monkeypatch.setattr("dshrink.operations.finetune.finetune", note)
     state = network.module.state_dict()
     save_file(state, tmp_path / "teacher.safetensors")
     refusal(
@@ -319,7 +323,7 @@ def test_only_the_process_that_speaks_shows_progress(monkeypatch: pytest.MonkeyP
     for main in (True, False):
         monkeypatch.setattr(train_options, "is_main_process", lambda main=main: main)
         with train_options.progress_of_main("train") as update:
-            assert (update is not None) == main
+            assert (update is not no_progress) == main
 
 
 def test_a_random_search_without_a_seed_draws_with_seed_0(
