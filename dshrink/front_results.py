@@ -14,13 +14,13 @@ from pathlib import Path
 from statistics import fmean
 
 from dshrink.fronts import (
-    Estimate,
     Front,
     FrontError,
     FrontPoint,
-    accuracy_estimate,
-    estimate,
+    MeanWithInterval,
+    accuracy_interval,
     make_front,
+    mean_interval,
 )
 from dshrink.results import BenchmarkResult, load_results, save_rows
 
@@ -51,10 +51,10 @@ class _Measured:
         return self.result.seed
 
     @property
-    def throughput_fps(self) -> Estimate:
+    def throughput_fps(self) -> MeanWithInterval:
         r = self.result
         assert r.throughput_fps is not None
-        return Estimate(
+        return MeanWithInterval(
             mean=r.throughput_fps,
             low=r.throughput_low_fps or r.throughput_fps,
             high=r.throughput_high_fps or r.throughput_fps,
@@ -183,7 +183,7 @@ def _check_seeds(members: Sequence[_Measured]) -> None:
 
 
 def _point(members: Sequence[_Measured]) -> FrontPoint:
-    """The mean over seeds; see ``_throughput`` and ``accuracy_estimate``."""
+    """The mean over seeds; see ``_throughput`` and ``accuracy_interval``."""
     first, ordered = members[0], sorted(members, key=lambda one: one.seed or 0)
     result = first.result
     counts = {one.result.kept_blocks for one in members}
@@ -198,7 +198,7 @@ def _point(members: Sequence[_Measured]) -> FrontPoint:
         kept_blocks=result.kept_blocks if len(counts) == 1 else None,
         seeds=tuple(one.seed for one in ordered if one.seed is not None),
         throughput_fps=_throughput([one.throughput_fps for one in ordered]),
-        accuracy_percent=accuracy_estimate([one.accuracy_percent for one in ordered], images),
+        accuracy_percent=accuracy_interval([one.accuracy_percent for one in ordered], images),
         of_seeds=tuple((one.throughput_fps.mean, one.accuracy_percent) for one in ordered),
         recipe=result.recipe,
         resolution=result.resolution,
@@ -206,14 +206,14 @@ def _point(members: Sequence[_Measured]) -> FrontPoint:
     )
 
 
-def _throughput(members: Sequence[Estimate]) -> Estimate:
+def _throughput(members: Sequence[MeanWithInterval]) -> MeanWithInterval:
     """The mean, with the t-interval over seeds or the mean of their own intervals: the wider end.
 
     Seeds may have masks, thus speeds, of their own; and two equal ones do not know it better than
     each was measured.
     """
-    over_seeds = estimate([one.mean for one in members])
-    return Estimate(
+    over_seeds = mean_interval([one.mean for one in members])
+    return MeanWithInterval(
         mean=over_seeds.mean,
         low=min(over_seeds.low, fmean(one.low for one in members)),
         high=max(over_seeds.high, fmean(one.high for one in members)),

@@ -1,0 +1,346 @@
+"""A study from its recipe to its tables and pictures.
+
+Latency is measured before the training and after it, never beside it. Networks of equal structure
+are one measurement: their speed does not depend on the weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dshrink.errors import DshrinkError
+from dshrink.front_results import fronts_of, save_fronts
+from dshrink.progress import Notice, OnProgress, no_notice, no_progress
+from dshrink.results import BenchmarkResult, save_results
+from dshrink.search.plan import Plan, load_plan
+from dshrink.study.folders import StepFolders, TableResult
+from dshrink.study.networks import benchmark_result, one_a_structure, report_row, study_networks
+from dshrink.study.recipe import ImageCounts, Recipe
+from dshrink.study.report import report_lines
+from dshrink.study.rows import HISTORY, PLAN, StudyContext
+from dshrink.study.runner import Study
+from dshrink.study.steps import MERGE, SEARCH, TABLE, Step, StepsFailedError, StudyError, steps_of
+from dshrink.train.data import Images, open_images
+from dshrink.train.processes import is_main_process, together
+from dshrink.train.unreadable import Unreadable
+from latency_tables.io import load_table, write_atomically
+from profiler.conditions import Target, batch_on
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TABLE_FOLDER = "table"
+#: Conditions that only a table gives.
+_TABLES_OWN = ("statistic", "launch", "cache_mode")
+#: Opens a progress bar of a title, to be told how far a stage is.
+OpenProgress = Callable[[str], AbstractContextManager[OnProgress]]
+
+
+def no_bar(title: str) -> AbstractContextManager[OnProgress]:
+    """For whoever does not ask."""
+    return nullcontext(no_progress)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRequest:
+    """A recipe, its images, what to measure on, and where everything goes.
+
+    ``recipe`` has the rows and seeds that are asked for now, ``whole`` all that it names; they are
+    one where it is not given. ``table`` is a latency table of the recipe's network; None measures
+    one into ``folder``. ``jobs`` training runs at a time.
+    """
+
+    recipe: Recipe
+    data: str
+    folder: Path
+    target: Target
+    whole: Recipe | None = None
+    table: Path | None = None
+    allow_unfit: bool = False
+    unreadable: Unreadable = Unreadable.SKIP
+    jobs: int = 1
+
+    def steps(self, recipe: Recipe | None = None) -> tuple[Step, ...]:
+        """All steps of the training."""
+        batch = batch_on(self.target)
+        return steps_of(recipe or self.recipe, measure_table=self.table is None, batch=batch)
+
+    def context(self, images: Images) -> StudyContext:
+        """What the steps are done with. Raises on an unreadable table."""
+        recipe = self.recipe
+        identity = {
+            "model": recipe.model,
+            "resolution": recipe.resolution,
+            "weights": _known_weights(recipe.weights),
+            "data": images.digest,
+        }
+        # A table that is measured here is known by what it is measured under.
+        table: Any = asdict(self.target) if self.table is None else load_table(self.table).digest
+        return StudyContext(
+            recipe=recipe,
+            data=self.data,
+            table=self.table or self.folder / TABLE_FOLDER,
+            folders=StepFolders.of(self.folder, identity, table, self.steps()),
+            allow_unfit=self.allow_unfit,
+            unreadable=self.unreadable,
+        )
+
+    def reported(self, context: StudyContext, notice: Notice = no_notice) -> StudyContext:
+        """``context`` with all steps of the whole recipe beside those asked for now.
+
+        What was done under other settings, and is not asked for, is left out, with a notice.
+        """
+        recipe = (self.whole or self.recipe).with_all_of(self.recipe)
+        steps = {step.name: step for step in self.steps(recipe)}
+        folders = replace(context.folders, steps=steps)
+        left_out: list[str] = []
+        for name, step in list(steps.items()):
+            if step.kind == MERGE and name not in context.folders.steps:
+                try:
+                    folders.any_result(name)
+                except StudyError as error:
+                    left_out.append(str(error))
+                    del steps[name]
+        if left_out:
+            notice(f"not in the report: {len(left_out)} networks, as {left_out[0]}")
+        return replace(context, recipe=recipe, folders=folders)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyPlan:
+    """What a study would do; ``done`` names the steps that are done already."""
+
+    steps: tuple[Step, ...]
+    done: frozenset[str]
+    images: ImageCounts
+
+    @property
+    def epochs_left(self) -> int:
+        """Of all training that is not done."""
+        return sum(s.training.epochs for s in self.steps if s.training and s.name not in self.done)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyResult:
+    """What came out of a study; the rows of ``results`` are those of ``results.csv``."""
+
+    results: Sequence[BenchmarkResult]
+    report: Sequence[str]
+    files: Sequence[Path]
+
+
+def study_target(table: Path | None, asked: Mapping[str, Any]) -> Target:
+    """What the networks are measured on: a given table's conditions, else what is asked for.
+
+    Raises DshrinkError where an option contradicts the table: its predictions, and the masks that
+    were chosen by it, would be of another device than the measurements.
+    """
+    if table is None:
+        return Target(**asked)
+    conditions = load_table(table).conditions
+    for name, value in asked.items():
+        if value != (known := getattr(conditions, name)):
+            raise DshrinkError(
+                f"--{name} {value}: {table} was measured with {name} {known}; leave --{name} out, "
+                "or give a table of what you want to measure on"
+            )
+    names = (*("device", "runtime", "precision", "batch", "threads"), *_TABLES_OWN)
+    return Target(**{name: getattr(conditions, name) for name in names})
+
+
+def plan_study(request: StudyRequest, notice: Notice = no_notice) -> StudyPlan:
+    """Every step, and what is done of it; nothing is trained or written.
+
+    Without images the recipe says how many there are. Raises DshrinkError where it does not.
+    """
+    recipe, done = request.recipe, frozenset[str]()
+    counts = recipe.images
+    if request.data:
+        images = open_images(request.data)
+        sizes = (len(images.train), len(images.validation), len(images.classes))
+        counts = ImageCounts(training=sizes[0], validation=sizes[1], classes=sizes[2])
+        done = frozenset(request.context(images).folders.results())
+    elif counts is None:
+        raise DshrinkError(f"{recipe.name}: has no section [images]: give --data DIR")
+    else:
+        notice("without --data: the recipe gives the number of images, and no step counts as done")
+    return StudyPlan(steps=request.steps(), done=done, images=counts)
+
+
+def run_study(
+    request: StudyRequest, *, notice: Notice = no_notice, progress: OpenProgress = no_bar
+) -> StudyResult | None:
+    """Do whatever is not done yet; None in all processes but the first.
+
+    Where steps fail, the others are measured and reported before StepsFailedError is raised.
+    """
+    images = open_images(request.data)
+    context = request.context(images)
+    if request.table is None:
+        measure_table(request, context, len(images.classes), notice=notice, progress=progress)
+    failed: StepsFailedError | None = None
+    try:
+        train(request, context, images, notice=notice, progress=progress)
+    except StepsFailedError as error:
+        failed = error
+    study = None
+    if is_main_process():
+        shown = request.reported(context, notice)
+        if failed is None or study_networks(shown):
+            results = measure_networks(request, shown, notice=notice, progress=progress)
+            study = write_study(request, shown, results, failed)
+    if failed is not None:
+        raise failed
+    return study
+
+
+def measure_table(
+    request: StudyRequest,
+    context: StudyContext,
+    classes: int,
+    *,
+    notice: Notice = no_notice,
+    progress: OpenProgress = no_bar,
+) -> None:
+    """Profile the recipe's network, unless that was done. Raises DshrinkError under accelerate."""
+    from dshrink.cli.profile import run_profile
+
+    recipe = context.recipe
+    if context.folders.any_result(TABLE) is not None:
+        return
+    if together().num_processes > 1:
+        raise DshrinkError(
+            "several processes train together, they do not measure: measure the table first "
+            f"(`dshrink profile {recipe.model} --resolution {recipe.resolution} "
+            f"--classes {classes}`) and give it with --table"
+        )
+    profile = run_profile(
+        recipe.model,
+        context.table,
+        request.target,
+        resolution=recipe.resolution,
+        dense=recipe.table.dense,
+        hold_out=recipe.table.hold_out,
+        classes=classes,
+    )
+    context.folders.finish(TABLE, TableResult(digest=profile.table.digest))
+
+
+def train(
+    request: StudyRequest,
+    context: StudyContext,
+    images: Images,
+    *,
+    notice: Notice = no_notice,
+    progress: OpenProgress = no_bar,
+) -> None:
+    """All steps of training, searching and merging; progress is in epochs."""
+    with progress("epochs") if is_main_process() else no_bar("") as update:
+        Study(
+            context=context, images=images, jobs=request.jobs, notice=notice, progress=update
+        ).run()
+
+
+def measure_networks(
+    request: StudyRequest,
+    context: StudyContext,
+    *,
+    notice: Notice = no_notice,
+    progress: OpenProgress = no_bar,
+) -> list[BenchmarkResult]:
+    """Bench one network of every structure, interleaved; a result for every trained network."""
+    from dshrink.cli.bench import run_bench
+
+    networks = study_networks(context)
+    files = one_a_structure(networks)
+    measured = run_bench(
+        [str(file) for file in files.values()],
+        [],
+        [context.table],
+        request.folder / "bench.csv",
+        request.target,
+        resolution=context.recipe.resolution,
+    )
+    by_structure = dict(zip(files, measured, strict=True))
+    return [benchmark_result(context, one, by_structure[one.merged.structure]) for one in networks]
+
+
+def write_study(
+    request: StudyRequest,
+    context: StudyContext,
+    results: Sequence[BenchmarkResult],
+    failed: StepsFailedError | None = None,
+) -> StudyResult:
+    """Write results, front, picture and report; the report names what failed."""
+    from dshrink import plots
+
+    folder = request.folder
+    csv_file, front_file, report_file = (
+        folder / name for name in ("results.csv", "front.csv", "report.md")
+    )
+    save_results(results, csv_file)
+    found = fronts_of(results)
+    save_fronts(found.fronts, front_file)
+    pictures = plots.save_figure(
+        plots.front_figure(found.fronts, left_out=found.left_out), folder / "front.png"
+    )
+    rows = zip(study_networks(context), results, strict=True)
+    report = report_lines(
+        context.recipe.title,
+        [report_row(network, result) for network, result in rows],
+        remarks=context.recipe.remarks,
+        failures=failed.failures if failed else None,
+    )
+    write_atomically(report_file, "\n".join(report) + "\n")
+    return StudyResult(
+        results=results, report=report, files=(csv_file, front_file, *pictures, report_file)
+    )
+
+
+def searched_plans(context: StudyContext) -> dict[str, Plan]:
+    """The searched plans of the first seed, by the names of their goals."""
+    first = context.recipe.seeds[0]
+    return {
+        step.goal.name: load_plan(context.folders.folder(name) / PLAN)
+        for name, step in context.folders.steps.items()
+        if step.kind == SEARCH and step.seed == first and step.goal is not None
+    }
+
+
+def draw_study(context: StudyContext, results: Sequence[BenchmarkResult]) -> list[Path]:
+    """Pictures of the table, the plans, the first search and the throughput of the first seed."""
+    from dshrink import plots
+
+    table = load_table(context.table)
+    shown = [r for r in results if not r.seed and r.method in ("original", "searched")]
+    search = next(name for name, s in context.folders.steps.items() if s.kind == SEARCH)
+    history = plots.load_mask_history(context.folders.folder(search) / HISTORY)
+    figures: dict[str, Figure] = {
+        "blocks": plots.blocks_figure(table),
+        "memory": plots.memory_figure(table),
+        "kept": plots.kept_figure(searched_plans(context), table=table),
+        "throughput": plots.throughput_figure(shown),
+        "mask": plots.mask_history_figure(history, search),
+    }
+    if table.hold_out:
+        figures["predicted"] = plots.predicted_figure(table)
+    written: list[Path] = []
+    for name, figure in figures.items():
+        written += plots.save_figure(figure, context.folders.root / f"{name}.png")
+    return written
+
+
+def _known_weights(weights: str) -> str:
+    """Published and initial weights by their names, a file by its content. Raises DshrinkError."""
+    if weights in ("pretrained", "initial", "random"):
+        return weights
+    try:
+        with Path(weights).open("rb") as file:
+            return f"file {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
+    except OSError as error:
+        raise DshrinkError(f"weights = {weights!r} cannot be read ({error.strerror})") from None
