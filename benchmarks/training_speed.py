@@ -46,7 +46,7 @@ from dshrink.network.models import Network, load_network
 from dshrink.network.rewriting import rewriting
 from dshrink.network.tracing import import_timm
 from dshrink.search.goal import Goal
-from dshrink.train.data import Look, look_of
+from dshrink.train.data import Preprocessing, preprocessing_of
 from dshrink.train.feed import Feed
 from dshrink.train.finetune import finetune
 from dshrink.train.mask_search import search_masks
@@ -68,11 +68,13 @@ LEARNING_RATE = 1e-3
 class RandomImages(Feed):
     """A feed of random bytes and labels in memory; one image to validate."""
 
-    def __init__(self, look: Look, settings: Training, steps: int, *, pin: bool) -> None:
-        self.look, self.settings, self.length = look, settings, steps
+    def __init__(
+        self, preprocessing: Preprocessing, settings: Training, steps: int, *, pin: bool
+    ) -> None:
+        self.preprocessing, self.settings, self.length = preprocessing, settings, steps
         self.unreadable = UnreadableImages()
         draw = torch.Generator().manual_seed(0)
-        shape = (settings.batch, look.channels, *look.size)
+        shape = (settings.batch, preprocessing.channels, *preprocessing.size)
         self.pool = [
             (
                 torch.randint(256, shape, dtype=torch.uint8, generator=draw),
@@ -231,7 +233,7 @@ def _recipe(module: nn.Module, settings: Training, steps: int) -> tuple[Any, Any
 def _on_device(trial: Trial, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     for images, labels in trial.feed.training(0, 0, 1):
         moved = images.to(device, non_blocking=True)
-        yield trial.feed.look.normalise(moved), labels.to(device, non_blocking=True)
+        yield trial.feed.preprocessing.normalise(moved), labels.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,8 +262,8 @@ def take_turns(given: argparse.Namespace, device: torch.device) -> Iterator[Turn
         precision=given.precision,
     )
     total = given.skipped + given.steps
-    look = look_of(given.model, network.resolution)
-    feed = RandomImages(look, settings, total, pin=device.type == "cuda")
+    preprocessing = preprocessing_of(given.model, network.resolution)
+    feed = RandomImages(preprocessing, settings, total, pin=device.type == "cuda")
     for number in range(given.rounds):
         for way in random.Random(number).sample(list(WAYS), len(WAYS)):
             clock = Clock(device, given.skipped, total)

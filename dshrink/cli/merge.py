@@ -16,10 +16,10 @@ from dshrink.errors import DshrinkError
 from dshrink.train.unreadable import Unreadable
 
 if TYPE_CHECKING:
+    from dshrink.merge.agreement import Agreement
     from dshrink.merge.rewrite import MergedNetwork
     from dshrink.merge.verify import Certificate
     from dshrink.search.plan import Plan
-    from dshrink.train.agreement import Agreement
     from dshrink.train.feed import Feed
 
 
@@ -220,8 +220,6 @@ def padding_of(
 def agreement_of(merged: MergedNetwork, feed: Feed) -> Agreement:
     """The merged network beside the unmerged one on every validation image, on a GPU if any."""
     import torch
-
-    from dshrink.train.agreement import agreement
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     both = merged.unmerged(torch.float32), merged.module(torch.float32)

@@ -20,9 +20,10 @@ from dshrink.importance.evaluation import Evaluation, Origin
 from dshrink.importance.settings import RECALIBRATE, Candidate, Settings
 from dshrink.merge.unmerged import unmerged_module
 from dshrink.network.models import weights_digest
+from dshrink.network.precision import exact_float32
 from dshrink.network.rewriting import rewriting
 from dshrink.pieces.span_pieces import span_pieces
-from dshrink.train.data import look_of, open_images
+from dshrink.train.data import open_images, preprocessing_of
 from dshrink.train.dataset import Batches, sampled, shuffled
 from dshrink.train.network import load_for
 from dshrink.train.settings import Augmentation
@@ -31,7 +32,7 @@ from dshrink.train.unreadable import UnreadableImages
 from dshrink.version import __version__
 from latency_tables.pieces import NetworkPieces
 
-#: What a picture meets before a network is tuned on it: timm's random crops and flips alone.
+#: How an image is augmented before a network is tuned on it: timm's random crops and flips alone.
 CROPS_AND_FLIPS = Augmentation(auto_augment="", crop_scale=(0.08, 1.0), flip=0.5, color_jitter=0.0)
 
 
@@ -54,14 +55,16 @@ class Evaluator:
             seed=settings.seed,
         )
         self.images = images
-        look = look_of(settings.model, self.network.resolution, self.network.spec.input_shape[0])
-        self._look = look
+        preprocessing = preprocessing_of(
+            settings.model, self.network.resolution, self.network.spec.input_shape[0]
+        )
+        self._preprocessing = preprocessing
         self.unreadable = UnreadableImages(settings.unreadable)
         count = len(images.train)
         self.training = Batches(
             images=images.train,
-            transform=look.transform(CROPS_AND_FLIPS if settings.augment else None),
-            picks=shuffled(
+            transform=preprocessing.transform(CROPS_AND_FLIPS if settings.augment else None),
+            indices=shuffled(
                 count, settings.batch, settings.level.batches(count, settings.batch), settings.seed
             ),
             seed=settings.seed,
@@ -71,8 +74,8 @@ class Evaluator:
         )
         self.validation = Batches(
             images=images.validation,
-            transform=look.transform(None),
-            picks=sampled(len(images.validation), settings.batch, settings.images, settings.seed),
+            transform=preprocessing.transform(None),
+            indices=sampled(len(images.validation), settings.batch, settings.images, settings.seed),
             seed=settings.seed,
             workers=settings.loaders,
             unreadable=self.unreadable,
@@ -127,7 +130,7 @@ class Evaluator:
 
     def _scores(self, candidate: Candidate) -> tuple[Score, Score]:
         module = self._module(candidate).to(self.device)
-        training = prepared(self.training, self._look, self.device)
+        training = prepared(self.training, self._preprocessing, self.device)
         settings = self.settings
         if not candidate.tuned:
             seen = evaluate(module, training)
@@ -141,7 +144,7 @@ class Evaluator:
                 learning_rate=settings.learning_rate,
                 weight_decay=settings.weight_decay,
             )
-        return seen, evaluate(module, prepared(self.validation, self._look, self.device))
+        return seen, evaluate(module, prepared(self.validation, self._preprocessing, self.device))
 
     def _module(self, candidate: Candidate) -> fx.GraphModule:
         changes = rewriting(self.network, candidate.mask, segments="spans")
@@ -157,13 +160,7 @@ class Evaluator:
     def _seeded(self) -> Iterator[None]:
         """The same random numbers for every candidate (a layer drawn anew, dropout)."""
         gpus = [torch.cuda.current_device()] if self.device.type == "cuda" else []
-        exact = torch.backends.cudnn.flags(
-            enabled=torch.backends.cudnn.enabled,  # else these flags switch it off
-            deterministic=True,
-            benchmark=False,
-            allow_tf32=False,
-        )
-        with torch.random.fork_rng(devices=gpus), exact:
+        with torch.random.fork_rng(devices=gpus), exact_float32(deterministic=True):
             torch.manual_seed(self.settings.seed)
             yield
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from dshrink.errors import DshrinkError
 from dshrink.front_results import fronts_of, save_fronts
+from dshrink.operations.bench import bench_networks
+from dshrink.operations.profile import profile_network
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.results import BenchmarkResult, save_results
 from dshrink.search.plan import Plan, load_plan
@@ -208,8 +210,6 @@ def measure_table(
     progress: OpenProgress = no_bar,
 ) -> None:
     """Profile the recipe's network, unless that was done. Raises DshrinkError under accelerate."""
-    from dshrink.cli.profile import run_profile
-
     recipe = context.recipe
     if context.folders.any_result(TABLE) is not None:
         return
@@ -219,15 +219,18 @@ def measure_table(
             f"(`dshrink profile {recipe.model} --resolution {recipe.resolution} "
             f"--classes {classes}`) and give it with --table"
         )
-    profile = run_profile(
-        recipe.model,
-        context.table,
-        request.target,
-        resolution=recipe.resolution,
-        dense=recipe.table.dense,
-        hold_out=recipe.table.hold_out,
-        classes=classes,
-    )
+    with progress(f"profile {recipe.model}") as update:
+        profile = profile_network(
+            recipe.model,
+            context.table,
+            request.target,
+            resolution=recipe.resolution,
+            dense=recipe.table.dense,
+            hold_out=recipe.table.hold_out,
+            classes=classes,
+            on_progress=update,
+            notice=notice,
+        )
     context.folders.finish(TABLE, TableResult(digest=profile.table.digest))
 
 
@@ -254,18 +257,18 @@ def measure_networks(
     progress: OpenProgress = no_bar,
 ) -> list[BenchmarkResult]:
     """Bench one network of every structure, interleaved; a result for every trained network."""
-    from dshrink.cli.bench import run_bench
-
     networks = study_networks(context)
     files = one_a_structure(networks)
-    measured = run_bench(
-        [str(file) for file in files.values()],
-        [],
-        [context.table],
-        request.folder / "bench.csv",
-        request.target,
-        resolution=context.recipe.resolution,
-    )
+    with progress("benchmark") as update:
+        measured = bench_networks(
+            [str(file) for file in files.values()],
+            [],
+            [context.table],
+            request.folder / "bench.csv",
+            request.target,
+            on_progress=update,
+            notice=notice,
+        )
     by_structure = dict(zip(files, measured, strict=True))
     return [benchmark_result(context, one, by_structure[one.merged.structure]) for one in networks]
 

@@ -7,7 +7,6 @@ of its activations.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,9 +17,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from dshrink.merge.export import export_onnx, merge_metadata
-from dshrink.merge.rewrite import MergedNetwork, merge_network
-from dshrink.merge.verify import certify
+from dshrink.merge.certified_export import export_merged
+from dshrink.merge.export import export_onnx
 from dshrink.network.models import Network, with_state
 from dshrink.network.rewriting import Rewriting, rewriting
 from dshrink.pieces.plan_binding import bind_to_network
@@ -38,7 +36,6 @@ from dshrink.study.folders import (
 )
 from dshrink.study.recipe import INITIAL, MaskGoal, Recipe
 from dshrink.study.steps import MERGE, PRETRAIN, SEARCH, TRAIN, Step, StudyError
-from dshrink.train.agreement import agreement
 from dshrink.train.data import Images
 from dshrink.train.feed import Feed
 from dshrink.train.finetune import PADDING, WEIGHTS, FineTuned, finetune
@@ -48,7 +45,7 @@ from dshrink.train.opening import feed_of
 from dshrink.train.pruning import pruned_network
 from dshrink.train.settings import Training
 from dshrink.train.unreadable import Unreadable, UnreadableImages
-from latency_tables.io import load_table, write_atomically
+from latency_tables.io import load_table
 
 PLAN, HISTORY = "plan.json", "mask_history.csv"
 #: A process keeps so many networks.
@@ -225,35 +222,78 @@ def _merge(runner: StepRunner, step: Step) -> MergeResult:
     folder = folders.folder(step.name)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{trained.replace('/', '_')}.onnx"
-    blocks = known.keep_mask
-    about: dict[str, Any] = {
-        "model": network.name,
-        "resolution": list(network.resolution),
-        "keep_mask": blocks,
-        # Tables know merged blocks, not removed ones: no prediction for these.
-        "free_activation": step.method != "layer_pruning",
-    }
-    images = runner.images
-    result: dict[str, Any] = {
-        "accuracy_percent": known.accuracy_percent,
-        "validation_images": len(images.validation),
-    }
-    if changes is not None:
-        merged = merge_network(network, changes, padding=PADDING)
-        result, about = _proven(runner, merged, folder)
-        network = merged.network
     origin = {"method": step.method, "seed": step.seed, "recipe": runner.context.recipe.name}
-    told = {name: result[name] for name in ("accuracy_percent", "validation_images")}
-    about |= {**origin, **told, "data": images.digest}
-    result["onnx_difference"] = export_onnx(network, file, batch=step.batch or 1, metadata=about)
+    if changes is None:
+        exported = _exported(runner, step, network, known, file, origin)
+    else:
+        exported, network = _merged(runner, step, network, changes, file, origin)
     return MergeResult(
-        **result,
+        **exported,
         file=file.name,
-        keep_mask=blocks,
+        keep_mask=known.keep_mask,
         structure=network.spec.digest,
         macs=network.spec.macs,
         parameters=network.spec.parameters,
     )
+
+
+def _exported(
+    runner: StepRunner,
+    step: Step,
+    network: Network,
+    known: TrainResult,
+    file: Path,
+    origin: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write a network as ONNX in which nothing is merged; it is as accurate as when trained."""
+    images = runner.images
+    accuracy = {
+        "accuracy_percent": known.accuracy_percent,
+        "validation_images": len(images.validation),
+    }
+    about = {
+        "model": network.name,
+        "resolution": list(network.resolution),
+        "keep_mask": known.keep_mask,
+        # Tables know merged blocks, not removed ones: no prediction for these.
+        "free_activation": step.method != "layer_pruning",
+        **origin,
+        **accuracy,
+        "data": images.digest,
+    }
+    difference = export_onnx(network, file, batch=step.batch or 1, metadata=about)
+    return {**accuracy, "onnx_difference": difference}
+
+
+def _merged(
+    runner: StepRunner,
+    step: Step,
+    network: Network,
+    changes: Rewriting,
+    file: Path,
+    origin: Mapping[str, Any],
+) -> tuple[dict[str, Any], Network]:
+    """What was found out about the merge, and the merged network."""
+    done = export_merged(
+        network,
+        changes,
+        file,
+        padding=PADDING,
+        certificate_file=file.with_name("certificate.json"),
+        batch=step.batch or 1,
+        images=runner.feed(network, runner.context.recipe.finetune),
+        about=origin,
+    )
+    assert done.agreement is not None
+    result = {
+        "accuracy_percent": done.agreement.merged_accuracy,
+        "unmerged_accuracy_percent": done.agreement.unmerged_accuracy,
+        "validation_images": done.agreement.images,
+        "differing": done.agreement.differing,
+        "certificate": done.certificate.network_float64.relative,
+        "onnx_difference": done.onnx_difference,
+    }
+    return result, done.merged.network
 
 
 def _weights(file: Path) -> dict[str, torch.Tensor]:
@@ -263,27 +303,6 @@ def _weights(file: Path) -> dict[str, torch.Tensor]:
         raise StudyError(
             f"{file}: cannot be read ({error}); remove the folder {file.parent} to train it again"
         ) from None
-
-
-def _proven(
-    runner: StepRunner, merged: MergedNetwork, folder: Path
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Certificate and agreement of a merge, and what its file says of itself."""
-    certificate = certify(merged)
-    certificate.require()
-    settings = runner.context.recipe.finetune
-    feed = runner.feed(merged.source, settings)
-    agreed = agreement(merged.unmerged(torch.float32), merged.network.module, feed)
-    document = {**certificate.to_json(), "validation": agreed.to_json()}
-    write_atomically(folder / "certificate.json", json.dumps(document, indent=2) + "\n")
-    result = {
-        "accuracy_percent": agreed.merged_accuracy,
-        "unmerged_accuracy_percent": agreed.unmerged_accuracy,
-        "validation_images": agreed.images,
-        "differing": agreed.differing,
-        "certificate": certificate.network_float64.relative,
-    }
-    return result, merge_metadata(merged, certificate)
 
 
 _DO: Mapping[str, Callable[[StepRunner, Step], StepResult]] = {

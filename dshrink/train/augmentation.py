@@ -1,7 +1,7 @@
-"""What happens at random to a picture that is trained on: timm's transforms, for bytes.
+"""Augmentation of training images: timm's random transforms, for bytes.
 
 timm's policies may ask Pillow to keep no bit of a colour at all, at their largest magnitudes
-(``rand-m9-mstd0.5-inc1`` gets there once in some hundred pictures). Pillow 13 refuses that, where
+(``rand-m9-mstd0.5-inc1`` gets there once in some hundred images). Pillow 13 refuses that, where
 earlier ones gave black; here one bit is kept.
 """
 
@@ -25,7 +25,7 @@ def training_transform(
     interpolation: str,
     mean: tuple[float, ...],
 ) -> Any:
-    """From a picture to bytes of ``size`` (C, H, W). ``mean`` is the colour of what moves away.
+    """From an image to bytes of ``size`` (C, H, W). ``mean`` is the colour of what moves away.
 
     Raises DataError for a policy that timm does not know.
     """
@@ -63,5 +63,5 @@ def _operations(transform: Any) -> Iterator[Any]:
             yield from several
 
 
-def _posterize(picture: Image.Image, bits: int, **_: Any) -> Image.Image:
-    return picture if bits >= 8 else ImageOps.posterize(picture, max(1, bits))
+def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    return image if bits >= 8 else ImageOps.posterize(image, max(1, bits))

@@ -1,4 +1,4 @@
-"""Data sets of images, opened by timm, and how their pictures become a network's input.
+"""Data sets of images, opened by timm, and how their images become a network's input.
 
 A data set is a folder, or one of those that timm knows by name and that are read by number. A
 folder is only listed: ImageNet's million files are not read before they are trained on.
@@ -38,10 +38,10 @@ _NAMED = re.compile(r"(?P<library>torch|hfds|hfids|tfds|wds)/(?P<rest>[^:]+)(?::
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """The pictures of one part of a data set, by number.
+    """The images of one part of a data set, by number.
 
     ``source`` is a data set of timm or torchvision, ``mode`` Pillow's of what is read ("RGB", "L").
-    ``folder`` holds the whole tree where the pictures are files.
+    ``folder`` holds the whole tree where the images are files.
     """
 
     name: str
@@ -53,33 +53,33 @@ class Split:
         return len(self.source)
 
     def read(self, number: int) -> tuple[Image.Image, int]:
-        """A picture and its label. Raises UnreadableError with the reason."""
+        """An image and its label. Raises UnreadableError with the reason."""
         try:
-            picture, label = self._picture(number)
+            image, label = self._image(number)
         except Exception as error:  # Pillow raises whatever a broken file makes its decoders raise
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UnreadableError(reason[:200]) from error
         if label < 0:
             raise UnreadableError("it has no label")
-        return picture, label
+        return image, label
 
-    def _picture(self, number: int) -> tuple[Image.Image, int]:
+    def _image(self, number: int) -> tuple[Image.Image, int]:
         if not hasattr(self.source, "reader"):
-            picture, label = self.source[number]
-            return picture.convert(self.mode), int(label)
+            image, label = self.source[number]
+            return image.convert(self.mode), int(label)
         # timm's own way takes the next image, of whatever class, for one that cannot be read.
         file, label = self.source.reader[number]
         with file:
             return Image.open(file).convert(self.mode), int(label)
 
     def file(self, number: int) -> str:
-        """The path of a picture, or what to call it where it is no file."""
+        """The path of an image, or what to call it where it is no file."""
         if self.folder is None:
             return f"{self.name}, image {number}"
         return str(self.source.reader.samples[number][0])
 
     def entries(self) -> Iterator[str]:
-        """What tells this part from others, without reading pictures: names, labels, sizes."""
+        """What tells this part from others, without reading images: names, labels, sizes."""
         if self.folder is None:
             yield f"{self.name}\0{len(self)}\n"
             return
@@ -243,8 +243,8 @@ def _timm_data() -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
-    """How pictures become a network's input: size, crop, mean and standard deviation."""
+class Preprocessing:
+    """How images become a network's input: size, crop, mean and standard deviation."""
 
     size: tuple[int, int]
     mean: tuple[float, ...]
@@ -281,10 +281,10 @@ def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
         return torch.tensor(values, device=device).reshape(1, -1, 1, 1)
 
 
-def look_of(model: str, size: tuple[int, int], channels: int = 3) -> Look:
+def preprocessing_of(model: str, size: tuple[int, int], channels: int = 3) -> Preprocessing:
     """As the network's published weights were made; ImageNet's usual where nothing is known."""
     known = None if ":" in model else import_timm().models.get_pretrained_cfg(model)
-    return Look(
+    return Preprocessing(
         size=size,
         channels=channels,
         mean=tuple(known.mean) if known else (0.485, 0.456, 0.406),

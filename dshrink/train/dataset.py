@@ -1,8 +1,8 @@
-"""Pictures read from a data set, and batches of them that are the same in every process.
+"""Images read from a data set, and batches of them that are the same in every process.
 
 What happens to an image (its crop, its flip) depends on the seed, the epoch and the image alone,
 not on what was read before or by how many processes: networks that are compared with each other
-see exactly the same pictures. Images stay bytes until they are on the device that wants them.
+see exactly the same images. They stay bytes until they are on the device that wants them.
 
 An image that cannot be read leaves its place in a batch to the next one while training, so that
 all batches keep their size, and is left out while validating.
@@ -30,23 +30,23 @@ from dshrink.train.unreadable import UnreadableError, UnreadableImages
 CACHE_BYTES = 2 << 30
 #: So many images in a row that cannot be read are no accident.
 LONGEST_RUN = 100
-#: The label of a picture that stands for one that could not be read.
+#: The label of a sample whose image could not be read.
 NO_LABEL = -1
 
-#: An epoch and the number of an image.
-Pick = tuple[int, int]
+#: What a sample is asked for by: an epoch, and the number of an image.
+Index = tuple[int, int]
 
 
-class Picks(Protocol):
-    """The picks of one batch after the other: a list, or what makes each when it is asked for."""
+class BatchIndices(Protocol):
+    """The indices of one batch after the other: a list, or what makes each when it is asked for."""
 
     def __len__(self) -> int: ...
 
-    def __iter__(self) -> Iterator[Sequence[Pick]]: ...
+    def __iter__(self) -> Iterator[Sequence[Index]]: ...
 
 
-class Picture(NamedTuple):
-    """Bytes (C, H, W) and a label; a black picture without label where none could be read.
+class Sample(NamedTuple):
+    """Bytes (C, H, W) and a label; black, without a label, where no image could be read.
 
     ``unreadable`` maps the files that could not be read for it to the reasons.
     """
@@ -56,19 +56,19 @@ class Picture(NamedTuple):
     unreadable: Mapping[str, str]
 
 
-class Loaded(NamedTuple):
+class LoadedBatch(NamedTuple):
     """A batch: bytes (N, C, H, W), labels (N,), and what could not be read for it."""
 
-    pictures: Tensor
+    images: Tensor
     labels: Tensor
     unreadable: Mapping[str, str]
 
 
-class Pictures(Dataset[Picture]):
-    """The pictures of a split by pick, each drawn with random numbers of its own.
+class ImageDataset(Dataset[Sample]):
+    """The images of a split by index, each transformed with random numbers of its own.
 
     ``replace``: the next image that can be read takes the place of one that cannot, with the random
-    numbers of that place. No pick raises for a broken file, so that a process that reads images
+    numbers of that place. No index raises for a broken file, so that a process that reads images
     can send its reason to the one that trains.
     """
 
@@ -76,71 +76,71 @@ class Pictures(Dataset[Picture]):
         self.split, self.replace = split, replace
         self._transform, self._seed = transform, seed
 
-    def __getitem__(self, pick: Pick) -> Picture:
-        _, first = pick
+    def __getitem__(self, index: Index) -> Sample:
+        _, first = index
         unreadable: dict[str, str] = {}
         for step in range(min(LONGEST_RUN, len(self.split)) if self.replace else 1):
             number = (first + step) % len(self.split)
             try:
-                picture, label = self.split.read(number)
+                image, label = self.split.read(number)
             except UnreadableError as error:
                 unreadable[self.split.file(number)] = str(error)
                 continue
-            return Picture(self._drawn(picture, pick), label, unreadable)
+            return Sample(self._transformed(image, index), label, unreadable)
         # What stands for it has the size of all others; it does not get into a batch.
         black = Image.new(self.split.mode, (64, 64))
-        return Picture(self._drawn(black, pick), NO_LABEL, unreadable)
+        return Sample(self._transformed(black, index), NO_LABEL, unreadable)
 
-    def _drawn(self, picture: Image.Image, pick: Pick) -> Tensor:
-        with _own_randomness(self._seed, *pick):
-            pixels: Tensor = self._transform(picture)
+    def _transformed(self, image: Image.Image, index: Index) -> Tensor:
+        with _own_randomness(self._seed, *index):
+            pixels: Tensor = self._transform(image)
         return pixels
 
 
-def collate(pictures: Sequence[Picture]) -> Loaded:
+def collate(samples: Sequence[Sample]) -> LoadedBatch:
     """The batch of those that could be read; of none it is empty, (0, C, H, W)."""
-    labels = torch.tensor([picture.label for picture in pictures])
-    pixels = torch.stack([picture.pixels for picture in pictures])
+    labels = torch.tensor([sample.label for sample in samples])
+    pixels = torch.stack([sample.pixels for sample in samples])
     unreadable: dict[str, str] = {}
-    for picture in pictures:
-        unreadable.update(picture.unreadable)
+    for sample in samples:
+        unreadable.update(sample.unreadable)
     if unreadable:
         there = labels != NO_LABEL
         pixels, labels = pixels[there], labels[there]
-    return Loaded(pixels, labels, unreadable)
+    return LoadedBatch(pixels, labels, unreadable)
 
 
 def read_batches(
-    pictures: Pictures,
-    picks: Picks,
+    dataset: ImageDataset,
+    indices: BatchIndices,
     *,
     workers: int = 0,
     unreadable: UnreadableImages,
     pin: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """A batch of bytes and labels for each of ``picks``, read by ``workers`` processes.
+    """A batch of bytes and labels for each of ``indices``, read by ``workers`` processes.
 
     What cannot be read is noted in ``unreadable``. Without ``replace`` a batch may be shorter, even
     empty. Raises DataError where nothing can be read, or where ``unreadable`` is to stop.
     """
     loader = DataLoader(
-        pictures,
-        batch_sampler=picks,  # type: ignore[arg-type]
+        dataset,
+        batch_sampler=indices,  # type: ignore[arg-type]
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin,
         generator=torch.Generator(),  # else it draws from what dropout draws from
     )
     images = 0
-    for wanted, loaded in zip(picks, loader, strict=True):
+    for wanted, loaded in zip(indices, loader, strict=True):
         unreadable.add(loaded.unreadable)
         images += len(loaded.labels)
-        if pictures.replace and len(loaded.labels) < len(wanted):
-            run = min(LONGEST_RUN, len(pictures.split))
+        if dataset.replace and len(loaded.labels) < len(wanted):
+            run = min(LONGEST_RUN, len(dataset.split))
             raise _nothing_readable(f"{run} images in a row", loaded.unreadable)
-        yield loaded.pictures, loaded.labels
-    if len(picks) and not images:
-        raise _nothing_readable(f"all images of {pictures.split.name}", unreadable.reasons)
+        yield loaded.images, loaded.labels
+    if len(indices) and not images:
+        raise _nothing_readable(f"all images of {dataset.split.name}", unreadable.reasons)
 
 
 def _nothing_readable(what: str, reasons: Mapping[str, str]) -> DataError:
@@ -174,7 +174,7 @@ class Batches:
 
     images: Split
     transform: Any
-    picks: Sequence[Sequence[Pick]]
+    indices: Sequence[Sequence[Index]]
     seed: int
     workers: int = 0
     cache_bytes: int = CACHE_BYTES
@@ -183,40 +183,40 @@ class Batches:
     _kept: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self.picks)
+        return len(self.indices)
 
     @property
     def count(self) -> int:
         """How many images there are in all."""
-        return sum(len(batch) for batch in self.picks)
+        return sum(len(batch) for batch in self.indices)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for pictures, labels in self._kept or self._read():
+        for images, labels in self._kept or self._read():
             if len(labels):
-                yield pictures, labels
+                yield images, labels
 
     def _read(self) -> Iterator[tuple[Tensor, Tensor]]:
         kept: list[tuple[Tensor, Tensor]] = []
         room = self.cache_bytes
-        found = Pictures(self.images, self.transform, self.seed, self.replace)
-        for pictures, labels in read_batches(
-            found, self.picks, workers=self.workers, unreadable=self.unreadable
+        dataset = ImageDataset(self.images, self.transform, self.seed, self.replace)
+        for images, labels in read_batches(
+            dataset, self.indices, workers=self.workers, unreadable=self.unreadable
         ):
-            room -= pictures.nbytes
+            room -= images.nbytes
             if room >= 0:
-                kept.append((pictures, labels))
+                kept.append((images, labels))
             else:
                 # All or nothing: a part would have to be joined to what is read again.
                 kept.clear()
                 self.cache_bytes = 0
-            yield pictures, labels
+            yield images, labels
         self._kept = kept
 
 
-def shuffled(images: int, batch: int, batches: int, seed: int) -> list[list[Pick]]:
+def shuffled(images: int, batch: int, batches: int, seed: int) -> list[list[Index]]:
     """So many batches, epoch after epoch in another order; what does not fill a batch is left."""
     size = min(batch, images)
-    found: list[list[Pick]] = []
+    found: list[list[Index]] = []
     epoch = 0
     while len(found) < batches:
         generator = torch.Generator().manual_seed(seed + epoch)
@@ -227,7 +227,7 @@ def shuffled(images: int, batch: int, batches: int, seed: int) -> list[list[Pick
     return found[:batches]
 
 
-def sampled(images: int, batch: int, count: int | None, seed: int) -> list[list[Pick]]:
+def sampled(images: int, batch: int, count: int | None, seed: int) -> list[list[Index]]:
     """All images once, or ``count`` of them drawn by the seed, in their order."""
     chosen = list(range(images))
     if count is not None and count < images:

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from dshrink.errors import CertificateError
+from dshrink.merge.agreement import Agreement, top1_agreement
 from dshrink.merge.verify import TOLERANCE
 from dshrink.network.models import WEIGHTS_KEY, Network, weights_digest, with_state
-from dshrink.train.agreement import Agreement, agreement
 from dshrink.train.checkpoint import save_tensors
 from dshrink.train.expansion import (
     RATIO,
@@ -92,8 +92,7 @@ def expand_and_shrink(
             f"{error:.2g} (relative, in float64), more than {TOLERANCE[torch.float64]:.0e}"
         )
     shrunk = with_state(network, contract(linear))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    agreed = agreement(linear.module.to(device), shrunk.module.to(device), feed)
+    agreed = top1_agreement(linear.module, shrunk.module, feed)
     entry = {**about, "accuracy_percent": agreed.merged_accuracy}
     file = folder / WEIGHTS
     save_tensors(shrunk.module.state_dict(), file, {WEIGHTS_KEY: json.dumps(entry)})

@@ -8,8 +8,8 @@ it is read: ImageNet's epochs are long, and a run may go on in the middle of one
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -17,16 +17,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dshrink.train.data import Images, Look
-from dshrink.train.dataset import Pick, Picks, Pictures, read_batches
+from dshrink.train.data import Images, Preprocessing
+from dshrink.train.dataset import BatchIndices, ImageDataset, Index, read_batches
 from dshrink.train.errors import TrainError
 from dshrink.train.settings import Training
+from dshrink.train.tuning import Batch, prepared
 from dshrink.train.unreadable import UnreadableImages
+from latency_tables.records import plain
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """An epoch's picks: at each of the places ``starts``, the next ``size`` of its ``order``."""
+    """An epoch's indices: at each of the places ``starts``, the next ``size`` of its ``order``."""
 
     epoch: int
     order: Sequence[int] | NDArray[np.int64]
@@ -36,7 +38,7 @@ class Parts:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def __iter__(self) -> Iterator[list[Pick]]:
+    def __iter__(self) -> Iterator[list[Index]]:
         for at in self.starts:
             yield [(self.epoch, int(image)) for image in self.order[at : at + self.size]]
 
@@ -45,12 +47,12 @@ class Parts:
 class Feed:
     """Images as a training run reads them: bytes (N, C, H, W) and labels (N,).
 
-    ``unreadable`` says what to do about pictures that cannot be read, and collects them. Raises
+    ``unreadable`` says what to do about images that cannot be read, and collects them. Raises
     TrainError where a batch is larger than the data set.
     """
 
     images: Images
-    look: Look
+    preprocessing: Preprocessing
     settings: Training
     unreadable: UnreadableImages = field(default_factory=UnreadableImages)
 
@@ -67,13 +69,19 @@ class Feed:
         return len(self.images.train) // self.settings.batch
 
     @property
+    def digest(self) -> str:
+        """Of the data set."""
+        return self.images.digest
+
+    @property
+    def unreadable_files(self) -> Mapping[str, str]:
+        """The files that could not be read so far, and why."""
+        return self.unreadable.reasons
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What the batches depend on beside the settings, as JSON has it."""
-        look = {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in asdict(self.look).items()
-        }
-        return {"data": self.images.digest, **look}
+        return {"data": self.digest, **plain(self.preprocessing)}
 
     def under(self, settings: Training) -> Self:
         """The same images as other settings want them."""
@@ -100,24 +108,30 @@ class Feed:
         numbers = [settings.seed % (1 << 32), epoch]
         order = np.random.default_rng(numbers).permutation(len(self.images.train))
         first, end = start * settings.batch + rank * size, self.steps * settings.batch
-        picks = Parts(epoch=epoch, order=order, starts=range(first, end, world * size), size=size)
-        transform = self.look.transform(settings.augmentation)
-        pictures = Pictures(self.images.train, transform, settings.seed, replace=True)
-        return self._read(pictures, picks)
+        indices = Parts(epoch=epoch, order=order, starts=range(first, end, world * size), size=size)
+        transform = self.preprocessing.transform(settings.augmentation)
+        dataset = ImageDataset(self.images.train, transform, settings.seed, replace=True)
+        return self._read(dataset, indices)
 
     def validation(self, rank: int, world: int) -> Iterator[tuple[Tensor, Tensor]]:
         """This process' share of the validation images, in their order; batches may be empty."""
         mine = range(rank, len(self.images.validation), world)
         size = max(1, self.settings.batch // (world * self.settings.accumulate))
-        picks = Parts(epoch=0, order=mine, starts=range(0, len(mine), size), size=size)
-        transform = self.look.transform(None)
-        pictures = Pictures(self.images.validation, transform, self.settings.seed, replace=False)
-        return self._read(pictures, picks)
+        indices = Parts(epoch=0, order=mine, starts=range(0, len(mine), size), size=size)
+        transform = self.preprocessing.transform(None)
+        dataset = ImageDataset(self.images.validation, transform, self.settings.seed, replace=False)
+        return self._read(dataset, indices)
 
-    def _read(self, pictures: Pictures, picks: Picks) -> Iterator[tuple[Tensor, Tensor]]:
+    def validation_on(self, device: torch.device, rank: int = 0, world: int = 1) -> Iterable[Batch]:
+        """The same as a network on ``device`` reads it."""
+        return prepared(self.validation(rank, world), self.preprocessing, device)
+
+    def _read(
+        self, dataset: ImageDataset, indices: BatchIndices
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         return read_batches(
-            pictures,
-            picks,
+            dataset,
+            indices,
             workers=self.settings.loaders,
             unreadable=self.unreadable,
             pin=torch.cuda.is_available(),

@@ -21,6 +21,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from dshrink.network.precision import exact_float32
 from dshrink.network.tracing import import_timm
 from dshrink.train.checkpoint import (
     NAME,
@@ -36,13 +37,13 @@ from dshrink.train.objectives import Objective, smoothed
 from dshrink.train.optimiser import sgd_along_cosine
 from dshrink.train.processes import gathered, make_accelerator, without_casts
 from dshrink.train.settings import Training
-from dshrink.train.tuning import Score, evaluate, prepared, without_tf32
+from dshrink.train.tuning import Score, evaluate
 from dshrink.train.unreadable import UnreadableImages
 
 #: Called with (done, total, label) while long work runs.
 OnProgress = Callable[[int, int, str], None]
 #: Losses stay on the device for so many steps before they are looked at: looking waits for it.
-LOOK_EVERY = 20
+FETCH_EVERY = 20
 #: The weights of the last checkpoint before a loss that was no number, to start from again.
 LAST_GOOD = "last_good.safetensors"
 _MODEL, _OPTIMISER, _AVERAGE = "model.", "optimiser.", "average."
@@ -228,8 +229,8 @@ class _Run:
             self.step += 1
             self.images += settings.batch
             due = settings.checkpoint_steps and self.step % settings.checkpoint_steps == 0
-            if len(self.waiting) >= LOOK_EVERY or due or self.step == steps:
-                self._look()
+            if len(self.waiting) >= FETCH_EVERY or due or self.step == steps:
+                self._fetch_losses()
                 self._take_time()
             if due and self.step < steps:
                 self._keep()
@@ -240,7 +241,9 @@ class _Run:
         accelerator, losses = self.accelerator, []
         for _ in range(self.settings.accumulate):
             images, labels = next(parts)
-            images = self.feed.look.normalise(images.to(accelerator.device, non_blocking=True))
+            images = self.feed.preprocessing.normalise(
+                images.to(accelerator.device, non_blocking=True)
+            )
             labels = labels.to(accelerator.device, non_blocking=True)
             with accelerator.accumulate(self.model):
                 outputs = self.model(images)
@@ -265,7 +268,7 @@ class _Run:
         self.seconds += now - self.since
         self.since = now
 
-    def _look(self) -> None:
+    def _fetch_losses(self) -> None:
         """Fetch the losses from the device. Raises DivergedError for one that is no number."""
         mean = self.accelerator.reduce(torch.stack(self.waiting).float(), reduction="mean")
         self.waiting = []
@@ -313,14 +316,14 @@ class _Run:
     def _validate(self, module: nn.Module) -> Score:
         accelerator = self.accelerator
         rank, world = accelerator.process_index, accelerator.num_processes
-        batches = prepared(self.feed.validation(rank, world), self.feed.look, accelerator.device)
+        batches = self.feed.validation_on(accelerator.device, rank, world)
 
         def total(sums: Tensor) -> Tensor:
             summed: Tensor = accelerator.reduce(sums.to(accelerator.device), reduction="sum")
             return summed
 
         try:
-            with without_casts(module), without_tf32():
+            with without_casts(module), exact_float32():
                 return evaluate(module, batches, total)
         except DivergedError as error:
             raise DivergedError(

@@ -6,7 +6,7 @@ The network says how many channels its images have, and the images how many clas
 from __future__ import annotations
 
 from dshrink.network.models import Network
-from dshrink.train.data import Images, look_of, open_images
+from dshrink.train.data import Images, open_images, preprocessing_of
 from dshrink.train.feed import Feed
 from dshrink.train.network import check_classes, load_for
 from dshrink.train.settings import Training
@@ -44,9 +44,9 @@ def feed_of(
     unreadable: Unreadable = Unreadable.SKIP,
 ) -> Feed:
     """The images as the network reads them. Raises TrainError where they make no batch."""
-    look = look_of(network.name, network.resolution, network.spec.input_shape[0])
+    preprocessing = preprocessing_of(network.name, network.resolution, network.spec.input_shape[0])
     missing = UnreadableImages(unreadable)
-    return Feed(images=images, look=look, settings=settings, unreadable=missing)
+    return Feed(images=images, preprocessing=preprocessing, settings=settings, unreadable=missing)
 
 
 def open_to_validate(

@@ -8,7 +8,7 @@ changes channels or size must leave something behind:
   trained as it is, and its end activation;
 - any other (an inverted residual without skip) leaves a 1x1 convolution with the block's stride and
   a norm, the projection shortcut that a ResNet would have had. It starts as what the block without
-  its activations does to an even picture, so that the baseline is not handicapped by random weights
+  its activations does to a constant image, so that random weights do not handicap the baseline
   where merging starts from trained ones.
 """
 

@@ -7,13 +7,12 @@ probabilities from 0 to 1.
 
 from __future__ import annotations
 
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from dshrink.train.errors import TrainError
+from latency_tables.records import convert_record, plain
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 #: These change how fast a run is, or how much of it a crash can cost, not what comes out.
@@ -29,7 +28,7 @@ class Augmentation:
     """What happens to an image before a network trains on it; timm's transforms.
 
     ``auto_augment`` is timm's text of a policy, empty for none. ``crop_scale`` is the share of the
-    area that a random crop keeps; (1, 1) takes the picture whole. ``flip`` is the probability of a
+    area that a random crop keeps; (1, 1) takes the image whole. ``flip`` is the probability of a
     horizontal flip.
     """
 
@@ -95,9 +94,7 @@ class Training:
     @property
     def identity(self) -> dict[str, Any]:
         """What the result depends on, as JSON has it."""
-        found = {name: value for name, value in asdict(self).items() if name not in _WITHOUT_EFFECT}
-        crop = list(self.augmentation.crop_scale)
-        return {**found, "augmentation": {**found["augmentation"], "crop_scale": crop}}
+        return {name: v for name, v in plain(self).items() if name not in _WITHOUT_EFFECT}
 
     @classmethod
     def from_mapping(
@@ -107,49 +104,17 @@ class Training:
 
         Raises SettingsError, which names ``where`` and the field.
         """
-        base = base or cls()
-        plain = {name: value for name, value in values.items() if name != "augmentation"}
-        section = values.get("augmentation", {})
-        if not isinstance(section, Mapping):
-            raise SettingsError(f"{where}: augmentation must be a table of its own")
-        augmentation = changed(base.augmentation, section, f"{where}.augmentation")
-        return replace(changed(base, plain, where), augmentation=augmentation)
-
-
-Record = typing.TypeVar("Record", Augmentation, Training)
-
-
-def changed(record: Record, values: Mapping[str, Any], where: str) -> Record:
-    """The record with these values. Raises SettingsError, which names ``where`` and the field."""
-    kinds = typing.get_type_hints(type(record))
-    known = [item.name for item in fields(record)]
-    read = {}
-    for name, value in values.items():
-        if name not in known:
-            raise SettingsError(f"{where}: unknown field {name!r}; known are {', '.join(known)}")
-        read[name] = _typed(value, kinds[name], f"{where}: {name}")
-    try:
-        return replace(record, **read)
-    except SettingsError as error:
-        raise SettingsError(f"{where}: {error}") from None
-
-
-def _typed(value: Any, kind: Any, what: str) -> Any:
-    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if value is None and type(None) in kinds:
-        return None
-    if typing.get_origin(kinds[0]) is tuple:
-        if isinstance(value, list | tuple) and len(value) == len(typing.get_args(kinds[0])):
-            return tuple(_typed(item, float, what) for item in value)
-        raise SettingsError(f"{what} must be a list of two numbers, got {value!r}")
-    if kinds[0] is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not kinds[0]:
-        raise SettingsError(f"{what} must be {_WORDS[kinds[0]]}, got {value!r}")
-    return value
-
-
-_WORDS = {int: "a whole number", float: "a number", str: "a text"}
+        known = plain(base or cls())
+        augmentation = values.get("augmentation", {})
+        if isinstance(augmentation, Mapping):
+            augmentation = {**known["augmentation"], **augmentation}
+        return convert_record(
+            {**known, **values, "augmentation": augmentation},
+            cls,
+            where=where,
+            error=SettingsError,
+            fix="change it there",
+        )
 
 
 def _require(holds: bool, name: str, what: str) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dshrink.network.tracing import import_timm
-from dshrink.train.data import Look
+from dshrink.train.data import Preprocessing
 from dshrink.train.errors import DivergedError, TrainError
 
 #: Images on the network's device, normalised, and their labels.
@@ -24,7 +23,7 @@ Reduce = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """Mean cross-entropy, and how many of a hundred images are told right."""
+    """Mean cross-entropy, and the top-1 accuracy in percent."""
 
     loss: float
     accuracy: float
@@ -33,7 +32,7 @@ class Score:
 @dataclass(slots=True)
 class _Tally:
     loss: float = 0.0
-    right: int = 0
+    correct: int = 0
     images: int = 0
 
     def add(self, outputs: Tensor, labels: Tensor) -> Tensor:
@@ -42,48 +41,29 @@ class _Tally:
             return outputs.sum()
         loss = F.cross_entropy(outputs, labels)
         self.loss += loss.item() * len(labels)
-        self.right += int((outputs.argmax(dim=1) == labels).sum())
+        self.correct += int((outputs.argmax(dim=1) == labels).sum())
         self.images += len(labels)
         return loss
 
     def score(self, what: str, reduce: Reduce | None = None) -> Score:
         if reduce:
-            sums = torch.tensor([self.loss, self.right, self.images], dtype=torch.float64)
-            loss, right, images = reduce(sums).tolist()
-            self.loss, self.right, self.images = loss, round(right), round(images)
+            sums = torch.tensor([self.loss, self.correct, self.images], dtype=torch.float64)
+            loss, correct, images = reduce(sums).tolist()
+            self.loss, self.correct, self.images = loss, round(correct), round(images)
         if not self.images:
             raise TrainError(f"no image could be read: there is no loss {what}")
         loss = self.loss / self.images
         if not math.isfinite(loss):
             raise DivergedError(f"the loss {what} is {loss}")
-        return Score(loss=loss, accuracy=100 * self.right / self.images)
+        return Score(loss=loss, accuracy=100 * self.correct / self.images)
 
 
 def prepared(
-    batches: Iterable[tuple[Tensor, Tensor]], look: Look, device: torch.device
+    batches: Iterable[tuple[Tensor, Tensor]], preprocessing: Preprocessing, device: torch.device
 ) -> Iterable[Batch]:
     """Batches of bytes as a network on ``device`` reads them."""
-    for pictures, labels in batches:
-        yield look.normalise(pictures.to(device)), labels.to(device)
-
-
-@contextmanager
-def without_tf32() -> Iterator[None]:
-    """Meanwhile a GPU, too, computes in float32 what is float32."""
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = matmul.allow_tf32
-    exact = cudnn.flags(
-        enabled=cudnn.enabled,  # else these flags switch it off
-        benchmark=cudnn.benchmark,
-        deterministic=cudnn.deterministic,
-        allow_tf32=False,
-    )
-    with exact:
-        matmul.allow_tf32 = False
-        try:
-            yield
-        finally:
-            matmul.allow_tf32 = before
+    for images, labels in batches:
+        yield preprocessing.normalise(images.to(device)), labels.to(device)
 
 
 @torch.no_grad()

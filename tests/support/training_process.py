@@ -14,7 +14,7 @@ import torch
 from dshrink.cli.main import app
 from dshrink.network.models import Network, load_network
 from dshrink.network.rewriting import rewriting
-from dshrink.train.data import look_of, open_images
+from dshrink.train.data import open_images, preprocessing_of
 from dshrink.train.errors import CheckpointError
 from dshrink.train.feed import Feed
 from dshrink.train.finetune import FineTuned, finetune
@@ -31,7 +31,11 @@ SETTINGS = Training(
 
 
 def feed_of(pictures: Path, settings: Training = SETTINGS) -> Feed:
-    return Feed(images=open_images(pictures), look=look_of(MODEL, (32, 32)), settings=settings)
+    return Feed(
+        images=open_images(pictures),
+        preprocessing=preprocessing_of(MODEL, (32, 32)),
+        settings=settings,
+    )
 
 
 def the_network() -> Network:

@@ -10,7 +10,7 @@ import pytest
 from pictures import write_pictures
 
 from dshrink.network.models import Network, load_network
-from dshrink.train.data import look_of, open_images
+from dshrink.train.data import open_images, preprocessing_of
 from dshrink.train.feed import Feed
 from dshrink.train.settings import Augmentation, Training
 
@@ -39,7 +39,9 @@ def training() -> Training:
 @pytest.fixture
 def make_feed(pictures: Path) -> Callable[..., Feed]:
     def make(settings: Training, **more: Any) -> Feed:
-        look = look_of(MODEL, (32, 32))
-        return Feed(images=open_images(pictures), look=look, settings=settings, **more)
+        preprocessing = preprocessing_of(MODEL, (32, 32))
+        return Feed(
+            images=open_images(pictures), preprocessing=preprocessing, settings=settings, **more
+        )
 
     return make

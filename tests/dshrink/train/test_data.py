@@ -16,11 +16,11 @@ from pictures import write_pictures
 from PIL import Image
 
 from dshrink.train.augmentation import training_transform
-from dshrink.train.data import Look, absolute, look_of, open_images
+from dshrink.train.data import Preprocessing, absolute, open_images, preprocessing_of
 from dshrink.train.errors import DataError
 from dshrink.train.settings import Augmentation
 
-LOOK = Look(
+PREPROCESSING = Preprocessing(
     size=(24, 24), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), crop=0.75, interpolation="bilinear"
 )
 
@@ -98,21 +98,21 @@ def test_a_tree_is_listed_and_not_read(tree: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_picture_is_read_as_the_network_was_trained_on_it(tree: Path) -> None:
     picture, label = open_images(tree).validation.read(5)
-    pixels = LOOK.transform(None)(picture)
+    pixels = PREPROCESSING.transform(None)(picture)
     assert (pixels.dtype, pixels.shape, label) == (torch.uint8, (3, 24, 24), 1)
     # 24 / 0.75 = 32 pixels: not resized, its centre is cut out.
     with Image.open(tree / "val/class_1/1.png") as file:
         whole = np.asarray(file).astype(np.float32)[4:28, 4:28] / 255
     wanted = (whole - [0.5, 0.4, 0.3]) / [0.2, 0.3, 0.4]
-    found = LOOK.normalise(pixels[None])[0].permute(1, 2, 0).numpy()
+    found = PREPROCESSING.normalise(pixels[None])[0].permute(1, 2, 0).numpy()
     assert found == pytest.approx(wanted, abs=1e-5)
 
 
 def test_mean_and_deviation_go_to_a_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = torch.full((1, 3, 2, 2), 51, dtype=torch.uint8)
-    first = LOOK.normalise(pixels)
+    first = PREPROCESSING.normalise(pixels)
     monkeypatch.setattr(torch, "tensor", None)  # what copies a number from here to a device
-    assert torch.equal(LOOK.normalise(pixels), first)
+    assert torch.equal(PREPROCESSING.normalise(pixels), first)
     assert first[0, :, 0, 0].tolist() == pytest.approx([-1.5, -2 / 3, -0.25])
 
 
@@ -122,10 +122,14 @@ def test_a_network_of_one_channel_is_shown_grey_pictures(tree: Path) -> None:
         open_images(tree, channels=4)
 
 
-def test_the_look_is_that_of_the_published_weights() -> None:
-    look = look_of("tf_efficientnet_lite0", (64, 64))
-    assert (look.mean, look.crop, look.interpolation) == ((0.5, 0.5, 0.5), 0.875, "bicubic")
-    assert look_of("torchvision:resnet18", (64, 64)).mean == (0.485, 0.456, 0.406)
+def test_the_preprocessing_is_that_of_the_published_weights() -> None:
+    preprocessing = preprocessing_of("tf_efficientnet_lite0", (64, 64))
+    assert (preprocessing.mean, preprocessing.crop, preprocessing.interpolation) == (
+        (0.5, 0.5, 0.5),
+        0.875,
+        "bicubic",
+    )
+    assert preprocessing_of("torchvision:resnet18", (64, 64)).mean == (0.485, 0.456, 0.406)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -139,9 +143,9 @@ def white(width: int = 40, height: int = 40) -> Image.Image:
 def test_without_crop_flip_and_policy_a_picture_stays_as_it_is() -> None:
     plain = Augmentation(auto_augment="", crop_scale=(1.0, 1.0), flip=0.0, color_jitter=0.0)
     pixels = np.arange(24 * 24 * 3, dtype=np.uint8).reshape(24, 24, 3)
-    found = LOOK.transform(plain)(Image.fromarray(pixels))
+    found = PREPROCESSING.transform(plain)(Image.fromarray(pixels))
     assert np.array_equal(found.permute(1, 2, 0).numpy(), pixels)
-    flipped = LOOK.transform(
+    flipped = PREPROCESSING.transform(
         Augmentation(auto_augment="", crop_scale=(1.0, 1.0), flip=1.0, color_jitter=0.0)
     )
     assert np.array_equal(
@@ -154,7 +158,7 @@ def test_crops_keep_the_share_that_was_asked_for() -> None:
     columns = np.tile(np.arange(240, dtype=np.uint8)[None, :, None], (240, 1, 3))
     widths = []
     for low in (0.9, 0.04):
-        crops = LOOK.transform(
+        crops = PREPROCESSING.transform(
             Augmentation(auto_augment="", crop_scale=(low, low), flip=0.0, color_jitter=0.0)
         )
         found = crops(Image.fromarray(columns))[0].float()
@@ -168,11 +172,11 @@ def test_a_policy_and_jitter_change_colours() -> None:
     random.seed(0)
     np.random.seed(0)
     grey = Image.new("RGB", (32, 32), (100, 120, 140))
-    jitter = LOOK.transform(Augmentation(auto_augment="", flip=0.0, color_jitter=0.4))
+    jitter = PREPROCESSING.transform(Augmentation(auto_augment="", flip=0.0, color_jitter=0.4))
     assert {tuple(jitter(grey)[:, 0, 0].tolist()) for _ in range(5)} != {(100, 120, 140)}
-    none = LOOK.transform(Augmentation(auto_augment="", flip=0.0, color_jitter=0.0))
+    none = PREPROCESSING.transform(Augmentation(auto_augment="", flip=0.0, color_jitter=0.0))
     assert {tuple(none(grey)[:, 0, 0].tolist()) for _ in range(5)} == {(100, 120, 140)}
-    policy = LOOK.transform(Augmentation(auto_augment="rand-m9-n4", color_jitter=0.0))
+    policy = PREPROCESSING.transform(Augmentation(auto_augment="rand-m9-n4", color_jitter=0.0))
     assert any(len(policy(white()).unique()) > 1 for _ in range(10))
 
 
@@ -194,7 +198,7 @@ def test_every_strength_of_a_policy_is_applied(policy: str, channels: int) -> No
 @pytest.mark.parametrize("policy", ["rand-z3", "nonsense"])
 def test_a_policy_that_timm_does_not_know_is_one_line(policy: str) -> None:
     with pytest.raises(DataError, match=rf"auto_augment '{policy}' is none.*rand-m5") as caught:
-        LOOK.transform(Augmentation(auto_augment=policy))
+        PREPROCESSING.transform(Augmentation(auto_augment=policy))
     assert "\n" not in str(caught.value)
 
 
@@ -251,7 +255,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
         monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
         return asked
 
-    look_of("test_resnet", (8, 8))  # timm is imported before it is changed
+    preprocessing_of("test_resnet", (8, 8))  # timm is imported before it is changed
     return install
 
 

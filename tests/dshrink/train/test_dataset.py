@@ -11,13 +11,13 @@ import torch
 from pictures import write_pictures
 from PIL import Image
 
-from dshrink.train.data import Images, Look, open_images
-from dshrink.train.dataset import Batches, Pictures, collate, read_batches, sampled, shuffled
+from dshrink.train.data import Images, Preprocessing, open_images
+from dshrink.train.dataset import Batches, ImageDataset, collate, read_batches, sampled, shuffled
 from dshrink.train.errors import DataError
 from dshrink.train.settings import Augmentation
 from dshrink.train.unreadable import Unreadable, UnreadableImages
 
-LOOK = Look(
+PREPROCESSING = Preprocessing(
     size=(24, 24), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), crop=0.75, interpolation="bilinear"
 )
 
@@ -31,11 +31,11 @@ def batches(
     tree: Path, *, epochs: int = 1, workers: int = 0, cache_bytes: int = 1 << 20
 ) -> Batches:
     images = open_images(tree)
-    picks = shuffled(len(images.train), 6, 3 * epochs, seed=1)
+    indices = shuffled(len(images.train), 6, 3 * epochs, seed=1)
     return Batches(
         images=images.train,
-        transform=LOOK.transform(Augmentation()),
-        picks=picks,
+        transform=PREPROCESSING.transform(Augmentation()),
+        indices=indices,
         seed=1,
         workers=workers,
         cache_bytes=cache_bytes,
@@ -98,9 +98,9 @@ def test_an_epoch_is_every_image_once_but_for_what_fills_no_batch() -> None:
     assert [len(batch) for batch in found] == [3] * 6
     epochs = [found[:3], found[3:]]
     for number, epoch in enumerate(epochs):
-        picks = [pick for batch in epoch for pick in batch]
-        assert {epoch for epoch, _ in picks} == {number}
-        assert len({image for _, image in picks}) == 9
+        indices = [index for batch in epoch for index in batch]
+        assert {epoch for epoch, _ in indices} == {number}
+        assert len({image for _, image in indices}) == 9
     first, second = ([image for batch in epoch for _, image in batch] for epoch in epochs)
     assert first != second
     assert [len(batch) for batch in shuffled(2, 8, 1, seed=0)] == [2]
@@ -135,9 +135,9 @@ def test_the_next_readable_image_takes_the_place_of_one_that_is_not(
     images = open_images(tree)
     spoil(images, 3, 4, 17)
     unreadable = UnreadableImages()
-    found = Pictures(images.train, LOOK.transform(None), seed=0, replace=True)
-    picks = [[(0, 2), (0, 3), (0, 4)], [(0, 5), (0, 17), (0, 0)]]
-    first, second = read_batches(found, picks, workers=workers, unreadable=unreadable)
+    found = ImageDataset(images.train, PREPROCESSING.transform(None), seed=0, replace=True)
+    indices = [[(0, 2), (0, 3), (0, 4)], [(0, 5), (0, 17), (0, 0)]]
+    first, second = read_batches(found, indices, workers=workers, unreadable=unreadable)
     assert first[1].tolist() == [0, 0, 0]
     assert torch.equal(first[0][1], first[0][2])  # both places show image 5
     assert torch.equal(first[0][1], second[0][0])
@@ -155,7 +155,9 @@ def test_the_next_readable_image_takes_the_place_of_one_that_is_not(
 def test_a_place_has_random_numbers_of_its_own(tree: Path) -> None:
     images = open_images(tree)
     spoil(images, 3)
-    augmented = Pictures(images.train, LOOK.transform(Augmentation()), seed=0, replace=True)
+    augmented = ImageDataset(
+        images.train, PREPROCESSING.transform(Augmentation()), seed=0, replace=True
+    )
     taken, own = augmented[0, 3], augmented[0, 4]
     assert taken.label == own.label
     assert not torch.equal(taken.pixels, own.pixels)
@@ -168,8 +170,8 @@ def test_an_unreadable_validation_image_is_left_out(tree: Path, workers: int) ->
     spoil(images, 1, 4, 5, split="validation")
     found = Batches(
         images=images.validation,
-        transform=LOOK.transform(None),
-        picks=sampled(12, 2, None, seed=0),
+        transform=PREPROCESSING.transform(None),
+        indices=sampled(12, 2, None, seed=0),
         seed=0,
         workers=workers,
     )
@@ -185,7 +187,7 @@ def test_an_unreadable_validation_image_is_left_out(tree: Path, workers: int) ->
 def test_every_pick_has_its_batch_even_where_all_of_it_is_left_out(tree: Path) -> None:
     images = open_images(tree)
     spoil(images, 4, 5, split="validation")
-    found = Pictures(images.validation, LOOK.transform(None), seed=0, replace=False)
+    found = ImageDataset(images.validation, PREPROCESSING.transform(None), seed=0, replace=False)
     shapes = [
         tuple(pictures.shape)
         for pictures, _ in read_batches(
@@ -202,7 +204,7 @@ def test_where_nothing_can_be_read_the_last_reason_is_told(
 ) -> None:
     images = open_images(tree)
     spoil(images, *range(18))
-    found = Pictures(images.train, LOOK.transform(None), seed=0, replace=replace)
+    found = ImageDataset(images.train, PREPROCESSING.transform(None), seed=0, replace=replace)
     read = read_batches(
         found, sampled(18, 6, None, seed=0), workers=workers, unreadable=UnreadableImages()
     )
@@ -226,7 +228,7 @@ def test_a_run_may_stop_at_the_first_unreadable_image(tree: Path, workers: int) 
 def test_an_image_without_a_label_is_none(tree: Path) -> None:
     images = open_images(tree)
     images.train.source.reader.samples[2] = (images.train.file(2), -1)
-    found = Pictures(images.train, LOOK.transform(None), seed=0, replace=True)
+    found = ImageDataset(images.train, PREPROCESSING.transform(None), seed=0, replace=True)
     loaded = collate([found[0, 2]])
     assert (loaded.labels.tolist(), list(loaded.unreadable.values())) == ([0], ["it has no label"])
 

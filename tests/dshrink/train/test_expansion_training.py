@@ -49,13 +49,15 @@ class Ran:
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Ran:
     """Two epochs expanded with an average of the weights, one without the activations."""
-    from dshrink.train.data import look_of, open_images
+    from dshrink.train.data import open_images, preprocessing_of
 
     folder = tmp_path_factory.mktemp("expand")
     network = load_network("test_resnet", resolution=32, classes=3)
     settings = Training(epochs=2, batch=8, learning_rate=0.02, ema=0.5, seed=3)
     feed = Feed(
-        images=open_images(pictures), look=look_of("test_resnet", (32, 32)), settings=settings
+        images=open_images(pictures),
+        preprocessing=preprocessing_of("test_resnet", (32, 32)),
+        settings=settings,
     )
     shrinking = replace(settings, epochs=1, learning_rate=0.01)
 

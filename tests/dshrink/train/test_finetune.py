@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 
 from dshrink.cli.main import app
 from dshrink.errors import DshrinkError, NetworkError
+from dshrink.merge.agreement import top1_agreement
 from dshrink.merge.export import METADATA_KEY
 from dshrink.merge.rewrite import merge_network
 from dshrink.network.models import Network, about_weights, load_network
 from dshrink.network.rewriting import rewriting
-from dshrink.train.agreement import agreement
 from dshrink.train.data import open_images
 from dshrink.train.errors import CheckpointError
 from dshrink.train.feed import Feed
@@ -158,7 +158,7 @@ def test_what_was_trained_is_what_merges(
     changes = rewriting(network, "0010", free_activation=free_activation)
     found = finetune(network, changes, feed, feed.settings, tmp_path)
     merged = merge_network(found.network, changes, padding="repad")
-    both = agreement(merged.unmerged(torch.float64), merged.module(torch.float64), feed)
+    both = top1_agreement(merged.unmerged(torch.float64), merged.module(torch.float64), feed)
     assert both.images == 12 and both.differing == 0
     assert both.merged_accuracy == pytest.approx(found.accuracy)
     # It has learnt something: the network that came in is another one.
@@ -210,18 +210,18 @@ def test_agreement_is_that_of_float32_on_a_gpu_too(make_feed: MakeFeed) -> None:
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     seen = set()
 
-    class Tells(nn.Linear):
+    class Classifies(nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             seen.add((cudnn.enabled, cudnn.allow_tf32, matmul.allow_tf32))
             return super().forward(x.mean((2, 3)))
 
-    agreement(Tells(3, 3), Tells(3, 3), make_feed(Training(batch=8)))
+    top1_agreement(Classifies(3, 3), Classifies(3, 3), make_feed(Training(batch=8)))
     assert seen == {(True, False, False)}
     assert (cudnn.enabled, cudnn.allow_tf32, matmul.allow_tf32) == (True, True, True)
 
 
-def test_agreement_counts_images_that_are_told_another_class(make_feed: MakeFeed) -> None:
-    class Tells(nn.Module):
+def test_agreement_counts_images_that_are_classified_differently(make_feed: MakeFeed) -> None:
+    class Classifies(nn.Module):
         def __init__(self, classes: Sequence[int]) -> None:
             super().__init__()
             self.weight = nn.Parameter(torch.zeros(1))
@@ -234,7 +234,7 @@ def test_agreement_counts_images_that_are_told_another_class(make_feed: MakeFeed
 
     right = [0] * 4 + [1] * 4 + [2] * 4
     other = [2, *right[1:11], 1]
-    found = agreement(Tells(other), Tells(right), make_feed(Training(batch=8)))
+    found = top1_agreement(Classifies(other), Classifies(right), make_feed(Training(batch=8)))
     assert (found.images, found.differing) == (12, 2)
     assert found.unmerged_accuracy == pytest.approx(100 * 10 / 12)
     assert found.merged_accuracy == 100

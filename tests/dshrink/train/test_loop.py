@@ -182,7 +182,9 @@ def test_a_step_is_that_of_sgd_on_the_mean_loss_of_its_batch(
     for step, (images, labels) in enumerate(feed.training(0, 0, 1)):
         optimiser.param_groups[0]["lr"] = 0.02 * (1 + math.cos(math.pi * step / 3)) / 2
         optimiser.zero_grad()
-        loss = F.cross_entropy(mine(feed.look.normalise(images)), labels, label_smoothing=0.1)
+        loss = F.cross_entropy(
+            mine(feed.preprocessing.normalise(images)), labels, label_smoothing=0.1
+        )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(mine.parameters(), 0.05)
         linear = mine[1]
@@ -228,7 +230,7 @@ def test_the_average_of_the_weights_is_what_is_validated_and_kept(
     module.load_state_dict(found.state)
     module.eval()
     right = sum(
-        int((module(feed.look.normalise(images)).argmax(1) == labels).sum())
+        int((module(feed.preprocessing.normalise(images)).argmax(1) == labels).sum())
         for images, labels in feed.validation(0, 1)
     )
     assert found.accuracy == pytest.approx(100 * right / 12)
@@ -535,7 +537,7 @@ def test_the_weights_of_two_processes_have_the_score_of_their_history(
     module = unmerged_module(network, rewriting(network, training_process.MASK), padding="repad")
     module.load_state_dict(load_file(shared / run / "weights.safetensors"))
     feed = training_process.feed_of(pictures)
-    batches = prepared(feed.validation(0, 1), feed.look, torch.device("cpu"))
+    batches = prepared(feed.validation(0, 1), feed.preprocessing, torch.device("cpu"))
     score, last = evaluate(module, batches), history_of(shared / run)[-1]
     assert (score.loss, score.accuracy) == pytest.approx((last["val_loss"], last["val_accuracy"]))
 

@@ -18,15 +18,15 @@ from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
 
-from dshrink.cli import expand, finetune, merge, options, search, search_mask, train_options
+from dshrink.cli import expand, finetune, options, search, search_mask, train_options
 from dshrink.cli.main import app
 from dshrink.cli.search_mask import MaskSearchCommand
 from dshrink.errors import DshrinkError
+from dshrink.merge.agreement import top1_agreement
 from dshrink.merge.export import METADATA_KEY
 from dshrink.network.models import Network
 from dshrink.network.tracing import import_timm, trace
 from dshrink.search.plan import load_plan, parse_plan, save_plan
-from dshrink.train import agreement as agreements
 from dshrink.train import opening
 from dshrink.train.errors import DataError
 from dshrink.train.settings import Training
@@ -102,17 +102,20 @@ def test_a_merge_opens_the_images_before_it_computes_anything(
     assert "no such folder" in refusal(*trained[1][1:], "--data", str(tmp_path / "nothing"))
 
 
-def test_a_merge_validates_on_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Goes:
-        def to(self, device: torch.device) -> torch.device:
-            return device
+def test_agreement_is_checked_on_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    went: list[torch.device] = []
 
-    merged: Any = SimpleNamespace(unmerged=lambda dtype: Goes(), module=lambda dtype: Goes())
-    feed: Any = SimpleNamespace(unreadable=SimpleNamespace(line=""))
-    monkeypatch.setattr(agreements, "agreement", lambda first, second, feed: (first, second))
+    class Goes(nn.Linear):
+        def to(self, device: torch.device) -> Goes:  # type: ignore[override]
+            went.append(device)
+            return self
+
+    images: Any = SimpleNamespace(validation_on=lambda device: went.append(device) or ())
     for there, kind in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
-        assert merge.agreement_of(merged, feed) == (torch.device(kind),) * 2
+        top1_agreement(Goes(1, 1), Goes(1, 1), images)
+        assert went == [torch.device(kind)] * 3
+        went.clear()
 
 
 @pytest.fixture

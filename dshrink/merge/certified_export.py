@@ -1,0 +1,82 @@
+"""Merging a network, proving the merge, and writing it as ONNX with its certificate.
+
+The one way from trained weights to a merged file: nothing is written unless the merged network
+equals the unmerged one and the file equals the merged network.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dshrink.merge.agreement import Agreement, ValidationImages, top1_agreement
+from dshrink.merge.export import export_onnx, merge_metadata
+from dshrink.merge.rewrite import MergedNetwork, merge_network
+from dshrink.merge.verify import Certificate, certify
+from dshrink.network.models import Network
+from dshrink.network.rewriting import Rewriting
+from latency_tables.io import write_atomically
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertifiedExport:
+    """What was merged, and how it was proven; ``agreement`` is None without images.
+
+    ``onnx_difference`` is that of the file in ONNX Runtime from torch, relative; ``merge_s`` the
+    time of the merge alone.
+    """
+
+    merged: MergedNetwork
+    certificate: Certificate
+    agreement: Agreement | None
+    onnx_difference: float
+    merge_s: float
+
+
+def export_merged(
+    network: Network,
+    changes: Rewriting,
+    file: Path,
+    *,
+    padding: str,
+    certificate_file: Path,
+    batch: int = 1,
+    images: ValidationImages | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> CertifiedExport:
+    """Merge ``network`` as ``changes`` say and write it to ``file`` and its certificate.
+
+    The top-1 agreement is checked on ``images``, if given. What is said ``about`` the network goes
+    into the file's metadata, with its accuracy. Raises NotMergeable, CertificateError, ExportError.
+    """
+    start = time.perf_counter()
+    merged = merge_network(network, changes, padding=padding)
+    merge_s = time.perf_counter() - start
+    certificate = certify(merged)
+    certificate.require()
+    metadata = {**merge_metadata(merged, certificate), **(about or {})}
+    document, agreement = certificate.to_json(), None
+    if images is not None:
+        both = merged.unmerged(torch.float32), merged.module(torch.float32)
+        agreement = top1_agreement(*both, images)
+        document |= {"validation": asdict(agreement), "unreadable": dict(images.unreadable_files)}
+        metadata |= {
+            "accuracy_percent": agreement.merged_accuracy,
+            "validation_images": agreement.images,
+            "data": images.digest,
+        }
+    difference = export_onnx(merged.network, file, batch=batch, metadata=metadata)
+    write_atomically(certificate_file, json.dumps(document, indent=2) + "\n")
+    return CertifiedExport(
+        merged=merged,
+        certificate=certificate,
+        agreement=agreement,
+        onnx_difference=difference,
+        merge_s=merge_s,
+    )

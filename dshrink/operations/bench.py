@@ -1,0 +1,260 @@
+"""Frames per second of whole networks, measured interleaved, beside what a table predicts.
+
+Latency does not depend on the weights, so a network given by name and plan is built with random
+ones; an ONNX file is measured as it is. The rounds, the order and the statistic are those of a
+profile, so that prediction and measurement mean the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dshrink.errors import DshrinkError
+from dshrink.network.models import load_network
+from dshrink.operations.bench_networks import (
+    BenchmarkError,
+    BenchNetwork,
+    network_of_file,
+    networks_by_plan,
+)
+from dshrink.progress import Notice, OnProgress, no_notice, no_progress
+from dshrink.results import BenchmarkResult, save_results
+from dshrink.search.plan import Plan, parse_plan
+from latency_tables.errors import LatencyTableError
+from latency_tables.io import load_table
+from latency_tables.predictor import Prediction, predict
+from latency_tables.schema import Conditions
+from latency_tables.table import LatencyTable
+from profiler.conditions import Target, batch_on, measuring_on
+from profiler.jobs import JobPlan
+from profiler.measurement import Measurement
+from profiler.schedulers import Scheduler
+from profiler.session import Session
+from profiler.settings import settings_for
+from profiler.workloads import build_onnx
+
+#: Few networks can have many rounds: up to four times the planned time until they are settled.
+BENCH_EFFORT: Mapping[str, Any] = {"rounds": 6, "extra_rounds": 40, "extra_share": 4.0}
+#: From so many networks on that is too long: a study's wait for each other.
+MANY_NETWORKS = 12
+MIB = float(1 << 20)
+
+
+def bench_networks(
+    networks: Sequence[str],
+    plans: Sequence[str],
+    tables: Sequence[Path],
+    out_file: Path,
+    target: Target,
+    *,
+    resolution: int = 224,
+    padding: str | None = None,
+    seed: int = 0,
+    on_progress: OnProgress = no_progress,
+    notice: Notice = no_notice,
+) -> list[BenchmarkResult]:
+    """Measure networks by name or ONNX file, and by name under each plan; write the results.
+
+    ``notice`` is told of tables that predict nothing. The same call resumes an interrupted run.
+    """
+    loaded = [load_table(path) for path in tables]
+    parsed = [parse_plan(plan) for plan in plans]
+    wanted = _wanted(networks, parsed, batch_on(target), resolution, padding)
+    with measuring_on(target, notice) as (scheduler, conditions):
+        results = run_benchmark(
+            wanted,
+            conditions,
+            scheduler,
+            out_file.with_name(f"{out_file.stem}.journal"),
+            tables=loaded,
+            seed=seed,
+            on_progress=on_progress,
+            notice=notice,
+        )
+        _say_unused(loaded, conditions, notice)
+    save_results(results, out_file)
+    return results
+
+
+def _wanted(
+    names: Sequence[str],
+    plans: Sequence[Plan],
+    batch: int,
+    resolution: int,
+    padding: str | None,
+) -> list[BenchNetwork]:
+    if plans and all(name.endswith(".onnx") for name in names):
+        raise DshrinkError("--plan needs a network by name beside it, not only ONNX files")
+    resolutions = {plan.resolution for plan in plans if plan.resolution}
+    if len(resolutions) > 1:
+        raise DshrinkError(f"the plans are for several resolutions: {sorted(resolutions)}")
+    size = next(iter(resolutions), resolution)
+    found: list[BenchNetwork] = []
+    for name in names:
+        if name.endswith(".onnx"):
+            found.append(network_of_file(Path(name), batch))
+        else:
+            found += networks_by_plan(load_network(name, resolution=size), plans, padding)
+    return found
+
+
+def _say_unused(tables: Sequence[LatencyTable], conditions: Conditions, notice: Notice) -> None:
+    for table in tables:
+        if differences := table.conditions.differences(conditions):
+            notice(
+                f"the table of {table.model} predicts nothing here: measured under other "
+                f"conditions ({'; '.join(differences)})"
+            )
+
+
+def run_benchmark(
+    networks: Sequence[BenchNetwork],
+    conditions: Conditions,
+    scheduler: Scheduler,
+    folder: Path,
+    *,
+    tables: Sequence[LatencyTable] = (),
+    seed: int = 0,
+    on_progress: OnProgress = no_progress,
+    notice: Notice = no_notice,
+) -> list[BenchmarkResult]:
+    """Measure the networks interleaved; the journal in ``folder`` lets the same call resume.
+
+    ``notice`` is told, before anything is measured, what a table of ``tables`` cannot predict.
+    """
+    if not networks:
+        raise BenchmarkError("no network to measure")
+    predictions = [predicted(network, conditions, tables, notice) for network in networks]
+    jobs = {network.job.id: network.job for network in networks}
+    anchor = next(iter(jobs.values())).as_anchor()
+    share = {"extra_share": 1.0} if len(jobs) > MANY_NETWORKS else {}
+    with Session(
+        plan=JobPlan(jobs=tuple(jobs.values()), anchors=(anchor,)),
+        conditions=conditions,
+        scheduler=scheduler,
+        build=build_onnx,
+        folder=folder,
+        settings=settings_for(conditions, **{**BENCH_EFFORT, **share}, seed=seed),
+    ) as session:
+        result = session.run(on_progress)
+        session.workloads.delete()
+    return [
+        benchmark_result(
+            network,
+            result.measurements[network.job.id],
+            result.built[network.job.id],
+            conditions,
+            prediction,
+        )
+        for network, prediction in zip(networks, predictions, strict=True)
+    ]
+
+
+def predicted(
+    network: BenchNetwork,
+    conditions: Conditions,
+    tables: Sequence[LatencyTable],
+    notice: Notice,
+) -> Prediction | None:
+    """What the first table of this network under these conditions says that can predict it."""
+    facts = network.facts
+    for table in tables:
+        its = (table.model, table.resolution) == (facts.model, network.resolution)
+        if not its or table.conditions.differences(conditions):
+            continue
+        # Tables hold merged blocks with the free activation; without it there is no prediction.
+        same = facts.free_activation and facts.segments == ("spans" if table.chain else "blocks")
+        mask = table.forms.base if network.original else facts.keep_mask if same else ""
+        try:
+            if mask:
+                return predict(table, mask, facts.padding or "repad")
+        except LatencyTableError as error:
+            notice(f"no prediction for {network.label}: {error}")
+    return None
+
+
+def benchmark_result(
+    network: BenchNetwork,
+    measurement: Measurement,
+    built: Mapping[str, Any],
+    conditions: Conditions,
+    prediction: Prediction | None,
+) -> BenchmarkResult:
+    """The row of a network; ``built`` is what the runtime says of the engine that it built."""
+    facts = network.facts
+    known = {} if measurement.failed else _measured(measurement, conditions.batch)
+    if prediction is not None:
+        known |= {
+            "predicted_ms": prediction.latency_ms,
+            "predicted_low_ms": prediction.low_ms,
+            "predicted_high_ms": prediction.high_ms,
+        }
+        if not measurement.failed:
+            ratio = prediction.latency_ms / measurement.latency_ms
+            known["error_percent"] = 100.0 * (ratio - 1.0)
+    return BenchmarkResult(
+        network=network.label,
+        model=facts.model,
+        keep_mask=facts.keep_mask,
+        kept_blocks=_kept_blocks(network),
+        padding=facts.padding,
+        device=conditions.device,
+        runtime=conditions.runtime,
+        precision=conditions.precision,
+        batch=conditions.batch,
+        threads=conditions.threads,
+        clock=conditions.clock,
+        statistic=conditions.statistic,
+        launch=conditions.launch,
+        cache_mode=conditions.cache_mode,
+        macs=network.macs,
+        parameters=network.parameters,
+        verdict=measurement.verdict,
+        reason=measurement.reason,
+        file=network.file,
+        build_s=_number(built, "build_s", 1.0),
+        engine_mib=_number(built, "engine_bytes", MIB),
+        gpu_memory_mib=_number(built, "device_memory_bytes", MIB),
+        method=facts.method,
+        seed=facts.seed,
+        accuracy_percent=facts.accuracy_percent,
+        validation_images=facts.validation_images,
+        data=facts.data,
+        recipe=facts.recipe,
+        resolution="x".join(map(str, network.resolution)) if all(network.resolution) else "",
+        **{**dict.fromkeys(_NOT_ALWAYS), **known},
+    )
+
+
+#: What a failed measurement, or a network without a prediction, has not.
+_NOT_ALWAYS = (
+    *("latency_ms", "low_ms", "high_ms", "median_ms"),
+    *("throughput_fps", "throughput_low_fps", "throughput_high_fps"),
+    *("predicted_ms", "predicted_low_ms", "predicted_high_ms", "error_percent"),
+)
+
+
+def _measured(measurement: Measurement, batch: int) -> dict[str, Any]:
+    images_ms = 1000.0 * batch
+    return {
+        "latency_ms": measurement.latency_ms,
+        "low_ms": measurement.low_ms,
+        "high_ms": measurement.high_ms,
+        "median_ms": measurement.median_ms,
+        "throughput_fps": images_ms / measurement.latency_ms,
+        "throughput_low_fps": images_ms / measurement.high_ms,
+        "throughput_high_fps": images_ms / measurement.low_ms,
+        "enqueue_ms": measurement.enqueue_ms,
+        "built_precision": measurement.built_precision,
+    }
+
+
+def _kept_blocks(network: BenchNetwork) -> int | None:
+    mask = network.facts.keep_mask if network.facts.segments == "blocks" else ""
+    return mask.count("1") if mask else None
+
+
+def _number(facts: Mapping[str, Any], name: str, unit: float) -> float | None:
+    return None if facts.get(name) is None else float(facts[name]) / unit

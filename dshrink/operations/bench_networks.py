@@ -1,0 +1,142 @@
+"""The networks that are benched: a network under its plans, or what an ONNX file holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from dshrink.errors import DshrinkError
+from dshrink.merge.export import METADATA_KEY
+from dshrink.network.models import Network
+from dshrink.pieces.plan_binding import bind_to_network
+from dshrink.pieces.specs import shrunk_spec
+from dshrink.search.plan import Plan
+from latency_tables.records import convert_record
+from profiler.jobs import AnyJob, FileJob, Job
+
+
+class BenchmarkError(DshrinkError):
+    """Nothing to measure, or a file that cannot be."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkFacts:
+    """What is known of a network beside its speed; files of ``dshrink merge`` say it.
+
+    ``keep_mask`` is empty where it is not known (a foreign file), and a span mask where the network
+    is cut into ``segments`` "spans". ``data`` is the digest of the images of its accuracy.
+    """
+
+    model: str = ""
+    keep_mask: str = ""
+    padding: str = ""
+    segments: str = "blocks"
+    free_activation: bool = True
+    method: str = ""
+    recipe: str = ""
+    seed: int | None = None
+    accuracy_percent: float | None = None
+    validation_images: int | None = None
+    data: str = ""
+
+    def __post_init__(self) -> None:
+        for name, lowest, highest in (
+            ("seed", 0, 2.0**63),
+            ("validation_images", 1, 2.0**63),
+            ("accuracy_percent", 0, 100.0),
+        ):
+            value = getattr(self, name)
+            if value is not None and not lowest <= value <= highest:
+                raise BenchmarkError(
+                    f"{name} must be a number from {lowest} to {highest:g}, got {value!r}"
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchNetwork:
+    """A network to measure; ``original``: as it is, which any table of it predicts."""
+
+    label: str
+    facts: NetworkFacts
+    resolution: tuple[int, ...]
+    job: AnyJob
+    macs: int | None = None
+    parameters: int | None = None
+    file: str = ""
+    original: bool = False
+
+
+def networks_by_plan(
+    network: Network, plans: Sequence[Plan], padding: str | None = None
+) -> list[BenchNetwork]:
+    """The original network, and what each plan makes of it. Raises PlanError for a misfit."""
+    keep_mask = "1" * len(network.blocks)
+    wanted = [(network.name, "blocks", keep_mask, "", network.spec)]
+    for plan in plans:
+        bound = bind_to_network(plan, network)
+        form = padding or bound.padding
+        spec = shrunk_spec(network, bound.mask, segments=bound.segments, padding=form)
+        label = Path(plan.source or plan.text).name
+        wanted.append((label, bound.segments, bound.mask, form, spec))
+    return [
+        BenchNetwork(
+            label=label,
+            facts=NetworkFacts(model=network.name, segments=segments, keep_mask=mask, padding=form),
+            resolution=network.resolution,
+            job=Job(id=f"{network.name} {mask} {form}", kind="network", label=label, spec=spec),
+            macs=spec.macs,
+            parameters=spec.parameters,
+            original=spec is network.spec,
+        )
+        for label, segments, mask, form, spec in wanted
+    ]
+
+
+def network_of_file(path: Path, batch: int) -> BenchNetwork:
+    """A network from an ONNX file; files of ``dshrink merge`` say what they are.
+
+    Raises BenchmarkError for what is no ONNX file or has another batch than asked for.
+    """
+    try:
+        model = onnx.load(path)
+        shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+    except FileNotFoundError:
+        raise BenchmarkError(f"{path}: no such file; give a timm name or an ONNX file") from None
+    except Exception as error:
+        raise BenchmarkError(f"{path}: not an ONNX model ({type(error).__name__})") from error
+    if shape and shape[0] not in (0, batch):
+        raise BenchmarkError(
+            f"{path}: its batch is {shape[0]}, asked for is {batch}; export it again with "
+            f"--batch {batch}, or measure with --batch {shape[0]}"
+        )
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    return BenchNetwork(
+        label=path.name,
+        facts=_facts(properties.get(METADATA_KEY, ""), path),
+        resolution=tuple(shape[2:]),
+        job=FileJob(id=f"file {path}", kind="network", label=path.name, file=path),
+        file=str(path),
+    )
+
+
+def _facts(text: str, path: Path) -> NetworkFacts:
+    """What a file says of itself, nothing where it is not ours. Raises BenchmarkError."""
+    try:
+        found: Any = json.loads(text)
+    except ValueError:
+        found = None
+    said = found if isinstance(found, Mapping) else {}
+    names = (field.name for field in fields(NetworkFacts))
+    known = {name: said[name] for name in names if said.get(name) is not None}
+    return convert_record(
+        known,
+        NetworkFacts,
+        where=f"{path}: its metadata",
+        error=BenchmarkError,
+        fix="write the file again with `dshrink merge`",
+    )

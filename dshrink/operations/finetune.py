@@ -1,0 +1,119 @@
+"""Train a network without the activations that a plan removes (stage 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dshrink.errors import DshrinkError
+from dshrink.network.models import about_weights
+from dshrink.network.rewriting import rewriting
+from dshrink.operations.resolution import one_resolution
+from dshrink.pieces.plan_binding import bind_to_network
+from dshrink.progress import Notice, OnProgress, no_notice, no_progress
+from dshrink.search.plan import parse_plan, save_plan
+from dshrink.train.finetune import PADDING, finetune
+from dshrink.train.network import load_for
+from dshrink.train.opening import feed_of, open_both
+from dshrink.train.settings import Training
+from dshrink.train.unreadable import Unreadable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuneResult:
+    """The weights, the plan that they merge by, and how accurate the network is (top-1, percent).
+
+    ``history`` has an entry an epoch, ``unreadable`` the images that could not be read and why.
+    """
+
+    accuracy_percent: float
+    val_loss: float
+    processes: int
+    images_per_second: float
+    weights: str
+    history: Sequence[Mapping[str, Any]]
+    plan: str
+    mask: str
+    unreadable: Mapping[str, str]
+
+
+def finetune_by_plan(
+    model: str,
+    plan: str,
+    data: str,
+    folder: Path,
+    settings: Training,
+    *,
+    weights: str = "pretrained",
+    teacher: str | None = None,
+    resolution: int | None = None,
+    free_activation: bool = True,
+    unreadable: Unreadable = Unreadable.SKIP,
+    on_progress: OnProgress = no_progress,
+    notice: Notice = no_notice,
+) -> FinetuneResult | None:
+    """Fine-tune ``model`` as the plan shrinks it; ``folder`` takes weights, plan and checkpoints.
+
+    The same call resumes an interrupted run. None in all processes but the first. Raises
+    DshrinkError for a teacher that teaches nothing, and as ``train.finetune``.
+    """
+    if teacher is not None or settings.distillation:
+        _check_teacher(weights, teacher, settings)
+    wanted = parse_plan(plan)
+    size = one_resolution(resolution, wanted.resolution, f"the plan {plan}")
+    images, network = open_both(data, model, resolution=size, weights=weights, seed=settings.seed)
+    bound = bind_to_network(wanted, network)
+    changes = rewriting(
+        network, bound.mask, segments=bound.segments, free_activation=free_activation
+    )
+    teaching = None
+    if teacher is not None:
+        teaching = load_for(images, model, resolution=size, weights=teacher).module
+    feed = feed_of(images, network, settings, unreadable)
+    tuned = finetune(
+        network,
+        changes,
+        feed,
+        settings,
+        folder,
+        teacher=teaching,
+        progress=on_progress,
+        notice=notice,
+    )
+    if not tuned.fitted.main:
+        return None
+    plan_file = folder / "plan.json"
+    save_plan(replace(bound, borders=PADDING), plan_file)
+    return FinetuneResult(
+        accuracy_percent=tuned.accuracy,
+        val_loss=tuned.fitted.loss,
+        processes=tuned.fitted.processes,
+        images_per_second=tuned.fitted.images_per_second,
+        weights=str(tuned.weights),
+        history=tuned.fitted.history,
+        plan=str(plan_file),
+        mask=bound.mask,
+        unreadable=dict(feed.unreadable.reasons),
+    )
+
+
+def _check_teacher(weights: str, teacher: str | None, settings: Training) -> None:
+    """Raise unless there is distillation, and the teacher is a trained, whole network."""
+    if not settings.distillation:
+        raise DshrinkError(
+            f"--teacher {teacher} without distillation: give its weight, such as --distillation 0.7"
+        )
+    option, source = ("--weights", weights) if teacher is None else ("--teacher", teacher)
+    if source in ("initial", "random"):
+        raise DshrinkError(
+            f"{option} {source} with distillation: an untrained teacher teaches noise; give "
+            "trained weights as --teacher FILE, or --distillation 0"
+        )
+    if (about := about_weights(Path(source))).get("padding"):
+        raise DshrinkError(
+            f"{option} {source} with distillation: these weights were trained without the "
+            f"activations that {about['mask']} removes, a teacher has all of its own; give those "
+            "of the whole network as --teacher FILE, or --distillation 0"
+        )

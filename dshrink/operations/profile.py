@@ -1,0 +1,121 @@
+"""Measure the pieces of a network on a device, and write its latency table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dshrink.errors import DshrinkError
+from dshrink.network.models import Network, load_network
+from dshrink.pieces.block_pieces import network_pieces
+from dshrink.pieces.span_pieces import span_pieces
+from dshrink.pieces.specs import shrunk_spec
+from dshrink.progress import Notice, OnProgress, no_notice, no_progress
+from dshrink.version import __version__
+from latency_tables.io import save_table
+from latency_tables.pieces import NetworkPieces
+from latency_tables.span_masks import SpanChoice
+from profiler.conditions import Target, measuring_on
+from profiler.contexts import choose_contexts
+from profiler.profile import Profile, ProfileRequest, profile
+from profiler.runtimes import traits_of
+from profiler.settings import settings_for
+from profiler.workloads import build_onnx
+
+SEGMENTS = ("blocks", "spans")
+#: The spans that are profiled where no mode is asked for.
+SPAN_MODE = "kim2023"
+
+
+def profile_network(
+    model: str,
+    folder: Path,
+    target: Target,
+    *,
+    resolution: int = 224,
+    classes: int | None = None,
+    segments: str = "blocks",
+    span_mode: str | None = None,
+    max_kernel: int | None = None,
+    dense: bool = False,
+    hold_out: int = 20,
+    contexts: Sequence[str] = (),
+    seed: int = 0,
+    on_progress: OnProgress = no_progress,
+    notice: Notice = no_notice,
+) -> Profile:
+    """Trace and measure ``model``; save the table in ``folder``, those of its contexts below it.
+
+    The same call resumes an interrupted run. ``classes`` is how many outputs the network has, the
+    library's own number if not given. Raises DshrinkError for options that exclude each other.
+    """
+    _check_segments(segments, dense=dense, span_mode=span_mode, max_kernel=max_kernel)
+    spans = None
+    if segments == "spans":
+        spans = SpanChoice(mode=span_mode or SPAN_MODE, max_kernel=max_kernel)
+    with measuring_on(target, notice) as (scheduler, conditions):
+        able = traits_of(conditions).layer_profiles
+        chosen = choose_contexts(contexts, conditions, layer_profiles=able, spans=spans is not None)
+        network = load_network(model, resolution=resolution, classes=classes)
+        request = ProfileRequest(
+            pieces=_pieces(network, spans, dense, notice),
+            compose=lambda mask, padding: shrunk_spec(
+                network, mask, segments=segments, padding=padding
+            ),
+            build=build_onnx,
+            conditions=conditions,
+            folder=folder,
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            dshrink_version=__version__,
+            hold_out=hold_out,
+            contexts=chosen,
+            spans=spans,
+            settings=settings_for(conditions, seed=seed),
+        )
+        result = profile(
+            request,
+            scheduler,
+            on_start=lambda estimate: notice(str(estimate)),
+            progress=on_progress,
+        )
+    if len(result.tables) > 1:
+        for name, table in result.tables.items():
+            save_table(table, folder / name)
+    save_table(result.table, folder)
+    session = result.session
+    notice(
+        f"{session.measured} measurements made ({session.remeasured} of them again), "
+        f"{session.reused} reused from the journal, {session.failed} jobs failed"
+    )
+    return result
+
+
+def _check_segments(
+    segments: str, *, dense: bool, span_mode: str | None, max_kernel: int | None
+) -> None:
+    if segments not in SEGMENTS:
+        raise DshrinkError(f"unknown --segments {segments!r}; known: {', '.join(SEGMENTS)}")
+    if segments == "spans" and dense:
+        raise DshrinkError("--dense measures counterparts of blocks: use it with --segments blocks")
+    if segments == "blocks" and (span_mode or max_kernel):
+        raise DshrinkError("--span-mode and --max-kernel are for --segments spans")
+
+
+def _pieces(
+    network: Network, spans: SpanChoice | None, dense: bool, notice: Notice
+) -> NetworkPieces:
+    """What is measured; notices say which blocks, or how many spans, cannot merge."""
+    if spans is not None:
+        pieces = span_pieces(network, mode=spans.mode)
+        count = sum(piece.kind == "span" for piece in pieces.pieces)
+        notice(
+            f"{count} spans of {network.name}, {len(pieces.unique_specs)} distinct pieces with the "
+            f"fixed ones; {len(pieces.unmergeable)} spans cannot merge"
+        )
+        return pieces
+    pieces = network_pieces(network, dense=dense)
+    for at, reason in pieces.unmergeable.items():
+        name = pieces.block_names[at] if isinstance(at, int) else at
+        notice(f"block {at} ({name}) cannot merge: {reason}")
+    return pieces
