@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from dshrink.cli.profile import SEGMENTS, run_profile
+from dshrink.operations.profile import SEGMENTS, profile_network
 from latency_tables.io import load_table
 from latency_tables.table import LatencyTable
 from profiler.conditions import Target
@@ -37,7 +37,7 @@ def measure(
     place = folder / f"{model}-batch{batch}{cut}"
     if not (place / "table.json").exists() or load_table(place).contexts.keys() != set(contexts):
         wanted = replace(target, batch=int(batch))
-        run_profile(model, place, wanted, contexts=contexts, segments=segments)
+        profile_network(model, place, wanted, contexts=contexts, segments=segments, notice=print)
     if len(contexts) == 1:
         return {contexts[0]: load_table(place)}
     return {context: load_table(place / context) for context in contexts}

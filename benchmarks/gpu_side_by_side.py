@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from devices.errors import DevicesError
-from dshrink.cli.bench import run_bench
+from dshrink.operations.bench import bench_networks
 from dshrink.results import BenchmarkResult
 from dshrink.version import __version__
 from profiler.conditions import Target
@@ -89,7 +89,7 @@ def measure(
             file = folder / f"{name}-{repeat}.csv"
             _share_timing_cache(folder, name, repeat)
             try:
-                results = run_bench([model], plans, [], file, target)
+                results = bench_networks([model], plans, [], file, target, notice=print)
             except (ProfilerError, DevicesError) as error:
                 failed.append(f"{way.name}, repeat {repeat}: {error}")
             else:

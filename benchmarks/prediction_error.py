@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from dshrink.cli.profile import run_profile
+from dshrink.operations.profile import profile_network
 from latency_tables.io import load_table
 from latency_tables.table import LatencyTable
 from profiler.conditions import Target
@@ -30,7 +30,7 @@ def measure(model: str, batch: int, folder: Path, device: str) -> LatencyTable:
     """The table of a network at a batch; one that is there already is taken as it is."""
     place = folder / f"{model}-batch{batch}"
     if not (place / "table.json").exists():
-        run_profile(model, place, Target(device=device, batch=batch))
+        profile_network(model, place, Target(device=device, batch=batch), notice=print)
     return load_table(place)
 
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from dp_frontier import made_up_importance
 
-from dshrink.cli.bench import run_bench
-from dshrink.cli.profile import run_profile
+from dshrink.operations.bench import bench_networks
+from dshrink.operations.profile import profile_network
 from dshrink.results import BenchmarkResult, save_results
 from dshrink.search.dp.found import Found, save_frontier
 from dshrink.search.dp.run import TableSearch
@@ -43,7 +43,8 @@ class Budget:
 
 def measured_table(model: str, folder: Path, target: Target) -> LatencyTable:
     if not (folder / "table.json").exists():
-        run_profile(model, folder, target, segments="spans", contexts=("isolated", "pair"))
+        contexts = ("isolated", "pair")
+        profile_network(model, folder, target, segments="spans", contexts=contexts, notice=print)
     return load_table(folder)
 
 
@@ -139,12 +140,13 @@ def main() -> None:
         )
     frontier = found[0].frontier
     assert frontier is not None
-    results = run_bench(
+    results = bench_networks(
         [given.model],
         [str(budget.plan) for budget in budgets],
         [given.out / "table"],
         given.out / "results.csv",
         Target(device="local"),
+        notice=print,
     )
     save_results(results, RESULTS / f"{given.name}.csv")
     save_frontier(frontier, RESULTS / f"{given.name}_frontier.csv", found[0].problem)

@@ -65,7 +65,7 @@ def forbidden(module: str) -> frozenset[str]:
     """The top-level packages that a module must not import."""
     package = module.split(".")[0]
     if package == "dshrink":
-        if module == "dshrink.benchmark" or _within(module, "dshrink.cli"):
+        if _within(module, "dshrink.operations") or _within(module, "dshrink.cli"):
             return frozenset()
         alone = TORCH if _within(module, "dshrink.search") else frozenset()
         return frozenset({"profiler", "devices"}) | alone
@@ -125,7 +125,7 @@ def test_no_module_imports_the_wrong_way(module: str) -> None:
         ("dshrink.network.chain", "def f():\n    import devices.errors", ["devices.errors"]),
         ("dshrink.network.chain", "import latency_tables.io, torch", []),
         ("dshrink.cli.bench", "import profiler.session, devices, torch", []),
-        ("dshrink.benchmark", "import profiler.session", []),
+        ("dshrink.operations.bench", "import profiler.session", []),
         ("dshrink.search.greedy", "import torch.nn", ["torch.nn"]),
         ("dshrink.search.greedy", "import devices", ["devices"]),
         ("profiler.jobs", "import devices, latency_tables.io", []),

@@ -13,15 +13,9 @@ from rich.table import Table
 from dshrink.cli import options
 from dshrink.cli.console import notice, out, print_json, progress
 from dshrink.cli.render import how_timed
-from dshrink.errors import DshrinkError
 
 if TYPE_CHECKING:
-    from dshrink.benchmark import Candidate
     from dshrink.results import BenchmarkResult
-    from dshrink.search.plan import Plan
-    from latency_tables.schema import Conditions
-    from latency_tables.table import LatencyTable
-    from profiler.conditions import Target
 
 
 def register(app: typer.Typer) -> None:
@@ -29,6 +23,7 @@ def register(app: typer.Typer) -> None:
 
 
 def command(
+    context: typer.Context,
     networks: Annotated[list[str], typer.Argument(help="timm names or ONNX files")],
     plan: Annotated[list[str] | None, typer.Option(help="a plan to measure as well")] = None,
     table: Annotated[
@@ -52,113 +47,30 @@ def command(
 ) -> None:
     """Measure networks, original and shrunk, interleaved; write frames per second.
 
-    An interrupted run goes on where it was: give the same command again.
+    The same command resumes an interrupted run.
     """
+    from dshrink.operations.bench import bench_networks
     from profiler.conditions import Target
 
     options.warn_of_plain_tcp(scheduler)
-    results = run_bench(
-        networks,
-        plan or [],
-        table or [],
-        out_file,
-        Target(
-            device=device,
-            runtime=runtime,
-            precision=precision,
-            batch=batch,
-            threads=threads,
-            statistic=statistic,
-            launch=launch,
-            cache_mode=cache_mode,
-            scheduler=scheduler,
-            hold_clocks=hold_clocks,
-        ),
-        resolution=resolution,
-        padding=padding,
-        seed=seed,
-    )
+    with progress("benchmark") as update:
+        results = bench_networks(
+            networks,
+            plan or (),
+            table or (),
+            out_file,
+            options.record_of(context, Target),
+            resolution=resolution,
+            padding=padding,
+            seed=seed,
+            on_progress=update,
+            notice=notice,
+        )
     if json:
         print_json([asdict(result) for result in results])
         return
     print_results(results)
     out.print(f"results: {out_file}")
-
-
-def run_bench(
-    networks: Sequence[str],
-    plans: Sequence[str],
-    tables: Sequence[Path],
-    out_file: Path,
-    target: Target,
-    *,
-    resolution: int = 224,
-    padding: str | None = None,
-    seed: int = 0,
-) -> list[BenchmarkResult]:
-    """Measure with a progress bar and save the results."""
-    from dshrink.benchmark import run_benchmark
-    from dshrink.results import save_results
-    from dshrink.search.plan import parse_plan
-    from latency_tables.io import load_table
-    from profiler.conditions import batch_on, measuring_on
-
-    loaded = [load_table(path) for path in tables]
-    candidates = _candidates(
-        networks, [parse_plan(p) for p in plans], batch_on(target), resolution, padding
-    )
-    with (
-        measuring_on(target, notice) as (scheduler, conditions),
-        progress("benchmark") as update,
-    ):
-        results = run_benchmark(
-            candidates,
-            conditions,
-            scheduler,
-            out_file.with_name(f"{out_file.stem}.journal"),
-            tables=loaded,
-            seed=seed,
-            progress=update,
-            notice=notice,
-        )
-        _say_unused(loaded, conditions)
-    save_results(results, out_file)
-    return results
-
-
-def _say_unused(tables: Sequence[LatencyTable], conditions: Conditions) -> None:
-    """A table of other conditions predicts nothing here, and says so."""
-    for table in tables:
-        if differences := table.conditions.differences(conditions):
-            notice(
-                f"the table of {table.model} predicts nothing here: measured under other "
-                f"conditions ({'; '.join(differences)})"
-            )
-
-
-def _candidates(
-    networks: Sequence[str],
-    plans: Sequence[Plan],
-    batch: int,
-    resolution: int,
-    padding: str | None,
-) -> list[Candidate]:
-    from dshrink.benchmark import candidate_of_file, candidates_of
-    from dshrink.network.models import load_network
-
-    if plans and all(name.endswith(".onnx") for name in networks):
-        raise DshrinkError("--plan needs a network by name beside it, not only ONNX files")
-    resolutions = {plan.resolution for plan in plans if plan.resolution}
-    if len(resolutions) > 1:
-        raise DshrinkError(f"the plans are for several resolutions: {sorted(resolutions)}")
-    size = next(iter(resolutions), resolution)
-    found: list[Candidate] = []
-    for name in networks:
-        if name.endswith(".onnx"):
-            found.append(candidate_of_file(Path(name), batch))
-        else:
-            found += candidates_of(load_network(name, resolution=size), plans, padding)
-    return found
 
 
 def print_results(results: Sequence[BenchmarkResult]) -> None:

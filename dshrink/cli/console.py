@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -18,6 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.segment import Segment
+
+from dshrink.progress import OnProgress
 
 #: All that a terminal acts on, but for ends of lines and tabs: a device's texts may hold any.
 _CONTROLS = dict.fromkeys({*range(32), 127, *range(128, 160)} - {ord("\n"), ord("\t")})
@@ -36,9 +38,6 @@ class _TextOnly(Console):
 # No markup: names and paths may hold brackets. No wrapping: a path stays whole when it is piped.
 out = _TextOnly(highlight=False, markup=False, soft_wrap=True)
 err = _TextOnly(stderr=True, highlight=False, markup=False)
-
-#: Called with (done, total, label) while long work runs.
-OnProgress = Callable[[int, int, str], None]
 
 
 def errors() -> tuple[type[BaseException], ...]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,11 +13,7 @@ from dshrink.cli.console import err, notice, out, print_json
 from dshrink.train.unreadable import Unreadable
 
 if TYPE_CHECKING:
-    from dshrink.network.models import Network
-    from dshrink.train.expansion_rules import Choice
-    from dshrink.train.expansion_training import Shrunk
-    from dshrink.train.settings import Training
-    from latency_tables.opspec import OpSpec
+    from dshrink.operations.expand import ExpandResult
 
 
 def register(app: typer.Typer) -> None:
@@ -81,6 +77,8 @@ def command(
     the added activations and one without, each is merged into one convolution again. An interrupted
     run goes on where it was: give the same command again.
     """
+    from dshrink.operations.expand import expand_network
+
     settings = train_options.settings_of(
         train_options.recipe_settings(recipe),
         distillation=0.0,
@@ -92,107 +90,46 @@ def command(
         epochs=shrink_epochs,
         learning_rate=shrink_lr,
     )
-    result = run_expand(
-        model,
-        data,
-        folder,
-        settings,
-        shrinking,
-        rule=rule,
-        layers=layer or (),
-        ratio=ratio,
-        weights=weights,
-        resolution=resolution,
-        unreadable=unreadable,
-    )
+    with train_options.progress_of_main("expand") as update:
+        result = expand_network(
+            model,
+            data,
+            folder,
+            settings,
+            shrinking,
+            rule=rule,
+            layers=layer or (),
+            ratio=ratio,
+            weights=weights,
+            resolution=resolution,
+            unreadable=unreadable,
+            on_progress=update,
+            notice=notice,
+        )
     if result and json:
-        print_json(result)
+        print_json(asdict(result))
     elif result:
         _print(result, model)
 
 
-def run_expand(
-    model: str,
-    data: str,
-    folder: Path,
-    settings: Training,
-    shrinking: Training,
-    *,
-    rule: str = "auto",
-    layers: list[str] | tuple[str, ...] = (),
-    ratio: int = 6,
-    weights: str = "initial",
-    resolution: int = 224,
-    unreadable: Unreadable = Unreadable.SKIP,
-) -> dict[str, Any]:
-    """Expand, train, shrink back; the result is what the command prints.
-
-    Empty in all processes but the first.
-    """
-    from dshrink.train.expansion_rules import choose
-    from dshrink.train.expansion_training import expand_and_shrink
-    from dshrink.train.opening import feed_of, open_both
-
-    images, network = open_both(
-        data, model, resolution=resolution, weights=weights, seed=settings.seed
-    )
-    choice = choose(network, rule, layers)
-    feed = feed_of(images, network, settings, unreadable)
-    with train_options.progress_of_main("expand") as update:
-        shrunk = expand_and_shrink(
-            network, choice, feed, shrinking, folder, ratio=ratio, progress=update, notice=notice
-        )
-    if shrunk is None:
-        return {}
-    return {
-        **_told(shrunk, choice, ratio),
-        "cost": _cost(network, shrunk.grown),
-        "unreadable": dict(feed.unreadable.reasons),
-    }
-
-
-def _told(shrunk: Shrunk, choice: Choice, ratio: int) -> dict[str, Any]:
-    return {
-        "weights": str(shrunk.weights),
-        "rule": choice.rule,
-        "expanded": list(choice.layers),
-        "left_alone": dict(choice.alone),
-        "ratio": ratio,
-        "accuracy_percent": {
-            "expanded": shrunk.expanded.accuracy,
-            "without_activations": shrunk.linear.accuracy,
-            "contracted": shrunk.agreement.merged_accuracy,
-        },
-        "agreement": shrunk.agreement.to_json(),
-        "relative_error_float64": shrunk.error,
-    }
-
-
-def _cost(network: Network, grown: OpSpec) -> dict[str, list[int]]:
-    """Before, expanded, after; what is shrunk back has the original's structure."""
-    return {
-        name: [getattr(spec, name) for spec in (network.spec, grown, network.spec)]
-        for name in ("macs", "parameters")
-    }
-
-
-def _print(result: dict[str, Any], model: str) -> None:
-    for name, reason in result["left_alone"].items():
-        err.print(f"{name} is left alone: {reason}", soft_wrap=True)
-    expanded, agreed = result["expanded"], result["agreement"]
-    out.print(f"expanded by {result['rule']}, ratio {result['ratio']}: {', '.join(expanded)}")
-    accuracy = result["accuracy_percent"]
+def _print(result: ExpandResult, model: str) -> None:
+    for name, reason in result.left_alone.items():
+        err.print(f"{name} is not expanded: {reason}", soft_wrap=True)
+    agreed, accuracy = result.agreement, result.accuracy_percent
+    out.print(f"expanded by {result.rule}, ratio {result.ratio}: {', '.join(result.expanded)}")
     out.print(
-        f"accuracy: {accuracy['expanded']:.2f} % expanded, {accuracy['without_activations']:.2f} % "
-        f"without the added activations, {accuracy['contracted']:.2f} % shrunk back"
+        f"top-1 accuracy: {accuracy['expanded']:.2f} % expanded, "
+        f"{accuracy['without_activations']:.2f} % without the added activations, "
+        f"{accuracy['contracted']:.2f} % contracted"
     )
     out.print(
-        f"shrunk back, {agreed['differing']} of {agreed['images']} validation images get another "
-        f"class; outputs differ by {result['relative_error_float64']:.1e} (relative, float64)"
+        f"contracted: top-1 agreement on {agreed.images - agreed.differing} of {agreed.images} "
+        f"validation images; outputs differ by {result.relative_error_float64:.1e} (relative, "
+        "float64)"
     )
-    for name, (before, grown, after) in result["cost"].items():
+    for name, (before, grown, after) in result.cost.items():
         out.print(
             f"{name}: {before / 1e6:.2f} M before, {grown / 1e6:.2f} M expanded, "
             f"{after / 1e6:.2f} M after"
         )
-    out.print(f"wrote {result['weights']}: weights of {model} under its own names")
+    out.print(f"wrote {result.weights}: weights of {model} under its own names")

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from dshrink.cli import options, train_options
 from dshrink.cli.console import notice, out, print_json
-from dshrink.errors import DshrinkError
 from dshrink.train.unreadable import Unreadable
-
-if TYPE_CHECKING:
-    from dshrink.train.finetune import FineTuned
-    from dshrink.train.settings import Training
 
 
 def register(app: typer.Typer) -> None:
@@ -75,133 +69,40 @@ def command(
 ) -> None:
     """Fine-tune MODEL as a plan shrinks it, so that it merges exactly and free of charge.
 
-    An interrupted run goes on where it was: give the same command again. On several GPUs:
+    The same command resumes an interrupted run. On several GPUs:
     `accelerate launch -m dshrink finetune ...`.
     """
+    from dshrink.operations.finetune import finetune_by_plan
+
     settings = train_options.settings_of(
         train_options.recipe_settings(recipe), **train_options.given_settings(context)
     )
-    result = run_finetune(
-        model,
-        plan,
-        data,
-        folder,
-        settings,
-        weights=weights,
-        teacher=teacher,
-        resolution=resolution,
-        free_activation=free_activation,
-        unreadable=unreadable,
-    )
-    if not result:
-        return
-    if json:
-        print_json(result)
-        return
-    out.print(
-        f"accuracy {result['accuracy_percent']:.2f} % of the validation images after "
-        f"{settings.epochs} epochs (loss {result['val_loss']:.4f})"
-    )
-    out.print(f"weights: {result['weights']}, plan: {result['plan']}")
-    out.print(f"merge it: {merge_command(model, data, folder, result)}")
-
-
-def merge_command(model: str, data: str, folder: Path, result: Mapping[str, Any]) -> str:
-    """What a shell takes to merge what was trained; the weights say the rest."""
-    words = ("--plan", result["plan"], "--weights", result["weights"], "--data", data)
-    return shlex.join(
-        ("dshrink", "merge", model, *words, "--out", str(folder / "merged.onnx")),
-    )
-
-
-def run_finetune(
-    model: str,
-    plan: str,
-    data: str,
-    folder: Path,
-    settings: Training,
-    *,
-    weights: str = "pretrained",
-    teacher: str | None = None,
-    resolution: int | None = None,
-    free_activation: bool = True,
-    unreadable: Unreadable = Unreadable.SKIP,
-) -> dict[str, Any]:
-    """Fine-tune with a progress bar; the result is what the command prints.
-
-    Empty in all processes but the first.
-    """
-    from dshrink.network.rewriting import rewriting
-    from dshrink.pieces.plan_binding import bind_to_network
-    from dshrink.search.plan import parse_plan, save_plan
-    from dshrink.train.finetune import PADDING, finetune
-    from dshrink.train.network import load_for
-    from dshrink.train.opening import feed_of, open_both
-
-    if teacher is not None or settings.distillation:
-        _check_teacher(weights, teacher, settings)
-    wanted = parse_plan(plan)
-    size = options.one_resolution(resolution, wanted.resolution, f"the plan {plan}")
-    images, network = open_both(data, model, resolution=size, weights=weights, seed=settings.seed)
-    bound = bind_to_network(wanted, network)
-    changes = rewriting(
-        network, bound.mask, segments=bound.segments, free_activation=free_activation
-    )
-    teaching = None
-    if teacher is not None:
-        teaching = load_for(images, model, resolution=size, weights=teacher).module
-    feed = feed_of(images, network, settings, unreadable)
     with train_options.progress_of_main("fine-tune") as update:
-        tuned = finetune(
-            network,
-            changes,
-            feed,
-            settings,
+        result = finetune_by_plan(
+            model,
+            plan,
+            data,
             folder,
-            teacher=teaching,
-            progress=update,
+            settings,
+            weights=weights,
+            teacher=teacher,
+            resolution=resolution,
+            free_activation=free_activation,
+            unreadable=unreadable,
+            on_progress=update,
             notice=notice,
         )
-    if not tuned.fitted.main:
-        return {}
-    file = folder / "plan.json"
-    save_plan(replace(bound, borders=PADDING), file)
-    return {
-        **_scores(tuned),
-        "plan": str(file),
-        "mask": bound.mask,
-        "unreadable": dict(feed.unreadable.reasons),
-    }
-
-
-def _check_teacher(weights: str, teacher: str | None, settings: Training) -> None:
-    """Raise unless something is learnt from a teacher, and the teacher has learnt something."""
-    from dshrink.network.models import about_weights
-
-    if not settings.distillation:
-        raise DshrinkError(
-            f"--teacher {teacher} without distillation: give its weight, such as --distillation 0.7"
-        )
-    option, source = ("--weights", weights) if teacher is None else ("--teacher", teacher)
-    if source in ("initial", "random"):
-        raise DshrinkError(
-            f"{option} {source} with distillation: an untrained teacher teaches noise; give "
-            "trained weights as --teacher FILE, or --distillation 0"
-        )
-    if (about := about_weights(Path(source))).get("padding"):
-        raise DshrinkError(
-            f"{option} {source} with distillation: these weights were trained without the "
-            f"activations that {about['mask']} removes, a teacher has all of its own; give those "
-            "of the whole network as --teacher FILE, or --distillation 0"
-        )
-
-
-def _scores(tuned: FineTuned) -> dict[str, Any]:
-    return {
-        "accuracy_percent": tuned.accuracy,
-        "val_loss": tuned.fitted.loss,
-        "processes": tuned.fitted.processes,
-        "images_per_second": tuned.fitted.images_per_second,
-        "weights": str(tuned.weights),
-        "history": [dict(entry) for entry in tuned.fitted.history],
-    }
+    if result is None:
+        return
+    if json:
+        print_json(asdict(result))
+        return
+    out.print(
+        f"top-1 accuracy {result.accuracy_percent:.2f} % of the validation images after "
+        f"{settings.epochs} epochs (loss {result.val_loss:.4f})"
+    )
+    out.print(f"weights: {result.weights}, plan: {result.plan}")
+    # The weights say the rest.
+    words = ("--plan", result.plan, "--weights", result.weights, "--data", data)
+    merge = ("dshrink", "merge", model, *words, "--out", str(folder / "merged.onnx"))
+    out.print(f"merge it: {shlex.join(merge)}")

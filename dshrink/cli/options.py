@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from dshrink.cli.console import err
 from dshrink.errors import DshrinkError
 
-#: Height and width in pixels where nothing says otherwise.
-USUAL_RESOLUTION = 224
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Record = TypeVar("Record", bound="DataclassInstance")
 
 #: The groups that ``--help`` shows options in (``rich_help_panel``); the rest is "Options".
 CONDITIONS = "Measurement conditions"
@@ -94,17 +97,11 @@ def warn_of_plain_tcp(scheduler: str | None) -> None:
         )
 
 
-def one_resolution(
-    asked: int | None, known: tuple[int, int] | None, whose: str
-) -> int | tuple[int, int]:
-    """What ``known`` says, else what was asked for. Raises where the two differ."""
-    if known is None:
-        return asked or USUAL_RESOLUTION
-    if asked is not None and tuple(known) != (asked, asked):
-        raise DshrinkError(
-            f"--resolution {asked}: {whose} is for {known[0]}x{known[1]}; leave --resolution out"
-        )
-    return known[0], known[1]
+def record_of(context: typer.Context, kind: type[Record], **more: Any) -> Record:
+    """A record of the command's parameters that have the names of its fields, and of ``more``."""
+    names = {field.name for field in fields(kind)}
+    taken = {name: value for name, value in context.params.items() if name in names}
+    return kind(**{**taken, **more})
 
 
 def one_goal(budget_ms: float | None, keep: int | None) -> None:

@@ -57,6 +57,7 @@ class MaskSearchCommand:
 
         None in all processes but the first.
         """
+        from dshrink.operations.resolution import one_resolution
         from dshrink.search.goal import Goal
         from dshrink.search.plan import save_plan
         from dshrink.train.mask_search import search_masks, write_mask_history
@@ -73,7 +74,7 @@ class MaskSearchCommand:
         images, network = open_both(
             self.data,
             self.model,
-            resolution=options.one_resolution(self.resolution, known, f"the table {self.table}"),
+            resolution=one_resolution(self.resolution, known, f"the table {self.table}"),
             weights=self.weights,
             seed=settings.seed,
         )

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dshrink.cli.console import OnProgress, progress
+from dshrink.cli.console import progress
+from dshrink.progress import OnProgress, no_progress
 from dshrink.train.unreadable import Unreadable
 
 if TYPE_CHECKING:
@@ -103,10 +104,10 @@ def is_main_process() -> bool:
 
 
 @contextmanager
-def progress_of_main(title: str) -> Iterator[OnProgress | None]:
+def progress_of_main(title: str) -> Iterator[OnProgress]:
     """A progress bar in the process that speaks, none in others."""
     if not is_main_process():
-        yield None
+        yield no_progress
         return
     with progress(title) as update:
         yield update

@@ -90,6 +90,20 @@ class Certificate:
             return _exceeds(result, "whole, float32", self.network_float32, limit)
         return ""
 
+    @property
+    def line(self) -> str:
+        """In one line: the worst region, away from the border and on it, and the network."""
+        if not self.regions:
+            return "nothing merged"
+        interior = max(region.interior_float64.relative for region in self.regions)
+        border = max(region.border_float64.relative for region in self.regions)
+        return (
+            f"certificate ({self.padding}), relative errors: "
+            f"worst {self.segments.removesuffix('s')} {interior:.1e} inside and {border:.1e} at "
+            f"the border in float64; whole network {self.network_float64.relative:.1e} in "
+            f"float64, {self.network_float32.relative:.1e} in float32"
+        )
+
     def require(self) -> None:
         """Raise CertificateError unless the merge is within tolerance."""
         if self.problem:

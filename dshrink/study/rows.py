@@ -22,7 +22,7 @@ from dshrink.merge.export import export_onnx
 from dshrink.network.models import Network, with_state
 from dshrink.network.rewriting import Rewriting, rewriting
 from dshrink.pieces.plan_binding import bind_to_network
-from dshrink.progress import OnProgress
+from dshrink.progress import OnProgress, no_progress
 from dshrink.search.goal import Goal
 from dshrink.search.plan import load_plan, parse_plan, save_plan
 from dshrink.search.random_search import random_plan
@@ -78,7 +78,7 @@ class StepRunner:
     context: StudyContext
     images: Images
     main: bool = True
-    progress: OnProgress | None = None
+    progress: OnProgress = no_progress
     missing: UnreadableImages = field(default_factory=UnreadableImages)
     #: By model, weights and seed; nothing changes a network that it is given.
     networks: dict[tuple[str, str, int], Network] = field(default_factory=dict)

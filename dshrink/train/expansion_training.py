@@ -8,7 +8,7 @@ training has a folder of its own, so an interrupted run goes on where it was.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from dshrink.errors import CertificateError
 from dshrink.merge.agreement import Agreement, top1_agreement
 from dshrink.merge.verify import TOLERANCE
 from dshrink.network.models import WEIGHTS_KEY, Network, weights_digest, with_state
+from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.train.checkpoint import save_tensors
 from dshrink.train.expansion import (
     RATIO,
@@ -31,7 +32,7 @@ from dshrink.train.expansion import (
 from dshrink.train.expansion_rules import Choice
 from dshrink.train.feed import Feed
 from dshrink.train.finetune import HISTORY, WEIGHTS, weights_about, write_history
-from dshrink.train.loop import Fitted, OnProgress, fit
+from dshrink.train.loop import Fitted, fit
 from dshrink.train.settings import Training
 from latency_tables.opspec import OpSpec
 
@@ -65,8 +66,8 @@ def expand_and_shrink(
     folder: Path,
     *,
     ratio: int = RATIO,
-    progress: OnProgress | None = None,
-    notice: Callable[[str], None] | None = None,
+    progress: OnProgress = no_progress,
+    notice: Notice = no_notice,
 ) -> Shrunk | None:
     """Train ``network`` with its convolutions of ``choice`` expanded; shrink it back.
 
@@ -111,8 +112,8 @@ def expand_and_shrink(
 class _Phases:
     about: Mapping[str, Any]
     folder: Path
-    progress: OnProgress | None
-    notice: Callable[[str], None] | None
+    progress: OnProgress
+    notice: Notice
 
     def fit(self, part: str, expanded: Expanded, feed: Feed) -> Fitted:
         """Train the module in place; it ends on the CPU, with the weights that are kept."""
@@ -129,8 +130,5 @@ class _Phases:
             write_history(fitted.history, self.folder / part / HISTORY)
         return fitted
 
-    def _labelled(self, part: str) -> OnProgress | None:
-        progress = self.progress
-        if progress is None:
-            return None
-        return lambda done, total, label: progress(done, total, f"{part}, {label}")
+    def _labelled(self, part: str) -> OnProgress:
+        return lambda done, total, label: self.progress(done, total, f"{part}, {label}")

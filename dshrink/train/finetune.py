@@ -11,7 +11,7 @@ import copy
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ from torch import nn
 from dshrink.merge.unmerged import unmerged_module
 from dshrink.network.models import WEIGHTS_KEY, Network, weights_digest, with_state
 from dshrink.network.rewriting import Rewriting
+from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.train.checkpoint import save_tensors
 from dshrink.train.feed import Feed
-from dshrink.train.loop import Fitted, OnProgress, fit
+from dshrink.train.loop import Fitted, fit
 from dshrink.train.objectives import distilled
 from dshrink.train.settings import Training
 from latency_tables.io import write_atomically
@@ -56,8 +57,8 @@ def finetune(
     folder: Path,
     *,
     teacher: nn.Module | None = None,
-    progress: OnProgress | None = None,
-    notice: Callable[[str], None] | None = None,
+    progress: OnProgress = no_progress,
+    notice: Notice = no_notice,
 ) -> FineTuned:
     """Train ``network`` rewritten as ``changes`` says (as it is where they are None).
 

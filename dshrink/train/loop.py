@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from dshrink.network.precision import exact_float32
 from dshrink.network.tracing import import_timm
+from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.train.checkpoint import (
     NAME,
     Checkpoint,
@@ -40,8 +41,6 @@ from dshrink.train.settings import Training
 from dshrink.train.tuning import Score, evaluate
 from dshrink.train.unreadable import UnreadableImages
 
-#: Called with (done, total, label) while long work runs.
-OnProgress = Callable[[int, int, str], None]
 #: Losses stay on the device for so many steps before they are looked at: looking waits for it.
 FETCH_EVERY = 20
 #: The weights of the last checkpoint before a loss that was no number, to start from again.
@@ -81,8 +80,8 @@ def fit(
     identity: Mapping[str, Any],
     objective: Objective | None = None,
     observe: Callable[[], Mapping[str, Any]] | None = None,
-    progress: OnProgress | None = None,
-    notice: Callable[[str], None] | None = None,
+    progress: OnProgress = no_progress,
+    notice: Notice = no_notice,
 ) -> Fitted:
     """Train ``module`` in place as ``feed.settings`` say, validate after every epoch.
 
@@ -111,9 +110,8 @@ def fit(
             identity=identity,
             objective=objective or smoothed(settings.label_smoothing),
             observe=observe or dict,
-            progress=(accelerator.is_main_process and progress)
-            or (lambda done, total, label: None),
-            notice=(accelerator.is_main_process and notice) or (lambda text: None),
+            progress=progress if accelerator.is_main_process else no_progress,
+            notice=notice if accelerator.is_main_process else no_notice,
         )
         return run.whole(module)
 
@@ -128,7 +126,7 @@ class _Run:
     objective: Objective
     observe: Callable[[], Mapping[str, Any]]
     progress: OnProgress
-    notice: Callable[[str], None]
+    notice: Notice
     epoch: int = 0
     step: int = 0
     #: Mean losses of this epoch's steps: the known ones, and those still on the device.

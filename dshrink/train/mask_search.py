@@ -21,7 +21,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +33,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 from dshrink.network.blocks import Block
 from dshrink.network.models import Network, weights_digest
 from dshrink.pieces.plan_binding import bind_to_network
+from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.search.binding import plan_from_table
 from dshrink.search.errors import SearchError
 from dshrink.search.goal import Goal, check_blocks, check_fit, savings_ms
@@ -40,7 +41,7 @@ from dshrink.search.plan import Plan
 from dshrink.train.feed import Feed
 from dshrink.train.gates import MASK_NAME, SHARE_NAME, gated_module, searchable_blocks
 from dshrink.train.keep_rule import KeepRule
-from dshrink.train.loop import Fitted, OnProgress, fit
+from dshrink.train.loop import Fitted, fit
 from dshrink.train.settings import Training
 from latency_tables.io import write_atomically
 from latency_tables.predictor import predict
@@ -100,8 +101,8 @@ def search_masks(
     decay: float | None = None,
     limit: float | None = None,
     allow_unfit: bool = False,
-    progress: OnProgress | None = None,
-    notice: Callable[[str], None] | None = None,
+    progress: OnProgress = no_progress,
+    notice: Notice = no_notice,
 ) -> MaskSearch:
     """Train ``network`` and a mask of its activations until ``goal`` is met by what it keeps.
 

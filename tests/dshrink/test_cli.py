@@ -397,7 +397,7 @@ def test_bench_measures_networks_plans_and_files_beside_their_predictions(
     tmp_path, dshrink, monkeypatch
 ):
     # As precise as a noisy machine allows takes minutes; here the numbers do not matter.
-    monkeypatch.setattr("dshrink.benchmark.BENCH_EFFORT", {"rounds": 2, "extra_rounds": 0})
+    monkeypatch.setattr("dshrink.operations.bench.BENCH_EFFORT", {"rounds": 2, "extra_rounds": 0})
     save_table(made_up_table(conditions=local_conditions()), tmp_path / "table")
     mask = "1" * 14 + "000"
     file, results = tmp_path / "a.onnx", tmp_path / "results.csv"
@@ -423,7 +423,7 @@ SIMULATED_GPU = Path(__file__).parents[1] / "support" / "fake_gpu"
 def test_bench_on_a_gpu_tells_what_was_built_and_why_a_table_says_nothing(
     tmp_path, dshrink, monkeypatch
 ):
-    monkeypatch.setattr("dshrink.benchmark.BENCH_EFFORT", {"rounds": 2, "extra_rounds": 0})
+    monkeypatch.setattr("dshrink.operations.bench.BENCH_EFFORT", {"rounds": 2, "extra_rounds": 0})
     monkeypatch.setenv("PYTHONPATH", str(SIMULATED_GPU))
     save_table(made_up_table(), tmp_path / "table")
     words = ["bench", MODEL, "--device", "local_gpu", "--resolution", 32, "--precision", "fp16"]
@@ -444,13 +444,14 @@ def test_without_a_gpu_bench_says_where_to_look(tmp_path, dshrink):
 
 
 def test_a_table_of_another_resolution_predicts_nothing(tmp_path):
-    from dshrink.benchmark import _prediction, candidates_of
     from dshrink.network.models import load_network
+    from dshrink.operations.bench import predicted
+    from dshrink.operations.bench_networks import networks_by_plan
 
     table = made_up_table()
     found = {
-        size: _prediction(
-            candidates_of(load_network(MODEL, resolution=size), [], "bias_map")[0],
+        size: predicted(
+            networks_by_plan(load_network(MODEL, resolution=size), [], "bias_map")[0],
             table.conditions,
             [table],
             print,

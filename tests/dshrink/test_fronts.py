@@ -13,11 +13,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from dshrink.benchmark import (
-    BenchmarkError,
-    _result,
-    candidate_of_file,
-)
 from dshrink.cli.bench import print_results
 from dshrink.cli.console import out
 from dshrink.front_results import front_rows, load_fronts, save_fronts
@@ -35,6 +30,8 @@ from dshrink.fronts import (
     wilson_interval,
 )
 from dshrink.merge.export import METADATA_KEY
+from dshrink.operations.bench import benchmark_result
+from dshrink.operations.bench_networks import BenchmarkError, network_of_file
 from dshrink.results import ResultsError, load_results, save_results
 from latency_tables.schema import Conditions
 from profiler.measurement import Measurement
@@ -573,7 +570,7 @@ def result_of(candidate):
     samples = Samples(wall_ns=(10_000_000,) * 40)
     reply = Reply(job_id=candidate.job.id, round=0, attempt=0, board="shed", outcome=samples)
     measurement = Measurement(job_id=candidate.job.id, replies=(reply,), clock="wall")
-    return _result(candidate, measurement, {}, CONDITIONS, None)
+    return benchmark_result(candidate, measurement, {}, CONDITIONS, None)
 
 
 def test_bench_writes_what_the_file_says_of_itself_and_the_front_reads_it(tmp_path):
@@ -587,7 +584,7 @@ def test_bench_writes_what_the_file_says_of_itself_and_the_front_reads_it(tmp_pa
         for seed in (0, 1)
     ]
     files.append(write_onnx(tmp_path / "foreign.onnx"))
-    results = [result_of(candidate_of_file(file, 1)) for file in files]
+    results = [result_of(network_of_file(file, 1)) for file in files]
     said = [(r.method, r.seed, r.accuracy_percent) for r in results]
     assert said == [("searched", 0, 90.5), ("searched", 1, 91.5), ("", None, None)]
     of_images = [(r.data, r.validation_images, r.recipe, r.resolution) for r in results[1:]]
@@ -607,7 +604,7 @@ def test_bench_writes_what_the_file_says_of_itself_and_the_front_reads_it(tmp_pa
 
 @pytest.mark.parametrize(("sides", "said"), [((), ""), ((0, 8), ""), ((8, 16), "8x16")])
 def test_a_resolution_that_an_input_does_not_fix_is_left_empty(sides, said, tmp_path):
-    candidate = candidate_of_file(write_onnx(tmp_path / "a.onnx"), 1)
+    candidate = network_of_file(write_onnx(tmp_path / "a.onnx"), 1)
     assert result_of(replace(candidate, resolution=sides)).resolution == said
 
 
@@ -616,24 +613,22 @@ def test_a_resolution_that_an_input_does_not_fix_is_left_empty(sides, said, tmp_
     [
         (
             {"accuracy_percent": 100.5},
-            "accuracy_percent in its metadata must be a number from 0 to",
+            "accuracy_percent must be a number from 0 to",
         ),
-        ({"accuracy_percent": "90"}, "got '90': write the file again with `dshrink merge`"),
-        ({"seed": True}, "seed in its metadata must be a number"),
-        ({"validation_images": 0}, "validation_images in its metadata must be a number from 1"),
+        ({"accuracy_percent": "90"}, 'got "90": write the file again with `dshrink merge`'),
+        ({"seed": True}, "field 'seed' must be an integer or null, got true"),
+        ({"validation_images": 0}, "validation_images must be a number from 1"),
     ],
 )
 def test_metadata_that_cannot_be_is_refused_with_the_file(known, message, tmp_path):
     with pytest.raises(BenchmarkError, match=f"a.onnx: .*{message}|{message}"):
-        candidate_of_file(write_onnx(tmp_path / "a.onnx", **known), 1)
+        network_of_file(write_onnx(tmp_path / "a.onnx", **known), 1)
 
 
 def test_bench_prints_accuracies_where_any_is_known(tmp_path, monkeypatch):
     monkeypatch.setattr(out, "_width", 200)
-    known = result_of(
-        candidate_of_file(write_onnx(tmp_path / "a.onnx", accuracy_percent=91.234), 1)
-    )
-    foreign = result_of(candidate_of_file(write_onnx(tmp_path / "b.onnx"), 1))
+    known = result_of(network_of_file(write_onnx(tmp_path / "a.onnx", accuracy_percent=91.234), 1))
+    foreign = result_of(network_of_file(write_onnx(tmp_path / "b.onnx"), 1))
     for results, expected in (([known, foreign], True), ([foreign], False)):
         with out.capture() as printed:
             print_results(results)

@@ -11,8 +11,6 @@ from dataclasses import replace
 
 import pytest
 
-import profiler.conditions
-import profiler.workloads
 from dshrink.cli import main as entry
 from latency_tables.io import load_table, save_table
 from latency_tables.opspec import Conv, OpSpec
@@ -49,8 +47,8 @@ def profile_command(monkeypatch, capsys):
         yield SerialScheduler(FakeConnection(latency_ms=latency_ms)), CONDITIONS
 
     def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(profiler.conditions, "measuring_on", measuring_on)
-        monkeypatch.setattr(profiler.workloads, "build_onnx", write_spec)
+        monkeypatch.setattr("dshrink.operations.profile.measuring_on", measuring_on)
+        monkeypatch.setattr("dshrink.operations.profile.build_onnx", write_spec)
         monkeypatch.setattr(sys, "argv", ["dshrink", *map(str, words)])
         monkeypatch.setenv("COLUMNS", "200")
         with pytest.raises(SystemExit) as end:

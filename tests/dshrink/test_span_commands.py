@@ -11,11 +11,12 @@ import pytest
 import torch
 from merging import merge_spans
 
-from dshrink.benchmark import _prediction, candidate_of_file, candidates_of, run_benchmark
-from dshrink.cli.merge import run_merge
 from dshrink.errors import NotMergeable
 from dshrink.merge.export import run_onnx
 from dshrink.network.chain import span_chain
+from dshrink.operations.bench import predicted, run_benchmark
+from dshrink.operations.bench_networks import network_of_file, networks_by_plan
+from dshrink.operations.merge import merge_by_plan
 from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.pieces.specs import shrunk_spec
 from dshrink.search.errors import PlanError
@@ -37,10 +38,10 @@ def test_a_plan_of_spans_is_merged_certified_and_written(network, tmp_path):
     net = spans_of(network)
     save_plan(bind_to_network(parse_plan(f"spans:{MASK}"), net), tmp_path / "plan.json")
     file = tmp_path / "a.onnx"
-    ran = run_merge(MODEL, str(tmp_path / "plan.json"), file, weights="random", resolution=32)
-    assert (ran["segments"], ran["spans_merged"], ran["blocks_merged"]) == ("spans", 1, 0)
-    assert (ran["span_mask"], ran["padding"], ran["keep_mask"]) == (MASK, "repad", "")
-    assert ran["onnx_difference"] < 1e-4
+    ran = merge_by_plan(MODEL, str(tmp_path / "plan.json"), file, weights="random", resolution=32)
+    assert (ran.segments, ran.spans_merged, ran.blocks_merged) == ("spans", 1, 0)
+    assert (ran.span_mask, ran.padding, ran.keep_mask) == (MASK, "repad", "")
+    assert ran.onnx_difference < 1e-4
     certificate = json.loads((tmp_path / "a.onnx.certificate.json").read_text())
     assert certificate["span_mask"] == MASK and certificate["problem"] == ""
     assert certificate["spans"][0]["label"].startswith("span 5-11 (blocks.1.1.conv_pw .. ")
@@ -49,18 +50,22 @@ def test_a_plan_of_spans_is_merged_certified_and_written(network, tmp_path):
         expected = merge_spans(net, MASK).module(torch.float64)(image.double()).numpy()
     result = run_onnx(onnx.load(file).SerializeToString(), image.numpy())
     assert np.abs(result - expected).max() / np.abs(expected).max() < 1e-4
-    found = candidate_of_file(file, 1)
-    assert (found.segments, found.keep_mask, found.padding) == ("spans", MASK, "repad")
+    facts = network_of_file(file, 1).facts
+    assert (facts.segments, facts.keep_mask, facts.padding) == ("spans", MASK, "repad")
 
 
 def test_bench_measures_the_network_that_a_plan_of_spans_makes(network):
     net = spans_of(network)
     plans = [parse_plan(f"spans:{MASK}"), parse_plan("mask:" + "1" * 17)]
-    original, spans, blocks = candidates_of(net, plans)
-    assert (original.original, original.keep_mask) == (True, "1" * 17)
+    original, spans, blocks = networks_by_plan(net, plans)
+    assert (original.original, original.facts.keep_mask) == (True, "1" * 17)
     assert spans.job.spec == shrunk_spec(net, MASK, segments="spans")
-    assert (spans.segments, spans.keep_mask, spans.padding) == ("spans", MASK, "repad")
-    assert (blocks.segments, spans.original) == ("blocks", False)
+    assert (spans.facts.segments, spans.facts.keep_mask, spans.facts.padding) == (
+        "spans",
+        MASK,
+        "repad",
+    )
+    assert (blocks.facts.segments, spans.original) == ("blocks", False)
 
 
 def test_a_plan_of_spans_is_bound_by_the_names_of_its_convolutions(network):
@@ -102,8 +107,8 @@ def test_a_span_table_predicts_the_original_and_plans_of_spans_alone(network):
     net = spans_of(network)
     table, said = table_of(net), []
     plans = [parse_plan(f"spans:{MASK}"), parse_plan("mask:" + "1" * 17)]
-    candidates = candidates_of(net, plans)
-    found = [_prediction(c, table.conditions, [table], said.append) for c in candidates]
+    candidates = networks_by_plan(net, plans)
+    found = [predicted(c, table.conditions, [table], said.append) for c in candidates]
     assert found == [predict(table, table.chain.mask), predict(table, MASK), None]
     assert found[0].latency_ms > found[1].latency_ms
     assert said == []
@@ -113,7 +118,7 @@ def test_bench_says_what_its_table_cannot_predict_before_it_measures(network, tm
     net = spans_of(network)
     table, said = table_of(net), []
     other = "0|" + "11|" * 16
-    candidates = candidates_of(net, [parse_plan(f"spans:{MASK}"), parse_plan(f"spans:{other}")])
+    candidates = networks_by_plan(net, [parse_plan(f"spans:{MASK}"), parse_plan(f"spans:{other}")])
     with pytest.raises(SessionError, match="does not drive synthetic"):  # no way to measure there
         run_benchmark(
             candidates, table.conditions, None, tmp_path, tables=[table], notice=said.append

@@ -15,12 +15,12 @@ import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
-import dshrink.cli.bench
-from dshrink.benchmark import candidate_of_file
 from dshrink.cli import run
 from dshrink.cli.run_study import StudyRequest, measure_table
 from dshrink.errors import DshrinkError
 from dshrink.network.models import Network
+from dshrink.operations import bench as bench_operation
+from dshrink.operations.bench_networks import network_of_file
 from dshrink.results import BenchmarkResult
 from dshrink.study import estimate as study_estimate
 from dshrink.study.recipe import load_recipe, shipped_recipes
@@ -55,7 +55,7 @@ Command = Callable[..., Result]
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> Command:
     """``command("digits", "--dry-run")``; latencies and paces are made up."""
-    monkeypatch.setattr(dshrink.cli.bench, "run_bench", bench)
+    monkeypatch.setattr(bench_operation, "bench_networks", bench)
     monkeypatch.setattr(study_estimate, "Stopwatch", MadeUpPace)
     monkeypatch.setenv("COLUMNS", "200")
     app = typer.Typer()
@@ -83,12 +83,17 @@ def bench(
     """Each file takes 2 ms more than the one before."""
     found = []
     for number, path in enumerate(networks):
-        candidate = candidate_of_file(Path(path), 1)
+        candidate = network_of_file(Path(path), 1)
         ms = 2.0 * (number + 1)
         rest = dict.fromkeys(BenchmarkResult.__dataclass_fields__)
         facts = {
-            **{"network": candidate.label, "model": candidate.model, "verdict": "ok", "reason": ""},
-            **{"keep_mask": candidate.keep_mask, "padding": "repad", "device": "nowhere"},
+            **{
+                "network": candidate.label,
+                "model": candidate.facts.model,
+                "verdict": "ok",
+                "reason": "",
+            },
+            **{"keep_mask": candidate.facts.keep_mask, "padding": "repad", "device": "nowhere"},
             **{"runtime": "none", "precision": "fp32", "batch": 1, "threads": 1, "clock": "wall"},
             **{"statistic": "median", "latency_ms": ms, "launch": "plain", "cache_mode": "hot"},
             **{"throughput_fps": 1000 / ms, "built_precision": ""},

@@ -63,11 +63,11 @@ def test_the_command_writes_the_networks_own_weights_and_says_what_it_did(
     lines = run(*words, "--shrink-lr", "0.01", "--ratio", "2").stdout.splitlines()
     assert lines[0] == "expanded by layers, ratio 2: layer1.0.conv1, layer3.0.conv2"
     assert lines[1] == (
-        f"accuracy: {accuracy['expanded']:.2f} % expanded, "
+        f"top-1 accuracy: {accuracy['expanded']:.2f} % expanded, "
         f"{accuracy['without_activations']:.2f} % without the added activations, "
-        f"{accuracy['contracted']:.2f} % shrunk back"
+        f"{accuracy['contracted']:.2f} % contracted"
     )
-    assert lines[2].startswith("shrunk back, 0 of 12 validation images get another class; ")
+    assert lines[2].startswith("contracted: top-1 agreement on 12 of 12 validation images; ")
     assert lines[-1] == f"wrote {told['weights']}: weights of test_resnet under its own names"
 
 
@@ -77,7 +77,9 @@ def test_the_second_training_has_the_settings_of_the_first_but_no_warm_up(
     recipe = Training(epochs=9, warmup_epochs=3, weight_decay=0.5, distillation=0.7)
     monkeypatch.setattr(expand.train_options, "recipe_settings", lambda name: recipe)
     seen: list[tuple[Training, Training]] = []
-    monkeypatch.setattr(expand, "run_expand", lambda *args, **more: seen.append(args[3:5]))
+    monkeypatch.setattr(
+        "dshrink.operations.expand.expand_network", lambda *args, **more: seen.append(args[3:5])
+    )
     run("--lr", "0.3", "--seed", "4")
     run("--shrink-epochs", "2", "--shrink-lr", "0.2")
     # No teacher: the network that would be asked is not trained.
@@ -104,7 +106,7 @@ def test_bad_input_is_one_line(run: Callable[..., Any], words: list[str], line: 
     assert "\n" not in str(error.value)
 
 
-def test_what_is_left_alone_is_named(
+def test_what_is_not_expanded_is_named(
     run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dshrink.train import expansion_rules
@@ -121,4 +123,4 @@ def test_what_is_left_alone_is_named(
 
     monkeypatch.setattr(expansion_rules, "why_not_expandable", why)
     ran = run("--epochs", "1", "--batch", "24", "--ratio", "1")
-    assert "layer2.0.conv1 is left alone: too small" in ran.stderr
+    assert "layer2.0.conv1 is not expanded: too small" in ran.stderr

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner
 
-from dshrink.cli import expand, finetune, options, search, search_mask, train_options
+from dshrink.cli import search, search_mask, train_options
 from dshrink.cli.main import app
 from dshrink.cli.search_mask import MaskSearchCommand
 from dshrink.errors import DshrinkError
@@ -26,6 +26,8 @@ from dshrink.merge.agreement import top1_agreement
 from dshrink.merge.export import METADATA_KEY
 from dshrink.network.models import Network
 from dshrink.network.tracing import import_timm, trace
+from dshrink.operations.resolution import one_resolution
+from dshrink.progress import no_progress
 from dshrink.search.plan import load_plan, parse_plan, save_plan
 from dshrink.train import opening
 from dshrink.train.errors import DataError
@@ -98,7 +100,7 @@ def test_a_merge_says_which_images_it_could_not_read(
 def test_a_merge_opens_the_images_before_it_computes_anything(
     trained: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dshrink.merge.rewrite.merge_network", None)
+    monkeypatch.setattr("dshrink.merge.certified_export.merge_network", None)
     assert "no such folder" in refusal(*trained[1][1:], "--data", str(tmp_path / "nothing"))
 
 
@@ -148,10 +150,10 @@ def test_another_resolution_than_the_tables_is_refused(pictures: Path, tmp_path:
 
 
 def test_a_resolution_is_the_known_one_else_the_one_asked_for() -> None:
-    assert options.one_resolution(None, None, "") == 224
-    assert options.one_resolution(64, None, "") == 64
-    assert options.one_resolution(None, (32, 48), "") == (32, 48)
-    assert options.one_resolution(32, (32, 32), "") == (32, 32)
+    assert one_resolution(None, None, "") == 224
+    assert one_resolution(64, None, "") == 64
+    assert one_resolution(None, (32, 48), "") == (32, 48)
+    assert one_resolution(32, (32, 32), "") == (32, 32)
 
 
 @pytest.fixture
@@ -159,15 +161,14 @@ def settings_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Training]:
     """``settings_of("finetune", "--seed", "3")``: what such a command would train with."""
     seen: list[Training] = []
 
-    def note(*arguments: Any, **more: Any) -> dict[str, Any]:
+    def note(*arguments: Any, **more: Any) -> None:
         seen.append(next(one for one in arguments if isinstance(one, Training)))
-        return {}
 
     def note_search(wanted: MaskSearchCommand) -> None:
         seen.append(wanted._settings()[0])
 
-    monkeypatch.setattr(finetune, "run_finetune", note)
-    monkeypatch.setattr(expand, "run_expand", note)
+    monkeypatch.setattr("dshrink.operations.finetune.finetune_by_plan", note)
+    monkeypatch.setattr("dshrink.operations.expand.expand_network", note)
     monkeypatch.setattr(search_mask.MaskSearchCommand, "run", note_search)
     starts = {
         "finetune": ["finetune", MODEL, "--plan", "mask:0100"],
@@ -263,7 +264,7 @@ def test_the_teacher_has_the_weights_of_its_file(
         taught.append(teacher.state_dict())
         raise DshrinkError("that is all")
 
-    monkeypatch.setattr("dshrink.train.finetune.finetune", note)
+    monkeypatch.setattr("dshrink.operations.finetune.finetune", note)
     state = network.module.state_dict()
     save_file(state, tmp_path / "teacher.safetensors")
     refusal(
@@ -320,7 +321,7 @@ def test_only_the_process_that_speaks_shows_progress(monkeypatch: pytest.MonkeyP
     for main in (True, False):
         monkeypatch.setattr(train_options, "is_main_process", lambda main=main: main)
         with train_options.progress_of_main("train") as update:
-            assert (update is not None) == main
+            assert (update is not no_progress) == main
 
 
 def test_a_random_search_without_a_seed_draws_with_seed_0(
