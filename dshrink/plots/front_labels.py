@@ -26,7 +26,7 @@ from latency_tables.published_accuracy import SOURCE, PublishedPoint
 
 #: Of a recipe behind a method's name: two such labels stand side by side.
 _RECIPE_COLUMNS = 18
-#: A method looks the same in every picture; other ones get what is left.
+#: A method has the same mark in every picture; other ones get what is left.
 METHOD_STYLES: Mapping[str, tuple[str, str]] = {
     "original": (BLACK, "*"),
     "searched": (BLUE, "o"),
@@ -48,7 +48,7 @@ _OTHER_STYLES = [
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class MarkerStyle:
     """What a series is called, and its mark."""
 
     label: str
@@ -56,9 +56,9 @@ class Look:
     marker: str
 
 
-def looks_of(
+def marker_styles(
     series: Collection[tuple[str, str]], *, says_recipes: bool
-) -> dict[tuple[str, str], Look]:
+) -> dict[tuple[str, str], MarkerStyle]:
     """A method's first recipe has the method's own mark, further ones others of its colour."""
     spare, styles = list(_OTHER_STYLES), dict[tuple[str, str], tuple[str, str]]()
     for method, recipe in sorted(series):
@@ -75,7 +75,7 @@ def looks_of(
             spare.remove(style)
         styles[method, recipe] = style
     return {
-        (method, recipe): Look(
+        (method, recipe): MarkerStyle(
             label=_label(method, recipe if says_recipes else ""), colour=colour, marker=marker
         )
         for (method, recipe), (colour, marker) in styles.items()

@@ -25,6 +25,7 @@ from dshrink.plots.style import (
     legend_above,
     new_figure,
     set_block_axis,
+    set_row_axis,
     set_titles,
     shortened,
 )
@@ -175,30 +176,16 @@ def _draw_strips(
             linewidths=0.9,
             label=label,
         )
-    for row, (label, plan) in enumerate(plans.items()):
-        axes.text(
-            1.01,
-            row,
-            _summary(plan, predicted[label]),
-            transform=axes.get_yaxis_transform(),
-            verticalalignment="center",
-        )
-    _dress_strips(axes, [shortened(label) for label in plans], count, names)
+    set_block_axis(axes, count)
+    if len(names) == count:
+        labels_below = [f"{number}  {shortened(name)}" for number, name in enumerate(names)]
+        axes.set_xticks(range(count), labels_below, rotation=90)
+    summaries = [_summary(plan, predicted[label]) for label, plan in plans.items()]
+    set_row_axis(axes, list(plans), summaries)
+    axes.set_xlabel("Block (numbered from 0, input to output)")
+    legend_above(axes, columns=2, markerscale=0.7)
 
 
 def _summary(plan: Plan, predicted: PredictedLatency | None) -> str:
     text = f"{plan.kept_count} of {len(plan.keep_mask)} kept"
     return text if predicted is None else f"{text}, {predicted.latency_ms:.4g} ms predicted"
-
-
-def _dress_strips(axes: Axes, labels: Sequence[str], count: int, names: Sequence[str]) -> None:
-    set_block_axis(axes, count)
-    if len(names) == count:
-        labels_below = [f"{number}  {shortened(name)}" for number, name in enumerate(names)]
-        axes.set_xticks(range(count), labels_below, rotation=90)
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_ylim(len(labels) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.spines[:].set_visible(False)
-    axes.set_xlabel("Block (numbered from 0, input to output)")
-    legend_above(axes, columns=2, markerscale=0.7)

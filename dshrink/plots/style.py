@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
 
 from dshrink.plots.errors import PlotError
 from latency_tables.schema import Conditions
@@ -103,6 +104,39 @@ def legend_above(axes: Axes, columns: int, **options: Any) -> None:
     axes.legend(
         loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2, **options
     )
+
+
+def legend_mark(
+    marker: str, label: str, face: str, *, edge: str = BLACK, size: float = 6, width: float = 0.9
+) -> Line2D:
+    """The entry of a mark in a legend."""
+    return Line2D(
+        [],
+        [],
+        linestyle="none",
+        marker=marker,
+        markersize=size,
+        markerfacecolor=face,
+        markeredgecolor=edge,
+        markeredgewidth=width,
+        label=label,
+    )
+
+
+def set_row_axis(axes: Axes, labels: Sequence[str], summaries: Sequence[str]) -> None:
+    """The y axis of a picture with a row a network, the first on top, with a summary beside it."""
+    for row, summary in enumerate(summaries):
+        axes.text(
+            1.01,
+            row,
+            summary,
+            transform=axes.get_yaxis_transform(),
+            verticalalignment="center",
+        )
+    axes.set_yticks(range(len(labels)), [shortened(label) for label in labels])
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines[:].set_visible(False)
 
 
 def shortened(label: str) -> str:

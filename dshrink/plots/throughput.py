@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from dshrink.plots.errors import PlotError
@@ -17,6 +15,7 @@ from dshrink.plots.style import (
     SERIES_COLOURS,
     house_style,
     legend_above,
+    legend_mark,
     new_figure,
     set_titles,
     shortened,
@@ -155,8 +154,5 @@ def _dress(axes: Axes, drawn: Sequence[BenchmarkResult], left_out: int) -> None:
     axes.grid()
     handles = axes.get_legend_handles_labels()[0]
     if any(r.predicted_ms is not None for r in drawn):
-        hollow: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": GREY}
-        handles.append(
-            Line2D([], [], linestyle="none", marker="o", markersize=9, label="predicted", **hollow)
-        )
+        handles.append(legend_mark("o", "predicted", "none", edge=GREY, size=9, width=1.0))
     legend_above(axes, columns=3, handles=handles)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from dshrink.cli.plot import app
 from dshrink.errors import DshrinkError
 from dshrink.front_results import CONDITION_COLUMNS
-from dshrink.fronts import Estimate, FrontPoint, make_front
+from dshrink.fronts import FrontPoint, MeanWithInterval, make_front
 from dshrink.plots import PlotError, front_figure, load_mask_history, mask_history_figure
 from dshrink.plots.front_labels import METHOD_STYLES
 from dshrink.plots.style import BLACK, BLUE, GREY, PURPLE
@@ -29,7 +29,7 @@ METHODS = (
 
 
 def around(mean, half):
-    return Estimate(mean=mean, low=mean - half, high=mean + half)
+    return MeanWithInterval(mean=mean, low=mean - half, high=mean + half)
 
 
 def point(fps, percent, method="searched", seeds=(0, 1), **more):

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from dshrink.cli.plot import app
 from dshrink.errors import DshrinkError
 from dshrink.plots import (
-    Frontier,
+    FrontierCurve,
     PlotError,
     blocks_figure,
     frontier_figure,
@@ -501,7 +501,7 @@ def pictures(tmp_path_factory):
     )
     spans = {"a": parse_plan("spans:" + "10|" * 20), "b": parse_plan("spans:" + "111" * 20)}
     points = [FrontierPoint(time_ms=t, importance=t, mask="01" * 25) for t in (1.0, 2.0)]
-    frontier = Frontier(label="a", points=tuple(points))
+    frontier = FrontierCurve(label="a", points=tuple(points))
     return {
         "blocks": blocks_figure(table),
         "memory": memory_figure(table),
