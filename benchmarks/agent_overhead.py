@@ -33,7 +33,7 @@ from dshrink.merge.export import export_onnx
 from dshrink.network.models import load_network
 from dshrink.version import __version__
 from latency_tables.schema import STATISTICS
-from profiler.jobs import PROFILE_RULE
+from profiler.planning.jobs import PROFILE_RULE
 from profiler.statistics import latency, median, quantile
 
 MODELS = ("mobilenetv2_100", "mobilenetv2_035", "tf_efficientnet_lite0")

@@ -19,7 +19,7 @@ from pathlib import Path
 from dshrink.operations.profile import SEGMENTS, profile_network
 from latency_tables.io import load_table
 from latency_tables.table import LatencyTable
-from profiler.conditions import Target
+from profiler.target import Target
 
 CASES = ("mobilenetv2_100:1", "mobilenetv2_140:1", "tf_efficientnet_lite0:1", "mobilenetv2_100:8")
 CONTEXTS = ("isolated", "pair")

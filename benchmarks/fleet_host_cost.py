@@ -24,18 +24,18 @@ from typing import Any
 
 import psutil
 
-from latency_tables.io import write_atomically
+from latency_tables.files import write_atomically
 from latency_tables.opspec import Conv, OpSpec
 from latency_tables.schema import Conditions
-from profiler import fleet
 from profiler.fake_device import RUNTIME, RUNTIME_VERSION, FakeClock, FakeConnection, write_spec
-from profiler.fleet import DaskScheduler
-from profiler.jobs import PROFILE_RULE, Job, JobPlan
+from profiler.planning.jobs import PROFILE_RULE, Job, JobPlan
+from profiler.scheduling import fleet
+from profiler.scheduling.fleet import DaskScheduler
 from profiler.session import Session
-from profiler.settings import Settings
+from profiler.settings import ProfileSettings
 
 RESULTS = Path(__file__).parent / "results" / "fleet_host_cost"
-#: A job on a Raspberry Pi or a server CPU: warm-up, samples, loading (see profiler.jobs).
+#: A job on a Raspberry Pi or a server CPU: warm-up, samples, loading (see profiler.planning.jobs).
 JOB_S = 0.4
 #: Samples of a real reply of 0.08 s or more.
 SAMPLES = 60
@@ -68,7 +68,7 @@ def simulated(resource: str, hold: bool) -> Any:
 async def serve_boards(address: str, count: int) -> None:
     from distributed import Worker
 
-    from profiler import board_tasks
+    from profiler.scheduling import board_tasks
 
     board_tasks.connection_of = simulated
     workers = [
@@ -126,7 +126,7 @@ def measure(boards: int, jobs_per_board: int, as_if: int) -> Cost:
     fleet.BOARDS_A_JOB = max(1, 10 * boards // as_if)
     plan = plan_of(boards * jobs_per_board)
     rule = PROFILE_RULE._replace(min_samples=SAMPLES)
-    settings = Settings(rounds=1, extra_rounds=0, rule=rule, half_width=1.0)
+    settings = ProfileSettings(rounds=1, extra_rounds=0, rule=rule, half_width=1.0)
     port = 18786
     address = f"tcp://127.0.0.1:{port}"
     python = sys.executable

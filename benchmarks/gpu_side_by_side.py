@@ -23,9 +23,9 @@ from devices.errors import DevicesError
 from dshrink.operations.bench import bench_networks
 from dshrink.results import BenchmarkResult
 from dshrink.version import __version__
-from profiler.conditions import Target
 from profiler.errors import ProfilerError
 from profiler.statistics import median
+from profiler.target import Target
 
 MODEL = "mobilenetv2_140"
 REPEATS = 3

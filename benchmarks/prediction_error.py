@@ -19,7 +19,7 @@ from pathlib import Path
 from dshrink.operations.profile import profile_network
 from latency_tables.io import load_table
 from latency_tables.table import LatencyTable
-from profiler.conditions import Target
+from profiler.target import Target
 
 MODELS = ("mobilenetv2_100", "mobilenetv2_140", "tf_efficientnet_lite0")
 BATCHES = (1, 8)

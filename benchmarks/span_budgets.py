@@ -26,7 +26,7 @@ from dshrink.search.dp.run import TableSearch
 from dshrink.search.plan import save_plan
 from latency_tables.io import load_table, save_table
 from latency_tables.table import LatencyTable
-from profiler.conditions import Target
+from profiler.target import Target
 
 RESULTS = Path(__file__).parent / "results"
 SEED = 0

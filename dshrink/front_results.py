@@ -22,7 +22,8 @@ from dshrink.fronts import (
     make_front,
     mean_interval,
 )
-from dshrink.results import BenchmarkResult, load_results, save_rows
+from dshrink.results import BenchmarkResult, load_results
+from latency_tables.csv_lines import write_csv
 
 #: Results that differ in one of these are never compared.
 CONDITION_COLUMNS = (
@@ -260,4 +261,5 @@ def _point_row(point: FrontPoint) -> dict[str, object]:
 
 def save_fronts(fronts: Sequence[Front], path: Path) -> None:
     """Write the rows of all fronts as CSV; the file is replaced in one step."""
-    save_rows([row for front in fronts for row in front_rows(front)], path)
+    rows = [row for front in fronts for row in front_rows(front)]
+    write_csv(path, list(rows[0]), rows)

@@ -10,17 +10,15 @@ layout changes in a network that it does not cost alone.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from latency_tables.errors import CalibrationError
-from latency_tables.json_fields import JsonObject
 from latency_tables.masks import check_padding
 
-METHOD = "least-squares"
 #: Outside of this range the pieces and the networks were hardly measured in the same state.
 SLOPE_RANGE = (0.9, 1.1)
 #: The padding mode with a bias map; the other modes share the plain form.
@@ -59,7 +57,10 @@ class Calibration:
     form of a merged block has its slope. Only the networks are facts; the line is derived.
     """
 
+    DERIVED: ClassVar = ("intercept_ms", "base_sum_ms", "slope", "slope_bias_map")
+
     networks: tuple[CalibrationNetwork, ...]
+    method: Literal["least-squares"] = "least-squares"
 
     def __post_init__(self) -> None:
         if not any(network.is_base for network in self.networks):
@@ -117,6 +118,15 @@ class Calibration:
         return {form: known.get(form, known.get(not form, 1.0)) for form in (False, True)}
 
     @property
+    def slope(self) -> float:
+        """That of the form without bias maps."""
+        return self.slopes[False]
+
+    @property
+    def slope_bias_map(self) -> float:
+        return self.slopes[True]
+
+    @property
     def warning(self) -> str:
         """What is suspicious about the slopes, or an empty text."""
         low, high = SLOPE_RANGE
@@ -132,38 +142,6 @@ class Calibration:
     def predict_ms(self, sum_ms: float, padding: str) -> float:
         """The latency of a network whose rows add up to ``sum_ms``."""
         return self.intercept_ms + self.slopes[_has_map(padding)] * (sum_ms - self.base_sum_ms)
-
-    def to_json(self) -> dict[str, Any]:
-        """The networks, and the line for readers; ``from_json`` derives it again."""
-        return {
-            "method": METHOD,
-            "intercept_ms": self.intercept_ms,
-            "base_sum_ms": self.base_sum_ms,
-            "slope": self.slopes[False],
-            "slope_bias_map": self.slopes[True],
-            "networks": [asdict(network) for network in self.networks],
-        }
-
-    @classmethod
-    def from_json(cls, source: JsonObject) -> Calibration:
-        source.check_fields(
-            ["method", "intercept_ms", "base_sum_ms", "slope", "slope_bias_map", "networks"]
-        )
-        if source.text("method") != METHOD:
-            raise CalibrationError(
-                f"calibration: method {source.text('method')!r} is not known; known: {METHOD}"
-            )
-        return cls(networks=tuple(_network(item) for item in source.mappings("networks")))
-
-
-def _network(source: JsonObject) -> CalibrationNetwork:
-    source.check_fields(tuple(CalibrationNetwork.__dataclass_fields__))
-    return CalibrationNetwork(
-        keep_mask=source.text("keep_mask"),
-        padding=source.text("padding"),
-        measured_ms=source.number("measured_ms"),
-        sum_ms=source.number("sum_ms"),
-    )
 
 
 def _has_map(padding: str) -> bool:

@@ -10,11 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Self
 
 from latency_tables.errors import TableFormatError
 from latency_tables.hold_out import HoldOut
-from latency_tables.json_fields import JsonObject
 
 #: The simplest first. ``isolated``: each piece alone. ``pair``: what a piece adds to the one before
 #: it. ``layers``: the runtime's own profile of whole networks, shared out to their pieces.
@@ -46,7 +45,7 @@ class ContextCheck:
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             if value is not None and not (math.isfinite(value) and value >= 0):
-                raise TableFormatError(f"contexts: {name} must be 0 or more, got {value}")
+                raise TableFormatError(f"{name} must be 0 or more, got {value}")
 
     @classmethod
     def of(cls, hold_out: HoldOut | None, unnamed_percent: float | None = None) -> Self:
@@ -56,24 +55,6 @@ class ContextCheck:
             plain_sum_mape_percent=hold_out.plain_sum_mape_percent if hold_out else None,
             max_error_percent=hold_out.max_error_percent if hold_out else None,
             unnamed_percent=unnamed_percent,
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """The errors, None where unknown; ``unnamed_percent`` only where it is known."""
-        data = asdict(self)
-        if self.unnamed_percent is None:
-            del data["unnamed_percent"]
-        return data
-
-    @classmethod
-    def from_json(cls, source: JsonObject) -> Self:
-        source.check_fields(tuple(cls.__dataclass_fields__))
-        optional = "unnamed_percent"
-        return cls(
-            mape_percent=source.optional_number("mape_percent"),
-            plain_sum_mape_percent=source.optional_number("plain_sum_mape_percent"),
-            max_error_percent=source.optional_number("max_error_percent"),
-            unnamed_percent=source.optional_number(optional) if optional in source.data else None,
         )
 
 

@@ -1,36 +1,41 @@
-"""The lines of a CSV with a header, read strictly; errors say where they stand, and what to do.
+"""CSV files with a header, read and written by pandas, strictly.
 
-What is read this way was written by other programs, or by hand: benchmark results, frontiers,
-published tables. ``csv_rows`` reads our own latency tables.
+Every cell is read as text, so that nothing is guessed: a spreadsheet that dropped a column or wrote
+a decimal comma must not turn into a latency. Errors name the file, the line (the header is line 1),
+the column, the value, and what to do. Floats are written in the shortest form that reads back to
+the same number.
 """
 
 from __future__ import annotations
 
-import csv
 import io
 import math
-from collections.abc import Collection, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any
+
+from latency_tables.files import write_atomically
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CsvSource:
     """Where lines come from: ``where`` names the file, ``error`` is raised.
 
-    ``mend`` ends a message ("write it again with `dshrink bench`"); ``title`` is the column whose
+    ``fix`` ends a message ("write it again with `dshrink bench`"); ``title`` is the column whose
     value names a line beside its number.
     """
 
     where: str
     error: type[ValueError]
-    mend: str
+    fix: str
     title: str = ""
 
     def bad(self, what: str, line: int | None = None, title: str = "") -> ValueError:
         at = "" if line is None else f"line {line}{f' ({title})' if title else ''}: "
-        return self.error(f"{self.where}: {at}{what}: {self.mend}")
+        return self.error(f"{self.where}: {at}{what}: {self.fix}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +49,13 @@ class CsvLine:
     def text(self, name: str) -> str:
         return self.values[name].strip()
 
+    @property
+    def title(self) -> str:
+        return self.text(self.source.title) if self.source.title else ""
+
     def error(self, what: str) -> ValueError:
         """The error of this line."""
-        title = self.text(self.source.title) if self.source.title else ""
-        return self.source.bad(what, self.number, title)
+        return self.source.bad(what, self.number, self.title)
 
     def bad(self, name: str, expected: str) -> ValueError:
         """The error of a value."""
@@ -73,15 +81,38 @@ class CsvLine:
         return value
 
 
+def format_csv(columns: Sequence[str], rows: Iterable[Sequence[Any] | Mapping[str, Any]]) -> str:
+    """The text of a CSV; None is written as an empty cell, as is what a mapping lacks."""
+    import pandas as pd
+
+    frame = pd.DataFrame(list(rows), columns=list(columns), dtype=object)
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+def write_csv(
+    path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any] | Mapping[str, Any]]
+) -> None:
+    """Write a CSV; the file is replaced in one step."""
+    write_atomically(path, format_csv(columns, rows))
+
+
 def read_lines(text: str, source: CsvSource, needed: Collection[str] = ()) -> list[CsvLine]:
     """The lines below the header, one at least. Raises the source's error."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        header = [name.strip() for name in next(reader, [])]
-        _check_header(header, needed, source)
-        lines = list(_lines(reader, header, source))
-    except csv.Error as problem:
-        raise source.bad(f"not CSV ({problem})", reader.line_num) from None
+    header, *rows = _cells(text, source)
+    names = [str(name).strip() for name in header]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise source.bad(f"column {twice} is given twice", 1)
+    if missing := [name for name in needed if name not in names]:
+        expected = f"separated by commas, named as in {','.join([*needed][:3])},..."
+        raise source.bad(f"missing column(s) {', '.join(missing)} ({expected})", 1)
+    lines: list[CsvLine] = []
+    for number, cells in enumerate(rows, start=2):
+        # A cell that is missing, unlike an empty one, is no text.
+        texts = [cell for cell in cells if isinstance(cell, str)]
+        if texts and len(texts) != len(names):
+            raise source.bad(_cut_off(len(texts), len(names)), number)
+        if texts:
+            lines.append(CsvLine(source, number, dict(zip(names, texts, strict=True))))
     if not lines:
         raise source.bad("no rows below the header")
     return lines
@@ -99,19 +130,41 @@ def load_lines(path: Traversable, source: CsvSource, needed: Collection[str] = (
     return read_lines(text, source, needed)
 
 
-def _check_header(header: list[str], needed: Collection[str], source: CsvSource) -> None:
-    if len(set(header)) != len(header):
-        raise source.bad(f"a column is given twice: {','.join(header)}", 1)
-    if missing := [name for name in needed if header and name not in header]:
-        raise source.bad(f"missing column(s) {', '.join(missing)}", 1)
+def _cells(text: str, source: CsvSource) -> list[list[Any]]:
+    import pandas as pd
+
+    file = _CountedLines(text, newline="")
+    try:
+        # The header is read as a row: pandas renames columns given twice, and takes the first
+        # column of longer rows for their names. Its Python engine refuses broken quotes.
+        frame = pd.read_csv(
+            file,
+            header=None,
+            dtype=str,
+            keep_default_na=False,
+            skip_blank_lines=False,
+            engine="python",
+        )
+    except pd.errors.EmptyDataError:
+        raise source.bad("empty file") from None
+    except pd.errors.ParserError as problem:
+        if found := re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(problem)):
+            columns, line, values = map(int, found.groups())
+            raise source.bad(_cut_off(values, columns), line) from None
+        raise source.bad(f"not CSV ({problem})", file.line) from None
+    return frame.to_numpy().tolist() if len(frame) else [[]]
 
 
-def _lines(reader: Any, header: list[str], source: CsvSource) -> Iterator[CsvLine]:
-    for values in reader:
-        if values and len(values) != len(header):
-            raise source.bad(
-                f"{len(values)} values for {len(header)} columns (cut off, or a decimal comma?)",
-                reader.line_num,
-            )
-        if values:
-            yield CsvLine(source, reader.line_num, dict(zip(header, values, strict=True)))
+def _cut_off(values: int, columns: int) -> str:
+    return f"{values} values for {columns} columns (cut off, or a decimal comma?)"
+
+
+class _CountedLines(io.StringIO):
+    """Text that knows how many of its lines were read."""
+
+    line = 0
+
+    def __next__(self) -> str:  # type: ignore[override]  # typeshed: bytes
+        text = super().__next__()
+        self.line += 1
+        return text

@@ -12,10 +12,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
-from typing import Any
+from typing import ClassVar
 
 from latency_tables.errors import CalibrationError
-from latency_tables.json_fields import JsonObject
 from latency_tables.masks import check_padding
 from latency_tables.ranks import kendall_tau
 
@@ -24,12 +23,6 @@ STUDENT_T = "student-t"
 
 #: Fewest networks for which the conformal interval exists at 95 %.
 CONFORMAL_MINIMUM = 19
-
-# Quantiles of Student's t at 0.975, from 1 degree of freedom to CONFORMAL_MINIMUM - 2.
-_T_975 = (
-    *(12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157),
-    *(2.228139, 2.200985, 2.178813, 2.160369, 2.144787, 2.131450, 2.119905, 2.109816),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,18 +60,25 @@ class HoldOutNetwork:
         """Signed error of the prediction; positive where it is too slow."""
         return 100 * (self.predicted_ms / self.measured_ms - 1)
 
-    @classmethod
-    def from_json(cls, source: JsonObject) -> HoldOutNetwork:
-        texts = ("keep_mask", "padding")
-        names = tuple(cls.__dataclass_fields__)
-        source.check_fields(names)
-        numbers = {name: source.number(name) for name in names if name not in texts}
-        return cls(keep_mask=source.text("keep_mask"), padding=source.text("padding"), **numbers)
-
 
 @dataclass(frozen=True, slots=True)
 class HoldOut:
     """The held-out networks, and what they say about the table's predictions."""
+
+    DERIVED: ClassVar = (
+        "mape_percent",
+        "max_error_percent",
+        "within_5_percent",
+        "within_10_percent",
+        "kendall_tau",
+        "interval_percent",
+        "interval_method",
+        "leave_one_out_coverage_percent",
+        "plain_sum_mape_percent",
+        "plain_sum_max_error_percent",
+        "scaled_macs_mape_percent",
+        "scaled_macs_max_error_percent",
+    )
 
     networks: tuple[HoldOutNetwork, ...]
 
@@ -165,34 +165,6 @@ class HoldOut:
             covered += width is not None and abs(residual) <= width
         return 100 * covered / len(residuals)
 
-    def to_json(self) -> dict[str, Any]:
-        """The networks, and the derived statistics for readers."""
-        derived = {name: getattr(self, name) for name in DERIVED}
-        return {**derived, "networks": [asdict(network) for network in self.networks]}
-
-    @classmethod
-    def from_json(cls, source: JsonObject) -> HoldOut:
-        """Read the networks; the derived statistics are computed again, never trusted."""
-        source.check_fields(["networks", *DERIVED])
-        return cls(tuple(HoldOutNetwork.from_json(item) for item in source.mappings("networks")))
-
-
-#: The statistics that the sidecar shows beside the networks.
-DERIVED = (
-    "mape_percent",
-    "max_error_percent",
-    "within_5_percent",
-    "within_10_percent",
-    "kendall_tau",
-    "interval_percent",
-    "interval_method",
-    "leave_one_out_coverage_percent",
-    "plain_sum_mape_percent",
-    "plain_sum_max_error_percent",
-    "scaled_macs_mape_percent",
-    "scaled_macs_max_error_percent",
-)
-
 
 def _half_width(residuals: Sequence[float]) -> float | None:
     count = len(residuals)
@@ -204,5 +176,7 @@ def _half_width(residuals: Sequence[float]) -> float | None:
         return sorted(abs(residual) for residual in residuals)[rank - 1]
     # Too few networks for a rank: assume normal errors, and add the bias so that the interval
     # can stay symmetric around the prediction.
-    spread = _T_975[count - 2] * stdev(residuals) * math.sqrt(1 + 1 / count)
-    return abs(fmean(residuals)) + spread
+    from scipy.special import stdtrit  # scipy.stats takes a second to import
+
+    quantile = float(stdtrit(count - 1, 0.975))
+    return abs(fmean(residuals)) + quantile * stdev(residuals) * math.sqrt(1 + 1 / count)

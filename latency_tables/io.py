@@ -6,15 +6,14 @@ written, or copied, is found. Each half is replaced in one step.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from latency_tables.consistency import check_consistency
 from latency_tables.csv_rows import CsvRow, format_rows, parse_rows
 from latency_tables.errors import ConditionsError, LatencyTableError, TableFormatError
-from latency_tables.json_fields import JsonObject
+from latency_tables.files import write_atomically
 from latency_tables.schema import Conditions
-from latency_tables.sidecar import build_table, format_sidecar, parse_header
+from latency_tables.sidecar import Sidecar, build_table, format_sidecar, parse_sidecar
 from latency_tables.table import LatencyTable
 
 CSV_NAME = "table.csv"
@@ -22,7 +21,6 @@ CSV_NAME = "table.csv"
 
 def save_table(table: LatencyTable, directory: Path) -> Path:
     """Write both files into ``directory`` (made if missing); returns the path of the CSV."""
-    directory.mkdir(parents=True, exist_ok=True)
     path = directory / CSV_NAME
     write_atomically(path, format_rows(table.rows, table.conditions.digest))
     write_atomically(path.with_suffix(".json"), format_sidecar(table))
@@ -32,7 +30,7 @@ def save_table(table: LatencyTable, directory: Path) -> Path:
 def load_table(path: Path) -> LatencyTable:
     """Read and check a table; ``path`` is its directory or one of its two files.
 
-    Raises LatencyTableError: one line that says which file, which line and how to mend it.
+    Raises LatencyTableError: one line that says which file, which line and how to fix it.
     """
     is_file = path.suffix in (".csv", ".json") and not path.is_dir()
     csv_path = path.with_suffix(".csv") if is_file else path / CSV_NAME
@@ -40,41 +38,16 @@ def load_table(path: Path) -> LatencyTable:
     csv_text = _read(csv_path)
     sidecar_text = _read(sidecar_path)
     entries = parse_rows(csv_text, str(csv_path))
-    source, conditions = parse_header(sidecar_text, str(sidecar_path))
-    _check_conditions(entries, conditions, csv_path, sidecar_path)
-    _check_blocks(entries, source, csv_path)
-    table = build_table(source, conditions, tuple(entry.row for entry in entries))
-    _check_pair(table, source, csv_path, sidecar_path)
+    sidecar = parse_sidecar(sidecar_text, str(sidecar_path))
+    _check_conditions(entries, sidecar.conditions, csv_path, sidecar_path)
+    _check_blocks(entries, sidecar, csv_path)
+    table = build_table(sidecar, tuple(entry.row for entry in entries), str(sidecar_path))
+    _check_pair(table, sidecar, csv_path, sidecar_path)
     try:
         check_consistency(table)
     except LatencyTableError as error:
         raise type(error)(f"{sidecar_path}: {error}") from None
     return table
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace ``path`` by a file of this text; after a crash it is the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_directory(path.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    # Where a directory cannot be opened (Windows) the rename is as durable as it gets.
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read(path: Path) -> str:
@@ -111,22 +84,20 @@ def _check_conditions(
     )
 
 
-def _check_blocks(entries: tuple[CsvRow, ...], source: JsonObject, csv_path: Path) -> None:
-    count = len(source.texts("block_names"))
+def _check_blocks(entries: tuple[CsvRow, ...], sidecar: Sidecar, csv_path: Path) -> None:
+    count = len(sidecar.block_names)
     for entry in entries:
         if entry.row.block is not None and entry.row.block >= count:
             raise TableFormatError(
                 f"{csv_path}: line {entry.line} ({entry.row.piece}): block {entry.row.block} does "
-                f"not exist, {source.text('model')} has {count} blocks numbered from 0: delete "
+                f"not exist, {sidecar.model} has {count} blocks numbered from 0: delete "
                 "the line"
             )
 
 
-def _check_pair(
-    table: LatencyTable, source: JsonObject, csv_path: Path, sidecar_path: Path
-) -> None:
-    count = source.integer("row_count")
-    if count == len(table.rows) and source.text("rows_digest") == table.digest:
+def _check_pair(table: LatencyTable, sidecar: Sidecar, csv_path: Path, sidecar_path: Path) -> None:
+    count = sidecar.row_count
+    if count == len(table.rows) and sidecar.rows_digest == table.digest:
         return
     raise TableFormatError(
         f"{csv_path}: its {len(table.rows)} rows are not the {count} rows that {sidecar_path} was "

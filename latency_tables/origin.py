@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Self
 
 from latency_tables.errors import TableFormatError
-from latency_tables.json_fields import JsonObject
 from latency_tables.schema import one_line
 
 
@@ -24,11 +22,4 @@ class Origin:
     def __post_init__(self) -> None:
         for name, text in asdict(self).items():
             if text != one_line(text) or (not text and name != "note"):
-                raise TableFormatError(f"origin: {name} must be one line of text, got {text!r}")
-
-    @classmethod
-    def from_json(cls, source: JsonObject) -> Self:
-        source.check_fields(tuple(cls.__dataclass_fields__))
-        return cls(
-            source=source.text("source"), licence=source.text("licence"), note=source.text("note")
-        )
+                raise TableFormatError(f"{name} must be one line of text, got {text!r}")

@@ -56,7 +56,7 @@ class PublishedPoint:
 def published_points() -> tuple[PublishedPoint, ...]:
     """All of them, in the order of the paper's tables. Raises TableFormatError."""
     path = files("latency_tables").joinpath(_FILE)
-    lines = load_lines(path, CsvSource(where=_FILE, error=TableFormatError, mend="reinstall"))
+    lines = load_lines(path, CsvSource(where=_FILE, error=TableFormatError, fix="reinstall"))
     models: dict[str, dict[str, None]] = {}
     for line in lines:
         if base := line.text("base_model"):

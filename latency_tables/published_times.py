@@ -54,11 +54,11 @@ def load_times(path: Traversable, where: str, model: str = "") -> PublishedTimes
 
 def _source(where: str) -> CsvSource:
     spans = f"{','.join(SPAN_COLUMNS)} (and {' or '.join(_SPAN_EXTRAS)})"
-    mend = (
+    fix = (
         f"give a CSV with the columns {spans} or {','.join(BLOCK_COLUMNS)}, or published:NAME for "
         "a table that ships with dshrink"
     )
-    return CsvSource(where=where, error=TableFormatError, mend=mend)
+    return CsvSource(where=where, error=TableFormatError, fix=fix)
 
 
 def _times(lines: Sequence[CsvLine], model: str) -> PublishedTimes:

@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from itertools import combinations
 
 from latency_tables.errors import LatencyTableError
-
-
-def _check(first: Sequence[float], second: Sequence[float]) -> None:
-    if len(first) != len(second):
-        raise LatencyTableError(f"cannot correlate {len(first)} with {len(second)} values")
-
-
-def _sign(value: float) -> int:
-    return (value > 0) - (value < 0)
 
 
 def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None:
@@ -23,16 +12,11 @@ def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None
 
     None where it is not defined: fewer than two values, or one side all equal.
     """
-    _check(first, second)
-    agreement = untied_first = untied_second = 0
-    for (a, c), (b, d) in combinations(zip(first, second, strict=True), 2):
-        x, y = _sign(a - b), _sign(c - d)
-        agreement += x * y
-        untied_first += x != 0
-        untied_second += y != 0
-    if not untied_first or not untied_second:
+    if not _is_defined(first, second):
         return None
-    return agreement / math.sqrt(untied_first * untied_second)
+    from scipy import stats
+
+    return float(stats.kendalltau(first, second).statistic)
 
 
 def spearman_rho(first: Sequence[float], second: Sequence[float]) -> float | None:
@@ -40,17 +24,14 @@ def spearman_rho(first: Sequence[float], second: Sequence[float]) -> float | Non
 
     None where it is not defined: fewer than two values, or one side all equal.
     """
-    _check(first, second)
-    x, y = _ranks(first), _ranks(second)
-    # Ranks always have this mean, so it needs no sum.
-    mean = (len(x) + 1) / 2
-    covariance = sum((a - mean) * (b - mean) for a, b in zip(x, y, strict=True))
-    spread = math.sqrt(sum((a - mean) ** 2 for a in x) * sum((b - mean) ** 2 for b in y))
-    return covariance / spread if spread else None
+    if not _is_defined(first, second):
+        return None
+    from scipy import stats
+
+    return float(stats.spearmanr(first, second).statistic)
 
 
-def _ranks(values: Sequence[float]) -> list[float]:
-    """Rank of each value, from 1; equal values share their mean rank."""
-    below = [sum(other < value for other in values) for value in values]
-    equal = [values.count(value) for value in values]
-    return [less + (same + 1) / 2 for less, same in zip(below, equal, strict=True)]
+def _is_defined(first: Sequence[float], second: Sequence[float]) -> bool:
+    if len(first) != len(second):
+        raise LatencyTableError(f"cannot correlate {len(first)} with {len(second)} values")
+    return min(len(set(first)), len(set(second))) > 1

@@ -6,7 +6,7 @@ finite, and every error is one line that names the file, the field, and what was
 
 A record may name properties in a class variable ``DERIVED``: ``format_record`` writes them for
 whoever opens the file, and they are accepted but computed again when it is read. A later version of
-a schema that adds fields gives them a default, so that files of the earlier one still load.
+a schema that adds fields gives them a default: files of an earlier one may lack them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import json
 import math
 import re
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from typing import Any, NoReturn, TypeVar
 
@@ -48,8 +48,11 @@ def parse_record(
     schema: str = "",
     version: int = 1,
 ) -> T:
-    """The record of type ``kind`` in a JSON document. Raises ``error``; see ``convert_record``."""
-    reader = _Reader(where, error, fix)
+    """The record of type ``kind`` in a JSON document, which has all of its fields.
+
+    Raises ``error``; see ``convert_record``.
+    """
+    reader = _Reader(where, error, fix, complete=True)
     record: T = reader.record(reader.document(text), kind, schema, version)
     return record
 
@@ -63,14 +66,17 @@ def convert_record(
     fix: str,
     schema: str = "",
     version: int = 1,
+    complete: bool = False,
+    strict: bool = True,
 ) -> T:
-    """The record in data that are parsed already.
+    """The record in data that are parsed already; with ``complete`` they have all of its fields.
 
     ``where`` begins each message and ``fix`` ends it. With a ``schema`` the data also hold the
-    fields ``schema`` and ``schema_version``: another schema or a newer version is refused. Raises
-    ``error``; what the record itself refuses keeps its class if both are a LatencyTableError.
+    fields ``schema`` and ``schema_version``: another schema or a newer version is refused. Without
+    ``strict`` numbers may be given as text. Raises ``error``; what the record itself refuses keeps
+    its class if both are a LatencyTableError.
     """
-    record: T = _Reader(where, error, fix).record(data, kind, schema, version)
+    record: T = _Reader(where, error, fix, complete, strict).record(data, kind, schema, version)
     return record
 
 
@@ -97,6 +103,8 @@ class _Reader:
     where: str
     error: type[ValueError]
     fix: str
+    complete: bool = False
+    strict: bool = True
 
     def document(self, text: str) -> Any:
         def refuse_constant(name: str) -> NoReturn:
@@ -121,11 +129,13 @@ class _Reader:
             raise self.error(f"{self.where}: {problem}: {self.fix}") from None
 
     def record(self, data: Any, kind: Any, schema: str, version: int) -> Any:
+        checked = self
         if schema:
-            data = self._without_schema(data, schema, version)
+            data, found = self._without_schema(data, schema, version)
+            checked = replace(self, complete=self.complete and found == version)
         try:
-            self._check(data, _type_info(kind), ())
-            return msgspec.convert(data, kind)
+            checked._check(data, _type_info(kind), ())
+            return msgspec.convert(data, kind, strict=self.strict)
         except RecursionError:
             raise self._too_deep() from None
         except msgspec.ValidationError as problem:
@@ -134,7 +144,7 @@ class _Reader:
     def _too_deep(self) -> ValueError:
         return self.error(f"{self.where}: nested too deeply: {self.fix}")
 
-    def _without_schema(self, data: Any, schema: str, version: int) -> dict[str, Any]:
+    def _without_schema(self, data: Any, schema: str, version: int) -> tuple[Any, int]:
         if not isinstance(data, Mapping):
             raise self._refusal((), "an object", data)
         for name in ("schema", "schema_version"):
@@ -150,7 +160,8 @@ class _Reader:
                 f"{self.where}: schema_version {found} is newer than {version}, the newest that "
                 "this dshrink reads: update dshrink"
             )
-        return {name: data[name] for name in data if name not in ("schema", "schema_version")}
+        rest = {name: data[name] for name in data if name not in ("schema", "schema_version")}
+        return rest, found
 
     def _check(self, data: Any, kind: Any, path: Steps) -> None:
         """Refuse what msgspec would let pass: unknown fields, and numbers that are not finite."""
@@ -178,6 +189,8 @@ class _Reader:
                     f"{self._at(path)}: unknown field {name!r}; remove it, or update dshrink if a "
                     f"newer one wrote the file (known: {', '.join((*known, *derived))})"
                 )
+        if missing := [name for name in known if self.complete and name not in data]:
+            raise self._missing((*path, missing[0]))
         return [(name, value, known.get(name)) for name, value in data.items()]
 
     def _explained(self, problem: msgspec.ValidationError, data: Any, kind: Any) -> ValueError:

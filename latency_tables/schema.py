@@ -9,22 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
 
 from latency_tables.errors import ConditionsError, PieceError, TableFormatError
-from latency_tables.json_fields import JsonObject
 from latency_tables.places import Place, check_place, piece_name
 from latency_tables.span_masks import Span
 
 SCHEMA = "dshrink.latency_table"
-#: Version 2 says which board measured a row, and how the boards compare; version 3 in which context
-#: the pieces were measured, how a GPU was given its work, and what its runtime built; version 4
-#: knows spans, and tables that others published.
-SCHEMA_VERSION = 4
-UNIT = "ms"
+SCHEMA_VERSION = 1
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
 CACHE_MODES = ("hot", "cold")
@@ -69,7 +64,7 @@ class Conditions:
         for name in ("device", "runtime", "runtime_version", "power_mode"):
             value = getattr(self, name)
             if not value or value != one_line(value):
-                raise ConditionsError(f"conditions: {name} must be one line of text, got {value!r}")
+                raise ConditionsError(f"{name} must be one line of text, got {value!r}")
         for name, known in (
             ("precision", PRECISIONS),
             ("cache_mode", CACHE_MODES),
@@ -79,16 +74,14 @@ class Conditions:
         ):
             if getattr(self, name) not in known:
                 raise ConditionsError(
-                    f"conditions: {name} {getattr(self, name)!r} is not one of {', '.join(known)}"
+                    f"{name} {getattr(self, name)!r} is not one of {', '.join(known)}"
                 )
         for name in ("batch", "threads"):
             if getattr(self, name) < 1:
-                raise ConditionsError(
-                    f"conditions: {name} must be 1 or more, got {getattr(self, name)}"
-                )
+                raise ConditionsError(f"{name} must be 1 or more, got {getattr(self, name)}")
         if self.clock == "thread_cpu" and self.threads != 1:
             raise ConditionsError(
-                f"conditions: clock 'thread_cpu' sees one thread only, got {self.threads} threads: "
+                f"clock 'thread_cpu' sees one thread only, got {self.threads} threads: "
                 "use clock 'wall'"
             )
 
@@ -106,28 +99,8 @@ class Conditions:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The conditions as JSON data.
-
-        A plain launch is left out, so that the digests, tables and journals from before there was
-        another one stay what they are.
-        """
-        data = asdict(self)
-        return data if self.launch != "plain" else {k: data[k] for k in data if k != "launch"}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any], where: str = "conditions") -> Conditions:
-        """Read ``to_json``'s form. Raises ConditionsError for anything else."""
-        source = JsonObject.of(data, where, ConditionsError)
-        source.check_fields([field.name for field in fields(cls)])
-        numbers = ("batch", "threads")
-        values: dict[str, Any] = {
-            field.name: source.integer(field.name)
-            if field.name in numbers
-            else source.text(field.name)
-            for field in fields(cls)
-            if field.name != "launch" or "launch" in source.data
-        }
-        return cls(**values)
+        """The conditions as JSON data."""
+        return asdict(self)
 
 
 #: Latencies that every row has unless its measurement failed.
@@ -157,11 +130,11 @@ class Row:
     ``start`` and ``end`` are the i and j of a span (i, j], in a table cut into blocks None.
     ``latency_ms`` is what the conditions' statistic says, ``low_ms`` and ``high_ms`` its 95 %
     interval, ``median_ms`` the median of all samples. ``board`` names what measured it, several
-    boards joined by "+"; it is empty in tables of version 1. ``macs``,
-    ``parameters`` and ``peak_activations`` count for one image. A failed row has no latencies; its
-    ``reason`` says why. ``cpu_latency_ms`` is None where more than one thread ran. On a GPU
-    ``enqueue_ms`` is what the host takes to hand over the work of one run, and ``built_precision``
-    the precision of what the runtime really built; elsewhere they are None and empty. A published
+    boards joined by "+". ``macs``, ``parameters`` and ``peak_activations`` count for one image. A
+    failed row has no latencies; its ``reason`` says why. ``cpu_latency_ms`` is None where more than
+    one thread ran. On a GPU ``enqueue_ms`` is what the host takes to hand over the work of one run,
+    and ``built_precision`` the precision of what the runtime really built; elsewhere they are None
+    and empty. A published
     row has its latency, the standard deviation ``stdev_ms`` where the source gives one, and counts
     and a digest where these are known (0 and empty where not).
     """
@@ -314,5 +287,3 @@ def _check_number(name: str, value: float | None, *, zero_allowed: bool) -> None
 
 #: The columns of the CSV, in order: a row's fields, then the digest of the conditions.
 COLUMNS = (*(field.name for field in fields(Row)), "conditions")
-#: Columns that older versions did not write.
-NEW_COLUMNS = ("board", "enqueue_ms", "built_precision", "start", "end", "stdev_ms")

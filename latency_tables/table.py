@@ -10,9 +10,9 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from latency_tables.calibration import Calibration
 from latency_tables.contexts import CONTEXTS, ContextCheck, check_context
@@ -21,8 +21,11 @@ from latency_tables.forms import BlockForms, Forms, make_forms
 from latency_tables.hold_out import HoldOut
 from latency_tables.origin import Origin
 from latency_tables.places import Place, piece_name
-from latency_tables.schema import NEW_COLUMNS, Conditions, Row, one_line
+from latency_tables.schema import Conditions, Row, one_line
 from latency_tables.span_masks import Span, SpanChain, SpanChoice
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: A table whose hold-out error is larger is not fit for search.
 FIT_MAPE_PERCENT = 2.0
@@ -137,8 +140,18 @@ class LatencyTable:
     @cached_property
     def digest(self) -> str:
         """16 hex digits of the rows and their conditions: what a plan was made from."""
-        text = json.dumps([self.conditions.digest, *(_facts(row) for row in self.rows)])
+        text = json.dumps([self.conditions.digest, *(astuple(row) for row in self.rows)])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_frame(self) -> pd.DataFrame:
+        """A line a row, with the model and the conditions in columns before it.
+
+        Latencies are in ms, NaN where a measurement failed.
+        """
+        import pandas as pd
+
+        about = {"model": self.model, **self.conditions.to_json()}
+        return pd.DataFrame({**about, **asdict(row)} for row in self.rows)
 
     @property
     def profile_command(self) -> str:
@@ -173,12 +186,12 @@ class LatencyTable:
         try:
             return self.by_place[kind, at]
         except KeyError:
-            mend = f"measure it: {self.profile_command}"
+            fix = f"measure it: {self.profile_command}"
             if self.origin is not None:
-                mend = f"it was published so: {self.origin.source}"
+                fix = f"it was published so: {self.origin.source}"
             raise MissingPieceError(
                 f"the table of {self.model} on {self.conditions.device} holds no row for "
-                f"{piece_name((kind, at))!r}; {mend}"
+                f"{piece_name((kind, at))!r}; {fix}"
             ) from None
 
     def measured(self, kind: str, at: int | Span | None = None) -> tuple[Row, float]:
@@ -260,15 +273,6 @@ class LatencyTable:
     def _check_needed_rows(self) -> None:
         for place in self.forms.needed():
             self.measured(*place)
-
-
-def _facts(row: Row) -> tuple[Any, ...]:
-    """What the digest covers; rows without what newer versions added keep their digest."""
-    known = asdict(row)
-    facts = tuple(value for name, value in known.items() if name not in NEW_COLUMNS)
-    added = [(name, known[name]) for name in NEW_COLUMNS if known[name] not in ("", None)]
-    # Version 2 gave the board without its name.
-    return (*facts, *(value if name == "board" else (name, value) for name, value in added))
 
 
 def _plain_json(value: Any, name: str) -> Any:

@@ -3,23 +3,23 @@
 Engines stay on the board that built them, beside the file they were built from; the host remembers
 their digests and asks for no other, since a serialized engine is code. TensorRT times the kernels
 that it chooses among; its timing cache lets later builds choose the same ones in less time. One
-such file a table lies beside the journal; its name tells the version and GPU that it is for.
+such file a table lies beside the journal; its name holds a digest of the version and GPU.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Generator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from devices.connection import PushedFile
 from latency_tables.schema import Conditions
-from profiler.jobs import AnyJob
+from profiler.planning.jobs import AnyJob
 from profiler.replies import Reply
 from profiler.runtimes import traits_of
-from profiler.steps import Push, Recall, Step
+from profiler.scheduling.lanes import Board
 from profiler.workload_files import TIMING_CACHE_SUFFIX, write_whole
 
 
@@ -35,8 +35,6 @@ class Builds:
     workloads: Path
     jobs: Mapping[str, AnyJob]
     rounds: int
-    #: The jobs that extra rounds build anew.
-    rebuilt: Collection[str] = ()
     _engines: dict[tuple[str, str, int], str] = field(default_factory=dict)
     _first: dict[tuple[str, int], Mapping[str, Any]] = field(default_factory=dict)
     _handed_over: dict[str, PushedFile] = field(default_factory=dict)
@@ -64,14 +62,16 @@ class Builds:
         """What was said about the first build of a job's file; empty where nothing is built."""
         return self._first.get((job.digest, job.weights_seed), {})
 
-    def options(self, board: str, job: AnyJob, number: int) -> dict[str, Any]:
-        """Which engine the agent shall take: this run's, or in extra rounds perhaps another build.
+    def options(
+        self, board: str, job: AnyJob, number: int, *, rebuild: bool = False
+    ) -> dict[str, Any]:
+        """Which engine the agent shall take: this run's, or another build in an extra round.
 
         Two builds of one file need not be equally fast.
         """
         if not self._traits.builds:
             return {}
-        if number >= self.rounds and job.id in self.rebuilt:
+        if number >= self.rounds and rebuild:
             return {"build": number - self.rounds + 1}
         options: dict[str, Any] = {}
         if known := self._engines.get(_key(board, job)):
@@ -81,32 +81,29 @@ class Builds:
             options["timing_cache_sha256"] = cache.sha256
         return options
 
-    def begin(self, board: str, environment: Mapping[str, Any]) -> Generator[Step, object, None]:
-        """Bring the timing cache to the board, where there is one already."""
+    async def begin(self, name: str, board: Board, environment: Mapping[str, Any]) -> None:
+        """Bring the timing cache to the board of this name, where there is one already."""
         if not self._traits.keeps_state:
             return
         gpu = environment.get("gpu") or {}
         about = [self.conditions.runtime, self.conditions.runtime_version, str(gpu.get("name"))]
         digest = hashlib.sha256("/".join(about).encode()).hexdigest()[:8]
         self._cache = self.workloads.parent / f"timing_cache-{digest}{TIMING_CACHE_SUFFIX}"
-        self._handed_over.pop(board, None)
+        self._handed_over.pop(name, None)
         if self._cache.exists():
-            pushed = yield Push(files=(self._copy(self._cache),))
-            assert isinstance(pushed, tuple)
-            (self._handed_over[board],) = pushed
+            (self._handed_over[name],) = await board.push((self._copy(self._cache),))
 
-    def keep(self) -> Generator[Step, object, None]:
+    async def keep(self, board: Board) -> None:
         """Ask for the timing cache and save it, where something was built since the last time."""
         if not self._traits.keeps_state or not self._learned:
             return
         self._learned = False
-        learned = yield Recall(runtime=self.conditions.runtime)
+        learned = await board.recall(self.conditions.runtime)
         if learned is not None and self._cache is not None:
-            assert isinstance(learned, bytes)
             write_whole(self._cache, learned)
 
     def _copy(self, cache: Path) -> Path:
-        """A file that stays as it is while the cache goes on to grow: agents know its digest."""
+        """A copy that stays as it is while the cache grows: agents know its digest."""
         content = cache.read_bytes()
         digest = hashlib.sha256(content).hexdigest()[:16]
         copy = self.workloads / f"{cache.stem}-{digest}{TIMING_CACHE_SUFFIX}"

@@ -1,11 +1,11 @@
-"""The errors of this package, each one a line that says what, where and how to mend it.
+"""The errors of this package, each one a line that says what, where and how to fix it.
 
 ProfilerError
     MeasurementError    samples that no statistic can be derived from
-    JobError            a plan of jobs that makes no sense
+    PlanningError            a plan of jobs that makes no sense
     JournalError        a journal that cannot be read, or that belongs to another run
-    SessionError        a run that cannot go on, whatever the jobs are
-        BoardLostError      one board of a fleet is gone; the others go on
+    SessionError        a run that cannot continue, whatever the jobs are
+        BoardLostError      one board of a fleet is gone; the others continue
 
 A job that fails on the device is no error but a value: ``replies.Failure``.
 """
@@ -21,16 +21,16 @@ class MeasurementError(ProfilerError, ValueError):
     """Samples that no statistic can be derived from."""
 
 
-class JobError(ProfilerError, ValueError):
+class PlanningError(ProfilerError, ValueError):
     """A plan of jobs that makes no sense."""
 
 
-class JournalError(ProfilerError):
+class JournalError(ProfilerError, ValueError):
     """A journal that cannot be read, or that belongs to another run."""
 
 
 class SessionError(ProfilerError):
-    """A run that cannot go on, whatever the jobs are: a missing runtime, a broken agent."""
+    """A run that cannot continue, whatever the jobs are: a missing runtime, a broken agent."""
 
 
 class BoardLostError(SessionError):

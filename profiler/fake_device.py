@@ -48,14 +48,6 @@ class FakeClock:
         self.now_s += seconds
 
 
-def _steady(now_s: float) -> float:
-    return 1.0
-
-
-def _no_fault(spec: OpSpec, call: int) -> str | None:
-    return None
-
-
 @dataclass(kw_only=True)
 class FakeConnection:
     """A connection to a scripted device.
@@ -71,8 +63,8 @@ class FakeConnection:
     runtime_version: str = RUNTIME_VERSION
     noise: float = 0.0
     round_noise: float = 0.0
-    speed: Callable[[float], float] = _steady
-    fault: Callable[[OpSpec, int], str | None] = _no_fault
+    speed: Callable[[float], float] = lambda now_s: 1.0
+    fault: Callable[[OpSpec, int], str | None] = lambda spec, call: None
     layers: Callable[[OpSpec], Sequence[tuple[str, float]]] | None = None
     seed: int = 0
     clock: FakeClock = field(default_factory=FakeClock)
@@ -173,14 +165,16 @@ class FakeAgent:
             self.lost = True
             self.device.clock.advance(timeout_s)
             raise AgentLostError("timeout", f"no reply within {timeout_s:g} s", "it hangs")
-        raise JobFailedError(fault, "the script says so", "change the script")
+        raise self._failure(fault)
+
+    def _failure(self, fault: str) -> JobFailedError:
+        return JobFailedError(fault, "the script says so", "change the script")
 
     def _profile(self, spec: OpSpec, rule: Rule) -> dict[str, Any]:
-        clock = self.device.clock
+        clock, layers = self.device.clock, self.device.layers
         clock.advance(rule.warmup_s + rule.min_total_s)
-        if self.device.layers is None:
-            self._fail("runtime_error", 0.0)
-        assert self.device.layers is not None
+        if layers is None:
+            raise self._failure("runtime_error")
         luck = random.Random(f"{self.device.seed}/layers/{spec.digest}/{clock.now_s}")
         usual_ns = 1e6 * self.factor * self.device.speed(clock.now_s)
         return {
@@ -192,7 +186,7 @@ class FakeAgent:
                         for _ in range(rule.min_samples)
                     ],
                 ]
-                for name, ms in self.device.layers(spec)
+                for name, ms in layers(spec)
             ]
         }
 

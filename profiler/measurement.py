@@ -4,12 +4,12 @@ A ``Measurement`` stores replies only: every number is a property, so a measurem
 disagree with its own summary. Times are read from the clock that the conditions name; the other
 clock is kept beside it.
 
-On a machine shared with others (a cloud's neighbour on the same core slows a thread by 30 % for
-milliseconds or minutes) a median says how busy the neighbour was. The statistic ``quiet`` says what
-a piece costs when left alone: the 5th percentile within a round, and the lower quartile of that
-over the rounds, since a round may be disturbed throughout, or lucky with where its memory lies.
-Where two rounds or more had undisturbed samples, only such calm rounds count. Rounds are added
-until two calm ones agree, or three of any; a row where they never did is noisy.
+On a machine shared with others (another tenant on the same core slows a thread by 30 % for
+milliseconds or minutes) a median mostly reflects their load. The statistic ``quiet`` is a low
+percentile, the latency of a piece on an idle core: the 5th percentile within a round, and the lower
+quartile of that over the rounds, since a round may be disturbed throughout, or lucky in where its
+memory lies. Where two rounds or more had undisturbed samples, only such rounds count. Rounds are
+added until two undisturbed ones agree, or three of any; a row where they never did is noisy.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from profiler.errors import MeasurementError
 from profiler.replies import Failure, LayerTimes, Reply, Samples
 from profiler.statistics import latency, latency_interval, median, quantile, spread_percent
 
-#: Half of the interval's width, as a share of the latency, within which a row is settled on a CPU.
+#: On a CPU a row has converged where half its interval is at most this share of the latency.
 HALF_WIDTH = 0.01
-#: Samples in all rounds without which no row is settled.
+#: Samples in all rounds without which no row has converged.
 LEAST_SAMPLES = 30
-#: So many rounds with undisturbed samples can do without the others.
-CALM_WANTED = 2
+#: With so many rounds of undisturbed samples the other rounds do not count.
+UNDISTURBED_ROUNDS = 2
 #: Where there are fewer of them, so many rounds of any kind have to agree.
-AGREEING = 3
-#: Above this share of the device's time the host, not the device, sets the pace (measuring.md, 4).
+AGREEING_ROUNDS = 3
+#: Above this share of the device's time the host, not the device, sets the pace.
 HOST_BOUND_SHARE = 0.8
-#: A job is given up after this many failures that a second try might have mended.
+#: A job is given up after this many failures that a second attempt might have fixed.
 FAILURES_ALLOWED = 1
 
 _NS_PER_MS = 1e6
@@ -97,43 +97,34 @@ class Measurement:
         return self.given_up or not (self.parts or self.layers)
 
     @cached_property
-    def _calm(self) -> tuple[Samples, ...]:
-        return tuple(part for part in self.parts if part.calm)
+    def _counted(self) -> tuple[Samples, ...]:
+        """The undisturbed rounds, or all where those are too few."""
+        undisturbed = tuple(part for part in self.parts if part.undisturbed)
+        return undisturbed if len(undisturbed) >= UNDISTURBED_ROUNDS else self.parts
 
     def _rounds_ns(self, clock: str) -> list[tuple[int, ...]]:
-        counted = self._calm if len(self._calm) >= CALM_WANTED else self.parts
-        return [part.times_ns(clock) for part in counted]
-
-    @property
-    def _shares(self) -> tuple[float, float]:
-        return STATISTICS[self.statistic]
-
-    @cached_property
-    def _engines(self) -> tuple[str, ...]:
-        """The engine of each round that counts; "" where nothing is built."""
-        counted = self._calm if len(self._calm) >= CALM_WANTED else self.parts
-        return tuple(str(part.built.get("engine_sha256", "")) for part in counted)
+        return [part.times_ns(clock) for part in self._counted]
 
     @property
     def builds(self) -> int:
         """How many different engines were measured."""
-        return len(set(self._engines))
+        return len({part.engine for part in self._counted})
 
     def _by_build_ns(self, clock: str) -> list[tuple[int, ...]]:
         """The samples of each round; of each engine where several were built.
 
-        Else the engine that was measured in most rounds would hide what the others say.
+        Otherwise the engine that was measured in most rounds would outweigh the others.
         """
-        rounds = self._rounds_ns(clock)
         if self.builds < 2:
-            return rounds
+            return self._rounds_ns(clock)
         pooled: dict[str, tuple[int, ...]] = {}
-        for engine, samples in zip(self._engines, rounds, strict=True):
-            pooled[engine] = pooled.get(engine, ()) + samples
+        for part in self._counted:
+            pooled[part.engine] = pooled.get(part.engine, ()) + part.times_ns(clock)
         return list(pooled.values())
 
     def _latency_ms(self, clock: str) -> float:
-        return latency(self._by_build_ns(clock), self._shares) / _NS_PER_MS
+        self._require_samples()
+        return latency(self._by_build_ns(clock), STATISTICS[self.statistic]) / _NS_PER_MS
 
     def _require_samples(self) -> None:
         if not self.parts:
@@ -144,24 +135,30 @@ class Measurement:
         self._require_samples()
         return sorted(value for values in self._rounds_ns(self.clock) for value in values)
 
+    def _quantile_ms(self, share: float) -> float:
+        """Of the samples of all rounds that count."""
+        return quantile(self._pooled_ns, share) / _NS_PER_MS
+
     @cached_property
     def round_medians_ms(self) -> tuple[float, ...]:
         return tuple(median(values) / _NS_PER_MS for values in self._rounds_ns(self.clock))
 
     @cached_property
     def latency_ms(self) -> float:
-        self._require_samples()
         return self._latency_ms(self.clock)
 
     @property
     def median_ms(self) -> float:
-        return median(self._pooled_ns) / _NS_PER_MS
+        return self._quantile_ms(0.5)
 
     @cached_property
     def _interval_ms(self) -> tuple[float, float]:
         self._require_samples()
-        least = CALM_WANTED if len(self._calm) >= CALM_WANTED else AGREEING
-        low, high = latency_interval(self._by_build_ns(self.clock), self._shares, least)
+        are_undisturbed = all(part.undisturbed for part in self._counted)
+        least = UNDISTURBED_ROUNDS if are_undisturbed else AGREEING_ROUNDS
+        low, high = latency_interval(
+            self._by_build_ns(self.clock), STATISTICS[self.statistic], least
+        )
         return low / _NS_PER_MS, high / _NS_PER_MS
 
     @property
@@ -179,29 +176,27 @@ class Measurement:
 
     @property
     def iqr_ms(self) -> float:
-        return (quantile(self._pooled_ns, 0.75) - quantile(self._pooled_ns, 0.25)) / _NS_PER_MS
+        return self._quantile_ms(0.75) - self._quantile_ms(0.25)
 
     @property
     def min_ms(self) -> float:
-        return self._pooled_ns[0] / _NS_PER_MS
+        return self._quantile_ms(0.0)
 
     @property
     def p90_ms(self) -> float:
-        return quantile(self._pooled_ns, 0.9) / _NS_PER_MS
+        return self._quantile_ms(0.9)
 
     @property
     def p99_ms(self) -> float:
-        return quantile(self._pooled_ns, 0.99) / _NS_PER_MS
+        return self._quantile_ms(0.99)
 
     @property
     def wall_latency_ms(self) -> float:
-        self._require_samples()
         return self._latency_ms("wall")
 
     @property
     def cpu_latency_ms(self) -> float | None:
         """By the thread's CPU clock; None where a round has no such samples."""
-        self._require_samples()
         known = all(part.cpu_ns is not None for part in self.parts)
         return self._latency_ms("thread_cpu") if known else None
 
@@ -241,26 +236,26 @@ class Measurement:
         return spread_percent(self.round_medians_ms)
 
     @property
-    def settled(self) -> bool:
+    def converged(self) -> bool:
         """Whether a further round would add nothing that was asked for."""
         return self.given_up or self.verdict in ("ok", "host_bound")
 
     @property
     def verdict(self) -> str:
         """One of VERDICTS; ``reason`` says why."""
-        return self._judgement[0]
+        return self._verdict[0]
 
     @property
     def reason(self) -> str:
         """One line; empty when the verdict is ok."""
-        return self._judgement[1]
+        return self._verdict[1]
 
     @cached_property
-    def _judgement(self) -> tuple[str, str]:
+    def _verdict(self) -> tuple[str, str]:
         if self.failed:
             return "failed", str(self.failures[-1]) if self.failures else "never measured"
         if self.layers:
-            return self._judge_layers()
+            return self._layers_verdict()
         slowed = [why for part in self.parts if (why := part.throttled(self.clock))]
         if slowed:
             return "throttled", f"in {len(slowed)} of {self.rounds} rounds {slowed[-1]}"
@@ -288,7 +283,7 @@ class Measurement:
             )
         return "ok", ""
 
-    def _judge_layers(self) -> tuple[str, str]:
+    def _layers_verdict(self) -> tuple[str, str]:
         if len(self.layers) < self.rounds_wanted:
             return "noisy", f"only {len(self.layers)} of {self.rounds_wanted} rounds"
         return "ok", ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,13 +11,14 @@ from latency_tables.pieces import NetworkPieces
 from latency_tables.schema import Conditions
 from latency_tables.span_masks import SpanChoice
 from latency_tables.table import LatencyTable
-from profiler.jobs import HOLD_OUT_NETWORKS, TWINS, Compose, plan_jobs
-from profiler.measurement import Measurement
-from profiler.quality import audit, machine_warnings, rivals, slow_jobs
-from profiler.schedulers import Scheduler
+from profiler.planning.further_rounds import close_forms, slow_jobs
+from profiler.planning.profile_plan import DUPLICATES, HOLD_OUT_NETWORKS, Compose, plan_jobs
+from profiler.scheduling.serial import Scheduler
 from profiler.session import Progress, Session, SessionResult
-from profiler.settings import Estimate, Settings
-from profiler.table_builder import Provenance, build_tables
+from profiler.settings import ProfileSettings
+from profiler.table.audit import audit, machine_warnings
+from profiler.table.builder import Provenance, build_tables
+from profiler.time_budget import DurationEstimate
 from profiler.workload_files import BuildFile
 
 
@@ -38,10 +39,10 @@ class ProfileRequest:
     date: str
     dshrink_version: str
     hold_out: int = HOLD_OUT_NETWORKS
-    twins: int = TWINS
+    duplicates: int = DUPLICATES
     contexts: Sequence[str] = CONTEXTS[:1]
     spans: SpanChoice | None = None
-    settings: Settings = field(default_factory=Settings)
+    settings: ProfileSettings = field(default_factory=ProfileSettings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +58,7 @@ def profile(
     request: ProfileRequest,
     scheduler: Scheduler,
     *,
-    on_start: Callable[[Estimate], None] | None = None,
+    on_start: Callable[[DurationEstimate], None] | None = None,
     progress: Progress | None = None,
 ) -> Profile:
     """Measure what the journal lacks and build the table, which the caller saves.
@@ -68,20 +69,11 @@ def profile(
         request.pieces,
         request.compose,
         hold_out=request.hold_out,
-        twins=request.twins,
+        duplicates=request.duplicates,
         seed=request.settings.seed,
         contexts=request.contexts,
         max_kernel=request.spans.max_kernel if request.spans else None,
     )
-
-    def suspects(measurements: Mapping[str, Measurement]) -> Collection[str]:
-        return audit(plan, measurements, request.conditions).suspects
-
-    def close_forms(measurements: Mapping[str, Measurement]) -> Collection[str]:
-        return rivals(plan, measurements)
-
-    def hopeless(measurements: Mapping[str, Measurement]) -> Collection[str]:
-        return slow_jobs(plan, measurements)
 
     with Session(
         plan=plan,
@@ -90,9 +82,9 @@ def profile(
         build=request.build,
         folder=request.folder,
         settings=request.settings,
-        suspects=suspects,
-        rivals=close_forms,
-        hopeless=hopeless,
+        suspects=lambda known: audit(plan, known, request.conditions).suspects,
+        close_forms=lambda known: close_forms(plan, known),
+        dropped=lambda known: slow_jobs(plan, known),
     ) as session:
         if on_start:
             on_start(session.estimate)

@@ -6,10 +6,11 @@ A ``Reply`` is journalled as it came, so whatever is derived from it can be deri
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from devices.agent.health import throttle_reason
+from latency_tables.records import convert_record
 from profiler.errors import MeasurementError
 
 #: Facts of health that say nothing about times read from a clock.
@@ -18,7 +19,9 @@ NOT_ABOUT: Mapping[str, tuple[str, ...]] = {
     "wall": ("gpu",),
     "cuda_events": ("quota_throttled", "throttle_events"),
 }
-#: Failures that no second try mends: the same file fails in the same way.
+#: What helps where an agent's words are not understood.
+SAME_VERSION = "bring host and agent to the same version of dshrink"
+#: Failures that no second try fixes: the same file fails in the same way.
 PERMANENT_FAILURES = (
     "missing_file",
     "wrong_digest",
@@ -63,9 +66,14 @@ class Samples:
                 )
 
     @property
-    def calm(self) -> bool:
+    def undisturbed(self) -> bool:
         """Whether the samples are what the device does when left alone."""
         return self.dropped == self.disturbed
+
+    @property
+    def engine(self) -> str:
+        """The digest of the engine that was measured; empty where nothing is built."""
+        return str(self.built.get("engine_sha256", ""))
 
     def throttled(self, clock: str) -> str:
         """Why the device was slower than it is while the clock ran; empty where it was not.
@@ -95,57 +103,6 @@ class Samples:
             )
         return self.cpu_ns
 
-    def to_json(self) -> dict[str, Any]:
-        """The form that the agent sends, without what is empty on a CPU."""
-        of_gpu = {
-            "device_ns": None if self.device_ns is None else list(self.device_ns),
-            "enqueue_ns": None if self.enqueue_ns is None else list(self.enqueue_ns),
-            "built": dict(self.built) or None,
-        }
-        return {
-            **{name: value for name, value in of_gpu.items() if value is not None},
-            "wall_ns": list(self.wall_ns),
-            "cpu_ns": None if self.cpu_ns is None else list(self.cpu_ns),
-            "runs_per_sample": self.runs_per_sample,
-            "dropped": self.dropped,
-            "disturbed": self.disturbed,
-            "stopped": self.stopped,
-            "warmup_s": self.warmup_s,
-            "prepare_s": self.prepare_s,
-            "waited_s": self.waited_s,
-            "health_before": dict(self.health_before),
-            "health_after": dict(self.health_after),
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Samples:
-        """Read the agent's result. Raises MeasurementError for what is no result."""
-        try:
-            return cls(
-                wall_ns=tuple(int(value) for value in data["wall_ns"]),
-                cpu_ns=_numbers(data.get("cpu_ns")),
-                device_ns=_numbers(data.get("device_ns")),
-                enqueue_ns=_numbers(data.get("enqueue_ns")),
-                built=dict(data.get("built") or {}),
-                runs_per_sample=int(data.get("runs_per_sample", 1)),
-                dropped=int(data.get("dropped", 0)),
-                disturbed=int(data.get("disturbed", 0)),
-                stopped=str(data.get("stopped", "")),
-                warmup_s=float(data.get("warmup_s", 0.0)),
-                prepare_s=float(data.get("prepare_s", 0.0)),
-                waited_s=float(data.get("waited_s", 0.0)),
-                health_before=data.get("health_before") or {},
-                health_after=data.get("health_after") or {},
-            )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            if isinstance(error, MeasurementError):
-                raise
-            raise MeasurementError(f"not a result of a measurement: {error!r}") from error
-
-
-def _numbers(values: Any) -> tuple[int, ...] | None:
-    return None if values is None else tuple(int(value) for value in values)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerTimes:
@@ -154,48 +111,31 @@ class LayerTimes:
     A profile slows the run, so its sum says nothing about the latency. ``built`` is as in Samples.
     """
 
-    names: tuple[str, ...]
-    times_ns: tuple[tuple[int, ...], ...]
+    layers: tuple[tuple[str, tuple[int, ...]], ...]
     waited_s: float = 0.0
     built: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.names or len(self.names) != len(self.times_ns):
-            raise MeasurementError(
-                f"a profile of {len(self.names)} layers with {len(self.times_ns)} times; "
-                "need at least one layer, and the times of each"
-            )
-        if not all(times and min(times) >= 0 for times in self.times_ns):
+        if not self.layers:
+            raise MeasurementError("a profile without layers; need at least one")
+        if not all(times and min(times) >= 0 for _, times in self.layers):
             raise MeasurementError("a profile has a layer without times, or with one below 0")
 
-    def to_json(self) -> dict[str, Any]:
-        """The form that the agent sends."""
-        pairs = zip(self.names, self.times_ns, strict=True)
-        return {
-            "layers": [[name, list(times)] for name, times in pairs],
-            "waited_s": self.waited_s,
-            "built": dict(self.built),
-        }
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> LayerTimes:
-        """Read the agent's result. Raises MeasurementError for what is no result."""
-        try:
-            return cls(
-                names=tuple(str(name) for name, _ in data["layers"]),
-                times_ns=tuple(tuple(int(ns) for ns in times) for _, times in data["layers"]),
-                waited_s=float(data.get("waited_s", 0.0)),
-                built=dict(data.get("built") or {}),
-            )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            if isinstance(error, MeasurementError):
-                raise
-            raise MeasurementError(f"not a profile by layer: {error!r}") from error
+def parse_result(
+    data: Mapping[str, Any],
+    *,
+    where: str = "the result of a job",
+    error: type[ValueError] = MeasurementError,
+    fix: str = SAME_VERSION,
+) -> Samples | LayerTimes:
+    """The outcome that an agent's result is; what else it says is left out.
 
-
-def parse_result(data: Mapping[str, Any]) -> Samples | LayerTimes:
-    """The outcome that an agent's result is. Raises MeasurementError for what is none."""
-    return LayerTimes.from_json(data) if "layers" in data else Samples.from_json(data)
+    Raises ``error`` for what is none.
+    """
+    kind: type[Samples | LayerTimes] = LayerTimes if "layers" in data else Samples
+    known = {one.name: data[one.name] for one in fields(kind) if one.name in data}
+    return convert_record(known, kind, where=where, error=error, fix=fix)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,22 +152,6 @@ class Failure:
     @property
     def permanent(self) -> bool:
         return self.type in PERMANENT_FAILURES
-
-    def to_json(self) -> dict[str, str]:
-        return {"type": self.type, "message": self.message, "advice": self.advice}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Failure:
-        return cls(
-            type=str(data["type"]),
-            message=str(data.get("message", "")),
-            advice=str(data.get("advice", "")),
-        )
-
-
-def board_of(line: Mapping[str, Any]) -> str:
-    """The board that a line of a journal is about; the first journals knew one only."""
-    return str(line.get("board", "local"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,28 +181,3 @@ class Reply:
     @property
     def failure(self) -> Failure | None:
         return self.outcome if isinstance(self.outcome, Failure) else None
-
-    def to_json(self) -> dict[str, Any]:
-        body = self.outcome.to_json()
-        return {
-            "job": self.job_id,
-            "round": self.round,
-            "attempt": self.attempt,
-            "board": self.board,
-            "took_s": round(self.took_s, 4),
-            ("error" if isinstance(self.outcome, Failure) else "result"): body,
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Reply:
-        outcome = (
-            parse_result(data["result"]) if "result" in data else Failure.from_json(data["error"])
-        )
-        return cls(
-            job_id=str(data["job"]),
-            round=int(data["round"]),
-            attempt=int(data["attempt"]),
-            board=board_of(data),
-            outcome=outcome,
-            took_s=float(data.get("took_s", 0.0)),
-        )

@@ -24,8 +24,8 @@ class RuntimeTraits:
     """What a runtime can do on one kind of processor.
 
     ``builds``: it builds an engine, which takes seconds to minutes. ``keeps_state``: what it learns
-    from builds is kept beside the journal (TensorRT's timing cache). ``layer_profiles``: it tells
-    how long each layer took.
+    from builds is kept beside the journal (TensorRT's timing cache). ``layer_profiles``: it
+    reports how long each layer took.
     """
 
     precisions: tuple[str, ...] = ("fp32",)
@@ -75,7 +75,7 @@ GPU_RULE = Rule(
     half_width=1.0,
     cap_s=0.4,
 )
-#: Half of the interval's width, as a share of the latency, within which a row is settled on a GPU.
+#: The same as ``measurement.HALF_WIDTH``, on a GPU.
 GPU_HALF_WIDTH = 0.005
 
 
@@ -103,8 +103,8 @@ def traits_of(conditions: Conditions) -> RuntimeTraits:
 def file_precision(conditions: Conditions) -> str:
     """The types in the file that the runtime is given.
 
-    Runtimes take fp32 files and are told the precision, but for int8, whose scales are in the file,
-    and TensorRT from version 11 on, which runs what is written.
+    Runtimes take fp32 files and the precision as an option. Two differ: int8, whose scales are in
+    the file, and TensorRT from version 11 on, which runs the types of the file.
     """
     if conditions.precision == "int8":
         return "int8"

@@ -1,4 +1,4 @@
-"""Measure a plan into a folder, in rounds, and go on after a kill where the journal ends."""
+"""Measure a plan into a folder, in rounds, and resume after a kill where the journal ends."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from latency_tables.schema import Conditions
-from profiler.boards import BoardComparison, compare_boards
 from profiler.errors import SessionError
-from profiler.jobs import JobPlan
-from profiler.journal import JOURNAL_NAME, Header, Journal, JournalState
+from profiler.journal import JOURNAL_NAME, Journal, JournalState
+from profiler.journal_lines import Header
 from profiler.measurement import Measurement
+from profiler.planning.jobs import JobPlan
 from profiler.replies import Reply
-from profiler.rounds import RoundRunner
+from profiler.rounds import run_round
+from profiler.run_state import RunState
 from profiler.runtimes import file_precision, traits_of
-from profiler.schedulers import Scheduler
-from profiler.settings import Estimate, Settings, estimate, extra_room_s
+from profiler.scheduling.boards import BoardComparison, compare_boards
+from profiler.scheduling.serial import Scheduler
+from profiler.settings import ProfileSettings
+from profiler.time_budget import DurationEstimate
 from profiler.workload_files import BuildFile, WorkloadFolder
 
 #: progress(done, total, label), called before each job and once at the end.
 Progress = Callable[[int, int, str], None]
-#: Job ids by what is known so far: whose measurements look wrong beside the others, to be measured
-#: once more; which are too slow to be worth another round.
-Suspects = Callable[[Mapping[str, Measurement]], Collection[str]]
+#: Chooses job ids by what is known so far.
+Choice = Callable[[Mapping[str, Measurement]], Collection[str]]
 #: Extra rounds for jobs so close to each other that another build could change which is faster.
 REBUILDS = 2
 
@@ -55,7 +56,7 @@ class SessionResult:
     built: Mapping[str, Mapping[str, Any]]
 
 
-def _no_suspects(measurements: Mapping[str, Measurement]) -> Collection[str]:
+def _none(measurements: Mapping[str, Measurement]) -> Collection[str]:
     return ()
 
 
@@ -67,8 +68,10 @@ def _no_progress(done: int, total: int, label: str) -> None:
 class Session:
     """A plan being measured; use it as a context manager.
 
-    Opening it reads the journal, so that ``estimate`` knows what is already there, and holds it
-    against other processes.
+    Opening it reads the journal, so that ``estimate`` knows what is already there, and locks it.
+    ``suspects`` are the jobs whose measurements look wrong beside the others, to be measured once
+    more; ``close_forms`` those that another build of their engine may decide; ``dropped`` those
+    that are too slow to be worth another round.
     """
 
     plan: JobPlan
@@ -76,10 +79,10 @@ class Session:
     scheduler: Scheduler
     build: BuildFile
     folder: Path
-    settings: Settings = field(default_factory=Settings)
-    suspects: Suspects = _no_suspects
-    rivals: Suspects = _no_suspects
-    hopeless: Suspects = _no_suspects
+    settings: ProfileSettings = field(default_factory=ProfileSettings)
+    suspects: Choice = _none
+    close_forms: Choice = _none
+    dropped: Choice = _none
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
@@ -96,11 +99,10 @@ class Session:
             precision=file_precision(self.conditions),
         )
         self._journal = Journal(self.folder / JOURNAL_NAME, header)
-        self._rounds = RoundRunner(
+        self._run = RunState(
             plan=self.plan,
             conditions=self.conditions,
             settings=self.settings,
-            scheduler=self.scheduler,
             workloads=self.workloads,
             journal=self._journal,
             clock=self.clock,
@@ -109,12 +111,7 @@ class Session:
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._journal.close()
 
     @property
@@ -122,26 +119,19 @@ class Session:
         return self._journal.state
 
     @property
-    def estimate(self) -> Estimate:
+    def estimate(self) -> DurationEstimate:
         """What is left to do, and how long it will take."""
         boards = len(self.scheduler.boards())
-        hopeless = self.hopeless(self._known_before(self.settings.rounds))
-        return estimate(
-            self.plan,
-            self.settings,
-            self._state,
-            boards=boards,
-            hopeless=hopeless,
-            file_bytes=self._missing_bytes(hopeless),
-        )
+        dropped = self.dropped(self._known_before(self.settings.rounds))
+        return self._run.budget(dropped).estimate(boards, self._missing_bytes(dropped))
 
-    def _missing_bytes(self, hopeless: Collection[str]) -> int:
+    def _missing_bytes(self, dropped: Collection[str]) -> int:
         """About what the files will take that the planned rounds still need."""
         rounds, accepted = range(self.settings.rounds), self._state.accepted
         left = [
             job
             for job in self.plan.jobs
-            if job.id not in hopeless and any((job.id, n) not in accepted for n in rounds)
+            if job.id not in dropped and any((job.id, n) not in accepted for n in rounds)
         ]
         return self.workloads.missing_bytes([*left, *self.plan.anchors] if left else [])
 
@@ -183,7 +173,7 @@ class Session:
             warnings=tuple(dict.fromkeys(self._state.warnings)),
             environments=tuple(self._state.environments),
             boards=compare_boards(self._state, self.conditions),
-            built={job.id: self._rounds.builds.facts(job) for job in self.plan.jobs},
+            built={job.id: self._run.builds.facts(job) for job in self.plan.jobs},
         )
 
     def measurement(self, job_id: str, before_round: int | None = None) -> Measurement:
@@ -191,7 +181,7 @@ class Session:
         replies = self._state.replies(job_id)
         if before_round is not None:
             replies = tuple(reply for reply in replies if reply.round < before_round)
-        if failure := self._rounds.unbuildable.get(job_id):
+        if failure := self._run.unbuildable.get(job_id):
             replies = (Reply(job_id=job_id, round=0, attempt=0, board="", outcome=failure),)
         return Measurement(
             job_id=job_id,
@@ -213,53 +203,52 @@ class Session:
         number: int,
         names: Collection[str],
         progress: Progress,
-        hopeless: Collection[str],
+        dropped: Collection[str],
         rebuilt: Collection[str] = (),
     ) -> None:
         rounds_left = max(0, self.settings.rounds - 1 - number)
-        jobs_left = sum(job.id not in hopeless for job in self.plan.jobs)
+        jobs_left = sum(job.id not in dropped for job in self.plan.jobs)
 
         def report(pending: int, label: str) -> None:
             done = self._state.replies_taken
             progress(done, done + pending + rounds_left * jobs_left, label)
 
-        self._rounds.run(number, names, report, rebuilt, hopeless)
+        run_round(self._run, self.scheduler, number, names, report, rebuilt, dropped)
 
     def _run_all_rounds(self, progress: Progress) -> None:
         for number in range(self.settings.rounds):
             known = self._known_before(number)
-            hopeless = self.hopeless(known)
-            names = [n for n, m in known.items() if not m.given_up and n not in hopeless]
-            self._run_round(number, names, progress, hopeless)
+            dropped = self.dropped(known)
+            names = [n for n, m in known.items() if not m.given_up and n not in dropped]
+            self._run_round(number, names, progress, dropped)
 
     def _known_before(self, number: int) -> dict[str, Measurement]:
         return {job.id: self.measurement(job.id, number) for job in self.plan.jobs}
 
     def _run_extra_round(self, number: int, progress: Progress) -> None:
-        """Measure again what is not settled, the worst first, as far as time allows.
+        """Measure again what has not converged, the worst first, as far as time allows.
 
         Before those the jobs that another build may decide, in the first of these rounds.
         """
         known = self._known_before(number)
-        hopeless = self.hopeless(known)
+        dropped = self.dropped(known)
         rebuilt: Collection[str] = ()
         if traits_of(self.conditions).builds and number < self.settings.rounds + REBUILDS:
-            rebuilt = self.rivals(known)
-        unsettled = [name for name, measurement in known.items() if not measurement.settled]
-        unsettled.sort(key=lambda name: -_uncertainty(known[name]))
-        suspects = self.suspects(known) if number == self.settings.rounds else ()
-        wanted = [name for names in (rebuilt, unsettled, suspects) for name in names]
-        room_s = extra_room_s(
-            self.plan, self.settings, self._state, before_round=number, hopeless=hopeless
+            rebuilt = self.close_forms(known)
+        noisy = sorted(
+            (name for name, measurement in known.items() if not measurement.converged),
+            key=lambda name: -_uncertainty(known[name]),
         )
+        suspects = self.suspects(known) if number == self.settings.rounds else ()
+        room_s = self._run.budget(dropped).extra_room_s(before_round=number)
         affordable = []
-        for name in dict.fromkeys(wanted):
+        for name in dict.fromkeys([*rebuilt, *noisy, *suspects]):
             cost_s = max((reply.took_s for reply in known[name].replies), default=0.0)
-            worth_it = not known[name].given_up and name not in hopeless
+            worth_it = not known[name].given_up and name not in dropped
             if cost_s <= room_s and worth_it:
                 affordable.append(name)
                 room_s -= cost_s
-        self._run_round(number, affordable, progress, hopeless, rebuilt)
+        self._run_round(number, affordable, progress, dropped, rebuilt)
 
 
 def _uncertainty(measurement: Measurement) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 from profiler.errors import MeasurementError
 
@@ -44,24 +45,20 @@ def quantile_interval(
     Each end misses with at most half of what ``confidence`` leaves; where the samples are too few
     for that, it is the smallest or the largest of them.
     """
-    count, miss = len(ordered), (1.0 - confidence) / 2.0
-    if not count:
+    if not ordered:
         raise MeasurementError("no samples: a quantile of nothing has no interval")
-    low, high, below = 0, count - 1, 0.0
-    for rank in range(count):
-        below += _binomial(count, rank, share)
-        if below <= miss:
-            low = rank
-        if below >= 1.0 - miss:
-            high = rank
-            break
+    low, high = _interval_ranks(len(ordered), share, confidence)
     return ordered[low], ordered[high]
 
 
-def _binomial(count: int, hits: int, share: float) -> float:
-    """Probability of this many hits, through logarithms: the factors leave the range of floats."""
-    ways = math.lgamma(count + 1) - math.lgamma(hits + 1) - math.lgamma(count - hits + 1)
-    return math.exp(ways + hits * math.log(share) + (count - hits) * math.log1p(-share))
+@lru_cache(maxsize=4096)
+def _interval_ranks(count: int, share: float, confidence: float) -> tuple[int, int]:
+    from scipy.stats import binom
+
+    miss = (1.0 - confidence) / 2.0
+    first = binom.ppf(miss, count, share)
+    last = binom.ppf(1.0 - miss, count, share)
+    return max(0, int(first) - 1), min(count - 1, int(last))
 
 
 def latency(rounds: Sequence[Sequence[float]], shares: tuple[float, float]) -> float:
@@ -76,17 +73,17 @@ def latency_interval(
     """The 95 % interval of ``latency``, from the rounds that it is about.
 
     For the median those are all rounds, and what they disagree about is the interval of their
-    median; for a quantile below it the calm ones, as disturbance only adds: the lower half for the
-    lower quartile, and at least ``least``. Their pooled samples give the interval of the quantile
-    within; what these rounds disagree about widens it.
+    median; for a quantile below it the fastest ones, as disturbance only adds: the lower half for
+    the lower quartile, and at least ``least``. Their pooled samples give the interval of the
+    quantile within, widened by what these rounds disagree about.
     """
     within, across = shares
     known = sorted((quantile(samples, within), number) for number, samples in enumerate(rounds))
-    calm = known[: max(min(least, len(known)), math.ceil(2.0 * across * len(known)))]
-    pooled = sorted(value for _, number in calm for value in rounds[number])
+    fastest = known[: max(min(least, len(known)), math.ceil(2.0 * across * len(known)))]
+    pooled = sorted(value for _, number in fastest for value in rounds[number])
     low, high = quantile_interval(pooled, within)
     centre = latency(rounds, shares)
-    first, last = calm[0][0], calm[-1][0]
+    first, last = fastest[0][0], fastest[-1][0]
     if across == 0.5:
         first, last = quantile_interval([value for value, _ in known], across)
     return min(low, first, centre), max(high, last, centre)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from devices.agent.engines import ENGINE_SUFFIX
 from latency_tables.opspec import OpSpec
-from profiler.jobs import AnyJob, FileJob, Job
+from profiler.planning.jobs import AnyJob, FileJob
 
 #: What a timing cache's file ends with.
 TIMING_CACHE_SUFFIX = ".bin"
@@ -46,12 +46,10 @@ class WorkloadFolder:
         if path.exists():
             return path
         if isinstance(job, FileJob):
-            write_whole(path, job.file.read_bytes())
-            return path
-        assert isinstance(job, Job)
-        content = self.build(
-            job.spec, batch=self.batch, seed=job.weights_seed, precision=self.precision
-        )
+            content = job.file.read_bytes()
+        else:
+            seed, precision = job.weights_seed, self.precision
+            content = self.build(job.spec, batch=self.batch, seed=seed, precision=precision)
         write_whole(path, content)
         return path
 
@@ -70,7 +68,6 @@ class WorkloadFolder:
     def _bytes(self, job: AnyJob) -> int:
         if isinstance(job, FileJob):
             return job.file.stat().st_size
-        assert isinstance(job, Job)
         return job.spec.parameters * (4 if self.precision == "fp32" else 2)
 
     def delete(self) -> None:

@@ -119,8 +119,8 @@ def test_no_module_imports_the_wrong_way(module: str) -> None:
     [
         (
             "dshrink.network.chain",
-            "from profiler.jobs import Job",
-            ["profiler.jobs", "profiler.jobs.Job"],
+            "from profiler.planning.jobs import Job",
+            ["profiler.planning.jobs", "profiler.planning.jobs.Job"],
         ),
         ("dshrink.network.chain", "def f():\n    import devices.errors", ["devices.errors"]),
         ("dshrink.network.chain", "import latency_tables.io, torch", []),
@@ -128,8 +128,8 @@ def test_no_module_imports_the_wrong_way(module: str) -> None:
         ("dshrink.operations.bench", "import profiler.session", []),
         ("dshrink.search.greedy", "import torch.nn", ["torch.nn"]),
         ("dshrink.search.greedy", "import devices", ["devices"]),
-        ("profiler.jobs", "import devices, latency_tables.io", []),
-        ("profiler.jobs", "import dshrink.network.models", ["dshrink.network.models"]),
+        ("profiler.planning.jobs", "import devices, latency_tables.io", []),
+        ("profiler.planning.jobs", "import dshrink.network.models", ["dshrink.network.models"]),
         ("latency_tables.io", "import numpy", []),
         ("latency_tables.io", "import torch", ["torch"]),
         ("latency_tables.io", "import importlib\nimportlib.import_module('timm')", ["timm"]),

@@ -50,7 +50,7 @@ def command(
     The same command resumes an interrupted run.
     """
     from dshrink.operations.bench import bench_networks
-    from profiler.conditions import Target
+    from profiler.target import Target
 
     options.warn_of_plain_tcp(scheduler)
     with progress("benchmark") as update:

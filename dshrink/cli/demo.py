@@ -42,7 +42,7 @@ def command(
     from dshrink.train.data import open_images
     from dshrink.train.digits import write_digits
     from latency_tables.io import load_table
-    from profiler.conditions import Target
+    from profiler.target import Target
 
     out.rule("1 of 5: handwritten digits, to train on")
     digits = write_digits(folder / "digits")

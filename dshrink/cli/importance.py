@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -98,6 +99,7 @@ def command(
     from dshrink.importance.run import Measurement
     from dshrink.importance.settings import Level, Settings
     from dshrink.train.data import absolute
+    from profiler.scheduling.dask_connection import connect
 
     options.warn_of_plain_tcp(scheduler)
     settings = Settings(
@@ -121,7 +123,7 @@ def command(
         settings=settings,
         out=out_file,
         shard=Shard.parse(shard) if shard else None,
-        scheduler=scheduler,
+        connect=partial(connect, scheduler) if scheduler else None,
         retry_failed=retry_failed,
     )
     measurement.prepare()

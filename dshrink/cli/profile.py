@@ -89,7 +89,7 @@ def command(
     The same command resumes an interrupted run.
     """
     from dshrink.operations.profile import profile_network
-    from profiler.conditions import Target
+    from profiler.target import Target
 
     options.warn_of_plain_tcp(scheduler)
     with progress(f"profile {model}") as update:

@@ -15,17 +15,19 @@ if TYPE_CHECKING:
 
 def table_data(table: LatencyTable) -> dict[str, Any]:
     """The whole table as JSON data."""
+    from latency_tables.records import plain
+
     return {
         "model": table.model,
         "resolution": list(table.resolution),
-        "chain": asdict(table.chain) if table.chain else None,
-        "origin": asdict(table.origin) if table.origin else None,
+        "chain": plain(table.chain),
+        "origin": plain(table.origin),
         "conditions": table.conditions.to_json(),
         "rows": [asdict(row) for row in table.rows],
-        "calibration": table.calibration.to_json() if table.calibration else None,
-        "hold_out": table.hold_out.to_json() if table.hold_out else None,
+        "calibration": plain(table.calibration),
+        "hold_out": plain(table.hold_out),
         "context": table.context,
-        "contexts": {name: check.to_json() for name, check in table.contexts.items()},
+        "contexts": plain(table.contexts),
         "warnings": list(table.warnings),
         "fit_for_search": table.fit_for_search,
         "fit_reason": table.fit_reason,

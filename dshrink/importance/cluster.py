@@ -23,7 +23,6 @@ from dshrink.importance.evaluation import Evaluation
 from dshrink.importance.evaluator import Evaluator
 from dshrink.importance.settings import Candidate, Settings
 
-CONNECT_TIMEOUT_S = 15.0
 #: How often the list of workers is looked at, and how long one that died is waited for.
 WATCH_S = 1.0
 PATIENCE_S = 60.0
@@ -31,6 +30,9 @@ PATIENCE_S = 60.0
 DEATHS = 3
 #: A worker with this resource judges, whatever else it offers.
 RESOURCE = "importance"
+
+#: Makes a connected ``distributed.Client``, a context manager.
+Connect = Callable[[], Any]
 
 _lock = threading.Lock()
 #: A worker keeps what it judged for last: images and weights are long to load.
@@ -55,7 +57,7 @@ def judge_here(settings: Settings, identity: Mapping[str, Any], candidate: Candi
 
 
 def judge_on_cluster(
-    address: str,
+    connect: Connect,
     settings: Settings,
     identity: Mapping[str, Any],
     candidates: Sequence[Candidate],
@@ -63,11 +65,12 @@ def judge_on_cluster(
 ) -> Generator[Evaluation]:
     """The evaluations as they come; a worker that fails is left out, and ``say`` is told so.
 
-    Raises EvaluationError without a cluster, or without a worker that can judge.
+    Raises what ``connect`` raises, and EvaluationError without a worker that can judge.
     """
     # A worker's process may have no children: it reads images itself, and scores stay the same.
     there = replace(settings, loaders=0)
-    with _connected(address) as client:
+    with connect() as client:
+        address = str(client.scheduler.address)
 
         def submit(worker: str, candidate: Candidate) -> Any:
             return client.submit(
@@ -78,24 +81,6 @@ def judge_on_cluster(
             client=client, address=address, submit=submit, say=say, waiting=deque(candidates)
         )
         yield from sharing.evaluations()
-
-
-def _connected(address: str) -> Any:
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise EvaluationError(
-            f"--scheduler needs Dask ({error}): python -m pip install 'distributed>=2026.8'"
-        ) from error
-    try:
-        return Client(
-            address, set_as_default=False, timeout=CONNECT_TIMEOUT_S, name="dshrink-importance"
-        )
-    except (OSError, ValueError) as error:
-        raise EvaluationError(
-            f"no Dask scheduler answers at {address} ({type(error).__name__}): start one with "
-            "`dask scheduler`, and give the address that it prints"
-        ) from error
 
 
 @dataclass(kw_only=True)

@@ -2,26 +2,28 @@
 
 A run writes one journal and reads those of its other shards too, which lie beside the table. The
 first line says what the scores depend on; journals of anything else are refused. The line that a
-killed process left unfinished is dropped, and its network judged again.
+killed process left unfinished is dropped, and its network evaluated again.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from dshrink.importance.errors import EvaluationError
 from dshrink.importance.evaluation import Evaluation
 from dshrink.importance.settings import Candidate
+from latency_tables.line_file import LineFile
+from latency_tables.records import convert_record
 
 SCHEMA = "dshrink.importance.journal"
 SCHEMA_VERSION = 1
 ENDING = ".journal.jsonl"
+_BEGINNING = b'{"line":"header"'
 
 
 class Shard(NamedTuple):
@@ -47,28 +49,36 @@ def journal_path(table: Path, shard: Shard | None) -> Path:
     return table.with_name(f"{table.stem}{part}{ENDING}")
 
 
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """What the scores depend on."""
+
+    identity: Mapping[str, Any]
+
+
 class Journal:
     """The journal of a run, held against other processes, and what is known from all of them."""
 
     def __init__(self, table: Path, shard: Shard | None, identity: Mapping[str, Any]) -> None:
         self.path = journal_path(table, shard)
         self.known: dict[Candidate, Evaluation] = {}
-        self._header = {"line": "header", "schema": SCHEMA, "schema_version": SCHEMA_VERSION}
-        self._header["identity"] = dict(identity)
+        self._identity = dict(identity)
         self._file = _hold(self.path)
         try:
             for other in sorted(_journals_of(table) - {self.path}):
-                self._read_other(other, alone=shard is None)
-            self._file.truncate(self._take(self._file.read(), self.path))
-            if not self._file.seek(0, os.SEEK_END):
-                self._append(self._header)
+                self._take(_lines_of(other, alone=shard is None), other)
+            lines = _read(self._file)
+            self._take(lines, self.path)
+            if not lines:
+                header = {"line": "header", "schema": SCHEMA, "schema_version": SCHEMA_VERSION}
+                self._file.append([{**header, "identity": self._identity}])
         except BaseException:
             self._file.close()
             raise
 
     def add(self, evaluation: Evaluation) -> None:
         """Write an evaluation down."""
-        self._append(evaluation.to_json())
+        self._file.append([evaluation.to_json()])
         self.known[evaluation.candidate] = evaluation
 
     def _note(self, evaluation: Evaluation) -> None:
@@ -80,24 +90,9 @@ class Journal:
     def close(self) -> None:
         self._file.close()
 
-    def _append(self, line: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def _read_other(self, path: Path, *, alone: bool) -> None:
-        """Another shard's; whoever collects them all does not want one that is still at work."""
-        if not alone:
-            self._take(path.read_bytes(), path)
-            return
-        with _closing(_hold(path)) as file:
-            self._take(file.read(), path)
-
-    def _take(self, content: bytes, path: Path) -> int:
-        """Read what is whole; returns how many bytes that is."""
-        whole = content[: content.rfind(b"\n") + 1]
+    def _take(self, lines: Sequence[bytes], path: Path) -> None:
         found: dict[Candidate, Evaluation] = {}
-        for number, text in enumerate(whole.splitlines(), start=1):
+        for number, text in enumerate(lines, start=1):
             try:
                 line = json.loads(text)
                 if number > 1:
@@ -112,18 +107,18 @@ class Journal:
                 self._check(line, path)
         for evaluation in found.values():
             self._note(evaluation)
-        return len(whole)
 
-    def _check(self, line: Any, path: Path) -> None:
-        if not isinstance(line, dict) or line.get("schema") != SCHEMA:
-            raise EvaluationError(f"{path} is no journal of importances; choose another --out")
-        if line.get("schema_version") != SCHEMA_VERSION:
-            raise EvaluationError(
-                f"{path} has schema version {line.get('schema_version')}, this dshrink reads "
-                f"{SCHEMA_VERSION}: update dshrink or choose another --out"
-            )
-        before, now = line.get("identity") or {}, self._header["identity"]
-        assert isinstance(now, dict)
+    def _check(self, line: dict[str, Any], path: Path) -> None:
+        header = convert_record(
+            {name: value for name, value in line.items() if name != "line"},
+            _Header,
+            where=str(path),
+            error=EvaluationError,
+            fix="choose another --out",
+            schema=SCHEMA,
+            version=SCHEMA_VERSION,
+        )
+        before, now = header.identity, self._identity
         if differences := [
             f"{name} was {before.get(name)}, now {now.get(name)}"
             for name in sorted({*before, *now})
@@ -146,21 +141,30 @@ def _literal(name: str) -> str:
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
-def _hold(path: Path) -> IO[bytes]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("a+b")
+def _hold(path: Path) -> LineFile:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return LineFile(path)
     except BlockingIOError:
-        file.close()
         raise EvaluationError(f"{path} is in use by another run: wait until it is done") from None
-    file.seek(0)
-    return file
 
 
-@contextmanager
-def _closing(file: IO[bytes]) -> Iterator[IO[bytes]]:
+def _read(file: LineFile) -> list[bytes]:
     try:
-        yield file
-    finally:
-        file.close()
+        return file.read(beginning=_BEGINNING)
+    except ValueError:
+        raise _no_journal(file.path) from None
+
+
+def _lines_of(path: Path, *, alone: bool) -> list[bytes]:
+    """Another shard's; whoever collects them all does not want one that is still at work."""
+    if alone:
+        with closing(_hold(path)) as file:
+            return _read(file)
+    whole = path.read_bytes().rpartition(b"\n")[0]
+    if whole and not whole.startswith(_BEGINNING):
+        raise _no_journal(path)
+    return whole.splitlines()
+
+
+def _no_journal(path: Path) -> EvaluationError:
+    return EvaluationError(f"{path} is no journal of importances; choose another --out")

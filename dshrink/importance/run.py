@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
-from dshrink.importance.cluster import judge_on_cluster
+from dshrink.importance.cluster import Connect, judge_on_cluster
 from dshrink.importance.errors import EvaluationError
 from dshrink.importance.evaluation import Evaluation, Origin
 from dshrink.importance.evaluator import Evaluator
@@ -50,12 +50,15 @@ class Result:
 
 @dataclass(kw_only=True)
 class Measurement:
-    """A measurement of importances with its journal beside ``out``."""
+    """A measurement of importances with its journal beside ``out``.
+
+    ``connect`` makes the client of the Dask cluster whose workers judge; else this process does.
+    """
 
     settings: Settings
     out: Path
     shard: Shard | None = None
-    scheduler: str | None = None
+    connect: Connect | None = None
     retry_failed: bool = False
 
     def prepare(self) -> None:
@@ -152,9 +155,9 @@ class Measurement:
                     say(_estimate_line(evaluation.seconds, len(left) - number))
 
     def _evaluations(self, left: list[Candidate], say: Say) -> Generator[Evaluation]:
-        if self.scheduler and left:
+        if self.connect and left:
             identity = self.evaluator.identity
-            return judge_on_cluster(self.scheduler, self.settings, identity, left, say)
+            return judge_on_cluster(self.connect, self.settings, identity, left, say)
         return self._evaluations_here(left)
 
     def _evaluations_here(self, left: list[Candidate]) -> Generator[Evaluation]:

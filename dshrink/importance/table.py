@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import platform
 from collections import Counter
@@ -14,7 +12,8 @@ from typing import Any
 
 from dshrink.importance.evaluation import Evaluation, Origin
 from dshrink.search.importance import ImportanceKey
-from latency_tables.io import write_atomically
+from latency_tables.csv_lines import write_csv
+from latency_tables.files import write_atomically
 
 SCHEMA = "dshrink.importance"
 SCHEMA_VERSION = 1
@@ -52,11 +51,7 @@ class ImportanceTable:
 
 def save_importance(path: Path, table: ImportanceTable, about: Mapping[str, Any]) -> Path:
     """Write the CSV and, beside it, ``about`` it as JSON; returns that file's path."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS.split(","))
-    writer.writerows(table.rows())
-    write_atomically(path, text.getvalue())
+    write_csv(path, COLUMNS.split(","), table.rows())
     sidecar = path.with_suffix(".json")
     document = {
         "schema": SCHEMA,

@@ -21,7 +21,7 @@ from dshrink.merge.rewrite import MergedNetwork, merge_network
 from dshrink.merge.verify import Certificate, certify
 from dshrink.network.models import Network
 from dshrink.network.rewriting import Rewriting
-from latency_tables.io import write_atomically
+from latency_tables.files import write_atomically
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

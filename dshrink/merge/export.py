@@ -18,6 +18,7 @@ from dshrink.merge.rewrite import MergedNetwork
 from dshrink.merge.verify import Certificate, allowed_float32
 from dshrink.network.models import Network
 from dshrink.version import __version__
+from latency_tables.files import write_atomically
 from latency_tables.onnx_file import write_onnx
 
 METADATA_KEY = "dshrink"
@@ -46,13 +47,7 @@ def export_onnx(
             f"(relative) from the network in torch, more than {allowed_float32(rounding):.2g} "
             f"(float32 alone changes them by {rounding:.2g})"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_atomically(path, data)
     return difference
 
 

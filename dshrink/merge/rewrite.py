@@ -29,7 +29,7 @@ from latency_tables.span_masks import MOST_WEIGHT_BYTES
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MergedRegion:
-    """A region, the graph of layers it was (activations gone), and what it became."""
+    """A region, the graph of layers it was (activations removed), and what it became."""
 
     region: Region
     graph: LinearGraph
@@ -62,7 +62,7 @@ class MergedNetwork:
         return surgery.finish()
 
     def unmerged(self, dtype: torch.dtype) -> fx.GraphModule:
-        """The unmerged network that it must equal: what the mask removes is gone, no more."""
+        """The unmerged network that it must equal: without what the mask removes."""
         return unmerged_module(self.source, self.changes, padding=self.padding, dtype=dtype)
 
 
@@ -70,7 +70,7 @@ def merge_network(network: Network, changes: Rewriting, *, padding: str) -> Merg
     """Merge the regions of these changes, with the weights the network has.
 
     Composed in float64, cast to the network's type at the end. Raises NotMergeable, with the block
-    or the span, where it has no convolution, one of an absurd size, or the padding mode cannot be
+    or the span, where it has no convolution, one of too many weights, or the padding mode cannot be
     exact.
     """
     weights = network.lowered.weights(network.module)

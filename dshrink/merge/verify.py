@@ -1,7 +1,8 @@
 """The certificate of a merge: how far the merged network is from the one that it replaces.
 
 Errors are the largest absolute difference on random images, and the same relative to the largest
-value of the reference; a block or span by interior and border, in float64 and float32 (methods.md).
+value of the reference; a block or span by interior and border, in float64 and float32
+(docs/methods.md, "Certificate").
 """
 
 from __future__ import annotations

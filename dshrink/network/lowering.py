@@ -1,6 +1,6 @@
 """A traced network as an ``OpSpec`` with the names and weights of its layers.
 
-Any torch.fx graph lowers: a layer without words in ``OpSpec`` becomes an opaque operator that keeps
+Any torch.fx graph lowers: a layer that ``OpSpec`` cannot express becomes an opaque operator with
 its name and shape, so that the rest of the network can still be counted, measured and merged. Batch
 norm folds into the convolution before it with the module's own eps; weights are read in float64.
 """

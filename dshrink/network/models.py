@@ -73,7 +73,7 @@ def load_network(
     """
     if weights == "pretrained" and classes is not None:
         raise NetworkError(
-            f"{name}: pre-trained weights tell the classes apart that they were trained on, not "
+            f"{name}: pre-trained weights classify what they were trained on, not "
             f"{classes} of your own; give the weights of such a network: --weights FILE.safetensors"
         )
     if weights not in ("initial", "random", "pretrained"):

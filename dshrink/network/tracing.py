@@ -38,7 +38,7 @@ def import_torchvision_models() -> Any:
 
 
 def _import_torchvision() -> None:
-    """Import torchvision, which timm needs; declare operators that its import stumbles over.
+    """Import torchvision, which timm needs; declare operators whose absence stops its import.
 
     torchvision's wheels for Linux are built for CUDA; beside a CPU build of torch their operators
     are missing, and the import stops at the first that it decorates, which no classification

@@ -27,12 +27,12 @@ from latency_tables.io import load_table
 from latency_tables.predictor import Prediction, predict
 from latency_tables.schema import Conditions
 from latency_tables.table import LatencyTable
-from profiler.conditions import Target, batch_on, measuring_on
-from profiler.jobs import JobPlan
 from profiler.measurement import Measurement
-from profiler.schedulers import Scheduler
+from profiler.planning.jobs import JobPlan
+from profiler.scheduling.serial import Scheduler
 from profiler.session import Session
 from profiler.settings import settings_for
+from profiler.target import Target, batch_on, measuring_on
 from profiler.workloads import build_onnx
 
 #: Few networks can have many rounds: up to four times the planned time until they are settled.

@@ -17,7 +17,7 @@ from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.pieces.specs import shrunk_spec
 from dshrink.search.plan import Plan
 from latency_tables.records import convert_record
-from profiler.jobs import AnyJob, FileJob, Job
+from profiler.planning.jobs import AnyJob, FileJob, Job
 
 
 class BenchmarkError(DshrinkError):

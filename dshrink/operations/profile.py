@@ -16,11 +16,11 @@ from dshrink.version import __version__
 from latency_tables.io import save_table
 from latency_tables.pieces import NetworkPieces
 from latency_tables.span_masks import SpanChoice
-from profiler.conditions import Target, measuring_on
-from profiler.contexts import choose_contexts
+from profiler.planning.contexts import choose_contexts
 from profiler.profile import Profile, ProfileRequest, profile
 from profiler.runtimes import traits_of
 from profiler.settings import settings_for
+from profiler.target import Target, measuring_on
 from profiler.workloads import build_onnx
 
 SEGMENTS = ("blocks", "spans")

@@ -30,8 +30,9 @@ from dshrink.study.steps import MERGE, SEARCH, TABLE, Step, StepsFailedError, St
 from dshrink.train.data import Images, open_images
 from dshrink.train.processes import is_main_process, together
 from dshrink.train.unreadable import Unreadable
-from latency_tables.io import load_table, write_atomically
-from profiler.conditions import Target, batch_on
+from latency_tables.files import write_atomically
+from latency_tables.io import load_table
+from profiler.target import Target, batch_on
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

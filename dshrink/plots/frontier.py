@@ -69,7 +69,7 @@ def load_frontier(path: Path, label: str) -> FrontierCurve:
     Points that another one beats in latency and importance are left out: a frontier of several
     costs (memory beside latency) has some. Raises PlotError.
     """
-    source = CsvSource(where=str(path), error=PlotError, mend=f"write it with `{COMMAND}`")
+    source = CsvSource(where=str(path), error=PlotError, fix=f"write it with `{COMMAND}`")
     points = [
         FrontierPoint(
             time_ms=line.number_in("time_ms", above=0),

@@ -65,7 +65,7 @@ def load_mask_history(path: Path) -> MaskHistory:
 
     Raises PlotError for lines that do not have every block once in every record.
     """
-    source = CsvSource(where=str(path), error=PlotError, mend=f"write it with `{COMMAND}`")
+    source = CsvSource(where=str(path), error=PlotError, fix=f"write it with `{COMMAND}`")
     by_record: dict[tuple[int, int], dict[int, CsvLine]] = {}
     for line in load_lines(path, source, COLUMNS):
         record = by_record.setdefault((line.whole("epoch"), line.whole("step")), {})

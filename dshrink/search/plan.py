@@ -17,11 +17,12 @@ from typing import Any
 from dshrink.search.choices import BlockChoice, ConvolutionChoice
 from dshrink.search.errors import PlanError
 from dshrink.search.published import published_mask
-from latency_tables.errors import LatencyTableError
-from latency_tables.io import write_atomically
+from latency_tables.errors import ConditionsError, LatencyTableError
+from latency_tables.files import write_atomically
 from latency_tables.json_fields import JsonObject, parse_document
 from latency_tables.masks import PADDING_MODES
 from latency_tables.predictor import Prediction
+from latency_tables.records import convert_record
 from latency_tables.schema import Conditions
 from latency_tables.span_masks import ACTIVE, LINEAR, MERGED
 
@@ -81,7 +82,10 @@ class TableReference:
     @classmethod
     def from_json(cls, source: JsonObject) -> TableReference:
         conditions = {name: value for name, value in source.data.items() if name != "digest"}
-        return cls(conditions=Conditions.from_json(conditions), digest=source.text("digest"))
+        found = convert_record(
+            conditions, Conditions, where="conditions", error=ConditionsError, fix=ADVICE
+        )
+        return cls(conditions=found, digest=source.text("digest"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,7 +241,6 @@ def parse_plan(text: str) -> Plan:
 
 def save_plan(plan: Plan, path: Path) -> None:
     """Write the plan as JSON; the file is replaced in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(plan.to_json(), indent=2, allow_nan=False) + "\n")
 
 

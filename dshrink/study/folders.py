@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dshrink.study.steps import MERGE, PRETRAIN, SEARCH, TABLE, TRAIN, Step, StudyError
-from latency_tables.io import write_atomically
+from latency_tables.files import write_atomically
 from latency_tables.records import convert_record, format_record, parse_record, plain
 
 DONE = "step.json"
@@ -191,7 +191,6 @@ class StepFolders:
         """Mark a step as done."""
         done = _DoneStep(depends_on=self.depends_on(name), result=plain(result))
         folder = self.folder(name)
-        folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / DONE, format_record(done, SCHEMA, SCHEMA_VERSION))
 
     def open_steps(self) -> tuple[Step, ...]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dshrink.train.errors import CheckpointError
-from latency_tables.io import write_atomically
+from latency_tables.files import write_atomically
 
 SCHEMA = "dshrink.checkpoint"
 SCHEMA_VERSION = 1
@@ -63,14 +62,8 @@ def save_tensors(
     """Write a safetensors file, which stands at ``file`` only once it is whole on the disk."""
     # safetensors refuses two names for one memory.
     own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    part = file.with_name(f"{file.name}.part")
-    try:
-        save_file(own, part, metadata=dict(metadata) if metadata else None)
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
+    about = dict(metadata) if metadata else None
+    write_atomically(file, lambda part: save_file(own, part, metadata=about))
 
 
 def load_checkpoint(folder: Path, identity: Mapping[str, Any]) -> Checkpoint | None:

@@ -8,8 +8,6 @@ they are.
 from __future__ import annotations
 
 import copy
-import csv
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +25,7 @@ from dshrink.train.feed import Feed
 from dshrink.train.loop import Fitted, fit
 from dshrink.train.objectives import distilled
 from dshrink.train.settings import Training
-from latency_tables.io import write_atomically
+from latency_tables.csv_lines import write_csv
 
 WEIGHTS, HISTORY = "weights.safetensors", "history.csv"
 #: Only so trained is a merge free and exact (methods.md, "Padding").
@@ -109,8 +107,4 @@ def weights_about(network: Network, changes: Rewriting | None) -> dict[str, Any]
 def write_history(history: tuple[Mapping[str, Any], ...], file: Path) -> None:
     """A CSV with a line an epoch, of the numbers in its entries."""
     columns = [name for name, value in history[-1].items() if isinstance(value, int | float)]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    write_atomically(file, text.getvalue())
+    write_csv(file, columns, history)

@@ -18,8 +18,6 @@ slope; the paper has no such bound, and so it is off unless asked for.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,7 +41,7 @@ from dshrink.train.gates import MASK_NAME, SHARE_NAME, gated_module, searchable_
 from dshrink.train.keep_rule import KeepRule
 from dshrink.train.loop import Fitted, fit
 from dshrink.train.settings import Training
-from latency_tables.io import write_atomically
+from latency_tables.csv_lines import write_csv
 from latency_tables.predictor import predict
 from latency_tables.table import LatencyTable
 
@@ -296,8 +294,4 @@ def _lines(
 
 def write_mask_history(search: MaskSearch, file: Path) -> None:
     """A CSV with a line a block and epoch: what ``dshrink plot mask`` draws."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(HISTORY_COLUMNS)
-    writer.writerows(search.history)
-    write_atomically(file, text.getvalue())
+    write_csv(file, HISTORY_COLUMNS, search.history)

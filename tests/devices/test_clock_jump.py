@@ -55,10 +55,10 @@ time.time = lambda: 2e9 + 3600 * (number := next(looks)) * (-1) ** number
 from devices.agent.protocol import Rule
 from devices.connection import LocalConnection
 from devices.inventory import load_inventory
-from profiler.conditions import Target, probe_conditions
+from profiler.target import Target, probe_conditions
 from profiler.profile import ProfileRequest, profile
-from profiler.schedulers import SerialScheduler
-from profiler.settings import Settings
+from profiler.scheduling.serial import SerialScheduler
+from profiler.settings import ProfileSettings
 from profiler.workloads import build_onnx
 from small_network import compose, network_pieces
 
@@ -72,7 +72,7 @@ with closing(SerialScheduler(LocalConnection())) as scheduler:
     request = ProfileRequest(
         pieces=network_pieces(), compose=compose, build=build_onnx, conditions=conditions,
         folder=Path(sys.argv[1]), date="2026-01-01", dshrink_version="1", hold_out=8,
-        settings=Settings(rounds=1, extra_rounds=0, repeats=0, rule=rule),
+        settings=ProfileSettings(rounds=1, extra_rounds=0, repeats=0, rule=rule),
     )
     made = profile(request, scheduler)
 assert made.session.failed == 0, made.session

@@ -46,10 +46,10 @@ from latency_tables.opspec import (
     OpSpec,
     Pool,
 )
-from profiler.conditions import Target, probe_conditions
 from profiler.profile import ProfileRequest, profile
-from profiler.schedulers import SerialScheduler
-from profiler.settings import Settings
+from profiler.scheduling.serial import SerialScheduler
+from profiler.settings import ProfileSettings
+from profiler.target import Target, probe_conditions
 from profiler.workloads import build_onnx
 
 Job = Callable[..., dict[str, Any]]
@@ -236,7 +236,7 @@ def test_a_profile_with_the_oldest_runtime_ends_in_a_table(
             date="2026-01-01",
             dshrink_version="1",
             hold_out=8,
-            settings=Settings(rounds=1, extra_rounds=0, repeats=0, rule=QUICK),
+            settings=ProfileSettings(rounds=1, extra_rounds=0, repeats=0, rule=QUICK),
         )
         made = profile(request, scheduler)
     table = made.table

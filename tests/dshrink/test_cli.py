@@ -382,8 +382,8 @@ def test_basic_blocks_are_refused_a_bias_map_and_told_of_repad(tmp_path, dshrink
 
 def local_conditions() -> Conditions:
     from devices.inventory import connect, load_inventory
-    from profiler.conditions import Target, probe_conditions
-    from profiler.schedulers import SerialScheduler
+    from profiler.scheduling.serial import SerialScheduler
+    from profiler.target import Target, probe_conditions
 
     target = load_inventory().get("local")
     scheduler = SerialScheduler(connect(target))

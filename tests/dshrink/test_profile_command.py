@@ -19,7 +19,7 @@ from latency_tables.schema import MILLISECONDS_AND_PERCENT, Conditions
 from latency_tables.span_masks import mask_of
 from latency_tables.synthetic import synthetic_table
 from profiler.fake_device import RUNTIME, RUNTIME_VERSION, FakeConnection, write_spec
-from profiler.schedulers import Scheduler, SerialScheduler
+from profiler.scheduling.serial import Scheduler, SerialScheduler
 
 MODEL = "mobilenetv2_035"
 CONDITIONS = Conditions(

@@ -9,7 +9,7 @@ import pytest
 
 from latency_tables.calibration import Calibration, CalibrationNetwork
 from latency_tables.errors import CalibrationError, MaskError
-from latency_tables.json_fields import JsonObject
+from latency_tables.records import convert_record, plain
 
 Point = tuple[float, float, str]
 PLAIN, MAP = "repad", "bias_map"
@@ -174,20 +174,24 @@ def test_a_slope_far_from_one_is_a_warning_that_names_it(
     assert bool(calibration.warning) == bool(named)
 
 
+def read_calibration(data: Any) -> Calibration:
+    return convert_record(data, Calibration, where="here", error=CalibrationError, fix="edit it")
+
+
 def test_json_holds_the_networks_and_the_line_is_derived_again() -> None:
     base, others = noisy(3, PLAIN, MAP)
     calibration = fitted(base, *others)
-    data = calibration.to_json()
+    data = plain(calibration)
     assert data["method"] == "least-squares"
     assert data["slope"] == calibration.slopes[False] != data["slope_bias_map"]
     flattered = data | {"slope": 1.0, "slope_bias_map": 1.0, "intercept_ms": 1.0}
     for document in (data, flattered):
-        found = Calibration.from_json(JsonObject.of(document, "here", CalibrationError))
+        found = read_calibration(document)
         assert found == calibration
         assert found.slopes == calibration.slopes
 
 
 def test_an_unknown_method_is_refused() -> None:
-    data = fitted((10.0, 11.0)).to_json() | {"method": "spline"}
-    with pytest.raises(CalibrationError, match="method 'spline' is not known; known: least-sq"):
-        Calibration.from_json(JsonObject.of(data, "here", CalibrationError))
+    data = plain(fitted((10.0, 11.0))) | {"method": "spline"}
+    with pytest.raises(CalibrationError, match='must be "least-squares", got "spline"'):
+        read_calibration(data)

@@ -211,11 +211,11 @@ def test_blocks_that_do_not_fit_the_network_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "no rows below the header"),
+        ("", "empty file"),
         ("st,end,time\n", "no rows below the header"),
         ("st,end,time\n0,1\n", "line 2: 2 values for 3 columns"),
         ("st,end,time\n0,1,1,5\n", "line 2: 4 values for 3 columns (cut off, or a decimal comma?)"),
-        ("st,end,end\n0,1,1\n", "line 1: a column is given twice"),
+        ("st,end,end\n0,1,1\n", "line 1: column end is given twice"),
         ("st,end,ms\n0,1,1\n", "line 1: missing column(s) time"),
         # Times of T_opt are not times of one convolution.
         ("st,end,time,breaks\n0,1,1,2\n", "line 1: unknown column(s) breaks"),

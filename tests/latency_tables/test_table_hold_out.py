@@ -7,9 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from latency_tables import hold_out as module
 from latency_tables.errors import CalibrationError
-from latency_tables.hold_out import HoldOut, HoldOutNetwork
+from latency_tables.hold_out import CONFORMAL_MINIMUM, HoldOut, HoldOutNetwork
 
 
 def network(measured_ms: float, predicted_ms: float = 10.0) -> HoldOutNetwork:
@@ -45,7 +44,7 @@ def test_shares_count_networks_within_a_bound() -> None:
     assert found.within_10_percent == pytest.approx(80)
 
 
-def test_sum_and_macs_are_judged_beside() -> None:
+def test_sum_and_macs_are_evaluated_beside() -> None:
     found = HoldOut((network(10.0), network(8.8)))
     assert found.plain_sum_mape_percent == pytest.approx((10 + 25) / 2)
     assert found.plain_sum_max_error_percent == pytest.approx(25)
@@ -93,14 +92,18 @@ def test_leave_one_out_coverage_counts_networks_inside_the_others_interval() -> 
     assert found.leave_one_out_coverage_percent == pytest.approx(90)
 
 
-def test_the_quantiles_are_those_of_students_distribution() -> None:
-    for degrees, quantile in enumerate(module._T_975, start=1):
-        x = np.linspace(0, quantile, 200_001)
-        constant = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2))
-        density = constant / math.sqrt(degrees * math.pi)
-        density = density * (1 + x**2 / degrees) ** (-(degrees + 1) / 2)
-        assert 0.5 + np.trapezoid(density, x) == pytest.approx(0.975, abs=1e-6)
-    assert len(module._T_975) == module.CONFORMAL_MINIMUM - 2
+@pytest.mark.parametrize("count", range(2, CONFORMAL_MINIMUM))
+def test_the_quantiles_are_those_of_students_distribution(count: int) -> None:
+    residuals = [1.0, *([0.0] * (count - 2)), -1.0]
+    interval = with_residuals(residuals).interval_percent
+    assert interval is not None
+    degrees = count - 1
+    quantile = interval / (np.std(residuals, ddof=1) * math.sqrt(1 + 1 / count))
+    x = np.linspace(0, quantile, 200_001)
+    constant = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2))
+    density = constant / math.sqrt(degrees * math.pi)
+    density = density * (1 + x**2 / degrees) ** (-(degrees + 1) / 2)
+    assert 0.5 + np.trapezoid(density, x) == pytest.approx(0.975, abs=1e-6)
 
 
 @pytest.mark.parametrize(

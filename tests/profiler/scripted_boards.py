@@ -9,8 +9,8 @@ from typing import Any
 import distributed
 from small_network import latency_ms
 
-from profiler import board_tasks
 from profiler.fake_device import RUNTIME_VERSION, FakeClock, FakeConnection
+from profiler.scheduling import board_tasks
 
 
 class HurryingClock(FakeClock):

@@ -20,10 +20,11 @@ from latency_tables.opspec import (
 from latency_tables.pieces import NetworkPieces, Piece
 from latency_tables.schema import Conditions
 from profiler.fake_device import RUNTIME, RUNTIME_VERSION, FakeConnection, write_spec
-from profiler.jobs import JobPlan, ProfilePlan, plan_jobs
-from profiler.schedulers import SerialScheduler
+from profiler.planning.jobs import JobPlan
+from profiler.planning.profile_plan import ProfilePlan, plan_jobs
+from profiler.scheduling.serial import SerialScheduler
 from profiler.session import Session, SessionResult
-from profiler.settings import Settings
+from profiler.settings import ProfileSettings
 
 CHANNELS = (8, 8, 16, 16, 16, 24, 24)
 SIZE = 12
@@ -117,14 +118,14 @@ def latency_ms(spec: OpSpec) -> float:
 
 
 @cache
-def small_plan(hold_out: int = 8, seed: int = 0, twins: int = 3) -> ProfilePlan:
-    return plan_jobs(network_pieces(), compose, hold_out=hold_out, seed=seed, twins=twins)
+def small_plan(hold_out: int = 8, seed: int = 0, duplicates: int = 3) -> ProfilePlan:
+    return plan_jobs(network_pieces(), compose, hold_out=hold_out, seed=seed, duplicates=duplicates)
 
 
 def session(
     folder: Path,
     device: FakeConnection,
-    settings: Settings | None = None,
+    settings: ProfileSettings | None = None,
     plan: JobPlan | None = None,
     conditions: Conditions = CONDITIONS,
 ) -> Session:
@@ -134,7 +135,7 @@ def session(
         scheduler=SerialScheduler(device),
         build=write_spec,
         folder=folder,
-        settings=settings or Settings(anchor_every=6),
+        settings=settings or ProfileSettings(anchor_every=6),
         clock=device.clock,
     )
 
@@ -142,7 +143,7 @@ def session(
 def run(
     folder: Path,
     device: FakeConnection,
-    settings: Settings | None = None,
+    settings: ProfileSettings | None = None,
     conditions: Conditions = CONDITIONS,
 ) -> SessionResult:
     with session(folder, device, settings, conditions=conditions) as opened:

@@ -22,9 +22,9 @@ from latency_tables.pieces import NetworkPieces, Piece
 from latency_tables.span_masks import ACTIVE, SpanChain, mask_spans
 from profiler.fake_device import FakeConnection, write_spec
 from profiler.profile import Profile, ProfileRequest, profile
-from profiler.schedulers import SerialScheduler
+from profiler.scheduling.serial import SerialScheduler
 from profiler.session import Progress
-from profiler.settings import Settings
+from profiler.settings import ProfileSettings
 
 LENGTH = 9
 CHANNELS = 8
@@ -138,7 +138,7 @@ def request(folder: Path, **changes: object) -> ProfileRequest:
         date="2026-01-01",
         dshrink_version="1",
         hold_out=8,
-        settings=Settings(anchor_every=6),
+        settings=ProfileSettings(anchor_every=6),
     )
     return replace(wanted, **changes)
 

@@ -4,7 +4,7 @@ import pytest
 
 from devices.connection import LocalConnection
 from devices.ssh import SshConnection
-from profiler.board_tasks import connection_of
+from profiler.scheduling.board_tasks import connection_of
 
 
 @pytest.fixture(autouse=True)

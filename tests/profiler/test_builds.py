@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from devices.connection import PushedFile
+from devices.environment import Environment
 from latency_tables.opspec import Activation, OpSpec
 from latency_tables.schema import Conditions
 from profiler.builds import Builds
-from profiler.jobs import AnyJob, Job
+from profiler.planning.jobs import AnyJob, Job
 from profiler.replies import Failure, Reply, Samples
-from profiler.steps import Push, Recall
+from profiler.scheduling.lanes import Outcome, Request, run_blocking
 
 GPU = {"gpu": {"name": "Simulated"}}
 ENGINE = "e" * 64
@@ -46,28 +47,51 @@ def reply(name: str, number: int = 0, board: str = "b", **built: Any) -> Reply:
     return Reply(job_id=name, round=number, attempt=0, board=board, outcome=samples)
 
 
-def steps(lane: Generator[Any, object, None], *answers: object) -> list[Any]:
-    """The steps that a lane asks for when it gets these answers."""
-    asked = []
-    try:
-        asked.append(next(lane))
-        for answer in answers:
-            asked.append(lane.send(answer))
-    except StopIteration:
-        pass
-    return asked
+class ScriptedBoard:
+    """Notes the files that it gets, and answers each recall with the next of its answers."""
+
+    def __init__(self, *learned: bytes | None) -> None:
+        self._learned = list(learned)
+        self.pushed: list[Path] = []
+        self.recalled: list[str] = []
+
+    async def begin(self) -> Environment:
+        raise NotImplementedError
+
+    async def push(self, files: Sequence[Path]) -> tuple[PushedFile, ...]:
+        self.pushed += files
+        return tuple(PushedFile(path="/far/cache", sha256="c" * 64) for _ in files)
+
+    async def execute(self, requests: Sequence[Request], timeout_s: float) -> tuple[Outcome, ...]:
+        raise NotImplementedError
+
+    async def recall(self, runtime: str) -> bytes | None:
+        self.recalled.append(runtime)
+        return self._learned.pop(0)
+
+    def begins(self, known: Builds, gpu: Mapping[str, Any] = GPU) -> list[Path]:
+        """The files that a round brings here at its start."""
+        del self.pushed[:]
+        run_blocking(known.begin("b", self, gpu))
+        return list(self.pushed)
+
+    def keeps(self, known: Builds) -> list[str]:
+        """The runtimes that are asked for their state."""
+        del self.recalled[:]
+        run_blocking(known.keep(self))
+        return list(self.recalled)
 
 
 def test_an_engine_is_asked_for_only_on_the_board_and_for_the_file_it_was_built_from(
     tmp_path: Path,
 ) -> None:
-    first, other, twin = job("a"), job("o", channels=5), job("t", kind="twin", seed=1)
-    known = builds(tmp_path, [first, other, twin])
+    first, other, duplicate = job("a"), job("o", channels=5), job("t", kind="duplicate", seed=1)
+    known = builds(tmp_path, [first, other, duplicate])
     assert known.options("b", first, 0) == {}
     known.note([reply("a", engine_sha256=ENGINE, engine_reused=False)])
     assert known.options("b", first, 1) == {"engine_sha256": ENGINE}
     assert known.options("elsewhere", first, 1) == {}
-    assert known.options("b", other, 1) == {} == known.options("b", twin, 1)
+    assert known.options("b", other, 1) == {} == known.options("b", duplicate, 1)
 
 
 def test_an_anchor_shares_the_engine_of_its_piece(tmp_path: Path) -> None:
@@ -86,10 +110,9 @@ def test_extra_rounds_build_anew_what_they_are_told_to_and_keep_the_runs_own_eng
     known = builds(tmp_path, [piece, anchor])
     known.note([reply("a", engine_sha256=ENGINE)])
     assert known.options("b", piece, 3) == {"engine_sha256": ENGINE}
-    known.rebuilt = {"a"}
-    assert known.options("b", piece, 1) == {"engine_sha256": ENGINE}
-    assert known.options("b", piece, 3) == {"build": 1}
-    assert known.options("b", piece, 5) == {"build": 3}
+    assert known.options("b", piece, 1, rebuild=True) == {"engine_sha256": ENGINE}
+    assert known.options("b", piece, 3, rebuild=True) == {"build": 1}
+    assert known.options("b", piece, 5, rebuild=True) == {"build": 3}
     known.note([reply("a", number=3, engine_sha256="f" * 64)])
     assert known.options("b", piece, 2) == {"engine_sha256": ENGINE}
     assert known.options("b", anchor, 4) == {"engine_sha256": ENGINE}
@@ -108,9 +131,9 @@ def test_a_runtime_that_builds_nothing_is_asked_for_nothing(tmp_path: Path) -> N
     piece = job("a")
     known = builds(tmp_path, [piece], conditions("onnxruntime"))
     known.note([reply("a", engine_sha256=ENGINE, engine_reused=False)])
-    known.rebuilt = {"a"}
-    assert known.options("b", piece, 4) == {}
-    assert steps(known.begin("b", GPU)) == [] == steps(known.keep())
+    assert known.options("b", piece, 4, rebuild=True) == {}
+    board = ScriptedBoard()
+    assert board.begins(known) == [] == board.keeps(known)
 
 
 def test_the_timing_cache_is_kept_beside_the_journal_and_handed_to_the_next_agent(
@@ -118,35 +141,34 @@ def test_the_timing_cache_is_kept_beside_the_journal_and_handed_to_the_next_agen
 ) -> None:
     piece = job("a")
     known = builds(tmp_path, [piece])
-    assert steps(known.begin("b", GPU)) == []
-    assert steps(known.keep()) == [], "nothing was built yet"
+    board = ScriptedBoard(b"learned", b"learned more")
+    assert board.begins(known) == []
+    assert board.keeps(known) == [], "nothing was built yet"
     known.note([reply("a", engine_reused=False)])
-    assert steps(known.keep(), b"learned") == [Recall(runtime="tensorrt")]
+    assert board.keeps(known) == ["tensorrt"]
     (cache,) = tmp_path.glob("timing_cache-*")
     assert cache.read_bytes() == b"learned"
-    assert steps(known.keep()) == [], "nothing was built since"
+    assert board.keeps(known) == [], "nothing was built since"
 
-    pushed = PushedFile(path="/far/cache", sha256="c" * 64)
-    ((push,),) = [steps(known.begin("b", GPU), (pushed,))]
-    assert isinstance(push, Push)
-    (handed_over,) = push.files
+    (handed_over,) = board.begins(known)
     known.note([reply("a", engine_reused=False)])
-    assert steps(known.keep(), b"learned more") == [Recall(runtime="tensorrt")]
+    assert board.keeps(known) == ["tensorrt"]
     assert cache.read_bytes() == b"learned more"
     assert handed_over.read_bytes() == b"learned", "what an agent was told the digest of stays"
     wanted = {"timing_cache": "/far/cache", "timing_cache_sha256": "c" * 64}
     assert known.options("b", piece, 1) == wanted
     assert known.options("other board", piece, 1) == {}
-    known.rebuilt = {"a"}
-    assert known.options("b", piece, 3) == {"build": 1}, "a new build starts from nothing"
+    rebuilt = known.options("b", piece, 3, rebuild=True)
+    assert rebuilt == {"build": 1}, "a new build starts from nothing"
 
 
 def test_a_cache_that_cannot_be_had_leaves_the_old_one(tmp_path: Path) -> None:
     known = builds(tmp_path, [job("a")])
-    steps(known.begin("b", GPU))
-    for answer in (b"old", None):
+    board = ScriptedBoard(b"old", None)
+    board.begins(known)
+    for _ in range(2):
         known.note([reply("a", engine_reused=False)])
-        steps(known.keep(), answer)
+        assert board.keeps(known) == ["tensorrt"]
     (cache,) = tmp_path.glob("timing_cache-*")
     assert cache.read_bytes() == b"old"
 
@@ -156,9 +178,10 @@ def test_a_cache_that_cannot_be_had_leaves_the_old_one(tmp_path: Path) -> None:
 )
 def test_a_cache_is_for_one_version_on_one_gpu(tmp_path: Path, gpu: str, version: str) -> None:
     first = builds(tmp_path, [job("a")])
-    steps(first.begin("b", GPU))
+    board = ScriptedBoard(b"learned")
+    board.begins(first)
     first.note([reply("a", engine_reused=False)])
-    steps(first.keep(), b"learned")
+    board.keeps(first)
     second = builds(tmp_path, [job("a")], conditions(version=version))
     is_same = (gpu, version) == ("Simulated", "8.5.3")
-    assert bool(steps(second.begin("b", {"gpu": {"name": gpu}}))) == is_same
+    assert bool(board.begins(second, {"gpu": {"name": gpu}})) == is_same

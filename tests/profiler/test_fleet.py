@@ -16,14 +16,14 @@ from small_network import CONDITIONS, latency_ms, run, small_plan
 from profiler.errors import SessionError
 from profiler.fake_device import FakeConnection, write_spec
 from profiler.session import Session, SessionResult
-from profiler.settings import Settings
+from profiler.settings import ProfileSettings
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed (dshrink[fleet])")
 from scripted_boards import ScriptedBoards  # noqa: E402
 
-from profiler.fleet import DaskScheduler  # noqa: E402
+from profiler.scheduling.fleet import DaskScheduler  # noqa: E402
 
-SETTINGS = Settings(anchor_every=6, extra_rounds=0)
+SETTINGS = ProfileSettings(anchor_every=6, extra_rounds=0)
 
 
 class Cluster:
@@ -166,12 +166,12 @@ def test_an_estimate_counts_the_boards(tmp_path: Path, cluster: Cluster) -> None
 def test_a_device_that_no_worker_offers_is_named_with_the_command(cluster: Cluster) -> None:
     scheduler = DaskScheduler(cluster.address, ("raspi4", "kitchen-pi"), patience_s=0.1)
     with pytest.raises(SessionError, match=r"offers raspi4 or kitchen-pi: start one .*raspi4=1"):
-        scheduler.drive(lambda board: iter(()))  # type: ignore[arg-type,return-value]
+        scheduler.drive(lambda name, board: pytest.fail("there is no board"))
     scheduler.close()
 
 
 def test_an_address_where_nothing_answers_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("profiler.fleet.CONNECT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("profiler.scheduling.dask_connection.CONNECT_TIMEOUT_S", 0.5)
     with pytest.raises(SessionError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
         DaskScheduler("tcp://127.0.0.1:9", ("fake",))
 
@@ -197,6 +197,6 @@ def test_a_worker_that_dies_while_it_is_asked_what_it_is_does_not_stop_the_run(
 
 
 def test_tls_without_certificates_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("profiler.fleet.CONNECT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("profiler.scheduling.dask_connection.CONNECT_TIMEOUT_S", 0.5)
     with pytest.raises(SessionError, match=r"cannot connect to tls://.*distributed\.comm\.tls"):
         DaskScheduler("tls://127.0.0.1:9", ("fake",))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from devices.errors import AgentLostError, JobFailedError
 from latency_tables.schema import Conditions
 from profiler.errors import MeasurementError
 from profiler.fake_device import FakeAgent, FakeConnection
+from profiler.journal_lines import read_entry, write_entry
 from profiler.measurement import Measurement
-from profiler.quality import audit, rivals, speed_limit
+from profiler.planning.further_rounds import close_forms
 from profiler.replies import Failure, LayerTimes, Reply, Samples, parse_result
-from profiler.schedulers import SerialScheduler
-from profiler.steps import Recall
+from profiler.scheduling.direct_board import DirectBoard
+from profiler.scheduling.lanes import run_blocking
+from profiler.table.audit import audit, speed_limit
 
 MS = 1_000_000
 GPU_FP32 = Conditions(
@@ -53,7 +56,7 @@ def test_the_latency_is_what_the_gpu_says_and_the_wall_clock_stands_beside_it() 
 
 def test_a_row_whose_host_sets_the_pace_is_marked_and_says_the_way_out() -> None:
     bound = measurement(*[of_gpu(1.0, enqueue_ms=0.81)] * 3)
-    assert bound.host_bound and bound.verdict == "host_bound" and bound.settled
+    assert bound.host_bound and bound.verdict == "host_bound" and bound.converged
     assert "--launch cuda_graph" in bound.reason
     free = measurement(*[of_gpu(1.0, enqueue_ms=0.79)] * 3)
     assert not free.host_bound and free.verdict == "ok"
@@ -61,7 +64,7 @@ def test_a_row_whose_host_sets_the_pace_is_marked_and_says_the_way_out() -> None
 
 def test_noise_is_said_before_the_host() -> None:
     noisy = measurement(of_gpu(1.0, 0.9), of_gpu(1.2, 0.9), of_gpu(1.1, 0.9))
-    assert noisy.verdict == "noisy" and not noisy.settled
+    assert noisy.verdict == "noisy" and not noisy.converged
 
 
 def test_builds_of_several_precisions_are_all_named() -> None:
@@ -112,16 +115,11 @@ def test_samples_of_a_cpu_have_no_gpu_times() -> None:
 
 
 def test_results_survive_the_journal() -> None:
-    layers = LayerTimes(names=("t1/Conv", "reformat"), times_ns=((5, 6), (1, 1)))
+    layers = LayerTimes(layers=(("t1/Conv", (5, 6)), ("reformat", (1, 1))))
     for outcome in (of_gpu(1.0), layers, Samples(wall_ns=(3,)), Failure(type="t", message="m")):
         reply = Reply(job_id="j", round=1, attempt=0, board="b", outcome=outcome)
-        assert Reply.from_json(reply.to_json()) == reply
-    assert (
-        Reply.from_json(
-            Reply(job_id="j", round=1, attempt=0, board="b", outcome=layers).to_json()
-        ).layers
-        == layers
-    )
+        line = json.loads(json.dumps(write_entry(reply)))
+        assert read_entry(line, "here") == reply
 
 
 @pytest.mark.parametrize(
@@ -147,7 +145,7 @@ def test_no_gpu_is_as_fast_as_the_limit_and_real_ones_stay_below() -> None:
     assert limit is not None
     # An H200: 67 TFLOPS fp32 and 4.8 TB/s (NVIDIA's data sheet).
     assert limit.macs_per_s > 2 * 33.5e12 and limit.bytes_per_s > 4.8e12
-    plan = small_plan(twins=0)
+    plan = small_plan(duplicates=0)
     impossible = {job.id: measurement(*[of_gpu(1e-6)] * 3, job_id=job.id) for job in plan.jobs}
     assert audit(plan, impossible, GPU_FP32).warnings
     possible = {job.id: measurement(*[of_gpu(1.0)] * 3, job_id=job.id) for job in plan.jobs}
@@ -155,7 +153,7 @@ def test_no_gpu_is_as_fast_as_the_limit_and_real_ones_stay_below() -> None:
 
 
 def test_forms_of_a_block_within_five_percent_are_rivals_and_others_are_not() -> None:
-    plan = small_plan(twins=0)
+    plan = small_plan(duplicates=0)
     places = plan.pieces.by_place
     block = next(
         block
@@ -166,19 +164,19 @@ def test_forms_of_a_block_within_five_percent_are_rivals_and_others_are_not() ->
     # Every other pair of forms is far apart.
     far = (10.0**n for n in itertools.count())
     latencies = {job.id: measurement(of_gpu(next(far)), job_id=job.id) for job in plan.jobs}
-    assert rivals(plan, latencies) == frozenset()
+    assert close_forms(plan, latencies) == frozenset()
     latencies[original] = measurement(of_gpu(1.0), job_id=original)
     for merged_ms, found in ((1.04, {original, merged}), (0.96, {original, merged}), (1.06, set())):
         latencies[merged] = measurement(of_gpu(merged_ms), job_id=merged)
-        assert rivals(plan, latencies) == found
+        assert close_forms(plan, latencies) == found
     failed = Reply(
         job_id=merged, round=0, attempt=0, board="b", outcome=Failure(type="t", message="m")
     )
     latencies[merged] = Measurement(job_id=merged, replies=(failed,), clock="cuda_events")
-    assert rivals(plan, latencies) == frozenset()
+    assert close_forms(plan, latencies) == frozenset()
 
 
-def recall(monkeypatch: pytest.MonkeyPatch, answer: Any) -> tuple[Any, list[Any], SerialScheduler]:
+def recall(monkeypatch: pytest.MonkeyPatch, answer: Any) -> tuple[Any, list[Any], DirectBoard]:
     asked: list[Any] = []
 
     def request(agent: FakeAgent, message: Any, timeout_s: float) -> Any:
@@ -188,8 +186,8 @@ def recall(monkeypatch: pytest.MonkeyPatch, answer: Any) -> tuple[Any, list[Any]
         return answer
 
     monkeypatch.setattr(FakeAgent, "request", request)
-    serial = SerialScheduler(FakeConnection(latency_ms=latency_ms))
-    return serial.carry_out(Recall(runtime="tensorrt")), asked, serial
+    board = DirectBoard(FakeConnection(latency_ms=latency_ms))
+    return run_blocking(board.recall("tensorrt")), asked, board
 
 
 def test_what_a_runtime_learned_is_recalled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +211,7 @@ def test_what_a_runtime_learned_is_recalled(monkeypatch: pytest.MonkeyPatch) -> 
 def test_no_run_ends_for_want_of_what_was_learned(
     monkeypatch: pytest.MonkeyPatch, answer: Any, tmp_path: Path
 ) -> None:
-    learned, _, serial = recall(monkeypatch, answer)
+    learned, _, board = recall(monkeypatch, answer)
     assert learned is None
     monkeypatch.undo()
-    assert serial.probe().cpu_model == "scripted"
+    assert run_blocking(board.begin()).cpu_model == "scripted"

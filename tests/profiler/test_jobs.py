@@ -9,17 +9,10 @@ from devices.agent.protocol import PROTOCOL, parse_request
 from devices.connection import PushedFile
 from latency_tables.opspec import OpSpec
 from latency_tables.schema import Conditions
-from profiler.errors import JobError
-from profiler.hold_out import between_masks
-from profiler.jobs import (
-    CALIBRATION_NETWORKS,
-    PROFILE_RULE,
-    FileJob,
-    Job,
-    JobPlan,
-    measure_request,
-    plan_jobs,
-)
+from profiler.errors import PlanningError
+from profiler.planning.hold_out import between_masks
+from profiler.planning.jobs import PROFILE_RULE, FileJob, Job, JobPlan, measure_request
+from profiler.planning.profile_plan import CALIBRATION_NETWORKS, plan_jobs
 
 BLOCKS = len(CHANNELS) - 1
 
@@ -77,13 +70,15 @@ def test_a_network_that_cannot_merge_has_no_merged_job() -> None:
     assert {network.role for network in plan.networks} == {"base"}
 
 
-def test_twins_are_spread_over_sizes_and_have_other_weights() -> None:
-    plan = small_plan(twins=3)
+def test_duplicates_are_spread_over_sizes_and_have_other_weights() -> None:
+    plan = small_plan(duplicates=3)
     by_macs = sorted(job.spec.macs for job in plan.jobs if job.kind == "piece")
-    ranks = sorted(by_macs.index(twin.spec.macs) / len(by_macs) for twin in plan.twins)
+    ranks = sorted(
+        by_macs.index(duplicate.spec.macs) / len(by_macs) for duplicate in plan.duplicates
+    )
     assert ranks[0] < 1 / 3 < ranks[1] < 2 / 3 <= ranks[2]
-    assert all(twin.weights_seed != 0 for twin in plan.twins)
-    assert len(small_plan(twins=0).twins) == 0
+    assert all(duplicate.weights_seed != 0 for duplicate in plan.duplicates)
+    assert len(small_plan(duplicates=0).duplicates) == 0
 
 
 def test_the_plan_digest_changes_with_any_job_and_with_nothing_else() -> None:
@@ -95,20 +90,20 @@ def test_the_plan_digest_changes_with_any_job_and_with_nothing_else() -> None:
 
 def test_a_plan_refuses_two_jobs_of_one_name() -> None:
     plan = small_plan()
-    with pytest.raises(JobError, match="share their id"):
+    with pytest.raises(PlanningError, match="share their id"):
         dataclasses.replace(plan, jobs=plan.jobs * 2)
-    with pytest.raises(JobError, match="share their id"):
+    with pytest.raises(PlanningError, match="share their id"):
         JobPlan(jobs=plan.jobs, anchors=plan.jobs[:1])
-    with pytest.raises(JobError, match="nothing to measure"):
+    with pytest.raises(PlanningError, match="nothing to measure"):
         JobPlan(jobs=(), anchors=plan.anchors)
-    with pytest.raises(JobError, match="unknown kind"):
+    with pytest.raises(PlanningError, match="unknown kind"):
         Job(id="x", kind="guess", label="x", spec=plan.jobs[0].spec)
 
 
 def test_the_agent_takes_the_request() -> None:
     conditions = Conditions(device="d", runtime="onnxruntime", runtime_version="1", threads=2)
     file = PushedFile(path="/there/a.onnx", sha256="0" * 64)
-    request = measure_request(small_plan().twins[0], file, conditions, PROFILE_RULE)
+    request = measure_request(small_plan().duplicates[0], file, conditions, PROFILE_RULE)
     parsed = parse_request({"protocol": PROTOCOL, "id": "1", **request}).measure
     assert parsed is not None
     assert (parsed.threads, parsed.seed, parsed.rule) == (2, 1, PROFILE_RULE)
@@ -171,7 +166,7 @@ def test_a_file_is_a_job_whose_digest_is_that_of_its_content(tmp_path: Path) -> 
     before = JobPlan(jobs=(job,), anchors=(job.as_anchor(),)).digest
     file.write_bytes(b"two")
     assert JobPlan(jobs=(job,), anchors=(job.as_anchor(),)).digest != before
-    with pytest.raises(JobError, match="unknown kind"):
+    with pytest.raises(PlanningError, match="unknown kind"):
         FileJob(id="x", kind="guess", label="x", file=file)
 
 

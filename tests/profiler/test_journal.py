@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from profiler.errors import JournalError
-from profiler.journal import Header, Journal, JournalState
-from profiler.replies import Failure, Reply, Samples
+from profiler.journal import Journal, JournalState
+from profiler.journal_lines import AnchorLine, EnvironmentLine, Header, write_entry
+from profiler.replies import Failure, LayerTimes, Reply, Samples
 
 HEADER = Header(
     conditions={"device": "local", "batch": 1}, seed=0, plan="12345678", rule={"cap_s": 1.0}
@@ -31,14 +32,14 @@ def reopened(path: Path) -> JournalState:
 
 def filled(path: Path) -> None:
     journal = Journal(path, HEADER)
-    journal.environment(0, "b", {"cpu_model": "x"})
-    journal.anchor(reply("anchor"))
-    journal.replies([reply("a")])
+    journal.record(EnvironmentLine(round=0, board="b", environment={"cpu_model": "x"}))
+    journal.record(AnchorLine(reply("anchor")))
+    journal.record(reply("a"))
     slow = Failure(type="timeout", message="slow")
-    journal.replies([Reply(job_id="b", round=0, attempt=0, board="b", outcome=slow)])
-    journal.anchor(reply("anchor", attempt=1))
+    journal.record(Reply(job_id="b", round=0, attempt=0, board="b", outcome=slow))
+    journal.record(AnchorLine(reply("anchor", attempt=1)))
     journal.discard(0, ["a"], cause="drift", reason="the anchor moved by 2 %")
-    journal.replies([reply("a", attempt=1)])
+    journal.record(reply("a", attempt=1))
     journal.keep(0, "b", "no anchor")
     journal.close()
 
@@ -58,7 +59,7 @@ def test_what_was_written_is_read_again(path: Path) -> None:
 def test_every_outcome_is_on_disk_before_the_next(path: Path) -> None:
     with closing(Journal(path, HEADER)) as journal:
         for number in range(3):
-            journal.replies([reply("a", number)])
+            journal.record(reply("a", number))
             assert len(path.read_text().splitlines()) == number + 2
 
 
@@ -66,11 +67,11 @@ def test_every_outcome_is_on_disk_before_the_next(path: Path) -> None:
 def test_an_unfinished_last_line_is_dropped_and_written_over(path: Path, kept: int) -> None:
     filled(path)
     whole = path.read_bytes()
-    line = json.dumps({"line": "reply", **reply("c").to_json()}).encode()
+    line = json.dumps(write_entry(reply("c"))).encode()
     path.write_bytes(whole + line[:kept])
     with closing(Journal(path, HEADER)) as journal:
         assert ("c", 0) not in journal.state.accepted
-        journal.replies([reply("c")])
+        journal.record(reply("c"))
     assert path.read_bytes().startswith(whole)
     assert ("c", 0) in reopened(path).accepted
 
@@ -113,7 +114,7 @@ def test_a_file_of_someone_else_is_left_alone(path: Path) -> None:
 
 def test_a_newer_journal_is_refused_with_advice(path: Path) -> None:
     filled(path)
-    path.write_text(path.read_text().replace('"schema_version":2', '"schema_version":3'))
+    path.write_text(path.read_text().replace('"schema_version":1', '"schema_version":2'))
     with pytest.raises(JournalError, match="update dshrink"):
         Journal(path, HEADER)
 
@@ -126,9 +127,9 @@ def test_a_newer_journal_is_refused_with_advice(path: Path) -> None:
         '{"line":"reply"}',
         '{"line":"new invention"}',
         '{"line":"discard","round":0,"jobs":["nobody"],"cause":"drift","reason":""}',
-        json.dumps({"line": "reply", **reply("a", attempt=2).to_json()}),
-        json.dumps({"line": "reply", **reply("c", attempt=1).to_json()}),
-        json.dumps({"line": "reply", **reply("c").to_json(), "result": {"wall_ns": []}}),
+        json.dumps(write_entry(reply("a", attempt=2))),
+        json.dumps(write_entry(reply("c", attempt=1))),
+        json.dumps({**write_entry(reply("c")), "result": {"wall_ns": []}}),
     ],
 )
 def test_a_damaged_line_is_an_error_that_names_it(path: Path, line: str) -> None:
@@ -146,3 +147,62 @@ def test_two_runs_cannot_share_a_journal(path: Path) -> None:
     ):
         Journal(path, HEADER)
     reopened(path)
+
+
+def test_a_journal_of_version_1_still_loads(tmp_path: Path) -> None:
+    stored = Path(__file__).parent / "stored" / "journal_v1.jsonl"
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(stored.read_bytes())
+    conditions = {"device": "local", "runtime": "onnxruntime", "batch": 1}
+    header = dataclasses.replace(HEADER, conditions=conditions, rule={"cap_s": 0.2})
+    with closing(Journal(path, header)) as journal:
+        state = journal.state
+    assert {key: reply.attempt for key, reply in state.accepted.items()} == {
+        ("p1", 0): 1,
+        ("p2", 0): 0,
+        ("p3", 0): 0,
+        ("p4", 0): 0,
+        ("layers", 0): 0,
+    }
+    assert state.accepted["p1", 0].samples == Samples(
+        wall_ns=(2100, 2000),
+        cpu_ns=(1900, 1800),
+        runs_per_sample=4,
+        dropped=1,
+        disturbed=1,
+        stopped="interval",
+        warmup_s=0.2,
+        prepare_s=0.05,
+        health_before={"throttle_events": 0},
+        health_after={"throttle_events": 0},
+    )
+    assert state.accepted["p3", 0].failure == Failure(
+        type="out_of_memory", message="killed", advice="less"
+    )
+    layers = (("t1/Conv", (5, 6)), ("result/Gemm", (7, 8)))
+    assert state.accepted["layers", 0].layers == LayerTimes(layers=layers)
+    assert state.accepted["p4", 0].built == {"precision": "fp16", "engine_sha256": "e" * 64}
+    assert [reply.job_id for reply in state.discarded] == ["p1"]
+    assert len(state.log(0, "local").anchors) == 2
+    assert state.warnings == ["round 0: 4 measurements were kept", "local took no further part"]
+    assert path.read_bytes() == stored.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("not JSON", "Expecting value"),
+        ('{"line":"new invention"}', "unknown line 'new invention'"),
+        ('{"line":"kept","round":"0","board":"b","reason":""}', "field 'round' must be an integer"),
+        ('{"line":"kept","round":0,"reason":""}', "field 'board' is missing"),
+    ],
+)
+def test_what_is_wrong_with_a_line_is_one_line_with_advice(
+    path: Path, line: str, problem: str
+) -> None:
+    filled(path)
+    with path.open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(JournalError, match=f"line 10: .*{problem}.*: delete the lines") as caught:
+        Journal(path, HEADER)
+    assert "\n" not in str(caught.value)

@@ -4,8 +4,8 @@ import pytest
 from small_network import HEAD, STEM, merged, original
 
 from latency_tables.opspec import Conv, Op, OpSpec, join
-from profiler.layer_profile import Named, named_operators, share_out
 from profiler.replies import LayerTimes
+from profiler.table.layer_profile import Named, named_operators, share_out
 
 #: STEM has 2 operators, a block with a residual 6, a merged one 2, HEAD 3 of which the last makes
 #: the result.
@@ -16,10 +16,7 @@ COUNT = 11
 
 def times(*layers: tuple[str, int]) -> LayerTimes:
     """A profile of two passes, the second twice as slow."""
-    return LayerTimes(
-        names=tuple(name for name, _ in layers),
-        times_ns=tuple((time_ns, 2 * time_ns) for _, time_ns in layers),
-    )
+    return LayerTimes(layers=tuple((name, (time_ns, 2 * time_ns)) for name, time_ns in layers))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,47 @@ import pytest
 from journal_counts import accepted_replies
 from small_network import CONDITIONS, latency_ms, small_plan
 
+from devices.connection import PushedFile
 from devices.environment import Environment
 from profiler.errors import JournalError, SessionError
 from profiler.fake_device import FakeConnection, write_spec
-from profiler.schedulers import SerialScheduler
+from profiler.scheduling.lanes import Board, MakeLane, Outcome, Request
+from profiler.scheduling.serial import SerialScheduler
 from profiler.session import Session, SessionResult
-from profiler.settings import Settings
-from profiler.steps import MakeLane, next_step
+from profiler.settings import ProfileSettings
 
-SETTINGS = Settings(anchor_every=6, extra_rounds=0)
+SETTINGS = ProfileSettings(anchor_every=6, extra_rounds=0)
 JOBS = len(small_plan().jobs)
+
+
+class Turn:
+    """Awaited, it lets the other lanes run first."""
+
+    def __await__(self) -> Iterator[None]:
+        yield
+
+
+class TakingTurns:
+    """A board whose lane is suspended at each request."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+
+    async def begin(self) -> Environment:
+        await Turn()
+        return await self._board.begin()
+
+    async def push(self, files: Sequence[Path]) -> tuple[PushedFile, ...]:
+        await Turn()
+        return await self._board.push(files)
+
+    async def execute(self, requests: Sequence[Request], timeout_s: float) -> tuple[Outcome, ...]:
+        await Turn()
+        return await self._board.execute(requests, timeout_s)
+
+    async def recall(self, runtime: str) -> bytes | None:
+        await Turn()
+        return await self._board.recall(runtime)
 
 
 class Fleet:
@@ -41,20 +72,15 @@ class Fleet:
         return next(iter(self._boards.values())).probe()
 
     def drive(self, make_lane: MakeLane) -> None:
-        lanes = {name: make_lane(name) for name in self._boards}
-        answers: dict[str, Any] = dict.fromkeys(lanes)
-        problems: dict[str, SessionError | None] = dict.fromkeys(lanes)
+        lanes = {
+            name: make_lane(name, TakingTurns(one.board)) for name, one in self._boards.items()
+        }
         while lanes:
             for name, lane in list(lanes.items()):
-                step = next_step(lane, answers[name], problems[name])
-                if step is None:
-                    del lanes[name]
-                    continue
-                answers[name] = problems[name] = None
                 try:
-                    answers[name] = self._boards[name].carry_out(step)
-                except SessionError as error:
-                    problems[name] = error
+                    lane.send(None)
+                except StopIteration:
+                    del lanes[name]
 
     def close(self) -> None:
         for board in self._boards.values():
@@ -70,7 +96,7 @@ def slow(now_s: float) -> float:
 
 
 def run(
-    folder: Path, fleet: Fleet, settings: Settings = SETTINGS, stop_at: int | None = None
+    folder: Path, fleet: Fleet, settings: ProfileSettings = SETTINGS, stop_at: int | None = None
 ) -> SessionResult:
     def report(done: int, total: int, label: str) -> None:
         if stop_at is not None and done >= stop_at:
@@ -91,7 +117,7 @@ def boards_of(result: SessionResult) -> set[str]:
     return {name for m in result.measurements.values() for name in m.board.split("+")}
 
 
-def check_whole(folder: Path, settings: Settings = SETTINGS) -> None:
+def check_whole(folder: Path, settings: ProfileSettings = SETTINGS) -> None:
     counts = accepted_replies(folder)
     assert set(counts.values()) == {1}
     assert len(counts) == JOBS * settings.rounds
@@ -126,7 +152,7 @@ def test_boards_of_different_rounds_are_compared_too(tmp_path: Path) -> None:
 def test_a_board_that_turns_slow_in_a_later_round_loses_that_round_only(tmp_path: Path) -> None:
     device = board()
     fleet = Fleet({"a": board(), "b": device})
-    turned = Settings(anchor_every=6, extra_rounds=0, rounds=4)
+    turned = ProfileSettings(anchor_every=6, extra_rounds=0, rounds=4)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, fleet, turned, stop_at=3 * JOBS)
     result = run(tmp_path, Fleet({"a": board(), "b": board(speed=slow)}), turned)

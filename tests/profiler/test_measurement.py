@@ -1,3 +1,4 @@
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -5,8 +6,9 @@ from typing import Any
 import pytest
 
 from profiler.errors import MeasurementError
-from profiler.measurement import AGREEING, CALM_WANTED, Measurement
-from profiler.replies import Failure, Reply, Samples
+from profiler.journal_lines import read_entry, write_entry
+from profiler.measurement import AGREEING_ROUNDS, UNDISTURBED_ROUNDS, Measurement
+from profiler.replies import Failure, Reply, Samples, parse_result
 
 MS = 1_000_000
 CRASH = Failure(type="agent_crashed", message="ended by signal 11")
@@ -91,14 +93,14 @@ def test_pooled_statistics_are_those_of_all_samples() -> None:
 
 def test_rounds_that_agree_within_one_percent_are_ok() -> None:
     m = measurement(STEADY)
-    assert (m.verdict, m.reason, m.settled) == ("ok", "", True)
+    assert (m.verdict, m.reason, m.converged) == ("ok", "", True)
 
 
 def test_rounds_that_disagree_are_noisy_and_the_reason_says_by_how_much() -> None:
     m = measurement([steady(1.0), steady(1.02), steady(1.04)])
     assert m.verdict == "noisy"
     assert m.reason.startswith("known to 2.0 % (wanted: 1 %) after 3 rounds, which differ by 3.9 %")
-    assert not m.settled
+    assert not m.converged
 
 
 def test_too_few_rounds_are_noisy_whatever_they_say() -> None:
@@ -142,7 +144,7 @@ def test_disturbed_rounds_do_not_count_where_there_are_calm_ones(statistic: str)
     # The agent drops all disturbed samples, or, where hardly any other is left, none of them.
     calm = [steady(1.0), steady(1.001, dropped=7, disturbed=7), steady(1.002)]
     busy = steady(0.7, disturbed=10)
-    assert [part.calm for part in (*calm, busy)] == [True, True, True, False]
+    assert [part.undisturbed for part in (*calm, busy)] == [True, True, True, False]
     m = measurement([calm[0], busy, calm[1], busy, calm[2]], statistic=statistic)
     alone = measurement(calm, statistic=statistic)
     for name in ("latency_ms", "low_ms", "high_ms", "median_ms", "min_ms", "p99_ms", "samples"):
@@ -153,8 +155,12 @@ def test_disturbed_rounds_do_not_count_where_there_are_calm_ones(statistic: str)
 
 def test_two_calm_rounds_are_enough_and_do_without_the_others() -> None:
     busy = steady(1.4, disturbed=10)
-    m = measurement([*STEADY[:CALM_WANTED], busy, busy], statistic="quiet")
-    assert (m.verdict, m.samples, m.rounds) == ("ok", 10 * CALM_WANTED, CALM_WANTED + 2)
+    m = measurement([*STEADY[:UNDISTURBED_ROUNDS], busy, busy], statistic="quiet")
+    assert (m.verdict, m.samples, m.rounds) == (
+        "ok",
+        10 * UNDISTURBED_ROUNDS,
+        UNDISTURBED_ROUNDS + 2,
+    )
     assert m.latency_ms < 1.01
 
 
@@ -162,11 +168,11 @@ def test_where_hardly_a_round_is_calm_three_of_any_kind_have_to_agree() -> None:
     def busy(value: float) -> Samples:
         return steady(value, disturbed=10)
 
-    few_calm = STEADY[: CALM_WANTED - 1]
+    few_calm = STEADY[: UNDISTURBED_ROUNDS - 1]
     m = measurement([*few_calm, busy(1.001), busy(1.4), busy(1.4), busy(1.4)], statistic="quiet")
     # Two agree, which would be enough if they were calm.
     assert (m.verdict, m.samples) == ("noisy", 10 * m.rounds)
-    agreeing = [busy(1.001)] * AGREEING
+    agreeing = [busy(1.001)] * AGREEING_ROUNDS
     mended = measurement([*agreeing, busy(1.4), busy(1.4)], statistic="quiet")
     assert (mended.verdict, mended.latency_ms) == ("ok", 1.001)
     assert measurement([*agreeing, busy(1.4)]).verdict == "noisy"  # the median wants all of them
@@ -176,13 +182,13 @@ def test_two_crashes_give_a_job_up_and_one_bad_model_does() -> None:
     assert measurement([CRASH, CRASH, STEADY[0]]).verdict == "failed"
     bad = measurement([Failure(type="bad_model", message="no such operator")])
     assert (bad.verdict, bad.reason) == ("failed", "bad_model: no such operator")
-    assert bad.settled
+    assert bad.converged
 
 
 def test_a_job_that_was_never_measured_has_failed_and_has_no_latency() -> None:
     m = measurement([])
     assert (m.verdict, m.reason) == ("failed", "never measured")
-    assert not m.settled
+    assert not m.converged
     for name in ("latency_ms", "low_ms", "min_ms", "wall_latency_ms", "round_spread_percent"):
         with pytest.raises(MeasurementError, match="never measured"):
             getattr(m, name)
@@ -228,10 +234,11 @@ def test_two_replies_of_one_round_are_refused() -> None:
 )
 def test_what_is_no_result_is_refused(data: dict[str, object]) -> None:
     with pytest.raises(MeasurementError):
-        Samples.from_json(data)
+        parse_result(data)
 
 
 def test_replies_survive_json() -> None:
     for outcome in (*STEADY, CRASH):
         reply = Reply(job_id="a b", round=2, attempt=1, board="b", outcome=outcome, took_s=0.5)
-        assert Reply.from_json(reply.to_json()) == reply
+        line = json.loads(json.dumps(write_entry(reply)))
+        assert read_entry(line, "here") == reply

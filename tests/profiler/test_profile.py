@@ -5,8 +5,8 @@ from small_network import CONDITIONS, compose, latency_ms, network_pieces
 from latency_tables.io import load_table, save_table
 from profiler.fake_device import FakeConnection, write_spec
 from profiler.profile import ProfileRequest, profile
-from profiler.schedulers import SerialScheduler
-from profiler.settings import Estimate
+from profiler.scheduling.serial import SerialScheduler
+from profiler.time_budget import DurationEstimate
 
 
 def test_one_call_plans_measures_and_builds_a_table_that_can_be_saved(tmp_path: Path) -> None:
@@ -20,7 +20,7 @@ def test_one_call_plans_measures_and_builds_a_table_that_can_be_saved(tmp_path: 
         dshrink_version="1",
         hold_out=4,
     )
-    estimates: list[Estimate] = []
+    estimates: list[DurationEstimate] = []
     for expected_reuse in (0, 3):
         device = FakeConnection(latency_ms=latency_ms, noise=0.001)
         made = profile(request, SerialScheduler(device), on_start=estimates.append)

@@ -23,21 +23,22 @@ from latency_tables.io import load_table, save_table
 from latency_tables.opspec import Activation, Conv, OpSpec, join
 from latency_tables.pieces import NetworkPieces, Piece
 from latency_tables.table import LatencyTable
-from profiler.contexts import choose_contexts
-from profiler.errors import JobError, JournalError
+from profiler.errors import JournalError, PlanningError
 from profiler.fake_device import FakeConnection, write_spec
-from profiler.jobs import ProfilePlan, layers_job_id, plan_jobs
-from profiler.places import network_order, pair_spec, piece_before
+from profiler.planning.contexts import choose_contexts
+from profiler.planning.places import network_order, pair_spec, piece_before
+from profiler.planning.profile_plan import ProfilePlan, layers_job_id, plan_jobs
 from profiler.profile import Profile, ProfileRequest, profile
-from profiler.rows import FLOOR_MS
-from profiler.schedulers import SerialScheduler
+from profiler.scheduling.serial import SerialScheduler
 from profiler.session import SessionResult
-from profiler.settings import Estimate, Settings
-from profiler.table_builder import ContextTables, Provenance, build_tables
+from profiler.settings import ProfileSettings
+from profiler.table.builder import ContextTables, Provenance, build_tables
+from profiler.table.rows import FLOOR_MS
+from profiler.time_budget import DurationEstimate
 
 ALL = ("isolated", "pair", "layers")
 GPU = dataclasses.replace(CONDITIONS, clock="cuda_events")
-QUICK = Settings(anchor_every=50, extra_rounds=0)
+QUICK = ProfileSettings(anchor_every=50, extra_rounds=0)
 PROVENANCE = Provenance(fingerprint={}, seed=0, date="", dshrink_version="1")
 #: A profiler slows a network by so much.
 SLOWED = 1.4
@@ -182,7 +183,7 @@ def test_equal_pairs_are_one_job() -> None:
 
 def test_each_context_adds_its_jobs() -> None:
     alone, pairs, every = plan(("isolated",)), plan(("isolated", "pair")), plan()
-    assert {job.kind for job in alone.jobs} == {"piece", "network", "twin"}
+    assert {job.kind for job in alone.jobs} == {"piece", "network", "duplicate"}
     assert alone.jobs == pairs.jobs[: len(alone.jobs)] == every.jobs[: len(alone.jobs)]
     added = [job for job in pairs.jobs if job.kind == "pair"]
     specs = [pair_spec(pairs.pieces, piece) for piece in pairs.pieces.pieces]
@@ -197,12 +198,12 @@ def test_each_context_adds_its_jobs() -> None:
         compose("1" * 6, "repad"), compose("0" * 6, "repad"), compose("0" * 6, "bias_map")
     ]  # fmt: skip
     assert every.anchors == alone.anchors
-    assert every.twins == alone.twins
+    assert every.duplicates == alone.duplicates
 
 
-def test_the_digest_of_a_plan_of_pieces_alone_is_what_it_was_before_there_were_contexts() -> None:
+def test_the_digest_of_a_plan_changes_with_its_jobs_alone_so_that_journals_can_be_resumed() -> None:
     assert plan(("isolated",)).digest == plan_jobs(network_pieces(), compose, hold_out=8).digest
-    assert plan(("isolated",)).digest == "1b431c65"
+    assert plan(("isolated",)).digest == "e67d8ce9"
     assert len({plan(ALL[:count]).digest for count in (1, 2, 3)}) == 3
 
 
@@ -210,7 +211,7 @@ def test_a_network_that_is_not_its_pieces_has_no_layers_to_share_out() -> None:
     def other(mask: str, padding: str) -> OpSpec:
         return compose(mask, padding) if "0" in mask else join([STEM, original(0), HEAD_8])
 
-    with pytest.raises(JobError, match="network 111111 repad is not its pieces"):
+    with pytest.raises(PlanningError, match="network 111111 repad is not its pieces"):
         plan_jobs(network_pieces(), other, contexts=("layers",))
     assert plan_jobs(network_pieces(), other, contexts=("pair",)).jobs
 
@@ -239,12 +240,14 @@ def test_contexts_are_those_asked_for_or_what_suits_the_processor(
 
 
 def test_contexts_that_do_not_exist_or_cannot_be_are_refused() -> None:
-    with pytest.raises(JobError, match="unknown context 'alone'; known: isolated, pair, layers"):
+    with pytest.raises(
+        PlanningError, match="unknown context 'alone'; known: isolated, pair, layers"
+    ):
         choose_contexts(["pair,alone"], CONDITIONS, layer_profiles=True)
-    with pytest.raises(JobError, match="onnxruntime with launch plain does not tell how long"):
+    with pytest.raises(PlanningError, match="onnxruntime with launch plain does not tell how long"):
         choose_contexts(["layers"], CONDITIONS, layer_profiles=False)
     compiled = dataclasses.replace(GPU, launch="compiled")
-    with pytest.raises(JobError, match="with launch compiled does not tell how long"):
+    with pytest.raises(PlanningError, match="with launch compiled does not tell how long"):
         choose_contexts(["layers"], compiled, layer_profiles=True)
     assert choose_contexts([], compiled, layer_profiles=True) == ("isolated", "pair")
 
@@ -512,7 +515,7 @@ def request(folder: Path, contexts: tuple[str, ...]) -> ProfileRequest:
 
 
 def run_profile(
-    folder: Path, contexts: tuple[str, ...], estimates: list[Estimate] | None = None
+    folder: Path, contexts: tuple[str, ...], estimates: list[DurationEstimate] | None = None
 ) -> Profile:
     said = estimates if estimates is not None else []
     on = device(noise=0.001)
@@ -522,7 +525,7 @@ def run_profile(
 def test_a_profile_counts_the_jobs_of_its_contexts_and_goes_on_from_its_journal(
     tmp_path: Path,
 ) -> None:
-    estimates: list[Estimate] = []
+    estimates: list[DurationEstimate] = []
     first = run_profile(tmp_path, ALL, estimates)
     again = run_profile(tmp_path, ALL, estimates)
     assert [one.jobs for one in estimates] == [len(plan().jobs)] * 2

@@ -15,11 +15,11 @@ from small_network import compose, merged, network_pieces, original, small_plan
 from devices.agent.protocol import Rule
 from devices.inventory import connect, load_inventory
 from latency_tables.contexts import CONTEXTS
-from profiler.conditions import Target, probe_conditions
 from profiler.errors import JournalError
 from profiler.profile import Profile, ProfileRequest, profile
-from profiler.schedulers import SerialScheduler
-from profiler.settings import Settings
+from profiler.scheduling.serial import SerialScheduler
+from profiler.settings import ProfileSettings
+from profiler.target import Target, probe_conditions
 from profiler.workloads import build_onnx
 
 SIMULATED = Path(__file__).parents[1] / "support" / "fake_gpu"
@@ -33,21 +33,21 @@ QUICK = Rule(
     min_total_s=0.0,
     cap_s=0.02,
 )
-#: Rounds, and as many extra ones as rivals get.
-SETTINGS = Settings(rounds=2, extra_rounds=2, extra_share=5.0, anchor_every=10, rule=QUICK)
+#: Rounds, and as many extra ones as close_forms get.
+SETTINGS = ProfileSettings(rounds=2, extra_rounds=2, extra_share=5.0, anchor_every=10, rule=QUICK)
 
 TARGET = Target(runtime="tensorrt", batch=2)
 #: What the first run takes for forms of a block between which another build may decide.
-RIVALS = frozenset({original(1).digest, merged(1, False).digest})
+CLOSE_FORMS = frozenset({original(1).digest, merged(1, False).digest})
 
 Lines = list[Mapping[str, Any]]
 
 
 @pytest.fixture
 def simulated_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Agents that are started now find a GPU, and RIVALS are built more than once."""
+    """Agents that are started now find a GPU, and CLOSE_FORMS are built more than once."""
     monkeypatch.setenv("PYTHONPATH", str(SIMULATED))
-    monkeypatch.setattr("profiler.profile.rivals", lambda plan, measurements: RIVALS)
+    monkeypatch.setattr("profiler.profile.close_forms", lambda plan, measurements: CLOSE_FORMS)
     return monkeypatch
 
 
@@ -57,7 +57,7 @@ def first_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("first") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(SIMULATED))
-        patch.setattr("profiler.profile.rivals", lambda plan, measurements: RIVALS)
+        patch.setattr("profiler.profile.close_forms", lambda plan, measurements: CLOSE_FORMS)
         run(folder, TARGET)
     return folder
 
@@ -76,7 +76,7 @@ def run(folder: Path, target: Target, contexts: tuple[str, ...] = ("isolated",))
             date="2026-01-01",
             dshrink_version="0",
             hold_out=3,
-            twins=0,
+            duplicates=0,
             contexts=contexts,
             settings=SETTINGS,
         )
@@ -125,14 +125,14 @@ def test_each_file_is_built_once_and_extra_rounds_build_anew(first_run: Path) ->
     planned = built(lines, of_extra_rounds=False)
     new = Counter(facts["engine_sha256"] for _, facts in planned if not facts["engine_reused"])
     assert set(new.values()) == {1}
-    files = {job.digest for job in small_plan(hold_out=3, twins=0).jobs}
+    files = {job.digest for job in small_plan(hold_out=3, duplicates=0).jobs}
     assert len(new) == len(files)
     reused = [facts for _, facts in planned if facts["engine_reused"]]
     assert len(reused) > len(new)
     assert {facts["engine_sha256"] for facts in reused} <= set(new)
     assert all("build_s" in facts for _, facts in planned if not facts["engine_reused"])
-    extra = [facts for job, facts in built(lines, of_extra_rounds=True) if job in RIVALS]
-    assert len(extra) == len(RIVALS) * 2
+    extra = [facts for job, facts in built(lines, of_extra_rounds=True) if job in CLOSE_FORMS]
+    assert len(extra) == len(CLOSE_FORMS) * 2
     assert not any(facts["engine_reused"] for facts in extra)
     assert not (first_run / "workloads").exists(), "no engine stays behind"
     (cache,) = first_run.glob("timing_cache-*.bin")

@@ -15,18 +15,18 @@ from ssh_server import SshServer
 
 from devices.agent.protocol import Rule
 from devices.inventory import load_inventory
-from profiler.conditions import Target, probe_conditions
 from profiler.errors import SessionError
-from profiler.jobs import JobPlan
-from profiler.schedulers import SerialScheduler
+from profiler.planning.jobs import JobPlan
+from profiler.scheduling.serial import SerialScheduler
 from profiler.session import Session, SessionResult
-from profiler.settings import Settings
+from profiler.settings import ProfileSettings
+from profiler.target import Target, probe_conditions
 from profiler.workloads import build_onnx
 
 QUICK = Rule(
     warmup_s=0.0, warmup_cap_s=0.01, window_s=0.002, min_samples=5, min_total_s=0.0, cap_s=0.05
 )
-SETTINGS = Settings(rounds=2, extra_rounds=0, anchor_every=6, rule=QUICK)
+SETTINGS = ProfileSettings(rounds=2, extra_rounds=0, anchor_every=6, rule=QUICK)
 #: A few pieces and networks: each file that goes over the link and each new agent takes its time.
 JOBS = 12
 Report = Callable[[int, int, str], None]

@@ -12,7 +12,6 @@ from small_network import latency_ms
 from devices.agent import runtimes as on_device
 from devices.inventory import CATALOG, Device, load_inventory
 from latency_tables.schema import Conditions
-from profiler.conditions import Target, probe_conditions
 from profiler.errors import SessionError
 from profiler.fake_device import FakeConnection
 from profiler.measurement import HALF_WIDTH
@@ -24,8 +23,9 @@ from profiler.runtimes import (
     traits,
     traits_of,
 )
-from profiler.schedulers import SerialScheduler
+from profiler.scheduling.serial import SerialScheduler
 from profiler.settings import settings_for
+from profiler.target import Target, probe_conditions
 
 GPU = Conditions(
     device="d",

@@ -22,8 +22,9 @@ from small_network import (
 from latency_tables.opspec import OpSpec, OpSpecError
 from profiler.errors import JournalError, SessionError
 from profiler.fake_device import FakeAgent, FakeConnection, write_spec
-from profiler.jobs import FileJob, JobPlan
-from profiler.settings import Estimate, Settings
+from profiler.planning.jobs import FileJob, JobPlan
+from profiler.settings import ProfileSettings
+from profiler.time_budget import DurationEstimate
 
 LEFT_ALONE = dataclasses.replace(CONDITIONS, statistic="quiet")
 
@@ -99,7 +100,7 @@ def test_a_second_run_measures_nothing_and_starts_no_agent(tmp_path: Path) -> No
 def test_a_stretch_in_which_the_machine_changed_is_measured_again(tmp_path: Path) -> None:
     # The clock jumps once for good, in the middle of the first round.
     device = quiet(speed=lambda now_s: 1.05 if now_s > 5.0 else 1.0)
-    result = run(tmp_path, device, Settings(anchor_every=6, extra_rounds=0))
+    result = run(tmp_path, device, ProfileSettings(anchor_every=6, extra_rounds=0))
     drifted = [line for line in lines(tmp_path) if line["line"] == "discard"]
     assert [(line["round"], line["cause"], len(line["jobs"])) for line in drifted] == [
         (0, "drift", 6)
@@ -115,8 +116,8 @@ def test_a_stretch_in_which_the_machine_changed_is_measured_again(tmp_path: Path
 def test_a_machine_that_never_rests_costs_a_bounded_time_and_a_warning(tmp_path: Path) -> None:
     restless = quiet(speed=lambda now_s: 1.0 + 0.05 * (int(now_s) % 2))
     calm = quiet()
-    run(tmp_path / "calm", calm, Settings(anchor_every=6, extra_rounds=0))
-    settings = Settings(anchor_every=6)
+    run(tmp_path / "calm", calm, ProfileSettings(anchor_every=6, extra_rounds=0))
+    settings = ProfileSettings(anchor_every=6)
     result = run(tmp_path / "restless", restless, settings)
     assert any("although the anchor moved" in warning for warning in result.warnings)
     found = accepted(tmp_path / "restless")
@@ -128,7 +129,7 @@ def test_a_machine_that_never_rests_costs_a_bounded_time_and_a_warning(tmp_path:
 @pytest.mark.parametrize("share", [0.0, 0.3])
 def test_drift_may_take_its_share_of_the_time_and_no_more(tmp_path: Path, share: float) -> None:
     restless = quiet(speed=lambda now_s: 1.0 + 0.05 * (int(now_s) % 2))
-    settings = Settings(anchor_every=6, extra_rounds=0, drift_share=share, extra_share=1.0)
+    settings = ProfileSettings(anchor_every=6, extra_rounds=0, drift_share=share, extra_share=1.0)
     result = run(tmp_path, restless, settings)
     planned = 3 * len(small_plan().jobs)
     # Jobs of this device take about equally long; what is too much is known from those so far.
@@ -207,7 +208,7 @@ def test_a_round_beside_a_busy_neighbour_is_journalled_as_such(tmp_path: Path) -
 
     result = run(tmp_path, CrowdedDevice(latency_ms=latency_ms))
     m = result.measurements[target]
-    assert [part.calm for part in m.parts] == [True, False, True]
+    assert [part.undisturbed for part in m.parts] == [True, False, True]
     assert (m.verdict, m.rounds, m.samples) == ("ok", 3, 2 * len(m.parts[0].wall_ns))
 
 
@@ -237,7 +238,7 @@ def test_a_file_is_measured_like_a_piece_and_is_not_deleted(tmp_path: Path) -> N
 
 
 def test_a_row_that_stays_noisy_says_so_after_the_cap(tmp_path: Path) -> None:
-    settings = Settings(anchor_every=6, extra_rounds=1)
+    settings = ProfileSettings(anchor_every=6, extra_rounds=1)
     result = run(tmp_path, quiet(round_noise=0.05), settings)
     noisy = [m for m in result.measurements.values() if m.verdict == "noisy"]
     assert noisy
@@ -251,7 +252,7 @@ def test_a_job_that_always_ends_its_agent_fails_alone_and_is_given_up(
 ) -> None:
     fragile = merged(2, False).digest
     device = quiet(fault=lambda spec, call: fault if spec.digest == fragile else None)
-    plan = small_plan(twins=0)
+    plan = small_plan(duplicates=0)
     plan = dataclasses.replace(
         plan, anchors=tuple(a for a in plan.anchors if a.spec.digest != fragile)
     )
@@ -283,7 +284,7 @@ def test_a_failure_that_no_second_try_mends_is_not_tried_again(tmp_path: Path, f
     device = quiet(fault=lambda spec, call: fault if spec.digest == broken else None)
     result = run(tmp_path, device)
     assert result.measurements[broken].reason == f"{fault}: the script says so"
-    assert device.calls[broken] == 1 + (f"twin {broken}" in result.measurements)
+    assert device.calls[broken] == 1 + (f"duplicate {broken}" in result.measurements)
 
 
 def test_a_piece_that_no_file_can_be_written_for_fails_alone(tmp_path: Path) -> None:
@@ -298,7 +299,7 @@ def test_a_piece_that_no_file_can_be_written_for_fails_alone(tmp_path: Path) -> 
         device = quiet()
         with session(tmp_path, device) as opened:
             opened.workloads = dataclasses.replace(opened.workloads, build=build)
-            opened._rounds.workloads = opened.workloads
+            opened._run.workloads = opened.workloads
             result = opened.run()
         assert result.measurements[odd].reason == "bad_model: no words for roi_align"
         assert sum(m.failed for m in result.measurements.values()) <= 2
@@ -312,7 +313,7 @@ def test_a_throttled_reply_is_measured_again_and_kept_when_it_stays(tmp_path: Pa
         once = spec.digest == warm and call == 0
         return "throttled" if once or spec.digest == hot else None
 
-    result = run(tmp_path, quiet(fault=fault), Settings(anchor_every=6, extra_share=10.0))
+    result = run(tmp_path, quiet(fault=fault), ProfileSettings(anchor_every=6, extra_share=10.0))
     assert result.measurements[warm].verdict == "ok"
     assert result.measurements[hot].verdict == "throttled"
     taken_back = [line for line in lines(tmp_path) if line.get("cause") == "throttled"]
@@ -345,7 +346,7 @@ def test_when_every_job_fails_the_run_ends_and_the_next_one_tries_them_again(
 def test_anchors_that_fail_are_replaced_and_where_none_is_left_the_table_is_warned(
     tmp_path: Path,
 ) -> None:
-    plan = small_plan(twins=0)
+    plan = small_plan(duplicates=0)
     bad = {anchor.spec.digest for anchor in plan.anchors}
     device = quiet(fault=lambda spec, call: "bad_model" if spec.digest in bad else None)
     with session(tmp_path, device, plan=plan) as opened:
@@ -355,7 +356,7 @@ def test_anchors_that_fail_are_replaced_and_where_none_is_left_the_table_is_warn
 
 
 def test_another_machine_cannot_go_on(tmp_path: Path) -> None:
-    run(tmp_path, quiet(), Settings(anchor_every=6, rounds=1, extra_rounds=0))
+    run(tmp_path, quiet(), ProfileSettings(anchor_every=6, rounds=1, extra_rounds=0))
     with pytest.raises(JournalError, match="cpu_model is scripted, on fake it is another"):
         run(tmp_path, quiet(cpu_model="another"))
 
@@ -386,7 +387,7 @@ def test_the_estimate_counts_the_plan_and_what_is_done(tmp_path: Path) -> None:
 
 def test_a_session_of_one_round_can_be_deepened_later(tmp_path: Path) -> None:
     jobs = len(small_plan().jobs)
-    run(tmp_path, quiet(), Settings(anchor_every=6, rounds=1, extra_rounds=0))
+    run(tmp_path, quiet(), ProfileSettings(anchor_every=6, rounds=1, extra_rounds=0))
     result = run(tmp_path, quiet())
     assert (result.reused, result.measured) == (jobs, 2 * jobs)
 
@@ -405,7 +406,7 @@ def test_workload_files_can_be_deleted_and_are_written_again(tmp_path: Path) -> 
         opened.run()
         specs = {job.spec.digest for job in small_plan().jobs}
         files = list((tmp_path / "workloads").iterdir())
-        assert len(files) == len(specs) + len(small_plan().twins)
+        assert len(files) == len(specs) + len(small_plan().duplicates)
         opened.workloads.delete()
         assert not (tmp_path / "workloads").exists()
 
@@ -471,7 +472,7 @@ def test_the_estimate_says_what_the_missing_files_take(tmp_path: Path) -> None:
 def test_files_worth_a_word_are_in_the_line_of_the_estimate() -> None:
     known = {"jobs": 1, "rounds": 1, "reused": 0, "remaining": 1}
     for file_bytes, words in ((1_650_000_000, "machine; about 1.6 GB of files"), (900, "machine")):
-        said = Estimate(**known, remaining_s=1.0, longest_s=2.0, file_bytes=file_bytes)
+        said = DurationEstimate(**known, remaining_s=1.0, longest_s=2.0, file_bytes=file_bytes)
         assert str(said).endswith(words)
 
 

@@ -26,18 +26,19 @@ from latency_tables.io import load_table, save_table
 from latency_tables.opspec import Activation, Add, Conv, OpSpec
 from latency_tables.predictor import predict
 from latency_tables.span_masks import Span, SpanChoice, mask_spans
-from profiler import bounds, span_networks
-from profiler.contexts import choose_contexts
-from profiler.errors import JobError, JournalError
+from profiler.errors import JournalError, PlanningError
 from profiler.fake_device import FakeConnection
-from profiler.jobs import plan_jobs
 from profiler.journal import JournalState
+from profiler.planning import bounds, span_networks
+from profiler.planning.contexts import choose_contexts
+from profiler.planning.further_rounds import close_forms, slow_jobs
+from profiler.planning.profile_plan import plan_jobs
+from profiler.planning.span_networks import NETWORK_MACS, base_macs
 from profiler.profile import Profile, profile
-from profiler.quality import rivals, slow_jobs
 from profiler.replies import Reply, Samples
-from profiler.schedulers import SerialScheduler
-from profiler.settings import Estimate, Settings, drift_room_s, extra_room_s, planned_s
-from profiler.span_networks import NETWORK_MACS, base_macs
+from profiler.scheduling.serial import SerialScheduler
+from profiler.settings import ProfileSettings
+from profiler.time_budget import DurationEstimate, TimeBudget
 
 #: What (0, 6] and (1, 7], and (0, 7], do is far slower than their layers.
 SLOW = {(0, 6), (1, 7), (0, 7)}
@@ -59,7 +60,7 @@ def profiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Profile, FakeCon
 
 
 def test_equal_spans_are_measured_once() -> None:
-    jobs = plan_jobs(small_pieces(), compose, hold_out=8, twins=0).jobs
+    jobs = plan_jobs(small_pieces(), compose, hold_out=8, duplicates=0).jobs
     # One span a length from 1 to 7; an addition, a pooling, stem and head.
     assert sum(job.kind == "piece" for job in jobs) == 7 + 4
 
@@ -196,7 +197,7 @@ def test_a_span_far_slower_than_its_layers_is_measured_in_one_round_alone(
         with pytest.raises(MissingPieceError, match=r"'span 0-6', which is bounded: after 1 of 3"):
             table.sum_ms("000001|11")
         assert any("3 of" in text and "bounded" in text for text in table.warnings)
-    # (0, 6] has a twin beside it.
+    # (0, 6] has a duplicate beside it.
     assert (device.calls[digest((0, 7))], device.calls[digest((0, 6))]) == (1, 2)
     assert device.calls[digest((7, 9))] >= 3
     assert made.session.failed == 0
@@ -374,11 +375,11 @@ def test_in_a_pair_a_span_stands_behind_the_convolution_before_it(tmp_path: Path
 
 
 def test_there_are_no_layers_of_spans() -> None:
-    with pytest.raises(JobError, match="does not tell which span"):
+    with pytest.raises(PlanningError, match="does not tell which span"):
         choose_contexts(["layers"], CONDITIONS, layer_profiles=True, spans=True)
     chosen = choose_contexts(["best"], CONDITIONS, layer_profiles=True, spans=True)
     assert chosen == ("isolated", "pair")
-    with pytest.raises(JobError, match="use isolated or pair"):
+    with pytest.raises(PlanningError, match="use isolated or pair"):
         plan_jobs(small_pieces(), compose, contexts=["layers"])
 
 
@@ -412,7 +413,7 @@ def test_an_interrupted_profile_goes_on_and_bounds_the_same_spans(tmp_path: Path
     ]
     assert made.session.reused >= 70
     # Nothing is left to do, the rounds of bounded spans are not waited for, nor their files.
-    estimates: list[Estimate] = []
+    estimates: list[DurationEstimate] = []
     again = run_with_estimate(tmp_path, estimates)
     assert (estimates[0].remaining, again.session.measured) == (0, 0)
     assert estimates[0].file_bytes == 0
@@ -423,7 +424,7 @@ def test_the_progress_does_not_count_the_rounds_of_bounded_spans(tmp_path: Path)
     device = FakeConnection(latency_ms=latency_ms)
     run(request(tmp_path), device, lambda done, total, label: calls.append((done, total)))
     jobs = len(plan_jobs(small_pieces(), compose, hold_out=8).jobs)
-    # (0, 6] has a twin, which is as slow.
+    # (0, 6] has a duplicate, which is as slow.
     slow = len({digest(span) for span in SLOW}) + 1
     in_second = [total for done, total in calls if jobs < done < 2 * jobs - slow]
     assert set(in_second) == {3 * jobs - 2 * slow}
@@ -440,17 +441,19 @@ def test_hopeless_jobs_give_no_time_to_measure_again() -> None:
         took_s=2.0,
     )
     state = JournalState(accepted={(reply.job_id, 0): reply})
-    settings = Settings(rounds=3, extra_share=0.5, drift_share=0.25)
+    settings = ProfileSettings(rounds=3, extra_share=0.5, drift_share=0.25)
     jobs = len(plan.jobs)
-    hopeless = {reply.job_id}
-    assert planned_s(plan, settings, state) == 2.0 * 3 * jobs
+    dropped = {reply.job_id}
+    every = TimeBudget(plan=plan, settings=settings, state=state)
+    assert every.planned_s == 2.0 * 3 * jobs
     # What it took once, and the three rounds of the others.
-    assert planned_s(plan, settings, state, hopeless) == 2.0 * (1 + 3 * (jobs - 1))
-    assert extra_room_s(plan, settings, state, hopeless=hopeless) == 1 + 3 * (jobs - 1)
-    assert drift_room_s(plan, settings, state, hopeless) == (1 + 3 * (jobs - 1)) / 2
+    fewer = replace(every, dropped=dropped)
+    assert fewer.planned_s == 2.0 * (1 + 3 * (jobs - 1))
+    assert fewer.extra_room_s() == 1 + 3 * (jobs - 1)
+    assert fewer.drift_room_s == (1 + 3 * (jobs - 1)) / 2
 
 
-def run_with_estimate(folder: Path, estimates: list[Estimate]) -> Profile:
+def run_with_estimate(folder: Path, estimates: list[DurationEstimate]) -> Profile:
     device = FakeConnection(latency_ms=latency_ms)
     return profile(request(folder), SerialScheduler(device), on_start=estimates.append)
 
@@ -466,7 +469,7 @@ def test_a_span_about_as_fast_as_its_layers_is_a_rival_of_theirs(
 ) -> None:
     plan = plan_jobs(small_pieces(), compose, contexts=["pair"])
     measurements = profiled[0].session.measurements
-    assert not rivals(plan, measurements)
+    assert not close_forms(plan, measurements)
     assert slow_jobs(plan, measurements) >= {digest((0, 6)), digest((0, 7))}
 
     def close(spec: OpSpec) -> float:
@@ -479,7 +482,7 @@ def test_a_span_about_as_fast_as_its_layers_is_a_rival_of_theirs(
 
     table = {job.id: close(job.spec) for job in plan.jobs}
     known = {name: Known(ms) for name, ms in table.items()}
-    found = rivals(plan, known)  # type: ignore[arg-type]
+    found = close_forms(plan, known)  # type: ignore[arg-type]
     assert {digest((7, 9)), digest((7, 8))} <= found
     assert digest((0, 3)) not in found
     assert any(name.startswith("pair ") for name in found)

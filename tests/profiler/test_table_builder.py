@@ -18,16 +18,16 @@ from latency_tables.opspec import OpSpec
 from latency_tables.predictor import predict
 from latency_tables.table import LatencyTable
 from profiler.fake_device import FakeConnection
-from profiler.jobs import PlannedNetwork, plan_jobs
 from profiler.measurement import Measurement
+from profiler.planning.profile_plan import PlannedNetwork, plan_jobs
 from profiler.session import SessionResult
-from profiler.settings import Settings
-from profiler.table_builder import LEAST_CALIBRATION, Provenance, build_table
+from profiler.settings import ProfileSettings
+from profiler.table.builder import LEAST_CALIBRATION, Provenance, build_table
 
 PROVENANCE = Provenance(
     fingerprint={"cpu_model": "x"}, seed=0, date="2026-01-01", dshrink_version="1"
 )
-QUICK = Settings(anchor_every=50, extra_rounds=0)
+QUICK = ProfileSettings(anchor_every=50, extra_rounds=0)
 
 
 def build(result: SessionResult) -> LatencyTable:
@@ -80,10 +80,10 @@ def test_unseen_networks_are_predicted_and_the_plain_sum_is_worse(table: Latency
         assert {network.keep_mask} & {"1" * 6, "0" * 6} == set()
 
 
-def test_provenance_twins_and_conditions_are_kept(table: LatencyTable) -> None:
+def test_provenance_duplicates_and_conditions_are_kept(table: LatencyTable) -> None:
     assert table.fingerprint == {"cpu_model": "x"}
     assert (table.date, table.dshrink_version, table.conditions) == ("2026-01-01", "1", CONDITIONS)
-    assert [twin["agree"] for twin in table.twins] == [True] * 3
+    assert [duplicate["agree"] for duplicate in table.twins] == [True] * 3
     assert table.warnings == ()
 
 

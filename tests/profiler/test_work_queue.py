@@ -1,4 +1,4 @@
-from profiler.work_queue import LEAST_TAKEN, WorkQueue
+from profiler.scheduling.work_queue import LEAST_TAKEN, WorkQueue
 
 NAMES = [f"job {number}" for number in range(30)]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from dshrink.search.dp.frontier import Frontier, SpanPlan
 from dshrink.search.dp.layer_merge import KernelFrontier, KernelPlan
 from dshrink.search.dp.many import DeviceOutcome
 from dshrink.search.plan import Plan
-from latency_tables.io import write_atomically
+from latency_tables.csv_lines import write_csv
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,15 +54,12 @@ def save_frontier(
     LayerMerge's have the column ``plan`` in place of ``mask``. With a table's problem times are
     predictions of the whole network, otherwise sums of spans.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     name = "plan" if isinstance(frontier, KernelFrontier) else "mask"
-    writer.writerow(("time_ms", "importance", name))
+    rows = []
     for number in range(len(frontier)):
         plan = frontier.plan(number)
         time_ms = plan.time_ms
         if problem is not None and isinstance(plan, SpanPlan):
             time_ms = problem.table_prediction(plan)
-        writer.writerow((repr(time_ms), repr(plan.importance), plan.to_json()[name]))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text.getvalue())
+        rows.append((time_ms, plan.importance, plan.to_json()[name]))
+    write_csv(path, ("time_ms", "importance", name), rows)

@@ -28,12 +28,12 @@ RAW = "val_acc"
 #: What ``dshrink importance`` writes beside its table.
 SIDECAR_SCHEMA = "dshrink.importance"
 _KEY = ("st", "end", "st_act", "end_act")
-_MEND = f"give a CSV with the columns {','.join(_KEY)} and {RAW} or importance"
+_FIX = f"give a CSV with the columns {','.join(_KEY)} and {RAW} or importance"
 
 
 def load_importance(path: Path, alpha: float | None = None) -> dict[Key, float]:
     """Read and normalise a table. Raises ImportanceError, which names keys, file and line."""
-    source = CsvSource(where=str(path), error=ImportanceError, mend=_MEND)
+    source = CsvSource(where=str(path), error=ImportanceError, fix=_FIX)
     lines = load_lines(path, source, _KEY)
     column = next((name for name in (*NORMALISED, RAW) if name in lines[0].values), None)
     if column is None:

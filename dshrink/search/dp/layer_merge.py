@@ -182,8 +182,8 @@ def load_kernel_importance(file: Path) -> dict[KernelKey, float]:
 
 def _load(file: Path, columns: Sequence[str]) -> dict[KernelKey, tuple[CsvLine, float]]:
     names = f"st, end, {' or '.join(KERNEL_COLUMNS)}, and {' or '.join(columns)}"
-    mend = f"give a CSV with the columns {names}"
-    source = CsvSource(where=str(file), error=ImportanceError, mend=mend)
+    fix = f"give a CSV with the columns {names}"
+    source = CsvSource(where=str(file), error=ImportanceError, fix=fix)
     lines = load_lines(file, source, ("st", "end"))
     header = lines[0].values
     kernel = next((name for name in KERNEL_COLUMNS if name in header), None)

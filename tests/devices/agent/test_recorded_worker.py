@@ -117,7 +117,7 @@ def test_the_host_reads_what_the_worker_answered() -> None:
     assert fp16.device_ns and fp16.enqueue_ns and fp16.built["precision"] == "fp16"
     assert cold.built["precision"] == "fp32" and cold.built["flags"]["timing_cache"] == "none"
     layers = parse_result(by_request["5"][1]["result"])
-    assert isinstance(layers, LayerTimes) and any("Conv" in name for name in layers.names)
+    assert isinstance(layers, LayerTimes) and any("Conv" in name for name, _ in layers.layers)
     failed = [by_request[n][1]["error"]["type"] for n in ("6", "7")]
     assert failed == ["bad_model", "bad_request"]
 

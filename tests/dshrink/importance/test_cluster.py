@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -20,6 +21,8 @@ from dshrink.importance.evaluation import Evaluation
 from dshrink.importance.evaluator import Evaluator
 from dshrink.importance.run import Measurement
 from dshrink.importance.settings import Candidate, Settings
+from profiler.errors import SessionError
+from profiler.scheduling.dask_connection import connect
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed (dshrink[fleet])")
 
@@ -95,7 +98,9 @@ def measurement(finished: Path, settings: Settings, tmp_path: Path) -> Measureme
 def test_workers_of_a_cluster_make_the_same_table_and_boards_are_left_alone(
     cluster: Callable[..., str], measurement: Measurement, finished: Path, asked: list[str]
 ) -> None:
-    result = replace(measurement, scheduler=cluster("first", "board", "second")).run()
+    result = replace(
+        measurement, connect=partial(connect, cluster("first", "board", "second"))
+    ).run()
     assert result.judged == len(asked) == LEFT
     assert set(asked) == {"first", "second"}
     assert measurement.out.read_bytes() == finished.read_bytes()
@@ -105,7 +110,7 @@ def test_where_all_workers_drive_boards_nobody_is_asked(
     cluster: Callable[..., str], measurement: Measurement, asked: list[str]
 ) -> None:
     with pytest.raises(EvaluationError, match=r'only 1 with resources.*"importance=1"'):
-        replace(measurement, scheduler=cluster("board")).run()
+        replace(measurement, connect=partial(connect, cluster("board"))).run()
     assert asked == []
 
 
@@ -118,7 +123,7 @@ def test_a_worker_that_fails_is_left_out_with_a_notice(
 ) -> None:
     spoil(monkeypatch, "first", fail)
     said: list[str] = []
-    measurement = replace(measurement, scheduler=cluster("first", "second"))
+    measurement = replace(measurement, connect=partial(connect, cluster("first", "second")))
     assert measurement.run(say=said.append).judged == LEFT
     assert measurement.out.read_bytes() == finished.read_bytes()
     assert asked == ["second"] * LEFT
@@ -131,7 +136,7 @@ def test_where_every_worker_fails_the_run_ends_in_one_line_and_loses_nothing(
 ) -> None:
     spoil(monkeypatch, "first", fail)
     with pytest.raises(EvaluationError, match=r"a worker of .* failed \(ModuleNotFoundError: No"):
-        replace(measurement, scheduler=cluster("first", "board")).run()
+        replace(measurement, connect=partial(connect, cluster("first", "board"))).run()
     journal = measurement.out.with_name("importance.journal.jsonl")
     assert len(evaluations(journal)) == NETWORKS - LEFT
 
@@ -152,7 +157,7 @@ def test_what_a_worker_held_that_went_away_is_judged_by_another(
         raise RuntimeError("nobody hears this")
 
     spoil(monkeypatch, "first", go_away)
-    result = replace(measurement, scheduler=cluster("first", "second")).run()
+    result = replace(measurement, connect=partial(connect, cluster("first", "second"))).run()
     assert result.table is not None and not result.table.missing
     assert asked == ["second"] * LEFT
     assert measurement.out.read_bytes() == finished.read_bytes()
@@ -199,7 +204,7 @@ def test_a_worker_that_may_have_no_processes_reads_images_itself(
     address = cluster("first")
     # As Dask's nanny starts its workers: multiprocessing refuses to start anything in them.
     monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)  # type: ignore[attr-defined]
-    assert replace(measurement, scheduler=address).run().judged == LEFT
+    assert replace(measurement, connect=partial(connect, address)).run().judged == LEFT
     assert measurement.out.read_bytes() == finished.read_bytes()
 
 
@@ -215,7 +220,7 @@ def test_a_worker_in_a_process_of_its_own_reads_images_itself(
         dashboard_address=None,
         silence_logs=50,
     ) as processes:
-        result = replace(measurement, scheduler=processes.scheduler_address).run()
+        result = replace(measurement, connect=partial(connect, processes.scheduler_address)).run()
     assert result.judged == LEFT
     assert measurement.out.read_bytes() == finished.read_bytes()
 
@@ -228,6 +233,6 @@ def test_a_worker_that_reads_other_images_is_refused(settings: Settings) -> None
 def test_without_a_cluster_the_address_is_named(
     measurement: Measurement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dshrink.importance.cluster.CONNECT_TIMEOUT_S", 0.2)
-    with pytest.raises(EvaluationError, match="no Dask scheduler answers at"):
-        replace(measurement, scheduler="tcp://127.0.0.1:1").run()
+    monkeypatch.setattr("profiler.scheduling.dask_connection.CONNECT_TIMEOUT_S", 0.2)
+    with pytest.raises(SessionError, match="no Dask scheduler answers at"):
+        replace(measurement, connect=partial(connect, "tcp://127.0.0.1:1")).run()

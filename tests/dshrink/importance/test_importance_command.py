@@ -64,7 +64,7 @@ def test_keys_without_a_value_are_named_and_end_the_command_with_status_1(
 ) -> None:
     out = tmp_path / "mine.csv"
     lines = journal_path(finished, None).read_text().splitlines()
-    [lost] = [number for number, line in enumerate(lines) if '"mask": "011111111"' in line]
+    [lost] = [number for number, line in enumerate(lines) if '"mask":"011111111"' in line]
     lines[lost] = json.dumps({**json.loads(lines[lost]), "reason": "out of memory"})
     journal_path(out, None).write_text("\n".join(lines) + "\n")
     words = ["--data", pictures, "--level", "recalibrate:2", "--weights", "random", "--batch", 8]

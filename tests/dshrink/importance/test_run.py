@@ -131,7 +131,7 @@ def test_values_of_several_machines_are_told_apart(
     out = tmp_path / "importance.csv"
     journal = begin(out, finished, NETWORKS)
     lines = journal.read_text().splitlines(keepends=True)
-    lines[4] = lines[4].replace('"device": "cpu"', '"device": "NVIDIA H200"')
+    lines[4] = lines[4].replace('"device":"cpu"', '"device":"NVIDIA H200"')
     journal.write_text("".join(lines))
     said: list[str] = []
     Measurement(settings=settings, out=out).run(say=said.append)
@@ -226,7 +226,7 @@ def test_a_damaged_journal_says_where(line: str, tmp_path: Path) -> None:
 
 def test_a_journal_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     path = journal_path(tmp_path / "a.csv", None)
-    path.write_text('{"schema": "dshrink.importance.journal", "schema_version": 99}\n')
+    path.write_text('{"line":"header","schema":"dshrink.importance.journal","schema_version":99}\n')
     with pytest.raises(EvaluationError, match="update dshrink"):
         Journal(tmp_path / "a.csv", None, {})
     path.write_text('{"schema": "another"}\n')

@@ -8,8 +8,8 @@ from dshrink.errors import ShrinkError
 from dshrink.pieces.block_pieces import network_pieces
 from dshrink.pieces.specs import shrunk_spec
 from latency_tables.opspec import BiasMap, Conv, join
-from profiler.hold_out import merged_forms
-from profiler.places import network_order
+from profiler.planning.hold_out import merged_forms
+from profiler.planning.places import network_order
 
 NETWORKS = ["mobilenetv2_100", "tf_efficientnet_lite0", "resnet50", "torchvision:resnet18"]
 

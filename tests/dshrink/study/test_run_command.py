@@ -30,7 +30,7 @@ from dshrink.train.data import open_images
 from dshrink.train.errors import DivergedError
 from latency_tables.io import save_table
 from latency_tables.synthetic import synthetic_table
-from profiler.conditions import Target
+from profiler.target import Target
 
 TINY = """
 title = "a tiny study"

@@ -575,8 +575,8 @@ def test_the_report_tells_how_far_the_searched_masks_are_from_the_other_rows() -
         # 2, 4, 3: a deviation of 1, and 4.303 / sqrt(3) of it.
         "| keep2 | layer_pruning | 3 | +3.00 (+0.52 to +5.48) | yes | 1.10 |",
         "| keep2 | scratch | 3 | -0.33 (-1.77 to +1.10) | no | 1.10 |",
-        # Variances 4 / 3 and 8 / 2 make 1.68 degrees of freedom: 5.191 * sqrt(5.333).
-        "| keep2 | random | 2 | +10.00 (-1.99 to +21.99) | no | 2.00 |",
+        # Variances 4 / 3 and 8 / 2 make 1.68 degrees of freedom: 5.176 * sqrt(5.333).
+        "| keep2 | random | 2 | +10.00 (-1.95 to +21.95) | no | 2.00 |",
     ):
         assert line in text
     assert not any("keep1" in line and "against" in line for line in text)

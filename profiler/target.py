@@ -13,7 +13,8 @@ from latency_tables.onnx_file import IR_VERSION, OPSET
 from latency_tables.schema import Conditions
 from profiler.errors import SessionError
 from profiler.runtimes import RuntimeTraits, traits
-from profiler.schedulers import Notice, Scheduler, SerialScheduler, say_nothing
+from profiler.scheduling.direct_board import Notice, ignore_notice
+from profiler.scheduling.serial import Scheduler, SerialScheduler
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,11 +160,11 @@ def _check_onnx_versions(device: Device, runtime: str) -> None:
 
 @contextmanager
 def measuring_on(
-    target: Target, notice: Notice = say_nothing
+    target: Target, notice: Notice = ignore_notice
 ) -> Iterator[tuple[Scheduler, Conditions]]:
     """A scheduler for the target and the conditions there, closed at the end.
 
-    ``notice`` is told what a user should know meanwhile: a link that broke, a device that is busy,
+    ``notice`` gets what a user should know meanwhile: a link that broke, a device that is busy,
     the clocks that are held.
     """
     inventory = load_inventory()
@@ -184,7 +185,7 @@ def _open_scheduler(
     """One board in this process, or all boards of the device's kind behind a Dask cluster."""
     if target.scheduler is None:
         return SerialScheduler(connect(device, hold=target.hold_clocks), notice=notice)
-    from profiler.fleet import DaskScheduler
+    from profiler.scheduling.fleet import DaskScheduler
 
     boards = (one.name for one in inventory.devices.values() if one.kind == device.name)
     names = dict.fromkeys([device.name, *boards])

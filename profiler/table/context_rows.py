@@ -5,58 +5,22 @@ Whatever a context lacks is a failed row of that context; no context can spoil a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from latency_tables.contexts import CONTEXTS
 from latency_tables.pieces import Piece
-from latency_tables.schema import Conditions, Row
-from profiler.bounds import too_slow
-from profiler.errors import JobError
-from profiler.jobs import ProfilePlan, layers_job_id, pair_job_id
-from profiler.layer_profile import PieceTimes, share_out
+from latency_tables.schema import Row
 from profiler.measurement import Measurement
-from profiler.places import network_order, pair_spec, piece_before
-from profiler.rows import bounded_row, failed_row, layers_rows, make_row, pair_row
+from profiler.planning.bounds import too_slow
+from profiler.planning.places import network_order, pair_spec, piece_before
+from profiler.planning.profile_plan import ProfilePlan, layers_job_id, pair_job_id
+from profiler.table.layer_profile import PieceTimes, share_out
+from profiler.table.rows import bounded_row, failed_row, layers_rows, make_row, pair_row
 
-#: What stands for all contexts that the runtime allows.
-BEST = "best"
 #: A larger share of the time in layers that name nothing of ours is worth a warning.
 UNNAMED_LIMIT_PERCENT = 5.0
 
 Measurements = Mapping[str, Measurement]
-
-
-def choose_contexts(
-    asked: Sequence[str], conditions: Conditions, *, layer_profiles: bool, spans: bool = False
-) -> tuple[str, ...]:
-    """The contexts to measure, the simplest first; ``asked`` may hold commas, and "best" for all.
-
-    Where nothing is asked, a GPU's pieces are measured in every context, and a CPU's in the one
-    that is known to predict well: alone, but for ``spans``, whose single convolutions pay too much
-    at their ends for that, in pairs. Networks of spans have no context "layers": their additions
-    reach back, so that a layer's operators do not tell its span. Raises JobError for what does not
-    exist, or cannot be.
-    """
-    names = [name.strip() for text in asked for name in text.split(",")]
-    if not names:
-        on_cpu = "pair" if spans else "isolated"
-        names = [BEST if conditions.clock == "cuda_events" else on_cpu]
-    # A compiled network has no operators left to tell apart.
-    profiles = layer_profiles and conditions.launch != "compiled"
-    able = [name for name in CONTEXTS if name != "layers" or (profiles and not spans)]
-    for name in names:
-        if name not in (*CONTEXTS, BEST):
-            raise JobError(f"unknown context {name!r}; known: {', '.join((*CONTEXTS, BEST))}")
-        if name not in (*able, BEST):
-            runtime = f"{conditions.runtime} with launch {conditions.launch}"
-            why = (
-                "a layer of a network of spans does not tell which span it belongs to"
-                if spans
-                else f"{runtime} does not tell how long each layer took"
-            )
-            raise JobError(f"{why}, so there is no context {name!r}; there is {', '.join(able)}")
-    return tuple(name for name in able if name in names or BEST in names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

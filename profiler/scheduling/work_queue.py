@@ -13,11 +13,11 @@ LEAST_TAKEN = 5
 
 
 class WorkQueue:
-    """Job ids in order. ``homes`` says which board has measured a job before."""
+    """Job ids in order. ``last_boards`` says which board measured a job before."""
 
-    def __init__(self, names: Iterable[str], homes: dict[str, str]) -> None:
+    def __init__(self, names: Iterable[str], last_boards: dict[str, str]) -> None:
         self._names = list(dict.fromkeys(names))
-        self._homes = homes
+        self._boards = last_boards
 
     def __len__(self) -> int:
         return len(self._names)
@@ -45,9 +45,9 @@ class WorkQueue:
             share = -(-len(self._names) // boards)
             most = min(most, max(LEAST_TAKEN, share))
         rank = {board: 0, None: 1}
-        ordered = sorted(self._names, key=lambda name: rank.get(self._homes.get(name), 2))
+        ordered = sorted(self._names, key=lambda name: rank.get(self._boards.get(name), 2))
         taken = ordered[:most]
         for name in taken:
-            self._homes[name] = board
+            self._boards[name] = board
         self.remove(taken)
         return taken

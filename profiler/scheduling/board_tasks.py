@@ -1,4 +1,4 @@
-"""What a Dask worker does for its board: the far half of ``profiler.fleet``.
+"""What a Dask worker does for its board: the far half of ``profiler.scheduling.worker_board``.
 
 A worker drives the device that its resource names: over ssh where the worker's own inventory gives
 that device a host, else the machine that the worker runs on. Each run has its own agent there, and
@@ -10,16 +10,17 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from devices.connection import Connection, LocalConnection, PushedFile
+from devices.environment import Environment
 from devices.inventory import connect, load_inventory
-from profiler.schedulers import SerialScheduler
-from profiler.steps import Push, Step
+from profiler.scheduling.direct_board import DirectBoard
+from profiler.scheduling.lanes import Outcome, Request, run_blocking
 
 #: A run that asked nothing for so long has gone without a goodbye; the next one ends what it left.
 ABANDONED_S = 3600.0
@@ -38,23 +39,23 @@ class BoardOfRun:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Board:
-    scheduler: SerialScheduler
+class _DrivenBoard:
+    board: DirectBoard
     folder: tempfile.TemporaryDirectory[str]
     thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(max_workers=1))
     last_asked: float = field(default_factory=time.monotonic)
 
-    def do(self, act: Callable[[], _T]) -> _T:
+    def run(self, act: Callable[[DirectBoard], Coroutine[Any, Any, _T]]) -> _T:
         self.last_asked = time.monotonic()
-        return self.thread.submit(act).result()
+        return self.thread.submit(lambda: run_blocking(act(self.board))).result()
 
     def end(self) -> None:
-        self.do(self.scheduler.close)
+        self.thread.submit(self.board.close).result()
         self.thread.shutdown()
         self.folder.cleanup()
 
 
-_boards: dict[BoardOfRun, _Board] = {}
+_boards: dict[BoardOfRun, _DrivenBoard] = {}
 _lock = threading.Lock()
 
 
@@ -68,23 +69,28 @@ def connection_of(resource: str, hold: bool) -> Connection:
     return connect(device, hold=hold)
 
 
-def carry_out(which: BoardOfRun, step: Step) -> Any:
-    """The answer to a step; raises SessionError as ``SerialScheduler`` does."""
-    board = _board(which)
-    return board.do(lambda: board.scheduler.carry_out(step))
+def begin(which: BoardOfRun) -> Environment:
+    return _board(which).run(lambda board: board.begin())
 
 
-def receive(which: BoardOfRun, files: Mapping[str, bytes]) -> tuple[PushedFile, ...]:
+def execute(
+    which: BoardOfRun, requests: Sequence[Request], timeout_s: float
+) -> tuple[Outcome, ...]:
+    return _board(which).run(lambda board: board.execute(requests, timeout_s))
+
+
+def recall(which: BoardOfRun, runtime: str) -> bytes | None:
+    return _board(which).run(lambda board: board.recall(runtime))
+
+
+def push(which: BoardOfRun, files: Mapping[str, bytes]) -> tuple[PushedFile, ...]:
     """Bring files to the board; the keys are their names here, without folders."""
-    board = _board(which)
+    driven = _board(which)
     paths = []
     for name, content in files.items():
-        paths.append(Path(board.folder.name) / Path(name).name)
+        paths.append(Path(driven.folder.name) / Path(name).name)
         paths[-1].write_bytes(content)
-    pushed: tuple[PushedFile, ...] = board.do(
-        lambda: board.scheduler.carry_out(Push(files=tuple(paths)))
-    )
-    return pushed
+    return driven.run(lambda board: board.push(paths))
 
 
 def end(which: BoardOfRun) -> None:
@@ -105,7 +111,7 @@ def _worker_folder() -> str | None:
     return folder
 
 
-def _board(which: BoardOfRun) -> _Board:
+def _board(which: BoardOfRun) -> _DrivenBoard:
     with _lock:
         now = time.monotonic()
         abandoned = [
@@ -115,8 +121,8 @@ def _board(which: BoardOfRun) -> _Board:
         ]
         gone = [_boards.pop(known) for known in abandoned]
         if which not in _boards:
-            _boards[which] = _Board(
-                scheduler=SerialScheduler(connection_of(which.resource, which.hold)),
+            _boards[which] = _DrivenBoard(
+                board=DirectBoard(connection_of(which.resource, which.hold)),
                 # Below what Dask itself clears away after a worker that was killed.
                 folder=tempfile.TemporaryDirectory(prefix="dshrink-", dir=_worker_folder()),
             )

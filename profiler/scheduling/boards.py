@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from latency_tables.schema import STATISTICS, Conditions
 from profiler.journal import JournalState
@@ -22,6 +22,8 @@ BOARD_LIMIT_PERCENT = 3.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoardComparison:
     """One board beside the reference: percent by which it is slower, and the pieces compared."""
+
+    DERIVED: ClassVar = ("agrees",)
 
     board: str
     reference: str
@@ -45,17 +47,6 @@ class BoardComparison:
             "not count; compare the two boards' power modes and cooling, or profile each into a "
             "folder of its own"
         )
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "board": self.board,
-            "reference": self.reference,
-            "slower_percent": round(self.slower_percent, 3),
-            "least_percent": round(self.least_percent, 3),
-            "most_percent": round(self.most_percent, 3),
-            "pieces": self.pieces,
-            "agrees": self.agrees,
-        }
 
 
 #: One anchor's samples on a board, a list a reply.
@@ -132,4 +123,4 @@ def _interval(parts: _Parts, known: _Parts, shares: tuple[float, float]) -> dict
 
 
 def _percent(ratio: float) -> float:
-    return 100.0 * (ratio - 1.0)
+    return round(100.0 * (ratio - 1.0), 3)

@@ -11,21 +11,31 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from latency_tables.pieces import Piece
 from latency_tables.schema import STATISTICS, VERDICTS, Row
-from profiler.layer_profile import PieceTimes
 from profiler.measurement import Measurement
 from profiler.statistics import median, quantile, spread_percent
+from profiler.table.layer_profile import PieceTimes
 
 #: What a piece costs at least, in a table whose latencies are above 0.
 FLOOR_MS = 1e-6
 
+#: Columns that are properties of a measurement, and empty where it failed.
+_STATISTICS = (
+    *("latency_ms", "low_ms", "high_ms", "median_ms", "iqr_ms", "min_ms", "p90_ms", "p99_ms"),
+    *("wall_latency_ms", "cpu_latency_ms", "enqueue_ms", "round_spread_percent"),
+)
+
+
+def _statistics(measurement: Measurement) -> dict[str, Any]:
+    return {name: getattr(measurement, name) for name in _STATISTICS}
+
 
 def make_row(piece: Piece, measurement: Measurement) -> Row:
     """The row of a piece at its place; a failed measurement leaves its latencies empty."""
-    failed = measurement.failed
-    m = None if failed else measurement
+    statistics = dict.fromkeys(_STATISTICS) if measurement.failed else _statistics(measurement)
     return Row(
         piece=piece.name,
         kind=piece.kind,
@@ -35,20 +45,9 @@ def make_row(piece: Piece, measurement: Measurement) -> Row:
         first_layer=piece.first_layer,
         last_layer=piece.last_layer,
         digest=piece.spec.digest,
-        latency_ms=m.latency_ms if m else None,
-        low_ms=m.low_ms if m else None,
-        high_ms=m.high_ms if m else None,
-        median_ms=m.median_ms if m else None,
-        iqr_ms=m.iqr_ms if m else None,
-        min_ms=m.min_ms if m else None,
-        p90_ms=m.p90_ms if m else None,
-        p99_ms=m.p99_ms if m else None,
-        wall_latency_ms=m.wall_latency_ms if m else None,
-        cpu_latency_ms=m.cpu_latency_ms if m else None,
-        enqueue_ms=m.enqueue_ms if m else None,
+        **statistics,
         samples=measurement.samples,
         rounds=measurement.rounds,
-        round_spread_percent=m.round_spread_percent if m else None,
         macs=piece.spec.macs,
         parameters=piece.spec.parameters,
         peak_activations=piece.spec.peak_activations,

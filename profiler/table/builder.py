@@ -15,14 +15,15 @@ from latency_tables.contexts import CONTEXTS, ContextCheck, best_context
 from latency_tables.errors import CalibrationError, LatencyTableError, MissingPieceError
 from latency_tables.hold_out import HoldOut, HoldOutNetwork
 from latency_tables.predictor import predict
+from latency_tables.records import plain
 from latency_tables.schema import VERDICTS, Conditions
 from latency_tables.span_masks import SpanChoice
 from latency_tables.table import LatencyTable
-from profiler.boards import BoardComparison
-from profiler.contexts import context_rows
-from profiler.jobs import PlannedNetwork, ProfilePlan
 from profiler.measurement import Measurement
-from profiler.quality import audit
+from profiler.planning.profile_plan import PlannedNetwork, ProfilePlan
+from profiler.scheduling.boards import BoardComparison
+from profiler.table.audit import audit
+from profiler.table.context_rows import context_rows
 
 #: With fewer networks measured well, the calibration takes the noisy ones too.
 LEAST_CALIBRATION = 5
@@ -125,18 +126,18 @@ def build_table(
         seed=provenance.seed,
         date=provenance.date,
         dshrink_version=provenance.dshrink_version,
-        twins=tuple(twin.to_json() for twin in found.twins),
-        boards=tuple(board.to_json() for board in boards),
+        twins=tuple(plain(duplicate) for duplicate in found.duplicates),
+        boards=tuple(plain(board) for board in boards),
         context=context,
     )
-    notes = [*warnings, *_unsettled_rows(table), *costed.warnings, *found.warnings]
+    notes = [*warnings, *_rows_not_ok(table), *costed.warnings, *found.warnings]
     try:
-        table = replace(table, calibration=calibrate(table, plan, measurements))
+        calibration = calibrate(table, plan, measurements)
+        table = replace(table, calibration=calibration)
     except LatencyTableError as error:
         notes.append(f"no calibration: {error}")
     else:
-        assert table.calibration is not None
-        notes += [table.calibration.warning] if table.calibration.warning else []
+        notes += [calibration.warning] if calibration.warning else []
         hold_out, missing = check_hold_out(table, plan, measurements)
         table = replace(table, hold_out=hold_out)
         notes += missing
@@ -226,7 +227,7 @@ def _compare(
     )
 
 
-def _unsettled_rows(table: LatencyTable) -> list[str]:
+def _rows_not_ok(table: LatencyTable) -> list[str]:
     notes = []
     for verdict in VERDICTS[1:]:
         names = [row.piece for row in table.rows if row.verdict == verdict]

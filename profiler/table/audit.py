@@ -1,8 +1,9 @@
-"""Whether measurements make sense beside each other (measuring.md, rule 12).
+"""Whether measurements are consistent with each other.
 
 A latency can be precise and wrong: a piece that the runtime optimised away, a machine that changed
-its clock. So twins must agree, what does more of the same must not be faster, and nothing may be
-faster than arithmetic allows. What looks wrong is measured once more, and then the table says so.
+its clock. So duplicates must agree, what does more of the same must not be faster, and nothing may
+be faster than arithmetic allows. What looks wrong is measured once more; if it persists, the table
+carries a warning.
 """
 
 from __future__ import annotations
@@ -11,21 +12,19 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import permutations
-from typing import Any
+from typing import Any, ClassVar
 
 from latency_tables.opspec import Conv, Op, OpSpec, Shape
-from latency_tables.pieces import NetworkPieces, Piece
 from latency_tables.schema import Conditions
-from profiler.bounds import merged_spans, one_by_one, too_slow
-from profiler.jobs import Job, ProfilePlan, pair_job_id, twin_job_id
 from profiler.measurement import Measurement
-from profiler.places import pair_spec
+from profiler.planning.jobs import Job
+from profiler.planning.profile_plan import ProfilePlan, duplicate_job_id
 
-#: Percent by which a twin may differ.
-TWIN_LIMIT_PERCENT = 1.0
+#: Percent by which a duplicate may differ.
+DUPLICATE_LIMIT_PERCENT = 1.0
 
 #: Kinds of jobs that are looked at: the latencies of pairs are no rows, layers have none.
-AUDITED_KINDS = ("piece", "network", "twin")
+AUDITED_KINDS = ("piece", "network", "duplicate")
 
 #: Load average a core above which other work is likely to disturb.
 BUSY_LOAD = 0.5
@@ -60,8 +59,6 @@ GPU = {
     "int8": SpeedLimit(macs_per_s=2e16, bytes_per_s=4e13, bytes_per_number=1),
 }
 ALIGNED_CHANNELS = 8
-#: Percent within which another build of an engine may turn around which of two forms is faster.
-RIVAL_PERCENT = 5.0
 
 
 def speed_limit(conditions: Conditions) -> SpeedLimit | None:
@@ -77,8 +74,10 @@ def speed_limit(conditions: Conditions) -> SpeedLimit | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Twin:
+class Duplicate:
     """A piece measured twice, from two files of different weights."""
+
+    DERIVED: ClassVar = ("difference_percent", "agree")
 
     piece: str
     digest: str
@@ -91,18 +90,14 @@ class Twin:
 
     @property
     def agree(self) -> bool:
-        return abs(self.difference_percent) <= TWIN_LIMIT_PERCENT
-
-    def to_json(self) -> dict[str, Any]:
-        derived = {"difference_percent": self.difference_percent, "agree": self.agree}
-        return {**asdict(self), **derived}
+        return abs(self.difference_percent) <= DUPLICATE_LIMIT_PERCENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
     """What was found; ``suspects`` are the ids of the jobs that a warning is about."""
 
-    twins: tuple[Twin, ...]
+    duplicates: tuple[Duplicate, ...]
     warnings: tuple[str, ...]
     suspects: frozenset[str]
 
@@ -114,117 +109,67 @@ def audit(
     audited = (job for job in plan.jobs if job.kind in AUDITED_KINDS)
     known = [job for job in audited if not measurements[job.id].failed]
     pieces = [job for job in known if job.kind == "piece"]
-    twins = _twins(known, measurements)
+    duplicates = _duplicates(known, measurements)
     found = [
-        *_disagreeing(twins),
+        *_disagreeing(duplicates),
         *_too_fast(known, measurements, conditions),
         *_out_of_order(pieces, measurements, conditions),
     ]
     return Audit(
-        twins=tuple(twins),
+        duplicates=tuple(duplicates),
         warnings=tuple(text for text, _ in found),
         suspects=frozenset(name for _, names in found for name in names),
     )
 
 
-def rivals(plan: ProfilePlan, measurements: Mapping[str, Measurement]) -> frozenset[str]:
-    """The pieces of blocks or spans whose original and merged forms are within RIVAL_PERCENT.
-
-    Which of them is faster decides a plan, so they are worth more than one build.
-    """
-    found: set[str] = set()
-    for originals, merged in _rival_forms(plan.pieces):
-        forms = (*originals, merged)
-        known = [measurements.get(piece.spec.digest) for piece in forms]
-        latencies = [one.latency_ms for one in known if one is not None and not one.failed]
-        if len(latencies) < len(forms):
-            continue
-        first, second = math.fsum(latencies[:-1]), latencies[-1]
-        if abs(first - second) <= RIVAL_PERCENT / 100.0 * max(first, second):
-            behind = (pair_spec(plan.pieces, piece) for piece in forms)
-            found.update(piece.spec.digest for piece in forms)
-            found.update(pair_job_id(spec) for spec in behind if spec is not None)
-    return frozenset(found & measurements.keys())
-
-
-def slow_jobs(plan: ProfilePlan, measurements: Mapping[str, Measurement]) -> frozenset[str]:
-    """The jobs of spans that are too slow to be worth another round.
-
-    A piece that stands at several places is one job; it is slow where it is at all of them.
-    """
-    slow = too_slow(plan.pieces, measurements, plan.in_networks)
-    of_others = {p.spec.digest for p in plan.pieces.pieces if p.place not in slow}
-    found: set[str] = set()
-    for piece in (plan.pieces.by_place[place] for place in slow):
-        behind = pair_spec(plan.pieces, piece)
-        digest = piece.spec.digest
-        names = [digest, twin_job_id(digest), *([pair_job_id(behind)] if behind else [])]
-        found.update(names if digest not in of_others else ())
-    return frozenset(found)
-
-
-def _rival_forms(pieces: NetworkPieces) -> Iterator[tuple[tuple[Piece, ...], Piece]]:
-    """Original and merged forms of the same: a block, or the layers of a span one by one."""
-    for span, piece in merged_spans(pieces):
-        yield one_by_one(pieces, span), piece
-    for (kind, block), piece in pieces.by_place.items():
-        if kind in ("merged", "merged_bias_map") and isinstance(block, int):
-            yield (pieces.piece("original", block),), piece
-
-
 _Finding = tuple[str, tuple[str, ...]]
 
 
-def _twins(known: Sequence[Job], measurements: Mapping[str, Measurement]) -> list[Twin]:
+def _duplicates(known: Sequence[Job], measurements: Mapping[str, Measurement]) -> list[Duplicate]:
     pieces = {job.id: job for job in known if job.kind == "piece"}
     return [
-        Twin(
-            piece=pieces[twin.spec.digest].label,
-            digest=twin.spec.digest,
-            latency_ms=measurements[twin.spec.digest].latency_ms,
-            twin_ms=measurements[twin.id].latency_ms,
+        Duplicate(
+            piece=pieces[duplicate.spec.digest].label,
+            digest=duplicate.spec.digest,
+            latency_ms=measurements[duplicate.spec.digest].latency_ms,
+            twin_ms=measurements[duplicate.id].latency_ms,
         )
-        for twin in known
-        if twin.kind == "twin" and twin.spec.digest in pieces
+        for duplicate in known
+        if duplicate.kind == "duplicate" and duplicate.spec.digest in pieces
     ]
 
 
-def _disagreeing(twins: Iterable[Twin]) -> list[_Finding]:
-    return [
-        (
-            f"{twin.piece}: two measurements of it, {twin.latency_ms:.4g} and {twin.twin_ms:.4g} "
-            f"ms, differ by {abs(twin.difference_percent):.1f} %; at most "
-            f"{TWIN_LIMIT_PERCENT:g} % was expected",
-            (twin.digest, twin_job_id(twin.digest)),
-        )
-        for twin in twins
-        if not twin.agree
-    ]
+def _disagreeing(duplicates: Iterable[Duplicate]) -> Iterator[_Finding]:
+    for one in duplicates:
+        if not one.agree:
+            yield (
+                f"{one.piece}: two measurements of it, {one.latency_ms:.4g} and {one.twin_ms:.4g} "
+                f"ms, differ by {abs(one.difference_percent):.1f} %; at most "
+                f"{DUPLICATE_LIMIT_PERCENT:g} % was expected",
+                (one.digest, duplicate_job_id(one.digest)),
+            )
 
 
 def _too_fast(
     jobs: Iterable[Job], measurements: Mapping[str, Measurement], conditions: Conditions
-) -> list[_Finding]:
+) -> Iterator[_Finding]:
     limit = speed_limit(conditions)
     if limit is None:
-        return []
-    found: list[_Finding] = []
+        return
     for job in jobs:
         least_ms = limit.least_ms(job.spec, conditions.batch)
         latency_ms = measurements[job.id].latency_ms
         if latency_ms < least_ms:
-            text = (
+            yield (
                 f"{job.label}: {latency_ms:.4g} ms is faster than any such machine computes "
-                f"({least_ms:.4g} ms): the runtime did not run all of it"
+                f"({least_ms:.4g} ms): the runtime did not run all of it",
+                (job.id,),
             )
-            found.append((text, (job.id,)))
-    return found
 
 
 def _out_of_order(
     pieces: Sequence[Job], measurements: Mapping[str, Measurement], conditions: Conditions
-) -> list[_Finding]:
-    found: list[_Finding] = []
+) -> Iterator[_Finding]:
     if conditions.clock == "cuda_events":
         pieces = [piece for piece in pieces if _is_aligned(piece.spec)]
     for larger, smaller in permutations(pieces, 2):
@@ -232,12 +177,11 @@ def _out_of_order(
             continue
         fast, slow = measurements[larger.id], measurements[smaller.id]
         if fast.high_ms < slow.low_ms:
-            text = (
+            yield (
                 f"{larger.label} has more channels or larger kernels than {smaller.label}, and yet "
-                f"takes {fast.latency_ms:.4g} ms against {slow.latency_ms:.4g} ms"
+                f"takes {fast.latency_ms:.4g} ms against {slow.latency_ms:.4g} ms",
+                (larger.id, smaller.id),
             )
-            found.append((text, (larger.id, smaller.id)))
-    return found
 
 
 def _is_aligned(spec: OpSpec) -> bool:

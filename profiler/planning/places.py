@@ -1,8 +1,8 @@
-"""Which pieces stand where in a network: their order, and what stands right before each.
+"""The order of the pieces in a network, and the piece right before each.
 
-A network of blocks is its pieces' operators one after the other. That is what lets a piece be
-measured behind its neighbour, and a layer's operators tell which piece they belong to. A network of
-spans has additions that reach back, so there only the neighbour is known.
+A network of blocks is its pieces' operators one after the other, so a piece can be measured behind
+the one before it, and a layer's operators identify the piece they belong to. A network of spans has
+additions that reach back, so there only the piece before is known.
 """
 
 from __future__ import annotations

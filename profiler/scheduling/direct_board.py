@@ -1,10 +1,8 @@
-"""Which job runs where and when. Whatever the scheduler, a device runs one job at a time.
+"""A board that this process drives through a connection, with one agent at a time.
 
-A scheduler drives lanes (``profiler.steps``), one a board. ``SerialScheduler`` has one board and
-owns its agent: a fresh one for each round and after each loss. What may pass by itself (a link that
+It gets a fresh agent for each round and after each loss. What may pass by itself (a link that
 broke, a device that someone else measures on, an agent that was killed) is tried again after a
-pause; what an agent answers becomes samples or a failure. How commands and files reach the device
-is the connection's business; the two multiply.
+pause. How commands and files reach the device is the connection's business.
 """
 
 from __future__ import annotations
@@ -12,16 +10,15 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from devices.connection import Agent, Connection, PushedFile
 from devices.environment import Environment
 from devices.errors import AgentError, AgentLostError
 from profiler.errors import MeasurementError, SessionError
 from profiler.replies import Failure, parse_result
-from profiler.steps import Begin, Execute, Lane, MakeLane, Outcome, Push, Recall, Step, next_step
+from profiler.scheduling.lanes import Outcome, Request
 
 #: Failures that say something about the job; after any other no other job would fare better.
 JOB_FAILURES = (
@@ -54,34 +51,16 @@ RECALL_TIMEOUT_S = 60.0
 
 _T = TypeVar("_T")
 
-
+#: What a user should know meanwhile, in one line.
 Notice = Callable[[str], None]
 
 
-def say_nothing(text: str) -> None:
-    """The notice of those whom nothing needs to be told."""
+def ignore_notice(text: str) -> None:
+    """The notice of those who need none."""
 
 
-class Scheduler(Protocol):
-    """Drives lanes; ``SerialScheduler`` says what its methods do."""
-
-    @property
-    def lanes(self) -> int: ...
-
-    @property
-    def jobs_at_once(self) -> int: ...
-
-    def boards(self) -> tuple[str, ...]: ...
-
-    def probe(self) -> Environment: ...
-
-    def drive(self, make_lane: MakeLane) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class SerialScheduler:
-    """One board, in this process and thread, one step after the other."""
+class DirectBoard:
+    """A ``lanes.Board`` whose methods block; ``run_blocking`` runs them."""
 
     def __init__(
         self,
@@ -89,7 +68,7 @@ class SerialScheduler:
         *,
         pause: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
-        notice: Notice = say_nothing,
+        notice: Notice = ignore_notice,
     ) -> None:
         self._connection = connection
         self._pause = pause
@@ -103,42 +82,8 @@ class SerialScheduler:
         self._sources: dict[str, Path] = {}
 
     @property
-    def lanes(self) -> int:
-        """How many lanes are driven at a time."""
-        return 1
-
-    @property
-    def jobs_at_once(self) -> int:
-        """How many jobs a lane should put into one step."""
-        return 1
-
-    def boards(self) -> tuple[str, ...]:
-        """The names of the boards that can be asked now."""
-        return (self._connection.name,)
-
-    def probe(self) -> Environment:
-        """What a fresh agent says about a board. Raises SessionError where none starts."""
-        return self._begin()
-
-    def drive(self, make_lane: MakeLane) -> None:
-        """Make a lane for each board and carry out its steps until all lanes have ended."""
-        with closing(make_lane(self._connection.name)) as lane:
-            drive_lane(lane, self.carry_out)
-
-    def carry_out(self, step: Step) -> Any:
-        """Return the answer to a step. Raises SessionError where no other step would fare better.
-
-        ``steps`` says what each answer is.
-        """
-        match step:
-            case Begin():
-                return self._begin()
-            case Push():
-                return self._push(step.files)
-            case Execute():
-                return tuple(self._execute(one, step.timeout_s) for one in step.requests)
-            case Recall():
-                return self._recall(step.runtime)
+    def name(self) -> str:
+        return self._connection.name
 
     def close(self) -> None:
         """End the agent and take from the device what was brought there."""
@@ -147,13 +92,22 @@ class SerialScheduler:
         if self._connection.left_behind:
             self._notice(self._connection.left_behind)
 
-    def _begin(self) -> Environment:
+    async def begin(self) -> Environment:
+        """Start a fresh agent in place of the last one."""
         self._end_agent()
         self._environment = None
         try:
             return self._persist(self._running).environment
         except AgentError as error:
             raise SessionError(str(error)) from error
+
+    async def push(self, files: Sequence[Path]) -> tuple[PushedFile, ...]:
+        """Bring files to the board."""
+        return self._push(files)
+
+    async def execute(self, requests: Sequence[Request], timeout_s: float) -> tuple[Outcome, ...]:
+        """Run jobs one after the other; what an agent answers becomes samples or a failure."""
+        return tuple(self._execute(request, timeout_s) for request in requests)
 
     def _push(self, files: Sequence[Path]) -> tuple[PushedFile, ...]:
         try:
@@ -163,7 +117,7 @@ class SerialScheduler:
         self._sources.update(zip((one.path for one in pushed), files, strict=True))
         return pushed
 
-    def _execute(self, request: Mapping[str, Any], timeout_s: float) -> Outcome:
+    def _execute(self, request: Request, timeout_s: float) -> Outcome:
         start = self._clock()
         try:
             said = self._persist(lambda: self._request(request, timeout_s))
@@ -177,8 +131,8 @@ class SerialScheduler:
             failure = Failure(type="runtime_error", message=str(error))
         return Outcome(result=failure)
 
-    def _recall(self, runtime: str) -> bytes | None:
-        """What it learned is worth having, but no run should end for want of it."""
+    async def recall(self, runtime: str) -> bytes | None:
+        """What a runtime learned from its builds; no run should end for want of it."""
         try:
             said = self._running().request({"do": "state", "runtime": runtime}, RECALL_TIMEOUT_S)
             state = said.get("state")
@@ -189,7 +143,7 @@ class SerialScheduler:
             pass
         return None
 
-    def _request(self, request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+    def _request(self, request: Request, timeout_s: float) -> dict[str, Any]:
         # The device itself ends a job that hangs: over a broken link nobody else could.
         bounded = {**request, "timeout_s": timeout_s}
         agent = self._running()
@@ -248,15 +202,3 @@ class SerialScheduler:
                 f"{self._connection.name} is not what it was before the agent was lost "
                 f"({'; '.join(changes)}): put that right, then give the same command again"
             )
-
-
-def drive_lane(lane: Lane, carry_out: Callable[[Step], Any]) -> None:
-    """Send a lane the answers to its steps until it ends; a SessionError is thrown into it."""
-    answer: Any = None
-    problem: SessionError | None = None
-    while (step := next_step(lane, answer, problem)) is not None:
-        answer, problem = None, None
-        try:
-            answer = carry_out(step)
-        except SessionError as error:
-            problem = error

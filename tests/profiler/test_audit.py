@@ -5,18 +5,19 @@ import pytest
 from small_network import CONDITIONS, conv, network_pieces, relu6, small_plan
 
 from latency_tables.opspec import Activation, Conv, OpSpec
-from profiler.jobs import Job, ProfilePlan
 from profiler.measurement import Measurement
-from profiler.quality import (
+from profiler.planning.jobs import Job
+from profiler.planning.profile_plan import ProfilePlan
+from profiler.replies import Failure, Reply, Samples
+from profiler.table.audit import (
     CPU_THREAD,
     Audit,
-    Twin,
+    Duplicate,
     audit,
     does_more,
     machine_warnings,
     speed_limit,
 )
-from profiler.replies import Failure, Reply, Samples
 
 
 def measured(job_id: str, *rounds_ms: float) -> Measurement:
@@ -48,31 +49,31 @@ def audit_of(specs: Mapping[str, OpSpec], latencies: Mapping[str, tuple[float, .
     return audit(plan, found, CONDITIONS)
 
 
-def test_twins_that_agree_are_listed_and_those_that_do_not_are_warned_about() -> None:
-    plan = small_plan(twins=2)
+def test_duplicates_that_agree_are_listed_and_those_that_do_not_are_warned_about() -> None:
+    plan = small_plan(duplicates=2)
     latencies = {job.id: measured(job.id, 1.0 + job.spec.macs / 1e6) for job in plan.jobs}
     assert not audit(plan, latencies, CONDITIONS).warnings
-    first, second = plan.twins
+    first, second = plan.duplicates
     piece_ms = latencies[second.spec.digest].latency_ms
     latencies[second.id] = measured(second.id, piece_ms * 1.02)
     found = audit(plan, latencies, CONDITIONS)
-    assert [twin.agree for twin in found.twins] == [True, False]
-    assert found.twins[1].difference_percent == pytest.approx(2.0, rel=1e-3)
+    assert [duplicate.agree for duplicate in found.duplicates] == [True, False]
+    assert found.duplicates[1].difference_percent == pytest.approx(2.0, rel=1e-3)
     assert found.suspects == {second.id, second.spec.digest}
     assert "differ by 2.0 %" in found.warnings[0]
-    assert first.spec.digest == found.twins[0].digest
-    assert found.twins[1].to_json()["agree"] is False
+    assert first.spec.digest == found.duplicates[0].digest
+    assert found.duplicates[1].agree is False
 
 
 def test_a_twin_whose_piece_failed_has_nothing_to_agree_with() -> None:
-    plan = small_plan(twins=1)
+    plan = small_plan(duplicates=1)
     latencies = {job.id: measured(job.id, 1.0 + job.spec.macs / 1e6) for job in plan.jobs}
-    digest = plan.twins[0].spec.digest
+    digest = plan.duplicates[0].spec.digest
     failed = Reply(
         job_id=digest, round=0, attempt=0, board="b", outcome=Failure(type="bad_model", message="")
     )
     latencies[digest] = Measurement(job_id=digest, replies=(failed,), clock="wall")
-    assert audit(plan, latencies, CONDITIONS).twins == ()
+    assert audit(plan, latencies, CONDITIONS).duplicates == ()
 
 
 SPECS = {
@@ -182,6 +183,6 @@ def test_on_a_gpu_its_own_clock_matters_and_the_governor_does_not() -> None:
 
 
 def test_a_twin_derives_its_difference() -> None:
-    twin = Twin(piece="p", digest="d", latency_ms=2.0, twin_ms=1.99)
-    assert twin.difference_percent == pytest.approx(-0.5)
-    assert twin.agree
+    duplicate = Duplicate(piece="p", digest="d", latency_ms=2.0, twin_ms=1.99)
+    assert duplicate.difference_percent == pytest.approx(-0.5)
+    assert duplicate.agree

@@ -76,10 +76,10 @@ def share_out(layers: LayerTimes, specs: Sequence[OpSpec]) -> PieceTimes:
     """Share the layers of a network among its pieces, whose specs are given in its order."""
     network = join(specs)
     owners = [number for number, spec in enumerate(specs) for _ in spec.ops]
-    passes = min((len(times) for times in layers.times_ns), default=0)
+    passes = min(len(times) for _, times in layers.layers)
     pieces_ns = [[0.0] * passes for _ in specs]
     unnamed_ns = [0.0] * passes
-    for name, times in zip(layers.names, layers.times_ns, strict=True):
+    for name, times in layers.layers:
         shares = _shares(network, owners, named_operators(name, len(network.ops)))
         for number, time_ns in enumerate(times[:passes]):
             for piece, share in shares.items():

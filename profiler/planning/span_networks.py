@@ -17,7 +17,7 @@ from latency_tables.opspec import Activation
 from latency_tables.pieces import NetworkPieces
 from latency_tables.places import Place
 from latency_tables.span_masks import ACTIVE, LINEAR, MERGED, Span, mask_of
-from profiler.bounds import merged_spans, one_by_one
+from profiler.planning.bounds import merged_spans, one_by_one
 
 #: A span whose MACs are more than so many times those of its layers is in no network.
 WORTH_MACS = 3.0

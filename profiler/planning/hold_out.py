@@ -12,7 +12,7 @@ from collections.abc import Collection
 
 from latency_tables.pieces import NetworkPieces
 from latency_tables.places import Place
-from profiler.span_networks import between_span_masks, least_macs_mask
+from profiler.planning.span_networks import between_span_masks, least_macs_mask
 
 #: Padding modes that need different pieces; ``interior`` is built of the pieces of ``repad``.
 PADDING_FORMS = ("repad", "bias_map")

@@ -1,0 +1,184 @@
+"""The lines of a journal: what each kind holds, and how it is read and written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from latency_tables.records import convert_record, plain
+from profiler.errors import JournalError
+from profiler.replies import Failure, Reply, parse_result
+
+SCHEMA = "dshrink.journal"
+SCHEMA_VERSION = 1
+
+#: How to fix a journal that does not read.
+FIX = "delete the lines from there on to measure them again, or the file to start afresh"
+
+Line = dict[str, Any]
+Cause = Literal["drift", "throttled", "failures", "board"]
+
+
+def not_a_journal(path: Path) -> JournalError:
+    """The error for a file that is something else."""
+    return JournalError(f"{path} is no journal of dshrink; choose another folder")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What a journal belongs to; a run only resumes it where all of it is equal."""
+
+    conditions: Mapping[str, Any]
+    seed: int
+    plan: str
+    rule: Mapping[str, Any]
+
+    def to_json(self) -> Line:
+        about = {"line": "header", "schema": SCHEMA, "schema_version": SCHEMA_VERSION}
+        return {**about, **plain(self)}
+
+    def check(self, line: Line, path: Path) -> None:
+        """Raise JournalError unless ``line`` is the header of the same run."""
+        if line.get("schema") != SCHEMA:
+            raise not_a_journal(path)
+        found = convert_record(
+            {name: value for name, value in line.items() if name != "line"},
+            Header,
+            where=str(path),
+            error=JournalError,
+            fix="choose another folder",
+            schema=SCHEMA,
+            version=SCHEMA_VERSION,
+        )
+        if differences := found.differences(self):
+            raise JournalError(
+                f"{path} belongs to another run ({'; '.join(differences)}): "
+                "ask for the same again, choose another folder, or delete the file"
+            )
+
+    def differences(self, now: Header) -> list[str]:
+        """One text each: what was asked for when the journal was begun, and what is now."""
+        facts: dict[str, tuple[Any, Any]] = {}
+        for before, after in ((self.conditions, now.conditions), (self.rule, now.rule)):
+            facts |= {n: (before.get(n), after.get(n)) for n in sorted({*before, *after})}
+        facts["seed"] = (self.seed, now.seed)
+        found = [f"{name} was {old}, now {new}" for name, (old, new) in facts.items() if old != new]
+        if self.plan != now.plan:
+            found.append("the pieces and networks to measure are not the same")
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentLine:
+    """What a fresh agent of a round reports about its machine."""
+
+    round: int
+    board: str
+    environment: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiscardLine:
+    """Replies of a round are taken back; a board that differs from the others, with a warning."""
+
+    round: int
+    jobs: tuple[str, ...]
+    cause: Cause
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptLine:
+    """The last stretch of a board in a round is accepted as it is, with a warning."""
+
+    round: int
+    board: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarningLine:
+    """What whoever uses the table should know of a board."""
+
+    board: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnchorLine:
+    """A reply about an anchor, which closes the stretch before it."""
+
+    reply: Reply
+
+
+Entry = Reply | AnchorLine | EnvironmentLine | DiscardLine | KeptLine | WarningLine
+
+_KINDS: Mapping[str, type[EnvironmentLine | DiscardLine | KeptLine | WarningLine]] = {
+    "environment": EnvironmentLine,
+    "discard": DiscardLine,
+    "kept": KeptLine,
+    "warning": WarningLine,
+}
+_NAMES = {kind: name for name, kind in _KINDS.items()}
+
+
+def write_entry(entry: Entry) -> Line:
+    """An entry as JSON data."""
+    if isinstance(entry, Reply):
+        return {"line": "reply", **_write_reply(entry)}
+    if isinstance(entry, AnchorLine):
+        return {"line": "anchor", **_write_reply(entry.reply)}
+    return {"line": _NAMES[type(entry)], **plain(entry)}
+
+
+def read_entry(line: Line, where: str) -> Entry:
+    """The entry that a line is. Raises JournalError for what is none."""
+    name = str(line.get("line"))
+    said = {key: value for key, value in line.items() if key != "line"}
+    if name == "reply":
+        return _read_reply(said, where)
+    if name == "anchor":
+        return AnchorLine(_read_reply(said, where))
+    if name not in _KINDS:
+        raise JournalError(f"{where}: unknown line {name!r}: {FIX}")
+    return convert_record(said, _KINDS[name], where=where, error=JournalError, fix=FIX)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ReplyLine:
+    """``result`` is as the agent sends it; in its place there may be an ``error``."""
+
+    job: str
+    round: int
+    attempt: int
+    board: str
+    took_s: float
+    result: Mapping[str, Any] = field(default_factory=dict)
+    error: Failure | None = None
+
+
+def _write_reply(reply: Reply) -> Line:
+    body = {name: value for name, value in plain(reply.outcome).items() if value not in (None, {})}
+    return {
+        "job": reply.job_id,
+        "round": reply.round,
+        "attempt": reply.attempt,
+        "board": reply.board,
+        "took_s": round(reply.took_s, 4),
+        ("error" if reply.failure else "result"): body,
+    }
+
+
+def _read_reply(said: Line, where: str) -> Reply:
+    line = convert_record(said, _ReplyLine, where=where, error=JournalError, fix=FIX)
+    outcome = line.error or parse_result(line.result, where=where, error=JournalError, fix=FIX)
+    return Reply(
+        job_id=line.job,
+        round=line.round,
+        attempt=line.attempt,
+        board=line.board,
+        outcome=outcome,
+        took_s=line.took_s,
+    )

@@ -1,0 +1,198 @@
+"""One board's part in a round: it takes jobs from the queue and measures them between anchors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from profiler.board_checks import check_clock, check_conditions, check_identity
+from profiler.errors import BoardLostError, JournalError, SessionError
+from profiler.journal_lines import AnchorLine, EnvironmentLine, WarningLine
+from profiler.planning.jobs import AnyJob, measure_request, timeout_s
+from profiler.replies import Failure, Reply
+from profiler.run_state import Round, RunState
+from profiler.runtimes import traits_of
+from profiler.scheduling.lanes import Board
+from profiler.scheduling.serial import Scheduler
+from profiler.stretches import repeat_drifted
+
+#: So many jobs failing one after the other say something about the machine, not about the jobs.
+FAILURES_IN_A_ROW = 5
+
+
+class Lane:
+    """A board at work on a round. It ends where nothing is left, or the board is excluded."""
+
+    def __init__(
+        self, name: str, board: Board, current: Round, run: RunState, scheduler: Scheduler
+    ) -> None:
+        self._name = name
+        self._board = board
+        self._round = current
+        self._run = run
+        self._scheduler = scheduler
+        self._state = run.board(name)
+        self._taken: list[str] = []
+
+    async def run(self) -> None:
+        """Measure until the queue is empty; what was taken and not measured goes back there."""
+        if self._state.excluded:
+            return
+        try:
+            await self._work()
+        except BoardLostError:
+            # Whatever comes back under that name has none of the files.
+            self._state.files.clear()
+        except (SessionError, JournalError) as error:
+            self._state.files.clear()
+            self._state.excluded = error
+            if self._scheduler.lanes > 1:
+                reason = f"{self._name} took no further part: {error}"
+                self._run.journal.record(WarningLine(board=self._name, reason=reason))
+        finally:
+            self._round.queue.put_back(self._taken)
+
+    @property
+    def _has_open_stretch(self) -> bool:
+        """Whether no anchor was measured since the board's last job in this round."""
+        return bool(self._run.known.log(self._round.number, self._name).open)
+
+    async def _work(self) -> None:
+        if not self._take() and not self._has_open_stretch:
+            return
+        await self._begin()
+        is_resumed = self._has_open_stretch
+        if is_resumed:
+            await self._close_stretch()
+        if self._scheduler.lanes > 1:
+            # By what all of them measure the boards are compared.
+            await self._measure_anchors(len(self._run.plan.anchors))
+        elif not is_resumed:
+            await self._measure_anchors()
+        while self._taken or self._take():
+            await self._push([self._run.jobs[name] for name in self._taken])
+            while self._taken:
+                left = len(self._round.queue) + len(self._taken)
+                self._round.report(left, self._run.jobs[self._taken[0]].label)
+                await self._measure()
+            await self._run.builds.keep(self._board)
+            await self._close_stretch()
+
+    def _take(self) -> bool:
+        most = self._run.settings.anchor_every
+        self._taken += self._round.queue.take(self._name, most, self._scheduler.lanes)
+        return bool(self._taken)
+
+    async def _begin(self) -> None:
+        environment = await self._board.begin()
+        check_conditions(self._name, environment, self._run.conditions)
+        fingerprint = environment.fingerprint()
+        check_identity(self._name, fingerprint, self._run.journal, self._run.conditions)
+        self._run.journal.record(
+            EnvironmentLine(round=self._round.number, board=self._name, environment=fingerprint)
+        )
+        await self._run.builds.begin(self._name, self._board, fingerprint)
+        await self._push(self._run.plan.anchors)
+
+    async def _push(self, jobs: Sequence[AnyJob]) -> None:
+        """Bring to the board the files of these jobs that it does not have yet."""
+        wanted = ((job.id, self._run.file(job)) for job in jobs if job.id not in self._state.files)
+        new = {name: file for name, file in wanted if file is not None}
+        if new:
+            pushed = await self._board.push(tuple(new.values()))
+            self._state.files.update(zip(new, pushed, strict=True))
+
+    async def _execute(self, jobs: Sequence[AnyJob], attempts: Sequence[int]) -> list[Reply]:
+        run, conditions, rule = self._run, self._run.conditions, self._run.settings.rule
+        requests = [
+            measure_request(
+                job,
+                self._state.files[job.id],
+                conditions,
+                rule,
+                run.builds.options(
+                    self._name, job, self._round.number, rebuild=job.id in self._round.rebuilt
+                ),
+            )
+            for job in jobs
+        ]
+        takes_long = traits_of(conditions).builds or conditions.launch == "compiled"
+        start = run.clock()
+        outcomes = await self._board.execute(requests, timeout_s(rule, builds=takes_long))
+        # What was spent on broken links says nothing about what a repetition would cost.
+        spent_s = run.clock() - start - sum(outcome.lost_s for outcome in outcomes)
+        replies = [
+            Reply(
+                job_id=job.id,
+                round=self._round.number,
+                attempt=attempt,
+                board=self._name,
+                outcome=outcome.result,
+                took_s=round(max(0.0, spent_s) / len(jobs), 4),
+            )
+            for job, attempt, outcome in zip(jobs, attempts, outcomes, strict=True)
+        ]
+        check_clock(replies, conditions)
+        run.builds.note(replies)
+        return replies
+
+    async def _measure(self) -> None:
+        """Run the first jobs of those taken; what has to run again goes back into the queue."""
+        names = self._taken[: self._scheduler.jobs_at_once]
+        attempts = [self._run.known.attempts.get((n, self._round.number), 0) for n in names]
+        replies = await self._execute([self._run.jobs[name] for name in names], attempts)
+        self._run.journal.record(*replies)
+        del self._taken[: len(names)]
+        for reply in replies:
+            if reply.failure:
+                self._note_failure(reply, reply.failure)
+            else:
+                self._state.failed_in_a_row.clear()
+                self._round.queue.put(self._repeat_throttled(reply))
+
+    def _repeat_throttled(self, reply: Reply) -> list[str]:
+        """Take the reply back where it was throttled; returns the job that has to run again."""
+        run, again = self._run, [reply.job_id]
+        slowed = reply.samples.throttled(run.conditions.clock) if reply.samples else ""
+        if not slowed or reply.attempt >= run.settings.repeats:
+            return []
+        if not run.affordable(again, self._round):
+            return []
+        run.journal.discard(reply.round, again, cause="throttled", reason=slowed)
+        return again
+
+    def _note_failure(self, reply: Reply, failure: Failure) -> None:
+        failed = self._state.failed_in_a_row
+        failed.append(reply)
+        if len(failed) < FAILURES_IN_A_ROW:
+            return
+        # They are not the jobs' fault, so the next run shall try them again.
+        for one in failed:
+            self._run.journal.discard(
+                one.round, [one.job_id], cause="failures", reason=str(failure)
+            )
+        raise SessionError(
+            f"{FAILURES_IN_A_ROW} jobs failed one after the other on {self._name}, "
+            f"the last one with {failure}" + (f"; {failure.advice}" if failure.advice else "")
+        )
+
+    async def _measure_anchors(self, most: int = 1) -> None:
+        """Close the open stretch; the best anchor comes last, next to what it is compared with."""
+        number = self._round.number
+        jobs = self._usable_anchors()[:most][::-1]
+        if not jobs:
+            reason = f"no anchor could be measured: drift in round {number} is not known"
+            self._run.journal.keep(number, self._name, reason)
+            return
+        first = len(self._run.known.log(number, self._name).anchors)
+        replies = await self._execute(jobs, range(first, first + len(jobs)))
+        self._run.journal.record(*map(AnchorLine, replies))
+
+    def _usable_anchors(self) -> list[AnyJob]:
+        replies = (reply for log in self._run.known.rounds.values() for reply in log.anchors)
+        broken = {reply.job_id for reply in replies if reply.failure}
+        there = self._state.files.keys() - broken
+        return [job for job in self._run.plan.anchors if job.id in there]
+
+    async def _close_stretch(self) -> None:
+        await self._measure_anchors()
+        self._round.queue.put(repeat_drifted(self._run, self._name, self._round))

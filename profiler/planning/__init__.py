@@ -1,0 +1,1 @@
+"""Which networks and pieces are measured, and which need no further round."""

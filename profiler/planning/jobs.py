@@ -1,0 +1,135 @@
+"""A job: one thing to measure, the rule that times it, and the request that it becomes.
+
+Anchors are jobs that watch the machine, and take no part in the table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+from devices.agent.protocol import Rule, file_digest
+from devices.connection import PushedFile
+from latency_tables.opspec import OpSpec
+from latency_tables.schema import Conditions
+from profiler.errors import PlanningError
+from profiler.runtimes import request_options
+
+JOB_KINDS = ("piece", "network", "duplicate", "anchor", "pair", "layers")
+#: About what a runtime takes to load and optimise a file.
+LOAD_S = 0.1
+
+#: Most time for a runtime to load and optimise a network, beyond what the rule allows for timing.
+PREPARE_TIMEOUT_S = 60.0
+#: The same where an engine is built: a Jetson takes minutes for a network.
+BUILD_TIMEOUT_S = 1800.0
+
+#: When the agent starts and stops to believe its clock. Rounds are short and the agent does not try
+#: to narrow the interval within one (half_width 1): what disturbs a round is not averaged away by
+#: staying in it, so another round serves a noisy row better than a longer one does.
+PROFILE_RULE = Rule(warmup_cap_s=0.25, min_samples=10, min_total_s=0.08, half_width=1.0, cap_s=0.2)
+
+
+def expected_s(rule: Rule) -> float:
+    """About how long a job takes on an idle machine."""
+    return rule.warmup_s + rule.min_total_s + LOAD_S
+
+
+def longest_s(rule: Rule) -> float:
+    """About how long a job takes on a machine that is never idle."""
+    return 2.0 * expected_s(rule)
+
+
+def timeout_s(rule: Rule, builds: bool = False) -> float:
+    """How long an agent may be silent about a job before it is taken to hang."""
+    prepare_s = BUILD_TIMEOUT_S if builds else PREPARE_TIMEOUT_S
+    return prepare_s + 10.0 * (rule.warmup_cap_s + rule.cap_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _JobBase:
+    """One thing to measure; ``label`` is what a progress bar shows."""
+
+    id: str
+    kind: str
+    label: str
+    weights_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in JOB_KINDS:
+            raise PlanningError(f"unknown kind of job {self.kind!r}; known: {', '.join(JOB_KINDS)}")
+
+    def as_anchor(self) -> Self:
+        """The same thing, measured again and again to watch the machine."""
+        return replace(self, id=f"anchor {self.id}", kind="anchor", label=f"anchor ({self.label})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(_JobBase):
+    """A piece or a network that is built from its spec, with random weights."""
+
+    spec: OpSpec
+
+    @property
+    def digest(self) -> str:
+        return self.spec.digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileJob(_JobBase):
+    """A network that is in a file already."""
+
+    file: Path
+
+    @property
+    def digest(self) -> str:
+        return file_digest(str(self.file))
+
+
+AnyJob = Job | FileJob
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobPlan:
+    """Everything a session measures; ``anchors`` are candidates, the best one first."""
+
+    jobs: Sequence[AnyJob]
+    anchors: Sequence[AnyJob]
+
+    def __post_init__(self) -> None:
+        ids = [job.id for job in (*self.jobs, *self.anchors)]
+        if len(set(ids)) != len(ids):
+            raise PlanningError("two jobs of a plan share their id")
+        if not self.jobs:
+            raise PlanningError("nothing to measure")
+
+    @property
+    def digest(self) -> str:
+        """8 hex digits that change with any job."""
+        names = [[job.id, job.digest, job.weights_seed] for job in (*self.jobs, *self.anchors)]
+        return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:8]
+
+
+def measure_request(
+    job: AnyJob,
+    file: PushedFile,
+    conditions: Conditions,
+    rule: Rule,
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The agent's request for a job whose file is on the device."""
+    given = {**request_options(conditions), **(options or {})}
+    return {
+        **({"options": given} if given else {}),
+        "do": "profile" if job.kind == "layers" else "measure",
+        "runtime": conditions.runtime,
+        "file": file.path,
+        "sha256": file.sha256,
+        "threads": conditions.threads,
+        "seed": job.weights_seed,
+        "rule": dict(rule._asdict()),
+    }

@@ -1,0 +1,109 @@
+"""What the rounds of a run share: its records, and what is known of files, engines and boards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from devices.connection import PushedFile
+from latency_tables.opspec import OpSpecError
+from latency_tables.schema import Conditions
+from profiler.builds import Builds
+from profiler.errors import ProfilerError
+from profiler.journal import Journal, JournalState
+from profiler.planning.jobs import AnyJob, JobPlan
+from profiler.replies import Failure, Reply
+from profiler.scheduling.work_queue import WorkQueue
+from profiler.settings import ProfileSettings
+from profiler.time_budget import TimeBudget
+from profiler.workload_files import WorkloadFolder
+
+#: report(number of jobs left in the round, label of the next one)
+Report = Callable[[int, str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """One pass over jobs, in their order in ``queue``.
+
+    ``rebuilt`` are the jobs whose engine is built anew in an extra round, ``dropped`` those that
+    get no more rounds.
+    """
+
+    number: int
+    queue: WorkQueue
+    report: Report
+    rebuilt: Collection[str] = ()
+    dropped: Collection[str] = ()
+
+
+@dataclass(slots=True)
+class BoardState:
+    """What a run knows of a board: the files it holds, by job, and its last jobs that all failed.
+
+    ``excluded`` is why it gets no more jobs.
+    """
+
+    files: dict[str, PushedFile] = field(default_factory=dict)
+    failed_in_a_row: list[Reply] = field(default_factory=list)
+    excluded: ProfilerError | None = None
+
+
+@dataclass(kw_only=True)
+class RunState:
+    """A plan being measured into a journal. ``unbuildable`` jobs have no file, and the reason."""
+
+    plan: JobPlan
+    conditions: Conditions
+    settings: ProfileSettings
+    workloads: WorkloadFolder
+    journal: Journal
+    clock: Callable[[], float]
+    unbuildable: dict[str, Failure] = field(default_factory=dict)
+    boards: dict[str, BoardState] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.jobs: dict[str, AnyJob] = {job.id: job for job in self.plan.jobs}
+        with_anchors = self.jobs | {job.id: job for job in self.plan.anchors}
+        self.builds = Builds(
+            conditions=self.conditions,
+            workloads=self.workloads.folder,
+            jobs=with_anchors,
+            rounds=self.settings.rounds,
+        )
+        self.builds.note(self.known.discarded)
+        self.builds.note(self.known.accepted.values())
+        for log in self.known.rounds.values():
+            self.builds.note(log.anchors)
+
+    @property
+    def known(self) -> JournalState:
+        """What the journal holds."""
+        return self.journal.state
+
+    def board(self, name: str) -> BoardState:
+        return self.boards.setdefault(name, BoardState())
+
+    @property
+    def excluded(self) -> dict[str, ProfilerError]:
+        """The boards that get no more jobs, and why."""
+        return {name: board.excluded for name, board in self.boards.items() if board.excluded}
+
+    def file(self, job: AnyJob) -> Path | None:
+        """The job's file, written where it is missing; None where it cannot be."""
+        if job.id not in self.unbuildable:
+            try:
+                return self.workloads.file(job)
+            except OpSpecError as error:
+                self.unbuildable[job.id] = Failure(type="bad_model", message=str(error))
+        return None
+
+    def affordable(self, names: Iterable[str], current: Round) -> bool:
+        """Whether there is time left to measure these jobs again in this round."""
+        cost_s = sum(self.known.accepted[name, current.number].took_s for name in names)
+        return cost_s <= self.budget(current.dropped).drift_room_s
+
+    def budget(self, dropped: Collection[str] = ()) -> TimeBudget:
+        """The time of the run; ``dropped`` jobs get no more rounds."""
+        return TimeBudget(plan=self.plan, settings=self.settings, state=self.known, dropped=dropped)

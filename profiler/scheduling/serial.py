@@ -1,0 +1,65 @@
+"""Which job runs where and when: the protocol of a scheduler, and the one that has one board.
+
+Whatever the scheduler, a device runs one job at a time. Schedulers and connections multiply.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from devices.connection import Connection
+from devices.environment import Environment
+from profiler.scheduling.direct_board import DirectBoard, Notice, ignore_notice
+from profiler.scheduling.lanes import MakeLane, run_blocking
+
+
+class Scheduler(Protocol):
+    """Drives lanes, one a board."""
+
+    @property
+    def lanes(self) -> int:
+        """How many lanes are driven at a time."""
+        ...
+
+    @property
+    def jobs_at_once(self) -> int:
+        """How many jobs a lane should put into one request."""
+        ...
+
+    def boards(self) -> tuple[str, ...]:
+        """The names of the boards that can be asked now."""
+        ...
+
+    def probe(self) -> Environment:
+        """What a fresh agent says about a board. Raises SessionError where none starts."""
+        ...
+
+    def drive(self, make_lane: MakeLane) -> None:
+        """Make a lane for each board and run them until all have ended."""
+        ...
+
+    def close(self) -> None:
+        """End the agents and take from the boards what was brought there."""
+        ...
+
+
+class SerialScheduler:
+    """One board, in this process and thread, one job after the other."""
+
+    lanes = 1
+    jobs_at_once = 1
+
+    def __init__(self, connection: Connection, *, notice: Notice = ignore_notice) -> None:
+        self.board = DirectBoard(connection, notice=notice)
+
+    def boards(self) -> tuple[str, ...]:
+        return (self.board.name,)
+
+    def probe(self) -> Environment:
+        return run_blocking(self.board.begin())
+
+    def drive(self, make_lane: MakeLane) -> None:
+        run_blocking(make_lane(self.board.name, self.board))
+
+    def close(self) -> None:
+        self.board.close()
