@@ -32,7 +32,7 @@ from latency_tables.csv_lines import CsvSource, load_lines
 from latency_tables.errors import LatencyTableError
 from latency_tables.span_masks import SpanChain, check_span_mask
 
-COMMAND = "dshrink search --method dp ... --frontier FILE.csv"
+COMMAND = "dshrink search dp ... --frontier FILE.csv"
 _CURVES_INCHES = 3.4
 
 

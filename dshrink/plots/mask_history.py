@@ -1,8 +1,8 @@
 """The history of a learnt mask (DepthShrinker, stage 1): its values, and what it keeps.
 
 Blocks are rows and records are columns, so that fifty blocks stay legible where fifty lines would
-not. What decides is the share of the last epoch in which a block was kept; older files do not say
-it, and have one strip less.
+not. What decides is the share of the last epoch in which a block was kept; older files lack it, and
+have one strip less.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from latency_tables.csv_lines import CsvLine, CsvSource, load_lines
 COLUMNS = ("epoch", "step", "block", "name", "mask", "kept", "saving_ms")
 #: Not in older files.
 SHARE_COLUMN = "share"
-COMMAND = "dshrink search MODEL --method mask --data DIR ..."
+COMMAND = "dshrink search mask MODEL --data DIR ..."
 _INCHES_A_BLOCK = 0.19
 #: Labels of epochs that do not meet, by the number of strips.
 _MOST_EPOCH_LABELS = {2: 9, 3: 5}

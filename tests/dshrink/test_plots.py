@@ -445,7 +445,8 @@ def test_missing_columns_are_all_named(tmp_path):
     columns = [name for name in COLUMNS if name not in ("batch", "throughput_fps")]
     path = write_csv(tmp_path / "r.csv", [result("11", 100.0)], columns)
     with pytest.raises(
-        ResultsError, match=r"r\.csv: line 1: missing column\(s\) batch, throughput_fps:"
+        ResultsError,
+        match=r"r\.csv: line 1: missing column\(s\) batch, throughput_fps \(separated by",
     ):
         load_results(path)
 

@@ -97,6 +97,10 @@ def test_what_a_section_leaves_out_is_as_in_the_fine_tuning(write: Write) -> Non
     assert recipe.name == "mine"
     assert (recipe.search.epochs, recipe.search.batch) == (1, 8)
     assert recipe.search.augmentation == Augmentation(flip=0.0)
+    text = text + "learning_rate = 1\naugmentation.crop_scale = [0.25, 1]"
+    read = load_text(write, text).search
+    assert read.learning_rate == 1.0 and isinstance(read.learning_rate, float)
+    assert read.augmentation == Augmentation(flip=0.0, crop_scale=(0.25, 1.0))
     assert recipe.distilled == recipe.finetune
     assert (recipe.pretrain, recipe.decay, recipe.images) == (None, None, None)
     searched = load_text(write, MINIMAL + "decay = 0.5\nlimit = 2")
