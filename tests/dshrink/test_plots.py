@@ -446,7 +446,7 @@ def test_missing_columns_are_all_named(tmp_path):
     path = write_csv(tmp_path / "r.csv", [result("11", 100.0)], columns)
     with pytest.raises(
         ResultsError,
-        match=r"r\.csv: line 1: missing column\(s\) batch, throughput_fps \(separated by",
+        match=r"line 1: missing column\(s\) batch, throughput_fps \(separated by",
     ):
         load_results(path)
 
