@@ -70,8 +70,8 @@ def wilson_interval(share: float, images: int) -> tuple[float, float]:
 def accuracy_interval(percents: Sequence[float], images: int | None) -> MeanWithInterval:
     """The mean, with the t-interval over seeds or Wilson's over images: the wider end.
 
-    Seeds that agree, by chance or because there is only one, know no accuracy better than the
-    images tell it. All seeds have the same images, so that more seeds are not more of them. None
+    Seeds that agree, by chance or because there is only one, know the accuracy no better than the
+    number of images allows. All seeds have the same images, so that more seeds are not more of them. None
     where their number is not known.
     """
     over_seeds = mean_interval(percents, highest=100.0)
@@ -90,8 +90,8 @@ class FrontPoint:
     """One network of one method and recipe, over its ``seeds`` (empty where not known).
 
     ``kept_blocks`` is None where the blocks are not known, or seeds keep different numbers of them;
-    ``of_seeds`` has (frames/s, percent) of each seed; ``validation_images`` is how many tell the
-    accuracy, None where not known.
+    ``of_seeds`` has (frames/s, percent) of each seed; ``validation_images`` is the number that
+    the accuracy is of, None where not known.
     """
 
     method: str
@@ -113,12 +113,12 @@ class FrontPoint:
 
     @property
     def has_accuracy_interval(self) -> bool:
-        """Whether anything tells the noise of the accuracy: its images, or several seeds."""
+        """Whether the noise of the accuracy is known: by its images, or by several seeds."""
         return self.validation_images is not None or len(self.of_seeds) > 1
 
     @property
     def accuracy_bounds(self) -> MeanWithInterval:
-        """What the accuracy may be: from 0 to 100 % where nothing tells its noise."""
+        """What the accuracy may be: from 0 to 100 % where its noise is not known."""
         if self.has_accuracy_interval:
             return self.accuracy_percent
         return MeanWithInterval(mean=self.accuracy_percent.mean, low=0.0, high=100.0)
@@ -134,7 +134,7 @@ def dominates(a: FrontPoint, b: FrontPoint) -> bool:
 
     Either its accuracy is clearly higher and its throughput not clearly lower, or its throughput is
     clearly higher and the mean of its accuracy not lower. Clearly: the 95 % intervals do not meet;
-    where nothing tells the noise of an accuracy, it is never clearly higher nor lower.
+    where the noise of an accuracy is not known, it is never clearly higher nor lower.
     The relation never runs in a circle, but it is not transitive: where the interval of b's
     throughput covers those of a and c, a may dominate b and b dominate c though a is clearly slower
     than c.

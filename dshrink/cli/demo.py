@@ -36,10 +36,10 @@ def command(
 
     The same command resumes an interrupted run.
     """
-    from dshrink.operations import study
+    from dshrink.operations.study import StudyRequest, StudyStages
+    from dshrink.study.pictures import draw_study, searched_plans
     from dshrink.study.recipe import load_recipe
     from dshrink.study.runner import jobs_here
-    from dshrink.train.data import open_images
     from dshrink.train.digits import write_digits
     from latency_tables.io import load_table
     from profiler.target import Target
@@ -50,8 +50,8 @@ def command(
     out.print(
         f"{digits.training} images to train {wanted.model} on, {digits.validation} to validate it"
     )
-    # A table too noisy to be fit for search says so below; the journey goes on.
-    request = study.StudyRequest(
+    # A table too noisy to be fit for search says so below, and is used all the same.
+    request = StudyRequest(
         recipe=wanted,
         data=str(digits.folder),
         folder=folder,
@@ -59,31 +59,31 @@ def command(
         allow_unfit=True,
         jobs=jobs_here(jobs),
     )
-    images = open_images(request.data)
-    context = request.context(images)
+    study = StudyStages.of(request, notice=notice, progress=progress)
+    context = study.context
 
     out.rule("2 of 5: measure every piece of the network on this machine")
-    study.measure_table(request, context, len(images.classes), notice=notice, progress=progress)
+    study.measure_table()
     out.print("\n".join(summary_lines(load_table(context.table))))
 
     out.rule("3 of 5: learn what to shrink by that table, fine-tune, merge, prove")
-    study.train(request, context, images, notice=notice, progress=progress)
-    for name, plan in study.searched_plans(context).items():
+    study.train()
+    for name, plan in searched_plans(context).items():
         latency = f", predicted {plan.predicted.latency_ms:.3f} ms" if plan.predicted else ""
         out.print(f"{name}: of {len(plan.keep_mask)} blocks stay {plan.keep_mask}{latency}")
     _say_merges(context)
 
     out.rule("4 of 5: measure the networks, beside what the table predicted")
-    results = study.measure_networks(request, context, notice=notice, progress=progress)
+    results = study.measure_networks()
     print_results([result for result in results if not result.seed])
     out.print("(those of the first seed; results.csv has all)")
 
     out.rule("5 of 5: tables and pictures")
-    written = study.write_study(request, context, results)
+    written = study.write(results)
     out.print("\n".join(written.report))
     out.print("files written:")
     tables = [context.table / name for name in ("table.csv", "table.json", "journal.jsonl")]
-    for file in (*tables, *written.files, *study.draw_study(context, results)):
+    for file in (*tables, *written.files, *draw_study(context, results)):
         out.print(f"  {file}")
     out.print(f"  and the networks of all rows below {folder}")
 

@@ -11,22 +11,22 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dshrink.errors import DshrinkError
 from dshrink.front_results import fronts_of, save_fronts
 from dshrink.operations.bench import bench_networks
 from dshrink.operations.profile import profile_network
+from dshrink.plots import front_figure, save_figure
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.results import BenchmarkResult, save_results
-from dshrink.search.plan import Plan, load_plan
 from dshrink.study.folders import StepFolders, TableResult
 from dshrink.study.networks import benchmark_result, one_a_structure, report_row, study_networks
 from dshrink.study.recipe import ImageCounts, Recipe
 from dshrink.study.report import report_lines
-from dshrink.study.rows import HISTORY, PLAN, StudyContext
+from dshrink.study.rows import StudyContext
 from dshrink.study.runner import Study
-from dshrink.study.steps import MERGE, SEARCH, TABLE, Step, StepsFailedError, StudyError, steps_of
+from dshrink.study.steps import MERGE, TABLE, Step, StepsFailedError, StudyError, steps_of
 from dshrink.train.data import Images, open_images
 from dshrink.train.processes import is_main_process, together
 from dshrink.train.unreadable import Unreadable
@@ -34,13 +34,10 @@ from latency_tables.files import write_atomically
 from latency_tables.io import load_table
 from profiler.target import Target, batch_on
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 TABLE_FOLDER = "table"
 #: Conditions that only a table gives.
 _TABLES_OWN = ("statistic", "launch", "cache_mode")
-#: Opens a progress bar of a title, to be told how far a stage is.
+#: Opens a progress bar with a title.
 OpenProgress = Callable[[str], AbstractContextManager[OnProgress]]
 
 
@@ -72,46 +69,6 @@ class StudyRequest:
         """All steps of the training."""
         batch = batch_on(self.target)
         return steps_of(recipe or self.recipe, measure_table=self.table is None, batch=batch)
-
-    def context(self, images: Images) -> StudyContext:
-        """What the steps are done with. Raises on an unreadable table."""
-        recipe = self.recipe
-        identity = {
-            "model": recipe.model,
-            "resolution": recipe.resolution,
-            "weights": _known_weights(recipe.weights),
-            "data": images.digest,
-        }
-        # A table that is measured here is known by what it is measured under.
-        table: Any = asdict(self.target) if self.table is None else load_table(self.table).digest
-        return StudyContext(
-            recipe=recipe,
-            data=self.data,
-            table=self.table or self.folder / TABLE_FOLDER,
-            folders=StepFolders.of(self.folder, identity, table, self.steps()),
-            allow_unfit=self.allow_unfit,
-            unreadable=self.unreadable,
-        )
-
-    def reported(self, context: StudyContext, notice: Notice = no_notice) -> StudyContext:
-        """``context`` with all steps of the whole recipe beside those asked for now.
-
-        What was done under other settings, and is not asked for, is left out, with a notice.
-        """
-        recipe = (self.whole or self.recipe).with_all_of(self.recipe)
-        steps = {step.name: step for step in self.steps(recipe)}
-        folders = replace(context.folders, steps=steps)
-        left_out: list[str] = []
-        for name, step in list(steps.items()):
-            if step.kind == MERGE and name not in context.folders.steps:
-                try:
-                    folders.any_result(name)
-                except StudyError as error:
-                    left_out.append(str(error))
-                    del steps[name]
-        if left_out:
-            notice(f"not in the report: {len(left_out)} networks, as {left_out[0]}")
-        return replace(context, recipe=recipe, folders=folders)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +124,7 @@ def plan_study(request: StudyRequest, notice: Notice = no_notice) -> StudyPlan:
         images = open_images(request.data)
         sizes = (len(images.train), len(images.validation), len(images.classes))
         counts = ImageCounts(training=sizes[0], validation=sizes[1], classes=sizes[2])
-        done = frozenset(request.context(images).folders.results())
+        done = frozenset(study_context(request, images).folders.results())
     elif counts is None:
         raise DshrinkError(f"{recipe.name}: has no section [images]: give --data DIR")
     else:
@@ -182,161 +139,170 @@ def run_study(
 
     Where steps fail, the others are measured and reported before StepsFailedError is raised.
     """
-    images = open_images(request.data)
-    context = request.context(images)
+    stages = StudyStages.of(request, notice=notice, progress=progress)
     if request.table is None:
-        measure_table(request, context, len(images.classes), notice=notice, progress=progress)
+        stages.measure_table()
     failed: StepsFailedError | None = None
     try:
-        train(request, context, images, notice=notice, progress=progress)
+        stages.train()
     except StepsFailedError as error:
         failed = error
     study = None
     if is_main_process():
-        shown = request.reported(context, notice)
-        if failed is None or study_networks(shown):
-            results = measure_networks(request, shown, notice=notice, progress=progress)
-            study = write_study(request, shown, results, failed)
+        shown = stages.reported()
+        if failed is None or study_networks(shown.context):
+            study = shown.write(shown.measure_networks(), failed.failures if failed else {})
     if failed is not None:
         raise failed
     return study
 
 
-def measure_table(
-    request: StudyRequest,
-    context: StudyContext,
-    classes: int,
-    *,
-    notice: Notice = no_notice,
-    progress: OpenProgress = no_bar,
-) -> None:
-    """Profile the recipe's network, unless that was done. Raises DshrinkError under accelerate."""
-    recipe = context.recipe
-    if context.folders.any_result(TABLE) is not None:
-        return
-    if together().num_processes > 1:
-        raise DshrinkError(
-            "several processes train together, they do not measure: measure the table first "
-            f"(`dshrink profile {recipe.model} --resolution {recipe.resolution} "
-            f"--classes {classes}`) and give it with --table"
+@dataclass(frozen=True, kw_only=True)
+class StudyStages:
+    """A study, stage by stage: the table, the training, the networks' speed, the files."""
+
+    request: StudyRequest
+    images: Images
+    context: StudyContext
+    notice: Notice = no_notice
+    progress: OpenProgress = no_bar
+
+    @classmethod
+    def of(
+        cls, request: StudyRequest, *, notice: Notice = no_notice, progress: OpenProgress = no_bar
+    ) -> StudyStages:
+        """Open the images. Raises on an unreadable table."""
+        images = open_images(request.data)
+        context = study_context(request, images)
+        return cls(
+            request=request, images=images, context=context, notice=notice, progress=progress
         )
-    with progress(f"profile {recipe.model}") as update:
-        profile = profile_network(
-            recipe.model,
-            context.table,
-            request.target,
-            resolution=recipe.resolution,
-            dense=recipe.table.dense,
-            hold_out=recipe.table.hold_out,
-            classes=classes,
-            on_progress=update,
-            notice=notice,
+
+    def measure_table(self) -> None:
+        """Profile the recipe's network, unless that was done.
+
+        Raises DshrinkError in one of several processes of a launcher.
+        """
+        context, recipe, classes = self.context, self.context.recipe, len(self.images.classes)
+        if context.folders.any_result(TABLE) is not None:
+            return
+        if together().num_processes > 1:
+            raise DshrinkError(
+                "several processes train together, they do not measure: measure the table first "
+                f"(`dshrink profile {recipe.model} --resolution {recipe.resolution} "
+                f"--classes {classes}`) and give it with --table"
+            )
+        with self.progress(f"profile {recipe.model}") as update:
+            profile = profile_network(
+                recipe.model,
+                context.table,
+                self.request.target,
+                resolution=recipe.resolution,
+                dense=recipe.table.dense,
+                hold_out=recipe.table.hold_out,
+                classes=classes,
+                on_progress=update,
+                notice=self.notice,
+            )
+        context.folders.finish(TABLE, TableResult(digest=profile.table.digest))
+
+    def train(self) -> None:
+        """All steps of training, searching and merging; progress is in epochs."""
+        with self.progress("epochs") if is_main_process() else no_bar("") as update:
+            Study(
+                context=self.context,
+                images=self.images,
+                jobs=self.request.jobs,
+                notice=self.notice,
+                progress=update,
+            ).run()
+
+    def measure_networks(self) -> list[BenchmarkResult]:
+        """Bench one network of every structure, interleaved; a result for every trained network."""
+        networks = study_networks(self.context)
+        files = one_a_structure(networks)
+        with self.progress("benchmark") as update:
+            measured = bench_networks(
+                [str(file) for file in files.values()],
+                [],
+                [self.context.table],
+                self.request.folder / "bench.csv",
+                self.request.target,
+                on_progress=update,
+                notice=self.notice,
+            )
+        speeds = dict(zip(files, measured, strict=True))
+        return [
+            benchmark_result(self.context, one, speeds[one.merged.structure]) for one in networks
+        ]
+
+    def reported(self) -> StudyStages:
+        """The study of the whole recipe, beside the steps that are asked for now.
+
+        What was done under other settings, and is not asked for, is left out, with a notice.
+        """
+        request, context = self.request, self.context
+        recipe = (request.whole or request.recipe).with_all_of(request.recipe)
+        steps = {step.name: step for step in request.steps(recipe)}
+        folders = replace(context.folders, steps=steps)
+        left_out: list[str] = []
+        for name, step in list(steps.items()):
+            if step.kind == MERGE and name not in context.folders.steps:
+                try:
+                    folders.any_result(name)
+                except StudyError as error:
+                    left_out.append(str(error))
+                    del steps[name]
+        if left_out:
+            self.notice(f"not in the report: {len(left_out)} networks, as {left_out[0]}")
+        return replace(self, context=replace(context, recipe=recipe, folders=folders))
+
+    def write(
+        self, results: Sequence[BenchmarkResult], failures: Mapping[str, str] | None = None
+    ) -> StudyResult:
+        """Write the results, the front, its picture and the report, which names what failed."""
+        folder, recipe = self.request.folder, self.context.recipe
+        names = ("results.csv", "front.csv", "report.md")
+        csv_file, front_file, report_file = (folder / name for name in names)
+        save_results(results, csv_file)
+        found = fronts_of(results)
+        save_fronts(found.fronts, front_file)
+        pictures = save_figure(
+            front_figure(found.fronts, left_out=found.left_out), folder / "front.png"
         )
-    context.folders.finish(TABLE, TableResult(digest=profile.table.digest))
-
-
-def train(
-    request: StudyRequest,
-    context: StudyContext,
-    images: Images,
-    *,
-    notice: Notice = no_notice,
-    progress: OpenProgress = no_bar,
-) -> None:
-    """All steps of training, searching and merging; progress is in epochs."""
-    with progress("epochs") if is_main_process() else no_bar("") as update:
-        Study(
-            context=context, images=images, jobs=request.jobs, notice=notice, progress=update
-        ).run()
-
-
-def measure_networks(
-    request: StudyRequest,
-    context: StudyContext,
-    *,
-    notice: Notice = no_notice,
-    progress: OpenProgress = no_bar,
-) -> list[BenchmarkResult]:
-    """Bench one network of every structure, interleaved; a result for every trained network."""
-    networks = study_networks(context)
-    files = one_a_structure(networks)
-    with progress("benchmark") as update:
-        measured = bench_networks(
-            [str(file) for file in files.values()],
-            [],
-            [context.table],
-            request.folder / "bench.csv",
-            request.target,
-            on_progress=update,
-            notice=notice,
+        rows = zip(study_networks(self.context), results, strict=True)
+        report = report_lines(
+            recipe.title,
+            [report_row(network, result) for network, result in rows],
+            remarks=recipe.remarks,
+            failures=failures,
         )
-    by_structure = dict(zip(files, measured, strict=True))
-    return [benchmark_result(context, one, by_structure[one.merged.structure]) for one in networks]
+        write_atomically(report_file, "\n".join(report) + "\n")
+        files = (csv_file, front_file, *pictures, report_file)
+        return StudyResult(results=results, report=report, files=files)
 
 
-def write_study(
-    request: StudyRequest,
-    context: StudyContext,
-    results: Sequence[BenchmarkResult],
-    failed: StepsFailedError | None = None,
-) -> StudyResult:
-    """Write results, front, picture and report; the report names what failed."""
-    from dshrink import plots
-
-    folder = request.folder
-    csv_file, front_file, report_file = (
-        folder / name for name in ("results.csv", "front.csv", "report.md")
-    )
-    save_results(results, csv_file)
-    found = fronts_of(results)
-    save_fronts(found.fronts, front_file)
-    pictures = plots.save_figure(
-        plots.front_figure(found.fronts, left_out=found.left_out), folder / "front.png"
-    )
-    rows = zip(study_networks(context), results, strict=True)
-    report = report_lines(
-        context.recipe.title,
-        [report_row(network, result) for network, result in rows],
-        remarks=context.recipe.remarks,
-        failures=failed.failures if failed else None,
-    )
-    write_atomically(report_file, "\n".join(report) + "\n")
-    return StudyResult(
-        results=results, report=report, files=(csv_file, front_file, *pictures, report_file)
-    )
-
-
-def searched_plans(context: StudyContext) -> dict[str, Plan]:
-    """The searched plans of the first seed, by the names of their goals."""
-    first = context.recipe.seeds[0]
-    return {
-        step.goal.name: load_plan(context.folders.folder(name) / PLAN)
-        for name, step in context.folders.steps.items()
-        if step.kind == SEARCH and step.seed == first and step.goal is not None
+def study_context(request: StudyRequest, images: Images) -> StudyContext:
+    """What the steps are done with. Raises on an unreadable table."""
+    recipe = request.recipe
+    identity = {
+        "model": recipe.model,
+        "resolution": recipe.resolution,
+        "weights": _known_weights(recipe.weights),
+        "data": images.digest,
     }
-
-
-def draw_study(context: StudyContext, results: Sequence[BenchmarkResult]) -> list[Path]:
-    """Pictures of the table, the plans, the first search and the throughput of the first seed."""
-    from dshrink import plots
-
-    table = load_table(context.table)
-    shown = [r for r in results if not r.seed and r.method in ("original", "searched")]
-    search = next(name for name, s in context.folders.steps.items() if s.kind == SEARCH)
-    history = plots.load_mask_history(context.folders.folder(search) / HISTORY)
-    figures: dict[str, Figure] = {
-        "blocks": plots.blocks_figure(table),
-        "memory": plots.memory_figure(table),
-        "kept": plots.kept_figure(searched_plans(context), table=table),
-        "throughput": plots.throughput_figure(shown),
-        "mask": plots.mask_history_figure(history, search),
-    }
-    if table.hold_out:
-        figures["predicted"] = plots.predicted_figure(table)
-    written: list[Path] = []
-    for name, figure in figures.items():
-        written += plots.save_figure(figure, context.folders.root / f"{name}.png")
-    return written
+    # A table that is measured here is identified by its conditions.
+    table: Any = asdict(request.target)
+    if request.table is not None:
+        table = load_table(request.table).digest
+    return StudyContext(
+        recipe=recipe,
+        data=request.data,
+        table=request.table or request.folder / TABLE_FOLDER,
+        folders=StepFolders.of(request.folder, identity, table, request.steps()),
+        allow_unfit=request.allow_unfit,
+        unreadable=request.unreadable,
+    )
 
 
 def _known_weights(weights: str) -> str:

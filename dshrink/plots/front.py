@@ -16,7 +16,6 @@ from dshrink.front_results import CONDITION_COLUMNS
 from dshrink.fronts import Front, FrontPoint, staircase
 from dshrink.plots.errors import PlotError
 from dshrink.plots.front_labels import MarkerStyle, marker_styles, subtitle
-from dshrink.plots.series import series_labels
 from dshrink.plots.style import (
     BLACK,
     GREY,
@@ -24,6 +23,7 @@ from dshrink.plots.style import (
     legend_above,
     legend_mark,
     new_figure,
+    series_labels,
     set_titles,
 )
 from latency_tables.published_accuracy import PublishedPoint
@@ -45,7 +45,7 @@ class _Panel:
 def front_figure(
     fronts: Sequence[Front], *, published: Sequence[PublishedPoint] = (), left_out: int = 0
 ) -> Figure:
-    """A panel a front; ``published`` points stand in those of their device, or in one of their own.
+    """A panel a front; ``published`` points are in those of their device, or in one of their own.
 
     Methods are named with their recipe where recipes differ. ``left_out`` results could not be
     drawn, which the picture says. Raises PlotError for no point at all, and for more series than

@@ -1,4 +1,4 @@
-"""What a picture of fronts calls its series, how it marks them, and what stands below its title.
+"""What a picture of fronts calls its series, their marks, and the subtitle.
 
 A series is a method with a recipe.
 """
@@ -24,7 +24,7 @@ from dshrink.plots.style import (
 )
 from latency_tables.published_accuracy import SOURCE, PublishedPoint
 
-#: Of a recipe behind a method's name: two such labels stand side by side.
+#: Of a recipe behind a method's name: two such labels are side by side.
 _RECIPE_COLUMNS = 18
 #: A method has the same mark in every picture; other ones get what is left.
 METHOD_STYLES: Mapping[str, tuple[str, str]] = {
@@ -104,7 +104,7 @@ def subtitle(
     shared: Sequence[str],
     left_out: int,
 ) -> str:
-    """What all panels share, and how the picture is read."""
+    """What all panels share, and how to read the picture."""
     parts = [", ".join(shared)]
     if fronts:
         references = {front.reference_percent for front in fronts}

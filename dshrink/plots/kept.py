@@ -40,7 +40,7 @@ from latency_tables.predictor import predict
 from latency_tables.span_masks import SpanChain
 from latency_tables.table import LatencyTable
 
-#: How far a letter of a block's name, which stands upright, reaches down.
+#: The height of a letter of a block's name, which is upright.
 _INCHES_A_LETTER = 0.08
 
 
@@ -54,10 +54,10 @@ def kept_figure(
 ) -> Figure:
     """A strip a plan, by its label: filled squares keep their activations, hollow ones are merged.
 
-    With a table, block latency stands above and each plan's predicted latency beside its strip;
+    With a table, block latency is drawn above and each plan's predicted latency beside its strip;
     the plans must fit the table then (``binding.bind`` puts their blocks in its order). Plans that
     merge spans have a cell a convolution, below the original network where ``chain``, or the
-    table's, says what that is. Raises PlotError without plans or with both sorts of them, MaskError
+    table's, says what that is. Raises PlotError without plans or with both kinds of them, MaskError
     for a plan that does not fit.
     """
     if not plans:
@@ -67,7 +67,7 @@ def kept_figure(
         )
     if len({plan.segments for plan in plans.values()}) > 1:
         raise PlotError(
-            "some of the plans merge blocks, others spans: draw each sort in a picture of its own"
+            "some of the plans merge blocks, others spans: draw each kind in a picture of its own"
         )
     if any(plan.span_mask for plan in plans.values()):
         return _spans_figure(plans, chain or (table.chain if table else None), table, padding)

@@ -1,6 +1,6 @@
 """Strips: a network cut into spans as a row of cells, one cell a convolution of the chain.
 
-Convolutions that merge share one cell; a dot says that an activation stands behind the convolution,
+Convolutions that merge share one cell; a dot is an activation behind the convolution,
 a hollow dot that the original network has none there.
 """
 

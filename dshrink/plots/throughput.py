@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from dshrink.plots.errors import PlotError
-from dshrink.plots.series import series_labels
 from dshrink.plots.style import (
     GREY,
     SERIES_COLOURS,
@@ -17,6 +16,7 @@ from dshrink.plots.style import (
     legend_above,
     legend_mark,
     new_figure,
+    series_labels,
     set_titles,
     shortened,
 )
@@ -35,8 +35,8 @@ _MOST_NAMED = 10
 def throughput_figure(results: Sequence[BenchmarkResult]) -> Figure:
     """Frames per second with 95 % intervals, predictions as hollow marks.
 
-    One series a set of conditions; what all series share stands in the subtitle. Networks that
-    failed, and those whose blocks are not known, cannot be drawn: the picture says how many.
+    One series a set of conditions; what all series share is in the subtitle. Networks that
+    failed, and those whose blocks are not known, cannot be drawn: the picture gives their number.
     Raises PlotError if no network is left, or if there are more series than colours.
     """
     drawn = [r for r in results if r.throughput_fps is not None and r.kept_blocks is not None]

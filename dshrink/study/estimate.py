@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass(kw_only=True)
 class EpochTimer:
-    """Times one epoch of a run by the steps that the run reports; ``timed`` is told the seconds.
+    """Times one epoch of a run by the steps that the run reports; ``timed`` gets the seconds.
 
     From the timer's making to the epoch's last step: reading images is in it, validation is not.
     """
@@ -32,7 +32,7 @@ class EpochTimer:
 
 
 def estimate_line(epoch_s: float, epochs: int, jobs: int) -> str:
-    """What the user is told once an epoch was timed, and ``epochs`` of all runs are left."""
+    """The notice once an epoch was timed, and ``epochs`` of all runs are left."""
     at_once = "one run at a time" if jobs == 1 else f"{jobs} runs at a time"
     return (
         f"the first epoch took {_time(epoch_s)}: about {_time(epoch_s * epochs / jobs)} for the "

@@ -184,12 +184,12 @@ def _places(results: Iterable[RowResult]) -> tuple[str, ...]:
 
 
 def _shown(value: MeanWithInterval, count: int) -> str:
-    """The mean, and its 95 % interval where several runs tell one."""
+    """The mean, and its 95 % interval where there are several runs."""
     return f"{value.mean:.2f}" + (f" ({value.low:.2f} - {value.high:.2f})" if count > 1 else "")
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Markdown whose columns also stand under each other where it is printed."""
+    """Markdown whose columns are aligned as plain text, too."""
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:

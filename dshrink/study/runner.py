@@ -71,8 +71,8 @@ def jobs_here(asked: int | None = None) -> int:
 class Study:
     """The training of a recipe: ``run`` does all that is not done yet.
 
-    ``notice`` is told what the user should know on the way: how much there is to do, how long that
-    takes once an epoch was timed, and images that cannot be read.
+    ``notice`` gets lines for the user: how much there is to do, how long that takes once an epoch
+    was timed, and images that cannot be read.
     """
 
     context: StudyContext
@@ -162,7 +162,7 @@ class Study:
             self._failures[step.name] = f"it starts from {step.needs[-1]}"
 
     def _timed(self, epoch_s: float) -> None:
-        """The first epoch took so long; later ones are not told."""
+        """Give the estimate after the first epoch, and only then."""
         if self._epochs_left > 1:
             self.notice(estimate_line(epoch_s, self._epochs_left - 1, self.jobs))
         self._epochs_left = 0
@@ -196,7 +196,7 @@ def _do(
     return Done(step.name, "", missing.line)
 
 
-#: What a process of a pool does steps with, and where it says how long an epoch took; only there.
+#: Set in the processes of a pool alone: what runs steps, and the shared seconds of an epoch.
 _runner: StepRunner | None = None
 _epoch_s: Any = None
 

@@ -20,7 +20,7 @@ from dshrink.errors import DshrinkError
 from dshrink.network.models import Network
 from dshrink.operations import study as study_operation
 from dshrink.operations.bench_networks import network_of_file
-from dshrink.operations.study import StudyRequest, measure_table
+from dshrink.operations.study import StudyRequest, StudyStages, study_context
 from dshrink.results import BenchmarkResult
 from dshrink.study.folders import StepFolders, StepResult, TableResult
 from dshrink.study.recipe import load_recipe, shipped_recipes
@@ -241,12 +241,12 @@ def test_weights_of_a_file_are_known_by_what_is_in_it(
 
     def identity(content: bytes) -> Any:
         file.write_bytes(content)
-        return request.context(images).folders.identity["weights"]
+        return study_context(request, images).folders.identity["weights"]
 
     assert identity(b"one") == identity(b"one") != identity(b"two")
     file.unlink()
     with pytest.raises(DshrinkError, match=r"ours\.safetensors' cannot be read"):
-        request.context(images)
+        study_context(request, images)
 
 
 @pytest.mark.parametrize(
@@ -272,13 +272,13 @@ def test_processes_that_train_together_do_not_measure(
     request = StudyRequest(
         recipe=load_recipe(str(tiny[0])), data=str(pictures), folder=tmp_path, target=Target()
     )
-    context = request.context(open_images(request.data))
+    stages = StudyStages.of(request)
     monkeypatch.setattr(study_operation, "together", lambda: SimpleNamespace(num_processes=2))
     with pytest.raises(DshrinkError, match=r"--resolution 32 --classes 3.*give it with --table"):
-        measure_table(request, context, 3)
+        stages.measure_table()
     # Where it was measured before, there is nothing to measure.
-    context.folders.finish("table", TableResult(digest="made up"))
-    measure_table(request, context, 3)
+    stages.context.folders.finish("table", TableResult(digest="made up"))
+    stages.measure_table()
 
 
 def test_a_table_measured_under_other_conditions_is_another_one(
@@ -288,7 +288,7 @@ def test_a_table_measured_under_other_conditions_is_another_one(
         request = StudyRequest(
             recipe=load_recipe(str(tiny[0])), data=str(pictures), folder=tmp_path, target=target
         )
-        return request.context(open_images(request.data)).folders
+        return study_context(request, open_images(request.data)).folders
 
     folders(Target()).finish("table", TableResult(digest="one"))
     assert folders(Target()).result("table", TableResult) == TableResult(digest="one")
