@@ -71,8 +71,8 @@ def accuracy_interval(percents: Sequence[float], images: int | None) -> MeanWith
     """The mean, with the t-interval over seeds or Wilson's over images: the wider end.
 
     Seeds that agree, by chance or because there is only one, know the accuracy no better than the
-    number of images allows. All seeds have the same images, so that more seeds are not more of them. None
-    where their number is not known.
+    number of images allows. All seeds have the same images, so that more seeds are not more of
+    them. None where their number is not known.
     """
     over_seeds = mean_interval(percents, highest=100.0)
     if images is None:

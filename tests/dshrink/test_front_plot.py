@@ -444,7 +444,7 @@ def test_a_share_beyond_the_whole_is_named_with_its_line(tmp_path):
         (4, "nan", "line 2: mask must be a finite number"),
         (5, "2", "line 2: kept must be 0 or 1, got 2"),
         (6, "fast", "line 2: saving_ms must be a finite number"),
-        (2, "2", "line 3: block 2 stands twice in one record"),
+        (2, "2", "line 3: block 2 is twice in one record"),
         (1, "9", "line 3: the record of epoch 1, step 10 has 2 blocks, the first one has 1"),
     ],
 )
