@@ -1,7 +1,7 @@
 """What a device said about itself: one fingerprint, kept with every table.
 
-Facts that stay (CPU, system, versions, governor) tell whether a table still fits a device; facts of
-the moment (frequency, load) are kept beside them and never compared.
+Facts that stay (CPU, system, versions, governor) decide whether a table still fits a device;
+facts of the moment (frequency, load) are kept beside them and never compared.
 """
 
 from __future__ import annotations
@@ -10,41 +10,21 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from types import NoneType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypedDict
 
 from devices.errors import AgentLostError
+from devices.records import RecordError, checked_fields
 
-_SAME_VERSION = "bring host and agent to the same version of dshrink"
-_NUMBER = (int, float)
-#: The types of each fact as JSON has it; None among them where a device may not offer it.
-_FACTS: Mapping[str, tuple[type, ...]] = {
-    "python": (str,),
-    "os": (str,),
-    "kernel": (str,),
-    "machine": (str,),
-    "cpu_model": (str,),
-    "cores": (int, NoneType),
-    "cpu_affinity": (list, NoneType),
-    "governor": (str, NoneType),
-    "frequency_mhz": (*_NUMBER, NoneType),
-    "load_average": (*_NUMBER, NoneType),
-    "memory_gib": (*_NUMBER, NoneType),
-    "runtimes": (dict,),
-    "agent_digest": (str,),
-    "protocol": (int,),
-    "board": (str, NoneType),
-    "power_mode": (str, NoneType),
-    "gpu": (dict, NoneType),
-}
-_GPU_FACTS: Mapping[str, tuple[type, ...]] = {
-    "name": (str,),
-    "compute_capability": (str,),
-    "driver": (str, NoneType),
-    "cuda": (str,),
-    "memory_mib": (int,),
-    "held_mhz": (int, NoneType),
-}
+
+class Gpu(TypedDict):
+    """A GPU: ``compute_capability`` is such as "9.0", ``held_mhz`` what the agent locked it to."""
+
+    name: str
+    compute_capability: str
+    driver: str | None
+    cuda: str
+    memory_mib: int
+    held_mhz: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,34 +51,24 @@ class Environment:
     board: str | None = None
     #: The name of a Jetson's power mode.
     power_mode: str | None = None
-    #: Its name, compute_capability ("9.0"), driver, cuda, memory_mib, and the clock (held_mhz) that
-    #: the agent locked it to.
-    gpu: Mapping[str, Any] | None = None
+    gpu: Gpu | None = None
 
     @classmethod
     def from_hello(cls, result: Mapping[str, Any]) -> Self:
         """Read the result of ``hello``; facts that this version does not know are left out."""
         said = result.get("environment")
-        wanted = [field.name for field in fields(cls)]
-        missing = [name for name in wanted if not isinstance(said, dict) or name not in said]
-        if not isinstance(said, dict) or missing:
+        said = said if isinstance(said, dict) else {}
+        names = [field.name for field in fields(cls)]
+        try:
+            if missing := [name for name in names if name not in said]:
+                raise RecordError(f"lacks the fields {', '.join(missing)}")
+            return cls(**checked_fields(cls, {name: said[name] for name in names}))
+        except RecordError as error:
             raise AgentLostError(
                 "start_failed",
-                f"the agent's hello lacks {', '.join(missing)}",
-                _SAME_VERSION,
-            )
-        wrong = [name for name in wanted if not _fits(name, said[name])]
-        if wrong:
-            raise AgentLostError(
-                "start_failed",
-                f"the agent's hello has facts of another kind: "
-                f"{', '.join(f'{name} {said[name]!r}'[:200] for name in wrong)}",
-                _SAME_VERSION,
-            )
-        facts = {name: said[name] for name in wanted}
-        if facts["cpu_affinity"] is not None:
-            facts["cpu_affinity"] = tuple(facts["cpu_affinity"])
-        return cls(**facts)
+                f"the agent's hello is not valid: {error}",
+                "bring host and agent to the same version of dshrink",
+            ) from error
 
     @property
     def clock_mode(self) -> str:
@@ -108,7 +78,7 @@ class Environment:
     @property
     def gpu_clock_mode(self) -> str:
         """What decides the GPU's clock: the board's power mode, else the clock it is locked to."""
-        held_mhz = (self.gpu or {}).get("held_mhz")
+        held_mhz = self.gpu["held_mhz"] if self.gpu else None
         return self.power_mode or (f"gpu {held_mhz} MHz" if held_mhz else "gpu default")
 
     def fingerprint(self) -> dict[str, Any]:
@@ -133,17 +103,3 @@ class Environment:
     @classmethod
     def _lasts(cls, name: str) -> bool:
         return name not in cls.MOMENTARY
-
-
-def _fits(name: str, fact: Any) -> bool:
-    """Whether a fact is of one of its types, and what it holds of the only one that makes sense."""
-    types = _FACTS[name]
-    if isinstance(fact, list):
-        return list in types and all(type(core) is int for core in fact)
-    if isinstance(fact, dict) and name == "gpu":
-        return set(fact) == set(_GPU_FACTS) and all(
-            type(fact[part]) in kinds for part, kinds in _GPU_FACTS.items()
-        )
-    if isinstance(fact, dict):
-        return dict in types and all(isinstance(version, str) for version in fact.values())
-    return type(fact) in types  # true is no number

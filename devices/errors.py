@@ -39,7 +39,7 @@ class AgentError(DevicesError):
     """A request that was not done.
 
     ``type`` is one of ``ERROR_TYPES`` or ``HOST_ERROR_TYPES``; ``message`` says what and where,
-    ``advice`` how to mend it.
+    ``advice`` how to fix it.
     """
 
     def __init__(self, type: str, message: str, advice: str) -> None:

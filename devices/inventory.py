@@ -16,8 +16,8 @@ from __future__ import annotations
 import os
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,6 +25,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from devices.connection import Connection, LocalConnection
 from devices.errors import InventoryError
+from devices.records import RecordError, checked_fields, listed
 
 CATALOG = Path(__file__).with_name("catalog.toml")
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -53,7 +54,7 @@ class RuntimeSupport:
         except InvalidSpecifier as error:
             raise InventoryError(f"versions must be such as '>=1.10,<2': {error}") from error
         if self.processor not in PROCESSORS:
-            known = _listed(PROCESSORS)
+            known = listed(PROCESSORS)
             raise InventoryError(f"processor {self.processor!r} is none of {known}")
 
     def includes(self, version: str) -> bool:
@@ -117,49 +118,17 @@ class Device:
     @classmethod
     def from_table(cls, name: str, table: Mapping[str, Any], where: Path | str) -> Self:
         """Check a table of the file; raise InventoryError that names file, device and field."""
-        place = f"{where}: [{name}]"
-        known = {one.name: one.default is MISSING for one in fields(cls) if one.name != "name"}
-        _check_names(place, table, known)
-        _check_types(place, table, _TOML_TYPES)
-        runtimes = {
-            runtime: _runtime(f"{where}: [{name}.runtimes.{runtime}]", facts)
-            for runtime, facts in table["runtimes"].items()
-        }
-        lists = {one: tuple(table[one]) for one in _LISTS_OF_TEXT if one in table}
-        for one, items in lists.items():
-            if not all(isinstance(item, str) for item in items):
-                raise InventoryError(f"{place} {one} must be a list of strings, got {table[one]!r}")
-        return cls(name=name, **{**table, **lists, "runtimes": runtimes})
+        if isinstance(runtimes := table.get("runtimes"), dict):
+            place = f"{where}: [{name}.runtimes"
+            read = {one: _runtime(f"{place}.{one}]", facts) for one, facts in runtimes.items()}
+            table = {**table, "runtimes": read}
+        try:
+            return cls(name=name, **checked_fields(cls, table, apart="name"))
+        except RecordError as error:
+            raise InventoryError(f"{where}: [{name}] {error}") from error
 
     def _wrong(self, field_name: str, value: str, known: tuple[str, ...]) -> InventoryError:
-        return InventoryError(f"{self.name}: {field_name} {value!r} is none of {_listed(known)}")
-
-
-_TOML_TYPES: dict[str, type] = {
-    "title": str,
-    "chip": str,
-    "paper_batch": int,
-    "precisions": list,
-    "runtimes": dict,
-    "power_mode": str,
-    "connection": str,
-    "host": str,
-    "python": str,
-    "ssh_options": list,
-    "folder": str,
-    "lock": str,
-    "keep": bool,
-    "like": str,
-    "notes": str,
-}
-_LISTS_OF_TEXT = ("precisions", "ssh_options")
-_RUNTIME_TYPES: dict[str, type] = {
-    "versions": str,
-    "install": str,
-    "processor": str,
-    "max_opset": int,
-    "max_ir": int,
-}
+        return InventoryError(f"{self.name}: {field_name} {value!r} is none of {listed(known)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +146,7 @@ class Inventory:
         """Return the device of that name, or raise InventoryError that lists the known ones."""
         if name not in self.devices:
             raise InventoryError(
-                f"no device {name!r}; known are {_listed(self.names)} "
+                f"no device {name!r}; known are {listed(self.names)} "
                 f"(add yours to {default_user_file()})"
             )
         return self.devices[name]
@@ -263,30 +232,10 @@ def _over(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
 def _runtime(place: str, facts: Any) -> RuntimeSupport:
     if not isinstance(facts, dict):
         raise InventoryError(f"{place} must have the fields versions and install, got {facts!r}")
-    known = {one.name: one.default is MISSING for one in fields(RuntimeSupport)}
-    _check_names(place, facts, known)
-    _check_types(place, facts, _RUNTIME_TYPES)
     try:
-        return RuntimeSupport(**facts)
-    except InventoryError as error:
+        return RuntimeSupport(**checked_fields(RuntimeSupport, facts))
+    except (RecordError, InventoryError) as error:
         raise InventoryError(f"{place} {error}") from error
-
-
-def _check_names(place: str, table: Mapping[str, Any], known: Mapping[str, bool]) -> None:
-    """Refuse fields that are not known, and the lack of one that is needed (known: needed)."""
-    unknown = set(table) - set(known)
-    missing = {one for one, is_needed in known.items() if is_needed} - set(table)
-    if unknown or missing:
-        problem = f"does not know {_listed(unknown)}" if unknown else f"lacks {_listed(missing)}"
-        raise InventoryError(f"{place} {problem}; fields are {_listed(known)}")
-
-
-def _check_types(place: str, table: Mapping[str, Any], types: Mapping[str, type]) -> None:
-    for name, value in table.items():
-        if type(value) is not types[name]:  # true is no number
-            raise InventoryError(
-                f"{place} {name} must be of type {types[name].__name__}, got {value!r}"
-            )
 
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:
@@ -300,7 +249,3 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
         if not isinstance(table, dict):
             raise InventoryError(f"{file}: {name} is outside of any [device]")
     return tables
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names))

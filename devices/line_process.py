@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import IO, NamedTuple
 
+from devices.agent.ending import how_ended
 from devices.errors import AgentLostError
 
 TAIL_BYTES = 4096
@@ -39,14 +40,7 @@ class End(NamedTuple):
     @property
     def how(self) -> str:
         """As part of a sentence: "with exit status 3", "by signal 9 (SIGKILL)"."""
-        if self.status is None:
-            return "without a status"
-        if self.status >= 0:
-            return f"with exit status {self.status}"
-        try:
-            return f"by signal {-self.status} ({signal.Signals(-self.status).name})"
-        except ValueError:
-            return f"by signal {-self.status}"
+        return "without a status" if self.status is None else how_ended(self.status)
 
     @property
     def last_words(self) -> str:

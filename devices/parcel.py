@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from devices import boot
-from devices.agent.protocol import folder_digest
+from devices.agent.protocol import folder_digest, python_files
 from devices.connection import AGENT_FOLDER
 from devices.errors import InventoryError
 
@@ -57,7 +57,9 @@ class Parcel:
 @cache
 def agent_parcel() -> Parcel:
     """The agent of this installation; read once, so that all connections send the same."""
-    archive = _archive({name: (AGENT_FOLDER / name).read_bytes() for name in _file_names()})
+    archive = _archive(
+        {name: (AGENT_FOLDER / name).read_bytes() for name in python_files(str(AGENT_FOLDER))}
+    )
     return Parcel(digest=folder_digest(str(AGENT_FOLDER)), archive=archive)
 
 
@@ -74,11 +76,6 @@ def boot_command(python: str) -> str:
         )
     text = base64.b64encode(zlib.compress(Path(boot.__file__).read_bytes(), 9)).decode("ascii")
     return f'{python} -c "{_PROGRAM.format(text=text)}"'
-
-
-def _file_names() -> list[str]:
-    found = AGENT_FOLDER.rglob("*.py")
-    return sorted(file.relative_to(AGENT_FOLDER).as_posix() for file in found)
 
 
 def _archive(files: dict[str, bytes]) -> bytes:

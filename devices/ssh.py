@@ -25,7 +25,7 @@ from devices.line_process import LineProcess, LineTooLongError
 from devices.parcel import agent_parcel, boot_command
 from devices.ssh_failures import after_boot, before_boot, old_python, refused
 
-#: ssh takes the first value that it is given: the user's options stand before these.
+#: ssh takes the first value that it is given: the user's options come before these.
 OPTIONS = {
     "BatchMode": "yes",
     "ConnectTimeout": "10",

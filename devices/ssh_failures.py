@@ -24,7 +24,7 @@ _SIGNS = (
 #: csh has no exit status of its own for this.
 _NO_COMMAND = re.compile(r"(command )?not found|no such file or directory", re.IGNORECASE)
 _ELSEWHERE = 'set `folder = "/another/place"` for this device in devices.toml'
-#: What the boot program says it failed for: the type of the error, and how to mend it.
+#: What the boot program says it failed for: the type of the error, and how to fix it.
 _REFUSALS = {
     "disk_full": ("disk_full", f"make room there, or {_ELSEWHERE}"),
     "device_busy": ("device_busy", "another run was just removing what it brought: start again"),
@@ -113,7 +113,7 @@ def _not_connected(host: str, by_hand: str, end: End) -> AgentLostError:
         "usage": (
             "start_failed",
             f"ssh does not accept its options for {host}{says}",
-            "mend ssh_options in devices.toml, or your ssh configuration",
+            "fix ssh_options in devices.toml, or your ssh configuration",
         ),
         "unreachable": (
             "unreachable",

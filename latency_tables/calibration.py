@@ -69,7 +69,7 @@ class Calibration:
             if not (slope > 0 and math.isfinite(slope)):
                 raise CalibrationError(
                     f"calibration: the networks' latencies change by {slope:.3g} of what their "
-                    "pieces' sums do: these contradict each other; measure again on a quiet machine"
+                    "pieces' sums do: these contradict each other; measure again on an idle machine"
                 )
 
     @cached_property
@@ -130,13 +130,15 @@ class Calibration:
     def warning(self) -> str:
         """What is suspicious about the slopes, or an empty text."""
         low, high = SLOPE_RANGE
-        odd = [slope for slope in dict.fromkeys(self.slopes.values()) if not low <= slope <= high]
-        if not odd:
+        outside = [
+            slope for slope in dict.fromkeys(self.slopes.values()) if not low <= slope <= high
+        ]
+        if not outside:
             return ""
         return (
-            f"the calibration's slope is {', '.join(f'{slope:.3f}' for slope in odd)}, outside "
+            f"the calibration's slope is {', '.join(f'{slope:.3f}' for slope in outside)}, outside "
             f"{low} to {high}: the pieces behave otherwise alone than inside the network, or the "
-            "machine was not quiet"
+            "machine was not idle"
         )
 
     def predict_ms(self, sum_ms: float, padding: str) -> float:

@@ -58,7 +58,7 @@ class Comparison:
 
 
 def compare(a: LatencyTable, b: LatencyTable) -> Comparison:
-    """Compare the rows that stand at the same place and measure the same piece (equal digest).
+    """Compare the rows at the same place and measure the same piece (equal digest).
 
     Raises LatencyTableError where the tables have no piece in common.
     """

@@ -18,7 +18,7 @@ _OPTIONAL = {field.name for field in fields(Row) if "None" in str(field.type)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CsvRow:
-    """A row, the line it stands on, and the digest of the conditions that it claims."""
+    """A row, its line, and the digest of the conditions that it claims."""
 
     line: int
     row: Row

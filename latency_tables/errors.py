@@ -1,4 +1,4 @@
-"""The errors of this package, each one a line that says what, where and how to mend it.
+"""The errors of this package, each one a line that says what, where and how to fix it.
 
 LatencyTableError (a ValueError)
     PieceError           a piece, or a list of pieces, that describes no network

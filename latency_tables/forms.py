@@ -97,7 +97,7 @@ class BlockForms:
         return (*found, ("head", None))
 
     def merged_kind(self, block: int, padding: str) -> str:
-        """Which piece serves a merged block: one without border trouble needs no bias map."""
+        """Which piece serves a merged block: one without padding inside needs no bias map."""
         with_map = padding == "bias_map" and ("merged_bias_map", block) in self.known
         return "merged_bias_map" if with_map else "merged"
 

@@ -76,11 +76,11 @@ def _check_conditions(
             f"{csv_path}: its rows were measured under conditions {entries[0].conditions}, but "
             f"{sidecar_path} describes {conditions.digest}: copy both files of one table"
         )
-    odd = next(entry for entry in entries if entry.conditions != entries[0].conditions)
+    other = next(entry for entry in entries if entry.conditions != entries[0].conditions)
     raise ConditionsError(
-        f"{csv_path}: line {odd.line} ({odd.row.piece}): rows of mixed conditions "
-        f"({odd.conditions!r} here, {entries[0].conditions!r} above): keep each set of conditions "
-        "in a table of its own"
+        f"{csv_path}: line {other.line} ({other.row.piece}): rows of mixed conditions "
+        f"({other.conditions!r} here, {entries[0].conditions!r} above): keep each set of "
+        "conditions in a table of its own"
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from latency_tables.errors import MaskError
 
-#: How a merged block treats the border (methods.md); the first one is the default.
+#: How a merged block pads (docs/methods.md); the first one is the default.
 PADDING_MODES = ("bias_map", "repad", "interior")
 #: Activations that a mask may take away: piecewise linear ones, as in the paper.
 REMOVABLE = ("relu", "relu6")

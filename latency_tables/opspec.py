@@ -117,7 +117,7 @@ class Conv(Op):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BiasMap(Op):
-    """Addition of a constant of the whole (C, H, W) shape: the exact border of a merged block."""
+    """Addition of a constant of the whole (C, H, W) shape: the exact padding of a merged block."""
 
     kind: ClassVar[str] = "bias_map"
 
@@ -130,7 +130,7 @@ class BiasMap(Op):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchNorm(Op):
-    """A norm that no convolution stands before; scale and shift a channel."""
+    """A norm that no convolution comes before; scale and shift a channel."""
 
     kind: ClassVar[str] = "batch_norm"
 
@@ -385,7 +385,7 @@ def join(specs: Sequence[OpSpec]) -> OpSpec:
     for before, spec in pairwise(specs):
         if before.output_shape != spec.input_shape:
             raise OpSpecError(
-                f"a piece that gives {before.output_shape} cannot stand before one that takes "
+                f"a piece that gives {before.output_shape} cannot come before one that takes "
                 f"{spec.input_shape}"
             )
     for spec in specs:

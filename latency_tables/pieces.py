@@ -1,6 +1,6 @@
 """The pieces that a network is made of, as plain data, and how keep masks pick among them.
 
-A network's latency is the sum of its fixed pieces (stem, what stands between blocks, head) and, a
+A network's latency is the sum of its fixed pieces (stem, what is between blocks, head) and, a
 block, either the original or a merged form. Cut into spans of its chain of convolutions instead, it
 is the sum of its fixed pieces, its spans, and the residual additions that no span swallows. Every
 piece has a place in the network, so two places may hold equal specs: those share a digest and are
@@ -38,7 +38,7 @@ class Piece:
 
     def __post_init__(self) -> None:
         if self.block is not None and self.span is not None:
-            raise PieceError(f"a {self.kind} stands at block {self.block} or at {self.span}")
+            raise PieceError(f"a {self.kind} is at block {self.block} or at {self.span}")
         check_place(self.place)
 
     @property

@@ -30,7 +30,7 @@ def piece_name(place: Place) -> str:
 
 
 def check_place(place: Place) -> None:
-    """Raise PieceError unless a piece of this kind may stand at this block or span."""
+    """Raise PieceError unless a piece of this kind may be at this block or span."""
     kind, at = place
     if kind not in KINDS:
         raise PieceError(f"unknown kind of piece {kind!r}; known: {', '.join(KINDS)}")
@@ -42,6 +42,6 @@ def check_place(place: Place) -> None:
             raise PieceError(f"a piece of kind {kind!r} needs its span (i, j], got {at}")
     elif isinstance(at, tuple):
         if kind != "between" or at[0] != at[1] or at[0] < 0:
-            raise PieceError(f"a piece of kind {kind!r} cannot stand at the span {at}")
+            raise PieceError(f"a piece of kind {kind!r} cannot be at the span {at}")
     elif at is None or at < 0:
         raise PieceError(f"a piece of kind {kind!r} needs the number of its block, got {at}")

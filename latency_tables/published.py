@@ -34,7 +34,7 @@ _MOST_NAMED = 6
 class PublishedTable:
     """What is known of one table: its file, its network, its conditions and its origin.
 
-    ``name`` stands in messages; ``resolution`` is (H, W).
+    ``name`` is for messages; ``resolution`` is (H, W).
     """
 
     name: str

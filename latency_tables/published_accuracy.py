@@ -1,6 +1,6 @@
 """Accuracy and throughput that DepthShrinker published (ICML 2022, Tab. 2, 3 and 7), on ImageNet.
 
-Nothing here was measured by us; the figures stand in ``data/published`` as they were published. The
+Nothing here was measured by us; ``data/published`` holds the figures as they were published. The
 paper states the batch, but neither runtime nor precision.
 """
 

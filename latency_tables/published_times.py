@@ -111,6 +111,6 @@ def _check_keys(found: Sequence[tuple[CsvLine, PublishedTime]]) -> None:
     for line, time in found:
         if time.place in first:
             raise line.error(
-                f"{piece_name(time.place)} stands on line {first[time.place].number} already"
+                f"{piece_name(time.place)} is on line {first[time.place].number} already"
             )
         first[time.place] = line

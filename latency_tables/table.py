@@ -110,7 +110,7 @@ class LatencyTable:
                 what = "it" if self.chain else "its block"
                 problem = f"contradicts the table: {what} cannot merge ({self.unmergeable[at]})"
             if row.place in seen:
-                problem = "stands twice in the table: keep one of its rows"
+                problem = "is given twice in the table: keep one of its rows"
             if (row.verdict == "published") != (self.origin is not None):
                 problem = f"is {row.verdict}: published rows, and no others, need an origin"
             if problem:
@@ -211,7 +211,7 @@ class LatencyTable:
         return row, row.latency_ms
 
     def merged_kind(self, block: int, padding: str) -> str:
-        """Which row serves a merged block: a block without border trouble needs no bias map."""
+        """Which row serves a merged block: a block without padding inside needs no bias map."""
         with_map = padding == "bias_map" and self.has_row("merged_bias_map", block)
         return "merged_bias_map" if with_map else "merged"
 

@@ -3,7 +3,7 @@
 Engines stay on the board that built them, beside the file they were built from; the host remembers
 their digests and asks for no other, since a serialized engine is code. TensorRT times the kernels
 that it chooses among; its timing cache lets later builds choose the same ones in less time. One
-such file a table lies beside the journal; its name holds a digest of the version and GPU.
+such file a table is kept next to the journal; its name holds a digest of the version and GPU.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from devices.connection import PushedFile
+from latency_tables.files import write_atomically
 from latency_tables.schema import Conditions
 from profiler.planning.jobs import AnyJob
 from profiler.replies import Reply
 from profiler.runtimes import traits_of
 from profiler.scheduling.lanes import Board
-from profiler.workload_files import TIMING_CACHE_SUFFIX, write_whole
+from profiler.workload_files import TIMING_CACHE_SUFFIX
 
 
 @dataclass(kw_only=True)
@@ -59,13 +60,13 @@ class Builds:
                 self._engines[key] = str(digest)
 
     def facts(self, job: AnyJob) -> Mapping[str, Any]:
-        """What was said about the first build of a job's file; empty where nothing is built."""
+        """What the runtime reported about the first build of a job's file, if it builds."""
         return self._first.get((job.digest, job.weights_seed), {})
 
     def options(
         self, board: str, job: AnyJob, number: int, *, rebuild: bool = False
     ) -> dict[str, Any]:
-        """Which engine the agent shall take: this run's, or another build in an extra round.
+        """Which engine the agent has to use: this run's, or another build in an extra round.
 
         Two builds of one file need not be equally fast.
         """
@@ -100,7 +101,7 @@ class Builds:
         self._learned = False
         learned = await board.recall(self.conditions.runtime)
         if learned is not None and self._cache is not None:
-            write_whole(self._cache, learned)
+            write_atomically(self._cache, learned)
 
     def _copy(self, cache: Path) -> Path:
         """A copy that stays as it is while the cache grows: agents know its digest."""
@@ -108,7 +109,7 @@ class Builds:
         digest = hashlib.sha256(content).hexdigest()[:16]
         copy = self.workloads / f"{cache.stem}-{digest}{TIMING_CACHE_SUFFIX}"
         if not copy.exists():
-            write_whole(copy, content)
+            write_atomically(copy, content)
         return copy
 
 

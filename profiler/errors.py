@@ -2,10 +2,10 @@
 
 ProfilerError
     MeasurementError    samples that no statistic can be derived from
-    PlanningError            a plan of jobs that makes no sense
+    InvalidJobError     a job, or a plan of jobs, that cannot be measured
     JournalError        a journal that cannot be read, or that belongs to another run
     SessionError        a run that cannot continue, whatever the jobs are
-        BoardLostError      one board of a fleet is gone; the others continue
+        BoardLostError      one board of a fleet disappeared; the others continue
 
 A job that fails on the device is no error but a value: ``replies.Failure``.
 """
@@ -21,8 +21,8 @@ class MeasurementError(ProfilerError, ValueError):
     """Samples that no statistic can be derived from."""
 
 
-class PlanningError(ProfilerError, ValueError):
-    """A plan of jobs that makes no sense."""
+class InvalidJobError(ProfilerError, ValueError):
+    """A job, or a plan of jobs, that cannot be measured."""
 
 
 class JournalError(ProfilerError, ValueError):

@@ -37,7 +37,7 @@ def write_spec(spec: OpSpec, *, batch: int = 1, seed: int = 0, precision: str = 
 
 @dataclass(slots=True)
 class FakeClock:
-    """Seconds that pass only when something says so; call it to read it."""
+    """Seconds that pass only by ``advance``; call it to read it."""
 
     now_s: float = 0.0
 
@@ -76,7 +76,7 @@ class FakeConnection:
     calls: dict[str, int] = field(default_factory=dict)
 
     def start_agent(self) -> FakeAgent:
-        """Start an agent with its own luck."""
+        """Start an agent with its own random factor."""
         self.agents_started += 1
         luck = random.Random(f"{self.seed}/agent/{self.agents_started}/{self.clock.now_s}")
         return FakeAgent(device=self, factor=math.exp(luck.gauss(0.0, self.round_noise)))
@@ -120,7 +120,7 @@ class FakeConnection:
 
 @dataclass(kw_only=True)
 class FakeAgent:
-    """A running agent of a scripted device; ``factor`` is the luck of its process."""
+    """A running agent of a scripted device; ``factor`` is random, one a process."""
 
     device: FakeConnection
     factor: float = 1.0

@@ -58,7 +58,7 @@ class JournalState:
     #: By the number of the round and the board.
     rounds: dict[tuple[int, str], RoundLog] = field(default_factory=dict)
     environments: list[Mapping[str, Any]] = field(default_factory=list)
-    #: What each board said about itself when it was first met.
+    #: What each board reported about itself first.
     first_of_board: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     discarded: list[Reply] = field(default_factory=list)

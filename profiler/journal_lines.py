@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,7 +100,7 @@ class KeptLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarningLine:
-    """What whoever uses the table should know of a board."""
+    """What users of the table should know of a board."""
 
     board: str
     reason: str
@@ -148,14 +148,13 @@ def read_entry(line: Line, where: str) -> Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _ReplyLine:
-    """``result`` is as the agent sends it; in its place there may be an ``error``."""
+    """A reply but for its ``result``, in whose place there may be an ``error``."""
 
     job: str
     round: int
     attempt: int
     board: str
     took_s: float
-    result: Mapping[str, Any] = field(default_factory=dict)
     error: Failure | None = None
 
 
@@ -172,8 +171,9 @@ def _write_reply(reply: Reply) -> Line:
 
 
 def _read_reply(said: Line, where: str) -> Reply:
+    result = said.pop("result", {})
     line = convert_record(said, _ReplyLine, where=where, error=JournalError, fix=FIX)
-    outcome = line.error or parse_result(line.result, where=where, error=JournalError, fix=FIX)
+    outcome = line.error or parse_result(result, where=where, error=JournalError, fix=FIX)
     return Reply(
         job_id=line.job,
         round=line.round,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from profiler.board_checks import check_clock, check_conditions, check_identity
+from profiler.drift import repeat_drifted
 from profiler.errors import BoardLostError, JournalError, SessionError
 from profiler.journal_lines import AnchorLine, EnvironmentLine, WarningLine
 from profiler.planning.jobs import AnyJob, measure_request, timeout_s
@@ -13,29 +15,28 @@ from profiler.run_state import Round, RunState
 from profiler.runtimes import traits_of
 from profiler.scheduling.lanes import Board
 from profiler.scheduling.serial import Scheduler
-from profiler.stretches import repeat_drifted
 
-#: So many jobs failing one after the other say something about the machine, not about the jobs.
+#: So many failures in a row point to the machine, not to the jobs.
 FAILURES_IN_A_ROW = 5
 
 
+@dataclass(kw_only=True)
 class Lane:
     """A board at work on a round. It ends where nothing is left, or the board is excluded."""
 
-    def __init__(
-        self, name: str, board: Board, current: Round, run: RunState, scheduler: Scheduler
-    ) -> None:
-        self._name = name
-        self._board = board
-        self._round = current
-        self._run = run
-        self._scheduler = scheduler
-        self._state = run.board(name)
-        self._taken: list[str] = []
+    name: str
+    board: Board
+    round: Round
+    run: RunState
+    scheduler: Scheduler
+    _taken: list[str] = field(default_factory=list)
 
-    async def run(self) -> None:
+    def __post_init__(self) -> None:
+        self._state = self.run.board(self.name)
+
+    async def measure(self) -> None:
         """Measure until the queue is empty; what was taken and not measured goes back there."""
-        if self._state.excluded:
+        if self.name in self.run.excluded:
             return
         try:
             await self._work()
@@ -44,17 +45,17 @@ class Lane:
             self._state.files.clear()
         except (SessionError, JournalError) as error:
             self._state.files.clear()
-            self._state.excluded = error
-            if self._scheduler.lanes > 1:
-                reason = f"{self._name} took no further part: {error}"
-                self._run.journal.record(WarningLine(board=self._name, reason=reason))
+            self.run.excluded[self.name] = error
+            if self.scheduler.lanes > 1:
+                reason = f"{self.name} took no further part: {error}"
+                self.run.journal.record(WarningLine(board=self.name, reason=reason))
         finally:
-            self._round.queue.put_back(self._taken)
+            self.round.queue.put_back(self._taken)
 
     @property
     def _has_open_stretch(self) -> bool:
         """Whether no anchor was measured since the board's last job in this round."""
-        return bool(self._run.known.log(self._round.number, self._name).open)
+        return bool(self.run.known.log(self.round.number, self.name).open)
 
     async def _work(self) -> None:
         if not self._take() and not self._has_open_stretch:
@@ -63,46 +64,46 @@ class Lane:
         is_resumed = self._has_open_stretch
         if is_resumed:
             await self._close_stretch()
-        if self._scheduler.lanes > 1:
+        if self.scheduler.lanes > 1:
             # By what all of them measure the boards are compared.
-            await self._measure_anchors(len(self._run.plan.anchors))
+            await self._measure_anchors(len(self.run.plan.anchors))
         elif not is_resumed:
             await self._measure_anchors()
         while self._taken or self._take():
-            await self._push([self._run.jobs[name] for name in self._taken])
+            await self._push([self.run.jobs[name] for name in self._taken])
             while self._taken:
-                left = len(self._round.queue) + len(self._taken)
-                self._round.report(left, self._run.jobs[self._taken[0]].label)
-                await self._measure()
-            await self._run.builds.keep(self._board)
+                left = len(self.round.queue) + len(self._taken)
+                self.round.report(left, self.run.jobs[self._taken[0]].label)
+                await self._measure_next()
+            await self.run.builds.keep(self.board)
             await self._close_stretch()
 
     def _take(self) -> bool:
-        most = self._run.settings.anchor_every
-        self._taken += self._round.queue.take(self._name, most, self._scheduler.lanes)
+        most = self.run.settings.anchor_every
+        self._taken += self.round.queue.take(self.name, most, self.scheduler.lanes)
         return bool(self._taken)
 
     async def _begin(self) -> None:
-        environment = await self._board.begin()
-        check_conditions(self._name, environment, self._run.conditions)
+        environment = await self.board.begin()
+        check_conditions(self.name, environment, self.run.conditions)
         fingerprint = environment.fingerprint()
-        check_identity(self._name, fingerprint, self._run.journal, self._run.conditions)
-        self._run.journal.record(
-            EnvironmentLine(round=self._round.number, board=self._name, environment=fingerprint)
+        check_identity(self.name, fingerprint, self.run.journal, self.run.conditions)
+        self.run.journal.record(
+            EnvironmentLine(round=self.round.number, board=self.name, environment=fingerprint)
         )
-        await self._run.builds.begin(self._name, self._board, fingerprint)
-        await self._push(self._run.plan.anchors)
+        await self.run.builds.begin(self.name, self.board, fingerprint)
+        await self._push(self.run.plan.anchors)
 
     async def _push(self, jobs: Sequence[AnyJob]) -> None:
         """Bring to the board the files of these jobs that it does not have yet."""
-        wanted = ((job.id, self._run.file(job)) for job in jobs if job.id not in self._state.files)
+        wanted = ((job.id, self.run.file(job)) for job in jobs if job.id not in self._state.files)
         new = {name: file for name, file in wanted if file is not None}
         if new:
-            pushed = await self._board.push(tuple(new.values()))
+            pushed = await self.board.push(tuple(new.values()))
             self._state.files.update(zip(new, pushed, strict=True))
 
     async def _execute(self, jobs: Sequence[AnyJob], attempts: Sequence[int]) -> list[Reply]:
-        run, conditions, rule = self._run, self._run.conditions, self._run.settings.rule
+        run, conditions, rule = self.run, self.run.conditions, self.run.settings.rule
         requests = [
             measure_request(
                 job,
@@ -110,22 +111,22 @@ class Lane:
                 conditions,
                 rule,
                 run.builds.options(
-                    self._name, job, self._round.number, rebuild=job.id in self._round.rebuilt
+                    self.name, job, self.round.number, rebuild=job.id in self.round.rebuilt
                 ),
             )
             for job in jobs
         ]
         takes_long = traits_of(conditions).builds or conditions.launch == "compiled"
         start = run.clock()
-        outcomes = await self._board.execute(requests, timeout_s(rule, builds=takes_long))
-        # What was spent on broken links says nothing about what a repetition would cost.
+        outcomes = await self.board.execute(requests, timeout_s(rule, builds=takes_long))
+        # Time spent on broken links is not part of what a repetition would cost.
         spent_s = run.clock() - start - sum(outcome.lost_s for outcome in outcomes)
         replies = [
             Reply(
                 job_id=job.id,
-                round=self._round.number,
+                round=self.round.number,
                 attempt=attempt,
-                board=self._name,
+                board=self.name,
                 outcome=outcome.result,
                 took_s=round(max(0.0, spent_s) / len(jobs), 4),
             )
@@ -135,27 +136,27 @@ class Lane:
         run.builds.note(replies)
         return replies
 
-    async def _measure(self) -> None:
+    async def _measure_next(self) -> None:
         """Run the first jobs of those taken; what has to run again goes back into the queue."""
-        names = self._taken[: self._scheduler.jobs_at_once]
-        attempts = [self._run.known.attempts.get((n, self._round.number), 0) for n in names]
-        replies = await self._execute([self._run.jobs[name] for name in names], attempts)
-        self._run.journal.record(*replies)
+        names = self._taken[: self.scheduler.jobs_at_once]
+        attempts = [self.run.known.attempts.get((n, self.round.number), 0) for n in names]
+        replies = await self._execute([self.run.jobs[name] for name in names], attempts)
+        self.run.journal.record(*replies)
         del self._taken[: len(names)]
         for reply in replies:
             if reply.failure:
                 self._note_failure(reply, reply.failure)
             else:
                 self._state.failed_in_a_row.clear()
-                self._round.queue.put(self._repeat_throttled(reply))
+                self.round.queue.put(self._repeat_throttled(reply))
 
     def _repeat_throttled(self, reply: Reply) -> list[str]:
         """Take the reply back where it was throttled; returns the job that has to run again."""
-        run, again = self._run, [reply.job_id]
+        run, again = self.run, [reply.job_id]
         slowed = reply.samples.throttled(run.conditions.clock) if reply.samples else ""
         if not slowed or reply.attempt >= run.settings.repeats:
             return []
-        if not run.affordable(again, self._round):
+        if not run.affordable(again, self.round):
             return []
         run.journal.discard(reply.round, again, cause="throttled", reason=slowed)
         return again
@@ -165,34 +166,32 @@ class Lane:
         failed.append(reply)
         if len(failed) < FAILURES_IN_A_ROW:
             return
-        # They are not the jobs' fault, so the next run shall try them again.
+        # They are not the jobs' fault, so the next run tries them again.
         for one in failed:
-            self._run.journal.discard(
-                one.round, [one.job_id], cause="failures", reason=str(failure)
-            )
+            self.run.journal.discard(one.round, [one.job_id], cause="failures", reason=str(failure))
         raise SessionError(
-            f"{FAILURES_IN_A_ROW} jobs failed one after the other on {self._name}, "
+            f"{FAILURES_IN_A_ROW} jobs failed one after the other on {self.name}, "
             f"the last one with {failure}" + (f"; {failure.advice}" if failure.advice else "")
         )
 
     async def _measure_anchors(self, most: int = 1) -> None:
         """Close the open stretch; the best anchor comes last, next to what it is compared with."""
-        number = self._round.number
+        number = self.round.number
         jobs = self._usable_anchors()[:most][::-1]
         if not jobs:
             reason = f"no anchor could be measured: drift in round {number} is not known"
-            self._run.journal.keep(number, self._name, reason)
+            self.run.journal.keep(number, self.name, reason)
             return
-        first = len(self._run.known.log(number, self._name).anchors)
+        first = len(self.run.known.log(number, self.name).anchors)
         replies = await self._execute(jobs, range(first, first + len(jobs)))
-        self._run.journal.record(*map(AnchorLine, replies))
+        self.run.journal.record(*map(AnchorLine, replies))
 
     def _usable_anchors(self) -> list[AnyJob]:
-        replies = (reply for log in self._run.known.rounds.values() for reply in log.anchors)
+        replies = (reply for log in self.run.known.rounds.values() for reply in log.anchors)
         broken = {reply.job_id for reply in replies if reply.failure}
         there = self._state.files.keys() - broken
-        return [job for job in self._run.plan.anchors if job.id in there]
+        return [job for job in self.run.plan.anchors if job.id in there]
 
     async def _close_stretch(self) -> None:
         await self._measure_anchors()
-        self._round.queue.put(repeat_drifted(self._run, self._name, self._round))
+        self.round.queue.put(repeat_drifted(self.run, self.name, self.round))

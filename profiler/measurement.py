@@ -2,7 +2,7 @@
 
 A ``Measurement`` stores replies only: every number is a property, so a measurement can never
 disagree with its own summary. Times are read from the clock that the conditions name; the other
-clock is kept beside it.
+clock is kept as well.
 
 On a machine shared with others (another tenant on the same core slows a thread by 30 % for
 milliseconds or minutes) a median mostly reflects their load. The statistic ``quiet`` is a low
@@ -217,7 +217,7 @@ class Measurement:
 
     @property
     def built_precision(self) -> str:
-        """What the runtime says it built, of all rounds; empty where it does not say."""
+        """The precisions that the runtime reports it built; empty where it reports none."""
         said = (str(part.built.get("precision", "")) for part in self.parts)
         return " / ".join(sorted({one for one in said if one}))
 

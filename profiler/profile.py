@@ -27,7 +27,7 @@ class ProfileRequest:
     """What to profile, on what, and how thoroughly; ``folder`` keeps the journal.
 
     ``contexts`` are those in which the pieces are costed; the one that predicts best is the table.
-    ``spans`` says which spans are profiled, None in a network of blocks: its widest merged kernel
+    ``spans`` are the spans that are profiled, None in a network of blocks: its widest merged kernel
     bounds what is measured, its mode is only kept.
     """
 
@@ -47,7 +47,7 @@ class ProfileRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """The table, those of all its contexts, and what the session says about how they came about."""
+    """The table, the tables of all its contexts, and the session they were measured in."""
 
     table: LatencyTable
     tables: Mapping[str, LatencyTable]

@@ -13,13 +13,13 @@ from devices.agent.health import throttle_reason
 from latency_tables.records import convert_record
 from profiler.errors import MeasurementError
 
-#: Facts of health that say nothing about times read from a clock.
+#: Facts of health that do not affect the times of a clock.
 NOT_ABOUT: Mapping[str, tuple[str, ...]] = {
     "thread_cpu": ("quota_throttled", "gpu"),
     "wall": ("gpu",),
     "cuda_events": ("quota_throttled", "throttle_events"),
 }
-#: What helps where an agent's words are not understood.
+#: How to fix results of an agent that do not read.
 SAME_VERSION = "bring host and agent to the same version of dshrink"
 #: Failures that no second try fixes: the same file fails in the same way.
 PERMANENT_FAILURES = (
@@ -33,12 +33,12 @@ PERMANENT_FAILURES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Samples:
-    """Nanoseconds of one run, a value a sample; ``cpu_ns`` is None where that clock says nothing.
+    """Nanoseconds of one run, a value a sample; ``cpu_ns`` is None where that clock does not apply.
 
-    On a GPU ``device_ns`` is what its own events say and ``enqueue_ns`` how long the host took to
-    hand over the work; elsewhere they are None. ``built`` is what the runtime says it made of the
-    file. ``disturbed`` counts the samples that others took or slowed the core from, ``dropped`` how
-    many of them the agent left out: all, or none where hardly a sample was undisturbed.
+    On a GPU ``device_ns`` is by its own events and ``enqueue_ns`` how long the host took to hand
+    over the work; elsewhere they are None. ``built`` is what the runtime made of the file.
+    ``disturbed`` counts the samples during which other processes took or slowed the core,
+    ``dropped`` how many of them the agent left out: all, or none where hardly any was undisturbed.
     """
 
     wall_ns: tuple[int, ...]
@@ -78,7 +78,7 @@ class Samples:
     def throttled(self, clock: str) -> str:
         """Why the device was slower than it is while the clock ran; empty where it was not.
 
-        A thread's CPU time stands still while a container's quota is used up, so that says nothing.
+        A thread's CPU time does not advance while a container's quota is used up.
         Nor does a CPU's slowdown about a GPU's own time, or the other way round.
         """
         ignored = NOT_ABOUT[clock]
@@ -108,7 +108,7 @@ class Samples:
 class LayerTimes:
     """The runtime's own profile: each layer's name, and its nanoseconds in each run.
 
-    A profile slows the run, so its sum says nothing about the latency. ``built`` is as in Samples.
+    A profile slows the run, so its sum is not the latency. ``built`` is as in Samples.
     """
 
     layers: tuple[tuple[str, tuple[int, ...]], ...]
@@ -123,19 +123,21 @@ class LayerTimes:
 
 
 def parse_result(
-    data: Mapping[str, Any],
+    data: Any,
     *,
     where: str = "the result of a job",
     error: type[ValueError] = MeasurementError,
     fix: str = SAME_VERSION,
 ) -> Samples | LayerTimes:
-    """The outcome that an agent's result is; what else it says is left out.
+    """The outcome that an agent's result is; other fields are left out.
 
     Raises ``error`` for what is none.
     """
-    kind: type[Samples | LayerTimes] = LayerTimes if "layers" in data else Samples
-    known = {one.name: data[one.name] for one in fields(kind) if one.name in data}
-    return convert_record(known, kind, where=where, error=error, fix=fix)
+    kind: type[Samples | LayerTimes] = Samples
+    if isinstance(data, Mapping):
+        kind = LayerTimes if "layers" in data else Samples
+        data = {one.name: data[one.name] for one in fields(kind) if one.name in data}
+    return convert_record(data, kind, where=where, error=error, fix=fix)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +177,7 @@ class Reply:
 
     @property
     def built(self) -> Mapping[str, Any]:
-        """What the runtime made of the file; empty where it does not say."""
+        """What the runtime made of the file; empty where it does not report it."""
         return {} if isinstance(self.outcome, Failure) else self.outcome.built
 
     @property

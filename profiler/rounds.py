@@ -1,6 +1,6 @@
 """Rounds of a session: shuffled jobs in stretches between anchors, each outcome journalled.
 
-What is left to do is always derived from the journal, never kept beside it, so a round that was
+What is left to do is always derived from the journal, never stored separately, so a round that was
 interrupted anywhere is resumed by the same code that runs an uninterrupted one. Each board works in
 a lane of its own, with its own anchors and stretches: drift is a board's. A run that is resumed in
 the middle of a round measures an anchor first: where the machine has changed meanwhile, the stretch
@@ -13,13 +13,13 @@ from __future__ import annotations
 import random
 from collections.abc import Collection
 
+from profiler.drift import keep_open, repeat_drifted
 from profiler.errors import SessionError
 from profiler.lane import Lane
 from profiler.run_state import Report, Round, RunState
 from profiler.scheduling.boards import compare_boards
 from profiler.scheduling.serial import Scheduler
 from profiler.scheduling.work_queue import WorkQueue
-from profiler.stretches import keep_open, repeat_drifted
 
 #: So often boards may all go away without having measured anything.
 STALLS_ALLOWED = 3
@@ -48,7 +48,11 @@ def run_round(
     stalls = 0
     while queue or any(log.open for log in run.known.logs_of(number).values()):
         done = run.known.replies_taken
-        scheduler.drive(lambda name, board: Lane(name, board, current, run, scheduler).run())
+        scheduler.drive(
+            lambda name, board: Lane(
+                name=name, board=board, round=current, run=run, scheduler=scheduler
+            ).measure()
+        )
         _check_boards_left(run, scheduler)
         queue.put(_exclude_outliers(run, number))
         keep_open(run, number)
@@ -81,7 +85,7 @@ def _exclude_outliers(run: RunState, number: int) -> list[str]:
     for scope in (number, None):
         found = compare_boards(run.known, run.conditions, number=scope, without=run.excluded)
         for outlier in (one for one in found if not one.agrees):
-            run.board(outlier.board).excluded = SessionError(outlier.reason)
+            run.excluded[outlier.board] = SessionError(outlier.reason)
             for known, names in run.known.measured_by(outlier.board).items():
                 if scope is None or known == scope:
                     run.journal.discard(known, names, cause="board", reason=outlier.reason)
@@ -91,6 +95,5 @@ def _exclude_outliers(run: RunState, number: int) -> list[str]:
 
 def _check_boards_left(run: RunState, scheduler: Scheduler) -> None:
     """Raise what excluded the last board where none is left."""
-    excluded = run.excluded
-    if excluded and not set(scheduler.boards()) - excluded.keys():
-        raise next(reversed(excluded.values()))
+    if run.excluded and not set(scheduler.boards()) - run.excluded.keys():
+        raise next(reversed(run.excluded.values()))

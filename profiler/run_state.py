@@ -40,19 +40,19 @@ class Round:
 
 @dataclass(slots=True)
 class BoardState:
-    """What a run knows of a board: the files it holds, by job, and its last jobs that all failed.
-
-    ``excluded`` is why it gets no more jobs.
-    """
+    """What a run knows of a board: the files there, by job, and its last jobs that all failed."""
 
     files: dict[str, PushedFile] = field(default_factory=dict)
     failed_in_a_row: list[Reply] = field(default_factory=list)
-    excluded: ProfilerError | None = None
 
 
 @dataclass(kw_only=True)
 class RunState:
-    """A plan being measured into a journal. ``unbuildable`` jobs have no file, and the reason."""
+    """A plan being measured into a journal.
+
+    ``unbuildable`` jobs have no file, and the reason. ``excluded`` boards get no more jobs; they
+    are in the order of their exclusion, with the reason.
+    """
 
     plan: JobPlan
     conditions: Conditions
@@ -61,6 +61,7 @@ class RunState:
     journal: Journal
     clock: Callable[[], float]
     unbuildable: dict[str, Failure] = field(default_factory=dict)
+    excluded: dict[str, ProfilerError] = field(default_factory=dict)
     boards: dict[str, BoardState] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -84,11 +85,6 @@ class RunState:
 
     def board(self, name: str) -> BoardState:
         return self.boards.setdefault(name, BoardState())
-
-    @property
-    def excluded(self) -> dict[str, ProfilerError]:
-        """The boards that get no more jobs, and why."""
-        return {name: board.excluded for name, board in self.boards.items() if board.excluded}
 
     def file(self, job: AnyJob) -> Path | None:
         """The job's file, written where it is missing; None where it cannot be."""

@@ -2,13 +2,13 @@
 
 The device's half is in ``devices/agent/runtimes``. A runtime that builds an engine keeps it for the
 rest of the run and builds anew in extra rounds, since two builds of one model need not be equally
-fast. All that differs between runtimes on the host is said here.
+fast. All differences between runtimes on the host are here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from devices.agent.protocol import Rule
@@ -24,7 +24,7 @@ class RuntimeTraits:
     """What a runtime can do on one kind of processor.
 
     ``builds``: it builds an engine, which takes seconds to minutes. ``keeps_state``: what it learns
-    from builds is kept beside the journal (TensorRT's timing cache). ``layer_profiles``: it
+    from builds is kept next to the journal (TensorRT's timing cache). ``layer_profiles``: it
     reports how long each layer took.
     """
 
@@ -48,13 +48,7 @@ _TENSORRT = RuntimeTraits(
 TRAITS: Mapping[tuple[str, str], RuntimeTraits] = {
     ("onnxruntime", "cpu"): RuntimeTraits(),
     ("tensorrt", "gpu"): _TENSORRT,
-    ("trtexec", "gpu"): RuntimeTraits(
-        precisions=_TENSORRT.precisions,
-        launches=_TENSORRT.launches,
-        builds=True,
-        keeps_state=True,
-        layer_profiles=True,
-    ),
+    ("trtexec", "gpu"): replace(_TENSORRT, cache_modes=("hot",)),
     ("pytorch", "cpu"): RuntimeTraits(launches=("plain", "compiled"), layer_profiles=True),
     ("pytorch", "gpu"): RuntimeTraits(
         precisions=("fp32", "fp16"),

@@ -41,7 +41,7 @@ class SessionResult:
     """One measurement a job, by its id. The counts are (job, round) pairs, ``failed`` is jobs.
 
     ``measured`` is what this run did, ``remeasured`` the part of it that the plan alone would not
-    have asked for. ``boards`` compares the boards where several shared the work, ``built`` says by
+    have asked for. ``boards`` compares the boards where several shared the work, ``built`` is by
     job what the runtime built of its file first (empty where it builds nothing).
     """
 
@@ -69,7 +69,7 @@ class Session:
     """A plan being measured; use it as a context manager.
 
     Opening it reads the journal, so that ``estimate`` knows what is already there, and locks it.
-    ``suspects`` are the jobs whose measurements look wrong beside the others, to be measured once
+    ``suspects`` are the jobs whose measurements are inconsistent with others, to be measured once
     more; ``close_forms`` those that another build of their engine may decide; ``dropped`` those
     that are too slow to be worth another round.
     """

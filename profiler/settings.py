@@ -7,12 +7,13 @@ from typing import Any
 
 from devices.agent.protocol import Rule
 from latency_tables.schema import Conditions
-from profiler.drift import DRIFT_LIMIT
-from profiler.errors import PlanningError
+from profiler.errors import InvalidJobError
 from profiler.measurement import HALF_WIDTH
 from profiler.planning.jobs import PROFILE_RULE
 from profiler.runtimes import GPU_HALF_WIDTH, GPU_RULE, processor_of, traits_of
 
+#: Share of an anchor's latency by which it may move.
+DRIFT_LIMIT = 0.01
 #: About what TensorRT takes to build a piece on a large GPU.
 BUILD_S = 5.0
 
@@ -40,12 +41,12 @@ class ProfileSettings:
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.anchor_every < 1:
-            raise PlanningError(
+            raise InvalidJobError(
                 f"rounds ({self.rounds}) and anchor_every ({self.anchor_every}) must be 1 or more"
             )
         shares = (self.extra_share, self.drift_share, self.drift_limit)
         if min(self.extra_rounds, self.repeats, *shares) < 0:
-            raise PlanningError(
+            raise InvalidJobError(
                 "extra_rounds, repeats, extra_share, drift_share and drift_limit must be 0 or more"
             )
 
@@ -53,7 +54,7 @@ class ProfileSettings:
 def settings_for(conditions: Conditions, **chosen: Any) -> ProfileSettings:
     """The settings that suit what does the work; ``chosen`` are fields that are set otherwise."""
     if processor_of(conditions) == "gpu":
-        # Of a GPU alone the power mode says "gpu ...", of a Jetson what nvpmodel calls it.
+        # A discrete GPU's power mode begins with "gpu ", a Jetson's is a name of nvpmodel.
         is_jetson = not conditions.power_mode.startswith("gpu ")
         half_width = HALF_WIDTH if is_jetson else GPU_HALF_WIDTH
         chosen = {"rule": GPU_RULE, "half_width": half_width, **chosen}

@@ -1,9 +1,9 @@
 """The few statistics that latency needs: quantiles, and intervals that assume no distribution.
 
 Latency is skewed to the slow side, so nothing here takes a mean or a standard deviation. Intervals
-come from binomial order statistics. Samples of one process share its luck (where its memory landed,
-what ran beside it), so an interval from pooled samples alone is too narrow; ``latency_interval``
-also covers what separate rounds disagree about.
+come from binomial order statistics. Samples of one process are correlated (by its place in memory,
+by what ran at the same time), so an interval from pooled samples alone is too narrow:
+``latency_interval`` also covers what separate rounds disagree about.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The conditions of a run: what was asked for, and what the device says it has."""
+"""What a user asks to measure on, and the conditions that the device reports for it."""
 
 from __future__ import annotations
 
@@ -105,10 +105,8 @@ def _support(device: Device, runtime: str) -> RuntimeSupport:
 def _check_choices(device: Device, runtime: str, able: RuntimeTraits, target: Target) -> None:
     """Refuse what the device, or the runtime on it, cannot do."""
     if target.precision not in device.precisions:
-        raise SessionError(
-            f"{device.name} cannot measure {target.precision}; "
-            f"it does {', '.join(device.precisions)}"
-        )
+        does = ", ".join(device.precisions)
+        raise SessionError(f"{device.name} cannot measure {target.precision}; it does {does}")
     for what, wanted, known in (
         ("--precision", target.precision, able.precisions),
         ("--launch", target.launch, able.launches),

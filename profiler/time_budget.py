@@ -87,7 +87,7 @@ class TimeBudget:
 
     @property
     def drift_room_s(self) -> float:
-        """How much more may go into replies that are taken back."""
+        """How much more may go into replies that drift or throttling invalidates."""
         spent_s = sum(reply.took_s for reply in self.state.discarded)
         return min(self.settings.drift_share * self.planned_s - spent_s, self.extra_room_s())
 

@@ -5,13 +5,13 @@ Writing is atomic, so a file that is there is whole.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from devices.agent.engines import ENGINE_SUFFIX
+from devices.agent.runtimes.tensorrt.engines import ENGINE_SUFFIX
+from latency_tables.files import write_atomically
 from latency_tables.opspec import OpSpec
 from profiler.planning.jobs import AnyJob, FileJob
 
@@ -31,8 +31,8 @@ class BuildFile(Protocol):
 class WorkloadFolder:
     """A folder of files named by digest, batch and the seed of their weights.
 
-    Files that a user gave are copied here as well: a runtime may put what it builds beside the file
-    that it built it from.
+    Files that a user gave are copied here as well: a runtime may put what it builds next to the
+    file that it built it from.
     """
 
     folder: Path
@@ -50,7 +50,7 @@ class WorkloadFolder:
         else:
             seed, precision = job.weights_seed, self.precision
             content = self.build(job.spec, batch=self.batch, seed=seed, precision=precision)
-        write_whole(path, content)
+        write_atomically(path, content)
         return path
 
     def missing_bytes(self, jobs: Iterable[AnyJob]) -> int:
@@ -72,19 +72,8 @@ class WorkloadFolder:
 
     def delete(self) -> None:
         """Remove the files of this folder, and the folder where nothing else is in it."""
-        for pattern in ("*.onnx", "*.part", f"*{ENGINE_SUFFIX}", f"*{TIMING_CACHE_SUFFIX}"):
+        for pattern in ("*.onnx", ".*.tmp", f"*{ENGINE_SUFFIX}", f"*{TIMING_CACHE_SUFFIX}"):
             for path in self.folder.glob(pattern):
                 path.unlink()
         if self.folder.exists() and not any(self.folder.iterdir()):
             self.folder.rmdir()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Replace a file in one step, in a folder that is made if it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    with unfinished.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)

@@ -1,6 +1,7 @@
 """What a field of a message may hold, and the error of one that holds something else.
 
-A check is a function of the field's name and value that returns the value or raises ``JobError``.
+A check is a function of the field's name and value that returns the value, or raises
+``RequestError``.
 """
 
 import os
@@ -30,17 +31,17 @@ ERROR_TYPES = (
 Check = Callable[[str, Any], Any]
 
 
-class JobError(Exception):
-    """One job cannot be done; becomes the error of its reply.
+class RequestError(Exception):
+    """A request that cannot be done; becomes the error of its reply.
 
-    ``kind`` is one of ``ERROR_TYPES``, ``message`` says what and where, ``advice`` how to mend it.
+    ``kind`` is one of ``ERROR_TYPES``, ``message`` says what and where, ``advice`` how to fix it.
     ``ends_process``: nothing more can be done in the process that raised it.
     """
 
     ends_process = False
 
     def __init__(self, kind: str, message: str, advice: str) -> None:
-        super(JobError, self).__init__(message)
+        super(RequestError, self).__init__(message)
         if kind not in ERROR_TYPES:
             raise ValueError(f"{kind!r} is no error type of the protocol: {', '.join(ERROR_TYPES)}")
         self.kind = kind
@@ -48,9 +49,11 @@ class JobError(Exception):
         self.advice = advice
 
 
-def bad_request(message: str) -> JobError:
+def bad_request(message: str) -> RequestError:
     """The error of a message that does not follow the protocol."""
-    return JobError("bad_request", message, "see devices/agent/protocol.py for the fields it takes")
+    return RequestError(
+        "bad_request", message, "see devices/agent/protocol.py for the fields it takes"
+    )
 
 
 def integer(low: int, high: int) -> Check:

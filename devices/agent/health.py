@@ -87,7 +87,7 @@ def throttled_now(health: Dict[str, Any]) -> str:
 def gpu(root: str = "/") -> Optional[Dict[str, Any]]:
     """What NVML says about the GPU that CUDA works on; None without one.
 
-    It tells of this machine alone: nothing where another root is looked at.  That the power limit
+    It describes this machine alone: nothing where another root is looked at.  That the power limit
     holds the clock down ("power_capped") is normal under full load, and no throttling.
     """
     if root != "/" or nvml.load() is None:
@@ -97,7 +97,7 @@ def gpu(root: str = "/") -> Optional[Dict[str, Any]]:
 
 
 def jetson_gpu(statistics: Dict[str, Any]) -> Optional[Dict[str, Any]]:
-    """The GPU as tegrastats tells of it; None where it tells nothing.
+    """The GPU as tegrastats reports it; None where it reports nothing.
 
     What holds a Jetson's GPU down is its ``cooling_level``.
     """

@@ -7,9 +7,9 @@ from typing import Any, Dict, List, NamedTuple, Optional
 from . import sysfs
 from .commands import SYSTEM, Commands
 
-#: The first line of tegrastats comes after its interval, a second unless told otherwise.
+#: The first line of tegrastats comes after its interval, a second unless given.
 TEGRASTATS = ["tegrastats", "--interval", "100"]
-#: A part that the power supply reports at 100 degrees whatever it has; under /sys it is PMIC-Die.
+#: A part that the power supply reports at 100 degrees always; under /sys it is PMIC-Die.
 DUMMY_SENSOR = "PMIC"
 
 
@@ -30,7 +30,7 @@ def is_jetson(root: str = "/") -> bool:
 def power_mode(
     commands: Commands = SYSTEM, as_root: Optional[List[str]] = None
 ) -> Optional[PowerMode]:
-    """The mode that ``nvpmodel -q`` tells; None where it tells none.
+    """The mode that ``nvpmodel -q`` reports; None where it reports none.
 
     ``as_root`` are the words that make it run as root, for boards where it must.
     """

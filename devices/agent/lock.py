@@ -10,7 +10,7 @@ import time
 from typing import Any, Optional
 
 from . import alarm
-from .checks import JobError
+from .checks import RequestError
 
 #: Names the file to lock, where the usual one does not suit the device.
 PATH_VARIABLE = "DSHRINK_DEVICE_LOCK"
@@ -34,13 +34,8 @@ class DeviceLock(object):
         if _fcntl is None:
             return self
         start = time.perf_counter()
-        file = open_lock_file(self._path)
-        try:
-            self._take(file)
-        except BaseException:
-            os.close(file)
-            raise
-        self._file = file
+        busy = f"another run has measured on this device for {self._patience_s:g} s and continues"
+        self._file = locked_file(self._path, self._patience_s, busy)
         self.waited_s = time.perf_counter() - start
         return self
 
@@ -48,17 +43,6 @@ class DeviceLock(object):
         if self._file is not None:
             os.close(self._file)
             self._file = None
-
-    def _take(self, file: int) -> None:
-        if flock(file, wait=False):
-            return
-        if not alarm.returns_within(self._patience_s, lambda: flock(file)):
-            raise JobError(
-                "device_busy",
-                f"another run has measured on this device for {self._patience_s:g} s and goes on "
-                f"(it holds {self._path})",
-                "wait for the other run, or end it",
-            )
 
 
 def default_path() -> str:
@@ -82,7 +66,24 @@ def flock(file: int, shared: bool = False, wait: bool = True) -> bool:
     return True
 
 
-def open_lock_file(path: str) -> int:
+def locked_file(path: str, patience_s: float, busy: str) -> int:
+    """Open the file and lock it alone; raises ``device_busy``, for that reason, where it is taken.
+
+    Or ``not_permitted`` where it cannot be opened.
+    """
+    file = _open_lock_file(path)
+    try:
+        if flock(file, wait=False) or alarm.returns_within(patience_s, lambda: flock(file)):
+            return file
+        raise RequestError(
+            "device_busy", f"{busy} (it holds {path})", "wait for the other run, or end it"
+        )
+    except BaseException:
+        os.close(file)
+        raise
+
+
+def _open_lock_file(path: str) -> int:
     """Open the file, made where it is missing; raises ``not_permitted`` where that is refused."""
     # Never O_CREAT on a file that is there: the kernel refuses it for other users' files in /tmp
     # (fs.protected_regular).  O_NONBLOCK: nor does a pipe of that name keep us waiting.
@@ -93,7 +94,7 @@ def open_lock_file(path: str) -> int:
         except FileNotFoundError:
             return _create(path, flags)
     except OSError as error:
-        raise JobError(
+        raise RequestError(
             "not_permitted",
             f"{path}, which one run at a time locks, cannot be opened: {error.strerror}",
             f"remove it, or name another file in {PATH_VARIABLE}",

@@ -2,7 +2,7 @@
 
 Everything here is asked between blocks of a measurement, never while its clock runs: a question
 goes to the driver, and wakes or disturbs the GPU.  The library is looked for once a process.  What
-an older driver cannot tell is None, a machine without the library has no facts ({}), and nothing
+an older driver cannot report is None, a machine without the library has no facts ({}), and nothing
 here raises.
 
 CUDA and NVML number GPUs differently (CUDA_VISIBLE_DEVICES, fastest first), so the GPU is found by

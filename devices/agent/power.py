@@ -1,13 +1,13 @@
 """The device's clocks: which there are, and holding them at their highest while we measure.
 
 Nothing is set but by ``hold``, and what it sets is put back by another process (guardian.py) as
-soon as the agent ends, even by ``kill -9``.  What a power cut leaves behind: a governor starts anew
-with the system, and so does a GPU's clock, but a Jetson remembers its power mode.
+soon as the agent ends, even by ``kill -9``.  After a power cut the governor
+and a GPU's clock are the system's defaults again, but a Jetson remembers its power mode.
 
 An NVIDIA GPU is locked to a clock that it can keep: its default applications clock, which is rated
 for full load, and not the highest one, from which heat and power would soon push it away.  Where
-the driver tells no default (GeForce), it is ``HELD_SHARE`` of the highest.  Whether somebody had
-locked the clock before is not told by any driver; it is free afterwards.
+the driver reports no default (GeForce), it is ``HELD_SHARE`` of the highest.  Whether somebody had
+locked the clock before is not reported by any driver; it is free afterwards.
 """
 
 import functools
@@ -20,8 +20,8 @@ import uuid
 from contextlib import suppress
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
-from . import alarm, health, jetson, lock, sysfs
-from .checks import JobError
+from . import health, jetson, lock, sysfs
+from .checks import RequestError
 from .commands import SYSTEM, Commands
 from .guardian import READY, STEP_TIMEOUT_S
 
@@ -39,7 +39,7 @@ HELD_SHARE = 0.7
 BY_HAND_JETSON = f"sudo nvpmodel -m {BEST_MODE} && sudo jetson_clocks"
 
 
-class Plan(NamedTuple):
+class PowerPlan(NamedTuple):
     """What to hold: in words, what sets it, and the guardian's steps that put it back.
 
     ``lock_gpu`` sets the GPU's clock to ``gpu_mhz``, where there is one, and returns why it could
@@ -87,9 +87,14 @@ def hold(root: str = "/", commands: Commands = SYSTEM, lock_path: Optional[str] 
     run holds them; then nothing has changed. A GPU whose clock may not be locked is no error, for
     it need not be what is measured: then a line says so, and how to do it by hand.
     """
-    held_file = _lock(lock_path or os.path.join(tempfile.gettempdir(), LOCK_FILE))
+    # What a run puts back must not be undone by the next.
+    held_file = lock.locked_file(
+        lock_path or os.path.join(tempfile.gettempdir(), LOCK_FILE),
+        LOCK_PATIENCE_S,
+        "another run holds this device's clocks",
+    )
     try:
-        plan = _plan(root, commands)
+        plan = _power_plan(root, commands)
         if not plan.undo:
             return Held(plan.words)
         held = Held(list(plan.words), _start_guardian(plan.undo, held_file))
@@ -159,25 +164,25 @@ def _clock(folder: str) -> Dict[str, Any]:
     }
 
 
-def _plan(root: str, commands: Commands) -> Plan:
+def _power_plan(root: str, commands: Commands) -> PowerPlan:
     """What to hold by a board's own tools, or of the CPU and, where there is one, the GPU."""
     if jetson.is_jetson(root):
         return _jetson_plan(commands)
     cpu, gpu = _governor_plan(root), _gpu_plan(health.gpu(root) or {}, commands)
-    return Plan(cpu.words, cpu.changes, gpu.undo + cpu.undo, gpu.gpu_mhz, gpu.lock_gpu)
+    return PowerPlan(cpu.words, cpu.changes, gpu.undo + cpu.undo, gpu.gpu_mhz, gpu.lock_gpu)
 
 
-def _gpu_plan(facts: Dict[str, Any], commands: Commands) -> Plan:
+def _gpu_plan(facts: Dict[str, Any], commands: Commands) -> PowerPlan:
     by_hand, mhz = by_hand_gpu(facts), _mhz_to_hold(facts)
     program = commands.find("nvidia-smi")
     if by_hand is None or program is None:
-        return Plan([], [], [])
+        return PowerPlan([], [], [])
     as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
     tool = as_root + [program, "-i", facts["uuid"]]
     folder = os.path.join(tempfile.gettempdir(), "dshrink-clocks-" + uuid.uuid4().hex)
     locked = os.path.join(folder, "locked")  # the guardian frees only what was locked
     words = tool + ["-lgc", f"{mhz},{mhz}"]
-    return Plan(
+    return PowerPlan(
         [],
         [],
         [{"run": tool + ["-rgc"], "if_file": locked}, {"remove": folder}],
@@ -212,13 +217,13 @@ def _lock_gpu(commands: Commands, words: List[str], locked: str, by_hand: str) -
     return f"`{' '.join(words)}` does not work: {problem}; by hand: {by_hand}"
 
 
-def _governor_plan(root: str) -> Plan:
+def _governor_plan(root: str) -> PowerPlan:
     was = {path: sysfs.read(path) for path in sysfs.of_cores(root, GOVERNOR)}
     if not was:
-        return Plan(["nothing to hold: this machine lets nobody choose its CPU clock"], [], [])
+        return PowerPlan(["nothing to hold: this machine lets nobody choose its CPU clock"], [], [])
     others = {path: one for path, one in was.items() if one != BEST_GOVERNOR}
     before = "+".join(sorted(set(others.values()))) or "so already"
-    return Plan(
+    return PowerPlan(
         [f"governor {BEST_GOVERNOR} on {len(was)} core(s) (was {before})"],
         [functools.partial(_set_governor, path) for path in others],
         [{"write": path, "text": one} for path, one in others.items()],
@@ -233,11 +238,11 @@ def _set_governor(path: str) -> None:
         raise _not_permitted(f"{path} cannot be set: {error.strerror}", BY_HAND_GOVERNOR) from error
 
 
-def _jetson_plan(commands: Commands) -> Plan:
+def _jetson_plan(commands: Commands) -> PowerPlan:
     as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
     mode = jetson.power_mode(commands) or jetson.power_mode(commands, as_root)
     if mode is None:
-        raise _not_permitted("`nvpmodel -q` does not tell the power mode", BY_HAND_JETSON)
+        raise _not_permitted("`nvpmodel -q` does not report the power mode", BY_HAND_JETSON)
     folder = os.path.join(tempfile.gettempdir(), "dshrink-clocks-" + uuid.uuid4().hex)
     stored = os.path.join(folder, "stored")  # jetson_clocks asks before it writes over a file
     nvpmodel = as_root + [commands.find("nvpmodel") or "nvpmodel", "-m"]
@@ -250,7 +255,7 @@ def _jetson_plan(commands: Commands) -> Plan:
     changes: List[Callable[[], None]] = [functools.partial(os.mkdir, folder, 0o700)]
     changes += [functools.partial(_run, commands, words) for words in to_set]
     words = [f"nvpmodel mode {BEST_MODE} (was {mode.name})", "jetson_clocks"]
-    return Plan(words, changes, undo + [{"remove": folder}])
+    return PowerPlan(words, changes, undo + [{"remove": folder}])
 
 
 def _run(commands: Commands, words: List[str]) -> None:
@@ -262,33 +267,16 @@ def _run(commands: Commands, words: List[str]) -> None:
     raise _not_permitted(f"`{' '.join(words)}` does not work here: {problem}", BY_HAND_JETSON)
 
 
-def _not_permitted(message: str, by_hand: str) -> JobError:
-    return JobError(
+def _not_permitted(message: str, by_hand: str) -> RequestError:
+    return RequestError(
         "not_permitted",
         message,
         f"run on the device, by hand: {by_hand}; then measure without holding the clocks",
     )
 
 
-def _lock(path: str) -> int:
-    """Open the lock file and take it: what a run puts back must not be undone by the next."""
-    file = lock.open_lock_file(path)
-    try:
-        is_ours = lock.flock(file, wait=False)
-        if not is_ours and not alarm.returns_within(LOCK_PATIENCE_S, lambda: lock.flock(file)):
-            raise JobError(
-                "device_busy",
-                f"another run holds this device's clocks (and {path})",
-                "wait for the other run, or end it",
-            )
-    except BaseException:
-        os.close(file)
-        raise
-    return file
-
-
 def _start_guardian(undo: List[Dict[str, Any]], held_file: int) -> "subprocess.Popen[bytes]":
-    """Start who puts things back; it stands ready, and holds the lock, when this returns."""
+    """Start the guardian; it is ready, and holds the lock, when this returns."""
     guardian = subprocess.Popen(
         [sys.executable, "-I", "-S", GUARDIAN],
         stdin=subprocess.PIPE,
@@ -305,4 +293,4 @@ def _start_guardian(undo: List[Dict[str, Any]], held_file: int) -> "subprocess.P
             return guardian
     guardian.kill()
     guardian.wait()
-    raise RuntimeError("who puts the clocks back (guardian.py) did not start; nothing was set")
+    raise RuntimeError("the guardian, which puts the clocks back, did not start; nothing was set")

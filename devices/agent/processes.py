@@ -46,7 +46,7 @@ def others(
 
 
 def others_on_gpu(root: str = "/", own: Optional[int] = None) -> List[Dict[str, Any]]:
-    """Who else computes on the GPU, most memory first: pid, name, MiB (None where not told).
+    """Who else computes on the GPU, most memory first: pid, name, MiB (None where not reported).
 
     In a container the driver may give the pids of the host, or none: a name is "?" then.
     """

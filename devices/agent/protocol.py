@@ -12,7 +12,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from .checks import (
     Check,
-    JobError,
+    RequestError,
     absolute_path,
     bad_request,
     check_fields,
@@ -24,7 +24,7 @@ from .checks import (
     text,
 )
 
-PROTOCOL = 3
+PROTOCOL = 1
 #: No legal request comes near this; a longer line is refused without being parsed.
 MAX_LINE_BYTES = 256 * 1024
 #: A serialized ONNX file cannot be larger: protobuf's limit.
@@ -157,11 +157,11 @@ def request_id(message: Dict[str, Any]) -> str:
 
 
 def parse_request(message: Dict[str, Any]) -> Request:
-    """Check a decoded message and return it as a request; raise ``JobError`` otherwise."""
+    """Check a decoded message and return it as a request; raise ``RequestError`` otherwise."""
     rest = dict(message)
     version = rest.pop("protocol", None)
     if isinstance(version, bool) or version != PROTOCOL:
-        raise JobError(
+        raise RequestError(
             "protocol_version",
             f"the request speaks protocol {clip(version)}, this agent speaks {PROTOCOL}",
             "bring host and agent to the same version of dshrink",
@@ -199,13 +199,13 @@ def encode_result(identity: str, result: Dict[str, Any]) -> bytes:
     return encode({"protocol": PROTOCOL, "id": identity, "ok": True, "result": result})
 
 
-def encode_error(identity: str, error: JobError, is_last: bool = False) -> bytes:
+def encode_error(identity: str, error: RequestError, is_last: bool = False) -> bytes:
     """The reply line of a request that failed; with ``is_last`` the process ends after it."""
     reply = {"protocol": PROTOCOL, "id": identity, "ok": False, "error": error_body(error)}
     return encode(dict(reply, last=True) if is_last else reply)
 
 
-def error_body(error: JobError) -> Dict[str, str]:
+def error_body(error: RequestError) -> Dict[str, str]:
     """The error as replies carry it."""
     return {"type": error.kind, "message": clip(error.message), "advice": clip(error.advice)}
 
@@ -227,17 +227,18 @@ def file_digest(path: str) -> str:
 def folder_digest(folder: str) -> str:
     """16 hexadecimal digits that change with any Python file of the folder: the agent's version."""
     digest = hashlib.sha256()
-    for relative in sorted(_python_files(folder)):
+    for relative in python_files(folder):
         digest.update(f"{relative}\0{file_digest(os.path.join(folder, relative))}\n".encode())
     return digest.hexdigest()[:16]
 
 
-def _python_files(folder: str) -> List[str]:
-    found = []
+def python_files(folder: str) -> List[str]:
+    """The agent's files in order, by their paths below the folder."""
+    found: List[str] = []
     for parent, _, names in os.walk(folder):
         paths = (os.path.join(parent, name) for name in names if name.endswith(".py"))
         found += [os.path.relpath(path, folder).replace(os.sep, "/") for path in paths]
-    return found
+    return sorted(found)
 
 
 def _file_list(name: str, value: Any) -> List[Any]:

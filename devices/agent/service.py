@@ -1,4 +1,4 @@
-"""The agent's loop: read a request, do it, answer it.  A failure is a reply, and the loop goes on.
+"""The agent's loop: read a request, do it, answer it.  A failure is a reply and does not end it.
 
 The replies have a file descriptor of their own.  What native libraries write to standard output
 goes to standard error, so that it cannot break a reply.
@@ -13,7 +13,8 @@ import traceback
 from typing import Any, BinaryIO, Dict, Iterator, List, Optional, Tuple
 
 from . import alarm, power, runtimes, store, system, worker
-from .checks import Check, JobError, bad_request, check_fields, integer
+from .checks import Check, RequestError, bad_request, check_fields, integer
+from .ending import ends_with
 from .health import read_health
 from .lock import DeviceLock
 from .protocol import (
@@ -34,23 +35,22 @@ from .protocol import (
 COMMON_OPTIONS: Dict[str, Check] = {"memory_limit_mib": integer(1, 1 << 24)}
 #: As ``alarm.IDLE_S`` while clocks are held: of a host that is gone they must not stay so for long.
 HOLDING_IDLE_S = 120.0
-PR_SET_PDEATHSIG = 1
 
 
-def main(root: Optional[str] = None) -> int:
+def main(root: Optional[str] = None, is_worker: bool = False) -> int:
     """Serve standard input until it ends or the host says quit; return the exit status.
 
     ``root`` is the folder that must stay as long as this agent runs, if it runs from one.
     """
     requests, replies = _take_streams()
-    _die_with_host()
+    ends_with(os.getppid())()
     try:
         in_use = None if root is None else store.use(root)
-    except (JobError, OSError) as error:
+    except (RequestError, OSError) as error:
         sys.stderr.write(f"the agent cannot use {root}: {error}\n")
         return 1
     try:
-        serve(requests, replies)
+        serve(requests, replies, is_worker)
     except BrokenPipeError:
         pass  # the host has gone, and with it the reader of any reply
     finally:
@@ -61,13 +61,7 @@ def main(root: Optional[str] = None) -> int:
 
 def work_main() -> int:
     """As ``main`` for a worker: what it is asked, it does in its own process."""
-    requests, replies = _take_streams()
-    _die_with_host()
-    try:
-        serve(requests, replies, is_worker=True)
-    except BrokenPipeError:
-        pass
-    return 0
+    return main(is_worker=True)
 
 
 def serve(requests: BinaryIO, replies: BinaryIO, is_worker: bool = False) -> None:
@@ -168,7 +162,7 @@ def work(do: str, request: Measure) -> Dict[str, Any]:
     try:
         return _do_within_limit(do, runtime, request, options)
     except Exception as error:
-        known = _as_job_error(error)
+        known = _as_request_error(error)
         known.ends_process = _is_sticky(error) or _is_broken(runtime)
         raise known from error
 
@@ -208,7 +202,7 @@ def _do_within_limit(
     with MemoryLimit(options.pop("memory_limit_mib", None)):
         try:
             return _do_with(do, runtime, request, options)
-        except JobError:
+        except RequestError:
             raise
         except Exception as error:
             known = runtime.failure(error)
@@ -275,7 +269,7 @@ def _answer(line: bytes, jobs: Jobs) -> Tuple[bytes, bool]:
         request = parse_request(message)
         return encode_result(identity, jobs.do(request)), request.do == "quit"
     except Exception as error:
-        known = _as_job_error(error)
+        known = _as_request_error(error)
         return encode_error(identity, known, known.ends_process), known.ends_process
 
 
@@ -288,33 +282,33 @@ def _check_file(request: Measure) -> None:
             raise bad_request(f"{request.file} has {state.st_size} bytes, above {MAX_FILE_BYTES}")
         if state.st_size == 0:
             # Nor is it read: files of /proc look empty, and some of them block whoever reads.
-            raise JobError("bad_model", f"{request.file} is empty", "push the file again")
+            raise RequestError("bad_model", f"{request.file} is empty", "push the file again")
         digest = file_digest(request.file)
     except OSError as error:
-        raise JobError(
+        raise RequestError(
             "missing_file",
             f"{request.file} cannot be read: {error.strerror}",
             "push the file to the device before asking for its measurement",
         ) from error
     if digest != request.sha256:
-        raise JobError(
+        raise RequestError(
             "wrong_digest",
             f"{request.file} has the SHA-256 {digest}, the request says {request.sha256}",
             "the file changed or arrived damaged: push it again",
         )
 
 
-def _as_job_error(error: Exception) -> JobError:
-    if isinstance(error, JobError):
+def _as_request_error(error: Exception) -> RequestError:
+    if isinstance(error, RequestError):
         return error
     if isinstance(error, MemoryError):
-        return JobError(
+        return RequestError(
             "out_of_memory",
             "the agent could not have the memory this job needs",
             "use a smaller batch or resolution, or a larger memory_limit_mib",
         )
     traceback.print_exception(type(error), error, error.__traceback__)
-    return JobError(
+    return RequestError(
         "runtime_error",
         f"{type(error).__name__}: {error}",
         "the traceback is in the agent's standard error",
@@ -344,21 +338,3 @@ def _take_streams() -> Tuple[BinaryIO, BinaryIO]:
     os.close(nothing)
     os.dup2(2, 1)
     return requests, replies
-
-
-def _die_with_host() -> None:
-    """Ask Linux to kill this process when its parent dies, even in the middle of a job.
-
-    Elsewhere the agent ends when it next reads: the end of standard input.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    parent = os.getppid()
-    try:
-        import ctypes
-
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 9, 0, 0, 0)
-    except (ImportError, OSError, AttributeError):
-        return
-    if os.getppid() != parent:
-        os._exit(0)

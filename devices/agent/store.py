@@ -15,11 +15,11 @@ import shutil
 import stat
 import sys
 import tempfile
-from contextlib import suppress
-from typing import Any, BinaryIO, Dict, List, Optional, Pattern, Tuple
+from contextlib import contextmanager, suppress
+from typing import Any, BinaryIO, Dict, Iterator, List, Optional, Pattern, Tuple
 
 from . import alarm
-from .checks import JobError, bad_request
+from .checks import RequestError, bad_request
 from .lock import flock
 from .protocol import (
     MAX_LINE_BYTES,
@@ -53,8 +53,8 @@ def remove_main(root: str) -> int:
     try:
         removed = remove(root, None if given is None else int(given))
         reply: Dict[str, Any] = {"ok": True, "removed": removed}
-    except (JobError, OSError) as error:
-        reply = {"ok": False, "error": error_body(_as_job_error(error))}
+    except (RequestError, OSError) as error:
+        reply = {"ok": False, "error": error_body(_as_request_error(error))}
     sys.stdout.buffer.write(encode(reply))
     sys.stdout.buffer.flush()
     return 0 if reply["ok"] else 1
@@ -74,9 +74,9 @@ def receive(root: str, requests: BinaryIO, replies: BinaryIO) -> int:
             os.close(in_use)
     except BrokenPipeError:
         return 1  # nobody reads an answer any more
-    except (JobError, OSError, MemoryError) as error:
+    except (RequestError, OSError, MemoryError) as error:
         with suppress(BrokenPipeError):
-            _send(replies, {"ok": False, "error": error_body(_as_job_error(error))})
+            _send(replies, {"ok": False, "error": error_body(_as_request_error(error))})
         return 1
     finally:
         alarm.end_process_after(None)
@@ -90,7 +90,7 @@ def use(root: str) -> int:
     try:
         flock(in_use, shared=True)
         if os.fstat(in_use).st_nlink == 0:
-            raise JobError(
+            raise RequestError(
                 "device_busy",
                 f"another run has just removed {root}",
                 "run the same command again",
@@ -163,32 +163,40 @@ def _has(folder: str, file: Announced) -> bool:
 
 
 def _take(folder: str, file: Announced, requests: BinaryIO) -> str:
-    """Write the next file of the stream; it has its name only when it is whole."""
-    handle, part = _new_part(folder, file.sha256)
+    """Write the next file of the stream."""
+    path = _path(folder, file.sha256)
+    with whole_file(path) as target:
+        digest = _copy(file, requests, target)
+        if digest != file.sha256:
+            raise RequestError(
+                "wrong_digest",
+                f"what came for {file.sha256} has the SHA-256 {digest}",
+                "the file changed or arrived damaged: push it again",
+            )
+    return path
+
+
+@contextmanager
+def whole_file(path: str) -> Iterator[BinaryIO]:
+    """A file to write, readable by its owner alone, which has its name only when it is whole."""
+    handle, part = _new_part(path)
     try:
         with os.fdopen(handle, "wb") as target:
-            digest = _copy(file, requests, target)
+            yield target
             target.flush()
             os.fsync(target.fileno())
-            if digest != file.sha256:
-                raise JobError(
-                    "wrong_digest",
-                    f"what came for {file.sha256} has the SHA-256 {digest}",
-                    "the file changed or arrived damaged: push it again",
-                )
-            path = _path(folder, file.sha256)
             os.replace(part, path)  # while it is locked
     except BaseException:
         with suppress(OSError):
             os.unlink(part)
         raise
-    return path
 
 
-def _new_part(folder: str, sha256: str) -> Tuple[int, str]:
+def _new_part(path: str) -> Tuple[int, str]:
     """Open a new file, locked as long as it is written: by that others know that it is."""
+    folder, name = os.path.split(path)
     while True:
-        handle, part = tempfile.mkstemp(prefix=sha256 + ".", suffix=".part", dir=folder)
+        handle, part = tempfile.mkstemp(prefix=name + ".", suffix=".part", dir=folder)
         # Before it was locked somebody may have taken it for one that nobody writes.
         if flock(handle, wait=False) and os.fstat(handle).st_nlink:
             return handle, part
@@ -255,17 +263,17 @@ def _send(replies: BinaryIO, reply: Dict[str, Any]) -> None:
     replies.flush()
 
 
-def _as_job_error(error: BaseException) -> JobError:
-    if isinstance(error, JobError):
+def _as_request_error(error: BaseException) -> RequestError:
+    if isinstance(error, RequestError):
         return error
     said = f"{type(error).__name__}: {error}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return JobError(
+        return RequestError(
             "disk_full",
             f"no space is left for the pushed files ({said})",
             "free some on the device, or give it another `folder` in devices.toml",
         )
-    return JobError(
+    return RequestError(
         "runtime_error",
         f"the folder on the device cannot be used ({said})",
         "give the device another `folder` in devices.toml",

@@ -75,7 +75,7 @@ def gpu(root: str = "/", held: Optional[power.Held] = None) -> Optional[Dict[str
 
 
 def board(root: str = "/") -> str:
-    """8 hexadecimal digits that tell this board from others, and do not give its serial number."""
+    """8 hexadecimal digits that are this board's alone, and do not give its serial number."""
     names = ("proc/device-tree/serial-number", "etc/machine-id")
     identities = [sysfs.read(os.path.join(root, name)) for name in names]
     identity = next(filter(None, identities), platform.node())
@@ -103,7 +103,7 @@ def cpu_model(root: str = "/") -> str:
 
 
 def affinity() -> Optional[List[int]]:
-    """The cores that this process may use; None where the system does not tell."""
+    """The cores that this process may use; None where the system does not say."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 

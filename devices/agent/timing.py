@@ -12,8 +12,8 @@ import time
 from functools import lru_cache
 from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
 
+from .idle_core import Neighbourhood
 from .protocol import Rule
-from .quiet import Neighbourhood
 
 #: The noise estimate counts as stable when this many in a row lie this close to their mean.
 STABLE_ESTIMATES = 5
@@ -103,9 +103,9 @@ class SystemClocks(Clocks):
         if self.counts_cpu:
             _NEIGHBOURHOOD.settle()
 
-    def calm(self) -> bool:
+    def is_undisturbed(self) -> bool:
         """Whether nobody slows the core that the calling thread is on."""
-        return not self.counts_cpu or _NEIGHBOURHOOD.calm()
+        return not self.counts_cpu or _NEIGHBOURHOOD.is_idle()
 
     def release(self) -> None:
         """Undo ``settle``."""
@@ -196,7 +196,7 @@ def sample(run: Run, runs: int, rule: Rule, clocks: Any) -> Tuple[List[Sample], 
 
 def take(run: Run, runs: int, clocks: Any) -> Sample:
     """One sample of ``runs`` runs, by a CPU's clocks."""
-    calm = clocks.calm()
+    before = clocks.is_undisturbed()
     switches = clocks.switches()
     cpu = clocks.cpu_ns()
     wall = clocks.wall_ns()
@@ -204,7 +204,11 @@ def take(run: Run, runs: int, clocks: Any) -> Sample:
     wall = clocks.wall_ns() - wall
     cpu = clocks.cpu_ns() - cpu
     switched = clocks.switches() != switches
-    return Sample(wall_ns=wall, cpu_ns=cpu, disturbed=switched or not calm or not clocks.calm())
+    return Sample(
+        wall_ns=wall,
+        cpu_ns=cpu,
+        disturbed=switched or not before or not clocks.is_undisturbed(),
+    )
 
 
 def undisturbed(samples: Sequence[Sample]) -> List[Sample]:

@@ -1,8 +1,8 @@
 """A process of its own for runtimes that may take theirs with them.
 
 TensorRT's builder and CUDA end their process on some models.  So the agent runs such a runtime in a
-worker: the same agent, started to do only what it is told, with the same messages.  Its death costs
-one job; the next job starts a new one.  It has its own time limit, and dies with the agent.
+worker: the same agent in a process of its own, with the same messages.  Its death costs one job;
+the next job starts a new one.  It has its own time limit, and dies with the agent.
 """
 
 import json
@@ -16,7 +16,8 @@ from contextlib import suppress
 from itertools import count
 from typing import IO, Any, Dict, Optional
 
-from .checks import JobError
+from .checks import RequestError
+from .ending import how_ended
 from .protocol import PROTOCOL
 
 AGENT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
@@ -84,7 +85,7 @@ class Worker(object):
         if reply.get("last"):
             self._end()
         error = reply["error"]
-        raise JobError(error["type"], error["message"], error["advice"])
+        raise RequestError(error["type"], error["message"], error["advice"])
 
     def close(self) -> None:
         """Let it end, and kill it if it does not."""
@@ -106,28 +107,28 @@ class Worker(object):
             self._process.kill()
             return self._process.wait()
 
-    def _death(self, message: Dict[str, Any]) -> JobError:
+    def _death(self, message: Dict[str, Any]) -> RequestError:
         status = self._end()
         said = self._pass_on().strip().splitlines()
         last_words = f"; its last words: {said[-1][-300:]}" if said else ""
         what = message.get("file", "its version")
         if status == -signal.SIGALRM:
-            return JobError(
+            return RequestError(
                 "timeout",
                 f"{self._runtime} took longer than its time limit with {what}",
                 "the build or the run hangs, or needs a longer timeout",
             )
-        return JobError(
+        return RequestError(
             "worker_crashed",
-            f"{self._runtime} ended its process {_how(status)} with {what}{last_words}",
-            "the runtime cannot build or run this model here; other jobs go on in a new process",
+            f"{self._runtime} ended its process {how_ended(status)} with {what}{last_words}",
+            "the runtime cannot build or run this model here; other jobs continue in a new process",
         )
 
     def _pass_on(self) -> str:
         """Write to our standard error what it wrote to its own since the last time; returns that.
 
         Of a flood only the end: native libraries can be talkative.  The place in the file is the
-        worker's, which goes on to write there: it is left alone.
+        worker's, which continues to write there: it is left alone.
         """
         size = os.fstat(self._said.fileno()).st_size
         start, self._passed_on = max(self._passed_on, size - MOST_PASSED_ON_BYTES), size
@@ -160,7 +161,7 @@ def version(runtime: str, patience_s: float = VERSION_TIMEOUT_S) -> Optional[str
         return None
     try:
         found = ask(runtime, {"do": "version", "runtime": runtime}, patience_s)["version"]
-    except (JobError, OSError):  # there may be no room for another process
+    except (RequestError, OSError):  # there may be no room for another process
         return None
     return None if found is None else str(found)
 
@@ -175,12 +176,3 @@ def _drop(runtime: str) -> None:
     known = _workers.pop(runtime, None)
     if known is not None:
         known.close()
-
-
-def _how(status: int) -> str:
-    if status >= 0:
-        return f"with exit status {status}"
-    try:
-        return f"by signal {-status} ({signal.Signals(-status).name})"
-    except ValueError:
-        return f"by signal {-status}"

@@ -70,7 +70,7 @@ def print_json(data: Any) -> None:
 
 @contextmanager
 def progress(title: str) -> Iterator[OnProgress]:
-    """A progress bar with an estimate on standard error."""
+    """A progress bar with an estimate on standard error, from the first update on."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
@@ -80,10 +80,16 @@ def progress(title: str) -> Iterator[OnProgress]:
         TimeRemainingColumn(),
         TextColumn("[dim]{task.fields[label]}"),
     )
-    with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task(title, total=None, label="")
+    bar = Progress(*columns, console=err, transient=True)
 
-        def update(done: int, total: int, label: str) -> None:
-            bar.update(task, completed=done, total=total, label=label)
+    def update(done: int, total: int, label: str) -> None:
+        if not bar.tasks:  # what is refused before anything is done stays one line
+            bar.start()
+            bar.add_task(title, total=None, label="")
+        bar.update(bar.task_ids[0], completed=done, total=total, label=label)
 
+    try:
         yield update
+    finally:
+        if bar.tasks:
+            bar.stop()

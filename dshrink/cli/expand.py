@@ -47,7 +47,7 @@ def command(
         int | None,
         typer.Option(
             min=1,
-            help="epochs after the added activations are gone; as many as --epochs if not given",
+            help="epochs without the added activations; as many as --epochs if not given",
         ),
     ] = None,
     batch: train_options.Batch = None,
@@ -55,9 +55,7 @@ def command(
     learning_rate: train_options.LearningRate = None,
     shrink_lr: Annotated[
         float | None,
-        typer.Option(
-            help="learning rate after the added activations are gone; that of --lr if not given"
-        ),
+        typer.Option(help="learning rate without the added activations; that of --lr if not given"),
     ] = None,
     warmup_epochs: train_options.WarmupEpochs = None,
     clip: train_options.Clip = None,
@@ -71,11 +69,11 @@ def command(
     seed: train_options.Seed = None,
     json: options.Json = False,
 ) -> None:
-    """Train MODEL expanded, then shrink it back: its own architecture with better weights.
+    """Train MODEL expanded, then contract it: its own architecture with better weights.
 
-    DepthShrinker+: chosen convolutions become inverted residuals, drawn anew; after a training with
-    the added activations and one without, each is merged into one convolution again. An interrupted
-    run goes on where it was: give the same command again.
+    DepthShrinker+: chosen convolutions become inverted residuals with new weights; after a training
+    with the added activations and one without, each is merged into one convolution again. The same
+    command resumes an interrupted run.
     """
     from dshrink.operations.expand import expand_network
 
@@ -84,7 +82,7 @@ def command(
         distillation=0.0,
         **train_options.given_settings(context),
     )
-    # What goes on without the added activations is trained already: it needs no warm-up.
+    # The second training starts from trained weights: it needs no warm-up.
     shrinking = train_options.settings_of(
         replace(settings, warmup_epochs=0),
         epochs=shrink_epochs,

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dshrink.cli import options
+from dshrink.cli import options, train_options
 from dshrink.cli.console import err, notice, out, print_json, progress
 from dshrink.train.unreadable import Unreadable
 
 if TYPE_CHECKING:
-    from dshrink.importance.run import Result
-    from dshrink.importance.settings import Settings
+    from dshrink.importance.run import ImportanceResult
+    from dshrink.importance.settings import ImportanceSettings
 
 
 def register(app: typer.Typer) -> None:
@@ -22,18 +21,13 @@ def register(app: typer.Typer) -> None:
 
 
 def command(
+    context: typer.Context,
     model: options.Model,
-    data: Annotated[
-        str,
-        typer.Option(
-            help="folder with train/CLASS/ and val/CLASS/ (or validation/), or a data set as timm "
-            "names it: torch/cifar10:PATH, hfds/NAME"
-        ),
-    ],
+    data: train_options.Data,
     level: Annotated[
         str,
         typer.Option(
-            help="what a network gets before it is judged: recalibrate[:BATCHES] (batch-norm "
+            help="what a network gets before it is evaluated: recalibrate[:BATCHES] (batch-norm "
             "statistics only), steps:N or epochs:N of fine-tuning (the paper: one epoch)"
         ),
     ],
@@ -43,11 +37,12 @@ def command(
     ),
     resolution: options.Resolution = 224,
     images: Annotated[
-        int | None, typer.Option(min=1, help="validation images that judge; all if not given")
+        int | None, typer.Option(min=1, help="validation images to evaluate on; all if not given")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="images a batch")] = 128,
-    lr: Annotated[
-        float, typer.Option(help="learning rate of SGD at the start; down to 0 along a cosine")
+    learning_rate: Annotated[
+        float,
+        typer.Option("--lr", help="learning rate of SGD at the start; down to 0 along a cosine"),
     ] = 0.01,
     weight_decay: Annotated[float, typer.Option(help="weight decay of SGD")] = 1e-5,
     augment: Annotated[
@@ -57,7 +52,7 @@ def command(
         bool,
         typer.Option(
             "--reinitialise/--keep-single-layers",
-            help="draw a single layer (j = i + 1) anew before it is judged, as the paper does: "
+            help="draw a single layer (j = i + 1) anew before it is evaluated, as the paper does: "
             "then such spans cost something too; only training (epochs:1) recovers from it",
         ),
     ] = False,
@@ -67,13 +62,13 @@ def command(
     shard: Annotated[
         str | None,
         typer.Option(
-            help="K/N: judge only that part; afterwards the same command without --shard collects "
-            "all parts and writes the table"
+            help="K/N: evaluate only that part; afterwards the same command without --shard "
+            "collects all parts and writes the table"
         ),
     ] = None,
     scheduler: Annotated[
         str | None,
-        typer.Option(help="address of a Dask cluster whose workers judge; see docs/fleets.md"),
+        typer.Option(help="address of a Dask cluster whose workers evaluate; see docs/fleets.md"),
     ] = None,
     loaders: Annotated[
         int, typer.Option(min=0, help="processes that read images; 0 reads in this one")
@@ -81,68 +76,56 @@ def command(
     unreadable: Annotated[
         Unreadable,
         typer.Option(
-            help="images that cannot be read: stop, since all networks must be judged on the same "
-            "ones, or skip them"
+            help="images that cannot be read: stop, since all networks must be evaluated on the "
+            "same ones, or skip them"
         ),
     ] = Unreadable.STOP,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="judge again what failed before")
+        bool, typer.Option("--retry-failed", help="evaluate again what failed before")
     ] = False,
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
     """Measure I(i,j,a,b) of MODEL: the change of accuracy without the activations inside a span.
 
-    An interrupted run goes on where it was: give the same command again.
+    The same command resumes an interrupted run.
     """
     from dshrink.importance.journal import Shard
-    from dshrink.importance.run import Measurement
-    from dshrink.importance.settings import Level, Settings
+    from dshrink.importance.settings import ImportanceSettings, Level
+    from dshrink.operations.importance import measure_importance
     from dshrink.train.data import absolute
-    from profiler.scheduling.dask_connection import connect
 
     options.warn_of_plain_tcp(scheduler)
-    settings = Settings(
-        model=model,
-        data=absolute(data),
-        level=Level.parse(level),
-        resolution=resolution,
-        weights=weights,
-        seed=seed,
-        batch=batch,
-        images=images,
-        reinitialise=reinitialise,
-        augment=augment,
-        learning_rate=lr,
-        weight_decay=weight_decay,
-        span_mode=span_mode,
-        loaders=loaders,
-        unreadable=unreadable,
+    settings = options.record_of(
+        context, ImportanceSettings, data=absolute(data), level=Level.parse(level)
     )
-    measurement = Measurement(
-        settings=settings,
-        out=out_file,
-        shard=Shard.parse(shard) if shard else None,
-        connect=partial(connect, scheduler) if scheduler else None,
-        retry_failed=retry_failed,
-    )
-    measurement.prepare()
     with progress(f"importance {model}") as update:
-        result = measurement.run(update, notice)
+        result = measure_importance(
+            settings,
+            out_file,
+            shard=Shard.parse(shard) if shard else None,
+            scheduler=scheduler,
+            retry_failed=retry_failed,
+            on_progress=update,
+            notice=notice,
+        )
     _report(result, settings, shard, json=json)
     if result.table is not None and result.table.missing:
         raise typer.Exit(1)
 
 
-def _report(result: Result, settings: Settings, shard: str | None, *, json: bool) -> None:
-    counts = {"judged": result.judged, "reused": result.reused}
+def _report(
+    result: ImportanceResult, settings: ImportanceSettings, shard: str | None, *, json: bool
+) -> None:
+    counts = {"evaluated": result.evaluated, "reused": result.reused}
     if result.table is None:
         if json:
             print_json({**counts, "shard": shard})
         else:
             out.print(
-                f"shard {shard}: {result.judged} networks judged, {result.reused} known before; "
-                "when all shards are done, the same command without --shard writes the table"
+                f"shard {shard}: {result.evaluated} networks evaluated, {result.reused} known "
+                "before; when all shards are done, the same command without --shard writes the "
+                "table"
             )
         return
     missing = result.table.missing
@@ -151,7 +134,7 @@ def _report(result: Result, settings: Settings, shard: str | None, *, json: bool
     if missing:
         err.print(
             f"{len(missing)} of {len(result.table.evaluations)} keys have no value, and no plan "
-            "will use them: mend the cause and give the same command with --retry-failed (what "
+            "will use them: fix the cause and give the same command with --retry-failed (what "
             "diverged will again: a lower --lr and another --out)",
             soft_wrap=True,
         )
@@ -169,6 +152,6 @@ def _report(result: Result, settings: Settings, shard: str | None, *, json: bool
         return
     out.print(
         f"original {settings.model}: {original.val_accuracy:.2f} % of the validation images; "
-        f"{result.judged} networks judged, {result.reused} known before"
+        f"{result.evaluated} networks evaluated, {result.reused} known before"
     )
     out.print(f"importances: {result.files[0]} (and {result.files[1].name})")

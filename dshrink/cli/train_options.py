@@ -97,7 +97,7 @@ def given_settings(context: typer.Context) -> dict[str, Any]:
 
 
 def is_main_process() -> bool:
-    """Whether this process speaks and writes: the only one, or the first of several."""
+    """Whether this process reports and writes: the only one, or the first of several."""
     from dshrink.train import processes
 
     return processes.is_main_process()
@@ -105,7 +105,7 @@ def is_main_process() -> bool:
 
 @contextmanager
 def progress_of_main(title: str) -> Iterator[OnProgress]:
-    """A progress bar in the process that speaks, none in others."""
+    """A progress bar in the process that reports, none in others."""
     if not is_main_process():
         yield no_progress
         return

@@ -1,9 +1,9 @@
-"""Candidates judged by the workers of a Dask cluster, the one that profiles or another.
+"""Candidates evaluated by the workers of a Dask cluster, the one that profiles or another.
 
 A worker needs dshrink with its training packages, and the images and the weights under the paths
 that were given. It takes one candidate at a time, with all its threads and its GPU. Each candidate
 is sent to a worker by its address: only so is it known which worker failed. One that drives a board
-is left alone, for what it judges would slow down what it measures.
+is left alone, for what it evaluates would slow down what it measures.
 """
 
 from __future__ import annotations
@@ -21,25 +21,28 @@ from dshrink.errors import DshrinkError
 from dshrink.importance.errors import EvaluationError
 from dshrink.importance.evaluation import Evaluation
 from dshrink.importance.evaluator import Evaluator
-from dshrink.importance.settings import Candidate, Settings
+from dshrink.importance.settings import Candidate, ImportanceSettings
+from dshrink.progress import Notice
 
 #: How often the list of workers is looked at, and how long one that died is waited for.
 WATCH_S = 1.0
 PATIENCE_S = 60.0
 #: So many workers may die of a candidate, as Dask has it.
 DEATHS = 3
-#: A worker with this resource judges, whatever else it offers.
+#: A worker with this resource evaluates, whatever else it offers.
 RESOURCE = "importance"
 
 #: Makes a connected ``distributed.Client``, a context manager.
 Connect = Callable[[], Any]
 
 _lock = threading.Lock()
-#: A worker keeps what it judged for last: images and weights are long to load.
-_ready: dict[Settings, Evaluator] = {}
+#: A worker keeps what it evaluated for last: images and weights are long to load.
+_ready: dict[ImportanceSettings, Evaluator] = {}
 
 
-def judge_here(settings: Settings, identity: Mapping[str, Any], candidate: Candidate) -> Evaluation:
+def evaluate_here(
+    settings: ImportanceSettings, identity: Mapping[str, Any], candidate: Candidate
+) -> Evaluation:
     """What a worker does. Raises EvaluationError where its images or weights are others."""
     with _lock:
         if settings not in _ready:
@@ -53,19 +56,19 @@ def judge_here(settings: Settings, identity: Mapping[str, Any], candidate: Candi
                 f"a worker has other {' and '.join(differing)} under the paths that were given; "
                 "let all machines read the same files"
             )
-        return evaluator.judge(candidate)
+        return evaluator.evaluate(candidate)
 
 
-def judge_on_cluster(
+def evaluate_on_cluster(
     connect: Connect,
-    settings: Settings,
+    settings: ImportanceSettings,
     identity: Mapping[str, Any],
     candidates: Sequence[Candidate],
-    say: Callable[[str], None],
+    notice: Notice,
 ) -> Generator[Evaluation]:
-    """The evaluations as they come; a worker that fails is left out, and ``say`` is told so.
+    """The evaluations as they come; a worker that fails is left out, and ``notice`` says so.
 
-    Raises what ``connect`` raises, and EvaluationError without a worker that can judge.
+    Raises what ``connect`` raises, and EvaluationError without a worker that can evaluate.
     """
     # A worker's process may have no children: it reads images itself, and scores stay the same.
     there = replace(settings, loaders=0)
@@ -74,23 +77,23 @@ def judge_on_cluster(
 
         def submit(worker: str, candidate: Candidate) -> Any:
             return client.submit(
-                judge_here, there, identity, candidate, workers=[worker], pure=False
+                evaluate_here, there, identity, candidate, workers=[worker], pure=False
             )
 
         sharing = _Sharing(
-            client=client, address=address, submit=submit, say=say, waiting=deque(candidates)
+            client=client, address=address, submit=submit, notice=notice, waiting=deque(candidates)
         )
         yield from sharing.evaluations()
 
 
 @dataclass(kw_only=True)
 class _Sharing:
-    """Who judges what: ``running`` maps futures to the worker and its candidate."""
+    """Who evaluates what: ``running`` maps futures to the worker and its candidate."""
 
     client: Any
     address: str
     submit: Callable[[str, Candidate], Any]
-    say: Callable[[str], None]
+    notice: Notice
     waiting: deque[Candidate]
     running: dict[Any, tuple[str, Candidate]] = field(default_factory=dict)
     left_out: dict[str, EvaluationError] = field(default_factory=dict)
@@ -111,7 +114,7 @@ class _Sharing:
                 yield from self._take(future)
 
     def _workers(self) -> list[str]:
-        """Those that may judge; where one died, another is waited for. Raises EvaluationError."""
+        """Those that may; where one died, another is waited for. Raises EvaluationError."""
         died = bool(self.running or self.deaths)
         deadline = time.monotonic() + (PATIENCE_S if died else 0.0)
         while True:
@@ -119,8 +122,8 @@ class _Sharing:
                 known = self.client.scheduler_info(n_workers=-1)["workers"]
             except OSError as error:
                 raise EvaluationError(
-                    f"the Dask scheduler at {self.address} went away ({error}); what was judged is "
-                    "in the journal: give the same command again when it is back"
+                    f"the Dask scheduler at {self.address} went away ({error}); what was "
+                    "evaluated is in the journal: give the same command again when it is back"
                 ) from error
             # A board's worker names its board as a resource (docs/fleets.md).
             free = [
@@ -137,7 +140,7 @@ class _Sharing:
     def _no_worker(self, boards: int) -> EvaluationError:
         if self.left_out:
             return list(self.left_out.values())[-1]
-        others = f" that judges, only {boards} with resources (boards?)" if boards else ""
+        others = f" that evaluates, only {boards} with resources (boards?)" if boards else ""
         return EvaluationError(
             f"{self.address} has no worker{others}: start one with `dask worker {self.address} "
             f'--nthreads 1 --resources "{RESOURCE}=1"`'
@@ -147,7 +150,7 @@ class _Sharing:
         from distributed import wait
         from distributed.client import FutureCancelledError
 
-        # A cancelled one is told from its future.
+        # A cancelled one is known by its future.
         with suppress(TimeoutError, FutureCancelledError), self.client.as_current():
             wait(list(self.running), timeout=WATCH_S, return_when="FIRST_COMPLETED")
         return [future for future in self.running if future.done()]
@@ -186,5 +189,5 @@ class _Sharing:
                 f"a worker of {self.address} failed ({type(error).__name__}: {error}): see its "
                 "log, and have the same versions of dshrink and Dask where it runs"
             )
-        self.left_out[worker] = EvaluationError(f"{problem}; what was judged is in the journal")
-        self.say(f"worker {worker} is left out, the others do its part: {problem}")
+        self.left_out[worker] = EvaluationError(f"{problem}; what was evaluated is in the journal")
+        self.notice(f"worker {worker} is left out, the others do its part: {problem}")

@@ -1,4 +1,4 @@
-"""The error of measuring importance: one line that says what, where and how to mend it."""
+"""The error of measuring importance: one line that says what, where and how to fix it."""
 
 from __future__ import annotations
 

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from dshrink.importance.settings import Candidate
 
 
-class Origin(NamedTuple):
+class Platform(NamedTuple):
     """What computed a score: "cpu" or the GPU's name, and the versions of torch and dshrink."""
 
     device: str
     torch: str
     dshrink: str
 
-    @classmethod
-    def from_json(cls, line: Mapping[str, Any]) -> Origin:
-        """Of a journal's line; "unknown" in one written before lines said so."""
-        return cls(*(str(line.get(name, "unknown")) for name in cls._fields))
-
     def __str__(self) -> str:
         return f"{self.device} with torch {self.torch}, dshrink {self.dshrink}"
+
+
+_NESTED = ("candidate", "platform")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +29,8 @@ class Evaluation:
     """Losses are mean cross-entropies, accuracies in percent. With a ``reason`` there are none.
 
     "train" is what was seen while the network was tuned or recalibrated; of the original, the same
-    images as it is. ``unreadable`` counts the images that had been left out by then. ``origin`` is
-    None where no machine lived to say so.
+    images as it is. ``unreadable`` counts the images that had been left out by then. ``platform``
+    is None where every machine died of it.
     """
 
     candidate: Candidate
@@ -43,7 +41,7 @@ class Evaluation:
     val_accuracy: float | None = None
     reason: str = ""
     unreadable: int = 0
-    origin: Origin | None = None
+    platform: Platform | None = None
 
     def __post_init__(self) -> None:
         if not self.reason and not all(
@@ -64,34 +62,26 @@ class Evaluation:
         )
 
     def to_json(self) -> dict[str, Any]:
+        """A journal's line."""
         return {
             "line": "evaluation",
-            "mask": self.candidate.mask,
-            "reinitialised": self.candidate.reinitialised,
-            "tuned": self.candidate.tuned,
-            "train_loss": self.train_loss,
-            "train_accuracy": self.train_accuracy,
-            "val_loss": self.val_loss,
-            "val_accuracy": self.val_accuracy,
-            "reason": self.reason,
-            "seconds": self.seconds,
-            **({"unreadable": self.unreadable} if self.unreadable else {}),
-            **(self.origin._asdict() if self.origin else {}),
+            **self.candidate._asdict(),
+            **{name: getattr(self, name) for name in _OWN},
+            **(self.platform._asdict() if self.platform else {}),
         }
 
     @classmethod
-    def from_json(cls, line: dict[str, Any]) -> Evaluation:
+    def from_json(cls, line: Mapping[str, Any]) -> Evaluation:
         """Raises KeyError, TypeError or ValueError for a line that is none."""
         if line["line"] != "evaluation":
             raise ValueError(f"unknown line {line['line']!r}")
+        of_candidate = (line[name] for name in Candidate._fields)
+        of_platform = (line.get(name) for name in Platform._fields)
         return cls(
-            candidate=Candidate(str(line["mask"]), int(line["reinitialised"]), bool(line["tuned"])),
-            seconds=float(line["seconds"]),
-            train_loss=line["train_loss"],
-            train_accuracy=line["train_accuracy"],
-            val_loss=line["val_loss"],
-            val_accuracy=line["val_accuracy"],
-            reason=str(line["reason"]),
-            unreadable=int(line.get("unreadable", 0)),
-            origin=Origin.from_json(line),
+            candidate=Candidate(*of_candidate),
+            platform=Platform(*map(str, of_platform)) if "device" in line else None,
+            **{name: line[name] for name in _OWN},
         )
+
+
+_OWN = tuple(field.name for field in fields(Evaluation) if field.name not in _NESTED)

@@ -1,7 +1,7 @@
-"""Judging one network after another: the original, rewritten as a candidate says, tuned, scored.
+"""Evaluating networks one after another: the original rewritten as a candidate says, then tuned.
 
-Every candidate is judged from the same seed on the same batches, so that its scores depend neither
-on the order nor on the process, and differences between candidates are not differences of luck.
+Every candidate is evaluated from the same seed on the same batches, so that its scores depend
+neither on the order nor on the process, and differences between candidates are not luck.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from torch import fx
 
 from dshrink.errors import DshrinkError
-from dshrink.importance.evaluation import Evaluation, Origin
-from dshrink.importance.settings import RECALIBRATE, Candidate, Settings
+from dshrink.importance.evaluation import Evaluation, Platform
+from dshrink.importance.settings import RECALIBRATE, Candidate, ImportanceSettings
 from dshrink.merge.unmerged import unmerged_module
 from dshrink.network.models import weights_digest
 from dshrink.network.precision import exact_float32
@@ -25,7 +25,7 @@ from dshrink.network.rewriting import rewriting
 from dshrink.pieces.span_pieces import span_pieces
 from dshrink.train.data import open_images, preprocessing_of
 from dshrink.train.dataset import Batches, sampled, shuffled
-from dshrink.train.network import load_for
+from dshrink.train.opening import load_for
 from dshrink.train.settings import Augmentation
 from dshrink.train.tuning import Score, evaluate, prepared, recalibrate, tune
 from dshrink.train.unreadable import UnreadableImages
@@ -37,13 +37,13 @@ CROPS_AND_FLIPS = Augmentation(auto_augment="", crop_scale=(0.08, 1.0), flip=0.5
 
 
 class Evaluator:
-    """A network and its images, ready to judge candidates on a GPU where there is one.
+    """A network and its images, ready to evaluate candidates on a GPU where there is one.
 
     ``unreadable`` collects the images that could not be read, where that is no reason to stop.
     Raises DataError for images that cannot be used, NetworkError for weights that do not fit them.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ImportanceSettings) -> None:
         self.settings = settings
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         images = open_images(settings.data)
@@ -91,18 +91,18 @@ class Evaluator:
         }
 
     @cached_property
-    def origin(self) -> Origin:
+    def platform(self) -> Platform:
         """What scores are computed with; a journal may hold those of several machines."""
         gpu = self.device.type == "cuda"
         name = torch.cuda.get_device_name(self.device) if gpu else self.device.type
-        return Origin(device=name, torch=str(torch.__version__), dshrink=__version__)
+        return Platform(device=name, torch=str(torch.__version__), dshrink=__version__)
 
     @cached_property
     def pieces(self) -> NetworkPieces:
         """The network cut into the spans that are asked for."""
         return span_pieces(self.network, mode=self.settings.span_mode)
 
-    def judge(self, candidate: Candidate) -> Evaluation:
+    def evaluate(self, candidate: Candidate) -> Evaluation:
         """The scores of a candidate. What fails for it alone is a reason, not an error."""
         start = time.perf_counter()
         try:
@@ -115,7 +115,7 @@ class Evaluator:
                 candidate=candidate,
                 reason=reason[:500],
                 seconds=_since(start),
-                origin=self.origin,
+                platform=self.platform,
             )
         return Evaluation(
             candidate=candidate,
@@ -125,7 +125,7 @@ class Evaluator:
             val_accuracy=validation.accuracy,
             seconds=_since(start),
             unreadable=len(self.unreadable.reasons),
-            origin=self.origin,
+            platform=self.platform,
         )
 
     def _scores(self, candidate: Candidate) -> tuple[Score, Score]:

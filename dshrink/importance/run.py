@@ -1,61 +1,51 @@
-"""Measuring all importances of a network: what is left to judge is judged, then the table written.
+"""Measuring all importances of a network: its candidates are evaluated, then the table written.
 
-Keys that ask for the same network share its evaluation. Whatever was judged is in a journal, so a
-run goes on where it, another shard of it or another scheduler stopped.
+Keys that ask for the same network share its evaluation. Whatever was evaluated is in a journal, so
+a run resumes where it, another shard of it or another scheduler stopped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
-from dshrink.importance.cluster import Connect, judge_on_cluster
+from dshrink.importance.cluster import Connect, evaluate_on_cluster
 from dshrink.importance.errors import EvaluationError
-from dshrink.importance.evaluation import Evaluation, Origin
+from dshrink.importance.evaluation import Evaluation, Platform
 from dshrink.importance.evaluator import Evaluator
 from dshrink.importance.journal import Journal, Shard
-from dshrink.importance.settings import Candidate, Settings
+from dshrink.importance.settings import Candidate, ImportanceSettings
 from dshrink.importance.table import ImportanceTable, save_importance, versions
+from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.search.importance import ImportanceKey, importance_keys, key_mask
 from dshrink.version import __version__
 
-#: progress(done, total, label) and a line to say.
-Progress = Callable[[int, int, str], None]
-Say = Callable[[str], None]
 #: After how many networks the run says how long it will take.
 ESTIMATE_AFTER = 3
 
 
-def _no_progress(done: int, total: int, label: str) -> None:
-    pass
-
-
-def _say_nothing(line: str) -> None:
-    pass
-
-
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class ImportanceResult:
     """What a run did. A shard alone makes no ``table``."""
 
-    judged: int
+    evaluated: int
     reused: int
     table: ImportanceTable | None = None
     files: tuple[Path, ...] = ()
 
 
 @dataclass(kw_only=True)
-class Measurement:
+class ImportanceRun:
     """A measurement of importances with its journal beside ``out``.
 
-    ``connect`` makes the client of the Dask cluster whose workers judge; else this process does.
+    ``connect`` makes the client of the Dask cluster whose workers evaluate; else this process does.
     """
 
-    settings: Settings
+    settings: ImportanceSettings
     out: Path
     shard: Shard | None = None
     connect: Connect | None = None
@@ -64,7 +54,7 @@ class Measurement:
     def prepare(self) -> None:
         """Load the network and list the images, and raise for what cannot be used of them."""
         if self.out.suffix != ".csv":
-            raise EvaluationError(f"--out {self.out}: give a file that ends in .csv")
+            raise EvaluationError(f"--out {self.out}: give a file named *.csv")
         _ = self.keys
 
     @cached_property
@@ -93,10 +83,12 @@ class Measurement:
         assert chain is not None
         return Candidate(chain.base, tuned=False)
 
-    def run(self, progress: Progress = _no_progress, say: Say = _say_nothing) -> Result:
-        """Judge what no journal holds; without a shard, write the table.
+    def run(
+        self, progress: OnProgress = no_progress, notice: Notice = no_notice
+    ) -> ImportanceResult:
+        """Evaluate what no journal holds; without a shard, write the table.
 
-        Raises EvaluationError where the original network cannot be judged, or nothing else can.
+        Raises EvaluationError where the original network cannot be evaluated, or nothing else can.
         """
         self.prepare()
         with closing(Journal(self.out, self.shard, self.evaluator.identity)) as journal:
@@ -106,22 +98,22 @@ class Measurement:
             left = [candidate for candidate in wanted if not self._done(journal, candidate)]
             if self.original not in left:
                 self._check_original(journal)
-            say(self._plan_line(wanted, left))
-            self._judge(journal, wanted, left, progress, say)
+            notice(self._plan_line(wanted, left))
+            self._evaluate(journal, wanted, left, progress, notice)
             for line in self._unreadable_lines(journal):
-                say(line)
+                notice(line)
             self._check(journal)
             if self.shard:
-                return Result(judged=len(left), reused=len(wanted) - len(left))
+                return ImportanceResult(evaluated=len(left), reused=len(wanted) - len(left))
             table = ImportanceTable(
                 evaluations={key: journal.known[c] for key, c in self.keys.items()},
                 original=journal.known[self.original],
             )
-        if len(table.origins) > 1:
-            say(_mixed_line(table.origins))
+        if len(table.platforms) > 1:
+            notice(_mixed_line(table.platforms))
         sidecar = save_importance(self.out, table, self._about())
-        return Result(
-            judged=len(left),
+        return ImportanceResult(
+            evaluated=len(left),
             reused=len(wanted) - len(left),
             table=table,
             files=(self.out, sidecar),
@@ -131,19 +123,19 @@ class Measurement:
         known = journal.known.get(candidate)
         return known is not None and not (known.reason and self.retry_failed)
 
-    def _judge(
+    def _evaluate(
         self,
         journal: Journal,
         wanted: list[Candidate],
         left: list[Candidate],
-        progress: Progress,
-        say: Say,
+        progress: OnProgress,
+        notice: Notice,
     ) -> None:
         done = len(wanted) - len(left)
         progress(done, len(wanted), "")
         seconds: list[float] = []
         # Closing ends what a cluster is still asked for.
-        with closing(self._evaluations(left, say)) as evaluations:
+        with closing(self._evaluations(left, notice)) as evaluations:
             for number, evaluation in enumerate(evaluations, start=1):
                 journal.add(evaluation)
                 if evaluation.candidate == self.original and evaluation.reason:
@@ -152,27 +144,28 @@ class Measurement:
                 progress(done + number, len(wanted), f"{sum(seconds) / number:.1f} s a network")
                 # The first ones also read the images, which are kept where they fit into memory.
                 if number == ESTIMATE_AFTER and number < len(left):
-                    say(_estimate_line(evaluation.seconds, len(left) - number))
+                    notice(_estimate_line(evaluation.seconds, len(left) - number))
 
-    def _evaluations(self, left: list[Candidate], say: Say) -> Generator[Evaluation]:
+    def _evaluations(self, left: list[Candidate], notice: Notice) -> Generator[Evaluation]:
         if self.connect and left:
             identity = self.evaluator.identity
-            return judge_on_cluster(self.connect, self.settings, identity, left, say)
+            return evaluate_on_cluster(self.connect, self.settings, identity, left, notice)
         return self._evaluations_here(left)
 
     def _evaluations_here(self, left: list[Candidate]) -> Generator[Evaluation]:
         for candidate in left:
-            yield self.evaluator.judge(candidate)
+            yield self.evaluator.evaluate(candidate)
 
     def _unreadable_lines(self, journal: Journal) -> list[str]:
-        """What to say about images that were left out, here or by whoever judged."""
+        """What to say about images that were left out, here or by whoever evaluated."""
         here = self.evaluator.unreadable.line
         counts = {e.unreadable for e in journal.known.values() if not e.reason}
         if max(counts, default=0) and not here:
-            here = f"images that could not be read where networks were judged: {max(counts)}"
+            here = f"images that could not be read where networks were evaluated: {max(counts)}"
         differ = (
-            "warning: not all networks were judged on the same images, for some could not always "
-            "be read: small changes may be theirs; judge all again, with another --out"
+            "warning: not all networks were evaluated on the same images, for some could not "
+            "always be read, which may explain small changes: evaluate all again, with another "
+            "--out"
         )
         return [line for line in (here, differ if len(counts) > 1 else "") if line]
 
@@ -180,16 +173,16 @@ class Measurement:
         original = journal.known.get(self.original)
         if original is not None and original.reason:
             raise EvaluationError(
-                f"the original {self.settings.model} cannot be judged: {original.reason}; "
-                "mend the cause and give the same command with --retry-failed"
+                f"the original {self.settings.model} cannot be evaluated: {original.reason}; "
+                "fix the cause and give the same command with --retry-failed"
             )
 
     def _check(self, journal: Journal) -> None:
         self._check_original(journal)
-        judged = [e for e in journal.known.values() if e.candidate != self.original]
-        if judged and all(evaluation.reason for evaluation in judged):
+        evaluated = [e for e in journal.known.values() if e.candidate != self.original]
+        if evaluated and all(evaluation.reason for evaluation in evaluated):
             raise EvaluationError(
-                f"no network could be judged, the first one because: {judged[0].reason}"
+                f"no network could be evaluated, the first one because: {evaluated[0].reason}"
             )
 
     def _plan_line(self, wanted: list[Candidate], left: list[Candidate]) -> str:
@@ -197,8 +190,8 @@ class Measurement:
         shard = f" in shard {self.shard.number}/{self.shard.of}" if self.shard else ""
         return (
             f"{len(self.keys)} keys of {self.settings.model}; {len(wanted)} networks to "
-            f"judge{shard}, {len(wanted) - len(left)} of them already in the journal; each reads "
-            f"{evaluator.training.count} training images ({self.settings.level}) and "
+            f"evaluate{shard}, {len(wanted) - len(left)} of them already in the journal; each "
+            f"reads {evaluator.training.count} training images ({self.settings.level}) and "
             f"{evaluator.validation.count} validation images on {evaluator.device.type}"
         )
 
@@ -220,10 +213,10 @@ class Measurement:
         }
 
 
-def _mixed_line(origins: Iterable[Origin]) -> str:
+def _mixed_line(platforms: Iterable[Platform]) -> str:
     return (
-        f"warning: networks were judged by {'; '.join(map(str, origins))}: small changes may be "
-        "theirs; judge all on the same, with another --out"
+        f"warning: networks were evaluated by {'; '.join(map(str, platforms))}, which may explain "
+        "small changes; evaluate all on the same, with another --out"
     )
 
 

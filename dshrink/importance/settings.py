@@ -19,7 +19,7 @@ RECALIBRATION_BATCHES = 20
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """What is done to a network before it is judged: ``count`` batches, steps or epochs."""
+    """What is done to a network before it is evaluated: ``count`` batches, steps or epochs."""
 
     kind: str
     count: int
@@ -47,10 +47,10 @@ class Level:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class ImportanceSettings:
     """What a measurement of importances is asked for.
 
-    ``images`` of the validation set judge a network, all of them where it is None.
+    ``images`` of the validation set evaluate a network, all of them where it is None.
     ``reinitialise``: a key of a single layer (j = i + 1) starts with that layer drawn anew.
     ``unreadable``: an image that one process can read and another cannot would look like a change
     of accuracy, so none is left out unless that is asked for.
@@ -95,7 +95,7 @@ class Settings:
 
 
 class Candidate(NamedTuple):
-    """A network to judge: its span mask, the position of a layer drawn anew (0 for none).
+    """A network to evaluate: its span mask, the position of a layer drawn anew (0 for none).
 
     The original network as it is, which the others are compared with, is not ``tuned``. Keys that
     ask for the same network share one candidate.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dshrink.importance.evaluation import Evaluation, Origin
+from dshrink.importance.evaluation import Evaluation, Platform
 from dshrink.search.importance import ImportanceKey
 from latency_tables.csv_lines import write_csv
 from latency_tables.files import write_atomically
@@ -35,10 +35,10 @@ class ImportanceTable:
         return {key: e.reason for key, e in self.evaluations.items() if e.reason}
 
     @property
-    def origins(self) -> Counter[Origin]:
-        """How many networks were judged by what; their scores differ a little for it."""
-        judged = {e.candidate: e for e in (self.original, *self.evaluations.values())}
-        return Counter(e.origin for e in judged.values() if e.origin and not e.reason)
+    def platforms(self) -> Counter[Platform]:
+        """How many networks were evaluated by what; their scores differ a little for it."""
+        evaluated = {e.candidate: e for e in (self.original, *self.evaluations.values())}
+        return Counter(e.platform for e in evaluated.values() if e.platform and not e.reason)
 
     def rows(self) -> list[Sequence[float]]:
         """Rows of the published format; a key's id is its number among all of them."""
@@ -58,8 +58,8 @@ def save_importance(path: Path, table: ImportanceTable, about: Mapping[str, Any]
         "schema_version": SCHEMA_VERSION,
         **about,
         "keys": len(table.evaluations),
-        "judged_by": [
-            {**origin._asdict(), "networks": count} for origin, count in table.origins.items()
+        "evaluated_by": [
+            {**platform._asdict(), "networks": count} for platform, count in table.platforms.items()
         ],
         "original": {
             "train_loss": table.original.train_loss,

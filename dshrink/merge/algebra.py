@@ -172,7 +172,7 @@ def compose(first: Conv, *others: Conv) -> Conv:
     """The one convolution equal to ``others[-1](...others[0](first(x)))`` away from padding.
 
     K[o,i,u] = sum_m sum_v W2[o,m,v] * W1[m,i,u - s1*v], b = b2 + sum_m (sum_v W2[o,m,v]) * b1[m],
-    in float64 (methods.md, "Compose"). The result has the groups that both factors have in common:
+    in float64 (docs/methods.md). The result has the groups that both factors have in common:
     it is depthwise only if every factor is. Its pads p1 + s1*p2 give the output size of the factors
     in turn, but its border equals theirs only under the conditions of ``padding``.
     """

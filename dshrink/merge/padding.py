@@ -164,7 +164,7 @@ def repad(graph: LinearGraph) -> LinearGraph:
 
     Each inner tensor grows by the margin that the layers after it would have padded
     (p_first = sum_l p_l * prod_{q<l} s_q along a chain), nothing inside is padded, and skips whose
-    tensor is larger than the other branch are cropped (methods.md, "Padding").
+    tensor is larger than the other branch are cropped (docs/methods.md).
     """
     margins = _margins(graph)
     present = [NO_PADS, *margins[1:]]  # nothing comes before the input that could make it larger

@@ -73,7 +73,7 @@ def expand_network(
         weights=str(shrunk.weights),
         rule=choice.rule,
         expanded=choice.layers,
-        left_alone=choice.alone,
+        left_alone=choice.left_out,
         ratio=ratio,
         accuracy_percent={
             "expanded": shrunk.expanded.accuracy,

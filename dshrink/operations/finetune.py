@@ -15,8 +15,7 @@ from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.search.plan import parse_plan, save_plan
 from dshrink.train.finetune import PADDING, finetune
-from dshrink.train.network import load_for
-from dshrink.train.opening import feed_of, open_both
+from dshrink.train.opening import feed_of, load_for, open_both
 from dshrink.train.settings import Training
 from dshrink.train.unreadable import Unreadable
 

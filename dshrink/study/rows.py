@@ -40,8 +40,7 @@ from dshrink.train.data import Images
 from dshrink.train.feed import Feed
 from dshrink.train.finetune import PADDING, WEIGHTS, FineTuned, finetune
 from dshrink.train.mask_search import search_masks, write_mask_history
-from dshrink.train.network import load_for
-from dshrink.train.opening import feed_of
+from dshrink.train.opening import feed_of, load_for
 from dshrink.train.pruning import pruned_network
 from dshrink.train.settings import Training
 from dshrink.train.unreadable import Unreadable, UnreadableImages

@@ -44,7 +44,7 @@ def training_transform(
         )
     except (AssertionError, KeyError, ValueError) as error:
         raise DataError(
-            f"auto_augment {augment.auto_augment!r} is none that timm knows"
+            f"auto_augment {augment.auto_augment!r} is not a policy of timm"
             f"{f' ({error})' if str(error) else ''}; give one such as rand-m5-mstd0.5-inc1, or an "
             "empty text for none"
         ) from error

@@ -1,4 +1,4 @@
-"""Where a training run stands, on disk: a safetensors file, and JSON that names it.
+"""The state of a training run on disk: a safetensors file, and JSON that names it.
 
 The tensors are written first, under a new name; then the JSON is replaced in one step; then older
 tensors go. A process that is killed at any moment leaves a checkpoint that loads. Nothing is
@@ -8,7 +8,6 @@ pickled, so a checkpoint from elsewhere runs no code.
 from __future__ import annotations
 
 import fcntl
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from dshrink.train.errors import CheckpointError
 from latency_tables.files import write_atomically
+from latency_tables.records import format_record, parse_record, plain
 
 SCHEMA = "dshrink.checkpoint"
 SCHEMA_VERSION = 1
@@ -30,12 +30,42 @@ NAME = "checkpoint.json"
 LOCK_TRIES, LOCK_WAIT_S = 51, 0.2
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingState:
+    """Where a run is: in ``epoch``, counted from 0, after ``step`` steps with their mean losses.
+
+    ``history`` has an entry a finished epoch. ``seconds`` and ``images`` are of training alone,
+    ``unreadable`` maps files to reasons, ``scaler`` is that of losses in half precision.
+    """
+
+    epoch: int
+    step: int
+    losses: tuple[float, ...]
+    history: tuple[dict[str, Any], ...]
+    seconds: float
+    images: int
+    unreadable: dict[str, str]
+    scaler: dict[str, Any] | None
+
+    def __str__(self) -> str:
+        """What was done last; epochs count from 1."""
+        return f"epoch {self.epoch + 1}, step {self.step}" if self.step else f"epoch {self.epoch}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """``state`` is plain data, ``tensors`` have a name each."""
+    """``tensors`` have a name each."""
 
-    state: Mapping[str, Any]
+    state: TrainingState
     tensors: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stored(TrainingState):
+    """What the file holds; ``tensors`` is the name of theirs."""
+
+    identity: Mapping[str, Any]
+    tensors: str
 
 
 def save_checkpoint(folder: Path, identity: Mapping[str, Any], checkpoint: Checkpoint) -> None:
@@ -44,14 +74,8 @@ def save_checkpoint(folder: Path, identity: Mapping[str, Any], checkpoint: Check
     number = 1 + max((int(path.stem.rpartition("-")[2]) for path in old), default=0)
     file = folder / f"checkpoint-{number:06}.safetensors"
     save_tensors(checkpoint.tensors, file)
-    document = {
-        "schema": SCHEMA,
-        "schema_version": SCHEMA_VERSION,
-        "identity": dict(identity),
-        "tensors": file.name,
-        **checkpoint.state,
-    }
-    write_atomically(folder / NAME, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    stored = _Stored(identity=identity, tensors=file.name, **plain(checkpoint.state))
+    write_atomically(folder / NAME, format_record(stored, SCHEMA, SCHEMA_VERSION))
     for path in old:
         path.unlink(missing_ok=True)
 
@@ -74,23 +98,20 @@ def load_checkpoint(folder: Path, identity: Mapping[str, Any]) -> Checkpoint | N
     """
     path = folder / NAME
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        if document["schema"] != SCHEMA:
-            raise ValueError(f"schema {document['schema']!r}")
-        version = int(document["schema_version"])
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path}: not a readable checkpoint ({error}); delete the folder to start afresh"
-        ) from None
-    if version > SCHEMA_VERSION:
-        raise CheckpointError(
-            f"{path} has schema version {version}, this dshrink reads {SCHEMA_VERSION}: update "
-            "dshrink or choose another --out"
-        )
-    _check_identity(path, document.get("identity") or {}, identity)
-    file = folder / str(document.get("tensors"))
+    stored = parse_record(
+        text,
+        _Stored,
+        where=str(path),
+        error=CheckpointError,
+        fix="delete the folder to start afresh",
+        schema=SCHEMA,
+        version=SCHEMA_VERSION,
+    )
+    _check_identity(path, stored.identity, identity)
+    file = folder / stored.tensors
     try:
         tensors = load_file(file)
     except (OSError, SafetensorError) as error:
@@ -98,12 +119,11 @@ def load_checkpoint(folder: Path, identity: Mapping[str, Any]) -> Checkpoint | N
             f"{file}: the tensors of {NAME} cannot be read ({error}); delete the folder to start "
             "afresh"
         ) from None
-    return Checkpoint(state=document, tensors=tensors)
+    return Checkpoint(state=stored, tensors=tensors)
 
 
 def _check_identity(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    # As JSON gives it back: tuples are lists there.
-    before, now = _flat(before), _flat(json.loads(json.dumps(dict(now))))
+    before, now = _flat(before), _flat(plain(now))
     differences = [
         f"{name} was {_short(before.get(name))}, now {_short(now.get(name))}"
         for name in sorted({*before, *now})

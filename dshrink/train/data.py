@@ -73,13 +73,13 @@ class Split:
             return Image.open(file).convert(self.mode), int(label)
 
     def file(self, number: int) -> str:
-        """The path of an image, or what to call it where it is no file."""
+        """The path of an image, or what to call it where it is not a file."""
         if self.folder is None:
             return f"{self.name}, image {number}"
         return str(self.source.reader.samples[number][0])
 
     def entries(self) -> Iterator[str]:
-        """What tells this part from others, without reading images: names, labels, sizes."""
+        """What identifies this part, without reading images: names, labels, sizes."""
         if self.folder is None:
             yield f"{self.name}\0{len(self)}\n"
             return
@@ -200,7 +200,7 @@ def _open_named(named: re.Match[str], mode: str) -> Images:
     validation = _create(named, VALIDATION_SPLITS)
     classes = _classes(train)
     if not classes or classes != (_classes(validation) or classes):
-        problem = "has other classes to validate on" if classes else "does not tell its classes"
+        problem = "has other classes to validate on" if classes else "does not say its classes"
         raise DataError(f"{data} {problem}; make a folder with train/CLASS/ and val/CLASS/ of it")
     name = f"{library}/{named['rest']}"
     return Images(

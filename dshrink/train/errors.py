@@ -1,8 +1,8 @@
-"""The errors of training, each one a line that says what, where and how to mend it.
+"""The errors of training, each one a line that says what, where and how to fix it.
 
 TrainError (a DshrinkError)
     DataError       images that cannot be used; UnreadableError (in ``unreadable``) is one of them
-    DivergedError   a loss that is no number any more
+    DivergedError   a loss that is not finite
     CheckpointError a checkpoint of another run, or one that cannot be read
     SettingsError   a setting that makes no sense, or is not known (in ``settings``)
 """
@@ -21,7 +21,7 @@ class DataError(TrainError):
 
 
 class DivergedError(TrainError):
-    """A loss that is no number any more."""
+    """A loss that is not finite."""
 
 
 class CheckpointError(TrainError):

@@ -82,7 +82,7 @@ class Expansion(nn.Sequential):
     def contracted(self) -> Conv:
         """The one convolution that it computes, in float64. Raises ExpansionError unless linear."""
         if any(isinstance(layer, nn.ReLU6) for layer in self):
-            raise ExpansionError("an expansion with its activations is no convolution")
+            raise ExpansionError("an expansion with its activations is not a convolution")
         children = dict(self.named_children())
         factors = []
         for name in ("expand", "depthwise", "project"):
@@ -119,7 +119,7 @@ def expand(
     """Replace the convolutions ``layers`` of a copy of ``network`` by expansions, in eval mode.
 
     Method: DepthShrinker, Sec. 4.5 and App. D; which layers: ``expansion_rules``. Raises
-    ExpansionError for a layer that is no convolution of the network or cannot be expanded.
+    ExpansionError for a layer that is not a convolution of the network or cannot be expanded.
     """
     if not layers:
         raise ExpansionError(f"{network.name}: no convolution to expand; name some: --layer NAME")
@@ -167,9 +167,9 @@ def contract(expanded: Expanded) -> dict[str, Tensor]:
     taken from the running mean of the norm behind it. Raises ExpansionError unless the expansions
     are linear (``without_activations``).
     """
-    learnt = expanded.module.state_dict()
+    trained = expanded.module.state_dict()
     state = expanded.network.module.state_dict()
-    state = {name: learnt.get(name, value).detach().clone() for name, value in state.items()}
+    state = {name: trained.get(name, value).detach().clone() for name, value in state.items()}
     for name in expanded.layers:
         conv = _expansion_at(expanded.module, name).contracted()
         state[f"{name}.weight"] = _like(conv.weight, state[f"{name}.weight"])

@@ -1,6 +1,6 @@
 """Which convolutions of a network are expanded: the paper's rules, or names.
 
-A rule leaves alone what cannot be expanded, and says so; a layer that is asked for by name must be
+A rule leaves out what cannot be expanded, with the reason; a layer that is given by name must be
 expandable.
 """
 
@@ -27,11 +27,11 @@ class ExpansionError(TrainError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """The convolutions ``layers`` that ``rule`` chose, and why it left others ``alone``."""
+    """The convolutions ``layers`` that ``rule`` chose, and the reasons for what it ``left_out``."""
 
     rule: str
     layers: tuple[str, ...]
-    alone: Mapping[str, str]
+    left_out: Mapping[str, str]
 
 
 def choose(network: Network, rule: str = "auto", layers: Sequence[str] = ()) -> Choice:
@@ -52,10 +52,10 @@ def choose(network: Network, rule: str = "auto", layers: Sequence[str] = ()) -> 
     reasons = {number: why_not_expandable(network, number) for number in wanted}
     names = network.lowered.layers
     chosen = tuple(names[number] for number, reason in reasons.items() if reason is None)
-    alone = {names[number]: reason for number, reason in reasons.items() if reason is not None}
+    left_out = {names[number]: reason for number, reason in reasons.items() if reason is not None}
     if not chosen:
-        raise ExpansionError(_nothing(network, rule, alone))
-    return Choice(rule=rule, layers=chosen, alone=alone)
+        raise ExpansionError(_nothing(network, rule, left_out))
+    return Choice(rule=rule, layers=chosen, left_out=left_out)
 
 
 def _named(network: Network, layers: Sequence[str], rule: str) -> Choice:
@@ -64,12 +64,12 @@ def _named(network: Network, layers: Sequence[str], rule: str) -> Choice:
     for name in layers:
         if reason := why_not_expandable(network, find_convolution(network, name)):
             raise ExpansionError(f"{name} of {network.name} cannot be expanded: {reason}")
-    return Choice(rule=NAMED, layers=tuple(dict.fromkeys(layers)), alone={})
+    return Choice(rule=NAMED, layers=tuple(dict.fromkeys(layers)), left_out={})
 
 
-def _nothing(network: Network, rule: str, alone: Mapping[str, str]) -> str:
-    if alone:
-        name, reason = next(iter(alone.items()))
+def _nothing(network: Network, rule: str, left_out: Mapping[str, str]) -> str:
+    if left_out:
+        name, reason = next(iter(left_out.items()))
         return f"{network.name}: nothing to expand by the rule {rule}: {name}: {reason}"
     wants = {
         "vgg": "a dense 3x3 convolution between the first two and the last",

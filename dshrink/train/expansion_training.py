@@ -2,7 +2,7 @@
 
 The added activations are taken out all at once after the first training, and a second one lets the
 network recover, as DepthShrinker treats any activation that goes (paper, Sec. 4.2 and 4.5). Each
-training has a folder of its own, so an interrupted run goes on where it was.
+training has a folder of its own, so an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ EXPANDED, LINEAR = "expanded", "linear"
 
 @dataclass(frozen=True, kw_only=True)
 class Shrunk:
-    """``network`` is the original with what its expansion learnt, as ``weights`` holds it.
+    """``network`` is the original with what its expansion has learned, as ``weights`` holds it.
 
     ``expanded`` and ``linear`` are the two trainings. ``agreement`` is that of the linear
     expansions (unmerged) and ``network`` (merged) on all validation images, ``error`` their
@@ -73,7 +73,7 @@ def expand_and_shrink(
 
     ``feed.settings`` are those of the training with the added activations, ``shrinking`` those of
     the one without. The folder takes the weights, under the original's names, and the folders of
-    both trainings; the same call goes on where it was interrupted. Of several processes only the
+    both trainings; the same call resumes an interrupted run. Of several processes only the
     first has a result. Raises as ``loop.fit`` does, and CertificateError where what was contracted
     does not compute what was trained.
     """

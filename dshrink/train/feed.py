@@ -2,7 +2,7 @@
 
 A step's batch is cut into parts, one after the other and process by process; so two processes see
 in one step what one process sees in two accumulated parts. The images of a part are looked up when
-it is read: ImageNet's epochs are long, and a run may go on in the middle of one.
+it is read: ImageNet's epochs are long, and a run may resume in the middle of one.
 """
 
 from __future__ import annotations

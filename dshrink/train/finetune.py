@@ -1,4 +1,4 @@
-"""Stage 2: train a network whose unimportant activations are gone, so that it merges exactly.
+"""Stage 2: train a network without its unimportant activations, so that it merges exactly.
 
 The network is trained unmerged, with all padding of a region at its front (``repad``) and the free
 activation behind it; its weights keep the original's names, and say beside them for which plan
@@ -28,13 +28,13 @@ from dshrink.train.settings import Training
 from latency_tables.csv_lines import write_csv
 
 WEIGHTS, HISTORY = "weights.safetensors", "history.csv"
-#: Only so trained is a merge free and exact (methods.md, "Padding").
+#: Only so trained is a merge free and exact (docs/methods.md).
 PADDING = "repad"
 
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuned:
-    """``network`` is the original with what was learnt: merged by the same changes, under
+    """``network`` is the original with the trained weights: merged by the same changes, under
     ``repad``, it equals what was trained."""
 
     network: Network
@@ -60,9 +60,9 @@ def finetune(
 ) -> FineTuned:
     """Train ``network`` rewritten as ``changes`` says (as it is where they are None).
 
-    With ``settings.distillation`` the ``teacher`` is listened to, the network as it came in if not
-    given. The folder takes the checkpoint, the history and the weights; the same call goes on where
-    it was interrupted. Raises as ``loop.fit`` does.
+    With ``settings.distillation`` the ``teacher`` takes part, the network as it came in if not
+    given. The folder takes the checkpoint, the history and the weights; the same call resumes an
+    interrupted run. Raises as ``loop.fit`` does.
     """
     if changes is None:
         module = copy.deepcopy(network.module)

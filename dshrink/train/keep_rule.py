@@ -1,4 +1,4 @@
-"""Which blocks a learnt mask keeps: by the order of its values, for a keep count or a latency.
+"""Which blocks a learned mask keeps: by the order of its values, for a keep count or a latency.
 
 The blocks of smallest value go first, so neither the size of the values nor where they lie means
 anything. Equal values, as all are at the start, go in an order that the seed draws. A value may be

@@ -1,8 +1,8 @@
 """The training loop of every stage: one SGD step after another, through Accelerate.
 
 On a CPU, on a GPU, or in each process of ``accelerate launch``. What a step sees depends on the
-seed, the epoch and the step alone, so a run that was killed goes on from its last checkpoint as if
-nothing had happened: on a CPU to the last bit.
+seed, the epoch and the step alone, so a run that was killed resumes from its last checkpoint with
+the same result: on a CPU to the last bit.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.train.checkpoint import (
     NAME,
     Checkpoint,
+    TrainingState,
     held,
     load_checkpoint,
     save_checkpoint,
@@ -43,7 +44,7 @@ from dshrink.train.unreadable import UnreadableImages
 
 #: Losses stay on the device for so many steps before they are looked at: looking waits for it.
 FETCH_EVERY = 20
-#: The weights of the last checkpoint before a loss that was no number, to start from again.
+#: The weights of the last checkpoint before a loss that was not finite, to start from again.
 LAST_GOOD = "last_good.safetensors"
 _MODEL, _OPTIMISER, _AVERAGE = "model.", "optimiser.", "average."
 
@@ -85,15 +86,14 @@ def fit(
 ) -> Fitted:
     """Train ``module`` in place as ``feed.settings`` say, validate after every epoch.
 
-    ``folder`` takes a checkpoint, and the same call goes on where an earlier one ended;
+    ``folder`` takes a checkpoint, and the same call resumes an interrupted one;
     ``identity`` says what the result depends on beside the settings and the images. What
-    ``observe`` gives after an epoch goes into its entry of the history. ``notice`` is told where a
-    run goes on, and of images that cannot be read. Only the first of several processes writes.
+    ``observe`` gives after an epoch goes into its entry of the history. Notices say where a
+    run resumes, and which images cannot be read. Only the first of several processes writes.
 
-    Raises DivergedError at the first loss that is no number, with the step and the last good
-    state, and before weights that are none would be kept; CheckpointError where ``folder`` holds
-    another run, or is not the same for all processes; TrainError for a batch that cannot be shared
-    out.
+    Raises DivergedError at the first loss that is not finite, with the step and the last good
+    state, and before such weights would be kept; CheckpointError where ``folder`` holds another
+    run, or is not the same for all processes; TrainError for a batch that cannot be shared out.
     """
     settings = feed.settings
     identity = {**identity, "training": settings.identity, "images": feed.identity}
@@ -137,8 +137,8 @@ class _Run:
     seconds: float = 0.0
     since: float = 0.0
     images: int = 0
-    #: Files that were told as unreadable.
-    told: set[str] = field(default_factory=set)
+    #: Unreadable files that a notice has named.
+    named: set[str] = field(default_factory=set)
 
     def whole(self, module: nn.Module) -> Fitted:
         self._prepare(module)
@@ -171,32 +171,30 @@ class _Run:
         optimiser, self.scheduler = sgd_along_cosine(self.bare, settings, steps=self.feed.steps)
         if found:
             self._resume(found, optimiser)
-        self.told = set(self.feed.unreadable.reasons)
+        self.named = set(self.feed.unreadable.reasons)
         self.model, self.optimiser = accelerator.prepare(self.bare, optimiser)
-        self._scale(found.state.get("scaler") if found else None)
+        self._scale(found.state.scaler if found else None)
 
     def _found(self) -> Checkpoint | None:
         """The folder's checkpoint; CheckpointError unless all processes find the same."""
         found = load_checkpoint(self.folder, self.identity)
-        places = gathered([_place(found.state) if found else "its start"])
+        places = gathered([str(found.state) if found else "its start"])
         for rank, place in enumerate(places):
             if place != places[0]:
                 raise CheckpointError(
-                    f"{self.folder}: process 0 would go on after {places[0]}, process {rank} after "
-                    f"{place}: --out must lie on a disk that all processes share"
+                    f"{self.folder}: process 0 would resume after {places[0]}, process {rank} "
+                    f"after {place}: --out must lie on a disk that all processes share"
                 )
         return found
 
     def _resume(self, found: Checkpoint, optimiser: torch.optim.Optimizer) -> None:
         state = found.state
-        self.epoch, self.step = int(state["epoch"]), int(state["step"])
-        self.losses = [float(value) for value in state["losses"]]
-        self.history = list(state["history"])
-        # The first checkpoints had none of these.
-        self.seconds, self.images = state.get("seconds", 0.0), state.get("images", 0)
-        self.feed.unreadable.reasons.update(state.get("unreadable", {}))
+        self.epoch, self.step = state.epoch, state.step
+        self.losses, self.history = list(state.losses), list(state.history)
+        self.seconds, self.images = state.seconds, state.images
+        self.feed.unreadable.reasons.update(state.unreadable)
         if self.epoch < self.settings.epochs:
-            self.notice(f"{self.folder}: goes on after {_place(state)}")
+            self.notice(f"{self.folder}: resumes after {state}")
         if self.average:
             self.average.module.load_state_dict(_named(found.tensors, _AVERAGE))
         known = _named(found.tensors, _OPTIMISER)
@@ -267,7 +265,7 @@ class _Run:
         self.since = now
 
     def _fetch_losses(self) -> None:
-        """Fetch the losses from the device. Raises DivergedError for one that is no number."""
+        """Fetch the losses from the device. Raises DivergedError for one that is not finite."""
         mean = self.accelerator.reduce(torch.stack(self.waiting).float(), reduction="mean")
         self.waiting = []
         for value in mean.tolist():
@@ -286,7 +284,7 @@ class _Run:
         if self.accelerator.is_main_process:
             save_tensors(_named(found.tensors, _AVERAGE if self.average else _MODEL), file)
         return (
-            f"the last good state is {self.folder / NAME} (after {_place(found.state)}), its "
+            f"the last good state is {self.folder / NAME} (after {found.state}), its "
             f"weights are {file}; lower --lr and choose another --out, from the start or with "
             "these --weights"
         )
@@ -336,23 +334,23 @@ class _Run:
             save_checkpoint(self.folder, self.identity, checkpoint)
 
     def _share_unreadable(self) -> None:
-        """All processes know what one could not read; the first tells what is new."""
+        """All processes know what one could not read; the first one names what is new."""
         reasons = self.feed.unreadable.reasons
         found = dict(gathered(list(reasons.items())))
-        new = {file: reason for file, reason in found.items() if file not in self.told}
+        new = {file: reason for file, reason in found.items() if file not in self.named}
         reasons.update(found)
-        self.told |= new.keys()
+        self.named |= new.keys()
         if new:
             self.notice(UnreadableImages(reasons=new).line)
 
     def _check_numbers(self, checkpoint: Checkpoint) -> None:
-        """A loss may be one while its gradients are not. Raises DivergedError in all processes."""
+        """A loss may be finite, its gradients not. Raises DivergedError in all processes."""
         floats = [one for one in checkpoint.tensors.values() if one.is_floating_point()]
         norms = torch.stack([norm.float() for norm in torch._foreach_norm(floats)])
         bad = self.accelerator.reduce((~norms.isfinite()).sum(), reduction="sum")
         if bad.item():
             raise DivergedError(
-                f"the weights are no numbers any more after {_place(checkpoint.state)}, though the "
+                f"the weights are not finite any more after {checkpoint.state}, though the "
                 f"losses were; {self._last_good()}"
             )
 
@@ -367,24 +365,18 @@ class _Run:
                 tensors[f"{_OPTIMISER}{name}"] = buffer
         scaler = self.accelerator.scaler
         return Checkpoint(
-            state={
-                "epoch": self.epoch,
-                "step": self.step,
-                "losses": self.losses,
-                "history": self.history,
-                "seconds": self.seconds,
-                "images": self.images,
-                "unreadable": self.feed.unreadable.reasons,
-                "scaler": scaler.state_dict() if scaler else None,
-            },
+            state=TrainingState(
+                epoch=self.epoch,
+                step=self.step,
+                losses=tuple(self.losses),
+                history=tuple(self.history),
+                seconds=self.seconds,
+                images=self.images,
+                unreadable=self.feed.unreadable.reasons,
+                scaler=scaler.state_dict() if scaler else None,
+            ),
             tensors=tensors,
         )
-
-
-def _place(state: Mapping[str, Any]) -> str:
-    """What was done last: epochs count from 1, and ``epoch`` of them are whole."""
-    epoch, step = state["epoch"], state["step"]
-    return f"epoch {epoch + 1}, step {step}" if step else f"epoch {epoch}"
 
 
 def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

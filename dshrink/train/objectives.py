@@ -24,7 +24,7 @@ def smoothed(label_smoothing: float) -> Objective:
 
 
 def distilled(teacher: nn.Module, settings: Training) -> Objective:
-    """``(1 - w) * CE + w * KL`` to the teacher's outputs (paper, Sec. 4.3; methods.md, stage 2).
+    """``(1 - w) * CE + w * KL`` to the teacher's outputs (paper, Sec. 4.3; docs/methods.md).
 
     The teacher is the original network with all its activations, in eval mode; it goes where the
     images are. Both outputs are divided by the temperature, the KL term is multiplied by its square
@@ -41,9 +41,9 @@ def distilled(teacher: nn.Module, settings: Training) -> Objective:
             place = images.device
             teacher.to(place)
         with torch.no_grad():
-            told = F.log_softmax(teacher(images).float() / temperature, dim=1)
+            taught = F.log_softmax(teacher(images).float() / temperature, dim=1)
         said = F.log_softmax(outputs / temperature, dim=1)
-        divergence = F.kl_div(said, told, reduction="batchmean", log_target=True)
+        divergence = F.kl_div(said, taught, reduction="batchmean", log_target=True)
         entropy = own(outputs, images, labels)
         return (1 - weight) * entropy + weight * temperature**2 * divergence
 

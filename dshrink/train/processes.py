@@ -37,7 +37,7 @@ def together() -> PartialState:
 
 
 def is_main_process() -> bool:
-    """Whether this process speaks and writes: the only one, or the first of several."""
+    """Whether this process reports and writes: the only one, or the first of several."""
     return bool(together().is_main_process)
 
 

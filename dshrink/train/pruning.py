@@ -36,7 +36,7 @@ from latency_tables.opspec import Add, OpSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pruning:
-    """What a keep mask removes: blocks gone, cut down to their shortcut, or replaced by a fresh
+    """What a keep mask removes: blocks removed, cut down to their shortcut, or replaced by a fresh
     projection.
     """
 
@@ -74,8 +74,8 @@ def pruned_network(network: Network, keep_mask: str, *, seed: int = 0) -> Networ
 
     What remains keeps its names and values. Projections are ``BLOCK.projection`` and
     ``BLOCK.projection_norm``; of a block that cannot merge ``seed`` draws the weights (normal with
-    variance 2 / fan out, as timm draws convolutions). Raises as ``pruning``, which tells how many
-    of them there are.
+    variance 2 / fan out, as timm draws convolutions). Raises as ``pruning``, which counts
+    them.
     """
     prune = pruning(network, keep_mask)
     surgery = Surgery(network, next(network.module.parameters()).dtype)

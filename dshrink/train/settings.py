@@ -48,7 +48,7 @@ class Training:
     """Settings of one training run: SGD along a cosine, label smoothing, RandAugment.
 
     ``batch`` is what one step of SGD sees, over all processes and all ``accumulate`` parts.
-    ``distillation`` is the weight w of ``(1 - w) * CE + w * KL`` (methods.md, stage 2), 0 for none.
+    ``distillation`` is the weight w of ``(1 - w) * CE + w * KL`` (docs/methods.md), 0 for none.
     ``ema`` is the decay of an average of the weights, which is then what is validated and kept.
     ``precision`` is that of training; validation is always in float32.
     ``checkpoint_steps``: a checkpoint after so many steps beside the one after each epoch.

@@ -111,7 +111,7 @@ def tune(
     """One SGD step a batch, the learning rate down to 0 along a cosine over ``steps``.
 
     Returns the score of what was seen on the way. Raises DivergedError, with the step, at the first
-    loss that is no number. In place.
+    loss that is not finite. In place.
     """
     if not any(parameter.requires_grad for parameter in module.parameters()):
         raise TrainError("the network has no weights to tune")

@@ -1,4 +1,4 @@
-"""What becomes of images that cannot be read: named, counted, and the run goes on without them.
+"""What becomes of images that cannot be read: named, counted, and left out.
 
 Workers that read images send what they could not read along with a batch; it is collected here, in
 the process that trains. Commands import this for an option, so it needs no torch.
@@ -39,8 +39,8 @@ class UnreadableImages:
         for file, reason in found.items():
             if self.on is Unreadable.STOP:
                 raise DataError(
-                    f"{file}: not a readable image ({reason}); repair it, take it out, or go on "
-                    "without it: --unreadable skip"
+                    f"{file}: not a readable image ({reason}); repair it, remove it, or leave it "
+                    "out: --unreadable skip"
                 )
             self.reasons.setdefault(file, reason)
 

@@ -77,8 +77,8 @@ def too_slow(
 ) -> Mapping[Place, str]:
     """The spans that need no round more, though fewer rounds were measured than are wanted.
 
-    Only intervals that do not overlap say so. ``measurements`` are by job id; a job that has none
-    says nothing. ``spared`` are measured in all rounds anyhow.
+    That takes intervals that do not overlap. ``measurements`` are by job id; jobs without one are
+    skipped. ``spared`` are measured in all rounds anyhow.
     """
     found: dict[Place, str] = {}
     for span, piece in merged_spans(pieces):

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from latency_tables.contexts import CONTEXTS
 from latency_tables.schema import Conditions
-from profiler.errors import PlanningError
+from profiler.errors import InvalidJobError
 
-#: What stands for all contexts that the runtime allows.
+#: Stands for all contexts that the runtime allows.
 BEST = "best"
 
 
@@ -20,7 +20,7 @@ def choose_contexts(
     Where nothing is asked, a GPU's pieces are measured in every context, and a CPU's in the one
     that is known to predict well: alone, but for ``spans``, whose single convolutions pay too much
     at their ends for that, in pairs. Networks of spans have no context "layers": their additions
-    reach back, so that a layer's operators do not identify its span. Raises PlanningError for a
+    reach back, so that a layer's operators do not identify its span. Raises InvalidJobError for a
     context that does not exist, or is not possible.
     """
     names = [name.strip() for text in asked for name in text.split(",")]
@@ -32,7 +32,9 @@ def choose_contexts(
     able = [name for name in CONTEXTS if name != "layers" or (profiles and not spans)]
     for name in names:
         if name not in (*CONTEXTS, BEST):
-            raise PlanningError(f"unknown context {name!r}; known: {', '.join((*CONTEXTS, BEST))}")
+            raise InvalidJobError(
+                f"unknown context {name!r}; known: {', '.join((*CONTEXTS, BEST))}"
+            )
         if name not in (*able, BEST):
             runtime = f"{conditions.runtime} with launch {conditions.launch}"
             why = (
@@ -40,7 +42,7 @@ def choose_contexts(
                 if spans
                 else f"{runtime} does not report how long each layer took"
             )
-            raise PlanningError(
+            raise InvalidJobError(
                 f"{why}, so there is no context {name!r}; there is {', '.join(able)}"
             )
     return tuple(name for name in able if name in names or BEST in names)

@@ -38,7 +38,7 @@ def close_forms(plan: ProfilePlan, measurements: Mapping[str, Measurement]) -> f
 def slow_jobs(plan: ProfilePlan, measurements: Mapping[str, Measurement]) -> frozenset[str]:
     """The jobs of spans that are too slow to be worth another round.
 
-    A piece that stands at several places is one job; it is slow where it is at all of them.
+    A piece at several places is one job; it is too slow if it is at all of them.
     """
     slow = too_slow(plan.pieces, measurements, plan.in_networks)
     of_others = {p.spec.digest for p in plan.pieces.pieces if p.place not in slow}

@@ -16,7 +16,7 @@ from devices.agent.protocol import Rule, file_digest
 from devices.connection import PushedFile
 from latency_tables.opspec import OpSpec
 from latency_tables.schema import Conditions
-from profiler.errors import PlanningError
+from profiler.errors import InvalidJobError
 from profiler.runtimes import request_options
 
 JOB_KINDS = ("piece", "network", "duplicate", "anchor", "pair", "layers")
@@ -28,7 +28,7 @@ PREPARE_TIMEOUT_S = 60.0
 #: The same where an engine is built: a Jetson takes minutes for a network.
 BUILD_TIMEOUT_S = 1800.0
 
-#: When the agent starts and stops to believe its clock. Rounds are short and the agent does not try
+#: When the agent starts and stops sampling. Rounds are short and the agent does not try
 #: to narrow the interval within one (half_width 1): what disturbs a round is not averaged away by
 #: staying in it, so another round serves a noisy row better than a longer one does.
 PROFILE_RULE = Rule(warmup_cap_s=0.25, min_samples=10, min_total_s=0.08, half_width=1.0, cap_s=0.2)
@@ -61,7 +61,9 @@ class _JobBase:
 
     def __post_init__(self) -> None:
         if self.kind not in JOB_KINDS:
-            raise PlanningError(f"unknown kind of job {self.kind!r}; known: {', '.join(JOB_KINDS)}")
+            raise InvalidJobError(
+                f"unknown kind of job {self.kind!r}; known: {', '.join(JOB_KINDS)}"
+            )
 
     def as_anchor(self) -> Self:
         """The same thing, measured again and again to watch the machine."""
@@ -103,9 +105,9 @@ class JobPlan:
     def __post_init__(self) -> None:
         ids = [job.id for job in (*self.jobs, *self.anchors)]
         if len(set(ids)) != len(ids):
-            raise PlanningError("two jobs of a plan share their id")
+            raise InvalidJobError("two jobs of a plan share their id")
         if not self.jobs:
-            raise PlanningError("nothing to measure")
+            raise InvalidJobError("nothing to measure")
 
     @property
     def digest(self) -> str:

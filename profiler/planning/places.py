@@ -22,8 +22,8 @@ def network_order(pieces: NetworkPieces, mask: str, padding: str) -> tuple[Piece
 def piece_before(pieces: NetworkPieces, piece: Piece) -> Piece | None:
     """The piece right before one in the original network.
 
-    None where nothing stands there that gives the piece its input: before the stem, and before
-    dense counterparts, which stand in no network.
+    None where no piece gives it its input: before the stem, and before dense counterparts, which
+    are in no network.
     """
     if piece.kind in ("stem", "dense"):
         return None
@@ -55,6 +55,6 @@ def _places_before(piece: Piece, length: int) -> Iterator[Place]:
 
 
 def pair_spec(pieces: NetworkPieces, piece: Piece) -> OpSpec | None:
-    """A piece behind the one before it, as one spec; None where nothing stands before it."""
+    """A piece behind the one before it, as one spec; None where there is none."""
     before = piece_before(pieces, piece)
     return join([before.spec, piece.spec]) if before else None

@@ -1,6 +1,6 @@
 """What a profile measures: every piece, and the networks a table is fitted to and tested on.
 
-Equal pieces are one job. Whole networks are jobs beside the pieces, in the same rounds, so that
+Equal pieces are one job. Whole networks are jobs in the same rounds as the pieces, so that
 whatever disturbs the machine disturbs both. A duplicate is a piece measured again from a file
 with other weights: two numbers that ought to be one. Other contexts than the isolated one need
 more: a pair is a piece behind the one before it, a layers job asks for the runtime's own profile of
@@ -17,7 +17,7 @@ from latency_tables.contexts import CONTEXTS
 from latency_tables.opspec import OpSpec, join
 from latency_tables.pieces import NetworkPieces, Piece
 from latency_tables.places import Place
-from profiler.errors import PlanningError
+from profiler.errors import InvalidJobError
 from profiler.planning.bounds import too_large
 from profiler.planning.hold_out import between_masks, merged_forms, smallest_mask
 from profiler.planning.jobs import Job, JobPlan
@@ -49,8 +49,8 @@ class PlannedNetwork:
 class ProfilePlan(JobPlan):
     """The jobs of a profile: what they are pieces of, and which role each whole network has.
 
-    ``contexts`` are those that the pieces are costed in, ``too_large`` says which pieces are not
-    measured, and why.
+    ``contexts`` are those that the pieces are costed in, ``too_large`` are the pieces that are
+    not measured, and why.
     """
 
     jobs: tuple[Job, ...]
@@ -65,7 +65,7 @@ class ProfilePlan(JobPlan):
 
     @cached_property
     def in_networks(self) -> frozenset[Place]:
-        """Where the pieces stand that the planned networks hold: they are predicted from these."""
+        """The places of the pieces that the planned networks are predicted from."""
         forms = self.pieces.forms
         return frozenset(
             place for one in self.networks for place in forms.places(one.keep_mask, one.padding)
@@ -105,8 +105,8 @@ def plan_jobs(
 
     Then what the ``contexts`` need besides. Pieces are jobs in each of them: pairs are costed by
     the piece before them alone, and duplicates, anchors and the audit rest on pieces. Spans that
-    are too large, or whose kernel is wider than ``max_kernel``, are in no job. Raises PlanningError
-    where a network is not its pieces one after the other, as the context "layers" needs it.
+    are too large, or whose kernel is wider than ``max_kernel``, are in no job. Raises
+    InvalidJobError where a network is not its pieces in their order, as "layers" needs it.
     """
     left_out = too_large(pieces, max_kernel)
     wanted = [piece for piece in pieces.pieces if piece.place not in left_out]
@@ -183,7 +183,7 @@ def _layers_jobs(
 ) -> list[Job]:
     """Few networks that hold every piece between them: the original, and the all-merged ones."""
     if pieces.chain is not None:
-        raise PlanningError(
+        raise InvalidJobError(
             "the context 'layers' is for --segments blocks: the additions of a network of spans "
             "reach back, so a layer's operators do not identify its span; use isolated or pair"
         )
@@ -195,7 +195,7 @@ def _layers_jobs(
         order = network_order(pieces, network.keep_mask, network.padding)
         spec = specs[network.job_id]
         if join([piece.spec for piece in order]).digest != spec.digest:
-            raise PlanningError(
+            raise InvalidJobError(
                 f"{network.job_id} is not its pieces one after the other: a layer's operators do "
                 "not identify its piece; leave the context 'layers' out"
             )
@@ -210,7 +210,7 @@ def _by_macs(jobs: Iterable[Job]) -> list[Job]:
 
 
 def _duplicates(piece_jobs: Sequence[Job], count: int) -> list[Job]:
-    """Duplicates of pieces spread from the smallest to the largest, neither end favoured."""
+    """Duplicates of pieces spread evenly from the smallest to the largest."""
     ordered = _by_macs(piece_jobs)
     count = min(count, len(ordered))
     chosen = [ordered[(2 * number + 1) * len(ordered) // (2 * count)] for number in range(count)]

@@ -4,7 +4,7 @@ A search asks for networks that merge few convolutions and for ones that merge m
 and across them, and for none whose merged kernels cost far more than what they replace. So networks
 are drawn at random from the spans that may be worth it, stratified by how many convolutions are
 merged, and no network may do much more arithmetic than the original. A search also chooses where
-activations stand, and an activation costs time: every second network has signs drawn at random.
+activations are, and an activation costs time: every second network has signs drawn at random.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def mask_merging(pieces: NetworkPieces, spans: Collection[Span]) -> str:
 
 
 def random_signs(pieces: NetworkPieces, mask: str, rng: random.Random) -> str:
-    """The same spans; at each boundary an activation or none, as a coin says.
+    """The same spans; at each boundary an activation or none, with equal probability.
 
     An activation that cannot be taken away stays.
     """

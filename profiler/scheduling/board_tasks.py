@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +23,7 @@ from devices.inventory import connect, load_inventory
 from profiler.scheduling.direct_board import DirectBoard
 from profiler.scheduling.lanes import Outcome, Request, run_blocking
 
-#: A run that asked nothing for so long has gone without a goodbye; the next one ends what it left.
+#: A run that asked nothing for so long has ended without closing; the next one cleans up after it.
 ABANDONED_S = 3600.0
 
 _T = TypeVar("_T")
@@ -104,11 +105,9 @@ def end(which: BoardOfRun) -> None:
 def _worker_folder() -> str | None:
     from distributed import get_worker
 
-    try:
-        folder: str = get_worker().local_directory
-    except ValueError:  # not in a task
-        return None
-    return folder
+    with suppress(ValueError):  # not in a task
+        return str(get_worker().local_directory)
+    return None
 
 
 def _board(which: BoardOfRun) -> _DrivenBoard:

@@ -1,4 +1,4 @@
-"""Whether boards of one kind are alike enough that their rows may stand in one table.
+"""Whether boards of one kind are alike enough for their rows to share a table.
 
 All boards measure the plan's anchors. A board's ratio is the median over these pieces of its
 latency divided by the reference board's; the reference is the board that most others agree with.
@@ -21,7 +21,7 @@ BOARD_LIMIT_PERCENT = 3.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoardComparison:
-    """One board beside the reference: percent by which it is slower, and the pieces compared."""
+    """One board against the reference: percent by which it is slower, and the pieces compared."""
 
     DERIVED: ClassVar = ("agrees",)
 
@@ -34,13 +34,13 @@ class BoardComparison:
 
     @property
     def agrees(self) -> bool:
-        """Within the limit, or not known to be beyond it: 0 lies in the 95 % interval."""
+        """Within the limit, or not known to be beyond it: the 95 % interval contains 0."""
         is_close = abs(self.slower_percent) <= BOARD_LIMIT_PERCENT
         return is_close or self.least_percent <= 0.0 <= self.most_percent
 
     @property
     def reason(self) -> str:
-        """One line; what a warning says of a board that does not agree."""
+        """One line: the warning about a board that does not agree."""
         return (
             f"{self.board} is {self.slower_percent:+.1f} % off {self.reference} on {self.pieces} "
             f"pieces that both measured (limit {BOARD_LIMIT_PERCENT:g} %): what it measured does "

@@ -1,4 +1,4 @@
-"""The connection to a Dask cluster, for a fleet of boards and for whoever else has work for one."""
+"""The connection to a Dask cluster, for a fleet of boards and for other work on a cluster."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from profiler.errors import MeasurementError, SessionError
 from profiler.replies import Failure, parse_result
 from profiler.scheduling.lanes import Outcome, Request
 
-#: Failures that say something about the job; after any other no other job would fare better.
+#: Failures of a single job; after any other failure no other job would succeed either.
 JOB_FAILURES = (
     "missing_file",
     "wrong_digest",

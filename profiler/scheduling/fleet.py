@@ -1,9 +1,9 @@
 """Many boards of one kind at once, through an existing Dask cluster.
 
-A worker says which device it drives by a resource of that name (``dask worker ADDRESS --resources
-"raspi4=1"``), and Dask runs one task a resource at a time, whoever asks. Each board has a lane; all
-lanes run in one thread of this process. A board whose worker dies loses its lane, and what it held
-goes to the others; a worker that comes back, or is new, gets a lane in the middle of a round.
+A worker declares the device it drives as a resource of that name (``dask worker ADDRESS --resources
+"raspi4=1"``), and Dask runs one task a resource at a time, for all its clients. Each board has a
+lane; all lanes run in one thread of this process. A board whose worker dies loses its lane, and its
+jobs go to the others; a worker that comes back, or is new, gets a lane in the middle of a round.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from devices.environment import Environment
 from profiler.errors import SessionError
 from profiler.scheduling.dask_connection import CONNECT_TIMEOUT_S, connect_async
 from profiler.scheduling.lanes import MakeLane
-from profiler.scheduling.worker_board import PARCELS_AT_ONCE, Worker, WorkerBoard, cancel
+from profiler.scheduling.worker_board import PARCELS_AT_ONCE, FleetWorker, WorkerBoard, cancel
 
 #: How often the list of workers is looked at.
 WATCH_S = 1.0
@@ -50,7 +50,7 @@ class DaskScheduler:
         self._hold = hold
         self._patience_s = patience_s
         self._run = uuid.uuid4().hex
-        self._asked: set[Worker] = set()
+        self._asked: set[FleetWorker] = set()
         self._runner = asyncio.Runner()
         self._sending = asyncio.Semaphore(PARCELS_AT_ONCE)
         self._lanes = 1
@@ -76,13 +76,13 @@ class DaskScheduler:
         return tuple(self._runner.run(self._workers()))
 
     def probe(self) -> Environment:
-        """What a fresh agent on the first board that can start one says."""
+        """The environment that the first board that can start an agent reports."""
         return self._runner.run(self._probe())
 
     def drive(self, make_lane: MakeLane) -> None:
         """Drive a lane for each board, those that appear meanwhile included, until all have ended.
 
-        Raises SessionError where no worker offers the device, or the cluster is gone.
+        Raises SessionError where no worker offers the device, or the cluster is unreachable.
         """
         self._runner.run(self._drive(make_lane))
 
@@ -96,7 +96,7 @@ class DaskScheduler:
         finally:
             self._runner.close()
 
-    async def _workers(self) -> dict[str, Worker]:
+    async def _workers(self) -> dict[str, FleetWorker]:
         """The workers that offer the device, by the names of their boards."""
         try:
             identity = await self._client.scheduler.identity(n_workers=-1)
@@ -110,11 +110,11 @@ class DaskScheduler:
                 f"the Dask scheduler at {self._address} is of another version ({error}): have the "
                 "same one on the host, the scheduler and the workers"
             ) from error
-        found: dict[str, Worker] = {}
+        found: dict[str, FleetWorker] = {}
         for address, facts in sorted(identity["workers"].items()):
             for resource in sorted(set(facts["resources"]) & set(self._names)):
                 board = self._board_name(address, resource, facts)
-                worker = Worker(
+                worker = FleetWorker(
                     board=board,
                     address=address,
                     resource=resource,
@@ -130,7 +130,7 @@ class DaskScheduler:
         name = str(facts["name"])
         return f"{resource}@{facts['host']}" if name == address else f"{resource}-{name}"
 
-    def _board(self, worker: Worker) -> WorkerBoard:
+    def _board(self, worker: FleetWorker) -> WorkerBoard:
         self._asked.add(worker)
         return WorkerBoard(
             client=self._client,
@@ -140,7 +140,7 @@ class DaskScheduler:
             sending=self._sending,
         )
 
-    async def _wait_for_workers(self) -> dict[str, Worker]:
+    async def _wait_for_workers(self) -> dict[str, FleetWorker]:
         deadline = asyncio.get_running_loop().time() + self._patience_s
         while not (workers := await self._workers()):
             if asyncio.get_running_loop().time() > deadline:
@@ -211,7 +211,7 @@ class DaskScheduler:
             await self._client.close()
 
 
-def _needs_lane(before: _Running | None, worker: Worker) -> bool:
+def _needs_lane(before: _Running | None, worker: FleetWorker) -> bool:
     """Whether no lane of the board runs or has ended on this worker."""
     if before is None:
         return True

@@ -25,7 +25,7 @@ _T = TypeVar("_T")
 class Outcome:
     """The result of a job, and the seconds that passed before its last attempt began to run.
 
-    Those were spent on links that broke and on waiting for whoever else measured there.
+    Those were spent on broken links and on waiting while another run measured there.
     """
 
     result: Samples | LayerTimes | Failure
@@ -48,7 +48,7 @@ class Board(Protocol):
         ...
 
     async def recall(self, runtime: str) -> bytes | None:
-        """What a runtime learned from its builds; None where it says nothing."""
+        """What a runtime learned from its builds; None where it has no such state."""
         ...
 
 

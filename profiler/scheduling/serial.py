@@ -5,6 +5,8 @@ Whatever the scheduler, a device runs one job at a time. Schedulers and connecti
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Protocol
 
 from devices.connection import Connection
@@ -31,7 +33,7 @@ class Scheduler(Protocol):
         ...
 
     def probe(self) -> Environment:
-        """What a fresh agent says about a board. Raises SessionError where none starts."""
+        """The environment that a fresh agent reports. Raises SessionError where none starts."""
         ...
 
     def drive(self, make_lane: MakeLane) -> None:
@@ -49,8 +51,14 @@ class SerialScheduler:
     lanes = 1
     jobs_at_once = 1
 
-    def __init__(self, connection: Connection, *, notice: Notice = ignore_notice) -> None:
-        self.board = DirectBoard(connection, notice=notice)
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        pause: Callable[[float], None] = time.sleep,
+        notice: Notice = ignore_notice,
+    ) -> None:
+        self.board = DirectBoard(connection, pause=pause, notice=notice)
 
     def boards(self) -> tuple[str, ...]:
         return (self.board.name,)

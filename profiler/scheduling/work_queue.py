@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-#: Fewest jobs that a board takes at once while others work beside it: each take costs an anchor.
+#: Fewest jobs that a board takes at once while others work too: each time costs an anchor.
 LEAST_TAKEN = 5
 
 
 class WorkQueue:
-    """Job ids in order. ``last_boards`` says which board measured a job before."""
+    """Job ids in order. ``last_boards``: the board that measured a job before."""
 
     def __init__(self, names: Iterable[str], last_boards: dict[str, str]) -> None:
         self._names = list(dict.fromkeys(names))

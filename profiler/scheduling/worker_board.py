@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Worker:
+class FleetWorker:
     """``folder`` is another one after a restart, even where the address is the same."""
 
     board: str
@@ -37,13 +37,13 @@ class Worker:
 
 @dataclass(kw_only=True)
 class WorkerBoard:
-    """A ``lanes.Board``; ``lost`` is set when its worker is seen to be gone.
+    """A ``lanes.Board``; ``lost`` is set when its worker has disappeared.
 
     ``run`` names the run on the worker, and ``sending`` limits how many boards are sent files.
     """
 
     client: Any
-    worker: Worker
+    worker: FleetWorker
     run: str
     hold: bool
     sending: asyncio.Semaphore

@@ -32,7 +32,7 @@ BUSY_LOAD = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedLimit:
-    """What no machine of a kind exceeds; generous, so that only nonsense is above it."""
+    """What no machine of a kind exceeds; generous, so that only impossible values exceed it."""
 
     macs_per_s: float
     bytes_per_s: float
@@ -224,7 +224,7 @@ def _is_as_large(larger: Op, smaller: Op) -> bool:
 
 
 def machine_warnings(environment: Mapping[str, Any], conditions: Conditions) -> tuple[str, ...]:
-    """What about the machine's state speaks against trusting its numbers."""
+    """Warnings about a state of the machine that makes its latencies unreliable."""
     found = []
     on_gpu = conditions.clock == "cuda_events"
     gpu = environment.get("gpu") or {}

@@ -33,9 +33,9 @@ NAMED = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Where a table's numbers come from; ``fingerprint`` is what the device says about itself.
+    """Where a table's numbers come from; ``fingerprint`` is what the device reports about itself.
 
-    ``spans`` says which spans were asked for, None in a network of blocks.
+    ``spans`` are the spans that were asked for, None in a network of blocks.
     """
 
     fingerprint: Mapping[str, Any]
@@ -65,7 +65,7 @@ def build_tables(
     warnings: Sequence[str] = (),
     boards: Sequence[BoardComparison] = (),
 ) -> ContextTables:
-    """Make the table of each context; each also says how right the others predict."""
+    """Make the table of each context; each also holds the errors of the others."""
     made = {
         context: build_table(
             plan, measurements, conditions, provenance, warnings, boards, context=context
@@ -107,7 +107,7 @@ def build_table(
     """Make the table of a plan's measurements (one a job id), its pieces costed in a context.
 
     What cannot be fitted or checked for want of a measurement is left out with a warning; the table
-    then says itself that it is not fit for search.
+    is then not fit for search.
     """
     found = audit(plan, measurements, conditions)
     pieces = plan.pieces

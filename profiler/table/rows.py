@@ -76,7 +76,7 @@ def pair_row(piece: Piece, before: Piece, pair: Measurement, alone: Measurement)
     """What ``piece`` adds to ``before``, which was measured ``alone`` and with it (``pair``).
 
     The interval joins both intervals in quadrature. The spread columns are those of the pair less
-    the latency of what stands before the piece. The verdict is the worse one; a difference that
+    the latency of the piece before. The verdict is the worse one; a difference that
     could be nothing is noisy.
     """
     verdict, reason = _worse((pair, f"behind {before.name}"), (alone, f"{before.name} alone"))
@@ -89,7 +89,7 @@ def pair_row(piece: Piece, before: Piece, pair: Measurement, alone: Measurement)
     low_ms, high_ms = latency_ms - below_ms, latency_ms + above_ms
     if low_ms <= 0:
         unseen = (
-            f"behind {before.name} it costs nothing that could be seen: {latency_ms:.3g} ms "
+            f"behind {before.name} its cost is not measurable: {latency_ms:.3g} ms "
             f"(95 % interval {low_ms:.3g} to {high_ms:.3g})"
         )
         verdict, reason = ("noisy", unseen) if verdict == "ok" else (verdict, f"{reason}; {unseen}")

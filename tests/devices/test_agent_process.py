@@ -261,7 +261,7 @@ def test_an_agent_that_never_says_hello_does_not_start(tmp_path: Path) -> None:
     assert caught.value.type == "start_failed"
 
 
-@pytest.mark.parametrize("spoken", [1, protocol.PROTOCOL + 1])
+@pytest.mark.parametrize("spoken", [0, protocol.PROTOCOL + 1])
 def test_an_agent_of_another_protocol_does_not_start(tmp_path: Path, spoken: int) -> None:
     script = tmp_path / "old.py"
     error = {"type": "protocol_version", "message": "speaks another", "advice": "update"}

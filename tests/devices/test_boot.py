@@ -22,7 +22,7 @@ from pythons import needs
 from devices import boot as boot_program
 from devices import parcel
 from devices.agent import store
-from devices.agent.checks import JobError
+from devices.agent.checks import RequestError
 from devices.agent.protocol import folder_digest
 from devices.errors import InventoryError
 from devices.parcel import Parcel, agent_parcel, boot_command
@@ -56,7 +56,7 @@ def remove(root: Path) -> bool:
     """Whether the folder is removed, as a run that ends would do it; True where it is gone."""
     try:
         return store.remove(str(root))
-    except JobError:
+    except RequestError:
         return True
 
 

@@ -200,15 +200,19 @@ def test_the_user_s_file_is_found_where_the_environment_says(
     [
         ("[local", "not valid TOML"),
         ("speed = 3", "speed is outside of any"),
-        ('[local]\nhots = "x"', "[local] does not know hots"),
-        ("[local]\nhost = 3", "host must be of type str, got 3"),
+        ('[local]\nhots = "x"', "[local] has the unknown fields hots; known are chip, "),
+        (
+            '[local]\nname = "x"',
+            "[local] has the unknown fields name; known are chip, connection, ",
+        ),
+        ("[local]\nhost = 3", "host must be a text, got 3"),
         ('[local]\nconnection = "pigeon"', "'pigeon' is none of adb, local, ssh"),
         ('[local]\nprecisions = ["fp12"]', "'fp12' is none of"),
-        ("[local]\nprecisions = [3]", "precisions must be a list of strings, got [3]"),
+        ("[local]\nprecisions = [3]", "precisions[0] must be a text, got [3]"),
         ("[local]\npaper_batch = 0", "paper_batch must be at least 1"),
-        ("[local]\npaper_batch = true", "paper_batch must be of type int"),
-        ("[local]\nkeep = 1", "keep must be of type bool, got 1"),
-        ('[local]\nssh_options = "-p 22"', "ssh_options must be of type list"),
+        ("[local]\npaper_batch = true", "paper_batch must be an integer, got True"),
+        ("[local]\nkeep = 1", "keep must be true or false, got 1"),
+        ('[local]\nssh_options = "-p 22"', "ssh_options must be a list, got '-p 22'"),
         ('[tx2]\nhost = "-oProxyCommand=x"', "host '-oProxyCommand=x' is no such as user@machine"),
         (
             '[board]\nlike = "local"\nhost = "x"\nconnection = "local"',
@@ -221,12 +225,18 @@ def test_the_user_s_file_is_found_where_the_environment_says(
         ('[a]\nlike = "b"\n[b]\nlike = "tx2"', "[a] is like 'b', which is not known above"),
         ("[board]\nlike = []", "is like []"),
         ('[board]\nhost = "x"', "lacks "),
-        ('[local.runtimes.onnxruntime]\nversion = "1"', "onnxruntime] does not know version"),
-        ('[local.runtimes.new]\nversions = ">=1"', "[local.runtimes.new] lacks install"),
-        ("[local.runtimes.onnxruntime]\nmax_ir = '8'", "max_ir must be of type int, got '8'"),
+        (
+            '[local.runtimes.onnxruntime]\nversion = "1"',
+            "onnxruntime] has the unknown fields version; known are install, ",
+        ),
+        (
+            '[local.runtimes.new]\nversions = ">=1"',
+            "[local.runtimes.new] lacks the fields install; known are ",
+        ),
+        ("[local.runtimes.onnxruntime]\nmax_ir = '8'", "max_ir must be an integer, got '8'"),
         ("[local.runtimes.onnxruntime]\nversions = 'new'", "versions must be such as '>=1.10,<2'"),
         ("[local]\nruntimes = { onnxruntime = 3 }", "the fields versions and install, got 3"),
-        ("[local]\nruntimes = 3", "runtimes must be of type dict, got 3"),
+        ("[local]\nruntimes = 3", "runtimes must be a table of fields, got 3"),
     ],
 )
 def test_a_mistake_in_the_user_s_file_is_one_line_that_names_it(

@@ -17,13 +17,13 @@ from typing import Any
 import onnx
 import pytest
 import torch
+from synthetic_tables import synthetic_table
 from typer.testing import CliRunner
 
 from dshrink.cli import main as entry
 from dshrink.network.tracing import import_timm
 from latency_tables.io import load_table, save_table
 from latency_tables.schema import Conditions
-from latency_tables.synthetic import synthetic_table
 
 MODEL = "mobilenetv2_035"
 NAMES = ["blocks.0.0"] + [
@@ -489,6 +489,20 @@ def test_a_file_of_another_batch_is_refused(tmp_path, dshrink):
 def test_a_file_that_is_no_onnx_is_refused(tmp_path, dshrink):
     (tmp_path / "a.onnx").write_bytes(b"not a model")
     check_refused(dshrink("bench", tmp_path / "a.onnx"), "not an ONNX model")
+
+
+def test_a_file_whose_data_is_in_another_file_is_refused_before_anything_is_measured(
+    tmp_path, dshrink
+):
+    dshrink(*merge_words(tmp_path / "a.onnx"))
+    onnx.save(
+        onnx.load(tmp_path / "a.onnx"),
+        tmp_path / "b.onnx",
+        save_as_external_data=True,
+        location="b.data",
+        size_threshold=0,
+    )
+    check_refused(dshrink("bench", tmp_path / "b.onnx"), "is in another file, 'b.data'")
 
 
 # profile

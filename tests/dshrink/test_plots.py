@@ -13,6 +13,7 @@ from dataclasses import replace
 import matplotlib
 import pytest
 from matplotlib.container import BarContainer, ErrorbarContainer
+from synthetic_tables import synthetic_row, synthetic_table
 from typer.testing import CliRunner
 
 from dshrink.cli.plot import app
@@ -38,7 +39,6 @@ from latency_tables.io import save_table
 from latency_tables.origin import Origin
 from latency_tables.predictor import predict
 from latency_tables.schema import LATENCIES, OPTIONAL, SPREADS, Conditions
-from latency_tables.synthetic import synthetic_row, synthetic_table
 
 ORIGINAL = (4.0, 2.0, 3.0, 1.0, 5.0)
 MERGED = (1.0, 2.5, None, 0.25, 2.0)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
+from synthetic_tables import synthetic_table
 
 from dshrink.cli import main as entry
 from latency_tables.io import load_table, save_table
@@ -17,7 +18,6 @@ from latency_tables.opspec import Conv, OpSpec
 from latency_tables.origin import Origin
 from latency_tables.schema import MILLISECONDS_AND_PERCENT, Conditions
 from latency_tables.span_masks import mask_of
-from latency_tables.synthetic import synthetic_table
 from profiler.fake_device import RUNTIME, RUNTIME_VERSION, FakeConnection, write_spec
 from profiler.scheduling.serial import Scheduler, SerialScheduler
 
@@ -105,7 +105,7 @@ def test_on_a_cpu_pieces_are_measured_alone_unless_another_context_is_asked_for(
     ("context", "part"),
     [
         (["--context", "alone"], "unknown context 'alone'"),
-        (["--context", "pair", "--context", "layers"], "does not tell how long each layer took"),
+        (["--context", "pair", "--context", "layers"], "does not report how long each layer took"),
         (["--context", "isolated,"], "unknown context ''"),
     ],
 )

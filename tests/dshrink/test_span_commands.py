@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 from merging import merge_spans
+from synthetic_tables import synthetic_span_table
 
 from dshrink.errors import NotMergeable
 from dshrink.merge.export import run_onnx
@@ -22,7 +23,6 @@ from dshrink.pieces.specs import shrunk_spec
 from dshrink.search.errors import PlanError
 from dshrink.search.plan import parse_plan, save_plan
 from latency_tables.predictor import predict
-from latency_tables.synthetic import synthetic_span_table
 from profiler.errors import SessionError
 
 MODEL = "mobilenetv2_035"

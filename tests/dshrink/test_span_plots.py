@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from synthetic_tables import synthetic_span_table
 from typer.testing import CliRunner
 
 from dshrink.cli.plot import app
@@ -15,7 +16,6 @@ from latency_tables.errors import MaskError
 from latency_tables.io import save_table
 from latency_tables.predictor import predict
 from latency_tables.span_masks import SpanChain
-from latency_tables.synthetic import synthetic_span_table
 
 # Six convolutions, blocks of three; nothing stands behind the third and the sixth.
 CHAIN = SpanChain(convolutions=tuple("abcdef"), mask="11|11|", block_ends=(3, 6))
@@ -192,7 +192,7 @@ def test_points_that_another_one_beats_are_not_on_the_frontier(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("time_ms\n1\n", "line 1: missing column(s) importance (separated by"),
+        ("time_ms\n1\n", "line 1: missing column(s) importance ("),
         ("time_ms,importance\n", "no rows below the header"),
         ("time_ms,importance\n0,1\n", "line 2: time_ms must be a finite number above 0, got 0"),
         ("time_ms,importance\n1,inf\n", "line 2: importance must be a finite number, got inf"),

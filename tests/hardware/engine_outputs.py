@@ -14,8 +14,8 @@ from pathlib import Path
 
 def main(agent, out, precision, launch, files):
     sys.path.insert(0, str(agent.parent))
-    engine_module = importlib.import_module(agent.name + ".runtimes.tensorrt_engine")
-    runtime = importlib.import_module(agent.name + ".runtimes.tensorrt").TensorRT()
+    engine_module = importlib.import_module(agent.name + ".runtimes.tensorrt.model")
+    runtime = importlib.import_module(agent.name + ".runtimes.tensorrt.runtime").TensorRT()
     runtime.load()
     for file in files:
         model = runtime.prepare(str(file), 1, 0, {"precision": precision, "launch": launch})
@@ -28,12 +28,8 @@ def main(agent, out, precision, launch, files):
 
 def write(engine_module, model, out, name):
     tensors = {}
-    outputs = model.outputs()
-    for number, (tensor, _) in enumerate(model._buffers):
-        # The input is drawn from the seed (0) and the tensor's number, as the engine drew it.
-        content = (
-            engine_module.random_input(tensor, number) if tensor.is_input else outputs[tensor.name]
-        )
+    for tensor, pointer in model._buffers:
+        content = model._gpu.to_host(pointer, engine_module._bytes(tensor))
         (out / f"{name}.{tensor.name}.bin").write_bytes(content)
         tensors[tensor.name] = {
             "shape": list(tensor.shape),

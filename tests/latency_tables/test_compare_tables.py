@@ -3,11 +3,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from synthetic_tables import CONDITIONS, synthetic_row, synthetic_table
 
 from latency_tables.compare import compare
 from latency_tables.errors import LatencyTableError
 from latency_tables.schema import Row
-from latency_tables.synthetic import CONDITIONS, synthetic_row, synthetic_table
 from latency_tables.table import LatencyTable
 
 

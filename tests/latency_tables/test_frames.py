@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-
-from latency_tables.synthetic import synthetic_row, synthetic_table
+from synthetic_tables import synthetic_row, synthetic_table
 
 
 def test_a_frame_has_a_line_for_each_row_of_each_table():

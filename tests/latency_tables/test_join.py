@@ -37,7 +37,7 @@ def test_one_spec_joined_is_itself() -> None:
 
 
 def test_pieces_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(OpSpecError, match=r"gives \(4, 8, 8\) cannot stand before one that takes"):
+    with pytest.raises(OpSpecError, match=r"gives \(4, 8, 8\) cannot come before one that takes"):
         join([LAST, RESIDUAL])
     with pytest.raises(OpSpecError, match="nothing to join"):
         join([])

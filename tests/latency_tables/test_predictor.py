@@ -4,13 +4,13 @@ import math
 from dataclasses import replace
 
 import pytest
+from synthetic_tables import synthetic_row, synthetic_table
 
 from latency_tables.calibration import Calibration, CalibrationNetwork
 from latency_tables.errors import CalibrationError, MaskError
 from latency_tables.hold_out import HoldOut, HoldOutNetwork
 from latency_tables.predictor import predict
 from latency_tables.schema import Conditions
-from latency_tables.synthetic import synthetic_row, synthetic_table
 from latency_tables.table import LatencyTable
 
 

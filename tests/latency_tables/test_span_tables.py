@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from synthetic_tables import synthetic_row, synthetic_span_table, synthetic_table
 
 from latency_tables.compare import compare
 from latency_tables.errors import (
@@ -28,7 +29,6 @@ from latency_tables.span_masks import (
     check_span_mask,
     mask_spans,
 )
-from latency_tables.synthetic import synthetic_row, synthetic_span_table, synthetic_table
 from latency_tables.table import LatencyTable
 
 #: Four convolutions, a skip around 2 and 3; (1, 4] would cut through it.
@@ -251,7 +251,7 @@ def row_with(**changes: Any) -> Callable[[], object]:
         (row_with(end=None), "belong together"),
         (row_with(block=1), "belong together, and a row has either"),
         (row_with(end=3), "'span 0-2' should be named 'span 0-3' for its kind and span"),
-        (row_with(kind="merged"), "cannot stand at the span"),
+        (row_with(kind="merged"), "cannot be at the span"),
         (row_with(stdev_ms=0.1), "a ok row has no stdev_ms"),
         (row_with(digest=""), "is not 16 hex digits"),
         (lambda: published_row((0, 1), 1.0, low_ms=0.9), "a published row has no low_ms"),
@@ -277,7 +277,7 @@ def row_with(**changes: Any) -> Callable[[], object]:
         ),
         (
             lambda: replace(table(), rows=(*table().rows, synthetic_row("span", (0, 2)))),
-            "'span 0-2' stands twice",
+            "'span 0-2' is given twice",
         ),
     ],
 )

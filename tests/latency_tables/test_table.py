@@ -4,10 +4,10 @@ import re
 from dataclasses import replace
 
 import pytest
+from synthetic_tables import CONDITIONS, synthetic_row, synthetic_table
 
 from latency_tables.errors import MaskError, MissingPieceError, TableFormatError
 from latency_tables.masks import check_padding
-from latency_tables.synthetic import CONDITIONS, synthetic_row, synthetic_table
 from latency_tables.table import LatencyTable
 
 
@@ -173,7 +173,7 @@ def test_a_failed_dense_counterpart_does_not_matter() -> None:
         ({"block_names": ("a", "b")}, "block 2 original' belongs to a block that does not exist"),
         ({"unmergeable": {3: "swish"}}, "block 3 does not exist"),
         ({"unmergeable": {0: "swish"}}, r"its block cannot merge \(swish\)"),
-        ({"rows": (*table().rows, synthetic_row("stem"))}, "'stem' stands twice"),
+        ({"rows": (*table().rows, synthetic_row("stem"))}, "'stem' is given twice"),
         ({"fingerprint": {"load": float("nan")}}, "fingerprint is not JSON data"),
         ({"twins": ({"at": object()},)}, "twins is not JSON data"),
     ],

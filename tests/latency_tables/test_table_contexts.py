@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from synthetic_tables import CONDITIONS, synthetic_row, synthetic_table
 
 from latency_tables.compare import compare
 from latency_tables.contexts import CONTEXTS, ContextCheck, best_context
@@ -13,7 +14,6 @@ from latency_tables.csv_rows import format_rows
 from latency_tables.errors import TableFormatError
 from latency_tables.io import load_table, save_table
 from latency_tables.schema import Conditions
-from latency_tables.synthetic import CONDITIONS, synthetic_row, synthetic_table
 from latency_tables.table import LatencyTable
 
 GPU = replace(CONDITIONS, clock="cuda_events", launch="cuda_graph")

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from synthetic_tables import CONDITIONS, synthetic_row, synthetic_table
 
 from latency_tables.calibration import Calibration
 from latency_tables.errors import ConditionsError, LatencyTableError, TableFormatError
 from latency_tables.files import write_atomically
 from latency_tables.io import load_table, save_table
 from latency_tables.schema import COLUMNS
-from latency_tables.synthetic import CONDITIONS, synthetic_row, synthetic_table
 from latency_tables.table import LatencyTable
 
 
@@ -387,7 +387,7 @@ def test_a_failed_write_leaves_the_old_file(
 def test_tables_and_search_need_neither_torch_nor_a_device() -> None:
     modules = (
         "latency_tables.io, latency_tables.predictor, latency_tables.compare, "
-        "latency_tables.pieces, latency_tables.synthetic, "
+        "latency_tables.pieces, "
         "dshrink.search.greedy, dshrink.search.random_search"
     )
     heavy = "{'torch', 'timm', 'onnx', 'pandas', 'matplotlib', 'onnxruntime'}"

@@ -7,12 +7,12 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from synthetic_tables import synthetic_row, synthetic_table
 
 from latency_tables.csv_rows import format_rows, parse_rows
 from latency_tables.io import load_table, save_table
 from latency_tables.records import convert_record
 from latency_tables.schema import CLOCKS, PRECISIONS, STATISTICS, Conditions, Row, one_line
-from latency_tables.synthetic import synthetic_row, synthetic_table
 from latency_tables.table import LatencyTable
 
 latency = st.floats(1e-6, 1e6)

@@ -5,11 +5,11 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+from synthetic_tables import CONDITIONS, synthetic_row
 
 from latency_tables.errors import ConditionsError, TableFormatError
 from latency_tables.records import convert_record
 from latency_tables.schema import COLUMNS, Conditions, one_line
-from latency_tables.synthetic import CONDITIONS, synthetic_row
 
 
 def read_conditions(data: object) -> Conditions:

@@ -9,7 +9,7 @@ from devices.agent.protocol import PROTOCOL, parse_request
 from devices.connection import PushedFile
 from latency_tables.opspec import OpSpec
 from latency_tables.schema import Conditions
-from profiler.errors import PlanningError
+from profiler.errors import InvalidJobError
 from profiler.planning.hold_out import between_masks
 from profiler.planning.jobs import PROFILE_RULE, FileJob, Job, JobPlan, measure_request
 from profiler.planning.profile_plan import CALIBRATION_NETWORKS, plan_jobs
@@ -90,13 +90,13 @@ def test_the_plan_digest_changes_with_any_job_and_with_nothing_else() -> None:
 
 def test_a_plan_refuses_two_jobs_of_one_name() -> None:
     plan = small_plan()
-    with pytest.raises(PlanningError, match="share their id"):
+    with pytest.raises(InvalidJobError, match="share their id"):
         dataclasses.replace(plan, jobs=plan.jobs * 2)
-    with pytest.raises(PlanningError, match="share their id"):
+    with pytest.raises(InvalidJobError, match="share their id"):
         JobPlan(jobs=plan.jobs, anchors=plan.jobs[:1])
-    with pytest.raises(PlanningError, match="nothing to measure"):
+    with pytest.raises(InvalidJobError, match="nothing to measure"):
         JobPlan(jobs=(), anchors=plan.anchors)
-    with pytest.raises(PlanningError, match="unknown kind"):
+    with pytest.raises(InvalidJobError, match="unknown kind"):
         Job(id="x", kind="guess", label="x", spec=plan.jobs[0].spec)
 
 
@@ -166,7 +166,7 @@ def test_a_file_is_a_job_whose_digest_is_that_of_its_content(tmp_path: Path) -> 
     before = JobPlan(jobs=(job,), anchors=(job.as_anchor(),)).digest
     file.write_bytes(b"two")
     assert JobPlan(jobs=(job,), anchors=(job.as_anchor(),)).digest != before
-    with pytest.raises(PlanningError, match="unknown kind"):
+    with pytest.raises(InvalidJobError, match="unknown kind"):
         FileJob(id="x", kind="guess", label="x", file=file)
 
 

@@ -125,6 +125,7 @@ def test_a_newer_journal_is_refused_with_advice(path: Path) -> None:
         "not JSON",
         "[]",
         '{"line":"reply"}',
+        json.dumps({**write_entry(reply("c")), "result": 3}),
         '{"line":"new invention"}',
         '{"line":"discard","round":0,"jobs":["nobody"],"cause":"drift","reason":""}',
         json.dumps(write_entry(reply("a", attempt=2))),

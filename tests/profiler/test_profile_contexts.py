@@ -23,7 +23,7 @@ from latency_tables.io import load_table, save_table
 from latency_tables.opspec import Activation, Conv, OpSpec, join
 from latency_tables.pieces import NetworkPieces, Piece
 from latency_tables.table import LatencyTable
-from profiler.errors import JournalError, PlanningError
+from profiler.errors import InvalidJobError, JournalError
 from profiler.fake_device import FakeConnection, write_spec
 from profiler.planning.contexts import choose_contexts
 from profiler.planning.places import network_order, pair_spec, piece_before
@@ -211,7 +211,7 @@ def test_a_network_that_is_not_its_pieces_has_no_layers_to_share_out() -> None:
     def other(mask: str, padding: str) -> OpSpec:
         return compose(mask, padding) if "0" in mask else join([STEM, original(0), HEAD_8])
 
-    with pytest.raises(PlanningError, match="network 111111 repad is not its pieces"):
+    with pytest.raises(InvalidJobError, match="network 111111 repad is not its pieces"):
         plan_jobs(network_pieces(), other, contexts=("layers",))
     assert plan_jobs(network_pieces(), other, contexts=("pair",)).jobs
 
@@ -241,13 +241,15 @@ def test_contexts_are_those_asked_for_or_what_suits_the_processor(
 
 def test_contexts_that_do_not_exist_or_cannot_be_are_refused() -> None:
     with pytest.raises(
-        PlanningError, match="unknown context 'alone'; known: isolated, pair, layers"
+        InvalidJobError, match="unknown context 'alone'; known: isolated, pair, layers"
     ):
         choose_contexts(["pair,alone"], CONDITIONS, layer_profiles=True)
-    with pytest.raises(PlanningError, match="onnxruntime with launch plain does not tell how long"):
+    with pytest.raises(
+        InvalidJobError, match="onnxruntime with launch plain does not report how long"
+    ):
         choose_contexts(["layers"], CONDITIONS, layer_profiles=False)
     compiled = dataclasses.replace(GPU, launch="compiled")
-    with pytest.raises(PlanningError, match="with launch compiled does not tell how long"):
+    with pytest.raises(InvalidJobError, match="with launch compiled does not report how long"):
         choose_contexts(["layers"], compiled, layer_profiles=True)
     assert choose_contexts([], compiled, layer_profiles=True) == ("isolated", "pair")
 
@@ -348,9 +350,7 @@ def test_a_piece_that_costs_nothing_to_be_seen_is_noisy_and_above_nothing(tmp_pa
     tables = build(tmp_path, device(hidden)).tables
     row = tables["pair"].row("original", 1)
     assert (row.verdict, row.latency_ms, row.low_ms) == ("noisy", FLOOR_MS, FLOOR_MS)
-    assert row.reason.startswith(
-        "behind block 0 original it costs nothing that could be seen: -0.01"
-    )
+    assert row.reason.startswith("behind block 0 original its cost is not measurable: -0.01")
     alone = tables["isolated"].row("original", 1)
     assert (alone.verdict, alone.latency_ms) == ("ok", pytest.approx(truth_ms(free), rel=1e-4))
     save_table(tables["pair"], tmp_path / "pair")

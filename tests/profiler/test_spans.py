@@ -26,7 +26,7 @@ from latency_tables.io import load_table, save_table
 from latency_tables.opspec import Activation, Add, Conv, OpSpec
 from latency_tables.predictor import predict
 from latency_tables.span_masks import Span, SpanChoice, mask_spans
-from profiler.errors import JournalError, PlanningError
+from profiler.errors import InvalidJobError, JournalError
 from profiler.fake_device import FakeConnection
 from profiler.journal import JournalState
 from profiler.planning import bounds, span_networks
@@ -375,11 +375,11 @@ def test_in_a_pair_a_span_stands_behind_the_convolution_before_it(tmp_path: Path
 
 
 def test_there_are_no_layers_of_spans() -> None:
-    with pytest.raises(PlanningError, match="does not tell which span"):
+    with pytest.raises(InvalidJobError, match="does not identify the span"):
         choose_contexts(["layers"], CONDITIONS, layer_profiles=True, spans=True)
     chosen = choose_contexts(["best"], CONDITIONS, layer_profiles=True, spans=True)
     assert chosen == ("isolated", "pair")
-    with pytest.raises(PlanningError, match="use isolated or pair"):
+    with pytest.raises(InvalidJobError, match="use isolated or pair"):
         plan_jobs(small_pieces(), compose, contexts=["layers"])
 
 

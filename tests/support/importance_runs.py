@@ -18,7 +18,7 @@ def evaluations(path: Path) -> list[dict[str, Any]]:
 
 
 def begin(out: Path, finished: Path, count: int) -> Path:
-    """The journal of a run that has already judged the first ``count`` networks."""
+    """The journal of a run that has already evaluated the first ``count`` networks."""
     lines = journal_path(finished, None).read_text().splitlines(keepends=True)
     journal = journal_path(out, None)
     journal.write_text("".join(lines[: 1 + count]))

@@ -1,6 +1,6 @@
 """A GPU's own clock: events on the stream, around the runs of a sample.
 
-Before the first event stands one run that is not timed.  It keeps the GPU busy while the host
+One run before the first event is not timed.  It keeps the GPU busy while the host
 launches the next, so that the first launch's way to the GPU (some microseconds) is not in the
 sample, and it leaves the caches as the runs before the others leave them.
 
@@ -15,7 +15,7 @@ from ..timing import Clocks, Run, Sample
 
 #: The fill has at least so many times the cache's size.
 FLUSH_TIMES_L2 = 2
-#: Where the driver does not tell the cache's size: no GPU of 2025 has more.
+#: Where the driver does not report the cache's size: no GPU of 2025 has more.
 UNKNOWN_L2_BYTES = 128 << 20
 #: Cold runs between two waits; what is enqueued far ahead would block the host.
 COLD_BATCH = 32

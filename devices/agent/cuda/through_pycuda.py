@@ -2,8 +2,8 @@
 
 ``pycuda.autoinit`` is never imported: it makes a context of its own, and TensorRT works in the
 primary one.  pycuda aborts the process if a context is still pushed when Python ends, so that one
-is popped at exit even where nobody closed the GPU.  It tells errors by their text alone; the driver
-says which code that is.
+is popped at exit even where nobody closed the GPU.  Its errors have a text alone;
+the driver says which code that is.
 """
 
 import atexit

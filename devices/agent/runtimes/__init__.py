@@ -1,7 +1,7 @@
 """The runtimes that the agent can drive, each imported when it is first asked for.
 
 To add one, write its module here and add its line to ``RUNTIMES``.  A runtime that is not installed
-is the user's to mend and gives advice; a module of ours that does not import gives a traceback.
+is an error with advice for the user; a module of ours that does not import gives a traceback.
 """
 
 import importlib
@@ -9,22 +9,36 @@ import time
 from typing import Any, Dict, List, Optional, Tuple
 
 from .. import timing, worker
-from ..checks import Check, JobError, bad_request
+from ..checks import Check, RequestError, bad_request, clip
 from ..protocol import Rule
 
 RUNTIMES = {
-    "onnxruntime": ".onnxruntime:OnnxRuntime",
-    "tensorrt": ".tensorrt:TensorRT",
-    "trtexec": ".trtexec:Trtexec",
-    "pytorch": ".pytorch:PyTorch",
+    "onnxruntime": ".onnxruntime.runtime:OnnxRuntime",
+    "tensorrt": ".tensorrt.runtime:TensorRT",
+    "trtexec": ".trtexec.runtime:Trtexec",
+    "pytorch": ".pytorch.runtime:PyTorch",
 }
 #: What finding all versions may take; the host waits 60 s for the whole of ``hello``.
 FINDING_S = 40.0
 #: Not offered in ``hello``: it measures nothing, and fails on demand.
 REHEARSAL = {
-    "fake": ".fake:FakeRuntime",
-    "isolated_fake": ".fake:IsolatedFake",
+    "fake": ".fake.runtime:FakeRuntime",
+    "isolated_fake": ".fake.runtime:IsolatedFake",
 }
+
+#: What runtimes say, of any version, when they cannot have the memory that they want.
+OUT_OF_MEMORY_WORDS = (
+    "out of memory",
+    "outofmemory",
+    "out_of_memory",
+    "allocate memory",
+    "unable to allocate",
+    "not enough memory",
+    "insufficient memory",
+    "memoryallocation",
+    "bad_alloc",
+    "bad allocation",
+)
 
 _loaded: Dict[str, "Runtime"] = {}
 
@@ -48,7 +62,7 @@ class Prepared(object):
         raise bad_request("this runtime has no profile by layer: ask for pieces alone or in pairs")
 
     def facts(self) -> Dict[str, Any]:
-        """What was built: precision, tactics, size; what a runtime cannot tell is left out."""
+        """What was built: precision, tactics, size; what a runtime does not report is left out."""
         return {}
 
     def close(self) -> None:
@@ -81,9 +95,12 @@ class Runtime(object):
         """Load a file whose digest was checked, with inputs drawn from the seed."""
         raise NotImplementedError
 
-    def failure(self, error: Exception) -> Optional[JobError]:
-        """What an exception of this runtime means; None where it says nothing special."""
-        return None
+    def failure(self, error: Exception) -> Optional[RequestError]:
+        """What an exception of this runtime means; None where it says nothing special.
+
+        Few runtimes have an exception for memory that could not be had: the message says it.
+        """
+        return out_of_memory(str(error)) if is_out_of_memory(error) else None
 
     def is_broken(self) -> bool:
         """Whether nothing more works in this process, as after an illegal address on the GPU."""
@@ -94,12 +111,32 @@ class Runtime(object):
         return None
 
 
+def says_out_of_memory(text: str) -> bool:
+    """Whether a message is about memory that could not be had."""
+    return any(words in text.lower() for words in OUT_OF_MEMORY_WORDS)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an exception is about memory that could not be had."""
+    return isinstance(error, MemoryError) or says_out_of_memory(str(error))
+
+
+def out_of_memory(said: str) -> RequestError:
+    """The error of a model that needs more memory than there is."""
+    return RequestError(
+        "out_of_memory",
+        f"the memory that this model needs could not be had: {clip(said)}",
+        "use a smaller batch or resolution, a larger memory_limit_mib where one is set, or end "
+        "what else uses the memory",
+    )
+
+
 def get(name: str) -> Runtime:
     """Return the runtime of that name; raise ``missing_runtime`` for a name we do not know."""
     if name not in _loaded:
         known = dict(RUNTIMES, **REHEARSAL)
         if name not in known:
-            raise JobError(
+            raise RequestError(
                 "missing_runtime",
                 f"this agent drives no runtime called {name!r}",
                 f"it drives {', '.join(sorted(RUNTIMES))}",

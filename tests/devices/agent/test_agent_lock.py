@@ -18,7 +18,7 @@ import pytest
 from ssh_server import wait_until
 
 from devices.agent import alarm, lock, service
-from devices.agent.checks import JobError
+from devices.agent.checks import RequestError
 from devices.agent_process import AgentProcess
 from devices.connection import AGENT_FOLDER
 from devices.errors import AgentLostError, JobFailedError
@@ -156,11 +156,11 @@ def test_another_user_waits_for_the_same_lock(tmp_path: Path) -> None:
     script = (
         f"import os, sys; sys.path.insert(0, {str(AGENT_FOLDER.parents[1])!r})\n"
         "from devices.agent import lock\n"
-        "from devices.agent.checks import JobError\n"
+        "from devices.agent.checks import RequestError\n"
         f"os.setuid({NOBODY})\n"
         "try:\n"
         f"    with lock.DeviceLock({str(path)!r}, patience_s=0.1): print('ours')\n"
-        "except JobError as error: print(error.kind)\n"
+        "except RequestError as error: print(error.kind)\n"
     )
 
     def other_user() -> str:
@@ -188,7 +188,7 @@ def test_a_lock_that_cannot_be_opened_is_an_error_with_advice(tmp_path: Path, ki
     if kind == "link":
         (tmp_path / "elsewhere").touch()
         path.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(JobError, match=str(path)) as caught, lock.DeviceLock(str(path)):
+    with pytest.raises(RequestError, match=str(path)) as caught, lock.DeviceLock(str(path)):
         pass
     assert caught.value.kind == "not_permitted"
     assert lock.PATH_VARIABLE in caught.value.advice
@@ -216,7 +216,7 @@ def test_outside_the_main_thread_a_taken_lock_is_busy_at_once(tmp_path: Path) ->
         try:
             with lock.DeviceLock(str(tmp_path / "lock")):
                 kinds.append("ours")
-        except JobError as error:
+        except RequestError as error:
             kinds.append(error.kind)
 
     for held in (True, False):

@@ -201,7 +201,7 @@ def test_a_file_that_was_changed_on_the_way_is_not_run(
 
 
 def test_the_same_seed_gives_the_same_inputs() -> None:
-    from devices.agent.runtimes.onnxruntime import _random_input
+    from devices.agent.runtimes.onnxruntime.model import _random_input
 
     first, again = (_random_input(np.random.RandomState(3), [4, 5], "float32") for _ in range(2))
     other = _random_input(np.random.RandomState(4), [4, 5], "float32")

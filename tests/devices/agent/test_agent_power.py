@@ -10,7 +10,7 @@ import pytest
 from ssh_server import wait_until
 
 from devices.agent import power
-from devices.agent.checks import JobError
+from devices.agent.checks import RequestError
 
 # Holds, says so, and waits to be killed.
 HOLDER = """
@@ -95,7 +95,7 @@ def test_what_cannot_be_set_leaves_nothing_half_set_and_gives_the_line_to_run(
 ) -> None:
     cores["cpu1"].unlink()
     cores["cpu1"].symlink_to("/proc/version")  # read but never written, not even by root
-    with pytest.raises(JobError) as caught:
+    with pytest.raises(RequestError) as caught:
         power.hold(str(cores["root"]), lock_path=lock_path)
     assert caught.value.kind == "not_permitted"
     assert "cpu1/cpufreq/scaling_governor cannot be set" in caught.value.message
@@ -121,7 +121,7 @@ def test_two_runs_never_hold_at_once(cores, lock_path: str, monkeypatch) -> None
     monkeypatch.setattr(power, "LOCK_PATIENCE_S", 0.2)
     held = power.hold(root, lock_path=lock_path)
     try:
-        with pytest.raises(JobError) as caught:
+        with pytest.raises(RequestError) as caught:
             power.hold(root, lock_path=lock_path)
         assert caught.value.kind == "device_busy"
     finally:
@@ -212,7 +212,7 @@ def test_a_jetson_is_put_back_though_the_holder_is_killed(board, lock_path: str)
 
 def test_a_jetson_whose_clocks_cannot_be_set_is_left_as_it_was(board, lock_path: str) -> None:
     (board / "broken").touch()
-    with pytest.raises(JobError) as caught:
+    with pytest.raises(RequestError) as caught:
         power.hold(str(board), lock_path=lock_path)
     assert caught.value.kind == "not_permitted"
     assert "Error: no EMC" in caught.value.message
@@ -223,7 +223,7 @@ def test_a_jetson_whose_clocks_cannot_be_set_is_left_as_it_was(board, lock_path:
 
 def test_a_jetson_without_its_tools_says_so(board, lock_path: str) -> None:
     (board / "nvpmodel").write_text("#!/bin/sh\nexit 1\n")
-    with pytest.raises(JobError, match="does not tell the power mode"):
+    with pytest.raises(RequestError, match="does not report the power mode"):
         power.hold(str(board), lock_path=lock_path)
     assert state(board)[1] == "free"
 
@@ -326,7 +326,7 @@ def test_a_gpu_that_cannot_be_locked_is_said_and_the_cpu_is_held(
 def test_a_governor_that_cannot_be_set_leaves_the_gpu_alone(nvidia, cores, lock_path: str) -> None:
     cores["cpu0"].unlink()
     cores["cpu0"].symlink_to("/proc/version")
-    with pytest.raises(JobError, match="cpu0/cpufreq/scaling_governor cannot be set"):
+    with pytest.raises(RequestError, match="cpu0/cpufreq/scaling_governor cannot be set"):
         power.hold(str(cores["root"]), lock_path=lock_path)
     assert clock(nvidia) == "free" and (nvidia / "log").read_text() == ""
 

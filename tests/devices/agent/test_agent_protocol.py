@@ -11,13 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from devices.agent import checks, protocol, service
-from devices.agent.checks import JobError
-from devices.agent.runtimes.fake import FakeModel
+from devices.agent.checks import RequestError
+from devices.agent.runtimes.fake.model import FakeModel
 
 DIGEST = "0" * 64
-HELLO = {"protocol": 3, "id": "a", "do": "hello"}
+HELLO = {"protocol": 1, "id": "a", "do": "hello"}
 MEASURE = {
-    "protocol": 3,
+    "protocol": 1,
     "id": "a",
     "do": "measure",
     "runtime": "fake",
@@ -69,9 +69,9 @@ def test_a_whole_request_has_what_was_asked_and_defaults_for_the_rest() -> None:
         b"[1, 2]",
         b"null",
         b"\xff\xfe{}",
-        b'{"protocol": 3, "protocol": 3, "id": "a", "do": "hello"}',
+        b'{"protocol": 1, "protocol": 1, "id": "a", "do": "hello"}',
         b'{"protocol": NaN}',
-        b'{"protocol": 3, "id": "a", "do": "hello"',
+        b'{"protocol": 1, "id": "a", "do": "hello"',
         b"[" * 100_000,
         b'{"protocol": ' + b"9" * 5000 + b"}",
         b'{"a": ' * 30_000,
@@ -149,7 +149,7 @@ def test_a_probe_tells_all_that_is_known_of_the_machine() -> None:
 class Clocks:
     """Clocks that can be held, and count how often they were."""
 
-    def __init__(self, refusal: JobError | None = None) -> None:
+    def __init__(self, refusal: RequestError | None = None) -> None:
         self.descriptions = ["the governor is performance"]
         self.events: list[str] = []
         self._refusal = refusal
@@ -178,7 +178,7 @@ def test_clocks_are_held_once_until_the_agent_ends(monkeypatch: pytest.MonkeyPat
 def test_clocks_that_may_not_be_set_are_an_error_and_can_be_asked_for_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    clocks = Clocks(JobError("not_permitted", "only root may", "sudo"))
+    clocks = Clocks(RequestError("not_permitted", "only root may", "sudo"))
     monkeypatch.setattr(service.power, "hold", clocks.hold)
     hold = json.dumps(HELLO | {"do": "hold"}).encode()
     for reply in ask(hold, hold):
@@ -209,7 +209,7 @@ def test_an_infinite_number_is_refused() -> None:
     assert "rule.cap_s" in error_of(line.encode())["message"]
 
 
-@pytest.mark.parametrize("version", [0, 1, "2", None, True, [[[]]]])
+@pytest.mark.parametrize("version", [0, 2, "1", None, True, [[[]]]])
 def test_another_protocol_version_has_an_error_of_its_own(version: Any) -> None:
     assert error_of(HELLO | {"protocol": version})["type"] == "protocol_version"
 
@@ -253,21 +253,21 @@ def test_an_unknown_runtime_is_missing_and_the_known_ones_are_listed() -> None:
 
 
 def test_a_job_that_raises_is_a_runtime_error(fake_job: Callable[..., dict[str, Any]]) -> None:
-    job = {"protocol": 3, "id": "a"} | fake_job("fail", message="the moon is full")
+    job = {"protocol": 1, "id": "a"} | fake_job("fail", message="the moon is full")
     error = error_of(job)
     assert error["type"] == "runtime_error"
     assert "the moon is full" in error["message"]
 
 
 def test_an_error_as_long_as_a_novel_is_cut(fake_job: Callable[..., dict[str, Any]]) -> None:
-    error = error_of({"protocol": 3, "id": "a"} | fake_job("fail", message="x" * 10_000))
+    error = error_of({"protocol": 1, "id": "a"} | fake_job("fail", message="x" * 10_000))
     assert len(error["message"]) <= checks.MAX_MESSAGE_CHARACTERS
 
 
 def test_a_measured_job_is_answered_with_its_samples(
     fake_job: Callable[..., dict[str, Any]],
 ) -> None:
-    (reply,) = ask(json.dumps({"protocol": 3, "id": "a"} | fake_job("work")).encode())
+    (reply,) = ask(json.dumps({"protocol": 1, "id": "a"} | fake_job("work")).encode())
     result = reply["result"]
     assert len(result["wall_ns"]) >= 3
     assert result["health_before"].keys() == result["health_after"].keys()
@@ -282,7 +282,7 @@ def test_health_is_read_around_a_measurement_and_never_within(
     monkeypatch.setattr(service, "read_health", lambda: events.append("health") or {})
     monkeypatch.setattr(FakeModel, "run", lambda self, times: events.append("run"))
     monkeypatch.setattr(FakeModel, "close", lambda self: events.append("close"))
-    ask(json.dumps({"protocol": 3, "id": "a"} | fake_job("work")).encode())
+    ask(json.dumps({"protocol": 1, "id": "a"} | fake_job("work")).encode())
     assert events[0] == "health" and events[-2:] == ["health", "close"]
     assert len(events) > 5 and set(events[1:-2]) == {"run"}
 
@@ -292,19 +292,19 @@ def test_a_model_is_closed_even_when_its_run_fails(
 ) -> None:
     events: list[str] = []
     monkeypatch.setattr(FakeModel, "close", lambda self: events.append("close"))
-    error_of({"protocol": 3, "id": "a"} | fake_job("fail"))
+    error_of({"protocol": 1, "id": "a"} | fake_job("fail"))
     assert events == ["close"]
 
 
 def test_after_quit_nothing_is_answered() -> None:
     quit_line = json.dumps(HELLO | {"do": "quit"}).encode()
     (reply,) = ask(quit_line, json.dumps(HELLO).encode())
-    assert reply == {"protocol": 3, "id": "a", "ok": True, "result": {}}
+    assert reply == {"protocol": 1, "id": "a", "ok": True, "result": {}}
 
 
 def test_an_error_type_that_is_not_in_the_protocol_is_refused() -> None:
     with pytest.raises(ValueError, match="no error type"):
-        JobError("bad_luck", "m", "a")
+        RequestError("bad_luck", "m", "a")
 
 
 def test_the_folder_digest_changes_with_name_and_content_of_its_python_files(

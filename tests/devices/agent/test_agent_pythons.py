@@ -86,7 +86,7 @@ def test_the_agent_imports_the_standard_library_and_itself_alone() -> None:
 def test_the_folder_runs_under_another_name_wherever_it_is_copied_to(tmp_path: Path) -> None:
     copy = tmp_path / "a folder" / "v17"
     shutil.copytree(AGENT_FOLDER, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    hello = json.dumps({"protocol": 3, "id": "a", "do": "hello"}) + "\n"
+    hello = json.dumps({"protocol": 1, "id": "a", "do": "hello"}) + "\n"
     done = subprocess.run(
         [sys.executable, copy / "__main__.py"],
         input=hello,

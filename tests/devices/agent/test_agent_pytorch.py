@@ -17,9 +17,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from devices.agent.checks import JobError
+from devices.agent.checks import RequestError
 from devices.agent.protocol import Rule
-from devices.agent.runtimes import pytorch
+from devices.agent.runtimes.pytorch import runtime as pytorch
 from latency_tables.opspec import (
     ACTIVATIONS,
     Activation,
@@ -298,7 +298,7 @@ def test_what_one_operator_takes_several_calls_for_is_one_layer(
 
 def test_the_installed_version_is_read_without_importing_torch() -> None:
     code = (
-        "import sys; from devices.agent.runtimes.pytorch import PyTorch\n"
+        "import sys; from devices.agent.runtimes.pytorch.runtime import PyTorch\n"
         "print(PyTorch().is_installed(), PyTorch().version(), 'torch' in sys.modules)"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -323,7 +323,7 @@ def test_a_package_that_is_missing_is_named_with_the_line_that_installs_it(
         return real(wanted)
 
     monkeypatch.setattr(pytorch.importlib, "import_module", without)
-    with pytest.raises(JobError, match=f"needs {name}") as caught:
+    with pytest.raises(RequestError, match=f"needs {name}") as caught:
         pytorch.PyTorch().load()
     assert caught.value.kind == "missing_runtime"
     assert caught.value.advice.endswith(f"-m pip install {name}")
@@ -340,14 +340,14 @@ def test_a_package_that_is_missing_is_named_with_the_line_that_installs_it(
 def test_what_a_cpu_cannot_do_is_refused(
     runtime: pytorch.PyTorch, save: Callable[[bytes], str], options: dict[str, str], said: str
 ) -> None:
-    with pytest.raises(JobError, match=said) as caught:
+    with pytest.raises(RequestError, match=said) as caught:
         runtime.prepare(save(build_onnx(NETWORK)), 1, 0, options)
     assert caught.value.kind == "bad_request"
 
 
 def test_options_outside_of_what_there_is_are_refused() -> None:
     for name, value in {"precision": "int8", "launch": "fast", "processor": "tpu"}.items():
-        with pytest.raises(JobError, match=f"{name}.*{value}"):
+        with pytest.raises(RequestError, match=f"{name}.*{value}"):
             pytorch.PyTorch.OPTIONS[name](name, value)
 
 
@@ -355,7 +355,7 @@ def test_options_outside_of_what_there_is_are_refused() -> None:
 def test_a_gpu_that_is_not_there_is_a_missing_runtime(
     runtime: pytorch.PyTorch, save: Callable[[bytes], str]
 ) -> None:
-    with pytest.raises(JobError, match="cannot use a GPU here") as caught:
+    with pytest.raises(RequestError, match="cannot use a GPU here") as caught:
         runtime.prepare(save(build_onnx(NETWORK)), 1, 0, {"processor": "gpu"})
     assert caught.value.kind == "missing_runtime"
 
@@ -403,7 +403,7 @@ REFUSED = {
     "a batch that is not fixed": (model_of("Relu", ["N", 2, 6, 6]), "fixed sizes"),
     "integers": (model_of("Relu", MAP, element=TensorProto.INT32), "fixed sizes"),
     "an old opset": (model_of("Relu", MAP, opset=9), "opset 9"),
-    "a damaged file": (model_of("Relu", MAP)[:-9], "no whole ONNX file"),
+    "a damaged file": (model_of("Relu", MAP)[:-9], "no valid ONNX file"),
     "no model": (b"\x08\x07", "no valid ONNX file"),
     "shapes that are not those of the file": (
         model_of("Conv", MAP, WEIGHT, result=[1, 2, 6, 6]),
@@ -417,7 +417,7 @@ REFUSED = {
 def test_a_file_that_cannot_be_run_is_a_bad_model_that_says_why(
     runtime: pytorch.PyTorch, save: Callable[[bytes], str], content: bytes, said: str
 ) -> None:
-    with pytest.raises(JobError, match=said) as caught:
+    with pytest.raises(RequestError, match=said) as caught:
         runtime.prepare(save(content), 1, 0, {})
     assert caught.value.kind == "bad_model"
 
@@ -434,7 +434,7 @@ def test_without_a_compiler_the_error_says_what_to_install(
         return fail
 
     monkeypatch.setattr(torch, "compile", compiled)
-    with pytest.raises(JobError, match="no compiler") as caught:
+    with pytest.raises(RequestError, match="no compiler") as caught:
         runtime.prepare(save(build_onnx(NETWORK)), 1, 0, {"launch": "compiled"})
     assert caught.value.kind == "missing_runtime" and "g++" in caught.value.advice
 
@@ -445,7 +445,7 @@ def test_a_compiled_model_has_no_layers(
     monkeypatch.setattr(torch, "compile", lambda module, **given: module)
     model = runtime.prepare(save(build_onnx(NETWORK)), 1, 0, {"launch": "compiled"})
     assert model.facts()["flags"]["launch"] == "compiled"
-    with pytest.raises(JobError, match="no operators"):
+    with pytest.raises(RequestError, match="no separate operators"):
         model.layers(1)
 
 
@@ -485,5 +485,5 @@ def test_a_torch_without_compile_says_what_came_when(
     runtime: pytorch.PyTorch, save: Callable[[bytes], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(torch, "compile")
-    with pytest.raises(JobError, match=r"no torch\.compile, which came with 2\.0"):
+    with pytest.raises(RequestError, match=r"no torch\.compile, which came with 2\.0"):
         runtime.prepare(save(build_onnx(NETWORK)), 1, 0, {"launch": "compiled"})

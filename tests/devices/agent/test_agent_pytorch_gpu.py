@@ -12,9 +12,10 @@ from strict_torch_cuda import IN_USE_BEFORE, LOST, MODEL, ONE_RUN, StrictTorch
 
 from devices.agent.cuda.clocks import EventClocks
 from devices.agent.protocol import Rule
-from devices.agent.runtimes import onnx_in_torch, pytorch
-from devices.agent.runtimes.torch_clocks import TorchGpu
-from devices.agent.runtimes.torch_model import WARM_RUNS
+from devices.agent.runtimes.pytorch import build as onnx_in_torch
+from devices.agent.runtimes.pytorch import runtime as pytorch
+from devices.agent.runtimes.pytorch.clocks import TorchGpu
+from devices.agent.runtimes.pytorch.model import WARM_RUNS
 from latency_tables.opspec import Activation, Conv, OpSpec
 from profiler.workloads import build_onnx
 

@@ -15,13 +15,13 @@ from fake_cuda import FOLDER, simulated
 from onnx import TensorProto
 from strict_tensorrt import VERSIONS, machine, models
 
-from devices.agent import engines, worker
-from devices.agent.checks import JobError
+from devices.agent import worker
+from devices.agent.checks import RequestError
 from devices.agent.protocol import Rule
-from devices.agent.runtimes import tensorrt_engine
-from devices.agent.runtimes.tensorrt import TensorRT
-from devices.agent.runtimes.tensorrt_api import API_VARIABLE, TACTICS_VARIABLE, Tensor
-from devices.agent.runtimes.tensorrt_engine import random_input
+from devices.agent.runtimes.tensorrt import engines
+from devices.agent.runtimes.tensorrt import model as tensorrt_model
+from devices.agent.runtimes.tensorrt.api import API_VARIABLE, TACTICS_VARIABLE, Tensor
+from devices.agent.runtimes.tensorrt.runtime import TensorRT
 
 QUICK = Rule(
     warmup_s=0, warmup_cap_s=0.01, window_s=0.0001, min_samples=3, min_total_s=0, cap_s=0.02
@@ -66,12 +66,12 @@ def typed(version: str, precision: str) -> bytes:
     return models.convolution(half=precision == "fp16" and version in TYPED)
 
 
-def failure(runtime: TensorRT, file: str, **options: Any) -> JobError:
+def failure(runtime: TensorRT, file: str, **options: Any) -> RequestError:
     """The error of preparing a file, as the agent would answer it."""
     try:
         model = runtime.prepare(file, 1, 0, options)
     except Exception as error:
-        known = error if isinstance(error, JobError) else runtime.failure(error)
+        known = error if isinstance(error, RequestError) else runtime.failure(error)
         assert known is not None, f"not recognised: {error!r}"
         return known
     model.close()
@@ -168,6 +168,15 @@ def test_foreign_tactics_can_be_left_out(
     model.close()
 
 
+def outputs(model: Any) -> dict[str, bytes]:
+    """The outputs of the last run, as they lie in memory."""
+    return {
+        tensor.name: model._gpu.to_host(pointer, tensorrt_model._bytes(tensor))
+        for tensor, pointer in model._buffers
+        if not tensor.is_input
+    }
+
+
 @pytest.mark.parametrize("version", WITH_BOTH)
 def test_the_way_of_8_2_can_be_tried_where_both_exist(
     install: Install, save: Callable[[bytes], str], monkeypatch: pytest.MonkeyPatch, version: str
@@ -178,11 +187,11 @@ def test_the_way_of_8_2_can_be_tried_where_both_exist(
     model.run(3)
     assert model.facts()["api"] == "bindings"
     assert set(trt.world.launched_by) == {"execute_async_v2"}
-    old = model.outputs()  # type: ignore[attr-defined]
+    old = outputs(model)
     model.close()
     monkeypatch.delenv(API_VARIABLE)
     model = runtime.prepare(save(models.convolution()), 1, 5, {})
-    assert model.outputs() == old  # type: ignore[attr-defined]
+    assert outputs(model) == old
     model.close()
 
 
@@ -231,13 +240,13 @@ def test_a_graph_goes_before_the_context_that_it_launches(
 ) -> None:
     trt, runtime = install()
     model = runtime.prepare(save(models.convolution()), 1, 0, {"launch": "cuda_graph"})
-    destroy = tensorrt_engine.cuda.Gpu._destroy_graph
+    destroy = tensorrt_model.cuda.Gpu._destroy_graph
 
     def note(gpu: Any, executable: int) -> None:
         trt.world.freed.append("graph")
         destroy(gpu, executable)
 
-    monkeypatch.setattr(tensorrt_engine.cuda.Gpu, "_destroy_graph", note)
+    monkeypatch.setattr(tensorrt_model.cuda.Gpu, "_destroy_graph", note)
     freed = len(trt.world.freed)
     model.close() if do == "close" else model.layers(1)
     assert trt.world.freed[freed:][:2] == ["graph", "IExecutionContext"]
@@ -658,7 +667,7 @@ def test_a_step_that_failed_and_broke_the_gpu_is_told_from_one_that_failed(
     trt, runtime = install(version)
     for text, is_broken in [("10: no implementation", False), ("BROKEN", True)]:
         trt.world.fails[step] = text
-        with pytest.raises((JobError, RuntimeError), match=r"no implementation|illegal memory"):
+        with pytest.raises((RequestError, RuntimeError), match=r"no implementation|illegal memory"):
             runtime.prepare(save(models.convolution()), 1, 0, {})
         assert runtime.is_broken() is is_broken
 
@@ -672,9 +681,9 @@ def test_a_capture_that_broke_the_gpu_says_so(
         trt.world.gpu.gpu.broken = trt.world.gpu.ILLEGAL_ADDRESS
         gpu.synchronize(stream)
 
-    monkeypatch.setattr(tensorrt_engine.cuda.Gpu, "capture", capture)
+    monkeypatch.setattr(tensorrt_model.cuda.Gpu, "capture", capture)
     error = failure(runtime, save(models.convolution()), launch="cuda_graph")
-    assert isinstance(error.__cause__, tensorrt_engine.cuda.GpuError) and error.__cause__.sticky
+    assert isinstance(error.__cause__, tensorrt_model.cuda.GpuError) and error.__cause__.sticky
     assert runtime.is_broken()
 
 
@@ -703,7 +712,7 @@ def test_without_a_gpu_tensorrt_is_never_imported(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "tensorrt", None)  # importing it would fail
     runtime = TensorRT()
     assert runtime.version() is None
-    with pytest.raises(JobError, match="no usable one was found") as caught:
+    with pytest.raises(RequestError, match="no usable one was found") as caught:
         runtime.load()
     assert caught.value.kind == "missing_runtime"
 
@@ -715,7 +724,7 @@ def test_a_tensorrt_that_does_not_import_is_missing(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     runtime = TensorRT()
     assert runtime.version() is None
-    with pytest.raises(JobError, match="does not start") as caught:
+    with pytest.raises(RequestError, match="does not start") as caught:
         runtime.load()
     assert caught.value.kind == "missing_runtime" and "pip install" in caught.value.advice
 
@@ -724,7 +733,7 @@ def test_a_v100_with_10_16_is_told_to_install_10_4(
     install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine.install(monkeypatch, "10.16.1.11", capability=(7, 0))
-    with pytest.raises(JobError, match=r"10\.16\.1\.11 does not support") as caught:
+    with pytest.raises(RequestError, match=r"10\.16\.1\.11 does not support") as caught:
         TensorRT().load()
     assert caught.value.kind == "missing_runtime" and "10.4" in caught.value.advice
 
@@ -785,7 +794,7 @@ def test_a_builder_that_ends_its_process_costs_one_job(
 ) -> None:
     worker_with(ONE, FAKE_TENSORRT_FAILS="build=CRASH")
     request = asked("measure", save(models.convolution()), rule=QUICK._asdict())
-    with pytest.raises(JobError, match="SIGSEGV") as caught:
+    with pytest.raises(RequestError, match="SIGSEGV") as caught:
         worker.ask("tensorrt", request)
     assert caught.value.kind == "worker_crashed"
     worker_with(ONE, FAKE_TENSORRT_FAILS="")
@@ -798,6 +807,13 @@ def test_a_worker_without_a_gpu_tells_no_version(worker_with: Callable[..., None
 
 
 # Inputs
+
+
+def random_input(tensor: Tensor, seed: int) -> bytes:
+    """All that an input holds: the block that is drawn, repeated."""
+    block = tensorrt_model._drawn(tensor, seed)
+    size = tensorrt_model._bytes(tensor)
+    return (block * -(-size // len(block)))[:size]
 
 
 def test_inputs_are_drawn_from_the_seed() -> None:
@@ -851,6 +867,6 @@ def test_integer_inputs_reach_the_engine(install: Install, save: Callable[[bytes
 
 
 def test_an_input_of_a_type_that_cannot_be_filled_is_refused() -> None:
-    with pytest.raises(JobError, match="BF16") as caught:
+    with pytest.raises(RequestError, match="BF16") as caught:
         random_input(Tensor("image", True, (4,), "BF16"), 0)
     assert caught.value.kind == "bad_model"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,10 @@ import pytest
 from strict_tensorrt import VERSIONS, build
 from strict_tensorrt.strict import NotPlayedError
 
-from devices.agent import chips, engines
-from devices.agent.checks import JobError
+from devices.agent.checks import RequestError
 from devices.agent.cuda import GpuInfo
-from devices.agent.runtimes import tensorrt_inspect
-from devices.agent.runtimes.tensorrt_api import API_VARIABLE, Capabilities
+from devices.agent.runtimes.tensorrt import chips, engines, inspection
+from devices.agent.runtimes.tensorrt.api import API_VARIABLE, Capabilities
 
 #: What a family of versions has; the columns are the fields of ``Capabilities`` in their order.
 FIELDS = (
@@ -164,23 +164,23 @@ def test_a_convolution_s_precision_is_read_in_the_words_of_every_version(
     datatype: str, precision: str
 ) -> None:
     for kind in ("CaskConvolution", "CaskGemmConvolution", "CaskJitConv", "correlation", "gemm"):
-        found = tensorrt_inspect.inspect(engine(layer(kind, datatype)))
+        found = inspection.inspect(engine(layer(kind, datatype)))
         assert found.precision_layers == {precision: 1} and found.layers[0].multiplies
 
 
 def test_from_11_on_the_type_has_a_field_of_its_own() -> None:
     tensor = {"Name": "x", "Format": "Row major linear format (kLINEAR)", "DataType": "Half"}
     conv = {"Name": "c", "LayerType": "CaskConvolution", "Inputs": [tensor], "Outputs": [tensor]}
-    assert tensorrt_inspect.inspect(engine(conv)).precision == "fp16"
+    assert inspection.inspect(engine(conv)).precision == "fp16"
 
 
 def test_weights_say_more_than_what_a_convolution_reads() -> None:
     mixed = layer("CaskConvolution", "Row major linear FP32", Weights={"Type": "Half", "Count": 9})
-    assert tensorrt_inspect.inspect(engine(mixed)).precision == "fp16"
+    assert inspection.inspect(engine(mixed)).precision == "fp16"
 
 
 def test_what_moves_data_does_not_count() -> None:
-    found = tensorrt_inspect.inspect(
+    found = inspection.inspect(
         engine(
             layer("Reformat", "Row major linear FP16 format"),
             layer("CaskConvolution", "Row major linear FP32"),
@@ -192,13 +192,13 @@ def test_what_moves_data_does_not_count() -> None:
 
 
 def test_a_mixed_engine_says_both() -> None:
-    found = tensorrt_inspect.inspect(
+    found = inspection.inspect(
         engine(layer("CaskConvolution", "Half"), layer("CaskConvolution", "Float"))
     )
     assert found.precision == "fp16+fp32"
-    tensorrt_inspect.check(found, "fp16", has_products=True)
-    with pytest.raises(JobError, match="1 layers are not in fp32") as caught:
-        tensorrt_inspect.check(found, "fp32", has_products=True)
+    inspection.check(found, "fp16", has_products=True)
+    with pytest.raises(RequestError, match="1 layers are not in fp32") as caught:
+        inspection.check(found, "fp32", has_products=True)
     assert caught.value.kind == "wrong_precision"
 
 
@@ -211,10 +211,10 @@ def test_a_mixed_engine_says_both() -> None:
     ],
 )
 def test_a_kernel_that_rounds_to_tf32_is_no_fp32(tactic: str) -> None:
-    found = tensorrt_inspect.inspect(engine(layer("CaskConvolution", "Float", tactic)))
+    found = inspection.inspect(engine(layer("CaskConvolution", "Float", tactic)))
     assert found.precision == "tf32"
-    with pytest.raises(JobError, match="in tf32"):
-        tensorrt_inspect.check(found, "fp32", has_products=True)
+    with pytest.raises(RequestError, match="in tf32"):
+        inspection.check(found, "fp32", has_products=True)
 
 
 @pytest.mark.parametrize(
@@ -226,18 +226,18 @@ def test_a_kernel_that_rounds_to_tf32_is_no_fp32(tactic: str) -> None:
     ],
 )
 def test_plain_fp32_kernels_are_fp32(tactic: str) -> None:
-    found = tensorrt_inspect.inspect(engine(layer("CaskConvolution", "Float", tactic)))
-    tensorrt_inspect.check(found, "fp32", has_products=True)
+    found = inspection.inspect(engine(layer("CaskConvolution", "Float", tactic)))
+    inspection.check(found, "fp32", has_products=True)
     assert found.tactics == [["a CaskConvolution", tactic]]
 
 
 def test_a_tf32_kernel_is_found_by_its_name_whatever_calls_it() -> None:
     fused = layer("Myelin", "Float", "sm80_xmma_gemm_tf32f32_tf32f32_f32_tn_n")
-    assert tensorrt_inspect.inspect(engine(fused)).precision == "tf32"
+    assert inspection.inspect(engine(fused)).precision == "tf32"
     numbered = layer("CaskConvolution", "Float", "", TacticValue="0x0000000000051688")
-    found = tensorrt_inspect.inspect(engine(numbered))
+    found = inspection.inspect(engine(numbered))
     assert found.precision == "fp32" and found.tactics[0][1] == "0x0000000000051688"
-    tensorrt_inspect.check(found, "fp32", has_products=True)
+    inspection.check(found, "fp32", has_products=True)
 
 
 HALF, FLOAT = layer("CaskConvolution", "Half"), layer("CaskConvolution", "Float")
@@ -259,7 +259,7 @@ COMPILED = {"LayerType": "kgen", "Name": "__myl_ConvAdd_myl0_1"}
 def test_an_engine_that_is_half_fp16_or_more_is_taken(
     layers: list[dict[str, Any]], has_products: bool
 ) -> None:
-    tensorrt_inspect.check(tensorrt_inspect.inspect(engine(*layers)), "fp16", has_products)
+    inspection.check(inspection.inspect(engine(*layers)), "fp16", has_products)
 
 
 @pytest.mark.parametrize(
@@ -276,42 +276,40 @@ def test_an_engine_that_is_half_fp16_or_more_is_taken(
 def test_an_engine_with_too_little_fp16_is_refused(
     layers: list[dict[str, Any]], has_products: bool, said: str
 ) -> None:
-    found = tensorrt_inspect.inspect(engine(*layers))
-    with pytest.raises(JobError, match=said) as caught:
-        tensorrt_inspect.check(found, "fp16", has_products)
+    found = inspection.inspect(engine(*layers))
+    with pytest.raises(RequestError, match=said) as caught:
+        inspection.check(found, "fp16", has_products)
     assert caught.value.kind == "wrong_precision"
 
 
 def test_one_int8_product_is_enough_for_a_network_with_scales() -> None:
     mixed = [layer("CaskConvolution", "Int8"), *[FLOAT] * 9]
-    found = tensorrt_inspect.inspect(engine(*mixed))
-    tensorrt_inspect.check(found, "int8", has_products=True)
+    found = inspection.inspect(engine(*mixed))
+    inspection.check(found, "int8", has_products=True)
     assert found.precision_layers == {"int8": 1, "fp32": 9}
-    with pytest.raises(JobError, match="is in int8"):
-        tensorrt_inspect.check(
-            tensorrt_inspect.inspect(engine(*[FLOAT] * 9)), "int8", has_products=True
-        )
+    with pytest.raises(RequestError, match="is in int8"):
+        inspection.check(inspection.inspect(engine(*[FLOAT] * 9)), "int8", has_products=True)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_an_engine_of_names_alone_is_refused(precision: str) -> None:
     for layers in (["t1/Conv", "result/Gemm"], [HALF, "result/Gemm"]):
-        found = tensorrt_inspect.inspect(engine(*layers))
-        with pytest.raises(JobError, match="no details") as caught:
-            tensorrt_inspect.check(found, precision, has_products=True)
+        found = inspection.inspect(engine(*layers))
+        with pytest.raises(RequestError, match="no details") as caught:
+            inspection.check(found, precision, has_products=True)
         assert caught.value.kind == "runtime_error"
 
 
 def test_names_alone_tell_no_precision() -> None:
-    found = tensorrt_inspect.inspect(engine("t1/Conv + t2/Clip", "result/Gemm"))
+    found = inspection.inspect(engine("t1/Conv + t2/Clip", "result/Gemm"))
     assert [one.name for one in found.layers] == ["t1/Conv + t2/Clip", "result/Gemm"]
     assert (found.precision, found.tactics) == ("", [])
 
 
 @pytest.mark.parametrize("text", ["", "no JSON", "[]", '{"Layer": []}', "null"])
 def test_an_answer_that_is_not_understood_is_an_error(text: str) -> None:
-    with pytest.raises(JobError, match="not understood") as caught:
-        tensorrt_inspect.inspect(text)
+    with pytest.raises(RequestError, match="not understood") as caught:
+        inspection.inspect(text)
     assert caught.value.kind == "runtime_error"
 
 
@@ -339,7 +337,7 @@ def gpu(*capability: int) -> GpuInfo:
 def test_a_version_that_does_not_fit_the_chip_is_told_which_one_does(
     capability: tuple[int, int], version: str, advice: str
 ) -> None:
-    with pytest.raises(JobError) as caught:
+    with pytest.raises(RequestError) as caught:
         chips.check(gpu(*capability), version)
     assert caught.value.kind == "missing_runtime"
     assert version in caught.value.message and caught.value.advice == advice
@@ -364,7 +362,7 @@ def test_a_version_that_fits_is_let_through(capability: tuple[int, int], version
 def test_chips_without_int8_are_refused_for_int8_alone() -> None:
     for precision in ("fp32", "fp16"):
         chips.check(gpu(6, 2), "8.2.1.8", precision)
-    with pytest.raises(JobError, match="no int8 arithmetic"):
+    with pytest.raises(RequestError, match="no int8 arithmetic"):
         chips.check(gpu(6, 2), "8.2.1.8", "int8")
     chips.check(gpu(6, 1), "8.6.0", "int8")
 
@@ -396,7 +394,7 @@ def test_nothing_is_left_of_an_engine_that_could_not_be_written(
     def refuse(*names: str) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(engines.os, "replace", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(OSError, match="no space left"):
         engines.save(str(tmp_path / "model.onnx"), b"an engine")
     assert list(tmp_path.iterdir()) == []

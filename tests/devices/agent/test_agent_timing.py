@@ -57,7 +57,7 @@ class FakeMachine(Clocks):
     def settle(self):
         self.placed.append("settle")
 
-    def calm(self):
+    def is_undisturbed(self):
         return not self._busy(self._wall)
 
     def release(self):
@@ -271,9 +271,9 @@ def test_a_neighbour_who_never_leaves_spoils_no_count_but_shows_in_the_result() 
 
 
 def test_a_few_undisturbed_samples_are_used_alone_and_fewer_than_that_are_not() -> None:
-    calm, busy = Sample(1, 1, False), Sample(2, 2, True)
-    assert undisturbed([busy] * 97 + [calm] * 3) == [calm] * 3
-    assert undisturbed([busy] * 98 + [calm] * 2) == [busy] * 98 + [calm] * 2
+    clean, busy = Sample(1, 1, False), Sample(2, 2, True)
+    assert undisturbed([busy] * 97 + [clean] * 3) == [clean] * 3
+    assert undisturbed([busy] * 98 + [clean] * 2) == [busy] * 98 + [clean] * 2
 
 
 def test_the_thread_settles_before_the_warm_up_and_after_it_and_is_released_at_the_end() -> None:
@@ -294,7 +294,7 @@ def test_the_clocks_of_this_machine_give_its_cores_back() -> None:
         clocks.settle()
         if threads == 2 or not clocks.counts_cpu:
             assert os.sched_getaffinity(0) == before
-            assert clocks.calm()
+            assert clocks.is_undisturbed()
         else:
             assert len(os.sched_getaffinity(0)) == 1
         clocks.release()

@@ -13,18 +13,14 @@ from typing import Any
 
 import pytest
 
-from devices.agent import engines
-from devices.agent.checks import JobError
+from devices.agent.checks import RequestError
 from devices.agent.cuda import GpuInfo
 from devices.agent.protocol import Rule, file_digest
-from devices.agent.runtimes import (
-    tensorrt_build,
-    trtexec,
-    trtexec_flags,
-    trtexec_output,
-    trtexec_process,
-)
-from devices.agent.runtimes.trtexec import Trtexec
+from devices.agent.runtimes.tensorrt import build as tensorrt_build
+from devices.agent.runtimes.tensorrt import engines
+from devices.agent.runtimes.trtexec import flags, output, process
+from devices.agent.runtimes.trtexec import runtime as trtexec
+from devices.agent.runtimes.trtexec.runtime import Trtexec
 from latency_tables.opspec import Conv, OpSpec
 from profiler.workloads import build_onnx
 
@@ -51,7 +47,7 @@ class Device:
         self.model = folder / "models" / "m.onnx"
         self.model.write_bytes(build_onnx(SPEC))
         patch.setenv("FAKE_TRTEXEC_CALLS", str(self.calls_file))
-        patch.setenv(trtexec_process.PATH_VARIABLE, str(self.binary))
+        patch.setenv(process.PATH_VARIABLE, str(self.binary))
         patch.setattr(trtexec, "find_gpu", lambda: None)
         self.become("8.5.3")
 
@@ -84,9 +80,11 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     yield Device(tmp_path, monkeypatch)
 
 
-def failure(device: Device, version: str = "8.5.3", fault: str = "", **options: Any) -> JobError:
+def failure(
+    device: Device, version: str = "8.5.3", fault: str = "", **options: Any
+) -> RequestError:
     """The error of a whole job."""
-    with pytest.raises(JobError) as caught:
+    with pytest.raises(RequestError) as caught:
         model = device.prepare(device.become(version, fault), **options)
         try:
             model.measure(RULE, 1)
@@ -118,7 +116,7 @@ def test_each_version_builds_and_times_in_each_precision_and_launch(
     plan = engines.load(str(device.model), facts["engine_sha256"])
     assert plan is not None and len(plan) == facts["engine_bytes"]
     built = json.loads(plan)
-    assert built["workspace"] == str(trtexec_flags.WORKSPACE_MIB)
+    assert built["workspace"] == str(flags.WORKSPACE_MIB)
     assert not built["tf32"] and built["verbosity"] == "detailed"
     is_set = precision == "fp16" and version != "11.1.0"
     assert built["io"] == (["fp16:chw"] * 2 if is_set else [None] * 2)
@@ -143,11 +141,11 @@ def commands(version: tuple[int, int, int]) -> Iterator[list[str]]:
     """Every command line of a version."""
     for precision in ("fp32", "fp16", "int8"):
         for cache in (None, "cache"):
-            yield trtexec_flags.build(version, "onnx", "engine", precision, 9, cache)
+            yield flags.build(version, "onnx", "engine", precision, 9, cache)
     for launch in ("plain", "cuda_graph"):
-        yield trtexec_flags.time(version, "engine", launch, RULE, "times")
-    yield trtexec_flags.profile(version, "engine", 3, "profile")
-    yield [trtexec_flags.LAYER_INFO]
+        yield flags.time(version, "engine", launch, RULE, "times")
+    yield flags.profile(version, "engine", 3, "profile")
+    yield [flags.LAYER_INFO]
 
 
 @pytest.mark.parametrize("version", [*VERSIONS, "8.0.3", "9.2.0", "10.0.1", "11.4.1"])
@@ -161,7 +159,7 @@ def test_every_flag_is_one_that_the_stand_in_knows_and_the_table_lists(
     if version == "8.0.3":  # too old, which the stand-in notices too
         assert not all(knows(name) for name in used)
         return
-    assert used == {name for name in trtexec_flags.FLAGS if trtexec_flags.takes(numbers, name)}
+    assert used == {name for name in flags.FLAGS if flags.takes(numbers, name)}
     assert all(knows(name) for name in used)
 
 
@@ -206,7 +204,7 @@ def test_an_error_in_the_table_of_flags_ends_the_job(
     version: str,
     launch: str,
 ) -> None:
-    monkeypatch.setitem(trtexec_flags.FLAGS, name, trtexec_flags.Flag(since, before, ""))
+    monkeypatch.setitem(flags.FLAGS, name, flags.Flag(since, before))
     error = failure(device, version, precision="fp16", launch=launch)
     assert "does not know" in error.message or "did not time what was asked" in error.message
 
@@ -383,41 +381,33 @@ def test_a_graph_that_could_not_be_recorded_is_no_result(device: Device) -> None
     assert error.kind == "runtime_error" and "CUDA graph" in error.message
 
 
-def test_a_model_whose_data_is_elsewhere_is_refused_before_the_binary_sees_it(
-    device: Device,
-) -> None:
-    device.model.write_bytes(b"no model")
-    assert failure(device).kind == "bad_model"
-    assert device.calls == []
-
-
 def test_without_a_binary_there_is_no_version(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(trtexec_process.PATH_VARIABLE)
+    monkeypatch.delenv(process.PATH_VARIABLE)
     monkeypatch.setenv("PATH", str(device.folder))
-    monkeypatch.setattr(trtexec_process, "USUAL_PATH", str(device.folder / "none"))
+    monkeypatch.setattr(process, "USUAL_PATH", str(device.folder / "none"))
     runtime = Trtexec()
     assert not runtime.is_installed() and runtime.version() is None
-    with pytest.raises(JobError, match="no trtexec") as caught:
+    with pytest.raises(RequestError, match="no trtexec") as caught:
         runtime.load()
     assert caught.value.kind == "missing_runtime"
-    assert trtexec_process.PATH_VARIABLE in caught.value.advice
+    assert process.PATH_VARIABLE in caught.value.advice
 
 
 def test_the_path_comes_before_the_usual_place_and_the_user_s_word_before_both(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trtexec_process, "USUAL_PATH", str(device.binary))
-    assert trtexec_process.find() == str(device.binary)
-    monkeypatch.setenv(trtexec_process.PATH_VARIABLE, str(device.folder / "not here"))
-    assert trtexec_process.find() is None  # what the user names must be there
-    monkeypatch.delenv(trtexec_process.PATH_VARIABLE)
+    monkeypatch.setattr(process, "USUAL_PATH", str(device.binary))
+    assert process.find() == str(device.binary)
+    monkeypatch.setenv(process.PATH_VARIABLE, str(device.folder / "not here"))
+    assert process.find() is None  # what the user names must be there
+    monkeypatch.delenv(process.PATH_VARIABLE)
     monkeypatch.setenv("PATH", str(device.folder))
-    assert trtexec_process.find() == str(device.binary)
+    assert process.find() == str(device.binary)
     monkeypatch.setenv("PATH", str(device.binary.parent))
-    monkeypatch.setattr(trtexec_process, "USUAL_PATH", "/nowhere")
-    assert trtexec_process.find() == str(device.binary)
+    monkeypatch.setattr(process, "USUAL_PATH", "/nowhere")
+    assert process.find() == str(device.binary)
 
 
 @pytest.mark.parametrize("version", ["7.2.3", "8.0.1", "12.0.0"])
@@ -444,7 +434,7 @@ def test_the_binary_dies_with_the_process_that_drives_it(device: Device) -> None
     os.mkfifo(fifo)
     device.become("8.5.3", fault="hang")
     code = (
-        "import sys; from devices.agent.runtimes import trtexec\n"
+        "import sys; from devices.agent.runtimes.trtexec import runtime as trtexec\n"
         "trtexec.find_gpu = lambda: None\n"
         "runtime = trtexec.Trtexec(); runtime.load()\n"
         "runtime.prepare(sys.argv[1], 1, 0, {})\n"
@@ -473,15 +463,15 @@ LOGS: dict[str, tuple[tuple[int, int, int], str, float, int, str, str]] = {
 def test_recorded_output_is_read(name: str) -> None:
     said = (RECORDED / f"{name}.log").read_text()
     version, gpu, seconds, mib, launch, enqueue_ms = LOGS[name]
-    assert trtexec_output.version(said) == version
-    assert trtexec_output.gpu(said) == gpu
-    assert trtexec_output.build_s(said) == seconds
-    assert trtexec_output.device_memory_bytes(said) == mib << 20
-    trtexec_output.check_options(said, launch)
+    assert output.version(said) == version
+    assert output.gpu(said) == gpu
+    assert output.build_s(said) == seconds
+    assert output.device_memory_bytes(said) == mib << 20
+    output.check_options(said, launch)
     other = "plain" if launch == "cuda_graph" else "cuda_graph"
-    with pytest.raises(JobError, match="CUDA Graph"):
-        trtexec_output.check_options(said, other)
-    (run,) = trtexec_output.runs('[{"startComputeMs" : 1, "computeMs" : 0.5}]', said, 0)
+    with pytest.raises(RequestError, match="CUDA Graph"):
+        output.check_options(said, other)
+    (run,) = output.runs('[{"startComputeMs" : 1, "computeMs" : 0.5}]', said, 0)
     assert run.enqueue_ns == round(float(enqueue_ms) * 1e6)
 
 
@@ -501,31 +491,31 @@ def test_the_number_of_the_version_is_read_in_its_old_and_new_form(
     number: str, version: tuple[int, int, int]
 ) -> None:
     said = f"&&&& RUNNING TensorRT.trtexec [TensorRT {number}] # trtexec --help"
-    assert trtexec_output.version(said) == version
+    assert output.version(said) == version
 
 
 def test_without_the_median_in_the_log_the_enqueue_time_is_the_difference() -> None:
     written = '[{"startEnqMs" : 1, "endEnqMs" : 1.25, "startComputeMs" : 2, "computeMs" : 0.5}]'
-    assert trtexec_output.runs(written, "", 0) == [trtexec_output.Run(500_000, 250_000)]
+    assert output.runs(written, "", 0) == [output.Run(500_000, 250_000)]
 
 
 @pytest.mark.parametrize(
     "written", ["", "{}", "[3]", "[]", '[{"startComputeMs" : 1, "computeMs" : 2}]']
 )
 def test_times_that_hold_no_run_after_the_warm_up_are_no_result(written: str) -> None:
-    with pytest.raises(JobError, match="exportTimes"):
-        trtexec_output.runs(written, "", 200)
+    with pytest.raises(RequestError, match="exportTimes"):
+        output.runs(written, "", 200)
 
 
 @pytest.mark.parametrize("written", ["[", "[{}]", '[{ "count" : 7 }]'])
 def test_a_profile_without_layers_is_no_result(written: str) -> None:
-    with pytest.raises(JobError, match="exportProfile"):
-        trtexec_output.layers(written)
+    with pytest.raises(RequestError, match="exportProfile"):
+        output.layers(written)
 
 
 def test_the_numbers_that_json_lacks_are_read_as_nothing() -> None:
     written = '{"a" : -nan, "b" : inf, "c": nan, "name" : "info : nano"}'
-    found = trtexec_output.read_json(written, "--exportProfile")
+    found = output.read_json(written, "--exportProfile")
     assert found == {"a": None, "b": None, "c": None, "name": "info : nano"}
 
 
@@ -533,5 +523,5 @@ def test_options_outside_of_what_there_is_are_refused() -> None:
     check: Callable[[str, Any], Any]
     for name, value in {"launch": "compiled", "precision": "bf16", "build": -1}.items():
         check = Trtexec.OPTIONS[name]
-        with pytest.raises(JobError, match=name):
+        with pytest.raises(RequestError, match=name):
             check(name, value)

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from devices.agent import runtimes, service, worker
-from devices.agent.checks import JobError
+from devices.agent.checks import RequestError
 from devices.agent.cuda.errors import GpuError
 from devices.agent.protocol import PROTOCOL, file_digest, parse_request
-from devices.agent.runtimes.fake import IsolatedFake
+from devices.agent.runtimes.fake.runtime import IsolatedFake
 from devices.agent.service import Jobs
 from devices.agent_process import AgentProcess
 
@@ -50,8 +50,8 @@ def request(tmp_path: Path, script: dict[str, Any], **fields: Any) -> Any:
     return parse_request(message)
 
 
-def failure(jobs: Jobs, asked: Any) -> JobError:
-    with pytest.raises(JobError) as caught:
+def failure(jobs: Jobs, asked: Any) -> RequestError:
+    with pytest.raises(RequestError) as caught:
         jobs.do(asked)
     return caught.value
 
@@ -125,7 +125,7 @@ def ours(monkeypatch: pytest.MonkeyPatch) -> IsolatedFake:
 
 
 def ends_process(asked: Any) -> bool:
-    with pytest.raises(JobError) as caught:
+    with pytest.raises(RequestError) as caught:
         service.work("measure", asked.measure)
     return caught.value.ends_process
 
@@ -155,7 +155,7 @@ def test_an_error_of_cuda_that_stays_ends_the_process_though_it_has_another_name
         try:
             raise GpuError("launch", code, "CUDA_ERROR")
         except GpuError as error:
-            raise JobError("bad_model", "it cannot be run", "") from error
+            raise RequestError("bad_model", "it cannot be run", "") from error
 
     monkeypatch.setattr(ours, "prepare", prepare)
     assert ends_process(request(tmp_path, {"behaviour": "work"})) is is_lost
@@ -239,8 +239,8 @@ def test_runtimes_whose_version_hangs_are_left_out_and_share_one_budget(
     program.write_text(HANGS)
     monkeypatch.setenv("STARTED", str(started))
     monkeypatch.setattr(worker, "AGENT", str(program))
-    isolated = ".fake:IsolatedFake"
-    found = {"hangs": isolated, "hangs too": isolated, "fake": ".fake:FakeRuntime"}
+    isolated = ".fake.runtime:IsolatedFake"
+    found = {"hangs": isolated, "hangs too": isolated, "fake": ".fake.runtime:FakeRuntime"}
     monkeypatch.setattr(runtimes, "RUNTIMES", found)
     monkeypatch.setattr(runtimes, "_loaded", {})
     monkeypatch.setattr(IsolatedFake, "VERSION_IMPORTS", True)
@@ -253,7 +253,7 @@ def test_runtimes_whose_version_hangs_are_left_out_and_share_one_budget(
 def test_versions_are_told_in_the_order_of_the_runtimes(
     jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = {"isolated_fake": ".fake:IsolatedFake", "fake": ".fake:FakeRuntime"}
+    found = {"isolated_fake": ".fake.runtime:IsolatedFake", "fake": ".fake.runtime:FakeRuntime"}
     monkeypatch.setattr(runtimes, "RUNTIMES", found)
     monkeypatch.setattr(runtimes, "_loaded", {})
     monkeypatch.setattr(IsolatedFake, "VERSION_IMPORTS", True)

@@ -24,7 +24,7 @@ AGENT = Path(__file__).parents[3] / "devices" / "agent"
 QUICK = Rule(
     warmup_s=0, warmup_cap_s=0.01, window_s=0.0001, min_samples=3, min_total_s=0, cap_s=0.02
 )
-API, BUILD, ENGINE = "tensorrt_api.py", "tensorrt_build.py", "tensorrt_engine.py"
+API, BUILD, ENGINE = "api.py", "build.py", "model.py"
 
 ALL = "8.2 8.4 8.5 8.6 10 11"
 #: What is planted: the file, the right text, the wrong one, and the versions where that is wrong.
@@ -190,7 +190,7 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.copytree(AGENT, folder / "agent", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "__init__.py").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
-    yield folder / "agent" / "runtimes"
+    yield folder / "agent" / "runtimes" / "tensorrt"
     for name in [one for one in sys.modules if one.split(".")[0] == "planted"]:
         del sys.modules[name]
 
@@ -200,7 +200,7 @@ def run_everything(version: str, patch: pytest.MonkeyPatch, folder: Path) -> Non
     machine.install(patch, version, capability=(8, 0))
     gpu = importlib.import_module("planted.agent.cuda")
     gpu.find_gpu.cache_clear()
-    runtime: Any = importlib.import_module("planted.agent.runtimes.tensorrt").TensorRT()
+    runtime: Any = importlib.import_module("planted.agent.runtimes.tensorrt.runtime").TensorRT()
     runtime.load()
     typed = models.convolution(half=version.startswith("11"))
     files = {"fp32": models.convolution(), "fp16": typed, "int8": models.quantized()}

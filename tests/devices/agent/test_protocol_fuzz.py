@@ -76,7 +76,7 @@ def job(file: str, runtime: str = "fake", **fields: Any) -> Message:
     readable = not file.startswith("/proc") and is_file(Path(file))
     digest = file_digest(file) if readable else "0" * 64
     named = {"protocol": PROTOCOL, "do": "measure", "runtime": runtime, "file": file}
-    # With two threads no calm core is looked for, which would take most of the time.
+    # With two threads no idle core is looked for, which would take most of the time.
     return named | {"sha256": digest, "rule": QUICK, "threads": 2, "seed": 0} | fields
 
 

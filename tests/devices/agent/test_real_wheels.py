@@ -20,7 +20,7 @@ from pythons import interpreter
 from strict_tensorrt import VERSIONS, build
 from strict_tensorrt.surface import FOLDER, load
 
-from devices.agent.runtimes.tensorrt_api import Capabilities
+from devices.agent.runtimes.tensorrt.api import Capabilities
 
 VARIABLE = "DSHRINK_TENSORRT_WHEELS"
 WHEELS = [Path(one) for one in os.environ.get(VARIABLE, "").split(os.pathsep) if one]
@@ -29,7 +29,7 @@ PATIENCE_S = 300
 READ = """
 import importlib, json, sys
 from read_surface import read
-from devices.agent.runtimes.tensorrt_api import Capabilities
+from devices.agent.runtimes.tensorrt.api import Capabilities
 module = importlib.import_module(sys.argv[1])
 print(json.dumps({"surface": read(module), "able": Capabilities.of(module)._asdict()}))
 """

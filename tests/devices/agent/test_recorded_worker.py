@@ -52,7 +52,7 @@ def requests(model: Path) -> list[dict[str, Any]]:
         {"do": "measure", **file, "options": {"precision": "fp4"}},
         {"do": "quit"},
     )
-    return [{"protocol": 3, "id": str(n), **message} for n, message in enumerate(asked)]
+    return [{"protocol": 1, "id": str(n), **message} for n, message in enumerate(asked)]
 
 
 def converse(model: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""A network of nine convolutions, and pictures to judge it by."""
+"""A network of nine convolutions, and pictures to evaluate it by."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pictures import write_pictures
 
-from dshrink.importance.run import Measurement
-from dshrink.importance.settings import Level, Settings
+from dshrink.importance.run import ImportanceRun
+from dshrink.importance.settings import ImportanceSettings, Level
 
 
 @pytest.fixture(scope="session")
@@ -17,8 +17,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def settings(pictures: Path) -> Settings:
-    return Settings(
+def settings(pictures: Path) -> ImportanceSettings:
+    return ImportanceSettings(
         model="test_resnet",
         data=str(pictures),
         level=Level.parse("recalibrate:2"),
@@ -29,8 +29,8 @@ def settings(pictures: Path) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def finished(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(settings: ImportanceSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The table of a run that nothing disturbed."""
     out = tmp_path_factory.mktemp("finished") / "importance.csv"
-    Measurement(settings=settings, out=out).run()
+    ImportanceRun(settings=settings, out=out).run()
     return out

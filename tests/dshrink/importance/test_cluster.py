@@ -1,4 +1,4 @@
-"""Importances judged by the workers of a cluster: by which, and what becomes of those that fail."""
+"""Importances evaluated by the workers of a cluster, and what becomes of those that fail."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from unittest.mock import Mock
 import pytest
 from importance_runs import NETWORKS, begin, evaluations
 
-from dshrink.importance.cluster import DEATHS, _Sharing, judge_here
+from dshrink.importance.cluster import DEATHS, _Sharing, evaluate_here
 from dshrink.importance.errors import EvaluationError
 from dshrink.importance.evaluation import Evaluation
 from dshrink.importance.evaluator import Evaluator
-from dshrink.importance.run import Measurement
-from dshrink.importance.settings import Candidate, Settings
+from dshrink.importance.run import ImportanceRun
+from dshrink.importance.settings import Candidate, ImportanceSettings
 from profiler.errors import SessionError
 from profiler.scheduling.dask_connection import connect
 
@@ -59,28 +59,28 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the workers that judged, in their order."""
+    """The names of the workers that evaluated, in their order."""
     names: list[str] = []
-    judge = Evaluator.judge
+    evaluate = Evaluator.evaluate
 
     def noted(self: Evaluator, candidate: Candidate) -> Evaluation:
         names.append(str(distributed.get_worker().name))
-        return judge(self, candidate)
+        return evaluate(self, candidate)
 
-    monkeypatch.setattr(Evaluator, "judge", noted)
+    monkeypatch.setattr(Evaluator, "evaluate", noted)
     return names
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, name: str, what: Callable[[], object]) -> None:
-    """Have ``what`` happen to the worker of this name instead of judging."""
-    judge = Evaluator.judge
+    """Have ``what`` happen to the worker of this name instead of evaluating."""
+    evaluate = Evaluator.evaluate
 
     def spoilt(self: Evaluator, candidate: Candidate) -> Evaluation:
         if distributed.get_worker().name == name:
             what()
-        return judge(self, candidate)
+        return evaluate(self, candidate)
 
-    monkeypatch.setattr(Evaluator, "judge", spoilt)
+    monkeypatch.setattr(Evaluator, "evaluate", spoilt)
 
 
 def fail() -> None:
@@ -88,26 +88,26 @@ def fail() -> None:
 
 
 @pytest.fixture
-def measurement(finished: Path, settings: Settings, tmp_path: Path) -> Measurement:
-    """One that has ``LEFT`` networks still to judge."""
+def measurement(finished: Path, settings: ImportanceSettings, tmp_path: Path) -> ImportanceRun:
+    """One that has ``LEFT`` networks still to evaluate."""
     out = tmp_path / "importance.csv"
     begin(out, finished, NETWORKS - LEFT)
-    return Measurement(settings=settings, out=out)
+    return ImportanceRun(settings=settings, out=out)
 
 
 def test_workers_of_a_cluster_make_the_same_table_and_boards_are_left_alone(
-    cluster: Callable[..., str], measurement: Measurement, finished: Path, asked: list[str]
+    cluster: Callable[..., str], measurement: ImportanceRun, finished: Path, asked: list[str]
 ) -> None:
     result = replace(
         measurement, connect=partial(connect, cluster("first", "board", "second"))
     ).run()
-    assert result.judged == len(asked) == LEFT
+    assert result.evaluated == len(asked) == LEFT
     assert set(asked) == {"first", "second"}
     assert measurement.out.read_bytes() == finished.read_bytes()
 
 
 def test_where_all_workers_drive_boards_nobody_is_asked(
-    cluster: Callable[..., str], measurement: Measurement, asked: list[str]
+    cluster: Callable[..., str], measurement: ImportanceRun, asked: list[str]
 ) -> None:
     with pytest.raises(EvaluationError, match=r'only 1 with resources.*"importance=1"'):
         replace(measurement, connect=partial(connect, cluster("board"))).run()
@@ -116,7 +116,7 @@ def test_where_all_workers_drive_boards_nobody_is_asked(
 
 def test_a_worker_that_fails_is_left_out_with_a_notice(
     cluster: Callable[..., str],
-    measurement: Measurement,
+    measurement: ImportanceRun,
     finished: Path,
     asked: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -124,7 +124,7 @@ def test_a_worker_that_fails_is_left_out_with_a_notice(
     spoil(monkeypatch, "first", fail)
     said: list[str] = []
     measurement = replace(measurement, connect=partial(connect, cluster("first", "second")))
-    assert measurement.run(say=said.append).judged == LEFT
+    assert measurement.run(notice=said.append).evaluated == LEFT
     assert measurement.out.read_bytes() == finished.read_bytes()
     assert asked == ["second"] * LEFT
     [notice] = [line for line in said if "left out" in line]
@@ -132,7 +132,7 @@ def test_a_worker_that_fails_is_left_out_with_a_notice(
 
 
 def test_where_every_worker_fails_the_run_ends_in_one_line_and_loses_nothing(
-    cluster: Callable[..., str], measurement: Measurement, monkeypatch: pytest.MonkeyPatch
+    cluster: Callable[..., str], measurement: ImportanceRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(monkeypatch, "first", fail)
     with pytest.raises(EvaluationError, match=r"a worker of .* failed \(ModuleNotFoundError: No"):
@@ -143,7 +143,7 @@ def test_where_every_worker_fails_the_run_ends_in_one_line_and_loses_nothing(
 
 def test_what_a_worker_held_that_went_away_is_judged_by_another(
     cluster: Callable[..., str],
-    measurement: Measurement,
+    measurement: ImportanceRun,
     finished: Path,
     asked: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -171,7 +171,7 @@ def test_the_last_worker_that_went_away_is_waited_for(monkeypatch: pytest.Monkey
         {"workers": {}},
         {"workers": {"restarted": {"resources": {}}}},
     ]
-    sharing = _Sharing(client=client, address="", submit=Mock(), say=Mock(), waiting=deque())
+    sharing = _Sharing(client=client, address="", submit=Mock(), notice=Mock(), waiting=deque())
     with pytest.raises(EvaluationError, match="has no worker: start one"):
         sharing._workers()  # nobody was ever there
     sharing.running[Mock()] = "gone", Candidate("11")
@@ -181,7 +181,7 @@ def test_the_last_worker_that_went_away_is_waited_for(monkeypatch: pytest.Monkey
 def test_a_network_that_kills_its_workers_is_given_up() -> None:
     candidate = Candidate("11")
     sharing = _Sharing(
-        client=None, address="", submit=Mock(), say=Mock(), waiting=deque([candidate])
+        client=None, address="", submit=Mock(), notice=Mock(), waiting=deque([candidate])
     )
     found: list[Evaluation] = []
     for number in range(DEATHS):
@@ -196,7 +196,7 @@ def test_a_network_that_kills_its_workers_is_given_up() -> None:
 
 def test_a_worker_that_may_have_no_processes_reads_images_itself(
     cluster: Callable[..., str],
-    measurement: Measurement,
+    measurement: ImportanceRun,
     finished: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -204,13 +204,13 @@ def test_a_worker_that_may_have_no_processes_reads_images_itself(
     address = cluster("first")
     # As Dask's nanny starts its workers: multiprocessing refuses to start anything in them.
     monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)  # type: ignore[attr-defined]
-    assert replace(measurement, connect=partial(connect, address)).run().judged == LEFT
+    assert replace(measurement, connect=partial(connect, address)).run().evaluated == LEFT
     assert measurement.out.read_bytes() == finished.read_bytes()
 
 
 @pytest.mark.slow  # another process has to import torch
 def test_a_worker_in_a_process_of_its_own_reads_images_itself(
-    measurement: Measurement, finished: Path
+    measurement: ImportanceRun, finished: Path
 ) -> None:
     measurement = replace(measurement, settings=replace(measurement.settings, loaders=1))
     with distributed.LocalCluster(
@@ -221,17 +221,17 @@ def test_a_worker_in_a_process_of_its_own_reads_images_itself(
         silence_logs=50,
     ) as processes:
         result = replace(measurement, connect=partial(connect, processes.scheduler_address)).run()
-    assert result.judged == LEFT
+    assert result.evaluated == LEFT
     assert measurement.out.read_bytes() == finished.read_bytes()
 
 
-def test_a_worker_that_reads_other_images_is_refused(settings: Settings) -> None:
+def test_a_worker_that_reads_other_images_is_refused(settings: ImportanceSettings) -> None:
     with pytest.raises(EvaluationError, match="a worker has other data"):
-        judge_here(settings, {"data": "0123", "seed": 0}, Candidate("1" * 9))
+        evaluate_here(settings, {"data": "0123", "seed": 0}, Candidate("1" * 9))
 
 
 def test_without_a_cluster_the_address_is_named(
-    measurement: Measurement, monkeypatch: pytest.MonkeyPatch
+    measurement: ImportanceRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("profiler.scheduling.dask_connection.CONNECT_TIMEOUT_S", 0.2)
     with pytest.raises(SessionError, match="no Dask scheduler answers at"):

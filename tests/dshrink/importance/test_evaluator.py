@@ -15,7 +15,7 @@ from torch.optim.swa_utils import update_bn
 from dshrink.errors import NetworkError
 from dshrink.importance.evaluation import Evaluation
 from dshrink.importance.evaluator import Evaluator
-from dshrink.importance.settings import Candidate, Level, Settings
+from dshrink.importance.settings import Candidate, ImportanceSettings, Level
 from dshrink.merge.unmerged import unmerged_module
 from dshrink.network.models import load_network
 from dshrink.network.rewriting import rewriting
@@ -26,11 +26,13 @@ MERGED = "01" + BASE[2:]
 
 
 @pytest.fixture(scope="module")
-def evaluator(settings: Settings) -> Evaluator:
+def evaluator(settings: ImportanceSettings) -> Evaluator:
     return Evaluator(settings)
 
 
-def test_the_original_is_judged_as_it_is(settings: Settings, evaluator: Evaluator) -> None:
+def test_the_original_is_evaluated_as_it_is(
+    settings: ImportanceSettings, evaluator: Evaluator
+) -> None:
     module = load_network("test_resnet", resolution=32, weights="random", classes=3).module
     images, labels = [], []
     # 32 pixels are 0.95 of 33, of which the centre starts at 0.5, rounded to even.
@@ -44,7 +46,7 @@ def test_the_original_is_judged_as_it_is(settings: Settings, evaluator: Evaluato
         outputs = torch.log_softmax(module(batch), dim=1)
     chosen = outputs[range(len(labels)), labels]
     right = (outputs.argmax(dim=1) == torch.tensor(labels)).float().mean().item()
-    found = evaluator.judge(Candidate(BASE, tuned=False))
+    found = evaluator.evaluate(Candidate(BASE, tuned=False))
     assert found.val_accuracy == pytest.approx(100 * right)
     assert found.val_loss == pytest.approx(-chosen.mean().item(), rel=1e-4)
 
@@ -52,16 +54,16 @@ def test_the_original_is_judged_as_it_is(settings: Settings, evaluator: Evaluato
 def test_recalibration_is_that_of_torch(evaluator: Evaluator) -> None:
     network = evaluator.network
     module = unmerged_module(network, rewriting(network, MERGED, segments="spans"))
-    training = [evaluator._look.normalise(images) for images, _ in evaluator.training]
+    training = [evaluator._preprocessing.normalise(images) for images, _ in evaluator.training]
     update_bn(training, module)
     module.eval()
     with torch.no_grad():
         pairs = [
-            (module(evaluator._look.normalise(images)), labels)
+            (module(evaluator._preprocessing.normalise(images)), labels)
             for images, labels in evaluator.validation
         ]
     outputs, labels = (torch.cat(part) for part in zip(*pairs, strict=True))
-    found = evaluator.judge(Candidate(MERGED))
+    found = evaluator.evaluate(Candidate(MERGED))
     loss = torch.nn.functional.cross_entropy(outputs, labels).item()
     assert found.val_loss == pytest.approx(loss, rel=1e-4)
     right = (outputs.argmax(dim=1) == labels).float().mean().item()
@@ -69,16 +71,16 @@ def test_recalibration_is_that_of_torch(evaluator: Evaluator) -> None:
 
 
 def test_a_score_depends_on_neither_order_nor_process(
-    settings: Settings, evaluator: Evaluator
+    settings: ImportanceSettings, evaluator: Evaluator
 ) -> None:
     tuned = replace(settings, level=Level.parse("steps:3"))
     first, again = Evaluator(tuned), Evaluator(tuned)
-    wanted = first.judge(Candidate(MERGED, 3)).scores
-    again.judge(Candidate(BASE))
+    wanted = first.evaluate(Candidate(MERGED, 3)).scores
+    again.evaluate(Candidate(BASE))
     torch.rand(5)
-    assert again.judge(Candidate(MERGED, 3)).scores == wanted
-    assert again.judge(Candidate(MERGED, 4)).scores != wanted
-    assert again.judge(Candidate(MERGED)).scores != wanted
+    assert again.evaluate(Candidate(MERGED, 3)).scores == wanted
+    assert again.evaluate(Candidate(MERGED, 4)).scores != wanted
+    assert again.evaluate(Candidate(MERGED)).scores != wanted
 
 
 def test_judging_leaves_the_network_and_the_random_numbers_alone(evaluator: Evaluator) -> None:
@@ -86,7 +88,7 @@ def test_judging_leaves_the_network_and_the_random_numbers_alone(evaluator: Eval
     torch.manual_seed(1)
     wanted = torch.rand(1)
     torch.manual_seed(1)
-    evaluator.judge(Candidate(MERGED, 3))
+    evaluator.evaluate(Candidate(MERGED, 3))
     assert torch.equal(torch.rand(1), wanted)
     after = evaluator.network.module.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
@@ -118,29 +120,29 @@ def test_a_layer_drawn_anew_is_another_layer_with_its_norm(evaluator: Evaluator)
     }
 
 
-def test_tuning_learns_what_the_original_does_not_know(settings: Settings) -> None:
+def test_tuning_learns_what_the_original_does_not_know(settings: ImportanceSettings) -> None:
     evaluator = Evaluator(
         replace(settings, level=Level.parse("epochs:4"), learning_rate=0.05, augment=False)
     )
     assert len(evaluator.training) == 8
-    original = evaluator.judge(Candidate(BASE, tuned=False))
-    tuned = evaluator.judge(Candidate(BASE))
+    original = evaluator.evaluate(Candidate(BASE, tuned=False))
+    tuned = evaluator.evaluate(Candidate(BASE))
     assert tuned.train_loss is not None and original.train_loss is not None
     assert tuned.train_loss < original.train_loss
     assert tuned.val_accuracy is not None and original.val_accuracy is not None
     assert tuned.val_accuracy > original.val_accuracy
 
 
-def test_what_fails_for_one_candidate_is_a_reason(settings: Settings) -> None:
+def test_what_fails_for_one_candidate_is_a_reason(settings: ImportanceSettings) -> None:
     evaluator = Evaluator(replace(settings, level=Level.parse("steps:4"), learning_rate=1e30))
-    diverged = evaluator.judge(Candidate(MERGED))
+    diverged = evaluator.evaluate(Candidate(MERGED))
     assert "lower --lr" in diverged.reason
     assert diverged.scores == (None,) * 4
     # A span from inside a residual block to behind it.
-    assert "which cannot be" in evaluator.judge(Candidate("101111111")).reason
+    assert "which cannot be" in evaluator.evaluate(Candidate("101111111")).reason
 
 
-def test_data_and_weights_must_go_together(settings: Settings, tmp_path: Path) -> None:
+def test_data_and_weights_must_go_together(settings: ImportanceSettings, tmp_path: Path) -> None:
     network = load_network("test_resnet", resolution=32, classes=5)
     save_file(network.module.state_dict(), tmp_path / "five.safetensors")
     with pytest.raises(NetworkError, match=r"do not fit.*has 3 classes"):
@@ -148,7 +150,7 @@ def test_data_and_weights_must_go_together(settings: Settings, tmp_path: Path) -
 
 
 @pytest.fixture
-def spoilt(settings: Settings, tmp_path: Path) -> Settings:
+def spoilt(settings: ImportanceSettings, tmp_path: Path) -> ImportanceSettings:
     """The same pictures, of which one to train on and one to validate on cannot be read."""
     tree = shutil.copytree(settings.data, tmp_path / "pictures")
     for name in ("train/class_1/2.png", "val/class_2/0.png"):
@@ -156,16 +158,17 @@ def spoilt(settings: Settings, tmp_path: Path) -> Settings:
     return replace(settings, data=str(tree), level=Level.parse("epochs:1"), batch=6)
 
 
-def test_an_unreadable_image_is_a_reason_unless_it_may_be_skipped(spoilt: Settings) -> None:
-    stopped = Evaluator(spoilt).judge(Candidate(BASE, tuned=False))
+def test_an_unreadable_image_is_a_reason_unless_it_may_be_skipped(
+    spoilt: ImportanceSettings,
+) -> None:
+    stopped = Evaluator(spoilt).evaluate(Candidate(BASE, tuned=False))
     assert re.search(r"train/class_1/2.png: not a readable .*--unreadable skip", stopped.reason)
     skipping = Evaluator(replace(spoilt, unreadable=Unreadable.SKIP))
-    found = skipping.judge(Candidate(BASE, tuned=False))
+    found = skipping.evaluate(Candidate(BASE, tuned=False))
     assert (found.reason, found.unreadable) == ("", 2)
     assert "2 images could not be read" in skipping.unreadable.line
-    # The journal keeps how many there were, and has no such entry where there were none.
+    # The journal keeps how many there were.
     assert Evaluation.from_json(found.to_json()) == found
-    assert "unreadable" not in replace(found, unreadable=0).to_json()
     # Of 12 validation images 11 count; 18 to train on fill 3 batches of 6 as ever.
     assert found.val_accuracy == pytest.approx(100 * round(found.val_accuracy * 11 / 100) / 11)
     assert [len(labels) for _, labels in skipping.training] == [6, 6, 6]

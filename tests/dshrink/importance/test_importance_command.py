@@ -45,18 +45,18 @@ def test_the_command_writes_the_table_and_says_where(
     ran = importance(*words, "--batch", 8, "--out", out, "--json")
     assert ran.status == 0
     assert json.loads(ran.out) == {
-        "judged": 0,
+        "evaluated": 0,
         "reused": 18,
         "importance": str(out),
         "keys": 28,
         "missing": [],
         "original_accuracy": pytest.approx(100 / 3),
     }
-    assert "28 keys of test_resnet; 18 networks to judge, 18 of them" in ran.err
+    assert "28 keys of test_resnet; 18 networks to evaluate, 18 of them" in ran.err
     assert out.read_bytes() == finished.read_bytes()
     shard = importance(*words, "--batch", 8, "--out", out, "--shard", "2/2")
     assert (shard.status, shard.err.count("in shard 2/2")) == (0, 1)
-    assert shard.out.startswith("shard 2/2: 0 networks judged, 9 known before")
+    assert shard.out.startswith("shard 2/2: 0 networks evaluated, 9 known before")
 
 
 def test_keys_without_a_value_are_named_and_end_the_command_with_status_1(
@@ -90,7 +90,7 @@ def test_unreadable_images_stop_a_measurement_unless_they_may_be_skipped(
     words += ["--batch", "8", "--out", "mine.csv", "--shard", "1/18"]
     stopped = importance(*words)
     assert stopped.status == 2
-    assert "cannot be judged: " in stopped.err
+    assert "cannot be evaluated: " in stopped.err
     assert f"{tree}/val/class_2/0.png: not a readable image" in stopped.err
     skipped = importance(*words, "--unreadable", "skip", "--retry-failed")
     assert skipped.status == 0
@@ -107,10 +107,10 @@ def test_unreadable_images_stop_a_measurement_unless_they_may_be_skipped(
             "--shard '3/2'",
         ),
         (["--data", "x", "--level", "steps:1", "--out", "a.csv", "--lr", "0"], "--lr must be"),
-        (["--data", "x", "--level", "steps:1", "--out", "a.txt"], "ends in .csv"),
+        (["--data", "x", "--level", "steps:1", "--out", "a.txt"], "named *"),
     ],
 )
-def test_what_a_user_can_mend_is_one_line(
+def test_what_a_user_can_fix_is_one_line(
     importance: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -18,22 +18,22 @@ from dshrink.errors import DshrinkError
 from dshrink.importance.errors import EvaluationError
 from dshrink.importance.evaluation import Evaluation
 from dshrink.importance.journal import Journal, Shard, journal_path
-from dshrink.importance.run import Measurement
-from dshrink.importance.settings import Candidate, Level, Settings
+from dshrink.importance.run import ImportanceRun
+from dshrink.importance.settings import Candidate, ImportanceSettings, Level
 from dshrink.train.unreadable import Unreadable
 from dshrink.version import __version__
 
 DIES_AFTER_THREE = """
 import os, signal, sys, torch
-from dshrink.importance.run import Measurement
-from dshrink.importance.settings import Level, Settings
+from dshrink.importance.run import ImportanceRun
+from dshrink.importance.settings import Level, ImportanceSettings
 torch.set_num_threads(1)
-settings = Settings(model="test_resnet", data=sys.argv[1], level=Level.parse("recalibrate:2"),
-                    resolution=32, weights="random", batch=8)
+settings = ImportanceSettings(model="test_resnet", data=sys.argv[1],
+    level=Level.parse("recalibrate:2"), resolution=32, weights="random", batch=8)
 def progress(done, total, label):
     if done == 13:
         os.kill(os.getpid(), signal.SIGKILL)
-Measurement(settings=settings, out=__import__("pathlib").Path(sys.argv[2])).run(progress)
+ImportanceRun(settings=settings, out=__import__("pathlib").Path(sys.argv[2])).run(progress)
 """
 
 
@@ -61,9 +61,11 @@ def test_rows_are_changes_against_the_original_by_key(finished: Path) -> None:
         assert float(row[column]) == pytest.approx(change, abs=1e-6)
 
 
-def test_the_sidecar_says_how_the_table_was_made(finished: Path, settings: Settings) -> None:
+def test_the_sidecar_says_how_the_table_was_made(
+    finished: Path, settings: ImportanceSettings
+) -> None:
     about = json.loads(finished.with_suffix(".json").read_text())
-    chain = Measurement(settings=settings, out=finished).evaluator.pieces.chain
+    chain = ImportanceRun(settings=settings, out=finished).evaluator.pieces.chain
     assert chain is not None and len(chain.convolutions) == 9
     assert about["schema"] == "dshrink.importance"
     wanted = {
@@ -84,7 +86,7 @@ def test_the_sidecar_says_how_the_table_was_made(finished: Path, settings: Setti
 
 
 def test_a_run_killed_in_the_middle_goes_on_to_the_same_table(
-    finished: Path, settings: Settings, tmp_path: Path
+    finished: Path, settings: ImportanceSettings, tmp_path: Path
 ) -> None:
     out = tmp_path / "importance.csv"
     journal = begin(out, finished, 10)
@@ -96,8 +98,8 @@ def test_a_run_killed_in_the_middle_goes_on_to_the_same_table(
     assert len(evaluations(journal)) == 13
     with journal.open("ab") as file:
         file.write(b'{"line": "evaluation", "mask": "0111')
-    result = Measurement(settings=settings, out=out).run()
-    assert (result.judged, result.reused) == (NETWORKS - 13, 13)
+    result = ImportanceRun(settings=settings, out=out).run()
+    assert (result.evaluated, result.reused) == (NETWORKS - 13, 13)
     assert out.read_bytes() == finished.read_bytes()
     assert journal.read_bytes().startswith(before)
     candidates = [(line["mask"], line["tuned"]) for line in evaluations(journal)]
@@ -105,37 +107,37 @@ def test_a_run_killed_in_the_middle_goes_on_to_the_same_table(
 
 
 def test_shards_make_the_table_of_one_run(
-    finished: Path, settings: Settings, tmp_path: Path
+    finished: Path, settings: ImportanceSettings, tmp_path: Path
 ) -> None:
     out = tmp_path / "importance.csv"
     begin(out, finished, 12)
     for number in (1, 3):
-        result = Measurement(settings=settings, out=out, shard=Shard(number, 3)).run()
-        assert (result.judged, result.reused, result.table) == (2, 4, None)
+        result = ImportanceRun(settings=settings, out=out, shard=Shard(number, 3)).run()
+        assert (result.evaluated, result.reused, result.table) == (2, 4, None)
     assert not out.exists()
-    again = Measurement(settings=settings, out=out, shard=Shard(3, 3)).run()
-    assert (again.judged, again.reused) == (0, 6)
+    again = ImportanceRun(settings=settings, out=out, shard=Shard(3, 3)).run()
+    assert (again.evaluated, again.reused) == (0, 6)
     # The second shard never ran: whoever collects the others does its part.
-    result = Measurement(settings=settings, out=out).run()
-    assert (result.judged, result.reused) == (2, 16)
+    result = ImportanceRun(settings=settings, out=out).run()
+    assert (result.evaluated, result.reused) == (2, 16)
     assert out.read_bytes() == finished.read_bytes()
 
 
-def test_values_of_several_machines_are_told_apart(
-    finished: Path, settings: Settings, tmp_path: Path
+def test_values_of_several_machines_are_distinguished(
+    finished: Path, settings: ImportanceSettings, tmp_path: Path
 ) -> None:
-    here = Measurement(settings=settings, out=finished).evaluator.origin
+    here = ImportanceRun(settings=settings, out=finished).evaluator.platform
     assert here == ("cpu", torch.__version__, __version__)
     count = {"device": "cpu", "torch": here.torch, "dshrink": here.dshrink, "networks": NETWORKS}
-    assert json.loads(finished.with_suffix(".json").read_text())["judged_by"] == [count]
+    assert json.loads(finished.with_suffix(".json").read_text())["evaluated_by"] == [count]
     out = tmp_path / "importance.csv"
     journal = begin(out, finished, NETWORKS)
     lines = journal.read_text().splitlines(keepends=True)
     lines[4] = lines[4].replace('"device":"cpu"', '"device":"NVIDIA H200"')
     journal.write_text("".join(lines))
     said: list[str] = []
-    Measurement(settings=settings, out=out).run(say=said.append)
-    assert json.loads(out.with_suffix(".json").read_text())["judged_by"] == [
+    ImportanceRun(settings=settings, out=out).run(notice=said.append)
+    assert json.loads(out.with_suffix(".json").read_text())["evaluated_by"] == [
         {**count, "networks": NETWORKS - 1},
         {**count, "networks": 1, "device": "NVIDIA H200"},
     ]
@@ -143,72 +145,79 @@ def test_values_of_several_machines_are_told_apart(
     assert f"cpu with torch {here.torch}" in warning and "; NVIDIA H200 with torch" in warning
     assert out.read_bytes() == finished.read_bytes()
     undisturbed: list[str] = []
-    Measurement(settings=settings, out=finished).run(say=undisturbed.append)
+    ImportanceRun(settings=settings, out=finished).run(notice=undisturbed.append)
     assert not any("warning" in line for line in undisturbed)
 
 
-def test_a_journal_that_does_not_say_where_it_was_judged_is_read(tmp_path: Path) -> None:
-    line = Evaluation(candidate=Candidate("11"), seconds=1.0, reason="x").to_json()
+def test_an_evaluation_that_every_machine_died_of_names_none() -> None:
+    found = Evaluation(candidate=Candidate("11"), seconds=1.0, reason="x")
+    line = json.loads(json.dumps(found.to_json()))
     assert "device" not in line
-    assert Evaluation.from_json(line).origin == ("unknown",) * 3
+    assert Evaluation.from_json(line) == found
 
 
 def test_what_failed_is_missing_until_it_is_tried_again(
-    finished: Path, settings: Settings, tmp_path: Path
+    finished: Path, settings: ImportanceSettings, tmp_path: Path
 ) -> None:
     out = tmp_path / "importance.csv"
     begin(out, finished, NETWORKS)
-    measurement = Measurement(settings=settings, out=out)
+    measurement = ImportanceRun(settings=settings, out=out)
     failed = measurement.keys[(0, 2, 1, 1)]  # type: ignore[index]
     with closing(Journal(out, None, measurement.evaluator.identity)) as opened:
         opened.add(Evaluation(candidate=failed, seconds=1.0, reason="out of memory"))
     result = measurement.run()
-    assert result.judged == 0 and result.table is not None
+    assert result.evaluated == 0 and result.table is not None
     assert result.table.missing == {(0, 2, 1, 1): "out of memory"}
     lines = finished.read_text().splitlines(keepends=True)
     assert out.read_text() == "".join(line for line in lines if ",0,2,1,1," not in line)
     about = json.loads(out.with_suffix(".json").read_text())
     assert about["missing"] == [{"key": [0, 2, 1, 1], "reason": "out of memory"}]
     result = replace(measurement, retry_failed=True).run()
-    assert result.judged == 1
+    assert result.evaluated == 1
     assert out.read_bytes() == finished.read_bytes()
 
 
 def test_a_failure_does_not_hide_what_another_shard_knows(
-    finished: Path, settings: Settings, tmp_path: Path
+    finished: Path, settings: ImportanceSettings, tmp_path: Path
 ) -> None:
     out = tmp_path / "importance.csv"
-    measurement = Measurement(settings=settings, out=out)
+    measurement = ImportanceRun(settings=settings, out=out)
     failed = measurement.keys[(0, 2, 1, 1)]  # type: ignore[index]
     shutil.copy(journal_path(finished, None), journal_path(out, Shard(1, 2)))
     with closing(Journal(out, None, measurement.evaluator.identity)) as opened:
         opened.add(Evaluation(candidate=failed, seconds=1.0, reason="out of memory"))
     result = measurement.run()
-    assert result.judged == 0 and result.table is not None and not result.table.missing
+    assert result.evaluated == 0 and result.table is not None and not result.table.missing
 
 
-def test_where_nothing_can_be_judged_the_run_says_why(settings: Settings, tmp_path: Path) -> None:
+def test_where_nothing_can_be_evaluated_the_run_says_why(
+    settings: ImportanceSettings, tmp_path: Path
+) -> None:
     diverging = replace(settings, level=Level.parse("steps:2"), learning_rate=1e30)
-    with pytest.raises(EvaluationError, match=r"no network could be judged.*lower --lr"):
-        Measurement(settings=diverging, out=tmp_path / "a.csv", shard=Shard(9, 9)).run()
+    with pytest.raises(EvaluationError, match=r"no network could be evaluated.*lower --lr"):
+        ImportanceRun(settings=diverging, out=tmp_path / "a.csv", shard=Shard(9, 9)).run()
     assert not (tmp_path / "a.csv").exists()
 
 
-def test_a_journal_of_another_measurement_is_refused(finished: Path, settings: Settings) -> None:
+def test_a_journal_of_another_measurement_is_refused(
+    finished: Path, settings: ImportanceSettings
+) -> None:
     before = journal_path(finished, None).read_bytes()
     other = replace(settings, seed=1, batch=4)
     with pytest.raises(
         EvaluationError, match=r"another measurement \(batch was 8, now 4; seed was 0, now 1"
     ):
-        Measurement(settings=other, out=finished).run()
+        ImportanceRun(settings=other, out=finished).run()
     with pytest.raises(EvaluationError, match="another measurement"):
-        Measurement(settings=other, out=finished, shard=Shard(1, 2)).run()
+        ImportanceRun(settings=other, out=finished, shard=Shard(1, 2)).run()
     assert journal_path(finished, None).read_bytes() == before
 
 
-def test_a_journal_in_use_is_waited_for_by_the_user(settings: Settings, tmp_path: Path) -> None:
+def test_a_journal_in_use_is_waited_for_by_the_user(
+    settings: ImportanceSettings, tmp_path: Path
+) -> None:
     out = tmp_path / "a.csv"
-    identity = Measurement(settings=settings, out=out).evaluator.identity
+    identity = ImportanceRun(settings=settings, out=out).evaluator.identity
     with closing(Journal(out, Shard(1, 2), identity)):
         with pytest.raises(EvaluationError, match=r"a\.shard-1-of-2.*in use by another run"):
             Journal(out, None, identity)
@@ -255,8 +264,8 @@ def test_a_shard_must_be_one_of_its_number(text: str) -> None:
     assert Shard.parse("2/2") == (2, 2)
 
 
-def test_images_that_were_left_out_are_told_once_the_networks_are_judged(
-    finished: Path, settings: Settings, tmp_path: Path
+def test_images_that_were_left_out_are_told_once_the_networks_are_evaluated(
+    finished: Path, settings: ImportanceSettings, tmp_path: Path
 ) -> None:
     tree = shutil.copytree(settings.data, tmp_path / "pictures")
     file = tree / "val/class_2/0.png"
@@ -265,22 +274,22 @@ def test_images_that_were_left_out_are_told_once_the_networks_are_judged(
     begin(out, finished, NETWORKS - 1)
     skipping = replace(settings, data=str(tree), unreadable=Unreadable.SKIP)
     said: list[str] = []
-    Measurement(settings=skipping, out=out).run(say=said.append)
+    ImportanceRun(settings=skipping, out=out).run(notice=said.append)
     assert f"1 image could not be read, and the run went on without: {file}" in said[-2]
-    # The others were judged on all images.
-    assert said[-1].startswith("warning: not all networks were judged on the same images")
+    # The others were evaluated on all images.
+    assert said[-1].startswith("warning: not all networks were evaluated on the same images")
     again: list[str] = []
-    Measurement(settings=skipping, out=out).run(say=again.append)
-    assert again[-2] == "images that could not be read where networks were judged: 1"
+    ImportanceRun(settings=skipping, out=out).run(notice=again.append)
+    assert again[-2] == "images that could not be read where networks were evaluated: 1"
 
 
 def test_an_original_that_failed_before_ends_the_run_at_once(
-    finished: Path, settings: Settings, tmp_path: Path
+    finished: Path, settings: ImportanceSettings, tmp_path: Path
 ) -> None:
     out = tmp_path / "importance.csv"
-    measurement = Measurement(settings=settings, out=out)
+    measurement = ImportanceRun(settings=settings, out=out)
     with closing(Journal(out, None, measurement.evaluator.identity)) as opened:
         opened.add(Evaluation(candidate=measurement.original, seconds=1.0, reason="bad.png"))
-    with pytest.raises(EvaluationError, match=r"original .* judged: bad.png; .*--retry-failed"):
+    with pytest.raises(EvaluationError, match=r"original .* evaluated: bad.png; .*--retry-failed"):
         measurement.run()
     assert len(evaluations(journal_path(out, None))) == 1

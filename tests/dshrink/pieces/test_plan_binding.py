@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from synthetic_tables import synthetic_table
 from torch import nn
 
 from dshrink.pieces.plan_binding import bind_to_network
@@ -10,7 +11,6 @@ from dshrink.search.errors import PlanError
 from dshrink.search.greedy import greedy
 from dshrink.search.plan import load_plan, parse_plan, save_plan
 from dshrink.search.published import published_masks
-from latency_tables.synthetic import synthetic_table
 
 
 def test_a_bare_mask_gets_the_names_of_blocks_and_activations(network):

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from synthetic_tables import synthetic_table
 
 from dshrink.search.binding import bind, plan_from_table
 from dshrink.search.choices import block_choices
 from dshrink.search.errors import PlanError, SearchError
 from dshrink.search.plan import Plan, load_plan, parse_plan, save_plan
 from latency_tables.predictor import predict
-from latency_tables.synthetic import synthetic_table
 
 NAMES = ("blocks.0", "blocks.1", "blocks.2")
 

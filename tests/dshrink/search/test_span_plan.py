@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from synthetic_tables import synthetic_span_table, synthetic_table
 
 from dshrink.search.binding import bind_spans, span_plan
 from dshrink.search.choices import convolution_choices
@@ -15,7 +16,6 @@ from dshrink.search.errors import PlanError
 from dshrink.search.plan import Plan, load_plan, parse_plan, save_plan
 from latency_tables.predictor import predict
 from latency_tables.span_masks import SpanChain
-from latency_tables.synthetic import synthetic_span_table, synthetic_table
 
 NAMES = ("a", "b", "c", "d")
 CHAIN = SpanChain(convolutions=NAMES, mask="1|1|", skips=((0, 2),))

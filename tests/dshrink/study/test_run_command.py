@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import typer
 from click.testing import Result
+from synthetic_tables import synthetic_table
 from typer.testing import CliRunner
 
 from dshrink.cli import run
@@ -29,7 +30,6 @@ from dshrink.study.steps import Step, StepsFailedError
 from dshrink.train.data import open_images
 from dshrink.train.errors import DivergedError
 from latency_tables.io import save_table
-from latency_tables.synthetic import synthetic_table
 from profiler.target import Target
 
 TINY = """

@@ -15,6 +15,7 @@ import onnx
 import pytest
 import torch
 from safetensors.torch import load_file
+from synthetic_tables import synthetic_table
 
 import dshrink.study.runner
 from dshrink.merge.export import METADATA_KEY
@@ -41,7 +42,6 @@ from dshrink.train.data import open_images
 from dshrink.train.errors import DivergedError
 from dshrink.train.settings import Augmentation, Training
 from latency_tables.io import load_table, save_table
-from latency_tables.synthetic import synthetic_table
 
 TRAINING = Training(
     epochs=1, batch=8, learning_rate=0.02, augmentation=Augmentation(auto_augment="")

@@ -197,7 +197,8 @@ def test_every_strength_of_a_policy_is_applied(policy: str, channels: int) -> No
 
 @pytest.mark.parametrize("policy", ["rand-z3", "nonsense"])
 def test_a_policy_that_timm_does_not_know_is_one_line(policy: str) -> None:
-    with pytest.raises(DataError, match=rf"auto_augment '{policy}' is none.*rand-m5") as caught:
+    wanted = rf"auto_augment '{policy}' is not a policy.*rand-m5"
+    with pytest.raises(DataError, match=wanted) as caught:
         PREPROCESSING.transform(Augmentation(auto_augment=policy))
     assert "\n" not in str(caught.value)
 
@@ -308,7 +309,7 @@ def test_the_digest_of_a_named_set_is_of_its_name_and_lengths(
             {"train": InMemory([0], targets=[0, 1]), "validation": InMemory([0], targets=[0, 2])},
             "other classes to validate on",
         ),
-        ("torch/x:y", dict.fromkeys(("train", "test"), InMemory([0])), "does not tell its classes"),
+        ("torch/x:y", dict.fromkeys(("train", "test"), InMemory([0])), "does not say its classes"),
         (
             "torch/x:y",
             dict.fromkeys(("train", "test"), InMemory([0], targets=[0])),

@@ -20,7 +20,7 @@ from dshrink.train.expansion_rules import ExpansionError, choose
 )
 def test_of_a_vgg_every_3x3_but_the_first_two_and_the_last(layout, layers):
     choice = choose(tiny_vgg(layout))
-    assert (choice.rule, choice.layers, choice.alone) == ("vgg", tuple(layers.split()), {})
+    assert (choice.rule, choice.layers, choice.left_out) == ("vgg", tuple(layers.split()), {})
 
 
 def test_of_a_mobilenet_the_first_pointwise_of_every_other_block_that_has_one():
@@ -28,7 +28,7 @@ def test_of_a_mobilenet_the_first_pointwise_of_every_other_block_that_has_one():
     blocks = ["1.0", "2.0", "2.2", "3.1", "3.3", "4.1", "5.0", "5.2"]
     assert choice.rule == "inverted_residual"
     assert choice.layers == tuple(f"blocks.{block}.conv_pw" for block in blocks)
-    assert choice.alone == {}
+    assert choice.left_out == {}
 
 
 def test_the_rule_for_vgg_serves_any_network_with_dense_3x3_convolutions():
@@ -43,15 +43,15 @@ def test_a_rule_leaves_alone_what_cannot_be_expanded_and_says_so():
     layers = [nn.Conv2d(4, 4, 3, padding=1, bias=number != 3) for number in range(6)]
     choice = choose(make_network(nn.Sequential(*layers), (4, 8, 8)))
     assert choice.layers == ("2", "4")
-    assert list(choice.alone) == ["3"]
-    assert choice.alone["3"].startswith("it has no bias, and no batch norm")
+    assert list(choice.left_out) == ["3"]
+    assert choice.left_out["3"].startswith("it has no bias, and no batch norm")
 
 
 def test_depthwise_convolutions_are_none_of_the_3x3_that_are_counted():
     groups = (1, 1, 4, 1, 4, 1)
     layers = [nn.Conv2d(4, 4, 3, padding=1, groups=number) for number in groups]
     choice = choose(make_network(nn.Sequential(*layers), (4, 8, 8)), "vgg")
-    assert (choice.layers, choice.alone) == (("3",), {})
+    assert (choice.layers, choice.left_out) == (("3",), {})
 
 
 class Residual(nn.Sequential):

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from synthetic_tables import CONDITIONS, synthetic_span_table, synthetic_table
 from typer.testing import CliRunner
 
 from dshrink.cli.main import app
@@ -37,7 +38,6 @@ from dshrink.train.mask_search import (
 from dshrink.train.settings import Training
 from latency_tables.io import save_table
 from latency_tables.predictor import predict
-from latency_tables.synthetic import CONDITIONS, synthetic_span_table, synthetic_table
 from latency_tables.table import LatencyTable
 
 MakeFeed = Callable[..., Feed]

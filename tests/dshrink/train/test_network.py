@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from dshrink.errors import NetworkError
 from dshrink.network.models import load_network
 from dshrink.train.data import Images, open_images
-from dshrink.train.network import load_for
+from dshrink.train.opening import load_for
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,6 @@ def test_pretrained_weights_of_other_classes_are_refused(
         assert options["classes"] is None
         return load_network(name, resolution=32)
 
-    monkeypatch.setattr("dshrink.train.network.load_network", offline)
-    with pytest.raises(NetworkError, match=r"has 3 classes.*tell 1000 apart"):
+    monkeypatch.setattr("dshrink.train.opening.load_network", offline)
+    with pytest.raises(NetworkError, match=r"has 3 classes.*classify 1000"):
         load_for(images, "test_resnet", weights="pretrained")

@@ -15,6 +15,7 @@ import onnx
 import pytest
 import torch
 from safetensors.torch import save_file
+from synthetic_tables import synthetic_table
 from torch import nn
 from typer.testing import CliRunner
 
@@ -33,7 +34,6 @@ from dshrink.train import opening
 from dshrink.train.errors import DataError
 from dshrink.train.settings import Training
 from latency_tables.io import save_table
-from latency_tables.synthetic import synthetic_table
 
 MODEL = "test_resnet"
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from synthetic_tables import synthetic_span_table
 
 from dshrink.search.dp.found import save_frontier
 from dshrink.search.dp.from_table import table_problem
@@ -15,7 +16,6 @@ from dshrink.search.dp.published import search_published
 from dshrink.search.dp.run import TableSearch
 from dshrink.search.errors import SearchError, UnfitTableError
 from latency_tables.predictor import predict
-from latency_tables.synthetic import synthetic_span_table
 
 CASE = Path(__file__).parent / "data" / "mobilenetv2_100"
 FILES = ["--time-table", CASE / "time.csv", "--importance", CASE / "importance_raw.csv"]

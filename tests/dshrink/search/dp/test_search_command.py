@@ -9,6 +9,7 @@ import random
 from dataclasses import replace
 
 import pytest
+from synthetic_tables import synthetic_span_table
 
 from dshrink.operations.merge import merge_by_plan
 from dshrink.pieces.span_pieces import span_pieces
@@ -20,7 +21,6 @@ from latency_tables.opspec import Add, Conv, OpSpec
 from latency_tables.pieces import Piece
 from latency_tables.predictor import predict
 from latency_tables.span_masks import mask_spans
-from latency_tables.synthetic import synthetic_span_table
 
 MODEL = "mobilenetv2_035"
 

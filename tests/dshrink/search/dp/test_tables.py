@@ -8,6 +8,7 @@ from itertools import product
 
 import pytest
 from plan_enumeration import all_plans, keys_of, valid_spans
+from synthetic_tables import synthetic_span_table
 
 from dshrink.search.dp.from_table import Bounds, table_problem
 from dshrink.search.dp.frontier import solve
@@ -25,7 +26,6 @@ from latency_tables.errors import LatencyTableError
 from latency_tables.predictor import predict
 from latency_tables.schema import Conditions
 from latency_tables.span_masks import mask_spans
-from latency_tables.synthetic import synthetic_span_table
 
 MASK = "1|11|1"
 SKIPS = ((2, 5),)

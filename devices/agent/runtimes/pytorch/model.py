@@ -1,0 +1,270 @@
+"""A module of PyTorch in place: its runs, its clocks, its layers, and what was built."""
+
+import re
+import time
+from typing import Any, Dict, List, Tuple
+
+from ... import timing
+from ...checks import RequestError, clip
+from ...cuda.clocks import EventClocks
+from ...protocol import Rule
+from .. import Prepared, is_out_of_memory
+from .clocks import TorchGpu
+
+#: Runs before anything is recorded: the first of them choose algorithms and fill the allocator.
+WARM_RUNS = 3
+PRECISION_NAMES = {"float32": "fp32", "float16": "fp16"}
+
+
+class Chosen(object):
+    """The options of a request, with their defaults."""
+
+    def __init__(self, options: Dict[str, Any]) -> None:
+        self.on_gpu: bool = options.get("processor", "cpu") == "gpu"
+        self.precision: str = options.get("precision", "fp32")
+        self.launch: str = options.get("launch", "plain")
+        self.is_cold: bool = options.get("cache", "hot") == "cold"
+
+    def refuse_nonsense(self) -> None:
+        """Raise for what a CPU cannot do."""
+        if self.on_gpu:
+            return
+        if self.precision == "fp16":
+            raise RequestError(
+                "bad_request",
+                "fp16 on a CPU is not measured: PyTorch converts to fp32 and back on most of them, "
+                "or has no such operator",
+                "ask for fp32, or for the gpu",
+            )
+        if self.launch == "cuda_graph" or self.is_cold:
+            asked = "launch cuda_graph" if self.launch == "cuda_graph" else "cache cold"
+            raise RequestError(
+                "bad_request", f"{asked} is for a GPU alone", "ask for processor gpu"
+            )
+
+    def dtype(self, torch: Any) -> Any:
+        """The type of all weights and tensors."""
+        return torch.float16 if self.precision == "fp16" else torch.float32
+
+
+class TorchModel(Prepared):
+    """A module in place, with its inputs; ``built`` becomes its facts."""
+
+    def __init__(self, torch: Any, wired: Any, inputs: List[Any], chosen: Chosen) -> None:
+        self.built: Dict[str, Any] = {}
+        self._torch = torch
+        self._wired = wired
+        self._inputs = inputs
+        self._chosen = chosen
+        self._graph: Any = None
+        self._recorded_peak = 0
+        self._call = wired.module
+        self.outputs: Any = None
+        if chosen.launch == "compiled":
+            if not hasattr(torch, "compile"):
+                raise RequestError(
+                    "missing_runtime",
+                    f"PyTorch {torch.__version__} has no torch.compile, which came with 2.0",
+                    "install a newer PyTorch on the device, or measure with launch=plain",
+                )
+            self._call = torch.compile(wired.module, mode="default", fullgraph=True)
+
+    def warm(self) -> None:
+        """Make the first runs, then compile or record where that is asked for."""
+        torch = self._torch
+        with torch.inference_mode():
+            try:
+                self.outputs = self._call(*self._inputs)
+            except Exception as error:
+                if self._chosen.launch != "compiled" or is_out_of_memory(error):
+                    raise
+                raise _not_compiled(error) from error
+        if self._chosen.launch == "cuda_graph":
+            self._record()
+        self.run(WARM_RUNS)
+
+    def check_shapes(self, file: str) -> None:
+        """Refuse the file where its outputs have other shapes here than it says."""
+        found = [tuple(one.shape) for one in self.outputs]
+        if found != self._wired.output_shapes:
+            raise RequestError(
+                "bad_model",
+                f"{file} gives {found} in PyTorch, and says {self._wired.output_shapes}: "
+                "PyTorch drops pooling windows that begin in the padding",
+                "write the pooling's padding out",
+            )
+
+    def run(self, times: int) -> None:
+        """Run so often, and return when the last run is done."""
+        self.enqueue(times)
+        if self._chosen.on_gpu:
+            self._torch.cuda.synchronize()
+
+    def enqueue(self, times: int) -> None:
+        """Launch so many runs; on a GPU they may not be done yet."""
+        if self._graph is not None:
+            for _ in range(times):
+                self._graph.replay()
+            return
+        call, inputs = self._call, self._inputs
+        with self._torch.inference_mode():
+            for _ in range(times):
+                self.outputs = call(*inputs)
+
+    def peak_bytes(self) -> int:
+        """The most of the GPU's memory that is in use at once in a run, with all that stays there.
+
+        It is not that of the warm-up, where cuDNN tries algorithms that want far more.  A graph
+        takes no memory when it runs: what it writes to it took when it was recorded, which is a
+        run like others to the allocator, and is counted there.
+        """
+        if self._graph is not None:
+            return self._recorded_peak
+        self._torch.cuda.reset_peak_memory_stats()
+        self.run(1)
+        return int(self._torch.cuda.max_memory_allocated())
+
+    def measure(self, rule: Rule, threads: int) -> timing.Timing:
+        """Take samples with the clocks of the processor that computes."""
+        if not self._chosen.on_gpu:
+            return timing.measure(self.run, rule, timing.SystemClocks(threads))
+        # The stream is PyTorch's own, which its events are on: its number means nothing here.
+        clocks = EventClocks(TorchGpu(self._torch), 0, self._chosen.is_cold)
+        return timing.measure(self.enqueue, rule, clocks)
+
+    def layers(self, passes: int) -> List[Tuple[str, List[int]]]:
+        """The ns of each ONNX operator, run eagerly and one by one; on a GPU between events."""
+        if self._chosen.launch == "compiled":
+            raise RequestError(
+                "bad_request",
+                "torch.compile leaves no separate operators to time",
+                "ask for the layers with launch plain",
+            )
+        times: Dict[str, List[int]] = {}
+        self._profiled_pass()  # the interpreter's own first run
+        for _ in range(passes):
+            for name, ns in self._profiled_pass():
+                times.setdefault(name, []).append(ns)
+        return list(times.items())
+
+    def facts(self) -> Dict[str, Any]:
+        """What was built, read off the module itself."""
+        torch = self._torch
+        weighted = (torch.nn.functional.conv2d, torch.nn.functional.linear)
+        layers: Dict[str, int] = {}
+        for node in self._wired.module.graph.nodes:
+            if node.target in weighted:
+                weight = getattr(self._wired.module, node.args[1].target)
+                name = _precision_name(weight.dtype)
+                layers[name] = layers.get(name, 0) + 1
+        seen = set(layers) | {_precision_name(one.dtype) for one in self.outputs}
+        flags = {
+            "channels_last": True,
+            "cudnn_benchmark": bool(torch.backends.cudnn.benchmark),
+            "tf32": bool(torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32),
+            "launch": self._chosen.launch,
+            "threads": torch.get_num_threads(),
+        }
+        facts = dict(
+            self.built, precision="+".join(sorted(seen)), precision_layers=layers, flags=flags
+        )
+        if self._chosen.on_gpu:
+            facts["gpu"] = torch.cuda.get_device_name()
+        return facts
+
+    def close(self) -> None:
+        """Drop the module, and give the GPU's memory back."""
+        self._graph = self._call = self._wired = self.outputs = None
+        self._inputs = []
+        if self._chosen.launch == "compiled":
+            getattr(self._torch, "compiler", self._torch._dynamo).reset()
+        if self._chosen.on_gpu:
+            self._torch.cuda.empty_cache()
+
+    def _record(self) -> None:
+        """Record one run as a CUDA graph, after runs on a stream of their own as torch asks."""
+        cuda = self._torch.cuda
+        side = cuda.Stream()
+        side.wait_stream(cuda.current_stream())
+        with self._torch.inference_mode():
+            with cuda.stream(side):
+                for _ in range(WARM_RUNS):
+                    self._call(*self._inputs)
+            cuda.current_stream().wait_stream(side)
+            self.outputs = None
+            cuda.reset_peak_memory_stats()
+            graph = cuda.CUDAGraph()
+            with cuda.graph(graph):
+                self.outputs = self._call(*self._inputs)
+            self._recorded_peak = int(cuda.max_memory_allocated())
+        self._graph = graph
+
+    def _profiled_pass(self) -> List[Tuple[str, int]]:
+        """One run: each ONNX operator with its ns, those of several torch calls added up."""
+        stamp, elapsed_ns = _host_stamps() if not self._chosen.on_gpu else _gpu_stamps(self._torch)
+        marks: List[Tuple[str, Any, Any]] = []
+        interpreter = self._torch.fx.Interpreter(self._wired.module)
+        run_node = interpreter.run_node
+
+        def timed(node: Any) -> Any:
+            layer = self._wired.layers.get(node.name)
+            if layer is None:
+                return run_node(node)
+            start = stamp()
+            value = run_node(node)
+            marks.append((layer, start, stamp()))
+            return value
+
+        interpreter.run_node = timed
+        with self._torch.inference_mode():
+            interpreter.run(*self._inputs)
+        if self._chosen.on_gpu:
+            self._torch.cuda.synchronize()
+        total: Dict[str, int] = {}
+        for layer, start, end in marks:
+            total[layer] = total.get(layer, 0) + elapsed_ns(start, end)
+        return list(total.items())
+
+
+def _host_stamps() -> Tuple[Any, Any]:
+    def elapsed_ns(start: float, end: float) -> int:
+        return int((end - start) * 1e9)
+
+    return time.perf_counter, elapsed_ns
+
+
+def _gpu_stamps(torch: Any) -> Tuple[Any, Any]:
+    def stamp() -> Any:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def elapsed_ns(start: Any, end: Any) -> int:
+        return int(start.elapsed_time(end) * 1e6)
+
+    return stamp, elapsed_ns
+
+
+def _precision_name(dtype: Any) -> str:
+    name = str(dtype).rpartition(".")[2]
+    return PRECISION_NAMES.get(name, name)
+
+
+def _not_compiled(error: Exception) -> RequestError:
+    """torch.compile's errors have a kind for each of its parts; what it lacks is in the words."""
+    said = str(error)
+    if (
+        re.search(r"compiler|triton", said, re.I)
+        and "No such file" in said
+        or (re.search(r"No working C\+\+ compiler|InvalidCxxCompiler|working triton", said))
+    ):
+        return RequestError(
+            "missing_runtime",
+            f"torch.compile has no compiler here: {clip(said.splitlines()[0])}",
+            "install g++ for the cpu, triton for the gpu; or ask for another launch",
+        )
+    return RequestError(
+        "runtime_error",
+        f"torch.compile cannot compile the model: {clip(said)}",
+        "ask for launch plain, or for cuda_graph on a gpu",
+    )

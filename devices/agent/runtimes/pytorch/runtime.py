@@ -1,0 +1,157 @@
+"""PyTorch, eager or compiled, on a CPU or a GPU: what most papers measure with.
+
+What decides the latency is set here, never left to a default: channels_last memory, no TF32, the
+threads, and cuDNN's search for the fastest algorithm of each convolution, whose first run measures
+the candidates (as TensorRT's builder does) and so belongs to the preparation.  ``compiled`` is
+``torch.compile`` of the whole graph; ``cuda_graph`` is a recorded eager run.
+"""
+
+import importlib
+import importlib.util
+import os
+import re
+import sys
+import time
+from typing import Any, Dict, List, Optional
+
+from ...checks import Check, RequestError, one_of
+from .. import Prepared, Runtime
+from . import build
+from .model import Chosen, TorchModel
+
+
+class PyTorch(Runtime):
+    """ONNX files as modules of PyTorch."""
+
+    ISOLATED = True
+    OPTIONS: Dict[str, Check] = {
+        "processor": one_of("cpu", "gpu"),
+        "precision": one_of("fp32", "fp16"),
+        "launch": one_of("plain", "cuda_graph", "compiled"),
+        "cache": one_of("hot", "cold"),
+    }
+
+    def __init__(self) -> None:
+        self._torch: Any = None
+        self._onnx: Any = None
+
+    def is_installed(self) -> bool:
+        """Whether there is a package of that name."""
+        return _version_file() is not None
+
+    def version(self) -> Optional[str]:
+        """The installed version, read without importing it, which takes seconds on a small board.
+
+        It is PyTorch's alone: that ``onnx`` is missing beside it is what ``load`` says.
+        """
+        file = _version_file()
+        if file is None:
+            return None
+        with open(file, encoding="utf-8") as stream:
+            found = re.search(
+                r"^__version__\s*(?::\s*\w+)?\s*=\s*['\"]([^'\"]+)", stream.read(), re.M
+            )
+        return found.group(1) if found else None
+
+    def load(self) -> None:
+        """Import PyTorch and onnx, once."""
+        if self._torch is not None:
+            return
+        for name in ("torch", "torch.fx", "onnx"):
+            try:
+                importlib.import_module(name)
+            except Exception as error:  # a wrong numpy or CUDA library shows as any kind
+                raise RequestError(
+                    "missing_runtime",
+                    f"the PyTorch runtime needs {name}, which does not import in "
+                    f"{sys.executable}: {error}",
+                    f"{sys.executable} -m pip install {name.partition('.')[0]}",
+                ) from error
+        self._onnx = sys.modules["onnx"]
+        self._torch = sys.modules["torch"]
+        try:
+            self._torch.set_num_interop_threads(1)
+        except RuntimeError:  # only the first call in a process counts
+            pass
+
+    def prepare(self, file: str, threads: int, seed: int, options: Dict[str, Any]) -> Prepared:
+        """Build the module and run it until every choice of the libraries is made."""
+        chosen = Chosen(options)
+        chosen.refuse_nonsense()
+        device = self._device(chosen)
+        torch = self._torch
+        torch.set_num_threads(threads)
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark = True
+        start = time.perf_counter()
+        before = _allocated(torch) if chosen.on_gpu else 0
+        wired = build.build(torch, self._onnx, file)
+        inputs = _inputs(torch, wired, seed, chosen.dtype(torch), device)
+        module = _place(torch, wired.module, chosen.dtype(torch), device)
+        model = TorchModel(torch, wired._replace(module=module), inputs, chosen)
+        model.warm()
+        model.check_shapes(file)
+        model.built["build_s"] = time.perf_counter() - start
+        if chosen.on_gpu:
+            model.built["device_memory_bytes"] = max(0, model.peak_bytes() - before)
+        return model
+
+    def is_broken(self) -> bool:
+        """Whether no call to the GPU works any more."""
+        if self._torch is None or not self._torch.cuda.is_initialized():
+            return False
+        try:
+            self._torch.cuda.synchronize()
+        except RuntimeError:
+            return True
+        return False
+
+    def _device(self, chosen: Chosen) -> Any:
+        torch = self._torch
+        if chosen.on_gpu and not torch.cuda.is_available():
+            why = "no GPU was found" if torch.version.cuda else "it was built without CUDA"
+            raise RequestError(
+                "missing_runtime",
+                f"PyTorch {torch.__version__} cannot use a GPU here: {why}",
+                "install a build of PyTorch for this machine's CUDA driver, or ask for the cpu",
+            )
+        return torch.device("cuda" if chosen.on_gpu else "cpu")
+
+
+def _version_file() -> Optional[str]:
+    """Where the version of the installed PyTorch is written; finding it imports nothing."""
+    spec = importlib.util.find_spec("torch")
+    for folder in (spec.submodule_search_locations or []) if spec is not None else []:
+        file = os.path.join(folder, "version.py")
+        if os.path.exists(file):
+            return file
+    return None
+
+
+def _inputs(torch: Any, wired: Any, seed: int, dtype: Any, device: Any) -> List[Any]:
+    draw = torch.Generator().manual_seed(seed)
+    return [
+        _channels_last(torch, torch.randn(shape, generator=draw).to(device, dtype))
+        for shape in wired.input_shapes
+    ]
+
+
+def _place(torch: Any, module: Any, dtype: Any, device: Any) -> Any:
+    """The module on the device, its kernels in the order of channels_last."""
+    module = module.to(device, dtype)
+    for parameter in module.parameters():
+        parameter.data = _channels_last(torch, parameter.data)
+    return module
+
+
+def _channels_last(torch: Any, tensor: Any) -> Any:
+    if tensor.dim() != 4:
+        return tensor
+    return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def _allocated(torch: Any) -> int:
+    """Bytes of the GPU in use before the model."""
+    torch.cuda.empty_cache()
+    return int(torch.cuda.memory_allocated())

@@ -1,0 +1,244 @@
+"""From an ONNX file to an engine, with everything that decides what is built set explicitly.
+
+The builder times kernels and keeps the fastest.  Its timing cache lets later builds choose among
+the same times; it is refused by another version or GPU, and then replaced by an empty one.
+"""
+
+import sys
+import time
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+
+from ...checks import RequestError, clip
+from .. import out_of_memory, says_out_of_memory
+from .api import (
+    Capabilities,
+    network_flags,
+    parser_error_node,
+    set_detail,
+    set_io,
+    set_precision,
+    set_tactics,
+    set_workspace,
+)
+
+#: The default of 8.6 to 11: higher levels take many times as long.
+OPTIMIZATION_LEVEL = 3
+#: Times that each kernel is timed and averaged; the default of 1 lets noise choose.
+AVERAGED_TIMINGS = 4
+#: The share of the GPU's memory that one layer may take beside its tensors, and the most.
+WORKSPACE_SHARE = 4
+WORKSPACE_MOST_BYTES = 4 << 30
+
+KEPT_LINES = 20
+SHOWN_LINES = 5
+
+#: Types of a network's layers that multiply.
+PRODUCTS = {"CONVOLUTION", "DECONVOLUTION", "FULLY_CONNECTED", "MATRIX_MULTIPLY"}
+#: Types of an input that are not what fp16 needs.
+FLOATS = ("FLOAT", "BF16")
+GRAPH_OF_MODEL, NODE_OF_GRAPH, NAME_OF_NODE = 7, 1, 3
+#: Protobuf's kinds of fields: those of fixed size, and those that say their size first.
+VARINT, WITH_LENGTH, FIXED_BYTES = 0, 2, {1: 8, 5: 4}
+
+
+class Built(NamedTuple):
+    """An engine's bytes, and how it was built; ``cache`` is what the next build starts from."""
+
+    plan: bytes
+    build_s: float
+    has_products: bool
+    tactic_sources: List[str]
+    flags: Dict[str, Any]
+    cache: Optional[bytes]
+
+
+class NoLines(object):
+    """What a logger of TensorRT's has said of errors; the base of ``logger_of``'s class."""
+
+    def __init__(self) -> None:
+        self.errors: List[str] = []
+
+    def last(self) -> str:
+        """The last errors, for a message."""
+        return "; ".join(self.errors[-SHOWN_LINES:]) or "TensorRT said nothing"
+
+
+def logger_of(trt: Any) -> Any:
+    """A logger that keeps the last errors in ``errors``, and writes them to standard error."""
+    kept = (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR)
+
+    class Lines(trt.ILogger, NoLines):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            NoLines.__init__(self)
+
+        def log(self, severity: Any, msg: str) -> None:
+            if severity in kept:
+                self.errors.append(str(msg))
+                del self.errors[:-KEPT_LINES]
+                sys.stderr.write(f"TensorRT: {msg}\n")
+
+    return Lines()
+
+
+def build(
+    trt: Any,
+    able: Capabilities,
+    logger: Any,
+    gpu: Any,
+    file: str,
+    precision: str,
+    cache: Optional[bytes],
+) -> Built:
+    """Build an engine for this GPU (a ``GpuInfo``).
+
+    ``cache`` is a serialized timing cache, empty for a new one; None builds without.
+    """
+    del logger.errors[:]
+    with open(file, "rb") as stream:
+        content = stream.read()
+    builder = trt.Builder(logger)
+    network = builder.create_network(network_flags(trt, able))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(content):
+        raise _bad_model(able, parser, file, content)
+    layers = _layer_types(network)
+    _check_network(able, network, layers, file, precision)
+
+    config = builder.create_builder_config()
+    workspace = min(gpu.memory_bytes // WORKSPACE_SHARE, WORKSPACE_MOST_BYTES)
+    set_workspace(trt, able, config, workspace)
+    config.avg_timing_iterations = AVERAGED_TIMINGS
+    flags: Dict[str, Any] = dict(set_precision(trt, able, config, precision))
+    flags.update(set_io(trt, able, network, precision))
+    flags.update(workspace_bytes=workspace, avg_timing_iterations=AVERAGED_TIMINGS)
+    if set_detail(trt, able, config, OPTIMIZATION_LEVEL):
+        flags["optimization_level"] = OPTIMIZATION_LEVEL
+    sources = set_tactics(trt, able, config)
+    flags["timing_cache"] = _set_cache(config, cache)
+
+    start = time.perf_counter()
+    plan = builder.build_serialized_network(network, config)
+    build_s = time.perf_counter() - start
+    if plan is None:
+        raise _not_built(logger, able, file)
+    learned = None
+    if cache is not None:
+        learned = bytes(memoryview(config.get_timing_cache().serialize()))
+    return Built(
+        plan=bytes(memoryview(plan)),
+        build_s=build_s,
+        has_products=bool(layers & PRODUCTS),
+        tactic_sources=sources,
+        flags=flags,
+        cache=learned,
+    )
+
+
+def _set_cache(config: Any, content: Optional[bytes]) -> str:
+    """Give the config a timing cache; says which: "none", "new", "used" or "replaced"."""
+    if content is None:
+        return "none"
+    cache = config.create_timing_cache(content)
+    if cache is not None and config.set_timing_cache(cache, False):
+        return "used" if content else "new"
+    config.set_timing_cache(config.create_timing_cache(b""), False)
+    return "replaced"
+
+
+def _layer_types(network: Any) -> Set[str]:
+    return {network.get_layer(index).type.name for index in range(network.num_layers)}
+
+
+def _check_network(
+    able: Capabilities, network: Any, layers: Set[str], file: str, precision: str
+) -> None:
+    """Refuse what would be built as something else than what was asked for."""
+    if precision == "int8" and "QUANTIZE" not in layers:
+        raise RequestError(
+            "bad_model",
+            f"{file} has no QuantizeLinear nodes: without them int8 would have no scales",
+            "write the file with quantize and dequantize nodes (precision int8)",
+        )
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        if min(tuple(tensor.shape), default=1) < 1:
+            raise RequestError(
+                "bad_model",
+                f"{file}: input {tensor.name!r} has the shape {list(tensor.shape)}: only fixed "
+                "sizes above 0 can be measured",
+                "export the model with static shapes",
+            )
+        if precision == "fp16" and not able.precision_flags and tensor.dtype.name in FLOATS:
+            raise RequestError(
+                "bad_model",
+                f"{file}: input {tensor.name!r} is a {tensor.dtype.name}, and TensorRT "
+                f"{able.version} takes all types from the file: it would not be built in fp16",
+                "write the file with FLOAT16 tensors (precision fp16)",
+            )
+
+
+def _bad_model(able: Capabilities, parser: Any, file: str, content: bytes) -> RequestError:
+    said = []
+    for index in range(parser.num_errors):
+        error = parser.get_error(index)
+        number, name = parser_error_node(able, error)
+        name = name or _node_name(content, number)
+        where = f"node {number} ({name}): " if name else ""
+        said.append(f"{where}{error.desc()} [{error.code().name}]")
+    shown = clip("; ".join(said) or "it gave no error")
+    return RequestError(
+        "bad_model",
+        f"TensorRT {able.version} cannot read {file}: {shown}",
+        "check the file with onnx.checker, and its operators and opset against what this version "
+        "of TensorRT reads (13 is what 8.2 reads)",
+    )
+
+
+def _node_name(content: bytes, number: int) -> str:
+    """The name of a node of the graph, by the number that the parser gives; "" for none.
+
+    Before TensorRT 10 the number is all there is, and the device may lack the onnx package.
+    """
+    try:
+        (graph,) = _parts(memoryview(content), GRAPH_OF_MODEL)
+        node = list(_parts(graph, NODE_OF_GRAPH))[number] if number >= 0 else memoryview(b"")
+        return "".join(bytes(name).decode("utf-8") for name in _parts(node, NAME_OF_NODE))
+    except (ValueError, LookupError):
+        return ""
+
+
+def _parts(message: memoryview, wanted: int) -> Iterator[memoryview]:
+    """Each field of that number which holds bytes, in a message as protobuf writes it."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        kind = tag & 7
+        size, at = (FIXED_BYTES[kind], at) if kind in FIXED_BYTES else _varint(message, at)
+        if kind == WITH_LENGTH:
+            if tag >> 3 == wanted:
+                yield message[at : at + size]
+        elif kind == VARINT:
+            size = 0
+        at += size
+
+
+def _varint(message: memoryview, at: int) -> Tuple[int, int]:
+    """The number that begins there, and where the next byte is."""
+    value = shift = 0
+    while True:
+        value |= (message[at] & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if message[at - 1] < 0x80:
+            return value, at
+
+
+def _not_built(logger: Any, able: Capabilities, file: str) -> RequestError:
+    said = logger.last()
+    if says_out_of_memory("; ".join(logger.errors)):
+        return out_of_memory(said)
+    return RequestError(
+        "runtime_error",
+        f"TensorRT {able.version} cannot build {file}: {clip(said)}",
+        "the whole of what it said is in the agent's standard error",
+    )

@@ -1,0 +1,182 @@
+"""What an engine is made of, from its inspector's JSON: precisions and tactics.
+
+The builder may use less precision than it is allowed to, and none of it: what was built counts,
+not what was asked for.  The form changed over the versions:
+
+- "Format/Datatype": "Row major linear FP32", "Two wide channel vectorized row major FP16 format"
+  (8.x); "Half", "Float", "Int8 NC/32HW32" (10.x); split in "Format" and "DataType" (11.x);
+- without details a layer is its name alone, a string.
+"""
+
+import json
+import re
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+from ...checks import RequestError
+
+#: In this order: a format's words may hold a shorter one.
+_TYPES = (
+    ("bf16", re.compile(r"bf16|bfloat", re.I)),
+    ("fp8", re.compile(r"fp8|e4m3", re.I)),
+    ("fp16", re.compile(r"fp16|half|float16", re.I)),
+    ("int8", re.compile(r"int8", re.I)),
+    ("fp32", re.compile(r"fp32|float", re.I)),
+)
+#: Layers that multiply: convolutions are "correlation" too where Myelin compiled them.
+_MULTIPLIES = re.compile(r"conv|gemm|correlation|matrix|fully_?connected|fprop|dgrad", re.I)
+#: What Myelin compiled as a whole: what is in it is not reported.
+_OPAQUE = re.compile(r"^(?:myelin|foreignnode)\b|\{ForeignNode\[|__myl", re.I)
+#: Those that only move data, whatever their names hold.
+_MOVES = re.compile(r"reformat|noop|constant|shuffle|copy|signal|wait|cast", re.I)
+#: Kernels that round fp32 to TF32: CASK's and CUTLASS's names for them.
+_TF32 = re.compile(r"tf32|s1688|tfloat32", re.I)
+
+
+class Layer(NamedTuple):
+    """A layer: the precision it computes in ("" where that is not reported), whether it multiplies.
+
+    One that is ``opaque`` may do so; of one without details the name alone is known.
+    """
+
+    name: str
+    precision: str
+    multiplies: bool
+    tactic: str
+    opaque: bool
+    has_details: bool
+
+
+class Inspected(NamedTuple):
+    """All layers of an engine."""
+
+    layers: Tuple[Layer, ...]
+
+    @property
+    def multiplying(self) -> List[Layer]:
+        """Layers that multiply, and those that may."""
+        return [layer for layer in self.layers if layer.multiplies or layer.opaque]
+
+    @property
+    def precision_layers(self) -> Dict[str, int]:
+        """Layers a precision: those that multiply, or all that compute where none does."""
+        counted = self.multiplying or list(self.layers)
+        found: Dict[str, int] = {}
+        for layer in counted:
+            if layer.precision:
+                found[layer.precision] = found.get(layer.precision, 0) + 1
+        return found
+
+    @property
+    def precision(self) -> str:
+        """As built: "fp16", or "fp16+fp32" where an engine is mixed; "" where not reported."""
+        return "+".join(sorted(self.precision_layers))
+
+    @property
+    def tactics(self) -> List[List[str]]:
+        """The tactic of each layer that has one."""
+        return [[layer.name, layer.tactic] for layer in self.layers if layer.tactic]
+
+
+def inspect(text: str) -> Inspected:
+    """Read an inspector's JSON."""
+    try:
+        found = json.loads(text)
+        layers = found["Layers"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RequestError(
+            "runtime_error",
+            f"the engine inspector's answer is not understood ({error!r}): {text[:200]!r}",
+            "report it with the version of TensorRT",
+        ) from error
+    return Inspected(tuple(_layer(one) for one in layers))
+
+
+def check(inspected: Inspected, precision: str, has_products: bool) -> None:
+    """Raise ``wrong_precision`` where an engine is not what was asked for.
+
+    ``has_products``: the network multiplies (a convolution, a linear layer).
+    """
+    if not all(layer.has_details for layer in inspected.layers):
+        raise RequestError(
+            "runtime_error",
+            f"the engine inspector gives no details of its {len(inspected.layers)} layers, so "
+            f"there is no proof that they are in {precision}",
+            "build the engine again: it must be built with detailed profiling verbosity",
+        )
+    computing = [layer for layer in inspected.layers if layer.precision]
+    right = [layer for layer in computing if layer.precision == precision]
+    if precision == "fp32":
+        wrong = [layer for layer in computing if layer not in right]
+        if wrong:
+            shown = ", ".join(f"{one.name!r} in {one.precision}" for one in wrong[:3])
+            raise _wrong(precision, inspected, f"{len(wrong)} layers are not in fp32: {shown}")
+        return
+    if precision == "fp16" and computing and not right:
+        why = f"none of its {len(computing)} layers that compute is in fp16"
+        raise _wrong(precision, inspected, why)
+    if has_products:
+        _check_products(inspected, precision)
+
+
+def _check_products(inspected: Inspected, precision: str) -> None:
+    """Half of the products in fp16 at least; one in int8, where files ask for fp ones as well."""
+    multiplying = inspected.multiplying
+    right = [layer for layer in multiplying if layer.precision == precision]
+    if not right:
+        why = f"none of its {len(multiplying)} layers that multiply is in {precision}"
+    elif precision == "fp16" and 2 * len(right) < len(multiplying):
+        why = f"only {len(right)} of its {len(multiplying)} layers that multiply are in fp16"
+    else:
+        return
+    raise _wrong(precision, inspected, why)
+
+
+def _wrong(asked: str, inspected: Inspected, why: str) -> RequestError:
+    built = inspected.precision or "an unknown precision"
+    return RequestError(
+        "wrong_precision",
+        f"{asked} was asked for and {built} was built: {why}",
+        "TensorRT found this faster, or the GPU cannot do it: measure it in another precision",
+    )
+
+
+def _layer(found: Any) -> Layer:
+    if not isinstance(found, dict):
+        return Layer(str(found), "", False, "", False, False)
+    name = str(found.get("Name", ""))
+    tactic = str(found.get("TacticName") or found.get("TacticValue") or "")
+    kind = f"{found.get('LayerType', '')} {found.get('ParameterType', '')}"
+    moves = bool(_MOVES.search(kind))
+    multiplies = not moves and bool(_MULTIPLIES.search(f"{kind} {found.get('TacticName', '')}"))
+    precision = "" if moves else _precision(found)
+    # Tactics without a name do not say it; there the builder's flag, which is off, is relied on.
+    if precision in ("", "fp32") and not moves and _TF32.search(str(found.get("TacticName", ""))):
+        precision = "tf32"
+    opaque = not moves and bool(_OPAQUE.search(kind) or _OPAQUE.search(name))
+    return Layer(name, precision, multiplies, tactic, opaque, True)
+
+
+def _precision(found: Dict[str, Any]) -> str:
+    """The type of the weights where it is reported, else that of the first input."""
+    weights = found.get("Weights")
+    told = _type(str(weights.get("Type", ""))) if isinstance(weights, dict) else None
+    for tensor in [*_tensors(found, "Inputs"), *_tensors(found, "Outputs")]:
+        told = told or _tensor_type(tensor)
+    return told or ""
+
+
+def _tensors(found: Dict[str, Any], side: str) -> List[Dict[str, Any]]:
+    tensors = found.get(side)
+    return [one for one in tensors if isinstance(one, dict)] if isinstance(tensors, list) else []
+
+
+def _tensor_type(tensor: Dict[str, Any]) -> Optional[str]:
+    for key in ("DataType", "Datatype", "Format/Datatype", "Format"):
+        told = _type(str(tensor.get(key, "")))
+        if told:
+            return told
+    return None
+
+
+def _type(text: str) -> Optional[str]:
+    return next((name for name, pattern in _TYPES if pattern.search(text)), None)

@@ -1,0 +1,1 @@
+"""TensorRT on a GPU, through its own trtexec."""

@@ -1,0 +1,60 @@
+"""Plain data (TOML, JSON) as the arguments of a dataclass, checked against its annotations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields
+from typing import Any, get_type_hints
+
+import msgspec
+
+_WORDS = {
+    "str": "a text",
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table of fields",
+}
+
+
+class RecordError(ValueError):
+    """Plain data that are not a valid record: one line that names the field."""
+
+
+def checked_fields(kind: type, facts: Mapping[str, Any], apart: str = "") -> dict[str, Any]:
+    """The facts as the fields of a record have them; ``apart`` is one that is no fact.
+
+    Raises RecordError for a field that is unknown or missing, or of another type.
+    """
+    wanted = {one.name: one.default is MISSING for one in fields(kind) if one.name != apart}
+    if unknown := set(facts) - set(wanted):
+        raise RecordError(f"has the unknown fields {listed(unknown)}; known are {listed(wanted)}")
+    if missing := {one for one, is_needed in wanted.items() if is_needed} - set(facts):
+        raise RecordError(f"lacks the fields {listed(missing)}; known are {listed(wanted)}")
+    types = get_type_hints(kind)
+    return {name: _converted(name, fact, types[name]) for name, fact in facts.items()}
+
+
+def listed(names: Iterable[str]) -> str:
+    """The names in order, as part of a sentence."""
+    return ", ".join(sorted(names))
+
+
+def _converted(name: str, fact: Any, kind: Any) -> Any:
+    try:
+        return msgspec.convert(fact, kind)
+    except msgspec.ValidationError as error:
+        said, _, inside = str(error).partition(" - at `$")
+        place, shown = name + inside.rstrip("`"), repr(fact)[:200]
+        raise RecordError(f"{place} {_in_words(said)}, got {shown}") from None
+
+
+def _in_words(said: str) -> str:
+    """What msgspec says of a value, as the user has it: TOML knows no null."""
+    found = re.match("Expected `([^`]*)`", said)
+    if found is None:
+        return said.replace("Object missing required field", "lacks").replace("`", "")
+    words = found[1].removesuffix(" | null").split(" | ")
+    return f"must be {' or '.join(_WORDS.get(word, word) for word in words)}"
