@@ -55,10 +55,10 @@ def kept_figure(
     """A strip a plan, by its label: filled squares keep their activations, hollow ones are merged.
 
     With a table, block latency is drawn above and each plan's predicted latency beside its strip;
-    the plans must fit the table then (``search.binding.bind`` puts their blocks in its order). Plans that
-    merge spans have a cell a convolution, below the original network where ``chain``, or the
-    table's, says what that is. Raises PlotError without plans or with both kinds of them, MaskError
-    for a plan that does not fit.
+    the plans must fit the table then (``search.binding.bind`` puts their blocks in its order).
+    Plans that merge spans have a cell a convolution, below the original network where ``chain``, or
+    the table's, says what that is. Raises PlotError without plans or with both kinds of them,
+    MaskError for a plan that does not fit.
     """
     if not plans:
         raise PlotError(
