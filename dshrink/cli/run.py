@@ -36,27 +36,56 @@ def command(
         Path | None, typer.Option(help="a latency table of the network; measured if not given")
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="a name of `dshrink devices list`; the table's, else local")
+        str | None,
+        typer.Option(
+            help="a name of `dshrink devices list`; the table's, else local",
+            rich_help_panel=options.CONDITIONS,
+        ),
     ] = None,
     runtime: Annotated[
-        str | None, typer.Option(help="the table's, else the device's first that is driven")
+        str | None,
+        typer.Option(
+            help="the table's, else the device's first that is driven",
+            rich_help_panel=options.CONDITIONS,
+        ),
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="fp32, fp16 or int8; the table's, else fp32")
+        str | None,
+        typer.Option(
+            help="fp32, fp16 or int8; the table's, else fp32", rich_help_panel=options.CONDITIONS
+        ),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="images a batch; the table's, else the paper's")
+        int | None,
+        typer.Option(
+            min=1,
+            help="images a batch; the table's, else the paper's",
+            rich_help_panel=options.CONDITIONS,
+        ),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="threads on a CPU; the table's, else 1")
+        int | None,
+        typer.Option(
+            min=1, help="threads on a CPU; the table's, else 1", rich_help_panel=options.CONDITIONS
+        ),
     ] = None,
     rows: Annotated[
-        str | None, typer.Option(help="only these rows, such as searched,random")
+        str | None,
+        typer.Option(
+            help="only these rows, such as searched,random", rich_help_panel=options.TRAINING
+        ),
     ] = None,
-    seeds: Annotated[str | None, typer.Option(help="these seeds, such as 0,1,2")] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(help="these seeds, such as 0,1,2", rich_help_panel=options.TRAINING),
+    ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option(min=1, help="runs at a time; one a core without a GPU, else one"),
+        typer.Option(
+            min=1,
+            help="runs at a time; one a core without a GPU, else one",
+            rich_help_panel=options.TRAINING,
+        ),
     ] = None,
     unreadable: train_options.OnUnreadable = Unreadable.SKIP,
     allow_unfit: Annotated[

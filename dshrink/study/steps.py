@@ -165,7 +165,8 @@ def _networks(recipe: Recipe, row: str) -> Iterator[tuple[str, MaskGoal | None, 
         yield from (("", None, None, seed) for seed in recipe.seeds)
     elif row == "width":
         for name in recipe.narrower:
-            yield from ((f"{name}/", None, name, seed) for seed in recipe.seeds)
+            folder = f"{name.replace('/', '_')}/"  # hf:ORG/NAME, FILE.py:FACTORY
+            yield from ((folder, None, name, seed) for seed in recipe.seeds)
     else:
         # A draw is its seed: five draws are five masks, each trained once (paper, Sec. 5.4).
         seeds = tuple(range(recipe.random_draws)) if row == "random" else recipe.seeds
