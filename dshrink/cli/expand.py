@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,10 +11,13 @@ import typer
 
 from dshrink.cli import options, train_options
 from dshrink.cli.console import err, notice, out, print_json
+from dshrink.cli.train_options import training
 from dshrink.train.unreadable import Unreadable
 
 if TYPE_CHECKING:
     from dshrink.operations.expand import ExpandResult
+
+expanding = partial(typer.Option, rich_help_panel="Expansion")
 
 
 def register(app: typer.Typer) -> None:
@@ -27,17 +31,17 @@ def command(
     folder: Annotated[Path, typer.Option("--out", help="folder for the weights and checkpoints")],
     rule: Annotated[
         str,
-        typer.Option(
+        expanding(
             help="which convolutions: vgg (dense 3x3 ones but the first two and the last), "
             "inverted_residual (the first pointwise of every other block), auto"
         ),
     ] = "auto",
     layer: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="expand this convolution instead; several times"),
+        expanding(metavar="NAME", help="expand this convolution instead; several times"),
     ] = None,
     ratio: Annotated[
-        int, typer.Option(min=1, help="middle channels of an expansion for each input channel")
+        int, expanding(min=1, help="middle channels of an expansion for each input channel")
     ] = 6,
     weights: train_options.Weights = "initial",
     recipe: train_options.Recipe = None,
@@ -45,7 +49,7 @@ def command(
     epochs: train_options.Epochs = None,
     shrink_epochs: Annotated[
         int | None,
-        typer.Option(
+        training(
             min=1,
             help="epochs without the added activations; as many as --epochs if not given",
         ),
@@ -59,9 +63,7 @@ def command(
     ] = None,
     warmup_epochs: train_options.WarmupEpochs = None,
     clip: train_options.Clip = None,
-    ema: Annotated[
-        float | None, typer.Option(help="decay of an average of the weights, which is then kept")
-    ] = None,
+    ema: train_options.Ema = None,
     precision: train_options.TrainPrecision = None,
     loaders: train_options.Loaders = None,
     unreadable: train_options.OnUnreadable = Unreadable.SKIP,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,10 @@ import typer
 
 from dshrink.cli import options, train_options
 from dshrink.cli.console import notice, out, print_json
+from dshrink.cli.train_options import training
 from dshrink.train.unreadable import Unreadable
+
+distilling = partial(typer.Option, rich_help_panel="Distillation")
 
 
 def register(app: typer.Typer) -> None:
@@ -21,9 +25,7 @@ def register(app: typer.Typer) -> None:
 def command(
     context: typer.Context,
     model: options.Model,
-    plan: Annotated[
-        str, typer.Option(help="a plan file, mask:0011..., spans:1|01..., or paper:NAME")
-    ],
+    plan: train_options.Plan,
     data: train_options.Data,
     folder: Annotated[
         Path, typer.Option("--out", help="folder for weights, history, plan and checkpoints")
@@ -36,29 +38,24 @@ def command(
     accumulate: train_options.Accumulate = None,
     learning_rate: train_options.LearningRate = None,
     min_learning_rate: Annotated[
-        float | None, typer.Option("--min-lr", help="learning rate at the cosine's end")
+        float | None, training("--min-lr", help="learning rate at the cosine's end")
     ] = None,
     warmup_epochs: train_options.WarmupEpochs = None,
-    momentum: Annotated[float | None, typer.Option(help="momentum of SGD")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="weight decay of SGD")] = None,
+    momentum: Annotated[float | None, training(help="momentum of SGD")] = None,
+    weight_decay: Annotated[float | None, training(help="weight decay of SGD")] = None,
     clip: train_options.Clip = None,
-    label_smoothing: Annotated[
-        float | None, typer.Option(help="share of the other classes")
-    ] = None,
+    label_smoothing: Annotated[float | None, training(help="label smoothing")] = None,
     distillation: Annotated[
-        float | None,
-        typer.Option(help="weight of the original network's outputs as the target; 0 for none"),
+        float | None, distilling(help="weight of the teacher's outputs as targets; 0 for none")
     ] = None,
     teacher: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="weights of MODEL that teach instead of --weights"),
+        distilling(metavar="FILE", help="weights of the teacher, MODEL itself; else --weights"),
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(help="by which both outputs are divided to be compared")
+        float | None, distilling(help="divides the outputs of teacher and student")
     ] = None,
-    ema: Annotated[
-        float | None, typer.Option(help="decay of an average of the weights, which is then kept")
-    ] = None,
+    ema: train_options.Ema = None,
     precision: train_options.TrainPrecision = None,
     free_activation: options.FreeActivation = True,
     loaders: train_options.Loaders = None,
@@ -67,7 +64,7 @@ def command(
     seed: train_options.Seed = None,
     json: options.Json = False,
 ) -> None:
-    """Fine-tune MODEL as a plan shrinks it, so that it merges exactly and free of charge.
+    """Fine-tune MODEL as a plan shrinks it, so that it merges exactly.
 
     The same command resumes an interrupted run. On several GPUs:
     `accelerate launch -m dshrink finetune ...`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from dshrink.importance.run import ImportanceResult
     from dshrink.importance.settings import ImportanceSettings
 
+evaluation = partial(typer.Option, rich_help_panel="Evaluation of a network")
+sharing = partial(typer.Option, rich_help_panel="Parts and machines")
+
 
 def register(app: typer.Typer) -> None:
     app.command(name="importance")(command)
@@ -26,49 +30,47 @@ def command(
     data: train_options.Data,
     level: Annotated[
         str,
-        typer.Option(
+        evaluation(
             help="what a network gets before it is evaluated: recalibrate[:BATCHES] (batch-norm "
             "statistics only), steps:N or epochs:N of fine-tuning (the paper: one epoch)"
         ),
     ],
     out_file: Annotated[Path, typer.Option("--out", help="CSV to write; its journal lies beside")],
-    weights: Annotated[str, typer.Option(help="pretrained, random, or a state-dict file")] = (
-        "pretrained"
-    ),
+    weights: train_options.MergeWeights = "pretrained",
     resolution: options.Resolution = 224,
     images: Annotated[
-        int | None, typer.Option(min=1, help="validation images to evaluate on; all if not given")
+        int | None, evaluation(min=1, help="validation images to evaluate on; all if not given")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="images a batch")] = 128,
+    batch: Annotated[int, evaluation(min=1, help="images a batch")] = 128,
     learning_rate: Annotated[
         float,
-        typer.Option("--lr", help="learning rate of SGD at the start; down to 0 along a cosine"),
+        evaluation("--lr", help="learning rate of SGD at the start; down to 0 along a cosine"),
     ] = 0.01,
-    weight_decay: Annotated[float, typer.Option(help="weight decay of SGD")] = 1e-5,
+    weight_decay: Annotated[float, evaluation(help="weight decay of SGD")] = 1e-5,
     augment: Annotated[
-        bool, typer.Option("--augment/--no-augment", help="random crops and flips to train on")
+        bool, evaluation("--augment/--no-augment", help="random crops and flips to train on")
     ] = True,
     reinitialise: Annotated[
         bool,
-        typer.Option(
+        evaluation(
             "--reinitialise/--keep-single-layers",
             help="draw a single layer (j = i + 1) anew before it is evaluated, as the paper does: "
             "then such spans cost something too; only training (epochs:1) recovers from it",
         ),
     ] = False,
     span_mode: Annotated[
-        str, typer.Option(help="which spans: kim2023 (the paper's) or exact (all valid)")
+        str, evaluation(help="which spans: kim2023 (the paper's) or exact (all valid)")
     ] = "kim2023",
     shard: Annotated[
         str | None,
-        typer.Option(
+        sharing(
             help="K/N: evaluate only that part; afterwards the same command without --shard "
             "collects all parts and writes the table"
         ),
     ] = None,
     scheduler: Annotated[
         str | None,
-        typer.Option(help="address of a Dask cluster whose workers evaluate; see docs/fleets.md"),
+        sharing(help="address of a Dask cluster whose workers evaluate; see docs/fleets.md"),
     ] = None,
     loaders: Annotated[
         int, typer.Option(min=0, help="processes that read images; 0 reads in this one")
@@ -81,7 +83,7 @@ def command(
         ),
     ] = Unreadable.STOP,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="evaluate again what failed before")
+        bool, sharing("--retry-failed", help="evaluate again what failed before")
     ] = False,
     seed: options.Seed = 0,
     json: options.Json = False,

@@ -22,13 +22,9 @@ def register(app: typer.Typer) -> None:
 
 def command(
     model: options.Model,
-    plan: Annotated[
-        str, typer.Option(help="a plan file, mask:0011..., spans:1|01..., or paper:NAME")
-    ],
+    plan: train_options.Plan,
     out_file: Annotated[Path, typer.Option("--out", help="ONNX file to write")],
-    weights: Annotated[str, typer.Option(help="pretrained, random, or a state-dict file")] = (
-        "pretrained"
-    ),
+    weights: train_options.MergeWeights = "pretrained",
     data: Annotated[
         str | None,
         typer.Option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from dshrink.cli import options
 from dshrink.cli.console import notice, out, print_json, progress
 from dshrink.cli.render import summary_lines, table_data
 
-PIECES = "Pieces to measure"
+pieces = partial(typer.Option, rich_help_panel="Pieces")
 
 
 def register(app: typer.Typer) -> None:
@@ -39,33 +40,29 @@ def command(
     hold_clocks: options.HoldClocks = False,
     segments: Annotated[
         str,
-        typer.Option(
+        pieces(
             help="what is profiled: blocks, or spans (every run of convolutions that can become "
             "one, across blocks as well)",
-            rich_help_panel=PIECES,
         ),
     ] = "blocks",
     span_mode: Annotated[
         str | None,
-        typer.Option(
+        pieces(
             help="which spans: kim2023 (the paper's, the default) or exact (all valid)",
-            rich_help_panel=PIECES,
         ),
     ] = None,
     max_kernel: Annotated[
         int | None,
-        typer.Option(
+        pieces(
             min=1,
             help="spans with a wider merged kernel are not measured",
-            rich_help_panel=PIECES,
         ),
     ] = None,
     dense: Annotated[
         bool,
-        typer.Option(
+        pieces(
             "--dense",
             help="with blocks: also measure same-FLOPs dense counterparts",
-            rich_help_panel=PIECES,
         ),
     ] = False,
     hold_out: Annotated[
@@ -73,12 +70,11 @@ def command(
     ] = 20,
     contexts: Annotated[
         list[str] | None,
-        typer.Option(
+        pieces(
             "--context",
             help="what pieces are measured beside: isolated, pair, layers, several of them, or "
             "best (all that the runtime allows; a GPU's default). The table is the one that "
             "predicts best; a CPU's default is isolated, for spans pair",
-            rich_help_panel=PIECES,
         ),
     ] = None,
     seed: options.Seed = 0,

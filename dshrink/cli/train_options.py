@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dshrink.cli.console import progress
+from dshrink.cli.options import TRAINING
 from dshrink.progress import OnProgress, no_progress
 from dshrink.train.unreadable import Unreadable
 
 if TYPE_CHECKING:
     from dshrink.train.settings import Training
+
+training = partial(typer.Option, rich_help_panel=TRAINING)
 
 Data = Annotated[
     str,
@@ -25,33 +29,36 @@ Data = Annotated[
     ),
 ]
 Weights = Annotated[str, typer.Option(help="pretrained, initial, or a state-dict file")]
+MergeWeights = Annotated[str, typer.Option(help="pretrained, random, or a state-dict file")]
+Plan = Annotated[str, typer.Option(help="a plan file, mask:0011..., spans:1|01..., or paper:NAME")]
 Recipe = Annotated[
     str | None,
-    typer.Option(help="settings of this recipe, a name or a TOML file; options go first"),
+    training(help="settings of this recipe, a name or a TOML file; options take precedence"),
 ]
-Epochs = Annotated[int | None, typer.Option(min=1, help="passes over the training images")]
-Batch = Annotated[
-    int | None, typer.Option(min=1, help="images a step, over all processes and parts")
-]
+Epochs = Annotated[int | None, training(min=1, help="passes over the training images")]
+Batch = Annotated[int | None, training(min=1, help="images a step, over all processes and parts")]
 Accumulate = Annotated[
-    int | None, typer.Option(min=1, help="parts that a batch is cut into, to need less memory")
+    int | None, training(min=1, help="parts that a batch is split into, to need less memory")
 ]
 LearningRate = Annotated[
-    float | None, typer.Option("--lr", help="learning rate of SGD, down along a cosine")
+    float | None, training("--lr", help="learning rate of SGD, decayed along a cosine")
 ]
 WarmupEpochs = Annotated[
-    int | None, typer.Option(min=0, help="epochs in which the learning rate rises at first")
+    int | None, training(min=0, help="epochs in which the learning rate rises at first")
 ]
-Clip = Annotated[float | None, typer.Option(help="largest norm of a step's gradient")]
+Clip = Annotated[float | None, training(help="largest norm of a step's gradient")]
+Ema = Annotated[
+    float | None, training(help="decay of an average of the weights, which is then kept")
+]
 CheckpointSteps = Annotated[
-    int | None, typer.Option(min=1, help="a checkpoint after so many steps, not only each epoch")
+    int | None, training(min=1, help="a checkpoint after so many steps, not only each epoch")
 ]
 Seed = Annotated[
     int | None,
-    typer.Option(min=0, help="seed of everything random; the recipe's, else 0, if not given"),
+    training(min=0, help="seed of everything random; the recipe's, else 0, if not given"),
 ]
 TrainPrecision = Annotated[
-    str | None, typer.Option("--precision", help="fp32, fp16 or bf16 (mixed precision)")
+    str | None, training("--precision", help="fp32, fp16 or bf16 (mixed precision)")
 ]
 Loaders = Annotated[
     int | None, typer.Option(min=0, help="processes that read images; 0 reads in this one")

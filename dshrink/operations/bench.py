@@ -196,19 +196,10 @@ def benchmark_result(
             known["error_percent"] = 100.0 * (ratio - 1.0)
     return BenchmarkResult(
         network=network.label,
-        model=facts.model,
-        keep_mask=facts.keep_mask,
+        **{name: getattr(facts, name) for name in _OF_FACTS},
+        **{name: getattr(conditions, name) for name in _OF_CONDITIONS},
+        **{**dict.fromkeys(_THROUGHPUT), **known},
         kept_blocks=_kept_blocks(network),
-        padding=facts.padding,
-        device=conditions.device,
-        runtime=conditions.runtime,
-        precision=conditions.precision,
-        batch=conditions.batch,
-        threads=conditions.threads,
-        clock=conditions.clock,
-        statistic=conditions.statistic,
-        launch=conditions.launch,
-        cache_mode=conditions.cache_mode,
         macs=network.macs,
         parameters=network.parameters,
         verdict=measurement.verdict,
@@ -217,23 +208,20 @@ def benchmark_result(
         build_s=_number(built, "build_s", 1.0),
         engine_mib=_number(built, "engine_bytes", MIB),
         gpu_memory_mib=_number(built, "device_memory_bytes", MIB),
-        method=facts.method,
-        seed=facts.seed,
-        accuracy_percent=facts.accuracy_percent,
-        validation_images=facts.validation_images,
-        data=facts.data,
-        recipe=facts.recipe,
         resolution="x".join(map(str, network.resolution)) if all(network.resolution) else "",
-        **{**dict.fromkeys(_NOT_ALWAYS), **known},
     )
 
 
-#: What a failed measurement, or a network without a prediction, has not.
-_NOT_ALWAYS = (
-    *("latency_ms", "low_ms", "high_ms", "median_ms"),
-    *("throughput_fps", "throughput_low_fps", "throughput_high_fps"),
-    *("predicted_ms", "predicted_low_ms", "predicted_high_ms", "error_percent"),
+_OF_FACTS = (
+    *("model", "keep_mask", "padding", "method", "recipe", "seed"),
+    *("accuracy_percent", "validation_images", "data"),
 )
+_OF_CONDITIONS = (
+    *("device", "runtime", "precision", "batch", "threads"),
+    *("clock", "statistic", "launch", "cache_mode"),
+)
+#: What a failed measurement has not.
+_THROUGHPUT = ("throughput_fps", "throughput_low_fps", "throughput_high_fps")
 
 
 def _measured(measurement: Measurement, batch: int) -> dict[str, Any]:

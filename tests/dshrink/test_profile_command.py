@@ -163,7 +163,10 @@ def test_spans_are_profiled_shown_and_predicted_from(tmp_path, profile_command):
         (["--max-kernel", "5"], "are for --segments spans"),
         (["--span-mode", "exact"], "are for --segments spans"),
         (["--segments", "spans", "--span-mode", "all"], "unknown span mode 'all'"),
-        (["--segments", "spans", "--context", "layers"], "does not tell which span it belongs to"),
+        (
+            ["--segments", "spans", "--context", "layers"],
+            "does not identify the span",
+        ),
     ],
 )
 def test_options_that_do_not_suit_the_segments_are_refused(more, part, tmp_path, profile_command):
