@@ -36,7 +36,8 @@ def command(
 
     The same command resumes an interrupted run.
     """
-    from dshrink.operations.study import StudyRequest, StudyStages
+    from dshrink.operations.study import StudyStages
+    from dshrink.operations.study_plan import StudyRequest
     from dshrink.study.pictures import draw_study, searched_plans
     from dshrink.study.recipe import load_recipe
     from dshrink.study.runner import jobs_here

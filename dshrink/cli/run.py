@@ -14,7 +14,7 @@ from dshrink.errors import DshrinkError
 from dshrink.train.unreadable import Unreadable
 
 if TYPE_CHECKING:
-    from dshrink.operations.study import StudyPlan, StudyRequest
+    from dshrink.operations.study_plan import StudyPlan, StudyRequest
     from dshrink.study.recipe import Recipe
     from dshrink.study.steps import Step
 
@@ -102,7 +102,8 @@ def command(
     The same command resumes an interrupted run. On several GPUs:
     `accelerate launch -m dshrink run ... --table DIR`.
     """
-    from dshrink.operations.study import StudyRequest, plan_study, run_study, study_target
+    from dshrink.operations.study import run_study
+    from dshrink.operations.study_plan import StudyRequest, plan_study, study_target
     from dshrink.study.recipe import load_recipe
     from dshrink.study.runner import jobs_here
 

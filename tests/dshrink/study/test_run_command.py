@@ -21,7 +21,8 @@ from dshrink.errors import DshrinkError
 from dshrink.network.models import Network
 from dshrink.operations import study as study_operation
 from dshrink.operations.bench_networks import network_of_file
-from dshrink.operations.study import StudyRequest, StudyStages, study_context
+from dshrink.operations.study import StudyStages
+from dshrink.operations.study_plan import StudyRequest, study_context
 from dshrink.results import BenchmarkResult
 from dshrink.study.folders import StepFolders, StepResult, TableResult
 from dshrink.study.recipe import load_recipe, shipped_recipes
