@@ -27,9 +27,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from dshrink.search.dp.compat import DEFAULT_PREC, TruncatedProgram, Way, WaysTo
-from dshrink.search.dp.frontier import Frontier, solve
+from dshrink.search.dp.compat import DEFAULT_PREC, EdgesTo, TruncatedProgram
+from dshrink.search.dp.frontier import Frontier, SpanPlan, solve
 from dshrink.search.dp.problem import Key, SpanProblem
+from dshrink.search.dp.stages import Edge, State
 from dshrink.search.importance import importance_keys
 from dshrink.version import __version__
 from latency_tables.published import find_published
@@ -78,16 +79,17 @@ class PublicLoops(TruncatedProgram):
     and flag is tried, its time and its importance looked up by the text of their keys.
     """
 
-    def ways_to(self, prec: float) -> WaysTo:
-        times = {f"{i}_{j}": time_ms for (i, j), time_ms in self.times.items()}
-        values = {f"{i}_{j}_{a}_{b}": value for (i, j, a, b), value in self.importance.items()}
+    def edges_to(self, prec: float) -> EdgesTo:
+        times = {f"{edge.start[0]}_{edge.end[0]}": edge.costs[0] for edge in self.edges}
+        known = {f"{e.start[0]}_{e.end[0]}_{e.start[1]}_{e.end[1]}": e for e in self.edges}
 
-        def tried(end: int, end_flag: int) -> Iterator[Way]:
+        def tried(state: State) -> Iterator[tuple[int, Edge]]:
+            end, end_flag = state
             for start, flag in product(range(end), (0, 1)):
                 time_ms = times.get(f"{start}_{end}")
-                value = values.get(f"{start}_{end}_{flag}_{end_flag}")
-                if time_ms is not None and value is not None:
-                    yield Way(start, flag, int(time_ms * prec), value)
+                edge = known.get(f"{start}_{end}_{flag}_{end_flag}")
+                if time_ms is not None and edge is not None:
+                    yield int(time_ms * prec), edge
 
         return tried
 
@@ -116,7 +118,7 @@ def make_problem(name: str, seed: int) -> SpanProblem:
     return SpanProblem(length=length, costs=costs, importance=importance)
 
 
-def budget_at(frontier: Frontier, share: float) -> float:
+def budget_at(frontier: Frontier[SpanPlan], share: float) -> float:
     fastest, slowest = float(frontier.times_ms[0]), float(frontier.times_ms[-1])
     return fastest + share * (slowest - fastest)
 

@@ -20,9 +20,9 @@ from dp_frontier import made_up_importance
 
 from dshrink.operations.bench import bench_networks
 from dshrink.operations.profile import profile_network
+from dshrink.operations.search import DpRequest, DpResult, search_tables
 from dshrink.results import BenchmarkResult, save_results
-from dshrink.search.dp.found import Found, save_frontier
-from dshrink.search.dp.run import TableSearch
+from dshrink.search.dp.files import save_frontier
 from dshrink.search.plan import save_plan
 from latency_tables.io import load_table, save_table
 from latency_tables.table import LatencyTable
@@ -59,9 +59,9 @@ def write_importance(table: LatencyTable, file: Path) -> None:
         writer.writerows((*key, value) for key, value in values.items())
 
 
-def search(table: LatencyTable, importance: Path, share: float) -> Found:
-    wishes = TableSearch(importance=importance, share=share, frontier=True, allow_unfit=True)
-    return wishes.run([table])
+def search(table: LatencyTable, importance: Path, share: float) -> DpResult:
+    wanted = DpRequest(importance=importance, share=share, frontier=True, allow_unfit=True)
+    return search_tables([table], wanted)
 
 
 def page(

@@ -182,6 +182,7 @@ def importing(package: str) -> str:
     ("package", "absent"),
     [
         ("dshrink.search", TORCH | {"devices", "profiler"}),
+        ("dshrink.operations.search", TORCH | {"devices", "profiler"}),
         ("latency_tables", TORCH | (SIBLINGS - {"latency_tables"})),
         ("devices", TORCH | {"numpy"} | (SIBLINGS - {"devices"})),
         ("profiler", TORCH | {"dshrink"}),

@@ -25,9 +25,11 @@ def register(app: typer.Typer) -> None:
 def command(
     context: typer.Context,
     networks: Annotated[list[str], typer.Argument(help="timm names or ONNX files")],
-    plan: Annotated[list[str] | None, typer.Option(help="a plan to measure as well")] = None,
-    table: Annotated[
-        list[Path] | None, typer.Option(help="a latency table whose prediction to show")
+    plans: Annotated[
+        list[str] | None, typer.Option("--plan", help="a plan to measure as well")
+    ] = None,
+    tables: Annotated[
+        list[Path] | None, typer.Option("--table", help="a latency table whose prediction to show")
     ] = None,
     out_file: Annotated[Path, typer.Option("--out", help="CSV to write")] = Path("results.csv"),
     device: options.Device = "local",
@@ -54,15 +56,10 @@ def command(
 
     options.warn_of_plain_tcp(scheduler)
     with progress("benchmark") as update:
-        results = bench_networks(
-            networks,
-            plan or (),
-            table or (),
-            out_file,
-            options.record_of(context, Target),
-            resolution=resolution,
-            padding=padding,
-            seed=seed,
+        results = options.call(
+            context,
+            bench_networks,
+            target=options.call(context, Target),
             on_progress=update,
             notice=notice,
         )

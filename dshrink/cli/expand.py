@@ -36,9 +36,9 @@ def command(
             "inverted_residual (the first pointwise of every other block), auto"
         ),
     ] = "auto",
-    layer: Annotated[
+    layers: Annotated[
         list[str] | None,
-        expanding(metavar="NAME", help="expand this convolution instead; several times"),
+        expanding("--layer", metavar="NAME", help="expand this convolution instead; several times"),
     ] = None,
     ratio: Annotated[
         int, expanding(min=1, help="middle channels of an expansion for each input channel")
@@ -91,18 +91,11 @@ def command(
         learning_rate=shrink_lr,
     )
     with train_options.progress_of_main("expand") as update:
-        result = expand_network(
-            model,
-            data,
-            folder,
-            settings,
-            shrinking,
-            rule=rule,
-            layers=layer or (),
-            ratio=ratio,
-            weights=weights,
-            resolution=resolution,
-            unreadable=unreadable,
+        result = options.call(
+            context,
+            expand_network,
+            settings=settings,
+            shrinking=shrinking,
             on_progress=update,
             notice=notice,
         )

@@ -75,19 +75,8 @@ def command(
         train_options.recipe_settings(recipe), **train_options.given_settings(context)
     )
     with train_options.progress_of_main("fine-tune") as update:
-        result = finetune_by_plan(
-            model,
-            plan,
-            data,
-            folder,
-            settings,
-            weights=weights,
-            teacher=teacher,
-            resolution=resolution,
-            free_activation=free_activation,
-            unreadable=unreadable,
-            on_progress=update,
-            notice=notice,
+        result = options.call(
+            context, finetune_by_plan, settings=settings, on_progress=update, notice=notice
         )
     if result is None:
         return

@@ -35,7 +35,7 @@ def command(
             "statistics only), steps:N or epochs:N of fine-tuning (the paper: one epoch)"
         ),
     ],
-    out_file: Annotated[Path, typer.Option("--out", help="CSV to write; its journal lies beside")],
+    file: Annotated[Path, typer.Option("--out", help="CSV to write; its journal lies beside")],
     weights: train_options.MergeWeights = "pretrained",
     resolution: options.Resolution = 224,
     images: Annotated[
@@ -98,16 +98,15 @@ def command(
     from dshrink.train.data import absolute
 
     options.warn_of_plain_tcp(scheduler)
-    settings = options.record_of(
+    settings = options.call(
         context, ImportanceSettings, data=absolute(data), level=Level.parse(level)
     )
     with progress(f"importance {model}") as update:
-        result = measure_importance(
-            settings,
-            out_file,
+        result = options.call(
+            context,
+            measure_importance,
+            settings=settings,
             shard=Shard.parse(shard) if shard else None,
-            scheduler=scheduler,
-            retry_failed=retry_failed,
             on_progress=update,
             notice=notice,
         )

@@ -38,7 +38,6 @@ for command in (
     chain,
     profile,
     importance,
-    search,
     data,
     finetune,
     expand,
@@ -48,6 +47,11 @@ for command in (
     demo,
 ):
     command.register(app)
+app.add_typer(
+    search.app,
+    name="search",
+    help="Choose what to shrink, in one of five ways.",
+)
 app.add_typer(table.app, name="table", help="Show, check, compare tables; predict from them.")
 app.add_typer(plot.app, name="plot", help="Draw tables, plans and results as PNG and SVG.")
 app.add_typer(devices.app, name="devices", help="What devices there are, and what they run.")

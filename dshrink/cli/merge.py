@@ -21,9 +21,10 @@ def register(app: typer.Typer) -> None:
 
 
 def command(
+    context: typer.Context,
     model: options.Model,
     plan: train_options.Plan,
-    out_file: Annotated[Path, typer.Option("--out", help="ONNX file to write")],
+    file: Annotated[Path, typer.Option("--out", help="ONNX file to write")],
     weights: train_options.MergeWeights = "pretrained",
     data: Annotated[
         str | None,
@@ -55,21 +56,7 @@ def command(
     """
     from dshrink.operations.merge import merge_by_plan
 
-    result = merge_by_plan(
-        model,
-        plan,
-        out_file,
-        weights=weights,
-        data=data,
-        loaders=loaders or 0,
-        unreadable=unreadable,
-        padding=padding,
-        free_activation=free_activation,
-        batch=batch,
-        resolution=resolution,
-        seed=seed,
-        notice=notice,
-    )
+    result = options.call(context, merge_by_plan, loaders=loaders or 0, notice=notice)
     if json:
         print_json(asdict(result))
         return
@@ -81,7 +68,7 @@ def command(
         out.print(agreement_line(result.agreement))
     for name, (before, after) in result.cost.items():
         out.print(f"{name}: {before / 1e6:.2f} M before, {after / 1e6:.2f} M after")
-    out.print(f"wrote {out_file} and {result.certificate}")
+    out.print(f"wrote {file} and {result.certificate}")
 
 
 def agreement_line(found: Agreement) -> str:

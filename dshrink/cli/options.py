@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from dshrink.cli.console import err
-from dshrink.errors import DshrinkError
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-Record = TypeVar("Record", bound="DataclassInstance")
+Result = TypeVar("Result")
 
 #: The groups that ``--help`` shows options in (``rich_help_panel``); the rest is "Options".
 CONDITIONS = "Measurement conditions"
@@ -97,14 +94,8 @@ def warn_of_plain_tcp(scheduler: str | None) -> None:
         )
 
 
-def record_of(context: typer.Context, kind: type[Record], **more: Any) -> Record:
-    """A record of the command's parameters that have the names of its fields, and of ``more``."""
-    names = {field.name for field in fields(kind)}
+def call(context: typer.Context, function: Callable[..., Result], **more: Any) -> Result:
+    """``function`` of the command's parameters that are named like its own, and of ``more``."""
+    names = signature(function).parameters
     taken = {name: value for name, value in context.params.items() if name in names}
-    return kind(**{**taken, **more})
-
-
-def one_goal(budget_ms: float | None, keep: int | None) -> None:
-    """Raise unless exactly one of the goals of a search is given."""
-    if (budget_ms is None) == (keep is None):
-        raise DshrinkError("give either --budget-ms T or --keep K")
+    return function(**{**taken, **more})

@@ -232,9 +232,7 @@ def front(
 def mask(
     history: Annotated[
         Path,
-        typer.Argument(
-            metavar="HISTORY.csv", help="PLAN.history.csv of `dshrink search --method mask`."
-        ),
+        typer.Argument(metavar="HISTORY.csv", help="PLAN.history.csv of `dshrink search mask`."),
     ],
     file: OutOption = Path("mask.png"),
     json: options.Json = False,

@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 def command(
     context: typer.Context,
     model: options.Model,
-    out_dir: Annotated[Path, typer.Option("--out", help="folder of the table and its journal")],
+    folder: Annotated[Path, typer.Option("--out", help="folder of the table and its journal")],
     device: options.Device = "local",
     runtime: options.Runtime = None,
     precision: options.Precision = "fp32",
@@ -89,24 +89,15 @@ def command(
 
     options.warn_of_plain_tcp(scheduler)
     with progress(f"profile {model}") as update:
-        result = profile_network(
-            model,
-            out_dir,
-            options.record_of(context, Target),
-            resolution=resolution,
-            classes=classes,
-            segments=segments,
-            span_mode=span_mode,
-            max_kernel=max_kernel,
-            dense=dense,
-            hold_out=hold_out,
-            contexts=contexts or (),
-            seed=seed,
+        result = options.call(
+            context,
+            profile_network,
+            target=options.call(context, Target),
             on_progress=update,
             notice=notice,
         )
     if json:
-        print_json({**table_data(result.table), "table": str(out_dir)})
+        print_json({**table_data(result.table), "table": str(folder)})
         return
     out.print("\n".join(summary_lines(result.table)))
-    out.print(f"table: {out_dir / 'table.csv'} (and .json); raw samples: {out_dir}/journal.jsonl")
+    out.print(f"table: {folder / 'table.csv'} (and .json); raw samples: {folder}/journal.jsonl")

@@ -1,17 +1,36 @@
-"""What ``dshrink search`` says: plans and frontiers as lines."""
+"""What ``dshrink search`` prints: plans and frontiers as lines, and as JSON data."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dshrink.search.dp.found import Found
+    from dshrink.operations.search import DpResult
     from dshrink.search.plan import Plan
 
 
-def found_lines(found: Found, frontier: Path | None) -> Iterator[str]:
+def result_data(found: DpResult) -> dict[str, Any]:
+    """The plans in full where there is a network, and in any case what the solver chose.
+
+    A time of what was chosen is the sum of its spans.
+    """
+    from dshrink.search.dp.frontier import chosen_data
+    from dshrink.search.plan import plan_data
+
+    return {
+        "plans": [plan_data(plan) for plan in found.plans],
+        "chosen": [chosen_data(plan) for plan in found.chosen],
+        "devices": [asdict(outcome) for outcome in found.outcomes],
+        "frontier_points": None if found.frontier is None else len(found.frontier),
+        "overrun_ms": found.overrun_ms,
+        "unevaluated_keys": found.unevaluated,
+    }
+
+
+def result_lines(found: DpResult, frontier: Path | None) -> Iterator[str]:
     """What the dynamic program found; ``frontier`` is the file that its points were written to."""
     if frontier and found.frontier:
         yield f"frontier of {len(found.frontier)} plans: {frontier}"
@@ -42,10 +61,10 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     yield f"keep mask {plan.keep_mask}: {plan.kept_count} of {len(plan.keep_mask)} blocks kept"
     if plan.predicted is not None:
         yield prediction_line(plan)
-    for choice in plan.blocks:
-        if not choice.keep:
-            layers = f"{choice.first_layer} .. {choice.last_layer}" if choice.first_layer else ""
-            yield f"merge block {choice.index}: {layers or choice.name}"
+    for index in plan.shrunk if plan.blocks else ():
+        block = plan.blocks[index]
+        layers = f"{block.first_layer} .. {block.last_layer}" if block.first_layer else ""
+        yield f"merge block {index}: {layers or block.name}"
 
 
 def prediction_line(plan: Plan) -> str:
@@ -53,4 +72,4 @@ def prediction_line(plan: Plan) -> str:
     p = plan.predicted
     assert p is not None
     interval = f" (95 %: {p.low_ms:.3f} to {p.high_ms:.3f})" if p.low_ms is not None else ""
-    return f"predicted {p.latency_ms:.3f} ms{interval}, borders by {p.padding}"
+    return f"predicted {p.latency_ms:.3f} ms{interval}, padding {p.padding}"

@@ -1,136 +1,117 @@
-"""``dshrink search --method mask``: learn which activations to keep (stage 1)."""
+"""``dshrink search mask``: learn which activations to keep (stage 1)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from dshrink.cli import options, train_options
-from dshrink.cli.console import notice
+from dshrink.cli.console import notice, out, print_json
 from dshrink.cli.render_search import plan_lines
-from dshrink.errors import DshrinkError
+from dshrink.cli.search_options import AllowUnfit, BudgetMs, Keep, search_option
 from dshrink.train.unreadable import Unreadable
 
 if TYPE_CHECKING:
-    from dshrink.search.plan import Plan
+    from dshrink.operations.search import MaskRequest
     from dshrink.train.mask_search import MaskSearch
-    from dshrink.train.settings import Training
 
 
-@dataclass(frozen=True, kw_only=True)
-class MaskSearchCommand:
-    """What the user asked for; ``given`` are settings of training, None where not given."""
-
-    model: str
-    data: str
-    plan_file: Path
-    keep: int | None = None
-    budget_ms: float | None = None
-    table: Path | None = None
-    weights: str = "pretrained"
-    resolution: int | None = None
-    recipe: str | None = None
-    decay: float | None = None
-    limit: float | None = None
-    allow_unfit: bool = False
-    unreadable: Unreadable = Unreadable.SKIP
-    given: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def history_file(self) -> Path:
-        """The mask's history, beside the plan."""
-        return self._beside(".history.csv")
-
-    @property
-    def folder(self) -> Path:
-        """The checkpoints, beside the plan."""
-        return self._beside(".search")
-
-    def _beside(self, ending: str) -> Path:
-        """A path of the plan's own: a dot in its name, as of 1.4, is no suffix."""
-        return self.plan_file.with_name(self.plan_file.name.removesuffix(".json") + ending)
-
-    def run(self) -> MaskSearch | None:
-        """Search with a progress bar, write plan and history.
-
-        None in all processes but the first.
-        """
-        from dshrink.operations.resolution import one_resolution
-        from dshrink.search.goal import Goal
-        from dshrink.search.plan import save_plan
-        from dshrink.train.mask_search import search_masks, write_mask_history
-        from dshrink.train.opening import feed_of, open_both
-        from latency_tables.io import load_table
-
-        options.one_goal(self.budget_ms, self.keep)
-        if self.plan_file.is_dir():
-            raise DshrinkError(f"{self.plan_file} is a folder: give --out a file for the plan")
-        goal = Goal.of(budget_ms=self.budget_ms, keep=self.keep)
-        settings, decay, limit = self._settings()
-        table = load_table(self.table) if self.table else None
-        known = table.resolution if table else None
-        images, network = open_both(
-            self.data,
-            self.model,
-            resolution=one_resolution(self.resolution, known, f"the table {self.table}"),
-            weights=self.weights,
-            seed=settings.seed,
-        )
-        feed = feed_of(images, network, settings, self.unreadable)
-        with train_options.progress_of_main("mask search") as update:
-            found = search_masks(
-                network,
-                feed,
-                settings,
-                goal=goal,
-                folder=self.folder,
-                table=table,
-                decay=decay,
-                limit=limit,
-                allow_unfit=self.allow_unfit,
-                progress=update,
-                notice=notice,
-            )
-        if not found.fitted.main:
-            return None
-        write_mask_history(found, self.history_file)
-        save_plan(found.plan, self.plan_file)
-        return found
-
-    def _settings(self) -> tuple[Training, float | None, float | None]:
-        """Settings, decay and limit: the recipe's, else the paper's; what was given goes first."""
-        from dshrink.train.mask_search import EPOCHS
-        from dshrink.train.settings import Training
-
-        base, decay, limit = replace(Training(), epochs=EPOCHS), self.decay, self.limit
-        if self.recipe is not None:
-            from dshrink.study.recipe import load_recipe
-
-            recipe = load_recipe(self.recipe)
-            base = train_options.seeded(recipe.search, recipe.seeds)
-            limit = recipe.limit if limit is None else limit
-            if decay is None and self.table is not None:
-                decay = recipe.decay
-        return train_options.settings_of(base, **self.given), decay, limit
-
-    def lines(self, found: MaskSearch) -> Iterator[str]:
-        """What came of it."""
-        yield from plan_lines(found.plan)
-        yield _device_line(found.plan)
-        if found.decay is not None:
-            d = found.decay
-            yield f"decay {d.strength:g} for each {d.unit_ms:.4g} ms that merging a block saves"
-        yield (
-            f"while searching: {found.fitted.accuracy:.2f} % of the validation images, "
-            f"{found.fitted.images_per_second:.1f} images/s"
-        )
-        yield f"history of the mask: {self.history_file}; checkpoints: {self.folder}"
+def register(app: typer.Typer) -> None:
+    app.command()(mask)
 
 
-def _device_line(plan: Plan) -> str:
+def mask(
+    context: typer.Context,
+    model: options.Model,
+    data: train_options.Data,
+    out_file: Annotated[
+        Path, typer.Option("--out", help="plan to write; history and checkpoints go next to it")
+    ],
+    budget_ms: BudgetMs = None,
+    keep: Keep = None,
+    table: Annotated[
+        Path | None,
+        search_option(help="folder of a latency table of blocks; a budget needs one"),
+    ] = None,
+    decay: Annotated[
+        float | None, search_option(help="strength of the latency-aware decay; 0 for none")
+    ] = None,
+    mask_limit: Annotated[
+        float | None,
+        search_option(help="largest slope of a mask value that counts; none if not given"),
+    ] = None,
+    allow_unfit: AllowUnfit = False,
+    weights: train_options.Weights = "pretrained",
+    resolution: Annotated[
+        int | None, typer.Option(min=8, help="height and width in pixels [the table's, else 224]")
+    ] = None,
+    recipe: train_options.Recipe = None,
+    epochs: train_options.Epochs = None,
+    batch: train_options.Batch = None,
+    accumulate: train_options.Accumulate = None,
+    learning_rate: train_options.LearningRate = None,
+    warmup_epochs: train_options.WarmupEpochs = None,
+    clip: train_options.Clip = None,
+    precision: train_options.TrainPrecision = None,
+    loaders: train_options.Loaders = None,
+    unreadable: train_options.OnUnreadable = Unreadable.SKIP,
+    checkpoint_steps: train_options.CheckpointSteps = None,
+    seed: train_options.Seed = None,
+    json: options.Json = False,
+) -> None:
+    """Learn, jointly with the weights, which blocks of MODEL keep their activations (stage 1).
+
+    The same command resumes an interrupted search.
+    """
+    from dshrink.operations.search import MaskRequest, mask_defaults, search_mask
+    from dshrink.search.goal import Goal
+    from dshrink.search.plan import plan_data
+
+    training, usual_decay, usual_limit = mask_defaults(recipe)
+    # Without a latency table there is no decay.
+    usual_decay = usual_decay if table is not None else None
+    request = MaskRequest(
+        model=model,
+        data=data,
+        goal=Goal.of(budget_ms=budget_ms, keep=keep),
+        file=out_file,
+        training=train_options.settings_of(training, **train_options.given_settings(context)),
+        table=table,
+        weights=weights,
+        resolution=resolution,
+        decay=usual_decay if decay is None else decay,
+        limit=usual_limit if mask_limit is None else mask_limit,
+        allow_unfit=allow_unfit,
+        unreadable=unreadable,
+    )
+    with train_options.progress_of_main("mask search") as update:
+        found = search_mask(request, on_progress=update, notice=notice)
+    if found is None:
+        return
+    if json:
+        print_json(plan_data(found.plan))
+        return
+    for line in _lines(found, request):
+        out.print(line)
+
+
+def _lines(found: MaskSearch, request: MaskRequest) -> Iterator[str]:
+    plan = found.plan
+    yield from plan_lines(plan)
     if plan.table is None:
-        return "no latency table: found without regard to any device"
-    c = plan.table.conditions
-    return f"latency table of {c.device}: {c.runtime} {c.precision}, batch {c.batch}"
+        yield "no latency table: found without regard to any device"
+    else:
+        c = plan.table.conditions
+        yield f"latency table of {c.device}: {c.runtime} {c.precision}, batch {c.batch}"
+    if found.decay is not None:
+        d = found.decay
+        yield f"decay {d.strength:g} for each {d.unit_ms:.4g} ms that merging a block saves"
+    yield (
+        f"while searching: top-1 accuracy {found.fitted.accuracy:.2f} % on the validation images, "
+        f"{found.fitted.images_per_second:.1f} images/s"
+    )
+    yield f"history of the mask: {request.history_file}; checkpoints: {request.folder}"
+    yield f"plan: {request.file}"

@@ -13,21 +13,19 @@ from dshrink.network.precision import exact_float32
 
 
 class ValidationImages(Protocol):
-    """Where the images come from (``train.feed.Feed``)."""
+    """Where the images come from (``train.feed.Feed``).
+
+    ``digest`` is that of the data set; ``unreadable_files`` are those so far, with the reasons.
+    ``validation_on`` a device are batches of images as a network reads them, and their labels.
+    """
 
     @property
-    def digest(self) -> str:
-        """Of the data set."""
-        ...
+    def digest(self) -> str: ...
 
     @property
-    def unreadable_files(self) -> Mapping[str, str]:
-        """The files that could not be read so far, and why."""
-        ...
+    def unreadable_files(self) -> Mapping[str, str]: ...
 
-    def validation_on(self, device: torch.device) -> Iterable[tuple[Tensor, Tensor]]:
-        """Batches of all validation images as a network reads them, and their labels."""
-        ...
+    def validation_on(self, device: torch.device) -> Iterable[tuple[Tensor, Tensor]]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -84,7 +84,7 @@ def finetune_by_plan(
     if not tuned.fitted.main:
         return None
     plan_file = folder / "plan.json"
-    save_plan(replace(bound, borders=PADDING), plan_file)
+    save_plan(replace(bound, padding=PADDING), plan_file)
     return FinetuneResult(
         accuracy_percent=tuned.accuracy,
         val_loss=tuned.fitted.loss,

@@ -1,16 +1,15 @@
-"""Tie a plan to what it is about: a network's block names, or the table that it was made from."""
+"""Tie a plan to what it is about: a network's names, or the table that it was made from."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from dshrink.search.choices import block_choices, convolution_choices
 from dshrink.search.errors import PlanError
-from dshrink.search.plan import Plan, PredictedLatency, TableReference
+from dshrink.search.plan import BlockLayers, Plan, PredictedLatency, TableReference
 from latency_tables.errors import LatencyTableError
 from latency_tables.masks import check_mask
-from latency_tables.predictor import Prediction, predict
+from latency_tables.predictor import Prediction
 from latency_tables.span_masks import Span, SpanChain, check_span_mask, mask_spans
 from latency_tables.table import LatencyTable
 
@@ -29,17 +28,21 @@ def bind(
     shrinks a block that cannot merge.
     """
     _check_model(plan, model)
-    keep_mask, layers = _mask_by_name(plan, block_names, model)
+    blocks = plan.blocks or tuple(BlockLayers(name=name) for name in block_names)
+    keep_mask = plan.keep_mask
+    if plan.blocks:
+        order = _order([block.name for block in blocks], block_names, model, "block")
+        keep_mask = "".join(keep_mask[at] for at in order)
+        blocks = tuple(blocks[at] for at in order)
     try:
         check_mask(keep_mask, block_names, unmergeable or {}, model)
     except LatencyTableError as error:
         raise PlanError(str(error)) from None
-    known = {
-        block_names.index(choice.name): choice.activations
-        for choice in plan.blocks
-        if choice.activations
-    }
-    blocks = block_choices(keep_mask, block_names, activations or known, layers)
+    if activations:
+        blocks = tuple(
+            replace(block, activations=tuple(activations.get(index, ())))
+            for index, block in enumerate(blocks)
+        )
     return replace(plan, model=model, keep_mask=keep_mask, blocks=blocks)
 
 
@@ -57,13 +60,16 @@ def bind_spans(
     have or has in another order where they merge, or merges a span that cannot merge.
     """
     _check_model(plan, model)
-    span_mask = _span_mask_by_name(plan, chain, model)
+    span_mask = plan.span_mask
+    if plan.convolutions:
+        order = _order(plan.convolutions, chain.convolutions, model, "convolution")
+        span_mask = "".join(span_mask[at] for at in order)
+        _check_merged_runs(plan, span_mask, chain, model)
     try:
         check_span_mask(span_mask, chain, known, unmergeable, model)
     except LatencyTableError as error:
         raise PlanError(str(error)) from None
-    convolutions = convolution_choices(span_mask, chain.convolutions)
-    return replace(plan, model=model, span_mask=span_mask, convolutions=convolutions)
+    return replace(plan, model=model, span_mask=span_mask, convolutions=chain.convolutions)
 
 
 def _check_model(plan: Plan, model: str) -> None:
@@ -74,102 +80,62 @@ def _check_model(plan: Plan, model: str) -> None:
         )
 
 
-def _span_mask_by_name(plan: Plan, chain: SpanChain, model: str) -> str:
-    if not plan.convolutions:
-        return plan.span_mask
-    by_name = {choice.name: choice for choice in plan.convolutions}
-    for name in by_name:
-        if name not in chain.convolutions:
-            raise PlanError(
-                f"the plan names convolution {name!r}, which {model} does not have in its chain; "
-                f"its convolutions: {', '.join(chain.convolutions)}"
-            )
-    for name in chain.convolutions:
-        if name not in by_name:
-            raise PlanError(f"the plan does not say what follows {model}'s convolution {name!r}")
-    found = "".join(by_name[name].sign for name in chain.convolutions)
-    merged = {tuple(chain.convolutions[i:j]) for i, j in mask_spans(found)}
-    for i, j in mask_spans(plan.span_mask):
-        names = tuple(choice.name for choice in plan.convolutions[i:j])
-        if names not in merged:
-            raise PlanError(
-                f"the plan merges {', '.join(names)}, which do not follow one another so in the "
-                f"chain of {model}; make a plan from a table of this network"
-            )
-    return found
-
-
 def _untagged(model: str) -> str:
     # timm's names may end in the tag of their weights: mobilenetv2_100.ra_in1k.
     return model.partition(".")[0]
 
 
-def _mask_by_name(
-    plan: Plan, block_names: Sequence[str], model: str
-) -> tuple[str, dict[int, tuple[str, str]]]:
-    if not plan.blocks:
-        return plan.keep_mask, {}
-    by_name = {choice.name: choice for choice in plan.blocks}
-    for name in by_name:
-        if name not in block_names:
+def _order(planned: Sequence[str], names: Sequence[str], model: str, what: str) -> list[int]:
+    """Where each name of the network is in the plan. Raises PlanError unless both have the same."""
+    for name in planned:
+        if name not in names:
             raise PlanError(
-                f"the plan names block {name!r}, which {model} does not have; its blocks: "
-                f"{', '.join(block_names)}"
+                f"the plan names {what} {name!r}, which {model} does not have; its {what}s: "
+                f"{', '.join(names)}"
             )
-    for name in block_names:
-        if name not in by_name:
-            raise PlanError(f"the plan does not say whether {model}'s block {name!r} is kept")
-    ordered = [by_name[name] for name in block_names]
-    layers = {
-        index: (choice.first_layer, choice.last_layer) for index, choice in enumerate(ordered)
-    }
-    return "".join("1" if choice.keep else "0" for choice in ordered), layers
+    for name in names:
+        if name not in planned:
+            raise PlanError(f"the plan does not say what happens to {model}'s {what} {name!r}")
+    return [planned.index(name) for name in names]
+
+
+def _check_merged_runs(plan: Plan, found: str, chain: SpanChain, model: str) -> None:
+    """Raise PlanError unless what the plan merges is merged in the network's order too."""
+    merged = {chain.convolutions[i:j] for i, j in mask_spans(found)}
+    for i, j in mask_spans(plan.span_mask):
+        if plan.convolutions[i:j] not in merged:
+            raise PlanError(
+                f"the plan merges {', '.join(plan.convolutions[i:j])}, which are not consecutive "
+                f"in the chain of {model}; make a plan from a table of this network"
+            )
 
 
 def plan_from_table(
-    table: LatencyTable, prediction: Prediction, *, method: str, seed: int | None = None
+    table: LatencyTable,
+    prediction: Prediction,
+    *,
+    method: str,
+    seed: int | None = None,
+    importance: float | None = None,
 ) -> Plan:
     """The plan of the predicted mask, with the table's names and conditions."""
-    layers = {
-        block: (row.first_layer, row.last_layer)
-        for block in range(table.block_count)
-        if (row := table.row("original", block))
-    }
+    chain, rows = table.chain, []
+    if chain is None:
+        rows = [table.row("original", block) for block in range(table.block_count)]
     return Plan(
         model=table.model,
         resolution=table.resolution,
-        keep_mask=prediction.keep_mask,
-        blocks=block_choices(prediction.keep_mask, table.block_names, layers=layers),
+        keep_mask="" if chain else prediction.keep_mask,
+        span_mask=prediction.keep_mask if chain else "",
+        blocks=tuple(
+            BlockLayers(name=name, first_layer=row.first_layer, last_layer=row.last_layer)
+            for name, row in zip(table.block_names, rows, strict=False)
+        ),
+        convolutions=chain.convolutions if chain else (),
+        padding=prediction.padding,
         method=method,
         seed=seed,
         predicted=PredictedLatency.of(prediction),
-        table=TableReference(conditions=table.conditions, digest=table.digest),
-    )
-
-
-def span_plan(
-    table: LatencyTable,
-    mask: str,
-    *,
-    method: str,
-    padding: str = "repad",
-    importance: float | None = None,
-) -> Plan:
-    """The plan of a span mask, with the names, the prediction and the conditions of a span table.
-
-    Raises PlanError for a table of blocks, MaskError for a mask that its rows do not make.
-    """
-    if table.chain is None:
-        raise PlanError(
-            f"the table of {table.model} is cut into blocks; measure one with --segments spans"
-        )
-    return Plan(
-        model=table.model,
-        resolution=table.resolution,
-        span_mask=mask,
-        convolutions=convolution_choices(mask, table.chain.convolutions),
-        method=method,
-        predicted=PredictedLatency.of(predict(table, mask, padding)),
         importance=importance,
         table=TableReference(conditions=table.conditions, digest=table.digest),
     )

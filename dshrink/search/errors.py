@@ -1,4 +1,4 @@
-"""The errors of planning, each one a line that says what, where and how to mend it.
+"""The errors of planning, each one a line that says what, where and how to fix it.
 
 SearchError (a DshrinkError)
     PlanError               a plan that cannot be read, or that does not fit the network
@@ -28,16 +28,16 @@ class UnfitTableError(SearchError):
 class InfeasibleBudgetError(SearchError):
     """A latency budget or keep count that no mask meets.
 
-    ``smallest_ms`` is the smallest latency that any mask reaches and ``keep_mask`` the mask that
-    reaches it; both are None where a keep count was asked for.
+    ``smallest_ms`` is the smallest latency that any mask reaches and ``plan`` the text of a plan
+    that reaches it; they are None where a keep count was asked for, or one plan for many devices.
     """
 
     def __init__(
-        self, message: str, *, smallest_ms: float | None = None, keep_mask: str | None = None
+        self, message: str, *, smallest_ms: float | None = None, plan: str | None = None
     ) -> None:
         super().__init__(message)
         self.smallest_ms = smallest_ms
-        self.keep_mask = keep_mask
+        self.plan = plan
 
 
 class NoPlanError(SearchError):

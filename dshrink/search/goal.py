@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Context
 from typing import Protocol
 
 from dshrink.search.errors import InfeasibleBudgetError, SearchError, UnfitTableError
@@ -36,7 +37,7 @@ class Goal:
         """Raises SearchError unless exactly one is given and makes sense."""
         if (budget_ms is None) == (keep is None):
             raise SearchError(
-                "give either a latency budget or the number of blocks to keep "
+                "give either --budget-ms T or --keep K, the number of blocks that stay "
                 f"(got budget {budget_ms} ms, keep {keep})"
             )
         if budget_ms is not None and not (math.isfinite(budget_ms) and budget_ms > 0):
@@ -59,8 +60,9 @@ def check_blocks(table: LatencyTable, method: str) -> None:
     """Raise SearchError for a table of spans, from which ``method`` cannot choose blocks."""
     if table.chain is not None:
         raise SearchError(
-            f"the table of {table.model} on {table.conditions.device} is cut into spans, --method "
-            f"{method} needs blocks: use --method dp, or measure it with --segments blocks"
+            f"the table of {table.model} on {table.conditions.device} is cut into spans, `dshrink "
+            f"search {method}` needs blocks: use `dshrink search dp`, or measure it with "
+            "--segments blocks"
         )
 
 
@@ -69,7 +71,7 @@ def check_fit(table: LatencyTable, *, allow_unfit: bool) -> None:
     if table.fit_reason and not allow_unfit:
         raise UnfitTableError(
             f"the table of {table.model} on {table.conditions.device} is not fit for search: "
-            f"{table.fit_reason}; measure it again on a quiet machine, or allow an unfit table"
+            f"{table.fit_reason}; measure it again on an idle machine, or allow an unfit table"
         )
 
 
@@ -94,6 +96,16 @@ def smallest_latency(table: LatencyTable, padding: str = "bias_map") -> Predicti
 
 def round_up(value: float) -> str:
     """Four digits, never below: rounding to nearest could advise a budget that cannot be met."""
-    scale = 10.0 ** (3 - math.floor(math.log10(value)))
-    digits = math.ceil(value * scale)
-    return f"{(digits if digits / scale >= value else digits + 1) / scale:.10g}"
+    return f"{Context(prec=4, rounding=ROUND_CEILING).create_decimal_from_float(value):f}"
+
+
+def infeasible(
+    budget_ms: float, smallest_ms: float, plan: str, where: str = ""
+) -> InfeasibleBudgetError:
+    """The error of a budget that no plan meets, not even the fastest, whose text is ``plan``."""
+    return InfeasibleBudgetError(
+        f"no plan meets {budget_ms:g} ms{where}: the smallest possible latency is "
+        f"{smallest_ms:.4g} ms ({plan}); ask for at least {round_up(smallest_ms)} ms",
+        smallest_ms=smallest_ms,
+        plan=plan,
+    )

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dshrink.search.binding import plan_from_table
-from dshrink.search.errors import InfeasibleBudgetError
 from dshrink.search.goal import (
     Goal,
     check_blocks,
     check_fit,
-    round_up,
+    infeasible,
     savings_ms,
     smallest_latency,
 )
@@ -61,13 +60,12 @@ def shrink_in_order(table: LatencyTable, goal: Goal, order: Sequence[int], paddi
         keep_mask = _mask(table, useful[:count])
         if predict(table, keep_mask, padding).latency_ms <= goal.budget_ms:
             return keep_mask
-    smallest = smallest_latency(table, padding)
-    raise InfeasibleBudgetError(
-        f"no mask of {table.model} meets {goal.budget_ms:g} ms on {table.conditions.device}: the "
-        f"smallest possible latency is {smallest.latency_ms:.4g} ms (mask:{smallest.keep_mask}); "
-        f"ask for at least {round_up(smallest.latency_ms)} ms",
-        smallest_ms=smallest.latency_ms,
-        keep_mask=smallest.keep_mask,
+    fastest = smallest_latency(table, padding)
+    raise infeasible(
+        goal.budget_ms,
+        fastest.latency_ms,
+        f"mask:{fastest.keep_mask}",
+        f" with {table.model} on {table.conditions.device}",
     )
 
 

@@ -1,7 +1,7 @@
 """Which networks the dynamic program wants to know the accuracy of: the keys of I(i, j, a, b).
 
 A key is a span (i, j] with the activations strictly inside removed, and two flags: whether an
-activation stands at i and at j (Kim et al., ICML 2023, Algorithm 3). Only at the end of a building
+activation follows i and j (Kim et al., ICML 2023, Algorithm 3). Only at the end of a building
 block is there a choice, and never at both ends of a span at once.
 """
 
@@ -14,7 +14,7 @@ from latency_tables.span_masks import ACTIVE, LINEAR, MERGED, Span, SpanChain
 
 
 class ImportanceKey(NamedTuple):
-    """Span (i, j] and whether an activation stands at its ends (1) or not (0)."""
+    """Span (i, j] and whether an activation follows its ends (1) or not (0)."""
 
     i: int
     j: int

@@ -8,10 +8,8 @@ training has a folder of its own, so an interrupted run resumes.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -80,10 +78,25 @@ def expand_and_shrink(
     about = {**weights_about(network, None), "expanded": list(choice.layers), "ratio": ratio}
     expanded = expand(network, choice.layers, ratio=ratio, seed=feed.settings.seed)
     grown = expanded.spec
-    phases = _Phases(about=about, folder=folder, progress=progress, notice=notice)
-    first = phases.fit(EXPANDED, expanded, feed)
+
+    def train(part: str, expanded: Expanded, feed: Feed) -> Fitted:
+        """In place; the module ends on the CPU, with the weights that are kept."""
+        fitted = fit(
+            expanded.module,
+            feed,
+            folder=folder / part,
+            identity={**about, "part": part, "weights": weights_digest(expanded.module)},
+            progress=lambda done, total, label: progress(done, total, f"{part}, {label}"),
+            notice=notice,
+        )
+        expanded.module.cpu().load_state_dict(fitted.state)
+        if fitted.main:
+            write_history(fitted.history, folder / part / HISTORY)
+        return fitted
+
+    first = train(EXPANDED, expanded, feed)
     linear = without_activations(expanded)
-    second = phases.fit(LINEAR, linear, replace(feed, settings=shrinking))
+    second = train(LINEAR, linear, replace(feed, settings=shrinking))
     if not second.main:
         return None
     error = contraction_error(linear)
@@ -106,29 +119,3 @@ def expand_and_shrink(
         error=error,
         weights=file,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Phases:
-    about: Mapping[str, Any]
-    folder: Path
-    progress: OnProgress
-    notice: Notice
-
-    def fit(self, part: str, expanded: Expanded, feed: Feed) -> Fitted:
-        """Train the module in place; it ends on the CPU, with the weights that are kept."""
-        fitted = fit(
-            expanded.module,
-            feed,
-            folder=self.folder / part,
-            identity={**self.about, "part": part, "weights": weights_digest(expanded.module)},
-            progress=self._labelled(part),
-            notice=self.notice,
-        )
-        expanded.module.cpu().load_state_dict(fitted.state)
-        if fitted.main:
-            write_history(fitted.history, self.folder / part / HISTORY)
-        return fitted
-
-    def _labelled(self, part: str) -> OnProgress:
-        return lambda done, total, label: self.progress(done, total, f"{part}, {label}")

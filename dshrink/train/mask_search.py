@@ -1,9 +1,9 @@
 """Stage 1: learn, jointly with the weights, which blocks keep their activations.
 
-DepthShrinker, Sec. 4.2, with the sign of the latency-aware decay as the text has it: to keep a
-block that would save much costs (docs/methods.md). Only the order of the mask's values decides
-anything, all start equal, and SGD is linear in what it adds up; so a learning rate of the mask's
-own would change nothing, and there is none.
+DepthShrinker, Sec. 4.2, with the latency-aware decay's sign as in its text (docs/methods.md):
+to keep a block that would save much costs. Only the order of the mask's values decides anything,
+all start equal, and SGD is linear in what it adds up; so a learning rate of the mask's own would
+change nothing, and there is none.
 
 What is kept in the end is what was kept most of the time in the last epoch of steps; the values
 decide between equals. The paper takes the largest values. But a block that is kept has little to
@@ -108,7 +108,7 @@ def search_masks(
     an average of the weights or a teacher has no part in a search. ``decay`` is the strength of the
     latency-aware decay, ``DECAY`` if not given; without a ``table`` there is none, and a budget
     needs one. ``limit`` is the largest slope that counts in one step, none if not given.
-    ``folder`` takes the checkpoints: the same call resumes an interrupted run.
+    ``folder`` takes the checkpoints: the same call resumes an interrupted search.
 
     Raises SearchError where table and network do not go together, InfeasibleBudgetError before
     anything is trained, and as ``loop.fit`` does.
@@ -260,10 +260,11 @@ def _plan(network: Network, keep_mask: str, table: LatencyTable | None, seed: in
             model=network.name,
             resolution=network.resolution,
             keep_mask=keep_mask,
+            padding=PADDING,
             method=METHOD,
             seed=seed,
         )
-    return replace(bind_to_network(found, network), borders=PADDING)
+    return bind_to_network(found, network)
 
 
 def _lines(

@@ -72,7 +72,7 @@ def test_a_plan_of_spans_is_bound_by_the_names_of_its_convolutions(network):
     net = spans_of(network)
     plan = bind_to_network(parse_plan(f"spans:{MASK}"), net)
     names = span_chain(net.chain).convolutions
-    assert tuple(choice.name for choice in plan.convolutions) == names
+    assert plan.convolutions == names
     assert plan.model == MODEL and plan.span_mask == MASK
 
 

@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
-from dshrink.search.dp.frontier import SpanPlan
-from dshrink.search.dp.problem import Key, SpanProblem
-from dshrink.search.dp.stages import best_importances, best_mergings
+from dshrink.search.dp.frontier import SpanPlan, plan_of_edges
+from dshrink.search.dp.problem import SpanProblem
+from dshrink.search.dp.stages import Edge, State, make_edges
 from dshrink.search.errors import InfeasibleBudgetError, SearchError
 
-#: Steps of time, a position, and whether an activation stands behind it.
-Node = tuple[int, int, int]
+#: Steps of time, and a state.
+Node = tuple[int, State]
+#: The edges to a state and how many steps of time each takes, in order of their starts and flags.
+EdgesTo = Callable[[State], Iterable[tuple[int, Edge]]]
 
 #: Steps a millisecond: the public code's README solves MobileNetV2 with it.
 DEFAULT_PREC = 20.0
@@ -42,23 +44,11 @@ class TruncatedPlan:
         return self.plan.time_ms - self.budget_ms
 
 
-class Way(NamedTuple):
-    """One span to a position: where it starts, with which flag, its steps of time, its worth."""
-
-    start: int
-    flag: int
-    steps: int
-    importance: float
-
-
-#: The ways to a position with a flag, in order of their starts and flags.
-WaysTo = Callable[[int, int], Iterable[Way]]
-
-
 class _Cell(NamedTuple):
     importance: float
     steps: int
-    before: Node
+    before: Node | None = None
+    edge: Edge | None = None
 
 
 @dataclass(frozen=True)
@@ -66,102 +56,72 @@ class TruncatedProgram:
     """The program on the tables of one chain; stage 1 is done once, as in the public code."""
 
     length: int
-    times: Mapping[tuple[int, int], float]
-    cuts: Mapping[tuple[int, int], tuple[int, ...]]
-    importance: Mapping[Key, float]
+    edges: Sequence[Edge]
 
     @classmethod
     def of(cls, problem: SpanProblem) -> Self:
-        mergings = {span: ways[0] for span, ways in best_mergings(problem).items()}
-        estimates = best_importances(problem.importance)
-        return cls(
-            length=problem.length,
-            times={span: merging.costs[0] for span, merging in mergings.items()},
-            cuts={span: merging.cuts for span, merging in mergings.items()},
-            importance={
-                key: estimate.importance
-                for key, estimate in estimates.items()
-                if key[:2] in mergings
-            },
-        )
+        return cls(problem.length, make_edges(problem))
 
-    def ways_to(self, prec: float) -> WaysTo:
-        """The ways to each position, at this many steps a ms."""
-        found: dict[tuple[int, int], list[Way]] = defaultdict(list)
-        for (i, j, a, b), importance in sorted(self.importance.items()):
-            found[j, b].append(Way(i, a, int(self.times[i, j] * prec), importance))
-        return lambda end, flag: found[end, flag]
+    def edges_to(self, prec: float) -> EdgesTo:
+        """The edges to each state, at this many steps a ms."""
+        found: dict[State, list[tuple[int, Edge]]] = defaultdict(list)
+        for edge in self.edges:
+            found[edge.end].append((int(edge.costs[0] * prec), edge))
+        return lambda state: found[state]
 
     def solve(self, budget_ms: float, prec: float = DEFAULT_PREC) -> TruncatedPlan:
         """The program's plan for one budget. Raises InfeasibleBudgetError where it finds none."""
         if not (0 < prec < math.inf and 0 < budget_ms < math.inf):
             raise SearchError(f"the budget {budget_ms} ms and prec {prec} must be above 0")
         limit = int(budget_ms * prec)
-        ways_to = self.ways_to(prec)
+        edges_to = self.edges_to(prec)
+        least: dict[int, int] = {}
+        for edge in self.edges:
+            steps = int(edge.costs[0] * prec)
+            least[edge.end[0]] = min(least.get(edge.end[0], steps), steps)
         # The public code starts at every step below the limit, not at the limit itself.
-        cells = {(t, 0, 1): _Cell(0, 0, (0, 0, 0)) for t in range(limit)}
+        cells = {(t, (0, 1)): _Cell(0, 0) for t in range(limit)}
         for end in range(1, self.length + 1):
-            least = min((int(t * prec) for (_, j), t in self.times.items() if j == end), default=0)
-            for t in range(least, limit + 1):
+            for t in range(least.get(end, 0), limit + 1):
                 for flag in (0, 1):
-                    cell = _best_cell(cells, t, ways_to(end, flag))
+                    cell = _best_cell(cells, t, edges_to((end, flag)))
                     if cell:
-                        cells[t, end, flag] = cell
-        ends = [cells.get((limit, self.length, flag)) for flag in (0, 1)]
-        if ends == [None, None]:
+                        cells[t, (end, flag)] = cell
+        ends = [cells.get((limit, (self.length, flag))) for flag in (0, 1)]
+        # Of equal importances the end without an activation, as numpy's argmax has it.
+        last = max((cell for cell in ends if cell), key=lambda cell: cell.importance, default=None)
+        if last is None:
             raise InfeasibleBudgetError(
                 f"the truncated program finds no plan for {budget_ms:g} ms at {prec:g} steps a ms: "
                 "raise the budget"
             )
-        # Of equal importances the end without an activation, as numpy's argmax has it.
-        flag = int(
-            ends[0] is None or (ends[1] is not None and ends[1].importance > ends[0].importance)
-        )
-        return self._plan(cells, (limit, self.length, flag), budget_ms, prec)
-
-    def _plan(
-        self,
-        cells: Mapping[Node, _Cell],
-        last: Node,
-        budget_ms: float,
-        prec: float,
-    ) -> TruncatedPlan:
-        path = [state[1:] for state in _backwards(cells, last)][::-1]
-        boundaries: set[int] = set()
-        time_ms = importance = 0.0
-        steps = 0
-        for (i, a), (j, b) in zip([(0, 1), *path[:-1]], path, strict=True):
-            boundaries.update(self.cuts[i, j][1:])
-            importance += self.importance[i, j, a, b]
-            time_ms += self.times[i, j]
-            steps += int(self.times[i, j] * prec)
-        plan = SpanPlan(
-            length=self.length,
-            boundaries=tuple(sorted(boundaries)),
-            active=tuple(position for position, flag in path if flag),
-            costs=(time_ms,),
-            importance=importance,
-        )
-        return TruncatedPlan(plan=plan, budget_ms=budget_ms, steps=steps)
+        path = [*_backwards(cells, last)][::-1]
+        time_ms = 0.0
+        for edge in path:
+            time_ms += edge.costs[0]
+        plan = plan_of_edges(self.length, path, (time_ms,), last.importance)
+        return TruncatedPlan(plan=plan, budget_ms=budget_ms, steps=last.steps)
 
 
-def _best_cell(cells: Mapping[Node, _Cell], t: int, ways: Iterable[Way]) -> _Cell | None:
+def _best_cell(
+    cells: Mapping[Node, _Cell], t: int, edges: Iterable[tuple[int, Edge]]
+) -> _Cell | None:
     """The best way to arrive at time ``t``, as the public code compares them."""
     best: _Cell | None = None
     best_rounded = float("-inf")
-    for start, flag, steps, importance in ways:
-        before = (t - steps, start, flag)
+    for steps, edge in edges:
+        before = (t - steps, edge.start)
         cell = cells.get(before)
         if cell is None:
             continue
-        value, total = cell.importance + importance, cell.steps + steps
+        value, total = cell.importance + edge.importance, cell.steps + steps
         rounded = round(value, _DIGITS)
         if rounded > best_rounded or (best and rounded == best_rounded and total < best.steps):
-            best, best_rounded = _Cell(value, total, before), rounded
+            best, best_rounded = _Cell(value, total, before, edge), rounded
     return best
 
 
-def _backwards(cells: Mapping[Node, _Cell], last: Node) -> Iterator[Node]:
-    while last[1]:
-        yield last
-        last = cells[last].before
+def _backwards(cells: Mapping[Node, _Cell], last: _Cell) -> Iterator[Edge]:
+    while last.edge is not None and last.before is not None:
+        yield last.edge
+        last = cells[last.before]

@@ -7,21 +7,42 @@ I_ext(i, j, a, b)) over all i and a. The chain may end with an activation or wit
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from dshrink.search.dp.labels import Floats, Labels, Truths, Worthwhile, best_of, non_dominated
 from dshrink.search.dp.problem import SpanProblem
-from dshrink.search.dp.reach import Edge, Prune, Reached, State, forwards, least_rest, make_edges
-from dshrink.search.errors import InfeasibleBudgetError, NoPlanError, SearchError
-from dshrink.search.goal import round_up
+from dshrink.search.dp.stages import Edge, Prune, Reached, State, forwards, least_rest, make_edges
+from dshrink.search.errors import NoPlanError, SearchError
+from dshrink.search.goal import infeasible, round_up
 from latency_tables.span_masks import mask_of
 
 #: Sums in another order differ by less than this share; what is bounded is decided at the end.
 _ROUNDING = 1e-9
+
+
+class ChainPlan(Protocol):
+    """A network of the chain as a solver knows it: its ``text`` in one line, its latency in ms."""
+
+    #: What a frontier's file calls what the solver chose: "mask" or "plan".
+    KIND: ClassVar[str]
+
+    @property
+    def choice(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def time_ms(self) -> float: ...
+    @property
+    def importance(self) -> float: ...
+    @property
+    def layers(self) -> int: ...
+
+
+P = TypeVar("P", bound=ChainPlan, covariant=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +52,8 @@ class SpanPlan:
     ``costs`` are the sums of the problem's costs, the latency first; ``importance`` is that of
     I_ext.
     """
+
+    KIND: ClassVar = "mask"
 
     length: int
     boundaries: tuple[int, ...]
@@ -53,67 +76,70 @@ class SpanPlan:
         return len(self.boundaries)
 
     @property
+    def choice(self) -> str:
+        return self.mask
+
+    @property
     def text(self) -> str:
         """The plan on a command line."""
         return f"spans:{self.mask}"
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "mask": self.mask,
-            "time_ms": self.time_ms,
-            "importance": self.importance,
-            "layers": self.layers,
-        }
+
+def chosen_data(plan: ChainPlan) -> dict[str, Any]:
+    """A solver's plan as JSON data."""
+    return {
+        plan.KIND: plan.choice,
+        "time_ms": plan.time_ms,
+        "importance": plan.importance,
+        "layers": plan.layers,
+    }
 
 
-class Frontier:
+@dataclass(frozen=True, slots=True)
+class Frontier(Generic[P]):
     """The non-dominated plans, in ascending order of latency and, of one cost, of importance.
 
     ``times_ms`` (N,), ``costs`` (N, D) with the latency first, and ``importances`` (N,) are its
-    points; ``plan(n)`` is the network of one.
+    points; ``plan(n)`` is the network of one, made by ``make_plan`` of the numbers of its edges,
+    its costs and its importance.
     """
 
-    def __init__(self, length: int, reached: Reached, points: Labels) -> None:
-        # The points are labels as well: their origin counts those of the two ends of the chain.
-        self._length, self._reached, self._points = length, reached, points
+    length: int
+    reached: Reached
+    # The points are labels as well: their origin counts those of the two ends of the chain.
+    points: Labels
+    make_plan: Callable[[list[int], tuple[float, ...], float], P]
 
     def __len__(self) -> int:
-        return len(self.importances)
+        return len(self.points)
 
     @property
     def times_ms(self) -> Floats:
-        return self._points.costs[:, 0]
+        return self.points.costs[:, 0]
 
     @property
     def costs(self) -> Floats:
-        return self._points.costs
+        return self.points.costs
 
     @property
     def importances(self) -> Floats:
-        return self._points.importances
+        return self.points.importances
 
-    def plan(self, number: int) -> SpanPlan:
+    def plan(self, number: int) -> P:
         """The network of a point."""
-        label = int(self._points.origin[number])
-        without = len(self._reached.labels.get((self._length, 0), ()))
-        end = (self._length, int(label >= without))
-        numbers = self._reached.path(end, label - without if end[1] else label)
-        edges = [self._reached.edges[number] for number in numbers]
-        return SpanPlan(
-            length=self._length,
-            boundaries=tuple(at for edge in edges for at in edge.cuts[1:]),
-            active=tuple(edge.end[0] for edge in edges if edge.end[1]),
-            costs=tuple(self._points.costs[number].tolist()),
-            importance=float(self.importances[number]),
-        )
+        label = int(self.points.origin[number])
+        without = len(self.reached.labels.get((self.length, 0), ()))
+        end = (self.length, int(label >= without))
+        edges = self.reached.path(end, label - without if end[1] else label)
+        costs = tuple(self.points.costs[number].tolist())
+        return self.make_plan(edges, costs, float(self.importances[number]))
 
-    def of_latency(self) -> Frontier:
+    def of_latency(self) -> Frontier[P]:
         """The points that are non-dominated in latency and importance alone."""
-        of_one_cost = self._points.values[[0, -2, -1]]
-        points = self._points.take(non_dominated(of_one_cost))
-        return Frontier(self._length, self._reached, points)
+        points = self.points.take(non_dominated(self.points.values[[0, -2, -1]]))
+        return Frontier(self.length, self.reached, points, self.make_plan)
 
-    def best(self, budget_ms: float) -> SpanPlan:
+    def best(self, budget_ms: float) -> P:
         """The plan of the largest importance whose latency is at most ``budget_ms``.
 
         Of equal importances it has the smaller latency, then the fewer layers. Raises
@@ -124,26 +150,13 @@ class Frontier:
         within = np.flatnonzero(self.times_ms <= budget_ms)
         if not len(within):
             fastest = self.plan(int(self.times_ms.argmin()))
-            raise infeasible(budget_ms, fastest.time_ms, fastest.mask)
+            raise infeasible(budget_ms, fastest.time_ms, fastest.text)
         return self.plan(int(within[self.importances[within].argmax()]))
-
-
-def infeasible(
-    budget_ms: float, smallest_ms: float, mask: str, device: str = ""
-) -> InfeasibleBudgetError:
-    """The error of a budget that no plan meets, not even the fastest."""
-    where = f" on {device}" if device else ""
-    return InfeasibleBudgetError(
-        f"no plan meets {budget_ms:g} ms{where}: the smallest possible latency is "
-        f"{smallest_ms:.4g} ms (spans:{mask}); ask for at least {round_up(smallest_ms)} ms",
-        smallest_ms=smallest_ms,
-        keep_mask=mask,
-    )
 
 
 def solve(
     problem: SpanProblem, limits: Sequence[float] | None = None, prune: Prune | None = None
-) -> Frontier:
+) -> Frontier[SpanPlan]:
     """The whole frontier of a problem: of its latency, or of all its costs.
 
     ``limits`` are upper bounds of the costs, infinite where there is none; plans beyond them are
@@ -154,15 +167,37 @@ def solve(
     prunes = [prune] if prune else []
     if np.isfinite(bounds).any():
         prunes.insert(0, _within(bounds * (1 + _ROUNDING), least_rest(edges, problem)))
+
+    def make_plan(path: list[int], costs: tuple[float, ...], importance: float) -> SpanPlan:
+        return plan_of_edges(problem.length, [edges[n] for n in path], costs, importance)
+
     reached = forwards(edges, problem.width, prunes)
-    ends = [reached.labels.get((problem.length, flag)) for flag in (0, 1)]
+    points = points_at_the_end(reached, problem.length, [_at_most(bounds)])
+    if not points:
+        raise NoPlanError(_why_none(problem, edges, bounds))
+    return Frontier(problem.length, reached, points, make_plan)
+
+
+def plan_of_edges(
+    length: int, path: Sequence[Edge], costs: tuple[float, ...], importance: float
+) -> SpanPlan:
+    """The network that a path of edges along the chain makes."""
+    return SpanPlan(
+        length=length,
+        boundaries=tuple(at for edge in path for at in edge.cuts[1:]),
+        active=tuple(edge.end[0] for edge in path if edge.end[1]),
+        costs=costs,
+        importance=importance,
+    )
+
+
+def points_at_the_end(
+    reached: Reached, length: int, prunes: Sequence[Worthwhile] = ()
+) -> Labels | None:
+    """The labels that are worth keeping at the end of the chain; None where none gets there."""
+    ends = [reached.labels.get((length, flag)) for flag in (0, 1)]
     values = [labels.values for labels in ends if labels]
-    if not values:
-        raise NoPlanError(_why_none(problem, edges, bounds))
-    points = best_of(np.concatenate(values, axis=1), [_at_most(bounds)])
-    if not len(points):
-        raise NoPlanError(_why_none(problem, edges, bounds))
-    return Frontier(problem.length, reached, points)
+    return best_of(np.concatenate(values, axis=1), prunes) if values else None
 
 
 def _at_most(bounds: Floats) -> Worthwhile:

@@ -12,20 +12,17 @@ the table has depthwise convolutions) with ``time`` or with ``importance``; with
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import ClassVar, NamedTuple
 
-import numpy as np
-
-from dshrink.search.dp.labels import Floats
+from dshrink.search.dp.files import RAW, VALUE_COLUMNS, keyed_lines
+from dshrink.search.dp.frontier import Frontier, points_at_the_end
 from dshrink.search.dp.problem import key_names
-from dshrink.search.dp.reach import Edge, Reached, State, forwards
-from dshrink.search.errors import ImportanceError, InfeasibleBudgetError, NoPlanError, SearchError
-from dshrink.search.goal import round_up
+from dshrink.search.dp.stages import Edge, forwards
+from dshrink.search.errors import ImportanceError, NoPlanError
 from latency_tables.csv_lines import CsvLine, CsvSource, load_lines
 
 #: How the kernel size may be called: its column marks a table as LayerMerge's.
@@ -52,6 +49,8 @@ class KernelKey(NamedTuple):
 class KernelPlan:
     """A network: what each span becomes, in order, its latency and its importance."""
 
+    KIND: ClassVar = "plan"
+
     keys: tuple[KernelKey, ...]
     time_ms: float
     importance: float
@@ -62,67 +61,18 @@ class KernelPlan:
         return sum(key.kernel > 0 for key in self.keys)
 
     @property
+    def choice(self) -> str:
+        return self.text
+
+    @property
     def text(self) -> str:
         """The spans with their kernels: "0-3:5 3-4:1"."""
         return " ".join(key.text for key in self.keys)
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "plan": self.text,
-            "time_ms": self.time_ms,
-            "importance": self.importance,
-            "layers": self.layers,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class KernelFrontier:
-    """The non-dominated plans, in ascending order of latency and importance."""
-
-    keys: Sequence[KernelKey]
-    reached: Reached
-    end: State
-
-    def __len__(self) -> int:
-        return len(self.importances)
-
-    @property
-    def times_ms(self) -> Floats:
-        return self.reached.labels[self.end].costs[:, 0]
-
-    @property
-    def importances(self) -> Floats:
-        return self.reached.labels[self.end].importances
-
-    def plan(self, number: int) -> KernelPlan:
-        """The network of a point."""
-        return KernelPlan(
-            keys=tuple(self.keys[n] for n in self.reached.path(self.end, number)),
-            time_ms=float(self.times_ms[number]),
-            importance=float(self.importances[number]),
-        )
-
-    def best(self, budget_ms: float) -> KernelPlan:
-        """The plan of the largest importance whose latency is at most ``budget_ms``.
-
-        Raises InfeasibleBudgetError, which names the smallest latency.
-        """
-        if not (math.isfinite(budget_ms) and budget_ms > 0):
-            raise SearchError(f"the latency budget must be above 0 ms, got {budget_ms}")
-        count = int(np.searchsorted(self.times_ms, budget_ms, side="right"))
-        if not count:
-            smallest = float(self.times_ms[0])
-            raise InfeasibleBudgetError(
-                f"no plan meets {budget_ms:g} ms: the smallest possible latency is {smallest:.4g} "
-                f"ms; ask for at least {round_up(smallest)} ms",
-                smallest_ms=smallest,
-            )
-        return self.plan(count - 1)
-
 
 def solve_kernels(
     times: Mapping[KernelKey, float], importance: Mapping[KernelKey, float]
-) -> KernelFrontier:
+) -> Frontier[KernelPlan]:
     """The whole frontier of two tables with the same keys. Raises SearchError."""
     check_same_keys(times, importance)
     if not times:
@@ -131,11 +81,17 @@ def solve_kernels(
     edges = [
         Edge((key.i, 1), (key.j, 1), (key.i, key.j), (times[key],), importance[key]) for key in keys
     ]
-    end = (max(key.j for key in keys), 1)
+
+    def make_plan(path: list[int], costs: tuple[float, ...], importance: float) -> KernelPlan:
+        chosen = tuple(keys[number] for number in path)
+        return KernelPlan(keys=chosen, time_ms=costs[0], importance=importance)
+
+    length = max(key.j for key in keys)
     reached = forwards(edges, 1)
-    if end not in reached.labels:
-        raise NoPlanError(f"no plan is possible: the keys leave no way from 0 to {end[0]}")
-    return KernelFrontier(keys, reached, end)
+    points = points_at_the_end(reached, length)
+    if not points:
+        raise NoPlanError(f"no plan is possible: the keys leave no way from 0 to {length}")
+    return Frontier(length, reached, points, make_plan)
 
 
 def check_same_keys(
@@ -153,56 +109,43 @@ def check_same_keys(
             )
 
 
-def has_kernels(file: Path) -> bool | None:
-    """Whether a file is a table of LayerMerge, None where it cannot be read."""
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            header = next(csv.reader(lines), [])
-    except (OSError, UnicodeDecodeError, csv.Error):
-        return None
-    return any(name.strip() in KERNEL_COLUMNS for name in header)
+def has_kernels(file: Path) -> bool:
+    """Whether a file is a table of LayerMerge. Raises SearchError where it cannot be read."""
+    source = CsvSource(where=str(file), error=ImportanceError, fix="give a CSV of latencies")
+    return any(name in KERNEL_COLUMNS for name in load_lines(file, source)[0].values)
 
 
 def load_kernel_times(file: Path) -> dict[KernelKey, float]:
     """T(i, j, k) in ms, 0 or more. Raises SearchError, which names key, file and line."""
-    found = _load(file, ("time",))
-    for key, (line, value) in found.items():
+    _, lines = _load(file, ("time",))
+    times = {key: line.number_in("time") for key, line in lines.items()}
+    for key, value in times.items():
         # What becomes nothing takes no time.
         if value < 0 or (value == 0 and key.kernel):
-            raise line.error(f"time must be above 0 ms, got {value}")
-    return {key: value for key, (_, value) in found.items()}
+            raise lines[key].error(f"time must be above 0 ms, got {value}")
+    return times
 
 
 def load_kernel_importance(file: Path) -> dict[KernelKey, float]:
     """I(i, j, k). Raises SearchError, which names key, file and line."""
-    found = _load(file, ("importance", "imp", "val_acc"))
-    raw = not {"importance", "imp"} & set(next(iter(found.values()))[0].values)
-    return {key: math.exp(v / 100) if raw else v for key, (_, v) in found.items()}
+    column, lines = _load(file, VALUE_COLUMNS)
+    values = {key: line.number_in(column) for key, line in lines.items()}
+    return {k: math.exp(v / 100) for k, v in values.items()} if column == RAW else values
 
 
-def _load(file: Path, columns: Sequence[str]) -> dict[KernelKey, tuple[CsvLine, float]]:
+def _load(file: Path, columns: Sequence[str]) -> tuple[str, dict[KernelKey, CsvLine]]:
     names = f"st, end, {' or '.join(KERNEL_COLUMNS)}, and {' or '.join(columns)}"
     fix = f"give a CSV with the columns {names}"
     source = CsvSource(where=str(file), error=ImportanceError, fix=fix)
-    lines = load_lines(file, source, ("st", "end"))
-    header = lines[0].values
-    kernel = next((name for name in KERNEL_COLUMNS if name in header), None)
-    column = next((name for name in columns if name in header), None)
-    if kernel is None or column is None:
-        raise source.bad(f"it needs kernel (or ker) and {' or '.join(columns)}", 1)
-    found: dict[KernelKey, tuple[CsvLine, float]] = {}
-    for line in lines:
-        key = KernelKey(line.whole("st"), line.whole("end"), line.whole(kernel), _depthwise(line))
-        if key.i >= key.j:
-            raise line.error(f"st {key.i} must be smaller than end {key.j}")
-        if key in found:
-            raise line.error(f"key {tuple(key)} stands on line {found[key][0].number} already")
-        found[key] = line, line.number_in(column)
-    return found
+    return keyed_lines(file, source, columns, _key, ("st", "end"))
 
 
-def _depthwise(line: CsvLine) -> int:
-    text = line.values.get("is_dw", "").strip().lower()
-    if text not in (*_TRUE, *_FALSE):
-        raise line.error(f"is_dw must be True or False, got {text!r}")
-    return int(text in _TRUE)
+def _key(line: CsvLine) -> KernelKey:
+    kernel = next((name for name in KERNEL_COLUMNS if name in line.values), None)
+    if kernel is None:
+        raise line.source.bad(f"no column {' or '.join(KERNEL_COLUMNS)}", 1)
+    depthwise = line.values.get("is_dw", "").strip().lower()
+    if depthwise not in (*_TRUE, *_FALSE):
+        raise line.error(f"is_dw must be True or False, got {depthwise!r}")
+    i, j, size = (line.whole(name) for name in ("st", "end", kernel))
+    return KernelKey(i, j, size, int(depthwise in _TRUE))

@@ -1,7 +1,7 @@
 """What the dynamic program is about: costs a span, importances a key, as plain numbers.
 
 Positions 0..L are the places between the convolutions of a chain, 0 the input. A key (i, j, a, b)
-is the span (i, j] with the flags of its ends: 1 where an activation stands.
+is the span (i, j] with the flags of its ends: 1 where an activation follows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from dshrink.search.errors import SearchError
 from latency_tables.span_masks import Span
 
-#: (i, j, a, b): the span (i, j] and whether an activation stands behind i and behind j.
+#: (i, j, a, b): the span (i, j] and whether an activation follows i and j.
 Key = tuple[int, int, int, int]
 
 
@@ -21,10 +21,10 @@ class SpanProblem:
     """The chain's length L, what each span costs, and what each key is worth.
 
     ``costs`` maps a span that may be one layer to its costs: the latency in ms first, then what
-    else is bounded or minded, each of which adds up over the layers. ``importance`` maps keys to
+    else is bounded, each of which adds up over the layers. ``importance`` maps keys to
     normalised importances. ``forced`` are positions whose flag is given: it is a plan's flag there,
-    and an activation that must stay is removed by no key. ``fixed`` is what every plan costs
-    besides, where that is known: bounds are without it, messages with it.
+    and an activation that must stay is removed by no key. ``fixed`` is what every plan
+    costs in addition, where that is known: bounds exclude it, messages include it.
     """
 
     length: int
@@ -61,16 +61,16 @@ class SpanProblem:
         )
 
 
-def key_name(key: Key) -> str:
+def key_name(key: tuple[int, ...]) -> str:
     """ "(3, 5, 1, 0)", as the errors and the published files' columns name it."""
-    return f"({', '.join(str(part) for part in key)})"
+    return f"({', '.join(map(str, key))})"
 
 
-def key_names(keys: Collection[Key | Span], at_most: int = 6) -> str:
+def key_names(keys: Collection[tuple[int, ...]], at_most: int = 6) -> str:
     """The first of them in order, and how many more there are."""
     ordered = sorted(keys)
     more = f" and {len(ordered) - at_most} more" if len(ordered) > at_most else ""
-    return ", ".join(f"({', '.join(map(str, key))})" for key in ordered[:at_most]) + more
+    return ", ".join(map(key_name, ordered[:at_most])) + more
 
 
 def block_ends_of(keys: Collection[Key]) -> tuple[int, ...]:

@@ -1,22 +1,33 @@
-"""Stage 1: the best way to run a span's convolutions, and the best estimate of its importance.
+"""The two stages of the dynamic program (Kim et al., ICML 2023).
 
-T_opt(i, j) = min(T(i, j), min over m of T_opt(i, m) + T(m, j)), with the cuts (Kim et al. 2023).
-With several costs a span has a Pareto set of such ways. I_ext(i, j, a, b) = max(I(i, j, a, b), max
-over m of I_ext(i, m, a, 0) + I(m, j, 0, b)).
+Stage 1 is about one span: the best way to run its convolutions,
+T_opt(i, j) = min(T(i, j), min over m of T_opt(i, m) + T(m, j)), with the cuts; with several costs a
+Pareto set of such ways. And the best estimate of its importance,
+I_ext(i, j, a, b) = max(I(i, j, a, b), max over m of I_ext(i, m, a, 0) + I(m, j, 0, b)).
+
+Stage 2 goes along the chain: a state is a position and whether an activation follows it, an edge
+leads from one to another by a key, and each state is reached by labels.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from dshrink.search.dp.labels import non_dominated
+from dshrink.search.dp.labels import Floats, Labels, Truths, best_of, empty_plan, non_dominated
 from dshrink.search.dp.problem import Key, SpanProblem
 from latency_tables.span_masks import Span
+
+#: A position, and whether an activation follows it.
+State = tuple[int, int]
+#: Which labels of a state, by their values (D + 2, N), are worth extending: (N,).
+Prune = Callable[[State, Floats], Truths]
 
 
 class Merging(NamedTuple):
@@ -30,11 +41,11 @@ class Merging(NamedTuple):
         return len(self.cuts) - 1
 
 
-#: The ways to run a span, none where there is none.
-Ways = Callable[[Span], tuple[Merging, ...]]
+#: The best ways to run a span, none where no layers serve it.
+MergingsOf = Callable[[Span], tuple[Merging, ...]]
 
 
-class Estimate(NamedTuple):
+class ExtendedImportance(NamedTuple):
     """The best sum of importances for a key, and the positions from i to j that it joins."""
 
     cuts: tuple[int, ...]
@@ -57,7 +68,7 @@ def best_mergings(problem: SpanProblem) -> dict[Span, tuple[Merging, ...]]:
 
 def _pareto(
     problem: SpanProblem, starts: Mapping[int, list[int]], wanted: Collection[Span]
-) -> Ways:
+) -> MergingsOf:
     found: dict[Span, tuple[Merging, ...]] = {}
     last: dict[int, int] = {}  # from each start: beyond it nothing is wanted, and sets only grow
     for i, j in wanted:
@@ -79,7 +90,7 @@ def _non_dominated(options: list[Merging]) -> tuple[Merging, ...]:
     return tuple(options[number] for number in non_dominated(values))
 
 
-def _fastest(problem: SpanProblem, starts: Mapping[int, list[int]]) -> Ways:
+def _fastest(problem: SpanProblem, starts: Mapping[int, list[int]]) -> MergingsOf:
     """T_opt(i, j) for all i at once, j by j."""
     size = problem.length + 1
     best = np.full((size, size), np.inf)
@@ -109,19 +120,123 @@ def _fastest(problem: SpanProblem, starts: Mapping[int, list[int]]) -> Ways:
     return ways
 
 
-def best_importances(importance: Mapping[Key, float]) -> dict[Key, Estimate]:
+def best_importances(importance: Mapping[Key, float]) -> dict[Key, ExtendedImportance]:
     """I_ext of every key of the table."""
     tails: dict[tuple[int, int], list[tuple[int, float]]] = defaultdict(list)
     for (m, j, a, b), value in sorted(importance.items()):
         if a == 0:
             tails[j, b].append((m, value))
-    found: dict[Key, Estimate] = {}
+    found: dict[Key, ExtendedImportance] = {}
     for key in sorted(importance):
         i, j, a, b = key
-        best = Estimate((i, j), importance[key])
+        best = ExtendedImportance((i, j), importance[key])
         for m, value in tails[j, b]:
             head = found.get((i, m, a, 0))
             if head is not None and head.importance + value > best.importance:
-                best = Estimate((*head.cuts, j), head.importance + value)
+                best = ExtendedImportance((*head.cuts, j), head.importance + value)
         found[key] = best
     return found
+
+
+class Edge(NamedTuple):
+    """A step of a plan: from one state to another by a key, its layers meeting at ``cuts``."""
+
+    start: State
+    end: State
+    cuts: tuple[int, ...]
+    costs: tuple[float, ...]
+    importance: float
+
+
+def make_edges(problem: SpanProblem) -> list[Edge]:
+    """Every key, by every best way to merge its convolutions, in order of their ends."""
+    mergings = best_mergings(problem)
+    edges = [
+        Edge((i, a), (j, b), merging.cuts, merging.costs, extended.importance)
+        for (i, j, a, b), extended in best_importances(problem.importance).items()
+        if problem.allows((i, j, a, b))
+        for merging in mergings.get((i, j), ())
+    ]
+    return sorted(edges, key=lambda edge: edge.end)
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """The labels of every state that can be reached, and the edges that lead to it."""
+
+    edges: Sequence[Edge]
+    ways: Mapping[State, Sequence[tuple[int, State]]]
+    labels: Mapping[State, Labels]
+
+    def path(self, state: State, label: int) -> list[int]:
+        """The numbers of the edges that lead to a label, from the first one on."""
+        found: list[int] = []
+        while state[0]:
+            label = int(self.labels[state].origin[label])
+            ways = iter(self.ways[state])
+            number, state = next(ways)
+            while label >= (count := self._count(state)):
+                label -= count
+                number, state = next(ways)
+            found.append(number)
+        return found[::-1]
+
+    def _count(self, state: State) -> int:
+        return len(self.labels[state]) if state in self.labels else 0
+
+
+def forwards(edges: Sequence[Edge], width: int, prunes: Sequence[Prune] = ()) -> Reached:
+    """F of every state that can be reached from the empty plan."""
+    ways: dict[State, list[tuple[int, State]]] = defaultdict(list)
+    for number, edge in enumerate(edges):
+        ways[edge.end].append((number, edge.start))
+    steps = steps_of(edges, width)
+    return Reached(edges, ways, _reach(ways, {(0, 1): empty_plan(width)}, steps, prunes))
+
+
+def backwards(edges: Sequence[Edge], length: int, costs: Floats) -> dict[State, Labels]:
+    """What each state still needs to the chain's end, of one cost an edge (``costs`` (E,))."""
+    ways: dict[State, list[tuple[int, State]]] = defaultdict(list)
+    for number in sorted(range(len(edges)), key=lambda number: -edges[number].start[0]):
+        ways[edges[number].start].append((number, edges[number].end))
+    ends = {(length, flag): empty_plan(1) for flag in (0, 1)}
+    steps = steps_of(edges, 1)
+    steps[:, 0, 0] = costs
+    return _reach(ways, ends, steps, ())
+
+
+def steps_of(edges: Sequence[Edge], width: int) -> Floats:
+    """What labels grow by along each edge, (E, width + 2, 1): the first costs and the rest."""
+    rows = [(*edge.costs[:width], edge.importance, len(edge.cuts) - 1) for edge in edges]
+    return np.array(rows, dtype=np.float64).reshape(-1, width + 2, 1)
+
+
+def _reach(
+    ways: Mapping[State, Sequence[tuple[int, State]]],
+    initial: Mapping[State, Labels],
+    steps: Floats,
+    prunes: Sequence[Prune],
+) -> dict[State, Labels]:
+    """The labels of every state; ``ways`` gives its edges and where each comes from, in order."""
+    reached = dict(initial)
+    for state, incoming in ways.items():
+        possible = [(number, before) for number, before in incoming if before in reached]
+        if not possible:
+            continue
+        values = np.concatenate(
+            [reached[before].values + steps[number] for number, before in possible], axis=1
+        )
+        labels = best_of(values, [partial(prune, state) for prune in prunes])
+        if len(labels):
+            reached[state] = labels
+    return reached
+
+
+def least_rest(edges: Sequence[Edge], problem: SpanProblem) -> dict[State, Floats]:
+    """What each cost must still grow by from a state to the end of the chain, at least."""
+    rest = {(problem.length, flag): np.zeros(problem.width) for flag in (0, 1)}
+    for edge in sorted(edges, key=lambda edge: -edge.end[0]):
+        if edge.end in rest:
+            least = rest[edge.end] + np.array(edge.costs)
+            rest[edge.start] = np.minimum(rest.get(edge.start, least), least)
+    return rest

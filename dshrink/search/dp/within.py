@@ -16,7 +16,7 @@ import numpy as np
 from dshrink.search.dp.frontier import SpanPlan, solve
 from dshrink.search.dp.labels import Floats, Labels, Truths
 from dshrink.search.dp.problem import SpanProblem
-from dshrink.search.dp.reach import Prune, State, backwards, make_edges
+from dshrink.search.dp.stages import Prune, State, backwards, make_edges
 
 #: Importances of sums in another order differ by less.
 _ROUNDING = 1e-9
@@ -57,15 +57,16 @@ def _worst_share(costs: Sequence[float], limits: Sequence[float]) -> float:
 
 
 def mixed(problem: SpanProblem, weights: Sequence[float]) -> SpanProblem:
-    """The problem with one cost, the weighted sum of its costs."""
-    return SpanProblem(
-        length=problem.length,
+    """The problem with the weighted sum of its first costs in their place."""
+    count = len(weights)
+    return replace(
+        problem,
         costs={
-            span: (sum(w * cost for w, cost in zip(weights, costs, strict=True)),)
+            span: (sum(w * cost for w, cost in zip(weights, costs, strict=False)), *costs[count:])
             for span, costs in problem.costs.items()
         },
-        importance=problem.importance,
-        forced=problem.forced,
+        names=("mixed costs", *problem.names[count:]),
+        fixed=(),
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from dshrink.cli import main as entry
 from dshrink.importance.journal import journal_path
-from dshrink.search.dp.importance_file import load_unjudged
+from dshrink.search.dp.files import load_unevaluated
 
 
 @dataclass
@@ -73,11 +73,11 @@ def test_keys_without_a_value_are_named_and_end_the_command_with_status_1(
     assert "key (0, 2, 1, 1) has no value: out of memory" in ran.err
     assert "1 of 28 keys have no value" in ran.err
     assert len(out.read_text().splitlines()) == 28  # the header, and all keys but one
-    assert load_unjudged(out, "test_resnet.tagged") == {(0, 2, 1, 1)}
+    assert load_unevaluated(out, "test_resnet.tagged") == {(0, 2, 1, 1)}
     again = importance(*words, "--out", out, "--retry-failed", "--json")
     assert (again.status, json.loads(again.out)["missing"]) == (0, [])
     assert out.read_bytes() == finished.read_bytes()
-    assert load_unjudged(out, "test_resnet") == frozenset()
+    assert load_unevaluated(out, "test_resnet") == frozenset()
 
 
 def test_unreadable_images_stop_a_measurement_unless_they_may_be_skipped(

@@ -88,8 +88,8 @@ def test_an_infeasible_budget_names_the_smallest_latency_of_all_masks(
     with pytest.raises(InfeasibleBudgetError) as caught:
         search(table, budget_ms=smallest * 0.999)
     assert caught.value.smallest_ms == pytest.approx(smallest)
-    assert caught.value.keep_mask is not None
-    assert masks[caught.value.keep_mask] == pytest.approx(smallest)
+    assert caught.value.plan is not None
+    assert masks[caught.value.plan.removeprefix("mask:")] == pytest.approx(smallest)
     message = str(caught.value)
     assert f"the smallest possible latency is {smallest:.4g} ms" in message
     advice = float(message.rsplit("at least ", 1)[1].removesuffix(" ms"))
@@ -146,7 +146,7 @@ def test_a_goal_that_makes_no_sense_is_refused(
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-def test_an_unfit_table_is_searched_only_if_told(search: Callable[..., Plan]) -> None:
+def test_an_unfit_table_is_searched_only_when_allowed(search: Callable[..., Plan]) -> None:
     table = replace(random_table(1), hold_out=None)
     with pytest.raises(UnfitTableError, match="not fit for search: it has no hold-out check"):
         search(table, keep=table.block_count)

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from synthetic_tables import synthetic_table
 
 from dshrink.search.binding import bind, plan_from_table
-from dshrink.search.choices import block_choices
 from dshrink.search.errors import PlanError, SearchError
-from dshrink.search.plan import Plan, load_plan, parse_plan, save_plan
+from dshrink.search.plan import BlockLayers, Plan, load_plan, parse_plan, save_plan
 from latency_tables.predictor import predict
 
+STORED = Path(__file__).parent / "stored"
 NAMES = ("blocks.0", "blocks.1", "blocks.2")
 
 
@@ -36,11 +36,9 @@ def refusal(text: str) -> str:
 
 def test_a_plan_of_a_table_names_blocks_layers_and_the_table() -> None:
     found = plan("011")
-    assert [(choice.name, choice.keep) for choice in found.blocks] == [
-        ("blocks.0", False),
-        ("blocks.1", True),
-        ("blocks.2", True),
-    ]
+    assert found.keep_mask == "011"
+    assert [block.name for block in found.blocks] == list(NAMES)
+    assert found.merged == ("blocks.0",)
     assert found.blocks[2].first_layer == "block 2 original first"
     assert found.blocks[2].last_layer == "block 2 original last"
     assert (found.shrunk, found.kept_count) == ((0,), 2)
@@ -73,13 +71,16 @@ def test_any_plan_comes_back_from_its_file(
     named: bool,
     source: str,
 ) -> None:
-    names = [f"layer{index}" for index in range(len(mask))]
-    activations = {0: ("layer0.act1", "layer0.act2")}
+    blocks = tuple(
+        BlockLayers(name=f"layer{index}", activations=("act1", "act2")[:index])
+        for index in range(len(mask))
+    )
     written = Plan(
         model=model,
         resolution=resolution,
         keep_mask=mask,
-        blocks=block_choices(mask, names, activations) if named else (),
+        blocks=blocks if named else (),
+        padding="interior",
         method="any",
         seed=seed,
         source=source,
@@ -89,31 +90,41 @@ def test_any_plan_comes_back_from_its_file(
         assert load_plan(Path(directory) / "plan.json") == written
 
 
-def test_the_file_is_flat_and_names_the_schema(tmp_path: Path) -> None:
+def test_the_file_can_be_read_and_names_the_schema(tmp_path: Path) -> None:
     save_plan(plan(), tmp_path / "plan.json")
     data = json.loads((tmp_path / "plan.json").read_text())
-    assert (data["schema"], data["schema_version"]) == ("dshrink.plan", 3)
+    assert (data["schema"], data["schema_version"]) == ("dshrink.plan", 1)
     assert data["keep_mask"] == "011"
-    assert data["table"]["device"] == "nowhere"
+    assert (data["merged"], data["blocks"][0]["name"]) == (["blocks.0"], "blocks.0")
+    assert data["table"]["conditions"]["device"] == "nowhere"
     assert len(data["table"]["digest"]) == 16
     assert set(data["predicted"]) == {"latency_ms", "low_ms", "high_ms", "padding"}
 
 
-def test_the_borders_of_a_training_go_before_those_of_the_prediction(tmp_path: Path) -> None:
-    bare, predicted = parse_plan("mask:011"), plan()
-    assert (bare.padding, predicted.padding) == ("bias_map", "bias_map")
-    for made in (bare, predicted):
-        save_plan(replace(made, borders="repad"), tmp_path / "plan.json")
-        assert load_plan(tmp_path / "plan.json").padding == "repad"
+def test_a_stored_plan_of_version_1_loads() -> None:
+    found = load_plan(STORED / "blocks_v1.json")
+    assert (found.model, found.keep_mask, found.padding) == ("synthetic", "011", "repad")
+    assert found.blocks[0].activations == ("blocks.0.act1", "blocks.0.act2")
+    assert found.blocks[2].first_layer == "block 2 original first"
+    assert found.predicted is not None and found.table is not None
+    assert (found.predicted.padding, found.table.conditions.batch) == ("bias_map", 1)
 
 
-def test_a_plan_of_version_2_says_nothing_of_borders(tmp_path: Path) -> None:
+def test_a_plan_says_the_padding_of_its_training_beside_that_of_its_prediction(
+    tmp_path: Path,
+) -> None:
+    assert (parse_plan("mask:011").padding, plan().padding) == ("bias_map", "bias_map")
+    save_plan(replace(plan(), padding="repad"), tmp_path / "plan.json")
+    found = load_plan(tmp_path / "plan.json")
+    assert found.predicted is not None
+    assert (found.padding, found.predicted.padding) == ("repad", "bias_map")
+
+
+def test_a_mask_that_is_edited_in_the_file_counts(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
-    save_plan(plan(), path)
-    data = json.loads(path.read_text())
-    del data["borders"]
-    path.write_text(json.dumps({**data, "schema_version": 2}))
-    assert load_plan(path) == plan()
+    save_plan(plan("011"), path)
+    path.write_text(path.read_text().replace('"011"', '"110"'))
+    assert (load_plan(path).keep_mask, load_plan(path).merged) == ("110", ("blocks.2",))
 
 
 def test_a_bare_mask_is_a_plan_for_any_network() -> None:
@@ -146,22 +157,21 @@ def test_a_text_that_is_no_plan_is_refused(text: str, message: str) -> None:
     ("edit", "message"),
     [
         (lambda d: d.update(schema="dshrink.latency_table"), "field 'schema' must be"),
-        (lambda d: d.update(schema_version=4), "newer than 3, the newest that this dshrink reads"),
-        (lambda d: d.update(schema_version=2), "unknown field 'borders'"),
+        (lambda d: d.update(schema_version=2), "newer than 1, the newest that this dshrink reads"),
         (
-            lambda d: d.update(borders="none"),
-            "borders must be bias_map, repad, interior, got 'none'",
+            lambda d: d.update(padding="none"),
+            "padding must be bias_map, repad, interior, got 'none'",
         ),
+        (lambda d: d.pop("padding"), "field 'padding' is missing"),
         (lambda d: d.pop("model"), "field 'model' is missing"),
         (lambda d: d.update(colour=1), "unknown field 'colour'"),
-        (lambda d: d.update(keep_mask="01"), "keep mask of 2 blocks"),
-        (lambda d: d.update(keep_mask="110"), "keep is False, the keep mask 110 says 1"),
-        (lambda d: d.update(resolution=[1]), "[height, width] or null"),
+        (lambda d: d.update(keep_mask="01"), "names 3 blocks for 2 in its keep mask"),
+        (lambda d: d.update(keep_mask="01x"), "keep mask '01x' must hold one 1 (keep) or 0"),
+        (lambda d: d.update(resolution=[1]), "field 'resolution' must be a list of length 2"),
         (lambda d: d["blocks"][1].update(name="blocks.0"), "two blocks one name"),
-        (lambda d: d["blocks"][1].update(index=5), "lists blocks [0, 5, 2]"),
-        (lambda d: d["blocks"][1].update(keep="yes"), "blocks[1]: field 'keep' must be true or"),
-        (lambda d: d["blocks"][1].update(activations=[1]), "'activations' must be a list of"),
-        (lambda d: d["table"].pop("device"), "'device' is missing"),
+        (lambda d: d["blocks"][1].update(name=True), "blocks[1]: field 'name' must be a text"),
+        (lambda d: d["blocks"][1].update(activations=[1]), "field 'activations[0]' must be a"),
+        (lambda d: d["table"]["conditions"].pop("device"), "'device' is missing"),
         (lambda d: d["predicted"].update(latency_ms=None), "'latency_ms' must be a number"),
     ],
 )
@@ -188,7 +198,7 @@ def test_a_file_that_is_no_json_is_refused(tmp_path: Path) -> None:
 def test_binding_a_mask_names_its_blocks() -> None:
     acts = {0: ("blocks.0.act1", "blocks.0.act2")}
     found = bind(parse_plan("mask:011"), model="net", block_names=NAMES, activations=acts)
-    assert [choice.name for choice in found.blocks] == list(NAMES)
+    assert [block.name for block in found.blocks] == list(NAMES)
     assert found.blocks[0].activations == ("blocks.0.act1", "blocks.0.act2")
     assert found.model == "net"
 
@@ -197,12 +207,14 @@ def test_binding_goes_by_name_not_by_order() -> None:
     backwards = ("blocks.2", "blocks.1", "blocks.0")
     found = bind(plan("011"), model="synthetic", block_names=backwards)
     assert found.keep_mask == "110"
-    assert [(choice.index, choice.name) for choice in found.blocks] == list(enumerate(backwards))
+    assert tuple(block.name for block in found.blocks) == backwards
     assert found.blocks[2].first_layer == "block 0 original first"
 
 
 def test_binding_keeps_the_activations_that_the_plan_names() -> None:
-    named = replace(plan(), blocks=block_choices("011", NAMES, {1: ("act",)}))
+    blocks = plan().blocks
+    acts = replace(blocks[1], activations=("act",))
+    named = replace(plan(), blocks=(blocks[0], acts, blocks[2]))
     found = bind(named, model="synthetic", block_names=NAMES[::-1])
     assert found.blocks[1].activations == ("act",)
 
@@ -218,7 +230,13 @@ def test_the_tag_of_the_weights_does_not_make_another_network() -> None:
     [
         (plan(), "other", NAMES, {}, "for synthetic, the network is other; .* give mask:011"),
         (plan(), "synthetic", ("a", *NAMES[1:]), {}, "names block 'blocks.0', which synthetic"),
-        (plan(), "synthetic", (*NAMES, "b"), {}, "does not say whether synthetic's block 'b'"),
+        (
+            plan(),
+            "synthetic",
+            (*NAMES, "b"),
+            {},
+            "does not say what happens to synthetic's block 'b'",
+        ),
         (parse_plan("mask:01"), "net", NAMES, {}, "2 characters, net has 3 blocks"),
         (plan(), "synthetic", NAMES, {0: "swish"}, r"block 0 \(blocks.0\), which cannot merge: sw"),
     ],

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_tables import synthetic_span_table, synthetic_table
+from synthetic_tables import synthetic_span_table
 
-from dshrink.search.binding import bind_spans, span_plan
-from dshrink.search.choices import convolution_choices
+from dshrink.search.binding import bind_spans, plan_from_table
 from dshrink.search.errors import PlanError
 from dshrink.search.plan import Plan, load_plan, parse_plan, save_plan
 from latency_tables.predictor import predict
 from latency_tables.span_masks import SpanChain
 
+STORED = Path(__file__).parent / "stored"
 NAMES = ("a", "b", "c", "d")
 CHAIN = SpanChain(convolutions=NAMES, mask="1|1|", skips=((0, 2),))
 KNOWN = {(0, 1), (1, 2), (2, 3), (3, 4), (0, 2), (2, 4)}
@@ -27,7 +27,8 @@ def made(mask: str = "0|1|", names: tuple[str, ...] = NAMES) -> Plan:
         model="net",
         resolution=(64, 64),
         span_mask=mask,
-        convolutions=convolution_choices(mask, names),
+        convolutions=names,
+        padding="repad",
         method="dp",
         importance=-0.25,
     )
@@ -60,15 +61,10 @@ def test_a_text_that_is_no_span_mask_is_refused(text: str, message: str) -> None
         parse_plan(text)
 
 
-def test_choices_spell_out_the_mask() -> None:
-    found = [(c.position, c.name, c.boundary, c.activation) for c in made().convolutions]
-    assert found == [
-        (1, "a", False, False),
-        (2, "b", True, False),
-        (3, "c", True, True),
-        (4, "d", True, False),
-    ]
-    assert "".join(choice.sign for choice in made().convolutions) == "0|1|"
+def test_the_runs_that_merge_are_named_by_their_ends() -> None:
+    assert made().merged == ("a .. b",)
+    assert made("0001").merged == ("a .. d",)
+    assert made("11|1").merged == parse_plan("spans:0|1|").merged == ()
 
 
 def test_a_plan_of_spans_comes_back_from_its_file(tmp_path: Path) -> None:
@@ -76,31 +72,22 @@ def test_a_plan_of_spans_comes_back_from_its_file(tmp_path: Path) -> None:
     assert load_plan(tmp_path / "plan.json") == made()
 
 
-def test_a_file_of_the_first_version_still_loads(tmp_path: Path) -> None:
-    path = tmp_path / "plan.json"
-    plan = Plan(model="net", resolution=None, keep_mask="01", method="greedy", seed=3)
-    save_plan(plan, path)
-    data = json.loads(path.read_text())
-    for name in ("span_mask", "convolutions", "importance", "borders"):
-        del data[name]
-    path.write_text(json.dumps({**data, "schema_version": 1}))
-    assert load_plan(path) == plan
-    path.write_text(json.dumps({**data, "schema_version": 1, "importance": 2.0}))
-    with pytest.raises(PlanError, match="unknown field 'importance'"):
-        load_plan(path)
+def test_a_stored_plan_of_version_1_loads() -> None:
+    found = load_plan(STORED / "spans_v1.json")
+    assert (found.model, found.span_mask, found.importance) == ("net", "0|1|", -0.25)
+    assert (found.convolutions, found.padding) == (NAMES, "repad")
 
 
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda d: d.update(keep_mask="01"), "a keep mask a block or a span mask, not both"),
-        (lambda d: d.update(span_mask="1|1|"), r"convolution 1 \(a\): .* says 1"),
-        (lambda d: d.update(span_mask="0|1"), "span mask of 3 convolutions"),
-        (lambda d: d.update(span_mask="", keep_mask="1"), "its span mask is empty"),
-        (lambda d: d["convolutions"][0].update(activation=True), r"convolution 1 \(a\)"),
-        (lambda d: d["convolutions"][1].update(name="a"), "two convolutions one name"),
-        (lambda d: d["convolutions"][1].update(boundary=1), "'boundary' must be true or false"),
-        (lambda d: d["convolutions"][1].pop("position"), "'position' is missing"),
+        (lambda d: d.update(keep_mask="01"), "either a keep mask or a span mask, not both"),
+        (lambda d: d.update(span_mask="0|1"), "names 4 convolutions for 3 in its span mask"),
+        (lambda d: d.update(span_mask="", keep_mask="1"), "names 4 convolutions for 0 in its"),
+        (lambda d: d.update(span_mask="0|10"), "span mask '0.10' must hold one character"),
+        (lambda d: d["convolutions"].append("a"), "for 4 in its span mask"),
+        (lambda d: d["convolutions"].__setitem__(1, "a"), "two convolutions one name"),
+        (lambda d: d["convolutions"].__setitem__(1, 2), r"'convolutions\[1\]' must be a text"),
         (lambda d: d.update(importance="much"), "'importance' must be a number"),
     ],
 )
@@ -126,13 +113,13 @@ def test_binding_goes_by_name_not_by_order() -> None:
     shifted = SpanChain(convolutions=("c", "d", "a", "b"), mask="1|1|")
     plan = bind_spans(made(), model="net.tag", chain=shifted, known=KNOWN)
     assert plan.span_mask == "1|0|"
-    assert [choice.name for choice in plan.convolutions] == ["c", "d", "a", "b"]
+    assert list(plan.convolutions) == ["c", "d", "a", "b"]
 
 
 def test_what_merges_must_follow_one_another_in_the_network_too() -> None:
     apart = SpanChain(convolutions=("a", "c", "b", "d"), mask="1111")
     spans = {(i, j) for i in range(4) for j in range(i + 1, 5)}
-    with pytest.raises(PlanError, match="merges a, b, which do not follow one another so"):
+    with pytest.raises(PlanError, match="merges a, b, which are not consecutive in the chain"):
         bind_spans(made("0111"), model="net", chain=apart, known=spans)
     turned = SpanChain(convolutions=("d", "b", "a", "c"), mask="1111")
     with pytest.raises(PlanError, match="merges a, b, which"):
@@ -146,7 +133,7 @@ def test_what_merges_must_follow_one_another_in_the_network_too() -> None:
     [
         (made(), "other", NAMES, r"for net, the network is other; .* give spans:0\|1\|"),
         (made(), "net", ("a", "b", "c", "e"), "names convolution 'd', which net does not have"),
-        (made(), "net", (*NAMES, "e"), "does not say what follows net's convolution 'e'"),
+        (made(), "net", (*NAMES, "e"), "does not say what happens to net's convolution 'e'"),
         (parse_plan("spans:11"), "net", NAMES, "2 characters, the chain of net has 4"),
         (made("10|1"), "net", NAMES, r"merges b \.\. c of net .* squared"),
     ],
@@ -162,14 +149,10 @@ def test_a_plan_of_spans_that_does_not_fit_the_network_is_refused(
 def test_a_plan_of_a_span_table_names_convolutions_and_holds_the_prediction() -> None:
     spans = {(0, 1): 4.0, (1, 2): 3.0, (2, 3): 2.0, (0, 2): 5.0}
     table = synthetic_span_table(spans, mask="1|1")
-    plan = span_plan(table, "0|1", method="dp", padding="interior", importance=0.5)
-    assert [choice.name for choice in plan.convolutions] == list(table.chain.convolutions)
+    prediction = predict(table, "0|1", "interior")
+    plan = plan_from_table(table, prediction, method="dp", importance=0.5)
+    assert (plan.convolutions, plan.blocks) == (table.chain.convolutions, ())
     assert (plan.span_mask, plan.importance, plan.padding) == ("0|1", 0.5, "interior")
     assert plan.predicted and plan.table
-    assert plan.predicted.latency_ms == predict(table, "0|1", "interior").latency_ms
+    assert plan.predicted.latency_ms == prediction.latency_ms
     assert plan.table.digest == table.digest
-
-
-def test_a_table_of_blocks_gives_no_plan_of_spans() -> None:
-    with pytest.raises(PlanError, match="--segments spans"):
-        span_plan(synthetic_table([1.0, 2.0], [0.5, 0.5]), "11", method="dp")

@@ -78,7 +78,8 @@ def test_the_second_training_has_the_settings_of_the_first_but_no_warm_up(
     monkeypatch.setattr(expand.train_options, "recipe_settings", lambda name: recipe)
     seen: list[tuple[Training, Training]] = []
     monkeypatch.setattr(
-        "dshrink.operations.expand.expand_network", lambda *args, **more: seen.append(args[3:5])
+        "dshrink.operations.expand.expand_network",
+        lambda *, settings, shrinking, **more: seen.append((settings, shrinking)),
     )
     run("--lr", "0.3", "--seed", "4")
     run("--shrink-epochs", "2", "--shrink-lr", "0.2")

@@ -181,7 +181,7 @@ def test_a_plan_says_how_it_was_found_and_for_which_device(
     assert plan.table is not None
     assert plan.table.conditions.device == "a board of the test's"
     assert plan.table.digest == table.digest
-    assert [choice.name for choice in plan.blocks] == list(NAMES)
+    assert [block.name for block in plan.blocks] == list(NAMES)
     assert plan.blocks[2].activations == ("layer3.0.act1", "layer3.0.act2")
 
 
@@ -346,7 +346,7 @@ def test_the_command_writes_plan_and_history_and_names_the_device(
 ) -> None:
     save_table(table_of(), tmp_path / "table")
     out = tmp_path / "plans" / "plan.json"
-    arguments = ["search", "test_resnet", "--method", "mask", "--data", str(pictures), "--keep"]
+    arguments = ["search", "mask", "test_resnet", "--data", str(pictures), "--keep"]
     options = {
         "table": tmp_path / "table",
         "weights": "initial",

@@ -19,16 +19,18 @@ from synthetic_tables import synthetic_table
 from torch import nn
 from typer.testing import CliRunner
 
-from dshrink.cli import search, search_mask, train_options
+from dshrink.cli import train_options
 from dshrink.cli.main import app
-from dshrink.cli.search_mask import MaskSearchCommand
 from dshrink.errors import DshrinkError
 from dshrink.merge.agreement import top1_agreement
 from dshrink.merge.export import METADATA_KEY
 from dshrink.network.models import Network
 from dshrink.network.tracing import import_timm, trace
+from dshrink.operations import search as searching
 from dshrink.operations.resolution import one_resolution
+from dshrink.operations.search import MaskRequest
 from dshrink.progress import no_progress
+from dshrink.search.goal import Goal
 from dshrink.search.plan import load_plan, parse_plan, save_plan
 from dshrink.train import opening
 from dshrink.train.errors import DataError
@@ -75,7 +77,7 @@ def test_the_command_that_is_printed_merges_what_was_trained(
     assert (certificate["validation"]["differing"], certificate["unreadable"]) == (0, {})
 
 
-def test_the_plan_beside_the_weights_has_the_borders_of_the_training(
+def test_the_plan_beside_the_weights_has_the_padding_of_the_training(
     trained: tuple[Path, list[str]],
 ) -> None:
     assert load_plan(trained[0] / "plan.json").padding == "repad"
@@ -143,7 +145,7 @@ def test_another_resolution_than_the_tables_is_refused(pictures: Path, tmp_path:
     table = replace(synthetic_table([2.0, 3.0], [1.0, 1.0]), model=MODEL, resolution=(32, 32))
     save_table(table, tmp_path / "table")
     told = refusal(
-        *("search", MODEL, "--method", "mask", "--data", str(pictures), "--keep", "2"),
+        *("search", "mask", MODEL, "--data", str(pictures), "--keep", "2"),
         *("--table", str(tmp_path / "table"), "--resolution", "64", "--out", str(tmp_path / "p")),
     )
     assert told.startswith("--resolution 64: the table ") and "is for 32x32" in told
@@ -161,19 +163,19 @@ def settings_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Training]:
     """``settings_of("finetune", "--seed", "3")``: what such a command would train with."""
     seen: list[Training] = []
 
-    def note(*arguments: Any, **more: Any) -> None:
-        seen.append(next(one for one in arguments if isinstance(one, Training)))
+    def note(*, settings: Training, **more: Any) -> None:
+        seen.append(settings)
 
-    def note_search(wanted: MaskSearchCommand) -> None:
-        seen.append(wanted._settings()[0])
+    def note_search(request: MaskRequest, *arguments: Any, **more: Any) -> None:
+        seen.append(request.training)
 
     monkeypatch.setattr("dshrink.operations.finetune.finetune_by_plan", note)
     monkeypatch.setattr("dshrink.operations.expand.expand_network", note)
-    monkeypatch.setattr(search_mask.MaskSearchCommand, "run", note_search)
+    monkeypatch.setattr(searching, "search_mask", note_search)
     starts = {
         "finetune": ["finetune", MODEL, "--plan", "mask:0100"],
         "expand": ["expand", MODEL],
-        "search": ["search", MODEL, "--method", "mask", "--keep", "2"],
+        "search": ["search", "mask", MODEL, "--keep", "2"],
     }
 
     def run(name: str, *words: str) -> Training:
@@ -285,16 +287,16 @@ def test_the_teacher_has_the_weights_of_its_file(
     ],
 )
 def test_what_lies_beside_a_plan_is_named_after_it(plan: str, stem: str) -> None:
-    wanted = MaskSearchCommand(model=MODEL, data="x", plan_file=Path("plans") / plan)
+    goal, file = Goal.of(budget_ms=None, keep=2), Path("plans") / plan
+    wanted = MaskRequest(model=MODEL, data="x", goal=goal, file=file, training=Training())
     assert wanted.folder == Path("plans") / f"{stem}.search"
     assert wanted.history_file == Path("plans") / f"{stem}.history.csv"
 
 
 def test_a_plan_that_could_not_be_written_is_not_searched(tmp_path: Path) -> None:
-    start = ["search", MODEL, "--method", "mask", "--data", "x", "--keep", "2"]
+    start = ["search", "mask", MODEL, "--data", "x", "--keep", "2"]
     told = refusal(*start, "--out", str(tmp_path))
     assert told == f"{tmp_path} is a folder: give --out a file for the plan"
-    assert "--out is given 2 times" in refusal(*start, "--out", "a", "--out", "b")
 
 
 def test_images_have_the_channels_of_the_network(
@@ -327,13 +329,15 @@ def test_only_the_process_that_speaks_shows_progress(monkeypatch: pytest.MonkeyP
 def test_a_random_search_without_a_seed_draws_with_seed_0(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seeds: list[Any] = []
+    seeds: list[int | None] = []
 
-    def note(*given: Any) -> Any:
-        seeds.append(given[4])
+    def note(*given: Any, seed: int | None = None, **more: Any) -> Any:
+        seeds.append(seed)
         raise DshrinkError("that is all")
 
-    monkeypatch.setattr(search, "_search_blocks", note)
-    refusal("search", MODEL, "--method", "random", "--table", "x", "--keep", "2")
-    refusal("search", MODEL, "--method", "greedy", "--table", "x", "--keep", "2")
-    assert seeds == [0, None]
+    monkeypatch.setattr(searching, "search_blocks", note)
+    words = [MODEL, "--table", "x", "--keep", "2"]
+    refusal("search", "random", *words)
+    refusal("search", "random", *words, "--seed", "7")
+    refusal("search", "greedy", *words)
+    assert seeds == [0, 7, None]

@@ -11,10 +11,10 @@ from dshrink.cli import main as entry
 
 @pytest.fixture
 def search(monkeypatch, capsys):
-    """Runs ``dshrink search --method dp``; gives status, standard output and error."""
+    """Runs ``dshrink search dp``, or ``csv``; gives status, standard output and error."""
 
-    def run(*words):
-        argv = ["dshrink", "search", "--method", "dp", *map(str, words)]
+    def run(*words, kind="dp"):
+        argv = ["dshrink", "search", kind, *map(str, words)]
         monkeypatch.setattr(sys, "argv", argv)
         with pytest.raises(SystemExit) as end:
             entry.main()

@@ -9,14 +9,13 @@ import random
 import pytest
 
 from dshrink.search.dp.compat import TruncatedProgram
-from dshrink.search.dp.importance_file import load_importance, load_unjudged
+from dshrink.search.dp.files import load_importance, load_problem, load_unevaluated
 from dshrink.search.dp.layer_merge import (
     KernelKey,
     load_kernel_importance,
     load_kernel_times,
     solve_kernels,
 )
-from dshrink.search.dp.published import load_problem
 from dshrink.search.errors import (
     ImportanceError,
     InfeasibleBudgetError,
@@ -84,13 +83,13 @@ def test_times_that_cannot_be_are_refused_by_line(times, part, files):
         (RAW.replace("1,0,2,1,1", "1,0,2,1,2"), r"line 3: st_act and end_act must be 0 or 1"),
         (RAW.replace("1,0,2,1,1", "1,2,2,1,1"), r"line 3: st 2 must be smaller"),
         (RAW.replace("1,0,2,1,1", "1,a,2,1,1"), r"line 3: st must be a whole number"),
-        (RAW + "3,1,2,1,1,-1\n", r"line 5: key \(1, 2, 1, 1\) stands on line 4 already"),
+        (RAW + "3,1,2,1,1,-1\n", r"line 5: key \(1, 2, 1, 1\) is on line 4 already"),
         (RAW.replace("2,1,2,1,1,-3.0\n", ""), r"missing: \(1, 2, 1, 1\)"),
         (RAW + "3,1,3,1,1,-1\n", r"belong to no span of the latency table: \(1, 3, 1, 1\)"),
         (RAW + "3,1,2,0,0,-1\n", r"missing: \(1, 2, 0, 1\)"),
         (RAW + "3,1,2\n", r"line 5: 3 values for 6 columns"),
         (RAW.replace("st_act", "start"), r"line 1: missing column\(s\) st_act"),
-        (RAW.replace("val_acc", "accuracy"), r"line 1: no column importance, imp or val_acc"),
+        (RAW.replace("val_acc", "accuracy"), r"line 1: no column importance or imp or val_acc"),
         (RAW.replace("val_acc", "end"), r"column end is given twice"),
         ("", "empty file"),
         (RAW.splitlines()[0], "no rows"),
@@ -179,7 +178,7 @@ def test_kernel_tables_are_read_by_key(tmp_path):
         ("0,1,3,False,0", "line 2: time must be above 0"),
         ("0,1,3,maybe,1", "line 2: is_dw must be True or False"),
         ("1,1,3,False,1", "line 2: st 1 must be smaller"),
-        ("0,1,3,False,1\n0,1,3,0,1", r"line 3: key \(0, 1, 3, 0\) stands on line 2"),
+        ("0,1,3,False,1\n0,1,3,0,1", r"line 3: key \(0, 1, 3, 0\) is on line 2"),
     ],
 )
 def test_kernel_times_that_cannot_be_are_refused(line, part, tmp_path):
@@ -191,26 +190,26 @@ def test_kernel_times_that_cannot_be_are_refused(line, part, tmp_path):
 
 def test_kernel_tables_need_their_columns(tmp_path):
     path = tmp_path / "t.csv"
-    for header in ("st,end,time", "st,end,ker"):
+    for header, missing in (("st,end,time", "kernel or ker"), ("st,end,ker", "time")):
         path.write_text(f"{header}\n" + ",".join("1" * len(header.split(","))) + "\n")
-        with pytest.raises(SearchError, match="it needs kernel"):
+        with pytest.raises(SearchError, match=f"line 1: no column {missing}: give"):
             load_kernel_times(path)
 
 
-def test_the_json_beside_a_table_says_what_could_not_be_judged_and_of_which_network(files):
+def test_the_json_beside_a_table_says_what_could_not_be_evaluated_and_of_which_network(files):
     _, path = files()
-    assert load_unjudged(path, "mobilenetv2_100") == frozenset()
+    assert load_unevaluated(path, "mobilenetv2_100") == frozenset()
     about = {
         "schema": "dshrink.importance",
         "model": "mobilenetv2_100.ra_in1k",
         "missing": [{"key": [0, 2, 1, 1], "reason": "diverged"}],
     }
     path.with_suffix(".json").write_text(json.dumps(about))
-    assert load_unjudged(path, "mobilenetv2_100") == {(0, 2, 1, 1)}
+    assert load_unevaluated(path, "mobilenetv2_100") == {(0, 2, 1, 1)}
     with pytest.raises(ImportanceError, match=r"importances of mobilenetv2_100.*mobilenetv2_140"):
-        load_unjudged(path, "mobilenetv2_140")
+        load_unevaluated(path, "mobilenetv2_140")
     path.with_suffix(".json").write_text(json.dumps({"schema": "dshrink.plan"}))
-    assert load_unjudged(path, "resnet18") == frozenset()
+    assert load_unevaluated(path, "resnet18") == frozenset()
 
 
 @pytest.mark.parametrize("budget_ms", [math.inf, math.nan, 0.0])

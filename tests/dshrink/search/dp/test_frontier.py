@@ -11,12 +11,13 @@ import pytest
 from plan_enumeration import all_plans, random_problem, staircase
 
 from dshrink.search.dp.compat import TruncatedProgram
-from dshrink.search.dp.frontier import round_up, solve
+from dshrink.search.dp.files import load_problem
+from dshrink.search.dp.frontier import solve
 from dshrink.search.dp.problem import SpanProblem
-from dshrink.search.dp.published import load_problem
 from dshrink.search.dp.stages import best_importances, best_mergings
 from dshrink.search.dp.within import best_within, costs_of
 from dshrink.search.errors import InfeasibleBudgetError, NoPlanError, SearchError
+from dshrink.search.goal import round_up
 from latency_tables.span_masks import mask_spans
 
 CASE = Path(__file__).parent / "data" / "mobilenetv2_100"
@@ -82,7 +83,7 @@ def test_a_budget_out_of_reach_names_the_smallest_that_is_not(frontier):
     with pytest.raises(InfeasibleBudgetError, match=r"6\.467 ms.*ask for at least 6\.467") as error:
         frontier.best(6.0)
     assert error.value.smallest_ms == float(frontier.times_ms[0])
-    assert frontier.best(6.467).mask == error.value.keep_mask
+    assert frontier.best(6.467).text == error.value.plan
     for budget in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(SearchError, match="must be above 0"):
             frontier.best(budget)

@@ -1,4 +1,4 @@
-"""``dshrink search --method dp``: from two CSV files, and from tables of spans."""
+"""``dshrink search csv`` and ``dp``: from two CSV files, and from tables of spans."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from synthetic_tables import synthetic_span_table
 
-from dshrink.search.dp.found import save_frontier
-from dshrink.search.dp.from_table import table_problem
-from dshrink.search.dp.published import search_published
-from dshrink.search.dp.run import TableSearch
+from dshrink.cli.render_search import result_data
+from dshrink.operations.search import DpRequest, search_csv, search_tables
+from dshrink.search.dp.files import save_frontier
+from dshrink.search.dp.tables import table_problem
 from dshrink.search.errors import SearchError, UnfitTableError
 from latency_tables.predictor import predict
 
@@ -36,7 +36,7 @@ def make_table(**changes):
 
 def test_two_files_give_the_frontier_and_a_plan_without_a_network(search, tmp_path):
     file = tmp_path / "frontier.csv"
-    status, out, _ = search(*FILES, "--frontier", file, "--budget-ms", "20", "--json")
+    status, out, _ = search(*FILES, "--frontier", file, "--budget-ms", "20", "--json", kind="csv")
     found = json.loads(out)
     assert status == 0 and found["frontier_points"] == 374
     with file.open() as lines, (CASE / "exact_frontier.csv").open() as theirs:
@@ -45,14 +45,14 @@ def test_two_files_give_the_frontier_and_a_plan_without_a_network(search, tmp_pa
             assert float(line["importance"]) == pytest.approx(float(wanted["imp"]), abs=1e-9)
             if line["mask"] == found["chosen"][0]["mask"]:
                 assert float(line["time_ms"]) == found["chosen"][0]["time_ms"] <= 20
-    status, out, _ = search(*FILES, "--frontier", file)
+    status, out, _ = search(*FILES, "--frontier", file, kind="csv")
     assert out == f"frontier of 374 plans: {file}\n"
-    status, out, _ = search(*FILES, "--budget-ms", "20")
+    status, out, _ = search(*FILES, "--budget-ms", "20", kind="csv")
     assert f"plan spans:{found['chosen'][0]['mask']}: 31 layers" in out
 
 
 def test_the_truncated_program_reports_its_overrun(search):
-    _, out, _ = search(*FILES, "--budget-ms", "8", "--compat", "kim2023")
+    _, out, _ = search(*FILES, "--budget-ms", "8", "--compat", "kim2023", kind="csv")
     assert "over its budget by 0." in out
 
 
@@ -60,44 +60,74 @@ def test_the_truncated_program_reports_its_overrun(search):
     ("words", "part"),
     [
         ([*FILES, "--budget-ms", "6"], "the smallest possible latency is 6.467 ms"),
-        ([*FILES, "--budget-ms", "9", "--budget-ms", "8"], "--budget-ms is given 2 times"),
         ([*FILES, "--compat", "other"], "known: kim2023"),
         ([*FILES, "--compat", "kim2023"], "one budget at a time"),
         ([*FILES, "--prec", "20"], "needs compat"),
         ([*FILES, "--compat", "kim2023", "--budget-ms", "9", "--prec", "0"], "must be above 0"),
-        ([*FILES, "--max-macs", "9", "mobilenetv2_100"], "takes no MODEL, --max-macs; it takes"),
-        ([*FILES, "--keep", "9"], "--method dp with --time-table takes no --keep"),
-        ([*FILES, "--seed", "0"], "takes no --seed"),
-        ([*FILES, "--padding", "repad"], "takes no --padding"),
-        ([*FILES, "--weight", "1", "--allow-unfit"], "takes no --weight, --allow-unfit"),
-        (FILES[:2], "--method dp with --time-table needs --importance"),
-        (FILES[2:], "--method dp (without --time-table) needs MODEL and --table"),
-        (["--method", "greedy", *FILES[2:]], "--method greedy needs MODEL and --table"),
-        (["--method", "random", "m", "--table", "x", "--prec", "1"], "random takes no --prec"),
-        (["--method", "best"], "known are greedy, random, dp"),
-        (["--method", "greedy", "--table", "x"], "--method greedy needs MODEL"),
     ],
 )
 def test_a_search_that_cannot_be_is_refused_in_one_line(words, part, search):
-    status, out, err = search(*words)
+    status, out, err = search(*words, kind="csv")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert part in err
+
+
+TABLE = ["m", "--table", "x"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "part"),
+    [
+        ("csv", FILES[:2], "Missing option '--importance'"),
+        ("csv", [*FILES, "--max-macs", "9"], "No such option: --max-macs"),
+        ("csv", [*FILES, "mobilenetv2_100"], "unexpected extra argument"),
+        ("dp", FILES[2:], "Missing argument 'model'"),
+        ("dp", [*TABLE, *FILES], "No such option: --time-table"),
+        ("dp", ["m", *FILES[2:]], "Missing option '--table'"),
+        ("greedy", [*TABLE, *FILES[2:]], "No such option: --importance"),
+        ("greedy", TABLE[1:], "Missing argument 'model'"),
+        ("random", [*TABLE, "--prec", "1"], "No such option: --prec"),
+        ("mask", ["m", "--data", "x"], "Missing option '--out'"),
+    ],
+)
+def test_each_kind_of_search_has_its_own_options(kind, words, part, search):
+    status, out, err = search(*words, kind=kind)
     assert status == 2 and not out
     assert part in " ".join(err.split())
 
 
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        (["m", "--method", "dp", "--table", "x"], "dp"),
+        (["--method", "random", "m"], "random"),
+        (["m", "--table", "x"], "greedy"),
+        (["m", "--method", "best"], "greedy|random|mask|dp|csv"),
+        (["m", "--method"], "greedy"),
+    ],
+)
+def test_a_search_by_the_old_option_names_the_new_command(words, kind, search):
+    status, out, err = search(*words[1:], kind=words[0])
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert f"each kind of search is a command: dshrink search {kind} MODEL" in err
+
+
 def test_a_table_gives_a_plan_with_its_prediction_and_importance(importance):
     table = make_table()
-    found = TableSearch(importance=importance, budgets_ms=[100], frontier=True).run([table])
+    found = search_tables(
+        [table], DpRequest(importance=importance, budgets_ms=[100], frontier=True)
+    )
     (plan,) = found.plans
     assert (plan.span_mask, plan.method, plan.importance) == ("11", "dp", 2.0)
     assert plan.predicted and plan.predicted.latency_ms == predict(table, "11").latency_ms
-    merged = TableSearch(importance=importance, share=0.7).run([table])
+    merged = search_tables([table], DpRequest(importance=importance, share=0.7))
     assert merged.plans[0].span_mask == "01"
-    assert merged.to_json()["plans"][0]["span_mask"] == "01"
+    assert result_data(merged)["plans"][0]["span_mask"] == "01"
 
 
 def test_a_frontier_of_a_table_holds_predictions_of_the_whole_network(importance, tmp_path):
     table = make_table()
-    found = TableSearch(importance=importance, frontier=True).run([table])
+    found = search_tables([table], DpRequest(importance=importance, frontier=True))
     assert found.frontier is not None and found.problem is not None
     save_frontier(found.frontier, tmp_path / "new" / "frontier.csv", found.problem)
     with (tmp_path / "new" / "frontier.csv").open() as lines:
@@ -107,26 +137,26 @@ def test_a_frontier_of_a_table_holds_predictions_of_the_whole_network(importance
 
 def test_several_tables_give_a_plan_each_or_one_for_all(importance):
     both = [make_table(), make_table(fixed_ms=3.0)]
-    wanted = TableSearch(importance=importance, budgets_ms=[100, 7.2])
-    assert [plan.span_mask for plan in wanted.run(both).plans] == ["11", "01"]
-    shared = replace(wanted, one_plan="worst").run(both)
+    wanted = DpRequest(importance=importance, budgets_ms=[100, 7.2])
+    assert [plan.span_mask for plan in search_tables(both, wanted).plans] == ["11", "01"]
+    shared = search_tables(both, replace(wanted, one_plan="worst"))
     assert [plan.span_mask for plan in shared.plans] == ["01"]
     assert [one.lost_importance for one in shared.outcomes] == [1.5, 0.0]
-    assert shared.to_json()["devices"][0]["lost_importance"] == 1.5
+    assert result_data(shared)["devices"][0]["lost_importance"] == 1.5
 
 
-def test_keys_that_were_not_judged_are_counted(importance):
+def test_keys_that_were_not_evaluated_are_counted(importance):
     about = {"schema": "dshrink.importance", "model": "synthetic.tag"}
     about["missing"] = [{"key": [0, 2, 1, 1], "reason": "diverged"}]
     importance.with_suffix(".json").write_text(json.dumps(about))
     importance.write_text(IMPORTANCE.replace("0,2,1,1,0.5\n", ""))
-    found = TableSearch(importance=importance, budgets_ms=[100]).run([make_table()])
-    assert (found.unjudged, found.to_json()["unjudged_keys"]) == (1, 1)
+    found = search_tables([make_table()], DpRequest(importance=importance, budgets_ms=[100]))
+    assert (found.unevaluated, result_data(found)["unevaluated_keys"]) == (1, 1)
     assert [plan.span_mask for plan in found.plans] == ["11"]
 
 
 @pytest.mark.parametrize(
-    ("wishes", "part"),
+    ("options", "part"),
     [
         ({"budgets_ms": [100]}, "2 latency table.* and 1 budget"),
         ({}, "2 latency table.* and 0 budget"),
@@ -138,24 +168,24 @@ def test_keys_that_were_not_judged_are_counted(importance):
         ({"share": 0.5, "one_plan": "worst", "weights": [1, 2]}, "weights are those"),
     ],
 )
-def test_odd_wishes_are_refused_before_anything_is_read(wishes, part, tmp_path):
-    wanted = TableSearch(importance=tmp_path / "absent.csv", **wishes)
+def test_invalid_options_are_refused_before_anything_is_read(options, part, tmp_path):
+    wanted = DpRequest(importance=tmp_path / "absent.csv", **options)
     with pytest.raises(SearchError, match=part):
-        wanted.run([make_table(), make_table()])
+        search_tables([make_table(), make_table()], wanted)
 
 
 def test_a_table_that_is_not_fit_is_searched_only_when_allowed(importance):
     table = make_table(hold_out_errors_percent=[9.0, -9.0])
     with pytest.raises(UnfitTableError, match="not fit for search"):
-        TableSearch(importance=importance, budgets_ms=[100]).run([table])
-    allowed = TableSearch(importance=importance, budgets_ms=[100], allow_unfit=True)
-    assert allowed.run([table]).plans
+        search_tables([table], DpRequest(importance=importance, budgets_ms=[100]))
+    allowed = DpRequest(importance=importance, budgets_ms=[100], allow_unfit=True)
+    assert search_tables([table], allowed).plans
 
 
 def test_a_plan_that_a_table_makes_is_the_problem_s(importance):
     problem = table_problem(make_table(), {(0, 1, 1, 1): 1.0, (1, 2, 1, 1): 1.0, (0, 2, 1, 1): 0.5})
     assert problem.original_ms == predict(make_table(), "11").latency_ms
-    found = search_published(CASE / "time.csv", CASE / "importance_raw.csv", alpha=1.2)
+    found = search_csv(CASE / "time.csv", CASE / "importance_raw.csv", alpha=1.2)
     assert found.frontier is not None and not found.chosen
 
 
@@ -163,11 +193,11 @@ def test_a_shipped_table_is_searched_by_its_name(search, tmp_path):
     files = [tmp_path / "named.csv", tmp_path / "read.csv"]
     named = ["--time-table", "published:kim2023_mobilenetv2_100", *FILES[2:]]
     for words, file in zip((named, FILES), files, strict=True):
-        assert search(*words, "--frontier", file)[0] == 0
+        assert search(*words, "--frontier", file, kind="csv")[0] == 0
     assert files[0].read_text() == files[1].read_text()
     for name, part in (("kim", "no published table 'kim'"), ("depthshrinker_", "holds blocks")):
         name += "mobilenetv2_100" * name.endswith("_")
-        status, out, err = search("--time-table", f"published:{name}", *FILES[2:])
+        status, out, err = search("--time-table", f"published:{name}", *FILES[2:], kind="csv")
         assert (status, out) == (2, "") and part in " ".join(err.split())
 
 
@@ -180,7 +210,7 @@ def test_layer_merge_is_searched_where_both_files_have_a_kernel_column(search, t
     times.write_text(KERNEL_TIMES)
     importance.write_text(KERNEL_IMPORTANCE)
     words = ["--time-table", times, "--importance", importance]
-    status, out, _ = search(*words, "--frontier", file, "--budget-ms", "3.5")
+    status, out, _ = search(*words, "--frontier", file, "--budget-ms", "3.5", kind="csv")
     assert status == 0
     assert file.read_text() == (
         "time_ms,importance,plan\n3.0,3.0,0-3:5 3-4:1\n4.0,6.0,0-1:1 1-3:3dw 3-4:1\n"
@@ -188,16 +218,19 @@ def test_layer_merge_is_searched_where_both_files_have_a_kernel_column(search, t
     assert out == (
         f"frontier of 2 plans: {file}\nplan 0-3:5 3-4:1: 2 layers, importance 3\ntime 3 ms\n"
     )
-    data = json.loads(search(*words, "--budget-ms", "9", "--json")[1])
+    data = json.loads(search(*words, "--budget-ms", "9", "--json", kind="csv")[1])
     (chosen,) = data["chosen"]
     assert (chosen["plan"], chosen["layers"]) == ("0-1:1 1-3:3dw 3-4:1", 3)
     for more in (["--compat", "kim2023", "--budget-ms", "9"], ["--alpha", "1.2"]):
-        status, out, err = search(*words, *more)
+        status, out, err = search(*words, *more, kind="csv")
         assert (status, out, err.count("\n")) == (2, "", 1)
         assert "are for tables without a kernel column" in err
-    for mixed in ([*words[:2], *FILES[2:]], [*FILES[:2], *words[2:]]):
-        status, out, err = search(*mixed)
+    for mixed, part in (
+        ([*words[:2], *FILES[2:]], "importance_raw.csv: line 1: no column kernel or ker: give"),
+        ([*FILES[:2], *words[2:]], "i.csv: line 1: missing column(s) st_act, end_act"),
+    ):
+        status, out, err = search(*mixed, kind="csv")
         assert (status, out, err.count("\n")) == (2, "", 1)
-        assert "has a kernel column and" in err
-    status, _, err = search(*words[:3], tmp_path / "absent.csv")
+        assert part in err
+    status, _, err = search(*words[:3], tmp_path / "absent.csv", kind="csv")
     assert status == 2 and "no such file" in err

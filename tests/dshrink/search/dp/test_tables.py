@@ -10,10 +10,10 @@ import pytest
 from plan_enumeration import all_plans, keys_of, valid_spans
 from synthetic_tables import synthetic_span_table
 
-from dshrink.search.dp.from_table import Bounds, table_problem
+from dshrink.search.dp.bounds import Bounds, PieceSizes
 from dshrink.search.dp.frontier import solve
-from dshrink.search.dp.many import own_plan, shared_plan
-from dshrink.search.dp.piece_sizes import PieceSizes
+from dshrink.search.dp.many_devices import own_plan, shared_plan
+from dshrink.search.dp.tables import table_problem
 from dshrink.search.errors import (
     ImportanceError,
     InfeasibleBudgetError,
@@ -259,15 +259,15 @@ def test_one_plan_for_several_devices_meets_every_budget_and_says_what_it_loses(
         {m for m in values if predictions[m].latency_ms <= budget}
         for predictions, budget in zip(predicted, budgets, strict=True)
     ]
-    shared = shared_plan(problems, budgets)
-    assert shared.plan.mask in set.intersection(*fits)
-    assert shared.plan.importance == pytest.approx(max(values[m] for m in set.intersection(*fits)))
-    for outcome, own, predictions in zip(shared.outcomes, fits, predicted, strict=True):
+    shared, outcomes = shared_plan(problems, budgets)
+    assert shared.mask in set.intersection(*fits)
+    assert shared.importance == pytest.approx(max(values[m] for m in set.intersection(*fits)))
+    for outcome, own, predictions in zip(outcomes, fits, predicted, strict=True):
         best = max(values[m] for m in own)
         assert outcome.own_importance == pytest.approx(best)
-        assert outcome.lost_importance == pytest.approx(best - shared.plan.importance)
-        assert outcome.predicted_ms == predictions[shared.plan.mask].latency_ms
-    mix = shared_plan(problems, budgets, mode="mix", weights=[1, 2, 1])
+        assert outcome.lost_importance == pytest.approx(best - shared.importance)
+        assert outcome.predicted_ms == predictions[shared.mask].latency_ms
+    mix, _ = shared_plan(problems, budgets, mode="mix", weights=[1, 2, 1])
 
     def share(mask):
         return sum(
@@ -275,8 +275,8 @@ def test_one_plan_for_several_devices_meets_every_budget_and_says_what_it_loses(
             for w, p, budget in zip((1, 2, 1), predicted, budgets, strict=True)
         )
 
-    assert share(mix.plan.mask) <= 4 * (1 + 1e-12)
-    assert mix.plan.importance == pytest.approx(max(values[m] for m in values if share(m) <= 4))
+    assert share(mix.mask) <= 4 * (1 + 1e-12)
+    assert mix.importance == pytest.approx(max(values[m] for m in values if share(m) <= 4))
 
 
 def test_devices_that_no_one_plan_serves_are_refused():
@@ -291,7 +291,7 @@ def test_devices_that_no_one_plan_serves_are_refused():
     importance = {(0, 1, 1, 1): 1.0, (1, 2, 1, 1): 1.0, (0, 2, 1, 1): 1.0}
     problems = [table_problem(table, importance) for table in tables]
     # One is fastest merged, the other unmerged.
-    budgets = [p.table_prediction(solve(p.problem).plan(0)) * (1 + 1e-9) for p in problems]
+    budgets = [p.predicted_ms(solve(p.problem).plan(0).mask) * (1 + 1e-9) for p in problems]
     with pytest.raises(InfeasibleBudgetError, match=r"on board0, .* on board1 together"):
         shared_plan(problems, budgets)
     with pytest.raises(InfeasibleBudgetError, match=r"the least is 1\.\d+ .* on board1; spans:"):
@@ -329,12 +329,12 @@ def test_one_plan_is_for_tables_of_the_same_convolutions():
     problems = [
         table_problem(one, importance) for one in (table, bare, replace(table, chain=other))
     ]
-    assert shared_plan(problems[:2], [100.0, 100.0]).plan.importance > 0
+    assert shared_plan(problems[:2], [100.0, 100.0])[0].importance > 0
     with pytest.raises(SearchError, match="of different networks"):
         shared_plan(problems[::2], [100.0, 100.0])
 
 
-def test_importances_of_more_spans_than_the_table_holds_are_welcome():
+def test_importances_of_more_spans_than_the_table_holds_are_accepted():
     importance = make_importance()
     some = [span for span in SPANS if span[1] - span[0] <= 2]
     table = make_table()
@@ -347,7 +347,7 @@ def test_importances_of_more_spans_than_the_table_holds_are_welcome():
         table_problem(smaller, crossing)
 
 
-def test_keys_that_could_not_be_judged_are_left_out_of_plans():
+def test_keys_that_could_not_be_evaluated_are_left_out_of_plans():
     importance = make_importance()
     lost = {key for key in importance if key[:2] == (0, 2)}
     known = {key: value for key, value in importance.items() if key not in lost}
@@ -363,5 +363,5 @@ def test_keys_that_could_not_be_judged_are_left_out_of_plans():
 
 @pytest.mark.parametrize("search", [greedy, random_plan])
 def test_blocks_are_not_chosen_from_a_table_of_spans(search):
-    with pytest.raises(SearchError, match=r"is cut into spans, --method .* needs blocks"):
+    with pytest.raises(SearchError, match=r"is cut into spans, `dshrink search .* needs blocks"):
         search(make_table(), keep=1)

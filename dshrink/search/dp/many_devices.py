@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from dshrink.search.dp.from_table import TableProblem, span_chain_of
 from dshrink.search.dp.frontier import SpanPlan
 from dshrink.search.dp.problem import SpanProblem
-from dshrink.search.dp.within import best_within, fastest_within
+from dshrink.search.dp.tables import TableProblem, span_chain_of
+from dshrink.search.dp.within import best_within, fastest_within, mixed
 from dshrink.search.errors import InfeasibleBudgetError, NoPlanError, SearchError
 from dshrink.search.goal import round_up
 
-SHARED = ("worst", "mix")
 #: Sums in another order differ by less than this share.
 _ROUNDING = 1e-9
 
@@ -37,14 +36,6 @@ class DeviceOutcome:
     lost_importance: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SharedPlan:
-    """One plan for several devices."""
-
-    plan: SpanPlan
-    outcomes: tuple[DeviceOutcome, ...]
-
-
 def own_plan(problem: TableProblem, budget_ms: float) -> SpanPlan:
     """A device's best plan within its budget (a latency of the whole network)."""
     try:
@@ -60,31 +51,41 @@ def shared_plan(
     *,
     mode: str = "worst",
     weights: Sequence[float] | None = None,
-) -> SharedPlan:
-    """One plan for devices whose tables are of one network. Raises SearchError."""
+) -> tuple[SpanPlan, tuple[DeviceOutcome, ...]]:
+    """One plan for devices whose tables are of one network, and what each makes of it.
+
+    Raises SearchError.
+    """
     own = [own_plan(p, budget) for p, budget in zip(problems, budgets_ms, strict=True)]
     joined = _joined(problems)
-    if mode == "worst":
-        plan = _best_for_all(problems, joined, budgets_ms)
-    elif mode == "mix":
+    if mode == "mix":
         plan = _best_mix(problems, joined, budgets_ms, weights)
+    elif mode == "worst":
+        try:
+            plan = _within_budgets(problems, joined, budgets_ms)
+        except NoPlanError:
+            pairs = zip(problems, budgets_ms, strict=True)
+            raise InfeasibleBudgetError(
+                f"no one plan meets {', '.join(f'{b:g} ms on {p.device}' for p, b in pairs)} "
+                "together, though each device has one of its own: raise a budget"
+            ) from None
     else:
-        raise SearchError(f"one plan for all devices is {' or '.join(SHARED)}, not {mode!r}")
+        raise SearchError(f"one plan for all devices is worst or mix, not {mode!r}")
     outcomes = tuple(
         DeviceOutcome(
-            device=p.table.conditions.device,
+            device=p.device,
             budget_ms=budget,
-            predicted_ms=p.table_prediction(plan),
+            predicted_ms=p.predicted_ms(plan.mask),
             own_importance=best.importance,
             lost_importance=best.importance - plan.importance,
         )
         for p, budget, best in zip(problems, budgets_ms, own, strict=True)
     )
-    return SharedPlan(plan=plan, outcomes=outcomes)
+    return plan, outcomes
 
 
 def _joined(problems: Sequence[TableProblem]) -> SpanProblem:
-    """The devices' latencies as costs side by side, and the first table's other costs behind."""
+    """The latency on each device as a cost of its own, then the first table's other costs."""
     first = problems[0]
     chain = span_chain_of(first.table)
     for other in problems[1:]:
@@ -96,8 +97,8 @@ def _joined(problems: Sequence[TableProblem]) -> SpanProblem:
                 "networks: one plan needs tables of one"
             )
     spans = set(first.problem.costs).intersection(*(set(p.problem.costs) for p in problems))
-    return SpanProblem(
-        length=first.problem.length,
+    return replace(
+        first.problem,
         costs={
             span: (
                 *(p.problem.costs[span][0] for p in problems),
@@ -105,31 +106,9 @@ def _joined(problems: Sequence[TableProblem]) -> SpanProblem:
             )
             for span in sorted(spans)
         },
-        importance=first.problem.importance,
-        names=(
-            *(f"latency on {p.table.conditions.device}" for p in problems),
-            *first.problem.names[1:],
-        ),
-        forced=first.problem.forced,
+        names=(*(f"latency on {p.device}" for p in problems), *first.problem.names[1:]),
+        fixed=(),
     )
-
-
-def _best_for_all(
-    problems: Sequence[TableProblem],
-    joined: SpanProblem,
-    budgets_ms: Sequence[float],
-) -> SpanPlan:
-    try:
-        return _within_budgets(problems, joined, budgets_ms)
-    except NoPlanError:
-        budgets = ", ".join(
-            f"{b:g} ms on {p.table.conditions.device}"
-            for p, b in zip(problems, budgets_ms, strict=True)
-        )
-        raise InfeasibleBudgetError(
-            f"no one plan meets {budgets} together, though each device has one of its own: "
-            "raise a budget"
-        ) from None
 
 
 def _rooms(problems: Sequence[TableProblem], budgets_ms: Sequence[float]) -> list[float]:
@@ -153,7 +132,7 @@ def _within_budgets(
         over = [
             at
             for at, (p, budget) in enumerate(zip(problems, budgets_ms, strict=True))
-            if p.table_prediction(plan) > budget
+            if p.predicted_ms(plan.mask) > budget
         ]
         if not over:
             return plan
@@ -175,19 +154,7 @@ def _best_mix(
         w * p.slope / budget for w, p, budget in zip(weights, problems, budgets_ms, strict=True)
     ]
     limit = sum(s * room for s, room in zip(per_ms, _rooms(problems, budgets_ms), strict=True))
-    single = SpanProblem(
-        length=joined.length,
-        costs={
-            span: (
-                sum(share * cost for share, cost in zip(per_ms, costs, strict=False)),
-                *costs[len(problems) :],
-            )
-            for span, costs in joined.costs.items()
-        },
-        importance=joined.importance,
-        names=("mixed latency", *joined.names[len(problems) :]),
-        forced=joined.forced,
-    )
+    single = mixed(joined, per_ms)
     bounds = problems[0].limits[1:]
     try:
         if limit > 0:
@@ -204,14 +171,13 @@ def _infeasible_mix(
     weights: Sequence[float],
     fastest: SpanPlan,
 ) -> InfeasibleBudgetError:
-    shares = [p.table_prediction(fastest) / b for p, b in zip(problems, budgets_ms, strict=True)]
+    shares = [p.predicted_ms(fastest.mask) / b for p, b in zip(problems, budgets_ms, strict=True)]
     share = sum(w * s for w, s in zip(weights, shares, strict=True)) / sum(weights)
     taken = ", ".join(
-        f"{s:.4g} of {b:g} ms on {p.table.conditions.device}"
+        f"{s:.4g} of {b:g} ms on {p.device}"
         for p, b, s in zip(problems, budgets_ms, shares, strict=True)
     )
     return InfeasibleBudgetError(
         f"no one plan takes at most 1 of the budgets in the weighted mean: the least is {share:.4g}"
-        f" ({taken}; {fastest.text}); raise the budgets {round_up(share)} times, or one of them",
-        keep_mask=fastest.mask,
+        f" ({taken}; {fastest.text}); raise the budgets {round_up(share)} times, or one of them"
     )

@@ -1,6 +1,6 @@
 """A problem from a latency table cut into spans: budgets mean the whole network's latency.
 
-T(i, j) is the span's row and the additions that start at i and end behind j: of each skip that no
+T(i, j) is the span's row and the additions that start at i and end after j: of each skip that no
 span swallows, exactly one span pays. What every plan contains (stem, head, between) is a constant,
 and the table's calibration a line through the sums; both are undone from a budget.
 """
@@ -8,42 +8,21 @@ and the table's calibration a line through the sums; both are undone from a budg
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dshrink.search.dp.frontier import SpanPlan, infeasible
-from dshrink.search.dp.importance_file import check_keys
-from dshrink.search.dp.peak_bound import held_mib, within_peak
-from dshrink.search.dp.piece_sizes import PieceSizes
+from dshrink.search.binding import plan_from_table
+from dshrink.search.dp.bounds import Bounds, PieceSizes, held_mib, within_peak
+from dshrink.search.dp.files import check_keys
+from dshrink.search.dp.frontier import SpanPlan
 from dshrink.search.dp.problem import Key, SpanProblem
 from dshrink.search.errors import InfeasibleBudgetError, SearchError
+from dshrink.search.goal import infeasible
+from dshrink.search.plan import Plan
 from latency_tables.places import Place
 from latency_tables.predictor import predict
 from latency_tables.span_masks import ACTIVE, Span, SpanChain
 from latency_tables.table import LatencyTable
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
-    """What a plan must keep to besides its latency; None where there is no bound.
-
-    ``max_kernel`` is the longest side of a merged kernel. ``max_peak_mib`` is what is held while
-    one piece runs, for the table's batch: inputs, outputs and residuals that wait. ``max_macs`` and
-    ``max_parameters`` are the whole network's, for one image. ``keep_blocks`` are numbers of
-    building blocks that stay as they are.
-    """
-
-    max_kernel: int | None = None
-    max_peak_mib: float | None = None
-    max_macs: int | None = None
-    max_parameters: int | None = None
-    keep_blocks: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name in ("max_kernel", "max_peak_mib", "max_macs", "max_parameters"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise SearchError(f"{name.replace('_', ' ')} must be above 0, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,18 +37,31 @@ class TableProblem:
     padding: str
 
     @property
+    def device(self) -> str:
+        return self.table.conditions.device
+
+    @property
     def original_ms(self) -> float:
         """What the original network is predicted to take."""
-        return predict(self.table, self.table.forms.base, self.padding).latency_ms
+        return self.predicted_ms(self.table.forms.base)
 
-    def table_prediction(self, plan: SpanPlan) -> float:
-        """The latency that the table predicts for a plan."""
-        return predict(self.table, plan.mask, self.padding).latency_ms
+    def predicted_ms(self, mask: str) -> float:
+        """The latency that the table predicts for a span mask."""
+        return predict(self.table, mask, self.padding).latency_ms
+
+    def plan(self, chosen: SpanPlan) -> Plan:
+        """What the solver chose as a plan of the network."""
+        return plan_from_table(
+            self.table,
+            predict(self.table, chosen.mask, self.padding),
+            method="dp",
+            importance=chosen.importance,
+        )
 
     def infeasible(self, budget_ms: float, fastest: SpanPlan) -> InfeasibleBudgetError:
         """The error of a budget that not even the fastest plan meets."""
-        smallest = self.table_prediction(fastest)
-        return infeasible(budget_ms, smallest, fastest.mask, self.table.conditions.device)
+        smallest_ms = self.predicted_ms(fastest.mask)
+        return infeasible(budget_ms, smallest_ms, fastest.text, f" on {self.device}")
 
 
 def span_chain_of(table: LatencyTable) -> SpanChain:
@@ -97,10 +89,11 @@ def table_problem(
     Spans whose rows failed or are bounded are not available, keys that are ``excused`` need no
     importance. Raises SearchError.
     """
-    bounds = bounds or Bounds()
+    bounds, padding = bounds or Bounds(), padding or table.forms.padding
     chain = span_chain_of(table)
-    rows = {row.span: row for row in table.rows if row.kind == "span" and row.span}
-    measured = {span for span, row in rows.items() if row.is_measured}
+    measured = {
+        row.span for row in table.rows if row.kind == "span" and row.span and row.is_measured
+    }
     check_keys(
         importance,
         measured,
@@ -109,32 +102,26 @@ def table_problem(
         block_ends=chain.block_ends,
         excused=excused,
     )
-    forced = _forced(chain, bounds.keep_blocks)
+    kept = [_block_span(chain, block) for block in bounds.keep_blocks]
     allowed = [
-        span
-        for span in sorted(measured)
-        if _fits(span, bounds, sizes) and not _crosses(chain, span, bounds.keep_blocks)
+        span for span in sorted(measured) if _fits(span, bounds, sizes) and not _merges(span, kept)
     ]
     if not allowed:
         raise SearchError(f"{table.model}: no span meets the bounds")
     columns = {"macs": bounds.max_macs, "parameters": bounds.max_parameters}
-    names = [name for name, bound in columns.items() if bound is not None]
-    fixed = _fixed_places(table)
-    costs = {
-        span: (
-            math.fsum(table.measured(*place)[1] for place in _places(chain, span)),
-            *(float(sum(getattr(table.row(*p), n) for p in _places(chain, span))) for n in names),
-        )
-        for span in allowed
-    }
-    slope, offset_ms = _line(table, math.fsum(table.measured(*p)[1] for p in fixed), padding)
-    spent = [sum(getattr(table.row(*place), name) for place in fixed) for name in names]
+    most = {name: bound for name, bound in columns.items() if bound is not None}
+    fixed = [row.place for row in table.rows if row.kind in ("stem", "between", "head")]
+    fixed_ms, *spent = _costs(table, fixed, most)
     problem = SpanProblem(
         length=chain.length,
-        costs=costs,
+        costs={span: _costs(table, _places(chain, span), most) for span in allowed},
         importance=importance,
-        names=("latency in ms", *names),
-        forced=forced,
+        names=("latency in ms", *most),
+        forced={
+            at: int(chain.mask[at - 1] == ACTIVE)
+            for first, last in kept
+            for at in range(first + 1, last + 1)
+        },
         fixed=(0.0, *spent),
     )
     if bounds.max_peak_mib is not None:
@@ -142,13 +129,25 @@ def table_problem(
         held = {span: max(mib[place] for place in _places(chain, span)) for span in allowed}
         always = {place: mib[place] for place in fixed}
         problem = within_peak(problem, held, always, bounds.max_peak_mib, table)
+    slope, offset_ms = _line(table, fixed_ms, padding)
     return TableProblem(
         table=table,
         problem=problem,
-        limits=(math.inf, *((columns[n] or 0) - s for n, s in zip(names, spent, strict=True))),
+        limits=(math.inf, *(most[name] - s for name, s in zip(most, spent, strict=True))),
         slope=slope,
         offset_ms=offset_ms,
-        padding=padding or table.forms.padding,
+        padding=padding,
+    )
+
+
+def _costs(
+    table: LatencyTable, places: Sequence[Place], columns: Iterable[str]
+) -> tuple[float, ...]:
+    """The latency of these rows in ms, and the sums of their ``columns``."""
+    rows = [table.row(*place) for place in places]
+    return (
+        math.fsum(table.measured(*place)[1] for place in places),
+        *(float(sum(getattr(row, name) for row in rows)) for name in columns),
     )
 
 
@@ -161,16 +160,11 @@ def _places(chain: SpanChain, span: Span) -> list[Place]:
     ]
 
 
-def _fixed_places(table: LatencyTable) -> list[Place]:
-    return [row.place for row in table.rows if row.kind in ("stem", "between", "head")]
-
-
-def _line(table: LatencyTable, fixed_ms: float, padding: str | None) -> tuple[float, float]:
+def _line(table: LatencyTable, fixed_ms: float, padding: str) -> tuple[float, float]:
     """Slope and offset from the spans' sum to the prediction."""
     calibration = table.calibration
     if calibration is None:
         return 1.0, fixed_ms
-    padding = padding or table.forms.padding
     offset = calibration.predict_ms(fixed_ms, padding)
     return calibration.predict_ms(fixed_ms + 1, padding) - offset, offset
 
@@ -206,17 +200,7 @@ def _block_span(chain: SpanChain, block: int) -> Span:
     return (chain.block_ends[block - 1] if block else 0, chain.block_ends[block])
 
 
-def _crosses(chain: SpanChain, span: Span, kept: Sequence[int]) -> bool:
+def _merges(span: Span, kept: Sequence[Span]) -> bool:
     """Whether a span merges a convolution of a block that must stay."""
     i, j = span
-    spans = [_block_span(chain, block) for block in kept]
-    return j > i + 1 and any(i < last and first < j for first, last in spans)
-
-
-def _forced(chain: SpanChain, kept: Collection[int]) -> dict[int, int]:
-    """The flags that kept blocks give their positions: the original network's."""
-    return {
-        position: int(chain.mask[position - 1] == ACTIVE)
-        for block in kept
-        for position in range(_block_span(chain, block)[0] + 1, _block_span(chain, block)[1] + 1)
-    }
+    return j > i + 1 and any(i < last and first < j for first, last in kept)

@@ -1,0 +1,345 @@
+"""What to shrink: searches on latency tables, in published files, and by training.
+
+Networks and training, and with them torch, are imported where a search needs them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dshrink.errors import DshrinkError
+from dshrink.operations.resolution import one_resolution
+from dshrink.progress import Notice, OnProgress, no_notice, no_progress
+from dshrink.search.dp.bounds import Bounds, PieceSizes, sizes_of
+from dshrink.search.dp.compat import DEFAULT_PREC, TruncatedProgram
+from dshrink.search.dp.files import load_importance, load_problem, load_unevaluated
+from dshrink.search.dp.frontier import ChainPlan, Frontier, SpanPlan, solve
+from dshrink.search.dp.layer_merge import (
+    has_kernels,
+    load_kernel_importance,
+    load_kernel_times,
+    solve_kernels,
+)
+from dshrink.search.dp.many_devices import DeviceOutcome, own_plan, shared_plan
+from dshrink.search.dp.tables import TableProblem, table_problem
+from dshrink.search.errors import SearchError
+from dshrink.search.goal import Goal, check_fit
+from dshrink.search.greedy import greedy
+from dshrink.search.plan import Plan, save_plan
+from dshrink.search.random_search import random_plan
+from dshrink.train.unreadable import Unreadable
+from latency_tables.io import load_table
+from latency_tables.published import PREFIX
+from latency_tables.table import LatencyTable
+
+if TYPE_CHECKING:
+    from dshrink.network.models import Network
+    from dshrink.train.mask_search import MaskSearch
+    from dshrink.train.settings import Training
+
+COMPAT = "kim2023"
+
+
+def search_blocks(
+    model: str,
+    table: Path,
+    *,
+    budget_ms: float | None = None,
+    keep: int | None = None,
+    seed: int | None = None,
+    padding: str = "bias_map",
+    allow_unfit: bool = False,
+) -> Plan:
+    """Merge the blocks of largest saving, or those that ``seed`` draws, by a table of blocks.
+
+    Raises SearchError.
+    """
+    latencies = load_table(table)
+    search = greedy if seed is None else partial(random_plan, seed=seed)
+    plan = search(
+        latencies, budget_ms=budget_ms, keep=keep, padding=padding, allow_unfit=allow_unfit
+    )
+    return _bound([plan], _network(model, latencies))[0]
+
+
+def _network(model: str, table: LatencyTable) -> Network:
+    from dshrink.network.models import load_network
+
+    return load_network(model, resolution=table.resolution)
+
+
+def _bound(plans: Sequence[Plan], network: Network) -> tuple[Plan, ...]:
+    """The plans with the network's names. Raises PlanError where they are for another one."""
+    from dshrink.pieces.plan_binding import bind_to_network
+
+    return tuple(bind_to_network(plan, network) for plan in plans)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRequest:
+    """A mask to be learned for ``model`` on the images ``data``; ``file`` takes the plan.
+
+    ``decay`` and ``limit`` are those of ``train.mask_search``. ``resolution`` is the table's, else
+    224, if not given.
+    """
+
+    model: str
+    data: str
+    goal: Goal
+    file: Path
+    training: Training
+    table: Path | None = None
+    weights: str = "pretrained"
+    resolution: int | None = None
+    decay: float | None = None
+    limit: float | None = None
+    allow_unfit: bool = False
+    unreadable: Unreadable = Unreadable.SKIP
+
+    @property
+    def history_file(self) -> Path:
+        """The mask's history, next to the plan."""
+        return self._next_to(".history.csv")
+
+    @property
+    def folder(self) -> Path:
+        """The checkpoints, next to the plan."""
+        return self._next_to(".search")
+
+    def _next_to(self, ending: str) -> Path:
+        """A path of the plan's own: a dot in its name, as of 1.4, is no suffix."""
+        return self.file.with_name(self.file.name.removesuffix(".json") + ending)
+
+
+def mask_defaults(recipe: str | None) -> tuple[Training, float | None, float | None]:
+    """The settings, decay and limit of a recipe's search; the paper's where none is named."""
+    from dshrink.train.mask_search import EPOCHS
+    from dshrink.train.settings import Training
+
+    if recipe is None:
+        return replace(Training(), epochs=EPOCHS), None, None
+    from dshrink.study.recipe import load_recipe
+
+    found = load_recipe(recipe)
+    seed = found.search.seed or found.seeds[0]
+    return replace(found.search, seed=seed), found.decay, found.limit
+
+
+def search_mask(
+    request: MaskRequest,
+    *,
+    on_progress: OnProgress = no_progress,
+    notice: Notice = no_notice,
+) -> MaskSearch | None:
+    """Train the network and a mask of its activations; write the plan and the mask's history.
+
+    The same request resumes an interrupted search. None in all processes but the first. Raises
+    DshrinkError.
+    """
+    from dshrink.train.mask_search import search_masks, write_mask_history
+    from dshrink.train.opening import feed_of, open_both
+
+    if request.file.is_dir():
+        raise DshrinkError(f"{request.file} is a folder: give --out a file for the plan")
+    table = load_table(request.table) if request.table else None
+    known = table.resolution if table else None
+    images, network = open_both(
+        request.data,
+        request.model,
+        resolution=one_resolution(request.resolution, known, f"the table {request.table}"),
+        weights=request.weights,
+        seed=request.training.seed,
+    )
+    found = search_masks(
+        network,
+        feed_of(images, network, request.training, request.unreadable),
+        request.training,
+        goal=request.goal,
+        folder=request.folder,
+        table=table,
+        decay=request.decay,
+        limit=request.limit,
+        allow_unfit=request.allow_unfit,
+        progress=on_progress,
+        notice=notice,
+    )
+    if not found.fitted.main:
+        return None
+    write_mask_history(found, request.history_file)
+    save_plan(found.plan, request.file)
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DpRequest:
+    """What is asked of the dynamic program on latency tables of spans.
+
+    Budgets are ``budgets_ms``, one a table in their order, or a ``share`` of each original
+    network's latency; without any the ``frontier`` alone is found, which is of one table.
+    ``one_plan`` and ``weights`` are ``many_devices.shared_plan``'s; without, each table gets its
+    own plan.
+    """
+
+    importance: Path
+    alpha: float | None = None
+    bounds: Bounds = field(default_factory=Bounds)
+    padding: str | None = None
+    allow_unfit: bool = False
+    budgets_ms: Sequence[float] = ()
+    share: float | None = None
+    one_plan: str | None = None
+    weights: Sequence[float] | None = None
+    frontier: bool = False
+
+    def plan_count(self, tables: int) -> int:
+        """How many plans there will be for so many tables.
+
+        Raises SearchError for an invalid combination of options.
+        """
+        if self.frontier and tables != 1:
+            raise SearchError("a frontier is of one latency table: give one")
+        if self.weights and self.one_plan != "mix":
+            raise SearchError("weights are those of the tables in one plan for a mix of them")
+        if not all(0 < budget < math.inf for budget in self.budgets_ms):
+            given = ", ".join(f"{budget:g}" for budget in self.budgets_ms)
+            raise SearchError(f"latency budgets must be above 0 ms and finite, got {given}")
+        if self.share is not None:
+            if self.budgets_ms or not 0 < self.share < math.inf:
+                raise SearchError("give either budgets in ms or a share above 0 of the original's")
+        elif self.frontier and not self.budgets_ms and not self.one_plan:
+            return 0
+        elif len(self.budgets_ms) != tables:
+            raise SearchError(
+                f"{tables} latency table(s) and {len(self.budgets_ms)} budget(s): give one "
+                "budget a table, in their order, or a share of the original networks' latencies"
+            )
+        return 1 if self.one_plan else tables
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DpResult:
+    """The plans that were asked for, one a device or one for all, and what each device makes of it.
+
+    ``chosen`` are the plans as the solver knows them; ``plans`` the same for a network, empty where
+    there is none. ``problem`` is the table's, where the frontier is of one. ``overrun_ms`` is how
+    far a truncated plan is above its budget. ``unevaluated`` counts the keys without an importance,
+    which no plan uses.
+    """
+
+    plans: tuple[Plan, ...] = ()
+    chosen: tuple[ChainPlan, ...] = ()
+    frontier: Frontier[ChainPlan] | None = None
+    problem: TableProblem | None = None
+    outcomes: tuple[DeviceOutcome, ...] = ()
+    overrun_ms: float | None = None
+    unevaluated: int = 0
+
+
+def search_dp(model: str, tables: Sequence[Path], request: DpRequest) -> DpResult:
+    """The plans of largest importance within budgets, by tables of the network's spans.
+
+    Raises SearchError.
+    """
+    latencies = [load_table(folder) for folder in tables]
+    request.plan_count(len(latencies))
+    network = _network(model, latencies[0])
+    sizes = None
+    if request.bounds.need_sizes:
+        from dshrink.pieces.span_pieces import span_pieces
+
+        # Its spans are those of every mode.
+        sizes = sizes_of(span_pieces(network, mode="exact"))
+    found = search_tables(latencies, request, sizes)
+    return replace(found, plans=_bound(found.plans, network))
+
+
+def search_tables(
+    tables: Sequence[LatencyTable], request: DpRequest, sizes: PieceSizes | None = None
+) -> DpResult:
+    """``search_dp`` without a network; ``sizes`` are those of its pieces, which bounds need."""
+    count = request.plan_count(len(tables))
+    values = load_importance(request.importance, request.alpha)
+    problems = []
+    for table in tables:
+        check_fit(table, allow_unfit=request.allow_unfit)
+        excused = load_unevaluated(request.importance, table.model)
+        problem = table_problem(
+            table,
+            values,
+            where=str(request.importance),
+            bounds=request.bounds,
+            sizes=sizes,
+            padding=request.padding,
+            excused=excused,
+        )
+        problems.append(problem)
+    first = problems[0]
+    frontier = solve(first.problem, first.limits).of_latency() if request.frontier else None
+    chosen: tuple[SpanPlan, ...] = ()
+    outcomes: tuple[DeviceOutcome, ...] = ()
+    budgets = request.budgets_ms or [(request.share or 0) * p.original_ms for p in problems]
+    if request.one_plan is None and count:
+        chosen = tuple(own_plan(p, budget) for p, budget in zip(problems, budgets, strict=True))
+    elif request.one_plan is not None:
+        shared, outcomes = shared_plan(
+            problems, budgets, mode=request.one_plan, weights=request.weights
+        )
+        chosen = (shared,)
+    return DpResult(
+        plans=tuple(p.plan(one) for p, one in zip(problems, chosen, strict=False)),
+        chosen=chosen,
+        frontier=frontier,
+        problem=first,
+        outcomes=outcomes,
+        unevaluated=len(excused),
+    )
+
+
+def search_csv(
+    times: Path | str,
+    importance: Path,
+    *,
+    budget_ms: float | None = None,
+    alpha: float | None = None,
+    compat: str | None = None,
+    prec: float | None = None,
+) -> DpResult:
+    """The frontier of two CSV files, and the plan of a budget; no network is needed.
+
+    ``times`` is a file or ``published:NAME``, a table that ships with the package. With a kernel
+    column both files are LayerMerge's. Raises SearchError.
+    """
+    if compat not in (None, COMPAT):
+        raise SearchError(f"compat {compat!r} is not known; known: {COMPAT}")
+    if prec is not None and compat is None:
+        raise SearchError(f"prec belongs to the truncated program: it needs compat {COMPAT}")
+    if not str(times).startswith(PREFIX) and has_kernels(Path(times)):
+        if compat is not None or alpha is not None:
+            raise SearchError(
+                f"{times}: compat and alpha are for tables without a kernel column: nothing of "
+                "LayerMerge's is truncated, and its importances are normalised without alpha"
+            )
+        return _csv_result(
+            solve_kernels(load_kernel_times(Path(times)), load_kernel_importance(importance)),
+            budget_ms,
+        )
+    problem = load_problem(times, importance, alpha)
+    if compat is None:
+        return _csv_result(solve(problem), budget_ms)
+    if budget_ms is None:
+        raise SearchError("the truncated program solves one budget at a time: give one")
+    program = TruncatedProgram.of(problem)
+    truncated = program.solve(budget_ms, DEFAULT_PREC if prec is None else prec)
+    return DpResult(
+        chosen=(truncated.plan,), frontier=solve(problem), overrun_ms=truncated.overrun_ms
+    )
+
+
+def _csv_result(frontier: Frontier[ChainPlan], budget_ms: float | None) -> DpResult:
+    chosen = () if budget_ms is None else (frontier.best(budget_ms),)
+    return DpResult(chosen=chosen, frontier=frontier)
