@@ -14,21 +14,23 @@ from pathlib import Path
 from statistics import fmean
 
 from dshrink.fronts import (
-    Estimate,
     Front,
     FrontError,
     FrontPoint,
-    accuracy_estimate,
-    estimate,
+    MeanWithInterval,
+    accuracy_interval,
     make_front,
+    mean_interval,
 )
-from dshrink.results import BenchmarkResult, load_results, save_rows
+from dshrink.results import BenchmarkResult, load_results
+from latency_tables.csv_lines import write_csv
 
 #: Results that differ in one of these are never compared.
 CONDITION_COLUMNS = (
     *("device", "runtime", "precision", "batch", "threads"),
     *("clock", "statistic", "launch", "cache_mode", "data"),
 )
+_POINT_COLUMNS = ("method", "recipe", "network", "model", "resolution", "kept_blocks")
 ACCURACY_ADVICE = (
     "`dshrink merge ... --data DIR` writes the accuracy into the ONNX file that `dshrink bench` "
     "reads it from, and `dshrink run` does all of it"
@@ -36,42 +38,20 @@ ACCURACY_ADVICE = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Measured:
-    """A result with accuracy and throughput, and where it stands."""
+class _Placed:
+    """A result with accuracy and throughput, and where it is found."""
 
     result: BenchmarkResult
     place: str
 
     @property
-    def conditions(self) -> tuple[str, ...]:
-        return tuple(str(getattr(self.result, name)) for name in CONDITION_COLUMNS)
-
-    @property
-    def seed(self) -> int | None:
-        return self.result.seed
-
-    @property
-    def throughput_fps(self) -> Estimate:
-        r = self.result
-        assert r.throughput_fps is not None
-        return Estimate(
-            mean=r.throughput_fps,
-            low=r.throughput_low_fps or r.throughput_fps,
-            high=r.throughput_high_fps or r.throughput_fps,
-        )
-
-    @property
-    def accuracy_percent(self) -> float:
-        assert self.result.accuracy_percent is not None
-        return self.result.accuracy_percent
-
-    @property
     def name(self) -> str:
         """The network's name without its seed: random_k8_seed2.onnx is random_k8.onnx."""
-        if self.seed is None:
-            return self.result.network
-        pattern = rf"(?:^|[-_. ])(?:seed|s)[-_=]?0*{self.seed}(?!\d)"
-        return re.sub(pattern, "", self.result.network).strip() or self.result.network
+        seed, network = self.result.seed, self.result.network
+        if seed is None:
+            return network
+        pattern = rf"(?:^|[-_. ])(?:seed|s)[-_=]?0*{seed}(?!\d)"
+        return re.sub(pattern, "", network).strip() or network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,11 +89,11 @@ def fronts_of(
     """The fronts of results, in the order in which their conditions come.
 
     ``model`` leaves all other networks out; ``reference_percent`` is the accuracy that hypervolumes
-    start from: by default the lowest of each front. ``source`` and ``places`` say in errors where
-    the results, and each of them, stand. Raises FrontError.
+    start from: by default the lowest of each front. ``source`` and ``places`` name the results, and
+    each of them, in errors. Raises FrontError.
     """
     placed = zip(results, places or [result.network for result in results], strict=True)
-    wanted = [_Measured(*one) for one in placed if model in (None, one[0].model)]
+    wanted = [_Placed(*one) for one in placed if model in (None, one[0].model)]
     if not wanted:
         models = ", ".join(sorted({result.model for result in results} - {""}))
         raise FrontError(f"{source}: no results of {model}, only of {models or 'no model'}")
@@ -129,9 +109,10 @@ def fronts_of(
                 "that failed again"
             )
         raise FrontError(f"{source}: no accuracy_percent in any row: {ACCURACY_ADVICE}")
-    by_conditions: dict[tuple[str, ...], list[_Measured]] = {}
+    by_conditions: dict[tuple[str, ...], list[_Placed]] = {}
     for one in found:
-        by_conditions.setdefault(one.conditions, []).append(one)
+        conditions = tuple(str(getattr(one.result, name)) for name in CONDITION_COLUMNS)
+        by_conditions.setdefault(conditions, []).append(one)
     fronts = []
     for conditions, members in by_conditions.items():
         points = [_point(group) for group in _groups(members)]
@@ -141,123 +122,115 @@ def fronts_of(
     return Fronts(fronts=tuple(fronts), left_out=len(wanted) - len(found))
 
 
-def _groups(members: Sequence[_Measured]) -> list[list[_Measured]]:
+def _groups(members: Sequence[_Placed]) -> list[list[_Placed]]:
     """What differs by nothing but the seed; without a seed each is alone.
 
     Names that carry their seed say it best: for a budget of latency each seed may keep another
-    number of blocks. Otherwise what keeps as many blocks is alike, unless seeds repeat among it.
+    number of blocks. Otherwise those that keep the same number are one, unless seeds repeat.
     """
-    groups: list[list[_Measured]] = []
-    for alike in _parted(members, by_name=False):
-        if len({one.seed for one in alike}) == len(alike):
-            groups.append(alike)
+    groups: list[list[_Placed]] = []
+    for group in _parted(members, by_name=False):
+        if len({one.result.seed for one in group}) == len(group):
+            groups.append(group)
             continue
-        for namesakes in _parted(alike, by_name=True):
+        for namesakes in _parted(group, by_name=True):
             _check_seeds(namesakes)
             groups.append(namesakes)
     return groups
 
 
-def _parted(members: Sequence[_Measured], *, by_name: bool) -> list[list[_Measured]]:
-    parts: dict[tuple[object, ...], list[_Measured]] = {}
-    for place, one in enumerate(members):
+def _parted(members: Sequence[_Placed], *, by_name: bool) -> list[list[_Placed]]:
+    parts: dict[tuple[object, ...], list[_Placed]] = {}
+    for number, one in enumerate(members):
         r = one.result
         is_named = by_name or r.kept_blocks is None or one.name != r.network
         same = one.name if is_named else r.kept_blocks
-        alone = place if one.seed is None else None
+        alone = number if r.seed is None else None
         key = (r.method, r.recipe, r.model, r.resolution, same, alone)
         parts.setdefault(key, []).append(one)
     return list(parts.values())
 
 
-def _check_seeds(members: Sequence[_Measured]) -> None:
-    first: dict[int | None, _Measured] = {}
+def _check_seeds(members: Sequence[_Placed]) -> None:
+    first: dict[int | None, _Placed] = {}
     for one in members:
-        if one.seed in first:
+        seed, method = one.result.seed, one.result.method or "the network"
+        if seed in first:
             raise FrontError(
-                f"{one.place}: {one.result.method or 'the network'} with seed {one.seed} is given "
-                f"already by {first[one.seed].place}, under the same conditions: delete one of the "
-                "two, or give networks different names"
+                f"{one.place}: {method} with seed {seed} is given already by {first[seed].place}, "
+                "under the same conditions: delete one of the two, or give networks different names"
             )
-        first[one.seed] = one
+        first[seed] = one
 
 
-def _point(members: Sequence[_Measured]) -> FrontPoint:
-    """The mean over seeds; see ``_throughput`` and ``accuracy_estimate``."""
-    first, ordered = members[0], sorted(members, key=lambda one: one.seed or 0)
-    result = first.result
-    counts = {one.result.kept_blocks for one in members}
-    images = min(
-        (one.result.validation_images for one in members if one.result.validation_images),
-        default=None,
-    )
+def _point(members: Sequence[_Placed]) -> FrontPoint:
+    """The mean over seeds; see ``_throughput`` and ``accuracy_interval``."""
+    first, several = members[0].result, len(members) > 1
+    results = sorted((one.result for one in members), key=lambda r: r.seed or 0)
+    of_seeds = tuple((r.throughput_fps or 0.0, r.accuracy_percent or 0.0) for r in results)
+    images = min((r.validation_images for r in results if r.validation_images), default=None)
     return FrontPoint(
-        method=result.method,
-        network=first.name if len(members) > 1 else result.network,
-        model=result.model,
-        kept_blocks=result.kept_blocks if len(counts) == 1 else None,
-        seeds=tuple(one.seed for one in ordered if one.seed is not None),
-        throughput_fps=_throughput([one.throughput_fps for one in ordered]),
-        accuracy_percent=accuracy_estimate([one.accuracy_percent for one in ordered], images),
-        of_seeds=tuple((one.throughput_fps.mean, one.accuracy_percent) for one in ordered),
-        recipe=result.recipe,
-        resolution=result.resolution,
+        method=first.method,
+        network=members[0].name if several else first.network,
+        model=first.model,
+        kept_blocks=first.kept_blocks if len({r.kept_blocks for r in results}) == 1 else None,
+        seeds=tuple(r.seed for r in results if r.seed is not None),
+        throughput_fps=_throughput(results),
+        accuracy_percent=accuracy_interval([percent for _, percent in of_seeds], images),
+        of_seeds=of_seeds,
+        recipe=first.recipe,
+        resolution=first.resolution,
         validation_images=images,
     )
 
 
-def _throughput(members: Sequence[Estimate]) -> Estimate:
+def _throughput(results: Sequence[BenchmarkResult]) -> MeanWithInterval:
     """The mean, with the t-interval over seeds or the mean of their own intervals: the wider end.
 
     Seeds may have masks, thus speeds, of their own; and two equal ones do not know it better than
     each was measured.
     """
-    over_seeds = estimate([one.mean for one in members])
-    return Estimate(
-        mean=over_seeds.mean,
-        low=min(over_seeds.low, fmean(one.low for one in members)),
-        high=max(over_seeds.high, fmean(one.high for one in members)),
+    fps = [r.throughput_fps or 0.0 for r in results]
+    over_seeds = mean_interval(fps)
+    low = fmean(r.throughput_low_fps or mean for r, mean in zip(results, fps, strict=True))
+    high = fmean(r.throughput_high_fps or mean for r, mean in zip(results, fps, strict=True))
+    return MeanWithInterval(
+        mean=over_seeds.mean, low=min(over_seeds.low, low), high=max(over_seeds.high, high)
     )
 
 
 def front_rows(front: Front) -> list[dict[str, object]]:
     """A row a point: its conditions, itself, and the hypervolumes of its series and of all."""
+    conditions = dict(zip(CONDITION_COLUMNS, front.conditions, strict=True))
     volumes = {series: front.series_hypervolume(series) for series in front.series}
-    return [
-        {
-            **dict(zip(CONDITION_COLUMNS, front.conditions, strict=True)),
-            **_point_row(point),
-            "on_front": int(on_front),
-            "reference_percent": front.reference_percent,
-            "method_hypervolume": volumes[point.series][0],
-            "method_half_width": volumes[point.series][1],
-            "hypervolume": front.hypervolume,
-        }
-        for point, on_front in zip(front.points, front.on_front, strict=True)
-    ]
-
-
-def _point_row(point: FrontPoint) -> dict[str, object]:
-    """The interval of an accuracy is empty where nothing tells it."""
-    accuracy = point.accuracy_percent
-    return {
-        "method": point.method,
-        "recipe": point.recipe,
-        "network": point.network,
-        "model": point.model,
-        "resolution": point.resolution,
-        "kept_blocks": point.kept_blocks,
-        "seeds": " ".join(map(str, point.seeds)),
-        "throughput_fps": point.throughput_fps.mean,
-        "throughput_low_fps": point.throughput_fps.low,
-        "throughput_high_fps": point.throughput_fps.high,
-        "accuracy_percent": accuracy.mean,
-        "accuracy_low_percent": accuracy.low if point.has_accuracy_interval else None,
-        "accuracy_high_percent": accuracy.high if point.has_accuracy_interval else None,
-        "validation_images": point.validation_images,
-    }
+    rows = []
+    for point, on_front in zip(front.points, front.on_front, strict=True):
+        fps, accuracy, known = point.throughput_fps, point.accuracy_percent, {}
+        if point.has_accuracy_interval:
+            known = {"low": accuracy.low, "high": accuracy.high}
+        rows.append(
+            {
+                **conditions,
+                **{name: getattr(point, name) for name in _POINT_COLUMNS},
+                "seeds": " ".join(map(str, point.seeds)),
+                "throughput_fps": fps.mean,
+                "throughput_low_fps": fps.low,
+                "throughput_high_fps": fps.high,
+                "accuracy_percent": accuracy.mean,
+                "accuracy_low_percent": known.get("low"),
+                "accuracy_high_percent": known.get("high"),
+                "validation_images": point.validation_images,
+                "on_front": int(on_front),
+                "reference_percent": front.reference_percent,
+                "method_hypervolume": volumes[point.series][0],
+                "method_half_width": volumes[point.series][1],
+                "hypervolume": front.hypervolume,
+            }
+        )
+    return rows
 
 
 def save_fronts(fronts: Sequence[Front], path: Path) -> None:
     """Write the rows of all fronts as CSV; the file is replaced in one step."""
-    save_rows([row for front in fronts for row in front_rows(front)], path)
+    rows = [row for front in fronts for row in front_rows(front)]
+    write_csv(path, list(rows[0]), rows)

@@ -16,22 +16,13 @@ from statistics import fmean, stdev
 
 from dshrink.errors import DshrinkError
 
-#: 97.5 % quantiles of Student's t for 1, 2, ... degrees of freedom; beyond, the last is kept.
-_T_QUANTILES = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
-#: 97.5 % quantile of the normal distribution.
-_NORMAL_QUANTILE = 1.959964
-
 
 class FrontError(DshrinkError):
-    """Results without a front: one line that says how to mend it."""
+    """Results without a front: one line that says how to fix it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
+class MeanWithInterval:
     """A mean with the interval that it is known to, which holds it."""
 
     mean: float
@@ -42,7 +33,7 @@ class Estimate:
         if not self.low <= self.mean <= self.high:
             raise FrontError(f"{self.mean} is not between {self.low} and {self.high}")
 
-    def clearly_above(self, other: Estimate) -> bool:
+    def clearly_above(self, other: MeanWithInterval) -> bool:
         """Whether the whole interval lies above the other's."""
         return self.low > other.high
 
@@ -51,45 +42,43 @@ def half_width(values: Sequence[float]) -> float:
     """Of the 95 % t-interval of their mean; 0 for one value, which says nothing of the spread."""
     if len(values) < 2:
         return 0.0
-    return t_quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    from scipy.special import stdtrit  # scipy.stats takes a second to import
+
+    return float(stdtrit(len(values) - 1, 0.975)) * stdev(values) / math.sqrt(len(values))
 
 
-def t_quantile(degrees: int) -> float:
-    """The 97.5 % quantile of Student's t for 1 or more degrees of freedom."""
-    return _T_QUANTILES[min(degrees, len(_T_QUANTILES)) - 1]
-
-
-def estimate(values: Sequence[float], highest: float = math.inf) -> Estimate:
+def mean_interval(values: Sequence[float], highest: float = math.inf) -> MeanWithInterval:
     """The mean with its 95 % t-interval, cut to what the quantity can be (0 to ``highest``)."""
     mean, half = fmean(values), half_width(values)
     low, high = max(0.0, mean - half), min(highest, mean + half)
     # A mean of equal values may lie a rounding beside them.
-    return Estimate(mean=mean, low=min(low, mean), high=max(high, mean))
+    return MeanWithInterval(mean=mean, low=min(low, mean), high=max(high, mean))
 
 
 def wilson_interval(share: float, images: int) -> tuple[float, float]:
     """Where a share found on that many images may lie (E. B. Wilson, 1927; 95 %).
 
-    Wilson's rather than the normal one, which has no width where all images are told right.
+    Wilson's rather than the normal one, which has no width where all images are classified
+    correctly.
     """
-    noise = _NORMAL_QUANTILE**2 / images
-    middle = share + noise / 2
-    half = math.sqrt(noise * (share * (1 - share) + noise / 4))
-    return max(0.0, (middle - half) / (1 + noise)), min(1.0, (middle + half) / (1 + noise))
+    from scipy import stats
+
+    found = stats.binomtest(round(share * images), images).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
 
 
-def accuracy_estimate(percents: Sequence[float], images: int | None) -> Estimate:
+def accuracy_interval(percents: Sequence[float], images: int | None) -> MeanWithInterval:
     """The mean, with the t-interval over seeds or Wilson's over images: the wider end.
 
-    Seeds that agree, by chance or because there is only one, know no accuracy better than the
-    images tell it. All seeds have the same images, so that more seeds are not more of them. None
-    where their number is not known.
+    Seeds that agree, by chance or because there is only one, know the accuracy no better than the
+    number of images allows. All seeds have the same images, so that more seeds are not more of
+    them. None where their number is not known.
     """
-    over_seeds = estimate(percents, highest=100.0)
+    over_seeds = mean_interval(percents, highest=100.0)
     if images is None:
         return over_seeds
     low, high = wilson_interval(over_seeds.mean / 100, images)
-    return Estimate(
+    return MeanWithInterval(
         mean=over_seeds.mean,
         low=min(over_seeds.low, 100 * low),
         high=max(over_seeds.high, 100 * high),
@@ -101,8 +90,8 @@ class FrontPoint:
     """One network of one method and recipe, over its ``seeds`` (empty where not known).
 
     ``kept_blocks`` is None where the blocks are not known, or seeds keep different numbers of them;
-    ``of_seeds`` has (frames/s, percent) of each seed; ``validation_images`` is how many tell the
-    accuracy, None where not known.
+    ``of_seeds`` has (frames/s, percent) of each seed; ``validation_images`` is the number that
+    the accuracy is of, None where not known.
     """
 
     method: str
@@ -110,8 +99,8 @@ class FrontPoint:
     model: str
     kept_blocks: int | None
     seeds: tuple[int, ...]
-    throughput_fps: Estimate
-    accuracy_percent: Estimate
+    throughput_fps: MeanWithInterval
+    accuracy_percent: MeanWithInterval
     of_seeds: tuple[tuple[float, float], ...] = ()
     recipe: str = ""
     resolution: str = ""
@@ -124,15 +113,15 @@ class FrontPoint:
 
     @property
     def has_accuracy_interval(self) -> bool:
-        """Whether anything tells the noise of the accuracy: its images, or several seeds."""
+        """Whether the noise of the accuracy is known: by its images, or by several seeds."""
         return self.validation_images is not None or len(self.of_seeds) > 1
 
     @property
-    def accuracy_bounds(self) -> Estimate:
-        """What the accuracy may be: from 0 to 100 % where nothing tells its noise."""
+    def accuracy_bounds(self) -> MeanWithInterval:
+        """What the accuracy may be: from 0 to 100 % where its noise is not known."""
         if self.has_accuracy_interval:
             return self.accuracy_percent
-        return Estimate(mean=self.accuracy_percent.mean, low=0.0, high=100.0)
+        return MeanWithInterval(mean=self.accuracy_percent.mean, low=0.0, high=100.0)
 
     @property
     def mean(self) -> tuple[float, float]:
@@ -145,7 +134,7 @@ def dominates(a: FrontPoint, b: FrontPoint) -> bool:
 
     Either its accuracy is clearly higher and its throughput not clearly lower, or its throughput is
     clearly higher and the mean of its accuracy not lower. Clearly: the 95 % intervals do not meet;
-    where nothing tells the noise of an accuracy, it is never clearly higher nor lower.
+    where the noise of an accuracy is not known, it is never clearly higher nor lower.
     The relation never runs in a circle, but it is not transitive: where the interval of b's
     throughput covers those of a and c, a may dominate b and b dominate c though a is clearly slower
     than c.

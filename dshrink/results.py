@@ -6,15 +6,14 @@ conditions and of the throughput are needed, what another one says is then not k
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from dshrink.errors import DshrinkError
-from latency_tables.csv_lines import CsvLine, CsvSource, load_lines
-from latency_tables.files import write_atomically
+from latency_tables.csv_lines import CsvLine, CsvSource, load_lines, write_csv
 
 NEEDED = (
     *("network", "device", "runtime", "precision", "batch", "threads"),
@@ -117,17 +116,7 @@ def load_results(*paths: Path) -> StoredResults:
 
 def save_results(results: Sequence[BenchmarkResult], path: Path) -> None:
     """Write the results as CSV; the file is replaced in one step."""
-    save_rows([asdict(result) for result in results], path)
-
-
-def save_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write rows of equal columns as CSV, None as an empty cell, in one step."""
-    from pandas import DataFrame
-
-    # Of objects: pandas would turn a column of integers with gaps into floats.
-    frame = DataFrame(rows, dtype=object)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, frame.to_csv(index=False, lineterminator="\n"))
+    write_csv(path, list(_kinds()), map(asdict, results))
 
 
 def _result(line: CsvLine) -> BenchmarkResult:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dshrink.plots.blocks import blocks_figure
 from dshrink.plots.errors import PlotError
 from dshrink.plots.front import front_figure
-from dshrink.plots.frontier import Frontier, frontier_figure, load_frontier
+from dshrink.plots.frontier import FrontierCurve, frontier_figure, load_frontier
 from dshrink.plots.kept import kept_figure, plan_labels
 from dshrink.plots.mask_history import MaskHistory, load_mask_history, mask_history_figure
 from dshrink.plots.memory import memory_figure
@@ -18,7 +18,7 @@ from dshrink.plots.style import save_figure
 from dshrink.plots.throughput import throughput_figure
 
 __all__ = [
-    "Frontier",
+    "FrontierCurve",
     "MaskHistory",
     "PlotError",
     "blocks_figure",

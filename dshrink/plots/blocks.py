@@ -27,7 +27,7 @@ from latency_tables.places import BLOCK_KINDS
 from latency_tables.schema import Row
 from latency_tables.table import LatencyTable
 
-#: Numbers above the bars stand upright where that many blocks share the width.
+#: Numbers above the bars are upright where that many blocks share the width.
 _CROWDED = 32
 
 

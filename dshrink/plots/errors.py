@@ -6,4 +6,4 @@ from dshrink.errors import DshrinkError
 
 
 class PlotError(DshrinkError):
-    """Nothing to draw, or results that cannot be read: one line that says how to mend it."""
+    """Nothing to draw, or results that cannot be read: one line that says how to fix it."""

@@ -15,14 +15,15 @@ from matplotlib.lines import Line2D
 from dshrink.front_results import CONDITION_COLUMNS
 from dshrink.fronts import Front, FrontPoint, staircase
 from dshrink.plots.errors import PlotError
-from dshrink.plots.front_labels import Look, looks_of, subtitle
-from dshrink.plots.series import series_labels
+from dshrink.plots.front_labels import MarkerStyle, marker_styles, subtitle
 from dshrink.plots.style import (
     BLACK,
     GREY,
     house_style,
     legend_above,
+    legend_mark,
     new_figure,
+    series_labels,
     set_titles,
 )
 from latency_tables.published_accuracy import PublishedPoint
@@ -44,7 +45,7 @@ class _Panel:
 def front_figure(
     fronts: Sequence[Front], *, published: Sequence[PublishedPoint] = (), left_out: int = 0
 ) -> Figure:
-    """A panel a front; ``published`` points stand in those of their device, or in one of their own.
+    """A panel a front; ``published`` points are in those of their device, or in one of their own.
 
     Methods are named with their recipe where recipes differ. ``left_out`` results could not be
     drawn, which the picture says. Raises PlotError for no point at all, and for more series than
@@ -54,19 +55,19 @@ def front_figure(
         raise PlotError("nothing to draw: give results of `dshrink bench`, or --published DEVICE")
     recipes = list(dict.fromkeys(recipe for front in fronts for _, recipe in front.series))
     is_mixed = len(recipes) > 1
-    looks = looks_of({one for front in fronts for one in front.series}, says_recipes=is_mixed)
+    styles = marker_styles({one for front in fronts for one in front.series}, says_recipes=is_mixed)
     panels, shared = _panels(fronts, published)
     columns = 1 if len(panels) == 1 else 2
     rows = -(-len(panels) // columns)
     legend_columns = (4 if columns == 1 else 2) // (2 if is_mixed else 1)
-    handles = [_handles(panel, looks) for panel in panels]
+    handles = [_handles(panel, styles) for panel in panels]
     lines = max(-(-len(entries) // legend_columns) for entries in handles) + (columns > 1)
     with house_style():
         height = 0.9 + rows * (_PANEL_INCHES + 0.9 * (columns == 1) + _LEGEND_LINE_INCHES * lines)
         figure = new_figure(height)
         grid = list(figure.subplots(rows, columns, squeeze=False).flat)
         for axes, panel, entries in zip(grid, panels, handles, strict=False):
-            _draw_panel(axes, panel, looks)
+            _draw_panel(axes, panel, styles)
             legend_above(
                 axes,
                 columns=legend_columns,
@@ -131,18 +132,18 @@ def _of_device(points: Sequence[PublishedPoint], device: str) -> tuple[Published
     return tuple(point for point in points if point.device == device)
 
 
-def _draw_panel(axes: Axes, panel: _Panel, looks: Mapping[tuple[str, str], Look]) -> None:
+def _draw_panel(axes: Axes, panel: _Panel, styles: Mapping[tuple[str, str], MarkerStyle]) -> None:
     _draw_published(axes, panel.published)
     if panel.front:
         for series in panel.front.series:
-            _draw_series(axes, panel.front, series, looks[series])
+            _draw_series(axes, panel.front, series, styles[series])
         _draw_front(axes, panel.front)
     axes.set_xlabel("Throughput [frames/s]")
     axes.set_ylabel("Accuracy [%]")
     axes.grid()
 
 
-def _draw_series(axes: Axes, front: Front, series: tuple[str, str], look: Look) -> None:
+def _draw_series(axes: Axes, front: Front, series: tuple[str, str], style: MarkerStyle) -> None:
     for is_on in (False, True):
         points = [
             point
@@ -150,10 +151,10 @@ def _draw_series(axes: Axes, front: Front, series: tuple[str, str], look: Look) 
             if point.series == series and on_front == is_on
         ]
         if points:
-            _draw_points(axes, points, look, is_on)
+            _draw_points(axes, points, style, is_on)
 
 
-def _draw_points(axes: Axes, points: Sequence[FrontPoint], look: Look, is_on: bool) -> None:
+def _draw_points(axes: Axes, points: Sequence[FrontPoint], style: MarkerStyle, is_on: bool) -> None:
     fps = [point.throughput_fps for point in points]
     percent = [point.accuracy_percent for point in points]
     x, y = [one.mean for one in fps], [one.mean for one in percent]
@@ -164,23 +165,23 @@ def _draw_points(axes: Axes, points: Sequence[FrontPoint], look: Look, is_on: bo
         xerr=([one.mean - one.low for one in fps], [one.high - one.mean for one in fps]),
         yerr=([one.mean - one.low for one in percent], [one.high - one.mean for one in percent]),
         fmt="none",
-        ecolor=look.colour,
+        ecolor=style.colour,
         elinewidth=0.9,
         capsize=2,
         alpha=alpha,
-        label=f"_{look.label} errors",
+        label=f"_{style.label} errors",
         zorder=3,
     )
     axes.scatter(
         x,
         y,
-        s=80 if look.marker == "*" else 38,
-        marker=look.marker,
-        facecolors=look.colour,
-        edgecolors=BLACK if is_on else look.colour,
+        s=80 if style.marker == "*" else 38,
+        marker=style.marker,
+        facecolors=style.colour,
+        edgecolors=BLACK if is_on else style.colour,
         linewidths=1.0 if is_on else 0.0,
         alpha=alpha,
-        label=f"_{look.label}, {'on' if is_on else 'off'} the front",
+        label=f"_{style.label}, {'on' if is_on else 'off'} the front",
         zorder=5 if is_on else 4,
     )
 
@@ -239,15 +240,17 @@ def _published_kinds(points: Sequence[PublishedPoint]) -> dict[str, str]:
     return {label: present[label] for label in order if label in present}
 
 
-def _handles(panel: _Panel, looks: Mapping[tuple[str, str], Look]) -> list[Line2D]:
+def _handles(panel: _Panel, styles: Mapping[tuple[str, str], MarkerStyle]) -> list[Line2D]:
     handles = []
     if panel.front:
         for series in panel.front.series:
-            look, share = looks[series], _share(panel.front, series)
-            handles.append(_mark(look.marker, look.label + share, look.colour))
+            style, share = styles[series], _share(panel.front, series)
+            size = 9 if style.marker == "*" else 6
+            mark = legend_mark(style.marker, style.label + share, style.colour, size=size)
+            handles.append(mark)
         handles.append(Line2D([], [], color=BLACK, linewidth=1.1, label="Pareto front"))
     for label, marker in _published_kinds(panel.published).items():
-        handles.append(_mark(marker, f"published: {label}", "none", edge=GREY))
+        handles.append(legend_mark(marker, f"published: {label}", "none", edge=GREY))
     return handles
 
 
@@ -258,17 +261,3 @@ def _share(front: Front, series: tuple[str, str]) -> str:
     whole, (volume, half) = front.hypervolume / 100, front.series_hypervolume(series)
     spread = "" if half is None else f" ± {half / whole:.0f}"
     return f", {volume / whole:.0f}{spread} %"
-
-
-def _mark(marker: str, label: str, face: str, edge: str = BLACK) -> Line2D:
-    return Line2D(
-        [],
-        [],
-        linestyle="none",
-        marker=marker,
-        markersize=9 if marker == "*" else 6,
-        markerfacecolor=face,
-        markeredgecolor=edge,
-        markeredgewidth=0.9,
-        label=label,
-    )

@@ -1,4 +1,4 @@
-"""What a picture of fronts calls its series, how it marks them, and what stands below its title.
+"""What a picture of fronts calls its series, their marks, and the subtitle.
 
 A series is a method with a recipe.
 """
@@ -24,9 +24,9 @@ from dshrink.plots.style import (
 )
 from latency_tables.published_accuracy import SOURCE, PublishedPoint
 
-#: Of a recipe behind a method's name: two such labels stand side by side.
+#: Of a recipe behind a method's name: two such labels are side by side.
 _RECIPE_COLUMNS = 18
-#: A method looks the same in every picture; other ones get what is left.
+#: A method has the same mark in every picture; other ones get what is left.
 METHOD_STYLES: Mapping[str, tuple[str, str]] = {
     "original": (BLACK, "*"),
     "searched": (BLUE, "o"),
@@ -48,7 +48,7 @@ _OTHER_STYLES = [
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class MarkerStyle:
     """What a series is called, and its mark."""
 
     label: str
@@ -56,9 +56,9 @@ class Look:
     marker: str
 
 
-def looks_of(
+def marker_styles(
     series: Collection[tuple[str, str]], *, says_recipes: bool
-) -> dict[tuple[str, str], Look]:
+) -> dict[tuple[str, str], MarkerStyle]:
     """A method's first recipe has the method's own mark, further ones others of its colour."""
     spare, styles = list(_OTHER_STYLES), dict[tuple[str, str], tuple[str, str]]()
     for method, recipe in sorted(series):
@@ -75,7 +75,7 @@ def looks_of(
             spare.remove(style)
         styles[method, recipe] = style
     return {
-        (method, recipe): Look(
+        (method, recipe): MarkerStyle(
             label=_label(method, recipe if says_recipes else ""), colour=colour, marker=marker
         )
         for (method, recipe), (colour, marker) in styles.items()
@@ -104,7 +104,7 @@ def subtitle(
     shared: Sequence[str],
     left_out: int,
 ) -> str:
-    """What all panels share, and how the picture is read."""
+    """What all panels share, and how to read the picture."""
     parts = [", ".join(shared)]
     if fronts:
         references = {front.reference_percent for front in fronts}

@@ -46,7 +46,7 @@ class FrontierPoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Frontier:
+class FrontierCurve:
     """The points of one search, both latency and importance rising from point to point."""
 
     label: str
@@ -63,7 +63,7 @@ class Frontier:
         return within[-1]
 
 
-def load_frontier(path: Path, label: str) -> Frontier:
+def load_frontier(path: Path, label: str) -> FrontierCurve:
     """Read the CSV that ``dshrink search --frontier`` writes, in any order of its lines.
 
     Points that another one beats in latency and importance are left out: a frontier of several
@@ -82,11 +82,11 @@ def load_frontier(path: Path, label: str) -> Frontier:
     for point in sorted(points, key=lambda point: (point.time_ms, -point.importance)):
         if not kept or point.importance > kept[-1].importance:
             kept.append(point)
-    return Frontier(label=label, points=tuple(kept))
+    return FrontierCurve(label=label, points=tuple(kept))
 
 
 def frontier_figure(
-    frontiers: Sequence[Frontier],
+    frontiers: Sequence[FrontierCurve],
     *,
     budgets_ms: Sequence[float] = (),
     chain: SpanChain | None = None,
@@ -152,7 +152,7 @@ def _draw_strips(strips: Sequence[Strip], chain: SpanChain | None) -> tuple[Figu
     return figure, curves
 
 
-def _draw_curves(axes: Axes, frontiers: Sequence[Frontier], budgets: Sequence[float]) -> None:
+def _draw_curves(axes: Axes, frontiers: Sequence[FrontierCurve], budgets: Sequence[float]) -> None:
     start = min(frontier.points[0].time_ms for frontier in frontiers)
     end = max(*budgets, *(frontier.points[-1].time_ms for frontier in frontiers), start)
     end += 0.03 * (end - start or start)

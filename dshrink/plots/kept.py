@@ -25,6 +25,7 @@ from dshrink.plots.style import (
     legend_above,
     new_figure,
     set_block_axis,
+    set_row_axis,
     set_titles,
     shortened,
 )
@@ -39,7 +40,7 @@ from latency_tables.predictor import predict
 from latency_tables.span_masks import SpanChain
 from latency_tables.table import LatencyTable
 
-#: How far a letter of a block's name, which stands upright, reaches down.
+#: The height of a letter of a block's name, which is upright.
 _INCHES_A_LETTER = 0.08
 
 
@@ -53,11 +54,11 @@ def kept_figure(
 ) -> Figure:
     """A strip a plan, by its label: filled squares keep their activations, hollow ones are merged.
 
-    With a table, block latency stands above and each plan's predicted latency beside its strip;
-    the plans must fit the table then (``binding.bind`` puts their blocks in its order). Plans that
-    merge spans have a cell a convolution, below the original network where ``chain``, or the
-    table's, says what that is. Raises PlotError without plans or with both sorts of them, MaskError
-    for a plan that does not fit.
+    With a table, block latency is drawn above and each plan's predicted latency beside its strip;
+    the plans must fit the table then (``search.binding.bind`` puts their blocks in its order).
+    Plans that merge spans have a cell a convolution, below the original network where ``chain``, or
+    the table's, says what that is. Raises PlotError without plans or with both kinds of them,
+    MaskError for a plan that does not fit.
     """
     if not plans:
         raise PlotError(
@@ -66,7 +67,7 @@ def kept_figure(
         )
     if len({plan.segments for plan in plans.values()}) > 1:
         raise PlotError(
-            "some of the plans merge blocks, others spans: draw each sort in a picture of its own"
+            "some of the plans merge blocks, others spans: draw each kind in a picture of its own"
         )
     if any(plan.span_mask for plan in plans.values()):
         return _spans_figure(plans, chain or (table.chain if table else None), table, padding)
@@ -175,30 +176,16 @@ def _draw_strips(
             linewidths=0.9,
             label=label,
         )
-    for row, (label, plan) in enumerate(plans.items()):
-        axes.text(
-            1.01,
-            row,
-            _summary(plan, predicted[label]),
-            transform=axes.get_yaxis_transform(),
-            verticalalignment="center",
-        )
-    _dress_strips(axes, [shortened(label) for label in plans], count, names)
+    set_block_axis(axes, count)
+    if len(names) == count:
+        labels_below = [f"{number}  {shortened(name)}" for number, name in enumerate(names)]
+        axes.set_xticks(range(count), labels_below, rotation=90)
+    summaries = [_summary(plan, predicted[label]) for label, plan in plans.items()]
+    set_row_axis(axes, list(plans), summaries)
+    axes.set_xlabel("Block (numbered from 0, input to output)")
+    legend_above(axes, columns=2, markerscale=0.7)
 
 
 def _summary(plan: Plan, predicted: PredictedLatency | None) -> str:
     text = f"{plan.kept_count} of {len(plan.keep_mask)} kept"
     return text if predicted is None else f"{text}, {predicted.latency_ms:.4g} ms predicted"
-
-
-def _dress_strips(axes: Axes, labels: Sequence[str], count: int, names: Sequence[str]) -> None:
-    set_block_axis(axes, count)
-    if len(names) == count:
-        labels_below = [f"{number}  {shortened(name)}" for number, name in enumerate(names)]
-        axes.set_xticks(range(count), labels_below, rotation=90)
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_ylim(len(labels) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.spines[:].set_visible(False)
-    axes.set_xlabel("Block (numbered from 0, input to output)")
-    legend_above(axes, columns=2, markerscale=0.7)

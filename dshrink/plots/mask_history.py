@@ -1,8 +1,8 @@
-"""The history of a learnt mask (DepthShrinker, stage 1): its values, and what it keeps.
+"""The history of a mask search (DepthShrinker, stage 1): its values, and what it keeps.
 
 Blocks are rows and records are columns, so that fifty blocks stay legible where fifty lines would
-not. What decides is the share of the last epoch in which a block was kept; older files do not say
-it, and have one strip less.
+not. What decides is the share of the last epoch in which a block was kept; older files lack it, and
+have one strip less.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def load_mask_history(path: Path) -> MaskHistory:
     for line in load_lines(path, source, COLUMNS):
         record = by_record.setdefault((line.whole("epoch"), line.whole("step")), {})
         if record.setdefault(line.whole("block"), line) is not line:
-            raise line.error(f"block {line.text('block')} stands twice in one record")
+            raise line.error(f"block {line.text('block')} is twice in one record")
     first = by_record[min(by_record)]
     blocks = tuple(sorted(first))
     for lines in by_record.values():

@@ -71,7 +71,7 @@ _METHODS = (
 
 
 def predicted_figure(table: LatencyTable) -> Figure:
-    """Latency above, the errors in percent below; a network's marks stand in one column.
+    """Latency above, the errors in percent below; a network's marks are in one column.
 
     The band is where predictions lie whose 95 % prediction interval holds the measurement. Raises
     PlotError for a table without held-out networks.

@@ -1,6 +1,6 @@
 """Strips: a network cut into spans as a row of cells, one cell a convolution of the chain.
 
-Convolutions that merge share one cell; a dot says that an activation stands behind the convolution,
+Convolutions that merge share one cell; a dot is an activation behind the convolution,
 a hollow dot that the original network has none there.
 """
 
@@ -14,7 +14,15 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from dshrink.plots.errors import PlotError
-from dshrink.plots.style import BLACK, GREY, ORANGE, WIDTH_INCHES, legend_above, shortened
+from dshrink.plots.style import (
+    BLACK,
+    GREY,
+    ORANGE,
+    WIDTH_INCHES,
+    legend_above,
+    legend_mark,
+    set_row_axis,
+)
 from latency_tables.span_masks import ACTIVE, SpanChain, mask_spans
 
 #: The tint of a convolution that stays alone; dots must stay readable on it.
@@ -65,13 +73,6 @@ def draw_strips(axes: Axes, strips: Sequence[Strip], chain: SpanChain | None) ->
             )
     for row, strip in enumerate(strips):
         _draw_cells(axes, row, strip.mask)
-        axes.text(
-            1.01,
-            row,
-            strip.summary,
-            transform=axes.get_yaxis_transform(),
-            verticalalignment="center",
-        )
     has_added = _draw_dots(axes, strips, chain)
     _dress(axes, strips, count, chain)
     legend_above(axes, columns=5, handles=_legend(has_added))
@@ -117,12 +118,9 @@ def _dress(axes: Axes, strips: Sequence[Strip], count: int, chain: SpanChain | N
     ticks = ends or [1, *range(step, count + 1, step)][step == 1 :]
     axes.set_xticks(ticks, _thinned(ticks, count))
     axes.set_xlim(0.4, count + 0.6)
-    axes.set_ylim(len(strips) - 0.4, -0.6)
-    axes.set_yticks(range(len(strips)), [shortened(strip.label) for strip in strips])
+    set_row_axis(axes, [strip.label for strip in strips], [strip.summary for strip in strips])
     for label, strip in zip(axes.get_yticklabels(), strips, strict=True):
         label.set_color(strip.colour)
-    axes.tick_params(axis="y", length=0)
-    axes.spines[:].set_visible(False)
     for end in ends[:-1] if ends else []:
         axes.axvline(end + 0.5, color=GREY, linewidth=0.6, linestyle=(0, (2, 2)), zorder=0)
     axes.set_xlabel(
@@ -142,23 +140,9 @@ def _thinned(ticks: Sequence[int], count: int) -> list[str]:
 
 
 def _legend(has_added: bool) -> list[Patch | Line2D]:
-    handles: list[Patch | Line2D] = [
+    dots = [(BLACK, "activation behind it"), ("white", "added activation")][: 1 + has_added]
+    return [
         Patch(facecolor=PALE, label="convolution alone"),
         Patch(facecolor=ORANGE, label="merged into one"),
-        _dot(BLACK, "activation behind it"),
+        *(legend_mark("o", label, face, size=4.5, width=0.8) for face, label in dots),
     ]
-    return [*handles, _dot("white", "added activation")] if has_added else handles
-
-
-def _dot(face: str, label: str) -> Line2D:
-    return Line2D(
-        [],
-        [],
-        linestyle="none",
-        marker="o",
-        markersize=4.5,
-        markerfacecolor=face,
-        markeredgecolor=BLACK,
-        markeredgewidth=0.8,
-        label=label,
-    )

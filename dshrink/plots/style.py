@@ -8,7 +8,7 @@ colour-blind readers.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
 
 from dshrink.plots.errors import PlotError
 from latency_tables.schema import Conditions
@@ -49,6 +50,8 @@ KIND_COLOURS = {
     "dense": GREEN,
 }
 CLOCK_LABELS = {"thread_cpu": "thread CPU time", "wall": "wall time", "cuda_events": "GPU time"}
+#: How results are measured if nothing else is said of them.
+_UNSAID = ("", "plain", "hot")
 LAUNCH_LABELS = {"plain": "plain launches", "cuda_graph": "CUDA graph", "compiled": "compiled"}
 
 # Any: what matplotlib calls a parameter, and whether it types it, differs between its versions.
@@ -105,28 +108,92 @@ def legend_above(axes: Axes, columns: int, **options: Any) -> None:
     )
 
 
+def legend_mark(
+    marker: str, label: str, face: str, *, edge: str = BLACK, size: float = 6, width: float = 0.9
+) -> Line2D:
+    """The entry of a mark in a legend."""
+    return Line2D(
+        [],
+        [],
+        linestyle="none",
+        marker=marker,
+        markersize=size,
+        markerfacecolor=face,
+        markeredgecolor=edge,
+        markeredgewidth=width,
+        label=label,
+    )
+
+
+def set_row_axis(axes: Axes, labels: Sequence[str], summaries: Sequence[str]) -> None:
+    """The y axis of a picture with a row a network, the first on top, with a summary beside it."""
+    for row, summary in enumerate(summaries):
+        axes.text(
+            1.01,
+            row,
+            summary,
+            transform=axes.get_yaxis_transform(),
+            verticalalignment="center",
+        )
+    axes.set_yticks(range(len(labels)), [shortened(label) for label in labels])
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines[:].set_visible(False)
+
+
+def series_labels(
+    columns: Sequence[str],
+    series: Sequence[tuple[str, ...]],
+    always: Collection[str] = (),
+) -> tuple[list[str], list[str]]:
+    """A label a series, of the columns that differ and of ``always``; and what all of them share.
+
+    A series has one value a column; what is shared and as by default goes without saying.
+    """
+    values = list(zip(*series, strict=True))
+    differing = [
+        place for place, name in enumerate(columns) if name in always or len(set(values[place])) > 1
+    ]
+    shared = [
+        phrase(name, values[place][0])
+        for place, name in enumerate(columns)
+        if place not in differing and values[place][0] not in _UNSAID
+    ]
+    labels = [
+        ", ".join(phrase(columns[place], key[place]) for place in differing if key[place])
+        for key in series
+    ]
+    return labels, shared
+
+
+def phrase(column: str, value: str | int) -> str:
+    """A condition as a subtitle has it: "batch 8", "2 threads", "wall time"."""
+    text = str(value)
+    phrases = {
+        "batch": f"batch {text}",
+        "threads": f"{text} thread{'' if text == '1' else 's'}",
+        "cache_mode": f"{text} cache",
+        "launch": LAUNCH_LABELS.get(text, text),
+        "clock": CLOCK_LABELS.get(text, text),
+    }
+    return phrases.get(column, text)
+
+
 def shortened(label: str) -> str:
     """The end of a long label, which is where names of files differ."""
     return label if len(label) <= _LABEL_COLUMNS else f"...{label[3 - _LABEL_COLUMNS :]}"
 
 
-def threads_label(threads: int | str) -> str:
-    return f"{threads} thread{'' if str(threads) == '1' else 's'}"
-
-
 def describe_conditions(conditions: Conditions) -> str:
     """ "local, onnxruntime 1.31.1, fp32, batch 1, 1 thread, thread CPU time"."""
     c = conditions
-    parts = [c.device, f"{c.runtime} {c.runtime_version}", c.precision, f"batch {c.batch}"]
-    if c.clock != "cuda_events":
-        parts.append(threads_label(c.threads))
-    if c.clock == "cuda_events" or c.launch != "plain":
-        parts.append(LAUNCH_LABELS[c.launch])
-    if c.power_mode != "default":
-        parts.append(c.power_mode)
-    if c.cache_mode != "hot":
-        parts.append(f"{c.cache_mode} cache")
-    return ", ".join([*parts, CLOCK_LABELS[c.clock]])
+    is_gpu = c.clock == "cuda_events"
+    parts = [c.device, f"{c.runtime} {c.runtime_version}", c.precision, phrase("batch", c.batch)]
+    parts += [] if is_gpu else [phrase("threads", c.threads)]
+    parts += [phrase("launch", c.launch)] if is_gpu or c.launch != "plain" else []
+    parts += [] if c.power_mode == "default" else [c.power_mode]
+    parts += [] if c.cache_mode == "hot" else [phrase("cache_mode", c.cache_mode)]
+    return ", ".join([*parts, phrase("clock", c.clock)])
 
 
 def describe_network(table: LatencyTable) -> str:
@@ -184,7 +251,7 @@ def block_axis_label(table: LatencyTable) -> str:
 
 
 def bar_offsets(count: int) -> tuple[float, Sequence[float]]:
-    """The width of one bar, and where the bars of a group stand around their block."""
+    """The width of one bar, and the offsets of a group's bars from their block."""
     width = 0.82 / count
     return width, [(place - (count - 1) / 2) * width for place in range(count)]
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from dshrink.plots.errors import PlotError
-from dshrink.plots.series import series_labels
 from dshrink.plots.style import (
     GREY,
     SERIES_COLOURS,
     house_style,
     legend_above,
+    legend_mark,
     new_figure,
+    series_labels,
     set_titles,
     shortened,
 )
@@ -36,8 +35,8 @@ _MOST_NAMED = 10
 def throughput_figure(results: Sequence[BenchmarkResult]) -> Figure:
     """Frames per second with 95 % intervals, predictions as hollow marks.
 
-    One series a set of conditions; what all series share stands in the subtitle. Networks that
-    failed, and those whose blocks are not known, cannot be drawn: the picture says how many.
+    One series a set of conditions; what all series share is in the subtitle. Networks that
+    failed, and those whose blocks are not known, cannot be drawn: the picture gives their number.
     Raises PlotError if no network is left, or if there are more series than colours.
     """
     drawn = [r for r in results if r.throughput_fps is not None and r.kept_blocks is not None]
@@ -155,8 +154,5 @@ def _dress(axes: Axes, drawn: Sequence[BenchmarkResult], left_out: int) -> None:
     axes.grid()
     handles = axes.get_legend_handles_labels()[0]
     if any(r.predicted_ms is not None for r in drawn):
-        hollow: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": GREY}
-        handles.append(
-            Line2D([], [], linestyle="none", marker="o", markersize=9, label="predicted", **hollow)
-        )
+        handles.append(legend_mark("o", "predicted", "none", edge=GREY, size=9, width=1.0))
     legend_above(axes, columns=3, handles=handles)

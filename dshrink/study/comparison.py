@@ -7,17 +7,16 @@ Biometrika 34, 1947).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, variance
+from statistics import fmean
 
-from dshrink.fronts import half_width, t_quantile
+from dshrink.fronts import half_width
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """In percentage points; ``half_width`` is None where a single run tells no interval."""
+class AccuracyDifference:
+    """In percentage points; ``half_width`` is None where a single run gives no interval."""
 
     mean: float
     half_width: float | None
@@ -36,27 +35,23 @@ class Difference:
         return f"{self.mean:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
-def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference | None:
+def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> AccuracyDifference | None:
     """Mean of ``ours - theirs`` over the seeds that both have; None where they share none."""
     both = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
     if not both:
         return None
     half = half_width(both) if len(both) > 1 else None
-    return Difference(mean=fmean(both), half_width=half, runs=len(both))
+    return AccuracyDifference(mean=fmean(both), half_width=half, runs=len(both))
 
 
-def welch(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
-    """Difference of the means of two samples that have nothing to do with each other.
+def welch(ours: Sequence[float], theirs: Sequence[float]) -> AccuracyDifference:
+    """Difference of the means of two independent samples, with Welch's interval."""
+    mean, runs, half = fmean(ours) - fmean(theirs), min(len(ours), len(theirs)), None
+    if runs > 1 and len(set(ours)) == len(set(theirs)) == 1:
+        half = 0.0
+    elif runs > 1:
+        from scipy import stats
 
-    The degrees of freedom are Welch's, rounded down, which makes the interval rather too wide.
-    """
-    mean, runs = fmean(ours) - fmean(theirs), min(len(ours), len(theirs))
-    if runs < 2:
-        return Difference(mean=mean, half_width=None, runs=runs)
-    parts = [(variance(sample) / len(sample), len(sample) - 1) for sample in (ours, theirs)]
-    total = sum(part for part, _ in parts)
-    if total == 0:
-        return Difference(mean=mean, half_width=0.0, runs=runs)
-    degrees = total**2 / sum(part**2 / free for part, free in parts)
-    half = t_quantile(max(1, math.floor(degrees))) * math.sqrt(total)
-    return Difference(mean=mean, half_width=half, runs=runs)
+        found = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
+        half = float(found.high - found.low) / 2
+    return AccuracyDifference(mean=mean, half_width=half, runs=runs)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dshrink.fronts import Estimate, estimate
-from dshrink.study.comparison import Difference, paired, welch
+from dshrink.fronts import MeanWithInterval, mean_interval
+from dshrink.study.comparison import AccuracyDifference, paired, welch
 from dshrink.study.recipe import FROM_INITIAL, ROWS
 
 #: The columns of the paper's Tab. 4, and our rows of which they are: those of a recipe whose merged
@@ -71,8 +71,8 @@ def report_lines(
         images = sum(r.validation_images or 0 for r in agreed)
         lines += [
             "",
-            f"Merged and unmerged networks told {images} images apart ({len(agreed)} networks), "
-            f"{'all alike' if not wrong else f'{wrong} of them otherwise'}.",
+            f"Top-1 agreement of merged with unmerged networks: on {images - wrong} of {images} "
+            f"validation images ({len(agreed)} networks).",
         ]
     return lines
 
@@ -127,7 +127,7 @@ def _comparison(results: Sequence[RowResult]) -> list[str]:
 
 def _difference(
     ours: Sequence[RowResult], theirs: Sequence[RowResult], method: str
-) -> Difference | None:
+) -> AccuracyDifference | None:
     if method == "random":
         return welch([r.accuracy_percent for r in ours], [r.accuracy_percent for r in theirs])
     return paired(_by_seed(ours), _by_seed(theirs))
@@ -160,7 +160,7 @@ def _row(
         method,
         str(len(members)),
         "/".join(map(str, sorted({r.epochs for r in members}))),
-        _shown(estimate([r.accuracy_percent for r in members], highest=100.0), len(members)),
+        _shown(mean_interval([r.accuracy_percent for r in members], highest=100.0), len(members)),
         f"{mean:.1f}" if mean else "",
         _ratio(mean, base_fps),
         f"{macs / 1e6:.2f}",
@@ -183,13 +183,13 @@ def _places(results: Iterable[RowResult]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(r.place for r in results))
 
 
-def _shown(value: Estimate, count: int) -> str:
-    """The mean, and its 95 % interval where several runs tell one."""
+def _shown(value: MeanWithInterval, count: int) -> str:
+    """The mean, and its 95 % interval where there are several runs."""
     return f"{value.mean:.2f}" + (f" ({value.low:.2f} - {value.high:.2f})" if count > 1 else "")
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Markdown whose columns also stand under each other where it is printed."""
+    """Markdown whose columns are aligned as plain text, too."""
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:

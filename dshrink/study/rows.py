@@ -26,16 +26,16 @@ from dshrink.progress import OnProgress, no_progress
 from dshrink.search.goal import Goal
 from dshrink.search.plan import load_plan, parse_plan, save_plan
 from dshrink.search.random_search import random_plan
-from dshrink.study.recipe import INITIAL, Recipe, Target
-from dshrink.study.steps import (
-    MERGE,
-    PRETRAIN,
-    SEARCH,
-    TRAIN,
-    Step,
+from dshrink.study.folders import (
+    MergeResult,
+    PretrainResult,
+    SearchResult,
     StepFolders,
-    StudyError,
+    StepResult,
+    TrainResult,
 )
+from dshrink.study.recipe import INITIAL, MaskGoal, Recipe
+from dshrink.study.steps import MERGE, PRETRAIN, SEARCH, TRAIN, Step, StudyError
 from dshrink.train.data import Images
 from dshrink.train.feed import Feed
 from dshrink.train.finetune import PADDING, WEIGHTS, FineTuned, finetune
@@ -44,7 +44,6 @@ from dshrink.train.opening import feed_of, load_for
 from dshrink.train.pruning import pruned_network
 from dshrink.train.settings import Training
 from dshrink.train.unreadable import Unreadable, UnreadableImages
-from dshrink.train.width import scaled_network
 from latency_tables.io import load_table
 
 PLAN, HISTORY = "plan.json", "mask_history.csv"
@@ -53,7 +52,7 @@ MOST_NETWORKS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workplace:
+class StudyContext:
     """All that a step needs to know, as plain data that goes to other processes.
 
     ``table`` is the folder of the latency table, ``allow_unfit`` whether masks may come from one
@@ -69,43 +68,47 @@ class Workplace:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Worker:
-    """Does steps, and keeps between them what takes long to load: one for each process.
+class StepRunner:
+    """Runs steps, and keeps between them what takes long to load: one for each process.
 
     Of several processes that do a step together only the ``main`` one writes.
     """
 
-    place: Workplace
+    context: StudyContext
     images: Images
     main: bool = True
     progress: OnProgress = no_progress
     missing: UnreadableImages = field(default_factory=UnreadableImages)
-    #: By weights and seed; nothing changes a network that it is given.
-    networks: dict[tuple[str, int], Network] = field(default_factory=dict)
+    #: By model, weights and seed; nothing changes a network that it is given.
+    networks: dict[tuple[str, str, int], Network] = field(default_factory=dict)
 
-    def do(self, step: Step) -> dict[str, Any]:
+    def do(self, step: Step) -> StepResult:
         """Do a step; returns what came out. Raises what training, merging and searching raise."""
         return _DO[step.kind](self, step)
 
-    def network(self, weights: str, seed: int = 0) -> Network:
-        """The recipe's network for these images; ``seed`` draws initial weights."""
-        recipe, key = self.place.recipe, (weights, seed)
+    def network(self, weights: str, seed: int = 0, narrower: str | None = None) -> Network:
+        """The recipe's network, or a narrower one by its name, for these images.
+
+        ``seed`` draws initial weights.
+        """
+        recipe = self.context.recipe
+        key = (narrower or recipe.model, weights, seed)
         if key not in self.networks:
             if len(self.networks) >= MOST_NETWORKS:
                 self.networks.clear()
             self.networks[key] = load_for(
-                self.images, recipe.model, resolution=recipe.resolution, weights=weights, seed=seed
+                self.images, key[0], resolution=recipe.resolution, weights=weights, seed=seed
             )
         return self.networks[key]
 
     def start(self, step: Step) -> Network:
         """The whole network that a step starts from."""
-        recipe = self.place.recipe
+        recipe = self.context.recipe
         if step.from_initial:
-            return self.network(INITIAL, step.seed)
+            return self.network(INITIAL, step.seed, step.narrower)
         if recipe.pretrain is None:
             return self.network(recipe.weights)
-        return self.network(str(self.place.folders.folder(PRETRAIN) / WEIGHTS))
+        return self.network(str(self.context.folders.folder(PRETRAIN) / WEIGHTS))
 
     def feed(self, network: Network, settings: Training) -> Feed:
         """The images for a network."""
@@ -119,80 +122,79 @@ class Worker:
             changes,
             self.feed(network, step.training),
             step.training,
-            self.place.folders.folder(step.name),
+            self.context.folders.folder(step.name),
             progress=self.progress,
         )
 
 
-def _pretrain(worker: Worker, step: Step) -> dict[str, Any]:
-    tuned = worker.fine_tune(step, worker.start(step), None)
-    return {"accuracy_percent": tuned.accuracy}
+def _pretrain(runner: StepRunner, step: Step) -> PretrainResult:
+    tuned = runner.fine_tune(step, runner.start(step), None)
+    return PretrainResult(accuracy_percent=tuned.accuracy)
 
 
-def _search(worker: Worker, step: Step) -> dict[str, Any]:
-    assert step.training is not None and step.target is not None
-    place, network = worker.place, worker.start(step)
-    folder = place.folders.folder(step.name)
+def _search(runner: StepRunner, step: Step) -> SearchResult:
+    assert step.training is not None and step.goal is not None
+    context, network = runner.context, runner.start(step)
+    folder = context.folders.folder(step.name)
     found = search_masks(
         network,
-        worker.feed(network, step.training),
+        runner.feed(network, step.training),
         step.training,
-        goal=Goal.of(budget_ms=step.target.budget_ms, keep=step.target.keep),
+        goal=Goal.of(budget_ms=step.goal.budget_ms, keep=step.goal.keep),
         folder=folder,
-        table=load_table(place.table),
+        table=load_table(context.table),
         decay=step.decay,
         limit=step.limit,
-        allow_unfit=place.allow_unfit,
-        progress=worker.progress,
+        allow_unfit=context.allow_unfit,
+        progress=runner.progress,
     )
-    if worker.main:
+    if runner.main:
         save_plan(found.plan, folder / PLAN)
         write_mask_history(found, folder / HISTORY)
-    return {"keep_mask": found.plan.keep_mask}
+    return SearchResult(keep_mask=found.plan.keep_mask)
 
 
-def _train(worker: Worker, step: Step) -> dict[str, Any]:
-    network = worker.start(step)
-    mask = keep_mask(worker, step, network)
+def _train(runner: StepRunner, step: Step) -> TrainResult:
+    network = runner.start(step)
+    mask = keep_mask(runner, step, network)
     network, changes = row_network(step, network, mask)
-    tuned = worker.fine_tune(step, network, changes)
-    return {"keep_mask": mask, "accuracy_percent": tuned.accuracy}
+    tuned = runner.fine_tune(step, network, changes)
+    return TrainResult(keep_mask=mask, accuracy_percent=tuned.accuracy)
 
 
-def keep_mask(worker: Worker, step: Step, network: Network) -> str:
+def keep_mask(runner: StepRunner, step: Step, network: Network) -> str:
     """The mask of a row's network; empty for a narrower one, which is none of its shrunk forms."""
-    if step.target is None:
-        blocks = network.blocks
-        return "1" * len(blocks) if step.width is None else ""
-    place, target = worker.place, step.target
-    if step.method == "random" or target.keep == 0:
-        known = parse_plan(f"paper:{target.mask}").kept_count if target.mask else target.keep
+    context, goal = runner.context, step.goal
+    if goal is None:
+        return "" if step.narrower else "1" * len(network.blocks)
+    if step.method == "random" or goal.keep == 0:
+        known = parse_plan(f"paper:{goal.mask}").kept_count if goal.mask else goal.keep
         plan = random_plan(
-            load_table(place.table),
-            budget_ms=target.budget_ms,
+            load_table(context.table),
+            budget_ms=goal.budget_ms,
             keep=known,
-            seed=drawn_by(step.seed, target),
+            seed=drawn_by(step.seed, goal),
             padding=PADDING,
-            allow_unfit=place.allow_unfit,
+            allow_unfit=context.allow_unfit,
         )
-    elif target.mask:
-        plan = parse_plan(f"paper:{target.mask}")
+    elif goal.mask:
+        plan = parse_plan(f"paper:{goal.mask}")
     else:
         (search,) = (name for name in step.needs if name.startswith(f"{SEARCH}/"))
-        plan = load_plan(place.folders.folder(search) / PLAN)
+        plan = load_plan(context.folders.folder(search) / PLAN)
     bound = bind_to_network(plan, network)
-    if worker.main:
-        save_plan(bound, place.folders.folder(step.name) / PLAN)
+    if runner.main:
+        save_plan(bound, context.folders.folder(step.name) / PLAN)
     return bound.keep_mask
 
 
-def drawn_by(seed: int, target: Target) -> int:
-    """What ``random_plan`` draws the mask of a target with.
+def drawn_by(seed: int, goal: MaskGoal) -> int:
+    """What ``random_plan`` draws the mask of a goal with.
 
-    It removes blocks in a drawn order: one order for all targets would make the masks of a seed
+    It removes blocks in a drawn order: one order for all goals would make the masks of a seed
     parts of each other.
     """
-    return random.Random(f"{seed} {target.name}").getrandbits(32)
+    return random.Random(f"{seed} {goal.name}").getrandbits(32)
 
 
 def row_network(step: Step, network: Network, mask: str) -> tuple[Network, Rewriting | None]:
@@ -200,74 +202,77 @@ def row_network(step: Step, network: Network, mask: str) -> tuple[Network, Rewri
 
     ``network`` is the whole one that the step starts from; ``mask`` as ``keep_mask`` gives it.
     """
-    if step.method == "width":
-        assert step.width is not None
-        return scaled_network(network, step.width, step.seed), None
     if step.method == "layer_pruning":
         return pruned_network(network, mask, seed=step.seed), None
-    if step.target is None:
+    if step.goal is None:
         return network, None
     return network, rewriting(network, mask, free_activation=step.free_activation)
 
 
-def _merge(worker: Worker, step: Step) -> dict[str, Any]:
+def _merge(runner: StepRunner, step: Step) -> MergeResult:
     """Merge what was trained, prove it on random and on all validation images, write ONNX."""
-    folders = worker.place.folders
+    folders = runner.context.folders
     (trained,) = step.needs
-    known = folders.result(trained)
+    known = folders.result(trained, TrainResult)
     assert known is not None
-    mask = known["keep_mask"]
-    network, changes = row_network(step, worker.network(INITIAL), mask)
+    whole = runner.network(INITIAL, narrower=step.narrower)
+    network, changes = row_network(step, whole, known.keep_mask)
     network = with_state(network, _weights(folders.folder(trained) / WEIGHTS))
     folder = folders.folder(step.name)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{trained.replace('/', '_')}.onnx"
-    about = {"method": step.method, "seed": step.seed, "recipe": worker.place.recipe.name}
+    origin = {"method": step.method, "seed": step.seed, "recipe": runner.context.recipe.name}
     if changes is None:
-        result = _exported(worker, step, network, file, {**about, **known})
+        exported = _exported(runner, step, network, known, file, origin)
     else:
-        network, result = _merged(worker, step, network, changes, file, about)
-    return {
-        **result,
-        "file": file.name,
-        "keep_mask": mask,
-        "structure": network.spec.digest,
-        "macs": network.spec.macs,
-        "parameters": network.spec.parameters,
-    }
+        exported, network = _merged(runner, step, network, changes, file, origin)
+    return MergeResult(
+        **exported,
+        file=file.name,
+        keep_mask=known.keep_mask,
+        structure=network.spec.digest,
+        macs=network.spec.macs,
+        parameters=network.spec.parameters,
+    )
 
 
 def _exported(
-    worker: Worker, step: Step, network: Network, file: Path, about: Mapping[str, Any]
+    runner: StepRunner,
+    step: Step,
+    network: Network,
+    known: TrainResult,
+    file: Path,
+    origin: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Write a network as ONNX in which nothing is merged; it is as accurate as when trained."""
-    images = worker.images
-    result = {
-        "accuracy_percent": about["accuracy_percent"],
+    images = runner.images
+    accuracy = {
+        "accuracy_percent": known.accuracy_percent,
         "validation_images": len(images.validation),
     }
-    metadata = {
+    about = {
         "model": network.name,
         "resolution": list(network.resolution),
+        "keep_mask": known.keep_mask,
         # Tables know merged blocks, not removed ones: no prediction for these.
         "free_activation": step.method != "layer_pruning",
-        **about,
-        **result,
+        **origin,
+        **accuracy,
         "data": images.digest,
     }
-    difference = export_onnx(network, file, batch=step.batch or 1, metadata=metadata)
-    return {**result, "onnx_difference": difference}
+    difference = export_onnx(network, file, batch=step.batch or 1, metadata=about)
+    return {**accuracy, "onnx_difference": difference}
 
 
 def _merged(
-    worker: Worker,
+    runner: StepRunner,
     step: Step,
     network: Network,
     changes: Rewriting,
     file: Path,
-    about: Mapping[str, Any],
-) -> tuple[Network, dict[str, Any]]:
-    """The merged network, and what was found out about it."""
+    origin: Mapping[str, Any],
+) -> tuple[dict[str, Any], Network]:
+    """What was found out about the merge, and the merged network."""
     done = export_merged(
         network,
         changes,
@@ -275,11 +280,11 @@ def _merged(
         padding=PADDING,
         certificate_file=file.with_name("certificate.json"),
         batch=step.batch or 1,
-        images=worker.feed(network, worker.place.recipe.finetune),
-        about=about,
+        images=runner.feed(network, runner.context.recipe.finetune),
+        about=origin,
     )
     assert done.agreement is not None
-    return done.merged.network, {
+    result = {
         "accuracy_percent": done.agreement.merged_accuracy,
         "unmerged_accuracy_percent": done.agreement.unmerged_accuracy,
         "validation_images": done.agreement.images,
@@ -287,6 +292,7 @@ def _merged(
         "certificate": done.certificate.network_float64.relative,
         "onnx_difference": done.onnx_difference,
     }
+    return result, done.merged.network
 
 
 def _weights(file: Path) -> dict[str, torch.Tensor]:
@@ -298,7 +304,7 @@ def _weights(file: Path) -> dict[str, torch.Tensor]:
         ) from None
 
 
-_DO: Mapping[str, Callable[[Worker, Step], dict[str, Any]]] = {
+_DO: Mapping[str, Callable[[StepRunner, Step], StepResult]] = {
     PRETRAIN: _pretrain,
     SEARCH: _search,
     TRAIN: _train,

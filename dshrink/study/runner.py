@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -23,7 +23,8 @@ import torch
 
 from dshrink.errors import DshrinkError
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
-from dshrink.study.rows import Worker, Workplace
+from dshrink.study.estimate import EpochTimer, estimate_line
+from dshrink.study.rows import StepRunner, StudyContext
 from dshrink.study.steps import (
     MERGE,
     TABLE,
@@ -35,6 +36,9 @@ from dshrink.study.steps import (
 from dshrink.train.data import Images, open_images
 from dshrink.train.processes import is_main_process, together
 from dshrink.train.unreadable import UnreadableImages
+
+#: How often the time of the first epoch is asked for while processes train.
+LOOK_EVERY_S = 5.0
 
 
 class Done(NamedTuple):
@@ -67,25 +71,34 @@ def jobs_here(asked: int | None = None) -> int:
 class Study:
     """The training of a recipe: ``run`` does all that is not done yet.
 
-    ``notice`` is told what the user should know on the way.
+    ``notice`` gets lines for the user: how much there is to do, how long that takes once an epoch
+    was timed, and images that cannot be read.
     """
 
-    place: Workplace
+    context: StudyContext
     images: Images
     jobs: int = 1
     progress: OnProgress = no_progress
     notice: Notice = no_notice
     _failures: dict[str, str] = field(default_factory=dict)
+    #: Until an epoch was timed.
+    _epochs_left: int = 0
 
     def run(self) -> None:
         """Do all steps but the table's, which has to be there.
 
-        Steps that fail for a reason that the user can mend do not stop the others. Raises
+        Steps that fail for a reason that the user can fix do not stop the others. Raises
         StepsFailedError at the end, which names them; the same call tries them again.
         """
-        folders = self.place.folders
+        folders = self.context.folders
         steps = [step for step in folders.open_steps() if step.kind != TABLE]
         self._clear(steps)
+        self._epochs_left = sum(step.training.epochs for step in steps if step.training)
+        if self._epochs_left and is_main_process():
+            self.notice(
+                f"{len(steps)} steps, {self._epochs_left} epochs of training: an estimate follows "
+                "the first epoch"
+            )
         if self.jobs > 1 and len(steps) > 1:
             self._in_processes(steps)
         else:
@@ -95,7 +108,7 @@ class Study:
 
     def _clear(self, steps: Sequence[Step]) -> None:
         """Remove what was made with a table that has been measured again since."""
-        folders, state = self.place.folders, together()
+        folders, state = self.context.folders, together()
         stale = [step.name for step in steps if folders.is_stale(step.name)]
         state.wait_for_everyone()
         if stale and is_main_process():
@@ -108,7 +121,7 @@ class Study:
         main, state = is_main_process(), together()
         # Every process decides by the same files: none is written before all have read them.
         state.wait_for_everyone()
-        worker = Worker(place=self.place, images=self.images, main=main)
+        runner = StepRunner(context=self.context, images=self.images, main=main)
         total, done = sum(step.work for step in steps), 0
         for step in steps:
             if any(need in self._failures for need in step.needs):
@@ -119,7 +132,7 @@ class Study:
                 self.progress(done + step.work * part // of, total, f"{step.name}: {label}")
 
             if main or step.kind != MERGE:
-                self._note(_do(worker, step, within))
+                self._note(_do(runner, step, within, self._timed))
             state.wait_for_everyone()
             done += step.work
             self.progress(done, total, step.name)
@@ -128,7 +141,7 @@ class Study:
         names = {step.name for step in steps}
         total, done = sum(step.work for step in steps), 0
         waiting, finished = list(steps), set[str]()
-        with _workers(self.place, min(self.jobs, len(steps))) as pool:
+        with _processes(self.context, min(self.jobs, len(steps))) as (pool, epoch_s):
             running: dict[Future[Done], Step] = {}
             while waiting or running:
                 for step in ready(waiting, finished, names)[: self.jobs - len(running)]:
@@ -136,15 +149,23 @@ class Study:
                     running[pool.submit(_do_here, step)] = step
                 if not running:
                     break
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                for future in wait(running, LOOK_EVERY_S, FIRST_COMPLETED).done:
                     step = running.pop(future)
                     self._note(future.result())
                     done += step.work
                     if step.name not in self._failures:
                         finished.add(step.name)
                     self.progress(done, total, step.name)
+                if epoch_s.value:
+                    self._timed(epoch_s.value)
         for step in waiting:
             self._failures[step.name] = f"it starts from {step.needs[-1]}"
+
+    def _timed(self, epoch_s: float) -> None:
+        """Give the estimate after the first epoch, and only then."""
+        if self._epochs_left > 1:
+            self.notice(estimate_line(epoch_s, self._epochs_left - 1, self.jobs))
+        self._epochs_left = 0
 
     def _note(self, done: Done) -> None:
         if done.error:
@@ -153,52 +174,71 @@ class Study:
             self.notice(f"{done.name}: {done.unreadable}")
 
 
-def _do(worker: Worker, step: Step, progress: OnProgress = no_progress) -> Done:
-    missing = UnreadableImages(worker.place.unreadable)
+def _do(
+    runner: StepRunner, step: Step, progress: OnProgress, timed: Callable[[float], None]
+) -> Done:
+    missing = UnreadableImages(runner.context.unreadable)
+    timer = EpochTimer(epochs=step.work, timed=timed)
+
+    def within(done: int, total: int, label: str) -> None:
+        timer(done, total, label)
+        progress(done, total, label)
+
     try:
-        result = replace(worker, progress=progress, missing=missing).do(step)
+        result = replace(runner, progress=within, missing=missing).do(step)
     except torch.OutOfMemoryError:
         reason = "the memory of the GPU is full: raise accumulate or lower batch in the recipe"
         return Done(step.name, reason, missing.line)
     except (DshrinkError, OSError) as error:
         return Done(step.name, str(error), missing.line)
-    if worker.main:
-        worker.place.folders.finish(step.name, result)
+    if runner.main:
+        runner.context.folders.finish(step.name, result)
     return Done(step.name, "", missing.line)
 
 
-#: What a process of a pool does steps with; only there.
-_worker: Worker | None = None
+#: Set in the processes of a pool alone: what runs steps, and the shared seconds of an epoch.
+_runner: StepRunner | None = None
+_epoch_s: Any = None
 
 
 def _do_here(step: Step) -> Done:
-    assert _worker is not None
-    return _do(_worker, step)
+    assert _runner is not None
+
+    def timed(seconds: float) -> None:
+        _epoch_s.value = seconds
+
+    return _do(_runner, step, no_progress, timed)
 
 
 @contextmanager
-def _workers(place: Workplace, jobs: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes with a thread each, which end with this one however it ends."""
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _start_worker, (place,)) as pool:
+def _processes(context: StudyContext, jobs: int) -> Iterator[tuple[ProcessPoolExecutor, Any]]:
+    """Processes with a thread each, which end with this one however it ends.
+
+    The number beside them is the seconds of an epoch that one of them timed, 0 before that.
+    """
+    spawning = get_context("spawn")
+    epoch_s = spawning.Value("d", 0.0)
+    with ProcessPoolExecutor(jobs, spawning, _start_runner, (context, epoch_s)) as pool:
         try:
-            yield pool
+            yield pool, epoch_s
         except BrokenProcessPool as error:
             raise StudyError(
                 f"one of {jobs} training processes was ended from outside, as when memory runs "
-                "out: try fewer --jobs; the same command goes on from here"
+                "out: try fewer --jobs; the same command resumes the study"
             ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _start_worker(place: Workplace) -> None:
-    global _worker
+def _start_runner(context: StudyContext, epoch_s: Any) -> None:
+    global _runner, _epoch_s
     # Ctrl-C goes to all processes; the first one says so, these just end.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    _worker = Worker(place=place, images=open_images(place.data))
+    _runner = StepRunner(context=context, images=open_images(context.data))
+    _epoch_s = epoch_s
 
 
 def _end_with_parent() -> None:
@@ -206,9 +246,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def results_of(place: Workplace) -> Mapping[str, dict[str, Any]]:
-    """What came out of the steps that are done, by name."""
-    found = {name: place.folders.result(name) for name in place.folders.steps}
-    return {name: result for name, result in found.items() if result is not None}

@@ -7,12 +7,11 @@ probabilities from 0 to 1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from dshrink.train.errors import TrainError
-from latency_tables.records import convert_record, plain
+from latency_tables.records import plain
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 #: These change how fast a run is, or how much of it a crash can cost, not what comes out.
@@ -95,26 +94,6 @@ class Training:
     def identity(self) -> dict[str, Any]:
         """What the result depends on, as JSON has it."""
         return {name: v for name, v in plain(self).items() if name not in _WITHOUT_EFFECT}
-
-    @classmethod
-    def from_mapping(
-        cls, values: Mapping[str, Any], where: str, base: Training | None = None
-    ) -> Training:
-        """Of a section of a TOML file, ``base`` for what it leaves out.
-
-        Raises SettingsError, which names ``where`` and the field.
-        """
-        known = plain(base or cls())
-        augmentation = values.get("augmentation", {})
-        if isinstance(augmentation, Mapping):
-            augmentation = {**known["augmentation"], **augmentation}
-        return convert_record(
-            {**known, **values, "augmentation": augmentation},
-            cls,
-            where=where,
-            error=SettingsError,
-            fix="change it there",
-        )
 
 
 def _require(holds: bool, name: str, what: str) -> None:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from dshrink.cli.plot import app
 from dshrink.errors import DshrinkError
 from dshrink.front_results import CONDITION_COLUMNS
-from dshrink.fronts import Estimate, FrontPoint, make_front
+from dshrink.fronts import FrontPoint, MeanWithInterval, make_front
 from dshrink.plots import PlotError, front_figure, load_mask_history, mask_history_figure
 from dshrink.plots.front_labels import METHOD_STYLES
 from dshrink.plots.style import BLACK, BLUE, GREY, PURPLE
@@ -29,7 +29,7 @@ METHODS = (
 
 
 def around(mean, half):
-    return Estimate(mean=mean, low=mean - half, high=mean + half)
+    return MeanWithInterval(mean=mean, low=mean - half, high=mean + half)
 
 
 def point(fps, percent, method="searched", seeds=(0, 1), **more):
@@ -444,7 +444,7 @@ def test_a_share_beyond_the_whole_is_named_with_its_line(tmp_path):
         (4, "nan", "line 2: mask must be a finite number"),
         (5, "2", "line 2: kept must be 0 or 1, got 2"),
         (6, "fast", "line 2: saving_ms must be a finite number"),
-        (2, "2", "line 3: block 2 stands twice in one record"),
+        (2, "2", "line 3: block 2 is twice in one record"),
         (1, "9", "line 3: the record of epoch 1, step 10 has 2 blocks, the first one has 1"),
     ],
 )

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from dshrink.cli.plot import app
 from dshrink.errors import DshrinkError
 from dshrink.plots import (
-    Frontier,
+    FrontierCurve,
     PlotError,
     blocks_figure,
     frontier_figure,
@@ -445,7 +445,8 @@ def test_missing_columns_are_all_named(tmp_path):
     columns = [name for name in COLUMNS if name not in ("batch", "throughput_fps")]
     path = write_csv(tmp_path / "r.csv", [result("11", 100.0)], columns)
     with pytest.raises(
-        ResultsError, match=r"r\.csv: line 1: missing column\(s\) batch, throughput_fps:"
+        ResultsError,
+        match=r"line 1: missing column\(s\) batch, throughput_fps \(separated by",
     ):
         load_results(path)
 
@@ -501,7 +502,7 @@ def pictures(tmp_path_factory):
     )
     spans = {"a": parse_plan("spans:" + "10|" * 20), "b": parse_plan("spans:" + "111" * 20)}
     points = [FrontierPoint(time_ms=t, importance=t, mask="01" * 25) for t in (1.0, 2.0)]
-    frontier = Frontier(label="a", points=tuple(points))
+    frontier = FrontierCurve(label="a", points=tuple(points))
     return {
         "blocks": blocks_figure(table),
         "memory": memory_figure(table),

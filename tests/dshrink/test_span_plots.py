@@ -9,7 +9,7 @@ from synthetic_tables import synthetic_span_table
 from typer.testing import CliRunner
 
 from dshrink.cli.plot import app
-from dshrink.plots import Frontier, PlotError, frontier_figure, kept_figure, load_frontier
+from dshrink.plots import FrontierCurve, PlotError, frontier_figure, kept_figure, load_frontier
 from dshrink.plots.frontier import FrontierPoint
 from dshrink.search.plan import parse_plan, save_plan
 from latency_tables.errors import MaskError
@@ -24,7 +24,7 @@ POINTS = ((1.0, -4.0, "000001"), (2.5, 0.5, "100|01"), (4.0, 2.0, "11101|"))
 
 def frontier(label="table", points=POINTS):
     made = tuple(FrontierPoint(time_ms=t, importance=v, mask=mask) for t, v, mask in points)
-    return Frontier(label=label, points=made)
+    return FrontierCurve(label=label, points=made)
 
 
 def span_table():

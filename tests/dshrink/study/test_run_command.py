@@ -17,17 +17,17 @@ from synthetic_tables import synthetic_table
 from typer.testing import CliRunner
 
 from dshrink.cli import run
-from dshrink.cli.run_study import StudyRequest, measure_table
 from dshrink.errors import DshrinkError
 from dshrink.network.models import Network
-from dshrink.operations import bench as bench_operation
+from dshrink.operations import study as study_operation
 from dshrink.operations.bench_networks import network_of_file
+from dshrink.operations.study import StudyStages
+from dshrink.operations.study_plan import StudyRequest, study_context
 from dshrink.results import BenchmarkResult
-from dshrink.study import estimate as study_estimate
+from dshrink.study.folders import StepFolders, StepResult, TableResult
 from dshrink.study.recipe import load_recipe, shipped_recipes
-from dshrink.study.rows import Worker, Workplace
+from dshrink.study.rows import StepRunner
 from dshrink.study.steps import Step, StepsFailedError
-from dshrink.train import processes
 from dshrink.train.data import open_images
 from dshrink.train.errors import DivergedError
 from latency_tables.io import save_table
@@ -54,9 +54,8 @@ Command = Callable[..., Result]
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> Command:
-    """``command("digits", "--dry-run")``; latencies and paces are made up."""
-    monkeypatch.setattr(bench_operation, "bench_networks", bench)
-    monkeypatch.setattr(study_estimate, "Stopwatch", MadeUpPace)
+    """``command("digits", "--dry-run")``; latencies are made up."""
+    monkeypatch.setattr(study_operation, "bench_networks", bench)
     monkeypatch.setenv("COLUMNS", "200")
     app = typer.Typer()
     run.register(app)
@@ -65,16 +64,6 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Command:
         return CliRunner().invoke(app, [str(word) for word in words])
 
     return start
-
-
-class MadeUpPace:
-    device = study_estimate.torch.device("cpu")
-
-    def __init__(self, recipe: object, classes: int, *, jobs: int) -> None:
-        pass
-
-    def __call__(self, step: object) -> study_estimate.Pace:
-        return study_estimate.Pace(training_s=0.01, validation_s=0.0)
 
 
 def bench(
@@ -131,16 +120,14 @@ def test_every_shipped_recipe_says_what_it_would_do_without_images(
     monkeypatch.chdir(tmp_path)
     result = command(recipe, "--dry-run", "--jobs", 1)
     assert result.exit_code == 0, result.exception
-    assert "estimate on this machine (cpu, one run at a time): " in result.output
-    assert "of training" in result.output
+    assert "epochs of training are left, one run at a time" in result.output
     known = json.loads(command(recipe, "--dry-run", "--jobs", 1, "--json").stdout)
     epochs = {step["step"]: step["epochs"] for step in known["steps"] if step["epochs"]}
     for name, number in epochs.items():
         assert any(line.split()[:3] == [name, str(number), "epochs"] for line in lines_of(result))
-    # 0.01 s an image; batches are whole ones.
-    batch = load_recipe(recipe).finetune.batch
-    images = (1078 if recipe.startswith("digits") else 1281167) // batch * batch
-    assert known["total_s"] == pytest.approx(0.01 * images * sum(epochs.values()))
+    assert known["epochs_left"] == sum(epochs.values())
+    assert f"{known['epochs_left']} epochs of training are left" in result.output
+    assert known["images"]["training"] == (1078 if recipe.startswith("digits") else 1281167)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -165,7 +152,7 @@ def test_a_study_ends_in_results_front_and_report_and_is_not_done_twice(
     after = json.loads(command(*words, "--dry-run", "--json").stdout)
     assert [step["step"] for step in after["steps"]] == [step["step"] for step in before["steps"]]
     assert all(step["done"] for step in after["steps"])
-    assert after["total_s"] == 0
+    assert after["epochs_left"] == 0
 
     rows = lines_of_csv(tmp_path / "out" / "results.csv")
     assert [(row["network"], row["method"], row["kept_blocks"]) for row in rows] == [
@@ -207,14 +194,14 @@ def test_what_could_be_done_is_measured_and_reported_where_steps_fail(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recipe, table = tiny
-    do = Worker.do
+    do = StepRunner.do
 
-    def act(worker: Worker, step: Step) -> dict[str, Any]:
+    def act(runner: StepRunner, step: Step) -> StepResult:
         if step.kind == "train" and step.method == "no_free_activation":
             raise DivergedError("the loss became nan")
-        return do(worker, step)
+        return do(runner, step)
 
-    monkeypatch.setattr(Worker, "do", act)
+    monkeypatch.setattr(StepRunner, "do", act)
     folder = tmp_path / "out"
     words = [recipe, "--data", pictures, "--table", table, "--out", folder, "--jobs", 1]
     error = command(*words).exception
@@ -230,7 +217,7 @@ def test_networks_are_measured_as_the_table_was(
     command: Command, tiny: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[StudyRequest] = []
-    monkeypatch.setattr(run, "run_study", lambda request, jobs: asked.append(request))
+    monkeypatch.setattr(study_operation, "run_study", lambda request, **more: asked.append(request))
     recipe, table = tiny
     words = [recipe, "--data", "somewhere", "--table", table]
     assert command(*words, "--threads", 2).exit_code == 0
@@ -256,12 +243,12 @@ def test_weights_of_a_file_are_known_by_what_is_in_it(
 
     def identity(content: bytes) -> Any:
         file.write_bytes(content)
-        return request.workplace(images).folders.identity["weights"]
+        return study_context(request, images).folders.identity["weights"]
 
     assert identity(b"one") == identity(b"one") != identity(b"two")
     file.unlink()
     with pytest.raises(DshrinkError, match=r"ours\.safetensors' cannot be read"):
-        request.workplace(images)
+        study_context(request, images)
 
 
 @pytest.mark.parametrize(
@@ -287,25 +274,25 @@ def test_processes_that_train_together_do_not_measure(
     request = StudyRequest(
         recipe=load_recipe(str(tiny[0])), data=str(pictures), folder=tmp_path, target=Target()
     )
-    place = request.workplace(open_images(request.data))
-    monkeypatch.setattr(processes, "together", lambda: SimpleNamespace(num_processes=2))
+    stages = StudyStages.of(request)
+    monkeypatch.setattr(study_operation, "together", lambda: SimpleNamespace(num_processes=2))
     with pytest.raises(DshrinkError, match=r"--resolution 32 --classes 3.*give it with --table"):
-        measure_table(request, place, 3)
+        stages.measure_table()
     # Where it was measured before, there is nothing to measure.
-    place.folders.finish("table", {"digest": "made up"})
-    measure_table(request, place, 3)
+    stages.context.folders.finish("table", TableResult(digest="made up"))
+    stages.measure_table()
 
 
 def test_a_table_measured_under_other_conditions_is_another_one(
     tiny: tuple[Path, Path], pictures: Path, tmp_path: Path
 ) -> None:
-    def place(target: Target) -> Workplace:
+    def folders(target: Target) -> StepFolders:
         request = StudyRequest(
             recipe=load_recipe(str(tiny[0])), data=str(pictures), folder=tmp_path, target=target
         )
-        return request.workplace(open_images(request.data))
+        return study_context(request, open_images(request.data)).folders
 
-    place(Target()).folders.finish("table", {})
-    assert place(Target()).folders.result("table") == {}
+    folders(Target()).finish("table", TableResult(digest="one"))
+    assert folders(Target()).result("table", TableResult) == TableResult(digest="one")
     with pytest.raises(DshrinkError, match="was done with table"):
-        place(Target(threads=2)).folders.result("table")
+        folders(Target(threads=2)).result("table", TableResult)

@@ -19,15 +19,25 @@ from synthetic_tables import synthetic_table
 
 import dshrink.study.runner
 from dshrink.merge.export import METADATA_KEY
-from dshrink.network.models import Network
+from dshrink.network.models import Network, load_network
 from dshrink.search.random_search import random_plan
-from dshrink.study.comparison import Difference, paired, welch
-from dshrink.study.estimate import Pace, Stopwatch, estimate, form_of
-from dshrink.study.recipe import ImageCounts, Recipe, Target, load_recipe, shipped_recipes
+from dshrink.study.comparison import AccuracyDifference, paired, welch
+from dshrink.study.estimate import EpochTimer, estimate_line
+from dshrink.study.folders import (
+    DONE,
+    MergeResult,
+    PretrainResult,
+    SearchResult,
+    StepFolders,
+    StepResult,
+    TableResult,
+    TrainResult,
+)
+from dshrink.study.recipe import MaskGoal, Recipe, TableSettings, load_recipe
 from dshrink.study.report import RowResult, report_lines
-from dshrink.study.rows import Worker, Workplace, drawn_by, row_network
-from dshrink.study.runner import Study, jobs_here, results_of
-from dshrink.study.steps import DONE, StepFolders, StepsFailedError, StudyError, steps_of
+from dshrink.study.rows import StepRunner, StudyContext, drawn_by, row_network
+from dshrink.study.runner import Study, jobs_here
+from dshrink.study.steps import Step, StepsFailedError, StudyError, steps_of
 from dshrink.train.data import open_images
 from dshrink.train.errors import DivergedError
 from dshrink.train.settings import Augmentation, Training
@@ -36,6 +46,7 @@ from latency_tables.io import load_table, save_table
 TRAINING = Training(
     epochs=1, batch=8, learning_rate=0.02, augmentation=Augmentation(auto_augment="")
 )
+NARROWER = "test_efficientnet"
 RECIPE = Recipe(
     name="tiny",
     title="a tiny study",
@@ -43,7 +54,7 @@ RECIPE = Recipe(
     resolution=32,
     weights="initial",
     keep=(2,),
-    widths=(0.5,),
+    narrower=(NARROWER,),
     rows=(
         *("original", "searched", "distilled", "no_free_activation", "scratch", "random"),
         *("layer_pruning", "width"),
@@ -54,9 +65,9 @@ RECIPE = Recipe(
     finetune=TRAINING,
     distilled=replace(TRAINING, distillation=0.5),
 )
-SMALL = replace(RECIPE, rows=("searched", "random"), widths=(), random_draws=1)
+SMALL = replace(RECIPE, rows=("searched", "random"), narrower=(), random_draws=1)
 
-MakePlace = Callable[..., Workplace]
+MakeContext = Callable[..., StudyContext]
 
 
 @pytest.fixture(scope="session")
@@ -71,29 +82,60 @@ def table(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def make_place(pictures: Path, table: Path) -> MakePlace:
-    def make(recipe: Recipe, folder: Path, data: str = "the pictures") -> Workplace:
+def make_context(pictures: Path, table: Path) -> MakeContext:
+    def make(recipe: Recipe, folder: Path, data: str = "the pictures") -> StudyContext:
         steps = steps_of(recipe, measure_table=False, batch=2)
         folders = StepFolders.of(folder, {"data": data}, "made up", steps)
-        return Workplace(recipe=recipe, data=str(pictures), table=table, folders=folders)
+        return StudyContext(recipe=recipe, data=str(pictures), table=table, folders=folders)
 
     return make
 
 
 @pytest.fixture(scope="session")
-def finished(make_place: MakePlace, tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+def finished(make_context: MakeContext, tmp_path_factory: pytest.TempPathFactory) -> StudyContext:
     """A study with every row."""
-    place = make_place(RECIPE, tmp_path_factory.mktemp("study"))
-    study(place).run()
-    return place
+    context = make_context(RECIPE, tmp_path_factory.mktemp("study"))
+    study(context).run()
+    return context
 
 
-def study(place: Workplace, **more: Any) -> Study:
-    return Study(place=place, images=open_images(place.data), **more)
+def study(context: StudyContext, **more: Any) -> Study:
+    return Study(context=context, images=open_images(context.data), **more)
 
 
-def weights(place: Workplace, name: str) -> dict[str, torch.Tensor]:
-    return load_file(place.folders.folder(name) / "weights.safetensors")
+def merged(context: StudyContext, name: str) -> MergeResult:
+    found = context.folders.result(name, MergeResult)
+    assert found is not None
+    return found
+
+
+def mask_of(context: StudyContext, name: str) -> str:
+    found = context.folders.any_result(name)
+    assert isinstance(found, SearchResult | TrainResult | MergeResult)
+    return found.keep_mask
+
+
+def made_up(step: Step) -> StepResult:
+    """A result of the step's kind."""
+    return {
+        "pretrain": PretrainResult(accuracy_percent=1.0),
+        "search": SearchResult(keep_mask="1010"),
+        "train": TrainResult(keep_mask="1010", accuracy_percent=1.0),
+        "merge": MergeResult(
+            file="a.onnx",
+            keep_mask="1010",
+            structure="",
+            macs=1,
+            parameters=1,
+            accuracy_percent=1.0,
+            validation_images=1,
+            onnx_difference=0.0,
+        ),
+    }[step.kind]
+
+
+def weights(context: StudyContext, name: str) -> dict[str, torch.Tensor]:
+    return load_file(context.folders.folder(name) / "weights.safetensors")
 
 
 def test_every_step_comes_after_what_it_needs_and_baselines_share_the_searched_mask() -> None:
@@ -141,7 +183,7 @@ def test_masks_of_one_draw_are_no_parts_of_each_other(network: Network, table: P
     loaded = load_table(table)
 
     def mask(seed: int, keep: int) -> str:
-        drawn = drawn_by(seed, Target(keep=keep))
+        drawn = drawn_by(seed, MaskGoal(keep=keep))
         return random_plan(loaded, keep=keep, seed=drawn, padding="repad").keep_mask
 
     def inside(one: str, other: str) -> bool:
@@ -164,23 +206,23 @@ def test_nothing_is_searched_where_no_block_is_kept_or_the_paper_gives_the_mask(
     assert none[2].needs == ("pretrain", "table")
 
 
-def test_every_row_ends_as_a_file_that_says_what_it_is(finished: Workplace) -> None:
-    results = results_of(finished)
+def test_every_row_ends_as_a_file_that_says_what_it_is(finished: StudyContext) -> None:
+    results = finished.folders.results()
     assert set(results) == set(finished.folders.steps)
-    searched = results["search/keep2/seed0"]["keep_mask"]
+    searched = mask_of(finished, "search/keep2/seed0")
     assert searched.count("1") == 2
     for name, step in finished.folders.steps.items():
         if step.kind != "merge":
             continue
-        facts = results[name]
-        model = onnx.load(finished.folders.folder(name) / facts["file"])
+        facts = merged(finished, name)
+        model = onnx.load(finished.folders.folder(name) / facts.file)
         known = json.loads(model.metadata_props[0].value)
         assert model.metadata_props[0].key == METADATA_KEY
         assert (known["method"], known["seed"]) == (step.method, step.seed)
-        assert known["accuracy_percent"] == facts["accuracy_percent"]
+        assert known["accuracy_percent"] == facts.accuracy_percent
         assert known["data"] == open_images(finished.data).digest
         assert (known["recipe"], known["validation_images"]) == ("tiny", 12)
-        assert facts["validation_images"] == 12
+        assert facts.validation_images == 12
         assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 2
         mask = known["keep_mask"]
         if step.method == "random":
@@ -194,33 +236,33 @@ def test_every_row_ends_as_a_file_that_says_what_it_is(finished: Workplace) -> N
 
 
 def test_merged_networks_agree_with_the_unmerged_ones_on_every_picture(
-    finished: Workplace,
+    finished: StudyContext,
 ) -> None:
-    results = results_of(finished)
-    merged = {n: r for n, r in results.items() if n.startswith("merge/") and "differing" in r}
-    assert len(merged) == 6  # all rows but the original, layer pruning and width
-    for name, facts in merged.items():
-        assert (facts["differing"], facts["validation_images"]) == (0, 12)
-        assert facts["accuracy_percent"] == facts["unmerged_accuracy_percent"]
-        trained = results[finished.folders.steps[name].needs[0]]
-        assert facts["accuracy_percent"] == trained["accuracy_percent"]
+    names = [name for name in finished.folders.steps if name.startswith("merge/")]
+    found = {name: merged(finished, name) for name in names}
+    found = {name: facts for name, facts in found.items() if facts.differing is not None}
+    assert len(found) == 6  # all rows but the original, layer pruning and width
+    for name, facts in found.items():
+        assert (facts.differing, facts.validation_images) == (0, 12)
+        assert facts.accuracy_percent == facts.unmerged_accuracy_percent
+        trained = finished.folders.result(finished.folders.steps[name].needs[0], TrainResult)
+        assert trained is not None and facts.accuracy_percent == trained.accuracy_percent
 
 
 def test_rows_differ_in_what_they_start_from_and_in_what_becomes_of_activations(
-    finished: Workplace,
+    finished: StudyContext,
 ) -> None:
-    results = results_of(finished)
     searched = weights(finished, "searched/keep2/seed0")
     for row in ("distilled", "scratch"):
         other = weights(finished, f"{row}/keep2/seed0")
         assert set(other) == set(searched)
         assert any(not torch.equal(other[name], searched[name]) for name in searched)
-    merged = {row: results[f"merge/batch2/{row}/keep2/seed0"] for row in ("searched", "distilled")}
-    assert merged["searched"]["structure"] == merged["distilled"]["structure"]
-    pruned = results["merge/batch2/layer_pruning/keep2/seed0"]
-    assert pruned["macs"] < merged["searched"]["macs"]
-    whole = results["merge/batch2/original/seed0"]["macs"]
-    assert results["merge/batch2/width/0.5/seed0"]["macs"] < whole / 2
+    ours = merged(finished, "merge/batch2/searched/keep2/seed0")
+    assert ours.structure == merged(finished, "merge/batch2/distilled/keep2/seed0").structure
+    assert merged(finished, "merge/batch2/layer_pruning/keep2/seed0").macs < ours.macs
+    whole = merged(finished, "merge/batch2/original/seed0").macs
+    narrower = merged(finished, f"merge/batch2/width/{NARROWER}/seed0")
+    assert narrower.macs == load_network(NARROWER, resolution=32, classes=3).spec.macs != whole
     draws = {
         (finished.folders.folder(f"random/keep2/seed{draw}") / "plan.json").read_text()
         for draw in (0, 1)
@@ -247,7 +289,7 @@ def test_what_becomes_of_a_row_s_activations(network: Network, row: str) -> None
 
 def test_a_recipe_without_the_activation_has_it_in_the_row_that_shows_it(network: Network) -> None:
     rows = ("searched", "random", "distilled", "scratch", "free_activation")
-    recipe = replace(RECIPE, rows=rows, widths=(), free_activation=False)
+    recipe = replace(RECIPE, rows=rows, narrower=(), free_activation=False)
     found = {}
     for step in steps_of(recipe, measure_table=False):
         if step.kind == "train":
@@ -259,61 +301,61 @@ def test_a_recipe_without_the_activation_has_it_in_the_row_that_shows_it(network
 
 
 def test_scratch_starts_from_initial_weights_and_the_others_from_the_pretrained_ones(
-    finished: Workplace,
+    finished: StudyContext,
 ) -> None:
-    worker = Worker(place=finished, images=open_images(finished.data))
+    runner = StepRunner(context=finished, images=open_images(finished.data))
     steps = finished.folders.steps
     known = weights(finished, "pretrain")
     for row in ("searched", "layer_pruning", "random", "original"):
         (name,) = (n for n, s in steps.items() if (s.kind, s.method, s.seed) == ("train", row, 0))
-        start = worker.start(steps[name]).module.state_dict()
+        start = runner.start(steps[name]).module.state_dict()
         assert all(torch.equal(start[key], known[key]) for key in known)
-    start = worker.start(steps["scratch/keep2/seed0"]).module.state_dict()
+    start = runner.start(steps["scratch/keep2/seed0"]).module.state_dict()
     assert not torch.equal(start["fc.weight"], known["fc.weight"])
 
 
 def test_a_finished_study_does_nothing_again(
-    finished: Workplace, monkeypatch: pytest.MonkeyPatch
+    finished: StudyContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(worker: Worker, step: object) -> dict[str, object]:
+    def refuse(runner: StepRunner, step: Step) -> StepResult:
         raise AssertionError(step)
 
-    monkeypatch.setattr(Worker, "do", refuse)
+    monkeypatch.setattr(StepRunner, "do", refuse)
     study(finished).run()
 
 
 @pytest.fixture(scope="session")
-def together(make_place: MakePlace, tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+def together(make_context: MakeContext, tmp_path_factory: pytest.TempPathFactory) -> StudyContext:
     """A smaller study, done by two processes."""
-    place = make_place(SMALL, tmp_path_factory.mktemp("together"))
+    context = make_context(SMALL, tmp_path_factory.mktemp("together"))
     counts: list[tuple[int, int]] = []
-    study(place, jobs=2, progress=lambda done, total, label: counts.append((done, total))).run()
+    study(context, jobs=2, progress=lambda done, total, label: counts.append((done, total))).run()
     assert counts[-1] == (6, 6)  # an epoch, or a merge, is 1
-    return place
+    return context
 
 
 def test_several_processes_train_the_same_networks_as_one(
-    finished: Workplace, together: Workplace
+    finished: StudyContext, together: StudyContext
 ) -> None:
     for name in ("search/keep2/seed0", "merge/batch2/random/keep2/seed0"):
-        assert results_of(together)[name]["keep_mask"] == results_of(finished)[name]["keep_mask"]
+        assert mask_of(together, name) == mask_of(finished, name)
     for name in ("pretrain", "searched/keep2/seed0", "random/keep2/seed0"):
         alone, shared = weights(finished, name), weights(together, name)
         assert all(torch.equal(alone[key], shared[key]) for key in alone)
 
 
 def test_what_was_done_is_kept_and_only_the_rest_is_done(
-    together: Workplace, make_place: MakePlace, tmp_path: Path
+    together: StudyContext, make_context: MakeContext, tmp_path: Path
 ) -> None:
     shutil.copytree(together.folders.root, tmp_path / "copy")
-    place = make_place(SMALL, tmp_path / "copy")
+    context = make_context(SMALL, tmp_path / "copy")
     open_names = {"random/keep2/seed0", "merge/batch2/random/keep2/seed0"}
     for name in open_names:
-        (place.folders.folder(name) / DONE).unlink()
+        (context.folders.folder(name) / DONE).unlink()
     seen: list[str] = []
-    study(place, progress=lambda done, total, label: seen.append(label)).run()
+    study(context, progress=lambda done, total, label: seen.append(label)).run()
     assert {label.split(":")[0] for label in seen} == open_names
-    assert results_of(place) == results_of(together)
+    assert context.folders.results() == together.folders.results()
 
 
 def test_processes_of_a_launcher_do_one_run_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,21 +368,20 @@ def test_processes_of_a_launcher_do_one_run_at_a_time(monkeypatch: pytest.Monkey
 
 
 def test_a_step_that_fails_stops_only_what_starts_from_it(
-    make_place: MakePlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_context: MakeContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
 
-    def act(worker: Worker, step: object) -> dict[str, object]:
-        name = step.name  # type: ignore[attr-defined]
-        done.append(name)
-        if name.startswith("search/"):
+    def act(runner: StepRunner, step: Step) -> StepResult:
+        done.append(step.name)
+        if step.kind == "search":
             raise DivergedError("the loss became nan")
-        return {}
+        return made_up(step)
 
-    monkeypatch.setattr(Worker, "do", act)
-    place = make_place(SMALL, tmp_path)
+    monkeypatch.setattr(StepRunner, "do", act)
+    context = make_context(SMALL, tmp_path)
     with pytest.raises(StudyError) as error:
-        study(place).run()
+        study(context).run()
     assert str(error.value).startswith(
         "3 of 6 steps failed, first search/keep2/seed0: the loss became nan; the same command "
         "tries them again: change the recipe, or leave the row out with --rows"
@@ -356,29 +397,29 @@ def test_a_step_that_fails_stops_only_what_starts_from_it(
     # What failed is tried again, and nothing else.
     done.clear()
     with pytest.raises(StudyError):
-        study(place).run()
+        study(context).run()
     assert done == ["search/keep2/seed0"]
 
 
 def test_a_full_gpu_is_a_step_s_error_that_says_what_helps(
-    make_place: MakePlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_context: MakeContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def act(worker: Worker, step: object) -> dict[str, object]:
+    def act(runner: StepRunner, step: Step) -> StepResult:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(Worker, "do", act)
+    monkeypatch.setattr(StepRunner, "do", act)
     with pytest.raises(StepsFailedError, match="raise accumulate or lower batch in the recipe"):
-        study(make_place(SMALL, tmp_path)).run()
+        study(make_context(SMALL, tmp_path)).run()
 
 
-def test_weights_that_cannot_be_read_are_named(together: Workplace, tmp_path: Path) -> None:
+def test_weights_that_cannot_be_read_are_named(together: StudyContext, tmp_path: Path) -> None:
     shutil.copytree(together.folders.root, tmp_path / "copy")
-    place = replace(together, folders=replace(together.folders, root=tmp_path / "copy"))
-    (place.folders.folder("searched/keep2/seed0") / "weights.safetensors").write_bytes(b"cut off")
+    context = replace(together, folders=replace(together.folders, root=tmp_path / "copy"))
+    (context.folders.folder("searched/keep2/seed0") / "weights.safetensors").write_bytes(b"cut off")
     merge = "merge/batch2/searched/keep2/seed0"
-    (place.folders.folder(merge) / DONE).unlink()
+    (context.folders.folder(merge) / DONE).unlink()
     with pytest.raises(StepsFailedError, match=r"searched/keep2/seed0.*to train it again") as error:
-        study(place).run()
+        study(context).run()
     assert list(error.value.failures) == [merge]
 
 
@@ -386,11 +427,11 @@ def test_a_table_that_is_measured_again_opens_what_depends_on_it(tmp_path: Path)
     recipe = replace(SMALL, rows=("original", "searched", "random"))
     steps = steps_of(recipe, measure_table=True)
     folders = StepFolders.of(tmp_path, {}, "these conditions", steps)
-    folders.finish("table", {"digest": "one"})
+    folders.finish("table", TableResult(digest="one"))
     for step in steps[1:]:
-        folders.finish(step.name, {})
+        folders.finish(step.name, made_up(step))
     assert folders.open_steps() == ()
-    folders.finish("table", {"digest": "another"})
+    folders.finish("table", TableResult(digest="another"))
     names = {step.name for step in folders.open_steps()}
     rows = {"searched/keep2/seed0", "random/keep2/seed0"}
     assert names == {"search/keep2/seed0", *rows, *(f"merge/batch1/{row}" for row in rows)}
@@ -399,97 +440,88 @@ def test_a_table_that_is_measured_again_opens_what_depends_on_it(tmp_path: Path)
 
 
 def test_what_was_made_with_the_old_table_is_removed_before_it_is_made_again(
-    make_place: MakePlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_context: MakeContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = make_place(SMALL, tmp_path)
+    context = make_context(SMALL, tmp_path)
     steps = steps_of(SMALL, measure_table=True, batch=2)
-    place = replace(place, folders=StepFolders.of(tmp_path, {}, "these conditions", steps))
-    place.folders.finish("table", {"digest": "one"})
+    context = replace(context, folders=StepFolders.of(tmp_path, {}, "these conditions", steps))
+    context.folders.finish("table", TableResult(digest="one"))
     told: list[str] = []
     left: list[bool] = []
 
-    def act(worker: Worker, step: Any) -> dict[str, object]:
-        checkpoint = place.folders.folder(step.name) / "checkpoint.json"
+    def act(runner: StepRunner, step: Step) -> StepResult:
+        checkpoint = context.folders.folder(step.name) / "checkpoint.json"
         left.append(checkpoint.exists())
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.write_text("of this run")
-        return {}
+        return made_up(step)
 
-    monkeypatch.setattr(Worker, "do", act)
-    study(place).run()
-    place.folders.finish("table", {"digest": "another"})
-    study(place, notice=told.append).run()
+    monkeypatch.setattr(StepRunner, "do", act)
+    study(context).run()
+    context.folders.finish("table", TableResult(digest="another"))
+    study(context, notice=told.append).run()
     assert left == [False] * 11  # six steps, then all but the pre-training
-    assert told == ["the table was measured again: 5 steps are done again"]
-    assert (place.folders.folder("pretrain") / "checkpoint.json").exists()
+    assert told[0] == "the table was measured again: 5 steps are done again"
+    assert (context.folders.folder("pretrain") / "checkpoint.json").exists()
 
 
 def test_a_table_is_known_by_how_densely_it_was_measured() -> None:
     def about(**table: Any) -> dict[str, Any]:
-        return steps_of(replace(SMALL, **table), measure_table=True)[0].about
+        recipe = replace(SMALL, table=TableSettings(**table))
+        return steps_of(recipe, measure_table=True)[0].about
 
     assert about() == about()
     assert about() != about(dense=True) != about(hold_out=9) != about()
 
 
-def test_a_folder_of_another_recipe_is_refused(finished: Workplace, make_place: MakePlace) -> None:
+def test_a_folder_of_another_recipe_is_refused(
+    finished: StudyContext, make_context: MakeContext
+) -> None:
     longer = replace(TRAINING, epochs=2)
     changed = {
         "searched/keep2/seed0": replace(RECIPE, finetune=longer),
         "search/keep2/seed0": replace(RECIPE, search=longer),
     }
     for name, recipe in changed.items():
-        place = make_place(recipe, finished.folders.root)
+        context = make_context(recipe, finished.folders.root)
         with pytest.raises(StudyError, match=f"{name}/step.json: was done with training") as error:
-            place.folders.result(name)
+            context.folders.any_result(name)
         assert "choose another --out" in str(error.value)
     # The row itself is as it was, but not the mask that it starts from.
     with pytest.raises(StudyError, match="was done with starts_from"):
-        place.folders.result("searched/keep2/seed0")
-    other = make_place(RECIPE, finished.folders.root, data="other pictures")
+        context.folders.any_result("searched/keep2/seed0")
+    other = make_context(RECIPE, finished.folders.root, data="other pictures")
     with pytest.raises(StudyError, match="was done with data"):
         other.folders.open_steps()
 
 
-@pytest.mark.parametrize("name", shipped_recipes())
-def test_every_shipped_recipe_can_be_estimated(name: str) -> None:
-    recipe = load_recipe(name)
-    assert recipe.images is not None
-    steps = steps_of(recipe, measure_table=True)
-    asked: list[str] = []
-
-    def pace(step: object) -> Pace:
-        asked.append(form_of(step))  # type: ignore[arg-type]
-        return Pace(training_s=0.001, validation_s=0.0)
-
-    found = estimate(steps, recipe.images, pace, jobs=1, device="none")
-    assert len(asked) == len(set(asked)) <= 10
-    batch = recipe.finetune.batch
-    seen = recipe.images.training // batch * batch
-    epochs = sum(step.training.epochs for step in steps if step.training)
-    assert found.total_s == pytest.approx(0.001 * seen * epochs)
-    assert set(found.seconds) == {step.name for step in steps if step.training}
+def test_the_first_epoch_is_timed_by_its_steps_and_a_resumed_one_from_where_it_was() -> None:
+    for before in (0, 7):
+        now, told = [100.0], list[float]()
+        timer = EpochTimer(epochs=4, timed=told.append, clock=lambda now=now: now[0])
+        for done in range(before + 1, 17):  # four steps an epoch
+            now[0] += 2.0
+            timer(done, 16, "")
+        assert told == [8.0]
 
 
-def test_two_processes_halve_what_does_not_wait() -> None:
-    counts = ImageCounts(training=8, validation=10, classes=3)
-    pace = Pace(training_s=1.0, validation_s=0.1)
-    steps = steps_of(replace(SMALL, random_draws=3), measure_table=False)
-    # Each takes 9 s: the pretraining, then four in pairs, of which one waits for the search.
-    assert estimate(steps, counts, lambda s: pace, jobs=1, device="none").total_s == 54
-    assert estimate(steps, counts, lambda s: pace, jobs=2, device="none").total_s == 36
+def test_the_estimate_counts_the_first_epoch_up() -> None:
+    assert estimate_line(30.0, 41, 1).startswith(
+        "the first epoch took 30.0 s: about 20.5 min for the 41 epochs that are left (one run at"
+    )
+    assert "about 2.0 h for the 960 epochs that are left (4 runs" in estimate_line(30.0, 960, 4)
 
 
-def test_paces_are_measured_for_every_form_of_network() -> None:
-    watch = Stopwatch(replace(RECIPE, resolution=32), 3, jobs=1)
-    forms = {}
-    for step in steps_of(RECIPE, measure_table=False):
-        if step.training and form_of(step) not in forms:
-            forms[form_of(step)] = watch(step)
-    assert set(forms) == {
-        *("original", "gated", "unmerged", "distilled", "pruned keep2", "width 0.5"),
-    }
-    assert all(min(pace.validation_s, pace.training_s) > 0 for pace in forms.values())
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_study_says_how_much_there_is_and_how_long_it_takes_once_an_epoch_was_timed(
+    make_context: MakeContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(dshrink.study.runner, "LOOK_EVERY_S", 0.1)
+    context = make_context(replace(SMALL, rows=("random",)), tmp_path)
+    study(context, jobs=jobs, notice=told.append).run()
+    assert told[0] == "3 steps, 2 epochs of training: an estimate follows the first epoch"
+    assert "for the 1 epochs that are left" in told[1] and len(told) == 2
 
 
 def rows(
@@ -524,7 +556,8 @@ def test_the_report_has_every_row_and_the_layout_of_tab_4() -> None:
         "| whole | original | 1 | 16 | 90.00 | 50.0 | 1.00 | 2.00 |",
         # Of the seeds that both have: 75 less 70, and 10 both times.
         "| keep2 | 71.00 | 75.00 [+5.00] | 81.00 [+10.00 (+10.00 to +10.00)] |",
-        "Merged and unmerged networks told 72 images apart (6 networks), all alike.",
+        "Top-1 agreement of merged with unmerged networks: on 72 of 72 validation images (6 "
+        "networks).",
     ):
         assert line in text
 
@@ -542,8 +575,8 @@ def test_the_report_tells_how_far_the_searched_masks_are_from_the_other_rows() -
         # 2, 4, 3: a deviation of 1, and 4.303 / sqrt(3) of it.
         "| keep2 | layer_pruning | 3 | +3.00 (+0.52 to +5.48) | yes | 1.10 |",
         "| keep2 | scratch | 3 | -0.33 (-1.77 to +1.10) | no | 1.10 |",
-        # Variances 4 / 3 and 8 / 2 make 1.68 degrees of freedom: 12.706 * sqrt(5.333).
-        "| keep2 | random | 2 | +10.00 (-19.34 to +39.34) | no | 2.00 |",
+        # Variances 4 / 3 and 8 / 2 make 1.68 degrees of freedom: 5.176 * sqrt(5.333).
+        "| keep2 | random | 2 | +10.00 (-1.95 to +21.95) | no | 2.00 |",
     ):
         assert line in text
     assert not any("keep1" in line and "against" in line for line in text)
@@ -552,15 +585,15 @@ def test_the_report_tells_how_far_the_searched_masks_are_from_the_other_rows() -
 
 
 def test_differences_are_taken_seed_by_seed_and_between_draws_by_welch() -> None:
-    assert paired({0: 80.0, 1: 90.0, 5: 1.0}, {1: 80.0, 0: 75.0, 9: 0.0}) == Difference(
-        mean=7.5, half_width=pytest.approx(12.706 * 2.5), runs=2
+    assert paired({0: 80.0, 1: 90.0, 5: 1.0}, {1: 80.0, 0: 75.0, 9: 0.0}) == AccuracyDifference(
+        mean=7.5, half_width=pytest.approx(12.7062047 * 2.5), runs=2
     )
     assert paired({0: 80.0}, {1: 80.0}) is None
     # Equal variances and sizes: twice the degrees of freedom of one sample.
     found = welch([1.0, 2.0, 3.0], [11.0, 12.0, 13.0])
-    assert found.mean == -10 and found.half_width == pytest.approx(2.776 * (2 / 3) ** 0.5)
+    assert found.mean == -10 and found.half_width == pytest.approx(2.7764451 * (2 / 3) ** 0.5)
     assert found.is_clear
-    assert not Difference(mean=1.0, half_width=None, runs=1).is_clear
+    assert not AccuracyDifference(mean=1.0, half_width=None, runs=1).is_clear
     assert welch([1.0, 1.0], [2.0, 2.0]).half_width == 0
 
 
@@ -585,4 +618,4 @@ def test_the_report_says_what_is_not_there() -> None:
     assert "Tab. 4" not in text
     assert "All seeds" not in text and "against" not in text
     assert "ratio" in text
-    assert "1 of them otherwise" in text
+    assert "on 11 of 12 validation images (1 networks)" in text

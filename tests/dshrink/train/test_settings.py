@@ -6,7 +6,19 @@ import json
 
 import pytest
 
-from dshrink.train.settings import Augmentation, SettingsError, Training
+from dshrink.train.settings import SettingsError, Training
+from latency_tables.records import convert_record, plain
+
+
+def read(base: Training, **values: object) -> Training:
+    """The settings with these values, as a recipe's are read."""
+    return convert_record(
+        {**plain(base), **values},
+        Training,
+        where="recipe.toml: finetune",
+        error=SettingsError,
+        fix="change the recipe",
+    )
 
 
 @pytest.mark.parametrize(
@@ -36,9 +48,9 @@ def test_a_setting_that_makes_no_sense_is_refused_by_file_and_name(
 ) -> None:
     base = Training(epochs=5, accumulate=4, batch=8)
     with pytest.raises(SettingsError) as caught:
-        Training.from_mapping({field: value}, "recipe.toml [finetune]", base)
+        read(base, **{field: value})
     assert message in str(caught.value)
-    assert str(caught.value).startswith("recipe.toml [finetune]: ")
+    assert str(caught.value).startswith("recipe.toml: finetune: ")
     assert "\n" not in str(caught.value)
 
 
@@ -47,18 +59,8 @@ def test_a_setting_that_makes_no_sense_is_refused_by_file_and_name(
     [("crop_scale", [0.9, 0.5]), ("crop_scale", [0.5]), ("flip", 2.0), ("color_jitter", -0.1)],
 )
 def test_an_augmentation_that_makes_no_sense_is_refused(field: str, value: object) -> None:
-    with pytest.raises(SettingsError, match=rf"\[finetune\]: augmentation: .*{field}.* must be"):
-        Training.from_mapping({"augmentation": {field: value}}, "[finetune]")
-
-
-def test_what_a_section_leaves_out_is_the_bases() -> None:
-    base = Training(epochs=7, batch=32, augmentation=Augmentation(flip=0.0, crop_scale=(0.5, 1.0)))
-    read = Training.from_mapping(
-        {"learning_rate": 1, "augmentation": {"crop_scale": [0.25, 1]}}, "here", base
-    )
-    assert read.learning_rate == 1.0 and isinstance(read.learning_rate, float)
-    assert (read.epochs, read.batch) == (7, 32)
-    assert read.augmentation == Augmentation(flip=0.0, crop_scale=(0.25, 1.0))
+    with pytest.raises(SettingsError, match=rf"finetune: augmentation: .*{field}.* must be"):
+        read(Training(), augmentation={field: value})
 
 
 def test_what_changes_only_the_speed_is_no_part_of_the_identity() -> None:

@@ -1,0 +1,135 @@
+"""What a study is asked for, what it would do, and the context of its steps."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dshrink.errors import DshrinkError
+from dshrink.progress import Notice, no_notice
+from dshrink.study.folders import StepFolders
+from dshrink.study.recipe import ImageCounts, Recipe
+from dshrink.study.rows import StudyContext
+from dshrink.study.steps import Step, steps_of
+from dshrink.train.data import Images, open_images
+from dshrink.train.unreadable import Unreadable
+from latency_tables.io import load_table
+from profiler.target import Target, batch_on
+
+TABLE_FOLDER = "table"
+#: Conditions that only a table gives.
+_TABLES_OWN = ("statistic", "launch", "cache_mode")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRequest:
+    """A recipe, its images, what to measure on, and where everything goes.
+
+    ``recipe`` has the rows and seeds that are asked for now, ``whole`` all that it names; they are
+    one where it is not given. ``table`` is a latency table of the recipe's network; None measures
+    one into ``folder``. ``jobs`` training runs at a time.
+    """
+
+    recipe: Recipe
+    data: str
+    folder: Path
+    target: Target
+    whole: Recipe | None = None
+    table: Path | None = None
+    allow_unfit: bool = False
+    unreadable: Unreadable = Unreadable.SKIP
+    jobs: int = 1
+
+    def steps(self, recipe: Recipe | None = None) -> tuple[Step, ...]:
+        """All steps of the training."""
+        batch = batch_on(self.target)
+        return steps_of(recipe or self.recipe, measure_table=self.table is None, batch=batch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyPlan:
+    """What a study would do; ``done`` names the steps that are done already."""
+
+    steps: tuple[Step, ...]
+    done: frozenset[str]
+    images: ImageCounts
+
+    @property
+    def epochs_left(self) -> int:
+        """Of all training that is not done."""
+        return sum(s.training.epochs for s in self.steps if s.training and s.name not in self.done)
+
+
+def study_target(table: Path | None, asked: Mapping[str, Any]) -> Target:
+    """What the networks are measured on: a given table's conditions, else what is asked for.
+
+    Raises DshrinkError where an option contradicts the table: its predictions, and the masks that
+    were chosen by it, would be of another device than the measurements.
+    """
+    if table is None:
+        return Target(**asked)
+    conditions = load_table(table).conditions
+    for name, value in asked.items():
+        if value != (known := getattr(conditions, name)):
+            raise DshrinkError(
+                f"--{name} {value}: {table} was measured with {name} {known}; leave --{name} out, "
+                "or give a table of what you want to measure on"
+            )
+    names = (*("device", "runtime", "precision", "batch", "threads"), *_TABLES_OWN)
+    return Target(**{name: getattr(conditions, name) for name in names})
+
+
+def plan_study(request: StudyRequest, notice: Notice = no_notice) -> StudyPlan:
+    """Every step, and what is done of it; nothing is trained or written.
+
+    Without images the recipe says how many there are. Raises DshrinkError where it does not.
+    """
+    recipe, done = request.recipe, frozenset[str]()
+    counts = recipe.images
+    if request.data:
+        images = open_images(request.data)
+        sizes = (len(images.train), len(images.validation), len(images.classes))
+        counts = ImageCounts(training=sizes[0], validation=sizes[1], classes=sizes[2])
+        done = frozenset(study_context(request, images).folders.results())
+    elif counts is None:
+        raise DshrinkError(f"{recipe.name}: has no section [images]: give --data DIR")
+    else:
+        notice("without --data: the recipe gives the number of images, and no step counts as done")
+    return StudyPlan(steps=request.steps(), done=done, images=counts)
+
+
+def study_context(request: StudyRequest, images: Images) -> StudyContext:
+    """What the steps are done with. Raises on an unreadable table."""
+    recipe = request.recipe
+    identity = {
+        "model": recipe.model,
+        "resolution": recipe.resolution,
+        "weights": _known_weights(recipe.weights),
+        "data": images.digest,
+    }
+    # A table that is measured here is identified by its conditions.
+    table: Any = asdict(request.target)
+    if request.table is not None:
+        table = load_table(request.table).digest
+    return StudyContext(
+        recipe=recipe,
+        data=request.data,
+        table=request.table or request.folder / TABLE_FOLDER,
+        folders=StepFolders.of(request.folder, identity, table, request.steps()),
+        allow_unfit=request.allow_unfit,
+        unreadable=request.unreadable,
+    )
+
+
+def _known_weights(weights: str) -> str:
+    """Published and initial weights by their names, a file by its content. Raises DshrinkError."""
+    if weights in ("pretrained", "initial", "random"):
+        return weights
+    try:
+        with Path(weights).open("rb") as file:
+            return f"file {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
+    except OSError as error:
+        raise DshrinkError(f"weights = {weights!r} cannot be read ({error.strerror})") from None
