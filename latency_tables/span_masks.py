@@ -68,11 +68,6 @@ class SpanChain:
         """L, the number of convolutions."""
         return len(self.convolutions)
 
-    @property
-    def base(self) -> str:
-        """The span mask of the original network."""
-        return self.mask
-
     def additions(self, mask: str) -> tuple[Span, ...]:
         """The skips that stay real additions under a span mask: no span swallows them."""
         spans = mask_spans(mask)

@@ -81,7 +81,7 @@ class ImportanceRun:
         """The network that all others are compared with."""
         chain = self.evaluator.pieces.chain
         assert chain is not None
-        return Candidate(chain.base, tuned=False)
+        return Candidate(chain.mask, tuned=False)
 
     def run(
         self, progress: OnProgress = no_progress, notice: Notice = no_notice

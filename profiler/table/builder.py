@@ -110,15 +110,9 @@ def build_table(
     is then not fit for search.
     """
     found = audit(plan, measurements, conditions)
-    pieces = plan.pieces
     costed = context_rows(context, plan, measurements)
     table = LatencyTable(
-        model=pieces.model,
-        resolution=pieces.resolution,
-        in_channels=pieces.in_channels,
-        block_names=pieces.block_names,
-        unmergeable=pieces.unmergeable,
-        chain=pieces.chain,
+        **plan.pieces.cut,
         spans=provenance.spans,
         rows=costed.rows,
         conditions=conditions,

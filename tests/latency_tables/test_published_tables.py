@@ -19,7 +19,7 @@ from latency_tables.published import (
     join_published,
     published_tables,
 )
-from latency_tables.published_times import read_times
+from latency_tables.published_times import PublishedTimes, load_times
 from latency_tables.schema import Conditions
 from latency_tables.span_masks import SpanChain
 
@@ -237,17 +237,23 @@ def test_blocks_that_do_not_fit_the_network_are_named(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_broken_file_is_one_line_with_the_place(text: str, message: str) -> None:
+def test_a_broken_file_is_one_line_with_the_place(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(TableFormatError) as error:
-        read_times(text, "theirs.csv", "toy")
+        times_of(text, tmp_path, "toy")
     assert str(error.value).startswith("theirs.csv: ") and message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_without_a_network_only_spans_will_do() -> None:
-    assert len(read_times(SPANS, "theirs.csv").times) == 3
+def times_of(text: str, folder: Path, model: str = "") -> PublishedTimes:
+    file = folder / "theirs.csv"
+    file.write_text(text)
+    return load_times(file, file.name, model)
+
+
+def test_without_a_network_only_spans_will_do(tmp_path: Path) -> None:
+    assert len(times_of(SPANS, tmp_path).times) == 3
     with pytest.raises(TableFormatError, match=r"theirs.csv: holds blocks, where spans are needed"):
-        read_times(BLOCKS, "theirs.csv")
+        times_of(BLOCKS, tmp_path)
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:

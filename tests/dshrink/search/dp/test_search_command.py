@@ -88,7 +88,7 @@ def test_a_network_goes_from_its_table_to_a_certified_merge(search, tables, tmp_
     mask = json.loads(plan.read_text())["span_mask"]
     latency_ms = predict(table, mask).latency_ms
     assert status == 0 and mask.count("0") > 0
-    assert latency_ms <= 0.9 * predict(table, table.chain.base).latency_ms
+    assert latency_ms <= 0.9 * predict(table, table.chain.mask).latency_ms
     first, chosen, predicted, last = out.splitlines()
     assert first.endswith(f"plans: {points}")
     assert chosen.startswith(f"pi: plan spans:{mask}: {50 - mask.count('0')} layers, importance ")
@@ -154,7 +154,7 @@ def held_by_spans(net, mask):
 
 
 def test_what_waits_in_open_skips_is_held_beside_a_span(net, pieces, search, tables):
-    peaks, base = peaks_of(pieces), pieces.chain.base
+    peaks, base = peaks_of(pieces), pieces.chain.mask
     # Blocks 2 and 4 have skips; a span merges inside of one of them, or swallows it.
     for mask in (base, base[:5] + "10|" + base[8:], base[:5] + "00|" + base[8:]):
         assert [peaks["span", span] for span in mask_spans(mask)] == held_by_spans(net, mask)
