@@ -148,6 +148,8 @@ def test_a_document_that_is_none_is_refused(text: str, message: str) -> None:
         ({"seed": True}, "f.json: field 'seed' must be an integer, got true: write it again"),
         ({"known": 1}, "f.json: field 'known' must be true or false, got 1: write it again"),
         ({"parts": {}}, "f.json: field 'parts' must be a list, got {}: write it again"),
+        ({"parts": {"x": 1}}, "f.json: field 'parts' must be a list, got {"),
+        ({"by_name": [[]]}, "f.json: field 'by_name' must be an object, got [[]]: write it again"),
         ({"parts": [3]}, "f.json: field 'parts[0]' must be an object, got 3: write it again"),
         (
             {"parts": [{"name": "a", "kernel": None}]},
