@@ -2,7 +2,7 @@
 
 Isolated pieces pay layout changes at their ends and find their weights in the cache, so their plain
 sum is off by a few per cent, by nearly the same factor in every shrunk network. Networks measured
-end to end beside the pieces fix that line: the original, the all-merged ones, and a few between
+end to end in the same rounds fix that line: the original, the all-merged ones, and a few between
 them. The two forms of a merged block (with and without a bias map) get a slope each: a map costs
 layout changes in a network that it does not cost alone.
 """
@@ -68,8 +68,8 @@ class Calibration:
         for slope in self.slopes.values():
             if not (slope > 0 and math.isfinite(slope)):
                 raise CalibrationError(
-                    f"calibration: the networks' latencies change by {slope:.3g} of what their "
-                    "pieces' sums do: these contradict each other; measure again on an idle machine"
+                    f"calibration: the slope is {slope:.3g}, which is not positive: networks and "
+                    "pieces contradict each other; measure again on an idle machine"
                 )
 
     @cached_property
@@ -137,8 +137,8 @@ class Calibration:
             return ""
         return (
             f"the calibration's slope is {', '.join(f'{slope:.3f}' for slope in outside)}, outside "
-            f"{low} to {high}: the pieces behave otherwise alone than inside the network, or the "
-            "machine was not idle"
+            f"{low} to {high}: the pieces cost more or less alone than in the network, or "
+            "other work ran on the machine"
         )
 
     def predict_ms(self, sum_ms: float, padding: str) -> float:

@@ -1,4 +1,4 @@
-"""Two tables of one network, row by row: which pieces became faster, and can one tell at all?"""
+"""Two tables of one network, row by row: which pieces became faster, and is it significant?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How right the predictions are, on networks that took no part in the calibration.
+"""Prediction errors on networks that took no part in the calibration.
 
 Only the networks' own numbers are facts; every statistic is derived from them, so a saved table
 cannot claim an accuracy that its networks do not show. Errors (MAPE and the like) are relative to

@@ -4,7 +4,7 @@ One writer serves the pieces that a device measures and the networks that a user
 measured is what is shipped. Opset 13 and IR 7 are the oldest that every runtime we drive reads
 (TensorRT 8.2, ONNX Runtime 1.10); shapes are static, pads stay inside the convolutions.
 
-A runtime that is told its precision gets an fp32 file. TensorRT 11 is not told: types come from the
+A runtime with an option for its precision gets an fp32 file. TensorRT 11 takes the types from the
 file, so fp16 is a file whose every tensor is FLOAT16, and int8 an fp32 file with Q/DQ nodes.
 """
 

@@ -29,7 +29,7 @@ class Piece:
 
     ``block`` is the block's number for the kinds of a block, the number of the block it follows for
     ``between``, and None for ``stem`` and ``head``; ``span`` is (i, j) for the kinds of a network
-    cut into spans. ``layers`` names the layers the piece stands for, in order.
+    cut into spans. ``layers`` names its layers, in order.
     """
 
     kind: str

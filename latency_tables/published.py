@@ -91,7 +91,7 @@ def join_published(
     date: str = "",
     dshrink_version: str = "",
 ) -> LatencyTable:
-    """The table of these latencies, each joined by key with the piece that it stands for.
+    """The table of these latencies, each joined by key with its piece.
 
     Published tables of spans have no rows for residual additions, so their chain has no skips
     either: what these cost is not known. Raises TableFormatError for keys that the network does not

@@ -17,7 +17,7 @@ from latency_tables.places import Place, piece_name
 
 SPAN_COLUMNS = ("st", "end", "time")
 BLOCK_COLUMNS = ("model", "block", "original_ms", "merged_ms")
-#: Columns that a table of spans may have besides.
+#: Optional columns of a table of spans.
 _SPAN_EXTRAS = ("id", "stdev")
 
 
@@ -99,6 +99,6 @@ def _check_keys(found: Sequence[tuple[CsvLine, PublishedTime]]) -> None:
     for line, time in found:
         if time.place in first:
             raise line.error(
-                f"{piece_name(time.place)} is on line {first[time.place].number} already"
+                f"{piece_name(time.place)} is a duplicate of line {first[time.place].number}"
             )
         first[time.place] = line

@@ -1,4 +1,4 @@
-"""The JSON beside a table's CSV: conditions, machine, calibration, hold-out check.
+"""The JSON next to a table's CSV: conditions, machine, calibration, hold-out check.
 
 Statistics are written for whoever opens the file, and computed again when it is read.
 """

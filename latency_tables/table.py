@@ -101,7 +101,7 @@ class LatencyTable(CutNetwork):
                 what = "it" if self.chain else "its block"
                 problem = f"contradicts the table: {what} cannot merge ({self.unmergeable[at]})"
             if row.place in seen:
-                problem = "is given twice in the table: keep one of its rows"
+                problem = "is duplicated in the table: keep one of its rows"
             if (row.verdict == "published") != (self.origin is not None):
                 problem = f"is {row.verdict}: published rows, and no others, need an origin"
             if problem:

@@ -1,6 +1,6 @@
 """What a runtime built for this run, and what it learned from building.
 
-Engines stay on the board that built them, beside the file they were built from; the host remembers
+Engines stay on the board that built them, next to the file they were built from; the host remembers
 their digests and asks for no other, since a serialized engine is code. TensorRT times the kernels
 that it chooses among; its timing cache lets later builds choose the same ones in less time. One
 such file a table is kept next to the journal; its name holds a digest of the version and GPU.

@@ -74,12 +74,13 @@ GPU_HALF_WIDTH = 0.005
 
 
 def traits(runtime: str, processor: str) -> RuntimeTraits:
-    """What a runtime can do there. Raises SessionError for one that this version does not drive."""
+    """What a runtime can do there. Raises SessionError for one that is not supported."""
     found = TRAITS.get((runtime, processor))
     if found is None:
         known = ", ".join(sorted({f"{name} on a {where}" for name, where in TRAITS}))
         raise SessionError(
-            f"this version of dshrink does not drive {runtime} on a {processor}; it drives {known}"
+            f"{runtime} on a {processor} is not supported by this version of dshrink; supported: "
+            f"{known}"
         )
     return found
 

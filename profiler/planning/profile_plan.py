@@ -3,7 +3,7 @@
 Equal pieces are one job. Whole networks are jobs in the same rounds as the pieces, so that
 whatever disturbs the machine disturbs both. A duplicate is a piece measured again from a file
 with other weights: two numbers that ought to be one. Other contexts than the isolated one need
-more: a pair is a piece behind the one before it, a layers job asks for the runtime's own profile of
+more: a pair is a piece after the one before it, a layers job asks for the runtime's own profile of
 a whole network.
 """
 
@@ -77,7 +77,7 @@ class ProfilePlan(JobPlan):
 
 
 def pair_job_id(pair: OpSpec) -> str:
-    """The id of the job of a piece behind the one before it."""
+    """The id of the job of a piece after the one before it."""
     return f"pair {pair.digest}"
 
 

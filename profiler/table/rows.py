@@ -1,6 +1,6 @@
 """From measurements to a row of the table, in each context.
 
-``isolated``: a row is its measurement. ``pair``: it is the difference of two, the piece behind its
+``isolated``: a row is its measurement. ``pair``: it is the difference of two, the piece after its
 neighbour and that neighbour alone. ``layers``: it is the piece's share of a network, times the
 latency of that network, which is measured without the profiler, for a profiler slows what it
 watches.
@@ -57,7 +57,7 @@ def pair_row(piece: Piece, before: Piece, pair: Measurement, alone: Measurement)
     the latency of the piece before. The verdict is the worse one; a difference that
     could be nothing is noisy.
     """
-    verdict, reason = _worse((pair, f"behind {before.name}"), (alone, f"{before.name} alone"))
+    verdict, reason = _worse((pair, f"after {before.name}"), (alone, f"{before.name} alone"))
     board = _boards(pair, alone)
     if verdict == "failed":
         return failed_row(piece, reason, board)
@@ -67,7 +67,7 @@ def pair_row(piece: Piece, before: Piece, pair: Measurement, alone: Measurement)
     low_ms, high_ms = latency_ms - below_ms, latency_ms + above_ms
     if low_ms <= 0:
         unseen = (
-            f"behind {before.name} its cost is not measurable: {latency_ms:.3g} ms "
+            f"after {before.name} its cost is within the noise: {latency_ms:.3g} ms "
             f"(95 % interval {low_ms:.3g} to {high_ms:.3g})"
         )
         verdict, reason = ("noisy", unseen) if verdict == "ok" else (verdict, f"{reason}; {unseen}")

@@ -220,7 +220,7 @@ def test_blocks_that_do_not_fit_the_network_are_named(tmp_path: Path) -> None:
         # Times of T_opt are not times of one convolution.
         ("st,end,time,breaks\n0,1,1,2\n", "line 1: unknown column(s) breaks"),
         ("model,block,ms\na,0,1\n", "line 1: missing column(s) original_ms, merged_ms"),
-        ("st,end,time\n0,1,1\n0,2,2\n0,1,1\n", "line 4: span 0-1 is on line 2 already"),
+        ("st,end,time\n0,1,1\n0,2,2\n0,1,1\n", "line 4: span 0-1 is a duplicate of line 2"),
         ("st,end,time\n1,1,1\n", "line 2: st must be smaller than end 1"),
         ("st,end,time\n-1,1,1\n", "line 2: st must be a whole number, 0 or more, got -1"),
         ("st,end,time\n0,1.0,1\n", "line 2: end must be a whole number, 0 or more, got 1.0"),
@@ -230,7 +230,7 @@ def test_blocks_that_do_not_fit_the_network_are_named(tmp_path: Path) -> None:
         ("st,end,time,stdev\n0,1,1,-1\n", "stdev must be 0 or more, got -1"),
         ('st,end,time\n0,1,"1\n', "not CSV"),
         (BLOCKS.replace("toy", "else"), "no rows of toy, only of else, other"),
-        (BLOCKS + "toy,1,2,2\n", "line 5: block 1 original is on line 4 already"),
+        (BLOCKS + "toy,1,2,2\n", "line 5: block 1 original is a duplicate of line 4"),
         (
             BLOCKS.replace("4.0", "fast"),
             "line 2: original_ms must be a finite number above 0, got fast",

@@ -277,7 +277,7 @@ def row_with(**changes: Any) -> Callable[[], object]:
         ),
         (
             lambda: replace(table(), rows=(*table().rows, synthetic_row("span", (0, 2)))),
-            "'span 0-2' is given twice",
+            "'span 0-2' is duplicated",
         ),
     ],
 )

@@ -174,7 +174,7 @@ def test_a_failed_dense_counterpart_does_not_matter() -> None:
         ({"block_names": ("a", "b")}, "block 2 original' belongs to a block that does not exist"),
         ({"unmergeable": {3: "swish"}}, "block 3 does not exist"),
         ({"unmergeable": {0: "swish"}}, r"its block cannot merge \(swish\)"),
-        ({"rows": (*table().rows, synthetic_row("stem"))}, "'stem' is given twice"),
+        ({"rows": (*table().rows, synthetic_row("stem"))}, "'stem' is duplicated"),
         ({"fingerprint": {"load": float("nan")}}, "fingerprint is not JSON data"),
         ({"twins": ({"at": object()},)}, "twins is not JSON data"),
     ],

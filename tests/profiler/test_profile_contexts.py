@@ -65,7 +65,7 @@ def with_seams_ms(spec: OpSpec) -> float:
 
 
 def fused_layers(spec: OpSpec) -> list[tuple[str, float]]:
-    """Each operator with the activation behind it, under the names that TensorRT would give."""
+    """Each operator with the activation after it, under the names that TensorRT would give."""
     named: list[tuple[str, float]] = []
     for number, op in enumerate(spec.ops):
         output = f"t{number + 1}" if number + 1 < len(spec.ops) else "result"
@@ -350,7 +350,7 @@ def test_a_piece_that_costs_nothing_to_be_seen_is_noisy_and_above_nothing(tmp_pa
     tables = build(tmp_path, device(hidden)).tables
     row = tables["pair"].row("original", 1)
     assert (row.verdict, row.latency_ms, row.low_ms) == ("noisy", FLOOR_MS, FLOOR_MS)
-    assert row.reason.startswith("behind block 0 original its cost is not measurable: -0.01")
+    assert row.reason.startswith("after block 0 original its cost is within the noise: -0.01")
     alone = tables["isolated"].row("original", 1)
     assert (alone.verdict, alone.latency_ms) == ("ok", pytest.approx(truth_ms(free), rel=1e-4))
     save_table(tables["pair"], tmp_path / "pair")
@@ -374,7 +374,7 @@ def test_a_pair_that_fails_fails_its_row_of_that_context_only(tmp_path: Path) ->
     assert made.best != "pair", "a search could not use it"
     assert failed == ["block 4 merged"]
     reason = found["pair"].row("merged", 4).reason
-    assert reason == "behind block 3 original: bad_model: the script says so"
+    assert reason == "after block 3 original: bad_model: the script says so"
     assert {row.verdict for name in ("isolated", "layers") for row in found[name].rows} == {"ok"}
     assert found["isolated"].fit_reason != found["pair"].fit_reason
     assert "block 4 merged" in found["pair"].fit_reason
@@ -387,7 +387,7 @@ def test_what_stood_before_and_failed_alone_fails_those_behind_it(tmp_path: Path
         device(fault=lambda spec, call: "bad_model" if spec.digest == broken else None),
     ).tables
     failed = [row for row in found["pair"].rows if row.verdict == "failed"]
-    # The piece itself was measured behind its neighbour.
+    # The piece itself was measured after its neighbour.
     assert [(row.kind, row.block) for row in failed] == [
         ("original", 5), ("merged", 5), ("merged_bias_map", 5)
     ]  # fmt: skip
@@ -445,7 +445,7 @@ def test_a_piece_that_no_layer_names_is_not_free_but_unknown(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("unknown", "reason"),
     [
-        ("pair", "behind block 1 original: only 3 of 9 rounds"),
+        ("pair", "after block 1 original: only 3 of 9 rounds"),
         ("alone", "block 1 original alone: only 3 of 9 rounds"),
     ],
 )
