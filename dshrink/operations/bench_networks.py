@@ -99,8 +99,8 @@ def networks_by_plan(
 def network_of_file(path: Path, batch: int) -> BenchNetwork:
     """A network from an ONNX file; files of ``dshrink merge`` say what they are.
 
-    Raises BenchmarkError for a file without input or of another batch than asked for,
-    InvalidJobError where it is damaged or its data is not all inside.
+    Raises BenchmarkError for a file without an input, or with another batch than asked for, and as
+    ``load_complete`` for one that is damaged or not complete.
     """
     try:
         model = load_complete(path)
