@@ -99,8 +99,3 @@ class NetworkPieces(CutNetwork):
             return self.by_place[kind, at]
         except KeyError:
             raise PieceError(f"{self.model} has no piece {piece_name((kind, at))!r}") from None
-
-    @cached_property
-    def unique_specs(self) -> Mapping[str, OpSpec]:
-        """Digest to spec, in order of first appearance: what has to be measured."""
-        return {piece.spec.digest: piece.spec for piece in self.pieces}

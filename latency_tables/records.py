@@ -65,17 +65,16 @@ def convert_record(
     fix: str,
     schema: str = "",
     version: int = 1,
-    complete: bool = False,
     strict: bool = True,
 ) -> T:
-    """The record in data that are parsed already; with ``complete`` they have all of its fields.
+    """The record in data that are parsed already, which may lack fields with a default.
 
     ``where`` begins each message and ``fix`` ends it. With a ``schema`` the data also hold the
     fields ``schema`` and ``schema_version``: another schema or a newer version is refused. Without
     ``strict`` numbers may be given as text. Raises ``error``; what the record itself refuses keeps
     its class if both are a LatencyTableError.
     """
-    record: T = _Reader(where, error, fix, complete, strict).record(data, kind, schema, version)
+    record: T = _Reader(where, error, fix, strict=strict).record(data, kind, schema, version)
     return record
 
 

@@ -214,10 +214,8 @@ class LatencyTable(CutNetwork):
             return (
                 f"its latencies were published by others, not measured here: {self.origin.source}"
             )
-        try:
-            self._check_needed_rows()
-        except LatencyTableError as error:
-            return str(error)
+        if self.missing_row:
+            return self.missing_row
         if self.calibration is None:
             return "it has no calibration: its sums were never compared with a whole network"
         if self.hold_out is None:
@@ -229,18 +227,15 @@ class LatencyTable(CutNetwork):
             )
         return ""
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether every row that a search needs has a latency."""
+    @cached_property
+    def missing_row(self) -> str:
+        """Which row that a search needs has no latency, and why; an empty text where all have."""
         try:
-            self._check_needed_rows()
-        except LatencyTableError:
-            return False
-        return True
-
-    def _check_needed_rows(self) -> None:
-        for place in self.forms.needed():
-            self.measured(*place)
+            for place in self.forms.needed():
+                self.measured(*place)
+        except LatencyTableError as error:
+            return str(error)
+        return ""
 
 
 def _plain_json(value: Any, name: str) -> Any:

@@ -17,32 +17,19 @@ from latency_tables.hold_out import HoldOut, HoldOutNetwork
 from latency_tables.predictor import predict
 from latency_tables.records import plain
 from latency_tables.schema import VERDICTS, Conditions
-from latency_tables.span_masks import SpanChoice
 from latency_tables.table import LatencyTable
 from profiler.measurement import Measurement
 from profiler.planning.profile_plan import PlannedNetwork, ProfilePlan
 from profiler.scheduling.boards import BoardComparison
 from profiler.table.audit import audit
-from profiler.table.context_rows import context_rows
+from profiler.table.context_rows import ContextRows, context_rows
 
 #: With fewer networks measured well, the calibration takes the noisy ones too.
 LEAST_CALIBRATION = 5
 #: Rows that a warning names before it stops.
 NAMED = 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Provenance:
-    """Where a table's numbers come from; ``fingerprint`` is what the device reports about itself.
-
-    ``spans`` are the spans that were asked for, None in a network of blocks.
-    """
-
-    fingerprint: Mapping[str, Any]
-    seed: int
-    date: str
-    dshrink_version: str
-    spans: SpanChoice | None = None
+#: A larger share of the time in layers that name nothing of ours is worth a warning.
+UNNAMED_LIMIT_PERCENT = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +48,15 @@ def build_tables(
     plan: ProfilePlan,
     measurements: Mapping[str, Measurement],
     conditions: Conditions,
-    provenance: Provenance,
+    provenance: Mapping[str, Any],
     warnings: Sequence[str] = (),
     boards: Sequence[BoardComparison] = (),
 ) -> ContextTables:
-    """Make the table of each context; each also holds the errors of the others."""
+    """Make the table of each context; each also holds the errors of the others.
+
+    ``provenance`` are the fields of a table that say where its numbers come from: ``fingerprint``
+    (what the device reports about itself), ``spans``, ``seed``, ``date``, ``dshrink_version``.
+    """
     made = {
         context: build_table(
             plan, measurements, conditions, provenance, warnings, boards, context=context
@@ -82,7 +73,7 @@ def _comparable_errors(made: Mapping[str, LatencyTable]) -> dict[str, float | No
 
     A context with a needed row missing may not, unless all have one missing.
     """
-    whole = {name: table for name, table in made.items() if table.is_whole}
+    whole = {name: table for name, table in made.items() if not table.missing_row}
     chosen = whole or dict(made)
     checks = {name: table.hold_out for name, table in chosen.items() if table.hold_out}
     places = [{(n.keep_mask, n.padding) for n in check.networks} for check in checks.values()]
@@ -98,7 +89,7 @@ def build_table(
     plan: ProfilePlan,
     measurements: Mapping[str, Measurement],
     conditions: Conditions,
-    provenance: Provenance,
+    provenance: Mapping[str, Any],
     warnings: Sequence[str] = (),
     boards: Sequence[BoardComparison] = (),
     *,
@@ -113,18 +104,14 @@ def build_table(
     costed = context_rows(context, plan, measurements)
     table = LatencyTable(
         **plan.pieces.cut,
-        spans=provenance.spans,
         rows=costed.rows,
         conditions=conditions,
-        fingerprint=provenance.fingerprint,
-        seed=provenance.seed,
-        date=provenance.date,
-        dshrink_version=provenance.dshrink_version,
+        **provenance,
         twins=tuple(plain(duplicate) for duplicate in found.duplicates),
         boards=tuple(plain(board) for board in boards),
         context=context,
     )
-    notes = [*warnings, *_rows_not_ok(table), *costed.warnings, *found.warnings]
+    notes = [*warnings, *_rows_not_ok(table), *_unnamed(costed), *found.warnings]
     try:
         calibration = calibrate(table, plan, measurements)
         table = replace(table, calibration=calibration)
@@ -231,3 +218,13 @@ def _rows_not_ok(table: LatencyTable) -> list[str]:
                 f"{len(names)} of {len(table.rows)} rows are {verdict}: {', '.join(shown)}"
             )
     return notes
+
+
+def _unnamed(costed: ContextRows) -> list[str]:
+    percent = costed.unnamed_percent
+    if percent is None or percent <= UNNAMED_LIMIT_PERCENT:
+        return []
+    return [
+        f"up to {percent:.1f} % of a network's profile is in layers that name no operator of "
+        "ours; that time was spread over the others"
+    ]

@@ -66,11 +66,6 @@ def test_a_row_names_the_first_and_the_last_layer_of_its_piece() -> None:
     assert (row.first_layer, row.last_layer) == ("conv1", "conv2")
 
 
-def test_equal_specs_are_measured_once() -> None:
-    pieces = network(*COMPLETE)
-    assert list(pieces.unique_specs) == [spec().digest, spec(4).digest]
-
-
 def test_pieces_are_found_by_place() -> None:
     pieces = network(*COMPLETE)
     assert pieces.piece("original", 1).spec == spec(4)

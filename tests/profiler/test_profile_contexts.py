@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_network import (
@@ -32,14 +33,14 @@ from profiler.profile import Profile, ProfileRequest, profile
 from profiler.scheduling.serial import SerialScheduler
 from profiler.session import SessionResult
 from profiler.settings import ProfileSettings
-from profiler.table.builder import ContextTables, Provenance, build_tables
+from profiler.table.builder import ContextTables, build_tables
 from profiler.table.rows import FLOOR_MS
 from profiler.time_budget import DurationEstimate
 
 ALL = ("isolated", "pair", "layers")
 GPU = dataclasses.replace(CONDITIONS, clock="cuda_events")
 QUICK = ProfileSettings(anchor_every=50, extra_rounds=0)
-PROVENANCE = Provenance(fingerprint={}, seed=0, date="", dshrink_version="1")
+PROVENANCE: dict[str, Any] = dict(fingerprint={}, seed=0, date="", dshrink_version="1")
 #: A profiler slows a network by so much.
 SLOWED = 1.4
 
@@ -439,7 +440,7 @@ def test_a_piece_that_no_layer_names_is_not_free_but_unknown(tmp_path: Path) -> 
     assert (row.verdict, row.latency_ms) == ("failed", None)
     assert row.reason == "no layer of the profile names it"
     assert found.row("original", 5).verdict == "ok"
-    assert not found.is_whole and made.best != "layers"
+    assert found.missing_row and made.best != "layers"
 
 
 @pytest.mark.parametrize(
