@@ -10,7 +10,7 @@ layout changes in a network that it does not cost alone.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import ClassVar, Literal
 
@@ -26,22 +26,31 @@ MAP_PADDING = "bias_map"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CalibrationNetwork:
-    """A network measured end to end, and the plain sum of its rows."""
+class MeasuredNetwork:
+    """A network measured end to end, for one purpose; what ends in ``_ms`` is above 0."""
+
+    purpose: ClassVar[str]
 
     keep_mask: str
     padding: str
     measured_ms: float
-    sum_ms: float
 
     def __post_init__(self) -> None:
         check_padding(self.padding)
-        for name in ("measured_ms", "sum_ms"):
-            value = getattr(self, name)
-            if not math.isfinite(value) or value <= 0:
+        for name, value in asdict(self).items():
+            if name.endswith("_ms") and not (math.isfinite(value) and value > 0):
                 raise CalibrationError(
-                    f"calibration network {self.keep_mask}: {name} must be above 0, got {value}"
+                    f"{self.purpose} network {self.keep_mask}: {name} must be above 0, got {value}"
                 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationNetwork(MeasuredNetwork):
+    """A network that the calibration is fitted to, and the plain sum of its rows."""
+
+    purpose = "calibration"
+
+    sum_ms: float
 
     @property
     def is_base(self) -> bool:

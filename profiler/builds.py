@@ -84,7 +84,7 @@ class Builds:
 
     async def begin(self, name: str, board: Board, environment: Mapping[str, Any]) -> None:
         """Bring the timing cache to the board of this name, where there is one already."""
-        if not self._traits.keeps_state:
+        if not self._traits.builds:
             return
         gpu = environment.get("gpu") or {}
         about = [self.conditions.runtime, self.conditions.runtime_version, str(gpu.get("name"))]
@@ -96,7 +96,7 @@ class Builds:
 
     async def keep(self, board: Board) -> None:
         """Ask for the timing cache and save it, where something was built since the last time."""
-        if not self._traits.keeps_state or not self._learned:
+        if not self._traits.builds or not self._learned:
             return
         self._learned = False
         learned = await board.recall(self.conditions.runtime)

@@ -14,7 +14,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from devices.agent.protocol import PROTOCOL, Rule
 from devices.connection import PushedFile
@@ -156,7 +156,7 @@ class FakeAgent:
             self._fail(fault, timeout_s)
         return self._measure(spec, call, Rule(**message["rule"]), throttled=fault == THROTTLED)
 
-    def _fail(self, fault: str, timeout_s: float) -> None:
+    def _fail(self, fault: str, timeout_s: float = 0.0) -> NoReturn:
         if fault == CRASH:
             self.lost = True
             raise AgentLostError("agent_crashed", "ended by signal 11 (SIGSEGV)", "start another")
@@ -164,16 +164,13 @@ class FakeAgent:
             self.lost = True
             self.device.clock.advance(timeout_s)
             raise AgentLostError("timeout", f"no reply within {timeout_s:g} s", "it hangs")
-        raise self._failure(fault)
-
-    def _failure(self, fault: str) -> JobFailedError:
-        return JobFailedError(fault, "the script says so", "change the script")
+        raise JobFailedError(fault, "the script says so", "change the script")
 
     def _profile(self, spec: OpSpec, rule: Rule) -> dict[str, Any]:
         clock, layers = self.device.clock, self.device.layers
         clock.advance(rule.warmup_s + rule.min_total_s)
         if layers is None:
-            raise self._failure("runtime_error")
+            self._fail("runtime_error")
         luck = random.Random(f"{self.device.seed}/layers/{spec.digest}/{clock.now_s}")
         usual_ns = 1e6 * self.factor * self.device.speed(clock.now_s)
         return {

@@ -23,16 +23,15 @@ TYPED_FROM = 11
 class RuntimeTraits:
     """What a runtime can do on one kind of processor.
 
-    ``builds``: it builds an engine, which takes seconds to minutes. ``keeps_state``: what it learns
-    from builds is kept next to the journal (TensorRT's timing cache). ``layer_profiles``: it
-    reports how long each layer took.
+    ``builds``: it builds an engine, which takes seconds to minutes; what it learns from that
+    (TensorRT's timing cache) is kept next to the journal. ``layer_profiles``: it reports how long
+    each layer took.
     """
 
     precisions: tuple[str, ...] = ("fp32",)
     launches: tuple[str, ...] = ("plain",)
     cache_modes: tuple[str, ...] = ("hot",)
     builds: bool = False
-    keeps_state: bool = False
     layer_profiles: bool = False
 
 
@@ -41,7 +40,6 @@ _TENSORRT = RuntimeTraits(
     launches=("plain", "cuda_graph"),
     cache_modes=("hot", "cold"),
     builds=True,
-    keeps_state=True,
     layer_profiles=True,
 )
 #: By runtime and processor.
