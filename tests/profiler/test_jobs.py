@@ -11,7 +11,7 @@ from latency_tables.opspec import OpSpec
 from latency_tables.schema import Conditions
 from profiler.errors import InvalidJobError
 from profiler.planning.hold_out import between_masks
-from profiler.planning.jobs import PROFILE_RULE, FileJob, Job, JobPlan, measure_request
+from profiler.planning.jobs import PROFILE_RULE, FileJob, JobPlan, measure_request
 from profiler.planning.profile_plan import CALIBRATION_NETWORKS, plan_jobs
 
 BLOCKS = len(CHANNELS) - 1
