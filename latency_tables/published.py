@@ -104,7 +104,7 @@ def join_published(
     )
     warning = (
         f"no published latency for {left_out} of the {times.segments} that could merge: "
-        "they stay apart"
+        "they stay unmerged"
     )
     return LatencyTable(
         **pieces.cut | {"chain": replace(pieces.chain, skips=()) if pieces.chain else None},

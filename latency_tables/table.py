@@ -135,24 +135,25 @@ class LatencyTable(CutNetwork):
         if self.origin is not None:
             return f"(published, not measured here: {self.origin.source})"
         height, width = self.resolution
-        resolution = str(height) if height == width else f"{height}x{width}"
-        c = self.conditions
-        threads = f" --threads {c.threads}" if c.threads != 1 else ""
-        launch = f" --launch {c.launch}" if c.launch != "plain" else ""
-        launch += f" --cache {c.cache_mode}" if c.cache_mode != "hot" else ""
-        names = ",".join(self.contexts or [self.context])
-        said = self.chain or names != CONTEXTS[0] or c.clock == "cuda_events"
-        contexts = f" --context {names}" if said else ""
-        contexts += " --segments spans" if self.chain else ""
-        if self.spans is not None:
-            contexts += f" --span-mode {self.spans.mode}"
-            widest = self.spans.max_kernel
-            contexts += f" --max-kernel {widest}" if widest is not None else ""
-        return (
-            f"dshrink profile {self.model} --device {c.device} --runtime {c.runtime} "
-            f"--precision {c.precision} --batch {c.batch}{threads}{launch} "
-            f"--resolution {resolution}{contexts} --out DIR"
-        )
+        c, names = self.conditions, ",".join(self.contexts or [self.context])
+        has_choice = self.chain or names != CONTEXTS[0] or c.clock == "cuda_events"
+        options = {
+            "device": c.device,
+            "runtime": c.runtime,
+            "precision": c.precision,
+            "batch": c.batch,
+            "threads": c.threads if c.threads != 1 else None,
+            "launch": c.launch if c.launch != "plain" else None,
+            "cache": c.cache_mode if c.cache_mode != "hot" else None,
+            "resolution": height if height == width else f"{height}x{width}",
+            "context": names if has_choice else None,
+            "segments": "spans" if self.chain else None,
+            "span-mode": self.spans.mode if self.spans else None,
+            "max-kernel": self.spans.max_kernel if self.spans else None,
+            "out": "DIR",
+        }
+        words = (f"--{name} {value}" for name, value in options.items() if value is not None)
+        return f"dshrink profile {self.model} {' '.join(words)}"
 
     def row(self, kind: str, at: int | Span | None = None) -> Row:
         """The row of a piece; a failed one too. Raises MissingPieceError."""

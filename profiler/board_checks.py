@@ -29,17 +29,17 @@ def check_conditions(board: str, environment: Environment, conditions: Condition
     if found != version:
         raise SessionError(
             f"{board} has {wanted} {found or '(not installed)'}, the "
-            f"conditions say {version}: install that one there, or profile the one it has"
+            f"conditions require {version}: install it there, or profile the installed one"
         )
     if mode != conditions.power_mode:
         raise SessionError(
-            f"{board} is in power mode {mode}, the conditions say "
-            f"{conditions.power_mode}: set that one there, or begin in another folder"
+            f"{board} is in power mode {mode}, the conditions require "
+            f"{conditions.power_mode}: set that mode there, or begin in another folder"
         )
 
 
 def check_identity(board: str, now: _Facts, journal: Journal, conditions: Conditions) -> None:
-    """Raise JournalError where the machine is not of the kind, or the board not the one, of before.
+    """Raise JournalError where the kind of machine, or the board, has changed.
 
     ``now`` is the fingerprint of the board's environment.
     """

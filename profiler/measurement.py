@@ -265,12 +265,12 @@ class Measurement:
         if self.relative_half_width > self.half_width:
             if self.builds > 1:
                 return "noisy", (
-                    f"{self.builds} builds of it differ: known to "
+                    f"{self.builds} builds of it differ: interval of ±"
                     f"{100 * self.relative_half_width:.1f} %"
                 )
             return "noisy", (
-                f"known to {100 * self.relative_half_width:.1f} % (wanted: "
-                f"{100 * self.half_width:g} %) after {self.rounds} rounds, which differ by "
+                f"interval of ±{100 * self.relative_half_width:.1f} % (target: "
+                f"±{100 * self.half_width:g} %) after {self.rounds} rounds, which differ by "
                 f"{self.round_spread_percent:.1f} %"
             )
         if self.host_bound:

@@ -173,7 +173,7 @@ def test_spans_without_a_latency_are_counted(tmp_path: Path) -> None:
     theirs = published("st,end,time\n1,2,0.5\n0,1,1.5\n", tmp_path)
     table = join_published(theirs, theirs.load_times(), chain_of_two())
     assert table.warnings == (
-        "no published latency for 1 of the spans that could merge: they stay apart",
+        "no published latency for 1 of the spans that could merge: they stay unmerged",
     )
     assert [row.span for row in table.rows] == [(0, 1), (1, 2)]
 

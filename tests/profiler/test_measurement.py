@@ -97,7 +97,9 @@ def test_rounds_that_agree_within_one_percent_are_ok() -> None:
 def test_rounds_that_disagree_are_noisy_and_the_reason_says_by_how_much() -> None:
     m = measurement([steady(1.0), steady(1.02), steady(1.04)])
     assert m.verdict == "noisy"
-    assert m.reason.startswith("known to 2.0 % (wanted: 1 %) after 3 rounds, which differ by 3.9 %")
+    assert m.reason.startswith(
+        "interval of ±2.0 % (target: ±1 %) after 3 rounds, which differ by 3.9 %"
+    )
     assert not m.converged
 
 
