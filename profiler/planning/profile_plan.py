@@ -59,10 +59,6 @@ class ProfilePlan(JobPlan):
     contexts: tuple[str, ...] = CONTEXTS[:1]
     too_large: Mapping[Place, str] = field(default_factory=dict)
 
-    @property
-    def duplicates(self) -> tuple[Job, ...]:
-        return tuple(job for job in self.jobs if job.kind == "duplicate")
-
     @cached_property
     def in_networks(self) -> frozenset[Place]:
         """The places of the pieces that the planned networks are predicted from."""

@@ -6,13 +6,13 @@ errors compare the contexts and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from latency_tables.calibration import Calibration, CalibrationNetwork
 from latency_tables.contexts import CONTEXTS, ContextCheck, best_context
-from latency_tables.errors import CalibrationError, LatencyTableError, MissingPieceError
+from latency_tables.errors import CalibrationError, LatencyTableError
 from latency_tables.hold_out import HoldOut, HoldOutNetwork
 from latency_tables.predictor import predict
 from latency_tables.records import plain
@@ -23,6 +23,8 @@ from profiler.planning.profile_plan import PlannedNetwork, ProfilePlan
 from profiler.scheduling.boards import BoardComparison
 from profiler.table.audit import audit
 from profiler.table.context_rows import ContextRows, context_rows
+
+_T = TypeVar("_T")
 
 #: With fewer networks measured well, the calibration takes the noisy ones too.
 LEAST_CALIBRATION = 5
@@ -133,51 +135,52 @@ def calibrate(
 
     Raises CalibrationError where the original has none, or none of the others has.
     """
-    networks: list[CalibrationNetwork] = []
-    problems = []
     fitted = [planned for planned in plan.networks if planned.role != "hold_out"]
-    for planned in _settled(fitted, measurements):
-        measurement = measurements[planned.job_id]
-        if measurement.failed:
-            problems.append(f"network {planned.keep_mask} was not measured: {measurement.reason}")
-            continue
-        try:
-            sum_ms = table.sum_ms(planned.keep_mask, planned.padding)
-        except MissingPieceError as error:
-            problems.append(str(error))
-            continue
-        networks.append(
-            CalibrationNetwork(
-                keep_mask=planned.keep_mask,
-                padding=planned.padding,
-                measured_ms=measurement.latency_ms,
-                sum_ms=sum_ms,
-            )
-        )
+    networks, problems = _each(
+        _settled(fitted, measurements),
+        measurements,
+        lambda planned, measurement: CalibrationNetwork(
+            keep_mask=planned.keep_mask,
+            padding=planned.padding,
+            measured_ms=measurement.latency_ms,
+            sum_ms=table.sum_ms(planned.keep_mask, planned.padding),
+        ),
+    )
     alone = bool(plan.networks_of("merged")) and len(networks) < 2
     if problems and (alone or not any(network.is_base for network in networks)):
         raise CalibrationError(problems[0])
-    return Calibration(networks=tuple(networks))
+    return Calibration(networks=networks)
 
 
 def check_hold_out(
     table: LatencyTable, plan: ProfilePlan, measurements: Mapping[str, Measurement]
 ) -> tuple[HoldOut | None, list[str]]:
     """Predict the held-out networks; also return what kept one from being compared."""
-    networks: list[HoldOutNetwork] = []
-    missing: list[str] = []
-    for planned in plan.networks_of("hold_out"):
+    networks, problems = _each(
+        plan.networks_of("hold_out"),
+        measurements,
+        lambda planned, measurement: _compare(table, planned, measurement),
+    )
+    return HoldOut(networks) if networks else None, [f"hold-out {problem}" for problem in problems]
+
+
+def _each(
+    networks: Iterable[PlannedNetwork],
+    measurements: Mapping[str, Measurement],
+    make: Callable[[PlannedNetwork, Measurement], _T],
+) -> tuple[tuple[_T, ...], list[str]]:
+    """What is made of the networks that have numbers, and what is missing for the others."""
+    made, problems = [], []
+    for planned in networks:
         measurement = measurements[planned.job_id]
         if measurement.failed:
-            missing.append(f"hold-out network {planned.keep_mask} failed: {measurement.reason}")
+            problems.append(f"network {planned.keep_mask} failed: {measurement.reason}")
             continue
         try:
-            networks.append(_compare(table, planned, measurement))
+            made.append(make(planned, measurement))
         except LatencyTableError as error:
-            missing.append(f"hold-out network {planned.keep_mask}: {error}")
-    if not networks:
-        return None, missing
-    return HoldOut(tuple(networks)), missing
+            problems.append(f"network {planned.keep_mask}: {error}")
+    return tuple(made), problems
 
 
 def _settled(

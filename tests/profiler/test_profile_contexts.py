@@ -13,6 +13,7 @@ from small_network import (
     HEAD,
     STEM,
     compose,
+    duplicates_of,
     is_whole_network,
     merged,
     network_pieces,
@@ -199,7 +200,7 @@ def test_each_context_adds_its_jobs() -> None:
         compose("1" * 6, "repad"), compose("0" * 6, "repad"), compose("0" * 6, "bias_map")
     ]  # fmt: skip
     assert every.anchors == alone.anchors
-    assert every.duplicates == alone.duplicates
+    assert duplicates_of(every) == duplicates_of(alone)
 
 
 def test_the_digest_of_a_plan_changes_with_its_jobs_alone_so_that_journals_can_be_resumed() -> None:
