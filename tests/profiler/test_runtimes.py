@@ -74,7 +74,10 @@ def test_every_runtime_of_the_catalog_is_known_on_its_processor_or_not_driven_ye
 
 
 def test_a_runtime_elsewhere_is_an_error_that_lists_what_there_is() -> None:
-    with pytest.raises(SessionError, match=r"tensorrt on a cpu; it drives .*tensorrt on a gpu"):
+    with pytest.raises(
+        SessionError,
+        match=r"tensorrt on a cpu is not supported .*: .*tensorrt on a gpu",
+    ):
         traits("tensorrt", "cpu")
 
 
