@@ -213,7 +213,9 @@ def _write_result(
     from dshrink.search.dp.files import save_frontier
 
     if frontier_file is not None and found.frontier is not None:
-        save_frontier(found.frontier, frontier_file, found.problem)
+        save_frontier(
+            found.frontier, frontier_file, found.problem.predicted_ms if found.problem else None
+        )
     if json:
         print_json(result_data(found))
         return

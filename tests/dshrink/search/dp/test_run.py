@@ -113,7 +113,7 @@ def test_a_frontier_of_a_table_holds_predictions_of_the_whole_network(importance
     table = make_table()
     found = search_tables([table], DpRequest(importance=importance, frontier=True))
     assert found.frontier is not None and found.problem is not None
-    save_frontier(found.frontier, tmp_path / "new" / "frontier.csv", found.problem)
+    save_frontier(found.frontier, tmp_path / "new" / "frontier.csv", found.problem.predicted_ms)
     with (tmp_path / "new" / "frontier.csv").open() as lines:
         for line in csv.DictReader(lines):
             assert float(line["time_ms"]) == predict(table, line["mask"]).latency_ms
