@@ -92,7 +92,7 @@ class ImageDataset(Dataset[Sample]):
         return Sample(self._transformed(black, index), NO_LABEL, unreadable)
 
     def _transformed(self, image: Image.Image, index: Index) -> Tensor:
-        with _own_randomness(self._seed, *index):
+        with _own_randomness(drawn_seed(self._seed, *index)):
             pixels: Tensor = self._transform(image)
         return pixels
 
@@ -148,15 +148,20 @@ def _nothing_readable(what: str, reasons: Mapping[str, str]) -> DataError:
     return DataError(f"{what} cannot be read, the last {file} ({reason}); are the files all there?")
 
 
-@contextmanager
-def _own_randomness(*numbers: int) -> Iterator[None]:
-    """Seed what timm's transforms draw from, and leave it as it was afterwards."""
+def drawn_seed(*numbers: int) -> int:
+    """The seed of one thing that these numbers identify, independent of all others."""
     # SeedSequence takes no negative numbers, and a user may seed with one.
     (seed,) = np.random.SeedSequence([number % (1 << 32) for number in numbers]).generate_state(1)
+    return int(seed)
+
+
+@contextmanager
+def _own_randomness(seed: int) -> Iterator[None]:
+    """Seed what timm's transforms draw from, and leave it as it was afterwards."""
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()
-    torch.default_generator.manual_seed(int(seed))
-    random.seed(int(seed))
-    np.random.seed(int(seed))
+    torch.default_generator.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
     try:
         yield
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -60,10 +60,11 @@ class _Tally:
 
 def prepared(
     batches: Iterable[tuple[Tensor, Tensor]], preprocessing: Preprocessing, device: torch.device
-) -> Iterable[Batch]:
+) -> Iterator[Batch]:
     """Batches of bytes as a network on ``device`` reads them."""
-    for images, labels in batches:
-        yield preprocessing.normalise(images.to(device)), labels.to(device)
+    for batch in batches:
+        images, labels = (one.to(device, non_blocking=True) for one in batch)
+        yield preprocessing.normalise(images), labels
 
 
 @torch.no_grad()
