@@ -7,6 +7,7 @@ killed process left unfinished is dropped, and its network evaluated again.
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 from dshrink.importance.errors import EvaluationError
 from dshrink.importance.evaluation import Evaluation
 from dshrink.importance.settings import Candidate
+from dshrink.train.identity import differences, listed
 from latency_tables.line_file import LineFile
 from latency_tables.records import convert_record
 
@@ -118,27 +120,17 @@ class Journal:
             schema=SCHEMA,
             version=SCHEMA_VERSION,
         )
-        before, now = header.identity, self._identity
-        if differences := [
-            f"{name} was {before.get(name)}, now {now.get(name)}"
-            for name in sorted({*before, *now})
-            if before.get(name) != now.get(name)
-        ]:
+        if found := differences(header.identity, self._identity):
             raise EvaluationError(
-                f"{path} belongs to another measurement ({'; '.join(differences)}): ask for the "
-                "same again, choose another --out, or delete the file"
+                f"{path} belongs to another measurement ({listed(found)}): ask for the same "
+                "again, choose another --out, or delete the file"
             )
 
 
 def _journals_of(table: Path) -> set[Path]:
-    shards = table.parent.glob(f"{_literal(table.stem)}.shard-*-of-*{ENDING}")
+    shards = table.parent.glob(f"{glob.escape(table.stem)}.shard-*-of-*{ENDING}")
     main = journal_path(table, None)
     return {*shards, *([main] if main.exists() else [])}
-
-
-def _literal(name: str) -> str:
-    """A name in which glob finds nothing to expand."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
 def _hold(path: Path) -> LineFile:

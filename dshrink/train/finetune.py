@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def finetune(
         identity |= {"teacher": weights_digest(teacher)} if teacher else {}
     fitted = fit(
         module,
-        feed.under(settings),
+        replace(feed, settings=settings),
         folder=folder,
         identity=identity,
         objective=objective,

@@ -7,6 +7,9 @@ from typing import Any
 
 from latency_tables.records import plain
 
+#: So many differences are listed, the others counted.
+SHOWN = 5
+
 
 def differences(
     before: Mapping[str, Any], now: Mapping[str, Any]
@@ -18,10 +21,10 @@ def differences(
 
 
 def listed(found: Mapping[str, tuple[object, object]]) -> str:
-    """As in "training.seed was 0, now 5; mask was 0011, now 0111"."""
-    return "; ".join(
-        f"{name} was {_short(before)}, now {_short(now)}" for name, (before, now) in found.items()
-    )
+    """As in "training.seed was 0, now 5; mask was 0011, now 0111"; the first ones of many."""
+    texts = [f"{name} was {_short(old)}, now {_short(new)}" for name, (old, new) in found.items()]
+    more = [f"and {len(texts) - SHOWN} more"] if len(texts) > SHOWN else []
+    return "; ".join([*texts[:SHOWN], *more])
 
 
 def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

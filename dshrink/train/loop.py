@@ -33,8 +33,8 @@ from dshrink.train.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from dshrink.train.errors import CheckpointError, DivergedError
 from dshrink.train.dataset import drawn_seed
+from dshrink.train.errors import CheckpointError, DivergedError
 from dshrink.train.feed import Feed
 from dshrink.train.objectives import Objective, smoothed
 from dshrink.train.optimiser import sgd_along_cosine
@@ -155,9 +155,7 @@ class _Run:
         self.bare = module.to(accelerator.device)
         self.average = None
         if settings.ema is not None:
-            self.average = _timm_utils().ModelEmaV3(
-                self.bare, decay=settings.ema, use_warmup=True
-            )
+            self.average = _timm_utils().ModelEmaV3(self.bare, decay=settings.ema, use_warmup=True)
         optimiser, self.scheduler = sgd_along_cosine(self.bare, settings, steps=self.feed.steps)
         if found:
             self._resume(found, optimiser)

@@ -120,10 +120,10 @@ def search_masks(
     limit = math.inf if limit is None else limit
     if not limit > 0:
         raise SearchError(f"the limit of a mask's slope must be above 0 (or inf), got {limit:g}")
-    settings = replace(settings, ema=None, distillation=0.0)
+    feed = replace(feed, settings=replace(settings, ema=None, distillation=0.0))
     known = network.blocks
     searched = [known[block] for block in rule.blocks]
-    module = gated_module(network, searched, rule, horizon=feed.under(settings).steps)
+    module = gated_module(network, searched, rule, horizon=feed.steps)
     mask, share = module.get_parameter(MASK_NAME), module.get_buffer(SHARE_NAME)
 
     def observe() -> Mapping[str, Any]:
@@ -134,7 +134,7 @@ def search_masks(
     with _steps_of(mask, drawn, limit):
         fitted = fit(
             module,
-            feed.under(settings),
+            feed,
             folder=folder,
             identity={**_identity(network, rule, drawn), "limit": str(limit)},
             observe=observe,

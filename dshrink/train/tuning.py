@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -11,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dshrink.network.tracing import import_timm
 from dshrink.train.data import Preprocessing
 from dshrink.train.errors import DivergedError, TrainError
+from dshrink.train.optimiser import sgd_along_cosine
+from dshrink.train.settings import Training
 
 #: Images on the network's device, normalised, and their labels.
 Batch = tuple[Tensor, Tensor]
@@ -114,17 +114,12 @@ def tune(
     Returns the score of what was seen on the way. Raises DivergedError, with the step, at the first
     loss that is not finite. In place.
     """
-    if not any(parameter.requires_grad for parameter in module.parameters()):
-        raise TrainError("the network has no weights to tune")
-    import_timm()
-    optimiser = importlib.import_module("timm.optim").create_optimizer_v2(
-        module, opt="sgd", lr=learning_rate, weight_decay=weight_decay, momentum=0.9
-    )
+    settings = Training(epochs=1, learning_rate=learning_rate, weight_decay=weight_decay)
+    optimiser, scheduler = sgd_along_cosine(module, settings, steps=steps)
     module.train()
     tally = _Tally()
     for step, (images, labels) in enumerate(batches):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate * (1 + math.cos(math.pi * step / steps)) / 2
+        scheduler.step_update(step)
         optimiser.zero_grad()
         loss = tally.add(module(images), labels)
         if not torch.isfinite(loss):

@@ -38,7 +38,7 @@ from dshrink.train.checkpoint import (
     save_checkpoint,
 )
 from dshrink.train.errors import CheckpointError, DivergedError, TrainError
-from dshrink.train.feed import Feed, Parts
+from dshrink.train.feed import Feed
 from dshrink.train.loop import LAST_GOOD, Fitted, fit
 from dshrink.train.objectives import distilled
 from dshrink.train.processes import make_accelerator
@@ -325,8 +325,8 @@ def state_after(epoch: int) -> TrainingState:
     return TrainingState(
         epoch=epoch,
         step=0,
-        losses=(),
-        history=(),
+        losses=[],
+        history=[],
         seconds=0.0,
         images=0,
         unreadable={},
@@ -431,19 +431,7 @@ def test_processes_share_each_batch_as_accumulated_parts_do(
     assert validated == [6, 6]
 
 
-def test_a_part_is_looked_up_when_it_is_read(training: Training, make_feed: MakeFeed) -> None:
-    asked = []
-
-    class Order(list[int]):
-        def __getitem__(self, places: Any) -> Any:
-            asked.append((places.start, places.stop))
-            return super().__getitem__(places)
-
-    parts = Parts(epoch=4, order=Order(range(100)), starts=range(32, 96, 16), size=8)
-    assert len(parts) == 4 and not asked
-    assert next(iter(parts)) == [(4, image) for image in range(32, 40)]
-    assert asked == [(32, 40)]
-    # What was before is not read again.
+def test_what_was_before_is_not_read_again(training: Training, make_feed: MakeFeed) -> None:
     feed = make_feed(training)
     whole, rest = list(feed.training(1, 1, 2)), list(feed.training(1, 1, 2, start=2))
     assert len(rest) == 1 and torch.equal(rest[0][0], whole[2][0])
@@ -453,11 +441,11 @@ def test_a_feed_under_other_settings_has_the_same_images(
     training: Training, make_feed: MakeFeed
 ) -> None:
     feed = make_feed(training)
-    other = feed.under(replace(training, batch=12))
+    other = replace(feed, settings=replace(training, batch=12))
     assert (feed.steps, other.steps) == (3, 2)
     assert other.images is feed.images and other.unreadable is feed.unreadable
     with pytest.raises(TrainError, match="no batch of 32"):
-        feed.under(replace(training, batch=32))
+        replace(feed, settings=replace(training, batch=32))
 
 
 def test_a_teacher_is_brought_to_the_images_once() -> None:
