@@ -222,8 +222,8 @@ def shuffled(images: int, batch: int, batches: int, seed: int) -> list[list[int]
 
 def sampled(images: int, batch: int, count: int | None, seed: int) -> list[list[int]]:
     """All images once, or ``count`` of them drawn by the seed, in their order."""
-    chosen = torch.arange(images)
+    chosen = list(range(images))
     if count is not None and count < images:
         generator = torch.Generator().manual_seed(seed)
-        chosen = torch.randperm(images, generator=generator)[:count].sort().values
-    return [part.tolist() for part in chosen.split(batch)]
+        chosen = sorted(torch.randperm(images, generator=generator)[:count].tolist())
+    return [chosen[at : at + batch] for at in range(0, len(chosen), batch)]

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from dshrink.network.precision import exact_float32
@@ -38,7 +39,7 @@ from dshrink.train.errors import CheckpointError, DivergedError
 from dshrink.train.feed import Feed
 from dshrink.train.objectives import Objective, smoothed
 from dshrink.train.optimiser import sgd_along_cosine
-from dshrink.train.processes import gathered, make_accelerator, without_casts
+from dshrink.train.processes import make_accelerator, without_casts
 from dshrink.train.tuning import Batch, Score, evaluate, prepared
 from dshrink.train.unreadable import UnreadableImages
 
@@ -168,7 +169,7 @@ class _Run:
     def _found(self) -> Checkpoint | None:
         """The folder's checkpoint; CheckpointError unless all processes find the same."""
         found = load_checkpoint(self.folder, self.identity)
-        places = gathered([str(found.state) if found else "its start"])
+        places = gather_object([str(found.state) if found else "its start"])
         for rank, place in enumerate(places):
             if place != places[0]:
                 raise CheckpointError(
@@ -308,7 +309,7 @@ class _Run:
     def _share_unreadable(self) -> None:
         """All processes know what one could not read; the first one names what is new."""
         reasons = self.feed.unreadable.reasons
-        found = dict(gathered(list(reasons.items())))
+        found = dict(gather_object(list(reasons.items())))
         new = {file: reason for file, reason in found.items() if file not in self.named}
         reasons.update(found)
         self.named |= new.keys()

@@ -69,13 +69,9 @@ class Decay:
     unit_ms: float
 
     @property
-    def weights(self) -> tuple[float, ...]:
-        return tuple(saving_ms / self.unit_ms for saving_ms in self.savings_ms)
-
-    @property
     def gradient(self) -> tuple[float, ...]:
         """What it adds to the gradient of each mask value, at every step."""
-        return tuple(self.strength * weight for weight in self.weights)
+        return tuple(self.strength * (saving_ms / self.unit_ms) for saving_ms in self.savings_ms)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +217,8 @@ def _steps_of(mask: Tensor, decay: Decay | None, limit: float) -> Iterator[None]
 
     def step(optimiser: Optimizer, *arguments: Any) -> None:
         nonlocal added
-        if mask.grad is not None and any(mask is one for one in _parameters(optimiser)):
+        parameters = (one for group in optimiser.param_groups for one in group["params"])
+        if mask.grad is not None and any(mask is one for one in parameters):
             added = added.to(mask.device)
             mask.grad.clamp_(-limit, limit).add_(added)
 
@@ -230,10 +227,6 @@ def _steps_of(mask: Tensor, decay: Decay | None, limit: float) -> Iterator[None]
         yield
     finally:
         handle.remove()
-
-
-def _parameters(optimiser: Optimizer) -> Iterator[Tensor]:
-    return (one for group in optimiser.param_groups for one in group["params"])
 
 
 def _identity(network: Network, rule: KeepRule, decay: Decay | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dshrink.errors import NetworkError, WeightsMisfitError
 from dshrink.network.models import Network, load_network
-from dshrink.train.data import Images, open_images, preprocessing_of
+from dshrink.train.data import Images, Preprocessing, open_images, preprocessing_of
 from dshrink.train.feed import Feed
 from dshrink.train.settings import Training
 from dshrink.train.unreadable import Unreadable, UnreadableImages
@@ -46,9 +46,17 @@ def feed_of(
     unreadable: Unreadable = Unreadable.SKIP,
 ) -> Feed:
     """The images as the network reads them. Raises TrainError where they make no batch."""
-    preprocessing = preprocessing_of(network.name, network.resolution, network.spec.input_shape[0])
-    missing = UnreadableImages(unreadable)
-    return Feed(images=images, preprocessing=preprocessing, settings=settings, unreadable=missing)
+    return Feed(
+        images=images,
+        preprocessing=preprocessing_for(network),
+        settings=settings,
+        unreadable=UnreadableImages(unreadable),
+    )
+
+
+def preprocessing_for(network: Network) -> Preprocessing:
+    """How images become the input of a network."""
+    return preprocessing_of(network.name, network.resolution, network.spec.input_shape[0])
 
 
 def open_to_validate(
