@@ -75,7 +75,6 @@ def finetune_by_plan(
         network,
         changes,
         feed,
-        settings,
         folder,
         teacher=teaching,
         progress=on_progress,

@@ -121,7 +121,6 @@ class StepRunner:
             network,
             changes,
             self.feed(network, step.training),
-            step.training,
             self.context.folders.folder(step.name),
             progress=self.progress,
         )
@@ -139,7 +138,6 @@ def _search(runner: StepRunner, step: Step) -> SearchResult:
     found = search_masks(
         network,
         runner.feed(network, step.training),
-        step.training,
         goal=Goal.of(budget_ms=step.goal.budget_ms, keep=step.goal.keep),
         folder=folder,
         table=load_table(context.table),

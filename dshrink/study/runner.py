@@ -16,6 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from graphlib import TopologicalSorter
 from multiprocessing import get_context, parent_process
 from typing import Any, NamedTuple
 
@@ -25,14 +26,7 @@ from dshrink.errors import DshrinkError
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.study.estimate import EpochTimer, estimate_line
 from dshrink.study.rows import StepRunner, StudyContext
-from dshrink.study.steps import (
-    MERGE,
-    TABLE,
-    Step,
-    StepsFailedError,
-    StudyError,
-    ready,
-)
+from dshrink.study.steps import MERGE, TABLE, Step, StepsFailedError, StudyError
 from dshrink.train.data import Images, open_images
 from dshrink.train.processes import is_main_process, together
 from dshrink.train.unreadable import UnreadableImages
@@ -138,28 +132,31 @@ class Study:
             self.progress(done, total, step.name)
 
     def _in_processes(self, steps: Sequence[Step]) -> None:
-        names = {step.name for step in steps}
+        by_name = {step.name: step for step in steps}
+        graph = TopologicalSorter(
+            {step.name: [need for need in step.needs if need in by_name] for step in steps}
+        )
+        graph.prepare()
         total, done = sum(step.work for step in steps), 0
-        waiting, finished = list(steps), set[str]()
         with _processes(self.context, min(self.jobs, len(steps))) as (pool, epoch_s):
             running: dict[Future[Done], Step] = {}
-            while waiting or running:
-                for step in ready(waiting, finished, names)[: self.jobs - len(running)]:
-                    waiting.remove(step)
-                    running[pool.submit(_do_here, step)] = step
+            while graph.is_active():
+                for name in graph.get_ready():
+                    running[pool.submit(_do_here, by_name[name])] = by_name[name]
                 if not running:
-                    break
+                    break  # the others start from steps that failed
                 for future in wait(running, LOOK_EVERY_S, FIRST_COMPLETED).done:
                     step = running.pop(future)
                     self._note(future.result())
                     done += step.work
                     if step.name not in self._failures:
-                        finished.add(step.name)
+                        del by_name[step.name]
+                        graph.done(step.name)
                     self.progress(done, total, step.name)
                 if epoch_s.value:
                     self._timed(epoch_s.value)
-        for step in waiting:
-            self._failures[step.name] = f"it starts from {step.needs[-1]}"
+        for step in by_name.values():
+            self._failures.setdefault(step.name, f"it starts from {step.needs[-1]}")
 
     def _timed(self, epoch_s: float) -> None:
         """Give the estimate after the first epoch, and only then."""

@@ -5,7 +5,7 @@ Every step has a folder of its own below the study's (``folders``), of its name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -172,9 +172,3 @@ def _networks(recipe: Recipe, row: str) -> Iterator[tuple[str, MaskGoal | None, 
         seeds = tuple(range(recipe.random_draws)) if row == "random" else recipe.seeds
         for goal in recipe.goals:
             yield from ((f"{goal.name}/", goal, None, seed) for seed in seeds)
-
-
-def ready(steps: Iterable[Step], done: Iterable[str], known: Iterable[str]) -> list[Step]:
-    """Those of ``steps`` that can start: what they need of the ``known`` steps is ``done``."""
-    finished, all_names = set(done), set(known)
-    return [s for s in steps if all(n in finished or n not in all_names for n in s.needs)]

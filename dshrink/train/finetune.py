@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from dshrink.train.checkpoint import save_tensors
 from dshrink.train.feed import Feed
 from dshrink.train.loop import Fitted, fit
 from dshrink.train.objectives import distilled
-from dshrink.train.settings import Training
 from latency_tables.csv_lines import write_csv
 
 WEIGHTS, HISTORY = "weights.safetensors", "history.csv"
@@ -51,7 +50,6 @@ def finetune(
     network: Network,
     changes: Rewriting | None,
     feed: Feed,
-    settings: Training,
     folder: Path,
     *,
     teacher: nn.Module | None = None,
@@ -60,7 +58,7 @@ def finetune(
 ) -> FineTuned:
     """Train ``network`` rewritten as ``changes`` says (as it is where they are None).
 
-    With ``settings.distillation`` the ``teacher`` takes part, the network as it came in if not
+    With ``feed.settings.distillation`` the ``teacher`` takes part, the network as it came in if not
     given. The folder takes the checkpoint, the history and the weights; the same call resumes an
     interrupted run. Raises as ``loop.fit`` does.
     """
@@ -71,12 +69,12 @@ def finetune(
     about = weights_about(network, changes)
     identity = {**about, "weights": weights_digest(network.module)}
     objective = None
-    if settings.distillation:
-        objective = distilled(copy.deepcopy(teacher or network.module), settings)
+    if feed.settings.distillation:
+        objective = distilled(copy.deepcopy(teacher or network.module), feed.settings)
         identity |= {"teacher": weights_digest(teacher)} if teacher else {}
     fitted = fit(
         module,
-        replace(feed, settings=settings),
+        feed,
         folder=folder,
         identity=identity,
         objective=objective,

@@ -18,6 +18,7 @@ slope; the paper has no such bound, and so it is off unless asked for.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,7 +41,6 @@ from dshrink.train.feed import Feed
 from dshrink.train.gates import MASK_NAME, SHARE_NAME, gated_module, searchable_blocks
 from dshrink.train.keep_rule import KeepRule
 from dshrink.train.loop import Fitted, fit
-from dshrink.train.settings import Training
 from latency_tables.csv_lines import write_csv
 from latency_tables.predictor import predict
 from latency_tables.table import LatencyTable
@@ -87,7 +87,6 @@ class MaskSearch:
 def search_masks(
     network: Network,
     feed: Feed,
-    settings: Training,
     *,
     goal: Goal,
     folder: Path,
@@ -100,23 +99,25 @@ def search_masks(
 ) -> MaskSearch:
     """Train ``network`` and a mask of its activations until ``goal`` is met by what it keeps.
 
-    ``settings`` are those of the fine-tuning, but for the epochs; their seed also breaks ties, and
-    an average of the weights or a teacher has no part in a search. ``decay`` is the strength of the
-    latency-aware decay, ``DECAY`` if not given; without a ``table`` there is none, and a budget
-    needs one. ``limit`` is the largest slope that counts in one step, none if not given.
+    The settings of ``feed`` are those of the fine-tuning, but for the epochs; their seed also
+    breaks ties, and an average of the weights or a teacher has no part in a search. ``decay`` is
+    the strength of the latency-aware decay, ``DECAY`` if not given; without a ``table`` there is
+    none, and a budget needs one. ``limit`` bounds the gradient of a mask value in one step, None
+    for no bound.
     ``folder`` takes the checkpoints: the same call resumes an interrupted search.
 
     Raises SearchError where table and network do not go together, InfeasibleBudgetError before
     anything is trained, and as ``loop.fit`` does.
     """
-    rule, strength = _rule(network, goal, table, settings.seed, allow_unfit), decay
+    rule, strength = _rule(network, goal, table, feed.settings.seed, allow_unfit), decay
     if table is None and strength:
         raise SearchError("without a latency table there is no decay: give --table, or no --decay")
     drawn = _decay(table, rule.blocks, DECAY if strength is None else strength) if table else None
     limit = math.inf if limit is None else limit
     if not limit > 0:
         raise SearchError(f"the limit of a mask's slope must be above 0 (or inf), got {limit:g}")
-    feed = replace(feed, settings=replace(settings, ema=None, distillation=0.0))
+    feed = copy.copy(feed)
+    feed.settings = replace(feed.settings, ema=None, distillation=0.0)
     known = network.blocks
     searched = [known[block] for block in rule.blocks]
     module = gated_module(network, searched, rule, horizon=feed.steps)
@@ -139,7 +140,7 @@ def search_masks(
         )
     keep_mask = fitted.history[-1]["keep_mask"]
     return MaskSearch(
-        plan=_plan(network, keep_mask, table, settings.seed),
+        plan=_plan(network, keep_mask, table, rule.seed),
         history=tuple(_lines(fitted.history, feed.steps, known, rule, drawn)),
         decay=drawn,
         fitted=fitted,

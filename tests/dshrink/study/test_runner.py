@@ -592,8 +592,8 @@ def test_differences_are_taken_seed_by_seed_and_between_draws_by_welch() -> None
     # Equal variances and sizes: twice the degrees of freedom of one sample.
     found = welch([1.0, 2.0, 3.0], [11.0, 12.0, 13.0])
     assert found.mean == -10 and found.half_width == pytest.approx(2.7764451 * (2 / 3) ** 0.5)
-    assert found.is_clear
-    assert not AccuracyDifference(mean=1.0, half_width=None, runs=1).is_clear
+    assert found.is_significant
+    assert not AccuracyDifference(mean=1.0, half_width=None, runs=1).is_significant
     assert welch([1.0, 1.0], [2.0, 2.0]).half_width == 0
 
 
