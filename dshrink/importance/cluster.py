@@ -122,8 +122,8 @@ class _Sharing:
                 known = self.client.scheduler_info(n_workers=-1)["workers"]
             except OSError as error:
                 raise EvaluationError(
-                    f"the Dask scheduler at {self.address} went away ({error}); what was "
-                    "evaluated is in the journal: give the same command again when it is back"
+                    f"lost the connection to the Dask scheduler at {self.address} ({error}); "
+                    "finished work is in the journal: run the same command again"
                 ) from error
             # A board's worker names its board as a resource (docs/fleets.md).
             free = [

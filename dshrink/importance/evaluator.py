@@ -154,7 +154,7 @@ class Evaluator:
 
     @contextmanager
     def _seeded(self) -> Iterator[None]:
-        """The same random numbers for every candidate (a layer drawn anew, dropout)."""
+        """The same random numbers for every candidate (a re-initialised layer, dropout)."""
         gpus = [torch.cuda.current_device()] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=gpus), exact_float32(deterministic=True):
             torch.manual_seed(self.settings.seed)

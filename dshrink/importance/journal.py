@@ -1,6 +1,6 @@
 """Every evaluation, one JSON line each, on disk before the next one starts.
 
-A run writes one journal and reads those of its other shards too, which lie beside the table. The
+A run writes one journal and reads those of its other shards too, which lie next to the table. The
 first line says what the scores depend on; journals of anything else are refused. The line that a
 killed process left unfinished is dropped, and its network evaluated again.
 """
@@ -46,7 +46,7 @@ class Shard(NamedTuple):
 
 
 def journal_path(table: Path, shard: Shard | None) -> Path:
-    """Beside the table: importance.journal.jsonl, importance.shard-2-of-4.journal.jsonl."""
+    """Next to the table: importance.journal.jsonl, importance.shard-2-of-4.journal.jsonl."""
     part = f".shard-{shard.number}-of-{shard.of}" if shard else ""
     return table.with_name(f"{table.stem}{part}{ENDING}")
 

@@ -40,7 +40,7 @@ class ImportanceResult:
 
 @dataclass(kw_only=True)
 class ImportanceRun:
-    """A measurement of importances with its journal beside ``out``.
+    """A measurement of importances with its journal next to ``out``.
 
     ``connect`` makes the client of the Dask cluster whose workers evaluate; else this process does.
     """
@@ -165,7 +165,7 @@ class ImportanceRun:
         if original is not None and original.reason:
             raise EvaluationError(
                 f"the original {self.settings.model} cannot be evaluated: {original.reason}; "
-                "fix the cause and give the same command with --retry-failed"
+                "fix the cause and run the same command with --retry-failed"
             )
 
     def _check(self, journal: Journal) -> None:

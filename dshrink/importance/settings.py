@@ -51,7 +51,7 @@ class ImportanceSettings:
     """What a measurement of importances is asked for.
 
     ``images`` of the validation set evaluate a network, all of them where it is None.
-    ``reinitialise``: a key of a single layer (j = i + 1) starts with that layer drawn anew.
+    ``reinitialise``: a key of a single layer (j = i + 1) starts with that layer re-initialised.
     ``unreadable``: an image that one process can read and another cannot would look like a change
     of accuracy, so none is left out unless that is asked for.
     """
@@ -95,7 +95,7 @@ class ImportanceSettings:
 
 
 class Candidate(NamedTuple):
-    """A network to evaluate: its span mask, the position of a layer drawn anew (0 for none).
+    """A network to evaluate: its span mask, the position of a re-initialised layer (0 for none).
 
     The original network as it is, which the others are compared with, is not ``tuned``. Keys that
     ask for the same network share one candidate.

@@ -24,7 +24,7 @@ class EpochTimer:
         self._since = self.clock()
 
     def __call__(self, done: int, total: int, label: str) -> None:
-        """Take note that ``done`` of ``total`` steps, of all epochs, are done."""
+        """Note that ``done`` of ``total`` steps, of all epochs, are done."""
         if self._first is None:
             self._first = done - 1  # a resumed run does not begin at 0
         if done - self._first == total // self.epochs:

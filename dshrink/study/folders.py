@@ -19,7 +19,7 @@ from latency_tables.records import convert_record, format_record, parse_record, 
 DONE = "step.json"
 SCHEMA, SCHEMA_VERSION = "dshrink.study_step", 1
 _FIX = "remove its folder to do the step again"
-#: By which a table that a study measures is known beside its conditions.
+#: Identifies a table that a study measures, in addition to its conditions.
 _DIGEST = "table_digest"
 
 
@@ -176,7 +176,7 @@ class StepFolders:
         return found
 
     def epochs(self, name: str) -> int:
-        """Of all training behind a step's weights, pre-training in the study included."""
+        """Of all training that led to a step's weights, pre-training in the study included."""
         step = self.steps[name]
         if step.kind in (TABLE, SEARCH):  # a search's weights are not used again
             return 0

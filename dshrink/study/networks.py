@@ -1,4 +1,4 @@
-"""The networks that a study made: what came out of each, beside the speed of its structure."""
+"""The networks that a study made: the result of each, and the speed of its structure."""
 
 from __future__ import annotations
 

@@ -208,7 +208,7 @@ def row_network(step: Step, network: Network, mask: str) -> tuple[Network, Rewri
 
 
 def _merge(runner: StepRunner, step: Step) -> MergeResult:
-    """Merge what was trained, prove it on random and on all validation images, write ONNX."""
+    """Merge what was trained, verify it on random and on all validation images, write ONNX."""
     folders = runner.context.folders
     (trained,) = step.needs
     known = folders.result(trained, TrainResult)

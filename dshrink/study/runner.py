@@ -211,7 +211,7 @@ def _do_here(step: Step) -> Done:
 def _processes(context: StudyContext, jobs: int) -> Iterator[tuple[ProcessPoolExecutor, Any]]:
     """Processes with a thread each, which end with this one however it ends.
 
-    The number beside them is the seconds of an epoch that one of them timed, 0 before that.
+    The second value is the seconds of an epoch that one of them timed, 0 before that.
     """
     spawning = get_context("spawn")
     epoch_s = spawning.Value("d", 0.0)
@@ -220,7 +220,7 @@ def _processes(context: StudyContext, jobs: int) -> Iterator[tuple[ProcessPoolEx
             yield pool, epoch_s
         except BrokenProcessPool as error:
             raise StudyError(
-                f"one of {jobs} training processes was ended from outside, as when memory runs "
+                f"one of {jobs} training processes was killed, as happens when memory runs "
                 "out: try fewer --jobs; the same command resumes the study"
             ) from error
         except BaseException:

@@ -135,7 +135,7 @@ def absolute(data: str) -> str:
 
 
 def _named(data: str) -> re.Match[str] | None:
-    """A data set of timm's; a folder of that name goes first."""
+    """A data set of timm's; a folder of that name has precedence."""
     return None if Path(data).is_dir() else _NAMED.fullmatch(data)
 
 
@@ -180,7 +180,7 @@ def _open_folder(root: Path, names: Sequence[str], classes: dict[str, int] | Non
     if unknown := sorted(set(known) - set(classes)):
         raise DataError(
             f"{folder}: class {unknown[0]!r} is not among the {len(classes)} classes to train on; "
-            "name the folders alike"
+            "give the class folders the same names"
         )
     return _timm_data().create_dataset("", root=str(folder), search_split=False, class_map=classes)
 

@@ -74,7 +74,7 @@ def _images() -> Iterator[tuple[str, Any]]:
 
 
 def _write(images: dict[str, Any], folder: Path) -> None:
-    # Beside it, so that a rename is all that is left to do; the name is this process's own.
+    # In the same folder, so that a rename completes it; the name is this process's own.
     made = folder.absolute().with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(made, ignore_errors=True)
     try:

@@ -131,7 +131,7 @@ def why_not_expandable(network: Network, number: int) -> str | None:
     norm = network.module.get_submodule(modules[1]) if len(modules) > 1 else None
     if getattr(norm, "running_mean", None) is None:
         return (
-            "it has no bias, and no batch norm of its own behind it, to take up the biases of an "
+            "it has no bias, and no batch norm of its own after it, to absorb the biases of an "
             "expansion"
         )
     return None

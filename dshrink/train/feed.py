@@ -60,7 +60,7 @@ class Feed:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the batches depend on beside the settings, as JSON has it."""
+        """What the batches depend on besides the settings, as plain data."""
         return {"data": self.digest, **plain(self.preprocessing)}
 
     def training(
@@ -68,7 +68,7 @@ class Feed:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """This process' parts of an epoch's batches from step ``start`` on, ``accumulate`` a step.
 
-        Raises TrainError where a batch cannot be shared out evenly.
+        Raises TrainError where a batch cannot be divided evenly.
         """
         settings = self.settings
         shares = world * settings.accumulate

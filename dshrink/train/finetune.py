@@ -1,8 +1,8 @@
 """Stage 2: train a network without its unimportant activations, so that it merges exactly.
 
 The network is trained unmerged, with all padding of a region at its front (``repad``) and the free
-activation behind it; its weights keep the original's names, and say beside them for which plan
-they are.
+activation after it; its weights keep the original's names, and their metadata name the plan that
+they are for.
 """
 
 from __future__ import annotations

@@ -88,13 +88,13 @@ def fit(
     """Train ``module`` in place as ``feed.settings`` say, validate after every epoch.
 
     ``folder`` takes a checkpoint, and the same call resumes an interrupted one;
-    ``identity`` says what the result depends on beside the settings and the images. What
+    ``identity`` says what the result depends on besides the settings and the images. What
     ``observe`` gives after an epoch goes into its entry of the history. Notices say where a
     run resumes, and which images cannot be read. Only the first of several processes writes.
 
     Raises DivergedError at the first loss that is not finite, with the step and the last good
     state, and before such weights would be kept; CheckpointError where ``folder`` holds another
-    run, or is not the same for all processes; TrainError for a batch that cannot be shared out.
+    run, or is not the same for all processes; TrainError for a batch that cannot be divided evenly.
     """
     settings, accelerator = feed.settings, make_accelerator(feed.settings)
     with ExitStack() as stack:
@@ -111,7 +111,7 @@ def fit(
             progress=progress if accelerator.is_main_process else no_progress,
             notice=notice if accelerator.is_main_process else no_notice,
         )
-        return run.whole(module)
+        return run.fit(module)
 
 
 @dataclass(kw_only=True)
@@ -131,7 +131,7 @@ class _Run:
     #: Unreadable files that a notice has named.
     named: set[str] = field(default_factory=set)
 
-    def whole(self, module: nn.Module) -> Fitted:
+    def fit(self, module: nn.Module) -> Fitted:
         self._prepare(module)
         while self.at.epoch < self.feed.settings.epochs:
             self._train_epoch()
@@ -149,7 +149,7 @@ class _Run:
 
     def _prepare(self, module: nn.Module) -> None:
         settings, accelerator = self.feed.settings, self.accelerator
-        # What is loaded has to be there before the module is shared out and averaged.
+        # Loaded before the module is distributed and averaged.
         found = self._found()
         if found:
             module.load_state_dict(_named(found.tensors, _MODEL))
@@ -162,7 +162,7 @@ class _Run:
             self._resume(found, optimiser)
         self.named = set(self.feed.unreadable.reasons)
         self.model, self.optimiser = accelerator.prepare(self.bare, optimiser)
-        # Half precision multiplies losses by a number that it finds on the way.
+        # Half precision scales losses by a factor that adapts during training.
         if accelerator.scaler is not None and self.at.scaler:
             accelerator.scaler.load_state_dict(self.at.scaler)
 
@@ -182,7 +182,7 @@ class _Run:
         self.at = found.state
         self.feed.unreadable.reasons.update(found.state.unreadable)
         if self.at.epoch < self.feed.settings.epochs:
-            self.notice(f"{self.folder}: resumes after {self.at}")
+            self.notice(f"{self.folder}: resumed after {self.at}")
         if self.average:
             self.average.module.load_state_dict(_named(found.tensors, _AVERAGE))
         known = _named(found.tensors, _OPTIMISER)
@@ -323,8 +323,8 @@ class _Run:
         bad = self.accelerator.reduce((~norms.isfinite()).sum(), reduction="sum")
         if bad.item():
             raise DivergedError(
-                f"the weights are not finite any more after {checkpoint.state}, though the "
-                f"losses were; {self._last_good()}"
+                f"NaN or infinite weights after {checkpoint.state}, although the losses were "
+                f"finite; {self._last_good()}"
             )
 
     def _checkpoint(self) -> Checkpoint:

@@ -11,7 +11,7 @@ gain from its activation, one that is removed much, so values drift towards each
 change places to the last step, which makes the last values an arbitrary cut through it; the share
 of time is stable, and where the values have settled it is the same.
 
-Where a kept activation shuts a whole channel, the norm behind the next convolution divides by
+Where a kept activation is 0 for a whole channel, the norm after the next convolution divides by
 nearly nothing, and one step's slope can outweigh all others. ``limit`` bounds what counts of a
 slope; the paper has no such bound, and so it is off unless asked for.
 """
@@ -57,7 +57,7 @@ HISTORY_COLUMNS = ("epoch", "step", "block", "name", "mask", "share", "kept", "s
 
 @dataclass(frozen=True, kw_only=True)
 class Decay:
-    """``strength * sum_i weight_i * m_i`` beside the loss: what would save much is drawn down.
+    """``strength * sum_i weight_i * m_i`` added to the loss: large savings lower a mask value.
 
     ``savings_ms`` are the savings of the blocks that take part, in their order; a weight is such a
     saving divided by ``unit_ms``, the mean latency of these blocks unmerged, so that a strength
@@ -115,7 +115,7 @@ def search_masks(
     drawn = _decay(table, rule.blocks, DECAY if strength is None else strength) if table else None
     limit = math.inf if limit is None else limit
     if not limit > 0:
-        raise SearchError(f"the limit of a mask's slope must be above 0 (or inf), got {limit:g}")
+        raise SearchError(f"the gradient limit of the mask must be above 0 (or inf), got {limit:g}")
     feed = copy.copy(feed)
     feed.settings = replace(feed.settings, ema=None, distillation=0.0)
     known = network.blocks
@@ -231,7 +231,7 @@ def _steps_of(mask: Tensor, decay: Decay | None, limit: float) -> Iterator[None]
 
 
 def _identity(network: Network, rule: KeepRule, decay: Decay | None) -> dict[str, Any]:
-    """What the result depends on beside settings and images."""
+    """What the result depends on besides settings and images."""
     return {
         "stage": "mask search",
         "model": network.name,

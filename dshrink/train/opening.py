@@ -14,7 +14,7 @@ from dshrink.train.feed import Feed
 from dshrink.train.settings import Training
 from dshrink.train.unreadable import Unreadable, UnreadableImages
 
-#: Colours; the images of a network that wants another number of channels are opened anew.
+#: Colours; the images of a network that wants another number of channels are opened again.
 CHANNELS = 3
 #: Images at once where nothing is trained.
 VALIDATION_BATCH = 64
@@ -112,6 +112,6 @@ def check_classes(images: Images, network: Network, weights: str) -> None:
     if outputs != classes:
         raise NetworkError(
             f"{images.data} has {classes} classes, the {weights} weights of {network.name} "
-            f"classify {outputs}: give the data that they were trained on, or --weights FILE "
+            f"have {outputs}: give the data that they were trained on, or --weights FILE "
             "trained on these"
         )

@@ -1,14 +1,14 @@
 """Layer pruning, DepthShrinker's baseline: the same blocks removed instead of merged.
 
 Which blocks can simply go is a matter of shapes. One that keeps its input's shape becomes nothing,
-its end activation included: in a ResNet the same activation already stands before it. One that
-changes channels or size must leave something behind:
+its end activation included: in a ResNet the same activation already precedes it. One that
+changes channels or size leaves something in its place:
 
 - a residual block with a projection shortcut (a ResNet's first of a stage) leaves that shortcut,
   trained as it is, and its end activation;
 - any other (an inverted residual without skip) leaves a 1x1 convolution with the block's stride and
   a norm, the projection shortcut that a ResNet would have had. It starts as what the block without
-  its activations does to a constant image, so that random weights do not handicap the baseline
+  its activations does to a constant image, so that the baseline does not start from random weights
   where merging starts from trained ones.
 """
 

@@ -1,4 +1,4 @@
-"""Accuracy of a network, its norms' statistics taken anew, and a short fine-tuning."""
+"""Accuracy of a network, recalibration of its batch norms, and a short fine-tuning."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def evaluate(module: nn.Module, batches: Iterable[Batch], reduce: Reduce | None 
 
 @torch.no_grad()
 def recalibrate(module: nn.Module, batches: Iterable[Batch]) -> Score:
-    """Take the statistics of all batch norms anew: their mean over ``batches``, no gradient.
+    """Recalibrate all batch norms: their statistics become the mean over ``batches``.
 
     Returns the score of what was seen on the way, in training mode. In place.
     """

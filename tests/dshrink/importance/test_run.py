@@ -275,7 +275,7 @@ def test_images_that_were_left_out_are_told_once_the_networks_are_evaluated(
     skipping = replace(settings, data=str(tree), unreadable=Unreadable.SKIP)
     said: list[str] = []
     ImportanceRun(settings=skipping, out=out).run(notice=said.append)
-    assert f"1 image could not be read, and the run went on without: {file}" in said[-2]
+    assert f"1 image could not be read, and the run continued without: {file}" in said[-2]
     # The others were evaluated on all images.
     assert said[-1].startswith("warning: not all networks were evaluated on the same images")
     again: list[str] = []

@@ -237,7 +237,7 @@ def test_unreadable_images_are_counted_and_the_first_named() -> None:
     found = UnreadableImages()
     assert found.line == ""
     found.add({"a.png": "cut short"})
-    assert found.line.startswith("1 image could not be read, and the run went on without: a.png (c")
+    assert found.line.startswith("1 image could not be read, and the run continued without: a.png")
     found.add({"a.png": "cut short", "b.png": "empty", "c.png": "x", "d.png": "x", "e.png": "x"})
     assert found.line.startswith("5 images could not")
     assert found.line.endswith("a.png (cut short), b.png (empty), c.png (x) and 2 more")

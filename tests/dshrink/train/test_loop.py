@@ -265,7 +265,7 @@ def test_weights_that_are_no_numbers_do_not_replace_a_checkpoint(
 
     with pytest.raises(DivergedError) as caught:
         trained(feed, tmp_path, objective=objective)
-    assert "not finite any more after epoch 2, step 2" in str(caught.value)
+    assert "NaN or infinite weights after epoch 2, step 2" in str(caught.value)
     assert "(after epoch 2, step 1)" in str(caught.value)
     assert f"its weights are {tmp_path / LAST_GOOD}" in str(caught.value)
     identity = json.loads((tmp_path / "checkpoint.json").read_text())["identity"]
@@ -562,7 +562,7 @@ def test_a_killed_process_goes_on_to_the_same_weights(pictures: Path, tmp_path: 
     assert not (tmp_path / "killed" / "weights.safetensors").exists()
     notices: list[str] = []
     training_process.tuned(feed, tmp_path / "killed", notice=notices.append)
-    assert notices == [f"{tmp_path / 'killed'}: resumes after epoch 2, step 2"]
+    assert notices == [f"{tmp_path / 'killed'}: resumed after epoch 2, step 2"]
     one, other = (
         load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "killed")
     )
