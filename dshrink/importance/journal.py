@@ -66,8 +66,10 @@ class Journal:
         self.known: dict[Candidate, Evaluation] = {}
         self._identity = dict(identity)
         self._file = _hold(self.path)
+        shards = table.parent.glob(f"{glob.escape(table.stem)}.shard-*-of-*{ENDING}")
+        others = {*shards, journal_path(table, None)} - {self.path}
         try:
-            for other in sorted(_journals_of(table) - {self.path}):
+            for other in sorted(filter(Path.exists, others)):
                 self._take(_lines_of(other, alone=shard is None), other)
             lines = _read(self._file)
             self._take(lines, self.path)
@@ -82,12 +84,6 @@ class Journal:
         """Write an evaluation down."""
         self._file.append([evaluation.to_json()])
         self.known[evaluation.candidate] = evaluation
-
-    def _note(self, evaluation: Evaluation) -> None:
-        """Take what a file says last; its failure does not hide what another file knows."""
-        known = self.known.get(evaluation.candidate)
-        if known is None or known.reason or not evaluation.reason:
-            self.known[evaluation.candidate] = evaluation
 
     def close(self) -> None:
         self._file.close()
@@ -107,8 +103,11 @@ class Journal:
                 ) from None
             if number == 1:
                 self._check(line, path)
-        for evaluation in found.values():
-            self._note(evaluation)
+        for candidate, evaluation in found.items():
+            # What a file says last counts; its failure does not hide what another file knows.
+            known = self.known.get(candidate)
+            if known is None or known.reason or not evaluation.reason:
+                self.known[candidate] = evaluation
 
     def _check(self, line: dict[str, Any], path: Path) -> None:
         header = convert_record(
@@ -125,12 +124,6 @@ class Journal:
                 f"{path} belongs to another measurement ({listed(found)}): ask for the same "
                 "again, choose another --out, or delete the file"
             )
-
-
-def _journals_of(table: Path) -> set[Path]:
-    shards = table.parent.glob(f"{glob.escape(table.stem)}.shard-*-of-*{ENDING}")
-    main = journal_path(table, None)
-    return {*shards, *([main] if main.exists() else [])}
 
 
 def _hold(path: Path) -> LineFile:

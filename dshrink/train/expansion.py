@@ -4,8 +4,8 @@ A chosen convolution becomes a standard inverted residual: pointwise - depthwise
 norms, ReLU6 after the first two, and a skip where its result has the shape of its input. The
 weights of an expansion are initialised at random: with the ReLU6 inside, none computes what a given
 convolution computed. All padding of the convolution is at the first pointwise from the start
-(``repad``), so that nothing inside reads zeros where its input has a bias, and ``contract`` is exact
-in the padded region too.
+(``repad``), so that nothing inside reads zeros where its input has a bias, and ``contract`` is
+exact in the padded region too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dshrink.network.layers import PaddedConv2d
 from dshrink.network.lowering import folded_weights, lower
 from dshrink.network.models import Network
 from dshrink.network.tracing import trace
-from dshrink.train.expansion_rules import ExpansionError, find_convolution, why_not_expandable
+from dshrink.train.expansion_rules import ExpansionError, find_convolution, find_expandable
 from latency_tables.opspec import Conv, OpSpec
 
 #: Middle channels for each input channel (DepthShrinker, App. D).
@@ -133,10 +133,8 @@ def expand(
 
 
 def _expansion(network: Network, name: str, ratio: int) -> Expansion:
-    number = find_convolution(network, name)
-    if reason := why_not_expandable(network, number):
-        raise ExpansionError(f"{name} of {network.name} cannot be expanded: {reason}")
-    op, spec = network.spec.ops[number], network.spec
+    number, spec = find_expandable(network, name), network.spec
+    op = spec.ops[number]
     assert isinstance(op, Conv)
     before, after = spec.shapes[op.inputs[0]], spec.shapes[number + 1]
     return Expansion(
@@ -160,7 +158,7 @@ def without_activations(expanded: Expanded) -> Expanded:
 def contract(expanded: Expanded) -> dict[str, Tensor]:
     """The state dict of the original network that computes what the expanded one computes.
 
-    In float64, cast at the end. Where a convolution has no bias, that of its expansion is subtracted
+    In float64, cast at the end. Where a convolution has no bias, that of its expansion is taken
     from the running mean of the norm after it. Raises ExpansionError unless the expansions are
     linear (``without_activations``).
     """
