@@ -24,7 +24,7 @@ import torch
 
 from dshrink.errors import DshrinkError
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
-from dshrink.study.estimate import EpochTimer, estimate_line
+from dshrink.study.estimate import epoch_timer, estimate_line
 from dshrink.study.rows import StepRunner, StudyContext
 from dshrink.study.steps import MERGE, TABLE, Step, StepsFailedError, StudyError
 from dshrink.train.data import Images, open_images
@@ -175,7 +175,7 @@ def _do(
     runner: StepRunner, step: Step, progress: OnProgress, timed: Callable[[float], None]
 ) -> Done:
     missing = UnreadableImages(runner.context.unreadable)
-    timer = EpochTimer(epochs=step.work, timed=timed)
+    timer = epoch_timer(step.work, timed)
 
     def within(done: int, total: int, label: str) -> None:
         timer(done, total, label)

@@ -22,7 +22,7 @@ from dshrink.merge.export import METADATA_KEY
 from dshrink.network.models import Network, load_network
 from dshrink.search.random_search import random_plan
 from dshrink.study.comparison import AccuracyDifference, paired, welch
-from dshrink.study.estimate import EpochTimer, estimate_line
+from dshrink.study.estimate import epoch_timer, estimate_line
 from dshrink.study.folders import (
     DONE,
     MergeResult,
@@ -498,7 +498,7 @@ def test_a_folder_of_another_recipe_is_refused(
 def test_the_first_epoch_is_timed_by_its_steps_and_a_resumed_one_from_where_it_was() -> None:
     for before in (0, 7):
         now, told = [100.0], list[float]()
-        timer = EpochTimer(epochs=4, timed=told.append, clock=lambda now=now: now[0])
+        timer = epoch_timer(4, told.append, clock=lambda now=now: now[0])
         for done in range(before + 1, 17):  # four steps an epoch
             now[0] += 2.0
             timer(done, 16, "")
