@@ -24,7 +24,7 @@ from dshrink.network.precision import exact_float32
 from dshrink.network.rewriting import rewriting
 from dshrink.pieces.span_pieces import span_pieces
 from dshrink.train.data import open_images
-from dshrink.train.dataset import Batches, sampled, shuffled
+from dshrink.train.dataset import Batches, ImageDataset, Indices, sampled, shuffled
 from dshrink.train.opening import load_for, preprocessing_for
 from dshrink.train.settings import Augmentation
 from dshrink.train.tuning import Score, evaluate, prepared, recalibrate, tune
@@ -57,24 +57,22 @@ class Evaluator:
         )
         preprocessing = self._preprocessing = preprocessing_for(self.network)
         self.unreadable = UnreadableImages(settings.unreadable)
-        count = len(images.train)
-        self.training = Batches(
-            images=images.train,
-            transform=preprocessing.transform(CROPS_AND_FLIPS if settings.augment else None),
-            indices=shuffled(
-                count, settings.batch, settings.level.batches(count, settings.batch), settings.seed
-            ),
-            seed=settings.seed,
-            workers=settings.loaders,
-            replace=True,
-            unreadable=self.unreadable,
+        count, batch, seed = len(images.train), settings.batch, settings.seed
+        transform = preprocessing.transform(CROPS_AND_FLIPS if settings.augment else None)
+        self.training = self._batches(
+            ImageDataset(images.train, transform, seed, replace=True),
+            shuffled(count, batch, settings.level.batches(count, batch), seed),
         )
-        self.validation = Batches(
-            images=images.validation,
-            transform=preprocessing.transform(None),
-            indices=sampled(len(images.validation), settings.batch, settings.images, settings.seed),
-            seed=settings.seed,
-            workers=settings.loaders,
+        self.validation = self._batches(
+            ImageDataset(images.validation, preprocessing.transform(None), seed, replace=False),
+            sampled(len(images.validation), batch, settings.images, seed),
+        )
+
+    def _batches(self, dataset: ImageDataset, indices: Indices) -> Batches:
+        return Batches(
+            dataset=dataset,
+            indices=indices,
+            workers=self.settings.loaders,
             unreadable=self.unreadable,
         )
 

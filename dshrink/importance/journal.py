@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -37,11 +38,9 @@ class Shard(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Shard:
         """ "2/4". Raises EvaluationError."""
-        number, _, of = text.partition("/")
-        if number.isascii() and of.isascii() and number.isdigit() and of.isdigit():
-            found = cls(int(number), int(of))
-            if 1 <= found.number <= found.of:
-                return found
+        match = re.fullmatch("([0-9]+)/([0-9]+)", text)
+        if match and 1 <= int(match[1]) <= int(match[2]):
+            return cls(int(match[1]), int(match[2]))
         raise EvaluationError(f"--shard {text!r}: give K/N with K from 1 to N, such as 2/4")
 
 

@@ -197,8 +197,8 @@ class StepFolders:
 
     def results(self) -> dict[str, StepResult]:
         """What came out of the steps that are done, by name. Raises StudyError."""
-        found = {name: self.any_result(name) for name in self.steps}
-        return {name: result for name, result in found.items() if result is not None}
+        found = ((name, self.any_result(name)) for name in self.steps)
+        return {name: result for name, result in found if result is not None}
 
 
 def _asks_table(step: Step) -> bool:

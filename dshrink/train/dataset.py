@@ -167,13 +167,10 @@ class Batches:
     ``unreadable`` knows what could not be read, once the batches were read.
     """
 
-    images: Split
-    transform: Any
+    dataset: ImageDataset
     indices: Indices
-    seed: int
     workers: int = 0
     cache_bytes: int = CACHE_BYTES
-    replace: bool = False
     unreadable: UnreadableImages = field(default_factory=UnreadableImages)
     _kept: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
@@ -186,17 +183,16 @@ class Batches:
         return sum(len(batch) for batch in self.indices)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in self._kept or self._read():
-            if len(labels):
-                yield images, labels
-
-    def _read(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self._kept:
+            yield from self._kept
+            return
         kept: list[tuple[Tensor, Tensor]] = []
         room = self.cache_bytes
-        dataset = ImageDataset(self.images, self.transform, self.seed, self.replace)
         for images, labels in read_batches(
-            dataset, self.indices, workers=self.workers, unreadable=self.unreadable
+            self.dataset, self.indices, workers=self.workers, unreadable=self.unreadable
         ):
+            if not len(labels):
+                continue
             room -= images.nbytes
             if room >= 0:
                 kept.append((images, labels))

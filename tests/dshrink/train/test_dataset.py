@@ -32,11 +32,10 @@ def batches(
 ) -> Batches:
     images = open_images(tree)
     indices = shuffled(len(images.train), 6, 3 * epochs, seed=1)
+    transform = PREPROCESSING.transform(Augmentation())
     return Batches(
-        images=images.train,
-        transform=PREPROCESSING.transform(Augmentation()),
+        dataset=ImageDataset(images.train, transform, seed=1, replace=False),
         indices=indices,
-        seed=1,
         workers=workers,
         cache_bytes=cache_bytes,
     )
@@ -169,10 +168,10 @@ def test_an_unreadable_validation_image_is_left_out(tree: Path, workers: int) ->
     images = open_images(tree)
     spoil(images, 1, 4, 5, split="validation")
     found = Batches(
-        images=images.validation,
-        transform=PREPROCESSING.transform(None),
+        dataset=ImageDataset(
+            images.validation, PREPROCESSING.transform(None), seed=0, replace=False
+        ),
         indices=sampled(12, 2, None, seed=0),
-        seed=0,
         workers=workers,
     )
     for _ in range(2):  # from disk and from memory
