@@ -139,12 +139,10 @@ class StepFolders:
     def _known(self, name: str) -> tuple[_DoneStep | None, bool]:
         """What a step's file holds, and whether its table was measured again since."""
         path = self.folder(name) / DONE
-        try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
+        if not path.exists():
             return None, False
         known = parse_record(
-            text,
+            path.read_text(encoding="utf-8"),
             _DoneStep,
             where=str(path),
             error=StudyError,

@@ -118,8 +118,7 @@ class Study:
         runner = StepRunner(context=self.context, images=self.images, main=main)
         total, done = sum(step.work for step in steps), 0
         for step in steps:
-            if any(need in self._failures for need in step.needs):
-                self._failures[step.name] = f"it starts from {step.needs[-1]}"
+            if self._starts_from_failed(step):
                 continue
 
             def within(part: int, of: int, label: str, step: Step = step, done: int = done) -> None:
@@ -144,19 +143,25 @@ class Study:
                 for name in graph.get_ready():
                     running[pool.submit(_do_here, by_name[name])] = by_name[name]
                 if not running:
-                    break  # the others start from steps that failed
+                    break
                 for future in wait(running, LOOK_EVERY_S, FIRST_COMPLETED).done:
                     step = running.pop(future)
                     self._note(future.result())
                     done += step.work
                     if step.name not in self._failures:
-                        del by_name[step.name]
                         graph.done(step.name)
                     self.progress(done, total, step.name)
                 if epoch_s.value:
                     self._timed(epoch_s.value)
-        for step in by_name.values():
-            self._failures.setdefault(step.name, f"it starts from {step.needs[-1]}")
+        for step in steps:
+            self._starts_from_failed(step)
+
+    def _starts_from_failed(self, step: Step) -> bool:
+        """Whether a step cannot start; if so it failed, too."""
+        failed = [need for need in step.needs if need in self._failures]
+        if failed:
+            self._failures[step.name] = f"it starts from {failed[-1]}"
+        return bool(failed)
 
     def _timed(self, epoch_s: float) -> None:
         """Give the estimate after the first epoch, and only then."""

@@ -98,12 +98,10 @@ def load_checkpoint(folder: Path, identity: Mapping[str, Any]) -> Checkpoint | N
     cannot be read.
     """
     path = folder / NAME
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    if not path.exists():
         return None
     stored = parse_record(
-        text,
+        path.read_text(encoding="utf-8"),
         _Stored,
         where=str(path),
         error=CheckpointError,

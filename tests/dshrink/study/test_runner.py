@@ -401,6 +401,23 @@ def test_a_step_that_fails_stops_only_what_starts_from_it(
     assert done == ["search/keep2/seed0"]
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_step_names_the_one_that_failed_of_those_it_needs(
+    jobs: int, make_context: MakeContext, tmp_path: Path
+) -> None:
+    recipe = replace(SMALL, rows=("random",), pretrain=replace(TRAINING, learning_rate=1e30))
+    steps = steps_of(recipe, measure_table=True, batch=2)
+    folders = StepFolders.of(tmp_path, {}, "these conditions", steps)
+    folders.finish("table", TableResult(digest="one"))
+    context = replace(make_context(recipe, tmp_path), folders=folders)
+    with pytest.raises(StepsFailedError, match="first pretrain") as error:
+        study(context, jobs=jobs).run()
+    row = "random/keep2/seed0"
+    assert steps[-2].name == row and steps[-2].needs == ("pretrain", "table")
+    assert error.value.failures[row] == "it starts from pretrain"
+    assert error.value.failures[f"merge/batch2/{row}"] == f"it starts from {row}"
+
+
 def test_a_full_gpu_is_a_step_s_error_that_says_what_helps(
     make_context: MakeContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
