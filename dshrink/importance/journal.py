@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dshrink.importance.errors import EvaluationError
 from dshrink.importance.evaluation import Evaluation
-from dshrink.importance.settings import Candidate
+from dshrink.importance.settings import Candidate, EvaluationError
 from dshrink.train.identity import differences, listed
 from latency_tables.line_file import LineFile
 from latency_tables.records import convert_record

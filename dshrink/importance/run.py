@@ -14,11 +14,10 @@ from functools import cached_property
 from pathlib import Path
 
 from dshrink.importance.cluster import Connect, evaluate_on_cluster
-from dshrink.importance.errors import EvaluationError
 from dshrink.importance.evaluation import Evaluation
 from dshrink.importance.evaluator import Evaluator
 from dshrink.importance.journal import Journal, Shard
-from dshrink.importance.settings import Candidate, ImportanceSettings
+from dshrink.importance.settings import Candidate, EvaluationError, ImportanceSettings
 from dshrink.importance.table import ImportanceTable, save_importance, versions
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.search.importance import ImportanceKey, importance_keys, key_mask

@@ -9,12 +9,16 @@ import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from dshrink.importance.errors import EvaluationError
+from dshrink.errors import DshrinkError
 from dshrink.train.unreadable import Unreadable
 
 RECALIBRATE, STEPS, EPOCHS = "recalibrate", "steps", "epochs"
 #: Batches that the norms' statistics are taken from where no number is given.
 RECALIBRATION_BATCHES = 20
+
+
+class EvaluationError(DshrinkError):
+    """Importances that cannot be measured, or a journal of another measurement."""
 
 
 @dataclass(frozen=True, slots=True)

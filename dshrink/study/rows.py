@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from dshrink.merge.certified_export import export_merged
+from dshrink.merge.certified_export import CertifiedExport, export_merged
 from dshrink.merge.export import export_onnx
 from dshrink.network.models import Network, with_state
 from dshrink.network.rewriting import Rewriting, rewriting
@@ -223,7 +223,17 @@ def _merge(runner: StepRunner, step: Step) -> MergeResult:
     if changes is None:
         exported = _exported(runner, step, network, known, file, origin)
     else:
-        exported, network = _merged(runner, step, network, changes, file, origin)
+        done = export_merged(
+            network,
+            changes,
+            file,
+            padding=PADDING,
+            certificate_file=folder / "certificate.json",
+            batch=step.batch or 1,
+            images=runner.feed(network, runner.context.recipe.finetune),
+            about=origin,
+        )
+        exported, network = _found(done), done.merged.network
     return MergeResult(
         **exported,
         file=file.name,
@@ -262,27 +272,9 @@ def _exported(
     return {**accuracy, "onnx_difference": difference}
 
 
-def _merged(
-    runner: StepRunner,
-    step: Step,
-    network: Network,
-    changes: Rewriting,
-    file: Path,
-    origin: Mapping[str, Any],
-) -> tuple[dict[str, Any], Network]:
-    """What was found out about the merge, and the merged network."""
-    done = export_merged(
-        network,
-        changes,
-        file,
-        padding=PADDING,
-        certificate_file=file.with_name("certificate.json"),
-        batch=step.batch or 1,
-        images=runner.feed(network, runner.context.recipe.finetune),
-        about=origin,
-    )
+def _found(done: CertifiedExport) -> dict[str, Any]:
     assert done.agreement is not None
-    result = {
+    return {
         "accuracy_percent": done.agreement.merged_accuracy,
         "unmerged_accuracy_percent": done.agreement.unmerged_accuracy,
         "validation_images": done.agreement.images,
@@ -290,7 +282,6 @@ def _merged(
         "certificate": done.certificate.network_float64.relative,
         "onnx_difference": done.onnx_difference,
     }
-    return result, done.merged.network
 
 
 def _weights(file: Path) -> dict[str, torch.Tensor]:

@@ -15,11 +15,10 @@ import torch
 from importance_runs import KEYS, NETWORKS, begin, evaluations
 
 from dshrink.errors import DshrinkError
-from dshrink.importance.errors import EvaluationError
 from dshrink.importance.evaluation import Evaluation
 from dshrink.importance.journal import Journal, Shard, journal_path
 from dshrink.importance.run import ImportanceRun
-from dshrink.importance.settings import Candidate, ImportanceSettings, Level
+from dshrink.importance.settings import Candidate, EvaluationError, ImportanceSettings, Level
 from dshrink.train.unreadable import Unreadable
 from dshrink.version import __version__
 
