@@ -19,7 +19,7 @@ from dshrink.importance.evaluator import Evaluator
 from dshrink.importance.journal import Journal, Shard
 from dshrink.importance.settings import Candidate, EvaluationError, ImportanceSettings
 from dshrink.importance.table import ImportanceTable, save_importance, versions
-from dshrink.progress import Notice, OnProgress, no_notice, no_progress
+from dshrink.progress import Notice, OnProgress, duration, no_notice, no_progress
 from dshrink.search.importance import ImportanceKey, importance_keys, key_mask
 from dshrink.version import __version__
 
@@ -138,7 +138,12 @@ class ImportanceRun:
                 progress(done + number, len(wanted), f"{sum(seconds) / number:.1f} s a network")
                 # The first ones also read the images, which are kept where they fit into memory.
                 if number == ESTIMATE_AFTER and number < len(left):
-                    notice(_estimate_line(evaluation.seconds, len(left) - number))
+                    others = len(left) - number
+                    notice(
+                        f"about {duration(evaluation.seconds)} a network: "
+                        f"{duration(evaluation.seconds * others)} for the {others} that are left, "
+                        "in one process"
+                    )
 
     def _evaluations(self, left: list[Candidate], notice: Notice) -> Generator[Evaluation]:
         if self.connect and left:
@@ -199,9 +204,3 @@ class ImportanceRun:
             "dshrink_version": __version__,
             "versions": versions(),
         }
-
-
-def _estimate_line(seconds: float, left: int) -> str:
-    minutes = seconds * left / 60
-    span = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-    return f"about {seconds:.1f} s a network: {span} for the {left} that are left, in one process"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from dshrink.progress import OnProgress
+from dshrink.progress import OnProgress, duration
 
 
 def epoch_timer(
@@ -31,13 +31,7 @@ def estimate_line(epoch_s: float, epochs: int, jobs: int) -> str:
     """The notice once an epoch was timed, and ``epochs`` of all runs are left."""
     at_once = "one run at a time" if jobs == 1 else f"{jobs} runs at a time"
     return (
-        f"the first epoch took {_time(epoch_s)}: about {_time(epoch_s * epochs / jobs)} for the "
+        f"the first epoch took {duration(epoch_s)}: about {duration(epoch_s * epochs / jobs)} for the "
         f"{epochs} epochs that are left ({at_once}); a teacher or a mask search makes an epoch "
         "longer, merging and measuring come on top"
     )
-
-
-def _time(seconds: float) -> str:
-    if seconds >= 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"

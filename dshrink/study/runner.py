@@ -186,16 +186,17 @@ def _do(
         timer(done, total, label)
         progress(done, total, label)
 
+    reason = ""
     try:
         result = replace(runner, progress=within, missing=missing).do(step)
     except torch.OutOfMemoryError:
         reason = "the memory of the GPU is full: raise accumulate or lower batch in the recipe"
-        return Done(step.name, reason, missing.line)
     except (DshrinkError, OSError) as error:
-        return Done(step.name, str(error), missing.line)
-    if runner.main:
-        runner.context.folders.finish(step.name, result)
-    return Done(step.name, "", missing.line)
+        reason = str(error)
+    else:
+        if runner.main:
+            runner.context.folders.finish(step.name, result)
+    return Done(step.name, reason, missing.line)
 
 
 #: Set in the processes of a pool alone: what runs steps, and the shared seconds of an epoch.

@@ -38,6 +38,7 @@ from dshrink.search.errors import SearchError
 from dshrink.search.goal import Goal, check_blocks, check_fit, savings_ms
 from dshrink.search.plan import Plan
 from dshrink.train.feed import Feed
+from dshrink.train.finetune import PADDING
 from dshrink.train.gates import MASK_NAME, SHARE_NAME, gated_module, searchable_blocks
 from dshrink.train.keep_rule import KeepRule
 from dshrink.train.loop import Fitted, fit
@@ -46,8 +47,6 @@ from latency_tables.predictor import predict
 from latency_tables.table import LatencyTable
 
 METHOD = "mask"
-#: What comes after is trained so (``finetune``), and only so is its merge free.
-PADDING = "repad"
 #: As long as the paper searches (Sec. 5.1).
 EPOCHS = 20
 #: Strength of the decay where none is given: of the size of what images say of most blocks.
@@ -109,10 +108,10 @@ def search_masks(
     Raises SearchError where table and network do not go together, InfeasibleBudgetError before
     anything is trained, and as ``loop.fit`` does.
     """
-    rule, strength = _rule(network, goal, table, feed.settings.seed, allow_unfit), decay
-    if table is None and strength:
+    rule = _rule(network, goal, table, feed.settings.seed, allow_unfit)
+    if table is None and decay:
         raise SearchError("without a latency table there is no decay: give --table, or no --decay")
-    drawn = _decay(table, rule.blocks, DECAY if strength is None else strength) if table else None
+    drawn = _decay(table, rule.blocks, DECAY if decay is None else decay) if table else None
     limit = math.inf if limit is None else limit
     if not limit > 0:
         raise SearchError(f"the gradient limit of the mask must be above 0 (or inf), got {limit:g}")
