@@ -33,6 +33,6 @@ def estimate_line(epoch_s: float, epochs: int, jobs: int) -> str:
     left = duration(epoch_s * epochs / jobs)
     return (
         f"the first epoch took {duration(epoch_s)}: about {left} for the {epochs} epochs that are "
-        f"left ({at_once}); a teacher or a mask search makes an epoch longer, merging and measuring "
-        "come on top"
+        f"left ({at_once}); a teacher or a mask search makes an epoch longer, merging and "
+        "measuring come on top"
     )

@@ -128,7 +128,7 @@ class StepRunner:
 
 def _pretrain(runner: StepRunner, step: Step) -> PretrainResult:
     tuned = runner.fine_tune(step, runner.start(step), None)
-    return PretrainResult(accuracy_percent=tuned.accuracy)
+    return PretrainResult(accuracy_percent=tuned.fitted.accuracy)
 
 
 def _search(runner: StepRunner, step: Step) -> SearchResult:
@@ -157,7 +157,7 @@ def _train(runner: StepRunner, step: Step) -> TrainResult:
     mask = keep_mask(runner, step, network)
     network, changes = row_network(step, network, mask)
     tuned = runner.fine_tune(step, network, changes)
-    return TrainResult(keep_mask=mask, accuracy_percent=tuned.accuracy)
+    return TrainResult(keep_mask=mask, accuracy_percent=tuned.fitted.accuracy)
 
 
 def keep_mask(runner: StepRunner, step: Step, network: Network) -> str:

@@ -40,11 +40,6 @@ class FineTuned:
     fitted: Fitted
     weights: Path
 
-    @property
-    def accuracy(self) -> float:
-        """Of the validation images, in percent."""
-        return self.fitted.accuracy
-
 
 def finetune(
     network: Network,

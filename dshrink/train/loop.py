@@ -138,14 +138,19 @@ class _Run:
             self._end_epoch()
         # Takes the casts of mixed precision off the module again.
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        kept = self.average.module if self.average else self.bare
+        state = self.kept.state_dict()
         return Fitted(
-            state={name: value.detach().cpu() for name, value in kept.state_dict().items()},
+            state={name: value.detach().cpu() for name, value in state.items()},
             history=tuple(self.at.history),
             images_per_second=self.at.images / self.at.seconds if self.at.seconds else 0.0,
             processes=self.accelerator.num_processes,
             main=self.accelerator.is_main_process,
         )
+
+    @property
+    def kept(self) -> nn.Module:
+        """What is validated, and saved in the end."""
+        return self.average.module if self.average else self.bare
 
     def _prepare(self, module: nn.Module) -> None:
         settings, accelerator = self.feed.settings, self.accelerator
@@ -266,9 +271,9 @@ class _Run:
     def _end_epoch(self) -> None:
         at, world = self.at, self.accelerator.num_processes
         if world > 1:
-            for module in [self.bare, *([self.average.module] if self.average else [])]:
+            for module in dict.fromkeys((self.bare, self.kept)):
                 _timm_utils().distribute_bn(module, world, reduce=True)
-        score = self._validate(self.average.module if self.average else self.bare)
+        score = self._validate(self.kept)
         at.history.append(
             {
                 "epoch": at.epoch + 1,
@@ -319,8 +324,8 @@ class _Run:
     def _check_numbers(self, checkpoint: Checkpoint) -> None:
         """A loss may be finite, its gradients not. Raises DivergedError in all processes."""
         floats = [one for one in checkpoint.tensors.values() if one.is_floating_point()]
-        norms = torch.stack([norm.float() for norm in torch._foreach_norm(floats)])
-        bad = self.accelerator.reduce((~norms.isfinite()).sum(), reduction="sum")
+        norm = nn.utils.get_total_norm(floats)
+        bad = self.accelerator.reduce((~norm.isfinite()).sum(), reduction="sum")
         if bad.item():
             raise DivergedError(
                 f"NaN or infinite weights after {checkpoint.state}, although the losses were "

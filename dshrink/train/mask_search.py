@@ -137,9 +137,8 @@ def search_masks(
             progress=progress,
             notice=notice,
         )
-    keep_mask = fitted.history[-1]["keep_mask"]
     return MaskSearch(
-        plan=_plan(network, keep_mask, table, rule.seed),
+        plan=_plan(network, fitted.history[-1]["keep_mask"], table, rule.seed),
         history=tuple(_lines(fitted.history, feed.steps, known, rule, drawn)),
         decay=drawn,
         fitted=fitted,

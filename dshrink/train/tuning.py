@@ -74,10 +74,7 @@ def evaluate(module: nn.Module, batches: Iterable[Batch], reduce: Reduce | None 
     Where several processes have a share of the images each, ``reduce`` adds their sums up.
     """
     module.eval()
-    tally = _Tally()
-    for images, labels in batches:
-        tally.add(module(images), labels)
-    return tally.score("of the validation images", reduce)
+    return _tally(module, batches).score("of the validation images", reduce)
 
 
 @torch.no_grad()
@@ -92,13 +89,18 @@ def recalibrate(module: nn.Module, batches: Iterable[Batch]) -> Score:
         norm.reset_running_stats()
         norm.momentum = None  # torch's word for the plain mean over all batches
     module.train()
-    tally = _Tally()
-    for images, labels in batches:
-        tally.add(module(images), labels)
+    tally = _tally(module, batches)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     module.eval()
     return tally.score("while the norms were recalibrated")
+
+
+def _tally(module: nn.Module, batches: Iterable[Batch]) -> _Tally:
+    tally = _Tally()
+    for images, labels in batches:
+        tally.add(module(images), labels)
+    return tally
 
 
 def tune(

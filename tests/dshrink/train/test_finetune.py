@@ -160,7 +160,7 @@ def test_what_was_trained_is_what_merges(
     merged = merge_network(found.network, changes, padding="repad")
     both = top1_agreement(merged.unmerged(torch.float64), merged.module(torch.float64), feed)
     assert both.images == 12 and both.differing == 0
-    assert both.merged_accuracy == pytest.approx(found.accuracy)
+    assert both.merged_accuracy == pytest.approx(found.fitted.accuracy)
     # It has learnt something: the network that came in is another one.
     before = network.module.state_dict()
     assert any(not torch.equal(before[name], value) for name, value in found.fitted.state.items())
