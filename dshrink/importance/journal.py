@@ -11,7 +11,6 @@ import glob
 import json
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,7 +68,10 @@ class Journal:
         try:
             for other in sorted(filter(Path.exists, others)):
                 self._take(_lines_of(other, alone=shard is None), other)
-            lines = _read(self._file)
+            try:
+                lines = self._file.read(beginning=_BEGINNING)
+            except ValueError:
+                raise _no_journal(self.path) from None
             self._take(lines, self.path)
             if not lines:
                 header = {"line": "header", "schema": SCHEMA, "schema_version": SCHEMA_VERSION}
@@ -131,18 +133,10 @@ def _hold(path: Path) -> LineFile:
         raise EvaluationError(f"{path} is in use by another run: wait until it is done") from None
 
 
-def _read(file: LineFile) -> list[bytes]:
-    try:
-        return file.read(beginning=_BEGINNING)
-    except ValueError:
-        raise _no_journal(file.path) from None
-
-
 def _lines_of(path: Path, *, alone: bool) -> list[bytes]:
-    """Another shard's; whoever collects them all does not want one that is still at work."""
+    """Another shard's. ``alone``: the run collects all shards, so none may still be running."""
     if alone:
-        with closing(_hold(path)) as file:
-            return _read(file)
+        _hold(path).close()
     whole = path.read_bytes().rpartition(b"\n")[0]
     if whole and not whole.startswith(_BEGINNING):
         raise _no_journal(path)
