@@ -39,8 +39,8 @@ class Feed:
     def __post_init__(self) -> None:
         if not self.steps:
             raise TrainError(
-                f"{self.images.data}: {len(self.images.train)} images to train on make no batch of "
-                f"{self.settings.batch}; lower --batch"
+                f"{self.images.data}: {len(self.images.train)} training images are fewer than a "
+                f"batch of {self.settings.batch}; lower --batch"
             )
 
     @property

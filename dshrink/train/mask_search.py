@@ -102,8 +102,7 @@ def search_masks(
     breaks ties, and an average of the weights or a teacher has no part in a search. ``decay`` is
     the strength of the latency-aware decay, ``DECAY`` if not given; without a ``table`` there is
     none, and a budget needs one. ``limit`` bounds the gradient of a mask value in one step, None
-    for no bound.
-    ``folder`` takes the checkpoints: the same call resumes an interrupted search.
+    for no bound. ``folder`` takes the checkpoints: the same call resumes an interrupted search.
 
     Raises SearchError where table and network do not go together, InfeasibleBudgetError before
     anything is trained, and as ``loop.fit`` does.

@@ -399,7 +399,7 @@ def test_two_runs_in_one_folder_are_one_too_many(
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"batch": 32}, "24 images to train on make no batch of 32; lower --batch")],
+    [({"batch": 32}, "24 training images are fewer than a batch of 32; lower --batch")],
 )
 def test_a_batch_larger_than_the_data_set_is_refused(
     changes: Mapping[str, Any], message: str, training: Training, make_feed: MakeFeed
@@ -444,7 +444,7 @@ def test_a_feed_under_other_settings_has_the_same_images(
     other = replace(feed, settings=replace(training, batch=12))
     assert (feed.steps, other.steps) == (3, 2)
     assert other.images is feed.images and other.unreadable is feed.unreadable
-    with pytest.raises(TrainError, match="no batch of 32"):
+    with pytest.raises(TrainError, match="fewer than a batch of 32"):
         replace(feed, settings=replace(training, batch=32))
 
 
