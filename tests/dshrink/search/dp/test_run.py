@@ -96,22 +96,6 @@ def test_each_kind_of_search_has_its_own_options(kind, words, part, search):
     assert part in " ".join(err.split())
 
 
-@pytest.mark.parametrize(
-    ("words", "kind"),
-    [
-        (["m", "--method", "dp", "--table", "x"], "dp"),
-        (["--method", "random", "m"], "random"),
-        (["m", "--table", "x"], "greedy"),
-        (["m", "--method", "best"], "greedy|random|mask|dp|csv"),
-        (["m", "--method"], "greedy"),
-    ],
-)
-def test_a_search_by_the_old_option_names_the_new_command(words, kind, search):
-    status, out, err = search(*words[1:], kind=words[0])
-    assert (status, out, err.count("\n")) == (2, "", 1)
-    assert f"each kind of search is a command: dshrink search {kind} MODEL" in err
-
-
 def test_a_table_gives_a_plan_with_its_prediction_and_importance(importance):
     table = make_table()
     found = search_tables(
