@@ -59,14 +59,10 @@ def empty_plan(width: int) -> Labels:
 
 def best_of(values: Floats, prunes: Sequence[Worthwhile] = ()) -> Labels:
     """The labels worth keeping of all that there are; ``origin`` is their number among these."""
-    if not prunes:
-        kept = non_dominated(values)
-        return Labels(values[:, kept], kept)
-    kept = np.arange(values.shape[1])
+    every = Labels(values, np.arange(values.shape[1]))
     for prune in prunes:
-        kept = kept[prune(values[:, kept])]
-    kept = kept[non_dominated(values[:, kept])]
-    return Labels(values[:, kept], kept)
+        every = every.take(np.flatnonzero(prune(every.values)))
+    return every.take(non_dominated(every.values))
 
 
 def non_dominated(values: Floats) -> Integers:

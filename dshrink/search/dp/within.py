@@ -103,10 +103,7 @@ def _worth_more(problem: SpanProblem, limits: Sequence[float], known: float) -> 
         make_edges(mixed(problem, [float(n == at) for n in range(problem.width)]))
         for at in range(problem.width)
     ]
-    rests: list[Mapping[State, Labels]] = [
-        backwards(edges, problem.length, np.array([edge.costs[0] for edge in edges]))
-        for edges in alone
-    ]
+    rests = [backwards(edges, problem.length) for edges in alone]
     least = known - _ROUNDING * max(1.0, abs(known))
 
     def prune(state: State, values: Floats) -> Truths:

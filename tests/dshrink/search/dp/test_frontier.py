@@ -51,8 +51,7 @@ def test_the_best_importances_are_the_public_code_s(published):
     found = best_importances(published.importance)
     for line in table("ext_importance_s_val_acc_n_single_a_1.6.csv"):
         key = tuple(int(line[name]) for name in ("st", "end", "st_act", "end_act"))
-        assert found[key].importance == float(line["imp"])
-        assert ",".join(map(str, found[key].cuts)) == line["breaks"]
+        assert found[key] == float(line["imp"])
     assert len(found) == 315
 
 
