@@ -28,7 +28,7 @@ from typing import TypeVar
 import numpy as np
 
 from dshrink.search.dp.compat import DEFAULT_PREC, EdgesTo, TruncatedProgram
-from dshrink.search.dp.frontier import Frontier, SpanPlan, solve
+from dshrink.search.dp.frontier import Frontier, solve
 from dshrink.search.dp.problem import Key, SpanProblem
 from dshrink.search.dp.stages import Edge, State
 from dshrink.search.importance import importance_keys
@@ -118,7 +118,7 @@ def make_problem(name: str, seed: int) -> SpanProblem:
     return SpanProblem(length=length, costs=costs, importance=importance)
 
 
-def budget_at(frontier: Frontier[SpanPlan], share: float) -> float:
+def budget_at(frontier: Frontier, share: float) -> float:
     fastest, slowest = float(frontier.times_ms[0]), float(frontier.times_ms[-1])
     return fastest + share * (slowest - fastest)
 

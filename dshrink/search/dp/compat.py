@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
-from dshrink.search.dp.frontier import SpanPlan, plan_of_edges
+from dshrink.search.dp.frontier import ChainPlan, plan_of_edges
 from dshrink.search.dp.problem import SpanProblem
 from dshrink.search.dp.stages import Edge, State, make_edges
 from dshrink.search.errors import InfeasibleBudgetError, SearchError
@@ -34,7 +34,7 @@ _DIGITS = 7
 class TruncatedPlan:
     """What the program finds: its plan, the time it believes in, and the budget."""
 
-    plan: SpanPlan
+    plan: ChainPlan
     budget_ms: float
     steps: int
 

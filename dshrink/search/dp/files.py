@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from dshrink.search.dp.frontier import ChainPlan, Frontier
+from dshrink.search.dp.frontier import Frontier
 from dshrink.search.dp.problem import Key, SpanProblem, block_ends_of, key_name, key_names
 from dshrink.search.errors import ImportanceError, SearchError
 from dshrink.search.importance import importance_keys
@@ -204,22 +204,14 @@ def load_problem(
     return SpanProblem(length=max(j for _, j in costs), costs=costs, importance=importance)
 
 
-def save_frontier(
-    frontier: Frontier[ChainPlan], path: Path, problem: TableProblem | None = None
-) -> None:
+def save_frontier(frontier: Frontier, path: Path, problem: TableProblem | None = None) -> None:
     """Write the points as CSV: ``time_ms,importance,mask``, from the fastest on.
 
     LayerMerge's have the column ``plan`` in place of ``mask``. With a table's problem times are
     predictions of the whole network, otherwise sums of spans.
     """
     plans = [frontier.plan(number) for number in range(len(frontier))]
-    rows = [
-        (
-            plan.time_ms if problem is None else problem.predicted_ms(plan.choice),
-            plan.importance,
-            plan.choice,
-        )
-        for plan in plans
-    ]
+    times = [problem.predicted_ms(plan.mask) if problem else plan.time_ms for plan in plans]
+    rows = [(t, plan.importance, plan.mask) for t, plan in zip(times, plans, strict=True)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_csv(path, ("time_ms", "importance", plans[0].KIND), rows)
+    write_csv(path, ("time_ms", "importance", plans[0].kind), rows)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from dshrink.search.dp.frontier import SpanPlan
+from dshrink.search.dp.frontier import ChainPlan
 from dshrink.search.dp.problem import SpanProblem
 from dshrink.search.dp.tables import TableProblem, span_chain_of
 from dshrink.search.dp.within import best_within, fastest_within, mixed
@@ -36,7 +36,7 @@ class DeviceOutcome:
     lost_importance: float
 
 
-def own_plan(problem: TableProblem, budget_ms: float) -> SpanPlan:
+def own_plan(problem: TableProblem, budget_ms: float) -> ChainPlan:
     """A device's best plan within its budget (a latency of the whole network)."""
     try:
         return _within_budgets([problem], problem.problem, [budget_ms])
@@ -51,7 +51,7 @@ def shared_plan(
     *,
     mode: str = "worst",
     weights: Sequence[float] | None = None,
-) -> tuple[SpanPlan, tuple[DeviceOutcome, ...]]:
+) -> tuple[ChainPlan, tuple[DeviceOutcome, ...]]:
     """One plan for devices whose tables are of one network, and what each makes of it.
 
     Raises SearchError.
@@ -120,7 +120,7 @@ def _rooms(problems: Sequence[TableProblem], budgets_ms: Sequence[float]) -> lis
 
 def _within_budgets(
     problems: Sequence[TableProblem], joined: SpanProblem, budgets_ms: Sequence[float]
-) -> SpanPlan:
+) -> ChainPlan:
     """The best plan that meets all budgets and bounds. Raises NoPlanError."""
     # A prediction adds up in another order: it has the last word on what is near to its budget.
     rooms = [room * (1 + _ROUNDING) for room in _rooms(problems, budgets_ms)]
@@ -145,7 +145,7 @@ def _best_mix(
     joined: SpanProblem,
     budgets_ms: Sequence[float],
     weights: Sequence[float] | None,
-) -> SpanPlan:
+) -> ChainPlan:
     weights = tuple(weights or [1.0] * len(problems))
     if len(weights) != len(problems) or min(weights) < 0 or not sum(weights) > 0:
         raise SearchError(f"a mix of {len(problems)} devices needs as many weights, 0 or more")
@@ -169,7 +169,7 @@ def _infeasible_mix(
     problems: Sequence[TableProblem],
     budgets_ms: Sequence[float],
     weights: Sequence[float],
-    fastest: SpanPlan,
+    fastest: ChainPlan,
 ) -> InfeasibleBudgetError:
     shares = [p.predicted_ms(fastest.mask) / b for p, b in zip(problems, budgets_ms, strict=True)]
     share = sum(w * s for w, s in zip(weights, shares, strict=True)) / sum(weights)

@@ -36,6 +36,7 @@ class Merging(NamedTuple):
     cuts: tuple[int, ...]
     costs: tuple[float, ...]
 
+
 def best_mergings(problem: SpanProblem) -> dict[Span, tuple[Merging, ...]]:
     """T_opt of every span that has a key: each Pareto set, fastest first.
 
@@ -88,7 +89,7 @@ def _fastest(
         best[:j, j], cut[:j, j] = least, np.array(before)[chosen]
         layers[:j, j] = counts[every[:j], chosen] + 1
     times, cuts = best.tolist(), cut.tolist()
-    found = {}
+    found: dict[Span, tuple[Merging, ...]] = {}
     for i, j in wanted:
         path = [j]
         while path[-1] != i and math.isfinite(times[i][j]):

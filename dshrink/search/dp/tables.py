@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from dshrink.search.binding import plan_from_table
 from dshrink.search.dp.bounds import Bounds, PieceSizes, held_mib, within_peak
 from dshrink.search.dp.files import check_keys
-from dshrink.search.dp.frontier import SpanPlan
+from dshrink.search.dp.frontier import ChainPlan
 from dshrink.search.dp.problem import Key, SpanProblem
 from dshrink.search.errors import InfeasibleBudgetError, SearchError
 from dshrink.search.goal import infeasible
@@ -49,7 +49,7 @@ class TableProblem:
         """The latency that the table predicts for a span mask."""
         return predict(self.table, mask, self.padding).latency_ms
 
-    def plan(self, chosen: SpanPlan) -> Plan:
+    def plan(self, chosen: ChainPlan) -> Plan:
         """What the solver chose as a plan of the network."""
         return plan_from_table(
             self.table,
@@ -58,7 +58,7 @@ class TableProblem:
             importance=chosen.importance,
         )
 
-    def infeasible(self, budget_ms: float, fastest: SpanPlan) -> InfeasibleBudgetError:
+    def infeasible(self, budget_ms: float, fastest: ChainPlan) -> InfeasibleBudgetError:
         """The error of a budget that not even the fastest plan meets."""
         smallest_ms = self.predicted_ms(fastest.mask)
         return infeasible(budget_ms, smallest_ms, fastest.text, f" on {self.device}")

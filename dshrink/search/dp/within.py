@@ -7,16 +7,16 @@ any one limit alone, are below a plan already known. Such plans come from fronti
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 
-from dshrink.search.dp.frontier import SpanPlan, solve
-from dshrink.search.dp.labels import Floats, Labels, Truths
+from dshrink.search.dp.frontier import ChainPlan, solve
+from dshrink.search.dp.labels import Floats, Truths
 from dshrink.search.dp.problem import SpanProblem
 from dshrink.search.dp.stages import Prune, State, backwards, make_edges
+from latency_tables.span_masks import mask_spans
 
 #: Importances of sums in another order differ by less.
 _ROUNDING = 1e-9
@@ -24,7 +24,7 @@ _ROUNDING = 1e-9
 
 def best_within(
     problem: SpanProblem, limits: Sequence[float], *, fastest: bool = False
-) -> SpanPlan:
+) -> ChainPlan:
     """The plan of the largest importance whose costs are at most ``limits`` (finite, above 0).
 
     Of equal importances it has the smallest share of the limit where that is largest, or it is the
@@ -42,7 +42,7 @@ def best_within(
     return min(plans, key=lambda plan: (_worst_share(plan.costs, limits), plan.layers))
 
 
-def fastest_within(problem: SpanProblem, limits: Sequence[float]) -> SpanPlan:
+def fastest_within(problem: SpanProblem, limits: Sequence[float]) -> ChainPlan:
     """The fastest plan whose costs are at most ``limits``; that of the latency may be infinite.
 
     Its importance is not asked for, and is 0. Raises NoPlanError.
@@ -70,10 +70,9 @@ def mixed(problem: SpanProblem, weights: Sequence[float]) -> SpanProblem:
     )
 
 
-def costs_of(problem: SpanProblem, plan: SpanPlan) -> tuple[float, ...]:
+def costs_of(problem: SpanProblem, plan: ChainPlan) -> tuple[float, ...]:
     """All costs of a plan that was found for others."""
-    cuts = (0, *plan.boundaries)
-    layers = [problem.costs[span] for span in pairwise(cuts)]
+    layers = [problem.costs[span] for span in mask_spans(plan.mask)]
     return tuple(math.fsum(column) for column in zip(*layers, strict=True))
 
 
