@@ -17,13 +17,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dshrink.errors import MergeError, NotMergeable
+from dshrink.errors import NotMergeable
 from dshrink.merge.algebra import ConvWeights
 from dshrink.merge.linear_graph import Layer, LinearGraph, Node, collapse
 from dshrink.merge.window import NO_PADS, Pair, Sides, Window
+from latency_tables.masks import check_padding
 
-#: The first is the default (also ``latency_tables.masks.PADDING_MODES``).
-PADDING_MODES = ("bias_map", "repad", "interior")
 #: Relative to its largest value: a map this flat is a plain bias.
 _FLAT = 1e-12
 
@@ -59,7 +58,7 @@ def merge(graph: LinearGraph, padding: str = "bias_map") -> Merged:
     Exact everywhere for ``reference(graph, padding)``, except under ``interior``, which is exact
     in the interior only. Raises NotMergeable, with the reason, where there is no such convolution.
     """
-    _check(padding)
+    check_padding(padding)
     if padding == "bias_map":
         require_constant_border(graph)
     conv = collapse(graph)
@@ -71,13 +70,8 @@ def merge(graph: LinearGraph, padding: str = "bias_map") -> Merged:
 
 def reference(graph: LinearGraph, padding: str) -> LinearGraph:
     """The unmerged graph that a merge under this padding mode must equal."""
-    _check(padding)
+    check_padding(padding)
     return repad(graph) if padding == "repad" else graph
-
-
-def _check(padding: str) -> None:
-    if padding not in PADDING_MODES:
-        raise MergeError(f"unknown padding {padding!r}; known: {', '.join(PADDING_MODES)}")
 
 
 def border_mask(border: Sides, size: Pair) -> Tensor:

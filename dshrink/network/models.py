@@ -221,20 +221,13 @@ def _read_state(path: Path) -> Any:
     if not path.is_file():
         raise NetworkError(f"{path}: no such file; --weights takes pretrained, random or a file")
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        load = import_timm().models.load_state_dict
+        return load(str(path), use_ema=False, weights_only=True)
     except Exception as error:
         raise NetworkError(
             f"{path}: not a readable state dict ({type(error).__name__}); "
             "save one with safetensors.torch.save_file(model.state_dict(), FILE)"
         ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            return state[key]
-    return state
 
 
 def randomise(module: nn.Module, input_shape: tuple[int, int, int], *, seed: int = 0) -> None:

@@ -16,11 +16,9 @@ from dshrink.network.blocks import Block, why_unmergeable
 from dshrink.network.chain import Chain, ChainConv, span_chain
 from dshrink.network.models import Network
 from latency_tables.errors import MaskError
-from latency_tables.masks import REMOVABLE
+from latency_tables.masks import REMOVABLE, check_mask
 from latency_tables.opspec import Activation, OpSpec
 from latency_tables.span_masks import ACTIVE, LINEAR, Span, check_span_mask, mask_spans
-
-SEGMENTS = ("blocks", "spans")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,17 +74,21 @@ def rewriting(
     Without ``free_activation`` none is added where the network has none. Raises ShrinkError for a
     mask that does not fit, and for what cannot merge.
     """
-    if segments not in SEGMENTS:
-        raise ShrinkError(f"unknown segments {segments!r}; known: {', '.join(SEGMENTS)}")
-    make = block_rewriting if segments == "blocks" else span_rewriting
-    found = make(network, mask)
+    makers = {"blocks": block_rewriting, "spans": span_rewriting}
+    if segments not in makers:
+        raise ShrinkError(f"unknown segments {segments!r}; known: {', '.join(makers)}")
+    found = makers[segments](network, mask)
     return found if free_activation else replace(found, activated={}, free_activation=False)
 
 
 def block_rewriting(network: Network, mask: str) -> Rewriting:
     """The blocks merge that a keep mask marks 0, each with an activation at its end."""
     blocks = network.blocks
-    check_mask(blocks, mask, network.name)
+    reasons = {block.index: block.unmergeable for block in blocks if block.unmergeable}
+    try:
+        check_mask(mask, [block.name for block in blocks], reasons, network.name)
+    except MaskError as error:
+        raise ShrinkError(str(error)) from None
     shrunk = [block for block, keep in zip(blocks, mask, strict=True) if keep == "0"]
     regions = [block_region(block) for block in shrunk]
     return Rewriting(
@@ -99,21 +101,6 @@ def block_rewriting(network: Network, mask: str) -> Rewriting:
             if block.end_activation is None
         },
     )
-
-
-def check_mask(blocks: Sequence[Block], keep_mask: str, name: str) -> None:
-    """Raise ShrinkError unless the mask has one 0 or 1 a block and shrinks only what can merge."""
-    if len(keep_mask) != len(blocks) or set(keep_mask) - {"0", "1"}:
-        raise ShrinkError(
-            f"keep mask {keep_mask!r} does not fit {name}: it needs {len(blocks)} characters "
-            "0 (remove the activations) or 1 (keep them), one a block"
-        )
-    for block, keep in zip(blocks, keep_mask, strict=True):
-        if keep == "0" and block.unmergeable:
-            raise ShrinkError(
-                f"block {block.index} ({block.name}) of {name} cannot merge: {block.unmergeable}; "
-                "keep it (1) in the mask"
-            )
 
 
 def block_region(block: Block) -> Region:
