@@ -119,7 +119,7 @@ class LinearGraph:
                 windows[tensor].then(Window(pads=pads))
                 for tensor, pads in zip(node.sources, node.pads, strict=True)
             )
-            windows.append(a.beside(b))
+            windows.append(a.union(b))
         return tuple(windows)
 
     @cached_property

@@ -104,8 +104,8 @@ def require_constant_border(graph: LinearGraph) -> None:
     """Raise NotMergeable, with the layer, where no bias map is exact. Needs no weights."""
     for node, tensor, padded in _paddings(graph):
         before = graph.windows[tensor]
-        silent = before.silent_outside(graph.size)
-        if any(rows and not quiet for rows, quiet in zip(padded, silent, strict=True)):
+        constant = before.silent_outside(graph.size)
+        if any(rows and not side for rows, side in zip(padded, constant, strict=True)):
             raise NotMergeable(
                 f"{node.name or 'a layer'} pads what a {before.kernel[0]}x{before.kernel[1]} "
                 "kernel computed, so its border depends on the input and no bias map is exact; "
@@ -114,7 +114,7 @@ def require_constant_border(graph: LinearGraph) -> None:
 
 
 def _correct_border(graph: LinearGraph, conv: ConvWeights) -> tuple[ConvWeights, Tensor | None]:
-    """The convolution with the bias of an interior position, and what others need beside it."""
+    """The convolution with the bias of an interior position, and the map that others add."""
     response, (y, x) = _zero_response(graph)
     bias = response[:, y, x]
     bias_map = response - bias[:, None, None]

@@ -39,7 +39,7 @@ class Addition:
 class ChainConv:
     """A convolution on the trunk. ``position`` is None in the stem and the head.
 
-    Behind it stand, up to the next one: residual ``additions``, an activation (its function, and
+    After it, up to the next one, come: residual ``additions``, an activation (its function, and
     its operator's number), and the operators ``after`` that, which no span changes. ``break_after``
     says why nothing merges across this place, or is None.
     """

@@ -56,22 +56,21 @@ class LoweredNetwork:
         """Float64 arrays an operator, as ``write_onnx`` takes them, batch norm folded."""
         with torch.no_grad():
             return [
-                _arrays(op, [traced.get_submodule(name) for name in modules])
-                for op, modules in zip(self.spec.ops, self.modules, strict=True)
+                _arrays([traced.get_submodule(name) for name in modules])
+                for modules in self.modules
             ]
 
 
-def _arrays(op: Op, modules: list[nn.Module]) -> Arrays:
-    if not modules:
-        return ()
-    first = modules[0]
-    if isinstance(first, ConstantMap):
-        return (_float64(first.values),)
-    if isinstance(op, BatchNorm):
-        return _scale_and_shift(first)
-    if not isinstance(first, nn.Conv2d | nn.Linear):
-        return ()
-    return folded_weights(first, *modules[1:])
+def _arrays(modules: list[nn.Module]) -> Arrays:
+    match modules:
+        case [ConstantMap() as constant]:
+            return (_float64(constant.values),)
+        case [nn.BatchNorm2d() as norm]:
+            return _scale_and_shift(norm)
+        case [nn.Conv2d() | nn.Linear() as layer, *norms]:
+            return folded_weights(layer, *norms)
+        case _:
+            return ()
 
 
 def folded_weights(layer: nn.Conv2d | nn.Linear, *norms: nn.Module) -> Arrays:

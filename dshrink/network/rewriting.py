@@ -25,8 +25,8 @@ from latency_tables.span_masks import ACTIVE, LINEAR, Span, check_span_mask, mas
 class Region:
     """Operators ``ops`` (in order) that become one convolution of tensor ``enters``.
 
-    The last of them makes the tensor that the convolution's result stands for; ``removed`` are the
-    activations among them. ``path`` is where the new layers stand in the network's modules. It is
+    The last of them makes the tensor that the convolution gives; ``removed`` are the
+    activations among them. ``path`` is that of the new layers among the network's modules. It is
     either a block or a span.
     """
 
@@ -164,7 +164,7 @@ def _removable(conv: ChainConv, layers: Sequence[str], model: str) -> int:
 
 
 def _beside(layer: str, name: str) -> str:
-    """A path beside a layer: ``blocks.1.0.span_3_6`` for ``blocks.1.0.conv_dw``."""
+    """A path next to a layer: ``blocks.1.0.span_3_6`` for ``blocks.1.0.conv_dw``."""
     return ".".join([*layer.split(".")[:-1], name])
 
 
@@ -197,8 +197,8 @@ def _span_result(layers: Sequence[str], chain: Chain, span: Span) -> int:
     swallowed = [a for a in chain.additions if a.end == j and a.start >= i]
     if swallowed != list(last.additions[: len(swallowed)]):
         raise NotMergeable(
-            f"{layers[swallowed[-1].op]} ends a skip inside, but stands behind an activation or "
-            "behind the end of a longer skip"
+            f"{layers[swallowed[-1].op]} ends a skip inside, but follows an activation or "
+            "the end of a longer skip"
         )
     return (swallowed[-1].op if swallowed else last.op) + 1
 
@@ -218,7 +218,7 @@ def operators_between(
             continue
         if tensor < enters:
             name = layers[tensor - 1] if tensor else "the image"
-            raise NotMergeable(f"what enters beside the first convolution: {name}")
+            raise NotMergeable(f"{name} enters it as well as what the first convolution reads")
         inside.add(tensor - 1)
         waiting += spec.ops[tensor - 1].inputs
     for number, op in enumerate(spec.ops):

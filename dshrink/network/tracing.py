@@ -26,7 +26,7 @@ _LIBRARIES: list[torch.library.Library] = []  # a library lives as long as its d
 
 
 def import_timm() -> Any:
-    """timm, also beside a torchvision whose compiled operators do not load."""
+    """timm, also with a torchvision whose compiled operators do not load."""
     _import_torchvision()
     return importlib.import_module("timm")
 
@@ -40,7 +40,7 @@ def import_torchvision_models() -> Any:
 def _import_torchvision() -> None:
     """Import torchvision, which timm needs; declare operators whose absence stops its import.
 
-    torchvision's wheels for Linux are built for CUDA; beside a CPU build of torch their operators
+    torchvision's wheels for Linux are built for CUDA; with a CPU build of torch their operators
     are missing, and the import stops at the first that it decorates, which no classification
     network uses. With that operator's signature declared, the import passes.
     """

@@ -12,7 +12,7 @@ from dshrink.errors import NotMergeable, ShrinkError
 from dshrink.merge.linear_graph import LinearGraph, region_graph
 from dshrink.merge.padding import pads_inside, require_constant_border
 from dshrink.network.models import Network
-from dshrink.network.rewriting import Region, Rewriting, rewriting
+from dshrink.network.rewriting import Region, rewriting
 from latency_tables.masks import check_padding
 from latency_tables.opspec import Activation, BiasMap, Conv, Op, OpSpec
 
@@ -71,17 +71,12 @@ def shrunk_spec(
     padding: str = "repad",
     free_activation: bool = True,
 ) -> OpSpec:
-    """The whole network shrunk as ``mask`` says. Structure only.
+    """The whole network shrunk as ``mask`` says, in the order of the rewritten graph.
 
     ``segments`` says what the mask is: "blocks" for a keep mask, "spans" for a span mask. Raises
     ShrinkError for a mask that does not fit or merges what cannot merge.
     """
     changes = rewriting(network, mask, segments=segments, free_activation=free_activation)
-    return rewritten_spec(network, changes, padding=padding)
-
-
-def rewritten_spec(network: Network, changes: Rewriting, *, padding: str = "repad") -> OpSpec:
-    """The structure of a rewritten network, its operators in the order of the rewritten graph."""
     spec, layers = network.spec, network.lowered.layers
     merged = {
         region.ops[-1]: (region.enters, merged_ops(spec, region, padding=padding, layers=layers))

@@ -1,6 +1,6 @@
 """``kim2023``: the public code's integer program, to compare with and to reproduce its plans.
 
-Written anew after snu-mllab/Efficient-CNN-Depth-Compression (MIT), ``optimal_patterns``. It
+Re-implemented after snu-mllab/Efficient-CNN-Depth-Compression (MIT), ``optimal_patterns``. It
 truncates every T_opt to whole steps of 1/prec ms, so a plan may overrun its budget by up to a step
 a span; it solves one budget at a time; it compares importances rounded to seven digits, and of
 equal ones takes the smaller truncated time. Only steps that have a key are tried here; the public

@@ -119,8 +119,8 @@ class _Sidecar:
 def load_unevaluated(path: Path, model: str) -> frozenset[Key]:
     """The keys that ``dshrink importance`` could not evaluate, by the JSON next to its table.
 
-    None where there is no such file: tables of others are a CSV alone. Raises ImportanceError where
-    it is of another network than ``model``, whose keys may be the same.
+    No keys where there is no such file: tables of others are a CSV alone. Raises ImportanceError
+    where it is of another network than ``model``, whose keys may be the same.
     """
     sidecar = path.with_suffix(".json")
     if not sidecar.is_file():

@@ -13,16 +13,21 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dshrink.search.dp.labels import Floats, Labels, Truths, Worthwhile, best_of, non_dominated
+from dshrink.search.dp.labels import (
+    ROUNDING,
+    Floats,
+    Labels,
+    Truths,
+    Worthwhile,
+    best_of,
+    non_dominated,
+)
 from dshrink.search.dp.problem import SpanProblem
 from dshrink.search.dp.stages import Edge, Prune, Reached, State, forwards, least_rest, make_edges
 from dshrink.search.errors import NoPlanError, SearchError
 from dshrink.search.goal import infeasible, round_up
 from dshrink.search.plan import SPANS_PREFIX
 from latency_tables.span_masks import mask_of
-
-#: Sums in another order differ by less than this share; what is bounded is decided at the end.
-_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,13 +136,17 @@ def solve(
     edges = make_edges(problem)
     prunes = [prune] if prune else []
     if np.isfinite(bounds).any():
-        prunes.insert(0, _within(bounds * (1 + _ROUNDING), least_rest(edges, problem)))
+        # What is exactly within its bound is decided at the end.
+        prunes.insert(0, _within(bounds * (1 + ROUNDING), least_rest(edges, problem)))
 
     def make_plan(path: list[int], costs: tuple[float, ...], importance: float) -> ChainPlan:
         return plan_of_edges(problem.length, [edges[n] for n in path], costs, importance)
 
+    def at_most(values: Floats) -> Truths:
+        return np.asarray((values[:-2] <= bounds[:, None]).all(axis=0))
+
     reached = forwards(edges, problem.width, prunes)
-    points = points_at_the_end(reached, problem.length, [_at_most(bounds)])
+    points = points_at_the_end(reached, problem.length, [at_most])
     if not points:
         raise NoPlanError(_why_none(problem, edges, bounds))
     return Frontier(problem.length, reached, points, make_plan)
@@ -160,10 +169,6 @@ def points_at_the_end(
     ends = [reached.labels.get((length, flag)) for flag in (0, 1)]
     values = [labels.values for labels in ends if labels]
     return best_of(np.concatenate(values, axis=1), prunes) if values else None
-
-
-def _at_most(bounds: Floats) -> Worthwhile:
-    return lambda values: np.asarray((values[:-2] <= bounds[:, None]).all(axis=0))
 
 
 def _within(bounds: Floats, rest: Mapping[State, Floats]) -> Prune:

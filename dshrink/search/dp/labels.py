@@ -19,6 +19,8 @@ Truths = NDArray[np.bool_]
 #: Which labels of a state, by their values (D + 2, N), can lead to a plan that is wanted: (N,).
 Worthwhile = Callable[[Floats], Truths]
 
+#: Sums in another order differ by less than this share.
+ROUNDING = 1e-9
 #: Labels of several costs are compared a block at a time.
 _BLOCK = 256
 

@@ -12,14 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from dshrink.search.dp.frontier import ChainPlan
+from dshrink.search.dp.labels import ROUNDING
 from dshrink.search.dp.problem import SpanProblem
 from dshrink.search.dp.tables import TableProblem, span_chain_of
 from dshrink.search.dp.within import best_within, fastest_within, mixed
 from dshrink.search.errors import InfeasibleBudgetError, NoPlanError, SearchError
 from dshrink.search.goal import round_up
-
-#: Sums in another order differ by less than this share.
-_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +121,7 @@ def _within_budgets(
 ) -> ChainPlan:
     """The best plan that meets all budgets and bounds. Raises NoPlanError."""
     # A prediction adds up in another order: it has the last word on what is near to its budget.
-    rooms = [room * (1 + _ROUNDING) for room in _rooms(problems, budgets_ms)]
+    rooms = [room * (1 + ROUNDING) for room in _rooms(problems, budgets_ms)]
     if min(rooms) <= 0:
         raise NoPlanError("what every plan contains takes the whole budget")
     limits = [*rooms, *problems[0].limits[1:]]

@@ -13,13 +13,10 @@ from dataclasses import replace
 import numpy as np
 
 from dshrink.search.dp.frontier import ChainPlan, solve
-from dshrink.search.dp.labels import Floats, Truths
+from dshrink.search.dp.labels import ROUNDING, Floats, Truths
 from dshrink.search.dp.problem import SpanProblem
 from dshrink.search.dp.stages import Prune, State, backwards, make_edges
 from latency_tables.span_masks import mask_spans
-
-#: Importances of sums in another order differ by less.
-_ROUNDING = 1e-9
 
 
 def best_within(
@@ -103,7 +100,7 @@ def _worth_more(problem: SpanProblem, limits: Sequence[float], known: float) -> 
         for at in range(problem.width)
     ]
     rests = [backwards(edges, problem.length) for edges in alone]
-    least = known - _ROUNDING * max(1.0, abs(known))
+    least = known - ROUNDING * max(1.0, abs(known))
 
     def prune(state: State, values: Floats) -> Truths:
         worth = np.ones(values.shape[1], dtype=bool)
@@ -112,7 +109,7 @@ def _worth_more(problem: SpanProblem, limits: Sequence[float], known: float) -> 
                 break
             if state not in rest:
                 return np.zeros_like(worth)
-            room: Floats = limit * (1 + _ROUNDING) - values[at]
+            room: Floats = limit * (1 + ROUNDING) - values[at]
             found = np.searchsorted(rest[state].costs[:, 0], room, side="right") - 1
             more = np.where(found >= 0, rest[state].importances[found], -np.inf)
             worth &= values[-2] + more >= least
