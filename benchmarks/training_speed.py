@@ -189,7 +189,7 @@ def train_search(trial: Trial) -> None:
         trial.network,
         trial.feed,
         trial.settings,
-        goal=Goal.of(budget_ms=None, keep=trial.mask.count("1")),
+        goal=Goal(budget_ms=None, keep=trial.mask.count("1")),
         folder=trial.folder,
         progress=trial.clock,
     )

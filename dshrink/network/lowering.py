@@ -105,33 +105,12 @@ def lower(traced: fx.GraphModule) -> LoweredNetwork:
     return _Lowering(traced).run()
 
 
-_MODULE_ACTIVATIONS: dict[str, str] = {
-    "ReLU": "relu",
-    "ReLU6": "relu6",
-    "SiLU": "silu",
-    "Swish": "silu",
-    "Sigmoid": "sigmoid",
-    "Hardswish": "hard_swish",
-    "HardSwish": "hard_swish",
-    "Hardsigmoid": "hard_sigmoid",
-    "HardSigmoid": "hard_sigmoid",
-    "Tanh": "tanh",
-    "GELU": "gelu",
-}
-_FUNCTION_ACTIVATIONS: dict[Any, str] = {
-    F.relu: "relu",
-    torch.relu: "relu",
-    F.relu6: "relu6",
-    F.silu: "silu",
-    torch.sigmoid: "sigmoid",
-    F.sigmoid: "sigmoid",
-    F.hardswish: "hard_swish",
-    F.hardsigmoid: "hard_sigmoid",
-    torch.tanh: "tanh",
-    # Methods of a tensor, by their names.
-    "relu": "relu",
-    "sigmoid": "sigmoid",
-    "tanh": "tanh",
+#: By the lower-case name of a module's class, of a function or of a tensor's method.
+_ACTIVATIONS = {
+    **{name: name for name in ("relu", "relu6", "silu", "sigmoid", "tanh")},
+    "swish": "silu",
+    "hardswish": "hard_swish",
+    "hardsigmoid": "hard_sigmoid",
 }
 _IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout2d)
 _IDENTITY_NAMES = ("DropPath", "DropBlock2d", "StochasticDepth", "Dropout")
@@ -269,7 +248,7 @@ class _Lowering:
 
     def _function_op(self, node: fx.Node, inputs: tuple[int, ...]) -> Op | None:
         target, shapes, result = node.target, [self.shapes[t] for t in inputs], _shape(node)
-        if name := _FUNCTION_ACTIVATIONS.get(target):
+        if name := _ACTIVATIONS.get(_function_name(node)):
             return Activation(inputs=inputs, function=name)
         if target in _ADDITIONS and len(inputs) == 2 and shapes[0] == shapes[1]:
             return Add(inputs=inputs)
@@ -297,10 +276,10 @@ class _Lowering:
 
 
 def _module_activation(module: nn.Module) -> str | None:
-    name = _MODULE_ACTIVATIONS.get(type(module).__name__)
-    if name == "gelu" and getattr(module, "approximate", "none") != "none":
-        return None
-    return name
+    name = type(module).__name__.lower()
+    if name == "gelu" and getattr(module, "approximate", "none") == "none":
+        return "gelu"
+    return _ACTIVATIONS.get(name)
 
 
 def _function_name(node: fx.Node) -> str:

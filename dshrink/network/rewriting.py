@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from dshrink.errors import NotMergeable, ShrinkError
 from dshrink.network.blocks import Block, why_unmergeable
-from dshrink.network.chain import Chain, ChainConv, span_chain
+from dshrink.network.chain import Chain, span_chain
 from dshrink.network.models import Network
 from latency_tables.errors import MaskError
 from latency_tables.masks import REMOVABLE, check_mask
@@ -141,7 +141,13 @@ def span_rewriting(network: Network, mask: str) -> Rewriting:
     removed, activated = [], {}
     for conv, sign in zip(chain.body, mask, strict=True):
         if sign == LINEAR and conv.activation_op is not None:
-            removed.append(_removable(conv, layers, network.name))
+            if conv.activation not in REMOVABLE:
+                raise ShrinkError(
+                    f"{layers[conv.activation_op]} of {network.name}: activation {conv.activation} "
+                    f"is not removed (only {' and '.join(REMOVABLE)} are): keep it ({ACTIVE} at "
+                    f"position {conv.position})"
+                )
+            removed.append(conv.activation_op)
         elif sign == ACTIVE and conv.activation_op is None:
             activated[conv.linear] = _beside(conv.name, f"position_{conv.position}")
     return Rewriting(
@@ -151,16 +157,6 @@ def span_rewriting(network: Network, mask: str) -> Rewriting:
         removed=tuple(removed),
         activated=activated,
     )
-
-
-def _removable(conv: ChainConv, layers: Sequence[str], model: str) -> int:
-    assert conv.activation_op is not None
-    if conv.activation not in REMOVABLE:
-        raise ShrinkError(
-            f"{layers[conv.activation_op]} of {model}: activation {conv.activation} is not removed "
-            f"(only {' and '.join(REMOVABLE)} are): keep it ({ACTIVE} at position {conv.position})"
-        )
-    return conv.activation_op
 
 
 def _beside(layer: str, name: str) -> str:

@@ -135,11 +135,7 @@ def _split_norm_activations(traced: fx.GraphModule) -> None:
 
 def _plain_norm(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
     plain = nn.BatchNorm2d(
-        norm.num_features,
-        eps=norm.eps,
-        momentum=norm.momentum,
-        affine=norm.affine,
-        track_running_stats=norm.track_running_stats,
+        norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
     )
     for name, value in (*norm.named_parameters(recurse=False), *norm.named_buffers(recurse=False)):
         setattr(plain, name, value)

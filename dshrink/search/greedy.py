@@ -15,6 +15,7 @@ from dshrink.search.goal import (
     check_blocks,
     check_fit,
     infeasible,
+    keep_mask,
     savings_ms,
     smallest_latency,
 )
@@ -36,13 +37,13 @@ def greedy(
     Blocks of equal saving are shrunk from the first one on. Raises InfeasibleBudgetError for a
     budget or a count out of reach, UnfitTableError unless ``allow_unfit``.
     """
-    goal = Goal.of(budget_ms=budget_ms, keep=keep)
+    goal = Goal(budget_ms=budget_ms, keep=keep)
     check_blocks(table, "greedy")
     check_fit(table, allow_unfit=allow_unfit)
     savings = savings_ms(table, padding)
     order = sorted(savings, key=lambda block: (-savings[block], block))
-    keep_mask = shrink_in_order(table, goal, order, padding)
-    return plan_from_table(table, predict(table, keep_mask, padding), method="greedy")
+    mask = shrink_in_order(table, goal, order, padding)
+    return plan_from_table(table, predict(table, mask, padding), method="greedy")
 
 
 def shrink_in_order(table: LatencyTable, goal: Goal, order: Sequence[int], padding: str) -> str:
@@ -51,15 +52,14 @@ def shrink_in_order(table: LatencyTable, goal: Goal, order: Sequence[int], paddi
     Raises InfeasibleBudgetError.
     """
     if goal.keep is not None:
-        goal.check_count(table, order)
-        return _mask(table, order[: table.block_count - goal.keep])
+        return goal.shrink(table.model, table.block_count, order)
     assert goal.budget_ms is not None
     savings = savings_ms(table, padding)
     useful = [block for block in order if savings[block] > 0]
     for count in range(len(useful) + 1):
-        keep_mask = _mask(table, useful[:count])
-        if predict(table, keep_mask, padding).latency_ms <= goal.budget_ms:
-            return keep_mask
+        mask = keep_mask(table.block_count, useful[:count])
+        if predict(table, mask, padding).latency_ms <= goal.budget_ms:
+            return mask
     fastest = smallest_latency(table, padding)
     raise infeasible(
         goal.budget_ms,
@@ -67,7 +67,3 @@ def shrink_in_order(table: LatencyTable, goal: Goal, order: Sequence[int], paddi
         f"mask:{fastest.keep_mask}",
         f" with {table.model} on {table.conditions.device}",
     )
-
-
-def _mask(table: LatencyTable, shrunk: Sequence[int]) -> str:
-    return "".join("0" if block in shrunk else "1" for block in range(table.block_count))

@@ -25,7 +25,7 @@ def random_plan(
 
     With ``keep`` every mask of that count is equally likely. Raises as ``greedy.greedy`` does.
     """
-    goal = Goal.of(budget_ms=budget_ms, keep=keep)
+    goal = Goal(budget_ms=budget_ms, keep=keep)
     check_blocks(table, "random")
     check_fit(table, allow_unfit=allow_unfit)
     order = list(savings_ms(table, padding))

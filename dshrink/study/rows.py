@@ -140,7 +140,7 @@ def _search(runner: StepRunner, step: Step) -> SearchResult:
         network,
         runner.feed(network, step.training),
         step.training,
-        goal=Goal.of(budget_ms=step.goal.budget_ms, keep=step.goal.keep),
+        goal=Goal(budget_ms=step.goal.budget_ms, keep=step.goal.keep),
         folder=folder,
         table=load_table(context.table),
         decay=step.decay,

@@ -58,6 +58,4 @@ class KeepRule:
         if self.goal.keep is None:
             assert self.table is not None
             return shrink_in_order(self.table, self.goal, order, self.padding)
-        self.goal.check_count(self, order)
-        shrunk = order[: self.block_count - self.goal.keep]
-        return "".join("0" if block in shrunk else "1" for block in range(self.block_count))
+        return self.goal.shrink(self.model, self.block_count, order)
