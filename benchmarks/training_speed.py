@@ -330,7 +330,8 @@ def page(turns: Sequence[Turn], command: str, mask: str) -> str:
         f"{one.model} at {one.resolution}x{one.resolution}, batch {one.batch}, {one.precision}, "
         f"{one.steps} steps per turn, {1 + max(turn.round for turn in turns)} rounds in "
         "alternation in one process. Random images in memory. The mask of `finetune` is "
-        f"{mask}; `search` keeps as many blocks. Ratios are to `timm`, within each round: the median, smallest and largest.",
+        f"{mask}; `search` keeps as many blocks. Ratios are to `timm`, within each round: the "
+        "median, smallest and largest.",
         "",
         "| way | images per second | ratio | smallest | largest | peak GPU memory, MiB |",
         "|---|---|---|---|---|---|",
