@@ -137,7 +137,7 @@ def from_average_pool(
         # ceil_mode adds a window where positions are left over, unless it starts in the end pad.
         if ceil and (n + begin + end - k) % s and y * s < n + begin:
             raise NotMergeable(
-                f"average pooling {kernel} with ceil_mode hangs over the end of {size}, "
+                f"average pooling {kernel} with ceil_mode reaches beyond the end of {size}, "
                 "so its weights differ there"
             )
     value = 1.0 / math.prod(kernel)

@@ -152,7 +152,9 @@ def _create(name: str, *, pretrained: bool, classes: int | None = None) -> nn.Mo
     torchvision = import_torchvision_models() if library == "torchvision" else None
     known = torchvision.list_models() if torchvision else timm.list_models()
     if short.split(".")[0] not in known:
-        raise NetworkError(f"{name}: no such network{_suggestion(short, known)}")
+        close = ", ".join(difflib.get_close_matches(short, known, n=3))
+        hint = f"did you mean {close}?" if close else "`timm.list_models()` lists them"
+        raise NetworkError(f"{name}: no such network; {hint}")
     try:
         with ExitStack() as after:
             # The hub's client logs every retry; what comes of them is one error, which we report.
@@ -174,11 +176,6 @@ def _create(name: str, *, pretrained: bool, classes: int | None = None) -> nn.Mo
             f"{name}: pre-trained weights cannot be downloaded ({reason[:120]}); download them "
             "elsewhere and give the file: --weights FILE.safetensors"
         ) from error
-
-
-def _suggestion(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=3)
-    return f"; did you mean {', '.join(close)}?" if close else "; `timm.list_models()` lists them"
 
 
 def _input_channels(module: nn.Module) -> int:

@@ -15,7 +15,7 @@ from dshrink.search.errors import PlanError
 MASKS_FILE = "data/published/depthshrinker_table9_masks.csv"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedMask:
     """A mask of the paper; ``base_model`` is the timm name of the network it shrinks."""
 
@@ -28,8 +28,10 @@ class PublishedMask:
 def published_masks() -> Mapping[str, PublishedMask]:
     """Name to mask, in the order of the paper's table."""
     text = files("latency_tables").joinpath(MASKS_FILE).read_text(encoding="utf-8")
-    lines = csv.DictReader(text.splitlines())
-    masks = (PublishedMask(x["name"], x["base_model"], x["keep_mask"]) for x in lines)
+    masks = (
+        PublishedMask(name=line["name"], base_model=line["base_model"], keep_mask=line["keep_mask"])
+        for line in csv.DictReader(text.splitlines())
+    )
     return MappingProxyType({mask.name: mask for mask in masks})
 
 

@@ -185,7 +185,7 @@ def _why_none(problem: SpanProblem, edges: Sequence[Edge], bounds: Floats) -> st
     """Which bound no plan meets by itself, or that they contradict each other."""
     rest = least_rest(edges, problem)
     if (0, 1) not in rest:
-        return "no plan is possible: what may merge and what has a latency leave no way to the end"
+        return "no plan is possible: spans with a latency and an importance do not cover the chain"
     for at, (least, bound) in enumerate(zip(rest[0, 1], bounds, strict=True)):
         if least > bound:
             fixed = problem.fixed[at] if problem.fixed else 0.0

@@ -70,7 +70,7 @@ def solve_kernels(
     reached = forwards(edges, 1)
     points = points_at_the_end(reached, length)
     if not points:
-        raise NoPlanError(f"no plan is possible: the keys leave no way from 0 to {length}")
+        raise NoPlanError(f"no plan is possible: the spans of the keys do not cover 0 to {length}")
     return Frontier(length, reached, points, make_plan)
 
 

@@ -64,7 +64,7 @@ def shared_plan(
         except NoPlanError:
             pairs = zip(problems, budgets_ms, strict=True)
             raise InfeasibleBudgetError(
-                f"no one plan meets {', '.join(f'{b:g} ms on {p.device}' for p, b in pairs)} "
+                f"no single plan meets {', '.join(f'{b:g} ms on {p.device}' for p, b in pairs)} "
                 "together, though each device has one of its own: raise a budget"
             ) from None
     else:
@@ -123,7 +123,7 @@ def _within_budgets(
     # A prediction adds up in another order: it has the last word on what is near to its budget.
     rooms = [room * (1 + ROUNDING) for room in _rooms(problems, budgets_ms)]
     if min(rooms) <= 0:
-        raise NoPlanError("what every plan contains takes the whole budget")
+        raise NoPlanError("the pieces that every plan contains take the whole budget")
     limits = [*rooms, *problems[0].limits[1:]]
     while True:
         plan = best_within(joined, limits, fastest=len(problems) == 1)
@@ -176,6 +176,7 @@ def _infeasible_mix(
         for p, b, s in zip(problems, budgets_ms, shares, strict=True)
     )
     return InfeasibleBudgetError(
-        f"no one plan takes at most 1 of the budgets in the weighted mean: the least is {share:.4g}"
-        f" ({taken}; {fastest.text}); raise the budgets {round_up(share)} times, or one of them"
+        "no single plan takes a weighted mean of at most 1 of the budgets: the least is "
+        f"{share:.4g} ({taken}; {fastest.text}); raise the budgets {round_up(share)} times, "
+        "or one of them"
     )

@@ -169,7 +169,7 @@ def test_kernel_tables_are_read_by_key(tmp_path):
     importance.write_text("st,end,kernel,importance\n0,1,3,0.5\n")
     with pytest.raises(ImportanceError, match=r"importance table lacks 1 key.*\(0, 1, 0, 1\)"):
         solve_kernels(found[0], load_kernel_importance(importance))
-    with pytest.raises(NoPlanError, match="no way from 0 to 3"):
+    with pytest.raises(NoPlanError, match="do not cover 0 to 3"):
         solve_kernels({KernelKey(1, 3, 1): 1.0}, {KernelKey(1, 3, 1): 1.0})
 
 
