@@ -29,9 +29,8 @@ from dshrink.search.dp.many_devices import DeviceOutcome, own_plan, shared_plan
 from dshrink.search.dp.tables import TableProblem, table_problem
 from dshrink.search.errors import SearchError
 from dshrink.search.goal import Goal, check_fit
-from dshrink.search.greedy import greedy
+from dshrink.search.greedy import greedy, random_plan
 from dshrink.search.plan import Plan, save_plan
-from dshrink.search.random_search import random_plan
 from dshrink.train.unreadable import Unreadable
 from latency_tables.io import load_table
 from latency_tables.published import PREFIX

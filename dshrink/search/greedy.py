@@ -1,12 +1,14 @@
-"""The plan that a latency table gives by itself: merge where it saves most.
+"""The plans that a latency table gives by itself: merge where it saves most, or at random.
 
 Predictions grow with the sum of the rows, so merging the blocks of largest saving first meets a
-budget with the fewest merged blocks. It knows nothing about accuracy; that is what stage 1 and the
-dynamic program are for.
+budget with the fewest merged blocks. Neither knows anything about accuracy; that is what stage 1
+and the dynamic program are for. Random plans are the baseline that a real search has to beat
+(DepthShrinker, Sec. 5).
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 from dshrink.search.binding import plan_from_table
@@ -44,6 +46,28 @@ def greedy(
     order = sorted(savings, key=lambda block: (-savings[block], block))
     mask = shrink_in_order(table, goal, order, padding)
     return plan_from_table(table, predict(table, mask, padding), method="greedy")
+
+
+def random_plan(
+    table: LatencyTable,
+    *,
+    budget_ms: float | None = None,
+    keep: int | None = None,
+    seed: int = 0,
+    padding: str = "bias_map",
+    allow_unfit: bool = False,
+) -> Plan:
+    """Shrink blocks in a random order until ``budget_ms`` is met, or ``keep`` blocks are left.
+
+    With ``keep`` every mask of that count is equally likely. Raises as ``greedy`` does.
+    """
+    goal = Goal(budget_ms=budget_ms, keep=keep)
+    check_blocks(table, "random")
+    check_fit(table, allow_unfit=allow_unfit)
+    order = list(savings_ms(table, padding))
+    random.Random(seed).shuffle(order)
+    mask = shrink_in_order(table, goal, order, padding)
+    return plan_from_table(table, predict(table, mask, padding), method="random", seed=seed)
 
 
 def shrink_in_order(table: LatencyTable, goal: Goal, order: Sequence[int], padding: str) -> str:

@@ -24,8 +24,8 @@ from dshrink.network.rewriting import Rewriting, rewriting
 from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.progress import OnProgress, no_progress
 from dshrink.search.goal import Goal
+from dshrink.search.greedy import random_plan
 from dshrink.search.plan import load_plan, parse_plan, save_plan
-from dshrink.search.random_search import random_plan
 from dshrink.study.folders import (
     MergeResult,
     PretrainResult,
