@@ -49,7 +49,7 @@ class Block:
 
     @property
     def body_last(self) -> int:
-        """The last operator that merges: an end activation stays behind the merged convolution."""
+        """The last operator that merges: an end activation stays after the merged convolution."""
         return self.last - (self.end_activation is not None)
 
 

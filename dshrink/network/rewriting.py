@@ -55,7 +55,7 @@ class Rewriting:
     """What ``mask`` does to a network that it cuts into ``segments`` ("blocks" or "spans").
 
     ``removed`` are activations outside of the regions that go; ``activated`` maps a tensor to the
-    path of the free activation that comes behind it.
+    path of the free activation that comes after it.
     """
 
     segments: str
@@ -119,7 +119,7 @@ def span_rewriting(network: Network, mask: str) -> Rewriting:
     """Spans of several convolutions merge; at each boundary the mask's activation, or none.
 
     A span swallows the skips that start and end in it. Other additions stay, with the activation
-    behind them.
+    after them.
     """
     spec, layers = network.spec, network.lowered.layers
     chain = network.chain

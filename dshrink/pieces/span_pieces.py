@@ -75,7 +75,7 @@ def _span_piece(network: Network, chain: Chain, span: Span) -> Piece:
 
 
 def _fixed_pieces(network: Network, chain: Chain) -> Iterator[Piece]:
-    """Stem, head, additions, and the operators behind a position that no span changes."""
+    """Stem, head, additions, and the operators after a position that no span changes."""
     enters = network.spec.ops[chain.body[0].op].inputs[0]
     yield from _outside(network, chain, "stem", 0, enters)
     yield from _outside(network, chain, "head", chain.body[-1].end, len(network.spec.ops))

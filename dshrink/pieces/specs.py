@@ -59,7 +59,7 @@ def merged_ops(
 
 
 def activated(ops: tuple[Op, ...], function: str) -> tuple[Op, ...]:
-    """These operators with an activation behind the last one."""
+    """These operators with an activation after the last one."""
     return (*ops, Activation(inputs=(len(ops),), function=function))
 
 
