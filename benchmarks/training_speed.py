@@ -176,19 +176,18 @@ def train_through_accelerate(trial: Trial) -> None:
 
 
 def train_with_fit(trial: Trial) -> None:
-    finetune(trial.network, None, trial.feed, trial.settings, trial.folder, progress=trial.clock)
+    finetune(trial.network, None, trial.feed, trial.folder, progress=trial.clock)
 
 
 def train_finetune(trial: Trial) -> None:
     changes = rewriting(trial.network, trial.mask)
-    finetune(trial.network, changes, trial.feed, trial.settings, trial.folder, progress=trial.clock)
+    finetune(trial.network, changes, trial.feed, trial.folder, progress=trial.clock)
 
 
 def train_search(trial: Trial) -> None:
     search_masks(
         trial.network,
         trial.feed,
-        trial.settings,
         goal=Goal(budget_ms=None, keep=trial.mask.count("1")),
         folder=trial.folder,
         progress=trial.clock,

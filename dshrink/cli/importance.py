@@ -135,7 +135,7 @@ def _report(
     if missing:
         err.print(
             f"{len(missing)} of {len(result.table.evaluations)} keys have no value, and no plan "
-            "will use them: fix the cause and give the same command with --retry-failed (what "
+            "will use them: fix the cause and run the same command with --retry-failed (what "
             "diverged will again: a lower --lr and another --out)",
             soft_wrap=True,
         )

@@ -157,7 +157,6 @@ def search_mask(
     found = search_masks(
         network,
         feed_of(images, network, request.training, request.unreadable),
-        request.training,
         goal=request.goal,
         folder=request.folder,
         table=table,

@@ -74,9 +74,7 @@ def search(
         goal = Goal(budget_ms=given.pop("budget_ms", None), keep=given.pop("keep", None))
         folder = given.pop("folder", tmp_path / "plan.search")
         feed = make_feed(settings)
-        return search_masks(
-            given.pop("network", network), feed, settings, goal=goal, folder=folder, **given
-        )
+        return search_masks(given.pop("network", network), feed, goal=goal, folder=folder, **given)
 
     return run
 

@@ -91,7 +91,7 @@ def test_a_merge_says_which_images_it_could_not_read(
     broken.write_bytes(b"no picture")
     words = [*trained[1][1:], "--data", str(data), "--out", str(tmp_path / "m.onnx")]
     ran = invoke(*words, "--loaders", "1", "--json")
-    assert f"1 image could not be read, and the run went on without: {broken}" in ran.stderr
+    assert f"1 image could not be read, and the run continued without: {broken}" in ran.stderr
     result = json.loads(ran.stdout)
     certificate = json.loads((tmp_path / "m.onnx.certificate.json").read_text())
     assert list(result["unreadable"]) == list(certificate["unreadable"]) == [str(broken)]
