@@ -56,6 +56,16 @@ def bad_request(message: str) -> RequestError:
     )
 
 
+def bad_model(message: str, advice: str) -> RequestError:
+    """The error of a file that a runtime cannot measure."""
+    return RequestError("bad_model", message, advice)
+
+
+def missing_runtime(message: str, advice: str) -> RequestError:
+    """The error of a device on which a runtime cannot be used, or not for this request."""
+    return RequestError("missing_runtime", message, advice)
+
+
 def integer(low: int, high: int) -> Check:
     """A check for an int (no bool, no float) within the bounds."""
 

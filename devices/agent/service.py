@@ -13,7 +13,7 @@ import traceback
 from typing import Any, BinaryIO, Dict, Iterator, List, Optional, Tuple
 
 from . import alarm, power, runtimes, store, system, worker
-from .checks import Check, RequestError, bad_request, check_fields, integer
+from .checks import Check, RequestError, bad_model, bad_request, check_fields, integer
 from .ending import ends_with
 from .health import read_health
 from .lock import DeviceLock
@@ -282,7 +282,7 @@ def _check_file(request: Measure) -> None:
             raise bad_request(f"{request.file} has {state.st_size} bytes, above {MAX_FILE_BYTES}")
         if state.st_size == 0:
             # Nor is it read: files of /proc look empty, and some of them block whoever reads.
-            raise RequestError("bad_model", f"{request.file} is empty", "push the file again")
+            raise bad_model(f"{request.file} is empty", "push the file again")
         digest = file_digest(request.file)
     except OSError as error:
         raise RequestError(

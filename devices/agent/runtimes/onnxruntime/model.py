@@ -2,7 +2,7 @@
 
 from typing import Any, List
 
-from ...checks import RequestError
+from ...checks import bad_model
 from .. import Prepared
 
 #: ONNX Runtime's names of element types, and numpy's.
@@ -48,8 +48,7 @@ class BoundSession(Prepared):
 def _static_shape(node: Any) -> List[int]:
     shape = list(node.shape)
     if not all(isinstance(size, int) and size > 0 for size in shape):
-        raise RequestError(
-            "bad_model",
+        raise bad_model(
             f"tensor {node.name!r} has the shape {shape}: only fixed sizes above 0 can be measured",
             "export the model with static shapes",
         )
@@ -58,8 +57,7 @@ def _static_shape(node: Any) -> List[int]:
 
 def _element_type(node: Any) -> str:
     if node.type not in ELEMENT_TYPES:
-        raise RequestError(
-            "bad_model",
+        raise bad_model(
             f"tensor {node.name!r} is a {node.type}, which the agent cannot fill",
             f"export the model with one of {', '.join(sorted(ELEMENT_TYPES))}",
         )

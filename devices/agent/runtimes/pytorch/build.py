@@ -10,7 +10,7 @@ import math
 import operator
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from ...checks import RequestError
+from ...checks import RequestError, bad_model
 
 #: From here on the bounds of Clip are inputs, as all our files have them.
 OLDEST_OPSET = 11
@@ -54,8 +54,7 @@ class Operator(object):
 
     def refused(self, why: str) -> RequestError:
         """The error of a node that we cannot run."""
-        return RequestError(
-            "bad_model",
+        return bad_model(
             f"{self._file}: {self.kind} {self.name!r} {why}, which the PyTorch runtime cannot run",
             "it runs what dshrink writes: " + ", ".join(sorted(WIRES)),
         )
@@ -109,8 +108,7 @@ def build(torch: Any, onnx: Any, file: str) -> Wired:
         model = onnx.load(file, load_external_data=False)
         onnx.checker.check_model(model)
     except Exception as error:  # protobuf's and the checker's own kinds, by version
-        raise RequestError(
-            "bad_model",
+        raise bad_model(
             f"{file} is no valid ONNX file: {error}",
             "check the file with onnx.checker, and export it again",
         ) from error
@@ -134,8 +132,7 @@ def build(torch: Any, onnx: Any, file: str) -> Wired:
 def _check_opset(file: str, model: Any) -> None:
     for one in model.opset_import:
         if one.domain in ("", "ai.onnx") and one.version < OLDEST_OPSET:
-            raise RequestError(
-                "bad_model",
+            raise bad_model(
                 f"{file} is of opset {one.version}; the PyTorch runtime reads "
                 f"{OLDEST_OPSET} and up",
                 "export the model with a newer opset",
@@ -155,8 +152,7 @@ def _shape(file: str, value: Any) -> Tuple[int, ...]:
     kind = value.type.tensor_type
     shape = tuple(one.dim_value for one in kind.shape.dim)
     if kind.elem_type not in (1, 10) or not shape or min(shape) < 1:  # FLOAT, FLOAT16
-        raise RequestError(
-            "bad_model",
+        raise bad_model(
             f"{file}: tensor {value.name!r} has element type {kind.elem_type} and shape {shape}: "
             "only float and half tensors of fixed sizes can be measured",
             "export the model with static shapes and float inputs and outputs",

@@ -6,9 +6,10 @@ the same times; it is refused by another version or GPU, and then replaced by an
 
 import sys
 import time
+from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
-from ...checks import RequestError, clip
+from ...checks import RequestError, bad_model, clip
 from .. import out_of_memory, says_out_of_memory
 from .api import (
     Capabilities,
@@ -95,8 +96,7 @@ def build(
     ``cache`` is a serialized timing cache, empty for a new one; None builds without.
     """
     del logger.errors[:]
-    with open(file, "rb") as stream:
-        content = stream.read()
+    content = Path(file).read_bytes()
     builder = trt.Builder(logger)
     network = builder.create_network(network_flags(trt, able))
     parser = trt.OnnxParser(network, logger)
@@ -155,23 +155,20 @@ def _check_network(
 ) -> None:
     """Refuse what would be built as something else than what was asked for."""
     if precision == "int8" and "QUANTIZE" not in layers:
-        raise RequestError(
-            "bad_model",
+        raise bad_model(
             f"{file} has no QuantizeLinear nodes: without them int8 would have no scales",
             "write the file with quantize and dequantize nodes (precision int8)",
         )
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
         if min(tuple(tensor.shape), default=1) < 1:
-            raise RequestError(
-                "bad_model",
+            raise bad_model(
                 f"{file}: input {tensor.name!r} has the shape {list(tensor.shape)}: only fixed "
                 "sizes above 0 can be measured",
                 "export the model with static shapes",
             )
         if precision == "fp16" and not able.precision_flags and tensor.dtype.name in FLOATS:
-            raise RequestError(
-                "bad_model",
+            raise bad_model(
                 f"{file}: input {tensor.name!r} is a {tensor.dtype.name}, and TensorRT "
                 f"{able.version} takes all types from the file: it would not be built in fp16",
                 "write the file with FLOAT16 tensors (precision fp16)",
@@ -187,8 +184,7 @@ def _bad_model(able: Capabilities, parser: Any, file: str, content: bytes) -> Re
         where = f"node {number} ({name}): " if name else ""
         said.append(f"{where}{error.desc()} [{error.code().name}]")
     shown = clip("; ".join(said) or "it gave no error")
-    return RequestError(
-        "bad_model",
+    return bad_model(
         f"TensorRT {able.version} cannot read {file}: {shown}",
         "check the file with onnx.checker, and its operators and opset against what this version "
         "of TensorRT reads (13 is what 8.2 reads)",

@@ -91,10 +91,11 @@ def inspect(text: str) -> Inspected:
     return Inspected(tuple(_layer(one) for one in layers))
 
 
-def check(inspected: Inspected, precision: str, has_products: bool) -> None:
+def check(inspected: Inspected, precision: str, has_products: Optional[bool] = None) -> None:
     """Raise ``wrong_precision`` where an engine is not what was asked for.
 
-    ``has_products``: the network multiplies (a convolution, a linear layer).
+    ``has_products``: the network multiplies (a convolution, a linear layer); None where only the
+    engine can say so.
     """
     if not all(layer.has_details for layer in inspected.layers):
         raise RequestError(
@@ -114,6 +115,8 @@ def check(inspected: Inspected, precision: str, has_products: bool) -> None:
     if precision == "fp16" and computing and not right:
         why = f"none of its {len(computing)} layers that compute is in fp16"
         raise _wrong(precision, inspected, why)
+    if has_products is None:
+        has_products = any(layer.multiplies for layer in inspected.layers)
     if has_products:
         _check_products(inspected, precision)
 

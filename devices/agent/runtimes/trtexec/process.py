@@ -4,9 +4,10 @@ import os
 import shutil
 import subprocess
 import tempfile
+from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
-from ...checks import RequestError
+from ...checks import RequestError, missing_runtime
 from ...ending import ends_with, how_ended
 from . import output
 from .flags import Version
@@ -64,8 +65,7 @@ class Binary(object):
     def _take(self, name: str, words: List[str]) -> str:
         path = self.place(name)
         try:
-            with open(path, encoding="utf-8", errors="replace") as stream:
-                content = stream.read()
+            content = Path(path).read_text(encoding="utf-8", errors="replace")
             os.remove(path)
         except OSError as error:
             raise RequestError(
@@ -93,8 +93,8 @@ def say_version(binary: str) -> str:
             timeout=VERSION_TIMEOUT_S,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise RequestError(
-            "missing_runtime", f"{binary} cannot be run: {error}", "run it by hand with --help"
+        raise missing_runtime(
+            f"{binary} cannot be run: {error}", "run it by hand with --help"
         ) from error
     return done.stdout.decode("utf-8", "replace")
 
