@@ -57,13 +57,13 @@ def throttle_reason(before: Dict[str, Any], after: Dict[str, Any]) -> str:
         ("throttle_events", "the CPU throttled itself {} time(s) for heat or power"),
         ("quota_throttled", "the container's CPU quota ran out {} time(s)"),
     ):
-        first, second = before.get(name), after.get(name)
-        if first is not None and second is not None and second > first:
-            return what.format(second - first)
+        count = _growth(name, before, after)
+        if count > 0:
+            return what.format(count)
     for name, what in GPU_VIOLATIONS.items():
-        first, second = [(health.get("gpu") or {}).get(name) for health in (before, after)]
-        if first is not None and second is not None and second > first:
-            return f"{what} held the GPU's clock down for {(second - first) / 1e6:.3f} ms"
+        ns = _growth(name, before.get("gpu") or {}, after.get("gpu") or {})
+        if ns > 0:
+            return f"{what} held the GPU's clock down for {ns / 1e6:.3f} ms"
     modes = [health.get("power_mode") for health in (before, after)]
     if None not in modes and modes[0] != modes[1]:
         return f"somebody changed the power mode from {modes[0]} to {modes[1]}"
@@ -195,6 +195,12 @@ def steal_ms(root: str = "/") -> Optional[int]:
     if len(fields) < 9 or fields[0] != "cpu" or not fields[8].isdigit():
         return None
     return int(fields[8]) * 1000 // os.sysconf("SC_CLK_TCK")
+
+
+def _growth(name: str, before: Dict[str, Any], after: Dict[str, Any]) -> int:
+    """By how much a counter has grown; 0 where a reading lacks it."""
+    first, last = before.get(name), after.get(name)
+    return 0 if first is None or last is None else last - first
 
 
 def _float(shown: str) -> Optional[float]:

@@ -4,6 +4,7 @@ The lock is the kernel's own (flock), so that it is free as soon as its holder e
 ends.  Who waits for it sleeps: polling would disturb the one who measures.
 """
 
+import fcntl
 import os
 import tempfile
 import time
@@ -31,8 +32,6 @@ class DeviceLock(object):
         self.waited_s = 0.0
 
     def __enter__(self) -> "DeviceLock":
-        if _fcntl is None:
-            return self
         start = time.perf_counter()
         busy = f"another run has measured on this device for {self._patience_s:g} s and continues"
         self._file = locked_file(self._path, self._patience_s, busy)
@@ -52,15 +51,10 @@ def default_path() -> str:
 
 
 def flock(file: int, shared: bool = False, wait: bool = True) -> bool:
-    """Lock an open file; False where somebody else holds it and we are not to wait.
-
-    Where the platform has no such lock it is always ours.
-    """
-    if _fcntl is None:
-        return True
-    how = _fcntl.LOCK_SH if shared else _fcntl.LOCK_EX
+    """Lock an open file; False where somebody else holds it and we are not to wait."""
+    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
-        _fcntl.flock(file, how if wait else how | _fcntl.LOCK_NB)
+        fcntl.flock(file, how if wait else how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
@@ -108,14 +102,3 @@ def _create(path: str, flags: int) -> int:
         return os.open(path, flags)
     os.fchmod(file, 0o666)  # whatever the umask: other users lock it too
     return file
-
-
-def _fcntl_module() -> Any:
-    try:
-        import fcntl
-    except ImportError:
-        return None
-    return fcntl
-
-
-_fcntl = _fcntl_module()

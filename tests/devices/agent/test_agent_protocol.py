@@ -347,3 +347,12 @@ def test_whatever_comes_is_answered_by_one_line(change: dict[str, Any], kept: se
 @given(st.binary().filter(lambda line: b"\n" not in line))
 def test_whatever_bytes_come_are_answered_by_one_line(line: bytes) -> None:
     assert error_of(line + b"\n")["type"] == "bad_request"
+
+
+def test_a_full_disk_is_told_from_other_errors_of_the_system(capfd: pytest.CaptureFixture[str]):
+    full = as_request_error(OSError(errno.ENOSPC, "No space left on device", "/x/model.engine"))
+    assert full.kind == "disk_full" and "/x/model.engine" in full.message
+    assert capfd.readouterr().err == ""
+    other = as_request_error(OSError(errno.EIO, "Input/output error", "/x"), "look at the disk")
+    assert (other.kind, other.advice) == ("runtime_error", "look at the disk")
+    assert "Input/output error" in capfd.readouterr().err
