@@ -8,7 +8,8 @@ import fcntl
 import os
 import tempfile
 import time
-from typing import Any, Optional
+from contextlib import contextmanager
+from typing import Iterator, Optional
 
 from . import alarm
 from .checks import RequestError
@@ -19,29 +20,20 @@ FILE_NAME = "dshrink-device.lock"
 LOCK_PATIENCE_S = 20.0
 
 
-class DeviceLock(object):
-    """The device is ours within ``with``; ``waited_s`` says how long that took.
+@contextmanager
+def device_lock(path: Optional[str] = None, patience_s: Optional[float] = None) -> Iterator[float]:
+    """The device is ours within ``with``, which gives the seconds that it was waited for.
 
     Raises a ``device_busy`` error where another process does not give it up in time.
     """
-
-    def __init__(self, path: Optional[str] = None, patience_s: Optional[float] = None) -> None:
-        self._path = path or default_path()
-        self._patience_s = LOCK_PATIENCE_S if patience_s is None else patience_s
-        self._file: Optional[int] = None
-        self.waited_s = 0.0
-
-    def __enter__(self) -> "DeviceLock":
-        start = time.perf_counter()
-        busy = f"another run has measured on this device for {self._patience_s:g} s and continues"
-        self._file = locked_file(self._path, self._patience_s, busy)
-        self.waited_s = time.perf_counter() - start
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+    patience_s = LOCK_PATIENCE_S if patience_s is None else patience_s
+    start = time.perf_counter()
+    busy = f"another run has measured on this device for {patience_s:g} s and continues"
+    file = locked_file(path or default_path(), patience_s, busy)
+    try:
+        yield time.perf_counter() - start
+    finally:
+        os.close(file)
 
 
 def default_path() -> str:

@@ -26,7 +26,7 @@ from .checks import (
 )
 from .ending import ends_with
 from .health import read_health
-from .lock import DeviceLock
+from .lock import device_lock
 from .protocol import (
     MAX_FILE_BYTES,
     MAX_LINE_BYTES,
@@ -149,7 +149,7 @@ def measure(do: str, request: Measure) -> Dict[str, Any]:
     """
     runtime = runtimes.get(request.runtime)
     options = _check_options(runtime, request)
-    with DeviceLock() as lock:
+    with device_lock() as waited_s:
         if runtime.ISOLATED:
             limit_s = request.timeout_s
             alarm.end_process_after(None if limit_s is None else limit_s + worker.GRACE_S)
@@ -157,7 +157,7 @@ def measure(do: str, request: Measure) -> Dict[str, Any]:
         else:
             alarm.end_process_after(request.timeout_s)
             result = _do_within_limit(do, runtime, request, options)
-        return dict(result, waited_s=lock.waited_s)
+        return dict(result, waited_s=waited_s)
 
 
 def work(do: str, request: Measure) -> Dict[str, Any]:

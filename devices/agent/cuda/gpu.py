@@ -144,12 +144,6 @@ class Gpu(object):
         with suppress(GpuError):
             self._leave()
 
-    def __enter__(self) -> "Gpu":
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self.close()
-
     def _give_back(self, how: Callable[[Any], None], thing: Any) -> None:
         if (how, thing) in self._kept:
             self._kept.remove((how, thing))

@@ -1,4 +1,4 @@
-"""The runtimes that the agent can drive, each imported when it is first asked for.
+"""The runtimes that the agent supports, each imported when it is first asked for.
 
 To add one, write its module here and add its line to ``RUNTIMES``.  A runtime that is not installed
 is an error with advice for the user; a module of ours that does not import gives a traceback.
@@ -9,10 +9,10 @@ import re
 import sys
 import time
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 from .. import timing, worker
-from ..checks import Check, RequestError, bad_request, clip, missing_runtime
+from ..checks import Check, RequestError, bad_model, bad_request, clip, missing_runtime
 from ..protocol import Rule
 
 RUNTIMES = {
@@ -103,7 +103,7 @@ class Runtime(object):
         raise NotImplementedError
 
     def load(self) -> None:
-        """Import what it drives; raise a ``missing_runtime`` error where that does not work."""
+        """Import the runtime; raise a ``missing_runtime`` error where that does not work."""
         raise NotImplementedError
 
     def prepare(self, file: str, threads: int, seed: int, options: Dict[str, Any]) -> Prepared:
@@ -124,6 +124,15 @@ class Runtime(object):
     def state(self) -> Optional[bytes]:
         """What later builds should start from, as TensorRT's timing cache; None where nothing."""
         return None
+
+
+def check_static(what: str, shape: Iterable[Any]) -> None:
+    """Refuse a tensor whose sizes are not all known: text and numbers below 1 stand for unknown."""
+    if not all(isinstance(size, int) and size > 0 for size in shape):
+        raise bad_model(
+            f"{what} has the shape {list(shape)}: only fixed sizes above 0 can be measured",
+            "export the model with static shapes",
+        )
 
 
 @contextmanager
@@ -164,8 +173,8 @@ def get(name: str) -> Runtime:
         known = dict(RUNTIMES, **REHEARSAL)
         if name not in known:
             raise missing_runtime(
-                f"this agent drives no runtime called {name!r}",
-                f"it drives {', '.join(sorted(RUNTIMES))}",
+                f"this agent supports no runtime called {name!r}",
+                f"it supports {', '.join(sorted(RUNTIMES))}",
             )
         module, _, attribute = known[name].partition(":")
         _loaded[name] = getattr(importlib.import_module(module, __name__), attribute)()

@@ -49,7 +49,7 @@ class IsolatedFake(FakeRuntime):
         self._is_broken = False
 
     def prepare(self, file: str, threads: int, seed: int, options: Dict[str, Any]) -> Prepared:
-        """As ever, and remember that it was done."""
+        """As the base does, and count it."""
         self._prepared += 1
         return super(IsolatedFake, self).prepare(file, threads, seed, options)
 

@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections import Counter
 from typing import Any, Dict, List, Tuple
 
 from ... import timing
@@ -119,12 +120,11 @@ class TorchModel(Prepared):
         """What was built, read off the module itself."""
         torch = self._torch
         weighted = (torch.nn.functional.conv2d, torch.nn.functional.linear)
-        layers: Dict[str, int] = {}
+        layers: Dict[str, int] = Counter()
         for node in self._wired.module.graph.nodes:
             if node.target in weighted:
                 weight = getattr(self._wired.module, node.args[1].target)
-                name = _precision_name(weight.dtype)
-                layers[name] = layers.get(name, 0) + 1
+                layers[_precision_name(weight.dtype)] += 1
         seen = set(layers) | {_precision_name(one.dtype) for one in self.outputs}
         flags = {
             "channels_last": True,
@@ -134,7 +134,7 @@ class TorchModel(Prepared):
             "threads": torch.get_num_threads(),
         }
         facts = dict(
-            self.built, precision="+".join(sorted(seen)), precision_layers=layers, flags=flags
+            self.built, precision="+".join(sorted(seen)), precision_layers=dict(layers), flags=flags
         )
         if self._on_gpu:
             facts["gpu"] = torch.cuda.get_device_name()
@@ -169,7 +169,7 @@ class TorchModel(Prepared):
 
     def _profiled_pass(self) -> List[Tuple[str, int]]:
         """One run: each ONNX operator with its ns, those of several torch calls added up."""
-        stamp, elapsed_ns = _host_stamps() if not self._on_gpu else _gpu_stamps(self._torch)
+        stamp, elapsed_ns = _stamps(self._torch, self._on_gpu)
         marks: List[Tuple[str, Any, Any]] = []
         interpreter = self._torch.fx.Interpreter(self._wired.module)
         run_node = interpreter.run_node
@@ -188,29 +188,23 @@ class TorchModel(Prepared):
             interpreter.run(*self._inputs)
         if self._on_gpu:
             self._torch.cuda.synchronize()
-        total: Dict[str, int] = {}
+        total: Dict[str, int] = Counter()
         for layer, start, end in marks:
-            total[layer] = total.get(layer, 0) + elapsed_ns(start, end)
+            total[layer] += elapsed_ns(start, end)
         return list(total.items())
 
 
-def _host_stamps() -> Tuple[Any, Any]:
-    def elapsed_ns(start: float, end: float) -> int:
-        return int((end - start) * 1e9)
+def _stamps(torch: Any, on_gpu: bool) -> Tuple[Any, Any]:
+    """What notes the time, and what gives the ns between two of its notes."""
+    if not on_gpu:
+        return time.perf_counter, lambda start, end: int((end - start) * 1e9)
 
-    return time.perf_counter, elapsed_ns
-
-
-def _gpu_stamps(torch: Any) -> Tuple[Any, Any]:
     def stamp() -> Any:
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 
-    def elapsed_ns(start: Any, end: Any) -> int:
-        return int(start.elapsed_time(end) * 1e6)
-
-    return stamp, elapsed_ns
+    return stamp, lambda start, end: int(start.elapsed_time(end) * 1e6)
 
 
 def _precision_name(dtype: Any) -> str:

@@ -80,7 +80,9 @@ class PyTorch(Runtime):
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = True
         start = time.perf_counter()
-        before = _allocated(torch) if on_gpu else 0
+        if on_gpu:
+            torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated() if on_gpu else 0
         dtype = torch.float16 if chosen.precision == "fp16" else torch.float32
         wired = build.build(torch, self._onnx, file)
         inputs = _inputs(torch, wired, seed, dtype, device)
@@ -158,9 +160,3 @@ def _channels_last(torch: Any, tensor: Any) -> Any:
     if tensor.dim() != 4:
         return tensor
     return tensor.contiguous(memory_format=torch.channels_last)
-
-
-def _allocated(torch: Any) -> int:
-    """Bytes of the GPU in use before the model."""
-    torch.cuda.empty_cache()
-    return int(torch.cuda.memory_allocated())

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from ...checks import RequestError, bad_model, clip
-from .. import out_of_memory, says_out_of_memory
+from .. import check_static, out_of_memory, says_out_of_memory
 from .api import (
     Capabilities,
     network_flags,
@@ -53,25 +53,20 @@ class Built(NamedTuple):
     cache: Optional[bytes]
 
 
-class NoLines(object):
-    """What a logger of TensorRT's has said of errors; the base of ``logger_of``'s class."""
-
-    def __init__(self) -> None:
-        self.errors: List[str] = []
-
-    def last(self) -> str:
-        """The last errors, for a message."""
-        return "; ".join(self.errors[-SHOWN_LINES:]) or "TensorRT said nothing"
-
-
 def logger_of(trt: Any) -> Any:
-    """A logger that keeps the last errors in ``errors``, and writes them to standard error."""
+    """A logger that keeps the last errors in ``errors``, and writes them to standard error.
+
+    ``last`` returns some of them, for a message.
+    """
     kept = (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR)
 
-    class Lines(trt.ILogger, NoLines):  # type: ignore[misc]
+    class Lines(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            NoLines.__init__(self)
+            self.errors: List[str] = []
+
+        def last(self) -> str:
+            return "; ".join(self.errors[-SHOWN_LINES:]) or "TensorRT said nothing"
 
         def log(self, severity: Any, msg: str) -> None:
             if severity in kept:
@@ -161,12 +156,7 @@ def _check_network(
         )
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
-        if min(tuple(tensor.shape), default=1) < 1:
-            raise bad_model(
-                f"{file}: input {tensor.name!r} has the shape {list(tensor.shape)}: only fixed "
-                "sizes above 0 can be measured",
-                "export the model with static shapes",
-            )
+        check_static(f"{file}: input {tensor.name!r}", tuple(tensor.shape))
         if precision == "fp16" and not able.precision_flags and tensor.dtype.name in FLOATS:
             raise bad_model(
                 f"{file}: input {tensor.name!r} is a {tensor.dtype.name}, and TensorRT "

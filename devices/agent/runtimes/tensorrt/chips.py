@@ -19,7 +19,7 @@ from ...checks import missing_runtime
 
 Version = Tuple[int, int]
 
-#: The oldest TensorRT that the agent drives: JetPack 4.6's.
+#: The oldest TensorRT that the agent supports: JetPack 4.6's.
 OLDEST: Version = (8, 2)
 #: Compute capabilities whose multipliers know no int8; TensorRT has no kernels for them.
 WITHOUT_INT8 = ((3, 0), (3, 5), (3, 7), (5, 0), (5, 2), (5, 3), (6, 0), (6, 2))
@@ -69,7 +69,7 @@ def check(gpu: Any, version: str, precision: str = "fp32") -> None:
     capability = tuple(gpu.compute_capability)
     if found < OLDEST:
         raise missing_runtime(
-            f"TensorRT {version} is older than {_text(OLDEST)}, the oldest that dshrink drives",
+            f"TensorRT {version} is older than {_text(OLDEST)}, the oldest that dshrink supports",
             f"install TensorRT {_range(CHIPS.get(capability))}",
         )
     chip = CHIPS.get(capability)

@@ -89,7 +89,7 @@ class TensorRT(Runtime):
         return engine
 
     def failure(self, error: Exception) -> Optional[RequestError]:
-        """As ever; CUDA's own errors have a code for it."""
+        """Out of memory, which CUDA's own errors have a code for."""
         if isinstance(error, cuda.GpuError) and error.out_of_memory:
             return out_of_memory(str(error))
         return super(TensorRT, self).failure(error)

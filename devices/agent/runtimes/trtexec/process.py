@@ -39,7 +39,7 @@ class Binary(object):
 
     def run(self, words: List[str], what: str, writes: Tuple[str, ...] = ()) -> Said:
         """Run it to its end; raise what its failure means.  ``writes`` are read and removed."""
-        process = subprocess.Popen(
+        done = subprocess.run(
             [self._path] + words,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -47,15 +47,11 @@ class Binary(object):
             cwd=self.folder,
             preexec_fn=ends_with(os.getpid()),
         )
-        try:
-            text = process.communicate()[0].decode("utf-8", "replace")
-        finally:
-            process.kill()
-            process.wait()
-        if process.returncode < 0:
-            raise _crash(process.returncode, what, text)
-        if process.returncode:
-            raise output.error(text, process.returncode, what)
+        text = done.stdout.decode("utf-8", "replace")
+        if done.returncode < 0:
+            raise _crash(done.returncode, what, text)
+        if done.returncode:
+            raise output.error(text, done.returncode, what)
         return Said(text, {name: self._take(name, words) for name in writes})
 
     def close(self) -> None:

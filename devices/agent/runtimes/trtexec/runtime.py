@@ -65,7 +65,7 @@ class Trtexec(Runtime):
         if not flags.OLDEST <= version < flags.UNKNOWN:
             raise missing_runtime(
                 f"{binary} is of TensorRT {'.'.join(map(str, version))}; its flags are not known",
-                "versions 8.2 to 11 can be driven",
+                "versions 8.2 to 11 are supported",
             )
         self._binary, self._version = binary, version
 
