@@ -130,8 +130,9 @@ class SshConnection:
     def _boot(self, mode: str, timeout_s: float) -> LineProcess:
         """Start ssh and return it when what it answers is the agent's, in this mode."""
         by_hand = shlex.join(["ssh", *self.options, self.host])
+        own = [part for key, value in OPTIONS.items() for part in ("-o", f"{key}={value}")]
         link = LineProcess(
-            self._command(),
+            ["ssh", "-T", *self.options, *own, "--", self.host, boot_command(self.python)],
             name=f"ssh {self.host}",
             missing="install the OpenSSH client",
             explain=before_boot(self.host, self.python, by_hand),
@@ -144,10 +145,6 @@ class SshConnection:
             raise
         link.explain = after_boot(self.host, by_hand)
         return link
-
-    def _command(self) -> list[str]:
-        own = [part for key, value in OPTIONS.items() for part in ("-o", f"{key}={value}")]
-        return ["ssh", "-T", *self.options, *own, "--", self.host, boot_command(self.python)]
 
     def _first_words(self, link: LineProcess, mode: str, timeout_s: float) -> str:
         """Send the agent and return what the boot program says of it."""

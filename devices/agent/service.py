@@ -153,7 +153,9 @@ def measure(do: str, request: Measure) -> Dict[str, Any]:
         if runtime.ISOLATED:
             limit_s = request.timeout_s
             alarm.end_process_after(None if limit_s is None else limit_s + worker.GRACE_S)
-            result = worker.ask(request.runtime, _message(do, request))
+            message = dict(request._asdict(), do=do, rule=request.rule._asdict())
+            given = {name: value for name, value in message.items() if value is not None}
+            result = worker.ask(request.runtime, given)
         else:
             alarm.end_process_after(request.timeout_s)
             result = _do_within_limit(do, runtime, request, options)
@@ -196,12 +198,6 @@ def _is_broken(runtime: runtimes.Runtime) -> bool:
 def _check_options(runtime: runtimes.Runtime, request: Measure) -> Dict[str, Any]:
     common = {} if runtime.ISOLATED else COMMON_OPTIONS
     return check_fields("options", request.options, dict(common, **runtime.OPTIONS))
-
-
-def _message(do: str, request: Measure) -> Dict[str, Any]:
-    """The request as a worker reads it."""
-    fields = dict(request._asdict(), do=do, rule=request.rule._asdict())
-    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _do_within_limit(

@@ -54,8 +54,7 @@ def remove_main(root: str) -> int:
         reply: Dict[str, Any] = {"ok": True, "removed": removed}
     except (RequestError, OSError) as error:
         reply = _failure(error)
-    sys.stdout.buffer.write(encode(reply))
-    sys.stdout.buffer.flush()
+    _send(sys.stdout.buffer, reply)
     return 0 if reply["ok"] else 1
 
 

@@ -61,9 +61,8 @@ class Engine(Prepared):
 
     def measure(self, rule: Rule, threads: int) -> timing.Timing:
         """Time the engine once, for a length chosen from the rule."""
-        binary = self._binary
-        times = binary.place("times.json")
-        words = flags.time(binary.version, self._engine, self._launch, rule, times)
+        times = self._binary.place("times.json")
+        words = flags.time(self._binary.version, self._engine, self._launch, rule, times)
         said = self._run(words, f"to time {self._file}", "times.json")
         output.check_options(said.text, self._launch)
         self._learn(said)
