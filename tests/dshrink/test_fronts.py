@@ -622,6 +622,7 @@ def test_metadata_that_cannot_be_is_refused_with_the_file(known, message, tmp_pa
 
 def test_bench_prints_accuracies_where_any_is_known(tmp_path, monkeypatch):
     monkeypatch.setattr(out, "_width", 200)
+    monkeypatch.setattr("dshrink.cli.grids.screen_width", lambda: 200)  # a pipe gets all columns
     known = result_of(network_of_file(write_onnx(tmp_path / "a.onnx", accuracy_percent=91.234), 1))
     foreign = result_of(network_of_file(write_onnx(tmp_path / "b.onnx"), 1))
     for results, expected in (([known, foreign], True), ([foreign], False)):
