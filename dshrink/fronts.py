@@ -33,6 +33,11 @@ class MeanWithInterval:
         if not self.low <= self.mean <= self.high:
             raise FrontError(f"{self.mean} is not between {self.low} and {self.high}")
 
+    @property
+    def ends(self) -> tuple[float, float, float]:
+        """(low, mean, high)."""
+        return self.low, self.mean, self.high
+
     def clearly_above(self, other: MeanWithInterval) -> bool:
         """Whether the whole interval lies above the other's."""
         return self.low > other.high

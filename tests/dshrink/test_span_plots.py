@@ -235,7 +235,7 @@ def test_the_kept_command_takes_plans_of_spans(tmp_path):
     done = run("kept", tmp_path / "fast.json", "spans:11|01|", "spans:11|11|", *drawn)
     assert done.exit_code == 0, done.output
     done = run("kept", "mask:01", *drawn)
-    assert "mask:01 merges blocks, the table of synthetic is cut into spans" in str(done.exception)
+    assert "mask:01 merges blocks, the table of synthetic is of spans" in str(done.exception)
     done = run("kept", "spans:10|11|", *drawn)
     assert "positions 2 to 3" in str(done.exception)
     done = run("blocks", tmp_path / "table", "--out", tmp_path / "y.png")
