@@ -206,8 +206,7 @@ def _write_savings(axes: Axes, history: MaskHistory) -> None:
     if all(saving is None for saving in history.saving_ms):
         return
     beside = axes.get_yaxis_transform()
-    texts = {
-        at: f"{saving:+.3f}" for at, saving in enumerate(history.saving_ms) if saving is not None
-    }
-    for row, text in {**texts, -1.1: "Saving [ms]"}.items():
+    texts: list[tuple[float, str]] = [(-1.1, "Saving [ms]")]
+    texts += [(at, f"{s:+.3f}") for at, s in enumerate(history.saving_ms) if s is not None]
+    for row, text in texts:
         axes.text(1.02, row, text, transform=beside, verticalalignment="center")

@@ -28,15 +28,10 @@ class _Method(NamedTuple):
     alpha: float
 
 
+_SCALED, _SUM = "scaled_macs", "plain_sum"
 _METHODS = (
-    _Method(
-        *("scaled MACs", "scaled_macs_ms", "scaled_macs_mape_percent"),
-        *(style.PURPLE, "^", 22, 0.55),
-    ),
-    _Method(
-        *("plain sum of rows", "plain_sum_ms", "plain_sum_mape_percent"),
-        *(style.ORANGE, "s", 20, 0.65),
-    ),
+    _Method("scaled MACs", f"{_SCALED}_ms", f"{_SCALED}_mape_percent", style.PURPLE, "^", 22, 0.55),
+    _Method("plain sum of rows", f"{_SUM}_ms", f"{_SUM}_mape_percent", style.ORANGE, "s", 20, 0.65),
     _Method("calibrated table", "predicted_ms", "mape_percent", style.BLUE, "o", 30, 1.0),
 )
 

@@ -82,8 +82,8 @@ def _draw_series(
     for r in predicted:
         if r.predicted_low_ms and r.predicted_high_ms:
             # The slowest latency is the smallest throughput.
-            ends = [1000 * r.batch / ms for ms in (r.predicted_high_ms, r.predicted_low_ms)]
-            axes.vlines(r.kept_blocks or 0, *ends, colors=colour, alpha=0.25, linewidths=7)
+            low, high = (1000 * r.batch / ms for ms in (r.predicted_high_ms, r.predicted_low_ms))
+            axes.vlines(r.kept_blocks or 0, low, high, colors=colour, alpha=0.25, linewidths=7)
     axes.scatter(
         [r.kept_blocks or 0 for r in predicted],
         [1000 * r.batch / (r.predicted_ms or 1) for r in predicted],
