@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dshrink.cli import options
-from dshrink.cli.console import notice, out, print_json, progress
+from dshrink.cli.console import out, print_json
 from dshrink.cli.grids import Column, number, print_grid
 from dshrink.cli.render import how_timed
 
 if TYPE_CHECKING:
     from dshrink.results import BenchmarkResult
-
-
-def register(app: typer.Typer) -> None:
-    app.command(name="bench")(command)
 
 
 def command(
@@ -56,16 +51,10 @@ def command(
     from profiler.target import Target
 
     options.warn_of_plain_tcp(scheduler)
-    with progress("benchmark") as update:
-        results = options.call(
-            context,
-            bench_networks,
-            target=options.call(context, Target),
-            on_progress=update,
-            notice=notice,
-        )
+    target = options.call(context, Target)
+    results = options.run(context, bench_networks, "benchmark", target=target)
     if json:
-        print_json([asdict(result) for result in results])
+        print_json(results)
         return
     print_results(results, wide=wide)
     out.print(f"results: {out_file}")

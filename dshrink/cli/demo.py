@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 RECIPE = "digits_demo"
 
 
-def register(app: typer.Typer) -> None:
-    app.command(name="demo")(command)
-
-
 def command(
     folder: Annotated[Path, typer.Option("--out", help="folder to write into")] = Path("demo"),
     threads: options.Threads = 1,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,7 +27,7 @@ def list_devices(wide: options.Wide = False, json: options.Json = False) -> None
 
     devices = list(load_inventory().devices.values())
     if json:
-        print_json([asdict(device) for device in devices])
+        print_json(devices)
         return
     columns: list[Column[Device]] = [
         Column("name", lambda device: device.name),
@@ -47,7 +46,7 @@ def show(name: Name, json: options.Json = False) -> None:
 
     device = load_inventory().get(name)
     if json:
-        print_json(asdict(device))
+        print_json(device)
         return
     print_page(_facts(device))
     for runtime, support in device.runtimes.items():
@@ -62,9 +61,9 @@ def probe(name: Name, json: options.Json = False) -> None:
 
     preflight = probe(load_inventory().get(name))
     if json:
-        runtimes = {one.name: asdict(one) for one in preflight.runtimes}
-        advice = list(preflight.advice)
-        print_json({"device": name, **preflight.found, "runtimes": runtimes, "advice": advice})
+        runtimes = {one.name: one for one in preflight.runtimes}
+        found = {"device": name, **preflight.found, "runtimes": runtimes}
+        print_json({**found, "advice": preflight.advice})
         return
     print_page(_findings(preflight))
     for finding in preflight.runtimes:
@@ -139,10 +138,8 @@ def _findings(preflight: Preflight) -> Iterator[tuple[str, str]]:
     yield "others", ", ".join(map(_process, found["processes"])) or "no process above 1 % of a core"
     if facts["gpu"] is not None:
         yield "GPU state", _gpu_state(health["gpu"] or {}) or NOT_REPORTED
-        yield (
-            "on the GPU",
-            ", ".join(map(_gpu_process, found["gpu_processes"])) or "no other process",
-        )
+        processes = ", ".join(map(_gpu_process, found["gpu_processes"]))
+        yield "on the GPU", processes or "no other process"
     for finding in preflight.runtimes:
         yield "runtime", _runtime(finding)
 

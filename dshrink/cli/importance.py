@@ -4,24 +4,19 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dshrink.cli import options, train_options
-from dshrink.cli.console import err, notice, out, print_json, progress
+from dshrink.cli.console import err, show_result
 from dshrink.train.unreadable import Unreadable
 
 if TYPE_CHECKING:
-    from dshrink.importance.run import ImportanceResult
-    from dshrink.importance.settings import ImportanceSettings
+    from dshrink.importance.table import ImportanceTable
 
 evaluation = partial(typer.Option, rich_help_panel="Evaluation of a network")
 sharing = partial(typer.Option, rich_help_panel="Parts and machines")
-
-
-def register(app: typer.Typer) -> None:
-    app.command(name="importance")(command)
 
 
 def command(
@@ -101,58 +96,47 @@ def command(
     settings = options.call(
         context, ImportanceSettings, data=absolute(data), level=Level.parse(level)
     )
-    with progress(f"importance {model}") as update:
-        result = options.call(
-            context,
-            measure_importance,
-            settings=settings,
-            shard=Shard.parse(shard) if shard else None,
-            on_progress=update,
-            notice=notice,
-        )
-    _report(result, settings, shard, json=json)
-    if result.table is not None and result.table.missing:
+    result = options.run(
+        context,
+        measure_importance,
+        f"importance {model}",
+        settings=settings,
+        shard=Shard.parse(shard) if shard else None,
+    )
+    counts = f"{result.evaluated} networks evaluated, {result.reused} known before"
+    facts: dict[str, Any] = {"evaluated": result.evaluated, "reused": result.reused}
+    table = result.table
+    if table is None:
+        lines = [
+            f"shard {shard}: {counts}; when all shards are done, the same command without --shard "
+            "writes the table"
+        ]
+        show_result({**facts, "shard": shard}, lines, as_json=json)
+        return
+    _warn_of_missing(table)
+    file, details = result.files
+    facts |= {
+        "importance": str(file),
+        "keys": len(table.evaluations),
+        "missing": [list(key) for key in table.missing],
+        "original_accuracy": table.original.val_accuracy,
+    }
+    lines = [
+        f"original {model}: {table.original.val_accuracy:.2f} % of the validation images; {counts}",
+        f"importances: {file} (and {details.name})",
+    ]
+    show_result(facts, lines, as_json=json)
+    if table.missing:
         raise typer.Exit(1)
 
 
-def _report(
-    result: ImportanceResult, settings: ImportanceSettings, shard: str | None, *, json: bool
-) -> None:
-    counts = {"evaluated": result.evaluated, "reused": result.reused}
-    if result.table is None:
-        if json:
-            print_json({**counts, "shard": shard})
-        else:
-            out.print(
-                f"shard {shard}: {result.evaluated} networks evaluated, {result.reused} known "
-                "before; when all shards are done, the same command without --shard writes the "
-                "table"
-            )
-        return
-    missing = result.table.missing
-    for key, reason in list(missing.items())[:3]:
+def _warn_of_missing(table: ImportanceTable) -> None:
+    for key, reason in list(table.missing.items())[:3]:
         err.print(f"key {tuple(key)} has no value: {reason}", soft_wrap=True)
-    if missing:
+    if table.missing:
         err.print(
-            f"{len(missing)} of {len(result.table.evaluations)} keys have no value, and no plan "
-            "will use them: fix the cause and give the same command with --retry-failed (what "
+            f"{len(table.missing)} of {len(table.evaluations)} keys have no value, and no plan "
+            "will use them: fix the cause and run the same command with --retry-failed (what "
             "diverged will again: a lower --lr and another --out)",
             soft_wrap=True,
         )
-    original = result.table.original
-    if json:
-        print_json(
-            {
-                **counts,
-                "importance": str(result.files[0]),
-                "keys": len(result.table.evaluations),
-                "missing": [list(key) for key in missing],
-                "original_accuracy": original.val_accuracy,
-            }
-        )
-        return
-    out.print(
-        f"original {settings.model}: {original.val_accuracy:.2f} % of the validation images; "
-        f"{result.evaluated} networks evaluated, {result.reused} known before"
-    )
-    out.print(f"importances: {result.files[0]} (and {result.files[1].name})")

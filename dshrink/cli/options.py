@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from dshrink.cli.console import err
+from dshrink.cli.console import err, notice, progress
+from dshrink.progress import OnProgress
 
 Result = TypeVar("Result")
 
@@ -102,3 +104,16 @@ def call(context: typer.Context, function: Callable[..., Result], **more: Any) -
     names = signature(function).parameters
     taken = {name: value for name, value in context.params.items() if name in names}
     return function(**{**taken, **more})
+
+
+def run(
+    context: typer.Context,
+    function: Callable[..., Result],
+    title: str,
+    *,
+    bar: Callable[[str], AbstractContextManager[OnProgress]] = progress,
+    **more: Any,
+) -> Result:
+    """``call`` of an operation, with a progress bar of that title and its notices."""
+    with bar(title) as update:
+        return call(context, function, on_progress=update, notice=notice, **more)

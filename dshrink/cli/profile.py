@@ -9,14 +9,10 @@ from typing import Annotated
 import typer
 
 from dshrink.cli import options
-from dshrink.cli.console import notice, out, print_json, progress
+from dshrink.cli.console import show_result
 from dshrink.cli.render import summary_lines, table_data
 
 pieces = partial(typer.Option, rich_help_panel="Pieces")
-
-
-def register(app: typer.Typer) -> None:
-    app.command(name="profile")(command)
 
 
 def command(
@@ -42,28 +38,17 @@ def command(
         str,
         pieces(
             help="what is profiled: blocks, or spans (every run of convolutions that can become "
-            "one, across blocks as well)",
+            "one, across blocks as well)"
         ),
     ] = "blocks",
     span_mode: Annotated[
-        str | None,
-        pieces(
-            help="which spans: kim2023 (the paper's, the default) or exact (all valid)",
-        ),
+        str | None, pieces(help="which spans: kim2023 (the paper's, the default) or exact (all)")
     ] = None,
     max_kernel: Annotated[
-        int | None,
-        pieces(
-            min=1,
-            help="spans with a wider merged kernel are not measured",
-        ),
+        int | None, pieces(min=1, help="spans with a wider merged kernel are not measured")
     ] = None,
     dense: Annotated[
-        bool,
-        pieces(
-            "--dense",
-            help="with blocks: also measure same-FLOPs dense counterparts",
-        ),
+        bool, pieces("--dense", help="with blocks: also measure same-FLOPs dense counterparts")
     ] = False,
     hold_out: Annotated[
         int, typer.Option(min=8, help="networks that only check the predictions")
@@ -88,16 +73,11 @@ def command(
     from profiler.target import Target
 
     options.warn_of_plain_tcp(scheduler)
-    with progress(f"profile {model}") as update:
-        result = options.call(
-            context,
-            profile_network,
-            target=options.call(context, Target),
-            on_progress=update,
-            notice=notice,
-        )
-    if json:
-        print_json({**table_data(result.table), "table": str(folder)})
-        return
-    out.print("\n".join(summary_lines(result.table)))
-    out.print(f"table: {folder / 'table.csv'} (and .json); raw samples: {folder}/journal.jsonl")
+    target = options.call(context, Target)
+    result = options.run(context, profile_network, f"profile {model}", target=target)
+    files = f"table: {folder / 'table.csv'} (and .json); raw samples: {folder}/journal.jsonl"
+    show_result(
+        {**table_data(result.table), "table": str(folder)},
+        (*summary_lines(result.table), files),
+        as_json=json,
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from dshrink.cli.grids import Column, number, print_grid
@@ -23,7 +22,7 @@ def table_data(table: LatencyTable) -> dict[str, Any]:
         "chain": plain(table.chain),
         "origin": plain(table.origin),
         "conditions": table.conditions.to_json(),
-        "rows": [asdict(row) for row in table.rows],
+        "rows": list(table.rows),
         "calibration": plain(table.calibration),
         "hold_out": plain(table.hold_out),
         "context": table.context,

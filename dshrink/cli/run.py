@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,7 @@ import typer
 from dshrink.cli import options, train_options
 from dshrink.cli.console import notice, out, print_json, progress
 from dshrink.cli.grids import Column, print_grid, print_report
+from dshrink.cli.search_options import AllowUnfit
 from dshrink.errors import DshrinkError
 from dshrink.train.unreadable import Unreadable
 
@@ -21,11 +21,8 @@ if TYPE_CHECKING:
     from dshrink.study.steps import Step
 
 
-def register(app: typer.Typer) -> None:
-    app.command(name="run")(command)
-
-
 def command(
+    context: typer.Context,
     recipe: Annotated[
         str | None, typer.Argument(help="a name of `dshrink run --list`, or a file *.toml")
     ] = None,
@@ -39,63 +36,40 @@ def command(
     ] = None,
     device: Annotated[
         str | None,
-        typer.Option(
-            help="a name of `dshrink devices list`; the table's, else local",
-            rich_help_panel=options.CONDITIONS,
-        ),
+        options.condition(help="default: the table's, else local (see `dshrink devices list`)"),
     ] = None,
     runtime: Annotated[
         str | None,
-        typer.Option(
-            help="the table's, else the device's first that is driven",
-            rich_help_panel=options.CONDITIONS,
-        ),
+        options.condition(help="default: the table's, else the device's first supported one"),
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(
-            help="fp32, fp16 or int8; the table's, else fp32", rich_help_panel=options.CONDITIONS
-        ),
+        options.condition(help="fp32, fp16 or int8; default: the table's, else fp32"),
     ] = None,
     batch: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="images a batch; the table's, else the paper's",
-            rich_help_panel=options.CONDITIONS,
-        ),
+        options.condition(min=1, help="batch size; default: the table's, else the paper's"),
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="threads on a CPU; the table's, else 1", rich_help_panel=options.CONDITIONS
-        ),
+        options.condition(min=1, help="threads on a CPU; default: the table's, else 1"),
     ] = None,
     rows: Annotated[
-        str | None,
-        typer.Option(
-            help="only these rows, such as searched,random", rich_help_panel=options.TRAINING
-        ),
+        str | None, train_options.training(help="only these rows, such as searched,random")
     ] = None,
     seeds: Annotated[
-        str | None,
-        typer.Option(help="these seeds, such as 0,1,2", rich_help_panel=options.TRAINING),
+        str | None, train_options.training(help="only these seeds, such as 0,1,2")
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option(
+        train_options.training(
             min=1,
-            help="runs at a time; one a core without a GPU, else one",
-            rich_help_panel=options.TRAINING,
+            help="trainings in parallel; default: one per core without a GPU, else one",
         ),
     ] = None,
     unreadable: train_options.OnUnreadable = Unreadable.SKIP,
-    allow_unfit: Annotated[
-        bool, typer.Option("--allow-unfit", help="use a table that is not fit for search")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="say what would run, and stop")
-    ] = False,
+    allow_unfit: AllowUnfit = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="list the steps, run nothing")] = False,
     listed: Annotated[bool, typer.Option("--list", help="list the recipes")] = False,
     wide: options.Wide = False,
     json: options.Json = False,
@@ -116,27 +90,21 @@ def command(
     if recipe is None:
         raise DshrinkError("give a RECIPE; `dshrink run --list` names them")
     whole = load_recipe(recipe)
-    asked = {
-        **{"device": device, "runtime": runtime, "precision": precision},
-        **{"batch": batch, "threads": threads},
-    }
+    names = ("device", "runtime", "precision", "batch", "threads")
+    asked = {name: v for name in names if (v := context.params[name]) is not None}
     request = StudyRequest(
         recipe=whole.changed(rows=_names(rows), seeds=_numbers(seeds)),
         whole=whole,
         data=data or "",
         folder=folder or Path(whole.name),
-        target=study_target(table, {name: v for name, v in asked.items() if v is not None}),
+        target=study_target(table, asked),
         table=table,
         allow_unfit=allow_unfit,
         unreadable=unreadable,
         jobs=jobs_here(jobs),
     )
     if dry_run:
-        plan = plan_study(request, notice)
-        if json:
-            print_json(_as_json(request, plan))
-        else:
-            _say(request, plan, wide)
+        _show_plan(request, plan_study(request, notice), json, wide)
         return
     if data is None:
         raise DshrinkError("give --data DIR: the images to train on (or --dry-run)")
@@ -144,7 +112,7 @@ def command(
     if result is None:
         return
     if json:
-        print_json([asdict(row) for row in result.results])
+        print_json(list(result.results))
         return
     print_report(result.report, wide=wide)
     out.print(f"written: {', '.join(map(str, result.files))}")
@@ -175,25 +143,31 @@ def _list(json: bool, wide: bool) -> None:
     print_grid(columns, list(recipes.items()), wide=wide)
 
 
-def _as_json(request: StudyRequest, plan: StudyPlan) -> dict[str, object]:
+def _step_data(request: StudyRequest, plan: StudyPlan, step: Step) -> dict[str, object]:
     return {
-        "recipe": request.recipe.name,
-        "images": asdict(plan.images),
-        "steps": [
-            {
-                **{"step": step.name, "kind": step.kind, "method": step.method},
-                **{"seed": step.seed, "epochs": step.training.epochs if step.training else None},
-                **{"from": list(step.needs), "to": str(request.folder / step.name)},
-                "done": step.name in plan.done,
-            }
-            for step in plan.steps
-        ],
-        "epochs_left": plan.epochs_left,
-        "jobs": request.jobs,
+        "step": step.name,
+        "kind": step.kind,
+        "method": step.method,
+        "seed": step.seed,
+        "epochs": step.training.epochs if step.training else None,
+        "from": list(step.needs),
+        "to": str(request.folder / step.name),
+        "done": step.name in plan.done,
     }
 
 
-def _say(request: StudyRequest, plan: StudyPlan, wide: bool) -> None:
+def _show_plan(request: StudyRequest, plan: StudyPlan, json: bool, wide: bool) -> None:
+    if json:
+        print_json(
+            {
+                "recipe": request.recipe.name,
+                "images": plan.images,
+                "steps": [_step_data(request, plan, step) for step in plan.steps],
+                "epochs_left": plan.epochs_left,
+                "jobs": request.jobs,
+            }
+        )
+        return
     recipe, images = request.recipe, plan.images
     out.print(f"{recipe.name}: {recipe.title}")
     out.print(

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from dshrink.cli import options, search_mask
-from dshrink.cli.console import notice, out, print_json
+from dshrink.cli.console import notice, show_result
 from dshrink.cli.render_search import plan_lines, result_data, result_lines
 from dshrink.cli.search_options import (
     AllowUnfit,
@@ -54,6 +54,7 @@ app = typer.Typer(
 
 @app.command()
 def greedy(
+    context: typer.Context,
     model: options.Model,
     table: options.Table,
     budget_ms: BudgetMs = None,
@@ -66,14 +67,12 @@ def greedy(
     """Merge the blocks of MODEL that save most, for a latency budget or a number of kept blocks."""
     from dshrink.operations.search import search_blocks
 
-    plan = search_blocks(
-        model, table, budget_ms=budget_ms, keep=keep, padding=padding, allow_unfit=allow_unfit
-    )
-    _write_plan(plan, out_file, json)
+    _write_plan(options.call(context, search_blocks), out_file, json)
 
 
 @app.command()
 def random(
+    context: typer.Context,
     model: options.Model,
     table: options.Table,
     budget_ms: BudgetMs = None,
@@ -87,23 +86,15 @@ def random(
     """Merge blocks of MODEL that are drawn at random: the baseline of a search."""
     from dshrink.operations.search import search_blocks
 
-    plan = search_blocks(
-        model,
-        table,
-        budget_ms=budget_ms,
-        keep=keep,
-        seed=seed,
-        padding=padding,
-        allow_unfit=allow_unfit,
-    )
-    _write_plan(plan, out_file, json)
+    _write_plan(options.call(context, search_blocks), out_file, json)
 
 
-search_mask.register(app)
+app.command()(search_mask.mask)
 
 
 @app.command()
 def dp(
+    context: typer.Context,
     model: options.Model,
     table: Annotated[
         list[Path], typer.Option(help="folder of a latency table of spans; one a device")
@@ -113,8 +104,11 @@ def dp(
         list[float] | None,
         search_option(help="latency that the plan must meet, one a table in their order"),
     ] = None,
-    budget_share: Annotated[
-        float | None, search_option(help="budget as a share of each original network's latency")
+    share: Annotated[
+        float | None,
+        search_option(
+            "--budget-share", help="budget as a share of each original network's latency"
+        ),
     ] = None,
     alpha: Alpha = None,
     padding: options.TablePadding = None,
@@ -129,7 +123,7 @@ def dp(
     ] = None,
     max_kernel: Annotated[int | None, bound_option(help="longest side of a merged kernel")] = None,
     keep_block: Annotated[
-        list[int] | None, bound_option(help="number of a block that stays as it is")
+        list[int] | None, bound_option(help="number of a block to keep unmerged; repeatable")
     ] = None,
     one_plan: Annotated[
         str | None,
@@ -137,7 +131,9 @@ def dp(
             help="one plan for all tables: worst (each meets its budget) or mix (their mean does)"
         ),
     ] = None,
-    weight: Annotated[list[float] | None, devices_option(help="of each table in a mix")] = None,
+    weights: Annotated[
+        list[float] | None, devices_option("--weight", help="of each table in a mix")
+    ] = None,
     frontier_file: FrontierFile = None,
     out_file: Annotated[
         list[Path] | None, typer.Option("--out", help="plan to write; one a table, or --one-plan's")
@@ -149,22 +145,11 @@ def dp(
     from dshrink.search.dp.bounds import Bounds
     from dshrink.search.plan import save_plan
 
-    request = DpRequest(
-        importance=importance,
-        alpha=alpha,
-        bounds=Bounds(
-            max_kernel=max_kernel,
-            max_peak_mib=max_peak_mib,
-            max_macs=max_macs,
-            max_parameters=max_parameters,
-            keep_blocks=tuple(keep_block or ()),
-        ),
-        padding=padding,
-        allow_unfit=allow_unfit,
+    request = options.call(
+        context,
+        DpRequest,
+        bounds=options.call(context, Bounds, keep_blocks=tuple(keep_block or ())),
         budgets_ms=tuple(budget_ms or ()),
-        share=budget_share,
-        one_plan=one_plan,
-        weights=weight,
         frontier=frontier_file is not None,
     )
     files, count = out_file or [], request.plan_count(len(table))
@@ -184,9 +169,11 @@ def dp(
 
 @app.command()
 def csv(
-    time_table: Annotated[
+    context: typer.Context,
+    times: Annotated[
         str,
         typer.Option(
+            "--time-table",
             metavar="FILE|published:NAME",
             help="CSV st,end,time of spans; with a column kernel: LayerMerge",
         ),
@@ -206,10 +193,7 @@ def csv(
     """Solve two CSV files as they were published, without a network: Kim et al., LayerMerge."""
     from dshrink.operations.search import search_csv
 
-    found = search_csv(
-        time_table, importance, budget_ms=budget_ms, alpha=alpha, compat=compat, prec=prec
-    )
-    _write_result(found, frontier_file, (), json)
+    _write_result(options.call(context, search_csv), frontier_file, (), json)
 
 
 def _write_plan(plan: Plan, file: Path | None, json: bool) -> None:
@@ -217,13 +201,8 @@ def _write_plan(plan: Plan, file: Path | None, json: bool) -> None:
 
     if file is not None:
         save_plan(plan, file)
-    if json:
-        print_json(plan_data(plan))
-        return
-    for line in plan_lines(plan):
-        out.print(line)
-    if file is not None:
-        out.print(f"plan: {file}")
+    written = [] if file is None else [f"plan: {file}"]
+    show_result(plan_data(plan), (*plan_lines(plan), *written), as_json=json)
 
 
 def _write_result(
@@ -233,10 +212,5 @@ def _write_result(
 
     if frontier_file is not None and found.frontier is not None:
         save_frontier(found.frontier, frontier_file, found.problem)
-    if json:
-        print_json(result_data(found))
-        return
-    for line in result_lines(found, frontier_file):
-        out.print(line)
-    for file in files:
-        out.print(f"plan: {file}")
+    lines = (*result_lines(found, frontier_file), *(f"plan: {file}" for file in files))
+    show_result(result_data(found), lines, as_json=json)

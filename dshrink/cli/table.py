@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dshrink.cli import options, table_import
-from dshrink.cli.console import out, print_json
+from dshrink.cli.console import out, print_json, show_result
 from dshrink.cli.grids import Column, number, print_grid
 from dshrink.cli.render import print_rows, summary_lines, table_data
 
@@ -40,11 +39,8 @@ def check(folder: Folder, json: options.Json = False) -> None:
     from latency_tables.io import load_table
 
     table = load_table(folder)
-    if json:
-        data = table_data(table)
-        print_json({key: data[key] for key in data if key != "rows"})
-    else:
-        out.print("\n".join(summary_lines(table)))
+    data = {key: value for key, value in table_data(table).items() if key != "rows"}
+    show_result(data, summary_lines(table), as_json=json)
     if not table.fit_for_search:
         raise typer.Exit(1)
 
@@ -70,19 +66,17 @@ def predict(
     table = load_table(folder)
     mask = parse_plan(keep).mask if ":" in keep else keep
     prediction = predict_latency(table, mask, padding)
-    if json:
-        print_json(asdict(prediction))
-        return
     interval = ""
     if prediction.low_ms is not None:
         interval = f" (95 %: {prediction.low_ms:.3f} to {prediction.high_ms:.3f})"
-    out.print(
-        f"{prediction.latency_ms:.3f} ms{interval}, {prediction.throughput_fps:.1f} FPS\n"
+    lines = [
+        f"{prediction.latency_ms:.3f} ms{interval}, {prediction.throughput_fps:.1f} FPS",
         f"plain sum of the rows {prediction.plain_sum_ms:.3f} ms, "
-        f"scaled MACs {prediction.scaled_macs_ms:.3f} ms"
-    )
+        f"scaled MACs {prediction.scaled_macs_ms:.3f} ms",
+    ]
     if not prediction.calibrated:
-        out.print("not calibrated: this is the plain sum, and its error is unknown")
+        lines.append("not calibrated: this is the plain sum, and its error is unknown")
+    show_result(prediction, lines, as_json=json)
 
 
 @app.command()
@@ -93,7 +87,7 @@ def compare(a: Folder, b: Folder, wide: options.Wide = False, json: options.Json
 
     result = compare_tables(load_table(a), load_table(b))
     if json:
-        print_json(asdict(result))
+        print_json(result)
         return
     columns: list[Column[RowComparison]] = [
         Column("piece", lambda row: row.piece),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -77,30 +76,18 @@ def recipe_settings(recipe: str | None) -> Training:
     from dshrink.study.recipe import load_recipe
 
     found = load_recipe(recipe)
-    return seeded(found.finetune, found.seeds)
+    return replace(found.finetune, seed=found.finetune.seed or found.seeds[0])
 
 
-def seeded(settings: Training, seeds: Sequence[int]) -> Training:
-    """With the settings' own seed, else the first of a study's."""
-    return replace(settings, seed=settings.seed or seeds[0])
+def given(context: typer.Context, base: Training) -> Training:
+    """``base`` with the options that were given: the command's parameters of its fields' names."""
+    names = (field.name for field in fields(base))
+    return settings_of(base, **{name: context.params.get(name) for name in names})
 
 
 def settings_of(base: Training, **given: Any) -> Training:
-    """The base's settings with those that were given on the command line (not None)."""
-    known = {item.name for item in fields(base)}
-    assert set(given) <= known, set(given) - known
+    """``base`` with what is not None."""
     return replace(base, **{name: value for name, value in given.items() if value is not None})
-
-
-def given_settings(context: typer.Context) -> dict[str, Any]:
-    """The options of a command that are settings: its parameters of the names of ``Training``'s."""
-    from dshrink.train.settings import Training
-
-    return {
-        item.name: context.params[item.name]
-        for item in fields(Training)
-        if item.name in context.params
-    }
 
 
 def is_main_process() -> bool:
@@ -110,11 +97,6 @@ def is_main_process() -> bool:
     return processes.is_main_process()
 
 
-@contextmanager
-def progress_of_main(title: str) -> Iterator[OnProgress]:
+def progress_of_main(title: str) -> AbstractContextManager[OnProgress]:
     """A progress bar in the process that reports, none in others."""
-    if not is_main_process():
-        yield no_progress
-        return
-    with progress(title) as update:
-        yield update
+    return progress(title) if is_main_process() else nullcontext(no_progress)

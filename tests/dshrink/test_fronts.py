@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from dshrink.cli import grids
 from dshrink.cli.bench import print_results
 from dshrink.cli.console import out
 from dshrink.front_results import front_rows, load_fronts, save_fronts
@@ -621,7 +622,7 @@ def test_metadata_that_cannot_be_is_refused_with_the_file(known, message, tmp_pa
 
 
 def test_bench_prints_accuracies_where_any_is_known(tmp_path, monkeypatch):
-    monkeypatch.setattr(out, "_width", 200)
+    monkeypatch.setattr(grids, "screen_width", lambda: 200)
     known = result_of(network_of_file(write_onnx(tmp_path / "a.onnx", accuracy_percent=91.234), 1))
     foreign = result_of(network_of_file(write_onnx(tmp_path / "b.onnx"), 1))
     for results, expected in (([known, foreign], True), ([foreign], False)):

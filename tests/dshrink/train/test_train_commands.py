@@ -331,7 +331,7 @@ def test_a_random_search_without_a_seed_draws_with_seed_0(
 ) -> None:
     seeds: list[int | None] = []
 
-    def note(*given: Any, seed: int | None = None, **more: Any) -> Any:
+    def note(model: str, table: Path, *, seed: int | None = None, **more: Any) -> Any:
         seeds.append(seed)
         raise DshrinkError("that is all")
 
