@@ -73,17 +73,18 @@ def bench_networks(
             on_progress=on_progress,
             notice=notice,
         )
-        _say_unused(loaded, conditions, notice)
+        for table in loaded:
+            if differences := table.conditions.differences(conditions):
+                notice(
+                    f"the table of {table.model} predicts nothing here: measured under other "
+                    f"conditions ({'; '.join(differences)})"
+                )
     save_results(results, out_file)
     return results
 
 
 def _wanted(
-    names: Sequence[str],
-    plans: Sequence[Plan],
-    batch: int,
-    resolution: int,
-    padding: str | None,
+    names: Sequence[str], plans: Sequence[Plan], batch: int, resolution: int, padding: str | None
 ) -> list[BenchNetwork]:
     if plans and all(name.endswith(".onnx") for name in names):
         raise DshrinkError("--plan needs a network by name beside it, not only ONNX files")
@@ -98,15 +99,6 @@ def _wanted(
         else:
             found += networks_by_plan(load_network(name, resolution=size), plans, padding)
     return found
-
-
-def _say_unused(tables: Sequence[LatencyTable], conditions: Conditions, notice: Notice) -> None:
-    for table in tables:
-        if differences := table.conditions.differences(conditions):
-            notice(
-                f"the table of {table.model} predicts nothing here: measured under other "
-                f"conditions ({'; '.join(differences)})"
-            )
 
 
 def run_benchmark(
@@ -183,8 +175,12 @@ def benchmark_result(
     prediction: Prediction | None,
 ) -> BenchmarkResult:
     """The row of a network; ``built`` is what the runtime says of the engine that it built."""
-    facts = network.facts
-    known = {} if measurement.failed else _measured(measurement, conditions.batch)
+    facts, batch_ms = network.facts, 1000.0 * conditions.batch
+    known: dict[str, Any] = dict.fromkeys(_THROUGHPUT)
+    if not measurement.failed:
+        known = {name: getattr(measurement, name) for name in _OF_MEASUREMENT}
+        ends = (measurement.latency_ms, measurement.high_ms, measurement.low_ms)
+        known |= {name: batch_ms / ms for name, ms in zip(_THROUGHPUT, ends, strict=True)}
     if prediction is not None:
         known |= {
             "predicted_ms": prediction.latency_ms,
@@ -194,12 +190,13 @@ def benchmark_result(
         if not measurement.failed:
             ratio = prediction.latency_ms / measurement.latency_ms
             known["error_percent"] = 100.0 * (ratio - 1.0)
+    has_blocks = facts.segments == "blocks" and facts.keep_mask
     return BenchmarkResult(
         network=network.label,
         **{name: getattr(facts, name) for name in _OF_FACTS},
         **{name: getattr(conditions, name) for name in _OF_CONDITIONS},
-        **{**dict.fromkeys(_THROUGHPUT), **known},
-        kept_blocks=_kept_blocks(network),
+        **known,
+        kept_blocks=facts.keep_mask.count("1") if has_blocks else None,
         macs=network.macs,
         parameters=network.parameters,
         verdict=measurement.verdict,
@@ -220,28 +217,8 @@ _OF_CONDITIONS = (
     *("device", "runtime", "precision", "batch", "threads"),
     *("clock", "statistic", "launch", "cache_mode"),
 )
-#: What a failed measurement has not.
+_OF_MEASUREMENT = ("latency_ms", "low_ms", "high_ms", "median_ms", "enqueue_ms", "built_precision")
 _THROUGHPUT = ("throughput_fps", "throughput_low_fps", "throughput_high_fps")
-
-
-def _measured(measurement: Measurement, batch: int) -> dict[str, Any]:
-    images_ms = 1000.0 * batch
-    return {
-        "latency_ms": measurement.latency_ms,
-        "low_ms": measurement.low_ms,
-        "high_ms": measurement.high_ms,
-        "median_ms": measurement.median_ms,
-        "throughput_fps": images_ms / measurement.latency_ms,
-        "throughput_low_fps": images_ms / measurement.high_ms,
-        "throughput_high_fps": images_ms / measurement.low_ms,
-        "enqueue_ms": measurement.enqueue_ms,
-        "built_precision": measurement.built_precision,
-    }
-
-
-def _kept_blocks(network: BenchNetwork) -> int | None:
-    mask = network.facts.keep_mask if network.facts.segments == "blocks" else ""
-    return mask.count("1") if mask else None
 
 
 def _number(facts: Mapping[str, Any], name: str, unit: float) -> float | None:
