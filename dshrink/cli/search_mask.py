@@ -15,7 +15,7 @@ from dshrink.cli.search_options import AllowUnfit, BudgetMs, Keep, search_option
 from dshrink.train.unreadable import Unreadable
 
 if TYPE_CHECKING:
-    from dshrink.operations.search import MaskRequest
+    from dshrink.operations.mask_search import MaskRequest
     from dshrink.train.mask_search import MaskSearch
 
 
@@ -65,7 +65,7 @@ def mask(
 
     The same command resumes an interrupted search.
     """
-    from dshrink.operations.search import MaskRequest, mask_defaults, search_mask
+    from dshrink.operations.mask_search import MaskRequest, mask_defaults, search_mask
     from dshrink.search.goal import Goal
     from dshrink.search.plan import plan_data
 

@@ -26,9 +26,10 @@ from dshrink.merge.agreement import top1_agreement
 from dshrink.merge.export import METADATA_KEY
 from dshrink.network.models import Network
 from dshrink.network.tracing import import_timm, trace
+from dshrink.operations import mask_search
 from dshrink.operations import search as searching
+from dshrink.operations.mask_search import MaskRequest
 from dshrink.operations.resolution import one_resolution
-from dshrink.operations.search import MaskRequest
 from dshrink.progress import no_progress
 from dshrink.search.goal import Goal
 from dshrink.search.plan import load_plan, parse_plan, save_plan
@@ -171,7 +172,7 @@ def settings_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Training]:
 
     monkeypatch.setattr("dshrink.operations.finetune.finetune_by_plan", note)
     monkeypatch.setattr("dshrink.operations.expand.expand_network", note)
-    monkeypatch.setattr(searching, "search_mask", note_search)
+    monkeypatch.setattr(mask_search, "search_mask", note_search)
     starts = {
         "finetune": ["finetune", MODEL, "--plan", "mask:0100"],
         "expand": ["expand", MODEL],
