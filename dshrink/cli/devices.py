@@ -88,24 +88,22 @@ def _reached_by(device: Device) -> str:
 
 def _facts(device: Device) -> Iterator[tuple[str, str]]:
     """What the inventory says, a line each; facts that are not given are left out."""
-    yield "name", device.name
-    yield "device", device.title
-    if device.like:
-        yield "like", device.like
-    yield "chip", device.chip
-    yield "reached by", _reached_by(device)
-    for key, value in (
-        ("python", device.python),
-        ("ssh options", " ".join(device.ssh_options)),
-        ("folder", device.folder),
-        ("lock", device.lock),
-        ("keep", "files stay on the device" if device.keep else ""),
-    ):
-        if value:
-            yield key, value
-    yield "paper's batch", str(device.paper_batch)
-    yield "precisions", ", ".join(device.precisions)
-    yield "power mode", device.power_mode
+    facts = {
+        "name": device.name,
+        "device": device.title,
+        "like": device.like,
+        "chip": device.chip,
+        "reached by": _reached_by(device),
+        "python": device.python,
+        "ssh options": " ".join(device.ssh_options),
+        "folder": device.folder,
+        "lock": device.lock,
+        "keep": "files stay on the device" if device.keep else "",
+        "paper's batch": str(device.paper_batch),
+        "precisions": ", ".join(device.precisions),
+        "power mode": device.power_mode,
+    }
+    yield from ((name, value) for name, value in facts.items() if value)
     for runtime, support in device.runtimes.items():
         opset = f", ONNX opset up to {support.max_opset}" if support.max_opset else ""
         ir = f", IR up to {support.max_ir}" if support.max_ir else ""
@@ -217,7 +215,7 @@ def _runtime(finding: RuntimeFinding) -> str:
         "ok": f"{finding.version}, supported ({finding.versions})",
         "other version": f"{finding.version}, NOT within {finding.versions}",
         "missing": f"missing ({finding.versions})",
-        "not driven": "not looked for: this version of dshrink has no backend for it",
+        "not driven": "not looked for: not supported by this version of dshrink",
     }
     return f"{finding.name} {texts[finding.state]}"
 

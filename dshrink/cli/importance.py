@@ -118,7 +118,7 @@ def command(
     facts |= {
         "importance": str(file),
         "keys": len(table.evaluations),
-        "missing": [list(key) for key in table.missing],
+        "missing": list(table.missing),
         "original_accuracy": table.original.val_accuracy,
     }
     lines = [

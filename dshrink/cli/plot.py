@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dshrink.cli import options
-from dshrink.cli.console import out, print_json
+from dshrink.cli.console import show_result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -107,7 +107,14 @@ def kept(
         bound = {label: _bound_to_table(plan, found) for label, plan in labelled.items()}
         figure = kept_figure(bound, table=found, padding=padding)
     elif model:
-        figure = _kept_of_model(labelled, model)
+        from dshrink.network.chain import span_chain
+        from dshrink.network.models import load_network
+        from dshrink.pieces.plan_binding import bind_to_network
+
+        network = load_network(model)
+        bound = {label: bind_to_network(plan, network) for label, plan in labelled.items()}
+        names, chain = [block.name for block in network.blocks], span_chain(network.chain)
+        figure = kept_figure(bound, block_names=names, chain=chain)
     else:
         figure = kept_figure(labelled)
     _write(figure, file, json)
@@ -117,10 +124,10 @@ def _bound_to_table(plan: Plan, table: LatencyTable) -> Plan:
     from dshrink.plots import PlotError
     from dshrink.search.binding import bind, bind_spans
 
-    cut_into = "spans" if table.chain else "blocks"
-    if plan.segments != cut_into:
+    segments = "spans" if table.chain else "blocks"
+    if plan.segments != segments:
         raise PlotError(
-            f"{plan.text} merges {plan.segments}, the table of {table.model} is of {cut_into}"
+            f"{plan.text} merges {plan.segments}, the table of {table.model} is of {segments}"
         )
     reasons = table.unmergeable.items()
     if table.chain is None:
@@ -133,21 +140,6 @@ def _bound_to_table(plan: Plan, table: LatencyTable) -> Plan:
         chain=table.chain,
         known=[row.span for row in table.rows if row.kind == "span" and row.span],
         unmergeable={at: why for at, why in reasons if isinstance(at, tuple)},
-    )
-
-
-def _kept_of_model(plans: dict[str, Plan], model: str) -> Figure:
-    from dshrink.network.chain import span_chain
-    from dshrink.network.models import load_network
-    from dshrink.pieces.plan_binding import bind_to_network
-    from dshrink.plots import kept_figure
-
-    network = load_network(model)
-    bound = {label: bind_to_network(plan, network) for label, plan in plans.items()}
-    return kept_figure(
-        bound,
-        block_names=tuple(block.name for block in network.blocks),
-        chain=span_chain(network.chain),
     )
 
 
@@ -249,8 +241,5 @@ def _write(
     from dshrink.plots import save_figure
 
     files = [str(path) for path in (*save_figure(figure, file), *beside)]
-    if as_json:
-        print_json({"files": files, **facts})
-    else:
-        written = f"{', '.join(files[:-1])} and {files[-1]}"
-        out.print(f"wrote {written}", markup=False, soft_wrap=True)
+    wrote = f"wrote {', '.join(files[:-1])} and {files[-1]}"
+    show_result({"files": files, **facts}, [wrote], as_json=as_json)

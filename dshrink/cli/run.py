@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 
 def command(
-    context: typer.Context,
     recipe: Annotated[
         str | None, typer.Argument(help="a name of `dshrink run --list`, or a file *.toml")
     ] = None,
@@ -90,8 +89,8 @@ def command(
     if recipe is None:
         raise DshrinkError("give a RECIPE; `dshrink run --list` names them")
     whole = load_recipe(recipe)
-    names = ("device", "runtime", "precision", "batch", "threads")
-    asked = {name: v for name in names if (v := context.params[name]) is not None}
+    given = {"device": device, "runtime": runtime, "precision": precision, "batch": batch}
+    asked = {name: v for name, v in {**given, "threads": threads}.items() if v is not None}
     request = StudyRequest(
         recipe=whole.changed(rows=_names(rows), seeds=_numbers(seeds)),
         whole=whole,

@@ -19,6 +19,9 @@ from dshrink.search.plan import Plan, parse_plan
 from dshrink.train.opening import open_to_validate
 from dshrink.train.unreadable import Unreadable
 
+#: What a network costs beside its latency: attributes of its spec.
+COSTS = ("macs", "parameters")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeResult:
@@ -113,10 +116,7 @@ def merge_by_plan(
         onnx_difference=done.onnx_difference,
         agreement=done.agreement,
         unreadable=dict(feed.unreadable.reasons) if feed else {},
-        cost={
-            "macs": (before.macs, after.macs),
-            "parameters": (before.parameters, after.parameters),
-        },
+        cost={name: (getattr(before, name), getattr(after, name)) for name in COSTS},
     )
 
 

@@ -104,13 +104,10 @@ def plan_labels(texts: Sequence[str]) -> list[str]:
     Several span masks, which are long, are numbered.
     """
     short = [_short(text) for text in texts]
-    bare = [text for text in texts if text.startswith(SPANS_PREFIX)]
+    spans = [text for text in texts if text.startswith(SPANS_PREFIX)]
+    numbered = {text: f"spans {number}" for number, text in reversed([*enumerate(spans, start=1)])}
     return [
-        name
-        if short.count(name) == 1
-        else f"spans {bare.index(text) + 1}"
-        if text.startswith(SPANS_PREFIX)
-        else text
+        name if short.count(name) == 1 else numbered.get(text, text)
         for name, text in zip(short, texts, strict=True)
     ]
 

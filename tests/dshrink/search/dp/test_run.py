@@ -142,7 +142,7 @@ def test_several_tables_give_a_plan_each_or_one_for_all(importance):
     shared = search_tables(both, replace(wanted, one_plan="worst"))
     assert [plan.span_mask for plan in shared.plans] == ["01"]
     assert [one.lost_importance for one in shared.outcomes] == [1.5, 0.0]
-    assert result_data(shared)["devices"][0]["lost_importance"] == 1.5
+    assert result_data(shared)["devices"][0].lost_importance == 1.5
 
 
 def test_keys_that_were_not_evaluated_are_counted(importance):
