@@ -19,12 +19,16 @@ if TYPE_CHECKING:
 
 def command(
     context: typer.Context,
-    networks: Annotated[list[str], typer.Argument(help="timm names or ONNX files")],
+    networks: Annotated[
+        list[str], typer.Argument(metavar="NETWORK", help="timm names or ONNX files")
+    ],
     plans: Annotated[
-        list[str] | None, typer.Option("--plan", help="a plan to measure as well")
+        list[str] | None,
+        typer.Option("--plan", help="also measure networks under this plan; repeatable"),
     ] = None,
     tables: Annotated[
-        list[Path] | None, typer.Option("--table", help="a latency table whose prediction to show")
+        list[Path] | None,
+        typer.Option("--table", help="show the predictions of this latency table; repeatable"),
     ] = None,
     out_file: Annotated[Path, typer.Option("--out", help="CSV to write")] = Path("results.csv"),
     device: options.Device = "local",
@@ -43,9 +47,9 @@ def command(
     wide: options.Wide = False,
     json: options.Json = False,
 ) -> None:
-    """Measure networks, original and shrunk, interleaved; write frames per second.
+    """Measure the throughput of networks, original and merged, interleaved.
 
-    The same command resumes an interrupted run.
+    Run the same command again to resume an interrupted run.
     """
     from dshrink.operations.bench import bench_networks
     from profiler.target import Target

@@ -18,9 +18,13 @@ if TYPE_CHECKING:
 
 
 def command(
-    models: Annotated[list[str], typer.Argument(help="timm names, or torchvision:NAME")],
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL", help="timm names, or torchvision:NAME")
+    ],
     resolution: options.Resolution = 224,
-    spans: Annotated[str, typer.Option(help="how spans are counted: exact, kim2023")] = "kim2023",
+    spans: Annotated[
+        str, typer.Option(help="which spans are counted: exact or kim2023")
+    ] = "kim2023",
     wide: options.Wide = False,
     json: options.Json = False,
 ) -> None:

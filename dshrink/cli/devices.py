@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from devices.preflight import Preflight, RuntimeFinding
 
 app = typer.Typer(no_args_is_help=True, help="List, show and probe the devices to measure on.")
-Name = Annotated[str, typer.Argument(help="a name of `dshrink devices list`")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="a name of `dshrink devices list`")]
 NOT_REPORTED = "not reported by this machine"
 
 
@@ -41,7 +41,7 @@ def list_devices(wide: options.Wide = False, json: options.Json = False) -> None
 
 @app.command()
 def show(name: Name, json: options.Json = False) -> None:
-    """Show everything that the inventory says of a device."""
+    """Show the inventory entry of a device."""
     from devices.inventory import load_inventory
 
     device = load_inventory().get(name)
@@ -55,7 +55,7 @@ def show(name: Name, json: options.Json = False) -> None:
 
 @app.command()
 def probe(name: Name, json: options.Json = False) -> None:
-    """Connect to a device; print what it runs and what would disturb a measurement there."""
+    """Connect to a device; report its software and what would disturb a measurement."""
     from devices.inventory import load_inventory
     from devices.preflight import probe
 

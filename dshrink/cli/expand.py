@@ -35,7 +35,7 @@ def command(
     ] = "auto",
     layers: Annotated[
         list[str] | None,
-        expanding("--layer", metavar="NAME", help="expand this convolution instead; several times"),
+        expanding("--layer", metavar="NAME", help="expand this convolution instead; repeatable"),
     ] = None,
     ratio: Annotated[
         int, expanding(min=1, help="middle channels of an expansion for each input channel")
@@ -65,7 +65,7 @@ def command(
     seed: train_options.Seed = None,
     json: options.Json = False,
 ) -> None:
-    """Train MODEL expanded, then contract it: its own architecture with better weights.
+    """Train MODEL expanded, then contract it to its own architecture, with better weights.
 
     DepthShrinker+: chosen convolutions become inverted residuals with new weights; after a training
     with the added activations and one without, each is merged into one convolution again. The same

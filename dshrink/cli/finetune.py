@@ -33,7 +33,7 @@ def command(
     accumulate: train_options.Accumulate = None,
     learning_rate: train_options.LearningRate = None,
     min_learning_rate: Annotated[
-        float | None, training("--min-lr", help="learning rate at the cosine's end")
+        float | None, training("--min-lr", help="final learning rate of the cosine decay")
     ] = None,
     warmup_epochs: train_options.WarmupEpochs = None,
     momentum: Annotated[float | None, training(help="momentum of SGD")] = None,
@@ -41,15 +41,15 @@ def command(
     clip: train_options.Clip = None,
     label_smoothing: Annotated[float | None, training(help="label smoothing")] = None,
     distillation: Annotated[
-        float | None, distilling(help="weight of the teacher's outputs as targets; 0 for none")
+        float | None, distilling(help="weight of the distillation loss; 0 disables it")
     ] = None,
     teacher: Annotated[
         str | None,
-        distilling(metavar="FILE", help="weights of the teacher, MODEL itself; else --weights"),
+        distilling(
+            metavar="FILE", help="weights of the teacher (MODEL itself); default: --weights"
+        ),
     ] = None,
-    temperature: Annotated[
-        float | None, distilling(help="divides the outputs of teacher and student")
-    ] = None,
+    temperature: Annotated[float | None, distilling(help="distillation temperature")] = None,
     ema: train_options.Ema = None,
     precision: train_options.TrainPrecision = None,
     free_activation: options.FreeActivation = True,
@@ -59,10 +59,10 @@ def command(
     seed: train_options.Seed = None,
     json: options.Json = False,
 ) -> None:
-    """Fine-tune MODEL as a plan shrinks it, so that it merges exactly.
+    """Fine-tune MODEL without the activations that a plan removes, so that it merges exactly.
 
-    The same command resumes an interrupted run. On several GPUs:
-    `accelerate launch -m dshrink finetune ...`.
+    Run the same command again to resume an interrupted run. On several GPUs:
+    `accelerate launch -m dshrink finetune ...`
     """
     from dshrink.operations.finetune import finetune_by_plan
 

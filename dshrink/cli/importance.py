@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from dshrink.importance.table import ImportanceTable
 
 evaluation = partial(typer.Option, rich_help_panel="Evaluation of a network")
-sharing = partial(typer.Option, rich_help_panel="Parts and machines")
+preparing = partial(typer.Option, rich_help_panel="Training before an evaluation")
+sharing = partial(typer.Option, rich_help_panel="Shards and machines")
 
 
 def command(
@@ -26,31 +27,33 @@ def command(
     level: Annotated[
         str,
         evaluation(
-            help="what a network gets before it is evaluated: recalibrate[:BATCHES] (batch-norm "
+            help="training of each network before evaluation: recalibrate[:BATCHES] (batch-norm "
             "statistics only), steps:N or epochs:N of fine-tuning (the paper: one epoch)"
         ),
     ],
-    file: Annotated[Path, typer.Option("--out", help="CSV to write; its journal lies beside")],
+    file: Annotated[
+        Path, typer.Option("--out", help="CSV to write; the journal is written next to it")
+    ],
     weights: train_options.MergeWeights = "pretrained",
     resolution: options.Resolution = 224,
     images: Annotated[
-        int | None, evaluation(min=1, help="validation images to evaluate on; all if not given")
+        int | None, evaluation(min=1, help="number of validation images; default: all")
     ] = None,
-    batch: Annotated[int, evaluation(min=1, help="images a batch")] = 128,
+    batch: Annotated[int, evaluation(min=1, help="batch size")] = 128,
     learning_rate: Annotated[
         float,
-        evaluation("--lr", help="learning rate of SGD at the start; down to 0 along a cosine"),
+        evaluation("--lr", help="initial learning rate of SGD, cosine decay to 0"),
     ] = 0.01,
     weight_decay: Annotated[float, evaluation(help="weight decay of SGD")] = 1e-5,
     augment: Annotated[
-        bool, evaluation("--augment/--no-augment", help="random crops and flips to train on")
+        bool, preparing("--augment/--no-augment", help="train on random crops and flips")
     ] = True,
     reinitialise: Annotated[
         bool,
-        evaluation(
+        preparing(
             "--reinitialise/--keep-single-layers",
-            help="draw a single layer (j = i + 1) anew before it is evaluated, as the paper does: "
-            "then such spans cost something too; only training (epochs:1) recovers from it",
+            help="re-initialise single layers (j = i + 1) before evaluation, as the paper does; "
+            "only training (epochs:1) recovers from it",
         ),
     ] = False,
     span_mode: Annotated[
@@ -59,16 +62,16 @@ def command(
     shard: Annotated[
         str | None,
         sharing(
-            help="K/N: evaluate only that part; afterwards the same command without --shard "
-            "collects all parts and writes the table"
+            help="K/N: evaluate only this shard; afterwards the same command without --shard "
+            "collects all shards and writes the table"
         ),
     ] = None,
     scheduler: Annotated[
         str | None,
-        sharing(help="address of a Dask cluster whose workers evaluate; see docs/fleets.md"),
+        sharing(help="address of a Dask scheduler whose workers evaluate; see docs/fleets.md"),
     ] = None,
     loaders: Annotated[
-        int, typer.Option(min=0, help="processes that read images; 0 reads in this one")
+        int, typer.Option(min=0, help="data loader workers; 0 loads in the main process")
     ] = 0,
     unreadable: Annotated[
         Unreadable,
@@ -78,14 +81,14 @@ def command(
         ),
     ] = Unreadable.STOP,
     retry_failed: Annotated[
-        bool, sharing("--retry-failed", help="evaluate again what failed before")
+        bool, sharing("--retry-failed", help="retry evaluations that failed")
     ] = False,
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
     """Measure I(i,j,a,b) of MODEL: the change of accuracy without the activations inside a span.
 
-    The same command resumes an interrupted run.
+    Run the same command again to resume an interrupted run.
     """
     from dshrink.importance.journal import Shard
     from dshrink.importance.settings import ImportanceSettings, Level

@@ -35,7 +35,7 @@ INTERRUPTED = 130
 PANELS = {
     "End to end": (demo, run),
     "Measure": (devices, profile, bench),
-    "Search and shrink": (importance, search, merge),
+    "Search and merge": (importance, search, merge),
     "Train": (data, finetune, expand),
     "Show": (chain, table, plot),
 }
@@ -44,7 +44,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    help="What each piece of a convolutional network costs on your device, and the network shrunk.",
+    help="Measure the latency of a network's pieces on your device, and merge its blocks by it.",
 )
 for panel, commands in PANELS.items():
     for command in commands:
@@ -64,7 +64,8 @@ def _print_version(asked: bool) -> None:
 @app.callback()
 def options_of_all(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="the version")
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="print the version"),
     ] = False,
 ) -> None:
     pass
@@ -78,5 +79,5 @@ def main() -> None:
         fail(str(error))
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            err.print("interrupted; the same command resumes from here")
+            err.print("interrupted; run the same command again to resume")
         raise

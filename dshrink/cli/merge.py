@@ -26,7 +26,7 @@ def command(
         str | None,
         typer.Option(
             metavar="DIR",
-            help="images (as of `dshrink finetune`): the accuracy before and after the merge",
+            help="image folder (as for `dshrink finetune`), to report accuracy before and after",
         ),
     ] = None,
     loaders: train_options.Loaders = None,
@@ -38,17 +38,17 @@ def command(
         int | None,
         typer.Option(
             min=8,
-            help="height and width in pixels; the plan's, else the fine-tuned weights', else 224, "
-            "if not given",
+            help="height and width in pixels; default: the plan's, else the fine-tuned weights', "
+            "else 224",
         ),
     ] = None,
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
-    """Merge what a plan merges of MODEL, blocks or spans across them, and write it as ONNX.
+    """Merge the blocks or spans of a plan in MODEL and export it to ONNX.
 
     The merged network is compared with the unmerged one, and the file with the merged network,
-    before anything is written; beside the file stands its certificate.
+    before anything is written; the certificate is written next to it.
     """
     from dshrink.operations.merge import merge_by_plan
 

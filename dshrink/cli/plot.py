@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Draw tables, plans and results as PNG and SVG.")
 
 TableArgument = Annotated[
-    Path, typer.Argument(metavar="TABLE_DIR", help="Folder (or file) of a latency table.")
+    Path, typer.Argument(metavar="TABLE_DIR", help="folder (or file) of a latency table")
 ]
 OutOption = Annotated[
-    Path, typer.Option("--out", help="FILE.png; FILE.svg is written as well.", metavar="FILE")
+    Path, typer.Option("--out", help="FILE.png; FILE.svg is written as well", metavar="FILE")
 ]
 
 
@@ -45,16 +45,16 @@ def blocks(
 def frontier(
     frontiers: Annotated[
         list[Path],
-        typer.Argument(metavar="FRONTIER.csv...", help="From `dshrink search dp --frontier`."),
+        typer.Argument(metavar="FRONTIER.csv", help="from `dshrink search dp --frontier`"),
     ],
     file: OutOption = Path("frontier.png"),
     budget_ms: Annotated[
         list[float] | None,
-        typer.Option("--budget-ms", help="Mark this budget and draw its plan; repeatable."),
+        typer.Option("--budget-ms", help="mark this budget and draw its plan; repeatable"),
     ] = None,
     table: Annotated[
         Path | None,
-        typer.Option(help="The span table searched: draws the original network and its blocks."),
+        typer.Option(help="the span table searched: draws the original network and its blocks"),
     ] = None,
     json: options.Json = False,
 ) -> None:
@@ -80,16 +80,16 @@ def kept(
     plans: Annotated[
         list[str],
         typer.Argument(
-            metavar="PLAN...",
-            help="A plan's file, mask:0011..., spans:1|01..., paper:MBV2-1.4-DS-A.",
+            metavar="PLAN",
+            help="a plan file, mask:0011..., spans:1|01..., or paper:NAME",
         ),
     ],
     file: OutOption = Path("kept.png"),
     model: Annotated[
-        str | None, typer.Option(help="Name the blocks, or convolutions, as this network does.")
+        str | None, typer.Option(help="name the blocks, or convolutions, as this network does")
     ] = None,
     table: Annotated[
-        Path | None, typer.Option(help="Show block latency and predictions of this table.")
+        Path | None, typer.Option(help="show block latency and predictions of this table")
     ] = None,
     padding: options.TablePadding = None,
     json: options.Json = False,
@@ -167,7 +167,7 @@ def predicted(
 
 @app.command()
 def throughput(
-    results: Annotated[Path, typer.Argument(metavar="RESULTS.csv", help="From `dshrink bench`.")],
+    results: Annotated[Path, typer.Argument(metavar="RESULTS.csv", help="from `dshrink bench`")],
     file: OutOption = Path("throughput.png"),
     json: options.Json = False,
 ) -> None:
@@ -182,24 +182,24 @@ def throughput(
 def front(
     results: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="RESULTS.csv...", help="From `dshrink bench` or `dshrink run`."),
+        typer.Argument(metavar="RESULTS.csv", help="from `dshrink bench` or `dshrink run`"),
     ] = None,
     file: OutOption = Path("front.png"),
     csv: Annotated[
-        Path | None, typer.Option("--csv", help="Write the points, and which are on the front.")
+        Path | None, typer.Option("--csv", help="write the points, and which are on the front")
     ] = None,
     published: Annotated[
         list[str] | None,
-        typer.Option(help="Add what DepthShrinker published for this device, or all; repeatable."),
+        typer.Option(help="add what DepthShrinker published for this device, or all; repeatable"),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Only networks made from this one.")] = None,
+    model: Annotated[str | None, typer.Option(help="only networks made from this one")] = None,
     reference: Annotated[
         float | None,
         typer.Option(
             min=0,
             max=100,
-            help="Accuracy in percent (chance) that hypervolumes start from; a front's lowest if "
-            "not given.",
+            help="reference accuracy in percent for the hypervolume (such as chance level); "
+            "default: a front's lowest",
         ),
     ] = None,
     json: options.Json = False,
@@ -224,12 +224,12 @@ def front(
 def mask(
     history: Annotated[
         Path,
-        typer.Argument(metavar="HISTORY.csv", help="PLAN.history.csv of `dshrink search mask`."),
+        typer.Argument(metavar="HISTORY.csv", help="PLAN.history.csv of `dshrink search mask`"),
     ],
     file: OutOption = Path("mask.png"),
     json: options.Json = False,
 ) -> None:
-    """The history of a mask search: each block's value, and which blocks it keeps."""
+    """History of a mask search: each block's value, and the kept blocks."""
     from dshrink.plots import load_mask_history, mask_history_figure
 
     _write(mask_history_figure(load_mask_history(history), history.name), file, json)

@@ -27,7 +27,7 @@ def command(
     resolution: options.Resolution = 224,
     classes: Annotated[
         int | None,
-        typer.Option(min=1, help="outputs of the last layer; the library's own number by default"),
+        typer.Option(min=1, help="number of classes; default: that of the model library"),
     ] = None,
     statistic: options.Statistic = None,
     launch: options.Launch = "plain",
@@ -42,23 +42,21 @@ def command(
         ),
     ] = "blocks",
     span_mode: Annotated[
-        str | None, pieces(help="which spans: kim2023 (the paper's, the default) or exact (all)")
+        str | None, pieces(help="which spans: kim2023 (the paper's; default) or exact (all)")
     ] = None,
     max_kernel: Annotated[
-        int | None, pieces(min=1, help="spans with a wider merged kernel are not measured")
+        int | None, pieces(min=1, help="skip spans with a wider merged kernel")
     ] = None,
     dense: Annotated[
         bool, pieces("--dense", help="with blocks: also measure same-FLOPs dense counterparts")
     ] = False,
-    hold_out: Annotated[
-        int, typer.Option(min=8, help="networks that only check the predictions")
-    ] = 20,
+    hold_out: Annotated[int, typer.Option(min=8, help="number of hold-out networks")] = 20,
     contexts: Annotated[
         list[str] | None,
         pieces(
             "--context",
-            help="what pieces are measured beside: isolated, pair, layers, several of them, or "
-            "best (all that the runtime allows; a GPU's default). The table is the one that "
+            help="context in which pieces are measured: isolated, pair, layers, several of them, "
+            "or best (all that the runtime allows; a GPU's default). The table is the one that "
             "predicts best; a CPU's default is isolated, for spans pair",
         ),
     ] = None,
@@ -67,7 +65,7 @@ def command(
 ) -> None:
     """Measure every piece of MODEL on a device and write a latency table.
 
-    The same command resumes an interrupted run.
+    Run the same command again to resume an interrupted run.
     """
     from dshrink.operations.profile import profile_network
     from profiler.target import Target

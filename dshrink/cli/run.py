@@ -11,7 +11,6 @@ import typer
 from dshrink.cli import options, train_options
 from dshrink.cli.console import notice, out, print_json, progress
 from dshrink.cli.grids import Column, print_grid, print_report
-from dshrink.cli.search_options import AllowUnfit
 from dshrink.errors import DshrinkError
 from dshrink.train.unreadable import Unreadable
 
@@ -23,15 +22,18 @@ if TYPE_CHECKING:
 
 def command(
     recipe: Annotated[
-        str | None, typer.Argument(help="a name of `dshrink run --list`, or a file *.toml")
+        str | None,
+        typer.Argument(metavar="RECIPE", help="a name of `dshrink run --list`, or a file *.toml"),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(metavar="DIR", help="images, as of `dshrink finetune`; --dry-run needs none"),
+        typer.Option(
+            metavar="DIR", help="image folder, as for `dshrink finetune`; --dry-run needs none"
+        ),
     ] = None,
     folder: Annotated[Path | None, typer.Option("--out", help="folder to write into")] = None,
     table: Annotated[
-        Path | None, typer.Option(help="a latency table of the network; measured if not given")
+        Path | None, typer.Option(help="latency table of the network; default: measure one")
     ] = None,
     device: Annotated[
         str | None,
@@ -67,16 +69,16 @@ def command(
         ),
     ] = None,
     unreadable: train_options.OnUnreadable = Unreadable.SKIP,
-    allow_unfit: AllowUnfit = False,
+    allow_unfit: options.AllowUnfit = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list the steps, run nothing")] = False,
     listed: Annotated[bool, typer.Option("--list", help="list the recipes")] = False,
     wide: options.Wide = False,
     json: options.Json = False,
 ) -> None:
-    """Train, search, merge and measure all that RECIPE compares; write tables and the front.
+    """Train, search, merge and measure the networks of RECIPE; write tables and the front.
 
-    The same command resumes an interrupted run. On several GPUs:
-    `accelerate launch -m dshrink run ... --table DIR`.
+    Run the same command again to resume an interrupted run. On several GPUs:
+    `accelerate launch -m dshrink run ... --table DIR`
     """
     from dshrink.operations.study import run_study
     from dshrink.operations.study_plan import StudyRequest, plan_study, study_target

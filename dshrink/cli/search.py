@@ -12,18 +12,6 @@ from typer.core import TyperGroup
 from dshrink.cli import options, search_mask
 from dshrink.cli.console import notice, show_result
 from dshrink.cli.render_search import plan_lines, result_data, result_lines
-from dshrink.cli.search_options import (
-    AllowUnfit,
-    Alpha,
-    BudgetMs,
-    FrontierFile,
-    Importance,
-    Keep,
-    PlanFile,
-    bound_option,
-    devices_option,
-    search_option,
-)
 from dshrink.errors import DshrinkError
 
 if TYPE_CHECKING:
@@ -48,7 +36,9 @@ class _Searches(TyperGroup):
 
 
 app = typer.Typer(
-    cls=_Searches, no_args_is_help=True, help="Choose what to shrink, in one of five ways."
+    cls=_Searches,
+    no_args_is_help=True,
+    help="Choose which blocks or spans to merge, by one of five methods.",
 )
 
 
@@ -57,14 +47,14 @@ def greedy(
     context: typer.Context,
     model: options.Model,
     table: options.Table,
-    budget_ms: BudgetMs = None,
-    keep: Keep = None,
+    budget_ms: options.BudgetMs = None,
+    keep: options.Keep = None,
     padding: options.Padding = "bias_map",
-    allow_unfit: AllowUnfit = False,
-    out_file: PlanFile = None,
+    allow_unfit: options.AllowUnfit = False,
+    out_file: options.PlanFile = None,
     json: options.Json = False,
 ) -> None:
-    """Merge the blocks of MODEL that save most, for a latency budget or a number of kept blocks."""
+    """Merge the blocks of MODEL with the largest saving, for a latency budget or a block count."""
     from dshrink.operations.search import search_blocks
 
     _write_plan(options.call(context, search_blocks), out_file, json)
@@ -75,15 +65,15 @@ def random(
     context: typer.Context,
     model: options.Model,
     table: options.Table,
-    budget_ms: BudgetMs = None,
-    keep: Keep = None,
+    budget_ms: options.BudgetMs = None,
+    keep: options.Keep = None,
     seed: options.Seed = 0,
     padding: options.Padding = "bias_map",
-    allow_unfit: AllowUnfit = False,
-    out_file: PlanFile = None,
+    allow_unfit: options.AllowUnfit = False,
+    out_file: options.PlanFile = None,
     json: options.Json = False,
 ) -> None:
-    """Merge blocks of MODEL that are drawn at random: the baseline of a search."""
+    """Merge blocks of MODEL drawn at random: a baseline."""
     from dshrink.operations.search import search_blocks
 
     _write_plan(options.call(context, search_blocks), out_file, json)
@@ -97,46 +87,48 @@ def dp(
     context: typer.Context,
     model: options.Model,
     table: Annotated[
-        list[Path], typer.Option(help="folder of a latency table of spans; one a device")
+        list[Path], typer.Option(help="folder of a latency table of spans; one per device")
     ],
-    importance: Importance,
+    importance: options.Importance,
     budget_ms: Annotated[
         list[float] | None,
-        search_option(help="latency that the plan must meet, one a table in their order"),
+        options.searching(help="latency budget in ms, one per table"),
     ] = None,
     share: Annotated[
         float | None,
-        search_option(
+        options.searching(
             "--budget-share", help="budget as a share of each original network's latency"
         ),
     ] = None,
-    alpha: Alpha = None,
+    alpha: options.Alpha = None,
     padding: options.TablePadding = None,
-    allow_unfit: AllowUnfit = False,
+    allow_unfit: options.AllowUnfit = False,
     max_peak_mib: Annotated[
         float | None,
-        bound_option(help="activations held while one piece runs, for the table's batch"),
+        options.bound(help="peak activation memory of any piece, for the table's batch"),
     ] = None,
-    max_parameters: Annotated[int | None, bound_option(help="of the network")] = None,
+    max_parameters: Annotated[int | None, options.bound(help="parameters of the network")] = None,
     max_macs: Annotated[
-        int | None, bound_option(help="multiply-accumulates of the network, one image")
+        int | None, options.bound(help="multiply-accumulates of the network, one image")
     ] = None,
-    max_kernel: Annotated[int | None, bound_option(help="longest side of a merged kernel")] = None,
+    max_kernel: Annotated[int | None, options.bound(help="longest side of a merged kernel")] = None,
     keep_block: Annotated[
-        list[int] | None, bound_option(help="number of a block to keep unmerged; repeatable")
+        list[int] | None,
+        options.bound(help="number of a block to keep unmerged; repeatable"),
     ] = None,
     one_plan: Annotated[
         str | None,
-        devices_option(
-            help="one plan for all tables: worst (each meets its budget) or mix (their mean does)"
+        options.of_devices(
+            help="one plan for all tables: worst (each meets its budget) or mix (the mean does)"
         ),
     ] = None,
     weights: Annotated[
-        list[float] | None, devices_option("--weight", help="of each table in a mix")
+        list[float] | None, options.of_devices("--weight", help="weight of each table in a mix")
     ] = None,
-    frontier_file: FrontierFile = None,
+    frontier_file: options.FrontierFile = None,
     out_file: Annotated[
-        list[Path] | None, typer.Option("--out", help="plan to write; one a table, or --one-plan's")
+        list[Path] | None,
+        typer.Option("--out", help="plan to write; one per table, or one with --one-plan"),
     ] = None,
     json: options.Json = False,
 ) -> None:
@@ -178,16 +170,17 @@ def csv(
             help="CSV st,end,time of spans; with a column kernel: LayerMerge",
         ),
     ],
-    importance: Importance,
-    budget_ms: BudgetMs = None,
-    alpha: Alpha = None,
+    importance: options.Importance,
+    budget_ms: options.BudgetMs = None,
+    alpha: options.Alpha = None,
     compat: Annotated[
-        str | None, search_option(help="kim2023: the public code's program, with truncated times")
+        str | None,
+        options.searching(help="kim2023: the public code's program, with truncated times"),
     ] = None,
     prec: Annotated[
-        float | None, search_option(help="its steps a millisecond [20 if not given]")
+        float | None, options.searching(help="with --compat: steps per millisecond; default: 20")
     ] = None,
-    frontier_file: FrontierFile = None,
+    frontier_file: options.FrontierFile = None,
     json: options.Json = False,
 ) -> None:
     """Solve two CSV files as they were published, without a network: Kim et al., LayerMerge."""

@@ -11,7 +11,6 @@ import typer
 from dshrink.cli import options, train_options
 from dshrink.cli.console import notice, show_result
 from dshrink.cli.render_search import plan_lines
-from dshrink.cli.search_options import AllowUnfit, BudgetMs, Keep, search_option
 from dshrink.train.unreadable import Unreadable
 
 if TYPE_CHECKING:
@@ -26,26 +25,28 @@ def mask(
     file: Annotated[
         Path, typer.Option("--out", help="plan to write; history and checkpoints go next to it")
     ],
-    budget_ms: BudgetMs = None,
-    keep: Keep = None,
+    budget_ms: options.BudgetMs = None,
+    keep: options.Keep = None,
     table: Annotated[
         Path | None,
-        search_option(help="folder of a latency table of blocks; a budget needs one"),
+        options.searching(help="folder of a latency table of blocks; a budget needs one"),
     ] = None,
     decay: Annotated[
-        float | None, search_option(help="strength of the latency-aware decay; 0 disables it")
+        float | None,
+        options.searching(help="strength of the latency-aware decay; 0 disables it"),
     ] = None,
     limit: Annotated[
         float | None,
-        search_option(
+        options.searching(
             "--mask-limit",
             help="clip the gradient of each mask value to this magnitude; default: no clipping",
         ),
     ] = None,
-    allow_unfit: AllowUnfit = False,
+    allow_unfit: options.AllowUnfit = False,
     weights: train_options.Weights = "pretrained",
     resolution: Annotated[
-        int | None, typer.Option(min=8, help="height and width in pixels [the table's, else 224]")
+        int | None,
+        typer.Option(min=8, help="height and width in pixels; default: the table's, else 224"),
     ] = None,
     recipe: train_options.Recipe = None,
     epochs: train_options.Epochs = None,
@@ -63,7 +64,7 @@ def mask(
 ) -> None:
     """Learn, jointly with the weights, which blocks of MODEL keep their activations (stage 1).
 
-    The same command resumes an interrupted search.
+    Run the same command again to resume an interrupted search.
     """
     from dshrink.operations.mask_search import MaskRequest, mask_defaults, search_mask
     from dshrink.search.goal import Goal

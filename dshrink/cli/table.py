@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Show, check, compare tables; predict from them.")
 app.command(name="import")(table_import.command)
-Folder = Annotated[Path, typer.Argument(help="folder of a latency table")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="folder of a latency table")]
 
 
 @app.command()
@@ -35,7 +35,7 @@ def show(folder: Folder, wide: options.Wide = False, json: options.Json = False)
 
 @app.command()
 def check(folder: Folder, json: options.Json = False) -> None:
-    """Validate a table and print the error of its predictions; exit 1 if not fit for search."""
+    """Validate a table and report its prediction error; exit 1 if not fit for search."""
     from latency_tables.io import load_table
 
     table = load_table(folder)

@@ -55,24 +55,17 @@ def command(
 
     shipped = table.startswith(PREFIX)
     _check_given(table, shipped, context.params)
-    published = (
-        find_published(table)
-        if shipped
-        else PublishedTable(
+    if shipped:
+        published = find_published(table)
+    else:
+        published = PublishedTable(
             name=table,
             path=Path(table),
             model=model or "",
             resolution=(resolution, resolution),
-            conditions=Conditions(
-                device=device or "",
-                runtime=runtime or "",
-                runtime_version=runtime_version,
-                precision=precision,
-                batch=batch or 0,
-            ),
-            origin=Origin(source=source or "", licence=licence or "", note=note),
+            conditions=options.call(context, Conditions),
+            origin=options.call(context, Origin),
         )
-    )
     times = published.load_times()
     imported = join_published(
         published,

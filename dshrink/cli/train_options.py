@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dshrink.cli.console import progress
-from dshrink.cli.options import TRAINING
 from dshrink.progress import OnProgress, no_progress
 from dshrink.train.unreadable import Unreadable
 
 if TYPE_CHECKING:
     from dshrink.train.settings import Training
 
-training = partial(typer.Option, rich_help_panel=TRAINING)
+training = partial(typer.Option, rich_help_panel="Training")
 
 Data = Annotated[
     str,
@@ -32,35 +31,36 @@ MergeWeights = Annotated[str, typer.Option(help="pretrained, random, or a state-
 Plan = Annotated[str, typer.Option(help="a plan file, mask:0011..., spans:1|01..., or paper:NAME")]
 Recipe = Annotated[
     str | None,
-    training(help="settings of this recipe, a name or a TOML file; options take precedence"),
+    training(help="recipe (a name or a TOML file) whose settings to use; options override them"),
 ]
-Epochs = Annotated[int | None, training(min=1, help="passes over the training images")]
-Batch = Annotated[int | None, training(min=1, help="images a step, over all processes and parts")]
-Accumulate = Annotated[
-    int | None, training(min=1, help="parts that a batch is split into, to need less memory")
+Epochs = Annotated[int | None, training(min=1, help="training epochs")]
+Batch = Annotated[
+    int | None, training(min=1, help="global batch size, over all processes and accumulation steps")
 ]
+Accumulate = Annotated[int | None, training(min=1, help="gradient accumulation steps per batch")]
 LearningRate = Annotated[
-    float | None, training("--lr", help="learning rate of SGD, decayed along a cosine")
+    float | None, training("--lr", help="initial learning rate of SGD, cosine decay")
 ]
-WarmupEpochs = Annotated[
-    int | None, training(min=0, help="epochs in which the learning rate rises at first")
-]
-Clip = Annotated[float | None, training(help="largest norm of a step's gradient")]
+WarmupEpochs = Annotated[int | None, training(min=0, help="warm-up epochs of the learning rate")]
+Clip = Annotated[float | None, training(help="gradient norm clipping")]
 Ema = Annotated[
-    float | None, training(help="decay of an average of the weights, which is then kept")
+    float | None,
+    training(
+        help="decay of an exponential moving average (EMA) of the weights, which is then saved"
+    ),
 ]
 CheckpointSteps = Annotated[
-    int | None, training(min=1, help="a checkpoint after so many steps, not only each epoch")
+    int | None, training(min=1, help="also write a checkpoint every so many steps")
 ]
 Seed = Annotated[
     int | None,
-    training(min=0, help="seed of everything random; the recipe's, else 0, if not given"),
+    training(min=0, help="random seed; default: the recipe's, else 0"),
 ]
 TrainPrecision = Annotated[
     str | None, training("--precision", help="fp32, fp16 or bf16 (mixed precision)")
 ]
 Loaders = Annotated[
-    int | None, typer.Option(min=0, help="processes that read images; 0 reads in this one")
+    int | None, typer.Option(min=0, help="data loader workers; 0 loads in the main process")
 ]
 OnUnreadable = Annotated[
     Unreadable, typer.Option("--unreadable", help="images that cannot be read: skip, or stop")

@@ -31,7 +31,7 @@ _RIVAL_MARKER, _RIVAL_LABEL = "D", "others"
 class _Panel:
     title: str
     front: Front | None
-    published: tuple[PublishedPoint, ...]
+    published: Sequence[PublishedPoint]
 
 
 def front_figure(

@@ -108,7 +108,7 @@ def test_ctrl_c_says_how_to_resume(dshrink, monkeypatch):
     monkeypatch.setattr("dshrink.network.models.load_network", interrupted)
     ran = dshrink("chain", MODEL)
     assert ran.status == 130
-    assert ran.err.strip() == "interrupted; the same command resumes from here"
+    assert ran.err.strip() == "interrupted; run the same command again to resume"
 
 
 def test_the_installed_command_refuses_in_one_line(tmp_path):
