@@ -101,9 +101,7 @@ def load_results(*paths: Path) -> StoredResults:
         line
         for path in paths
         for line in load_lines(
-            path,
-            CsvSource(where=str(path), error=ResultsError, fix=fix, title="network"),
-            NEEDED,
+            path, CsvSource(where=str(path), error=ResultsError, fix=fix, title="network"), NEEDED
         )
     ]
     return StoredResults(

@@ -41,8 +41,7 @@ def command(
     ] = None,
     batch: Annotated[int, evaluation(min=1, help="batch size")] = 128,
     learning_rate: Annotated[
-        float,
-        evaluation("--lr", help="initial learning rate of SGD, cosine decay to 0"),
+        float, evaluation("--lr", help="initial learning rate of SGD, cosine decay to 0")
     ] = 0.01,
     weight_decay: Annotated[float, evaluation(help="weight decay of SGD")] = 1e-5,
     augment: Annotated[

@@ -48,8 +48,7 @@ CacheMode = Annotated[
 ]
 Resolution = Annotated[int, typer.Option(min=8, help="height and width in pixels")]
 Scheduler = Annotated[
-    str | None,
-    condition(help="address of the Dask scheduler of a fleet; see docs/fleets.md"),
+    str | None, condition(help="address of the Dask scheduler of a fleet; see docs/fleets.md")
 ]
 HoldClocks = Annotated[
     bool,

@@ -80,8 +80,7 @@ def kept(
     plans: Annotated[
         list[str],
         typer.Argument(
-            metavar="PLAN",
-            help="a plan file, mask:0011..., spans:1|01..., or paper:NAME",
+            metavar="PLAN", help="a plan file, mask:0011..., spans:1|01..., or paper:NAME"
         ),
     ],
     file: OutOption = Path("kept.png"),

@@ -44,16 +44,14 @@ def command(
         options.condition(help="default: the table's, else the device's first supported one"),
     ] = None,
     precision: Annotated[
-        str | None,
-        options.condition(help="fp32, fp16 or int8; default: the table's, else fp32"),
+        str | None, options.condition(help="fp32, fp16 or int8; default: the table's, else fp32")
     ] = None,
     batch: Annotated[
         int | None,
         options.condition(min=1, help="batch size; default: the table's, else the paper's"),
     ] = None,
     threads: Annotated[
-        int | None,
-        options.condition(min=1, help="threads on a CPU; default: the table's, else 1"),
+        int | None, options.condition(min=1, help="threads on a CPU; default: the table's, else 1")
     ] = None,
     rows: Annotated[
         str | None, train_options.training(help="only these rows, such as searched,random")
@@ -64,8 +62,7 @@ def command(
     jobs: Annotated[
         int | None,
         train_options.training(
-            min=1,
-            help="trainings in parallel; default: one per core without a GPU, else one",
+            min=1, help="trainings in parallel; default: one per core without a GPU, else one"
         ),
     ] = None,
     unreadable: train_options.OnUnreadable = Unreadable.SKIP,

@@ -91,8 +91,7 @@ def dp(
     ],
     importance: options.Importance,
     budget_ms: Annotated[
-        list[float] | None,
-        options.searching(help="latency budget in ms, one per table"),
+        list[float] | None, options.searching(help="latency budget in ms, one per table")
     ] = None,
     share: Annotated[
         float | None,
@@ -113,8 +112,7 @@ def dp(
     ] = None,
     max_kernel: Annotated[int | None, options.bound(help="longest side of a merged kernel")] = None,
     keep_block: Annotated[
-        list[int] | None,
-        options.bound(help="number of a block to keep unmerged; repeatable"),
+        list[int] | None, options.bound(help="number of a block to keep unmerged; repeatable")
     ] = None,
     one_plan: Annotated[
         str | None,

@@ -32,8 +32,7 @@ def mask(
         options.searching(help="folder of a latency table of blocks; a budget needs one"),
     ] = None,
     decay: Annotated[
-        float | None,
-        options.searching(help="strength of the latency-aware decay; 0 disables it"),
+        float | None, options.searching(help="strength of the latency-aware decay; 0 disables it")
     ] = None,
     limit: Annotated[
         float | None,

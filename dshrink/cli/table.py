@@ -80,7 +80,12 @@ def predict(
 
 
 @app.command()
-def compare(a: Folder, b: Folder, wide: options.Wide = False, json: options.Json = False) -> None:
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="folder of a latency table")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="folder of the other one")],
+    wide: options.Wide = False,
+    json: options.Json = False,
+) -> None:
     """Compare two tables of one network row by row."""
     from latency_tables.compare import compare as compare_tables
     from latency_tables.io import load_table

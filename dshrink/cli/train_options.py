@@ -52,10 +52,7 @@ Ema = Annotated[
 CheckpointSteps = Annotated[
     int | None, training(min=1, help="also write a checkpoint every so many steps")
 ]
-Seed = Annotated[
-    int | None,
-    training(min=0, help="random seed; default: the recipe's, else 0"),
-]
+Seed = Annotated[int | None, training(min=0, help="random seed; default: the recipe's, else 0")]
 TrainPrecision = Annotated[
     str | None, training("--precision", help="fp32, fp16 or bf16 (mixed precision)")
 ]
@@ -90,13 +87,8 @@ def settings_of(base: Training, **given: Any) -> Training:
     return replace(base, **{name: value for name, value in given.items() if value is not None})
 
 
-def is_main_process() -> bool:
-    """Whether this process reports and writes: the only one, or the first of several."""
+def progress_of_main(title: str) -> AbstractContextManager[OnProgress]:
+    """A progress bar in the process that reports: the only one, or the first of several."""
     from dshrink.train import processes
 
-    return processes.is_main_process()
-
-
-def progress_of_main(title: str) -> AbstractContextManager[OnProgress]:
-    """A progress bar in the process that reports, none in others."""
-    return progress(title) if is_main_process() else nullcontext(no_progress)
+    return progress(title) if processes.is_main_process() else nullcontext(no_progress)

@@ -145,10 +145,7 @@ def run_benchmark(
 
 
 def predicted(
-    network: BenchNetwork,
-    conditions: Conditions,
-    tables: Sequence[LatencyTable],
-    notice: Notice,
+    network: BenchNetwork, conditions: Conditions, tables: Sequence[LatencyTable], notice: Notice
 ) -> Prediction | None:
     """What the first table of this network under these conditions says that can predict it."""
     facts = network.facts

@@ -64,10 +64,7 @@ def mask_defaults(recipe: str | None) -> tuple[Training, float | None, float | N
 
 
 def search_mask(
-    request: MaskRequest,
-    *,
-    on_progress: OnProgress = no_progress,
-    notice: Notice = no_notice,
+    request: MaskRequest, *, on_progress: OnProgress = no_progress, notice: Notice = no_notice
 ) -> MaskSearch | None:
     """Train the network and a mask of its activations; write the plan and the mask's history.
 
@@ -81,11 +78,7 @@ def search_mask(
     size = one_resolution(request.resolution, known, f"the table {request.table}")
     settings = request.training
     images, network = open_both(
-        request.data,
-        request.model,
-        resolution=size,
-        weights=request.weights,
-        seed=settings.seed,
+        request.data, request.model, resolution=size, weights=request.weights, seed=settings.seed
     )
     found = search_masks(
         network,

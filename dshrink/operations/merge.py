@@ -121,11 +121,7 @@ def merge_by_plan(
 
 
 def _padding(
-    plan: Plan,
-    asked: str | None,
-    free_activation: bool,
-    trained: Mapping[str, Any],
-    weights: str,
+    plan: Plan, asked: str | None, free_activation: bool, trained: Mapping[str, Any], weights: str
 ) -> str:
     """The padding mode: as asked for, as the weights were trained, or as planned.
 

@@ -6,8 +6,8 @@ pictures can be drawn on a machine without a display, and a test can read their 
 
 from __future__ import annotations
 
+from dshrink.errors import PlotError
 from dshrink.plots.blocks import blocks_figure
-from dshrink.plots.errors import PlotError
 from dshrink.plots.front import front_figure
 from dshrink.plots.frontier import FrontierCurve, frontier_figure, load_frontier
 from dshrink.plots.kept import kept_figure, plan_labels

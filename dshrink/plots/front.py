@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from dshrink.errors import PlotError
 from dshrink.front_results import CONDITION_COLUMNS
 from dshrink.fronts import Front, FrontPoint, staircase
 from dshrink.plots import style
-from dshrink.plots.errors import PlotError
 from dshrink.plots.front_labels import MarkerStyle, marker_styles, subtitle
 from latency_tables.published_accuracy import PublishedPoint
 
@@ -82,19 +82,17 @@ def _panels(
 ) -> tuple[list[_Panel], list[str]]:
     """The panels, and what all measured ones share."""
     measured = {front.conditions[0] for front in fronts}
-    lone_devices = [
-        device
-        for device in dict.fromkeys(point.device for point in published)
-        if device not in measured
-    ]
+    lone_devices = dict.fromkeys(p.device for p in published if p.device not in measured)
     titles, shared = _titles(fronts, is_alone=len(fronts) + len(lone_devices) == 1)
-    panels = [
-        _Panel(title=title, front=front, published=_of_device(published, front.conditions[0]))
-        for title, front in zip(titles, fronts, strict=True)
+    measured_at = [front.conditions[0] for front in fronts]
+    drawn = [
+        *zip(titles, fronts, measured_at, strict=True),
+        *((f"{device}: published only", None, device) for device in lone_devices),
     ]
-    for device in lone_devices:
-        points = _of_device(published, device)
-        panels.append(_Panel(title=f"{device}: published only", front=None, published=points))
+    panels = [
+        _Panel(title=title, front=front, published=[p for p in published if p.device == device])
+        for title, front, device in drawn
+    ]
     return panels, shared
 
 
@@ -113,10 +111,6 @@ def _titles(fronts: Sequence[Front], *, is_alone: bool) -> tuple[list[str], list
         ],
         always=() if is_alone else ("device",),
     )
-
-
-def _of_device(points: Sequence[PublishedPoint], device: str) -> tuple[PublishedPoint, ...]:
-    return tuple(point for point in points if point.device == device)
 
 
 def _draw_panel(axes: Axes, panel: _Panel, styles: Mapping[tuple[str, str], MarkerStyle]) -> None:

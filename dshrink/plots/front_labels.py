@@ -9,9 +9,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from dshrink.errors import PlotError
 from dshrink.fronts import Front, FrontPoint
 from dshrink.plots import style
-from dshrink.plots.errors import PlotError
 from latency_tables.published_accuracy import SOURCE, PublishedPoint
 
 #: Of a recipe behind a method's name: two such labels are side by side.

@@ -10,8 +10,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dshrink.errors import PlotError
 from dshrink.plots import style
-from dshrink.plots.errors import PlotError
 from dshrink.plots.strips import (
     FRAME_INCHES,
     STRIP_INCHES,

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dshrink.errors import PlotError
 from dshrink.plots import style
 from dshrink.plots.blocks import draw_block_latency
-from dshrink.plots.errors import PlotError
 from dshrink.plots.strips import (
     FRAME_INCHES,
     STRIP_INCHES,

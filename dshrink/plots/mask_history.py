@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
+from dshrink.errors import PlotError
 from dshrink.plots import style
-from dshrink.plots.errors import PlotError
 from dshrink.plots.strips import PALE
 from latency_tables.csv_lines import CsvLine, CsvSource, load_lines
 

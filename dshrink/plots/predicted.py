@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dshrink.errors import PlotError
 from dshrink.plots import style
-from dshrink.plots.errors import PlotError
 from latency_tables.hold_out import HoldOut
 from latency_tables.table import LatencyTable
 

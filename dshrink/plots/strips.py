@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from dshrink.errors import PlotError
 from dshrink.plots import style
-from dshrink.plots.errors import PlotError
 from latency_tables.span_masks import ACTIVE, SpanChain, mask_spans
 
 #: The tint of a convolution that stays alone; dots must stay readable on it.

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
-from dshrink.plots.errors import PlotError
+from dshrink.errors import PlotError
 from latency_tables.schema import Conditions, Row
 from latency_tables.table import LatencyTable
 
@@ -123,9 +123,7 @@ def set_row_axis(axes: Axes, labels: Sequence[str], summaries: Sequence[str]) ->
 
 
 def series_labels(
-    columns: Sequence[str],
-    series: Sequence[tuple[str, ...]],
-    always: Collection[str] = (),
+    columns: Sequence[str], series: Sequence[tuple[str, ...]], always: Collection[str] = ()
 ) -> tuple[list[str], list[str]]:
     """A label a series, of the columns that differ and of ``always``; and what all of them share.
 

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from dshrink.errors import PlotError
 from dshrink.plots import style
-from dshrink.plots.errors import PlotError
 from dshrink.results import BenchmarkResult
 
 #: What was measured: networks that agree in all of these form one series.

@@ -33,7 +33,7 @@ from dshrink.operations.resolution import one_resolution
 from dshrink.progress import no_progress
 from dshrink.search.goal import Goal
 from dshrink.search.plan import load_plan, parse_plan, save_plan
-from dshrink.train import opening
+from dshrink.train import opening, processes
 from dshrink.train.errors import DataError
 from dshrink.train.settings import Training
 from latency_tables.io import save_table
@@ -322,7 +322,7 @@ def test_images_have_the_channels_of_the_network(
 
 def test_only_the_process_that_speaks_shows_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     for main in (True, False):
-        monkeypatch.setattr(train_options, "is_main_process", lambda main=main: main)
+        monkeypatch.setattr(processes, "is_main_process", lambda main=main: main)
         with train_options.progress_of_main("train") as update:
             assert (update is not no_progress) == main
 
