@@ -8,8 +8,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from dshrink.errors import DshrinkError
 from dshrink.merge.export import METADATA_KEY
 from dshrink.network.models import Network
@@ -17,6 +15,7 @@ from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.pieces.specs import shrunk_spec
 from dshrink.search.plan import Plan
 from latency_tables.records import convert_record
+from profiler.onnx_files import load_complete
 from profiler.planning.jobs import AnyJob, FileJob, Job
 
 
@@ -100,15 +99,16 @@ def networks_by_plan(
 def network_of_file(path: Path, batch: int) -> BenchNetwork:
     """A network from an ONNX file; files of ``dshrink merge`` say what they are.
 
-    Raises BenchmarkError for what is no ONNX file or has another batch than asked for.
+    Raises BenchmarkError for a file without an input, or with another batch than asked for, and as
+    ``load_complete`` for one that is damaged or not complete.
     """
     try:
-        model = onnx.load(path)
+        model = load_complete(path)
         shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
     except FileNotFoundError:
         raise BenchmarkError(f"{path}: no such file; give a timm name or an ONNX file") from None
-    except Exception as error:
-        raise BenchmarkError(f"{path}: not an ONNX model ({type(error).__name__})") from error
+    except IndexError:
+        raise BenchmarkError(f"{path}: not an ONNX model with an input: export it again") from None
     if shape and shape[0] not in (0, batch):
         raise BenchmarkError(
             f"{path}: its batch is {shape[0]}, not {batch}: export it again with --batch {batch}, "
