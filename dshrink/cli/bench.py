@@ -1,4 +1,4 @@
-"""``dshrink bench``: frames per second of whole networks, beside the table's prediction."""
+"""``dshrink bench``: throughput of whole networks, with the predictions of tables."""
 
 from __future__ import annotations
 

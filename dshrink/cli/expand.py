@@ -1,4 +1,4 @@
-"""``dshrink expand``: train a network with some convolutions expanded, and shrink it back."""
+"""``dshrink expand``: train a network with some convolutions expanded, and contract it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``dshrink merge``: merge a plan's blocks or spans with real weights, prove it, write ONNX."""
+"""``dshrink merge``: merge a plan's blocks or spans with real weights, verify, export to ONNX."""
 
 from __future__ import annotations
 

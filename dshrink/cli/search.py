@@ -1,4 +1,4 @@
-"""``dshrink search``: what to shrink, by tables alone, with importances, or by training."""
+"""``dshrink search``: which blocks or spans to merge, by tables, by importances, or by training."""
 
 from __future__ import annotations
 

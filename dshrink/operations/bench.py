@@ -1,4 +1,4 @@
-"""Frames per second of whole networks, measured interleaved, beside what a table predicts.
+"""Throughput of whole networks, measured interleaved and compared with a table's predictions.
 
 Latency does not depend on the weights, so a network given by name and plan is built with random
 ones; an ONNX file is measured as it is. The rounds, the order and the statistic are those of a
@@ -57,7 +57,7 @@ def bench_networks(
 ) -> list[BenchmarkResult]:
     """Measure networks by name or ONNX file, and by name under each plan; write the results.
 
-    ``notice`` is told of tables that predict nothing. The same call resumes an interrupted run.
+    ``notice`` reports tables that predict nothing. The same call resumes an interrupted run.
     """
     loaded = [load_table(path) for path in tables]
     parsed = [parse_plan(plan) for plan in plans]
@@ -87,7 +87,7 @@ def _wanted(
     names: Sequence[str], plans: Sequence[Plan], batch: int, resolution: int, padding: str | None
 ) -> list[BenchNetwork]:
     if plans and all(name.endswith(".onnx") for name in names):
-        raise DshrinkError("--plan needs a network by name beside it, not only ONNX files")
+        raise DshrinkError("--plan needs a network given by name, not only ONNX files")
     resolutions = {plan.resolution for plan in plans if plan.resolution}
     if len(resolutions) > 1:
         raise DshrinkError(f"the plans are for several resolutions: {sorted(resolutions)}")
@@ -114,7 +114,7 @@ def run_benchmark(
 ) -> list[BenchmarkResult]:
     """Measure the networks interleaved; the journal in ``folder`` lets the same call resume.
 
-    ``notice`` is told, before anything is measured, what a table of ``tables`` cannot predict.
+    ``notice`` reports, before anything is measured, what a table cannot predict.
     """
     if not networks:
         raise BenchmarkError("no network to measure")
@@ -171,7 +171,7 @@ def benchmark_result(
     conditions: Conditions,
     prediction: Prediction | None,
 ) -> BenchmarkResult:
-    """The row of a network; ``built`` is what the runtime says of the engine that it built."""
+    """The row of a network; ``built`` is what the runtime reports of the engine that it built."""
     facts, batch_ms = network.facts, 1000.0 * conditions.batch
     known: dict[str, Any] = dict.fromkeys(_THROUGHPUT)
     if not measurement.failed:

@@ -1,4 +1,4 @@
-"""The networks that are benched: a network under its plans, or what an ONNX file holds."""
+"""The networks to bench: a network under its plans, or an ONNX file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class BenchmarkError(DshrinkError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkFacts:
-    """What is known of a network beside its speed; files of ``dshrink merge`` say it.
+    """What is known of a network beside its speed; files of ``dshrink merge`` record it.
 
     ``keep_mask`` is empty where it is not known (a foreign file), and a span mask where the network
     is cut into ``segments`` "spans". ``data`` is the digest of the images of its accuracy.

@@ -1,4 +1,4 @@
-"""Merge what a plan merges, with real weights; prove it, and write it as ONNX."""
+"""Merge the blocks or spans of a plan with real weights, verify, and export to ONNX."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ def merge_by_plan(
     about: Mapping[str, Any] | None = None,
     notice: Notice = no_notice,
 ) -> MergeResult:
-    """Merge, certify, export; the certificate lies beside the file.
+    """Merge, certify, export; the certificate is written next to the file.
 
-    With ``data`` the top-1 agreement is checked on its validation images. What is said ``about``
+    With ``data`` the top-1 agreement is checked on its validation images. What is given ``about``
     the network goes into the file's metadata (its method, its seed). Raises DshrinkError where
     plan, weights and options do not go together, and as ``export_merged``.
     """
@@ -139,6 +139,6 @@ def _padding(
     ]:
         raise DshrinkError(
             f"{weights}: these weights were fine-tuned for {'; '.join(differences)}: give that "
-            "plan (plan.json beside them), or fine-tune for this one"
+            "plan (plan.json next to them), or fine-tune for this one"
         )
     return str(form)

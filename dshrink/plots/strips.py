@@ -1,7 +1,7 @@
 """Strips: a network cut into spans as a row of cells, one cell a convolution of the chain.
 
 Convolutions that merge share one cell; a dot is an activation behind the convolution,
-a hollow dot that the original network has none there.
+a hollow dot is one that the original network does not have.
 """
 
 from __future__ import annotations

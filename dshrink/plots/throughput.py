@@ -134,7 +134,6 @@ def _dress(axes: Axes, drawn: Sequence[BenchmarkResult], left_out: int) -> None:
     axes.grid()
     handles = axes.get_legend_handles_labels()[0]
     if any(r.predicted_ms is not None for r in drawn):
-        handles.append(
-            style.legend_mark("o", "predicted", "none", edge=style.GREY, size=9, width=1.0)
-        )
+        mark = style.legend_mark("o", "predicted", "none", edge=style.GREY, size=9, width=1.0)
+        handles.append(mark)
     style.legend_above(axes, columns=3, handles=handles)
