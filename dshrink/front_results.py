@@ -130,12 +130,10 @@ def _groups(members: Sequence[_Placed]) -> list[list[_Placed]]:
     """
     groups: list[list[_Placed]] = []
     for group in _parted(members, by_name=False):
-        if len({one.result.seed for one in group}) == len(group):
-            groups.append(group)
-            continue
-        for namesakes in _parted(group, by_name=True):
-            _check_seeds(namesakes)
-            groups.append(namesakes)
+        seeds = {one.result.seed for one in group}
+        for same in [group] if len(seeds) == len(group) else _parted(group, by_name=True):
+            _check_seeds(same)
+            groups.append(same)
     return groups
 
 

@@ -19,8 +19,7 @@ from dshrink.search.plan import Plan, parse_plan
 from dshrink.train.opening import open_to_validate
 from dshrink.train.unreadable import Unreadable
 
-#: What a network costs beside its latency: attributes of its spec.
-COSTS = ("macs", "parameters")
+_COSTS = ("macs", "parameters")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +115,7 @@ def merge_by_plan(
         onnx_difference=done.onnx_difference,
         agreement=done.agreement,
         unreadable=dict(feed.unreadable.reasons) if feed else {},
-        cost={name: (getattr(before, name), getattr(after, name)) for name in COSTS},
+        cost={name: (getattr(before, name), getattr(after, name)) for name in _COSTS},
     )
 
 
