@@ -44,10 +44,7 @@ def kept_figure(
     MaskError for a plan that does not fit.
     """
     if not plans:
-        raise PlotError(
-            "no plan to draw; give a plan's file, mask:0011..., spans:1|01... or "
-            "paper:MBV2-1.4-DS-A"
-        )
+        raise PlotError("no plan to draw; give a file, mask:0011..., spans:1|01... or paper:NAME")
     if len({plan.segments for plan in plans.values()}) > 1:
         raise PlotError(
             "some of the plans merge blocks, others spans: draw each kind in a picture of its own"
