@@ -149,7 +149,7 @@ def main() -> None:
         notice=print,
     )
     save_results(results, RESULTS / f"{given.name}.csv")
-    save_frontier(frontier, RESULTS / f"{given.name}_frontier.csv", found[0].problem)
+    save_frontier(frontier, RESULTS / f"{given.name}_frontier.csv", found[0].problem.predicted_ms)
     save_table(table, RESULTS / f"{given.name}_table")
     text = page(table, budgets, results, len(frontier))
     (RESULTS / f"{given.name}.md").write_text(text)

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,8 @@ PACKAGES = {
 }
 SIBLINGS = frozenset(PACKAGES)
 TORCH = frozenset({"torch", "torchvision", "timm"})
+#: What only the command line may know: everything else returns results.
+SCREEN = frozenset({"dshrink.cli", "typer", "rich"})
 AGENT = "devices.agent"
 
 
@@ -33,6 +36,7 @@ def modules() -> Iterator[tuple[str, Path]]:
 
 
 MODULES = dict(modules())
+BENCHMARKS = sorted(Path(__file__).parents[1].glob("benchmarks/*.py"))
 
 
 def imports(source: str, module: str, is_package: bool) -> set[str]:
@@ -62,13 +66,15 @@ def _named(base: str, names: Iterable[ast.alias]) -> set[str]:
 
 
 def forbidden(module: str) -> frozenset[str]:
-    """The top-level packages that a module must not import."""
+    """The packages that a module must not import."""
     package = module.split(".")[0]
     if package == "dshrink":
-        if _within(module, "dshrink.operations") or _within(module, "dshrink.cli"):
+        if module == "dshrink.__main__" or _within(module, "dshrink.cli"):
             return frozenset()
+        if _within(module, "dshrink.operations"):
+            return SCREEN
         alone = TORCH if _within(module, "dshrink.search") else frozenset()
-        return frozenset({"profiler", "devices"}) | alone
+        return frozenset({"profiler", "devices"}) | alone | SCREEN
     if package == "profiler":
         return frozenset({"dshrink"})
     others = SIBLINGS - {package}
@@ -81,7 +87,7 @@ def wrong_ways(source: str, module: str, is_package: bool = False) -> list[str]:
     if not _within(module, f"{AGENT}.runtimes") and not _within(module, f"{AGENT}.cuda"):
         # A runtime imports its own library, by name, when it is asked for.
         found |= imports_by_name(source)
-    wrong = {name for name in found if name.split(".")[0] in forbidden(module)}
+    wrong = {name for name in found if any(_within(name, one) for one in forbidden(module))}
     if _within(module, AGENT):
         wrong |= {name for name in found if not _within(name, AGENT) and not _is_standard(name)}
         # The agent's folder goes by another name on a device.
@@ -114,6 +120,26 @@ def test_no_module_imports_the_wrong_way(module: str) -> None:
     assert wrong_ways(file.read_text(), module, file.name == "__init__.py") == []
 
 
+def test_no_module_imports_itself_through_others() -> None:
+    """Imports inside of functions and for annotations alone count too."""
+    graph = {
+        module: {
+            name
+            for name in imports(file.read_text(), module, file.name == "__init__.py")
+            if name in MODULES and not _within(module, name)
+        }
+        for module, file in MODULES.items()
+    }
+    assert len(graph) > 200
+    assert list(TopologicalSorter(graph).static_order())  # a circle is a CycleError that names it
+
+
+@pytest.mark.parametrize("file", BENCHMARKS, ids=lambda file: file.name)
+def test_benchmarks_use_operations_and_not_the_command_line(file: Path) -> None:
+    found = imports(file.read_text(), f"benchmarks.{file.stem}", False)
+    assert not [name for name in found if any(_within(name, one) for one in SCREEN)]
+
+
 @pytest.mark.parametrize(
     ("module", "source", "wrong"),
     [
@@ -126,6 +152,8 @@ def test_no_module_imports_the_wrong_way(module: str) -> None:
         ("dshrink.network.chain", "import latency_tables.io, torch", []),
         ("dshrink.cli.bench", "import profiler.session, devices, torch", []),
         ("dshrink.operations.bench", "import profiler.session", []),
+        ("dshrink.operations.bench", "import dshrink.cli.console", ["dshrink.cli.console"]),
+        ("dshrink.fronts", "from rich import table", ["rich", "rich.table"]),
         ("dshrink.search.greedy", "import torch.nn", ["torch.nn"]),
         ("dshrink.search.greedy", "import devices", ["devices"]),
         ("profiler.planning.jobs", "import devices, latency_tables.io", []),

@@ -5,7 +5,8 @@ Commands import what they need when they run, so that ``dshrink --help`` answers
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -30,6 +31,9 @@ from dshrink.version import __version__
 
 #: Exit status after Ctrl-C, as typer and shells have it.
 INTERRUPTED = 130
+
+#: click's UsageError; some versions of typer bring their own click, so it is taken from a subclass.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 #: The groups that ``--help`` shows the commands in; a command is called as its module is.
 PANELS = {
@@ -74,10 +78,20 @@ def options_of_all(
 def main() -> None:
     """Entry point: user errors print one line and exit with status 2; defects keep a traceback."""
     try:
-        app()
+        status = app(standalone_mode=False)
+    except UsageError as error:
+        _fail_usage(error)
     except errors() as error:
         fail(str(error))
-    except SystemExit as end:
-        if end.code == INTERRUPTED:
-            err.print("interrupted; run the same command again to resume")
-        raise
+    if status == INTERRUPTED:
+        err.print("interrupted; run the same command again to resume")
+    sys.exit(status)
+
+
+def _fail_usage(error: Any) -> NoReturn:
+    """One line for a wrong option or argument; the help where a command needs some and got none."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        sys.exit(error.exit_code)
+    command = error.ctx.command_path if error.ctx else "dshrink"
+    fail(f"{error.format_message().rstrip('.')} (see `{command} --help`)")

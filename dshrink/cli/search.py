@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from dshrink.cli import options, search_mask
 from dshrink.cli.console import notice, show_result
@@ -19,26 +18,8 @@ if TYPE_CHECKING:
     from dshrink.search.plan import Plan
 
 
-class _Searches(TyperGroup):
-    """The kinds of search; ``--method``, which they replaced, names the command in its error."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        first = args[0] if args else ""
-        if "--method" in args or (first and first[0] != "-" and first not in self.commands):
-            at = args.index("--method") + 1 if "--method" in args else len(args)
-            method = args[at] if at < len(args) else "greedy"
-            kind = method if method in self.commands else "|".join(self.commands)
-            raise DshrinkError(
-                f"each kind of search is a command: dshrink search {kind} MODEL ...; see dshrink "
-                "search --help"
-            )
-        return super().parse_args(ctx, args)
-
-
 app = typer.Typer(
-    cls=_Searches,
-    no_args_is_help=True,
-    help="Choose which blocks or spans to merge, by one of five methods.",
+    no_args_is_help=True, help="Choose which blocks or spans to merge, by one of five methods."
 )
 
 
@@ -202,6 +183,7 @@ def _write_result(
     from dshrink.search.dp.files import save_frontier
 
     if frontier_file is not None and found.frontier is not None:
-        save_frontier(found.frontier, frontier_file, found.problem)
+        predict = found.problem.predicted_ms if found.problem else None
+        save_frontier(found.frontier, frontier_file, predict)
     lines = (*result_lines(found, frontier_file), *(f"plan: {file}" for file in files))
     show_result(result_data(found), lines, as_json=json)

@@ -70,6 +70,27 @@ def check_refused(ran: Ran, *parts: str) -> None:
         assert part in ran.err
 
 
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["profilee"], ["No such command 'profilee'", "`dshrink --help`"]),
+        (["search", "gredy", "resnet18"], ["No such command 'gredy'", "`dshrink search --help`"]),
+        (["profile"], ["Missing argument", "`dshrink profile --help`"]),
+        (["chain", "resnet18", "--foo"], ["No such option: --foo", "`dshrink chain --help`"]),
+        (["chain", "resnet18", "--resolution", "big"], ["'--resolution'", "integer"]),
+        (["bench", "resnet18", "--batch", "0"], ["'--batch'", "1"]),
+    ],
+)
+def test_a_wrong_word_option_or_value_is_one_line(dshrink, words, parts):
+    check_refused(dshrink(*words), *parts)
+
+
+def test_a_group_without_a_command_shows_its_help(dshrink):
+    ran = dshrink("table")
+    assert ran.status == 2
+    assert "compare" in ran.out + ran.err
+
+
 def made_up_table(**kwargs):
     """Block k takes k + 1 ms, merged half; the network is that of MODEL at 32x32."""
     original = [float(k + 1) for k in range(17)]

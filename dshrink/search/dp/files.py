@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,9 +26,6 @@ from latency_tables.published import PREFIX, find_published
 from latency_tables.published_times import load_times
 from latency_tables.records import convert_record, parse_record
 from latency_tables.span_masks import Span
-
-if TYPE_CHECKING:
-    from dshrink.search.dp.tables import TableProblem
 
 #: What single layers' mean is multiplied by for raw tables: MobileNetV2-1.0's in the paper.
 DEFAULT_ALPHA = 1.6
@@ -205,17 +202,17 @@ def load_problem(
 
 
 def save_frontier(
-    frontier: Frontier[ChainPlan], path: Path, problem: TableProblem | None = None
+    frontier: Frontier[ChainPlan], path: Path, predicted_ms: Callable[[str], float] | None = None
 ) -> None:
     """Write the points as CSV: ``time_ms,importance,mask``, from the fastest on.
 
-    LayerMerge's have the column ``plan`` in place of ``mask``. With a table's problem times are
-    predictions of the whole network, otherwise sums of spans.
+    LayerMerge's have the column ``plan`` in place of ``mask``. Times are sums of spans, or what
+    ``predicted_ms`` says of the mask: with a latency table, of the whole network.
     """
     plans = [frontier.plan(number) for number in range(len(frontier))]
     rows = [
         (
-            plan.time_ms if problem is None else problem.predicted_ms(plan.choice),
+            plan.time_ms if predicted_ms is None else predicted_ms(plan.choice),
             plan.importance,
             plan.choice,
         )
