@@ -78,7 +78,7 @@ def options_of_all(
 def main() -> None:
     """Entry point: user errors print one line and exit with status 2; defects keep a traceback."""
     try:
-        status = app(standalone_mode=False)
+        status = app(prog_name="dshrink", standalone_mode=False)
     except UsageError as error:
         _fail_usage(error)
     except errors() as error:
