@@ -9,7 +9,7 @@ DshrinkError
     CertificateError  a merged network that differs from what it replaces
   SearchError      no plan, or none that meets the goal (search.errors)
   TrainError       images or weights that cannot be trained with (train.errors)
-  EvaluationError  importances that cannot be measured, or a journal of others (importance.errors)
+  EvaluationError  importances that cannot be measured, or a journal of others (importance.settings)
   BenchmarkError   nothing to measure (benchmark)
   ResultsError     results that cannot be read (results)
   FrontError       results that make no front (fronts)
@@ -23,7 +23,7 @@ class DshrinkError(ValueError):
 
 
 class NetworkError(DshrinkError):
-    """A network that cannot be had: unknown name, not traceable, weights that do not fit."""
+    """A network that cannot be loaded: unknown name, not traceable, weights that do not fit."""
 
 
 class WeightsMisfitError(NetworkError):

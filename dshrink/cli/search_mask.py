@@ -75,7 +75,7 @@ def mask(
     request = options.call(
         context,
         MaskRequest,
-        goal=Goal.of(budget_ms=budget_ms, keep=keep),
+        goal=Goal(budget_ms=budget_ms, keep=keep),
         training=train_options.given(context, training),
         decay=usual_decay if decay is None else decay,
         limit=usual_limit if limit is None else limit,

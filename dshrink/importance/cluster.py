@@ -18,10 +18,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dshrink.errors import DshrinkError
-from dshrink.importance.errors import EvaluationError
 from dshrink.importance.evaluation import Evaluation
 from dshrink.importance.evaluator import Evaluator
-from dshrink.importance.settings import Candidate, ImportanceSettings
+from dshrink.importance.settings import Candidate, EvaluationError, ImportanceSettings
 from dshrink.progress import Notice
 
 #: How often the list of workers is looked at, and how long one that died is waited for.
@@ -70,18 +69,15 @@ def evaluate_on_cluster(
 
     Raises what ``connect`` raises, and EvaluationError without a worker that can evaluate.
     """
-    # A worker's process may have no children: it reads images itself, and scores stay the same.
-    there = replace(settings, loaders=0)
     with connect() as client:
-        address = str(client.scheduler.address)
-
-        def submit(worker: str, candidate: Candidate) -> Any:
-            return client.submit(
-                evaluate_here, there, identity, candidate, workers=[worker], pure=False
-            )
-
         sharing = _Sharing(
-            client=client, address=address, submit=submit, notice=notice, waiting=deque(candidates)
+            client=client,
+            address=str(client.scheduler.address),
+            # A worker's process may have no children: it reads images itself; scores stay the same.
+            settings=replace(settings, loaders=0),
+            identity=identity,
+            notice=notice,
+            waiting=deque(candidates),
         )
         yield from sharing.evaluations()
 
@@ -92,7 +88,8 @@ class _Sharing:
 
     client: Any
     address: str
-    submit: Callable[[str, Candidate], Any]
+    settings: ImportanceSettings
+    identity: Mapping[str, Any]
     notice: Notice
     waiting: deque[Candidate]
     running: dict[Any, tuple[str, Candidate]] = field(default_factory=dict)
@@ -109,7 +106,11 @@ class _Sharing:
             for worker in workers:
                 if worker not in busy and self.waiting:
                     candidate = self.waiting.popleft()
-                    self.running[self.submit(worker, candidate)] = worker, candidate
+                    arguments = self.settings, self.identity, candidate
+                    future = self.client.submit(
+                        evaluate_here, *arguments, workers=[worker], pure=False
+                    )
+                    self.running[future] = worker, candidate
             for future in self._finished():
                 yield from self._take(future)
 
@@ -122,8 +123,8 @@ class _Sharing:
                 known = self.client.scheduler_info(n_workers=-1)["workers"]
             except OSError as error:
                 raise EvaluationError(
-                    f"the Dask scheduler at {self.address} went away ({error}); what was "
-                    "evaluated is in the journal: give the same command again when it is back"
+                    f"lost the connection to the Dask scheduler at {self.address} ({error}); "
+                    "finished work is in the journal: run the same command again"
                 ) from error
             # A board's worker names its board as a resource (docs/fleets.md).
             free = [

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from dshrink.importance.settings import Candidate
+from latency_tables.records import plain
 
 
 class Platform(NamedTuple):
@@ -19,9 +20,6 @@ class Platform(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.device} with torch {self.torch}, dshrink {self.dshrink}"
-
-
-_NESTED = ("candidate", "platform")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,25 +61,19 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """A journal's line."""
-        return {
-            "line": "evaluation",
-            **self.candidate._asdict(),
-            **{name: getattr(self, name) for name in _OWN},
-            **(self.platform._asdict() if self.platform else {}),
-        }
+        own = plain(self)
+        del own["candidate"], own["platform"]
+        platform = self.platform._asdict() if self.platform else {}
+        return {"line": "evaluation", **self.candidate._asdict(), **own, **platform}
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> Evaluation:
         """Raises KeyError, TypeError or ValueError for a line that is none."""
-        if line["line"] != "evaluation":
-            raise ValueError(f"unknown line {line['line']!r}")
-        of_candidate = (line[name] for name in Candidate._fields)
-        of_platform = (line.get(name) for name in Platform._fields)
-        return cls(
-            candidate=Candidate(*of_candidate),
-            platform=Platform(*map(str, of_platform)) if "device" in line else None,
-            **{name: line[name] for name in _OWN},
-        )
-
-
-_OWN = tuple(field.name for field in fields(Evaluation) if field.name not in _NESTED)
+        own = dict(line)
+        if (kind := own.pop("line")) != "evaluation":
+            raise ValueError(f"unknown line {kind!r}")
+        candidate = Candidate(*(own.pop(name) for name in Candidate._fields))
+        platform = None
+        if "device" in own:
+            platform = Platform(*(str(own.pop(name)) for name in Platform._fields))
+        return cls(candidate=candidate, platform=platform, **own)

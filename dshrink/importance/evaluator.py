@@ -23,14 +23,15 @@ from dshrink.network.models import weights_digest
 from dshrink.network.precision import exact_float32
 from dshrink.network.rewriting import rewriting
 from dshrink.pieces.span_pieces import span_pieces
-from dshrink.train.data import open_images, preprocessing_of
-from dshrink.train.dataset import Batches, sampled, shuffled
-from dshrink.train.opening import load_for
+from dshrink.train.data import open_images
+from dshrink.train.dataset import Batches, ImageDataset, Indices, sampled, shuffled
+from dshrink.train.opening import load_for, preprocessing_for
 from dshrink.train.settings import Augmentation
 from dshrink.train.tuning import Score, evaluate, prepared, recalibrate, tune
 from dshrink.train.unreadable import UnreadableImages
 from dshrink.version import __version__
 from latency_tables.pieces import NetworkPieces
+from latency_tables.span_masks import SpanChain
 
 #: How an image is augmented before a network is tuned on it: timm's random crops and flips alone.
 CROPS_AND_FLIPS = Augmentation(auto_augment="", crop_scale=(0.08, 1.0), flip=0.5, color_jitter=0.0)
@@ -46,7 +47,7 @@ class Evaluator:
     def __init__(self, settings: ImportanceSettings) -> None:
         self.settings = settings
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        images = open_images(settings.data)
+        images = self.images = open_images(settings.data)
         self.network = load_for(
             images,
             settings.model,
@@ -54,30 +55,24 @@ class Evaluator:
             weights=settings.weights,
             seed=settings.seed,
         )
-        self.images = images
-        preprocessing = preprocessing_of(
-            settings.model, self.network.resolution, self.network.spec.input_shape[0]
-        )
-        self._preprocessing = preprocessing
+        preprocessing = self._preprocessing = preprocessing_for(self.network)
         self.unreadable = UnreadableImages(settings.unreadable)
-        count = len(images.train)
-        self.training = Batches(
-            images=images.train,
-            transform=preprocessing.transform(CROPS_AND_FLIPS if settings.augment else None),
-            indices=shuffled(
-                count, settings.batch, settings.level.batches(count, settings.batch), settings.seed
-            ),
-            seed=settings.seed,
-            workers=settings.loaders,
-            replace=True,
-            unreadable=self.unreadable,
+        count, batch, seed = len(images.train), settings.batch, settings.seed
+        transform = preprocessing.transform(CROPS_AND_FLIPS if settings.augment else None)
+        self.training = self._batches(
+            ImageDataset(images.train, transform, seed, replace=True),
+            shuffled(count, batch, settings.level.batches(count, batch), seed),
         )
-        self.validation = Batches(
-            images=images.validation,
-            transform=preprocessing.transform(None),
-            indices=sampled(len(images.validation), settings.batch, settings.images, settings.seed),
-            seed=settings.seed,
-            workers=settings.loaders,
+        self.validation = self._batches(
+            ImageDataset(images.validation, preprocessing.transform(None), seed, replace=False),
+            sampled(len(images.validation), batch, settings.images, seed),
+        )
+
+    def _batches(self, dataset: ImageDataset, indices: Indices) -> Batches:
+        return Batches(
+            dataset=dataset,
+            indices=indices,
+            workers=self.settings.loaders,
             unreadable=self.unreadable,
         )
 
@@ -102,31 +97,31 @@ class Evaluator:
         """The network cut into the spans that are asked for."""
         return span_pieces(self.network, mode=self.settings.span_mode)
 
+    @property
+    def chain(self) -> SpanChain:
+        """The convolutions of the network that the spans are made of."""
+        assert self.pieces.chain is not None
+        return self.pieces.chain
+
     def evaluate(self, candidate: Candidate) -> Evaluation:
         """The scores of a candidate. What fails for it alone is a reason, not an error."""
         start = time.perf_counter()
+        result: dict[str, Any]
         try:
             with self._seeded():
                 train, validation = self._scores(candidate)
         except (DshrinkError, RuntimeError, MemoryError) as error:
             # RuntimeError: torch's word for a GPU that is out of memory, among others.
             reason = " ".join(str(error).split()) or type(error).__name__
-            return Evaluation(
-                candidate=candidate,
-                reason=reason[:500],
-                seconds=_since(start),
-                platform=self.platform,
-            )
-        return Evaluation(
-            candidate=candidate,
-            train_loss=train.loss,
-            train_accuracy=train.accuracy,
-            val_loss=validation.loss,
-            val_accuracy=validation.accuracy,
-            seconds=_since(start),
-            unreadable=len(self.unreadable.reasons),
-            platform=self.platform,
-        )
+            result = {"reason": reason[:500]}
+        else:
+            result = {
+                **{"train_loss": train.loss, "train_accuracy": train.accuracy},
+                **{"val_loss": validation.loss, "val_accuracy": validation.accuracy},
+                "unreadable": len(self.unreadable.reasons),
+            }
+        seconds = round(time.perf_counter() - start, 3)
+        return Evaluation(candidate=candidate, seconds=seconds, platform=self.platform, **result)
 
     def _scores(self, candidate: Candidate) -> tuple[Score, Score]:
         module = self._module(candidate).to(self.device)
@@ -150,20 +145,15 @@ class Evaluator:
         changes = rewriting(self.network, candidate.mask, segments="spans")
         module = unmerged_module(self.network, changes)
         if candidate.reinitialised:
-            chain = self.network.chain
-            conv = chain.body[candidate.reinitialised - 1]
+            conv = self.network.chain.body[candidate.reinitialised - 1]
             for name in self.network.lowered.modules[conv.op]:
                 module.get_submodule(name).reset_parameters()  # type: ignore[operator]
         return module
 
     @contextmanager
     def _seeded(self) -> Iterator[None]:
-        """The same random numbers for every candidate (a layer drawn anew, dropout)."""
+        """The same random numbers for every candidate (a re-initialised layer, dropout)."""
         gpus = [torch.cuda.current_device()] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=gpus), exact_float32(deterministic=True):
             torch.manual_seed(self.settings.seed)
             yield
-
-
-def _since(start: float) -> float:
-    return round(time.perf_counter() - start, 3)

@@ -1,22 +1,23 @@
 """Every evaluation, one JSON line each, on disk before the next one starts.
 
-A run writes one journal and reads those of its other shards too, which lie beside the table. The
+A run writes one journal and reads those of its other shards too, which lie next to the table. The
 first line says what the scores depend on; journals of anything else are refused. The line that a
 killed process left unfinished is dropped, and its network evaluated again.
 """
 
 from __future__ import annotations
 
+import glob
 import json
+import re
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dshrink.importance.errors import EvaluationError
 from dshrink.importance.evaluation import Evaluation
-from dshrink.importance.settings import Candidate
+from dshrink.importance.settings import Candidate, EvaluationError
+from dshrink.train.identity import differences, listed
 from latency_tables.line_file import LineFile
 from latency_tables.records import convert_record
 
@@ -35,16 +36,14 @@ class Shard(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Shard:
         """ "2/4". Raises EvaluationError."""
-        number, _, of = text.partition("/")
-        if number.isascii() and of.isascii() and number.isdigit() and of.isdigit():
-            found = cls(int(number), int(of))
-            if 1 <= found.number <= found.of:
-                return found
+        match = re.fullmatch("([0-9]+)/([0-9]+)", text)
+        if match and 1 <= int(match[1]) <= int(match[2]):
+            return cls(int(match[1]), int(match[2]))
         raise EvaluationError(f"--shard {text!r}: give K/N with K from 1 to N, such as 2/4")
 
 
 def journal_path(table: Path, shard: Shard | None) -> Path:
-    """Beside the table: importance.journal.jsonl, importance.shard-2-of-4.journal.jsonl."""
+    """Next to the table: importance.journal.jsonl, importance.shard-2-of-4.journal.jsonl."""
     part = f".shard-{shard.number}-of-{shard.of}" if shard else ""
     return table.with_name(f"{table.stem}{part}{ENDING}")
 
@@ -64,10 +63,15 @@ class Journal:
         self.known: dict[Candidate, Evaluation] = {}
         self._identity = dict(identity)
         self._file = _hold(self.path)
+        shards = table.parent.glob(f"{glob.escape(table.stem)}.shard-*-of-*{ENDING}")
+        others = {*shards, journal_path(table, None)} - {self.path}
         try:
-            for other in sorted(_journals_of(table) - {self.path}):
+            for other in sorted(filter(Path.exists, others)):
                 self._take(_lines_of(other, alone=shard is None), other)
-            lines = _read(self._file)
+            try:
+                lines = self._file.read(beginning=_BEGINNING)
+            except ValueError:
+                raise _no_journal(self.path) from None
             self._take(lines, self.path)
             if not lines:
                 header = {"line": "header", "schema": SCHEMA, "schema_version": SCHEMA_VERSION}
@@ -80,12 +84,6 @@ class Journal:
         """Write an evaluation down."""
         self._file.append([evaluation.to_json()])
         self.known[evaluation.candidate] = evaluation
-
-    def _note(self, evaluation: Evaluation) -> None:
-        """Take what a file says last; its failure does not hide what another file knows."""
-        known = self.known.get(evaluation.candidate)
-        if known is None or known.reason or not evaluation.reason:
-            self.known[evaluation.candidate] = evaluation
 
     def close(self) -> None:
         self._file.close()
@@ -105,8 +103,11 @@ class Journal:
                 ) from None
             if number == 1:
                 self._check(line, path)
-        for evaluation in found.values():
-            self._note(evaluation)
+        for candidate, evaluation in found.items():
+            # What a file says last counts; its failure does not hide what another file knows.
+            known = self.known.get(candidate)
+            if known is None or known.reason or not evaluation.reason:
+                self.known[candidate] = evaluation
 
     def _check(self, line: dict[str, Any], path: Path) -> None:
         header = convert_record(
@@ -118,27 +119,11 @@ class Journal:
             schema=SCHEMA,
             version=SCHEMA_VERSION,
         )
-        before, now = header.identity, self._identity
-        if differences := [
-            f"{name} was {before.get(name)}, now {now.get(name)}"
-            for name in sorted({*before, *now})
-            if before.get(name) != now.get(name)
-        ]:
+        if found := differences(header.identity, self._identity):
             raise EvaluationError(
-                f"{path} belongs to another measurement ({'; '.join(differences)}): ask for the "
-                "same again, choose another --out, or delete the file"
+                f"{path} belongs to another measurement ({listed(found)}): ask for the same "
+                "again, choose another --out, or delete the file"
             )
-
-
-def _journals_of(table: Path) -> set[Path]:
-    shards = table.parent.glob(f"{_literal(table.stem)}.shard-*-of-*{ENDING}")
-    main = journal_path(table, None)
-    return {*shards, *([main] if main.exists() else [])}
-
-
-def _literal(name: str) -> str:
-    """A name in which glob finds nothing to expand."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
 def _hold(path: Path) -> LineFile:
@@ -148,18 +133,10 @@ def _hold(path: Path) -> LineFile:
         raise EvaluationError(f"{path} is in use by another run: wait until it is done") from None
 
 
-def _read(file: LineFile) -> list[bytes]:
-    try:
-        return file.read(beginning=_BEGINNING)
-    except ValueError:
-        raise _no_journal(file.path) from None
-
-
 def _lines_of(path: Path, *, alone: bool) -> list[bytes]:
-    """Another shard's; whoever collects them all does not want one that is still at work."""
+    """Another shard's. ``alone``: the run collects all shards, so none may still be running."""
     if alone:
-        with closing(_hold(path)) as file:
-            return _read(file)
+        _hold(path).close()
     whole = path.read_bytes().rpartition(b"\n")[0]
     if whole and not whole.startswith(_BEGINNING):
         raise _no_journal(path)

@@ -6,7 +6,7 @@ a run resumes where it, another shard of it or another scheduler stopped.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,13 +14,12 @@ from functools import cached_property
 from pathlib import Path
 
 from dshrink.importance.cluster import Connect, evaluate_on_cluster
-from dshrink.importance.errors import EvaluationError
-from dshrink.importance.evaluation import Evaluation, Platform
+from dshrink.importance.evaluation import Evaluation
 from dshrink.importance.evaluator import Evaluator
 from dshrink.importance.journal import Journal, Shard
-from dshrink.importance.settings import Candidate, ImportanceSettings
+from dshrink.importance.settings import Candidate, EvaluationError, ImportanceSettings
 from dshrink.importance.table import ImportanceTable, save_importance, versions
-from dshrink.progress import Notice, OnProgress, no_notice, no_progress
+from dshrink.progress import Notice, OnProgress, duration, no_notice, no_progress
 from dshrink.search.importance import ImportanceKey, importance_keys, key_mask
 from dshrink.version import __version__
 
@@ -40,7 +39,7 @@ class ImportanceResult:
 
 @dataclass(kw_only=True)
 class ImportanceRun:
-    """A measurement of importances with its journal beside ``out``.
+    """A measurement of importances with its journal next to ``out``.
 
     ``connect`` makes the client of the Dask cluster whose workers evaluate; else this process does.
     """
@@ -51,12 +50,6 @@ class ImportanceRun:
     connect: Connect | None = None
     retry_failed: bool = False
 
-    def prepare(self) -> None:
-        """Load the network and list the images, and raise for what cannot be used of them."""
-        if self.out.suffix != ".csv":
-            raise EvaluationError(f"--out {self.out}: give a file named *.csv")
-        _ = self.keys
-
     @cached_property
     def evaluator(self) -> Evaluator:
         return Evaluator(self.settings)
@@ -64,10 +57,8 @@ class ImportanceRun:
     @cached_property
     def keys(self) -> dict[ImportanceKey, Candidate]:
         """Each key's network."""
-        pieces = self.evaluator.pieces
-        chain = pieces.chain
-        assert chain is not None
-        spans = [piece.span for piece in pieces.pieces if piece.kind == "span" and piece.span]
+        pieces, chain = self.evaluator.pieces.pieces, self.evaluator.chain
+        spans = [piece.span for piece in pieces if piece.kind == "span" and piece.span]
         return {
             key: Candidate(
                 key_mask(chain, key),
@@ -79,9 +70,7 @@ class ImportanceRun:
     @cached_property
     def original(self) -> Candidate:
         """The network that all others are compared with."""
-        chain = self.evaluator.pieces.chain
-        assert chain is not None
-        return Candidate(chain.base, tuned=False)
+        return Candidate(self.evaluator.chain.base, tuned=False)
 
     def run(
         self, progress: OnProgress = no_progress, notice: Notice = no_notice
@@ -90,12 +79,18 @@ class ImportanceRun:
 
         Raises EvaluationError where the original network cannot be evaluated, or nothing else can.
         """
-        self.prepare()
+        if self.out.suffix != ".csv":
+            raise EvaluationError(f"--out {self.out}: give a file named *.csv")
+        wanted = list(dict.fromkeys([self.original, *self.keys.values()]))
+        if self.shard:
+            wanted = wanted[self.shard.number - 1 :: self.shard.of]
         with closing(Journal(self.out, self.shard, self.evaluator.identity)) as journal:
-            wanted = list(dict.fromkeys([self.original, *self.keys.values()]))
-            if self.shard:
-                wanted = wanted[self.shard.number - 1 :: self.shard.of]
-            left = [candidate for candidate in wanted if not self._done(journal, candidate)]
+            left = [
+                candidate
+                for candidate in wanted
+                if (known := journal.known.get(candidate)) is None
+                or (known.reason and self.retry_failed)
+            ]
             if self.original not in left:
                 self._check_original(journal)
             notice(self._plan_line(wanted, left))
@@ -110,7 +105,10 @@ class ImportanceRun:
                 original=journal.known[self.original],
             )
         if len(table.platforms) > 1:
-            notice(_mixed_line(table.platforms))
+            notice(
+                f"warning: networks were evaluated by {'; '.join(map(str, table.platforms))}, "
+                "which may explain small changes; evaluate all on the same, with another --out"
+            )
         sidecar = save_importance(self.out, table, self._about())
         return ImportanceResult(
             evaluated=len(left),
@@ -118,10 +116,6 @@ class ImportanceRun:
             table=table,
             files=(self.out, sidecar),
         )
-
-    def _done(self, journal: Journal, candidate: Candidate) -> bool:
-        known = journal.known.get(candidate)
-        return known is not None and not (known.reason and self.retry_failed)
 
     def _evaluate(
         self,
@@ -144,17 +138,18 @@ class ImportanceRun:
                 progress(done + number, len(wanted), f"{sum(seconds) / number:.1f} s a network")
                 # The first ones also read the images, which are kept where they fit into memory.
                 if number == ESTIMATE_AFTER and number < len(left):
-                    notice(_estimate_line(evaluation.seconds, len(left) - number))
+                    others = len(left) - number
+                    notice(
+                        f"about {duration(evaluation.seconds)} a network: "
+                        f"{duration(evaluation.seconds * others)} for the {others} that are left, "
+                        "in one process"
+                    )
 
     def _evaluations(self, left: list[Candidate], notice: Notice) -> Generator[Evaluation]:
         if self.connect and left:
             identity = self.evaluator.identity
             return evaluate_on_cluster(self.connect, self.settings, identity, left, notice)
-        return self._evaluations_here(left)
-
-    def _evaluations_here(self, left: list[Candidate]) -> Generator[Evaluation]:
-        for candidate in left:
-            yield self.evaluator.evaluate(candidate)
+        return (self.evaluator.evaluate(candidate) for candidate in left)
 
     def _unreadable_lines(self, journal: Journal) -> list[str]:
         """What to say about images that were left out, here or by whoever evaluated."""
@@ -174,7 +169,7 @@ class ImportanceRun:
         if original is not None and original.reason:
             raise EvaluationError(
                 f"the original {self.settings.model} cannot be evaluated: {original.reason}; "
-                "fix the cause and give the same command with --retry-failed"
+                "fix the cause and run the same command with --retry-failed"
             )
 
     def _check(self, journal: Journal) -> None:
@@ -197,11 +192,9 @@ class ImportanceRun:
 
     def _about(self) -> dict[str, object]:
         evaluator = self.evaluator
-        chain = evaluator.pieces.chain
-        assert chain is not None
         return {
             **evaluator.identity,
-            "convolutions": list(chain.convolutions),
+            "convolutions": list(evaluator.chain.convolutions),
             "reinitialised_single_layers": self.settings.reinitialise,
             "span_mode": self.settings.span_mode,
             "classes": len(evaluator.images.classes),
@@ -211,16 +204,3 @@ class ImportanceRun:
             "dshrink_version": __version__,
             "versions": versions(),
         }
-
-
-def _mixed_line(platforms: Iterable[Platform]) -> str:
-    return (
-        f"warning: networks were evaluated by {'; '.join(map(str, platforms))}, which may explain "
-        "small changes; evaluate all on the same, with another --out"
-    )
-
-
-def _estimate_line(seconds: float, left: int) -> str:
-    minutes = seconds * left / 60
-    span = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-    return f"about {seconds:.1f} s a network: {span} for the {left} that are left, in one process"

@@ -9,12 +9,16 @@ import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from dshrink.importance.errors import EvaluationError
+from dshrink.errors import DshrinkError
 from dshrink.train.unreadable import Unreadable
 
 RECALIBRATE, STEPS, EPOCHS = "recalibrate", "steps", "epochs"
 #: Batches that the norms' statistics are taken from where no number is given.
 RECALIBRATION_BATCHES = 20
+
+
+class EvaluationError(DshrinkError):
+    """Importances that cannot be measured, or a journal of another measurement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,7 @@ class ImportanceSettings:
     """What a measurement of importances is asked for.
 
     ``images`` of the validation set evaluate a network, all of them where it is None.
-    ``reinitialise``: a key of a single layer (j = i + 1) starts with that layer drawn anew.
+    ``reinitialise``: a key of a single layer (j = i + 1) starts with that layer re-initialised.
     ``unreadable``: an image that one process can read and another cannot would look like a change
     of accuracy, so none is left out unless that is asked for.
     """
@@ -95,7 +99,7 @@ class ImportanceSettings:
 
 
 class Candidate(NamedTuple):
-    """A network to evaluate: its span mask, the position of a layer drawn anew (0 for none).
+    """A network to evaluate: its span mask, the position of a re-initialised layer (0 for none).
 
     The original network as it is, which the others are compared with, is not ``tuned``. Keys that
     ask for the same network share one candidate.

@@ -50,7 +50,7 @@ class ImportanceTable:
 
 
 def save_importance(path: Path, table: ImportanceTable, about: Mapping[str, Any]) -> Path:
-    """Write the CSV and, beside it, ``about`` it as JSON; returns that file's path."""
+    """Write the CSV and, next to it, ``about`` it as JSON; returns that file's path."""
     write_csv(path, COLUMNS.split(","), table.rows())
     sidecar = path.with_suffix(".json")
     document = {

@@ -76,7 +76,6 @@ def finetune_by_plan(
         network,
         changes,
         feed,
-        settings,
         folder,
         teacher=teaching,
         progress=on_progress,
@@ -87,7 +86,7 @@ def finetune_by_plan(
     plan_file = folder / "plan.json"
     save_plan(replace(bound, padding=PADDING), plan_file)
     return FinetuneResult(
-        accuracy_percent=tuned.accuracy,
+        accuracy_percent=tuned.fitted.accuracy,
         val_loss=tuned.fitted.loss,
         processes=tuned.fitted.processes,
         images_per_second=tuned.fitted.images_per_second,

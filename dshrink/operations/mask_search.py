@@ -83,7 +83,6 @@ def search_mask(
     found = search_masks(
         network,
         feed_of(images, network, settings, request.unreadable),
-        settings,
         goal=request.goal,
         folder=request.folder,
         table=table,

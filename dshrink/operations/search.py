@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from dshrink.search.dp.bounds import Bounds, PieceSizes, sizes_of
 from dshrink.search.dp.compat import DEFAULT_PREC, TruncatedProgram
 from dshrink.search.dp.files import load_importance, load_problem, load_unevaluated
-from dshrink.search.dp.frontier import ChainPlan, Frontier, SpanPlan, solve
+from dshrink.search.dp.frontier import ChainPlan, Frontier, solve
 from dshrink.search.dp.layer_merge import (
     has_kernels,
     load_kernel_importance,
@@ -26,9 +26,8 @@ from dshrink.search.dp.many_devices import DeviceOutcome, own_plan, shared_plan
 from dshrink.search.dp.tables import TableProblem, table_problem
 from dshrink.search.errors import SearchError
 from dshrink.search.goal import check_fit
-from dshrink.search.greedy import greedy
+from dshrink.search.greedy import greedy, random_plan
 from dshrink.search.plan import Plan
-from dshrink.search.random_search import random_plan
 from latency_tables.io import load_table
 from latency_tables.published import PREFIX
 from latency_tables.table import LatencyTable
@@ -132,7 +131,7 @@ class DpResult:
 
     plans: tuple[Plan, ...] = ()
     chosen: tuple[ChainPlan, ...] = ()
-    frontier: Frontier[ChainPlan] | None = None
+    frontier: Frontier | None = None
     problem: TableProblem | None = None
     outcomes: tuple[DeviceOutcome, ...] = ()
     overrun_ms: float | None = None
@@ -179,7 +178,7 @@ def search_tables(
         problems.append(problem)
     first = problems[0]
     frontier = solve(first.problem, first.limits).of_latency() if request.frontier else None
-    chosen: tuple[SpanPlan, ...] = ()
+    chosen: tuple[ChainPlan, ...] = ()
     outcomes: tuple[DeviceOutcome, ...] = ()
     budgets = request.budgets_ms or [(request.share or 0) * p.original_ms for p in problems]
     if request.one_plan is None and count:
@@ -223,9 +222,7 @@ def search_csv(
                 f"{times}: compat and alpha are for tables without a kernel column: nothing of "
                 "LayerMerge's is truncated, and its importances are normalised without alpha"
             )
-        frontier: Frontier[ChainPlan] = solve_kernels(
-            load_kernel_times(Path(times)), load_kernel_importance(importance)
-        )
+        frontier = solve_kernels(load_kernel_times(Path(times)), load_kernel_importance(importance))
     else:
         problem = load_problem(times, importance, alpha)
         frontier = solve(problem)

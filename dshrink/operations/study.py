@@ -20,7 +20,7 @@ from dshrink.plots import front_figure, save_figure
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.results import BenchmarkResult, save_results
 from dshrink.study.folders import TableResult
-from dshrink.study.networks import benchmark_result, one_a_structure, report_row, study_networks
+from dshrink.study.networks import benchmark_result, report_row, study_networks
 from dshrink.study.report import report_lines
 from dshrink.study.rows import StudyContext
 from dshrink.study.runner import Study
@@ -135,7 +135,9 @@ class StudyStages:
     def measure_networks(self) -> list[BenchmarkResult]:
         """Bench one network of every structure, interleaved; a result for every trained network."""
         networks = study_networks(self.context)
-        files = one_a_structure(networks)
+        files: dict[str, Path] = {}  # of each structure the first: speed depends on no weights
+        for one in networks:
+            files.setdefault(one.merged.structure, one.file)
         with self.progress("benchmark") as update:
             measured = bench_networks(
                 [str(file) for file in files.values()],

@@ -23,8 +23,8 @@ class AccuracyDifference:
     runs: int
 
     @property
-    def is_clear(self) -> bool:
-        """Whether the interval leaves out 0."""
+    def is_significant(self) -> bool:
+        """Whether the interval excludes 0."""
         return self.half_width is not None and abs(self.mean) > self.half_width
 
     def __str__(self) -> str:

@@ -6,20 +6,20 @@ So a study is resumed, and a folder of another recipe is refused instead of mixe
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from dshrink.study.steps import MERGE, PRETRAIN, SEARCH, TABLE, TRAIN, Step, StudyError
+from dshrink.train.identity import differences, listed
 from latency_tables.files import write_atomically
 from latency_tables.records import convert_record, format_record, parse_record, plain
 
 DONE = "step.json"
 SCHEMA, SCHEMA_VERSION = "dshrink.study_step", 1
 _FIX = "remove its folder to do the step again"
-#: By which a table that a study measures is known beside its conditions.
+#: Identifies a table that a study measures, in addition to its conditions.
 _DIGEST = "table_digest"
 
 
@@ -125,8 +125,8 @@ class StepFolders:
         Nor is it done any more where its table was measured again since. Raises StudyError where
         the folder holds a step of another study.
         """
-        known = self._known(name)
-        if known is None or self._is_stale(name, known):
+        known, is_stale = self._known(name)
+        if known is None or is_stale:
             return None
         where = str(self.folder(name) / DONE)
         kind = _KINDS[self.steps[name].kind]
@@ -134,21 +134,15 @@ class StepFolders:
 
     def is_stale(self, name: str) -> bool:
         """Whether a step was done with a table that was measured again since. Raises StudyError."""
-        known = self._known(name)
-        return known is not None and self._is_stale(name, known)
+        return self._known(name)[1]
 
-    def _is_stale(self, name: str, known: _DoneStep) -> bool:
-        pairs = zip(_digests(known.depends_on), _digests(self.depends_on(name)), strict=True)
-        return any(before and now and before != now for before, now in pairs)
-
-    def _known(self, name: str) -> _DoneStep | None:
+    def _known(self, name: str) -> tuple[_DoneStep | None, bool]:
+        """What a step's file holds, and whether its table was measured again since."""
         path = self.folder(name) / DONE
-        try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return None
+        if not path.exists():
+            return None, False
         known = parse_record(
-            text,
+            path.read_text(encoding="utf-8"),
             _DoneStep,
             where=str(path),
             error=StudyError,
@@ -156,14 +150,15 @@ class StepFolders:
             schema=SCHEMA,
             version=SCHEMA_VERSION,
         )
-        theirs, ours = _without_digest(known.depends_on), _without_digest(self.depends_on(name))
-        for key, value in ours.items():
-            if theirs.get(key) != value:
-                raise StudyError(
-                    f"{path}: was done with {key} {_short(theirs.get(key))}, this study has "
-                    f"{_short(value)}; choose another --out, or {_FIX}"
-                )
-        return known
+        found = differences(known.depends_on, self.depends_on(name))
+        digests = [values for key, values in found.items() if key.endswith(_DIGEST)]
+        if len(found) > len(digests):
+            others = {key: v for key, v in found.items() if not key.endswith(_DIGEST)}
+            raise StudyError(
+                f"{path}: belongs to another study ({listed(others)}): choose another --out, or "
+                f"{_FIX}"
+            )
+        return known, any(before and now for before, now in digests)
 
     def depends_on(self, name: str) -> dict[str, Any]:
         """All that a step's result depends on, as plain data, what it starts from included."""
@@ -179,7 +174,7 @@ class StepFolders:
         return found
 
     def epochs(self, name: str) -> int:
-        """Of all training behind a step's weights, pre-training in the study included."""
+        """Of all training that led to a step's weights, pre-training in the study included."""
         step = self.steps[name]
         if step.kind in (TABLE, SEARCH):  # a search's weights are not used again
             return 0
@@ -200,8 +195,8 @@ class StepFolders:
 
     def results(self) -> dict[str, StepResult]:
         """What came out of the steps that are done, by name. Raises StudyError."""
-        found = {name: self.any_result(name) for name in self.steps}
-        return {name: result for name, result in found.items() if result is not None}
+        found = ((name, self.any_result(name)) for name in self.steps)
+        return {name: result for name, result in found if result is not None}
 
 
 def _asks_table(step: Step) -> bool:
@@ -209,21 +204,3 @@ def _asks_table(step: Step) -> bool:
     if step.kind in (TABLE, SEARCH):
         return True
     return step.kind == TRAIN and step.method == "random"
-
-
-def _without_digest(depends_on: Mapping[str, Any]) -> dict[str, Any]:
-    starts = depends_on.get("starts_from", {})
-    found = {name: value for name, value in depends_on.items() if name != _DIGEST}
-    return {**found, "starts_from": {name: _without_digest(one) for name, one in starts.items()}}
-
-
-def _digests(depends_on: Mapping[str, Any]) -> Iterator[str | None]:
-    """Of the table that was measured, of the step itself and of all that it starts from."""
-    yield depends_on.get(_DIGEST)
-    for _, start in sorted(depends_on.get("starts_from", {}).items()):
-        yield from _digests(start)
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

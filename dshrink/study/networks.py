@@ -1,8 +1,7 @@
-"""The networks that a study made: what came out of each, beside the speed of its structure."""
+"""The networks that a study made: the result of each, and the speed of its structure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,14 +31,6 @@ def study_networks(context: StudyContext) -> list[StudyNetwork]:
             file = folders.folder(name) / merged.file
             epochs = folders.epochs(name)
             found.append(StudyNetwork(step=step, merged=merged, file=file, epochs=epochs))
-    return found
-
-
-def one_a_structure(networks: Sequence[StudyNetwork]) -> dict[str, Path]:
-    """The first file of each structure: speed does not depend on the weights."""
-    found: dict[str, Path] = {}
-    for one in networks:
-        found.setdefault(one.merged.structure, one.file)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a study beside its front: its table, its plans, its first search, its throughput."""
+"""Plots of a study besides its front: table, plans, first search, throughput."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Those that ship with the package lie in ``recipes/``; a user's own file may say ``like = "digits"``
 and name only what differs. Sections of training say what differs from ``[finetune]``: the paper
 searches, and trains its baselines, with the settings of the fine-tuning (DepthShrinker, Sec. 5.1).
-An unknown field is an error: a misspelt one would be ignored for days of training.
+An unknown field is an error: a misspelled one would be ignored for days of training.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class MaskGoal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageCounts:
-    """How large the data set is, for a dry run where it is not at hand."""
+    """How large the data set is, for a dry run without it."""
 
     training: int
     validation: int
@@ -96,7 +96,7 @@ class TableSettings:
 class Recipe:
     """A study: a network, how far to shrink it, what to compare, and how all of it is trained.
 
-    ``free_activation``: whether merged blocks have an activation behind them, but for the rows that
+    ``free_activation``: whether merged blocks have an activation after them, but for the rows that
     are about it. ``narrower`` are the names of the row ``width``; ``remarks`` are sentences of the
     report; ``decay`` and ``limit``, of the section [search] in a file, are those of stage 1
     (``search_masks``); None leaves the search's own.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
-from dshrink.fronts import MeanWithInterval, mean_interval
+from dshrink.fronts import mean_interval
 from dshrink.study.comparison import AccuracyDifference, paired, welch
 from dshrink.study.recipe import FROM_INITIAL, ROWS
 
@@ -40,6 +41,10 @@ class RowResult:
     validation_images: int | None = None
 
 
+#: Results by their place, then by their row.
+Groups = dict[str, dict[str, list[RowResult]]]
+
+
 def report_lines(
     title: str,
     results: Sequence[RowResult],
@@ -49,23 +54,26 @@ def report_lines(
 ) -> list[str]:
     """A heading, what failed, the table of all rows, what separates them from the searched one.
 
-    And Tab. 4 where its three rows are there. ``remarks`` are sentences that come behind the table.
+    And Tab. 4 where its three rows are there. ``remarks`` are sentences that follow the table.
     """
     lines = [f"# {title}", ""]
     for name, reason in (failures or {}).items():
         lines += [f"**Failed: {name}: {reason}**", ""]
-    lines += _all_rows(results)
-    if any(r.method == "original" for r in results):
-        lines += ["", "FPS ratios are to the original's."]
-    lines += [line for remark in (*remarks, *_on_seeds(results)) for line in ("", remark)]
-    if comparison := _comparison(results):
+    groups = _grouped(results)
+    present = {r.method for r in results}
+    lines += _all_rows(groups)
+    if "original" in present:
+        remarks = ["FPS ratios are to the original's.", *remarks]
+    if len({r.seed for r in results}) > 1 and not present.issubset(FROM_INITIAL):
+        remarks = [*remarks, _ON_SEEDS]
+    lines += [line for remark in remarks for line in ("", remark)]
+    if comparison := _comparison(groups):
         heading = "## The searched masks against the other rows"
         lines += ["", heading, "", *_COMPARISON_NOTES, "", *comparison]
-    present = {r.method for r in results}
     for rows in zip(*TABLE_4.values(), strict=True):
         if present.issuperset(rows):
             heading = "## As the paper's Tab. 4: accuracy in percent"
-            lines += ["", heading, "", *_table_4(results, rows)]
+            lines += ["", heading, "", *_table_4(groups, rows)]
     if agreed := [r for r in results if r.differing is not None]:
         wrong = sum(r.differing or 0 for r in agreed)
         images = sum(r.validation_images or 0 for r in agreed)
@@ -77,51 +85,55 @@ def report_lines(
     return lines
 
 
-def _all_rows(results: Sequence[RowResult]) -> list[str]:
-    original = [r.throughput_fps for r in results if r.method == "original" and r.throughput_fps]
-    base = sum(original) / len(original) if original else None
-    rows = []
-    for place in _places(results):
-        for method in ROWS:
-            if members := _members(results, place, method):
-                rows.append(_row(place, method, members, base))
+def _grouped(results: Iterable[RowResult]) -> Groups:
+    groups: Groups = {}
+    for result in results:
+        groups.setdefault(result.place, {}).setdefault(result.method, []).append(result)
+    return groups
+
+
+def _all_rows(groups: Groups) -> list[str]:
+    originals = [r for methods in groups.values() for r in methods.get("original", ())]
+    base = _mean_fps(originals)
+    rows = [
+        _row(place, method, methods[method], base)
+        for place, methods in groups.items()
+        for method in ROWS
+        if method in methods
+    ]
     heads = ("network", "row", "runs", "epochs", "accuracy %", "FPS", "ratio", "MACs (M)")
     return _table(heads, rows)
 
 
-def _on_seeds(results: Sequence[RowResult]) -> Iterable[str]:
-    """What the spread over seeds does not cover."""
-    if len({r.seed for r in results}) > 1 and any(r.method not in FROM_INITIAL for r in results):
-        yield (
-            "All seeds start from one pre-trained network, but for the rows from initial weights "
-            f"({', '.join(FROM_INITIAL)}): intervals do not cover the chance of pre-training."
-        )
-
-
+_ON_SEEDS = (
+    "All seeds start from one pre-trained network, but for the rows from initial weights "
+    f"({', '.join(FROM_INITIAL)}): intervals do not cover the variance of pre-training."
+)
 _COMPARISON_NOTES = (
-    "Accuracy of `searched` less the other row's, in percentage points, with its 95 % interval; "
-    "clear is what leaves out 0.",
+    "Accuracy of `searched` minus that of the other row, in percentage points, with its 95 % "
+    "interval; significant if it excludes 0.",
     "Rows with the searched masks: a paired t-interval over the seeds. Random draws: Welch's.",
     "The FPS ratio is `searched` over the other row.",
 )
 
 
-def _comparison(results: Sequence[RowResult]) -> list[str]:
+def _comparison(groups: Groups) -> list[str]:
     rows = []
-    for place in _places(results):
-        ours = _members(results, place, "searched")
+    for place, methods in groups.items():
+        ours = methods.get("searched", [])
         for method in (*PAIRED, "random"):
-            theirs = _members(results, place, method)
+            theirs = methods.get(method, [])
             found = _difference(ours, theirs, method) if ours and theirs else None
             if found is not None:
+                decided = "yes" if found.is_significant else "no"
                 rows.append(
                     (
                         *(place, method, str(found.runs), str(found)),
-                        "" if found.half_width is None else "yes" if found.is_clear else "no",
+                        "" if found.half_width is None else decided,
                         _ratio(_mean_fps(ours), _mean_fps(theirs)),
                     )
                 )
-    heads = ("network", "against", "runs", "points (95 %)", "clear", "FPS ratio")
+    heads = ("network", "against", "runs", "points (95 %)", "significant", "FPS ratio")
     return _table(heads, rows) if rows else []
 
 
@@ -133,17 +145,13 @@ def _difference(
     return paired(_by_seed(ours), _by_seed(theirs))
 
 
-def _members(results: Iterable[RowResult], place: str, method: str) -> list[RowResult]:
-    return [r for r in results if (r.method, r.place) == (method, place)]
-
-
 def _by_seed(results: Iterable[RowResult]) -> dict[int, float]:
     return {r.seed: r.accuracy_percent for r in results}
 
 
 def _mean_fps(results: Iterable[RowResult]) -> float | None:
     rates = [r.throughput_fps for r in results if r.throughput_fps]
-    return sum(rates) / len(rates) if rates else None
+    return fmean(rates) if rates else None
 
 
 def _ratio(ours: float | None, theirs: float | None) -> str:
@@ -154,38 +162,30 @@ def _row(
     place: str, method: str, members: Sequence[RowResult], base_fps: float | None
 ) -> tuple[str, ...]:
     mean = _mean_fps(members)
-    macs = sum(r.macs for r in members) / len(members)
+    accuracy = mean_interval([r.accuracy_percent for r in members], highest=100.0)
+    interval = f" ({accuracy.low:.2f} - {accuracy.high:.2f})" if len(members) > 1 else ""
     return (
         place or "whole",
         method,
         str(len(members)),
         "/".join(map(str, sorted({r.epochs for r in members}))),
-        _shown(mean_interval([r.accuracy_percent for r in members], highest=100.0), len(members)),
+        f"{accuracy.mean:.2f}{interval}",
         f"{mean:.1f}" if mean else "",
         _ratio(mean, base_fps),
-        f"{macs / 1e6:.2f}",
+        f"{fmean(r.macs for r in members) / 1e6:.2f}",
     )
 
 
-def _table_4(results: Sequence[RowResult], methods: Sequence[str]) -> list[str]:
+def _table_4(groups: Groups, methods: Sequence[str]) -> list[str]:
     rows = []
-    for place in _places(results):
-        columns = [_by_seed(_members(results, place, method)) for method in methods]
+    for place, members in groups.items():
+        columns = [_by_seed(members.get(method, ())) for method in methods]
         gains = [paired(column, columns[0]) for column in columns[1:]]
         if all(columns) and None not in gains:
-            first, *others = (sum(column.values()) / len(column) for column in columns)
+            first, *others = (fmean(column.values()) for column in columns)
             cells = [f"{mean:.2f} [{gain}]" for mean, gain in zip(others, gains, strict=True)]
             rows.append((place, f"{first:.2f}", *cells))
     return _table(("network", *TABLE_4), rows)
-
-
-def _places(results: Iterable[RowResult]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(r.place for r in results))
-
-
-def _shown(value: MeanWithInterval, count: int) -> str:
-    """The mean, and its 95 % interval where there are several runs."""
-    return f"{value.mean:.2f}" + (f" ({value.low:.2f} - {value.high:.2f})" if count > 1 else "")
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -17,15 +17,15 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from dshrink.merge.certified_export import export_merged
+from dshrink.merge.certified_export import CertifiedExport, export_merged
 from dshrink.merge.export import export_onnx
 from dshrink.network.models import Network, with_state
 from dshrink.network.rewriting import Rewriting, rewriting
 from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.progress import OnProgress, no_progress
 from dshrink.search.goal import Goal
+from dshrink.search.greedy import random_plan
 from dshrink.search.plan import load_plan, parse_plan, save_plan
-from dshrink.search.random_search import random_plan
 from dshrink.study.folders import (
     MergeResult,
     PretrainResult,
@@ -121,7 +121,6 @@ class StepRunner:
             network,
             changes,
             self.feed(network, step.training),
-            step.training,
             self.context.folders.folder(step.name),
             progress=self.progress,
         )
@@ -129,7 +128,7 @@ class StepRunner:
 
 def _pretrain(runner: StepRunner, step: Step) -> PretrainResult:
     tuned = runner.fine_tune(step, runner.start(step), None)
-    return PretrainResult(accuracy_percent=tuned.accuracy)
+    return PretrainResult(accuracy_percent=tuned.fitted.accuracy)
 
 
 def _search(runner: StepRunner, step: Step) -> SearchResult:
@@ -139,8 +138,7 @@ def _search(runner: StepRunner, step: Step) -> SearchResult:
     found = search_masks(
         network,
         runner.feed(network, step.training),
-        step.training,
-        goal=Goal.of(budget_ms=step.goal.budget_ms, keep=step.goal.keep),
+        goal=Goal(budget_ms=step.goal.budget_ms, keep=step.goal.keep),
         folder=folder,
         table=load_table(context.table),
         decay=step.decay,
@@ -159,7 +157,7 @@ def _train(runner: StepRunner, step: Step) -> TrainResult:
     mask = keep_mask(runner, step, network)
     network, changes = row_network(step, network, mask)
     tuned = runner.fine_tune(step, network, changes)
-    return TrainResult(keep_mask=mask, accuracy_percent=tuned.accuracy)
+    return TrainResult(keep_mask=mask, accuracy_percent=tuned.fitted.accuracy)
 
 
 def keep_mask(runner: StepRunner, step: Step, network: Network) -> str:
@@ -210,7 +208,7 @@ def row_network(step: Step, network: Network, mask: str) -> tuple[Network, Rewri
 
 
 def _merge(runner: StepRunner, step: Step) -> MergeResult:
-    """Merge what was trained, prove it on random and on all validation images, write ONNX."""
+    """Merge what was trained, verify it on random and on all validation images, write ONNX."""
     folders = runner.context.folders
     (trained,) = step.needs
     known = folders.result(trained, TrainResult)
@@ -225,7 +223,17 @@ def _merge(runner: StepRunner, step: Step) -> MergeResult:
     if changes is None:
         exported = _exported(runner, step, network, known, file, origin)
     else:
-        exported, network = _merged(runner, step, network, changes, file, origin)
+        done = export_merged(
+            network,
+            changes,
+            file,
+            padding=PADDING,
+            certificate_file=folder / "certificate.json",
+            batch=step.batch or 1,
+            images=runner.feed(network, runner.context.recipe.finetune),
+            about=origin,
+        )
+        exported, network = _found(done), done.merged.network
     return MergeResult(
         **exported,
         file=file.name,
@@ -264,27 +272,9 @@ def _exported(
     return {**accuracy, "onnx_difference": difference}
 
 
-def _merged(
-    runner: StepRunner,
-    step: Step,
-    network: Network,
-    changes: Rewriting,
-    file: Path,
-    origin: Mapping[str, Any],
-) -> tuple[dict[str, Any], Network]:
-    """What was found out about the merge, and the merged network."""
-    done = export_merged(
-        network,
-        changes,
-        file,
-        padding=PADDING,
-        certificate_file=file.with_name("certificate.json"),
-        batch=step.batch or 1,
-        images=runner.feed(network, runner.context.recipe.finetune),
-        about=origin,
-    )
+def _found(done: CertifiedExport) -> dict[str, Any]:
     assert done.agreement is not None
-    result = {
+    return {
         "accuracy_percent": done.agreement.merged_accuracy,
         "unmerged_accuracy_percent": done.agreement.unmerged_accuracy,
         "validation_images": done.agreement.images,
@@ -292,7 +282,6 @@ def _merged(
         "certificate": done.certificate.network_float64.relative,
         "onnx_difference": done.onnx_difference,
     }
-    return result, done.merged.network
 
 
 def _weights(file: Path) -> dict[str, torch.Tensor]:

@@ -16,6 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from graphlib import TopologicalSorter
 from multiprocessing import get_context, parent_process
 from typing import Any, NamedTuple
 
@@ -23,16 +24,9 @@ import torch
 
 from dshrink.errors import DshrinkError
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
-from dshrink.study.estimate import EpochTimer, estimate_line
+from dshrink.study.estimate import epoch_timer, estimate_line
 from dshrink.study.rows import StepRunner, StudyContext
-from dshrink.study.steps import (
-    MERGE,
-    TABLE,
-    Step,
-    StepsFailedError,
-    StudyError,
-    ready,
-)
+from dshrink.study.steps import MERGE, TABLE, Step, StepsFailedError, StudyError
 from dshrink.train.data import Images, open_images
 from dshrink.train.processes import is_main_process, together
 from dshrink.train.unreadable import UnreadableImages
@@ -124,8 +118,7 @@ class Study:
         runner = StepRunner(context=self.context, images=self.images, main=main)
         total, done = sum(step.work for step in steps), 0
         for step in steps:
-            if any(need in self._failures for need in step.needs):
-                self._failures[step.name] = f"it starts from {step.needs[-1]}"
+            if self._starts_from_failed(step):
                 continue
 
             def within(part: int, of: int, label: str, step: Step = step, done: int = done) -> None:
@@ -138,15 +131,17 @@ class Study:
             self.progress(done, total, step.name)
 
     def _in_processes(self, steps: Sequence[Step]) -> None:
-        names = {step.name for step in steps}
+        by_name = {step.name: step for step in steps}
+        graph = TopologicalSorter(
+            {step.name: [need for need in step.needs if need in by_name] for step in steps}
+        )
+        graph.prepare()
         total, done = sum(step.work for step in steps), 0
-        waiting, finished = list(steps), set[str]()
         with _processes(self.context, min(self.jobs, len(steps))) as (pool, epoch_s):
             running: dict[Future[Done], Step] = {}
-            while waiting or running:
-                for step in ready(waiting, finished, names)[: self.jobs - len(running)]:
-                    waiting.remove(step)
-                    running[pool.submit(_do_here, step)] = step
+            while graph.is_active():
+                for name in graph.get_ready():
+                    running[pool.submit(_do_here, by_name[name])] = by_name[name]
                 if not running:
                     break
                 for future in wait(running, LOOK_EVERY_S, FIRST_COMPLETED).done:
@@ -154,12 +149,19 @@ class Study:
                     self._note(future.result())
                     done += step.work
                     if step.name not in self._failures:
-                        finished.add(step.name)
+                        graph.done(step.name)
                     self.progress(done, total, step.name)
                 if epoch_s.value:
                     self._timed(epoch_s.value)
-        for step in waiting:
-            self._failures[step.name] = f"it starts from {step.needs[-1]}"
+        for step in steps:
+            self._starts_from_failed(step)
+
+    def _starts_from_failed(self, step: Step) -> bool:
+        """Whether a step cannot start; if so it failed, too."""
+        failed = [need for need in step.needs if need in self._failures]
+        if failed:
+            self._failures[step.name] = f"it starts from {failed[-1]}"
+        return bool(failed)
 
     def _timed(self, epoch_s: float) -> None:
         """Give the estimate after the first epoch, and only then."""
@@ -178,22 +180,23 @@ def _do(
     runner: StepRunner, step: Step, progress: OnProgress, timed: Callable[[float], None]
 ) -> Done:
     missing = UnreadableImages(runner.context.unreadable)
-    timer = EpochTimer(epochs=step.work, timed=timed)
+    timer = epoch_timer(step.work, timed)
 
     def within(done: int, total: int, label: str) -> None:
         timer(done, total, label)
         progress(done, total, label)
 
+    reason = ""
     try:
         result = replace(runner, progress=within, missing=missing).do(step)
     except torch.OutOfMemoryError:
         reason = "the memory of the GPU is full: raise accumulate or lower batch in the recipe"
-        return Done(step.name, reason, missing.line)
     except (DshrinkError, OSError) as error:
-        return Done(step.name, str(error), missing.line)
-    if runner.main:
-        runner.context.folders.finish(step.name, result)
-    return Done(step.name, "", missing.line)
+        reason = str(error)
+    else:
+        if runner.main:
+            runner.context.folders.finish(step.name, result)
+    return Done(step.name, reason, missing.line)
 
 
 #: Set in the processes of a pool alone: what runs steps, and the shared seconds of an epoch.
@@ -214,7 +217,7 @@ def _do_here(step: Step) -> Done:
 def _processes(context: StudyContext, jobs: int) -> Iterator[tuple[ProcessPoolExecutor, Any]]:
     """Processes with a thread each, which end with this one however it ends.
 
-    The number beside them is the seconds of an epoch that one of them timed, 0 before that.
+    The second value is the seconds of an epoch that one of them timed, 0 before that.
     """
     spawning = get_context("spawn")
     epoch_s = spawning.Value("d", 0.0)
@@ -223,7 +226,7 @@ def _processes(context: StudyContext, jobs: int) -> Iterator[tuple[ProcessPoolEx
             yield pool, epoch_s
         except BrokenProcessPool as error:
             raise StudyError(
-                f"one of {jobs} training processes was ended from outside, as when memory runs "
+                f"one of {jobs} training processes was killed, as happens when memory runs "
                 "out: try fewer --jobs; the same command resumes the study"
             ) from error
         except BaseException:

@@ -5,7 +5,7 @@ Every step has a folder of its own below the study's (``folders``), of its name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from dshrink.train.errors import TrainError
 from dshrink.train.settings import Training
 from latency_tables.records import plain
 
-#: Rows that are about the activation behind merged blocks (paper, Tab. 4).
+#: Rows that are about the activation after merged blocks (paper, Tab. 4).
 FREE_ACTIVATION = {"no_free_activation": False, "scratch": False, "free_activation": True}
 TABLE, PRETRAIN, SEARCH, TRAIN, MERGE = "table", "pretrain", "search", "train", "merge"
 
@@ -42,7 +42,7 @@ class Step:
     ``kind`` is table, pretrain, search, train or merge; ``method`` the row that the last two belong
     to. ``needs`` are the names of the steps whose results it starts from. ``batch`` is that of the
     ONNX file of a merge, ``decay`` and ``limit`` those of a search; ``free_activation`` says
-    whether merged blocks have an activation behind them; ``narrower`` names another network than
+    whether merged blocks have an activation after them; ``narrower`` names another network than
     the recipe's, ``table`` says how a table is measured.
     """
 
@@ -72,7 +72,7 @@ class Step:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What its result depends on beside data, network and the steps it needs."""
+        """What its result depends on besides data, network and the steps it needs."""
         goal = self.goal.name if self.goal else None
         training = self.training.identity if self.training else None
         found = {
@@ -90,7 +90,7 @@ class Step:
 def steps_of(recipe: Recipe, *, measure_table: bool, batch: int = 1) -> tuple[Step, ...]:
     """All steps of a recipe's training, each after those that it needs.
 
-    ``measure_table``: no latency table is at hand, the first step measures one. ``batch`` is what
+    ``measure_table``: there is no latency table, the first step measures one. ``batch`` is what
     the networks are measured with afterwards.
     """
     start: list[Step] = []
@@ -172,9 +172,3 @@ def _networks(recipe: Recipe, row: str) -> Iterator[tuple[str, MaskGoal | None, 
         seeds = tuple(range(recipe.random_draws)) if row == "random" else recipe.seeds
         for goal in recipe.goals:
             yield from ((f"{goal.name}/", goal, None, seed) for seed in seeds)
-
-
-def ready(steps: Iterable[Step], done: Iterable[str], known: Iterable[str]) -> list[Step]:
-    """Those of ``steps`` that can start: what they need of the ``known`` steps is ``done``."""
-    finished, all_names = set(done), set(known)
-    return [s for s in steps if all(n in finished or n not in all_names for n in s.needs)]

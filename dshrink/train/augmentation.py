@@ -8,7 +8,7 @@ earlier ones gave black; here one bit is kept.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from PIL import Image, ImageOps
@@ -49,18 +49,12 @@ def training_transform(
             "empty text for none"
         ) from error
     refused = importlib.import_module("timm.data.auto_augment").posterize
-    for operation in _operations(found):
-        if operation.aug_fn is refused:
-            operation.aug_fn = _posterize
+    for step in found.transforms:
+        # A plain list in RandAugment and AugMix, pairs in AutoAugment.
+        for operation in (*getattr(step, "ops", ()), *chain(*getattr(step, "policy", ()))):
+            if operation.aug_fn is refused:
+                operation.aug_fn = _posterize
     return found
-
-
-def _operations(transform: Any) -> Iterator[Any]:
-    """Those of a policy: a plain list of RandAugment's and AugMix', pairs of AutoAugment's."""
-    for step in transform.transforms:
-        yield from getattr(step, "ops", ())
-        for several in getattr(step, "policy", ()):
-            yield from several
 
 
 def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:

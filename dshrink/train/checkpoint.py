@@ -11,7 +11,7 @@ import fcntl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dshrink.train.errors import CheckpointError
+from dshrink.train.identity import differences, listed
 from latency_tables.files import write_atomically
 from latency_tables.records import format_record, parse_record, plain
 
@@ -30,7 +31,7 @@ NAME = "checkpoint.json"
 LOCK_TRIES, LOCK_WAIT_S = 51, 0.2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class TrainingState:
     """Where a run is: in ``epoch``, counted from 0, after ``step`` steps with their mean losses.
 
@@ -38,14 +39,14 @@ class TrainingState:
     ``unreadable`` maps files to reasons, ``scaler`` is that of losses in half precision.
     """
 
-    epoch: int
-    step: int
-    losses: tuple[float, ...]
-    history: tuple[dict[str, Any], ...]
-    seconds: float
-    images: int
-    unreadable: dict[str, str]
-    scaler: dict[str, Any] | None
+    epoch: int = 0
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    images: int = 0
+    unreadable: dict[str, str] = field(default_factory=dict)
+    scaler: dict[str, Any] | None = None
 
     def __str__(self) -> str:
         """What was done last; epochs count from 1."""
@@ -60,7 +61,7 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _Stored(TrainingState):
     """What the file holds; ``tensors`` is the name of theirs."""
 
@@ -70,24 +71,24 @@ class _Stored(TrainingState):
 
 def save_checkpoint(folder: Path, identity: Mapping[str, Any], checkpoint: Checkpoint) -> None:
     """Replace the folder's checkpoint by this one; the older stays until this one is whole."""
-    old = _tensors_of(folder)
+    old = list(folder.glob("checkpoint-*.safetensors"))
     number = 1 + max((int(path.stem.rpartition("-")[2]) for path in old), default=0)
     file = folder / f"checkpoint-{number:06}.safetensors"
     save_tensors(checkpoint.tensors, file)
-    stored = _Stored(identity=identity, tensors=file.name, **plain(checkpoint.state))
-    write_atomically(folder / NAME, format_record(stored, SCHEMA, SCHEMA_VERSION))
+    # The state of a resumed run is the one that was stored.
+    about = {**plain(checkpoint.state), "identity": identity, "tensors": file.name}
+    write_atomically(folder / NAME, format_record(_Stored(**about), SCHEMA, SCHEMA_VERSION))
     for path in old:
         path.unlink(missing_ok=True)
 
 
 def save_tensors(
-    tensors: Mapping[str, Tensor], file: Path, metadata: Mapping[str, str] | None = None
+    tensors: Mapping[str, Tensor], file: Path, metadata: dict[str, str] | None = None
 ) -> None:
-    """Write a safetensors file, which stands at ``file`` only once it is whole on the disk."""
+    """Write a safetensors file, whole or not at all."""
     # safetensors refuses two names for one memory.
     own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    about = dict(metadata) if metadata else None
-    write_atomically(file, lambda part: save_file(own, part, metadata=about))
+    write_atomically(file, lambda part: save_file(own, part, metadata=metadata))
 
 
 def load_checkpoint(folder: Path, identity: Mapping[str, Any]) -> Checkpoint | None:
@@ -97,12 +98,10 @@ def load_checkpoint(folder: Path, identity: Mapping[str, Any]) -> Checkpoint | N
     cannot be read.
     """
     path = folder / NAME
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    if not path.exists():
         return None
     stored = parse_record(
-        text,
+        path.read_text(encoding="utf-8"),
         _Stored,
         where=str(path),
         error=CheckpointError,
@@ -110,7 +109,11 @@ def load_checkpoint(folder: Path, identity: Mapping[str, Any]) -> Checkpoint | N
         schema=SCHEMA,
         version=SCHEMA_VERSION,
     )
-    _check_identity(path, stored.identity, identity)
+    if found := differences(stored.identity, identity):
+        raise CheckpointError(
+            f"{path} is the checkpoint of another run ({listed(found)}): ask for the same again, "
+            "choose another --out, or delete the folder"
+        )
     file = folder / stored.tensors
     try:
         tensors = load_file(file)
@@ -120,40 +123,6 @@ def load_checkpoint(folder: Path, identity: Mapping[str, Any]) -> Checkpoint | N
             "afresh"
         ) from None
     return Checkpoint(state=stored, tensors=tensors)
-
-
-def _check_identity(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    before, now = _flat(before), _flat(plain(now))
-    differences = [
-        f"{name} was {_short(before.get(name))}, now {_short(now.get(name))}"
-        for name in sorted({*before, *now})
-        if before.get(name) != now.get(name)
-    ]
-    if differences:
-        raise CheckpointError(
-            f"{path} is the checkpoint of another run ({'; '.join(differences)}): ask for the same "
-            "again, choose another --out, or delete the folder"
-        )
-
-
-def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """What stands in nested mappings, by dotted name."""
-    found: dict[str, Any] = {}
-    for name, value in document.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = value
-    return found
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _tensors_of(folder: Path) -> list[Path]:
-    return sorted(folder.glob("checkpoint-*.safetensors"))
 
 
 @contextmanager

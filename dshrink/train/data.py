@@ -55,22 +55,21 @@ class Split:
     def read(self, number: int) -> tuple[Image.Image, int]:
         """An image and its label. Raises UnreadableError with the reason."""
         try:
-            image, label = self._image(number)
+            if hasattr(self.source, "reader"):
+                # timm's own way takes the next image, of whatever class, for an unreadable one.
+                file, label = self.source.reader[number]
+                with file:
+                    image = Image.open(file).convert(self.mode)
+            else:
+                image, label = self.source[number]
+                image = image.convert(self.mode)
+            label = int(label)
         except Exception as error:  # Pillow raises whatever a broken file makes its decoders raise
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UnreadableError(reason[:200]) from error
         if label < 0:
             raise UnreadableError("it has no label")
         return image, label
-
-    def _image(self, number: int) -> tuple[Image.Image, int]:
-        if not hasattr(self.source, "reader"):
-            image, label = self.source[number]
-            return image.convert(self.mode), int(label)
-        # timm's own way takes the next image, of whatever class, for one that cannot be read.
-        file, label = self.source.reader[number]
-        with file:
-            return Image.open(file).convert(self.mode), int(label)
 
     def file(self, number: int) -> str:
         """The path of an image, or what to call it where it is not a file."""
@@ -135,7 +134,7 @@ def absolute(data: str) -> str:
 
 
 def _named(data: str) -> re.Match[str] | None:
-    """A data set of timm's; a folder of that name goes first."""
+    """A data set of timm's; a folder of that name has precedence."""
     return None if Path(data).is_dir() else _NAMED.fullmatch(data)
 
 
@@ -180,7 +179,7 @@ def _open_folder(root: Path, names: Sequence[str], classes: dict[str, int] | Non
     if unknown := sorted(set(known) - set(classes)):
         raise DataError(
             f"{folder}: class {unknown[0]!r} is not among the {len(classes)} classes to train on; "
-            "name the folders alike"
+            "give the class folders the same names"
         )
     return _timm_data().create_dataset("", root=str(folder), search_split=False, class_map=classes)
 

@@ -10,14 +10,16 @@ all batches keep their size, and is left out while validating.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -33,16 +35,8 @@ LONGEST_RUN = 100
 #: The label of a sample whose image could not be read.
 NO_LABEL = -1
 
-#: What a sample is asked for by: an epoch, and the number of an image.
-Index = tuple[int, int]
-
-
-class BatchIndices(Protocol):
-    """The indices of one batch after the other: a list, or what makes each when it is asked for."""
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[Sequence[Index]]: ...
+#: The samples of one batch after the other, each by its epoch times the images plus its image.
+Indices = Sequence[Sequence[int] | NDArray[np.int64]]
 
 
 class Sample(NamedTuple):
@@ -76,8 +70,8 @@ class ImageDataset(Dataset[Sample]):
         self.split, self.replace = split, replace
         self._transform, self._seed = transform, seed
 
-    def __getitem__(self, index: Index) -> Sample:
-        _, first = index
+    def __getitem__(self, index: int) -> Sample:
+        epoch, first = divmod(int(index), len(self.split))
         unreadable: dict[str, str] = {}
         for step in range(min(LONGEST_RUN, len(self.split)) if self.replace else 1):
             number = (first + step) % len(self.split)
@@ -86,15 +80,11 @@ class ImageDataset(Dataset[Sample]):
             except UnreadableError as error:
                 unreadable[self.split.file(number)] = str(error)
                 continue
-            return Sample(self._transformed(image, index), label, unreadable)
-        # What stands for it has the size of all others; it does not get into a batch.
-        black = Image.new(self.split.mode, (64, 64))
-        return Sample(self._transformed(black, index), NO_LABEL, unreadable)
-
-    def _transformed(self, image: Image.Image, index: Index) -> Tensor:
-        with _own_randomness(self._seed, *index):
-            pixels: Tensor = self._transform(image)
-        return pixels
+            break
+        else:  # a placeholder of the size of all others, which does not get into a batch
+            image, label = Image.new(self.split.mode, (64, 64)), NO_LABEL
+        with _own_randomness(drawn_seed(self._seed, epoch, first)):
+            return Sample(self._transform(image), label, unreadable)
 
 
 def collate(samples: Sequence[Sample]) -> LoadedBatch:
@@ -112,7 +102,7 @@ def collate(samples: Sequence[Sample]) -> LoadedBatch:
 
 def read_batches(
     dataset: ImageDataset,
-    indices: BatchIndices,
+    indices: Indices,
     *,
     workers: int = 0,
     unreadable: UnreadableImages,
@@ -148,15 +138,20 @@ def _nothing_readable(what: str, reasons: Mapping[str, str]) -> DataError:
     return DataError(f"{what} cannot be read, the last {file} ({reason}); are the files all there?")
 
 
-@contextmanager
-def _own_randomness(*numbers: int) -> Iterator[None]:
-    """Seed what timm's transforms draw from, and leave it as it was afterwards."""
+def drawn_seed(*numbers: int) -> int:
+    """The seed of one thing that these numbers identify, independent of all others."""
     # SeedSequence takes no negative numbers, and a user may seed with one.
     (seed,) = np.random.SeedSequence([number % (1 << 32) for number in numbers]).generate_state(1)
+    return int(seed)
+
+
+@contextmanager
+def _own_randomness(seed: int) -> Iterator[None]:
+    """Seed what timm's transforms draw from, and leave it as it was afterwards."""
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()
-    torch.default_generator.manual_seed(int(seed))
-    random.seed(int(seed))
-    np.random.seed(int(seed))
+    torch.default_generator.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
     try:
         yield
     finally:
@@ -172,13 +167,10 @@ class Batches:
     ``unreadable`` knows what could not be read, once the batches were read.
     """
 
-    images: Split
-    transform: Any
-    indices: Sequence[Sequence[Index]]
-    seed: int
+    dataset: ImageDataset
+    indices: Indices
     workers: int = 0
     cache_bytes: int = CACHE_BYTES
-    replace: bool = False
     unreadable: UnreadableImages = field(default_factory=UnreadableImages)
     _kept: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
@@ -191,17 +183,16 @@ class Batches:
         return sum(len(batch) for batch in self.indices)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in self._kept or self._read():
-            if len(labels):
-                yield images, labels
-
-    def _read(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self._kept:
+            yield from self._kept
+            return
         kept: list[tuple[Tensor, Tensor]] = []
         room = self.cache_bytes
-        dataset = ImageDataset(self.images, self.transform, self.seed, self.replace)
         for images, labels in read_batches(
-            dataset, self.indices, workers=self.workers, unreadable=self.unreadable
+            self.dataset, self.indices, workers=self.workers, unreadable=self.unreadable
         ):
+            if not len(labels):
+                continue
             room -= images.nbytes
             if room >= 0:
                 kept.append((images, labels))
@@ -213,26 +204,22 @@ class Batches:
         self._kept = kept
 
 
-def shuffled(images: int, batch: int, batches: int, seed: int) -> list[list[Index]]:
+def shuffled(images: int, batch: int, batches: int, seed: int) -> list[list[int]]:
     """So many batches, epoch after epoch in another order; what does not fill a batch is left."""
     size = min(batch, images)
-    found: list[list[Index]] = []
-    epoch = 0
-    while len(found) < batches:
+    steps = images // size
+    found: list[list[int]] = []
+    for epoch in range(math.ceil(batches / steps)):
         generator = torch.Generator().manual_seed(seed + epoch)
-        order = torch.randperm(images, generator=generator).tolist()
-        full = range(0, images - size + 1, size)
-        found += [[(epoch, image) for image in order[at : at + size]] for at in full]
-        epoch += 1
+        order = torch.randperm(images, generator=generator) + epoch * images
+        found += order[: steps * size].reshape(steps, size).tolist()
     return found[:batches]
 
 
-def sampled(images: int, batch: int, count: int | None, seed: int) -> list[list[Index]]:
+def sampled(images: int, batch: int, count: int | None, seed: int) -> list[list[int]]:
     """All images once, or ``count`` of them drawn by the seed, in their order."""
     chosen = list(range(images))
     if count is not None and count < images:
         generator = torch.Generator().manual_seed(seed)
         chosen = sorted(torch.randperm(images, generator=generator)[:count].tolist())
-    return [
-        [(0, image) for image in chosen[at : at + batch]] for at in range(0, len(chosen), batch)
-    ]
+    return [chosen[at : at + batch] for at in range(0, len(chosen), batch)]

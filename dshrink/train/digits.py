@@ -54,12 +54,8 @@ def write_digits(folder: Path) -> DigitsTree:
         raise DataError(
             f"{folder} holds something else than the digits: choose another --out, or move it away"
         )
-    return DigitsTree(
-        folder=folder,
-        training=training,
-        validation=len(images) - training,
-        written=empty,
-    )
+    validation = len(images) - training
+    return DigitsTree(folder=folder, training=training, validation=validation, written=empty)
 
 
 def _images() -> Iterator[tuple[str, Any]]:
@@ -78,7 +74,7 @@ def _images() -> Iterator[tuple[str, Any]]:
 
 
 def _write(images: dict[str, Any], folder: Path) -> None:
-    # Beside it, so that a rename is all that is left to do; the name is this process's own.
+    # In the same folder, so that a rename completes it; the name is this process's own.
     made = folder.absolute().with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(made, ignore_errors=True)
     try:
@@ -94,14 +90,10 @@ def _write(images: dict[str, Any], folder: Path) -> None:
 def _holds(folder: Path, images: dict[str, Any]) -> bool:
     """Whether it holds these images, and nothing else."""
     files = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
-    return files == set(images) and all(
-        _same(folder / name, pixels) for name, pixels in images.items()
-    )
-
-
-def _same(file: Path, pixels: Any) -> bool:
     try:
-        with Image.open(file) as image:
-            return np.array_equal(np.asarray(image), pixels)
+        return files == set(images) and all(
+            np.array_equal(np.asarray(Image.open(folder / name)), pixels)
+            for name, pixels in images.items()
+        )
     except (OSError, SyntaxError):
         return False  # cut short by a crash, or not an image

@@ -1,11 +1,11 @@
 """Expand-then-shrink (DepthShrinker+): convolutions grown for training, and shrunk back exactly.
 
 A chosen convolution becomes a standard inverted residual: pointwise - depthwise - pointwise, with
-norms, ReLU6 behind the first two, and a skip where its result has the shape of its input. The
-weights of an expansion are drawn anew: the ReLU6 inside lets none compute what a given convolution
-computed. All padding of the convolution sits on the first pointwise from the start (``repad``), so
-that nothing inside reads zeros where its input has a bias, and ``contract`` is exact at the borders
-too.
+norms, ReLU6 after the first two, and a skip where its result has the shape of its input. The
+weights of an expansion are initialised at random: with the ReLU6 inside, none computes what a given
+convolution computed. All padding of the convolution is at the first pointwise from the start
+(``repad``), so that nothing inside reads zeros where its input has a bias, and ``contract`` is
+exact in the padded region too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dshrink.network.layers import PaddedConv2d
 from dshrink.network.lowering import folded_weights, lower
 from dshrink.network.models import Network
 from dshrink.network.tracing import trace
-from dshrink.train.expansion_rules import ExpansionError, find_convolution, why_not_expandable
+from dshrink.train.expansion_rules import ExpansionError, find_convolution, find_expandable
 from latency_tables.opspec import Conv, OpSpec
 
 #: Middle channels for each input channel (DepthShrinker, App. D).
@@ -62,7 +62,7 @@ class Expansion(nn.Sequential):
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         if op.kernel == (1, 1):
-            # The norm behind takes out the size of a lone weight; one near 0 has huge gradients.
+            # The norm after it cancels the scale of a single weight; one near 0 has huge gradients.
             nn.init.ones_(self.depthwise.weight)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class Expansion(nn.Sequential):
         for name in ("expand", "depthwise", "project"):
             layer, norm = children[name], children.get(f"{name}_norm")
             assert isinstance(layer, nn.Conv2d)
-            # Beside two 1x1 factors the stride and dilation of the third do not enter its weights.
+            # With two 1x1 factors the stride and dilation of the third do not enter its weights.
             weight, bias = map(torch.from_numpy, folded_weights(layer, *([norm] if norm else [])))
             factors.append(ConvWeights.from_weights(weight, bias, groups=layer.groups))
         merged = replace(compose(*factors), pads=self.op.pads)
@@ -133,10 +133,8 @@ def expand(
 
 
 def _expansion(network: Network, name: str, ratio: int) -> Expansion:
-    number = find_convolution(network, name)
-    if reason := why_not_expandable(network, number):
-        raise ExpansionError(f"{name} of {network.name} cannot be expanded: {reason}")
-    op, spec = network.spec.ops[number], network.spec
+    number, spec = find_expandable(network, name), network.spec
+    op = spec.ops[number]
     assert isinstance(op, Conv)
     before, after = spec.shapes[op.inputs[0]], spec.shapes[number + 1]
     return Expansion(
@@ -144,7 +142,7 @@ def _expansion(network: Network, name: str, ratio: int) -> Expansion:
         before[0],
         ratio,
         own_norm=len(network.lowered.modules[number]) == 1,
-        # A dilated kernel need not have a tap where the skip stands.
+        # A dilated kernel need not have a tap at the position of the skip.
         skip=before == after and op.stride == op.dilation == (1, 1),
     )
 
@@ -160,9 +158,9 @@ def without_activations(expanded: Expanded) -> Expanded:
 def contract(expanded: Expanded) -> dict[str, Tensor]:
     """The state dict of the original network that computes what the expanded one computes.
 
-    In float64, cast at the end. A convolution without a bias has the one that its expansion makes
-    taken from the running mean of the norm behind it. Raises ExpansionError unless the expansions
-    are linear (``without_activations``).
+    In float64, cast at the end. Where a convolution has no bias, that of its expansion is taken
+    from the running mean of the norm after it. Raises ExpansionError unless the expansions are
+    linear (``without_activations``).
     """
     trained = expanded.module.state_dict()
     state = expanded.network.module.state_dict()
@@ -198,7 +196,7 @@ def contraction_error(expanded: Expanded, *, seed: int = 0) -> float:
     """How far the original network with the contracted state is from the linear expansions.
 
     The largest difference of the outputs over the largest output, in float64, on random images,
-    borders included: what is left is rounding.
+    padding included: only rounding remains.
     """
     module = copy.deepcopy(expanded.module).double().eval()
     original = copy.deepcopy(expanded.network.module).double().eval()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -43,28 +43,27 @@ def choose(network: Network, rule: str = "auto", layers: Sequence[str] = ()) -> 
     """
     if rule not in RULES:
         raise ExpansionError(f"unknown rule {rule!r}; known: {', '.join(RULES)}")
+    if layers and rule != "auto":
+        raise ExpansionError(f"give either --layer or --rule {rule}: a rule chooses the layers")
     if layers:
-        return _named(network, layers, rule)
+        for name in layers:
+            find_expandable(network, name)
+        return Choice(rule=NAMED, layers=tuple(dict.fromkeys(layers)), left_out={})
     first_pointwise = _first_pointwise(network)
     if rule == "auto":
         rule = "inverted_residual" if first_pointwise else "vgg"
-    wanted = first_pointwise[::2] if rule == "inverted_residual" else _dense_3x3(network)[2:-1]
+    if rule == "inverted_residual":
+        wanted = first_pointwise[::2]
+    else:
+        convs = _convolutions(network)
+        wanted = [n for n, op in convs if op.kernel == (3, 3) and op.groups == 1][2:-1]
     reasons = {number: why_not_expandable(network, number) for number in wanted}
     names = network.lowered.layers
     chosen = tuple(names[number] for number, reason in reasons.items() if reason is None)
-    left_out = {names[number]: reason for number, reason in reasons.items() if reason is not None}
+    left_out = {names[number]: reason for number, reason in reasons.items() if reason}
     if not chosen:
         raise ExpansionError(_nothing(network, rule, left_out))
     return Choice(rule=rule, layers=chosen, left_out=left_out)
-
-
-def _named(network: Network, layers: Sequence[str], rule: str) -> Choice:
-    if rule != "auto":
-        raise ExpansionError(f"give either --layer or --rule {rule}: a rule chooses the layers")
-    for name in layers:
-        if reason := why_not_expandable(network, find_convolution(network, name)):
-            raise ExpansionError(f"{name} of {network.name} cannot be expanded: {reason}")
-    return Choice(rule=NAMED, layers=tuple(dict.fromkeys(layers)), left_out={})
 
 
 def _nothing(network: Network, rule: str, left_out: Mapping[str, str]) -> str:
@@ -81,10 +80,6 @@ def _nothing(network: Network, rule: str, left_out: Mapping[str, str]) -> str:
     )
 
 
-def _dense_3x3(network: Network) -> list[int]:
-    return [n for n, op in _convolutions(network) if op.kernel == (3, 3) and op.groups == 1]
-
-
 def _first_pointwise(network: Network) -> list[int]:
     """In each inverted residual block that has one, the pointwise before the depthwise."""
     spec, found = network.spec, []
@@ -98,10 +93,8 @@ def _first_pointwise(network: Network) -> list[int]:
     return found
 
 
-def _convolutions(network: Network) -> Iterator[tuple[int, Conv]]:
-    for number, op in enumerate(network.spec.ops):
-        if isinstance(op, Conv):
-            yield number, op
+def _convolutions(network: Network) -> list[tuple[int, Conv]]:
+    return [(number, op) for number, op in enumerate(network.spec.ops) if isinstance(op, Conv)]
 
 
 def find_convolution(network: Network, name: str) -> int:
@@ -114,6 +107,14 @@ def find_convolution(network: Network, name: str) -> int:
             "(`dshrink chain` lists them)"
         )
     return known[name]
+
+
+def find_expandable(network: Network, name: str) -> int:
+    """``find_convolution`` of one that can be expanded. Raises ExpansionError."""
+    number = find_convolution(network, name)
+    if reason := why_not_expandable(network, number):
+        raise ExpansionError(f"{name} of {network.name} cannot be expanded: {reason}")
+    return number
 
 
 def why_not_expandable(network: Network, number: int) -> str | None:
@@ -131,7 +132,7 @@ def why_not_expandable(network: Network, number: int) -> str | None:
     norm = network.module.get_submodule(modules[1]) if len(modules) > 1 else None
     if getattr(norm, "running_mean", None) is None:
         return (
-            "it has no bias, and no batch norm of its own behind it, to take up the biases of an "
+            "it has no bias, and no batch norm of its own after it, to absorb the biases of an "
             "expansion"
         )
     return None

@@ -1,7 +1,7 @@
 """The training of DepthShrinker+: expanded, then without the added activations, then contracted.
 
 The added activations are taken out all at once after the first training, and a second one lets the
-network recover, as DepthShrinker treats any activation that goes (paper, Sec. 4.2 and 4.5). Each
+network recover, as DepthShrinker treats any removed activation (paper, Sec. 4.2 and 4.5). Each
 training has a folder of its own, so an interrupted run resumes.
 """
 

@@ -1,46 +1,26 @@
 """The batches of a training run: what a step sees depends on the seed, the epoch and its number.
 
 A step's batch is cut into parts, one after the other and process by process; so two processes see
-in one step what one process sees in two accumulated parts. The images of a part are looked up when
-it is read: ImageNet's epochs are long, and a run may resume in the middle of one.
+in one step what one process sees in two accumulated parts.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from dshrink.train.data import Images, Preprocessing
-from dshrink.train.dataset import BatchIndices, ImageDataset, Index, read_batches
+from dshrink.train.data import Images, Preprocessing, Split
+from dshrink.train.dataset import ImageDataset, Indices, read_batches
 from dshrink.train.errors import TrainError
-from dshrink.train.settings import Training
+from dshrink.train.settings import Augmentation, Training
 from dshrink.train.tuning import Batch, prepared
 from dshrink.train.unreadable import UnreadableImages
 from latency_tables.records import plain
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """An epoch's indices: at each of the places ``starts``, the next ``size`` of its ``order``."""
-
-    epoch: int
-    order: Sequence[int] | NDArray[np.int64]
-    starts: range
-    size: int
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def __iter__(self) -> Iterator[list[Index]]:
-        for at in self.starts:
-            yield [(self.epoch, int(image)) for image in self.order[at : at + self.size]]
 
 
 @dataclass(kw_only=True)
@@ -59,8 +39,8 @@ class Feed:
     def __post_init__(self) -> None:
         if not self.steps:
             raise TrainError(
-                f"{self.images.data}: {len(self.images.train)} images to train on make no batch of "
-                f"{self.settings.batch}; lower --batch"
+                f"{self.images.data}: {len(self.images.train)} training images are fewer than a "
+                f"batch of {self.settings.batch}; lower --batch"
             )
 
     @property
@@ -80,22 +60,15 @@ class Feed:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the batches depend on beside the settings, as JSON has it."""
+        """What the batches depend on besides the settings, as plain data."""
         return {"data": self.digest, **plain(self.preprocessing)}
-
-    def under(self, settings: Training) -> Self:
-        """The same images as other settings want them."""
-        found = copy.copy(self)
-        found.settings = settings
-        found.__post_init__()
-        return found
 
     def training(
         self, epoch: int, rank: int, world: int, start: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """This process' parts of an epoch's batches from step ``start`` on, ``accumulate`` a step.
 
-        Raises TrainError where a batch cannot be shared out evenly.
+        Raises TrainError where a batch cannot be divided evenly.
         """
         settings = self.settings
         shares = world * settings.accumulate
@@ -105,32 +78,31 @@ class Feed:
                 f"processes, {settings.accumulate} accumulated): change --batch"
             )
         size = settings.batch // shares
-        numbers = [settings.seed % (1 << 32), epoch]
-        order = np.random.default_rng(numbers).permutation(len(self.images.train))
+        generator = np.random.default_rng([settings.seed % (1 << 32), epoch])
+        count = len(self.images.train)
+        order = generator.permutation(count) + epoch * count
         first, end = start * settings.batch + rank * size, self.steps * settings.batch
-        indices = Parts(epoch=epoch, order=order, starts=range(first, end, world * size), size=size)
-        transform = self.preprocessing.transform(settings.augmentation)
-        dataset = ImageDataset(self.images.train, transform, settings.seed, replace=True)
-        return self._read(dataset, indices)
+        indices = [order[at : at + size] for at in range(first, end, world * size)]
+        return self._read(self.images.train, settings.augmentation, indices)
 
     def validation(self, rank: int, world: int) -> Iterator[tuple[Tensor, Tensor]]:
         """This process' share of the validation images, in their order; batches may be empty."""
         mine = range(rank, len(self.images.validation), world)
         size = max(1, self.settings.batch // (world * self.settings.accumulate))
-        indices = Parts(epoch=0, order=mine, starts=range(0, len(mine), size), size=size)
-        transform = self.preprocessing.transform(None)
-        dataset = ImageDataset(self.images.validation, transform, self.settings.seed, replace=False)
-        return self._read(dataset, indices)
+        indices = [mine[at : at + size] for at in range(0, len(mine), size)]
+        return self._read(self.images.validation, None, indices)
 
-    def validation_on(self, device: torch.device, rank: int = 0, world: int = 1) -> Iterable[Batch]:
+    def validation_on(self, device: torch.device, rank: int = 0, world: int = 1) -> Iterator[Batch]:
         """The same as a network on ``device`` reads it."""
         return prepared(self.validation(rank, world), self.preprocessing, device)
 
     def _read(
-        self, dataset: ImageDataset, indices: BatchIndices
+        self, split: Split, augment: Augmentation | None, indices: Indices
     ) -> Iterator[tuple[Tensor, Tensor]]:
+        """In training the next image takes the place of one that cannot be read."""
+        transform = self.preprocessing.transform(augment)
         return read_batches(
-            dataset,
+            ImageDataset(split, transform, self.settings.seed, replace=augment is not None),
             indices,
             workers=self.settings.loaders,
             unreadable=self.unreadable,

@@ -1,8 +1,8 @@
 """Stage 2: train a network without its unimportant activations, so that it merges exactly.
 
 The network is trained unmerged, with all padding of a region at its front (``repad``) and the free
-activation behind it; its weights keep the original's names, and say beside them for which plan
-they are.
+activation after it; its weights keep the original's names, and their metadata name the plan that
+they are for.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from dshrink.train.checkpoint import save_tensors
 from dshrink.train.feed import Feed
 from dshrink.train.loop import Fitted, fit
 from dshrink.train.objectives import distilled
-from dshrink.train.settings import Training
 from latency_tables.csv_lines import write_csv
 
 WEIGHTS, HISTORY = "weights.safetensors", "history.csv"
@@ -41,17 +40,11 @@ class FineTuned:
     fitted: Fitted
     weights: Path
 
-    @property
-    def accuracy(self) -> float:
-        """Of the validation images, in percent."""
-        return self.fitted.accuracy
-
 
 def finetune(
     network: Network,
     changes: Rewriting | None,
     feed: Feed,
-    settings: Training,
     folder: Path,
     *,
     teacher: nn.Module | None = None,
@@ -60,7 +53,7 @@ def finetune(
 ) -> FineTuned:
     """Train ``network`` rewritten as ``changes`` says (as it is where they are None).
 
-    With ``settings.distillation`` the ``teacher`` takes part, the network as it came in if not
+    With ``feed.settings.distillation`` the ``teacher`` takes part, the network as it came in if not
     given. The folder takes the checkpoint, the history and the weights; the same call resumes an
     interrupted run. Raises as ``loop.fit`` does.
     """
@@ -71,12 +64,12 @@ def finetune(
     about = weights_about(network, changes)
     identity = {**about, "weights": weights_digest(network.module)}
     objective = None
-    if settings.distillation:
-        objective = distilled(copy.deepcopy(teacher or network.module), settings)
+    if feed.settings.distillation:
+        objective = distilled(copy.deepcopy(teacher or network.module), feed.settings)
         identity |= {"teacher": weights_digest(teacher)} if teacher else {}
     fitted = fit(
         module,
-        feed.under(settings),
+        feed,
         folder=folder,
         identity=identity,
         objective=objective,

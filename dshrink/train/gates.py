@@ -24,7 +24,7 @@ from latency_tables.opspec import Activation
 
 #: The name of the mask in a gated module's parameters; one value a block that takes part.
 MASK_NAME = "activation_mask"
-#: A buffer beside it: the share of the latest steps in which each block was kept.
+#: A buffer: the share of the latest steps in which each block was kept.
 SHARE_NAME = "kept_blocks.share"
 _DECISION_NAME = "kept_blocks"
 
@@ -43,7 +43,7 @@ def searchable_blocks(network: Network) -> tuple[Block, ...]:
 def gated_module(
     network: Network, blocks: Sequence[Block], rule: Decision, horizon: float = 1.0
 ) -> fx.GraphModule:
-    """A trainable copy of ``network`` with the activations inside ``blocks`` behind gates.
+    """A trainable copy of ``network`` with the activations inside ``blocks`` gated.
 
     Its state dict is the original's, the mask (B,), all zero, since only differences between values
     matter, and the share (B,) of training steps in which each block was kept: a running mean over
@@ -108,7 +108,7 @@ class _Gate(nn.Module):
 class _Gated(torch.autograd.Function):
     """Straight-through: dL/dm = dL/dz = <dL/dx', act(x) - x>.
 
-    Only x is stored, which a removed block shares with its result; act(x) is computed anew.
+    Only x is stored, which a removed block shares with its result; act(x) is recomputed.
     """
 
     @staticmethod

@@ -45,7 +45,12 @@ class KeepRule:
         # Asked before every step, and the order seldom changes.
         if order not in self._known:
             self._known.clear()
-            self._known[order] = self._shrunk(order)
+            if self.goal.keep is None:
+                assert self.table is not None
+                mask = shrink_in_order(self.table, self.goal, order, self.padding)
+            else:
+                mask = self.goal.shrink(self.model, self.block_count, order)
+            self._known[order] = mask
         return self._known[order]
 
     def removal_order(self, values: Values) -> tuple[int, ...]:
@@ -53,11 +58,3 @@ class KeepRule:
         places = list(range(len(self.blocks)))
         random.Random(self.seed).shuffle(places)
         return tuple(self.blocks[at] for at in sorted(places, key=lambda at: values[at]))
-
-    def _shrunk(self, order: Sequence[int]) -> str:
-        if self.goal.keep is None:
-            assert self.table is not None
-            return shrink_in_order(self.table, self.goal, order, self.padding)
-        self.goal.check_count(self, order)
-        shrunk = order[: self.block_count - self.goal.keep]
-        return "".join("0" if block in shrunk else "1" for block in range(self.block_count))

@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from dshrink.network.precision import exact_float32
@@ -33,13 +34,13 @@ from dshrink.train.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
+from dshrink.train.dataset import drawn_seed
 from dshrink.train.errors import CheckpointError, DivergedError
 from dshrink.train.feed import Feed
 from dshrink.train.objectives import Objective, smoothed
 from dshrink.train.optimiser import sgd_along_cosine
-from dshrink.train.processes import gathered, make_accelerator, without_casts
-from dshrink.train.settings import Training
-from dshrink.train.tuning import Score, evaluate
+from dshrink.train.processes import make_accelerator, without_casts
+from dshrink.train.tuning import Batch, Score, evaluate, prepared
 from dshrink.train.unreadable import UnreadableImages
 
 #: Losses stay on the device for so many steps before they are looked at: looking waits for it.
@@ -87,17 +88,15 @@ def fit(
     """Train ``module`` in place as ``feed.settings`` say, validate after every epoch.
 
     ``folder`` takes a checkpoint, and the same call resumes an interrupted one;
-    ``identity`` says what the result depends on beside the settings and the images. What
+    ``identity`` says what the result depends on besides the settings and the images. What
     ``observe`` gives after an epoch goes into its entry of the history. Notices say where a
     run resumes, and which images cannot be read. Only the first of several processes writes.
 
     Raises DivergedError at the first loss that is not finite, with the step and the last good
     state, and before such weights would be kept; CheckpointError where ``folder`` holds another
-    run, or is not the same for all processes; TrainError for a batch that cannot be shared out.
+    run, or is not the same for all processes; TrainError for a batch that cannot be divided evenly.
     """
-    settings = feed.settings
-    identity = {**identity, "training": settings.identity, "images": feed.identity}
-    accelerator = make_accelerator(settings)
+    settings, accelerator = feed.settings, make_accelerator(feed.settings)
     with ExitStack() as stack:
         if accelerator.is_main_process:
             stack.enter_context(held(folder))
@@ -105,80 +104,77 @@ def fit(
         run = _Run(
             accelerator=accelerator,
             feed=feed,
-            settings=settings,
             folder=folder,
-            identity=identity,
+            identity={**identity, "training": settings.identity, "images": feed.identity},
             objective=objective or smoothed(settings.label_smoothing),
             observe=observe or dict,
             progress=progress if accelerator.is_main_process else no_progress,
             notice=notice if accelerator.is_main_process else no_notice,
         )
-        return run.whole(module)
+        return run.fit(module)
 
 
 @dataclass(kw_only=True)
 class _Run:
     accelerator: Accelerator
     feed: Feed
-    settings: Training
     folder: Path
     identity: Mapping[str, Any]
     objective: Objective
     observe: Callable[[], Mapping[str, Any]]
     progress: OnProgress
     notice: Notice
-    epoch: int = 0
-    step: int = 0
-    #: Mean losses of this epoch's steps: the known ones, and those still on the device.
-    losses: list[float] = field(default_factory=list)
+    at: TrainingState = field(default_factory=TrainingState)
+    #: Mean losses of the latest steps, still on the device.
     waiting: list[Tensor] = field(default_factory=list)
-    history: list[dict[str, Any]] = field(default_factory=list)
-    #: Of training alone, from the run's first step on.
-    seconds: float = 0.0
     since: float = 0.0
-    images: int = 0
     #: Unreadable files that a notice has named.
     named: set[str] = field(default_factory=set)
 
-    def whole(self, module: nn.Module) -> Fitted:
+    def fit(self, module: nn.Module) -> Fitted:
         self._prepare(module)
-        while self.epoch < self.settings.epochs:
-            self._train_epoch(self.feed.steps)
+        while self.at.epoch < self.feed.settings.epochs:
+            self._train_epoch()
             self._end_epoch()
         # Takes the casts of mixed precision off the module again.
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        kept = self.average.module if self.average else self.bare
+        state = self.kept.state_dict()
         return Fitted(
-            state={name: value.detach().cpu() for name, value in kept.state_dict().items()},
-            history=tuple(self.history),
-            images_per_second=self.images / self.seconds if self.seconds else 0.0,
+            state={name: value.detach().cpu() for name, value in state.items()},
+            history=tuple(self.at.history),
+            images_per_second=self.at.images / self.at.seconds if self.at.seconds else 0.0,
             processes=self.accelerator.num_processes,
             main=self.accelerator.is_main_process,
         )
 
+    @property
+    def kept(self) -> nn.Module:
+        """What is validated, and saved in the end."""
+        return self.average.module if self.average else self.bare
+
     def _prepare(self, module: nn.Module) -> None:
-        settings, accelerator = self.settings, self.accelerator
-        import_timm()
-        # What is loaded has to be there before the module is shared out and averaged.
+        settings, accelerator = self.feed.settings, self.accelerator
+        # Loaded before the module is distributed and averaged.
         found = self._found()
         if found:
             module.load_state_dict(_named(found.tensors, _MODEL))
         self.bare = module.to(accelerator.device)
         self.average = None
         if settings.ema is not None:
-            averages = importlib.import_module("timm.utils")
-            self.average = averages.ModelEmaV3(self.bare, decay=settings.ema, use_warmup=True)
+            self.average = _timm_utils().ModelEmaV3(self.bare, decay=settings.ema, use_warmup=True)
         optimiser, self.scheduler = sgd_along_cosine(self.bare, settings, steps=self.feed.steps)
         if found:
             self._resume(found, optimiser)
         self.named = set(self.feed.unreadable.reasons)
         self.model, self.optimiser = accelerator.prepare(self.bare, optimiser)
-        self._scale(found.state.scaler if found else None)
+        # Half precision scales losses by a factor that adapts during training.
+        if accelerator.scaler is not None and self.at.scaler:
+            accelerator.scaler.load_state_dict(self.at.scaler)
 
     def _found(self) -> Checkpoint | None:
         """The folder's checkpoint; CheckpointError unless all processes find the same."""
         found = load_checkpoint(self.folder, self.identity)
-        places = gathered([str(found.state) if found else "its start"])
+        places = gather_object([str(found.state) if found else "its start"])
         for rank, place in enumerate(places):
             if place != places[0]:
                 raise CheckpointError(
@@ -188,13 +184,10 @@ class _Run:
         return found
 
     def _resume(self, found: Checkpoint, optimiser: torch.optim.Optimizer) -> None:
-        state = found.state
-        self.epoch, self.step = state.epoch, state.step
-        self.losses, self.history = list(state.losses), list(state.history)
-        self.seconds, self.images = state.seconds, state.images
-        self.feed.unreadable.reasons.update(state.unreadable)
-        if self.epoch < self.settings.epochs:
-            self.notice(f"{self.folder}: resumes after {state}")
+        self.at = found.state
+        self.feed.unreadable.reasons.update(found.state.unreadable)
+        if self.at.epoch < self.feed.settings.epochs:
+            self.notice(f"{self.folder}: resumed after {self.at}")
         if self.average:
             self.average.module.load_state_dict(_named(found.tensors, _AVERAGE))
         known = _named(found.tensors, _OPTIMISER)
@@ -203,66 +196,49 @@ class _Run:
                 buffer = known[name].to(parameter.device)
                 optimiser.state[parameter]["momentum_buffer"] = buffer
 
-    def _scale(self, state: Mapping[str, Any] | None) -> None:
-        """Half precision multiplies losses by a number that it finds on the way."""
-        if self.accelerator.scaler is not None and state:
-            self.accelerator.scaler.load_state_dict(dict(state))
-
-    def _train_epoch(self, steps: int) -> None:
-        settings = self.settings
+    def _train_epoch(self) -> None:
+        at, settings, steps = self.at, self.feed.settings, self.feed.steps
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        total = settings.epochs * steps
         self.since = time.perf_counter()
         self.model.train()
-        parts = iter(self.feed.training(self.epoch, rank, world, self.step))
-        while self.step < steps:
-            done = self.epoch * steps + self.step
+        parts = prepared(
+            self.feed.training(at.epoch, rank, world, at.step),
+            self.feed.preprocessing,
+            self.accelerator.device,
+        )
+        while at.step < steps:
+            done = at.epoch * steps + at.step
             self.scheduler.step_update(done)
-            self._seed(rank)
+            # Dropout and the like draw from the step's own numbers: there is no state to keep.
+            torch.manual_seed(drawn_seed(settings.seed, at.epoch, at.step, rank))
             self.waiting.append(self._one_step(parts))
             if self.average:
                 self.average.update(self.bare, step=done + 1)
-            self.step += 1
-            self.images += settings.batch
-            due = settings.checkpoint_steps and self.step % settings.checkpoint_steps == 0
-            if len(self.waiting) >= FETCH_EVERY or due or self.step == steps:
+            at.step += 1
+            at.images += settings.batch
+            due = settings.checkpoint_steps and at.step % settings.checkpoint_steps == 0
+            if len(self.waiting) >= FETCH_EVERY or due or at.step == steps:
                 self._fetch_losses()
-                self._take_time()
-            if due and self.step < steps:
+            if due and at.step < steps:
                 self._keep()
-            self.progress(done + 1, total, f"epoch {self.epoch + 1} of {settings.epochs}")
+            label = f"epoch {at.epoch + 1} of {settings.epochs}"
+            self.progress(done + 1, settings.epochs * steps, label)
 
-    def _one_step(self, parts: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+    def _one_step(self, parts: Iterator[Batch]) -> Tensor:
         """All parts of a batch, then one step; returns the mean loss, still on the device."""
-        accelerator, losses = self.accelerator, []
-        for _ in range(self.settings.accumulate):
-            images, labels = next(parts)
-            images = self.feed.preprocessing.normalise(
-                images.to(accelerator.device, non_blocking=True)
-            )
-            labels = labels.to(accelerator.device, non_blocking=True)
+        accelerator, settings, losses = self.accelerator, self.feed.settings, []
+        for images, labels in islice(parts, settings.accumulate):
             with accelerator.accumulate(self.model):
                 outputs = self.model(images)
                 with accelerator.autocast():
                     loss = self.objective(outputs, images, labels)
                 accelerator.backward(loss)
-                if accelerator.sync_gradients and self.settings.clip is not None:
-                    accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+                if accelerator.sync_gradients and settings.clip is not None:
+                    accelerator.clip_grad_norm_(self.model.parameters(), settings.clip)
                 self.optimiser.step()
                 self.optimiser.zero_grad()
             losses.append(loss.detach())
         return torch.stack(losses).mean()
-
-    def _seed(self, rank: int) -> None:
-        """Dropout and the like draw from the step's own numbers: there is no state to keep."""
-        numbers = [self.settings.seed % (1 << 32), self.epoch, self.step, rank]
-        (seed,) = np.random.SeedSequence(numbers).generate_state(1)
-        torch.manual_seed(int(seed))
-
-    def _take_time(self) -> None:
-        now = time.perf_counter()
-        self.seconds += now - self.since
-        self.since = now
 
     def _fetch_losses(self) -> None:
         """Fetch the losses from the device. Raises DivergedError for one that is not finite."""
@@ -271,10 +247,13 @@ class _Run:
         for value in mean.tolist():
             if not math.isfinite(value):
                 raise DivergedError(
-                    f"the loss became {value} in epoch {self.epoch + 1}, step "
-                    f"{len(self.losses) + 1} of {self.feed.steps}; {self._last_good()}"
+                    f"the loss became {value} in epoch {self.at.epoch + 1}, step "
+                    f"{len(self.at.losses) + 1} of {self.feed.steps}; {self._last_good()}"
                 )
-            self.losses.append(value)
+            self.at.losses.append(value)
+        now = time.perf_counter()
+        self.at.seconds += now - self.since
+        self.since = now
 
     def _last_good(self) -> str:
         found = load_checkpoint(self.folder, self.identity)
@@ -290,23 +269,22 @@ class _Run:
         )
 
     def _end_epoch(self) -> None:
-        accelerator = self.accelerator
-        if accelerator.num_processes > 1:
-            timm_utils = importlib.import_module("timm.utils")
-            for module in [self.bare, *([self.average.module] if self.average else [])]:
-                timm_utils.distribute_bn(module, accelerator.num_processes, reduce=True)
-        score = self._validate(self.average.module if self.average else self.bare)
-        self.history.append(
+        at, world = self.at, self.accelerator.num_processes
+        if world > 1:
+            for module in dict.fromkeys((self.bare, self.kept)):
+                _timm_utils().distribute_bn(module, world, reduce=True)
+        score = self._validate(self.kept)
+        at.history.append(
             {
-                "epoch": self.epoch + 1,
-                "train_loss": math.fsum(self.losses) / len(self.losses),
+                "epoch": at.epoch + 1,
+                "train_loss": math.fsum(at.losses) / len(at.losses),
                 "val_loss": score.loss,
                 "val_accuracy": score.accuracy,
                 "learning_rate": self.optimiser.param_groups[0]["lr"],
                 **self.observe(),
             }
         )
-        self.epoch, self.step, self.losses = self.epoch + 1, 0, []
+        at.epoch, at.step, at.losses = at.epoch + 1, 0, []
         self._keep()
 
     def _validate(self, module: nn.Module) -> Score:
@@ -323,7 +301,7 @@ class _Run:
                 return evaluate(module, batches, total)
         except DivergedError as error:
             raise DivergedError(
-                f"{error} after epoch {self.epoch + 1}; {self._last_good()}"
+                f"{error} after epoch {self.at.epoch + 1}; {self._last_good()}"
             ) from None
 
     def _keep(self) -> None:
@@ -336,7 +314,7 @@ class _Run:
     def _share_unreadable(self) -> None:
         """All processes know what one could not read; the first one names what is new."""
         reasons = self.feed.unreadable.reasons
-        found = dict(gathered(list(reasons.items())))
+        found = dict(gather_object(list(reasons.items())))
         new = {file: reason for file, reason in found.items() if file not in self.named}
         reasons.update(found)
         self.named |= new.keys()
@@ -346,12 +324,12 @@ class _Run:
     def _check_numbers(self, checkpoint: Checkpoint) -> None:
         """A loss may be finite, its gradients not. Raises DivergedError in all processes."""
         floats = [one for one in checkpoint.tensors.values() if one.is_floating_point()]
-        norms = torch.stack([norm.float() for norm in torch._foreach_norm(floats)])
-        bad = self.accelerator.reduce((~norms.isfinite()).sum(), reduction="sum")
+        norm = nn.utils.get_total_norm(floats)
+        bad = self.accelerator.reduce((~norm.isfinite()).sum(), reduction="sum")
         if bad.item():
             raise DivergedError(
-                f"the weights are not finite any more after {checkpoint.state}, though the "
-                f"losses were; {self._last_good()}"
+                f"NaN or infinite weights after {checkpoint.state}, although the losses were "
+                f"finite; {self._last_good()}"
             )
 
     def _checkpoint(self) -> Checkpoint:
@@ -364,19 +342,14 @@ class _Run:
             if (buffer := states.get(parameter, {}).get("momentum_buffer")) is not None:
                 tensors[f"{_OPTIMISER}{name}"] = buffer
         scaler = self.accelerator.scaler
-        return Checkpoint(
-            state=TrainingState(
-                epoch=self.epoch,
-                step=self.step,
-                losses=tuple(self.losses),
-                history=tuple(self.history),
-                seconds=self.seconds,
-                images=self.images,
-                unreadable=self.feed.unreadable.reasons,
-                scaler=scaler.state_dict() if scaler else None,
-            ),
-            tensors=tensors,
-        )
+        self.at.scaler = scaler.state_dict() if scaler else None
+        self.at.unreadable = self.feed.unreadable.reasons
+        return Checkpoint(state=self.at, tensors=tensors)
+
+
+def _timm_utils() -> Any:
+    import_timm()
+    return importlib.import_module("timm.utils")
 
 
 def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -11,13 +11,14 @@ gain from its activation, one that is removed much, so values drift towards each
 change places to the last step, which makes the last values an arbitrary cut through it; the share
 of time is stable, and where the values have settled it is the same.
 
-Where a kept activation shuts a whole channel, the norm behind the next convolution divides by
+Where a kept activation is 0 for a whole channel, the norm after the next convolution divides by
 nearly nothing, and one step's slope can outweigh all others. ``limit`` bounds what counts of a
 slope; the paper has no such bound, and so it is off unless asked for.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,17 +38,15 @@ from dshrink.search.errors import SearchError
 from dshrink.search.goal import Goal, check_blocks, check_fit, savings_ms
 from dshrink.search.plan import Plan
 from dshrink.train.feed import Feed
+from dshrink.train.finetune import PADDING
 from dshrink.train.gates import MASK_NAME, SHARE_NAME, gated_module, searchable_blocks
 from dshrink.train.keep_rule import KeepRule
 from dshrink.train.loop import Fitted, fit
-from dshrink.train.settings import Training
 from latency_tables.csv_lines import write_csv
 from latency_tables.predictor import predict
 from latency_tables.table import LatencyTable
 
 METHOD = "mask"
-#: What comes after is trained so (``finetune``), and only so is its merge free.
-PADDING = "repad"
 #: As long as the paper searches (Sec. 5.1).
 EPOCHS = 20
 #: Strength of the decay where none is given: of the size of what images say of most blocks.
@@ -57,7 +56,7 @@ HISTORY_COLUMNS = ("epoch", "step", "block", "name", "mask", "share", "kept", "s
 
 @dataclass(frozen=True, kw_only=True)
 class Decay:
-    """``strength * sum_i weight_i * m_i`` beside the loss: what would save much is drawn down.
+    """``strength * sum_i weight_i * m_i`` added to the loss: large savings lower a mask value.
 
     ``savings_ms`` are the savings of the blocks that take part, in their order; a weight is such a
     saving divided by ``unit_ms``, the mean latency of these blocks unmerged, so that a strength
@@ -69,13 +68,9 @@ class Decay:
     unit_ms: float
 
     @property
-    def weights(self) -> tuple[float, ...]:
-        return tuple(saving_ms / self.unit_ms for saving_ms in self.savings_ms)
-
-    @property
     def gradient(self) -> tuple[float, ...]:
         """What it adds to the gradient of each mask value, at every step."""
-        return tuple(self.strength * weight for weight in self.weights)
+        return tuple(self.strength * (saving_ms / self.unit_ms) for saving_ms in self.savings_ms)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +86,6 @@ class MaskSearch:
 def search_masks(
     network: Network,
     feed: Feed,
-    settings: Training,
     *,
     goal: Goal,
     folder: Path,
@@ -104,26 +98,27 @@ def search_masks(
 ) -> MaskSearch:
     """Train ``network`` and a mask of its activations until ``goal`` is met by what it keeps.
 
-    ``settings`` are those of the fine-tuning, but for the epochs; their seed also breaks ties, and
-    an average of the weights or a teacher has no part in a search. ``decay`` is the strength of the
-    latency-aware decay, ``DECAY`` if not given; without a ``table`` there is none, and a budget
-    needs one. ``limit`` is the largest slope that counts in one step, none if not given.
-    ``folder`` takes the checkpoints: the same call resumes an interrupted search.
+    The settings of ``feed`` are those of the fine-tuning, but for the epochs; their seed also
+    breaks ties, and an average of the weights or a teacher has no part in a search. ``decay`` is
+    the strength of the latency-aware decay, ``DECAY`` if not given; without a ``table`` there is
+    none, and a budget needs one. ``limit`` bounds the gradient of a mask value in one step, None
+    for no bound. ``folder`` takes the checkpoints: the same call resumes an interrupted search.
 
     Raises SearchError where table and network do not go together, InfeasibleBudgetError before
     anything is trained, and as ``loop.fit`` does.
     """
-    rule, strength = _rule(network, goal, table, settings.seed, allow_unfit), decay
-    if table is None and strength:
+    rule = _rule(network, goal, table, feed.settings.seed, allow_unfit)
+    if table is None and decay:
         raise SearchError("without a latency table there is no decay: give --table, or no --decay")
-    drawn = _decay(table, rule.blocks, DECAY if strength is None else strength) if table else None
+    drawn = _decay(table, rule.blocks, DECAY if decay is None else decay) if table else None
     limit = math.inf if limit is None else limit
     if not limit > 0:
-        raise SearchError(f"the limit of a mask's slope must be above 0 (or inf), got {limit:g}")
-    settings = replace(settings, ema=None, distillation=0.0)
+        raise SearchError(f"the gradient limit of the mask must be above 0 (or inf), got {limit:g}")
+    feed = copy.copy(feed)
+    feed.settings = replace(feed.settings, ema=None, distillation=0.0)
     known = network.blocks
     searched = [known[block] for block in rule.blocks]
-    module = gated_module(network, searched, rule, horizon=feed.under(settings).steps)
+    module = gated_module(network, searched, rule, horizon=feed.steps)
     mask, share = module.get_parameter(MASK_NAME), module.get_buffer(SHARE_NAME)
 
     def observe() -> Mapping[str, Any]:
@@ -134,16 +129,15 @@ def search_masks(
     with _steps_of(mask, drawn, limit):
         fitted = fit(
             module,
-            feed.under(settings),
+            feed,
             folder=folder,
             identity={**_identity(network, rule, drawn), "limit": str(limit)},
             observe=observe,
             progress=progress,
             notice=notice,
         )
-    keep_mask = fitted.history[-1]["keep_mask"]
     return MaskSearch(
-        plan=_plan(network, keep_mask, table, settings.seed),
+        plan=_plan(network, fitted.history[-1]["keep_mask"], table, rule.seed),
         history=tuple(_lines(fitted.history, feed.steps, known, rule, drawn)),
         decay=drawn,
         fitted=fitted,
@@ -221,7 +215,8 @@ def _steps_of(mask: Tensor, decay: Decay | None, limit: float) -> Iterator[None]
 
     def step(optimiser: Optimizer, *arguments: Any) -> None:
         nonlocal added
-        if mask.grad is not None and any(mask is one for one in _parameters(optimiser)):
+        parameters = (one for group in optimiser.param_groups for one in group["params"])
+        if mask.grad is not None and any(mask is one for one in parameters):
             added = added.to(mask.device)
             mask.grad.clamp_(-limit, limit).add_(added)
 
@@ -232,12 +227,8 @@ def _steps_of(mask: Tensor, decay: Decay | None, limit: float) -> Iterator[None]
         handle.remove()
 
 
-def _parameters(optimiser: Optimizer) -> Iterator[Tensor]:
-    return (one for group in optimiser.param_groups for one in group["params"])
-
-
 def _identity(network: Network, rule: KeepRule, decay: Decay | None) -> dict[str, Any]:
-    """What the result depends on beside settings and images."""
+    """What the result depends on besides settings and images."""
     return {
         "stage": "mask search",
         "model": network.name,

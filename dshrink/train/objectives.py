@@ -26,9 +26,9 @@ def smoothed(label_smoothing: float) -> Objective:
 def distilled(teacher: nn.Module, settings: Training) -> Objective:
     """``(1 - w) * CE + w * KL`` to the teacher's outputs (paper, Sec. 4.3; docs/methods.md).
 
-    The teacher is the original network with all its activations, in eval mode; it goes where the
-    images are. Both outputs are divided by the temperature, the KL term is multiplied by its square
-    (Hinton et al., 2015).
+    The teacher is the original network with all its activations, in eval mode; it is moved to the
+    device of the images. Both outputs are divided by the temperature, the KL term is multiplied by
+    its square (Hinton et al., 2015).
     """
     own = smoothed(settings.label_smoothing)
     weight, temperature = settings.distillation, settings.temperature

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from dshrink.errors import NetworkError, WeightsMisfitError
 from dshrink.network.models import Network, load_network
-from dshrink.train.data import Images, open_images, preprocessing_of
+from dshrink.train.data import Images, Preprocessing, open_images, preprocessing_of
 from dshrink.train.feed import Feed
 from dshrink.train.settings import Training
 from dshrink.train.unreadable import Unreadable, UnreadableImages
 
-#: Colours; the images of a network that wants another number of channels are opened anew.
+#: Colours; the images of a network that wants another number of channels are opened again.
 CHANNELS = 3
 #: Images at once where nothing is trained.
 VALIDATION_BATCH = 64
@@ -46,9 +46,17 @@ def feed_of(
     unreadable: Unreadable = Unreadable.SKIP,
 ) -> Feed:
     """The images as the network reads them. Raises TrainError where they make no batch."""
-    preprocessing = preprocessing_of(network.name, network.resolution, network.spec.input_shape[0])
-    missing = UnreadableImages(unreadable)
-    return Feed(images=images, preprocessing=preprocessing, settings=settings, unreadable=missing)
+    return Feed(
+        images=images,
+        preprocessing=preprocessing_for(network),
+        settings=settings,
+        unreadable=UnreadableImages(unreadable),
+    )
+
+
+def preprocessing_for(network: Network) -> Preprocessing:
+    """How images become the input of a network."""
+    return preprocessing_of(network.name, network.resolution, network.spec.input_shape[0])
 
 
 def open_to_validate(
@@ -104,6 +112,6 @@ def check_classes(images: Images, network: Network, weights: str) -> None:
     if outputs != classes:
         raise NetworkError(
             f"{images.data} has {classes} classes, the {weights} weights of {network.name} "
-            f"classify {outputs}: give the data that they were trained on, or --weights FILE "
+            f"have {outputs}: give the data that they were trained on, or --weights FILE "
             "trained on these"
         )

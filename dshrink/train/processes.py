@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import gather_object
 from torch import nn
 
 from dshrink.train.settings import Training
-
-Item = TypeVar("Item")
 
 
 def make_accelerator(settings: Training) -> Accelerator:
@@ -39,12 +36,6 @@ def together() -> PartialState:
 def is_main_process() -> bool:
     """Whether this process reports and writes: the only one, or the first of several."""
     return bool(together().is_main_process)
-
-
-def gathered(items: Sequence[Item]) -> list[Item]:
-    """The items of all processes, in their order; all of them have to ask."""
-    found: list[Item] = gather_object(list(items))
-    return found
 
 
 @contextmanager

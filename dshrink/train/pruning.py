@@ -1,24 +1,23 @@
 """Layer pruning, DepthShrinker's baseline: the same blocks removed instead of merged.
 
 Which blocks can simply go is a matter of shapes. One that keeps its input's shape becomes nothing,
-its end activation included: in a ResNet the same activation already stands before it. One that
-changes channels or size must leave something behind:
+its end activation included: in a ResNet the same activation already precedes it. One that
+changes channels or size leaves something in its place:
 
 - a residual block with a projection shortcut (a ResNet's first of a stage) leaves that shortcut,
   trained as it is, and its end activation;
 - any other (an inverted residual without skip) leaves a 1x1 convolution with the block's stride and
   a norm, the projection shortcut that a ResNet would have had. It starts as what the block without
-  its activations does to a constant image, so that random weights do not handicap the baseline
+  its activations does to a constant image, so that the baseline does not start from random weights
   where merging starts from trained ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from dshrink.errors import ShrinkError
 from dshrink.merge.linear_graph import region_graph
@@ -87,10 +86,6 @@ def pruned_network(network: Network, keep_mask: str, *, seed: int = 0) -> Networ
     for block in prune.removed:
         surgery.become(block.last + 1, surgery.tensors[block.first])
     module = surgery.finish()
-    return _relowered(network, module)
-
-
-def _relowered(network: Network, module: fx.GraphModule) -> Network:
     channels, height, width = network.spec.input_shape
     propagate_shapes(module, (channels, height, width))
     return Network(name=network.name, module=module, lowered=lower(module))
@@ -104,22 +99,17 @@ def _shortcut(spec: OpSpec, block: Block) -> int:
     """The tensor that the cheapest branch of a residual block adds."""
 
     def macs(tensor: int) -> int:
-        numbers = _behind(spec, block.first, tensor)
-        return sum(spec.ops[n].macs([spec.shapes[t] for t in spec.ops[n].inputs]) for n in numbers)
+        """Of the operators that make it of what enters the block."""
+        found: set[int] = set()
+        waiting = [tensor]
+        while waiting:
+            at = waiting.pop()
+            if at > block.first and at - 1 not in found:
+                found.add(at - 1)
+                waiting += spec.ops[at - 1].inputs
+        return sum(spec.ops[n].macs([spec.shapes[t] for t in spec.ops[n].inputs]) for n in found)
 
     return min(spec.ops[block.body_last].inputs, key=macs)
-
-
-def _behind(spec: OpSpec, enters: int, tensor: int) -> Iterable[int]:
-    """The operators that make ``tensor`` of tensor ``enters``."""
-    found: set[int] = set()
-    waiting = [tensor]
-    while waiting:
-        at = waiting.pop()
-        if at > enters and at - 1 not in found:
-            found.add(at - 1)
-            waiting += spec.ops[at - 1].inputs
-    return found
 
 
 def _project(surgery: Surgery, block: Block, generator: torch.Generator) -> None:

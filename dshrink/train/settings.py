@@ -27,7 +27,7 @@ class Augmentation:
     """What happens to an image before a network trains on it; timm's transforms.
 
     ``auto_augment`` is timm's text of a policy, empty for none. ``crop_scale`` is the share of the
-    area that a random crop keeps; (1, 1) takes the image whole. ``flip`` is the probability of a
+    area that a random crop keeps; (1, 1) keeps the whole image. ``flip`` is the probability of a
     horizontal flip.
     """
 
@@ -51,7 +51,7 @@ class Training:
     ``distillation`` is the weight w of ``(1 - w) * CE + w * KL`` (docs/methods.md), 0 for none.
     ``ema`` is the decay of an average of the weights, which is then what is validated and kept.
     ``precision`` is that of training; validation is always in float32.
-    ``checkpoint_steps``: a checkpoint after so many steps beside the one after each epoch.
+    ``checkpoint_steps``: a checkpoint after so many steps, in addition to the one after each epoch.
     """
 
     epochs: int = 180

@@ -1,19 +1,19 @@
-"""Accuracy of a network, its norms' statistics taken anew, and a short fine-tuning."""
+"""Accuracy of a network, recalibration of its batch norms, and a short fine-tuning."""
 
 from __future__ import annotations
 
-import importlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dshrink.network.tracing import import_timm
 from dshrink.train.data import Preprocessing
 from dshrink.train.errors import DivergedError, TrainError
+from dshrink.train.optimiser import sgd_along_cosine
+from dshrink.train.settings import Training
 
 #: Images on the network's device, normalised, and their labels.
 Batch = tuple[Tensor, Tensor]
@@ -60,10 +60,11 @@ class _Tally:
 
 def prepared(
     batches: Iterable[tuple[Tensor, Tensor]], preprocessing: Preprocessing, device: torch.device
-) -> Iterable[Batch]:
+) -> Iterator[Batch]:
     """Batches of bytes as a network on ``device`` reads them."""
-    for images, labels in batches:
-        yield preprocessing.normalise(images.to(device)), labels.to(device)
+    for batch in batches:
+        images, labels = (one.to(device, non_blocking=True) for one in batch)
+        yield preprocessing.normalise(images), labels
 
 
 @torch.no_grad()
@@ -73,15 +74,12 @@ def evaluate(module: nn.Module, batches: Iterable[Batch], reduce: Reduce | None 
     Where several processes have a share of the images each, ``reduce`` adds their sums up.
     """
     module.eval()
-    tally = _Tally()
-    for images, labels in batches:
-        tally.add(module(images), labels)
-    return tally.score("of the validation images", reduce)
+    return _tally(module, batches).score("of the validation images", reduce)
 
 
 @torch.no_grad()
 def recalibrate(module: nn.Module, batches: Iterable[Batch]) -> Score:
-    """Take the statistics of all batch norms anew: their mean over ``batches``, no gradient.
+    """Recalibrate all batch norms: their statistics become the mean over ``batches``.
 
     Returns the score of what was seen on the way, in training mode. In place.
     """
@@ -91,13 +89,18 @@ def recalibrate(module: nn.Module, batches: Iterable[Batch]) -> Score:
         norm.reset_running_stats()
         norm.momentum = None  # torch's word for the plain mean over all batches
     module.train()
-    tally = _Tally()
-    for images, labels in batches:
-        tally.add(module(images), labels)
+    tally = _tally(module, batches)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     module.eval()
     return tally.score("while the norms were recalibrated")
+
+
+def _tally(module: nn.Module, batches: Iterable[Batch]) -> _Tally:
+    tally = _Tally()
+    for images, labels in batches:
+        tally.add(module(images), labels)
+    return tally
 
 
 def tune(
@@ -113,17 +116,12 @@ def tune(
     Returns the score of what was seen on the way. Raises DivergedError, with the step, at the first
     loss that is not finite. In place.
     """
-    if not any(parameter.requires_grad for parameter in module.parameters()):
-        raise TrainError("the network has no weights to tune")
-    import_timm()
-    optimiser = importlib.import_module("timm.optim").create_optimizer_v2(
-        module, opt="sgd", lr=learning_rate, weight_decay=weight_decay, momentum=0.9
-    )
+    settings = Training(epochs=1, learning_rate=learning_rate, weight_decay=weight_decay)
+    optimiser, scheduler = sgd_along_cosine(module, settings, steps=steps)
     module.train()
     tally = _Tally()
     for step, (images, labels) in enumerate(batches):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate * (1 + math.cos(math.pi * step / steps)) / 2
+        scheduler.step_update(step)
         optimiser.zero_grad()
         loss = tally.add(module(images), labels)
         if not torch.isfinite(loss):

@@ -53,4 +53,6 @@ class UnreadableImages:
         named = [f"{file} ({reason})" for file, reason in list(self.reasons.items())[:NAMED]]
         more = f" and {count - NAMED} more" if count > NAMED else ""
         images = "1 image" if count == 1 else f"{count} images"
-        return f"{images} could not be read, and the run went on without: {', '.join(named)}{more}"
+        return (
+            f"{images} could not be read, and the run continued without: {', '.join(named)}{more}"
+        )

@@ -388,7 +388,7 @@ def test_tables_and_search_need_neither_torch_nor_a_device() -> None:
     modules = (
         "latency_tables.io, latency_tables.predictor, latency_tables.compare, "
         "latency_tables.pieces, "
-        "dshrink.search.greedy, dshrink.search.random_search"
+        "dshrink.search.greedy"
     )
     heavy = "{'torch', 'timm', 'onnx', 'pandas', 'matplotlib', 'onnxruntime'}"
     heavy += " | {'devices', 'profiler'}"

@@ -44,7 +44,7 @@ def the_network() -> Network:
 
 def tuned(feed: Feed, out: Path, **more: object) -> FineTuned:
     network = the_network()
-    return finetune(network, rewriting(network, MASK), feed, feed.settings, out, **more)
+    return finetune(network, rewriting(network, MASK), feed, out, **more)
 
 
 def killed(pictures: Path, out: Path) -> None:

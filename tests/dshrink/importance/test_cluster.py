@@ -16,11 +16,10 @@ import pytest
 from importance_runs import NETWORKS, begin, evaluations
 
 from dshrink.importance.cluster import DEATHS, _Sharing, evaluate_here
-from dshrink.importance.errors import EvaluationError
 from dshrink.importance.evaluation import Evaluation
 from dshrink.importance.evaluator import Evaluator
 from dshrink.importance.run import ImportanceRun
-from dshrink.importance.settings import Candidate, ImportanceSettings
+from dshrink.importance.settings import Candidate, EvaluationError, ImportanceSettings
 from profiler.errors import SessionError
 from profiler.scheduling.dask_connection import connect
 
@@ -165,6 +164,11 @@ def test_what_a_worker_held_that_went_away_is_evaluated_by_another(
     assert measurement.out.read_bytes() == finished.read_bytes()
 
 
+def sharing_of(client: Any, *waiting: Candidate) -> _Sharing:
+    more: dict[str, Any] = {"settings": None, "identity": {}, "notice": Mock()}
+    return _Sharing(client=client, address="", waiting=deque(waiting), **more)
+
+
 def test_the_last_worker_that_went_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dshrink.importance.cluster.WATCH_S", 0.01)
     client = Mock()
@@ -173,7 +177,7 @@ def test_the_last_worker_that_went_away_is_waited_for(monkeypatch: pytest.Monkey
         {"workers": {}},
         {"workers": {"restarted": {"resources": {}}}},
     ]
-    sharing = _Sharing(client=client, address="", submit=Mock(), notice=Mock(), waiting=deque())
+    sharing = sharing_of(client)
     with pytest.raises(EvaluationError, match="has no worker: start one"):
         sharing._workers()  # nobody was ever there
     sharing.running[Mock()] = "gone", Candidate("11")
@@ -182,9 +186,7 @@ def test_the_last_worker_that_went_away_is_waited_for(monkeypatch: pytest.Monkey
 
 def test_a_network_that_kills_its_workers_is_given_up() -> None:
     candidate = Candidate("11")
-    sharing = _Sharing(
-        client=None, address="", submit=Mock(), notice=Mock(), waiting=deque([candidate])
-    )
+    sharing = sharing_of(None, candidate)
     found: list[Evaluation] = []
     for number in range(DEATHS):
         assert sharing.waiting.pop() == candidate

@@ -15,11 +15,10 @@ import torch
 from importance_runs import KEYS, NETWORKS, begin, evaluations
 
 from dshrink.errors import DshrinkError
-from dshrink.importance.errors import EvaluationError
 from dshrink.importance.evaluation import Evaluation
 from dshrink.importance.journal import Journal, Shard, journal_path
 from dshrink.importance.run import ImportanceRun
-from dshrink.importance.settings import Candidate, ImportanceSettings, Level
+from dshrink.importance.settings import Candidate, EvaluationError, ImportanceSettings, Level
 from dshrink.train.unreadable import Unreadable
 from dshrink.version import __version__
 
@@ -275,7 +274,7 @@ def test_images_that_were_left_out_are_told_once_the_networks_are_evaluated(
     skipping = replace(settings, data=str(tree), unreadable=Unreadable.SKIP)
     said: list[str] = []
     ImportanceRun(settings=skipping, out=out).run(notice=said.append)
-    assert f"1 image could not be read, and the run went on without: {file}" in said[-2]
+    assert f"1 image could not be read, and the run continued without: {file}" in said[-2]
     # The others were evaluated on all images.
     assert said[-1].startswith("warning: not all networks were evaluated on the same images")
     again: list[str] = []

@@ -32,11 +32,10 @@ def batches(
 ) -> Batches:
     images = open_images(tree)
     indices = shuffled(len(images.train), 6, 3 * epochs, seed=1)
+    transform = PREPROCESSING.transform(Augmentation())
     return Batches(
-        images=images.train,
-        transform=PREPROCESSING.transform(Augmentation()),
+        dataset=ImageDataset(images.train, transform, seed=1, replace=False),
         indices=indices,
-        seed=1,
         workers=workers,
         cache_bytes=cache_bytes,
     )
@@ -98,22 +97,22 @@ def test_an_epoch_is_every_image_once_but_for_what_fills_no_batch() -> None:
     assert [len(batch) for batch in found] == [3] * 6
     epochs = [found[:3], found[3:]]
     for number, epoch in enumerate(epochs):
-        indices = [index for batch in epoch for index in batch]
+        indices = [divmod(index, 10) for batch in epoch for index in batch]
         assert {epoch for epoch, _ in indices} == {number}
         assert len({image for _, image in indices}) == 9
-    first, second = ([image for batch in epoch for _, image in batch] for epoch in epochs)
+    first, second = ([index % 10 for batch in epoch for index in batch] for epoch in epochs)
     assert first != second
     assert [len(batch) for batch in shuffled(2, 8, 1, seed=0)] == [2]
 
 
 def test_a_sample_of_the_validation_images_is_drawn_once() -> None:
-    drawn = [image for batch in sampled(1000, 64, 100, seed=5) for _, image in batch]
+    drawn = [image for batch in sampled(1000, 64, 100, seed=5) for image in batch]
     assert len(set(drawn)) == 100
     assert drawn == sorted(drawn)
     assert drawn != list(range(100))
-    assert drawn == [image for batch in sampled(1000, 7, 100, seed=5) for _, image in batch]
-    assert sampled(3, 2, None, seed=0) == [[(0, 0), (0, 1)], [(0, 2)]]
-    assert sampled(3, 2, 9, seed=0) == [[(0, 0), (0, 1)], [(0, 2)]]
+    assert drawn == [image for batch in sampled(1000, 7, 100, seed=5) for image in batch]
+    assert sampled(3, 2, None, seed=0) == [[0, 1], [2]]
+    assert sampled(3, 2, 9, seed=0) == [[0, 1], [2]]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -136,7 +135,7 @@ def test_the_next_readable_image_takes_the_place_of_one_that_is_not(
     spoil(images, 3, 4, 17)
     unreadable = UnreadableImages()
     found = ImageDataset(images.train, PREPROCESSING.transform(None), seed=0, replace=True)
-    indices = [[(0, 2), (0, 3), (0, 4)], [(0, 5), (0, 17), (0, 0)]]
+    indices = [[2, 3, 4], [5, 17, 0]]
     first, second = read_batches(found, indices, workers=workers, unreadable=unreadable)
     assert first[1].tolist() == [0, 0, 0]
     assert torch.equal(first[0][1], first[0][2])  # both places show image 5
@@ -158,10 +157,10 @@ def test_a_place_has_random_numbers_of_its_own(tree: Path) -> None:
     augmented = ImageDataset(
         images.train, PREPROCESSING.transform(Augmentation()), seed=0, replace=True
     )
-    taken, own = augmented[0, 3], augmented[0, 4]
+    taken, own = augmented[3], augmented[4]
     assert taken.label == own.label
     assert not torch.equal(taken.pixels, own.pixels)
-    assert torch.equal(taken.pixels, augmented[0, 3].pixels)
+    assert torch.equal(taken.pixels, augmented[3].pixels)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -169,10 +168,10 @@ def test_an_unreadable_validation_image_is_left_out(tree: Path, workers: int) ->
     images = open_images(tree)
     spoil(images, 1, 4, 5, split="validation")
     found = Batches(
-        images=images.validation,
-        transform=PREPROCESSING.transform(None),
+        dataset=ImageDataset(
+            images.validation, PREPROCESSING.transform(None), seed=0, replace=False
+        ),
         indices=sampled(12, 2, None, seed=0),
-        seed=0,
         workers=workers,
     )
     for _ in range(2):  # from disk and from memory
@@ -229,7 +228,7 @@ def test_an_image_without_a_label_is_none(tree: Path) -> None:
     images = open_images(tree)
     images.train.source.reader.samples[2] = (images.train.file(2), -1)
     found = ImageDataset(images.train, PREPROCESSING.transform(None), seed=0, replace=True)
-    loaded = collate([found[0, 2]])
+    loaded = collate([found[2]])
     assert (loaded.labels.tolist(), list(loaded.unreadable.values())) == ([0], ["it has no label"])
 
 
@@ -237,7 +236,7 @@ def test_unreadable_images_are_counted_and_the_first_named() -> None:
     found = UnreadableImages()
     assert found.line == ""
     found.add({"a.png": "cut short"})
-    assert found.line.startswith("1 image could not be read, and the run went on without: a.png (c")
+    assert found.line.startswith("1 image could not be read, and the run continued without: a.png")
     found.add({"a.png": "cut short", "b.png": "empty", "c.png": "x", "d.png": "x", "e.png": "x"})
     assert found.line.startswith("5 images could not")
     assert found.line.endswith("a.png (cut short), b.png (empty), c.png (x) and 2 more")

@@ -97,7 +97,7 @@ def test_the_second_training_has_the_settings_of_the_first_but_no_warm_up(
         (["--rule", "resnet"], "unknown rule 'resnet'; known: auto, vgg, inverted_residual"),
         (["--rule", "inverted_residual"], "nothing to expand by the rule inverted_residual"),
         (["--rule", "vgg", *LAYERS], "give either --layer or --rule vgg"),
-        (["--batch", "25"], "24 images to train on make no batch of 25; lower --batch"),
+        (["--batch", "25"], "24 training images are fewer than a batch of 25; lower --batch"),
     ],
 )
 def test_bad_input_is_one_line(run: Callable[..., Any], words: list[str], line: str) -> None:

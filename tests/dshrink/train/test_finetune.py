@@ -156,11 +156,11 @@ def test_what_was_trained_is_what_merges(
 ) -> None:
     feed = make_feed(replace(training, epochs=1))
     changes = rewriting(network, "0010", free_activation=free_activation)
-    found = finetune(network, changes, feed, feed.settings, tmp_path)
+    found = finetune(network, changes, feed, tmp_path)
     merged = merge_network(found.network, changes, padding="repad")
     both = top1_agreement(merged.unmerged(torch.float64), merged.module(torch.float64), feed)
     assert both.images == 12 and both.differing == 0
-    assert both.merged_accuracy == pytest.approx(found.accuracy)
+    assert both.merged_accuracy == pytest.approx(found.fitted.accuracy)
     # It has learnt something: the network that came in is another one.
     before = network.module.state_dict()
     assert any(not torch.equal(before[name], value) for name, value in found.fitted.state.items())
@@ -169,11 +169,11 @@ def test_what_was_trained_is_what_merges(
 def test_without_a_plan_the_network_is_trained_as_it_is(
     network: Network, training: Training, make_feed: MakeFeed, tmp_path: Path
 ) -> None:
-    feed, settings = make_feed(training), replace(training, epochs=1)  # these go first
-    found = finetune(network, None, feed, settings, tmp_path / "none")
+    feed = make_feed(replace(training, epochs=1))
+    found = finetune(network, None, feed, tmp_path / "none")
     assert len(found.fitted.history) == 1
     changes = rewriting(network, "1111")
-    same = finetune(network, changes, feed, settings, tmp_path / "ones")
+    same = finetune(network, changes, feed, tmp_path / "ones")
     for name, value in found.fitted.state.items():
         assert torch.equal(value, same.fitted.state[name])
     assert about_weights(same.weights)["padding"] == ""  # it fits any plan
@@ -184,7 +184,7 @@ def test_a_teacher_may_be_another_network(
 ) -> None:
     feed = make_feed(replace(training, epochs=1, distillation=0.9))
     teacher = load_network("test_resnet", resolution=32, classes=3, weights="random", seed=7).module
-    found = finetune(network, None, feed, feed.settings, tmp_path / "taught", teacher=teacher)
+    found = finetune(network, None, feed, tmp_path / "taught", teacher=teacher)
     module = copy.deepcopy(network.module)
     objective = distilled(copy.deepcopy(teacher), feed.settings)
     wanted = fit(module, feed, folder=tmp_path / "fit", identity={}, objective=objective)
@@ -192,7 +192,7 @@ def test_a_teacher_may_be_another_network(
         assert torch.equal(found.fitted.state[name], value), name
     assert all(parameter.requires_grad for parameter in teacher.parameters())
     with pytest.raises(CheckpointError, match=r"teacher was .{16}, now None"):
-        finetune(network, None, feed, feed.settings, tmp_path / "taught")
+        finetune(network, None, feed, tmp_path / "taught")
 
 
 @pytest.fixture

@@ -50,5 +50,5 @@ def test_pretrained_weights_of_other_classes_are_refused(
         return load_network(name, resolution=32)
 
     monkeypatch.setattr("dshrink.train.opening.load_network", offline)
-    with pytest.raises(NetworkError, match=r"has 3 classes.*classify 1000"):
+    with pytest.raises(NetworkError, match=r"has 3 classes.*have 1000"):
         load_for(images, "test_resnet", weights="pretrained")

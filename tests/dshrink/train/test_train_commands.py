@@ -92,7 +92,7 @@ def test_a_merge_says_which_images_it_could_not_read(
     broken.write_bytes(b"no picture")
     words = [*trained[1][1:], "--data", str(data), "--out", str(tmp_path / "m.onnx")]
     ran = invoke(*words, "--loaders", "1", "--json")
-    assert f"1 image could not be read, and the run went on without: {broken}" in ran.stderr
+    assert f"1 image could not be read, and the run continued without: {broken}" in ran.stderr
     result = json.loads(ran.stdout)
     certificate = json.loads((tmp_path / "m.onnx.certificate.json").read_text())
     assert list(result["unreadable"]) == list(certificate["unreadable"]) == [str(broken)]
@@ -288,7 +288,7 @@ def test_the_teacher_has_the_weights_of_its_file(
     ],
 )
 def test_what_lies_beside_a_plan_is_named_after_it(plan: str, stem: str) -> None:
-    goal, file = Goal.of(budget_ms=None, keep=2), Path("plans") / plan
+    goal, file = Goal(budget_ms=None, keep=2), Path("plans") / plan
     wanted = MaskRequest(model=MODEL, data="x", goal=goal, file=file, training=Training())
     assert wanted.folder == Path("plans") / f"{stem}.search"
     assert wanted.history_file == Path("plans") / f"{stem}.history.csv"
