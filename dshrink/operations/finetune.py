@@ -53,10 +53,11 @@ def finetune_by_plan(
     on_progress: OnProgress = no_progress,
     notice: Notice = no_notice,
 ) -> FinetuneResult | None:
-    """Fine-tune ``model`` as the plan shrinks it; ``folder`` takes weights, plan and checkpoints.
+    """Fine-tune ``model`` without the activations that the plan removes.
 
-    The same call resumes an interrupted run. None in all processes but the first. Raises
-    DshrinkError for a teacher that teaches nothing, and as ``train.finetune``.
+    ``folder`` takes weights, plan and checkpoints. The same call resumes an interrupted run. None
+    in all processes but the first. Raises DshrinkError for an untrained teacher or one without
+    distillation, and as ``train.finetune``.
     """
     if teacher is not None or settings.distillation:
         _check_teacher(weights, teacher, settings)

@@ -1,4 +1,4 @@
-"""Merge what a plan merges, with real weights; prove it, and write it as ONNX."""
+"""Merge the blocks or spans of a plan with real weights, verify, and export to ONNX."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from dshrink.progress import Notice, no_notice
 from dshrink.search.plan import Plan, parse_plan
 from dshrink.train.opening import open_to_validate
 from dshrink.train.unreadable import Unreadable
+
+_COSTS = ("macs", "parameters")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +63,9 @@ def merge_by_plan(
     about: Mapping[str, Any] | None = None,
     notice: Notice = no_notice,
 ) -> MergeResult:
-    """Merge, certify, export; the certificate lies beside the file.
+    """Merge, certify, export; the certificate is written next to the file.
 
-    With ``data`` the top-1 agreement is checked on its validation images. What is said ``about``
+    With ``data`` the top-1 agreement is checked on its validation images. What is given ``about``
     the network goes into the file's metadata (its method, its seed). Raises DshrinkError where
     plan, weights and options do not go together, and as ``export_merged``.
     """
@@ -113,19 +115,12 @@ def merge_by_plan(
         onnx_difference=done.onnx_difference,
         agreement=done.agreement,
         unreadable=dict(feed.unreadable.reasons) if feed else {},
-        cost={
-            "macs": (before.macs, after.macs),
-            "parameters": (before.parameters, after.parameters),
-        },
+        cost={name: (getattr(before, name), getattr(after, name)) for name in _COSTS},
     )
 
 
 def _padding(
-    plan: Plan,
-    asked: str | None,
-    free_activation: bool,
-    trained: Mapping[str, Any],
-    weights: str,
+    plan: Plan, asked: str | None, free_activation: bool, trained: Mapping[str, Any], weights: str
 ) -> str:
     """The padding mode: as asked for, as the weights were trained, or as planned.
 
@@ -143,6 +138,6 @@ def _padding(
     ]:
         raise DshrinkError(
             f"{weights}: these weights were fine-tuned for {'; '.join(differences)}: give that "
-            "plan (plan.json beside them), or fine-tune for this one"
+            "plan (plan.json next to them), or fine-tune for this one"
         )
     return str(form)
