@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dshrink.errors import DshrinkError
+from dshrink.network.mask_changes import rewriting
 from dshrink.network.models import about_weights
-from dshrink.network.rewriting import rewriting
 from dshrink.operations.resolution import one_resolution
 from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress

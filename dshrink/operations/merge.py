@@ -10,8 +10,8 @@ from typing import Any
 from dshrink.errors import DshrinkError
 from dshrink.merge.agreement import Agreement
 from dshrink.merge.certified_export import export_merged
+from dshrink.network.mask_changes import rewriting
 from dshrink.network.models import about_weights, load_network
-from dshrink.network.rewriting import rewriting
 from dshrink.operations.resolution import one_resolution
 from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.progress import Notice, no_notice

@@ -17,8 +17,8 @@ from typing import Any
 from torch import nn
 
 from dshrink.merge.unmerged import unmerged_module
+from dshrink.network.mask_changes import Rewriting
 from dshrink.network.models import WEIGHTS_KEY, Network, weights_digest, with_state
-from dshrink.network.rewriting import Rewriting
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.train.checkpoint import save_tensors
 from dshrink.train.feed import Feed

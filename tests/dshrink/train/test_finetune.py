@@ -19,9 +19,9 @@ from dshrink.cli.main import app
 from dshrink.errors import DshrinkError, NetworkError
 from dshrink.merge.agreement import top1_agreement
 from dshrink.merge.export import METADATA_KEY
-from dshrink.merge.rewrite import merge_network
+from dshrink.merge.merged_network import merge_network
+from dshrink.network.mask_changes import rewriting
 from dshrink.network.models import Network, about_weights, load_network
-from dshrink.network.rewriting import rewriting
 from dshrink.train.data import open_images
 from dshrink.train.errors import CheckpointError
 from dshrink.train.feed import Feed
