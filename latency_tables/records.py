@@ -178,8 +178,8 @@ class _Reader:
         for name in data:
             if name not in known:
                 raise self.error(
-                    f"{self._at(path)}: unknown field {name!r}; remove it, or update dshrink if a "
-                    f"newer one wrote the file (known: {', '.join(known)})"
+                    f"{self._at(path)}: unknown field {name!r}: remove or correct it, or "
+                    f"update dshrink if a newer one wrote the file (known: {', '.join(known)})"
                 )
         if missing := [name for name in names if self.complete and name not in data]:
             raise self._missing((*path, missing[0]))

@@ -36,7 +36,7 @@ def command(
     precision: options.Precision = "fp32",
     batch: options.Batch = None,
     threads: options.Threads = 1,
-    resolution: options.Resolution = 224,
+    resolution: options.PlanResolution = None,
     padding: options.PlanPadding = None,
     statistic: options.Statistic = None,
     launch: options.Launch = "plain",

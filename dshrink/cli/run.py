@@ -196,5 +196,5 @@ def _what(recipe: Recipe, step: Step) -> str:
     start = "initial weights" if step.from_initial else recipe.weights
     if recipe.pretrain is not None and not step.from_initial:
         start = "pretrain"
-    searched = [need for need in step.needs if need.startswith("search/")]
-    return f"{step.training.epochs} epochs from {' and '.join([start, *searched])}"
+    searched = any(need.startswith("search/") for need in step.needs)
+    return f"{step.training.epochs} epochs from {start}{', searched mask' if searched else ''}"

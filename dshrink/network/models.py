@@ -153,7 +153,8 @@ def _create(name: str, *, pretrained: bool, classes: int | None = None) -> nn.Mo
     known = torchvision.list_models() if torchvision else timm.list_models()
     if short.split(".")[0] not in known:
         close = ", ".join(difflib.get_close_matches(short, known, n=3))
-        hint = f"did you mean {close}?" if close else "`timm.list_models()` lists them"
+        lists = "torchvision.models" if torchvision else "timm"
+        hint = f"did you mean {close}?" if close else f"`{lists}.list_models()` lists them"
         raise NetworkError(f"{name}: no such network; {hint}")
     try:
         with ExitStack() as after:

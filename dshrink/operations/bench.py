@@ -19,6 +19,7 @@ from dshrink.operations.bench_networks import (
     network_of_file,
     networks_by_plan,
 )
+from dshrink.operations.resolution import one_resolution
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.results import BenchmarkResult, save_results
 from dshrink.search.plan import Plan, parse_plan
@@ -49,7 +50,7 @@ def bench_networks(
     out_file: Path,
     target: Target,
     *,
-    resolution: int = 224,
+    resolution: int | None = None,
     padding: str | None = None,
     seed: int = 0,
     on_progress: OnProgress = no_progress,
@@ -84,14 +85,18 @@ def bench_networks(
 
 
 def _wanted(
-    names: Sequence[str], plans: Sequence[Plan], batch: int, resolution: int, padding: str | None
+    names: Sequence[str],
+    plans: Sequence[Plan],
+    batch: int,
+    resolution: int | None,
+    padding: str | None,
 ) -> list[BenchNetwork]:
     if plans and all(name.endswith(".onnx") for name in names):
         raise DshrinkError("--plan needs a network given by name, not only ONNX files")
     resolutions = {plan.resolution for plan in plans if plan.resolution}
     if len(resolutions) > 1:
         raise DshrinkError(f"the plans are for several resolutions: {sorted(resolutions)}")
-    size = next(iter(resolutions), resolution)
+    size = one_resolution(resolution, next(iter(resolutions), None), "the plan")
     found: list[BenchNetwork] = []
     for name in names:
         if name.endswith(".onnx"):

@@ -21,6 +21,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
 from dshrink.errors import PlotError
+from latency_tables.files import write_atomically
 from latency_tables.schema import Conditions, Row
 from latency_tables.table import LatencyTable
 
@@ -278,8 +279,9 @@ def save_figure(figure: Figure, path: Path) -> tuple[Path, Path]:
     if not stem or path.is_dir():
         raise PlotError(f"{path}: not the name of a file; give the picture a name like blocks.png")
     png, svg = path.with_name(f"{stem}.png"), path.with_name(f"{stem}.svg")
-    path.parent.mkdir(parents=True, exist_ok=True)
     with house_style():
-        figure.savefig(png, dpi=PNG_DPI)
-        figure.savefig(svg, metadata={"Date": None})
+        write_atomically(png, lambda file: figure.savefig(file, format="png", dpi=PNG_DPI))
+        write_atomically(
+            svg, lambda file: figure.savefig(file, format="svg", metadata={"Date": None})
+        )
     return png, svg

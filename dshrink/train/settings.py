@@ -38,9 +38,9 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         low, high = self.crop_scale
-        _require(0 < low <= high <= 1, "crop_scale", "[LOW, HIGH] with 0 < LOW <= HIGH <= 1")
-        _require(0 <= self.flip <= 1, "flip", "a probability from 0 to 1")
-        _require(0 <= self.color_jitter <= 1, "color_jitter", "a strength from 0 to 1")
+        _require(self, 0 < low <= high <= 1, "crop_scale", "[LOW, HIGH] with 0 < LOW <= HIGH <= 1")
+        _require(self, 0 <= self.flip <= 1, "flip", "a probability from 0 to 1")
+        _require(self, 0 <= self.color_jitter <= 1, "color_jitter", "a strength from 0 to 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,19 +76,21 @@ class Training:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "accumulate", "checkpoint_steps"):
             value = getattr(self, name)
-            _require(value is None or value >= 1, name, "1 or more")
+            _require(self, value is None or value >= 1, name, "1 or more")
         for name in ("warmup_epochs", "loaders", "min_learning_rate", "weight_decay"):
-            _require(getattr(self, name) >= 0, name, "0 or more")
-        _require(self.batch % self.accumulate == 0, "batch", f"a multiple of {self.accumulate}")
-        _require(self.warmup_epochs < self.epochs, "warmup_epochs", "fewer than the epochs")
-        _require(self.learning_rate > 0, "learning_rate", "above 0")
-        _require(0 <= self.momentum < 1, "momentum", "from 0 to below 1")
-        _require(0 <= self.label_smoothing < 1, "label_smoothing", "from 0 to below 1")
-        _require(0 <= self.distillation <= 1, "distillation", "a weight from 0 to 1")
-        _require(self.temperature > 0, "temperature", "above 0")
-        _require(self.ema is None or 0 < self.ema < 1, "ema", "a decay between 0 and 1")
-        _require(self.clip is None or self.clip > 0, "clip", "a largest norm above 0")
-        _require(self.precision in PRECISIONS, "precision", " or ".join(PRECISIONS))
+            _require(self, getattr(self, name) >= 0, name, "0 or more")
+        _require(
+            self, self.batch % self.accumulate == 0, "batch", f"a multiple of {self.accumulate}"
+        )
+        _require(self, self.warmup_epochs < self.epochs, "warmup_epochs", "fewer than the epochs")
+        _require(self, self.learning_rate > 0, "learning_rate", "above 0")
+        _require(self, 0 <= self.momentum < 1, "momentum", "from 0 to below 1")
+        _require(self, 0 <= self.label_smoothing < 1, "label_smoothing", "from 0 to below 1")
+        _require(self, 0 <= self.distillation <= 1, "distillation", "a weight from 0 to 1")
+        _require(self, self.temperature > 0, "temperature", "above 0")
+        _require(self, self.ema is None or 0 < self.ema < 1, "ema", "a decay between 0 and 1")
+        _require(self, self.clip is None or self.clip > 0, "clip", "a largest norm above 0")
+        _require(self, self.precision in PRECISIONS, "precision", " or ".join(PRECISIONS))
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -96,6 +98,6 @@ class Training:
         return {name: v for name, v in plain(self).items() if name not in _WITHOUT_EFFECT}
 
 
-def _require(holds: bool, name: str, what: str) -> None:
+def _require(record: object, holds: bool, name: str, what: str) -> None:
     if not holds:
-        raise SettingsError(f"{name} must be {what}")
+        raise SettingsError(f"{name} must be {what}, got {getattr(record, name)!r}")

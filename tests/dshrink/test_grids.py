@@ -100,6 +100,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Table]]:
         "devices list": lambda: devices.list_devices(),
         "chain": lambda: chain.command(["mobilenetv2_140", "mobilenetv3_small_100"]),
         "run --list": lambda: run.command(listed=True),
+        "run --dry-run": lambda: run.command("digits", dry_run=True),
         "bench": lambda: bench.print_results(bench_results()),
         "report": lambda: print_report(report()),
     }
@@ -118,7 +119,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Table]]:
 
 
 NAMES = ("table show", "table show, spans", "table compare", "devices list", "chain", "run --list")
-NAMES += ("bench", "report")
+NAMES += ("run --dry-run", "bench", "report")
 COUNTS = {"chain": 2, "bench": 2, "report": 3}
 
 

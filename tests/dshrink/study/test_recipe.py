@@ -186,7 +186,7 @@ def test_rows_and_seeds_can_be_chosen_for_one_run() -> None:
         ('title = "tiny"', "title = 2026-11-21", "field 'title' must be a text"),
         ("[finetune]", "[finetune", "not valid TOML"),
         ("epochs = 3", "epochs = 'many'", "finetune: field 'epochs' must be an integer, got"),
-        ("epochs = 3", "epoch = 3", "finetune: unknown field 'epoch'; remove it"),
+        ("epochs = 3", "epoch = 3", "finetune: unknown field 'epoch': remove or"),
         ("epochs = 3", "augmentation.flip = 2", "finetune: augmentation: flip must be a pr"),
         ("epochs = 1", "decay = -1", "decay is 0 or more, limit above 0; got -1"),
         ("epochs = 1", "limit = 0", "decay is 0 or more, limit above 0; got None, 0"),
