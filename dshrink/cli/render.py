@@ -112,8 +112,12 @@ def summary_lines(table: LatencyTable) -> list[str]:
                 f"95 % prediction interval: +-{check.interval_percent:.2f} % "
                 f"({check.interval_method})"
             )
-    for twin in table.twins:
-        lines.append("twin: " + ", ".join(f"{key} {value}" for key, value in twin.items()))
+    if table.twins:
+        differences = [abs(twin["difference_percent"]) for twin in table.twins]
+        lines.append(
+            f"{len(differences)} pieces were measured twice: the latencies differ by "
+            f"{max(differences):.1f} % at most"
+        )
     lines += [f"warning: {warning}" for warning in table.warnings]
     fit = "fit for search" if table.fit_for_search else f"NOT fit for search: {table.fit_reason}"
     return [*lines, f"this table is {fit}"]
