@@ -55,7 +55,7 @@ class _Header:
     identity: Mapping[str, Any]
 
 
-class Journal:
+class ImportanceJournal:
     """The journal of a run, held against other processes, and what is known from all of them."""
 
     def __init__(self, table: Path, shard: Shard | None, identity: Mapping[str, Any]) -> None:

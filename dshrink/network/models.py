@@ -47,7 +47,7 @@ class Network:
     @cached_property
     def chain(self) -> Chain:
         """The chain of convolutions along the trunk (``make_chain``)."""
-        return make_chain(self.spec, self.lowered.layers)
+        return make_chain(self.spec, self.lowered.layers, self.blocks)
 
     @property
     def resolution(self) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from importance_runs import KEYS, NETWORKS, begin, evaluations
 
 from dshrink.errors import DshrinkError
 from dshrink.importance.evaluation import Evaluation
-from dshrink.importance.journal import Journal, Shard, journal_path
+from dshrink.importance.journal import ImportanceJournal, Shard, journal_path
 from dshrink.importance.run import ImportanceRun
 from dshrink.importance.settings import Candidate, EvaluationError, ImportanceSettings, Level
 from dshrink.train.unreadable import Unreadable
@@ -162,7 +162,7 @@ def test_what_failed_is_missing_until_it_is_tried_again(
     begin(out, finished, NETWORKS)
     measurement = ImportanceRun(settings=settings, out=out)
     failed = measurement.keys[(0, 2, 1, 1)]  # type: ignore[index]
-    with closing(Journal(out, None, measurement.evaluator.identity)) as opened:
+    with closing(ImportanceJournal(out, None, measurement.evaluator.identity)) as opened:
         opened.add(Evaluation(candidate=failed, seconds=1.0, reason="out of memory"))
     result = measurement.run()
     assert result.evaluated == 0 and result.table is not None
@@ -183,7 +183,7 @@ def test_a_failure_does_not_hide_what_another_shard_knows(
     measurement = ImportanceRun(settings=settings, out=out)
     failed = measurement.keys[(0, 2, 1, 1)]  # type: ignore[index]
     shutil.copy(journal_path(finished, None), journal_path(out, Shard(1, 2)))
-    with closing(Journal(out, None, measurement.evaluator.identity)) as opened:
+    with closing(ImportanceJournal(out, None, measurement.evaluator.identity)) as opened:
         opened.add(Evaluation(candidate=failed, seconds=1.0, reason="out of memory"))
     result = measurement.run()
     assert result.evaluated == 0 and result.table is not None and not result.table.missing
@@ -217,29 +217,29 @@ def test_a_journal_in_use_is_waited_for_by_the_user(
 ) -> None:
     out = tmp_path / "a.csv"
     identity = ImportanceRun(settings=settings, out=out).evaluator.identity
-    with closing(Journal(out, Shard(1, 2), identity)):
+    with closing(ImportanceJournal(out, Shard(1, 2), identity)):
         with pytest.raises(EvaluationError, match=r"a\.shard-1-of-2.*in use by another run"):
-            Journal(out, None, identity)
-        Journal(out, Shard(2, 2), identity).close()  # shards run side by side
+            ImportanceJournal(out, None, identity)
+        ImportanceJournal(out, Shard(2, 2), identity).close()  # shards run side by side
 
 
 @pytest.mark.parametrize("line", ["no json", '{"line": "evaluation"}', '{"line": "other"}'])
 def test_a_damaged_journal_says_where(line: str, tmp_path: Path) -> None:
-    Journal(tmp_path / "a.csv", None, {"seed": 0}).close()
+    ImportanceJournal(tmp_path / "a.csv", None, {"seed": 0}).close()
     with journal_path(tmp_path / "a.csv", None).open("a") as file:
         file.write(line + "\n")
     with pytest.raises(EvaluationError, match=r"a\.journal\.jsonl, line 2: "):
-        Journal(tmp_path / "a.csv", None, {"seed": 0})
+        ImportanceJournal(tmp_path / "a.csv", None, {"seed": 0})
 
 
 def test_a_journal_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     path = journal_path(tmp_path / "a.csv", None)
     path.write_text('{"line":"header","schema":"dshrink.importance.journal","schema_version":99}\n')
     with pytest.raises(EvaluationError, match="update dshrink"):
-        Journal(tmp_path / "a.csv", None, {})
+        ImportanceJournal(tmp_path / "a.csv", None, {})
     path.write_text('{"schema": "another"}\n')
     with pytest.raises(EvaluationError, match="no journal of importances"):
-        Journal(tmp_path / "a.csv", None, {})
+        ImportanceJournal(tmp_path / "a.csv", None, {})
 
 
 @pytest.mark.parametrize("text", ["", "epochs", "steps:0", "recalibrate:", "steps:-1", "steps:1.5"])
@@ -287,7 +287,7 @@ def test_an_original_that_failed_before_ends_the_run_at_once(
 ) -> None:
     out = tmp_path / "importance.csv"
     measurement = ImportanceRun(settings=settings, out=out)
-    with closing(Journal(out, None, measurement.evaluator.identity)) as opened:
+    with closing(ImportanceJournal(out, None, measurement.evaluator.identity)) as opened:
         opened.add(Evaluation(candidate=measurement.original, seconds=1.0, reason="bad.png"))
     with pytest.raises(EvaluationError, match=r"original .* evaluated: bad.png; .*--retry-failed"):
         measurement.run()
