@@ -68,6 +68,7 @@ RECIPE = Recipe(
 SMALL = replace(RECIPE, rows=("searched", "random"), narrower=(), random_draws=1)
 
 MakeContext = Callable[..., StudyContext]
+STORED = Path(__file__).parent / "stored"
 
 
 @pytest.fixture(scope="session")
@@ -438,6 +439,41 @@ def test_weights_that_cannot_be_read_are_named(together: StudyContext, tmp_path:
     with pytest.raises(StepsFailedError, match=r"searched/keep2/seed0.*to train it again") as error:
         study(context).run()
     assert list(error.value.failures) == [merge]
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> StepFolders:
+    """A merge that was done, and stored by schema version 1."""
+    trained = Step(name="searched/keep2/seed0", kind="train", method="searched")
+    merge = Step(name="merge", kind="merge", method="searched", batch=2, needs=(trained.name,))
+    identity = {"model": "test_resnet", "data": "0123"}
+    folders = StepFolders.of(tmp_path, identity, "a table", (trained, merge))
+    folders.folder("merge").mkdir()
+    shutil.copy(STORED / "merge_v1.json", folders.folder("merge") / DONE)
+    return folders
+
+
+def test_a_stored_step_of_version_1_says_what_it_said(stored: StepFolders) -> None:
+    assert stored.result("merge", MergedStep) == MergedStep(
+        file="a.onnx",
+        keep_mask="0100",
+        structure="ab12",
+        macs=1200,
+        parameters=34,
+        accuracy_percent=75.0,
+        validation_images=12,
+        onnx_difference=1e-7,
+        unmerged_accuracy_percent=75.5,
+        differing=1,
+        certificate=2e-6,
+    )
+
+
+def test_a_step_of_a_newer_version_is_refused_with_advice(stored: StepFolders) -> None:
+    path = stored.folder("merge") / DONE
+    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 2'))
+    with pytest.raises(StudyError, match=r"step.json: schema_version 2 is newer than 1.*: update"):
+        stored.any_result("merge")
 
 
 def test_a_table_that_is_measured_again_opens_what_depends_on_it(tmp_path: Path) -> None:
