@@ -1,4 +1,4 @@
-"""What the agent adds to a latency: its figures beside a bare ONNX Runtime loop in one process.
+"""Overhead of the agent: its latencies compared with a bare ONNX Runtime loop in one process.
 
     python benchmarks/agent_overhead.py [--model NAME ...] [--rounds N]
 
@@ -92,8 +92,8 @@ COMPARED = {
 class Visit:
     """One network in one round by both ways; samples in ns a run, and where the agent's time went.
 
-    ``rest_s`` is what a job takes beside loading, warming up and the samples that count: request,
-    lock, digest of the file, choice of the core, health, and samples that were dropped.
+    ``rest_s`` is what a job takes in addition to loading, warming up and the samples that count:
+    request, lock, digest of the file, choice of the core, health, and samples that were dropped.
     """
 
     model: str
@@ -225,26 +225,26 @@ def page(visits: Sequence[Visit], machine: Environment, load: float) -> str:
     models = list(dict.fromkeys(one.model for one in visits))
     rounds = len(visits) // len(models)
     lines = [
-        "# What the agent adds to a latency",
+        "# Overhead of the agent",
         "",
         f"Machine: {machine.cpu_model}, {machine.cores} cores, {machine.os}, kernel "
         f"{machine.kernel}; load average {load:.1f} before the start. onnxruntime "
         f"{machine.runtimes['onnxruntime']}, fp32, 1 thread, batch 1, 224x224. dshrink "
         f"{__version__}. {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.",
         "",
-        f"`python benchmarks/agent_overhead.py --rounds {rounds}`. A fresh process with nothing "
-        "but ONNX Runtime and a loop, and a fresh agent with the rule of a profile, by turns, the "
-        "order alternating. The agent moves to the calmest core; the bare loop stays on the core "
-        "where the network ran fastest in its warm-up, so that both avoid a core that somebody "
-        "else uses. The agent drops samples that were disturbed, the bare loop keeps all; of both "
-        "as many are compared. Inputs and outputs are bound.",
+        f"`python benchmarks/agent_overhead.py --rounds {rounds}`. A fresh process with only "
+        "ONNX Runtime and a loop, and a fresh agent with a profile's timing rule, in alternation, "
+        "with alternating order. The agent moves to the least loaded core; the bare loop stays on "
+        "the core where the network ran fastest in its warm-up, so that both avoid a core that "
+        "another process uses. The agent drops disturbed samples, the bare loop keeps all; equally "
+        "many of both are compared. Inputs and outputs are bound.",
         "",
-        f"Latencies are what a table says of {rounds} rounds: quiet is the lower quartile over "
-        "rounds of the 5th percentile within one, median the median of medians. Excess is the "
-        "agent's latency over the bare one, with a 95 % interval from drawing rounds again. The "
-        f"aim is {LIMIT_PERCENT:g} %.",
+        f"Latencies are a table's statistics over {rounds} rounds: `quiet` is the lower quartile "
+        "over rounds of the 5th percentile within a round, `median` the median of medians. Excess "
+        "is the agent's latency relative to the bare loop, with a 95 % bootstrap interval over "
+        f"rounds. The target is {LIMIT_PERCENT:g} %.",
         "",
-        "| network | statistic | bare ms | agent ms | excess | 95 % | within the aim |",
+        "| network | statistic | bare ms | agent ms | excess | 95 % | within the target |",
         "|---|---|---|---|---|---|---|",
     ]
     for model in models:
@@ -252,9 +252,9 @@ def page(visits: Sequence[Visit], machine: Environment, load: float) -> str:
         lines += [_line(name, mine) for name in COMPARED]
     lines += [
         "",
-        "Where the time of the agent goes, median seconds. Start is paid once a round, the rest "
-        "once a job; what is neither loading, warming up nor a sample that counts (request, lock, "
-        "digest, choice of the core, health, dropped samples) is in the last column.",
+        "The agent's time by phase, median seconds. Start is once per round, the rest once per "
+        "job; everything other than loading, warm-up and kept samples (request, lock, digest, "
+        "choice of the core, health, dropped samples) is in the last column.",
         "",
         "| network | start | load | load, bare | warm-up | samples | rest |",
         "|---|---|---|---|---|---|---|",

@@ -1,11 +1,11 @@
-"""Which context of a piece predicts whole networks best: alone, or behind the piece before it.
+"""Which context of a piece predicts whole networks best: alone, or after the piece before it.
 
     python benchmarks/contexts.py --out DIR [--segments spans] [--case MODEL:BATCH ...]
 
 Profiles each network, cut into blocks or spans, at each batch in both contexts, from the same
-journal, and writes next to this file, into results/, a CSV with every held-out network under each
-context and a page with the summary, the machine, the versions and the date. A run that was
-interrupted goes on. On two cores, allow eight minutes a table of blocks at batch 1.
+journal, and writes next to this file, into results/, a CSV with every hold-out network under each
+context and a page with the summary, the machine, the versions and the date. An interrupted run is
+resumed. On two cores, allow eight minutes a table of blocks at batch 1.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def page(measured: Sequence[Tables], segments: str) -> str:
     machine, conditions = first.fingerprint, first.conditions
     last = next(iter(measured[-1].values()))
     lines = [
-        "# Pieces alone and behind their neighbour: error on networks that took no part",
+        "# Pieces measured alone and after their neighbour: error on hold-out networks",
         "",
         f"Machine: {machine.get('cpu_model')}, {machine.get('cores')} cores, {machine.get('os')}. "
         f"{conditions.device}, {conditions.runtime} {conditions.runtime_version}, "
@@ -77,7 +77,7 @@ def page(measured: Sequence[Tables], segments: str) -> str:
         "",
         f"`python benchmarks/contexts.py --segments {segments} --out DIR`. Errors in per cent of "
         "the measured latency, of the calibrated prediction and of the plain sum of the rows, on "
-        "the same held-out networks from the same journal.",
+        "the same hold-out networks from the same journal.",
         "",
         "| network | batch | context | MAPE | largest | within 5 % | plain sum MAPE | tau | slopes "
         "| rows ok |",

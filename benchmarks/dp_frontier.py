@@ -1,13 +1,13 @@
-"""The exact frontier of every budget, beside the public truncated program for one budget.
+"""The exact frontier of all budgets, compared with the truncated program for one budget.
 
     python benchmarks/dp_frontier.py [--tables 200] [--name local]
 
 On the three published latency tables (Kim et al., ICML 2023) with seeded made-up importances: how
 long our whole frontier takes, and how long the truncated program takes for one budget in plain
-Python, by turns in one run: with the loops of the public code, and as ``compat="kim2023"`` runs,
-which tries only the steps that have a key. Then, on random importance tables, how many of our plans
-overrun their budgets, and how long a chain of 200 convolutions takes. Writes a CSV and a page into
-results/, beside this file.
+Python, in alternation in one run: with the loops of the public code, and as ``compat="kim2023"``
+runs, which tries only the steps that have a key. Then, on random importance tables, how many of our
+plans exceed their budgets, and how long a chain of 200 convolutions takes. Writes a CSV and a page
+into results/, next to this file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import TypeVar
 import numpy as np
 
 from dshrink.search.dp.compat import DEFAULT_PREC, EdgesTo, TruncatedProgram
-from dshrink.search.dp.frontier import Frontier, SpanPlan, solve
+from dshrink.search.dp.frontier import Frontier, solve
 from dshrink.search.dp.problem import Key, SpanProblem
 from dshrink.search.dp.stages import Edge, State
 from dshrink.search.importance import importance_keys
@@ -118,7 +118,7 @@ def make_problem(name: str, seed: int) -> SpanProblem:
     return SpanProblem(length=length, costs=costs, importance=importance)
 
 
-def budget_at(frontier: Frontier[SpanPlan], share: float) -> float:
+def budget_at(frontier: Frontier, share: float) -> float:
     fastest, slowest = float(frontier.times_ms[0]), float(frontier.times_ms[-1])
     return fastest + share * (slowest - fastest)
 
@@ -130,7 +130,7 @@ def timed(work: Callable[[], Result]) -> tuple[float, Result]:
 
 
 def side_by_side(name: str) -> Line:
-    """All by turns: many of ours beside each of the programs', which take longer."""
+    """All in alternation: many runs of ours for each of the programs, which take longer."""
     problem = make_problem(name, seed=0)
     budget_ms = budget_at(solve(problem), BUDGETS[2])
     # Stage 1 is not counted for the program: the public code solves it beforehand.
@@ -192,22 +192,21 @@ def page(
     lines: Sequence[Line], tried: int, over: int, chain: tuple[float, int, int], command: str
 ) -> str:
     text = [
-        "# Every budget's optimum, beside the truncated program for one",
+        "# The exact frontier of all budgets, compared with the truncated program for one budget",
         "",
         f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, NumPy "
         f"{np.__version__}, dshrink {__version__}, {date.today().isoformat()}. `{command}`.",
         "",
-        "The truncated program is our own plain-Python form of the public one at "
-        f"{DEFAULT_PREC:g} steps a ms, which gives its plans bit for bit. *Public loops*: as "
-        "published, every earlier position is tried at every step of time, and tables are looked "
-        "up by text. *compat*: as `--compat kim2023` runs, only steps that have a key are tried; "
-        "the plan is the same. Stage 1 is not counted for either, ours is. Fastest of several "
-        "repeats, by turns in one run. The authors publish 5 to 8 s for one budget, on their "
-        "machine.",
+        "The truncated program is our own plain-Python version of the public one at "
+        f"{DEFAULT_PREC:g} steps per ms, with bit-identical plans. *Public loops*: as published, "
+        "every earlier position is tried at every time step, and tables are looked up by text. "
+        "*compat*: as `--compat kim2023` runs, only steps that have a key are tried; the plan is "
+        "the same. Their times exclude stage 1, ours include it. Fastest of several repeats, in "
+        "alternation in one run. The authors publish 5 to 8 s for one budget, on their machine.",
         "",
         "| table | keys | points | our whole frontier, ms | budget, ms | public loops, one budget, "
-        "s | frontier is faster | compat, one budget, s | frontier is faster | program is over its "
-        "budget by |",
+        "s | frontier is faster | compat, one budget, s | frontier is faster | program exceeds "
+        "its budget by |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     text += [
@@ -220,7 +219,7 @@ def page(
     seconds, keys, points = chain
     text += [
         "",
-        f"Random importance tables: {tried} budgets, {over} overrun by our plans.",
+        f"Random importance tables: {tried} budgets, {over} exceeded by our plans.",
         "",
         f"A chain of 200 convolutions, all {keys} spans valid: {seconds:.2f} s, {points} points.",
     ]

@@ -180,15 +180,15 @@ def page(costs: list[Cost]) -> str:
     import distributed
 
     lines = [
-        "# What a job costs the host of a fleet",
+        "# Cost of a job on the host of a fleet",
         "",
         f"`python benchmarks/fleet_host_cost.py` on {datetime.now(UTC):%Y-%m-%d}: "
         f"{psutil.cpu_count()} cores of {cpu_model()}, Python {platform.python_version()}, "
         f"Dask {distributed.__version__}. Real scheduler, workers, host and journal; devices "
-        f"simulated ({JOB_S:g} s a job, {SAMPLES} samples a reply).",
+        f"simulated ({JOB_S:g} s per job, {SAMPLES} samples per reply).",
         "",
-        "| boards | jobs a task as with | jobs | boards busy | host, ms a job "
-        "| Dask scheduler, ms a job | devices that one core feeds |",
+        "| boards | jobs per task as with | jobs | boards busy | host, ms per job "
+        "| Dask scheduler, ms per job | devices that one core serves |",
         "|---:|---:|---:|---:|---:|---:|---:|",
     ]
     lines += [
@@ -198,14 +198,14 @@ def page(costs: list[Cost]) -> str:
     ]
     lines += [
         "",
-        "Host and scheduler are processes of their own, so each has a core. The last column is "
+        "Host and scheduler are separate processes, so each has a core. The last column is "
         f"{JOB_S:g} s divided by the larger of the two costs; the target is {TARGET}. All boards "
-        "run on this machine's two cores beside host and scheduler: that is why they are not busy "
-        "all the time, and may raise the costs. This machine cannot hold 200 simulated boards; the "
-        "last line has the jobs a task that 200 boards would get.",
+        "share this machine's two cores with host and scheduler, so they are not fully busy, and "
+        "the costs may be overestimated. This machine cannot run 200 simulated boards; the last "
+        "line has the jobs per task that 200 boards would get.",
         "",
-        "What is not in it: files. Each goes to one board, and the largest (whole networks of "
-        "MobileNetV2) have 14 MB; a table needs about 0.4 GB once, not once a board.",
+        "File transfers are not included. Each file goes to one board, and the largest (whole "
+        "networks of MobileNetV2) have 14 MB; a table needs about 0.4 GB in total, not per board.",
         "",
     ]
     return "\n".join(lines)

@@ -1,8 +1,8 @@
-"""How right our predictions are beside the plain sum of blocks and beside scaled MACs.
+"""Error of our predictions, compared with the plain sum of blocks and with scaled MACs.
 
     python benchmarks/prediction_error.py --out DIR [--model NAME ...] [--batch N ...]
 
-Profiles each network at each batch (a run that was interrupted goes on), and writes next to this
+Profiles each network at each batch (an interrupted run is resumed), and writes next to this
 file, into results/, one CSV with every held-out network and a page with the summary, the machine,
 the versions and the date. All three predictions are about the same networks, measured in the same
 shuffled rounds as the pieces. On two cores, allow five minutes a table at batch 1.
@@ -54,7 +54,7 @@ def page(tables: Sequence[LatencyTable]) -> str:
     machine = tables[0].fingerprint
     conditions = tables[0].conditions
     lines = [
-        "# Error of predicted latency on networks that took no part",
+        "# Error of predicted latency on hold-out networks",
         "",
         f"Machine: {machine.get('cpu_model')}, {machine.get('cores')} cores, {machine.get('os')}, "
         f"kernel {machine.get('kernel')}. {conditions.runtime} {conditions.runtime_version}, "
@@ -64,8 +64,8 @@ def page(tables: Sequence[LatencyTable]) -> str:
         "",
         "`python benchmarks/prediction_error.py --out DIR`. MAPE and largest error in per cent of "
         "the measured latency; our prediction, the plain sum of isolated blocks, and MACs scaled "
-        "to the original network's latency, all on the same held-out networks. The last column "
-        "counts the rows of the table that were measured to 1 %.",
+        "to the original network's latency, all on the same hold-out networks. The last column "
+        "counts the rows of the table measured to 1 %.",
         "",
         "| network | batch | held out | ours MAPE | ours max | within 5 % | plain sum MAPE | max "
         "| scaled MACs MAPE | max | tau | interval | slopes | rows ok |",

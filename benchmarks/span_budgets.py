@@ -1,10 +1,10 @@
-"""Three budgets on a measured table of spans: predicted latency beside the measured one.
+"""Three budgets on a measured table of spans: predicted latency compared with the measured one.
 
     python benchmarks/span_budgets.py --out DIR [--model mobilenetv2_100] [--share 0.9 0.75 0.6]
 
 Profiles the network cut into spans (unless DIR has the table already), searches a plan for each
-budget, a share of the original network's latency, with importances that are made up (seeded: what
-is tried here is the latency), measures the plans' whole networks beside the original, and writes
+budget, a share of the original network's latency, with synthetic importances (seeded: what is
+tested here is the latency), measures the plans' whole networks and the original, and writes
 the frontier, a CSV and a page into results/, next to this file. Allow a quarter of an hour.
 """
 
@@ -80,15 +80,15 @@ def page(
         f"{table.model}, pieces measured in the context `{table.context}`: {len(table.rows)} rows "
         f"of {len({row.digest for row in table.rows})} pieces, "
         f"{sum(row.verdict == 'bounded' for row in table.rows)} of them bounded. On "
-        f"{len(check.networks)} networks that took no part the predictions are off by "
-        f"{check.mape_percent:.2f} % on average and {check.max_error_percent:.2f} % at most (plain "
-        f"sum {check.plain_sum_mape_percent:.2f} %); 95 % interval +-{check.interval_percent:.2f} "
-        f"%. {'Fit for search.' if table.fit_for_search else f'Not fit: {table.fit_reason}.'}",
+        f"{len(check.networks)} hold-out networks the mean error of predictions is "
+        f"{check.mape_percent:.2f} %, the largest {check.max_error_percent:.2f} % (plain sum "
+        f"{check.plain_sum_mape_percent:.2f} %); 95 % interval +-{check.interval_percent:.2f} %. "
+        f"{f'Not fit for search: {table.fit_reason}' if table.fit_reason else 'Fit for search'}.",
         "",
-        f"The frontier has {points} plans. Importances are made up (seed {SEED}); latencies are "
-        "measured, all networks of the table below by turns in one run, after the table.",
+        f"The frontier has {points} plans. Importances are synthetic (seed {SEED}). Latencies are "
+        "measured, all networks below in alternation in one run, after the table.",
         "",
-        "| network | budget ms | predicted ms (95 %) | measured ms (95 %) | error | over its "
+        "| network | budget ms | predicted ms (95 %) | measured ms (95 %) | error | exceeds its "
         "budget by | verdict |",
         "|---|---|---|---|---|---|---|",
     ]

@@ -1,4 +1,4 @@
-"""Images a second of the search and the fine-tuning, beside timm's own training of the network.
+"""Images per second of mask search and fine-tuning, compared with timm's own training.
 
     python benchmarks/training_speed.py [--model mobilenetv2_140] [--batch 256] [--resolution 224]
         [--precision fp32|fp16|bf16] [--device cpu|cuda] [--steps N] [--rounds N] [--name local]
@@ -15,7 +15,7 @@ Five ways to train one network take turns in one process, in a new order each ro
 All read the same random images, which lie in memory as bytes, go to the device and are normalised
 there: only training is measured, neither decoding nor augmentation. The first steps of each turn,
 validation and checkpoints are not counted. Writes a CSV of all turns and a page into --out, which
-is results/, beside this file, if not given.
+is results/, next to this file, if not given.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class RandomImages(Feed):
 
 
 class Clock:
-    """Times the steps after the first ``skipped`` ones; told how many are done."""
+    """Times the steps after the first ``skipped`` ones; called with the number of those done."""
 
     def __init__(self, device: torch.device, skipped: int, total: int) -> None:
         self.device, self.skipped, self.total = device, skipped, total
@@ -188,7 +188,7 @@ def train_search(trial: Trial) -> None:
     search_masks(
         trial.network,
         trial.feed,
-        goal=Goal.of(budget_ms=None, keep=trial.mask.count("1")),
+        goal=Goal(budget_ms=None, keep=trial.mask.count("1")),
         folder=trial.folder,
         progress=trial.clock,
     )
@@ -320,18 +320,19 @@ def page(turns: Sequence[Turn], command: str, mask: str) -> str:
     one = turns[0]
     versions = {name: importlib.import_module(name).__version__ for name in ("timm", "accelerate")}
     text = [
-        "# Images a second of search and fine-tuning, beside timm's training",
+        "# Images per second of mask search and fine-tuning, compared with timm's training",
         "",
         f"{one.device}, Python {platform.python_version()}, torch {torch.__version__}, timm "
         f"{versions['timm']}, Accelerate {versions['accelerate']}, dshrink {__version__}, "
         f"{date.today().isoformat()}. `{command}`.",
         "",
         f"{one.model} at {one.resolution}x{one.resolution}, batch {one.batch}, {one.precision}, "
-        f"{one.steps} steps a turn, {1 + max(turn.round for turn in turns)} rounds by turns in one "
-        f"process. Random images in memory. The mask of `finetune` is {mask}; `search` keeps as "
-        "many blocks. Ratios are to `timm`, within each round: the median, smallest and largest.",
+        f"{one.steps} steps per turn, {1 + max(turn.round for turn in turns)} rounds in "
+        "alternation in one process. Random images in memory. The mask of `finetune` is "
+        f"{mask}; `search` keeps as many blocks. Ratios are to `timm`, within each round: the "
+        "median, smallest and largest.",
         "",
-        "| way | images a second | ratio | smallest | largest | peak GPU memory, MiB |",
+        "| way | images per second | ratio | smallest | largest | peak GPU memory, MiB |",
         "|---|---|---|---|---|---|",
     ]
     for way, values in ratios(turns).items():

@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from itertools import count
-from types import TracebackType
 from typing import Any, Self
 
 from devices.agent.checks import ERROR_TYPES
@@ -63,7 +62,7 @@ class AgentProcess:
     @property
     def alive(self) -> bool:
         """Whether it can still be asked."""
-        return self._process.alive
+        return not self._process.ended and self._process.process.poll() is None
 
     def request(self, message: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
         """Send a request (its ``protocol`` and ``id`` are filled in) and return the result.
@@ -96,12 +95,7 @@ class AgentProcess:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def _hello(self, timeout_s: float) -> Environment:
@@ -135,15 +129,15 @@ class AgentProcess:
                 "timeout",
                 f"no reply within {timeout_s:g} s to {_shown(whole)}; the agent was killed",
                 _HANGS,
-                exit_status=self._process.returncode,
+                exit_status=self._process.process.returncode,
             ) from error
-        except (_NonsenseError, LineTooLongError) as error:
+        except (ValueError, LineTooLongError) as error:
             self.kill()
             raise AgentLostError(
                 "agent_crashed",
                 f"the agent answered what is no reply: {error}",
                 _SAME_VERSION,
-                exit_status=self._process.returncode,
+                exit_status=self._process.process.returncode,
             ) from error
         except EOFError as error:
             lost = self._process.explained(_shown(whole))
@@ -169,42 +163,34 @@ def _at_time_limit(
     )
 
 
-class _NonsenseError(Exception):
-    """What came is no reply of this protocol."""
-
-
 def _parse_reply(line: bytes, identity: str) -> dict[str, Any]:
-    """Return a well-formed reply to this request; raise ``_NonsenseError`` otherwise."""
+    """Return a well-formed reply to this request; raise ValueError otherwise."""
     try:
         reply = json.loads(line)
-        _check_version(reply["protocol"])
-        if reply["ok"] not in (True, False):
-            raise ValueError("neither done nor failed")
+        spoken = reply["protocol"]
+        if isinstance(spoken, bool) or not isinstance(spoken, int):
+            raise ValueError("no protocol version")
+        if spoken != PROTOCOL:
+            raise AgentLostError(
+                "protocol_version",
+                f"the agent speaks protocol {spoken}, this host {PROTOCOL}",
+                _SAME_VERSION,
+            )
         if reply["ok"]:
-            is_whole = isinstance(reply["result"], dict)
+            is_whole = reply["ok"] is True and isinstance(reply["result"], dict)
         else:
             error = reply["error"]
-            is_whole = set(error) == {"type", "message", "advice"}
-            is_whole = is_whole and all(isinstance(text, str) for text in error.values())
+            is_text = all(isinstance(text, str) for text in error.values())
+            is_whole = reply["ok"] is False and is_text
+            is_whole = is_whole and set(error) == {"type", "message", "advice"}
             is_whole = is_whole and error["type"] in ERROR_TYPES
         # A request that the agent could not read is answered without its id.
         is_ours = reply["id"] == identity or (reply["id"] == "" and not reply["ok"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _NonsenseError(f"{line[:200]!r} ({error})") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{line[:200]!r} ({error})") from error
     if not is_whole or not is_ours:
-        raise _NonsenseError(f"{line[:200]!r}")
+        raise ValueError(f"{line[:200]!r}")
     return dict(reply)
-
-
-def _check_version(spoken: Any) -> None:
-    if isinstance(spoken, bool) or not isinstance(spoken, int):
-        raise ValueError("no protocol version")
-    if spoken != PROTOCOL:
-        raise AgentLostError(
-            "protocol_version",
-            f"the agent speaks protocol {spoken}, this host {PROTOCOL}",
-            _SAME_VERSION,
-        )
 
 
 def _shown(message: Mapping[str, Any]) -> str:

@@ -50,30 +50,25 @@ class Connection(Protocol):
     @property
     def name(self) -> str:
         """What messages and journals call the device."""
-        ...
 
     def start_agent(self) -> Agent:
         """Start an agent; raises AgentLostError where that does not work.
 
         "start_failed" where no other type says more.
         """
-        ...
 
     def push(self, files: Sequence[Path]) -> tuple[PushedFile, ...]:
         """Bring files to the device and return where they are, in the order given.
 
         Raises AgentError: what the device says, or how the link to it broke.
         """
-        ...
 
     def close(self) -> None:
         """Take from the device what was brought there, unless it was to stay; never raises."""
-        ...
 
     @property
     def left_behind(self) -> str:
         """A line for the user, after ``close``: what could not be deleted; "" for nothing."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

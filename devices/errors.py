@@ -16,7 +16,6 @@ from devices.agent.checks import ERROR_TYPES
 #: What only the host can find, beside what the agent may answer.
 HOST_ERROR_TYPES = (
     "agent_crashed",
-    "timeout",
     "start_failed",
     "unreachable",  # no link came about
     "connection_lost",  # there was one, and it broke

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,26 +46,26 @@ class Outgoing:
                 left -= len(piece)
 
 
-@dataclass(frozen=True, slots=True)
-class HashedFiles:
-    """Remembers digests, so that a file that stays as it is is read once to be hashed."""
+def outgoing(file: Path) -> Outgoing:
+    """Return the file with its digest; raises JobFailedError where it cannot be read.
 
-    _digests: dict[tuple[Path, int, int], str] = field(default_factory=dict)
+    A file that stays as it is is read once to be hashed.
+    """
+    try:
+        state = file.stat()
+        digest = _digest(file.resolve(), state.st_size, state.st_mtime_ns)
+    except OSError as error:
+        raise JobFailedError(
+            "missing_file",
+            f"{file} cannot be read: {error.strerror}",
+            "it must be on the host to be brought to the device",
+        ) from error
+    return Outgoing(file=file, sha256=digest, size_bytes=state.st_size)
 
-    def get(self, file: Path) -> Outgoing:
-        """Return the file with its digest; raises JobFailedError where it cannot be read."""
-        try:
-            state = file.stat()
-            key = (file.resolve(), state.st_size, state.st_mtime_ns)
-            if key not in self._digests:
-                self._digests[key] = file_digest(str(file))
-        except OSError as error:
-            raise JobFailedError(
-                "missing_file",
-                f"{file} cannot be read: {error.strerror}",
-                "it must be on the host to be brought to the device",
-            ) from error
-        return Outgoing(file=file, sha256=self._digests[key], size_bytes=state.st_size)
+
+@cache
+def _digest(file: Path, size_bytes: int, changed_ns: int) -> str:
+    return file_digest(str(file))
 
 
 def send(link: LineProcess, files: Sequence[Outgoing]) -> tuple[PushedFile, ...]:
@@ -84,10 +85,7 @@ def send(link: LineProcess, files: Sequence[Outgoing]) -> tuple[PushedFile, ...]
         raise _nonsense(link, f"{answer} ({error!r})") from error
     for one in lacking:
         _ask(link, one.pieces(), str(one.file), STALL_TIMEOUT_S)
-    paths = (f"{folder}/{one.sha256}.onnx" for one in files)
-    return tuple(
-        PushedFile(path=path, sha256=one.sha256) for path, one in zip(paths, files, strict=True)
-    )
+    return tuple(PushedFile(path=f"{folder}/{one.sha256}.onnx", sha256=one.sha256) for one in files)
 
 
 def _ask(link: LineProcess, pieces: Iterable[bytes], what: str, timeout_s: float) -> dict[str, Any]:
@@ -103,10 +101,6 @@ def _ask(link: LineProcess, pieces: Iterable[bytes], what: str, timeout_s: float
         raise link.explained(f"the push of {what}") from error
     except LineTooLongError as error:
         raise _nonsense(link, str(error)) from error
-    return _parsed(link, line)
-
-
-def _parsed(link: LineProcess, line: bytes) -> dict[str, Any]:
     try:
         answer = json.loads(line)
         if answer["ok"] is True:

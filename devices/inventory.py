@@ -53,9 +53,7 @@ class RuntimeSupport:
             SpecifierSet(self.versions)
         except InvalidSpecifier as error:
             raise InventoryError(f"versions must be such as '>=1.10,<2': {error}") from error
-        if self.processor not in PROCESSORS:
-            known = listed(PROCESSORS)
-            raise InventoryError(f"processor {self.processor!r} is none of {known}")
+        _check_known("processor", self.processor, PROCESSORS)
 
     def includes(self, version: str) -> bool:
         """Whether a version that was found is one of ``versions``."""
@@ -93,11 +91,9 @@ class Device:
     notes: str = ""
 
     def __post_init__(self) -> None:
-        if self.connection not in CONNECTIONS:
-            raise self._wrong("connection", self.connection, CONNECTIONS)
+        _check_known(f"{self.name}: connection", self.connection, CONNECTIONS)
         for precision in self.precisions:
-            if precision not in PRECISIONS:
-                raise self._wrong("precisions", precision, PRECISIONS)
+            _check_known(f"{self.name}: precisions", precision, PRECISIONS)
         if self.paper_batch < 1:
             raise InventoryError(f"{self.name}: paper_batch must be at least 1")
         if self.host is not None and (self.host.startswith("-") or len(self.host.split()) != 1):
@@ -127,9 +123,6 @@ class Device:
         except RecordError as error:
             raise InventoryError(f"{where}: [{name}] {error}") from error
 
-    def _wrong(self, field_name: str, value: str, known: tuple[str, ...]) -> InventoryError:
-        return InventoryError(f"{self.name}: {field_name} {value!r} is none of {listed(known)}")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
@@ -137,16 +130,11 @@ class Inventory:
 
     devices: Mapping[str, Device] = field(default_factory=dict)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names in the order of the files."""
-        return tuple(self.devices)
-
     def get(self, name: str) -> Device:
         """Return the device of that name, or raise InventoryError that lists the known ones."""
         if name not in self.devices:
             raise InventoryError(
-                f"no device {name!r}; known are {listed(self.names)} "
+                f"no device {name!r}; known are {listed(self.devices)} "
                 f"(add yours to {default_user_file()})"
             )
         return self.devices[name]
@@ -182,7 +170,7 @@ def connect(device: Device, hold: bool = False) -> Connection:
         python = device.python or sys.executable
         return LocalConnection(python=python, hold=hold, name=device.name, lock=device.lock)
     if device.connection == "adb":
-        raise InventoryError(f"{label} is reached by adb, which this version does not drive yet")
+        raise InventoryError(f"{label} needs adb, which this version of dshrink does not support")
     if device.host is None:
         raise InventoryError(
             f"{label} has no address yet: add to {default_user_file()} "
@@ -200,6 +188,11 @@ def connect(device: Device, hold: bool = False) -> Connection:
         hold=hold,
         name=device.name,
     )
+
+
+def _check_known(what: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InventoryError(f"{what} {value!r} is none of {listed(known)}")
 
 
 def _derived(

@@ -67,6 +67,7 @@ class LineProcess:
 
     ``name`` is what messages call it.  ``explain`` makes the error of its end: what a status means
     depends on what the command is, and may change while it runs.  ``environment`` is added to ours.
+    ``process`` leads a group of the same number.
     """
 
     def __init__(
@@ -82,28 +83,24 @@ class LineProcess:
         self.explain = explain
         self._received = bytearray()
         self._errors = bytearray()
-        self._ended = False
-        self._process = _popen(command, missing, {**os.environ, **(environment or {})})
-
-    @property
-    def pid(self) -> int:
-        """The process, which leads a group of the same number."""
-        return self._process.pid
-
-    @property
-    def returncode(self) -> int | None:
-        """Its status as far as it was waited for."""
-        return self._process.returncode
-
-    @property
-    def ended(self) -> bool:
-        """Whether it was ended from here."""
-        return self._ended
-
-    @property
-    def alive(self) -> bool:
-        """Whether it can still be asked."""
-        return not self._ended and self._process.poll() is None
+        #: Whether it was ended from here.
+        self.ended = False
+        try:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                env={**os.environ, **(environment or {})},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise AgentLostError(
+                "start_failed", f"`{command[0]}` cannot be run: {error.strerror}", missing
+            ) from error
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            os.set_blocking(_pipe(stream).fileno(), False)
 
     def exchange(self, pieces: Iterable[bytes], timeout_s: float, max_bytes: int) -> bytes:
         """Write the pieces and return the next line.
@@ -112,15 +109,18 @@ class LineProcess:
         the end of its output, LineTooLongError beyond ``max_bytes``.
         """
         outgoing = _Outgoing(pieces)
-        stdin, stdout = _pipe(self._process.stdin), _pipe(self._process.stdout)
+        stdin, stdout = _pipe(self.process.stdin), _pipe(self.process.stdout)
         with selectors.DefaultSelector() as selector:
             if outgoing:
                 selector.register(stdin, selectors.EVENT_WRITE)
             selector.register(stdout, selectors.EVENT_READ)
-            selector.register(_pipe(self._process.stderr), selectors.EVENT_READ)
+            selector.register(_pipe(self.process.stderr), selectors.EVENT_READ)
             deadline = time.monotonic() + timeout_s
             while outgoing or b"\n" not in self._received:
-                for key, _ in selector.select(_left_s(deadline)):
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    raise TimeoutError
+                for key, _ in selector.select(left_s):
                     if key.fileobj is stdin:
                         outgoing.write_some(key.fd)
                         deadline = time.monotonic() + timeout_s
@@ -137,9 +137,9 @@ class LineProcess:
     def explained(self, during: str) -> AgentLostError:
         """The error of its end, after EOFError: waits for its status and its last words."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(EXIT_PATIENCE_S)
-        status = self._process.poll()
-        stderr = self._process.stderr
+            self.process.wait(EXIT_PATIENCE_S)
+        status = self.process.poll()
+        stderr = self.process.stderr
         while stderr is not None and not stderr.closed and self._keep_errors(stderr.fileno()):
             pass
         self.kill()
@@ -148,25 +148,21 @@ class LineProcess:
     def close(self) -> None:
         """Let it end (it should at the end of its input), and kill it if it does not."""
         with contextlib.suppress(OSError):
-            _pipe(self._process.stdin).close()
+            _pipe(self.process.stdin).close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(EXIT_PATIENCE_S)
+            self.process.wait(EXIT_PATIENCE_S)
         self.kill()
-
-    def wait(self, timeout_s: float | None = None) -> int:
-        """Return its status once it has ended by itself; raises subprocess.TimeoutExpired."""
-        return self._process.wait(timeout_s)
 
     def kill(self) -> None:
         """End it and all that it started, now."""
-        if self._ended:
+        if self.ended:
             return
-        self._ended = True
+        self.ended = True
         # The group is there as long as any of its processes is, even when the leader has gone.
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             with contextlib.suppress(OSError):
                 _pipe(stream).close()
 
@@ -226,35 +222,6 @@ class _Outgoing:
             if piece is None:
                 return
             self._left = memoryview(piece)
-
-
-def _left_s(deadline: float) -> float:
-    left_s = deadline - time.monotonic()
-    if left_s <= 0:
-        raise TimeoutError
-    return left_s
-
-
-def _popen(
-    command: Sequence[str], missing: str, environment: Mapping[str, str]
-) -> subprocess.Popen[bytes]:
-    try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            env=environment,
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise AgentLostError(
-            "start_failed", f"`{command[0]}` cannot be run: {error.strerror}", missing
-        ) from error
-    for stream in (process.stdin, process.stdout, process.stderr):
-        os.set_blocking(_pipe(stream).fileno(), False)
-    return process
 
 
 def _pipe(stream: IO[bytes] | None) -> IO[bytes]:

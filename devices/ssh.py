@@ -20,7 +20,7 @@ from devices.agent_process import START_TIMEOUT_S, AgentProcess
 from devices.boot import MARKER
 from devices.connection import PushedFile
 from devices.errors import AgentError, AgentLostError, InventoryError
-from devices.file_sending import HashedFiles, send
+from devices.file_sending import outgoing, send
 from devices.line_process import LineProcess, LineTooLongError
 from devices.parcel import agent_parcel, boot_command
 from devices.ssh_failures import after_boot, before_boot, old_python, refused
@@ -67,7 +67,6 @@ class SshConnection:
     hold: bool = False
     name: str = ""
     start_timeout_s: float = START_TIMEOUT_S
-    _hashed: HashedFiles = field(default_factory=HashedFiles, repr=False, compare=False)
     #: Folders on the device that hold something of ours.
     _left: set[str] = field(default_factory=set, repr=False, compare=False)
 
@@ -98,11 +97,11 @@ class SshConnection:
 
     def push(self, files: Sequence[Path]) -> tuple[PushedFile, ...]:
         """Bring to the device what it lacks of these files, through one ssh."""
-        outgoing = [self._hashed.get(file) for file in files]
+        announced = [outgoing(file) for file in files]
         pushed: tuple[PushedFile, ...] = ()
-        for start in range(0, len(outgoing), MAX_FILES):
+        for start in range(0, len(announced), MAX_FILES):
             with contextlib.closing(self._boot("receive", self.start_timeout_s)) as link:
-                pushed += send(link, outgoing[start : start + MAX_FILES])
+                pushed += send(link, announced[start : start + MAX_FILES])
         return pushed
 
     def close(self) -> None:
@@ -116,8 +115,9 @@ class SshConnection:
             link = self._boot("remove", CLOSE_TIMEOUT_S)
             with contextlib.closing(link):
                 answer = link.exchange([], REMOVE_TIMEOUT_S, MAX_NOISE_BYTES)
-            if _is_done(answer):
-                self._left.clear()
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                if json.loads(answer)["ok"] is True:
+                    self._left.clear()
 
     @property
     def left_behind(self) -> str:
@@ -130,8 +130,9 @@ class SshConnection:
     def _boot(self, mode: str, timeout_s: float) -> LineProcess:
         """Start ssh and return it when what it answers is the agent's, in this mode."""
         by_hand = shlex.join(["ssh", *self.options, self.host])
+        own = [part for key, value in OPTIONS.items() for part in ("-o", f"{key}={value}")]
         link = LineProcess(
-            self._command(),
+            ["ssh", "-T", *self.options, *own, "--", self.host, boot_command(self.python)],
             name=f"ssh {self.host}",
             missing="install the OpenSSH client",
             explain=before_boot(self.host, self.python, by_hand),
@@ -144,10 +145,6 @@ class SshConnection:
             raise
         link.explain = after_boot(self.host, by_hand)
         return link
-
-    def _command(self) -> list[str]:
-        own = [part for key, value in OPTIONS.items() for part in ("-o", f"{key}={value}")]
-        return ["ssh", "-T", *self.options, *own, "--", self.host, boot_command(self.python)]
 
     def _first_words(self, link: LineProcess, mode: str, timeout_s: float) -> str:
         """Send the agent and return what the boot program says of it."""
@@ -177,13 +174,6 @@ class SshConnection:
             f"the login scripts of {self.host} print more than {MAX_NOISE_BYTES} bytes",
             "have them print only where there is a terminal",
         )
-
-
-def _is_done(answer: bytes) -> bool:
-    try:
-        return json.loads(answer)["ok"] is True
-    except (ValueError, KeyError, TypeError):
-        return False
 
 
 def _ready(host: str, words: str) -> str:

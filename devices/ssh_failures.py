@@ -14,12 +14,42 @@ from devices.line_process import End, crashed
 
 SSH_FAILED = 255
 NOT_FOUND = (126, 127)
-#: The first that is found in standard error decides.
+#: What standard error says: the first sign that is found decides, and "" is always found. Then the
+#: type of the error, what it means, and how to fix it.
 _SIGNS = (
-    (r"host identification has changed", "host_key_changed"),
-    (r"host key verification failed|host key is known|host key .*revoked", "host_key"),
-    (r"permission denied \(|too many authentication failures", "permission_denied"),
-    (r"bad configuration option|command-line|can't open user config|^usage:|bad owner", "usage"),
+    (
+        r"host identification has changed",
+        "host_key",
+        "{host} has another host key than it had{says}",
+        "find out why; `{by_hand}` names the outdated line of known_hosts: compare the new "
+        "fingerprint with the device's own before you replace it",
+    ),
+    (
+        r"host key verification failed|host key is known|host key .*revoked",
+        "host_key",
+        "the host key of {host} is not known{says}",
+        "connect once by hand with `{by_hand}`, and compare the fingerprint that it shows with the "
+        "device's own",
+    ),
+    (
+        r"permission denied \(|too many authentication failures",
+        "permission_denied",
+        "{host} does not let you in{says}",
+        "nothing can be typed in here: make `{by_hand}` work without a password (ssh-copy-id, "
+        "ssh-add)",
+    ),
+    (
+        r"bad configuration option|command-line|can't open user config|^usage:|bad owner",
+        "start_failed",
+        "ssh does not accept its options for {host}{says}",
+        "fix ssh_options in devices.toml, or your ssh configuration",
+    ),
+    (
+        "",
+        "unreachable",
+        "{host} cannot be reached{says}",
+        "see that it is on and in the network, and that `{by_hand}` connects",
+    ),
 )
 #: csh has no exit status of its own for this.
 _NO_COMMAND = re.compile(r"(command )?not found|no such file or directory", re.IGNORECASE)
@@ -82,43 +112,12 @@ def after_boot(host: str, by_hand: str) -> Callable[[End], AgentLostError]:
 
 
 def _not_connected(host: str, by_hand: str, end: End) -> AgentLostError:
-    says = end.last_words
-    kind = next(
-        (
-            kind
-            for sign, kind in _SIGNS
-            if re.search(sign, end.errors, re.IGNORECASE | re.MULTILINE)
-        ),
-        "unreachable",
+    kind, message, advice = next(
+        meaning
+        for sign, *meaning in _SIGNS
+        if re.search(sign, end.errors, re.IGNORECASE | re.MULTILINE)
     )
-    kind, message, advice = {
-        "host_key_changed": (
-            "host_key",
-            f"{host} has another host key than it had{says}",
-            f"find out why; `{by_hand}` names the outdated line of known_hosts: compare the new "
-            "fingerprint with the device's own before you replace it",
-        ),
-        "host_key": (
-            "host_key",
-            f"the host key of {host} is not known{says}",
-            f"connect once by hand with `{by_hand}`, and compare the fingerprint that it shows "
-            "with the device's own",
-        ),
-        "permission_denied": (
-            "permission_denied",
-            f"{host} does not let you in{says}",
-            f"nothing can be typed in here: make `{by_hand}` work without a password (ssh-copy-id, "
-            "ssh-add)",
-        ),
-        "usage": (
-            "start_failed",
-            f"ssh does not accept its options for {host}{says}",
-            "fix ssh_options in devices.toml, or your ssh configuration",
-        ),
-        "unreachable": (
-            "unreachable",
-            f"{host} cannot be reached{says}",
-            f"see that it is on and in the network, and that `{by_hand}` connects",
-        ),
-    }[kind]
-    return AgentLostError(kind, message, advice, exit_status=end.status)
+    names = {"host": host, "by_hand": by_hand, "says": end.last_words}
+    return AgentLostError(
+        kind, message.format(**names), advice.format(**names), exit_status=end.status
+    )

@@ -24,7 +24,7 @@ class DshrinkError(ValueError):
 
 
 class NetworkError(DshrinkError):
-    """A network that cannot be had: unknown name, not traceable, weights that do not fit."""
+    """A network that cannot be loaded: unknown name, not traceable, weights that do not fit."""
 
 
 class WeightsMisfitError(NetworkError):

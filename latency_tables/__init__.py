@@ -1,1 +1,1 @@
-"""Latency tables: what a piece costs, on which device, and how right a prediction from it is."""
+"""Latency tables: what a piece costs, on which device, and the error of predictions from it."""

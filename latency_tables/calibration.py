@@ -2,7 +2,7 @@
 
 Isolated pieces pay layout changes at their ends and find their weights in the cache, so their plain
 sum is off by a few per cent, by nearly the same factor in every shrunk network. Networks measured
-end to end beside the pieces fix that line: the original, the all-merged ones, and a few between
+end to end in the same rounds fix that line: the original, the all-merged ones, and a few between
 them. The two forms of a merged block (with and without a bias map) get a slope each: a map costs
 layout changes in a network that it does not cost alone.
 """
@@ -10,7 +10,7 @@ layout changes in a network that it does not cost alone.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import ClassVar, Literal
 
@@ -26,22 +26,31 @@ MAP_PADDING = "bias_map"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CalibrationNetwork:
-    """A network measured end to end, and the plain sum of its rows."""
+class MeasuredNetwork:
+    """A network measured end to end, for one purpose; what ends in ``_ms`` is above 0."""
+
+    purpose: ClassVar[str]
 
     keep_mask: str
     padding: str
     measured_ms: float
-    sum_ms: float
 
     def __post_init__(self) -> None:
         check_padding(self.padding)
-        for name in ("measured_ms", "sum_ms"):
-            value = getattr(self, name)
-            if not math.isfinite(value) or value <= 0:
+        for name, value in asdict(self).items():
+            if name.endswith("_ms") and not (math.isfinite(value) and value > 0):
                 raise CalibrationError(
-                    f"calibration network {self.keep_mask}: {name} must be above 0, got {value}"
+                    f"{self.purpose} network {self.keep_mask}: {name} must be above 0, got {value}"
                 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationNetwork(MeasuredNetwork):
+    """A network that the calibration is fitted to, and the plain sum of its rows."""
+
+    purpose = "calibration"
+
+    sum_ms: float
 
     @property
     def is_base(self) -> bool:
@@ -68,8 +77,8 @@ class Calibration:
         for slope in self.slopes.values():
             if not (slope > 0 and math.isfinite(slope)):
                 raise CalibrationError(
-                    f"calibration: the networks' latencies change by {slope:.3g} of what their "
-                    "pieces' sums do: these contradict each other; measure again on an idle machine"
+                    f"calibration: the slope is {slope:.3g}, which is not positive: networks and "
+                    "pieces contradict each other; measure again on an idle machine"
                 )
 
     @cached_property
@@ -137,8 +146,8 @@ class Calibration:
             return ""
         return (
             f"the calibration's slope is {', '.join(f'{slope:.3f}' for slope in outside)}, outside "
-            f"{low} to {high}: the pieces behave otherwise alone than inside the network, or the "
-            "machine was not idle"
+            f"{low} to {high}: the pieces cost more or less alone than in the network, or "
+            "other work ran on the machine"
         )
 
     def predict_ms(self, sum_ms: float, padding: str) -> float:

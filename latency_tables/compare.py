@@ -1,4 +1,4 @@
-"""Two tables of one network, row by row: which pieces became faster, and can one tell at all?"""
+"""Two tables of one network, row by row: which pieces became faster, and is it significant?"""
 
 from __future__ import annotations
 
@@ -65,46 +65,31 @@ def compare(a: LatencyTable, b: LatencyTable) -> Comparison:
     rows_a, rows_b = _by_key(a), _by_key(b)
     common = [key for key in rows_a if key in rows_b]
     if not common:
+        ours, theirs = (f"{each.model} at {'x'.join(map(str, each.resolution))}" for each in (a, b))
         raise LatencyTableError(
-            f"the tables have no piece in common: {_describe(a)} and {_describe(b)}; compare "
-            "tables of one network at one resolution"
+            f"the tables have no piece in common: {ours} and {theirs}; compare tables of one "
+            "network at one resolution"
         )
-    compared = tuple(
-        found for key in common if (found := _compare_rows(rows_a[key], rows_b[key])) is not None
-    )
-    compared_names = {row.piece for row in compared}
+    measured = [key for key in common if rows_a[key].is_measured and rows_b[key].is_measured]
+    compared = tuple(_compare_rows(rows_a[key], rows_b[key]) for key in measured)
     a_ms, b_ms = [row.a_ms for row in compared], [row.b_ms for row in compared]
+    contexts = (f"context: {a.context} / {b.context}",) if a.context != b.context else ()
     return Comparison(
         rows=compared,
         only_a=tuple(row.piece for key, row in rows_a.items() if key not in rows_b),
         only_b=tuple(row.piece for key, row in rows_b.items() if key not in rows_a),
-        failed=tuple(
-            rows_a[key].piece for key in common if rows_a[key].piece not in compared_names
-        ),
-        differing_conditions=_differences(a, b),
+        failed=tuple(rows_a[key].piece for key in common if key not in measured),
+        differing_conditions=(*a.conditions.differences(b.conditions), *contexts),
         kendall_tau=kendall_tau(a_ms, b_ms),
         spearman_rho=spearman_rho(a_ms, b_ms),
     )
-
-
-def _differences(a: LatencyTable, b: LatencyTable) -> tuple[str, ...]:
-    """What differs between the tables' conditions, and between the contexts of their pieces."""
-    contexts = (f"context: {a.context} / {b.context}",) if a.context != b.context else ()
-    return (*a.conditions.differences(b.conditions), *contexts)
 
 
 def _by_key(table: LatencyTable) -> dict[Key, Row]:
     return {(row.place, row.digest): row for row in table.rows}
 
 
-def _describe(table: LatencyTable) -> str:
-    height, width = table.resolution
-    return f"{table.model} at {height}x{width}"
-
-
-def _compare_rows(a: Row, b: Row) -> RowComparison | None:
-    if not a.is_measured or not b.is_measured:
-        return None
+def _compare_rows(a: Row, b: Row) -> RowComparison:
     assert a.latency_ms is not None and b.latency_ms is not None
     return RowComparison(
         piece=a.piece,

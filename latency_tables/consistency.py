@@ -7,6 +7,7 @@ of the rows, so they show whether they were made from these rows and by the same
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from latency_tables.errors import TableFormatError
 from latency_tables.table import LatencyTable
@@ -17,41 +18,25 @@ TOLERANCE = 1e-6
 
 def check_consistency(table: LatencyTable) -> None:
     """Raise TableFormatError where calibration or hold-out contradict the rows."""
-    if table.calibration is not None:
-        _check_calibration(table)
-    if table.hold_out is not None:
-        _check_hold_out(table)
+    for what, stored, derived in _repeated(table):
+        if not math.isclose(stored, derived, rel_tol=TOLERANCE):
+            raise TableFormatError(
+                f"{what} is {stored:.6g} ms, but its rows give {derived:.6g} ms: the files do not "
+                "belong together; write the table again with `dshrink profile`"
+            )
 
 
-def _agree(a: float, b: float) -> bool:
-    return math.isclose(a, b, rel_tol=TOLERANCE)
-
-
-def _refuse(what: str, stored: float, derived: float) -> None:
-    raise TableFormatError(
-        f"{what} is {stored:.6g} ms, but its rows give {derived:.6g} ms: the files do not belong "
-        "together; write the table again with `dshrink profile`"
-    )
-
-
-def _check_calibration(table: LatencyTable) -> None:
-    assert table.calibration is not None
-    for network in table.calibration.networks:
-        sum_ms = table.sum_ms(network.keep_mask, network.padding)
-        if not _agree(network.sum_ms, sum_ms):
-            what = f"calibration network {network.keep_mask} ({network.padding})"
-            _refuse(f"{what}: sum_ms", network.sum_ms, sum_ms)
-
-
-def _check_hold_out(table: LatencyTable) -> None:
-    assert table.hold_out is not None
-    for network in table.hold_out.networks:
-        what = f"hold-out network {network.keep_mask} ({network.padding})"
-        sum_ms = table.sum_ms(network.keep_mask, network.padding)
-        if not _agree(network.plain_sum_ms, sum_ms):
-            _refuse(f"{what}: plain_sum_ms", network.plain_sum_ms, sum_ms)
-        if table.calibration is None:
-            continue
-        predicted_ms = table.calibration.predict_ms(sum_ms, network.padding)
-        if not _agree(network.predicted_ms, predicted_ms):
-            _refuse(f"{what}: predicted_ms", network.predicted_ms, predicted_ms)
+def _repeated(table: LatencyTable) -> Iterator[tuple[str, float, float]]:
+    """What is stored, its value there, and what the rows give."""
+    calibration, hold_out = table.calibration, table.hold_out
+    for known in calibration.networks if calibration else ():
+        sum_ms = table.sum_ms(known.keep_mask, known.padding)
+        what = f"calibration network {known.keep_mask} ({known.padding}): sum_ms"
+        yield what, known.sum_ms, sum_ms
+    for tried in hold_out.networks if hold_out else ():
+        sum_ms = table.sum_ms(tried.keep_mask, tried.padding)
+        what = f"hold-out network {tried.keep_mask} ({tried.padding})"
+        yield f"{what}: plain_sum_ms", tried.plain_sum_ms, sum_ms
+        if calibration is not None:
+            predicted_ms = calibration.predict_ms(sum_ms, tried.padding)
+            yield f"{what}: predicted_ms", tried.predicted_ms, predicted_ms

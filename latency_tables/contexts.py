@@ -1,4 +1,4 @@
-"""What the pieces of a table were measured beside, and which way predicts best.
+"""The contexts in which the pieces of a table were measured, and which one predicts best.
 
 A piece alone pays at its ends what it does not pay in a network, and how much depends on the
 runtime. So a profile may cost its pieces in several contexts. Each gives a whole table, and the
@@ -31,7 +31,7 @@ def check_context(name: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextCheck:
-    """How right the predictions of a context are on the held-out networks.
+    """The prediction errors of a context on the held-out networks.
 
     All are None where the context gave no prediction to check. ``unnamed_percent`` is for
     ``layers``: the share of the profiled time in layers that name no operator of ours.

@@ -25,7 +25,7 @@ class CsvSource:
     """Where lines come from: ``where`` names the file, ``error`` is raised.
 
     ``fix`` ends a message ("write it again with `dshrink bench`"); ``title`` is the column whose
-    value names a line beside its number.
+    value names a line as well as its number.
     """
 
     where: str

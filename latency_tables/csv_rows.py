@@ -46,7 +46,7 @@ def parse_rows(text: str, where: str) -> tuple[CsvRow, ...]:
         entry = CsvRow(line=line.number, row=_row(line), conditions=line.values["conditions"])
         if (before := first.setdefault(entry.row.place, line.number)) != line.number:
             raise line.error(
-                f"{entry.row.piece!r} is on line {before} already: delete one of the two"
+                f"{entry.row.piece!r} is a duplicate of line {before}: delete one of the two"
             )
         found.append(entry)
     return tuple(found)

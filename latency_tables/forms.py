@@ -6,14 +6,14 @@ In both ``0`` merges.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Protocol
+from typing import Any
 
 from latency_tables.errors import MaskError, PieceError
 from latency_tables.masks import PADDING_MODES, check_mask, check_padding
-from latency_tables.places import Place, piece_name
+from latency_tables.places import Place
 from latency_tables.span_masks import (
     MERGED,
     NO_ROW,
@@ -24,56 +24,64 @@ from latency_tables.span_masks import (
 )
 
 
-class Forms(Protocol):
-    """The networks that some pieces make."""
-
-    @property
-    def base(self) -> str:
-        """The mask of the original network."""
-
-    @property
-    def padding(self) -> str:
-        """The padding mode that merged pieces have where none is asked for."""
-
-    def check(self, mask: str) -> None:
-        """Raise MaskError unless these pieces make the network of this mask."""
-
-    def places(self, mask: str, padding: str) -> tuple[Place, ...]:
-        """The pieces of the network of a mask, in order. Raises MaskError."""
-
-    def problem_of(self, place: Place) -> str:
-        """Why no piece of this network can stand there, or an empty text."""
-
-    def needed(self) -> tuple[Place, ...]:
-        """Where a search cannot do without a latency."""
-
-    def check_places(self) -> None:
-        """Raise PieceError unless every network that a mask may ask for has its pieces."""
-
-
-def make_forms(
-    model: str,
-    places: Collection[Place],
-    block_names: Sequence[str],
-    unmergeable: Mapping[int | Span, str],
-    chain: SpanChain | None,
-) -> Forms:
-    """Those of spans where there is a chain, otherwise those of blocks."""
-    if chain is None:
-        blocks = {at: why for at, why in unmergeable.items() if isinstance(at, int)}
-        return BlockForms(
-            model=model, known=places, block_names=tuple(block_names), unmergeable=blocks
-        )
-    spans = {at: why for at, why in unmergeable.items() if not isinstance(at, int)}
-    return SpanForms(model=model, known=places, chain=chain, unmergeable=spans)
-
-
 @dataclass(frozen=True, kw_only=True)
-class BlockForms:
-    """Every block as it is, or merged."""
+class CutNetwork:
+    """A network cut into pieces: what its table and the pieces to measure have in common.
+
+    ``resolution`` is (H, W). With a ``chain`` the network is cut into spans, and masks are span
+    masks; otherwise into blocks (``block_names``), and masks are keep masks. ``unmergeable`` maps a
+    block, or a span, to the reason why it cannot merge.
+    """
 
     model: str
-    known: Collection[Place]
+    resolution: tuple[int, int]
+    in_channels: int
+    block_names: tuple[str, ...]
+    unmergeable: Mapping[int | Span, str] = field(default_factory=dict)
+    chain: SpanChain | None = None
+
+    @property
+    def by_place(self) -> Mapping[Place, Any]:
+        """What is held for each place."""
+        raise NotImplementedError
+
+    @property
+    def cut(self) -> dict[str, Any]:
+        """These fields by name."""
+        return {field.name: getattr(self, field.name) for field in fields(CutNetwork)}
+
+    @cached_property
+    def forms(self) -> Forms:
+        """Which networks the pieces make."""
+        places = frozenset(self.by_place)
+        if self.chain is None:
+            blocks = {at: why for at, why in self.unmergeable.items() if isinstance(at, int)}
+            return BlockForms(self.model, places, self.block_names, blocks)
+        spans = {at: why for at, why in self.unmergeable.items() if not isinstance(at, int)}
+        return SpanForms(self.model, places, self.chain, spans)
+
+    @property
+    def block_count(self) -> int:
+        return len(self.block_names)
+
+    @property
+    def mergeable(self) -> tuple[int, ...]:
+        """The blocks that a keep mask may shrink; none in a network cut into spans."""
+        return self.forms.shrinkable if isinstance(self.forms, BlockForms) else ()
+
+
+def merged_kind(known: Container[Place], block: int, padding: str) -> str:
+    """Which piece serves a merged block: one without padding inside needs no bias map."""
+    with_map = padding == "bias_map" and ("merged_bias_map", block) in known
+    return "merged_bias_map" if with_map else "merged"
+
+
+@dataclass(frozen=True)
+class BlockForms:
+    """Every block as it is, or merged; ``padding`` is that of merged pieces by default."""
+
+    model: str
+    known: frozenset[Place]
     block_names: tuple[str, ...]
     unmergeable: Mapping[int, str]
 
@@ -81,27 +89,28 @@ class BlockForms:
 
     @property
     def base(self) -> str:
+        """The mask of the original network."""
         return "1" * len(self.block_names)
 
     def check(self, mask: str) -> None:
+        """Raise MaskError unless these pieces make the network of this mask."""
         check_mask(mask, self.block_names, self.unmergeable, self.model)
 
     def places(self, mask: str, padding: str) -> tuple[Place, ...]:
+        """The pieces of the network of a mask, in order. Raises MaskError."""
         self.check(mask)
         check_padding(padding)
         found: list[Place] = [("stem", None)]
         for block, keep in enumerate(mask):
-            found.append(("original" if keep == "1" else self.merged_kind(block, padding), block))
+            found.append(
+                ("original" if keep == "1" else merged_kind(self.known, block, padding), block)
+            )
             if ("between", block) in self.known:
                 found.append(("between", block))
         return (*found, ("head", None))
 
-    def merged_kind(self, block: int, padding: str) -> str:
-        """Which piece serves a merged block: one without padding inside needs no bias map."""
-        with_map = padding == "bias_map" and ("merged_bias_map", block) in self.known
-        return "merged_bias_map" if with_map else "merged"
-
     def problem_of(self, place: Place) -> str:
+        """Why no piece of this network can be there, or an empty text."""
         at = place[1]
         if isinstance(at, tuple):
             return f"belongs to a chain, and {self.model} is cut into blocks"
@@ -119,13 +128,14 @@ class BlockForms:
         return tuple(block for block in blocks if block not in self.unmergeable)
 
     def needed(self) -> tuple[Place, ...]:
+        """Where a search cannot do without a latency."""
         found: list[Place] = [*self.places(self.base, self.padding)]
         for block in self.shrinkable:
-            found += [("merged", block), (self.merged_kind(block, "bias_map"), block)]
+            found += [("merged", block), (merged_kind(self.known, block, "bias_map"), block)]
         return tuple(dict.fromkeys(found))
 
     def check_places(self) -> None:
-        _check_each(self)
+        """Raise PieceError unless every network that a mask may ask for has its pieces."""
         blocks = len(self.block_names)
         for kind in ("stem", "head"):
             if (kind, None) not in self.known:
@@ -140,7 +150,7 @@ class BlockForms:
                 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class SpanForms:
     """The chain cut into spans, and the residual additions that no span swallows.
 
@@ -148,7 +158,7 @@ class SpanForms:
     """
 
     model: str
-    known: Collection[Place]
+    known: frozenset[Place]
     chain: SpanChain
     unmergeable: Mapping[Span, str]
 
@@ -156,7 +166,7 @@ class SpanForms:
 
     @property
     def base(self) -> str:
-        return self.chain.base
+        return self.chain.mask
 
     @cached_property
     def spans(self) -> frozenset[Span]:
@@ -199,7 +209,6 @@ class SpanForms:
         return self.places(self.base, self.padding)
 
     def check_places(self) -> None:
-        _check_each(self)
         for at in range(1, self.chain.length + 1):
             if ("span", (at - 1, at)) not in self.known:
                 raise PieceError(f"{self.model}: convolution {at} has no piece of its own")
@@ -208,7 +217,5 @@ class SpanForms:
                 raise PieceError(f"{self.model}: the skip {skip[0]}-{skip[1]} has no addition")
 
 
-def _check_each(forms: BlockForms | SpanForms) -> None:
-    for place in forms.known:
-        if problem := forms.problem_of(place):
-            raise PieceError(f"{forms.model}: {piece_name(place)} {problem}")
+#: The networks that some pieces make.
+Forms = BlockForms | SpanForms

@@ -1,4 +1,4 @@
-"""How right the predictions are, on networks that took no part in the calibration.
+"""Prediction errors on networks that took no part in the calibration.
 
 Only the networks' own numbers are facts; every statistic is derived from them, so a saved table
 cannot claim an accuracy that its networks do not show. Errors (MAPE and the like) are relative to
@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import ClassVar
 
+from latency_tables.calibration import MeasuredNetwork
 from latency_tables.errors import CalibrationError
-from latency_tables.masks import check_padding
 from latency_tables.ranks import kendall_tau
 
 CONFORMAL = "split-conformal"
@@ -26,16 +26,15 @@ CONFORMAL_MINIMUM = 19
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HoldOutNetwork:
+class HoldOutNetwork(MeasuredNetwork):
     """A shrunk network, measured end to end and predicted three ways.
 
     ``predicted_ms`` is the calibrated prediction, ``plain_sum_ms`` the sum of the rows, and
     ``scaled_macs_ms`` the original network's latency times the share of its MACs.
     """
 
-    keep_mask: str
-    padding: str
-    measured_ms: float
+    purpose = "hold-out"
+
     measured_low_ms: float
     measured_high_ms: float
     predicted_ms: float
@@ -43,12 +42,7 @@ class HoldOutNetwork:
     scaled_macs_ms: float
 
     def __post_init__(self) -> None:
-        check_padding(self.padding)
-        for name, value in asdict(self).items():
-            if name.endswith("_ms") and not (math.isfinite(value) and value > 0):
-                raise CalibrationError(
-                    f"hold-out network {self.keep_mask}: {name} must be above 0, got {value}"
-                )
+        MeasuredNetwork.__post_init__(self)  # super() does not work in a class with slots
         if not self.measured_low_ms <= self.measured_ms <= self.measured_high_ms:
             raise CalibrationError(
                 f"hold-out network {self.keep_mask}: measured_ms {self.measured_ms} lies outside "

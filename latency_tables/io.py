@@ -56,7 +56,7 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise TableFormatError(
-            f"{path}: no such file; a table is {CSV_NAME} with {path.stem}.json beside it: copy "
+            f"{path}: no such file; a table is {CSV_NAME} with {path.stem}.json next to it: copy "
             "both, or measure one with `dshrink profile`"
         ) from None
     except (OSError, UnicodeDecodeError) as error:

@@ -4,13 +4,13 @@ One writer serves the pieces that a device measures and the networks that a user
 measured is what is shipped. Opset 13 and IR 7 are the oldest that every runtime we drive reads
 (TensorRT 8.2, ONNX Runtime 1.10); shapes are static, pads stay inside the convolutions.
 
-A runtime that is told its precision gets an fp32 file. TensorRT 11 is not told: types come from the
+A runtime with an option for its precision gets an fp32 file. TensorRT 11 takes the types from the
 file, so fp16 is a file whose every tensor is FLOAT16, and int8 an fp32 file with Q/DQ nodes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,10 +20,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from latency_tables.opspec import (
     Activation,
+    Add,
     BatchNorm,
     BiasMap,
+    Concat,
     Conv,
+    Flatten,
+    GlobalPool,
     Linear,
+    Mul,
     Op,
     Opaque,
     OpSpec,
@@ -55,8 +60,7 @@ class NotRepresentableError(OpSpecError):
 class _Writer:
     """Collects nodes and initializers; tensor k of the spec is named ``t<k>``."""
 
-    names: list[str]
-    precision: str = "fp32"
+    precision: str
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: list[onnx.TensorProto] = field(default_factory=list)
     #: Float tensor -> the same after a Q/DQ pair; each tensor is quantized once.
@@ -84,6 +88,14 @@ class _Writer:
         scale = np.where(largest > 0, largest, 1.0) / INT8_MAX
         return self._quantize(weight, scale.astype(np.float32), axis=0)
 
+    def affine(self, x: str, arrays: Arrays, output: str) -> list[str]:
+        """The inputs of a convolution or linear layer."""
+        return [
+            self.activation(x),
+            self.kernel(arrays[0], f"{output}.weight"),
+            self.constant(arrays[1], f"{output}.bias"),
+        ]
+
     def _quantize(self, name: str, scale: npt.NDArray[np.float32], **axis: int) -> str:
         constants = [
             self._initializer(scale, f"{name}.q_scale"),
@@ -108,33 +120,12 @@ class _Writer:
         return output
 
 
-def _conv(writer: _Writer, op: Op, inputs: list[str], output: str, arrays: Arrays) -> None:
-    assert isinstance(op, Conv)
-    x = writer.activation(inputs[0])
-    weight = writer.kernel(arrays[0], f"{output}.weight")
-    bias = writer.constant(arrays[1], f"{output}.bias")
-    writer.node(
-        "Conv",
-        [x, weight, bias],
-        output,
-        kernel_shape=list(op.kernel),
-        strides=list(op.stride),
-        pads=list(op.pads),
-        dilations=list(op.dilation),
-        group=op.groups,
-    )
-
-
-def _bias_map(writer: _Writer, op: Op, inputs: list[str], output: str, arrays: Arrays) -> None:
-    writer.node("Add", [inputs[0], writer.constant(arrays[0][None], f"{output}.map")], output)
-
-
-def _batch_norm(writer: _Writer, op: Op, inputs: list[str], output: str, arrays: Arrays) -> None:
+def _batch_norm(writer: _Writer, x: str, output: str, arrays: Arrays) -> None:
     scale, shift = arrays
     writer.node(
         "BatchNormalization",
         [
-            inputs[0],
+            x,
             writer.constant(scale, f"{output}.scale"),
             writer.constant(shift, f"{output}.shift"),
             writer.constant(np.zeros_like(scale), f"{output}.mean"),
@@ -145,10 +136,8 @@ def _batch_norm(writer: _Writer, op: Op, inputs: list[str], output: str, arrays:
     )
 
 
-def _activation(writer: _Writer, op: Op, inputs: list[str], output: str, arrays: Arrays) -> None:
-    assert isinstance(op, Activation)
-    x = inputs[0]
-    match op.function:
+def _activation(writer: _Writer, function: str, x: str, output: str) -> None:
+    match function:
         case "relu":
             writer.node("Relu", [x], output)
         case "relu6":
@@ -167,19 +156,16 @@ def _activation(writer: _Writer, op: Op, inputs: list[str], output: str, arrays:
             writer.node("Mul", [x, gate], output)
         case "gelu":
             root = writer.constant(np.sqrt(2.0), f"{output}.root")
-            erf = writer.node(
-                "Erf", [writer.node("Div", [x, root], f"{output}.scaled")], f"{output}.erf"
-            )
+            scaled = writer.node("Div", [x, root], f"{output}.scaled")
+            erf = writer.node("Erf", [scaled], f"{output}.erf")
             one = writer.constant(1.0, f"{output}.one")
             half = writer.constant(0.5, f"{output}.half")
-            gate = writer.node(
-                "Mul", [writer.node("Add", [erf, one], f"{output}.sum"), half], f"{output}.gate"
-            )
+            total = writer.node("Add", [erf, one], f"{output}.sum")
+            gate = writer.node("Mul", [total, half], f"{output}.gate")
             writer.node("Mul", [x, gate], output)
 
 
-def _pool(writer: _Writer, op: Op, inputs: list[str], output: str, arrays: Arrays) -> None:
-    assert isinstance(op, Pool)
+def _pool(writer: _Writer, op: Pool, inputs: list[str], output: str) -> None:
     attributes: dict[str, object] = {
         "kernel_shape": list(op.kernel),
         "strides": list(op.stride),
@@ -192,72 +178,59 @@ def _pool(writer: _Writer, op: Op, inputs: list[str], output: str, arrays: Array
     writer.node(kind, inputs, output, **attributes)
 
 
-def _linear(writer: _Writer, op: Op, inputs: list[str], output: str, arrays: Arrays) -> None:
-    x = writer.activation(inputs[0])
-    weight = writer.kernel(arrays[0], f"{output}.weight")
-    bias = writer.constant(arrays[1], f"{output}.bias")
-    writer.node("Gemm", [x, weight, bias], output, transB=1)
-
-
-def _add(writer: _Writer, op: Op, inputs: list[str], output: str, arrays: Arrays) -> None:
+def _add(writer: _Writer, op: Add, inputs: list[str], output: str) -> None:
     # TensorRT fuses a residual addition into the int8 convolution before it where the other operand
     # is quantized, and the convolution's own output is not (Developer Guide, "Q/DQ Layer-Placement
     # Recommendations"). Of two convolutions it fuses the later.
-    fused = max(
-        (
-            tensor
-            for tensor, name in zip(op.inputs, inputs, strict=True)
-            if writer.is_from_conv(name)
-        ),
-        default=None,
-    )
-    operands = [
-        name if tensor == fused else writer.activation(name)
-        for tensor, name in zip(op.inputs, inputs, strict=True)
-    ]
+    named = list(zip(op.inputs, inputs, strict=True))
+    fused = max((tensor for tensor, name in named if writer.is_from_conv(name)), default=None)
+    operands = [name if tensor == fused else writer.activation(name) for tensor, name in named]
     writer.node("Add", operands, output)
 
 
-def _plain(op_type: str, **attributes: object) -> _Emit:
-    def emit(writer: _Writer, op: Op, inputs: list[str], output: str, arrays: Arrays) -> None:
-        writer.node(op_type, inputs, output, **attributes)
-
-    return emit
-
-
-_Emit = Callable[[_Writer, Op, list[str], str, Arrays], None]
-_EMIT: Mapping[str, _Emit] = {
-    "conv": _conv,
-    "bias_map": _bias_map,
-    "batch_norm": _batch_norm,
-    "activation": _activation,
-    "add": _add,
-    "mul": _plain("Mul"),
-    "concat": _plain("Concat", axis=1),
-    "pool": _pool,
-    "global_pool": _plain("GlobalAveragePool"),
-    "flatten": _plain("Flatten", axis=1),
-    "linear": _linear,
+#: Operators without parameters of their own.
+_PLAIN: Mapping[type[Op], tuple[str, Mapping[str, int]]] = {
+    Mul: ("Mul", {}),
+    Concat: ("Concat", {"axis": 1}),
+    GlobalPool: ("GlobalAveragePool", {}),
+    Flatten: ("Flatten", {"axis": 1}),
 }
 
 
-def array_shapes(spec: OpSpec) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """The shapes of every operator's arrays, as ``write_onnx`` wants them."""
-    return tuple(_array_shapes(op, spec.shapes[op.inputs[0]]) for op in spec.ops)
-
-
-def _array_shapes(op: Op, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+def _emit(writer: _Writer, op: Op, inputs: list[str], output: str, arrays: Arrays) -> None:
+    """Write the nodes of one operator. Raises NotRepresentableError for an opaque one."""
     match op:
         case Conv():
-            return op.weight_shape(shape[0]), (op.out_channels,)
-        case BiasMap():
-            return (shape,)
-        case BatchNorm():
-            return (shape[0],), (shape[0],)
+            writer.node(
+                "Conv",
+                writer.affine(inputs[0], arrays, output),
+                output,
+                kernel_shape=list(op.kernel),
+                strides=list(op.stride),
+                pads=list(op.pads),
+                dilations=list(op.dilation),
+                group=op.groups,
+            )
         case Linear():
-            return (op.out_features, shape[0]), (op.out_features,)
+            writer.node("Gemm", writer.affine(inputs[0], arrays, output), output, transB=1)
+        case BiasMap():
+            added = writer.constant(arrays[0][None], f"{output}.map")
+            writer.node("Add", [inputs[0], added], output)
+        case BatchNorm():
+            _batch_norm(writer, inputs[0], output, arrays)
+        case Activation():
+            _activation(writer, op.function, inputs[0], output)
+        case Add():
+            _add(writer, op, inputs, output)
+        case Pool():
+            _pool(writer, op, inputs, output)
+        case Opaque():
+            raise NotRepresentableError(
+                f"operator {op.operator!r} cannot be written to ONNX by dshrink"
+            )
         case _:
-            return ()
+            op_type, attributes = _PLAIN[type(op)]
+            writer.node(op_type, inputs, output, **attributes)
 
 
 def write_onnx(
@@ -280,23 +253,17 @@ def write_onnx(
     """
     if precision not in PRECISIONS:
         raise OpSpecError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
-    shapes = array_shapes(spec)
-    if len(weights) != len(shapes):
-        raise OpSpecError(f"{len(shapes)} operators need as many entries of weights")
+    if len(weights) != len(spec.ops):
+        raise OpSpecError(f"{len(spec.ops)} operators need as many entries of weights")
     names = [INPUT_NAME, *(f"t{n}" for n in range(1, len(spec.ops))), OUTPUT_NAME]
-    writer = _Writer(names=names, precision=precision)
+    writer = _Writer(precision)
     for number, (op, arrays) in enumerate(zip(spec.ops, weights, strict=True)):
-        if isinstance(op, Opaque):
-            raise NotRepresentableError(
-                f"operator {op.operator!r} cannot be written to ONNX by dshrink"
-            )
-        if tuple(a.shape for a in arrays) != shapes[number]:
+        needed, given = spec.array_shapes[number], tuple(array.shape for array in arrays)
+        if given != needed:
             raise OpSpecError(
-                f"operator {number} ({op.kind}) needs arrays of {shapes[number]}, "
-                f"got {tuple(a.shape for a in arrays)}"
+                f"operator {number} ({op.kind}) needs arrays of {needed}, got {given}"
             )
-        inputs = [writer.names[tensor] for tensor in op.inputs]
-        _EMIT[op.kind](writer, op, inputs, writer.names[number + 1], arrays)
+        _emit(writer, op, [names[tensor] for tensor in op.inputs], names[number + 1], arrays)
     return _serialize(spec, writer, batch, metadata or {})
 
 

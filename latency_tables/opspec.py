@@ -11,27 +11,19 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import ClassVar
 
+#: Part of every digest.
 SPEC_VERSION = 1
 
 #: (C, H, W) of a feature map, or (F,) after flattening.
 Shape = tuple[int, ...]
 
-ACTIVATIONS = (
-    "relu",
-    "relu6",
-    "silu",
-    "sigmoid",
-    "hard_swish",
-    "hard_sigmoid",
-    "gelu",
-    "tanh",
-)
+ACTIVATIONS = ("relu", "relu6", "silu", "sigmoid", "hard_swish", "hard_sigmoid", "gelu", "tanh")
 
 
 class OpSpecError(ValueError):
@@ -59,16 +51,16 @@ class Op:
     inputs: tuple[int, ...]
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
-        """The shape this operator gives for inputs of these shapes."""
-        raise NotImplementedError
+        """The shape this operator gives for inputs of these shapes; by default the first's."""
+        return shapes[0]
 
     def macs(self, shapes: Sequence[Shape]) -> int:
         """Multiply-accumulate operations for one image."""
         return 0
 
-    def parameters(self, shapes: Sequence[Shape]) -> int:
-        """Stored numbers: weights, biases, maps."""
-        return 0
+    def array_shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        """The shapes of what it stores (weights, biases, maps) for an input of this shape."""
+        return ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,8 +103,8 @@ class Conv(Op):
         _, h, w = self.output_shape(shapes)
         return math.prod(self.weight_shape(shapes[0][0])) * h * w
 
-    def parameters(self, shapes: Sequence[Shape]) -> int:
-        return math.prod(self.weight_shape(shapes[0][0])) + self.out_channels
+    def array_shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        return self.weight_shape(shape[0]), (self.out_channels,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,8 +116,8 @@ class BiasMap(Op):
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         return _feature_map(shapes[0], "a bias map")
 
-    def parameters(self, shapes: Sequence[Shape]) -> int:
-        return math.prod(shapes[0])
+    def array_shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        return (shape,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,14 +126,11 @@ class BatchNorm(Op):
 
     kind: ClassVar[str] = "batch_norm"
 
-    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
-        return shapes[0]
-
     def macs(self, shapes: Sequence[Shape]) -> int:
         return math.prod(shapes[0])
 
-    def parameters(self, shapes: Sequence[Shape]) -> int:
-        return 2 * shapes[0][0]
+    def array_shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        return shape[:1], shape[:1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,9 +141,6 @@ class Activation(Op):
     def __post_init__(self) -> None:
         if self.function not in ACTIVATIONS:
             raise OpSpecError(f"unknown activation {self.function!r}; known: {ACTIVATIONS}")
-
-    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
-        return shapes[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,8 +240,8 @@ class Linear(Op):
     def macs(self, shapes: Sequence[Shape]) -> int:
         return shapes[0][0] * self.out_features
 
-    def parameters(self, shapes: Sequence[Shape]) -> int:
-        return (shapes[0][0] + 1) * self.out_features
+    def array_shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        return (self.out_features, *shape), (self.out_features,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,25 +254,6 @@ class Opaque(Op):
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         return self.shape
-
-
-OP_KINDS: Mapping[str, type[Op]] = {
-    cls.kind: cls
-    for cls in (
-        Conv,
-        BiasMap,
-        BatchNorm,
-        Activation,
-        Add,
-        Mul,
-        Concat,
-        Pool,
-        GlobalPool,
-        Flatten,
-        Linear,
-        Opaque,
-    )
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,17 +285,20 @@ class OpSpec:
     def output_shape(self) -> Shape:
         return self.shapes[-1]
 
-    def _sum(self, count: Callable[[Op, Sequence[Shape]], int]) -> int:
-        return sum(count(op, [self.shapes[t] for t in op.inputs]) for op in self.ops)
+    @cached_property
+    def array_shapes(self) -> tuple[tuple[Shape, ...], ...]:
+        """The shapes of what each operator stores: weights, biases, maps."""
+        return tuple(op.array_shapes(self.shapes[op.inputs[0]]) for op in self.ops)
 
     @cached_property
     def macs(self) -> int:
         """Multiply-accumulate operations for one image."""
-        return self._sum(lambda op, shapes: op.macs(shapes))
+        return sum(op.macs([self.shapes[t] for t in op.inputs]) for op in self.ops)
 
     @cached_property
     def parameters(self) -> int:
-        return self._sum(lambda op, shapes: op.parameters(shapes))
+        """Stored numbers."""
+        return sum(math.prod(shape) for shapes in self.array_shapes for shape in shapes)
 
     @cached_property
     def peak_activations(self) -> int:
@@ -351,29 +321,13 @@ class OpSpec:
     @cached_property
     def digest(self) -> str:
         """16 hex digits that equal pieces share, on every machine."""
-        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    def to_json(self) -> dict[str, Any]:
-        return {
+        said = {
             "spec_version": SPEC_VERSION,
-            "input_shape": list(self.input_shape),
+            "input_shape": self.input_shape,
             "ops": [{"kind": op.kind, **asdict(op)} for op in self.ops],
         }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> OpSpec:
-        """Read ``to_json``'s form. Raises OpSpecError for anything else."""
-        if data.get("spec_version") != SPEC_VERSION:
-            raise OpSpecError(
-                f"spec_version {data.get('spec_version')!r} is not {SPEC_VERSION}: "
-                "update dshrink to read it"
-            )
-        try:
-            ops = tuple(_op_from_json(op) for op in data["ops"])
-            return cls(input_shape=tuple(data["input_shape"]), ops=ops)
-        except (KeyError, TypeError) as error:
-            raise OpSpecError(f"not a piece: {error}") from error
+        text = json.dumps(said, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def join(specs: Sequence[OpSpec]) -> OpSpec:
@@ -394,14 +348,3 @@ def join(specs: Sequence[OpSpec]) -> OpSpec:
     if not specs:
         raise OpSpecError("nothing to join")
     return OpSpec(input_shape=specs[0].input_shape, ops=tuple(ops))
-
-
-def _op_from_json(data: Mapping[str, Any]) -> Op:
-    cls = OP_KINDS[data["kind"]]
-    names = {field.name for field in fields(cls)}
-    values = {key: _tuple(value) for key, value in data.items() if key in names}
-    return cls(**values)
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

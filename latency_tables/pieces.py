@@ -11,14 +11,16 @@ networks.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from latency_tables.errors import PieceError
-from latency_tables.forms import BlockForms, Forms, make_forms
+from latency_tables.forms import CutNetwork
 from latency_tables.opspec import OpSpec
 from latency_tables.places import Place, check_place, piece_name
-from latency_tables.span_masks import Span, SpanChain
+from latency_tables.schema import Row, one_line
+from latency_tables.span_masks import Span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +29,7 @@ class Piece:
 
     ``block`` is the block's number for the kinds of a block, the number of the block it follows for
     ``between``, and None for ``stem`` and ``head``; ``span`` is (i, j) for the kinds of a network
-    cut into spans. ``layers`` names the layers the piece stands for, in order.
+    cut into spans. ``layers`` names its layers, in order.
     """
 
     kind: str
@@ -49,30 +51,32 @@ class Piece:
     def name(self) -> str:
         return piece_name(self.place)
 
-    @property
-    def first_layer(self) -> str:
-        return self.layers[0] if self.layers else ""
 
-    @property
-    def last_layer(self) -> str:
-        return self.layers[-1] if self.layers else ""
+def piece_row(piece: Piece, *, verdict: str, **values: Any) -> Row:
+    """The row of a piece at its place; ``values`` are fields that what was measured gives."""
+    i, j = piece.span or (None, None)
+    return Row(
+        piece=piece.name,
+        kind=piece.kind,
+        block=piece.block,
+        start=i,
+        end=j,
+        first_layer=one_line(piece.layers[0]) if piece.layers else "",
+        last_layer=one_line(piece.layers[-1]) if piece.layers else "",
+        digest=piece.spec.digest,
+        macs=piece.spec.macs,
+        parameters=piece.spec.parameters,
+        peak_activations=piece.spec.peak_activations,
+        verdict=verdict,
+        **values,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkPieces:
-    """Every piece that a table of one network holds.
+class NetworkPieces(CutNetwork):
+    """Every piece that a table of one network holds."""
 
-    ``resolution`` is (H, W). With a ``chain`` the network is cut into spans, otherwise into blocks
-    (``block_names``). ``unmergeable`` maps a block, or a span, to the reason why it cannot merge.
-    """
-
-    model: str
-    resolution: tuple[int, int]
-    in_channels: int
-    block_names: tuple[str, ...]
     pieces: tuple[Piece, ...]
-    unmergeable: Mapping[int | Span, str] = field(default_factory=dict)
-    chain: SpanChain | None = None
 
     def __post_init__(self) -> None:
         seen: set[Place] = set()
@@ -80,22 +84,9 @@ class NetworkPieces:
             if piece.place in seen:
                 raise PieceError(f"{self.model}: {piece.name} is listed twice")
             seen.add(piece.place)
+            if problem := self.forms.problem_of(piece.place):
+                raise PieceError(f"{self.model}: {piece.name} {problem}")
         self.forms.check_places()
-
-    @cached_property
-    def forms(self) -> Forms:
-        """Which networks these pieces make."""
-        places = frozenset(piece.place for piece in self.pieces)
-        return make_forms(self.model, places, self.block_names, self.unmergeable, self.chain)
-
-    @property
-    def block_count(self) -> int:
-        return len(self.block_names)
-
-    @property
-    def mergeable(self) -> tuple[int, ...]:
-        """The blocks that a keep mask may shrink; none in a network cut into spans."""
-        return self.forms.shrinkable if isinstance(self.forms, BlockForms) else ()
 
     @cached_property
     def by_place(self) -> Mapping[Place, Piece]:
@@ -108,8 +99,3 @@ class NetworkPieces:
             return self.by_place[kind, at]
         except KeyError:
             raise PieceError(f"{self.model} has no piece {piece_name((kind, at))!r}") from None
-
-    @cached_property
-    def unique_specs(self) -> Mapping[str, OpSpec]:
-        """Digest to spec, in order of first appearance: what has to be measured."""
-        return {piece.spec.digest: piece.spec for piece in self.pieces}

@@ -1,4 +1,4 @@
-"""Places: where the pieces of a network stand, and what a row of a table is called."""
+"""Places: where the pieces of a network are, and the name of a table's row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BLOCK_KINDS = ("original", "merged", "merged_bias_map", "dense")
 SPAN_KINDS = ("span", "addition")
 KINDS = (*FIXED_KINDS, *BLOCK_KINDS, *SPAN_KINDS)
 
-#: Where a piece stands: its kind, and its block, its span, or None for stem and head.
+#: Where a piece is: its kind, and its block, its span, or None for stem and head.
 Place = tuple[str, int | Span | None]
 
 

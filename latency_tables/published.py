@@ -17,10 +17,10 @@ from types import MappingProxyType
 
 from latency_tables.errors import TableFormatError
 from latency_tables.origin import Origin
-from latency_tables.pieces import NetworkPieces, Piece
+from latency_tables.pieces import NetworkPieces, Piece, piece_row
 from latency_tables.places import piece_name
-from latency_tables.published_times import PublishedTime, PublishedTimes, load_times
-from latency_tables.schema import Conditions, Row, one_line
+from latency_tables.published_times import PublishedTimes, load_times
+from latency_tables.schema import Conditions
 from latency_tables.table import LatencyTable
 
 PREFIX = "published:"
@@ -91,7 +91,7 @@ def join_published(
     date: str = "",
     dshrink_version: str = "",
 ) -> LatencyTable:
-    """The table of these latencies, each joined by key with the piece that it stands for.
+    """The table of these latencies, each joined by key with its piece.
 
     Published tables of spans have no rows for residual additions, so their chain has no skips
     either: what these cost is not known. Raises TableFormatError for keys that the network does not
@@ -104,19 +104,18 @@ def join_published(
     )
     warning = (
         f"no published latency for {left_out} of the {times.segments} that could merge: "
-        "they stay apart"
+        "they stay unmerged"
     )
     return LatencyTable(
-        model=pieces.model,
-        resolution=pieces.resolution,
-        in_channels=pieces.in_channels,
-        block_names=pieces.block_names,
+        **pieces.cut | {"chain": replace(pieces.chain, skips=()) if pieces.chain else None},
         rows=tuple(
-            _row(piece, by_place[piece.place]) for piece in pieces.pieces if piece.place in by_place
+            piece_row(
+                piece, verdict="published", latency_ms=time.latency_ms, stdev_ms=time.stdev_ms
+            )
+            for piece in pieces.pieces
+            if (time := by_place.get(piece.place))
         ),
         conditions=published.conditions,
-        unmergeable=pieces.unmergeable,
-        chain=replace(pieces.chain, skips=()) if pieces.chain else None,
         origin=published.origin,
         warnings=(warning,) if left_out else (),
         date=date,
@@ -157,35 +156,3 @@ def _named(names: Sequence[str]) -> str:
     shown = ", ".join(names[:_MOST_NAMED])
     more = len(names) - _MOST_NAMED
     return f"{shown} and {more} more" if more > 0 else shown
-
-
-def _row(piece: Piece, time: PublishedTime) -> Row:
-    i, j = piece.span or (None, None)
-    return Row(
-        piece=piece.name,
-        kind=piece.kind,
-        block=piece.block,
-        start=i,
-        end=j,
-        first_layer=one_line(piece.first_layer),
-        last_layer=one_line(piece.last_layer),
-        digest=piece.spec.digest,
-        latency_ms=time.latency_ms,
-        stdev_ms=time.stdev_ms,
-        low_ms=None,
-        high_ms=None,
-        median_ms=None,
-        iqr_ms=None,
-        min_ms=None,
-        p90_ms=None,
-        p99_ms=None,
-        wall_latency_ms=None,
-        cpu_latency_ms=None,
-        samples=0,
-        rounds=0,
-        round_spread_percent=None,
-        macs=piece.spec.macs,
-        parameters=piece.spec.parameters,
-        peak_activations=piece.spec.peak_activations,
-        verdict="published",
-    )

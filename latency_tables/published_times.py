@@ -11,13 +11,13 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 
-from latency_tables.csv_lines import CsvLine, CsvSource, load_lines, read_lines
+from latency_tables.csv_lines import CsvLine, CsvSource, load_lines
 from latency_tables.errors import TableFormatError
 from latency_tables.places import Place, piece_name
 
 SPAN_COLUMNS = ("st", "end", "time")
 BLOCK_COLUMNS = ("model", "block", "original_ms", "merged_ms")
-#: Columns that a table of spans may have besides.
+#: Optional columns of a table of spans.
 _SPAN_EXTRAS = ("id", "stdev")
 
 
@@ -38,30 +38,18 @@ class PublishedTimes:
     times: tuple[PublishedTime, ...]
 
 
-def read_times(text: str, where: str, model: str = "") -> PublishedTimes:
+def load_times(path: Traversable, where: str, model: str = "") -> PublishedTimes:
     """The latencies of ``model`` from a CSV in either form.
 
     A table of spans does not name its network; without ``model`` no other table will do. Raises
     TableFormatError, which names ``where``, the line, and what is wrong with it.
     """
-    return _times(read_lines(text, _source(where)), model)
-
-
-def load_times(path: Traversable, where: str, model: str = "") -> PublishedTimes:
-    """``read_times`` of a file. Raises TableFormatError."""
-    return _times(load_lines(path, _source(where)), model)
-
-
-def _source(where: str) -> CsvSource:
     spans = f"{','.join(SPAN_COLUMNS)} (and {' or '.join(_SPAN_EXTRAS)})"
     fix = (
         f"give a CSV with the columns {spans} or {','.join(BLOCK_COLUMNS)}, or published:NAME for "
         "a table that ships with dshrink"
     )
-    return CsvSource(where=where, error=TableFormatError, fix=fix)
-
-
-def _times(lines: Sequence[CsvLine], model: str) -> PublishedTimes:
+    lines = load_lines(path, CsvSource(where=where, error=TableFormatError, fix=fix))
     if "st" in lines[0].values or "end" in lines[0].values:
         _check_columns(lines[0], SPAN_COLUMNS, _SPAN_EXTRAS)
         segments, found = "spans", [(line, _span_time(line)) for line in lines]
@@ -111,6 +99,6 @@ def _check_keys(found: Sequence[tuple[CsvLine, PublishedTime]]) -> None:
     for line, time in found:
         if time.place in first:
             raise line.error(
-                f"{piece_name(time.place)} is on line {first[time.place].number} already"
+                f"{piece_name(time.place)} is a duplicate of line {first[time.place].number}"
             )
         first[time.place] = line

@@ -8,30 +8,22 @@ from latency_tables.errors import LatencyTableError
 
 
 def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Kendall's tau-b, which corrects for ties (Kendall 1945).
-
-    None where it is not defined: fewer than two values, or one side all equal.
-    """
-    if not _is_defined(first, second):
-        return None
-    from scipy import stats
-
-    return float(stats.kendalltau(first, second).statistic)
+    """Kendall's tau-b, which corrects for ties (Kendall 1945); None where it is not defined."""
+    return _correlation("kendalltau", first, second)
 
 
 def spearman_rho(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Spearman's rho: the linear correlation of the ranks, ties at their mean rank.
+    """Spearman's rho: the linear correlation of the ranks, ties at their mean rank; None where it
+    is not defined."""
+    return _correlation("spearmanr", first, second)
 
-    None where it is not defined: fewer than two values, or one side all equal.
-    """
-    if not _is_defined(first, second):
+
+def _correlation(name: str, first: Sequence[float], second: Sequence[float]) -> float | None:
+    """None for fewer than two values, or where one side is all equal."""
+    if len(first) != len(second):
+        raise LatencyTableError(f"cannot correlate {len(first)} with {len(second)} values")
+    if min(len(set(first)), len(set(second))) < 2:
         return None
     from scipy import stats
 
-    return float(stats.spearmanr(first, second).statistic)
-
-
-def _is_defined(first: Sequence[float], second: Sequence[float]) -> bool:
-    if len(first) != len(second):
-        raise LatencyTableError(f"cannot correlate {len(first)} with {len(second)} values")
-    return min(len(set(first)), len(set(second))) > 1
+    return float(getattr(stats, name)(first, second).statistic)

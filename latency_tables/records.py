@@ -11,17 +11,16 @@ a schema that adds fields gives them a default: files of an earlier one may lack
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
-from typing import Any, NoReturn, TypeVar
+from types import NoneType, UnionType
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
-from msgspec import inspect
 
 from latency_tables.errors import LatencyTableError
 
@@ -66,17 +65,16 @@ def convert_record(
     fix: str,
     schema: str = "",
     version: int = 1,
-    complete: bool = False,
     strict: bool = True,
 ) -> T:
-    """The record in data that are parsed already; with ``complete`` they have all of its fields.
+    """The record in data that are parsed already, which may lack fields with a default.
 
     ``where`` begins each message and ``fix`` ends it. With a ``schema`` the data also hold the
     fields ``schema`` and ``schema_version``: another schema or a newer version is refused. Without
     ``strict`` numbers may be given as text. Raises ``error``; what the record itself refuses keeps
     its class if both are a LatencyTableError.
     """
-    record: T = _Reader(where, error, fix, complete, strict).record(data, kind, schema, version)
+    record: T = _Reader(where, error, fix, strict=strict).record(data, kind, schema, version)
     return record
 
 
@@ -134,12 +132,12 @@ class _Reader:
             data, found = self._without_schema(data, schema, version)
             checked = replace(self, complete=self.complete and found == version)
         try:
-            checked._check(data, _type_info(kind), ())
+            checked._check(data, kind, ())
             return msgspec.convert(data, kind, strict=self.strict)
         except RecursionError:
             raise self._too_deep() from None
         except msgspec.ValidationError as problem:
-            raise self._explained(problem, data, kind) from None
+            raise self._explained(problem, data, kind, ()) from None
 
     def _too_deep(self) -> ValueError:
         return self.error(f"{self.where}: nested too deeply: {self.fix}")
@@ -167,44 +165,43 @@ class _Reader:
         """Refuse what msgspec would let pass: unknown fields, and numbers that are not finite."""
         if isinstance(data, float) and not math.isfinite(data):
             raise self._refusal(path, "a finite number", data)
-        if isinstance(data, Mapping):
-            for name, inner, inner_kind in self._entries(data, kind, path):
-                self._check(inner, inner_kind, (*path, name))
-        elif isinstance(data, list | tuple):
-            for number, inner in enumerate(data):
-                self._check(inner, _item_kind(kind, number), (*path, number))
-        elif (choices := _choices(kind)) and data not in choices:
+        if (choices := _choices(kind)) and data not in choices:
             raise self._refusal(path, " or ".join(_quote(each) for each in choices), data)
+        if isinstance(data, Mapping) and (record := _record(kind)):
+            self._check_names(data, record, path)
+        for name, inner, inner_kind in _parts(data, kind):
+            self._check(inner, inner_kind, (*path, name))
 
-    def _entries(self, data: Mapping[str, Any], kind: Any, path: Steps) -> list[tuple[Any, ...]]:
-        record = _part(kind, inspect.DataclassType | inspect.StructType)
-        if record is None:
-            inner = getattr(_part(kind, inspect.DictType), "value_type", None)
-            return [(name, value, inner) for name, value in data.items()]
-        known = {field.encode_name: field.type for field in record.fields}
-        derived = getattr(record.cls, "DERIVED", ())
+    def _check_names(self, data: Mapping[str, Any], record: Any, path: Steps) -> None:
+        names = [field.name for field in fields(record)]
+        known = (*names, *getattr(record, "DERIVED", ()))
         for name in data:
-            if name not in known and name not in derived:
+            if name not in known:
                 raise self.error(
                     f"{self._at(path)}: unknown field {name!r}; remove it, or update dshrink if a "
-                    f"newer one wrote the file (known: {', '.join((*known, *derived))})"
+                    f"newer one wrote the file (known: {', '.join(known)})"
                 )
-        if missing := [name for name in known if self.complete and name not in data]:
+        if missing := [name for name in names if self.complete and name not in data]:
             raise self._missing((*path, missing[0]))
-        return [(name, value, known.get(name)) for name, value in data.items()]
 
-    def _explained(self, problem: msgspec.ValidationError, data: Any, kind: Any) -> ValueError:
-        path, found = _place(problem, data, kind)
+    def _explained(
+        self, problem: msgspec.ValidationError, data: Any, kind: Any, path: Steps
+    ) -> ValueError:
+        """The error in our words, of the innermost part of the data that has one."""
+        for name, inner, inner_kind in _parts(data, kind):
+            try:
+                msgspec.convert(inner, inner_kind, strict=self.strict)
+            except msgspec.ValidationError as deeper:
+                return self._explained(deeper, inner, inner_kind, (*path, name))
         if isinstance(cause := problem.__cause__, ValueError):
             ours = LatencyTableError if issubclass(self.error, LatencyTableError) else self.error
             raised = type(cause) if isinstance(cause, ours) else self.error
             return raised(f"{self._at(path)}: {cause}: {self.fix}")
         if cause is not None:
             raise cause
-        message = str(problem).partition(" - at `$")[0]
-        if missing := re.fullmatch("Object missing required field `(.*)`", message):
+        if missing := re.match("Object missing required field `(.*?)`", str(problem)):
             return self._missing((*path, missing[1]))
-        return self._refusal(path, _expected(message), found)
+        return self._refusal(path, _expected(str(problem)), data)
 
     def _missing(self, path: Steps) -> ValueError:
         return self.error(f"{self._at(path[:-1])}: field {path[-1]!r} is missing: {self.fix}")
@@ -220,53 +217,45 @@ class _Reader:
 
 
 @cache
-def _type_info(kind: Hashable) -> Any:
-    return inspect.type_info(kind)
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    """What a union such as "X | None" allows."""
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
 
 
-def _part(kind: Any, wanted: Any) -> Any:
-    """``kind``, or its part if it is a union such as "X or null", that is of the wanted sort."""
-    parts = kind.types if isinstance(kind, inspect.UnionType) else (kind,)
-    return next((part for part in parts if isinstance(part, wanted)), None)
+@cache
+def _record(kind: Any) -> Any:
+    return next((part for part in _alternatives(kind) if is_dataclass(part)), None)
 
 
-def _item_kind(kind: Any, number: int) -> Any:
-    if fixed := _part(kind, inspect.TupleType):
-        return fixed.item_types[number] if number < len(fixed.item_types) else None
-    return getattr(_part(kind, inspect.ListType | inspect.VarTupleType), "item_type", None)
-
-
+@cache
 def _choices(kind: Any) -> tuple[Any, ...]:
-    literal = _part(kind, inspect.LiteralType)
-    if literal is None:
-        return ()
-    return (*literal.values, *((None,) if _part(kind, inspect.NoneType) else ()))
+    parts = _alternatives(kind)
+    literal = next((part for part in parts if get_origin(part) is Literal), None)
+    return (*get_args(literal), *([None] if NoneType in parts else [])) if literal else ()
 
 
-def _place(problem: msgspec.ValidationError, data: Any, kind: Any) -> tuple[Steps, Any]:
-    """Where the error is, and the value there; msgspec says "[...]" for the keys of a mapping."""
-    at = data = copy.deepcopy(data)
-    path: list[str | int] = []
-    _, separator, tail = str(problem).rpartition(" - at `$")
-    for name, item in re.findall(r"\.(\w+)|\[(\d+|\.\.\.)\]", tail if separator else ""):
-        key = _failing_key(at, data, kind, str(problem)) if item == "..." else name or int(item)
-        path.append(key)
-        at = at[key]
-    return tuple(path), at
+@cache
+def _arguments(kind: Any, container: type) -> tuple[Any, ...]:
+    """The arguments of a type of such containers: "X" and "..." of tuple[X, ...]."""
+    origins = ((get_origin(part), get_args(part)) for part in _alternatives(kind))
+    found = (args for of, args in origins if isinstance(of, type) and issubclass(of, container))
+    return next(found, (Any,))
 
 
-def _failing_key(mapping: dict[str, Any], data: Any, kind: Any, message: str) -> str:
-    """The key of the entry that causes the error: alone in its mapping it still does."""
-    entries = dict(mapping)
-    for key, value in entries.items():
-        mapping.clear()
-        mapping[key] = value
-        try:
-            msgspec.convert(data, kind)
-        except msgspec.ValidationError as problem:
-            if str(problem) == message:
-                return key
-    return "..."
+_hints = cache(get_type_hints)
+
+
+def _parts(data: Any, kind: Any) -> Iterator[tuple[str | int, Any, Any]]:
+    """The parts of a mapping or list: the key of each, its value, and the type it should have."""
+    if isinstance(data, Mapping):
+        record, other = _record(kind), _arguments(kind, Mapping)[-1]
+        for name, value in data.items():
+            yield name, value, _hints(record).get(name, Any) if record else other
+    elif isinstance(data, list | tuple):
+        kinds = _arguments(kind, Sequence)
+        is_fixed = Ellipsis not in kinds
+        for number, value in enumerate(data):
+            yield number, value, kinds[number if is_fixed and number < len(kinds) else 0]
 
 
 def _expected(message: str) -> str:

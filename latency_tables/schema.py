@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -119,6 +119,7 @@ SPREADS = ("iqr_ms", "round_spread_percent")
 COUNTS = ("macs", "parameters", "peak_activations")
 #: What conditions or a source may have or not.
 OPTIONAL = ("cpu_latency_ms", "enqueue_ms", "stdev_ms")
+MAY_BE_ZERO = (*SPREADS, "enqueue_ms", "stdev_ms")
 MILLISECONDS_AND_PERCENT = (*LATENCIES, *SPREADS, *OPTIONAL)
 INTEGERS = (*COUNTS, "samples", "rounds")
 
@@ -134,9 +135,8 @@ class Row:
     failed row has no latencies; its ``reason`` says why. ``cpu_latency_ms`` is None where more than
     one thread ran. On a GPU ``enqueue_ms`` is what the host takes to hand over the work of one run,
     and ``built_precision`` the precision of what the runtime really built; elsewhere they are None
-    and empty. A published
-    row has its latency, the standard deviation ``stdev_ms`` where the source gives one, and counts
-    and a digest where these are known (0 and empty where not).
+    and empty. A published row has its latency, the standard deviation ``stdev_ms`` where the source
+    gives one, and counts and a digest where these are known (0 and empty where not).
     """
 
     piece: str
@@ -145,19 +145,19 @@ class Row:
     first_layer: str
     last_layer: str
     digest: str
-    latency_ms: float | None
-    low_ms: float | None
-    high_ms: float | None
-    median_ms: float | None
-    iqr_ms: float | None
-    min_ms: float | None
-    p90_ms: float | None
-    p99_ms: float | None
-    wall_latency_ms: float | None
-    cpu_latency_ms: float | None
-    samples: int
-    rounds: int
-    round_spread_percent: float | None
+    latency_ms: float | None = None
+    low_ms: float | None = None
+    high_ms: float | None = None
+    median_ms: float | None = None
+    iqr_ms: float | None = None
+    min_ms: float | None = None
+    p90_ms: float | None = None
+    p99_ms: float | None = None
+    wall_latency_ms: float | None = None
+    cpu_latency_ms: float | None = None
+    samples: int = 0
+    rounds: int = 0
+    round_spread_percent: float | None = None
     macs: int
     parameters: int
     peak_activations: int
@@ -185,17 +185,6 @@ class Row:
             raise TableFormatError(f"a row that is {self.verdict} needs a reason")
         self._check_numbers()
 
-    def _check_numbers(self) -> None:
-        for name in COUNTS:
-            if getattr(self, name) < 0:
-                raise TableFormatError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.verdict == "published":
-            self._check_published()
-        elif self.verdict == "failed" or (self.verdict == "bounded" and self.latency_ms is None):
-            self._check_without_latency()
-        else:
-            self._check_latencies()
-
     def _check_names(self) -> None:
         if (self.start is None) != (self.end is None) or None not in (self.block, self.start):
             raise TableFormatError(
@@ -219,41 +208,45 @@ class Row:
             if getattr(self, name) != one_line(getattr(self, name)):
                 raise TableFormatError(f"{name} {getattr(self, name)!r} is not one line of text")
 
-    def _check_without_latency(self) -> None:
-        self._check_empty(MILLISECONDS_AND_PERCENT)
-        if min(self.samples, self.rounds) < 0:
-            raise TableFormatError("samples and rounds must not be negative")
+    def _check_numbers(self) -> None:
+        for name in COUNTS:
+            if getattr(self, name) < 0:
+                raise TableFormatError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.verdict == "published":
+            self._check_latencies(("latency_ms",), ("stdev_ms",))
+            if self.samples or self.rounds:
+                raise TableFormatError(
+                    f"a published row has no samples of ours, got {self.samples}"
+                )
+        elif self.verdict == "failed" or (self.verdict == "bounded" and self.latency_ms is None):
+            self._check_latencies((), ())
+            if min(self.samples, self.rounds) < 0:
+                raise TableFormatError("samples and rounds must not be negative")
+        else:
+            self._check_latencies((*LATENCIES, *SPREADS), ("cpu_latency_ms", "enqueue_ms"))
+            if min(self.samples, self.rounds) < 1:
+                raise TableFormatError(
+                    f"{self.samples} samples in {self.rounds} rounds: a measured row needs at "
+                    "least 1"
+                )
+            self._check_order("low_ms", "latency_ms", "high_ms")
+            self._check_order("min_ms", "median_ms", "p90_ms", "p99_ms")
 
-    def _check_published(self) -> None:
-        known = ("latency_ms", "stdev_ms")
-        self._check_empty([name for name in MILLISECONDS_AND_PERCENT if name not in known])
-        _check_number("latency_ms", self.latency_ms, zero_allowed=False)
-        if self.stdev_ms is not None:
-            _check_number("stdev_ms", self.stdev_ms, zero_allowed=True)
-        if self.samples or self.rounds:
-            raise TableFormatError(f"a published row has no samples of ours, got {self.samples}")
-
-    def _check_empty(self, names: Iterable[str]) -> None:
-        for name in names:
-            if (value := getattr(self, name)) is not None:
+    def _check_latencies(self, needed: Sequence[str], optional: Sequence[str]) -> None:
+        for name in MILLISECONDS_AND_PERCENT:
+            value = getattr(self, name)
+            if value is None:
+                if name in needed:
+                    raise TableFormatError(
+                        f"{name} is empty; only a row whose verdict is 'failed' may be"
+                    )
+            elif name not in (*needed, *optional):
                 raise TableFormatError(f"a {self.verdict} row has no {name}, got {value}")
-
-    def _check_latencies(self) -> None:
-        for name in LATENCIES:
-            _check_number(name, getattr(self, name), zero_allowed=False)
-        for name in SPREADS:
-            _check_number(name, getattr(self, name), zero_allowed=True)
-        if self.cpu_latency_ms is not None:
-            _check_number("cpu_latency_ms", self.cpu_latency_ms, zero_allowed=False)
-        if self.enqueue_ms is not None:
-            _check_number("enqueue_ms", self.enqueue_ms, zero_allowed=True)
-        self._check_empty(["stdev_ms"])
-        if min(self.samples, self.rounds) < 1:
-            raise TableFormatError(
-                f"{self.samples} samples in {self.rounds} rounds: a measured row needs at least 1"
-            )
-        self._check_order("low_ms", "latency_ms", "high_ms")
-        self._check_order("min_ms", "median_ms", "p90_ms", "p99_ms")
+            elif not math.isfinite(value):
+                raise TableFormatError(f"{name} must be a finite number, got {value}")
+            elif value < 0 or (value == 0 and name not in MAY_BE_ZERO):
+                bound = "0 or more" if name in MAY_BE_ZERO else "above 0"
+                raise TableFormatError(f"{name} must be {bound}, got {value}")
 
     def _check_order(self, *names: str) -> None:
         values = [getattr(self, name) for name in names]
@@ -273,16 +266,6 @@ class Row:
     def is_measured(self) -> bool:
         """Whether the row has a latency to predict with; noisy and throttled rows do."""
         return self.latency_ms is not None and self.verdict != "bounded"
-
-
-def _check_number(name: str, value: float | None, *, zero_allowed: bool) -> None:
-    if value is None:
-        raise TableFormatError(f"{name} is empty; only a row whose verdict is 'failed' may be")
-    if not math.isfinite(value):
-        raise TableFormatError(f"{name} must be a finite number, got {value}")
-    if value < 0 or (value == 0 and not zero_allowed):
-        bound = "0 or more" if zero_allowed else "above 0"
-        raise TableFormatError(f"{name} must be {bound}, got {value}")
 
 
 #: The columns of the CSV, in order: a row's fields, then the digest of the conditions.

@@ -1,10 +1,11 @@
-"""The JSON beside a table's CSV: conditions, machine, calibration, hold-out check.
+"""The JSON next to a table's CSV: conditions, machine, calibration, hold-out check.
 
 Statistics are written for whoever opens the file, and computed again when it is read.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -127,12 +128,9 @@ def _unmergeable(table: LatencyTable) -> dict[str, str]:
 
 
 def _place_of(key: str) -> int | Span:
-    numbers = key.split("-")
-    if len(numbers) > 2 or not all(
-        text.isascii() and text.isdigit() and str(int(text)) == text for text in numbers
-    ):
+    if not re.fullmatch("(0|[1-9][0-9]*)(-(0|[1-9][0-9]*))?", key):
         raise TableFormatError(
             f"unmergeable: {key!r} is not the number of a block, nor a span like 3-6"
         )
-    first, *last = map(int, numbers)
+    first, *last = map(int, key.split("-"))
     return (first, last[0]) if last else first

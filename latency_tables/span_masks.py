@@ -8,7 +8,7 @@ follows a convolution in a shrunk network is
 - ``0``: the next convolution, into which this one merges.
 
 Boundaries (``1`` and ``|``) are the set S of the paper, ``1`` alone is the set A. The last
-character is a boundary. A span (i, j] stands for the convolutions i+1..j.
+character is a boundary. A span (i, j] is the convolutions i+1..j.
 """
 
 from __future__ import annotations
@@ -68,11 +68,6 @@ class SpanChain:
         """L, the number of convolutions."""
         return len(self.convolutions)
 
-    @property
-    def base(self) -> str:
-        """The span mask of the original network."""
-        return self.mask
-
     def additions(self, mask: str) -> tuple[Span, ...]:
         """The skips that stay real additions under a span mask: no span swallows them."""
         spans = mask_spans(mask)
@@ -83,7 +78,7 @@ class SpanChain:
 class SpanChoice:
     """Which spans of a chain were profiled: of which ``mode``, up to which merged kernel.
 
-    ``max_kernel`` is None where none but absurdly large spans were left out.
+    ``max_kernel`` is None where only spans of excessive size were left out.
     """
 
     mode: str

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 from latency_tables.calibration import Calibration
 from latency_tables.contexts import CONTEXTS, ContextCheck, check_context
 from latency_tables.errors import LatencyTableError, MissingPieceError, TableFormatError
-from latency_tables.forms import BlockForms, Forms, make_forms
+from latency_tables.forms import CutNetwork, merged_kind
 from latency_tables.hold_out import HoldOut
 from latency_tables.origin import Origin
 from latency_tables.places import Place, piece_name
 from latency_tables.schema import Conditions, Row, one_line
-from latency_tables.span_masks import Span, SpanChain, SpanChoice
+from latency_tables.span_masks import Span, SpanChoice
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,26 +32,18 @@ FIT_MAPE_PERCENT = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatencyTable:
+class LatencyTable(CutNetwork):
     """Rows of one network measured under one set of conditions.
 
-    ``resolution`` is (H, W). With a ``chain`` the network is cut into spans, and masks are span
-    masks; otherwise into blocks, and masks are keep masks. ``spans`` says which of its spans were
-    profiled, None where that is not known. ``unmergeable`` maps a block, or a span,
-    to the reason why it cannot merge. ``origin`` says where the rows were published, None where we
-    measured them. ``fingerprint`` (the machine), ``twins`` (pieces measured twice) and ``boards``
-    (how the boards that shared the work compare) are JSON data for readers. ``context`` says beside
-    what the pieces were measured, ``contexts`` how right the predictions of each context are that
-    was tried.
+    ``spans`` says which spans of a chain were profiled, None where that is not known. ``origin``
+    says where the rows were published, None where we measured them. ``fingerprint`` (the machine),
+    ``twins`` (pieces measured twice) and ``boards`` (how the boards that shared the work compare)
+    are JSON data for readers. ``context`` says in which context the pieces were measured,
+    ``contexts`` the prediction errors of each context that was tried.
     """
 
-    model: str
-    resolution: tuple[int, int]
-    in_channels: int
-    block_names: tuple[str, ...]
     rows: tuple[Row, ...]
     conditions: Conditions
-    unmergeable: Mapping[int | Span, str] = field(default_factory=dict)
     calibration: Calibration | None = None
     hold_out: HoldOut | None = None
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
@@ -63,7 +55,6 @@ class LatencyTable:
     warnings: tuple[str, ...] = ()
     context: str = CONTEXTS[0]
     contexts: Mapping[str, ContextCheck] = field(default_factory=dict)
-    chain: SpanChain | None = None
     origin: Origin | None = None
     spans: SpanChoice | None = None
 
@@ -110,27 +101,12 @@ class LatencyTable:
                 what = "it" if self.chain else "its block"
                 problem = f"contradicts the table: {what} cannot merge ({self.unmergeable[at]})"
             if row.place in seen:
-                problem = "is given twice in the table: keep one of its rows"
+                problem = "is duplicated in the table: keep one of its rows"
             if (row.verdict == "published") != (self.origin is not None):
                 problem = f"is {row.verdict}: published rows, and no others, need an origin"
             if problem:
                 raise TableFormatError(f"row {row.piece!r} {problem}")
             seen.add(row.place)
-
-    @property
-    def block_count(self) -> int:
-        return len(self.block_names)
-
-    @property
-    def mergeable(self) -> tuple[int, ...]:
-        """The blocks that a keep mask may shrink; none in a table of spans."""
-        return self.forms.shrinkable if isinstance(self.forms, BlockForms) else ()
-
-    @cached_property
-    def forms(self) -> Forms:
-        """Which networks the rows make."""
-        places = frozenset(row.place for row in self.rows)
-        return make_forms(self.model, places, self.block_names, self.unmergeable, self.chain)
 
     @cached_property
     def by_place(self) -> Mapping[Place, Row]:
@@ -159,27 +135,25 @@ class LatencyTable:
         if self.origin is not None:
             return f"(published, not measured here: {self.origin.source})"
         height, width = self.resolution
-        resolution = str(height) if height == width else f"{height}x{width}"
-        c = self.conditions
-        threads = f" --threads {c.threads}" if c.threads != 1 else ""
-        launch = f" --launch {c.launch}" if c.launch != "plain" else ""
-        launch += f" --cache {c.cache_mode}" if c.cache_mode != "hot" else ""
-        names = ",".join(self.contexts or [self.context])
-        said = self.chain or names != CONTEXTS[0] or c.clock == "cuda_events"
-        contexts = f" --context {names}" if said else ""
-        contexts += " --segments spans" if self.chain else ""
-        if self.spans is not None:
-            contexts += f" --span-mode {self.spans.mode}"
-            widest = self.spans.max_kernel
-            contexts += f" --max-kernel {widest}" if widest is not None else ""
-        return (
-            f"dshrink profile {self.model} --device {c.device} --runtime {c.runtime} "
-            f"--precision {c.precision} --batch {c.batch}{threads}{launch} "
-            f"--resolution {resolution}{contexts} --out DIR"
-        )
-
-    def has_row(self, kind: str, at: int | Span | None = None) -> bool:
-        return (kind, at) in self.by_place
+        c, names = self.conditions, ",".join(self.contexts or [self.context])
+        has_choice = self.chain or names != CONTEXTS[0] or c.clock == "cuda_events"
+        options = {
+            "device": c.device,
+            "runtime": c.runtime,
+            "precision": c.precision,
+            "batch": c.batch,
+            "threads": c.threads if c.threads != 1 else None,
+            "launch": c.launch if c.launch != "plain" else None,
+            "cache": c.cache_mode if c.cache_mode != "hot" else None,
+            "resolution": height if height == width else f"{height}x{width}",
+            "context": names if has_choice else None,
+            "segments": "spans" if self.chain else None,
+            "span-mode": self.spans.mode if self.spans else None,
+            "max-kernel": self.spans.max_kernel if self.spans else None,
+            "out": "DIR",
+        }
+        words = (f"--{name} {value}" for name, value in options.items() if value is not None)
+        return f"dshrink profile {self.model} {' '.join(words)}"
 
     def row(self, kind: str, at: int | Span | None = None) -> Row:
         """The row of a piece; a failed one too. Raises MissingPieceError."""
@@ -210,11 +184,6 @@ class LatencyTable:
             )
         return row, row.latency_ms
 
-    def merged_kind(self, block: int, padding: str) -> str:
-        """Which row serves a merged block: a block without padding inside needs no bias map."""
-        with_map = padding == "bias_map" and self.has_row("merged_bias_map", block)
-        return "merged_bias_map" if with_map else "merged"
-
     def check_mask(self, keep_mask: str) -> None:
         """Raise MaskError unless the mask fits this network."""
         self.forms.check(keep_mask)
@@ -232,7 +201,7 @@ class LatencyTable:
     def saving_ms(self, block: int, padding: str = "bias_map") -> float:
         """What merging the block saves in the sum; negative where merging costs."""
         original = self.measured("original", block)[1]
-        return original - self.measured(self.merged_kind(block, padding), block)[1]
+        return original - self.measured(merged_kind(self.by_place, block, padding), block)[1]
 
     @property
     def fit_for_search(self) -> bool:
@@ -246,10 +215,8 @@ class LatencyTable:
             return (
                 f"its latencies were published by others, not measured here: {self.origin.source}"
             )
-        try:
-            self._check_needed_rows()
-        except LatencyTableError as error:
-            return str(error)
+        if self.missing_row:
+            return self.missing_row
         if self.calibration is None:
             return "it has no calibration: its sums were never compared with a whole network"
         if self.hold_out is None:
@@ -261,18 +228,15 @@ class LatencyTable:
             )
         return ""
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether every row that a search needs has a latency."""
+    @cached_property
+    def missing_row(self) -> str:
+        """Which row that a search needs has no latency, and why; an empty text where all have."""
         try:
-            self._check_needed_rows()
-        except LatencyTableError:
-            return False
-        return True
-
-    def _check_needed_rows(self) -> None:
-        for place in self.forms.needed():
-            self.measured(*place)
+            for place in self.forms.needed():
+                self.measured(*place)
+        except LatencyTableError as error:
+            return str(error)
+        return ""
 
 
 def _plain_json(value: Any, name: str) -> Any:

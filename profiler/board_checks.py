@@ -7,7 +7,7 @@ from typing import Any
 
 from devices.environment import Environment
 from latency_tables.schema import Conditions
-from profiler.errors import JournalError, SessionError
+from profiler.errors import JournalError, MeasurementError, SessionError
 from profiler.journal import Journal
 from profiler.replies import Reply
 from profiler.runtimes import processor_of
@@ -29,17 +29,17 @@ def check_conditions(board: str, environment: Environment, conditions: Condition
     if found != version:
         raise SessionError(
             f"{board} has {wanted} {found or '(not installed)'}, the "
-            f"conditions say {version}: install that one there, or profile the one it has"
+            f"conditions require {version}: install it there, or profile the installed one"
         )
     if mode != conditions.power_mode:
         raise SessionError(
-            f"{board} is in power mode {mode}, the conditions say "
-            f"{conditions.power_mode}: set that one there, or begin in another folder"
+            f"{board} is in power mode {mode}, the conditions require "
+            f"{conditions.power_mode}: set that mode there, or begin in another folder"
         )
 
 
 def check_identity(board: str, now: _Facts, journal: Journal, conditions: Conditions) -> None:
-    """Raise JournalError where the machine is not of the kind, or the board not the one, of before.
+    """Raise JournalError where the kind of machine, or the board, has changed.
 
     ``now`` is the fingerprint of the board's environment.
     """
@@ -61,14 +61,9 @@ def check_identity(board: str, now: _Facts, journal: Journal, conditions: Condit
 
 def check_clock(replies: Iterable[Reply], conditions: Conditions) -> None:
     """Raise SessionError where samples lack the times of the clock of the conditions."""
-    for samples, board in ((reply.samples, reply.board) for reply in replies):
-        if conditions.clock == "thread_cpu" and samples and samples.cpu_ns is None:
-            raise SessionError(
-                f"{board} reports no thread CPU time, which the conditions ask for: use "
-                'the clock "wall"'
-            )
-        if conditions.clock == "cuda_events" and samples and samples.device_ns is None:
-            raise SessionError(
-                f"{board} reports no times of its GPU, which the conditions ask for: "
-                "bring host and agent to the same version of dshrink"
-            )
+    for reply in replies:
+        try:
+            if reply.samples:
+                reply.samples.times_ns(conditions.clock)
+        except MeasurementError as error:
+            raise SessionError(f"{reply.board}: {error}") from None

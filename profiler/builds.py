@@ -1,6 +1,6 @@
 """What a runtime built for this run, and what it learned from building.
 
-Engines stay on the board that built them, beside the file they were built from; the host remembers
+Engines stay on the board that built them, next to the file they were built from; the host remembers
 their digests and asks for no other, since a serialized engine is code. TensorRT times the kernels
 that it chooses among; its timing cache lets later builds choose the same ones in less time. One
 such file a table is kept next to the journal; its name holds a digest of the version and GPU.
@@ -84,7 +84,7 @@ class Builds:
 
     async def begin(self, name: str, board: Board, environment: Mapping[str, Any]) -> None:
         """Bring the timing cache to the board of this name, where there is one already."""
-        if not self._traits.keeps_state:
+        if not self._traits.builds:
             return
         gpu = environment.get("gpu") or {}
         about = [self.conditions.runtime, self.conditions.runtime_version, str(gpu.get("name"))]
@@ -96,7 +96,7 @@ class Builds:
 
     async def keep(self, board: Board) -> None:
         """Ask for the timing cache and save it, where something was built since the last time."""
-        if not self._traits.keeps_state or not self._learned:
+        if not self._traits.builds or not self._learned:
             return
         self._learned = False
         learned = await board.recall(self.conditions.runtime)

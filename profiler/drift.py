@@ -71,12 +71,12 @@ def repeat_drifted(run: RunState, board: str, current: Round) -> list[str]:
 
 
 def keep_open(run: RunState, number: int) -> None:
-    """Accept what boards that went away measured last: no anchor will close it."""
+    """Accept what lost boards measured last: no anchor will close it."""
     for board, log in run.known.logs_of(number).items():
         if log.open:
             run.journal.keep(
                 number,
                 board,
-                f"round {number}: {board} went away; its last {len(log.open)} measurements "
-                "were kept without an anchor behind them",
+                f"round {number}: {board} was lost; its last {len(log.open)} measurements "
+                "were kept without an anchor after them",
             )

@@ -5,7 +5,7 @@ ProfilerError
     InvalidJobError     a job, or a plan of jobs, that cannot be measured
     JournalError        a journal that cannot be read, or that belongs to another run
     SessionError        a run that cannot continue, whatever the jobs are
-        BoardLostError      one board of a fleet disappeared; the others continue
+        BoardLostError      one board of a fleet was lost; the others continue
 
 A job that fails on the device is no error but a value: ``replies.Failure``.
 """
@@ -34,4 +34,4 @@ class SessionError(ProfilerError):
 
 
 class BoardLostError(SessionError):
-    """A board that went away in the middle of a run; it may come back."""
+    """A board that was lost in the middle of a run; it may come back."""

@@ -2,19 +2,19 @@
 
 Its latencies are a function of the piece, its clock advances only by what it is asked to do, and
 crashes, hangs and throttling come when the script says so. The files it "runs" hold the piece as
-JSON; ``write_spec`` makes them in place of ONNX.
+a pickle; ``write_spec`` makes them in place of ONNX.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
+import pickle
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from devices.agent.protocol import PROTOCOL, Rule
 from devices.connection import PushedFile
@@ -31,8 +31,7 @@ CRASH, HANG, THROTTLED = "crash", "hang", "throttled"
 
 def write_spec(spec: OpSpec, *, batch: int = 1, seed: int = 0, precision: str = "fp32") -> bytes:
     """The file of a piece that the fake device understands."""
-    said = {"spec": spec.to_json(), "batch": batch, "seed": seed, "precision": precision}
-    return json.dumps(said).encode()
+    return pickle.dumps((spec, batch, seed, precision))
 
 
 @dataclass(slots=True)
@@ -147,7 +146,7 @@ class FakeAgent:
         content = Path(message["file"]).read_bytes()
         if hashlib.sha256(content).hexdigest() != message["sha256"]:
             raise JobFailedError("wrong_digest", f"{message['file']} has changed", "push it again")
-        spec = OpSpec.from_json(json.loads(content)["spec"])
+        spec: OpSpec = pickle.loads(content)[0]
         if message["do"] == "profile":
             return self._profile(spec, Rule(**message["rule"]))
         call = self.device.calls.get(spec.digest, 0)
@@ -157,7 +156,7 @@ class FakeAgent:
             self._fail(fault, timeout_s)
         return self._measure(spec, call, Rule(**message["rule"]), throttled=fault == THROTTLED)
 
-    def _fail(self, fault: str, timeout_s: float) -> None:
+    def _fail(self, fault: str, timeout_s: float = 0.0) -> NoReturn:
         if fault == CRASH:
             self.lost = True
             raise AgentLostError("agent_crashed", "ended by signal 11 (SIGSEGV)", "start another")
@@ -165,16 +164,13 @@ class FakeAgent:
             self.lost = True
             self.device.clock.advance(timeout_s)
             raise AgentLostError("timeout", f"no reply within {timeout_s:g} s", "it hangs")
-        raise self._failure(fault)
-
-    def _failure(self, fault: str) -> JobFailedError:
-        return JobFailedError(fault, "the script says so", "change the script")
+        raise JobFailedError(fault, "the script says so", "change the script")
 
     def _profile(self, spec: OpSpec, rule: Rule) -> dict[str, Any]:
         clock, layers = self.device.clock, self.device.layers
         clock.advance(rule.warmup_s + rule.min_total_s)
         if layers is None:
-            raise self._failure("runtime_error")
+            self._fail("runtime_error")
         luck = random.Random(f"{self.device.seed}/layers/{spec.digest}/{clock.now_s}")
         usual_ns = 1e6 * self.factor * self.device.speed(clock.now_s)
         return {

@@ -55,7 +55,7 @@ class Header:
         if differences := found.differences(self):
             raise JournalError(
                 f"{path} belongs to another run ({'; '.join(differences)}): "
-                "ask for the same again, choose another folder, or delete the file"
+                "run the same command as then, choose another folder, or delete the file"
             )
 
     def differences(self, now: Header) -> list[str]:

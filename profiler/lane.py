@@ -47,7 +47,7 @@ class Lane:
             self._state.files.clear()
             self.run.excluded[self.name] = error
             if self.scheduler.lanes > 1:
-                reason = f"{self.name} took no further part: {error}"
+                reason = f"{self.name} was excluded from the run: {error}"
                 self.run.journal.record(WarningLine(board=self.name, reason=reason))
         finally:
             self.round.queue.put_back(self._taken)

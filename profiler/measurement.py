@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from latency_tables.schema import CLOCKS, STATISTICS
+from latency_tables.schema import STATISTICS
 from profiler.errors import MeasurementError
 from profiler.replies import Failure, LayerTimes, Reply, Samples
 from profiler.statistics import latency, latency_interval, median, quantile, spread_percent
@@ -40,7 +40,10 @@ _NS_PER_MS = 1e6
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """The accepted replies about one job, one a round, in order of rounds."""
+    """The accepted replies about one job, one a round, in order of rounds.
+
+    ``clock`` and ``statistic`` are those of the conditions.
+    """
 
     job_id: str
     replies: tuple[Reply, ...]
@@ -50,12 +53,6 @@ class Measurement:
     half_width: float = HALF_WIDTH
 
     def __post_init__(self) -> None:
-        if self.clock not in CLOCKS:
-            raise MeasurementError(f"unknown clock {self.clock!r}; known: {', '.join(CLOCKS)}")
-        if self.statistic not in STATISTICS:
-            raise MeasurementError(
-                f"unknown statistic {self.statistic!r}; known: {', '.join(STATISTICS)}"
-            )
         rounds = [reply.round for reply in self.replies]
         if rounds != sorted(set(rounds)):
             raise MeasurementError(
@@ -268,12 +265,12 @@ class Measurement:
         if self.relative_half_width > self.half_width:
             if self.builds > 1:
                 return "noisy", (
-                    f"{self.builds} builds of it differ: known to "
+                    f"{self.builds} builds of it differ: interval of ±"
                     f"{100 * self.relative_half_width:.1f} %"
                 )
             return "noisy", (
-                f"known to {100 * self.relative_half_width:.1f} % (wanted: "
-                f"{100 * self.half_width:g} %) after {self.rounds} rounds, which differ by "
+                f"interval of ±{100 * self.relative_half_width:.1f} % (target: "
+                f"±{100 * self.half_width:g} %) after {self.rounds} rounds, which differ by "
                 f"{self.round_spread_percent:.1f} %"
             )
         if self.host_bound:

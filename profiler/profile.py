@@ -17,7 +17,7 @@ from profiler.scheduling.serial import Scheduler
 from profiler.session import Progress, Session, SessionResult
 from profiler.settings import ProfileSettings
 from profiler.table.audit import audit, machine_warnings
-from profiler.table.builder import Provenance, build_tables
+from profiler.table.builder import build_tables
 from profiler.time_budget import DurationEstimate
 from profiler.workload_files import BuildFile
 
@@ -95,7 +95,7 @@ def profile(
         plan,
         result.measurements,
         request.conditions,
-        Provenance(
+        dict(
             fingerprint=fingerprint,
             seed=request.settings.seed,
             date=request.date,

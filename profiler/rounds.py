@@ -21,7 +21,7 @@ from profiler.scheduling.boards import compare_boards
 from profiler.scheduling.serial import Scheduler
 from profiler.scheduling.work_queue import WorkQueue
 
-#: So often boards may all go away without having measured anything.
+#: So often all boards may be lost without a measurement.
 STALLS_ALLOWED = 3
 
 
@@ -59,8 +59,8 @@ def run_round(
         stalls = stalls + 1 if run.known.replies_taken == done else 0
         if stalls > STALLS_ALLOWED:
             raise SessionError(
-                f"the boards of {run.conditions.device} come and go without measuring "
-                "anything: see what their workers log, then give the same command again"
+                f"the boards of {run.conditions.device} connect and disconnect without a "
+                "measurement: see the logs of their workers, then run the same command again"
             )
 
 

@@ -23,16 +23,15 @@ TYPED_FROM = 11
 class RuntimeTraits:
     """What a runtime can do on one kind of processor.
 
-    ``builds``: it builds an engine, which takes seconds to minutes. ``keeps_state``: what it learns
-    from builds is kept next to the journal (TensorRT's timing cache). ``layer_profiles``: it
-    reports how long each layer took.
+    ``builds``: it builds an engine, which takes seconds to minutes; what it learns from that
+    (TensorRT's timing cache) is kept next to the journal. ``layer_profiles``: it reports how long
+    each layer took.
     """
 
     precisions: tuple[str, ...] = ("fp32",)
     launches: tuple[str, ...] = ("plain",)
     cache_modes: tuple[str, ...] = ("hot",)
     builds: bool = False
-    keeps_state: bool = False
     layer_profiles: bool = False
 
 
@@ -41,7 +40,6 @@ _TENSORRT = RuntimeTraits(
     launches=("plain", "cuda_graph"),
     cache_modes=("hot", "cold"),
     builds=True,
-    keeps_state=True,
     layer_profiles=True,
 )
 #: By runtime and processor.
@@ -74,12 +72,13 @@ GPU_HALF_WIDTH = 0.005
 
 
 def traits(runtime: str, processor: str) -> RuntimeTraits:
-    """What a runtime can do there. Raises SessionError for one that this version does not drive."""
+    """What a runtime can do there. Raises SessionError for one that is not supported."""
     found = TRAITS.get((runtime, processor))
     if found is None:
         known = ", ".join(sorted({f"{name} on a {where}" for name, where in TRAITS}))
         raise SessionError(
-            f"this version of dshrink does not drive {runtime} on a {processor}; it drives {known}"
+            f"{runtime} on a {processor} is not supported by this version of dshrink; supported: "
+            f"{known}"
         )
     return found
 

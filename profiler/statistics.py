@@ -37,27 +37,23 @@ def spread_percent(values: Sequence[float]) -> float:
     return 100.0 * (max(values) - min(values)) / median(values)
 
 
-def quantile_interval(
-    ordered: Sequence[float], share: float, confidence: float = 0.95
-) -> tuple[float, float]:
-    """The distribution-free interval of a quantile: two of the sorted samples.
+def quantile_interval(ordered: Sequence[float], share: float) -> tuple[float, float]:
+    """The distribution-free 95 % interval of a quantile: two of the sorted samples.
 
-    Each end misses with at most half of what ``confidence`` leaves; where the samples are too few
-    for that, it is the smallest or the largest of them.
+    Each end misses with a probability of at most 2.5 %; where the samples are too few for that, it
+    is the smallest or the largest of them.
     """
     if not ordered:
         raise MeasurementError("no samples: a quantile of nothing has no interval")
-    low, high = _interval_ranks(len(ordered), share, confidence)
+    low, high = _interval_ranks(len(ordered), share)
     return ordered[low], ordered[high]
 
 
 @lru_cache(maxsize=4096)
-def _interval_ranks(count: int, share: float, confidence: float) -> tuple[int, int]:
+def _interval_ranks(count: int, share: float) -> tuple[int, int]:
     from scipy.stats import binom
 
-    miss = (1.0 - confidence) / 2.0
-    first = binom.ppf(miss, count, share)
-    last = binom.ppf(1.0 - miss, count, share)
+    first, last = (binom.ppf(miss, count, share) for miss in (0.025, 0.975))
     return max(0, int(first) - 1), min(count - 1, int(last))
 
 

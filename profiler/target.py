@@ -21,7 +21,7 @@ from profiler.scheduling.serial import Scheduler, SerialScheduler
 class Target:
     """What to measure on and how, as a user asks for it.
 
-    ``runtime`` is the first of the device's that is driven if not given, ``batch`` the paper's on
+    ``runtime`` is the first supported one of the device if not given, ``batch`` the paper's on
     this device, ``statistic`` the one that suits its processor, ``scheduler`` the address of a Dask
     cluster (this process alone if not given). ``hold_clocks`` asks the device to hold its clocks.
     """
@@ -96,7 +96,7 @@ def _support(device: Device, runtime: str) -> RuntimeSupport:
         )
     if runtime not in RUNTIMES:
         raise SessionError(
-            f"{device.name}: this version of dshrink does not drive {runtime} yet; it drives "
+            f"{device.name}: {runtime} is not supported by this version of dshrink; supported: "
             f"{', '.join(RUNTIMES)}"
         )
     return device.runtimes[runtime]
@@ -140,7 +140,7 @@ def _check_threads(device: Device, environment: Environment, threads: int, is_gp
 
 
 def first_runtime(device: Device) -> str:
-    """The first runtime of the device that this version drives, else the first of all."""
+    """The first runtime of the device that this version supports, else the first of all."""
     return next((name for name in device.runtimes if name in RUNTIMES), next(iter(device.runtimes)))
 
 
@@ -162,8 +162,8 @@ def measuring_on(
 ) -> Iterator[tuple[Scheduler, Conditions]]:
     """A scheduler for the target and the conditions there, closed at the end.
 
-    ``notice`` gets what a user should know meanwhile: a link that broke, a device that is busy,
-    the clocks that are held.
+    ``notice`` gets notices for the user: a link that broke, a device that is busy, the clocks
+    that are held.
     """
     inventory = load_inventory()
     device = inventory.get(target.device)

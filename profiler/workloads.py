@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from latency_tables.onnx_file import Arrays, array_shapes, write_onnx
+from latency_tables.onnx_file import Arrays, write_onnx
 from latency_tables.opspec import BatchNorm, Op, OpSpec
 
 
@@ -19,7 +19,7 @@ def random_weights(spec: OpSpec, seed: int = 0) -> list[Arrays]:
     rng = np.random.default_rng([seed, int(spec.digest, 16)])
     return [
         _random_arrays(op, shapes, rng)
-        for op, shapes in zip(spec.ops, array_shapes(spec), strict=True)
+        for op, shapes in zip(spec.ops, spec.array_shapes, strict=True)
     ]
 
 

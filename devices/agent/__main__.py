@@ -12,15 +12,14 @@ import os
 import sys
 
 OLDEST = (3, 6)
-#: What the agent can be started for: the module and function that do it.
+#: What the agent can be started for: the module and function that do it, and how many folders are
+#: given with it.
 MODES = {
-    "serve": (".service", "main"),
-    "work": (".service", "work_main"),
-    "receive": (".store", "receive_main"),
-    "remove": (".store", "remove_main"),
+    "serve": (".service", "main", (0, 1)),
+    "work": (".service", "work_main", (0,)),
+    "receive": (".store", "receive_main", (1,)),
+    "remove": (".store", "remove_main", (1,)),
 }
-#: How few and how many folders may be given with a mode; one where it is not named here.
-ROOTS = {"serve": (0, 1), "work": (0, 0)}
 USAGE = (
     "usage: agent [serve [ROOT] | work | receive ROOT | remove ROOT], with ROOT an absolute path\n"
 )
@@ -48,9 +47,8 @@ def load_as_package(folder):
 def read_arguments(arguments):
     """Return the mode and the folders given with it; None where the arguments make no sense."""
     mode, roots = (arguments or ["serve"])[0], arguments[1:]
-    least, most = ROOTS.get(mode, (1, 1))
-    fitting = least <= len(roots) <= most
-    if mode in MODES and fitting and all(os.path.isabs(root) for root in roots):
+    is_known = mode in MODES and len(roots) in MODES[mode][2]
+    if is_known and all(os.path.isabs(root) for root in roots):
         return mode, roots
     return None
 
@@ -69,7 +67,7 @@ def main():
         return 2
     mode, roots = given
     package = __package__ or load_as_package(os.path.dirname(os.path.abspath(__file__)))
-    module, function = MODES[mode]
+    module, function, _ = MODES[mode]
     return getattr(importlib.import_module(package + module), function)(*roots)
 
 

@@ -1,6 +1,6 @@
 """Time limits that the kernel keeps, with the one alarm that a process has (SIGALRM).
 
-Where there is no such signal, or outside the main thread, nothing limits anything.
+Outside the main thread nothing limits anything.
 """
 
 import signal
@@ -58,5 +58,4 @@ def _interrupt(number: int, frame: Any) -> None:
 
 
 def _has_alarm() -> bool:
-    is_main = threading.current_thread() is threading.main_thread()
-    return is_main and hasattr(signal, "setitimer")
+    return threading.current_thread() is threading.main_thread()

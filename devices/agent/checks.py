@@ -4,8 +4,10 @@ A check is a function of the field's name and value that returns the value, or r
 ``RequestError``.
 """
 
+import errno
 import os
 import reprlib
+import traceback
 from typing import Any, Callable, Dict, Sequence
 
 MAX_MESSAGE_CHARACTERS = 2000
@@ -54,6 +56,42 @@ def bad_request(message: str) -> RequestError:
     return RequestError(
         "bad_request", message, "see devices/agent/protocol.py for the fields it takes"
     )
+
+
+def bad_model(message: str, advice: str) -> RequestError:
+    """The error of a file that a runtime cannot measure."""
+    return RequestError("bad_model", message, advice)
+
+
+def missing_runtime(message: str, advice: str) -> RequestError:
+    """The error of a device on which a runtime cannot be used, or not for this request."""
+    return RequestError("missing_runtime", message, advice)
+
+
+def as_request_error(
+    error: Exception, advice: str = "the traceback is in the agent's standard error"
+) -> RequestError:
+    """The error of a reply for whatever was raised.
+
+    The traceback of one that nobody foresaw goes to standard error; ``advice`` is its advice.
+    """
+    if isinstance(error, RequestError):
+        return error
+    if isinstance(error, MemoryError):
+        return RequestError(
+            "out_of_memory",
+            "the agent could not have the memory this job needs",
+            "use a smaller batch or resolution, or a larger memory_limit_mib",
+        )
+    said = f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RequestError(
+            "disk_full",
+            f"no space is left on the device ({said})",
+            "free some on the device, or give it another `folder` in devices.toml",
+        )
+    traceback.print_exception(type(error), error, error.__traceback__)
+    return RequestError("runtime_error", said, advice)
 
 
 def integer(low: int, high: int) -> Check:

@@ -29,16 +29,13 @@ def main() -> int:
     sys.stdout.write(READY)
     sys.stdout.flush()
     sys.stdin.read()
-    failed = [step for step in steps if not _was_taken(step)]
-    return 1 if failed else 0
-
-
-def _was_taken(step: Dict[str, Any]) -> bool:
-    try:
-        _take(step)
-    except (OSError, subprocess.SubprocessError):
-        return False
-    return True
+    status = 0
+    for step in steps:
+        try:
+            _take(step)
+        except (OSError, subprocess.SubprocessError):
+            status = 1
+    return status
 
 
 def _take(step: Dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ is None.
 
 import os
 import re
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Optional
 
 from . import cuda, jetson, nvml, sysfs
 from .commands import SYSTEM, Commands
@@ -57,13 +57,13 @@ def throttle_reason(before: Dict[str, Any], after: Dict[str, Any]) -> str:
         ("throttle_events", "the CPU throttled itself {} time(s) for heat or power"),
         ("quota_throttled", "the container's CPU quota ran out {} time(s)"),
     ):
-        first, second = before.get(name), after.get(name)
-        if first is not None and second is not None and second > first:
-            return what.format(second - first)
+        count = _growth(name, before, after)
+        if count > 0:
+            return what.format(count)
     for name, what in GPU_VIOLATIONS.items():
-        first, second = [(health.get("gpu") or {}).get(name) for health in (before, after)]
-        if first is not None and second is not None and second > first:
-            return f"{what} held the GPU's clock down for {(second - first) / 1e6:.3f} ms"
+        ns = _growth(name, before.get("gpu") or {}, after.get("gpu") or {})
+        if ns > 0:
+            return f"{what} held the GPU's clock down for {ns / 1e6:.3f} ms"
     modes = [health.get("power_mode") for health in (before, after)]
     if None not in modes and modes[0] != modes[1]:
         return f"somebody changed the power mode from {modes[0]} to {modes[1]}"
@@ -118,8 +118,8 @@ def governor(root: str = "/") -> Optional[str]:
 
 def frequency_mhz(root: str = "/") -> Optional[float]:
     """The mean frequency of the cores."""
-    khz = [sysfs.number(path) for path in sysfs.of_cores(root, "cpufreq/scaling_cur_freq")]
-    mhz = [one / 1000 for one in khz if one is not None]
+    khz = sysfs.numbers(sysfs.of_cores(root, "cpufreq/scaling_cur_freq"))
+    mhz = [one / 1000 for one in khz]
     if not mhz:
         lines = sysfs.lines(os.path.join(root, "proc/cpuinfo"))
         found = (_float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz"))
@@ -129,23 +129,17 @@ def frequency_mhz(root: str = "/") -> Optional[float]:
 
 def temperature_c(root: str = "/") -> Optional[float]:
     """The hottest thermal zone, but for the one of a Jetson that always says 100 degrees."""
-    milli = [
-        sysfs.number(path)
-        for path in sysfs.found(root, "sys/class/thermal/thermal_zone*/temp")
-        if not sysfs.read(os.path.join(os.path.dirname(path), "type")).startswith(
-            jetson.DUMMY_SENSOR
-        )
-    ]
-    celsius = [one / 1000 for one in milli if one is not None]
-    return max(celsius) if celsius else None
+    zones = sysfs.found(root, "sys/class/thermal/thermal_zone*")
+    kinds = {zone: sysfs.read(os.path.join(zone, "type")) for zone in zones}
+    real = (zone for zone, kind in kinds.items() if not kind.startswith(jetson.DUMMY_SENSOR))
+    milli = sysfs.numbers(os.path.join(zone, "temp") for zone in real)
+    return max(milli) / 1000 if milli else None
 
 
 def throttle_events(root: str = "/") -> Optional[int]:
     """How often x86 cores throttled themselves since the machine was started."""
-    paths = sysfs.of_cores(root, "thermal_throttle/*_throttle_count")
-    counts = [sysfs.number(path) for path in paths]
-    known = [one for one in counts if one is not None]
-    return sum(known) if known else None
+    counts = sysfs.numbers(sysfs.of_cores(root, "thermal_throttle/*_throttle_count"))
+    return sum(counts) if counts else None
 
 
 def throttle_bits(root: str = "/", commands: Commands = SYSTEM) -> Optional[int]:
@@ -165,22 +159,22 @@ def cooling_level(root: str = "/") -> Optional[int]:
     The cooling devices are the CPU's clock and, on a Jetson, such as "gpu-throttle-alert"; a fan
     is one too, but slows nothing.
     """
-    levels: List[int] = []
-    for kind in sysfs.found(root, "sys/class/thermal/cooling_device*/type"):
-        name = sysfs.read(kind)
-        if "cpufreq" in name or name.endswith("-throttle-alert"):
-            level = sysfs.number(os.path.join(os.path.dirname(kind), "cur_state"))
-            levels += [level] if level is not None else []
-    return max(levels) if levels else None
+    devices = sysfs.found(root, "sys/class/thermal/cooling_device*")
+    kinds = {device: sysfs.read(os.path.join(device, "type")) for device in devices}
+    levels = sysfs.numbers(
+        os.path.join(device, "cur_state")
+        for device, kind in kinds.items()
+        if "cpufreq" in kind or kind.endswith("-throttle-alert")
+    )
+    return max(levels, default=None)
 
 
 def quota_throttled(root: str = "/") -> Optional[int]:
     """How often the container's CPU quota ran out (cgroup version 2, else 1)."""
     for name in ("sys/fs/cgroup/cpu.stat", "sys/fs/cgroup/cpu/cpu.stat"):
-        for line in sysfs.lines(os.path.join(root, name)):
-            key, _, value = line.partition(" ")
-            if key == "nr_throttled" and value.isdigit():
-                return int(value)
+        count = sysfs.fields(os.path.join(root, name), " ").get("nr_throttled", "")
+        if count.isdigit():
+            return int(count)
     return None
 
 
@@ -195,6 +189,12 @@ def steal_ms(root: str = "/") -> Optional[int]:
     if len(fields) < 9 or fields[0] != "cpu" or not fields[8].isdigit():
         return None
     return int(fields[8]) * 1000 // os.sysconf("SC_CLK_TCK")
+
+
+def _growth(name: str, before: Dict[str, Any], after: Dict[str, Any]) -> int:
+    """By how much a counter has grown; 0 where a reading lacks it."""
+    first, last = before.get(name), after.get(name)
+    return 0 if first is None or last is None else last - first
 
 
 def _float(shown: str) -> Optional[float]:

@@ -29,7 +29,10 @@ class Neighbourhood(object):
     def __init__(self, system: Any = os, clock: Any = time) -> None:
         self._system = system
         self._clock = clock
-        self._allowed = _affinity(system)
+        try:
+            self._allowed: List[int] = sorted(system.sched_getaffinity(0))
+        except (AttributeError, OSError):
+            self._allowed = []
         self._shortest = float("inf")
 
     def is_idle(self) -> bool:
@@ -93,10 +96,3 @@ class Neighbourhood(object):
 
     def _pin(self, cores: Iterable[int]) -> None:
         self._system.sched_setaffinity(0, cores)
-
-
-def _affinity(system: Any) -> List[int]:
-    try:
-        return sorted(system.sched_getaffinity(0))
-    except (AttributeError, OSError):
-        return []

@@ -4,10 +4,12 @@ The lock is the kernel's own (flock), so that it is free as soon as its holder e
 ends.  Who waits for it sleeps: polling would disturb the one who measures.
 """
 
+import fcntl
 import os
 import tempfile
 import time
-from typing import Any, Optional
+from contextlib import contextmanager
+from typing import Iterator, Optional
 
 from . import alarm
 from .checks import RequestError
@@ -18,31 +20,20 @@ FILE_NAME = "dshrink-device.lock"
 LOCK_PATIENCE_S = 20.0
 
 
-class DeviceLock(object):
-    """The device is ours within ``with``; ``waited_s`` says how long that took.
+@contextmanager
+def device_lock(path: Optional[str] = None, patience_s: Optional[float] = None) -> Iterator[float]:
+    """The device is ours within ``with``, which gives the seconds that it was waited for.
 
     Raises a ``device_busy`` error where another process does not give it up in time.
     """
-
-    def __init__(self, path: Optional[str] = None, patience_s: Optional[float] = None) -> None:
-        self._path = path or default_path()
-        self._patience_s = LOCK_PATIENCE_S if patience_s is None else patience_s
-        self._file: Optional[int] = None
-        self.waited_s = 0.0
-
-    def __enter__(self) -> "DeviceLock":
-        if _fcntl is None:
-            return self
-        start = time.perf_counter()
-        busy = f"another run has measured on this device for {self._patience_s:g} s and continues"
-        self._file = locked_file(self._path, self._patience_s, busy)
-        self.waited_s = time.perf_counter() - start
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+    patience_s = LOCK_PATIENCE_S if patience_s is None else patience_s
+    start = time.perf_counter()
+    busy = f"another run has measured on this device for {patience_s:g} s and continues"
+    file = locked_file(path or default_path(), patience_s, busy)
+    try:
+        yield time.perf_counter() - start
+    finally:
+        os.close(file)
 
 
 def default_path() -> str:
@@ -52,15 +43,10 @@ def default_path() -> str:
 
 
 def flock(file: int, shared: bool = False, wait: bool = True) -> bool:
-    """Lock an open file; False where somebody else holds it and we are not to wait.
-
-    Where the platform has no such lock it is always ours.
-    """
-    if _fcntl is None:
-        return True
-    how = _fcntl.LOCK_SH if shared else _fcntl.LOCK_EX
+    """Lock an open file; False where somebody else holds it and we are not to wait."""
+    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
-        _fcntl.flock(file, how if wait else how | _fcntl.LOCK_NB)
+        fcntl.flock(file, how if wait else how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
@@ -108,14 +94,3 @@ def _create(path: str, flags: int) -> int:
         return os.open(path, flags)
     os.fchmod(file, 0o666)  # whatever the umask: other users lock it too
     return file
-
-
-def _fcntl_module() -> Any:
-    try:
-        import fcntl
-    except ImportError:
-        return None
-    return fcntl
-
-
-_fcntl = _fcntl_module()

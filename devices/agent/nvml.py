@@ -32,6 +32,8 @@ SLOWDOWNS = {
 POWER_CAP = 0x04
 #: Why the clock may have been lower than it should be, and NVML's number of it.
 POWER, THERMAL, BOARD_LIMIT, RELIABILITY = 0, 1, 3, 5
+#: What tells the bits that hold the clock; it was renamed in R535.
+REASONS = ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons")
 COMPUTE_MODES = {0: "default", 1: "exclusive thread", 2: "prohibited", 3: "exclusive process"}
 MIB = 1 << 20
 
@@ -68,7 +70,6 @@ _FUNCTIONS: Dict[str, List[Any]] = {
     "nvmlShutdown": [],
     "nvmlSystemGetDriverVersion": [c_char_p, c_uint],
     "nvmlDeviceGetHandleByUUID": [c_char_p, POINTER(_DEVICE)],
-    "nvmlDeviceGetHandleByIndex_v2": [c_uint, POINTER(_DEVICE)],
     "nvmlDeviceGetUUID": [_DEVICE, c_char_p, c_uint],
     "nvmlDeviceGetName": [_DEVICE, c_char_p, c_uint],
     "nvmlDeviceGetClockInfo": [_DEVICE, c_int, _NUMBER],
@@ -77,14 +78,13 @@ _FUNCTIONS: Dict[str, List[Any]] = {
     "nvmlDeviceGetPowerUsage": [_DEVICE, _NUMBER],
     "nvmlDeviceGetEnforcedPowerLimit": [_DEVICE, _NUMBER],
     "nvmlDeviceGetTemperature": [_DEVICE, c_int, _NUMBER],
-    "nvmlDeviceGetCurrentClocksThrottleReasons": [_DEVICE, POINTER(c_ulonglong)],
-    "nvmlDeviceGetCurrentClocksEventReasons": [_DEVICE, POINTER(c_ulonglong)],
     "nvmlDeviceGetViolationStatus": [_DEVICE, c_int, POINTER(_Violation)],
     "nvmlDeviceGetUtilizationRates": [_DEVICE, POINTER(_Utilisation)],
     "nvmlDeviceGetPersistenceMode": [_DEVICE, POINTER(c_int)],
     "nvmlDeviceGetComputeMode": [_DEVICE, POINTER(c_int)],
     "nvmlDeviceGetEccMode": [_DEVICE, POINTER(c_int), POINTER(c_int)],
 }
+_FUNCTIONS.update((name, [_DEVICE, POINTER(c_ulonglong)]) for name in REASONS)
 for _name, _kind in _PROCESS_FUNCTIONS:
     _FUNCTIONS[_name] = [_DEVICE, _NUMBER, POINTER(_kind)]
 
@@ -98,19 +98,15 @@ class Nvml(object):
             raise OSError("NVML does not work here")
         atexit.register(self._status, "nvmlShutdown")
 
-    def device(self, uuid: Optional[str]) -> Optional[c_void_p]:
-        """The GPU of that UUID; the first one where no UUID is given."""
-        device = c_void_p()
-        if uuid is None:
-            status = self._status("nvmlDeviceGetHandleByIndex_v2", 0, byref(device))
-        else:
-            status = self._status("nvmlDeviceGetHandleByUUID", uuid.encode("ascii"), byref(device))
-        return device if status == 0 else None
+    def answer(self, kind: Any, name: str, *arguments: Any) -> Any:
+        """What a function writes to its last argument, of that kind."""
+        found = kind()
+        return None if self._status(name, *arguments, byref(found)) else found
 
     def number(self, name: str, *arguments: Any, kind: Any = c_uint) -> Optional[int]:
         """The number that a function writes to its last argument."""
-        value = kind()
-        return None if self._status(name, *arguments, byref(value)) else int(value.value)
+        found = self.answer(kind, name, *arguments)
+        return None if found is None else int(found.value)
 
     def text(self, name: str, *arguments: Any) -> Optional[str]:
         """The text that a function writes to its last argument but one, whose size is the last."""
@@ -119,33 +115,10 @@ class Nvml(object):
             return None
         return buffer.value.decode("utf-8", "replace")
 
-    def ecc(self, device: c_void_p) -> Optional[bool]:
-        """Whether memory is checked for errors, which costs some of its speed."""
-        now, pending = c_int(), c_int()
-        status = self._status("nvmlDeviceGetEccMode", device, byref(now), byref(pending))
-        return None if status else bool(now.value)
-
-    def utilisation(self, device: c_void_p) -> Optional[int]:
-        """Percent of the last moments in which the GPU worked."""
-        rates = _Utilisation()
-        status = self._status("nvmlDeviceGetUtilizationRates", device, byref(rates))
-        return None if status else int(rates.gpu)
-
-    def reasons(self, device: c_void_p) -> Optional[int]:
-        """The bits that say what holds the clock; the function was renamed in R535."""
-        names = ("nvmlDeviceGetCurrentClocksEventReasons",)
-        for name in names + ("nvmlDeviceGetCurrentClocksThrottleReasons",):
-            bits = self.number(name, device, kind=c_ulonglong)
-            if bits is not None:
-                return bits
-        return None
-
     def violation_ns(self, device: c_void_p, cause: int) -> Optional[int]:
         """How long a cause has held the clock down, ever since the driver was loaded."""
-        time = _Violation()
-        if self._status("nvmlDeviceGetViolationStatus", device, cause, byref(time)):
-            return None
-        return None if time.ns == NOT_AVAILABLE else int(time.ns)
+        time = self.answer(_Violation, "nvmlDeviceGetViolationStatus", device, cause)
+        return None if time is None or time.ns == NOT_AVAILABLE else int(time.ns)
 
     def processes(self, device: c_void_p) -> List[Dict[str, Any]]:
         """Who computes on the GPU: pid and memory."""
@@ -179,36 +152,35 @@ def load() -> Optional[Nvml]:
         return None
 
 
-def read(uuid: Optional[str] = None) -> Dict[str, Any]:
+def read(uuid: str) -> Dict[str, Any]:
     """The facts of now about a GPU; {} where there are none."""
     return _ask(uuid, _facts) or {}
 
 
-def processes(uuid: Optional[str] = None) -> List[Dict[str, Any]]:
+def processes(uuid: str) -> List[Dict[str, Any]]:
     """Who computes on a GPU, each ``{"pid": 77, "memory_mib": 512}``; this process may be there."""
     return _ask(uuid, lambda nvml, device: nvml.processes(device)) or []
 
 
-def slowdowns(bits: Optional[int]) -> List[str]:
-    """What the throttle reasons say that makes the GPU slower than it is."""
-    return [words for bit, words in SLOWDOWNS.items() if (bits or 0) & bit]
-
-
-def _ask(uuid: Optional[str], question: Callable[[Nvml, c_void_p], Any]) -> Any:
+def _ask(uuid: str, question: Callable[[Nvml, c_void_p], Any]) -> Any:
     nvml = load()
     if nvml is None:
         return None
     try:
-        device = nvml.device(uuid)
+        device = nvml.answer(c_void_p, "nvmlDeviceGetHandleByUUID", uuid.encode("ascii"))
         return None if device is None else question(nvml, device)
     except Exception:  # facts are a help; nothing fails for want of them
         return None
 
 
 def _facts(nvml: Nvml, device: c_void_p) -> Dict[str, Any]:
-    bits = nvml.reasons(device)
+    answers = (nvml.number(name, device, kind=c_ulonglong) for name in REASONS)
+    bits = next((one for one in answers if one is not None), None)
     mode = nvml.number("nvmlDeviceGetComputeMode", device, kind=c_int)
     persistence = nvml.number("nvmlDeviceGetPersistenceMode", device, kind=c_int)
+    checks_errors = c_int()  # the last argument is the setting after a reboot
+    has_ecc = nvml.answer(c_int, "nvmlDeviceGetEccMode", device, byref(checks_errors)) is not None
+    rates = nvml.answer(_Utilisation, "nvmlDeviceGetUtilizationRates", device)
     clock, most = "nvmlDeviceGetClockInfo", "nvmlDeviceGetMaxClockInfo"
     return {
         "name": nvml.text("nvmlDeviceGetName", device),
@@ -223,15 +195,17 @@ def _facts(nvml: Nvml, device: c_void_p) -> Dict[str, Any]:
         "power_limit_w": _watts(nvml.number("nvmlDeviceGetEnforcedPowerLimit", device)),
         "temperature_c": nvml.number("nvmlDeviceGetTemperature", device, TEMPERATURE_GPU),
         "throttle_bits": bits,
-        "slowed_by": None if bits is None else slowdowns(bits),
+        "slowed_by": None
+        if bits is None
+        else [words for bit, words in SLOWDOWNS.items() if bits & bit],
         "power_capped": None if bits is None else bool(bits & POWER_CAP),
         "thermal_violation_ns": nvml.violation_ns(device, THERMAL),
         "board_violation_ns": nvml.violation_ns(device, BOARD_LIMIT),
         "reliability_violation_ns": nvml.violation_ns(device, RELIABILITY),
         "power_violation_ns": nvml.violation_ns(device, POWER),
-        "utilisation_percent": nvml.utilisation(device),
+        "utilisation_percent": None if rates is None else int(rates.gpu),
         "persistence": None if persistence is None else bool(persistence),
-        "ecc": nvml.ecc(device),
+        "ecc": bool(checks_errors.value) if has_ecc else None,
         "compute_mode": COMPUTE_MODES.get(mode, str(mode)) if mode is not None else None,
     }
 

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import uuid
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 from . import health, jetson, lock, sysfs
@@ -42,15 +43,13 @@ BY_HAND_JETSON = f"sudo nvpmodel -m {BEST_MODE} && sudo jetson_clocks"
 class PowerPlan(NamedTuple):
     """What to hold: in words, what sets it, and the guardian's steps that put it back.
 
-    ``lock_gpu`` sets the GPU's clock to ``gpu_mhz``, where there is one, and returns why it could
-    not, or "".
+    ``lock_gpu`` sets the GPU's clock, where there is one, and notes in ``Held`` whether it could.
     """
 
     words: List[str]
     changes: List[Callable[[], None]]
     undo: List[Dict[str, Any]]
-    gpu_mhz: Optional[int] = None
-    lock_gpu: Optional[Callable[[], str]] = None
+    lock_gpu: Optional[Callable[["Held"], None]] = None
 
 
 class Held(object):
@@ -104,20 +103,11 @@ def hold(root: str = "/", commands: Commands = SYSTEM, lock_path: Optional[str] 
         for change in plan.changes:
             change()
         if plan.lock_gpu is not None:
-            _hold_gpu(held, plan.lock_gpu, plan.gpu_mhz)
+            plan.lock_gpu(held)
     except BaseException:
         held.release()
         raise
     return held
-
-
-def _hold_gpu(held: Held, lock_gpu: Callable[[], str], mhz: Optional[int]) -> None:
-    why_not = lock_gpu()
-    if why_not:
-        held.descriptions.append(f"GPU clock not held: {why_not}")
-    else:
-        held.descriptions.append(f"GPU clock {mhz} MHz (was free)")
-        held.gpu_mhz = mhz
 
 
 def clocks(root: str = "/", commands: Commands = SYSTEM) -> Dict[str, Any]:
@@ -169,13 +159,13 @@ def _power_plan(root: str, commands: Commands) -> PowerPlan:
     if jetson.is_jetson(root):
         return _jetson_plan(commands)
     cpu, gpu = _governor_plan(root), _gpu_plan(health.gpu(root) or {}, commands)
-    return PowerPlan(cpu.words, cpu.changes, gpu.undo + cpu.undo, gpu.gpu_mhz, gpu.lock_gpu)
+    return PowerPlan(cpu.words, cpu.changes, gpu.undo + cpu.undo, gpu.lock_gpu)
 
 
 def _gpu_plan(facts: Dict[str, Any], commands: Commands) -> PowerPlan:
     by_hand, mhz = by_hand_gpu(facts), _mhz_to_hold(facts)
     program = commands.find("nvidia-smi")
-    if by_hand is None or program is None:
+    if by_hand is None or mhz is None or program is None:
         return PowerPlan([], [], [])
     as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
     tool = as_root + [program, "-i", facts["uuid"]]
@@ -186,8 +176,7 @@ def _gpu_plan(facts: Dict[str, Any], commands: Commands) -> PowerPlan:
         [],
         [],
         [{"run": tool + ["-rgc"], "if_file": locked}, {"remove": folder}],
-        mhz,
-        functools.partial(_lock_gpu, commands, words, locked, by_hand),
+        functools.partial(_lock_gpu, commands, words, locked, mhz, by_hand),
     )
 
 
@@ -199,22 +188,27 @@ def _mhz_to_hold(facts: Dict[str, Any]) -> Optional[int]:
     return int(HELD_SHARE * most) if most else None
 
 
-def _lock_gpu(commands: Commands, words: List[str], locked: str, by_hand: str) -> str:
-    """Lock the clock; returns why that is not possible, or "".
+def _lock_gpu(
+    commands: Commands, words: List[str], locked: str, mhz: int, by_hand: str, held: Held
+) -> None:
+    """Lock the clock and note that in ``held``, or why it is not possible.
 
     What a GPU cannot do nvidia-smi says as a warning, and ends with 0.
     """
     os.mkdir(os.path.dirname(locked), 0o700)
-    with open(locked, "w", encoding="utf-8"):
-        pass
+    Path(locked).touch()
     ended = commands.run(words, timeout_s=STEP_TIMEOUT_S)
     said = "" if ended is None else (ended.out + "\n" + ended.err).strip()
     if ended is not None and ended.status == 0 and "not supported" not in said:
-        return ""
+        held.gpu_mhz = mhz
+        held.descriptions.append(f"GPU clock {mhz} MHz (was free)")
+        return
     if ended is not None:  # else it may have been ended after it had locked the clock
         os.remove(locked)
     problem = said.splitlines()[0] if said else "it is missing, or takes too long"
-    return f"`{' '.join(words)}` does not work: {problem}; by hand: {by_hand}"
+    held.descriptions.append(
+        f"GPU clock not held: `{' '.join(words)}` does not work: {problem}; by hand: {by_hand}"
+    )
 
 
 def _governor_plan(root: str) -> PowerPlan:
@@ -232,8 +226,7 @@ def _governor_plan(root: str) -> PowerPlan:
 
 def _set_governor(path: str) -> None:
     try:
-        with open(path, "w", encoding="utf-8") as stream:
-            stream.write(BEST_GOVERNOR)
+        Path(path).write_text(BEST_GOVERNOR, encoding="utf-8")
     except OSError as error:
         raise _not_permitted(f"{path} cannot be set: {error.strerror}", BY_HAND_GOVERNOR) from error
 

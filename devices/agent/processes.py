@@ -64,11 +64,9 @@ def others_on_gpu(root: str = "/", own: Optional[int] = None) -> List[Dict[str, 
 
 def memory_available_gib(root: str = "/") -> Optional[float]:
     """Memory that a new process can have without swapping."""
-    for line in sysfs.lines(os.path.join(root, "proc/meminfo")):
-        name, _, value = line.partition(":")
-        if name == "MemAvailable" and value.split()[:1] and value.split()[0].isdigit():
-            return round(int(value.split()[0]) / 2**20, 2)
-    return None
+    found = sysfs.fields(os.path.join(root, "proc/meminfo"), ":").get("MemAvailable", "")
+    kib = found.partition(" ")[0]
+    return round(int(kib) / 2**20, 2) if kib.isdigit() else None
 
 
 def _readings(root: str) -> Dict[int, Reading]:

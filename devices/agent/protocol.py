@@ -8,6 +8,7 @@ so they cannot disagree about a name.
 import hashlib
 import json
 import os
+from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from .checks import (
@@ -95,17 +96,12 @@ RUNTIME_REQUESTS = ("version", "state")
 FILE_REQUESTS = ("measure", "profile")
 _ONE_HOUR_S = 3600.0
 _ONE_DAY_S = 86400.0
-_RULE_CHECKS: Dict[str, Check] = {
-    "warmup_s": number(0.0, _ONE_HOUR_S),
-    "warmup_cap_s": number(0.0, _ONE_HOUR_S),
-    "warmup_tolerance": number(0.0, 1.0),
-    "window_s": number(0.0, _ONE_HOUR_S),
-    "sample_s": number(0.0, _ONE_HOUR_S),
-    "min_samples": integer(1, 1000000),
-    "min_total_s": number(0.0, _ONE_HOUR_S),
-    "half_width": number(0.0, 1.0),
-    "cap_s": number(0.0, _ONE_HOUR_S),
-}
+_RULE_CHECKS: Dict[str, Check] = dict(
+    {name: number(0.0, _ONE_HOUR_S) for name in Rule._fields if name.endswith("_s")},
+    warmup_tolerance=number(0.0, 1.0),
+    half_width=number(0.0, 1.0),
+    min_samples=integer(1, 1000000),
+)
 _MEASURE_CHECKS: Dict[str, Check] = {
     "runtime": text,
     "file": absolute_path,
@@ -234,11 +230,7 @@ def folder_digest(folder: str) -> str:
 
 def python_files(folder: str) -> List[str]:
     """The agent's files in order, by their paths below the folder."""
-    found: List[str] = []
-    for parent, _, names in os.walk(folder):
-        paths = (os.path.join(parent, name) for name in names if name.endswith(".py"))
-        found += [os.path.relpath(path, folder).replace(os.sep, "/") for path in paths]
-    return sorted(found)
+    return sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*.py"))
 
 
 def _file_list(name: str, value: Any) -> List[Any]:

@@ -6,17 +6,27 @@ goes to standard error, so that it cannot break a reply.
 
 import base64
 import os
+import resource
 import stat
 import sys
 import time
 import traceback
+from contextlib import contextmanager
 from typing import Any, BinaryIO, Dict, Iterator, List, Optional, Tuple
 
 from . import alarm, power, runtimes, store, system, worker
-from .checks import Check, RequestError, bad_request, check_fields, integer
+from .checks import (
+    Check,
+    RequestError,
+    as_request_error,
+    bad_model,
+    bad_request,
+    check_fields,
+    integer,
+)
 from .ending import ends_with
 from .health import read_health
-from .lock import DeviceLock
+from .lock import device_lock
 from .protocol import (
     MAX_FILE_BYTES,
     MAX_LINE_BYTES,
@@ -139,15 +149,17 @@ def measure(do: str, request: Measure) -> Dict[str, Any]:
     """
     runtime = runtimes.get(request.runtime)
     options = _check_options(runtime, request)
-    with DeviceLock() as lock:
+    with device_lock() as waited_s:
         if runtime.ISOLATED:
             limit_s = request.timeout_s
             alarm.end_process_after(None if limit_s is None else limit_s + worker.GRACE_S)
-            result = worker.ask(request.runtime, _message(do, request))
+            message = dict(request._asdict(), do=do, rule=request.rule._asdict())
+            given = {name: value for name, value in message.items() if value is not None}
+            result = worker.ask(request.runtime, given)
         else:
             alarm.end_process_after(request.timeout_s)
             result = _do_within_limit(do, runtime, request, options)
-        return dict(result, waited_s=lock.waited_s)
+        return dict(result, waited_s=waited_s)
 
 
 def work(do: str, request: Measure) -> Dict[str, Any]:
@@ -162,7 +174,7 @@ def work(do: str, request: Measure) -> Dict[str, Any]:
     try:
         return _do_within_limit(do, runtime, request, options)
     except Exception as error:
-        known = _as_request_error(error)
+        known = as_request_error(error)
         known.ends_process = _is_sticky(error) or _is_broken(runtime)
         raise known from error
 
@@ -188,18 +200,12 @@ def _check_options(runtime: runtimes.Runtime, request: Measure) -> Dict[str, Any
     return check_fields("options", request.options, dict(common, **runtime.OPTIONS))
 
 
-def _message(do: str, request: Measure) -> Dict[str, Any]:
-    """The request as a worker reads it."""
-    fields = dict(request._asdict(), do=do, rule=request.rule._asdict())
-    return {name: value for name, value in fields.items() if value is not None}
-
-
 def _do_within_limit(
     do: str, runtime: runtimes.Runtime, request: Measure, options: Dict[str, Any]
 ) -> Dict[str, Any]:
     runtime.load()
     _check_file(request)
-    with MemoryLimit(options.pop("memory_limit_mib", None)):
+    with memory_limit(options.pop("memory_limit_mib", None)):
         try:
             return _do_with(do, runtime, request, options)
         except RequestError:
@@ -236,28 +242,21 @@ def _do_with(
         model.close()
 
 
-class MemoryLimit(object):
+@contextmanager
+def memory_limit(limit_mib: Optional[int]) -> Iterator[None]:
     """Bound the address space of the process for one job, and lift the bound after it."""
-
-    def __init__(self, limit_mib: Any) -> None:
-        self._limit_mib = limit_mib
-
-    def __enter__(self) -> None:
-        if self._limit_mib is None:
-            return
-        import resource
-
-        self._before = resource.getrlimit(resource.RLIMIT_AS)
-        limit, hard = self._limit_mib << 20, self._before[1]
-        if hard != resource.RLIM_INFINITY:
-            limit = min(limit, hard)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-
-    def __exit__(self, *exception: Any) -> None:
-        if self._limit_mib is not None:
-            import resource
-
-            resource.setrlimit(resource.RLIMIT_AS, self._before)
+    if limit_mib is None:
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    limit, hard = limit_mib << 20, before[1]
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def _answer(line: bytes, jobs: Jobs) -> Tuple[bytes, bool]:
@@ -269,7 +268,7 @@ def _answer(line: bytes, jobs: Jobs) -> Tuple[bytes, bool]:
         request = parse_request(message)
         return encode_result(identity, jobs.do(request)), request.do == "quit"
     except Exception as error:
-        known = _as_request_error(error)
+        known = as_request_error(error)
         return encode_error(identity, known, known.ends_process), known.ends_process
 
 
@@ -282,7 +281,7 @@ def _check_file(request: Measure) -> None:
             raise bad_request(f"{request.file} has {state.st_size} bytes, above {MAX_FILE_BYTES}")
         if state.st_size == 0:
             # Nor is it read: files of /proc look empty, and some of them block whoever reads.
-            raise RequestError("bad_model", f"{request.file} is empty", "push the file again")
+            raise bad_model(f"{request.file} is empty", "push the file again")
         digest = file_digest(request.file)
     except OSError as error:
         raise RequestError(
@@ -296,23 +295,6 @@ def _check_file(request: Measure) -> None:
             f"{request.file} has the SHA-256 {digest}, the request says {request.sha256}",
             "the file changed or arrived damaged: push it again",
         )
-
-
-def _as_request_error(error: Exception) -> RequestError:
-    if isinstance(error, RequestError):
-        return error
-    if isinstance(error, MemoryError):
-        return RequestError(
-            "out_of_memory",
-            "the agent could not have the memory this job needs",
-            "use a smaller batch or resolution, or a larger memory_limit_mib",
-        )
-    traceback.print_exception(type(error), error, error.__traceback__)
-    return RequestError(
-        "runtime_error",
-        f"{type(error).__name__}: {error}",
-        "the traceback is in the agent's standard error",
-    )
 
 
 def _lines(stream: BinaryIO) -> Iterator[bytes]:

@@ -7,7 +7,6 @@
 No name ever comes from the host: a file is called by the digest of its content.
 """
 
-import errno
 import hashlib
 import os
 import re
@@ -19,7 +18,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, Dict, Iterator, List, Optional, Pattern, Tuple
 
 from . import alarm
-from .checks import RequestError, bad_request
+from .checks import RequestError, as_request_error, bad_request
 from .lock import flock
 from .protocol import (
     MAX_LINE_BYTES,
@@ -54,9 +53,8 @@ def remove_main(root: str) -> int:
         removed = remove(root, None if given is None else int(given))
         reply: Dict[str, Any] = {"ok": True, "removed": removed}
     except (RequestError, OSError) as error:
-        reply = {"ok": False, "error": error_body(_as_request_error(error))}
-    sys.stdout.buffer.write(encode(reply))
-    sys.stdout.buffer.flush()
+        reply = _failure(error)
+    _send(sys.stdout.buffer, reply)
     return 0 if reply["ok"] else 1
 
 
@@ -76,7 +74,7 @@ def receive(root: str, requests: BinaryIO, replies: BinaryIO) -> int:
         return 1  # nobody reads an answer any more
     except (RequestError, OSError, MemoryError) as error:
         with suppress(BrokenPipeError):
-            _send(replies, {"ok": False, "error": error_body(_as_request_error(error))})
+            _send(replies, _failure(error))
         return 1
     finally:
         alarm.end_process_after(None)
@@ -258,23 +256,11 @@ def _is_folder(path: str) -> bool:
     return os.path.isdir(path) and not os.path.islink(path)
 
 
+def _failure(error: Exception) -> Dict[str, Any]:
+    advice = "give the device another `folder` in devices.toml"
+    return {"ok": False, "error": error_body(as_request_error(error, advice))}
+
+
 def _send(replies: BinaryIO, reply: Dict[str, Any]) -> None:
     replies.write(encode(reply))
     replies.flush()
-
-
-def _as_request_error(error: BaseException) -> RequestError:
-    if isinstance(error, RequestError):
-        return error
-    said = f"{type(error).__name__}: {error}"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return RequestError(
-            "disk_full",
-            f"no space is left for the pushed files ({said})",
-            "free some on the device, or give it another `folder` in devices.toml",
-        )
-    return RequestError(
-        "runtime_error",
-        f"the folder on the device cannot be used ({said})",
-        "give the device another `folder` in devices.toml",
-    )

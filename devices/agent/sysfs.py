@@ -5,7 +5,7 @@
 
 import glob
 import os
-from typing import List, Optional
+from typing import Dict, Iterable, List, Optional
 
 
 def read(path: str) -> str:
@@ -21,6 +21,17 @@ def read(path: str) -> str:
 def lines(path: str) -> List[str]:
     """The lines of a file."""
     return read(path).splitlines()
+
+
+def numbers(paths: Iterable[str]) -> List[int]:
+    """The numbers of those files that hold one."""
+    return [one for one in map(number, paths) if one is not None]
+
+
+def fields(path: str, separator: str) -> Dict[str, str]:
+    """The lines ``key<separator>value`` of a file; of a key that comes again, the first."""
+    pairs = (line.partition(separator) for line in reversed(lines(path)))
+    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def number(path: str) -> Optional[int]:

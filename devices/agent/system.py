@@ -84,21 +84,15 @@ def board(root: str = "/") -> str:
 
 def operating_system(root: str = "/") -> str:
     """The distribution's own name, else the kernel's."""
-    for line in sysfs.lines(os.path.join(root, "etc/os-release")):
-        if line.startswith("PRETTY_NAME="):
-            return line.partition("=")[2].strip("\"'")
-    return platform.system()
+    name = sysfs.fields(os.path.join(root, "etc/os-release"), "=").get("PRETTY_NAME")
+    return platform.system() if name is None else name.strip("\"'")
 
 
 def cpu_model(root: str = "/") -> str:
     """The CPU as /proc/cpuinfo names it, else the board, else the instruction set."""
-    lines = sysfs.lines(os.path.join(root, "proc/cpuinfo"))
-    fields = [(line.partition(":")[0].strip(), line.partition(":")[2].strip()) for line in lines]
-    for wanted in ("model name", "Model", "Hardware"):
-        for key, value in fields:
-            if key == wanted and value:
-                return value
-    model = sysfs.read(os.path.join(root, "proc/device-tree/model"))
+    said = sysfs.fields(os.path.join(root, "proc/cpuinfo"), ":")
+    named = (said.get(name) for name in ("model name", "Model", "Hardware"))
+    model = next(filter(None, named), sysfs.read(os.path.join(root, "proc/device-tree/model")))
     return model or platform.processor() or platform.machine()
 
 

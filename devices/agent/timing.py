@@ -8,8 +8,10 @@ more threads only the wall clock says how long a run took.  On a GPU it is the d
 """
 
 import gc
+import resource
 import time
 from functools import lru_cache
+from statistics import median
 from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 from .idle_core import Neighbourhood
@@ -72,7 +74,7 @@ class Clocks(object):
 
     def take(self, run: Run, runs: int) -> Sample:
         """One sample of ``runs`` runs."""
-        return take(run, runs, self)
+        raise NotImplementedError
 
     def reported_ns(self, sample: Sample) -> int:
         """Which of a sample's times is looked at."""
@@ -95,8 +97,7 @@ class SystemClocks(Clocks):
     """The clocks of this machine's CPU."""
 
     def __init__(self, threads: int) -> None:
-        self._resource = _resource_module()
-        self.counts_cpu = threads == 1 and self._resource is not None
+        self.counts_cpu = threads == 1 and hasattr(resource, "RUSAGE_THREAD")  # Linux
 
     def settle(self) -> None:
         """Go where nobody else is, as long as one core is all that is needed."""
@@ -122,8 +123,23 @@ class SystemClocks(Clocks):
         """Times the kernel took the core away from the calling thread; 0 where not known."""
         if not self.counts_cpu:
             return 0
-        usage = self._resource.getrusage(self._resource.RUSAGE_THREAD)
-        return int(usage.ru_nivcsw)
+        return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+
+    def take(self, run: Run, runs: int) -> Sample:
+        """One sample of ``runs`` runs."""
+        before = self.is_undisturbed()
+        switches = self.switches()
+        cpu = self.cpu_ns()
+        wall = self.wall_ns()
+        run(runs)
+        wall = self.wall_ns() - wall
+        cpu = self.cpu_ns() - cpu
+        switched = self.switches() != switches
+        return Sample(
+            wall_ns=wall,
+            cpu_ns=cpu,
+            disturbed=switched or not before or not self.is_undisturbed(),
+        )
 
 
 def measure(run: Run, rule: Rule, clocks: Any) -> Timing:
@@ -141,18 +157,20 @@ def measure(run: Run, rule: Rule, clocks: Any) -> Timing:
         if collects:
             gc.enable()
     kept = undisturbed(samples)
+
+    def per_run(time: str) -> List[int]:
+        return [(getattr(one, time) + runs // 2) // runs for one in kept]
+
     return Timing(
-        wall_ns=[_per_run(one.wall_ns, runs) for one in kept],
-        cpu_ns=[_per_run(one.cpu_ns, runs) for one in kept] if clocks.counts_cpu else None,
+        wall_ns=per_run("wall_ns"),
+        cpu_ns=per_run("cpu_ns") if clocks.counts_cpu else None,
         runs_per_sample=runs,
         dropped=len(samples) - len(kept),
         disturbed=sum(one.disturbed for one in samples),
         warmup_s=warmup_s,
         stopped=stopped,
-        device_ns=[_per_run(one.device_ns, runs) for one in kept] if clocks.counts_device else None,
-        enqueue_ns=[_per_run(one.enqueue_ns, runs) for one in kept]
-        if clocks.counts_device
-        else None,
+        device_ns=per_run("device_ns") if clocks.counts_device else None,
+        enqueue_ns=per_run("enqueue_ns") if clocks.counts_device else None,
     )
 
 
@@ -194,35 +212,10 @@ def sample(run: Run, runs: int, rule: Rule, clocks: Any) -> Tuple[List[Sample], 
             return samples, "cap"
 
 
-def take(run: Run, runs: int, clocks: Any) -> Sample:
-    """One sample of ``runs`` runs, by a CPU's clocks."""
-    before = clocks.is_undisturbed()
-    switches = clocks.switches()
-    cpu = clocks.cpu_ns()
-    wall = clocks.wall_ns()
-    run(runs)
-    wall = clocks.wall_ns() - wall
-    cpu = clocks.cpu_ns() - cpu
-    switched = clocks.switches() != switches
-    return Sample(
-        wall_ns=wall,
-        cpu_ns=cpu,
-        disturbed=switched or not before or not clocks.is_undisturbed(),
-    )
-
-
 def undisturbed(samples: Sequence[Sample]) -> List[Sample]:
     """The samples to use: the undisturbed ones, or all where too few would be left."""
     clean = [one for one in samples if not one.disturbed]
     return clean if len(clean) >= LEAST_UNDISTURBED else list(samples)
-
-
-def median(ordered: Sequence[float]) -> float:
-    """The median of sorted numbers."""
-    middle = len(ordered) // 2
-    if len(ordered) % 2:
-        return ordered[middle]
-    return (ordered[middle - 1] + ordered[middle]) / 2
 
 
 def median_interval(
@@ -286,22 +279,9 @@ def _window_median(run: Run, rule: Rule, clocks: Any) -> int:
     times: List[int] = []
     while not times or clocks.wall_ns() - start < rule.window_s * 1e9:
         times.append(clocks.reported_ns(clocks.take(run, 1)))
-    return int(median(sorted(times)))
+    return int(median(times))
 
 
 def _agree(medians: Sequence[int], tolerance: float) -> bool:
     last = medians[-AGREEING_WINDOWS:]
     return len(last) == AGREEING_WINDOWS and max(last) - min(last) <= tolerance * min(last)
-
-
-def _per_run(total_ns: int, runs: int) -> int:
-    return (total_ns + runs // 2) // runs
-
-
-def _resource_module() -> Any:
-    """The ``resource`` module where it counts by thread (Linux); None elsewhere."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    return resource if hasattr(resource, "RUSAGE_THREAD") else None

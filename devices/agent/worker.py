@@ -90,10 +90,8 @@ class Worker(object):
     def close(self) -> None:
         """Let it end, and kill it if it does not."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        try:
+        with suppress(BrokenPipeError):
             self._process.stdin.close()
-        except BrokenPipeError:
-            pass
         self._end()
         self._pass_on()
         self._process.stdout.close()

@@ -17,12 +17,11 @@ def result_data(found: DpResult) -> dict[str, Any]:
 
     A time of what was chosen is the sum of its spans.
     """
-    from dshrink.search.dp.frontier import chosen_data
     from dshrink.search.plan import plan_data
 
     return {
         "plans": [plan_data(plan) for plan in found.plans],
-        "chosen": [chosen_data(plan) for plan in found.chosen],
+        "chosen": [plan.data for plan in found.chosen],
         "devices": [asdict(outcome) for outcome in found.outcomes],
         "frontier_points": None if found.frontier is None else len(found.frontier),
         "overrun_ms": found.overrun_ms,

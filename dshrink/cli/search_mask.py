@@ -76,7 +76,7 @@ def mask(
     request = MaskRequest(
         model=model,
         data=data,
-        goal=Goal.of(budget_ms=budget_ms, keep=keep),
+        goal=Goal(budget_ms=budget_ms, keep=keep),
         file=out_file,
         training=train_options.settings_of(training, **train_options.given_settings(context)),
         table=table,

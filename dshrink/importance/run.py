@@ -70,7 +70,7 @@ class ImportanceRun:
     @cached_property
     def original(self) -> Candidate:
         """The network that all others are compared with."""
-        return Candidate(self.evaluator.chain.base, tuned=False)
+        return Candidate(self.evaluator.chain.mask, tuned=False)
 
     def run(
         self, progress: OnProgress = no_progress, notice: Notice = no_notice

@@ -137,7 +137,7 @@ def from_average_pool(
         # ceil_mode adds a window where positions are left over, unless it starts in the end pad.
         if ceil and (n + begin + end - k) % s and y * s < n + begin:
             raise NotMergeable(
-                f"average pooling {kernel} with ceil_mode hangs over the end of {size}, "
+                f"average pooling {kernel} with ceil_mode reaches beyond the end of {size}, "
                 "so its weights differ there"
             )
     value = 1.0 / math.prod(kernel)
@@ -228,8 +228,8 @@ def _multiply(tap: Tensor, groups: int, first: ConvWeights) -> Tensor:
 def add_parallel(a: ConvWeights, b: ConvWeights) -> ConvWeights:
     """The one convolution equal to ``a(x) + b(x)``.
 
-    The kernel is the union of both, each where its pads put it: a 1x1 shortcut of stride 2 lands
-    beside the taps that read the same input. Exact at the border too. Raises NotMergeable where
+    The kernel is the union of both, each where its pads put it: a 1x1 shortcut of stride 2 joins
+    the taps that read the same input. Exact at the border too. Raises NotMergeable where
     the strides differ.
     """
     _need_float64(a, b)
@@ -240,7 +240,7 @@ def add_parallel(a: ConvWeights, b: ConvWeights) -> ConvWeights:
         )
     groups = math.gcd(a.groups, b.groups)
     a, b = (with_groups(write_out_dilation(conv), groups) for conv in (a, b))
-    window = a.window.beside(b.window)
+    window = a.window.union(b.window)
     return ConvWeights(
         weight=_embedded(a, window) + _embedded(b, window),
         bias=a.bias + b.bias,

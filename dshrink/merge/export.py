@@ -33,7 +33,7 @@ def export_onnx(
 ) -> float:
     """Write ``network`` as ONNX and return its relative difference from torch on random images.
 
-    The file stands at ``path`` only once it has been proven equal. Raises ExportError otherwise.
+    The file is written only once it has been shown to be equal. Raises ExportError otherwise.
     """
     if path.is_dir():
         raise ExportError(f"{path}: is a folder; give the name of the ONNX file to write")

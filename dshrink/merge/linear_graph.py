@@ -119,7 +119,7 @@ class LinearGraph:
                 windows[tensor].then(Window(pads=pads))
                 for tensor, pads in zip(node.sources, node.pads, strict=True)
             )
-            windows.append(a.beside(b))
+            windows.append(a.union(b))
         return tuple(windows)
 
     @cached_property
@@ -200,7 +200,7 @@ def from_spec(
     ``arrays`` holds each operator's weights (numpy arrays or tensors: weight and bias; scale and
     shift of a batch norm); without them the graph has shapes only. ``names`` are the operators'
     names for reasons, ``removed`` the numbers of activations to leave out. Raises NotMergeable,
-    which names the first operator that is not affine.
+    which names the first operator that does not merge.
     """
     if len(spec.input_shape) != 3:
         raise NotMergeable(f"input {spec.input_shape} is no feature map (C, H, W)")
@@ -253,11 +253,10 @@ def _conv_of(op: opspec.Op, shape: opspec.Shape, arrays: Sequence[Any] | None) -
                 device=torch.device("meta" if arrays is None else "cpu"),
             )
         case opspec.Activation():
-            raise NotMergeable(f"the activation {op.function} stands inside")
-        case opspec.Opaque():
-            raise NotMergeable(f"{op.operator} is not known to be affine")
+            raise NotMergeable(f"the activation {op.function} is not removed")
         case _:
-            raise NotMergeable(f"{op.kind} is not affine, so nothing merges across it")
+            kind = getattr(op, "operator", op.kind)
+            raise NotMergeable(f"{kind} does not merge into a convolution")
 
 
 def _tensors(arrays: Sequence[Any] | None, *shapes: tuple[int, ...]) -> list[Tensor]:

@@ -17,13 +17,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dshrink.errors import MergeError, NotMergeable
+from dshrink.errors import NotMergeable
 from dshrink.merge.algebra import ConvWeights
 from dshrink.merge.linear_graph import Layer, LinearGraph, Node, collapse
 from dshrink.merge.window import NO_PADS, Pair, Sides, Window
+from latency_tables.masks import check_padding
 
-#: The first is the default (also ``latency_tables.masks.PADDING_MODES``).
-PADDING_MODES = ("bias_map", "repad", "interior")
 #: Relative to its largest value: a map this flat is a plain bias.
 _FLAT = 1e-12
 
@@ -59,7 +58,7 @@ def merge(graph: LinearGraph, padding: str = "bias_map") -> Merged:
     Exact everywhere for ``reference(graph, padding)``, except under ``interior``, which is exact
     in the interior only. Raises NotMergeable, with the reason, where there is no such convolution.
     """
-    _check(padding)
+    check_padding(padding)
     if padding == "bias_map":
         require_constant_border(graph)
     conv = collapse(graph)
@@ -71,13 +70,8 @@ def merge(graph: LinearGraph, padding: str = "bias_map") -> Merged:
 
 def reference(graph: LinearGraph, padding: str) -> LinearGraph:
     """The unmerged graph that a merge under this padding mode must equal."""
-    _check(padding)
+    check_padding(padding)
     return repad(graph) if padding == "repad" else graph
-
-
-def _check(padding: str) -> None:
-    if padding not in PADDING_MODES:
-        raise MergeError(f"unknown padding {padding!r}; known: {', '.join(PADDING_MODES)}")
 
 
 def border_mask(border: Sides, size: Pair) -> Tensor:
@@ -110,8 +104,8 @@ def require_constant_border(graph: LinearGraph) -> None:
     """Raise NotMergeable, with the layer, where no bias map is exact. Needs no weights."""
     for node, tensor, padded in _paddings(graph):
         before = graph.windows[tensor]
-        silent = before.silent_outside(graph.size)
-        if any(rows and not quiet for rows, quiet in zip(padded, silent, strict=True)):
+        constant = before.silent_outside(graph.size)
+        if any(rows and not side for rows, side in zip(padded, constant, strict=True)):
             raise NotMergeable(
                 f"{node.name or 'a layer'} pads what a {before.kernel[0]}x{before.kernel[1]} "
                 "kernel computed, so its border depends on the input and no bias map is exact; "
@@ -120,7 +114,7 @@ def require_constant_border(graph: LinearGraph) -> None:
 
 
 def _correct_border(graph: LinearGraph, conv: ConvWeights) -> tuple[ConvWeights, Tensor | None]:
-    """The convolution with the bias of an interior position, and what others need beside it."""
+    """The convolution with the bias of an interior position, and the map that others add."""
     response, (y, x) = _zero_response(graph)
     bias = response[:, y, x]
     bias_map = response - bias[:, None, None]

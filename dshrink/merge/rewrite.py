@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -74,22 +74,14 @@ def merge_network(network: Network, changes: Rewriting, *, padding: str) -> Merg
     exact.
     """
     weights = network.lowered.weights(network.module)
-    with _one_thread():
+    with ExitStack() as after:
+        # Products this small gain nothing from threads, and lose much where cores are busy.
+        after.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)
         regions = tuple(
             _merge_region(network, weights, region, padding) for region in changes.regions
         )
     return MergedNetwork(source=network, changes=changes, padding=padding, regions=regions)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Products this small gain nothing from threads, and lose much where cores are busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _merge_region(

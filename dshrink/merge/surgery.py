@@ -51,7 +51,7 @@ class Surgery:
             self.become(tensor, call)
 
     def call(self, path: str, layer: nn.Module, before: fx.Node, source: fx.Node) -> fx.Node:
-        """A new layer that reads ``source``; its node stands before the node ``before``."""
+        """A new layer that reads ``source``; its node comes before the node ``before``."""
         self.module.add_submodule(path, layer)
         with self.module.graph.inserting_before(before):
             return self.module.graph.call_module(path, (source,))

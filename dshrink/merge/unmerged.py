@@ -56,7 +56,7 @@ def _move_padding(surgery: Surgery, region: Region) -> None:
 
 
 def _pad_layer(surgery: Surgery, region: Region, number: int, pads: Sides) -> None:
-    """Give an operator these pads: a convolution takes its own, before others stands a layer."""
+    """Give an operator these pads: a convolution its own, others a layer before them."""
     op = surgery.network.spec.ops[number]
     if isinstance(op, Conv):
         name = surgery.network.lowered.modules[number][0]

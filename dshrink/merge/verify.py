@@ -7,6 +7,7 @@ value of the reference; a block or span by interior and border, in float64 and f
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -70,26 +71,27 @@ class Certificate:
     @property
     def problem(self) -> str:
         """Which difference is out of tolerance, or an empty text."""
-        for region in self.regions:
-            for dtype in TOLERANCE:
-                kind = str(dtype).removeprefix("torch.")
-                places = ("interior",) if self.padding == "interior" else ("interior", "border")
-                for place in places:
-                    difference = getattr(region, f"{place}_{kind}")
-                    if not difference.relative <= TOLERANCE[dtype]:
-                        where = f"{place}, {kind}"
-                        return _exceeds(region.label, where, difference, TOLERANCE[dtype])
-        return "" if self.padding == "interior" else self._network_problem()
-
-    def _network_problem(self) -> str:
-        result = "the network's result"
-        if not self.network_float64.relative <= TOLERANCE[torch.float64]:
-            limit = TOLERANCE[torch.float64]
-            return _exceeds(result, "whole, float64", self.network_float64, limit)
-        limit = allowed_float32(self.rounding_float32)
-        if not self.network_float32.relative <= limit:
-            return _exceeds(result, "whole, float32", self.network_float32, limit)
+        for what, place, kind, difference, limit in self._promised():
+            if not difference.relative <= limit:
+                return (
+                    f"{what} differs by {difference.relative:.2g} (relative, {place}, {kind}) from "
+                    f"what it replaces, more than {limit:.2g}"
+                )
         return ""
+
+    def _promised(self) -> Iterator[tuple[str, str, str, Difference, float]]:
+        """What differs, where, in which precision, by how much, and the limit of that."""
+        places = ("interior",) if self.padding == "interior" else ("interior", "border")
+        for region in self.regions:
+            for dtype, limit in TOLERANCE.items():
+                kind = _name(dtype)
+                for place in places:
+                    yield region.label, place, kind, getattr(region, f"{place}_{kind}"), limit
+        if self.padding != "interior":
+            result, limit = "the network's result", TOLERANCE[torch.float64]
+            yield result, "whole", "float64", self.network_float64, limit
+            limit = allowed_float32(self.rounding_float32)
+            yield result, "whole", "float32", self.network_float32, limit
 
     @property
     def line(self) -> str:
@@ -113,7 +115,7 @@ class Certificate:
             )
 
     def to_json(self) -> dict[str, Any]:
-        tolerances = {f"tolerance_{str(dtype)[6:]}": value for dtype, value in TOLERANCE.items()}
+        tolerances = {f"tolerance_{_name(dtype)}": value for dtype, value in TOLERANCE.items()}
         data = asdict(self)
         data["keep_mask" if self.segments == "blocks" else "span_mask"] = data.pop("mask")
         data[self.segments] = data.pop("regions")
@@ -128,11 +130,8 @@ def allowed_float32(rounding: float) -> float:
     return max(TOLERANCE[torch.float32], 10 * rounding) if rounding < 0.01 else 0.0
 
 
-def _exceeds(what: str, where: str, difference: Difference, limit: float) -> str:
-    return (
-        f"{what} differs by {difference.relative:.2g} (relative, {where}) from what it replaces, "
-        f"more than {limit:.2g}"
-    )
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def certify(merged: MergedNetwork, *, images: int = 2, seed: int = 0) -> Certificate:
@@ -171,9 +170,8 @@ def _certify_region(entry: MergedRegion, generator: torch.Generator) -> RegionCe
             result = entry.merged.to(dtype).run(x.to(dtype))
         border = border_mask(entry.merged.border, (result.shape[2], result.shape[3]))
         scale = float(expected.abs().max())
-        kind = str(dtype).removeprefix("torch.")
         for place, mask in (("interior", ~border), ("border", border)):
-            differences[f"{place}_{kind}"] = Difference.between(
+            differences[f"{place}_{_name(dtype)}"] = Difference.between(
                 result[..., mask], expected[..., mask], scale
             )
     region = entry.region

@@ -2,7 +2,7 @@
 
 Per axis, a window of kernel k, stride s and pads (begin, end) reads for output y the inputs
 ``s*y - begin .. s*y - begin + k - 1``. Whether a merge is exact at the border, how large a merged
-kernel is and where a shortcut stands inside it are questions about windows alone. Negative pads
+kernel is and where a shortcut lies inside it are questions about windows alone. Negative pads
 crop.
 """
 
@@ -62,7 +62,7 @@ class Window:
             ),
         )
 
-    def beside(self, other: Window) -> Window:
+    def union(self, other: Window) -> Window:
         """The smallest window that reads all that either of two parallel branches reads."""
         if self.stride != other.stride:
             raise NotMergeable(

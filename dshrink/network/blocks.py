@@ -1,6 +1,6 @@
 """Building blocks found from a network's structure, not from the names of its classes.
 
-The network is cut wherever a single tensor carries everything on. Between two cuts stands a
+The network is cut wherever a single tensor carries everything on. Between two cuts is a
 section: one operator, or a fork with its join. A block is then one of
 
 - a residual section: its join is an addition and it holds a convolution (a ResNet's bottleneck, an
@@ -49,7 +49,7 @@ class Block:
 
     @property
     def body_last(self) -> int:
-        """The last operator that merges: an end activation stays behind the merged convolution."""
+        """The last operator that merges: an end activation stays after the merged convolution."""
         return self.last - (self.end_activation is not None)
 
 
@@ -100,7 +100,8 @@ def _match_run(spec: OpSpec, sections: Sequence[Section], at: int) -> int | None
     middle = _conv_at(spec, sections, spatial)
     if middle is None or middle.kernel == (1, 1):
         return None
-    depthwise = _is_depthwise(spec, sections[spatial], middle)
+    channels = spec.shapes[middle.inputs[0]][0]
+    depthwise = middle.groups == channels > 1
     if not depthwise and spatial != start:
         return None
     project = _skip_activations(spec, sections, spatial + 1, gates=True)
@@ -116,11 +117,6 @@ def _conv_at(spec: OpSpec, sections: Sequence[Section], at: int) -> Conv | None:
         return None
     op = spec.ops[sections[at].first]
     return op if isinstance(op, Conv) else None
-
-
-def _is_depthwise(spec: OpSpec, section: Section, conv: Conv) -> bool:
-    channels = spec.shapes[spec.ops[section.first].inputs[0]][0]
-    return conv.groups == channels > 1
 
 
 def _skip_activations(

@@ -1,7 +1,7 @@
 """The chain of convolutions along a network's trunk: positions, skips, hard breaks, valid spans.
 
 Positions number the convolutions 1..L as in Kim et al. (ICML 2023); a span (i, j] stands for the
-convolutions i+1..j. The stem before the first block and the head behind the last one take no part
+convolutions i+1..j. The stem before the first block and the head after the last one take no part
 (in a network without blocks, every convolution does). It reads an ``OpSpec``, not torch.
 """
 
@@ -22,7 +22,7 @@ SPAN_MODES = ("exact", "kim2023")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Addition:
-    """A residual from behind position ``start`` to behind ``end``.
+    """A residual from after position ``start`` to after ``end``.
 
     Operator ``op`` adds tensor ``shortcut``, which comes from the trunk's tensor ``fork``, through
     layers of its own where the two differ.
@@ -39,7 +39,7 @@ class Addition:
 class ChainConv:
     """A convolution on the trunk. ``position`` is None in the stem and the head.
 
-    Behind it stand, up to the next one: residual ``additions``, an activation (its function, and
+    After it, up to the next one, come: residual ``additions``, an activation (its function, and
     its operator's number), and the operators ``after`` that, which no span changes. ``break_after``
     says why nothing merges across this place, or is None.
     """
@@ -59,12 +59,12 @@ class ChainConv:
 
     @property
     def linear(self) -> int:
-        """The tensor behind the convolution and its additions, before the activation."""
+        """The tensor after the convolution and its additions, before the activation."""
         return (self.additions[-1].op if self.additions else self.op) + 1
 
     @property
     def end(self) -> int:
-        """The tensor behind its activation."""
+        """The tensor after its activation."""
         return self.linear if self.activation_op is None else self.activation_op + 1
 
 
@@ -199,7 +199,7 @@ def _trunk(spec: OpSpec, section: Section) -> list[int]:
 def _behind(
     spec: OpSpec, between: Sequence[int], additions: Mapping[int, Addition]
 ) -> tuple[tuple[Addition, ...], int | None, tuple[int, ...]]:
-    """The additions directly behind a convolution, the activation behind them, and the rest."""
+    """The additions directly after a convolution, the activation after them, and the rest."""
     added = tuple(additions[n] for n in takewhile(additions.__contains__, between))
     rest = between[len(added) :]
     if rest and isinstance(spec.ops[rest[0]], Activation):

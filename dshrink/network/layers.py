@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -13,27 +15,8 @@ class PaddedConv2d(nn.Conv2d):
     Negative pads crop the input.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: tuple[int, int],
-        *,
-        stride: tuple[int, int],
-        pads: tuple[int, int, int, int],
-        groups: int,
-        dilation: tuple[int, int] = (1, 1),
-        bias: bool = True,
-    ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride=stride,
-            groups=groups,
-            dilation=dilation,
-            bias=bias,
-        )
+    def __init__(self, *args: Any, pads: tuple[int, int, int, int], **options: Any) -> None:
+        super().__init__(*args, **options)
         self.pads = pads
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -44,15 +27,14 @@ class PaddedConv2d(nn.Conv2d):
 
 def with_pads(conv: nn.Conv2d, pads: tuple[int, int, int, int]) -> PaddedConv2d:
     """The same convolution, sharing its parameters, with other pads."""
-    (height, width), (y, x), (dy, dx) = conv.kernel_size, conv.stride, conv.dilation
     padded = PaddedConv2d(
         conv.in_channels,
         conv.out_channels,
-        (height, width),
-        stride=(y, x),
+        conv.kernel_size,
+        stride=conv.stride,
         pads=pads,
         groups=conv.groups,
-        dilation=(dy, dx),
+        dilation=conv.dilation,
         bias=conv.bias is not None,
     )
     padded.weight, padded.bias = conv.weight, conv.bias

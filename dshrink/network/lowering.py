@@ -7,7 +7,6 @@ norm folds into the convolution before it with the module's own eps; weights are
 
 from __future__ import annotations
 
-import math
 import operator
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from dshrink.network.layers import ConstantMap, PaddedConv2d
+from dshrink.network.tracing import import_timm
 from latency_tables.onnx_file import Arrays
 from latency_tables.opspec import (
     Activation,
@@ -56,22 +56,21 @@ class LoweredNetwork:
         """Float64 arrays an operator, as ``write_onnx`` takes them, batch norm folded."""
         with torch.no_grad():
             return [
-                _arrays(op, [traced.get_submodule(name) for name in modules])
-                for op, modules in zip(self.spec.ops, self.modules, strict=True)
+                _arrays([traced.get_submodule(name) for name in modules])
+                for modules in self.modules
             ]
 
 
-def _arrays(op: Op, modules: list[nn.Module]) -> Arrays:
-    if not modules:
-        return ()
-    first = modules[0]
-    if isinstance(first, ConstantMap):
-        return (_float64(first.values),)
-    if isinstance(op, BatchNorm):
-        return _scale_and_shift(first)
-    if not isinstance(first, nn.Conv2d | nn.Linear):
-        return ()
-    return folded_weights(first, *modules[1:])
+def _arrays(modules: list[nn.Module]) -> Arrays:
+    match modules:
+        case [ConstantMap() as constant]:
+            return (_float64(constant.values),)
+        case [nn.BatchNorm2d() as norm]:
+            return _scale_and_shift(norm)
+        case [nn.Conv2d() | nn.Linear() as layer, *norms]:
+            return folded_weights(layer, *norms)
+        case _:
+            return ()
 
 
 def folded_weights(layer: nn.Conv2d | nn.Linear, *norms: nn.Module) -> Arrays:
@@ -106,35 +105,18 @@ def lower(traced: fx.GraphModule) -> LoweredNetwork:
     return _Lowering(traced).run()
 
 
-_MODULE_ACTIVATIONS: dict[str, str] = {
-    "ReLU": "relu",
-    "ReLU6": "relu6",
-    "SiLU": "silu",
-    "Swish": "silu",
-    "Sigmoid": "sigmoid",
-    "Hardswish": "hard_swish",
-    "HardSwish": "hard_swish",
-    "Hardsigmoid": "hard_sigmoid",
-    "HardSigmoid": "hard_sigmoid",
-    "Tanh": "tanh",
-    "GELU": "gelu",
+#: By the lower-case name of a module's class, of a function or of a tensor's method.
+_ACTIVATIONS = {
+    **{name: name for name in ("relu", "relu6", "silu", "sigmoid", "tanh")},
+    "swish": "silu",
+    "hardswish": "hard_swish",
+    "hardsigmoid": "hard_sigmoid",
 }
-_FUNCTION_ACTIVATIONS: dict[Any, str] = {
-    F.relu: "relu",
-    torch.relu: "relu",
-    F.relu6: "relu6",
-    F.silu: "silu",
-    torch.sigmoid: "sigmoid",
-    F.sigmoid: "sigmoid",
-    F.hardswish: "hard_swish",
-    F.hardsigmoid: "hard_sigmoid",
-    torch.tanh: "tanh",
-}
-_METHOD_ACTIVATIONS = {"relu": "relu", "sigmoid": "sigmoid", "tanh": "tanh"}
 _IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout2d)
 _IDENTITY_NAMES = ("DropPath", "DropBlock2d", "StochasticDepth", "Dropout")
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 _PRODUCTS = (operator.mul, operator.imul, torch.mul)
+_RESHAPES = (torch.flatten, "flatten", "view", "reshape")
 
 
 @dataclass(slots=True)
@@ -158,7 +140,7 @@ class _Lowering:
                 self.shapes.append(_shape(node))
             elif node.op == "output":
                 self._check_output(node)
-            elif _is_tensor(node) and self._tensors(node):
+            elif hasattr(node.meta.get("tensor_meta"), "shape") and self._tensors(node):
                 self._lower(node)
         return LoweredNetwork(
             spec=OpSpec(input_shape=self.shapes[0], ops=tuple(self.ops)),
@@ -188,12 +170,12 @@ class _Lowering:
     def _tensors(self, node: fx.Node) -> list[int]:
         return [self.tensor[n] for n in node.all_input_nodes if n in self.tensor]
 
-    def _emit(self, node: fx.Node, op: Op, modules: tuple[str, ...] = ()) -> None:
+    def _emit(self, node: fx.Node, op: Op, shape: Shape | None = None) -> None:
         self.ops.append(op)
         self.layers.append(self._name(node))
         self.nodes.append(node.name)
-        self.modules.append(list(modules))
-        self.shapes.append(_shape(node))
+        self.modules.append([str(node.target)] if node.op == "call_module" else [])
+        self.shapes.append(shape or _shape(node))
         self.tensor[node] = len(self.ops)
 
     def _name(self, node: fx.Node) -> str:
@@ -202,34 +184,28 @@ class _Lowering:
         else:
             stack = list(node.meta.get("nn_module_stack", {}).values())
             path = stack[-1][0] if stack else ""
-            function = node.target if isinstance(node.target, str) else node.target.__name__
-            base = f"{path}.{function}".lstrip(".")
+            base = f"{path}.{_function_name(node)}".lstrip(".")
         uses = sum(name == base or name.startswith(f"{base}@") for name in self.layers)
         return base if not uses else f"{base}@{uses + 1}"
 
     def _lower(self, node: fx.Node) -> None:
         inputs = tuple(self._tensors(node))
-        if self._is_identity(node):
+        module = self.traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if self._is_identity(node, module):
             self.tensor[node] = inputs[0]
-        elif self._folds(node):
+        elif isinstance(module, nn.BatchNorm2d) and self._folds(node):
             self.modules[inputs[0] - 1].append(str(node.target))
             self.nodes[inputs[0] - 1] = node.name
             self.tensor[node] = inputs[0]
-        elif node.op == "call_module":
-            op = self._module_op(node, inputs) or self._opaque(node, inputs)
-            self._emit(node, op, (str(node.target),))
+        elif module is None:
+            function, name = self._function_op(node, inputs), _function_name(node)
+            self._emit(node, function or Opaque(inputs=inputs, operator=name, shape=_shape(node)))
         else:
-            self._emit(node, self._function_op(node, inputs) or self._opaque(node, inputs))
-
-    def _opaque(self, node: fx.Node, inputs: tuple[int, ...]) -> Op:
-        return Opaque(inputs=inputs, operator=self._operator(node), shape=_shape(node))
+            layer, name = self._module_op(node, module, inputs), type(module).__name__
+            self._emit(node, layer or Opaque(inputs=inputs, operator=name, shape=_shape(node)))
 
     def _folds(self, node: fx.Node) -> bool:
-        """Whether this is a batch norm that alone reads a convolution's result."""
-        if node.op != "call_module":
-            return False
-        if not isinstance(self.traced.get_submodule(str(node.target)), nn.BatchNorm2d):
-            return False
+        """Whether a batch norm alone reads a convolution's result."""
         (before,) = node.all_input_nodes
         number = self.tensor[before] - 1
         return (
@@ -239,13 +215,7 @@ class _Lowering:
             and len(before.users) == 1
         )
 
-    def _operator(self, node: fx.Node) -> str:
-        if node.op == "call_module":
-            return type(self.traced.get_submodule(str(node.target))).__name__
-        return node.target if isinstance(node.target, str) else node.target.__name__
-
-    def _module_op(self, node: fx.Node, inputs: tuple[int, ...]) -> Op | None:
-        module = self.traced.get_submodule(str(node.target))
+    def _module_op(self, node: fx.Node, module: nn.Module, inputs: tuple[int, ...]) -> Op | None:
         shape = self.shapes[inputs[0]]
         activation = _module_activation(module)
         if activation is not None:
@@ -268,20 +238,17 @@ class _Lowering:
             case _:
                 return None
 
-    def _is_identity(self, node: fx.Node) -> bool:
+    def _is_identity(self, node: fx.Node, module: nn.Module | None) -> bool:
         """Dropout in eval mode, and reshapes that change nothing (a pool that is flat already)."""
-        if node.op == "call_module":
-            module = self.traced.get_submodule(str(node.target))
+        if module is not None:
             return isinstance(module, _IDENTITIES) or type(module).__name__ in _IDENTITY_NAMES
         if node.target in (F.dropout, F.dropout2d) or node.target == "contiguous":
             return True
-        reshapes = (torch.flatten, "flatten", "view", "reshape")
-        return node.target in reshapes and _shape(node) == self.shapes[self._tensors(node)[0]]
+        return node.target in _RESHAPES and _shape(node) == self.shapes[self._tensors(node)[0]]
 
     def _function_op(self, node: fx.Node, inputs: tuple[int, ...]) -> Op | None:
         target, shapes, result = node.target, [self.shapes[t] for t in inputs], _shape(node)
-        name = _FUNCTION_ACTIVATIONS.get(target) or _METHOD_ACTIVATIONS.get(str(target))
-        if name:
+        if name := _ACTIVATIONS.get(_function_name(node)):
             return Activation(inputs=inputs, function=name)
         if target in _ADDITIONS and len(inputs) == 2 and shapes[0] == shapes[1]:
             return Add(inputs=inputs)
@@ -289,7 +256,7 @@ class _Lowering:
             return Mul(inputs=inputs)
         if target in (torch.cat, torch.concat) and _axis(node) == 1 and len(result) == 3:
             return Concat(inputs=inputs)
-        if target in (torch.flatten, "flatten", "view", "reshape") and len(result) == 1:
+        if target in _RESHAPES and len(result) == 1:
             return Flatten(inputs=inputs)
         if target is F.adaptive_avg_pool2d:
             return _global_pool(inputs, shapes[0], result)
@@ -304,23 +271,19 @@ class _Lowering:
             return GlobalPool(inputs=inputs)
         if result != (channels,):
             return None
-        self.ops.append(GlobalPool(inputs=inputs))
-        self.layers.append(self._name(node))
-        self.nodes.append(node.name)
-        self.modules.append([])
-        self.shapes.append((channels, 1, 1))
+        self._emit(node, GlobalPool(inputs=inputs), (channels, 1, 1))
         return Flatten(inputs=(len(self.ops),))
 
 
 def _module_activation(module: nn.Module) -> str | None:
-    name = _MODULE_ACTIVATIONS.get(type(module).__name__)
-    if name == "gelu" and getattr(module, "approximate", "none") != "none":
-        return None
-    return name
+    name = type(module).__name__.lower()
+    if name == "gelu" and getattr(module, "approximate", "none") == "none":
+        return "gelu"
+    return _ACTIVATIONS.get(name)
 
 
-def _is_tensor(node: fx.Node) -> bool:
-    return hasattr(node.meta.get("tensor_meta"), "shape")
+def _function_name(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else node.target.__name__
 
 
 def _shape(node: fx.Node) -> Shape:
@@ -335,25 +298,15 @@ def _pair(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
 
 
-def _same_pads(
-    shape: Shape, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
-) -> tuple[int, int, int, int]:
-    """TensorFlow's "SAME": what is odd goes to the end (bottom, right)."""
-    begin, end = [], []
-    for size, k, s, d in zip(shape[1:], kernel, stride, dilation, strict=True):
-        total = max((math.ceil(size / s) - 1) * s + (k - 1) * d + 1 - size, 0)
-        begin.append(total // 2)
-        end.append(total - total // 2)
-    return begin[0], begin[1], end[0], end[1]
-
-
 def _pads(module: Any, shape: Shape, dilation: tuple[int, int]) -> tuple[int, int, int, int]:
     """top, left, bottom, right of a convolution or pooling module, timm's "same" ones included."""
     if isinstance(module, PaddedConv2d):
         return module.pads
     kernel, stride = _pair(module.kernel_size), _pair(module.stride)
     if type(module).__name__.endswith("Same") or module.padding == "same":
-        return _same_pads(shape, kernel, stride, dilation)
+        same = import_timm().layers.padding.pad_same_arg
+        left, right, top, bottom = same(shape[1:], kernel, stride, dilation)
+        return top, left, bottom, right
     if module.padding == "valid":
         return (0, 0, 0, 0)
     y, x = _pair(module.padding)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -82,7 +83,7 @@ def load_network(
     if weights == "random":
         randomise(module, shape, seed=seed)
     elif weights not in ("initial", "pretrained"):
-        load_state(module, Path(weights), name)
+        _load(module, _read_state(Path(weights)), str(weights), name)
     try:
         traced = trace(module, shape)
         lowered = lower(traced)
@@ -117,18 +118,11 @@ def weights_digest(module: nn.Module) -> str:
 def with_state(network: Network, state: Mapping[str, torch.Tensor]) -> Network:
     """The network with these weights and norms, by the names of its own state dict.
 
-    What an unmerged copy learnt (``merge.unmerged``) comes back this way, to be merged. Raises
+    A trained unmerged copy (``merge.unmerged``) comes back this way, to be merged. Raises
     NetworkError where names or shapes do not fit.
     """
     module = copy.deepcopy(network.module)
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        detail = " ".join(str(error).split())
-        raise NetworkError(
-            f"{network.name}: the weights do not fit ({detail[:160]}); give the state dict of "
-            "this network, or of an unmerged copy of it"
-        ) from error
+    _load(module, state, "a trained copy", network.name)
     return replace(network, module=module)
 
 
@@ -142,9 +136,14 @@ def _create(name: str, *, pretrained: bool, classes: int | None = None) -> nn.Mo
     torchvision = import_torchvision_models() if library == "torchvision" else None
     known = torchvision.list_models() if torchvision else timm.list_models()
     if short.split(".")[0] not in known:
-        raise NetworkError(f"{name}: no such network{_suggestion(short, known)}")
+        close = ", ".join(difflib.get_close_matches(short, known, n=3))
+        hint = f"did you mean {close}?" if close else "`timm.list_models()` lists them"
+        raise NetworkError(f"{name}: no such network; {hint}")
     try:
-        with _quiet_downloads():
+        with ExitStack() as after:
+            # The hub's client logs every retry; what comes of them is one error, which we report.
+            logging.disable(logging.ERROR)
+            after.callback(logging.disable, logging.NOTSET)
             outputs = {} if classes is None else {"num_classes": classes}
             model: nn.Module
             if torchvision:
@@ -163,23 +162,6 @@ def _create(name: str, *, pretrained: bool, classes: int | None = None) -> nn.Mo
         ) from error
 
 
-@contextmanager
-def _quiet_downloads() -> Iterator[None]:
-    """The hub's client logs every retry; what comes of them is one error, which we report."""
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-def _suggestion(name: str, known: list[str]) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(name, known, n=3)
-    return f"; did you mean {', '.join(close)}?" if close else "; `timm.list_models()` lists them"
-
-
 def _input_channels(module: nn.Module) -> int:
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
@@ -189,36 +171,28 @@ def _input_channels(module: nn.Module) -> int:
     )
 
 
-def load_state(module: nn.Module, path: Path, name: str) -> None:
-    """Load a state dict; pickled files are read without running code (``weights_only``)."""
-    state = _read_state(path)
+def _load(module: nn.Module, state: Mapping[str, torch.Tensor], source: str, name: str) -> None:
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
         detail = " ".join(str(error).split())
         raise WeightsMisfitError(
-            f"{path}: its weights do not fit {name} ({detail[:160]}); give a state dict of {name}"
+            f"{source}: its weights do not fit {name} ({detail[:160]}); give a state dict of {name}"
         ) from error
 
 
 def _read_state(path: Path) -> Any:
+    """A state dict; pickled files are read without running code (``weights_only``)."""
     if not path.is_file():
         raise NetworkError(f"{path}: no such file; --weights takes pretrained, random or a file")
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        load = import_timm().models.load_state_dict
+        return load(str(path), use_ema=False, weights_only=True)
     except Exception as error:
         raise NetworkError(
             f"{path}: not a readable state dict ({type(error).__name__}); "
             "save one with safetensors.torch.save_file(model.state_dict(), FILE)"
         ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            return state[key]
-    return state
 
 
 def randomise(module: nn.Module, input_shape: tuple[int, int, int], *, seed: int = 0) -> None:

@@ -13,22 +13,20 @@ from dataclasses import dataclass, field, replace
 
 from dshrink.errors import NotMergeable, ShrinkError
 from dshrink.network.blocks import Block, why_unmergeable
-from dshrink.network.chain import Chain, ChainConv, span_chain
+from dshrink.network.chain import Chain, span_chain
 from dshrink.network.models import Network
 from latency_tables.errors import MaskError
-from latency_tables.masks import REMOVABLE
+from latency_tables.masks import REMOVABLE, check_mask
 from latency_tables.opspec import Activation, OpSpec
 from latency_tables.span_masks import ACTIVE, LINEAR, Span, check_span_mask, mask_spans
-
-SEGMENTS = ("blocks", "spans")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Region:
     """Operators ``ops`` (in order) that become one convolution of tensor ``enters``.
 
-    The last of them makes the tensor that the convolution's result stands for; ``removed`` are the
-    activations among them. ``path`` is where the new layers stand in the network's modules. It is
+    The last of them makes the tensor that the convolution gives; ``removed`` are the
+    activations among them. ``path`` is that of the new layers among the network's modules. It is
     either a block or a span.
     """
 
@@ -57,7 +55,7 @@ class Rewriting:
     """What ``mask`` does to a network that it cuts into ``segments`` ("blocks" or "spans").
 
     ``removed`` are activations outside of the regions that go; ``activated`` maps a tensor to the
-    path of the free activation that comes behind it.
+    path of the free activation that comes after it.
     """
 
     segments: str
@@ -76,17 +74,21 @@ def rewriting(
     Without ``free_activation`` none is added where the network has none. Raises ShrinkError for a
     mask that does not fit, and for what cannot merge.
     """
-    if segments not in SEGMENTS:
-        raise ShrinkError(f"unknown segments {segments!r}; known: {', '.join(SEGMENTS)}")
-    make = block_rewriting if segments == "blocks" else span_rewriting
-    found = make(network, mask)
+    makers = {"blocks": block_rewriting, "spans": span_rewriting}
+    if segments not in makers:
+        raise ShrinkError(f"unknown segments {segments!r}; known: {', '.join(makers)}")
+    found = makers[segments](network, mask)
     return found if free_activation else replace(found, activated={}, free_activation=False)
 
 
 def block_rewriting(network: Network, mask: str) -> Rewriting:
     """The blocks merge that a keep mask marks 0, each with an activation at its end."""
     blocks = network.blocks
-    check_mask(blocks, mask, network.name)
+    reasons = {block.index: block.unmergeable for block in blocks if block.unmergeable}
+    try:
+        check_mask(mask, [block.name for block in blocks], reasons, network.name)
+    except MaskError as error:
+        raise ShrinkError(str(error)) from None
     shrunk = [block for block, keep in zip(blocks, mask, strict=True) if keep == "0"]
     regions = [block_region(block) for block in shrunk]
     return Rewriting(
@@ -99,21 +101,6 @@ def block_rewriting(network: Network, mask: str) -> Rewriting:
             if block.end_activation is None
         },
     )
-
-
-def check_mask(blocks: Sequence[Block], keep_mask: str, name: str) -> None:
-    """Raise ShrinkError unless the mask has one 0 or 1 a block and shrinks only what can merge."""
-    if len(keep_mask) != len(blocks) or set(keep_mask) - {"0", "1"}:
-        raise ShrinkError(
-            f"keep mask {keep_mask!r} does not fit {name}: it needs {len(blocks)} characters "
-            "0 (remove the activations) or 1 (keep them), one a block"
-        )
-    for block, keep in zip(blocks, keep_mask, strict=True):
-        if keep == "0" and block.unmergeable:
-            raise ShrinkError(
-                f"block {block.index} ({block.name}) of {name} cannot merge: {block.unmergeable}; "
-                "keep it (1) in the mask"
-            )
 
 
 def block_region(block: Block) -> Region:
@@ -132,7 +119,7 @@ def span_rewriting(network: Network, mask: str) -> Rewriting:
     """Spans of several convolutions merge; at each boundary the mask's activation, or none.
 
     A span swallows the skips that start and end in it. Other additions stay, with the activation
-    behind them.
+    after them.
     """
     spec, layers = network.spec, network.lowered.layers
     chain = network.chain
@@ -154,7 +141,13 @@ def span_rewriting(network: Network, mask: str) -> Rewriting:
     removed, activated = [], {}
     for conv, sign in zip(chain.body, mask, strict=True):
         if sign == LINEAR and conv.activation_op is not None:
-            removed.append(_removable(conv, layers, network.name))
+            if conv.activation not in REMOVABLE:
+                raise ShrinkError(
+                    f"{layers[conv.activation_op]} of {network.name}: activation {conv.activation} "
+                    f"is not removed (only {' and '.join(REMOVABLE)} are): keep it ({ACTIVE} at "
+                    f"position {conv.position})"
+                )
+            removed.append(conv.activation_op)
         elif sign == ACTIVE and conv.activation_op is None:
             activated[conv.linear] = _beside(conv.name, f"position_{conv.position}")
     return Rewriting(
@@ -166,18 +159,8 @@ def span_rewriting(network: Network, mask: str) -> Rewriting:
     )
 
 
-def _removable(conv: ChainConv, layers: Sequence[str], model: str) -> int:
-    assert conv.activation_op is not None
-    if conv.activation not in REMOVABLE:
-        raise ShrinkError(
-            f"{layers[conv.activation_op]} of {model}: activation {conv.activation} is not removed "
-            f"(only {' and '.join(REMOVABLE)} are): keep it ({ACTIVE} at position {conv.position})"
-        )
-    return conv.activation_op
-
-
 def _beside(layer: str, name: str) -> str:
-    """A path beside a layer: ``blocks.1.0.span_3_6`` for ``blocks.1.0.conv_dw``."""
+    """A path next to a layer: ``blocks.1.0.span_3_6`` for ``blocks.1.0.conv_dw``."""
     return ".".join([*layer.split(".")[:-1], name])
 
 
@@ -210,8 +193,8 @@ def _span_result(layers: Sequence[str], chain: Chain, span: Span) -> int:
     swallowed = [a for a in chain.additions if a.end == j and a.start >= i]
     if swallowed != list(last.additions[: len(swallowed)]):
         raise NotMergeable(
-            f"{layers[swallowed[-1].op]} ends a skip inside, but stands behind an activation or "
-            "behind the end of a longer skip"
+            f"{layers[swallowed[-1].op]} ends a skip inside, but follows an activation or "
+            "the end of a longer skip"
         )
     return (swallowed[-1].op if swallowed else last.op) + 1
 
@@ -231,7 +214,7 @@ def operators_between(
             continue
         if tensor < enters:
             name = layers[tensor - 1] if tensor else "the image"
-            raise NotMergeable(f"what enters beside the first convolution: {name}")
+            raise NotMergeable(f"{name} enters it as well as what the first convolution reads")
         inside.add(tensor - 1)
         waiting += spec.ops[tensor - 1].inputs
     for number, op in enumerate(spec.ops):

@@ -26,7 +26,7 @@ _LIBRARIES: list[torch.library.Library] = []  # a library lives as long as its d
 
 
 def import_timm() -> Any:
-    """timm, also beside a torchvision whose compiled operators do not load."""
+    """timm, also with a torchvision whose compiled operators do not load."""
     _import_torchvision()
     return importlib.import_module("timm")
 
@@ -40,7 +40,7 @@ def import_torchvision_models() -> Any:
 def _import_torchvision() -> None:
     """Import torchvision, which timm needs; declare operators whose absence stops its import.
 
-    torchvision's wheels for Linux are built for CUDA; beside a CPU build of torch their operators
+    torchvision's wheels for Linux are built for CUDA; with a CPU build of torch their operators
     are missing, and the import stops at the first that it decorates, which no classification
     network uses. With that operator's signature declared, the import passes.
     """
@@ -135,11 +135,7 @@ def _split_norm_activations(traced: fx.GraphModule) -> None:
 
 def _plain_norm(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
     plain = nn.BatchNorm2d(
-        norm.num_features,
-        eps=norm.eps,
-        momentum=norm.momentum,
-        affine=norm.affine,
-        track_running_stats=norm.track_running_stats,
+        norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
     )
     for name, value in (*norm.named_parameters(recurse=False), *norm.named_buffers(recurse=False)):
         setattr(plain, name, value)

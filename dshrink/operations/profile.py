@@ -109,8 +109,9 @@ def _pieces(
     if spans is not None:
         pieces = span_pieces(network, mode=spans.mode)
         count = sum(piece.kind == "span" for piece in pieces.pieces)
+        distinct = len({piece.spec.digest for piece in pieces.pieces})
         notice(
-            f"{count} spans of {network.name}, {len(pieces.unique_specs)} distinct pieces with the "
+            f"{count} spans of {network.name}, {distinct} distinct pieces with the "
             f"fixed ones; {len(pieces.unmergeable)} spans cannot merge"
         )
         return pieces

@@ -18,7 +18,7 @@ from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.search.dp.bounds import Bounds, PieceSizes, sizes_of
 from dshrink.search.dp.compat import DEFAULT_PREC, TruncatedProgram
 from dshrink.search.dp.files import load_importance, load_problem, load_unevaluated
-from dshrink.search.dp.frontier import ChainPlan, Frontier, SpanPlan, solve
+from dshrink.search.dp.frontier import ChainPlan, Frontier, solve
 from dshrink.search.dp.layer_merge import (
     has_kernels,
     load_kernel_importance,
@@ -29,9 +29,8 @@ from dshrink.search.dp.many_devices import DeviceOutcome, own_plan, shared_plan
 from dshrink.search.dp.tables import TableProblem, table_problem
 from dshrink.search.errors import SearchError
 from dshrink.search.goal import Goal, check_fit
-from dshrink.search.greedy import greedy
+from dshrink.search.greedy import greedy, random_plan
 from dshrink.search.plan import Plan, save_plan
-from dshrink.search.random_search import random_plan
 from dshrink.train.unreadable import Unreadable
 from latency_tables.io import load_table
 from latency_tables.published import PREFIX
@@ -232,7 +231,7 @@ class DpResult:
 
     plans: tuple[Plan, ...] = ()
     chosen: tuple[ChainPlan, ...] = ()
-    frontier: Frontier[ChainPlan] | None = None
+    frontier: Frontier | None = None
     problem: TableProblem | None = None
     outcomes: tuple[DeviceOutcome, ...] = ()
     overrun_ms: float | None = None
@@ -279,7 +278,7 @@ def search_tables(
         problems.append(problem)
     first = problems[0]
     frontier = solve(first.problem, first.limits).of_latency() if request.frontier else None
-    chosen: tuple[SpanPlan, ...] = ()
+    chosen: tuple[ChainPlan, ...] = ()
     outcomes: tuple[DeviceOutcome, ...] = ()
     budgets = request.budgets_ms or [(request.share or 0) * p.original_ms for p in problems]
     if request.one_plan is None and count:
@@ -339,6 +338,6 @@ def search_csv(
     )
 
 
-def _csv_result(frontier: Frontier[ChainPlan], budget_ms: float | None) -> DpResult:
+def _csv_result(frontier: Frontier, budget_ms: float | None) -> DpResult:
     chosen = () if budget_ms is None else (frontier.best(budget_ms),)
     return DpResult(chosen=chosen, frontier=frontier)

@@ -8,17 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from dshrink.errors import ShrinkError
+from dshrink.errors import NotMergeable, ShrinkError
+from dshrink.merge.linear_graph import region_graph
+from dshrink.merge.padding import require_constant_border
 from dshrink.network.blocks import Block
 from dshrink.network.models import Network
 from dshrink.network.rewriting import block_region, part_of
 from dshrink.pieces.specs import (
     FREE_ACTIVATION,
     activated,
-    bias_map_problem,
     merged_conv,
     merged_ops,
-    needs_bias_map,
 )
 from latency_tables.opspec import Activation, Conv, OpSpec
 from latency_tables.pieces import NetworkPieces, Piece
@@ -80,8 +80,13 @@ def network_pieces(network: Network, *, dense: bool = True) -> NetworkPieces:
     pieces = list(_fixed_pieces(spec, layers, blocks))
     # A table is calibrated on the network merged throughout: in a form that one block cannot have,
     # there is no such network.
-    mergeable = [block for block in blocks if not block.unmergeable]
-    maps = not any(bias_map_problem(spec, block_region(block)) for block in mergeable)
+    maps = True
+    try:
+        for block in blocks:
+            if not block.unmergeable:
+                require_constant_border(region_graph(spec, block_region(block)))
+    except NotMergeable:
+        maps = False
     for block in blocks:
         pieces += _block_pieces(spec, layers, block, maps=maps, dense=dense)
     return NetworkPieces(
@@ -122,9 +127,9 @@ def _block_pieces(
         region, function = block_region(block), _end_function(spec, block)
         plain = activated(merged_ops(spec, region), function)
         specs["merged"] = OpSpec(input_shape=source, ops=plain)
-        if maps and needs_bias_map(spec, region):
-            mapped = activated(merged_ops(spec, region, padding="bias_map"), function)
-            specs["merged_bias_map"] = OpSpec(input_shape=source, ops=mapped)
+        with_map = merged_ops(spec, region, padding="bias_map") if maps else ()
+        if len(with_map) > 1:
+            specs["merged_bias_map"] = OpSpec(input_shape=source, ops=activated(with_map, function))
         if dense:
             specs["dense"] = _dense_counterpart(spec, block)
     names = tuple(layers[block.first : block.last + 1])

@@ -16,19 +16,15 @@ def bind_to_network(plan: Plan, network: Network) -> Plan:
 
     Raises PlanError where the plan is for another network or merges what cannot merge.
     """
-    if plan.segments == "spans":
-        return _bind_spans(plan, network)
-    blocks = network.blocks
-    return bind(
-        plan,
-        model=network.name,
-        block_names=[block.name for block in blocks],
-        unmergeable={block.index: block.unmergeable for block in blocks if block.unmergeable},
-        activations={block.index: block.inner_activations for block in blocks},
-    )
-
-
-def _bind_spans(plan: Plan, network: Network) -> Plan:
+    if plan.segments == "blocks":
+        blocks = network.blocks
+        return bind(
+            plan,
+            model=network.name,
+            block_names=[block.name for block in blocks],
+            unmergeable={block.index: block.unmergeable for block in blocks if block.unmergeable},
+            activations={block.index: block.inner_activations for block in blocks},
+        )
     chain = network.chain
     bound = bind_spans(plan, model=network.name, chain=span_chain(chain), known=set(chain.spans()))
     try:

@@ -75,13 +75,13 @@ def _span_piece(network: Network, chain: Chain, span: Span) -> Piece:
 
 
 def _fixed_pieces(network: Network, chain: Chain) -> Iterator[Piece]:
-    """Stem, head, additions, and the operators behind a position that no span changes."""
+    """Stem, head, additions, and the operators after a position that no span changes."""
     enters = network.spec.ops[chain.body[0].op].inputs[0]
     yield from _outside(network, chain, "stem", 0, enters)
     yield from _outside(network, chain, "head", chain.body[-1].end, len(network.spec.ops))
     for conv in chain.body[:-1]:
         yield from _between(network, chain, conv)
-    # What is added past a single convolution stands in that layer's own piece.
+    # What is added past a single convolution is part of that layer's own piece.
     additions = [addition for addition in chain.additions if addition.end > addition.start + 1]
     places = [(addition.start, addition.end) for addition in additions]
     for addition, place in zip(additions, places, strict=True):
@@ -116,7 +116,7 @@ def _outside(network: Network, chain: Chain, kind: str, enters: int, stop: int) 
 
 
 def _between(network: Network, chain: Chain, conv: ChainConv) -> Iterator[Piece]:
-    """What stands behind a convolution's activation, the trunk's additions left out."""
+    """What follows a convolution's activation, the trunk's additions left out."""
     spec, layers = network.spec, network.lowered.layers
     additions = {addition.op for addition in chain.additions}
     numbers = [n for n in conv.after if n not in additions]

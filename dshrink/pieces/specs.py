@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dshrink.errors import NotMergeable, ShrinkError
-from dshrink.merge.linear_graph import region_graph
+from dshrink.merge.linear_graph import LinearGraph, region_graph
 from dshrink.merge.padding import pads_inside, require_constant_border
 from dshrink.network.models import Network
-from dshrink.network.rewriting import Region, Rewriting, rewriting
+from dshrink.network.rewriting import Region, rewriting
 from latency_tables.masks import check_padding
 from latency_tables.opspec import Activation, BiasMap, Conv, Op, OpSpec
 
@@ -24,7 +24,10 @@ def merged_conv(spec: OpSpec, region: Region) -> Conv:
 
     Raises NotMergeable.
     """
-    graph = region_graph(spec, region)
+    return _conv_of(region_graph(spec, region))
+
+
+def _conv_of(graph: LinearGraph) -> Conv:
     window = graph.window
     return Conv(
         inputs=(0,),
@@ -36,20 +39,6 @@ def merged_conv(spec: OpSpec, region: Region) -> Conv:
     )
 
 
-def needs_bias_map(spec: OpSpec, region: Region) -> bool:
-    """Whether the exact border of the merged region needs a constant a position."""
-    return pads_inside(region_graph(spec, region))
-
-
-def bias_map_problem(spec: OpSpec, region: Region, layers: Sequence[str] = ()) -> str:
-    """Why no bias map makes the border of the merged region exact, or an empty text."""
-    try:
-        require_constant_border(region_graph(spec, region, layers=layers))
-    except NotMergeable as error:
-        return str(error)
-    return ""
-
-
 def merged_ops(
     spec: OpSpec, region: Region, *, padding: str = "repad", layers: Sequence[str] = ()
 ) -> tuple[Op, ...]:
@@ -59,19 +48,18 @@ def merged_ops(
     merge, or where a bias map is asked for and none is exact.
     """
     check_padding(padding)
-    problem = bias_map_problem(spec, region, layers) if padding == "bias_map" else ""
-    if problem:
-        raise ShrinkError(f"{region.label}: {problem}")
     try:
-        conv = merged_conv(spec, region)
+        graph = region_graph(spec, region, layers=layers)
+        if padding == "bias_map":
+            require_constant_border(graph)
     except NotMergeable as error:
         raise ShrinkError(f"{region.label} cannot merge: {error}") from None
-    mapped = padding == "bias_map" and needs_bias_map(spec, region)
-    return (conv, BiasMap(inputs=(1,))) if mapped else (conv,)
+    mapped = padding == "bias_map" and pads_inside(graph)
+    return (_conv_of(graph), BiasMap(inputs=(1,))) if mapped else (_conv_of(graph),)
 
 
 def activated(ops: tuple[Op, ...], function: str) -> tuple[Op, ...]:
-    """These operators with an activation behind the last one."""
+    """These operators with an activation after the last one."""
     return (*ops, Activation(inputs=(len(ops),), function=function))
 
 
@@ -83,17 +71,12 @@ def shrunk_spec(
     padding: str = "repad",
     free_activation: bool = True,
 ) -> OpSpec:
-    """The whole network shrunk as ``mask`` says. Structure only.
+    """The whole network shrunk as ``mask`` says, in the order of the rewritten graph.
 
     ``segments`` says what the mask is: "blocks" for a keep mask, "spans" for a span mask. Raises
     ShrinkError for a mask that does not fit or merges what cannot merge.
     """
     changes = rewriting(network, mask, segments=segments, free_activation=free_activation)
-    return rewritten_spec(network, changes, padding=padding)
-
-
-def rewritten_spec(network: Network, changes: Rewriting, *, padding: str = "repad") -> OpSpec:
-    """The structure of a rewritten network, its operators in the order of the rewritten graph."""
     spec, layers = network.spec, network.lowered.layers
     merged = {
         region.ops[-1]: (region.enters, merged_ops(spec, region, padding=padding, layers=layers))

@@ -22,6 +22,7 @@ from dshrink.plots.style import (
     set_block_axis,
     set_titles,
 )
+from latency_tables.forms import merged_kind
 from latency_tables.masks import check_padding
 from latency_tables.places import BLOCK_KINDS
 from latency_tables.schema import Row
@@ -117,7 +118,7 @@ def _draw_saving(axes: Axes, table: LatencyTable, padding: str) -> None:
         savings = {
             block: saving
             for block in table.mergeable
-            if table.merged_kind(block, padding) == kind
+            if merged_kind(table.by_place, block, padding) == kind
             if (saving := _saving_percent(table, block, kind)) is not None
         }
         if savings:
@@ -133,7 +134,7 @@ def _draw_saving(axes: Axes, table: LatencyTable, padding: str) -> None:
 
 
 def _saving_percent(table: LatencyTable, block: int, kind: str) -> float | None:
-    if not (table.has_row("original", block) and table.has_row(kind, block)):
+    if not {("original", block), (kind, block)} <= table.by_place.keys():
         return None
     before, after = table.row("original", block).latency_ms, table.row(kind, block).latency_ms
     return None if before is None or after is None else 100 * (1 - after / before)

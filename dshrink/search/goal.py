@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Context
-from typing import Protocol
 
 from dshrink.search.errors import InfeasibleBudgetError, SearchError, UnfitTableError
 from latency_tables.errors import MissingPieceError
@@ -15,45 +14,41 @@ from latency_tables.predictor import Prediction, predict
 from latency_tables.table import LatencyTable
 
 
-class Blocks(Protocol):
-    """A network as its number of blocks: a latency table, or what knows as much."""
-
-    @property
-    def model(self) -> str: ...
-
-    @property
-    def block_count(self) -> int: ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
     """Either a latency budget or the number of blocks to keep."""
 
-    budget_ms: float | None
-    keep: int | None
+    budget_ms: float | None = None
+    keep: int | None = None
 
-    @classmethod
-    def of(cls, *, budget_ms: float | None, keep: int | None) -> Goal:
-        """Raises SearchError unless exactly one is given and makes sense."""
-        if (budget_ms is None) == (keep is None):
+    def __post_init__(self) -> None:
+        if (self.budget_ms is None) == (self.keep is None):
             raise SearchError(
                 "give either --budget-ms T or --keep K, the number of blocks that stay "
-                f"(got budget {budget_ms} ms, keep {keep})"
+                f"(got budget {self.budget_ms} ms, keep {self.keep})"
             )
-        if budget_ms is not None and not (math.isfinite(budget_ms) and budget_ms > 0):
-            raise SearchError(f"the latency budget must be above 0 ms, got {budget_ms}")
-        return cls(budget_ms=budget_ms, keep=keep)
+        if self.budget_ms is not None and not 0 < self.budget_ms < math.inf:
+            raise SearchError(f"the latency budget must be above 0 ms, got {self.budget_ms}")
 
-    def check_count(self, network: Blocks, shrinkable: Sequence[int]) -> None:
-        """Raise InfeasibleBudgetError unless the network can keep exactly this many blocks."""
+    def shrink(self, model: str, blocks: int, order: Sequence[int]) -> str:
+        """The keep mask where as many of ``order`` as the count asks for merge, its first ones.
+
+        Raises InfeasibleBudgetError where they are too few, or the network has fewer blocks.
+        """
         assert self.keep is not None
-        least = network.block_count - len(shrinkable)
-        if not least <= self.keep <= network.block_count:
+        least = blocks - len(order)
+        if not least <= self.keep <= blocks:
             why = f" ({least} of them cannot merge)" if least else ""
             raise InfeasibleBudgetError(
-                f"{network.model} cannot keep {self.keep} of its {network.block_count} blocks"
-                f"{why}: ask for {least} to {network.block_count}"
+                f"{model} cannot keep {self.keep} of its {blocks} blocks{why}: "
+                f"ask for {least} to {blocks}"
             )
+        return keep_mask(blocks, order[: blocks - self.keep])
+
+
+def keep_mask(blocks: int, merged: Collection[int]) -> str:
+    """One character a block: 0 where it merges."""
+    return "".join("0" if block in merged else "1" for block in range(blocks))
 
 
 def check_blocks(table: LatencyTable, method: str) -> None:
@@ -87,11 +82,8 @@ def savings_ms(table: LatencyTable, padding: str) -> Mapping[int, float]:
 
 def smallest_latency(table: LatencyTable, padding: str = "bias_map") -> Prediction:
     """The prediction of the fastest mask: each block the better of original and merged."""
-    savings = savings_ms(table, padding)
-    keep_mask = "".join(
-        "0" if savings.get(block, 0.0) > 0 else "1" for block in range(table.block_count)
-    )
-    return predict(table, keep_mask, padding)
+    faster = [block for block, saved in savings_ms(table, padding).items() if saved > 0]
+    return predict(table, keep_mask(table.block_count, faster), padding)
 
 
 def round_up(value: float) -> str:

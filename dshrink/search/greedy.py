@@ -1,12 +1,14 @@
-"""The plan that a latency table gives by itself: merge where it saves most.
+"""The plans that a latency table gives by itself: merge where it saves most, or at random.
 
 Predictions grow with the sum of the rows, so merging the blocks of largest saving first meets a
-budget with the fewest merged blocks. It knows nothing about accuracy; that is what stage 1 and the
-dynamic program are for.
+budget with the fewest merged blocks. Neither knows anything about accuracy; that is what stage 1
+and the dynamic program are for. Random plans are the baseline that a real search has to beat
+(DepthShrinker, Sec. 5).
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 
 from dshrink.search.binding import plan_from_table
@@ -15,6 +17,7 @@ from dshrink.search.goal import (
     check_blocks,
     check_fit,
     infeasible,
+    keep_mask,
     savings_ms,
     smallest_latency,
 )
@@ -36,13 +39,35 @@ def greedy(
     Blocks of equal saving are shrunk from the first one on. Raises InfeasibleBudgetError for a
     budget or a count out of reach, UnfitTableError unless ``allow_unfit``.
     """
-    goal = Goal.of(budget_ms=budget_ms, keep=keep)
+    goal = Goal(budget_ms=budget_ms, keep=keep)
     check_blocks(table, "greedy")
     check_fit(table, allow_unfit=allow_unfit)
     savings = savings_ms(table, padding)
     order = sorted(savings, key=lambda block: (-savings[block], block))
-    keep_mask = shrink_in_order(table, goal, order, padding)
-    return plan_from_table(table, predict(table, keep_mask, padding), method="greedy")
+    mask = shrink_in_order(table, goal, order, padding)
+    return plan_from_table(table, predict(table, mask, padding), method="greedy")
+
+
+def random_plan(
+    table: LatencyTable,
+    *,
+    budget_ms: float | None = None,
+    keep: int | None = None,
+    seed: int = 0,
+    padding: str = "bias_map",
+    allow_unfit: bool = False,
+) -> Plan:
+    """Shrink blocks in a random order until ``budget_ms`` is met, or ``keep`` blocks are left.
+
+    With ``keep`` every mask of that count is equally likely. Raises as ``greedy`` does.
+    """
+    goal = Goal(budget_ms=budget_ms, keep=keep)
+    check_blocks(table, "random")
+    check_fit(table, allow_unfit=allow_unfit)
+    order = list(savings_ms(table, padding))
+    random.Random(seed).shuffle(order)
+    mask = shrink_in_order(table, goal, order, padding)
+    return plan_from_table(table, predict(table, mask, padding), method="random", seed=seed)
 
 
 def shrink_in_order(table: LatencyTable, goal: Goal, order: Sequence[int], padding: str) -> str:
@@ -51,15 +76,14 @@ def shrink_in_order(table: LatencyTable, goal: Goal, order: Sequence[int], paddi
     Raises InfeasibleBudgetError.
     """
     if goal.keep is not None:
-        goal.check_count(table, order)
-        return _mask(table, order[: table.block_count - goal.keep])
+        return goal.shrink(table.model, table.block_count, order)
     assert goal.budget_ms is not None
     savings = savings_ms(table, padding)
     useful = [block for block in order if savings[block] > 0]
     for count in range(len(useful) + 1):
-        keep_mask = _mask(table, useful[:count])
-        if predict(table, keep_mask, padding).latency_ms <= goal.budget_ms:
-            return keep_mask
+        mask = keep_mask(table.block_count, useful[:count])
+        if predict(table, mask, padding).latency_ms <= goal.budget_ms:
+            return mask
     fastest = smallest_latency(table, padding)
     raise infeasible(
         goal.budget_ms,
@@ -67,7 +91,3 @@ def shrink_in_order(table: LatencyTable, goal: Goal, order: Sequence[int], paddi
         f"mask:{fastest.keep_mask}",
         f" with {table.model} on {table.conditions.device}",
     )
-
-
-def _mask(table: LatencyTable, shrunk: Sequence[int]) -> str:
-    return "".join("0" if block in shrunk else "1" for block in range(table.block_count))

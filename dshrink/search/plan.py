@@ -162,7 +162,7 @@ def _check_names(names: Sequence[str], mask: str, kind: str, what: str) -> None:
     if names and len(names) != len(mask):
         raise PlanError(f"the plan names {len(names)} {what}s for {len(mask)} in its {kind}")
     if len(set(names)) != len(names):
-        raise PlanError(f"the plan gives two {what}s one name")
+        raise PlanError(f"the plan has duplicate {what} names")
 
 
 def parse_plan(text: str) -> Plan:

@@ -24,8 +24,8 @@ from dshrink.network.rewriting import Rewriting, rewriting
 from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.progress import OnProgress, no_progress
 from dshrink.search.goal import Goal
+from dshrink.search.greedy import random_plan
 from dshrink.search.plan import load_plan, parse_plan, save_plan
-from dshrink.search.random_search import random_plan
 from dshrink.study.folders import (
     MergedStep,
     PretrainedStep,
@@ -138,7 +138,7 @@ def _search(runner: StepRunner, step: Step) -> SearchedStep:
     found = search_masks(
         network,
         runner.feed(network, step.training),
-        goal=Goal.of(budget_ms=step.goal.budget_ms, keep=step.goal.keep),
+        goal=Goal(budget_ms=step.goal.budget_ms, keep=step.goal.keep),
         folder=folder,
         table=load_table(context.table),
         decay=step.decay,

@@ -49,9 +49,7 @@ class KeepRule:
                 assert self.table is not None
                 mask = shrink_in_order(self.table, self.goal, order, self.padding)
             else:
-                self.goal.check_count(self, order)
-                shrunk = order[: self.block_count - self.goal.keep]
-                mask = "".join("0" if at in shrunk else "1" for at in range(self.block_count))
+                mask = self.goal.shrink(self.model, self.block_count, order)
             self._known[order] = mask
         return self._known[order]
 

@@ -2,10 +2,10 @@
 
 A merged kernel grows with every convolution it takes in, and soon costs many times what its layers
 do. As far as latency goes, such a span is in no fastest network: leaving its layers as they are is
-faster, and computes what the span does (but for its border where padding is moved). So what is
-absurd by its size is never built, and what one round shows to be far slower than its layers one by
-one is not measured again. Under a bound on memory a slow span might have served, as one convolution
-holds no map between its layers. That is given up: a bounded span is out for every search.
+faster, and computes what the span does (except at the border where padding is moved). So spans
+of excessive size are never built, and a span that one round shows to be far slower than its layers
+one by one is not measured again. Under a bound on memory a slow span might have been useful, as one
+convolution holds no map between its layers. That is given up: no search uses a bounded span.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from latency_tables.contexts import CONTEXTS
 from latency_tables.schema import Conditions
 from profiler.errors import InvalidJobError
 
-#: Stands for all contexts that the runtime allows.
+#: All contexts that the runtime allows.
 BEST = "best"
 
 

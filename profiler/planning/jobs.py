@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from devices.agent.protocol import Rule, file_digest
 from devices.connection import PushedFile
@@ -19,7 +19,7 @@ from latency_tables.schema import Conditions
 from profiler.errors import InvalidJobError
 from profiler.runtimes import request_options
 
-JOB_KINDS = ("piece", "network", "duplicate", "anchor", "pair", "layers")
+JobKind = Literal["piece", "network", "duplicate", "anchor", "pair", "layers"]
 #: About what a runtime takes to load and optimise a file.
 LOAD_S = 0.1
 
@@ -55,15 +55,9 @@ class _JobBase:
     """One thing to measure; ``label`` is what a progress bar shows."""
 
     id: str
-    kind: str
+    kind: JobKind
     label: str
     weights_seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.kind not in JOB_KINDS:
-            raise InvalidJobError(
-                f"unknown kind of job {self.kind!r}; known: {', '.join(JOB_KINDS)}"
-            )
 
     def as_anchor(self) -> Self:
         """The same thing, measured again and again to watch the machine."""

@@ -1,6 +1,6 @@
 """The order of the pieces in a network, and the piece right before each.
 
-A network of blocks is its pieces' operators one after the other, so a piece can be measured behind
+A network of blocks is its pieces' operators one after the other, so a piece can be measured after
 the one before it, and a layer's operators identify the piece they belong to. A network of spans has
 additions that reach back, so there only the piece before is known.
 """
@@ -40,7 +40,7 @@ def _places_before(piece: Piece, length: int) -> Iterator[Place]:
     """Where the input of a piece of a chain may come from, the nearest first.
 
     The input of an addition is that of its shortcut; where this has the same shape, what an
-    addition stands behind is the convolution whose output it adds to.
+    addition follows is the convolution whose output it adds to.
     """
     i, j = piece.span or (length, length)
     if piece.kind in ("addition", "between"):
@@ -55,6 +55,6 @@ def _places_before(piece: Piece, length: int) -> Iterator[Place]:
 
 
 def pair_spec(pieces: NetworkPieces, piece: Piece) -> OpSpec | None:
-    """A piece behind the one before it, as one spec; None where there is none."""
+    """A piece after the one before it, as one spec; None where there is none."""
     before = piece_before(pieces, piece)
     return join([before.spec, piece.spec]) if before else None

@@ -3,7 +3,7 @@
 Equal pieces are one job. Whole networks are jobs in the same rounds as the pieces, so that
 whatever disturbs the machine disturbs both. A duplicate is a piece measured again from a file
 with other weights: two numbers that ought to be one. Other contexts than the isolated one need
-more: a pair is a piece behind the one before it, a layers job asks for the runtime's own profile of
+more: a pair is a piece after the one before it, a layers job asks for the runtime's own profile of
 a whole network.
 """
 
@@ -59,10 +59,6 @@ class ProfilePlan(JobPlan):
     contexts: tuple[str, ...] = CONTEXTS[:1]
     too_large: Mapping[Place, str] = field(default_factory=dict)
 
-    @property
-    def duplicates(self) -> tuple[Job, ...]:
-        return tuple(job for job in self.jobs if job.kind == "duplicate")
-
     @cached_property
     def in_networks(self) -> frozenset[Place]:
         """The places of the pieces that the planned networks are predicted from."""
@@ -77,7 +73,7 @@ class ProfilePlan(JobPlan):
 
 
 def pair_job_id(pair: OpSpec) -> str:
-    """The id of the job of a piece behind the one before it."""
+    """The id of the job of a piece after the one before it."""
     return f"pair {pair.digest}"
 
 

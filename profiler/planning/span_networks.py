@@ -46,7 +46,7 @@ def base_macs(pieces: NetworkPieces) -> int:
 
 
 def mask_merging(pieces: NetworkPieces, spans: Collection[Span]) -> str:
-    """The network that merges these spans, each with an activation behind it, and nothing else."""
+    """The network that merges these spans, each with an activation after it, and nothing else."""
     assert pieces.chain is not None
     inside = {at for i, j in spans for at in range(i + 1, j)}
     base = pieces.chain.mask
@@ -95,7 +95,7 @@ def between_span_masks(
     """At most ``count`` different span masks: neither the original's nor ``taken``.
 
     They merge few to nearly all of the convolutions that can be. Half of them have the original's
-    activations and one behind each merged span, the others have ``random_signs``. ``left_out`` are
+    activations and one after each merged span, the others have ``random_signs``. ``left_out`` are
     spans that have no latency. A small network may have fewer such masks than asked for.
     """
     worth = worth_merging(pieces, left_out)

@@ -1,8 +1,8 @@
 """What a Dask worker does for its board: the far half of ``profiler.scheduling.worker_board``.
 
-A worker drives the device that its resource names: over ssh where the worker's own inventory gives
-that device a host, else the machine that the worker runs on. Each run has its own agent there, and
-a thread of its own that owns the agent, which ends with the thread that started it.
+A worker controls the device that its resource names: over ssh where the worker's own inventory
+gives that device a host, else the machine that the worker runs on. Each run has its own agent
+there, and a thread of its own that owns the agent, which ends with the thread that started it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from devices.inventory import connect, load_inventory
 from profiler.scheduling.direct_board import DirectBoard
 from profiler.scheduling.lanes import Outcome, Request, run_blocking
 
-#: A run that asked nothing for so long has ended without closing; the next one cleans up after it.
+#: A run without a request for so long has ended without closing; the next one cleans up.
 ABANDONED_S = 3600.0
 
 _T = TypeVar("_T")

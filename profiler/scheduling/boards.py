@@ -43,9 +43,9 @@ class BoardComparison:
         """One line: the warning about a board that does not agree."""
         return (
             f"{self.board} is {self.slower_percent:+.1f} % off {self.reference} on {self.pieces} "
-            f"pieces that both measured (limit {BOARD_LIMIT_PERCENT:g} %): what it measured does "
-            "not count; compare the two boards' power modes and cooling, or profile each into a "
-            "folder of its own"
+            f"pieces that both measured (limit {BOARD_LIMIT_PERCENT:g} %): its measurements "
+            "are discarded; compare the two boards' power modes and cooling, or profile each into "
+            "a folder of its own"
         )
 
 

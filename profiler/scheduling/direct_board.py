@@ -1,7 +1,7 @@
-"""A board that this process drives through a connection, with one agent at a time.
+"""A board that this process controls through a connection, with one agent at a time.
 
-It gets a fresh agent for each round and after each loss. What may pass by itself (a link that
-broke, a device that someone else measures on, an agent that was killed) is tried again after a
+It gets a fresh agent for each round and after each loss. A transient fault (a link that
+broke, a device that someone else measures on, an agent that was killed) is retried after a
 pause. How commands and files reach the device is the connection's business.
 """
 
@@ -200,5 +200,5 @@ class DirectBoard:
         if changes:
             raise SessionError(
                 f"{self._connection.name} is not what it was before the agent was lost "
-                f"({'; '.join(changes)}): put that right, then give the same command again"
+                f"({'; '.join(changes)}): fix that, then run the same command again"
             )

@@ -100,8 +100,8 @@ class DaskScheduler:
             identity = await self._client.scheduler.identity(n_workers=-1)
         except OSError as error:
             raise SessionError(
-                f"the Dask scheduler at {self._address} went away ({error}); what was measured is "
-                "in the journal: give the same command again when it is back"
+                f"lost the connection to the Dask scheduler at {self._address} ({error}); finished "
+                "work is in the journal: run the same command again"
             ) from error
         except TypeError as error:
             raise SessionError(

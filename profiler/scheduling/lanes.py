@@ -37,19 +37,15 @@ class Board(Protocol):
 
     async def begin(self) -> Environment:
         """Start a fresh agent in place of the last one; returns the environment it reports."""
-        ...
 
     async def push(self, files: Sequence[Path]) -> tuple[PushedFile, ...]:
         """Bring files to the board, one ``PushedFile`` each, in their order."""
-        ...
 
     async def execute(self, requests: Sequence[Request], timeout_s: float) -> tuple[Outcome, ...]:
         """Run jobs one after the other; ``timeout_s`` is for each of them."""
-        ...
 
     async def recall(self, runtime: str) -> bytes | None:
         """What a runtime learned from its builds; None where it has no such state."""
-        ...
 
 
 #: make_lane(name of the board, the board)

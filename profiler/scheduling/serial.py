@@ -21,28 +21,22 @@ class Scheduler(Protocol):
     @property
     def lanes(self) -> int:
         """How many lanes are driven at a time."""
-        ...
 
     @property
     def jobs_at_once(self) -> int:
         """How many jobs a lane should put into one request."""
-        ...
 
     def boards(self) -> tuple[str, ...]:
         """The names of the boards that can be asked now."""
-        ...
 
     def probe(self) -> Environment:
         """The environment that a fresh agent reports. Raises SessionError where none starts."""
-        ...
 
     def drive(self, make_lane: MakeLane) -> None:
         """Make a lane for each board and run them until all have ended."""
-        ...
 
     def close(self) -> None:
         """End the agents and take from the boards what was brought there."""
-        ...
 
 
 class SerialScheduler:

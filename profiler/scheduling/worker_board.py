@@ -128,9 +128,7 @@ class WorkerBoard:
             ) from error
 
     def _lost_error(self) -> BoardLostError:
-        return BoardLostError(
-            f"{self.worker.board} went away with its worker {self.worker.address}"
-        )
+        return BoardLostError(f"{self.worker.board} was lost with its worker {self.worker.address}")
 
 
 def _name_on_worker(file: Path) -> str:

@@ -6,43 +6,32 @@ errors compare the contexts and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from latency_tables.calibration import Calibration, CalibrationNetwork
 from latency_tables.contexts import CONTEXTS, ContextCheck, best_context
-from latency_tables.errors import CalibrationError, LatencyTableError, MissingPieceError
+from latency_tables.errors import CalibrationError, LatencyTableError
 from latency_tables.hold_out import HoldOut, HoldOutNetwork
 from latency_tables.predictor import predict
 from latency_tables.records import plain
 from latency_tables.schema import VERDICTS, Conditions
-from latency_tables.span_masks import SpanChoice
 from latency_tables.table import LatencyTable
 from profiler.measurement import Measurement
 from profiler.planning.profile_plan import PlannedNetwork, ProfilePlan
 from profiler.scheduling.boards import BoardComparison
 from profiler.table.audit import audit
-from profiler.table.context_rows import context_rows
+from profiler.table.context_rows import ContextRows, context_rows
+
+_T = TypeVar("_T")
 
 #: With fewer networks measured well, the calibration takes the noisy ones too.
 LEAST_CALIBRATION = 5
 #: Rows that a warning names before it stops.
 NAMED = 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Provenance:
-    """Where a table's numbers come from; ``fingerprint`` is what the device reports about itself.
-
-    ``spans`` are the spans that were asked for, None in a network of blocks.
-    """
-
-    fingerprint: Mapping[str, Any]
-    seed: int
-    date: str
-    dshrink_version: str
-    spans: SpanChoice | None = None
+#: A larger share of the time in layers that name nothing of ours is worth a warning.
+UNNAMED_LIMIT_PERCENT = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +50,15 @@ def build_tables(
     plan: ProfilePlan,
     measurements: Mapping[str, Measurement],
     conditions: Conditions,
-    provenance: Provenance,
+    provenance: Mapping[str, Any],
     warnings: Sequence[str] = (),
     boards: Sequence[BoardComparison] = (),
 ) -> ContextTables:
-    """Make the table of each context; each also holds the errors of the others."""
+    """Make the table of each context; each also holds the errors of the others.
+
+    ``provenance`` are the fields of a table that say where its numbers come from: ``fingerprint``
+    (what the device reports about itself), ``spans``, ``seed``, ``date``, ``dshrink_version``.
+    """
     made = {
         context: build_table(
             plan, measurements, conditions, provenance, warnings, boards, context=context
@@ -82,7 +75,7 @@ def _comparable_errors(made: Mapping[str, LatencyTable]) -> dict[str, float | No
 
     A context with a needed row missing may not, unless all have one missing.
     """
-    whole = {name: table for name, table in made.items() if table.is_whole}
+    whole = {name: table for name, table in made.items() if not table.missing_row}
     chosen = whole or dict(made)
     checks = {name: table.hold_out for name, table in chosen.items() if table.hold_out}
     places = [{(n.keep_mask, n.padding) for n in check.networks} for check in checks.values()]
@@ -98,7 +91,7 @@ def build_table(
     plan: ProfilePlan,
     measurements: Mapping[str, Measurement],
     conditions: Conditions,
-    provenance: Provenance,
+    provenance: Mapping[str, Any],
     warnings: Sequence[str] = (),
     boards: Sequence[BoardComparison] = (),
     *,
@@ -110,27 +103,17 @@ def build_table(
     is then not fit for search.
     """
     found = audit(plan, measurements, conditions)
-    pieces = plan.pieces
     costed = context_rows(context, plan, measurements)
     table = LatencyTable(
-        model=pieces.model,
-        resolution=pieces.resolution,
-        in_channels=pieces.in_channels,
-        block_names=pieces.block_names,
-        unmergeable=pieces.unmergeable,
-        chain=pieces.chain,
-        spans=provenance.spans,
+        **plan.pieces.cut,
         rows=costed.rows,
         conditions=conditions,
-        fingerprint=provenance.fingerprint,
-        seed=provenance.seed,
-        date=provenance.date,
-        dshrink_version=provenance.dshrink_version,
+        **provenance,
         twins=tuple(plain(duplicate) for duplicate in found.duplicates),
         boards=tuple(plain(board) for board in boards),
         context=context,
     )
-    notes = [*warnings, *_rows_not_ok(table), *costed.warnings, *found.warnings]
+    notes = [*warnings, *_rows_not_ok(table), *_unnamed(costed), *found.warnings]
     try:
         calibration = calibrate(table, plan, measurements)
         table = replace(table, calibration=calibration)
@@ -152,51 +135,52 @@ def calibrate(
 
     Raises CalibrationError where the original has none, or none of the others has.
     """
-    networks: list[CalibrationNetwork] = []
-    problems = []
     fitted = [planned for planned in plan.networks if planned.role != "hold_out"]
-    for planned in _settled(fitted, measurements):
-        measurement = measurements[planned.job_id]
-        if measurement.failed:
-            problems.append(f"network {planned.keep_mask} was not measured: {measurement.reason}")
-            continue
-        try:
-            sum_ms = table.sum_ms(planned.keep_mask, planned.padding)
-        except MissingPieceError as error:
-            problems.append(str(error))
-            continue
-        networks.append(
-            CalibrationNetwork(
-                keep_mask=planned.keep_mask,
-                padding=planned.padding,
-                measured_ms=measurement.latency_ms,
-                sum_ms=sum_ms,
-            )
-        )
+    networks, problems = _each(
+        _settled(fitted, measurements),
+        measurements,
+        lambda planned, measurement: CalibrationNetwork(
+            keep_mask=planned.keep_mask,
+            padding=planned.padding,
+            measured_ms=measurement.latency_ms,
+            sum_ms=table.sum_ms(planned.keep_mask, planned.padding),
+        ),
+    )
     alone = bool(plan.networks_of("merged")) and len(networks) < 2
     if problems and (alone or not any(network.is_base for network in networks)):
         raise CalibrationError(problems[0])
-    return Calibration(networks=tuple(networks))
+    return Calibration(networks=networks)
 
 
 def check_hold_out(
     table: LatencyTable, plan: ProfilePlan, measurements: Mapping[str, Measurement]
 ) -> tuple[HoldOut | None, list[str]]:
     """Predict the held-out networks; also return what kept one from being compared."""
-    networks: list[HoldOutNetwork] = []
-    missing: list[str] = []
-    for planned in plan.networks_of("hold_out"):
+    networks, problems = _each(
+        plan.networks_of("hold_out"),
+        measurements,
+        lambda planned, measurement: _compare(table, planned, measurement),
+    )
+    return HoldOut(networks) if networks else None, [f"hold-out {problem}" for problem in problems]
+
+
+def _each(
+    networks: Iterable[PlannedNetwork],
+    measurements: Mapping[str, Measurement],
+    make: Callable[[PlannedNetwork, Measurement], _T],
+) -> tuple[tuple[_T, ...], list[str]]:
+    """What is made of the networks that have numbers, and what is missing for the others."""
+    made, problems = [], []
+    for planned in networks:
         measurement = measurements[planned.job_id]
         if measurement.failed:
-            missing.append(f"hold-out network {planned.keep_mask} failed: {measurement.reason}")
+            problems.append(f"network {planned.keep_mask} failed: {measurement.reason}")
             continue
         try:
-            networks.append(_compare(table, planned, measurement))
+            made.append(make(planned, measurement))
         except LatencyTableError as error:
-            missing.append(f"hold-out network {planned.keep_mask}: {error}")
-    if not networks:
-        return None, missing
-    return HoldOut(tuple(networks)), missing
+            problems.append(f"network {planned.keep_mask}: {error}")
+    return tuple(made), problems
 
 
 def _settled(
@@ -237,3 +221,13 @@ def _rows_not_ok(table: LatencyTable) -> list[str]:
                 f"{len(names)} of {len(table.rows)} rows are {verdict}: {', '.join(shown)}"
             )
     return notes
+
+
+def _unnamed(costed: ContextRows) -> list[str]:
+    percent = costed.unnamed_percent
+    if percent is None or percent <= UNNAMED_LIMIT_PERCENT:
+        return []
+    return [
+        f"up to {percent:.1f} % of a network's profile is in layers that name no operator of "
+        "ours; that time was spread over the others"
+    ]

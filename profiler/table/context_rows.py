@@ -17,9 +17,6 @@ from profiler.planning.profile_plan import ProfilePlan, layers_job_id, pair_job_
 from profiler.table.layer_profile import PieceTimes, share_out
 from profiler.table.rows import bounded_row, failed_row, layers_rows, make_row, pair_row
 
-#: A larger share of the time in layers that name nothing of ours is worth a warning.
-UNNAMED_LIMIT_PERCENT = 5.0
-
 Measurements = Mapping[str, Measurement]
 
 
@@ -29,7 +26,6 @@ class ContextRows:
 
     rows: tuple[Row, ...]
     unnamed_percent: float | None = None
-    warnings: tuple[str, ...] = ()
 
 
 def context_rows(context: str, plan: ProfilePlan, measurements: Measurements) -> ContextRows:
@@ -91,10 +87,4 @@ def _layers_rows(plan: ProfilePlan, measurements: Measurements) -> ContextRows:
         for piece in plan.pieces.pieces
     )
     percent = max((profile.unnamed_percent for profile in profiles), default=None)
-    warnings = []
-    if percent is not None and percent > UNNAMED_LIMIT_PERCENT:
-        warnings.append(
-            f"up to {percent:.1f} % of a network's profile is in layers that name no operator of "
-            "ours; that time was spread over the others"
-        )
-    return ContextRows(rows=rows_of_all, unnamed_percent=percent, warnings=tuple(warnings))
+    return ContextRows(rows=rows_of_all, unnamed_percent=percent)

@@ -44,23 +44,15 @@ class PieceTimes:
         return 100.0 * unnamed / total if total else 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Named:
-    """The operators that a layer's name mentions: ``whole`` ones, and ``parts`` of others."""
-
-    whole: frozenset[int]
-    parts: frozenset[int]
-
-
-def named_operators(layer: str, count: int) -> Named:
-    """The numbers of the operators, of ``count`` in the network, that a layer's name mentions."""
+def named_operators(layer: str, count: int) -> tuple[set[int], set[int]]:
+    """The operators, by number of ``count``, that a layer's name mentions: whole ones, and those
+    of which it mentions parts only."""
     found = _mentioned(layer, count)
     whole = {number for number, is_part in found if not is_part}
     for ends in _RANGE.findall(layer):
         numbers = [number for end in ends for number, _ in _mentioned(end, count)]
         whole.update(range(min(numbers), max(numbers) + 1) if numbers else ())
-    parts = {number for number, _ in found} - whole
-    return Named(whole=frozenset(whole), parts=frozenset(parts))
+    return whole, {number for number, _ in found} - whole
 
 
 def _mentioned(text: str, count: int) -> list[tuple[int, bool]]:
@@ -80,7 +72,7 @@ def share_out(layers: LayerTimes, specs: Sequence[OpSpec]) -> PieceTimes:
     pieces_ns = [[0.0] * passes for _ in specs]
     unnamed_ns = [0.0] * passes
     for name, times in layers.layers:
-        shares = _shares(network, owners, named_operators(name, len(network.ops)))
+        shares = _shares(network, owners, *named_operators(name, len(network.ops)))
         for number, time_ns in enumerate(times[:passes]):
             for piece, share in shares.items():
                 pieces_ns[piece][number] += share * time_ns
@@ -91,14 +83,16 @@ def share_out(layers: LayerTimes, specs: Sequence[OpSpec]) -> PieceTimes:
     )
 
 
-def _shares(network: OpSpec, owners: Sequence[int], named: Named) -> dict[int, float]:
+def _shares(
+    network: OpSpec, owners: Sequence[int], whole: set[int], parts: set[int]
+) -> dict[int, float]:
     """What each piece has of a layer, by MACs; by numbers written where no operator has any."""
     macs: dict[int, float] = defaultdict(float)
     written: dict[int, float] = defaultdict(float)
-    for number in named.whole:
+    for number in whole:
         op = network.ops[number]
         macs[owners[number]] += op.macs([network.shapes[tensor] for tensor in op.inputs])
-    for number in named.whole | named.parts:
+    for number in whole | parts:
         written[owners[number]] += math.prod(network.shapes[number + 1])
     weights = macs if any(macs.values()) else written
     total = math.fsum(weights.values())

@@ -1,6 +1,6 @@
 """From measurements to a row of the table, in each context.
 
-``isolated``: a row is its measurement. ``pair``: it is the difference of two, the piece behind its
+``isolated``: a row is its measurement. ``pair``: it is the difference of two, the piece after its
 neighbour and that neighbour alone. ``layers``: it is the piece's share of a network, times the
 latency of that network, which is measured without the profiler, for a profiler slows what it
 watches.
@@ -11,9 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-from latency_tables.pieces import Piece
+from latency_tables.pieces import Piece, piece_row
 from latency_tables.schema import STATISTICS, VERDICTS, Row
 from profiler.measurement import Measurement
 from profiler.statistics import median, quantile, spread_percent
@@ -27,49 +26,28 @@ _STATISTICS = (
     *("latency_ms", "low_ms", "high_ms", "median_ms", "iqr_ms", "min_ms", "p90_ms", "p99_ms"),
     *("wall_latency_ms", "cpu_latency_ms", "enqueue_ms", "round_spread_percent"),
 )
-
-
-def _statistics(measurement: Measurement) -> dict[str, Any]:
-    return {name: getattr(measurement, name) for name in _STATISTICS}
+#: Columns that are properties of any measurement.
+_FACTS = ("samples", "rounds", "reason", "board", "built_precision")
 
 
 def make_row(piece: Piece, measurement: Measurement) -> Row:
     """The row of a piece at its place; a failed measurement leaves its latencies empty."""
-    statistics = dict.fromkeys(_STATISTICS) if measurement.failed else _statistics(measurement)
-    return Row(
-        piece=piece.name,
-        kind=piece.kind,
-        block=piece.block,
-        start=piece.span[0] if piece.span else None,
-        end=piece.span[1] if piece.span else None,
-        first_layer=piece.first_layer,
-        last_layer=piece.last_layer,
-        digest=piece.spec.digest,
-        **statistics,
-        samples=measurement.samples,
-        rounds=measurement.rounds,
-        macs=piece.spec.macs,
-        parameters=piece.spec.parameters,
-        peak_activations=piece.spec.peak_activations,
+    names = () if measurement.failed else _STATISTICS
+    return piece_row(
+        piece,
         verdict=measurement.verdict,
-        reason=measurement.reason,
-        board=measurement.board,
-        built_precision=measurement.built_precision,
+        **{name: getattr(measurement, name) for name in (*names, *_FACTS)},
     )
 
 
 def failed_row(piece: Piece, reason: str, board: str = "") -> Row:
     """The row of a piece that a context knows nothing about."""
-    return replace(
-        make_row(piece, Measurement(job_id="", replies=(), clock="wall")),
-        reason=reason,
-        board=board,
-    )
+    return piece_row(piece, verdict="failed", reason=reason, board=board)
 
 
 def bounded_row(piece: Piece, reason: str) -> Row:
     """The row of a piece that is not measured at all."""
-    return replace(failed_row(piece, reason), verdict="bounded")
+    return piece_row(piece, verdict="bounded", reason=reason)
 
 
 def pair_row(piece: Piece, before: Piece, pair: Measurement, alone: Measurement) -> Row:
@@ -79,7 +57,7 @@ def pair_row(piece: Piece, before: Piece, pair: Measurement, alone: Measurement)
     the latency of the piece before. The verdict is the worse one; a difference that
     could be nothing is noisy.
     """
-    verdict, reason = _worse((pair, f"behind {before.name}"), (alone, f"{before.name} alone"))
+    verdict, reason = _worse((pair, f"after {before.name}"), (alone, f"{before.name} alone"))
     board = _boards(pair, alone)
     if verdict == "failed":
         return failed_row(piece, reason, board)
@@ -89,7 +67,7 @@ def pair_row(piece: Piece, before: Piece, pair: Measurement, alone: Measurement)
     low_ms, high_ms = latency_ms - below_ms, latency_ms + above_ms
     if low_ms <= 0:
         unseen = (
-            f"behind {before.name} its cost is not measurable: {latency_ms:.3g} ms "
+            f"after {before.name} its cost is within the noise: {latency_ms:.3g} ms "
             f"(95 % interval {low_ms:.3g} to {high_ms:.3g})"
         )
         verdict, reason = ("noisy", unseen) if verdict == "ok" else (verdict, f"{reason}; {unseen}")

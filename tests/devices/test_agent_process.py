@@ -96,8 +96,8 @@ def test_a_lost_agent_cannot_be_asked_again(new_agent: AgentProcess, fake_job: J
 def test_an_agent_that_died_between_jobs_is_a_crash_of_the_next(
     new_agent: AgentProcess, fake_job: Job
 ) -> None:
-    os.kill(new_agent._process.pid, signal.SIGTERM)
-    new_agent._process.wait()
+    os.kill(new_agent._process.process.pid, signal.SIGTERM)
+    new_agent._process.process.wait()
     with pytest.raises(AgentLostError, match="SIGTERM"):
         new_agent.request(fake_job("work"), PATIENCE_S)
 
@@ -106,7 +106,7 @@ def test_a_job_that_hangs_is_ended_at_its_timeout(new_agent: AgentProcess, fake_
     with pytest.raises(AgentLostError, match=r"no reply within 0\.2 s.*hang\.json") as caught:
         new_agent.request(fake_job("hang"), 0.2)
     assert caught.value.type == "timeout"
-    assert ends(new_agent._process.pid)
+    assert ends(new_agent._process.process.pid)
 
 
 def test_at_a_timeout_what_the_agent_started_is_killed_too(tmp_path: Path) -> None:
@@ -159,17 +159,17 @@ def test_an_over_long_request_is_refused_and_does_not_block(agent: AgentProcess,
 def test_closing_ends_the_agent_at_the_end_of_its_input(tmp_path: Path) -> None:
     process = LocalConnection().start_agent()
     process.close()
-    assert process._process.returncode == 0
+    assert process._process.process.returncode == 0
     process.close()
 
 
 def test_quit_ends_the_agent(new_agent: AgentProcess) -> None:
     assert new_agent.request({"do": "quit"}, PATIENCE_S) == {}
-    assert new_agent._process.wait(PATIENCE_S) == 0
+    assert new_agent._process.process.wait(PATIENCE_S) == 0
 
 
 def test_the_agent_has_a_process_group_of_its_own(agent: AgentProcess) -> None:
-    assert os.getpgid(agent._process.pid) == agent._process.pid != os.getpgrp()
+    assert os.getpgid(agent._process.process.pid) == agent._process.process.pid != os.getpgrp()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="prctl is Linux's own")
@@ -179,7 +179,7 @@ def test_a_killed_host_leaves_no_agent_in_mid_job(fake_job: Job, tmp_path: Path)
         "import sys\n"
         "from devices.connection import LocalConnection\n"
         "agent = LocalConnection().start_agent()\n"
-        "print(agent._process.pid, flush=True)\n"
+        "print(agent._process.process.pid, flush=True)\n"
         f"agent.request({fake_job('hang')!r}, 600.0)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(AGENT_FOLDER.parents[1])}
@@ -327,7 +327,7 @@ def test_an_agent_that_closes_its_output_and_lives_on_is_lost(
         with pytest.raises(AgentLostError, match="without a status") as caught:
             process.request({"do": "hello"}, PATIENCE_S)
         assert caught.value.exit_status is None
-        assert ends(process._process.pid)
+        assert ends(process._process.process.pid)
 
 
 def test_an_answer_counts_though_its_process_ended_its_output_before_it_took_everything() -> None:

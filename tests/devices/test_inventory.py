@@ -24,7 +24,7 @@ def user_file(tmp_path: Path, content: str) -> Path:
 
 def test_the_catalog_has_the_devices_of_the_paper_at_its_batch_sizes() -> None:
     inventory = load_inventory()
-    batches = {name: inventory.get(name).paper_batch for name in inventory.names}
+    batches = {name: inventory.get(name).paper_batch for name in inventory.devices}
     assert batches == {
         "local": 1,
         "local_gpu": 128,
@@ -190,7 +190,7 @@ def test_the_user_s_file_is_found_where_the_environment_says(
 ) -> None:
     file = user_file(tmp_path, '[mine]\nlike = "tx2"\n')
     monkeypatch.setenv("DSHRINK_DEVICES", str(file))
-    assert "mine" in load_inventory().names
+    assert "mine" in load_inventory().devices
     monkeypatch.delenv("DSHRINK_DEVICES")
     assert default_user_file().name == "devices.toml"
 

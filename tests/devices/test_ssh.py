@@ -116,7 +116,7 @@ def test_a_file_that_is_not_there_is_a_typed_error(ssh_server: SshServer, tmp_pa
 def test_a_file_that_shrinks_while_it_is_sent_is_a_typed_error(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"12345")
-    outgoing = file_sending.HashedFiles().get(file)
+    outgoing = file_sending.outgoing(file)
     file.write_bytes(b"123")
     with pytest.raises(JobFailedError, match="cut short") as caught:
         list(outgoing.pieces())

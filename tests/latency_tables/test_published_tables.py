@@ -19,7 +19,7 @@ from latency_tables.published import (
     join_published,
     published_tables,
 )
-from latency_tables.published_times import read_times
+from latency_tables.published_times import PublishedTimes, load_times
 from latency_tables.schema import Conditions
 from latency_tables.span_masks import SpanChain
 
@@ -173,7 +173,7 @@ def test_spans_without_a_latency_are_counted(tmp_path: Path) -> None:
     theirs = published("st,end,time\n1,2,0.5\n0,1,1.5\n", tmp_path)
     table = join_published(theirs, theirs.load_times(), chain_of_two())
     assert table.warnings == (
-        "no published latency for 1 of the spans that could merge: they stay apart",
+        "no published latency for 1 of the spans that could merge: they stay unmerged",
     )
     assert [row.span for row in table.rows] == [(0, 1), (1, 2)]
 
@@ -220,7 +220,7 @@ def test_blocks_that_do_not_fit_the_network_are_named(tmp_path: Path) -> None:
         # Times of T_opt are not times of one convolution.
         ("st,end,time,breaks\n0,1,1,2\n", "line 1: unknown column(s) breaks"),
         ("model,block,ms\na,0,1\n", "line 1: missing column(s) original_ms, merged_ms"),
-        ("st,end,time\n0,1,1\n0,2,2\n0,1,1\n", "line 4: span 0-1 is on line 2 already"),
+        ("st,end,time\n0,1,1\n0,2,2\n0,1,1\n", "line 4: span 0-1 is a duplicate of line 2"),
         ("st,end,time\n1,1,1\n", "line 2: st must be smaller than end 1"),
         ("st,end,time\n-1,1,1\n", "line 2: st must be a whole number, 0 or more, got -1"),
         ("st,end,time\n0,1.0,1\n", "line 2: end must be a whole number, 0 or more, got 1.0"),
@@ -230,24 +230,30 @@ def test_blocks_that_do_not_fit_the_network_are_named(tmp_path: Path) -> None:
         ("st,end,time,stdev\n0,1,1,-1\n", "stdev must be 0 or more, got -1"),
         ('st,end,time\n0,1,"1\n', "not CSV"),
         (BLOCKS.replace("toy", "else"), "no rows of toy, only of else, other"),
-        (BLOCKS + "toy,1,2,2\n", "line 5: block 1 original is on line 4 already"),
+        (BLOCKS + "toy,1,2,2\n", "line 5: block 1 original is a duplicate of line 4"),
         (
             BLOCKS.replace("4.0", "fast"),
             "line 2: original_ms must be a finite number above 0, got fast",
         ),
     ],
 )
-def test_a_broken_file_is_one_line_with_the_place(text: str, message: str) -> None:
+def test_a_broken_file_is_one_line_with_the_place(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(TableFormatError) as error:
-        read_times(text, "theirs.csv", "toy")
+        times_of(text, tmp_path, "toy")
     assert str(error.value).startswith("theirs.csv: ") and message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_without_a_network_only_spans_will_do() -> None:
-    assert len(read_times(SPANS, "theirs.csv").times) == 3
+def times_of(text: str, folder: Path, model: str = "") -> PublishedTimes:
+    file = folder / "theirs.csv"
+    file.write_text(text)
+    return load_times(file, file.name, model)
+
+
+def test_without_a_network_only_spans_will_do(tmp_path: Path) -> None:
+    assert len(times_of(SPANS, tmp_path).times) == 3
     with pytest.raises(TableFormatError, match=r"theirs.csv: holds blocks, where spans are needed"):
-        read_times(BLOCKS, "theirs.csv")
+        times_of(BLOCKS, tmp_path)
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:

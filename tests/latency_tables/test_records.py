@@ -96,7 +96,7 @@ def test_data_of_people_may_leave_out_what_has_a_default() -> None:
     found = convert_record(data, Part, where="f", error=StoreError, fix="x")
     assert found == MINIMAL.parts[0]
     with pytest.raises(StoreError, match=r"^f: field 'kernel' is missing: x$"):
-        convert_record(data, Part, where="f", error=StoreError, fix="x", complete=True)
+        parse_record(json.dumps(data), Part, where="f", error=StoreError, fix="x")
 
 
 def test_an_integer_is_a_number() -> None:
@@ -148,6 +148,8 @@ def test_a_document_that_is_none_is_refused(text: str, message: str) -> None:
         ({"seed": True}, "f.json: field 'seed' must be an integer, got true: write it again"),
         ({"known": 1}, "f.json: field 'known' must be true or false, got 1: write it again"),
         ({"parts": {}}, "f.json: field 'parts' must be a list, got {}: write it again"),
+        ({"parts": {"x": 1}}, "f.json: field 'parts' must be a list, got {"),
+        ({"by_name": [[]]}, "f.json: field 'by_name' must be an object, got [[]]: write it again"),
         ({"parts": [3]}, "f.json: field 'parts[0]' must be an object, got 3: write it again"),
         (
             {"parts": [{"name": "a", "kernel": None}]},

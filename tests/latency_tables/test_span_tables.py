@@ -218,7 +218,7 @@ def test_a_table_without_a_layer_or_an_addition_is_not_fit_for_search(lost: str,
     kept = replace(made, rows=tuple(row for row in made.rows if row.place != place))
     with pytest.raises(MissingPieceError, match=rf"no row for '{lost}'.*--segments spans"):
         kept.measured(*place)
-    assert not kept.is_whole
+    assert kept.missing_row
     assert re.search(part, kept.fit_reason)
 
 
@@ -277,7 +277,7 @@ def row_with(**changes: Any) -> Callable[[], object]:
         ),
         (
             lambda: replace(table(), rows=(*table().rows, synthetic_row("span", (0, 2)))),
-            "'span 0-2' is given twice",
+            "'span 0-2' is duplicated",
         ),
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 from synthetic_tables import CONDITIONS, synthetic_row, synthetic_table
 
 from latency_tables.errors import MaskError, MissingPieceError, TableFormatError
+from latency_tables.forms import merged_kind
 from latency_tables.masks import check_padding
 from latency_tables.table import LatencyTable
 
@@ -38,8 +39,8 @@ def test_the_sum_takes_fixed_pieces_and_one_form_a_block() -> None:
 
 def test_bias_map_rows_serve_blocks_that_have_one_and_merged_rows_the_others() -> None:
     assert table().sum_ms("010", "bias_map") == 1 + 1 + 0.5 + 2 + 3.25
-    assert table().merged_kind(0, "bias_map") == "merged"
-    assert table().merged_kind(2, "bias_map") == "merged_bias_map"
+    assert merged_kind(table().by_place, 0, "bias_map") == "merged"
+    assert merged_kind(table().by_place, 2, "bias_map") == "merged_bias_map"
 
 
 def test_pieces_between_blocks_are_part_of_every_sum() -> None:
@@ -173,7 +174,7 @@ def test_a_failed_dense_counterpart_does_not_matter() -> None:
         ({"block_names": ("a", "b")}, "block 2 original' belongs to a block that does not exist"),
         ({"unmergeable": {3: "swish"}}, "block 3 does not exist"),
         ({"unmergeable": {0: "swish"}}, r"its block cannot merge \(swish\)"),
-        ({"rows": (*table().rows, synthetic_row("stem"))}, "'stem' is given twice"),
+        ({"rows": (*table().rows, synthetic_row("stem"))}, "'stem' is duplicated"),
         ({"fingerprint": {"load": float("nan")}}, "fingerprint is not JSON data"),
         ({"twins": ({"at": object()},)}, "twins is not JSON data"),
     ],

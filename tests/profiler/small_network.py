@@ -20,7 +20,7 @@ from latency_tables.opspec import (
 from latency_tables.pieces import NetworkPieces, Piece
 from latency_tables.schema import Conditions
 from profiler.fake_device import RUNTIME, RUNTIME_VERSION, FakeConnection, write_spec
-from profiler.planning.jobs import JobPlan
+from profiler.planning.jobs import Job, JobPlan
 from profiler.planning.profile_plan import ProfilePlan, plan_jobs
 from profiler.scheduling.serial import SerialScheduler
 from profiler.session import Session, SessionResult
@@ -175,3 +175,8 @@ def report(done: int, total: int, label: str) -> None:
 if __name__ == "__main__":
     with session(Path(sys.argv[1]), restless_device(int(sys.argv[2]))) as opened:
         opened.run(report)
+
+
+def duplicates_of(plan: ProfilePlan) -> tuple[Job, ...]:
+    """The jobs of a plan that measure a piece a second time."""
+    return tuple(job for job in plan.jobs if job.kind == "duplicate")

@@ -2,7 +2,7 @@ import dataclasses
 from collections.abc import Mapping
 
 import pytest
-from small_network import CONDITIONS, conv, network_pieces, relu6, small_plan
+from small_network import CONDITIONS, conv, duplicates_of, network_pieces, relu6, small_plan
 
 from latency_tables.opspec import Activation, Conv, OpSpec
 from profiler.measurement import Measurement
@@ -53,7 +53,7 @@ def test_duplicates_that_agree_are_listed_and_those_that_do_not_are_warned_about
     plan = small_plan(duplicates=2)
     latencies = {job.id: measured(job.id, 1.0 + job.spec.macs / 1e6) for job in plan.jobs}
     assert not audit(plan, latencies, CONDITIONS).warnings
-    first, second = plan.duplicates
+    first, second = duplicates_of(plan)
     piece_ms = latencies[second.spec.digest].latency_ms
     latencies[second.id] = measured(second.id, piece_ms * 1.02)
     found = audit(plan, latencies, CONDITIONS)
@@ -68,7 +68,7 @@ def test_duplicates_that_agree_are_listed_and_those_that_do_not_are_warned_about
 def test_a_twin_whose_piece_failed_has_nothing_to_agree_with() -> None:
     plan = small_plan(duplicates=1)
     latencies = {job.id: measured(job.id, 1.0 + job.spec.macs / 1e6) for job in plan.jobs}
-    digest = plan.duplicates[0].spec.digest
+    digest = duplicates_of(plan)[0].spec.digest
     failed = Reply(
         job_id=digest, round=0, attempt=0, board="b", outcome=Failure(type="bad_model", message="")
     )

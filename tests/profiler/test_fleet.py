@@ -183,7 +183,7 @@ def test_a_sick_worker_does_not_end_the_work_of_the_others(
     result = fleet_run(tmp_path, cluster)
     assert {m.board for m in result.measurements.values()} == {"fake-1"}
     [warning] = [w for w in result.warnings if "fake-0" in w]
-    assert "fake-0 took no further part" in warning
+    assert "fake-0 was excluded from the run" in warning
     assert "No space left on device" in warning
 
 

@@ -5,7 +5,7 @@ from small_network import HEAD, STEM, merged, original
 
 from latency_tables.opspec import Conv, Op, OpSpec, join
 from profiler.replies import LayerTimes
-from profiler.table.layer_profile import Named, named_operators, share_out
+from profiler.table.layer_profile import named_operators, share_out
 
 #: STEM has 2 operators, a block with a residual 6, a merged one 2, HEAD 3 of which the last makes
 #: the result.
@@ -48,8 +48,7 @@ def times(*layers: tuple[str, int]) -> LayerTimes:
 def test_the_operators_of_a_layer_are_those_that_its_name_mentions(
     layer: str, whole: set[int], parts: set[int]
 ) -> None:
-    found = named_operators(layer, COUNT)
-    assert found == Named(whole=frozenset(whole), parts=frozenset(parts))
+    assert named_operators(layer, COUNT) == (set(whole), set(parts))
 
 
 def test_layers_belong_to_the_pieces_of_their_operators() -> None:

@@ -136,13 +136,13 @@ def test_a_board_that_cannot_take_part_is_named_in_a_warning(tmp_path: Path) -> 
     result = run(tmp_path, Fleet({"a": board(runtime_version="0.9"), "b": board()}))
     check_whole(tmp_path)
     assert boards_of(result) == {"b"}
-    assert [w for w in result.warnings if "a took no further part: a has onnxruntime 0.9" in w]
+    assert [w for w in result.warnings if "a was excluded from the run: a has onnxruntime 0.9" in w]
 
 
 def test_boards_of_different_rounds_are_compared_too(tmp_path: Path) -> None:
     run(tmp_path, Fleet({"a": board()}), replace(SETTINGS, rounds=1))
     # Only the slower one is left: what it measures must not be mixed with what a did.
-    with pytest.raises(SessionError, match=r"b is \+\d+\.\d % off a .* does not count"):
+    with pytest.raises(SessionError, match=r"b is \+\d+\.\d % off a .* are discarded"):
         run(tmp_path, Fleet({"b": board(speed=slow)}))
     result = run(tmp_path, Fleet({"a": board()}))
     assert boards_of(result) == {"a"}
@@ -175,7 +175,9 @@ def test_a_kill_before_a_stranger_is_judged_changes_nothing(tmp_path: Path) -> N
 
 
 def test_a_device_whose_power_mode_changed_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SessionError, match="a is in power mode powersave, the conditions say perf"):
+    with pytest.raises(
+        SessionError, match="a is in power mode powersave, the conditions require perf"
+    ):
         run(tmp_path, Fleet({"a": board(governor="powersave")}))
 
 

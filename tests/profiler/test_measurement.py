@@ -77,10 +77,8 @@ def test_both_clocks_are_kept_and_the_conditions_choose_the_one_that_counts() ->
 
 
 def test_a_clock_without_samples_is_refused_with_advice() -> None:
-    with pytest.raises(MeasurementError, match='use the conditions\' clock "wall"'):
+    with pytest.raises(MeasurementError, match='use the clock "wall"'):
         _ = measurement([samples(1.0, cpu=False)]).latency_ms
-    with pytest.raises(MeasurementError, match="unknown clock"):
-        measurement([], clock="sundial")
 
 
 def test_pooled_statistics_are_those_of_all_samples() -> None:
@@ -99,7 +97,9 @@ def test_rounds_that_agree_within_one_percent_are_ok() -> None:
 def test_rounds_that_disagree_are_noisy_and_the_reason_says_by_how_much() -> None:
     m = measurement([steady(1.0), steady(1.02), steady(1.04)])
     assert m.verdict == "noisy"
-    assert m.reason.startswith("known to 2.0 % (wanted: 1 %) after 3 rounds, which differ by 3.9 %")
+    assert m.reason.startswith(
+        "interval of ±2.0 % (target: ±1 %) after 3 rounds, which differ by 3.9 %"
+    )
     assert not m.converged
 
 
@@ -108,11 +108,6 @@ def test_too_few_rounds_are_noisy_whatever_they_say() -> None:
     assert m.verdict == "noisy"
     assert m.reason == "only 2 of 3 rounds (agent_crashed: ended by signal 11)"
     assert not m.given_up
-
-
-def test_an_unknown_statistic_is_refused() -> None:
-    with pytest.raises(MeasurementError, match="unknown statistic 'mean'; known: quiet, median"):
-        measurement([], statistic="mean")
 
 
 def test_few_samples_are_noisy_however_well_they_agree() -> None:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_network import (
@@ -12,6 +13,7 @@ from small_network import (
     HEAD,
     STEM,
     compose,
+    duplicates_of,
     is_whole_network,
     merged,
     network_pieces,
@@ -32,14 +34,14 @@ from profiler.profile import Profile, ProfileRequest, profile
 from profiler.scheduling.serial import SerialScheduler
 from profiler.session import SessionResult
 from profiler.settings import ProfileSettings
-from profiler.table.builder import ContextTables, Provenance, build_tables
+from profiler.table.builder import ContextTables, build_tables
 from profiler.table.rows import FLOOR_MS
 from profiler.time_budget import DurationEstimate
 
 ALL = ("isolated", "pair", "layers")
 GPU = dataclasses.replace(CONDITIONS, clock="cuda_events")
 QUICK = ProfileSettings(anchor_every=50, extra_rounds=0)
-PROVENANCE = Provenance(fingerprint={}, seed=0, date="", dshrink_version="1")
+PROVENANCE: dict[str, Any] = dict(fingerprint={}, seed=0, date="", dshrink_version="1")
 #: A profiler slows a network by so much.
 SLOWED = 1.4
 
@@ -65,7 +67,7 @@ def with_seams_ms(spec: OpSpec) -> float:
 
 
 def fused_layers(spec: OpSpec) -> list[tuple[str, float]]:
-    """Each operator with the activation behind it, under the names that TensorRT would give."""
+    """Each operator with the activation after it, under the names that TensorRT would give."""
     named: list[tuple[str, float]] = []
     for number, op in enumerate(spec.ops):
         output = f"t{number + 1}" if number + 1 < len(spec.ops) else "result"
@@ -198,7 +200,7 @@ def test_each_context_adds_its_jobs() -> None:
         compose("1" * 6, "repad"), compose("0" * 6, "repad"), compose("0" * 6, "bias_map")
     ]  # fmt: skip
     assert every.anchors == alone.anchors
-    assert every.duplicates == alone.duplicates
+    assert duplicates_of(every) == duplicates_of(alone)
 
 
 def test_the_digest_of_a_plan_changes_with_its_jobs_alone_so_that_journals_can_be_resumed() -> None:
@@ -350,7 +352,7 @@ def test_a_piece_that_costs_nothing_to_be_seen_is_noisy_and_above_nothing(tmp_pa
     tables = build(tmp_path, device(hidden)).tables
     row = tables["pair"].row("original", 1)
     assert (row.verdict, row.latency_ms, row.low_ms) == ("noisy", FLOOR_MS, FLOOR_MS)
-    assert row.reason.startswith("behind block 0 original its cost is not measurable: -0.01")
+    assert row.reason.startswith("after block 0 original its cost is within the noise: -0.01")
     alone = tables["isolated"].row("original", 1)
     assert (alone.verdict, alone.latency_ms) == ("ok", pytest.approx(truth_ms(free), rel=1e-4))
     save_table(tables["pair"], tmp_path / "pair")
@@ -374,7 +376,7 @@ def test_a_pair_that_fails_fails_its_row_of_that_context_only(tmp_path: Path) ->
     assert made.best != "pair", "a search could not use it"
     assert failed == ["block 4 merged"]
     reason = found["pair"].row("merged", 4).reason
-    assert reason == "behind block 3 original: bad_model: the script says so"
+    assert reason == "after block 3 original: bad_model: the script says so"
     assert {row.verdict for name in ("isolated", "layers") for row in found[name].rows} == {"ok"}
     assert found["isolated"].fit_reason != found["pair"].fit_reason
     assert "block 4 merged" in found["pair"].fit_reason
@@ -387,7 +389,7 @@ def test_what_stood_before_and_failed_alone_fails_those_behind_it(tmp_path: Path
         device(fault=lambda spec, call: "bad_model" if spec.digest == broken else None),
     ).tables
     failed = [row for row in found["pair"].rows if row.verdict == "failed"]
-    # The piece itself was measured behind its neighbour.
+    # The piece itself was measured after its neighbour.
     assert [(row.kind, row.block) for row in failed] == [
         ("original", 5), ("merged", 5), ("merged_bias_map", 5)
     ]  # fmt: skip
@@ -439,13 +441,13 @@ def test_a_piece_that_no_layer_names_is_not_free_but_unknown(tmp_path: Path) -> 
     assert (row.verdict, row.latency_ms) == ("failed", None)
     assert row.reason == "no layer of the profile names it"
     assert found.row("original", 5).verdict == "ok"
-    assert not found.is_whole and made.best != "layers"
+    assert found.missing_row and made.best != "layers"
 
 
 @pytest.mark.parametrize(
     ("unknown", "reason"),
     [
-        ("pair", "behind block 1 original: only 3 of 9 rounds"),
+        ("pair", "after block 1 original: only 3 of 9 rounds"),
         ("alone", "block 1 original alone: only 3 of 9 rounds"),
     ],
 )

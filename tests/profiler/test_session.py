@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from small_network import (
     CONDITIONS,
+    duplicates_of,
     latency_ms,
     merged,
     original,
@@ -406,7 +407,7 @@ def test_workload_files_can_be_deleted_and_are_written_again(tmp_path: Path) -> 
         opened.run()
         specs = {job.spec.digest for job in small_plan().jobs}
         files = list((tmp_path / "workloads").iterdir())
-        assert len(files) == len(specs) + len(small_plan().duplicates)
+        assert len(files) == len(specs) + len(duplicates_of(small_plan()))
         opened.workloads.delete()
         assert not (tmp_path / "workloads").exists()
 

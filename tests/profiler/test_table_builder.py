@@ -1,6 +1,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_network import (
@@ -22,9 +23,9 @@ from profiler.measurement import Measurement
 from profiler.planning.profile_plan import PlannedNetwork, plan_jobs
 from profiler.session import SessionResult
 from profiler.settings import ProfileSettings
-from profiler.table.builder import LEAST_CALIBRATION, Provenance, build_table
+from profiler.table.builder import LEAST_CALIBRATION, build_table
 
-PROVENANCE = Provenance(
+PROVENANCE: dict[str, Any] = dict(
     fingerprint={"cpu_model": "x"}, seed=0, date="2026-01-01", dshrink_version="1"
 )
 QUICK = ProfileSettings(anchor_every=50, extra_rounds=0)

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto
 
-from latency_tables.onnx_file import IR_VERSION, OPSET, PRECISIONS, array_shapes, write_onnx
+from latency_tables.onnx_file import IR_VERSION, OPSET, PRECISIONS, write_onnx
 from latency_tables.opspec import (
     ACTIVATIONS,
     Activation,
@@ -122,7 +122,7 @@ def test_the_bytes_of_an_fp32_file_are_those_that_existing_tables_were_measured_
     spec = OpSpec(input_shape=(3, 5, 5), ops=ops)
     weights = [
         tuple(np.linspace(-1, 1, math.prod(shape)).reshape(shape) for shape in shapes)
-        for shapes in array_shapes(spec)
+        for shapes in spec.array_shapes
     ]
     content = write_onnx(spec, weights, batch=2, metadata={"a": "b"})
     digest = "917276532325ae31be31a34ce1cb45d396c955ecb9d80fb4590f973fbf805f3f"

@@ -146,12 +146,6 @@ def _by_uuid(library: FakeNvml, kinds: Any, uuid: bytes, out: Any) -> int:
     return 0
 
 
-def _by_index(library: FakeNvml, kinds: Any, index: int, out: Any) -> int:
-    assert kinds == [c_uint, POINTER(c_void_p)]
-    out.value = HANDLE
-    return 0 if index == 0 else INVALID_ARGUMENT
-
-
 def _driver(library: FakeNvml, kinds: Any, buffer: Any, size: int) -> int:
     assert kinds == [c_char_p, c_uint]
     return _write(buffer, library.facts["driver"], size)
@@ -184,7 +178,6 @@ _OTHERS: dict[str, Any] = {
     "nvmlShutdown": _shutdown,
     "nvmlSystemGetDriverVersion": _driver,
     "nvmlDeviceGetHandleByUUID": _by_uuid,
-    "nvmlDeviceGetHandleByIndex_v2": _by_index,
     "nvmlDeviceGetEccMode": _ecc,
     "nvmlDeviceGetViolationStatus": _violation,
     "nvmlDeviceGetUtilizationRates": _utilisation,

@@ -175,7 +175,7 @@ def _span_masks(table: LatencyTable) -> list[str]:
     """The original network's, then those that merge spans with a latency."""
     chain = table.chain
     assert chain is not None
-    base = chain.base
+    base = chain.mask
     usable = [row.span for row in table.rows if row.kind == "span" and row.is_measured]
     found = [""]
     while found and len(found[0]) < chain.length:

@@ -11,18 +11,18 @@ __all__ = ["Gpu", "GpuError", "GpuInfo", "find_gpu", "open_gpu"]
 
 
 @lru_cache(maxsize=None)
-def find_gpu(ordinal: int = 0) -> Optional[GpuInfo]:
+def find_gpu() -> Optional[GpuInfo]:
     """What the GPU is; None where there is none that works.  Asked once a process.
 
     Makes no context, and so takes no memory on the GPU.
     """
     try:
-        return libcuda.load().info(ordinal)
+        return libcuda.load().info()
     except Exception:  # a broken library fails in any way it likes
         return None
 
 
-def open_gpu(ordinal: int = 0) -> Gpu:
+def open_gpu() -> Gpu:
     """The GPU, ready for work: through pycuda where it is installed, else through libcuda.
 
     Raises ``GpuError`` where there is none that works.
@@ -30,5 +30,5 @@ def open_gpu(ordinal: int = 0) -> Gpu:
     driver = libcuda.load()
     pycuda = through_pycuda.load()
     if pycuda is not None:
-        return through_pycuda.PycudaGpu(pycuda, driver, ordinal)
-    return libcuda.LibcudaGpu(driver, ordinal)
+        return through_pycuda.PycudaGpu(pycuda, driver)
+    return Gpu(driver)

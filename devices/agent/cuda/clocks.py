@@ -79,28 +79,23 @@ class EventClocks(Clocks):
         )
 
     def _take_cold(self, run: Run, runs: int) -> Sample:
+        assert self._flush is not None
+        pointer, count = self._flush
         start = self.wall_ns()
         device_ns = enqueue_ns = 0
         for done in range(0, runs, COLD_BATCH):
             pairs = self._events(min(COLD_BATCH, runs - done))
             for first, last in pairs:
-                enqueue_ns += self._run_cold(run, first, last)
+                self._gpu.fill(pointer, 0, count, self._stream)
+                self._gpu.record(first, self._stream)
+                before = self.wall_ns()
+                run(1)
+                enqueue_ns += self.wall_ns() - before
+                self._gpu.record(last, self._stream)
             self._gpu.synchronize(self._stream)
             device_ns += sum(_ns(self._gpu.elapsed_ms(first, last)) for first, last in pairs)
         wall_ns = self.wall_ns() - start
         return Sample(wall_ns, 0, False, device_ns=device_ns, enqueue_ns=enqueue_ns)
-
-    def _run_cold(self, run: Run, first: Any, last: Any) -> int:
-        """Enqueue one run between two events; returns the ns that its launch took the host."""
-        assert self._flush is not None
-        pointer, count = self._flush
-        self._gpu.fill(pointer, 0, count, self._stream)
-        self._gpu.record(first, self._stream)
-        before = self.wall_ns()
-        run(1)
-        enqueue_ns = self.wall_ns() - before
-        self._gpu.record(last, self._stream)
-        return enqueue_ns
 
     def _events(self, pairs: int) -> List[Tuple[Any, Any]]:
         while len(self._pairs) < pairs:

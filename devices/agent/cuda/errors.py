@@ -30,8 +30,3 @@ class GpuError(Exception):
     def out_of_memory(self) -> bool:
         """Whether a smaller model would have fitted."""
         return self.code == OUT_OF_MEMORY
-
-
-def no_driver(why: str) -> GpuError:
-    """The error of a machine that has no driver that could be asked."""
-    return GpuError("libcuda", None, "NO_DRIVER", why)

@@ -8,7 +8,7 @@ TensorRT uses the legacy one.)
 
 import ctypes
 import os
-import sys
+import uuid
 from ctypes import (
     POINTER,
     byref,
@@ -24,18 +24,16 @@ from ctypes import (
 )
 from typing import Any, Dict, List, Optional
 
-from .errors import GpuError, no_driver
-from .gpu import Gpu, GpuInfo
+from .errors import GpuError
+from .gpu import GpuInfo
 
 #: Another library to take for the driver's.
 LIBRARY_VARIABLE = "DSHRINK_LIBCUDA"
-LIBRARIES = ("nvcuda.dll",) if sys.platform == "win32" else ("libcuda.so.1", "libcuda.so")
+LIBRARIES = ("libcuda.so.1", "libcuda.so")
 
 L2_CACHE_SIZE = 38
 COMPUTE_CAPABILITY_MAJOR = 75
 COMPUTE_CAPABILITY_MINOR = 76
-STREAM_NON_BLOCKING = 1
-EVENT_DEFAULT = 0
 
 _HANDLE = c_void_p
 _POINTER = c_uint64  # CUdeviceptr
@@ -118,9 +116,9 @@ class Driver(object):
         self.call(name, byref(value), *arguments)
         return value.value or 0
 
-    def info(self, ordinal: int = 0) -> GpuInfo:
-        """What a device is."""
-        device = self.number("cuDeviceGet", ordinal)
+    def info(self) -> GpuInfo:
+        """What the first device is."""
+        device = self.number("cuDeviceGet", 0)
         name = ctypes.create_string_buffer(256)
         self.call("cuDeviceGetName", name, len(name), device)
         memory = c_size_t()
@@ -153,9 +151,7 @@ class Driver(object):
     def _uuid(self, device: int) -> str:
         raw = ctypes.create_string_buffer(16)
         self.call("cuDeviceGetUuid", raw, device)
-        digits = "".join(f"{byte:02x}" for byte in bytearray(raw.raw))
-        parts = (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
-        return "GPU-" + "-".join(parts)
+        return f"GPU-{uuid.UUID(bytes=raw.raw)}"
 
     def _text(self, name: str, code: int) -> str:
         text = c_char_p()
@@ -182,71 +178,4 @@ def load() -> Driver:
             return Driver(ctypes.CDLL(name))
         except OSError as error:
             problem = problem or str(error)
-    raise no_driver(problem)
-
-
-class LibcudaGpu(Gpu):
-    """A GPU through ctypes.  It uses the primary context, which TensorRT and PyTorch share."""
-
-    binding = "libcuda"
-
-    def __init__(self, driver: Driver, ordinal: int = 0) -> None:
-        super(LibcudaGpu, self).__init__(driver, ordinal)
-        self._device = driver.number("cuDeviceGet", ordinal)
-        context = driver.handle("cuDevicePrimaryCtxRetain", self._device)
-        driver.call("cuCtxSetCurrent", context)
-
-    def _alloc(self, count: int) -> int:
-        pointer = c_uint64()
-        self._driver.call("cuMemAlloc_v2", byref(pointer), count)
-        return int(pointer.value)
-
-    def _free(self, pointer: int) -> None:
-        self._driver.call("cuMemFree_v2", pointer)
-
-    def to_device(self, pointer: int, content: Any) -> None:
-        data = bytes(content)
-        self._driver.call("cuMemcpyHtoD_v2", pointer, data, len(data))
-        # It may return when the bytes are only staged; our streams would not wait for the rest.
-        self._driver.call("cuCtxSynchronize")
-
-    def to_host(self, pointer: int, count: int) -> bytes:
-        host = ctypes.create_string_buffer(count)
-        self._driver.call("cuMemcpyDtoH_v2", host, pointer, count)
-        return host.raw
-
-    def fill(self, pointer: int, byte: int, count: int, stream: Optional[int] = None) -> None:
-        self._driver.call("cuMemsetD8Async", pointer, byte, count, stream)
-        if stream is None:
-            self.synchronize(None)
-
-    def _stream(self) -> int:
-        return int(self._driver.handle("cuStreamCreate", STREAM_NON_BLOCKING))
-
-    def _destroy_stream(self, stream: int) -> None:
-        self._driver.call("cuStreamDestroy_v2", stream)
-
-    def synchronize(self, stream: Optional[int]) -> None:
-        self._driver.call("cuStreamSynchronize", stream)
-
-    def _event(self) -> Any:
-        return self._driver.handle("cuEventCreate", EVENT_DEFAULT)
-
-    def _destroy_event(self, event: Any) -> None:
-        self._driver.call("cuEventDestroy_v2", event)
-
-    def record(self, event: Any, stream: int) -> None:
-        self._driver.call("cuEventRecord", event, stream)
-
-    def elapsed_ms(self, first: Any, second: Any) -> float:
-        elapsed = c_float()
-        self._driver.call("cuEventElapsedTime", byref(elapsed), first, second)
-        return elapsed.value
-
-    def memory_free_bytes(self) -> int:
-        free, total = c_size_t(), c_size_t()
-        self._driver.call("cuMemGetInfo_v2", byref(free), byref(total))
-        return int(free.value)
-
-    def _leave(self) -> None:
-        self._driver.call("cuDevicePrimaryCtxRelease", self._device)
+    raise GpuError("libcuda", None, "NO_DRIVER", problem)

@@ -8,12 +8,11 @@ the driver says which code that is.
 
 import atexit
 import importlib
-from contextlib import contextmanager
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Callable, Dict, Optional
 
 from .errors import OUT_OF_MEMORY, GpuError
-from .gpu import Gpu
-from .libcuda import STREAM_NON_BLOCKING, Driver
+from .gpu import STREAM_NON_BLOCKING, Gpu
+from .libcuda import Driver
 
 
 def load() -> Any:
@@ -30,20 +29,54 @@ class PycudaGpu(Gpu):
 
     binding = "pycuda"
 
-    def __init__(self, pycuda: Any, driver: Driver, ordinal: int = 0) -> None:
-        super(PycudaGpu, self).__init__(driver, ordinal)
+    def __init__(self, pycuda: Any, driver: Driver) -> None:
         self._pycuda = pycuda
         self._memory: Dict[int, Any] = {}
         self._stream_objects: Dict[int, Any] = {}
-        with self._errors():
-            pycuda.init()
-            self._context = pycuda.Device(ordinal).retain_primary_context()
-            self._context.push()
+        super(PycudaGpu, self).__init__(driver)
+
+    def to_device(self, pointer: int, content: Any) -> None:
+        self._call(self._pycuda.memcpy_htod, pointer, bytes(content))
+        self._call(self._pycuda.Context.synchronize)
+
+    def to_host(self, pointer: int, count: int) -> bytes:
+        host = bytearray(count)
+        self._call(self._pycuda.memcpy_dtoh, host, pointer)
+        return bytes(host)
+
+    def fill(self, pointer: int, byte: int, count: int, stream: Optional[int] = None) -> None:
+        where = None if stream is None else self._object(stream)
+        self._call(self._pycuda.memset_d8_async, pointer, byte, count, where)
+        if stream is None:
+            self.synchronize(None)
+
+    def synchronize(self, stream: Optional[int]) -> None:
+        waited_for = self._pycuda.Context if stream is None else self._object(stream)
+        self._call(waited_for.synchronize)
+
+    def record(self, event: Any, stream: int) -> None:
+        self._call(event.record, self._object(stream))
+
+    def elapsed_ms(self, first: Any, second: Any) -> float:
+        return float(self._call(first.time_till, second))
+
+    def memory_free_bytes(self) -> int:
+        return int(self._call(self._pycuda.mem_get_info)[0])
+
+    def _enter(self) -> None:
+        self._call(self._pycuda.init)
+        device = self._call(self._pycuda.Device, 0)
+        self._context = self._call(device.retain_primary_context)
+        self._call(self._context.push)
         atexit.register(self.close)
 
+    def _leave(self) -> None:
+        atexit.unregister(self.close)
+        self._call(self._context.pop)
+        self._call(self._context.detach)
+
     def _alloc(self, count: int) -> int:
-        with self._errors():
-            allocation = self._pycuda.mem_alloc(count)
+        allocation = self._call(self._pycuda.mem_alloc, count)
         self._memory[int(allocation)] = allocation
         return int(allocation)
 
@@ -51,79 +84,31 @@ class PycudaGpu(Gpu):
         allocation = self._memory.pop(pointer, None)
         if allocation is None:
             raise self._driver.error("free", 1)
-        with self._errors():
-            allocation.free()
+        self._call(allocation.free)
 
-    def to_device(self, pointer: int, content: Any) -> None:
-        with self._errors():
-            self._pycuda.memcpy_htod(pointer, bytes(content))
-            self._pycuda.Context.synchronize()
-
-    def to_host(self, pointer: int, count: int) -> bytes:
-        host = bytearray(count)
-        with self._errors():
-            self._pycuda.memcpy_dtoh(host, pointer)
-        return bytes(host)
-
-    def fill(self, pointer: int, byte: int, count: int, stream: Optional[int] = None) -> None:
-        with self._errors():
-            self._pycuda.memset_d8_async(pointer, byte, count, self._object(stream))
-            if stream is None:
-                self._pycuda.Context.synchronize()
-
-    def _stream(self) -> int:
-        with self._errors():
-            stream = self._pycuda.Stream(STREAM_NON_BLOCKING)
+    def _new_stream(self) -> int:
+        stream = self._call(self._pycuda.Stream, STREAM_NON_BLOCKING)
         self._stream_objects[stream.handle] = stream
         return int(stream.handle)
 
     def _destroy_stream(self, stream: int) -> None:
         self._stream_objects.pop(stream, None)  # pycuda destroys what nobody refers to
 
-    def synchronize(self, stream: Optional[int]) -> None:
-        with self._errors():
-            if stream is None:
-                self._pycuda.Context.synchronize()
-            else:
-                self._object(stream).synchronize()
-
-    def _event(self) -> Any:
-        with self._errors():
-            return self._pycuda.Event()
+    def _new_event(self) -> Any:
+        return self._call(self._pycuda.Event)
 
     def _destroy_event(self, event: Any) -> None:
         """It goes with the last reference to it."""
 
-    def record(self, event: Any, stream: int) -> None:
-        with self._errors():
-            event.record(self._object(stream))
-
-    def elapsed_ms(self, first: Any, second: Any) -> float:
-        with self._errors():
-            return float(first.time_till(second))
-
-    def memory_free_bytes(self) -> int:
-        with self._errors():
-            return int(self._pycuda.mem_get_info()[0])
-
-    def _leave(self) -> None:
-        atexit.unregister(self.close)
-        with self._errors():
-            self._context.pop()
-            self._context.detach()
-
-    def _object(self, stream: Optional[int]) -> Any:
-        if stream is None:
-            return None
+    def _object(self, stream: int) -> Any:
         if stream not in self._stream_objects:
             raise self._driver.error("stream", 400)
         return self._stream_objects[stream]
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Turn pycuda's errors, "cuMemAlloc failed: out of memory", into ours."""
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call it; pycuda's errors, "cuMemAlloc failed: out of memory", become ours."""
         try:
-            yield
+            return function(*arguments)
         except self._pycuda.Error as error:
             call, _, said = str(error).partition(" failed: ")
             code = self._driver.code_of(said)

@@ -1,15 +1,18 @@
-"""The runtimes that the agent can drive, each imported when it is first asked for.
+"""The runtimes that the agent supports, each imported when it is first asked for.
 
 To add one, write its module here and add its line to ``RUNTIMES``.  A runtime that is not installed
 is an error with advice for the user; a module of ours that does not import gives a traceback.
 """
 
 import importlib
+import re
+import sys
 import time
-from typing import Any, Dict, List, Optional, Tuple
+from contextlib import contextmanager
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 from .. import timing, worker
-from ..checks import Check, RequestError, bad_request, clip
+from ..checks import Check, RequestError, bad_model, bad_request, clip, missing_runtime
 from ..protocol import Rule
 
 RUNTIMES = {
@@ -27,20 +30,32 @@ REHEARSAL = {
 }
 
 #: What runtimes say, of any version, when they cannot have the memory that they want.
-OUT_OF_MEMORY_WORDS = (
-    "out of memory",
-    "outofmemory",
-    "out_of_memory",
-    "allocate memory",
-    "unable to allocate",
-    "not enough memory",
-    "insufficient memory",
-    "memoryallocation",
-    "bad_alloc",
-    "bad allocation",
+OUT_OF_MEMORY = re.compile(
+    r"out[ _]?of[ _]?memory|(not enough|insufficient|allocate) memory|unable to allocate|"
+    r"memoryallocation|bad[_ ]alloc",
+    re.IGNORECASE,
 )
 
 _loaded: Dict[str, "Runtime"] = {}
+
+
+class Options(NamedTuple):
+    """How a model is to be run: what a request asks for, with the defaults."""
+
+    processor: str = "cpu"
+    precision: str = "fp32"
+    launch: str = "plain"
+    cache: str = "hot"
+
+    @classmethod
+    def of(cls, given: Dict[str, Any]) -> "Options":
+        """Those of a request, which may have others beside."""
+        return cls(**{name: given[name] for name in cls._fields if name in given})
+
+    @property
+    def is_cold(self) -> bool:
+        """Whether the cache is emptied before each run."""
+        return self.cache == "cold"
 
 
 class Prepared(object):
@@ -88,7 +103,7 @@ class Runtime(object):
         raise NotImplementedError
 
     def load(self) -> None:
-        """Import what it drives; raise a ``missing_runtime`` error where that does not work."""
+        """Import the runtime; raise a ``missing_runtime`` error where that does not work."""
         raise NotImplementedError
 
     def prepare(self, file: str, threads: int, seed: int, options: Dict[str, Any]) -> Prepared:
@@ -111,9 +126,30 @@ class Runtime(object):
         return None
 
 
+def check_static(what: str, shape: Iterable[Any]) -> None:
+    """Refuse a tensor whose sizes are not all known: text and numbers below 1 stand for unknown."""
+    if not all(isinstance(size, int) and size > 0 for size in shape):
+        raise bad_model(
+            f"{what} has the shape {list(shape)}: only fixed sizes above 0 can be measured",
+            "export the model with static shapes",
+        )
+
+
+@contextmanager
+def starting(what: str, install: str) -> Iterator[None]:
+    """Raise ``missing_runtime`` where importing a runtime fails, in whichever way."""
+    try:
+        yield
+    except Exception as error:  # a wrong numpy or CUDA library beside it shows as any kind
+        raise missing_runtime(
+            f"{what} does not start in {sys.executable}: {error}",
+            f"{sys.executable} -m pip install {install}",
+        ) from error
+
+
 def says_out_of_memory(text: str) -> bool:
     """Whether a message is about memory that could not be had."""
-    return any(words in text.lower() for words in OUT_OF_MEMORY_WORDS)
+    return OUT_OF_MEMORY.search(text) is not None
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -136,10 +172,9 @@ def get(name: str) -> Runtime:
     if name not in _loaded:
         known = dict(RUNTIMES, **REHEARSAL)
         if name not in known:
-            raise RequestError(
-                "missing_runtime",
-                f"this agent drives no runtime called {name!r}",
-                f"it drives {', '.join(sorted(RUNTIMES))}",
+            raise missing_runtime(
+                f"this agent supports no runtime called {name!r}",
+                f"it supports {', '.join(sorted(RUNTIMES))}",
             )
         module, _, attribute = known[name].partition(":")
         _loaded[name] = getattr(importlib.import_module(module, __name__), attribute)()

@@ -58,7 +58,8 @@ class Bounds:
 class PieceSizes:
     """``kernels``: the longest kernel side of each span. ``peaks``: numbers held, for one image.
 
-    Peaks are those of one ``resolution``, (H, W).
+    A piece holds its own peak and the residuals of open skips. Peaks are those of one
+    ``resolution``, (H, W).
     """
 
     kernels: Mapping[Span, int]
@@ -68,41 +69,28 @@ class PieceSizes:
 
 def sizes_of(pieces: NetworkPieces) -> PieceSizes:
     """The sizes of a network cut into spans."""
-    return PieceSizes(
-        kernels=kernels_of(pieces), peaks=peaks_of(pieces), resolution=pieces.resolution
-    )
-
-
-def kernels_of(pieces: NetworkPieces) -> dict[Span, int]:
-    """The longest kernel side of each span of a network."""
-    return {
+    kernels = {
         piece.span: max(max(op.kernel) for op in piece.spec.ops if isinstance(op, Conv))
         for piece in pieces.pieces
         if piece.kind == "span" and piece.span is not None
     }
-
-
-def peaks_of(pieces: NetworkPieces) -> dict[Place, int]:
-    """What each piece holds while it runs in the network: its peak and residuals of open skips.
-
-    An addition holds both of its inputs and the sum; a projection in its skip runs just before it.
-    """
     waiting = {
         piece.span[0]: math.prod(piece.spec.input_shape)
         for piece in pieces.pieces
         if piece.kind == "addition" and piece.span is not None
     }
     skips = pieces.chain.skips if pieces.chain else ()
-    return {
+    peaks = {
         piece.place: _peak(piece) + sum(waiting[p] for p in _open_skips(piece, skips))
         for piece in pieces.pieces
     }
+    return PieceSizes(kernels=kernels, peaks=peaks, resolution=pieces.resolution)
 
 
 def _peak(piece: Piece) -> int:
     if piece.kind != "addition":
         return piece.spec.peak_activations
-    # What it is added to has the size of the sum.
+    # It holds both of its inputs and the sum, all of one size; a projection runs just before it.
     size = math.prod(piece.spec.output_shape)
     return size + max(piece.spec.peak_activations, 2 * size)
 

@@ -1,6 +1,6 @@
 """``kim2023``: the public code's integer program, to compare with and to reproduce its plans.
 
-Written anew after snu-mllab/Efficient-CNN-Depth-Compression (MIT), ``optimal_patterns``. It
+Re-implemented after snu-mllab/Efficient-CNN-Depth-Compression (MIT), ``optimal_patterns``. It
 truncates every T_opt to whole steps of 1/prec ms, so a plan may overrun its budget by up to a step
 a span; it solves one budget at a time; it compares importances rounded to seven digits, and of
 equal ones takes the smaller truncated time. Only steps that have a key are tried here; the public
@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
-from dshrink.search.dp.frontier import SpanPlan, plan_of_edges
+from dshrink.search.dp.frontier import ChainPlan, plan_of_edges
 from dshrink.search.dp.problem import SpanProblem
 from dshrink.search.dp.stages import Edge, State, make_edges
 from dshrink.search.errors import InfeasibleBudgetError, SearchError
@@ -34,7 +34,7 @@ _DIGITS = 7
 class TruncatedPlan:
     """What the program finds: its plan, the time it believes in, and the budget."""
 
-    plan: SpanPlan
+    plan: ChainPlan
     budget_ms: float
     steps: int
 
@@ -47,7 +47,7 @@ class TruncatedPlan:
 class _Cell(NamedTuple):
     importance: float
     steps: int
-    before: Node | None = None
+    before: _Cell | None = None
     edge: Edge | None = None
 
 
@@ -84,9 +84,8 @@ class TruncatedProgram:
         for end in range(1, self.length + 1):
             for t in range(least.get(end, 0), limit + 1):
                 for flag in (0, 1):
-                    cell = _best_cell(cells, t, edges_to((end, flag)))
-                    if cell:
-                        cells[t, (end, flag)] = cell
+                    if best := _best_cell(cells, t, edges_to((end, flag))):
+                        cells[t, (end, flag)] = best
         ends = [cells.get((limit, (self.length, flag))) for flag in (0, 1)]
         # Of equal importances the end without an activation, as numpy's argmax has it.
         last = max((cell for cell in ends if cell), key=lambda cell: cell.importance, default=None)
@@ -95,7 +94,11 @@ class TruncatedProgram:
                 f"the truncated program finds no plan for {budget_ms:g} ms at {prec:g} steps a ms: "
                 "raise the budget"
             )
-        path = [*_backwards(cells, last)][::-1]
+        path: list[Edge] = []
+        cell: _Cell | None = last
+        while cell and cell.edge:
+            path.insert(0, cell.edge)
+            cell = cell.before
         time_ms = 0.0
         for edge in path:
             time_ms += edge.costs[0]
@@ -110,18 +113,11 @@ def _best_cell(
     best: _Cell | None = None
     best_rounded = float("-inf")
     for steps, edge in edges:
-        before = (t - steps, edge.start)
-        cell = cells.get(before)
+        cell = cells.get((t - steps, edge.start))
         if cell is None:
             continue
         value, total = cell.importance + edge.importance, cell.steps + steps
         rounded = round(value, _DIGITS)
         if rounded > best_rounded or (best and rounded == best_rounded and total < best.steps):
-            best, best_rounded = _Cell(value, total, before, edge), rounded
+            best, best_rounded = _Cell(value, total, cell, edge), rounded
     return best
-
-
-def _backwards(cells: Mapping[Node, _Cell], last: _Cell) -> Iterator[Edge]:
-    while last.edge is not None and last.before is not None:
-        yield last.edge
-        last = cells[last.before]

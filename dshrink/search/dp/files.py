@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from dshrink.search.dp.frontier import ChainPlan, Frontier
+from dshrink.search.dp.frontier import Frontier
 from dshrink.search.dp.problem import Key, SpanProblem, block_ends_of, key_name, key_names
 from dshrink.search.errors import ImportanceError, SearchError
 from dshrink.search.importance import importance_keys
@@ -116,8 +116,8 @@ class _Sidecar:
 def load_unevaluated(path: Path, model: str) -> frozenset[Key]:
     """The keys that ``dshrink importance`` could not evaluate, by the JSON next to its table.
 
-    None where there is no such file: tables of others are a CSV alone. Raises ImportanceError where
-    it is of another network than ``model``, whose keys may be the same.
+    No keys where there is no such file: tables of others are a CSV alone. Raises ImportanceError
+    where it is of another network than ``model``, whose keys may be the same.
     """
     sidecar = path.with_suffix(".json")
     if not sidecar.is_file():
@@ -210,7 +210,7 @@ def load_problem(
 
 
 def save_frontier(
-    frontier: Frontier[ChainPlan], path: Path, predicted_ms: Callable[[str], float] | None = None
+    frontier: Frontier, path: Path, predicted_ms: Callable[[str], float] | None = None
 ) -> None:
     """Write the points as CSV: ``time_ms,importance,mask``, from the fastest on.
 
@@ -218,13 +218,7 @@ def save_frontier(
     ``predicted_ms`` says of the mask: with a latency table, of the whole network.
     """
     plans = [frontier.plan(number) for number in range(len(frontier))]
-    rows = [
-        (
-            plan.time_ms if predicted_ms is None else predicted_ms(plan.choice),
-            plan.importance,
-            plan.choice,
-        )
-        for plan in plans
-    ]
+    times = [predicted_ms(plan.mask) if predicted_ms else plan.time_ms for plan in plans]
+    rows = [(t, plan.importance, plan.mask) for t, plan in zip(times, plans, strict=True)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_csv(path, ("time_ms", "importance", plans[0].KIND), rows)
+    write_csv(path, ("time_ms", "importance", plans[0].kind), rows)

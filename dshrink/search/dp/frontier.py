@@ -9,94 +9,64 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 
-from dshrink.search.dp.labels import Floats, Labels, Truths, Worthwhile, best_of, non_dominated
+from dshrink.search.dp.labels import (
+    ROUNDING,
+    Floats,
+    Labels,
+    Truths,
+    Worthwhile,
+    best_of,
+    non_dominated,
+)
 from dshrink.search.dp.problem import SpanProblem
 from dshrink.search.dp.stages import Edge, Prune, Reached, State, forwards, least_rest, make_edges
 from dshrink.search.errors import NoPlanError, SearchError
 from dshrink.search.goal import infeasible, round_up
+from dshrink.search.plan import SPANS_PREFIX
 from latency_tables.span_masks import mask_of
-
-#: Sums in another order differ by less than this share; what is bounded is decided at the end.
-_ROUNDING = 1e-9
-
-
-class ChainPlan(Protocol):
-    """A network of the chain as a solver knows it: its ``text`` in one line, its latency in ms."""
-
-    #: What a frontier's file calls what the solver chose: "mask" or "plan".
-    KIND: ClassVar[str]
-
-    @property
-    def choice(self) -> str: ...
-    @property
-    def text(self) -> str: ...
-    @property
-    def time_ms(self) -> float: ...
-    @property
-    def importance(self) -> float: ...
-    @property
-    def layers(self) -> int: ...
-
-
-P = TypeVar("P", bound=ChainPlan, covariant=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpanPlan:
-    """A network of the chain: S (``boundaries``), A (``active``), what it costs and is worth.
+class ChainPlan:
+    """A network of the chain as a solver knows it, what it costs and is worth.
 
-    ``costs`` are the sums of the problem's costs, the latency first; ``importance`` is that of
-    I_ext.
+    ``mask`` is its span mask (S and A of the paper) or, of LayerMerge (``kind`` "plan"), its spans
+    with their kernels: "0-3:5 3-4:1". ``costs`` are the sums of the problem's costs, the latency in
+    ms first; ``importance`` is that of I_ext; ``layers`` counts the convolutions that are left.
     """
 
-    KIND: ClassVar = "mask"
-
-    length: int
-    boundaries: tuple[int, ...]
-    active: tuple[int, ...]
+    kind: Literal["mask", "plan"] = "mask"
+    mask: str
     costs: tuple[float, ...]
     importance: float
+    layers: int
 
     @property
     def time_ms(self) -> float:
         return self.costs[0]
 
     @property
-    def mask(self) -> str:
-        """S and A as a span mask."""
-        return mask_of(self.length, self.boundaries, self.active)
-
-    @property
-    def layers(self) -> int:
-        """The convolutions that are left."""
-        return len(self.boundaries)
-
-    @property
-    def choice(self) -> str:
-        return self.mask
-
-    @property
     def text(self) -> str:
-        """The plan on a command line."""
-        return f"spans:{self.mask}"
+        """The plan in one line: as on a command line, where that takes it."""
+        return f"{SPANS_PREFIX if self.kind == 'mask' else ''}{self.mask}"
 
-
-def chosen_data(plan: ChainPlan) -> dict[str, Any]:
-    """A solver's plan as JSON data."""
-    return {
-        plan.KIND: plan.choice,
-        "time_ms": plan.time_ms,
-        "importance": plan.importance,
-        "layers": plan.layers,
-    }
+    @property
+    def data(self) -> dict[str, Any]:
+        """As JSON data."""
+        return {
+            self.kind: self.mask,
+            "time_ms": self.time_ms,
+            "importance": self.importance,
+            "layers": self.layers,
+        }
 
 
 @dataclass(frozen=True, slots=True)
-class Frontier(Generic[P]):
+class Frontier:
     """The non-dominated plans, in ascending order of latency and, of one cost, of importance.
 
     ``times_ms`` (N,), ``costs`` (N, D) with the latency first, and ``importances`` (N,) are its
@@ -108,7 +78,7 @@ class Frontier(Generic[P]):
     reached: Reached
     # The points are labels as well: their origin counts those of the two ends of the chain.
     points: Labels
-    make_plan: Callable[[list[int], tuple[float, ...], float], P]
+    make_plan: Callable[[list[int], tuple[float, ...], float], ChainPlan]
 
     def __len__(self) -> int:
         return len(self.points)
@@ -125,7 +95,7 @@ class Frontier(Generic[P]):
     def importances(self) -> Floats:
         return self.points.importances
 
-    def plan(self, number: int) -> P:
+    def plan(self, number: int) -> ChainPlan:
         """The network of a point."""
         label = int(self.points.origin[number])
         without = len(self.reached.labels.get((self.length, 0), ()))
@@ -134,12 +104,12 @@ class Frontier(Generic[P]):
         costs = tuple(self.points.costs[number].tolist())
         return self.make_plan(edges, costs, float(self.importances[number]))
 
-    def of_latency(self) -> Frontier[P]:
+    def of_latency(self) -> Frontier:
         """The points that are non-dominated in latency and importance alone."""
         points = self.points.take(non_dominated(self.points.values[[0, -2, -1]]))
         return Frontier(self.length, self.reached, points, self.make_plan)
 
-    def best(self, budget_ms: float) -> P:
+    def best(self, budget_ms: float) -> ChainPlan:
         """The plan of the largest importance whose latency is at most ``budget_ms``.
 
         Of equal importances it has the smaller latency, then the fewer layers. Raises
@@ -156,7 +126,7 @@ class Frontier(Generic[P]):
 
 def solve(
     problem: SpanProblem, limits: Sequence[float] | None = None, prune: Prune | None = None
-) -> Frontier[SpanPlan]:
+) -> Frontier:
     """The whole frontier of a problem: of its latency, or of all its costs.
 
     ``limits`` are upper bounds of the costs, infinite where there is none; plans beyond them are
@@ -166,13 +136,17 @@ def solve(
     edges = make_edges(problem)
     prunes = [prune] if prune else []
     if np.isfinite(bounds).any():
-        prunes.insert(0, _within(bounds * (1 + _ROUNDING), least_rest(edges, problem)))
+        # What is exactly within its bound is decided at the end.
+        prunes.insert(0, _within(bounds * (1 + ROUNDING), least_rest(edges, problem)))
 
-    def make_plan(path: list[int], costs: tuple[float, ...], importance: float) -> SpanPlan:
+    def make_plan(path: list[int], costs: tuple[float, ...], importance: float) -> ChainPlan:
         return plan_of_edges(problem.length, [edges[n] for n in path], costs, importance)
 
+    def at_most(values: Floats) -> Truths:
+        return np.asarray((values[:-2] <= bounds[:, None]).all(axis=0))
+
     reached = forwards(edges, problem.width, prunes)
-    points = points_at_the_end(reached, problem.length, [_at_most(bounds)])
+    points = points_at_the_end(reached, problem.length, [at_most])
     if not points:
         raise NoPlanError(_why_none(problem, edges, bounds))
     return Frontier(problem.length, reached, points, make_plan)
@@ -180,15 +154,12 @@ def solve(
 
 def plan_of_edges(
     length: int, path: Sequence[Edge], costs: tuple[float, ...], importance: float
-) -> SpanPlan:
+) -> ChainPlan:
     """The network that a path of edges along the chain makes."""
-    return SpanPlan(
-        length=length,
-        boundaries=tuple(at for edge in path for at in edge.cuts[1:]),
-        active=tuple(edge.end[0] for edge in path if edge.end[1]),
-        costs=costs,
-        importance=importance,
-    )
+    boundaries = [at for edge in path for at in edge.cuts[1:]]
+    active = {edge.end[0] for edge in path if edge.end[1]}
+    mask = mask_of(length, boundaries, active)
+    return ChainPlan(mask=mask, costs=costs, importance=importance, layers=len(boundaries))
 
 
 def points_at_the_end(
@@ -198,10 +169,6 @@ def points_at_the_end(
     ends = [reached.labels.get((length, flag)) for flag in (0, 1)]
     values = [labels.values for labels in ends if labels]
     return best_of(np.concatenate(values, axis=1), prunes) if values else None
-
-
-def _at_most(bounds: Floats) -> Worthwhile:
-    return lambda values: np.asarray((values[:-2] <= bounds[:, None]).all(axis=0))
 
 
 def _within(bounds: Floats, rest: Mapping[State, Floats]) -> Prune:
@@ -218,7 +185,7 @@ def _why_none(problem: SpanProblem, edges: Sequence[Edge], bounds: Floats) -> st
     """Which bound no plan meets by itself, or that they contradict each other."""
     rest = least_rest(edges, problem)
     if (0, 1) not in rest:
-        return "no plan is possible: what may merge and what has a latency leave no way to the end"
+        return "no plan is possible: spans with a latency and an importance do not cover the chain"
     for at, (least, bound) in enumerate(zip(rest[0, 1], bounds, strict=True)):
         if least > bound:
             fixed = problem.fixed[at] if problem.fixed else 0.0

@@ -19,6 +19,8 @@ Truths = NDArray[np.bool_]
 #: Which labels of a state, by their values (D + 2, N), can lead to a plan that is wanted: (N,).
 Worthwhile = Callable[[Floats], Truths]
 
+#: Sums in another order differ by less than this share.
+ROUNDING = 1e-9
 #: Labels of several costs are compared a block at a time.
 _BLOCK = 256
 
@@ -59,14 +61,10 @@ def empty_plan(width: int) -> Labels:
 
 def best_of(values: Floats, prunes: Sequence[Worthwhile] = ()) -> Labels:
     """The labels worth keeping of all that there are; ``origin`` is their number among these."""
-    if not prunes:
-        kept = non_dominated(values)
-        return Labels(values[:, kept], kept)
-    kept = np.arange(values.shape[1])
+    every = Labels(values, np.arange(values.shape[1]))
     for prune in prunes:
-        kept = kept[prune(values[:, kept])]
-    kept = kept[non_dominated(values[:, kept])]
-    return Labels(values[:, kept], kept)
+        every = every.take(np.flatnonzero(prune(every.values)))
+    return every.take(non_dominated(every.values))
 
 
 def non_dominated(values: Floats) -> Integers:

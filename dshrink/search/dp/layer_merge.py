@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 from dshrink.search.dp.files import RAW, VALUE_COLUMNS, keyed_lines
-from dshrink.search.dp.frontier import Frontier, points_at_the_end
+from dshrink.search.dp.frontier import ChainPlan, Frontier, points_at_the_end
 from dshrink.search.dp.problem import key_names
 from dshrink.search.dp.stages import Edge, forwards
 from dshrink.search.errors import ImportanceError, NoPlanError
@@ -45,34 +44,9 @@ class KernelKey(NamedTuple):
         return f"{self.i}-{self.j}:{self.kernel}{'dw' if self.depthwise else ''}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KernelPlan:
-    """A network: what each span becomes, in order, its latency and its importance."""
-
-    KIND: ClassVar = "plan"
-
-    keys: tuple[KernelKey, ...]
-    time_ms: float
-    importance: float
-
-    @property
-    def layers(self) -> int:
-        """The convolutions that are left."""
-        return sum(key.kernel > 0 for key in self.keys)
-
-    @property
-    def choice(self) -> str:
-        return self.text
-
-    @property
-    def text(self) -> str:
-        """The spans with their kernels: "0-3:5 3-4:1"."""
-        return " ".join(key.text for key in self.keys)
-
-
 def solve_kernels(
     times: Mapping[KernelKey, float], importance: Mapping[KernelKey, float]
-) -> Frontier[KernelPlan]:
+) -> Frontier:
     """The whole frontier of two tables with the same keys. Raises SearchError."""
     check_same_keys(times, importance)
     if not times:
@@ -82,15 +56,21 @@ def solve_kernels(
         Edge((key.i, 1), (key.j, 1), (key.i, key.j), (times[key],), importance[key]) for key in keys
     ]
 
-    def make_plan(path: list[int], costs: tuple[float, ...], importance: float) -> KernelPlan:
-        chosen = tuple(keys[number] for number in path)
-        return KernelPlan(keys=chosen, time_ms=costs[0], importance=importance)
+    def make_plan(path: list[int], costs: tuple[float, ...], importance: float) -> ChainPlan:
+        chosen = [keys[number] for number in path]
+        return ChainPlan(
+            kind="plan",
+            mask=" ".join(key.text for key in chosen),
+            costs=costs,
+            importance=importance,
+            layers=sum(key.kernel > 0 for key in chosen),
+        )
 
     length = max(key.j for key in keys)
     reached = forwards(edges, 1)
     points = points_at_the_end(reached, length)
     if not points:
-        raise NoPlanError(f"no plan is possible: the keys leave no way from 0 to {length}")
+        raise NoPlanError(f"no plan is possible: the spans of the keys do not cover 0 to {length}")
     return Frontier(length, reached, points, make_plan)
 
 

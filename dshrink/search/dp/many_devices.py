@@ -11,15 +11,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from dshrink.search.dp.frontier import SpanPlan
+from dshrink.search.dp.frontier import ChainPlan
+from dshrink.search.dp.labels import ROUNDING
 from dshrink.search.dp.problem import SpanProblem
 from dshrink.search.dp.tables import TableProblem, span_chain_of
 from dshrink.search.dp.within import best_within, fastest_within, mixed
 from dshrink.search.errors import InfeasibleBudgetError, NoPlanError, SearchError
 from dshrink.search.goal import round_up
-
-#: Sums in another order differ by less than this share.
-_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +34,7 @@ class DeviceOutcome:
     lost_importance: float
 
 
-def own_plan(problem: TableProblem, budget_ms: float) -> SpanPlan:
+def own_plan(problem: TableProblem, budget_ms: float) -> ChainPlan:
     """A device's best plan within its budget (a latency of the whole network)."""
     try:
         return _within_budgets([problem], problem.problem, [budget_ms])
@@ -51,7 +49,7 @@ def shared_plan(
     *,
     mode: str = "worst",
     weights: Sequence[float] | None = None,
-) -> tuple[SpanPlan, tuple[DeviceOutcome, ...]]:
+) -> tuple[ChainPlan, tuple[DeviceOutcome, ...]]:
     """One plan for devices whose tables are of one network, and what each makes of it.
 
     Raises SearchError.
@@ -66,7 +64,7 @@ def shared_plan(
         except NoPlanError:
             pairs = zip(problems, budgets_ms, strict=True)
             raise InfeasibleBudgetError(
-                f"no one plan meets {', '.join(f'{b:g} ms on {p.device}' for p, b in pairs)} "
+                f"no single plan meets {', '.join(f'{b:g} ms on {p.device}' for p, b in pairs)} "
                 "together, though each device has one of its own: raise a budget"
             ) from None
     else:
@@ -120,12 +118,12 @@ def _rooms(problems: Sequence[TableProblem], budgets_ms: Sequence[float]) -> lis
 
 def _within_budgets(
     problems: Sequence[TableProblem], joined: SpanProblem, budgets_ms: Sequence[float]
-) -> SpanPlan:
+) -> ChainPlan:
     """The best plan that meets all budgets and bounds. Raises NoPlanError."""
     # A prediction adds up in another order: it has the last word on what is near to its budget.
-    rooms = [room * (1 + _ROUNDING) for room in _rooms(problems, budgets_ms)]
+    rooms = [room * (1 + ROUNDING) for room in _rooms(problems, budgets_ms)]
     if min(rooms) <= 0:
-        raise NoPlanError("what every plan contains takes the whole budget")
+        raise NoPlanError("the pieces that every plan contains take the whole budget")
     limits = [*rooms, *problems[0].limits[1:]]
     while True:
         plan = best_within(joined, limits, fastest=len(problems) == 1)
@@ -145,7 +143,7 @@ def _best_mix(
     joined: SpanProblem,
     budgets_ms: Sequence[float],
     weights: Sequence[float] | None,
-) -> SpanPlan:
+) -> ChainPlan:
     weights = tuple(weights or [1.0] * len(problems))
     if len(weights) != len(problems) or min(weights) < 0 or not sum(weights) > 0:
         raise SearchError(f"a mix of {len(problems)} devices needs as many weights, 0 or more")
@@ -169,7 +167,7 @@ def _infeasible_mix(
     problems: Sequence[TableProblem],
     budgets_ms: Sequence[float],
     weights: Sequence[float],
-    fastest: SpanPlan,
+    fastest: ChainPlan,
 ) -> InfeasibleBudgetError:
     shares = [p.predicted_ms(fastest.mask) / b for p, b in zip(problems, budgets_ms, strict=True)]
     share = sum(w * s for w, s in zip(weights, shares, strict=True)) / sum(weights)
@@ -178,6 +176,7 @@ def _infeasible_mix(
         for p, b, s in zip(problems, budgets_ms, shares, strict=True)
     )
     return InfeasibleBudgetError(
-        f"no one plan takes at most 1 of the budgets in the weighted mean: the least is {share:.4g}"
-        f" ({taken}; {fastest.text}); raise the budgets {round_up(share)} times, or one of them"
+        "no single plan takes a weighted mean of at most 1 of the budgets: the least is "
+        f"{share:.4g} ({taken}; {fastest.text}); raise the budgets {round_up(share)} times, "
+        "or one of them"
     )

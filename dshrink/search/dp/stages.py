@@ -36,21 +36,6 @@ class Merging(NamedTuple):
     cuts: tuple[int, ...]
     costs: tuple[float, ...]
 
-    @property
-    def layers(self) -> int:
-        return len(self.cuts) - 1
-
-
-#: The best ways to run a span, none where no layers serve it.
-MergingsOf = Callable[[Span], tuple[Merging, ...]]
-
-
-class ExtendedImportance(NamedTuple):
-    """The best sum of importances for a key, and the positions from i to j that it joins."""
-
-    cuts: tuple[int, ...]
-    importance: float
-
 
 def best_mergings(problem: SpanProblem) -> dict[Span, tuple[Merging, ...]]:
     """T_opt of every span that has a key: each Pareto set, fastest first.
@@ -62,13 +47,13 @@ def best_mergings(problem: SpanProblem) -> dict[Span, tuple[Merging, ...]]:
     starts: dict[int, list[int]] = defaultdict(list)
     for i, j in sorted(problem.costs):
         starts[j].append(i)
-    ways = _fastest(problem, starts) if problem.width == 1 else _pareto(problem, starts, wanted)
-    return {span: mergings for span in wanted if (mergings := ways(span))}
+    find = _fastest if problem.width == 1 else _pareto
+    return find(problem, starts, wanted)
 
 
 def _pareto(
     problem: SpanProblem, starts: Mapping[int, list[int]], wanted: Collection[Span]
-) -> MergingsOf:
+) -> dict[Span, tuple[Merging, ...]]:
     found: dict[Span, tuple[Merging, ...]] = {}
     last: dict[int, int] = {}  # from each start: beyond it nothing is wanted, and sets only grow
     for i, j in wanted:
@@ -81,16 +66,14 @@ def _pareto(
                     costs = tuple(map(float.__add__, head.costs, problem.costs[m, j]))
                     options.append(Merging((*head.cuts, j), costs))
             if options:
-                found[i, j] = _non_dominated(options)
-    return lambda span: found.get(span, ())
+                values = np.array([(*way.costs, 0.0, len(way.cuts)) for way in options]).T
+                found[i, j] = tuple(options[number] for number in non_dominated(values))
+    return {span: found[span] for span in wanted if span in found}
 
 
-def _non_dominated(options: list[Merging]) -> tuple[Merging, ...]:
-    values = np.array([(*option.costs, 0.0, option.layers) for option in options]).T
-    return tuple(options[number] for number in non_dominated(values))
-
-
-def _fastest(problem: SpanProblem, starts: Mapping[int, list[int]]) -> MergingsOf:
+def _fastest(
+    problem: SpanProblem, starts: Mapping[int, list[int]], wanted: Collection[Span]
+) -> dict[Span, tuple[Merging, ...]]:
     """T_opt(i, j) for all i at once, j by j."""
     size = problem.length + 1
     best = np.full((size, size), np.inf)
@@ -105,36 +88,27 @@ def _fastest(problem: SpanProblem, starts: Mapping[int, list[int]]) -> MergingsO
         chosen = counts.argmin(axis=1)
         best[:j, j], cut[:j, j] = least, np.array(before)[chosen]
         layers[:j, j] = counts[every[:j], chosen] + 1
-
     times, cuts = best.tolist(), cut.tolist()
-
-    def ways(span: Span) -> tuple[Merging, ...]:
-        i, j = span
-        if math.isinf(times[i][j]):
-            return ()
+    found: dict[Span, tuple[Merging, ...]] = {}
+    for i, j in wanted:
         path = [j]
-        while path[-1] != i:
+        while path[-1] != i and math.isfinite(times[i][j]):
             path.append(cuts[i][path[-1]])
-        return (Merging(tuple(reversed(path)), (times[i][j],)),)
+        if path[-1] == i:
+            found[i, j] = (Merging(tuple(reversed(path)), (times[i][j],)),)
+    return found
 
-    return ways
 
-
-def best_importances(importance: Mapping[Key, float]) -> dict[Key, ExtendedImportance]:
+def best_importances(importance: Mapping[Key, float]) -> dict[Key, float]:
     """I_ext of every key of the table."""
     tails: dict[tuple[int, int], list[tuple[int, float]]] = defaultdict(list)
     for (m, j, a, b), value in sorted(importance.items()):
         if a == 0:
             tails[j, b].append((m, value))
-    found: dict[Key, ExtendedImportance] = {}
-    for key in sorted(importance):
-        i, j, a, b = key
-        best = ExtendedImportance((i, j), importance[key])
-        for m, value in tails[j, b]:
-            head = found.get((i, m, a, 0))
-            if head is not None and head.importance + value > best.importance:
-                best = ExtendedImportance((*head.cuts, j), head.importance + value)
-        found[key] = best
+    found: dict[Key, float] = {}
+    for (i, j, a, b), value in sorted(importance.items()):
+        joined = (found[i, m, a, 0] + tail for m, tail in tails[j, b] if (i, m, a, 0) in found)
+        found[i, j, a, b] = max((value, *joined))
     return found
 
 
@@ -152,8 +126,8 @@ def make_edges(problem: SpanProblem) -> list[Edge]:
     """Every key, by every best way to merge its convolutions, in order of their ends."""
     mergings = best_mergings(problem)
     edges = [
-        Edge((i, a), (j, b), merging.cuts, merging.costs, extended.importance)
-        for (i, j, a, b), extended in best_importances(problem.importance).items()
+        Edge((i, a), (j, b), merging.cuts, merging.costs, worth)
+        for (i, j, a, b), worth in best_importances(problem.importance).items()
         if problem.allows((i, j, a, b))
         for merging in mergings.get((i, j), ())
     ]
@@ -164,7 +138,6 @@ def make_edges(problem: SpanProblem) -> list[Edge]:
 class Reached:
     """The labels of every state that can be reached, and the edges that lead to it."""
 
-    edges: Sequence[Edge]
     ways: Mapping[State, Sequence[tuple[int, State]]]
     labels: Mapping[State, Labels]
 
@@ -175,14 +148,11 @@ class Reached:
             label = int(self.labels[state].origin[label])
             ways = iter(self.ways[state])
             number, state = next(ways)
-            while label >= (count := self._count(state)):
+            while label >= (count := len(self.labels.get(state, ()))):
                 label -= count
                 number, state = next(ways)
             found.append(number)
         return found[::-1]
-
-    def _count(self, state: State) -> int:
-        return len(self.labels[state]) if state in self.labels else 0
 
 
 def forwards(edges: Sequence[Edge], width: int, prunes: Sequence[Prune] = ()) -> Reached:
@@ -190,22 +160,19 @@ def forwards(edges: Sequence[Edge], width: int, prunes: Sequence[Prune] = ()) ->
     ways: dict[State, list[tuple[int, State]]] = defaultdict(list)
     for number, edge in enumerate(edges):
         ways[edge.end].append((number, edge.start))
-    steps = steps_of(edges, width)
-    return Reached(edges, ways, _reach(ways, {(0, 1): empty_plan(width)}, steps, prunes))
+    return Reached(ways, _reach(ways, {(0, 1): empty_plan(width)}, _steps(edges, width), prunes))
 
 
-def backwards(edges: Sequence[Edge], length: int, costs: Floats) -> dict[State, Labels]:
-    """What each state still needs to the chain's end, of one cost an edge (``costs`` (E,))."""
+def backwards(edges: Sequence[Edge], length: int) -> dict[State, Labels]:
+    """What each state still needs to the chain's end, of the first cost of the edges."""
     ways: dict[State, list[tuple[int, State]]] = defaultdict(list)
     for number in sorted(range(len(edges)), key=lambda number: -edges[number].start[0]):
         ways[edges[number].start].append((number, edges[number].end))
     ends = {(length, flag): empty_plan(1) for flag in (0, 1)}
-    steps = steps_of(edges, 1)
-    steps[:, 0, 0] = costs
-    return _reach(ways, ends, steps, ())
+    return _reach(ways, ends, _steps(edges, 1), ())
 
 
-def steps_of(edges: Sequence[Edge], width: int) -> Floats:
+def _steps(edges: Sequence[Edge], width: int) -> Floats:
     """What labels grow by along each edge, (E, width + 2, 1): the first costs and the rest."""
     rows = [(*edge.costs[:width], edge.importance, len(edge.cuts) - 1) for edge in edges]
     return np.array(rows, dtype=np.float64).reshape(-1, width + 2, 1)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from dshrink.search.binding import plan_from_table
 from dshrink.search.dp.bounds import Bounds, PieceSizes, held_mib, within_peak
 from dshrink.search.dp.files import check_keys
-from dshrink.search.dp.frontier import SpanPlan
+from dshrink.search.dp.frontier import ChainPlan
 from dshrink.search.dp.problem import Key, SpanProblem
 from dshrink.search.errors import InfeasibleBudgetError, SearchError
 from dshrink.search.goal import infeasible
@@ -49,7 +49,7 @@ class TableProblem:
         """The latency that the table predicts for a span mask."""
         return predict(self.table, mask, self.padding).latency_ms
 
-    def plan(self, chosen: SpanPlan) -> Plan:
+    def plan(self, chosen: ChainPlan) -> Plan:
         """What the solver chose as a plan of the network."""
         return plan_from_table(
             self.table,
@@ -58,7 +58,7 @@ class TableProblem:
             importance=chosen.importance,
         )
 
-    def infeasible(self, budget_ms: float, fastest: SpanPlan) -> InfeasibleBudgetError:
+    def infeasible(self, budget_ms: float, fastest: ChainPlan) -> InfeasibleBudgetError:
         """The error of a budget that not even the fastest plan meets."""
         smallest_ms = self.predicted_ms(fastest.mask)
         return infeasible(budget_ms, smallest_ms, fastest.text, f" on {self.device}")
@@ -103,9 +103,7 @@ def table_problem(
         excused=excused,
     )
     kept = [_block_span(chain, block) for block in bounds.keep_blocks]
-    allowed = [
-        span for span in sorted(measured) if _fits(span, bounds, sizes) and not _merges(span, kept)
-    ]
+    allowed = [span for span in sorted(measured) if _allowed(span, kept, bounds, sizes)]
     if not allowed:
         raise SearchError(f"{table.model}: no span meets the bounds")
     columns = {"macs": bounds.max_macs, "parameters": bounds.max_parameters}
@@ -169,10 +167,14 @@ def _line(table: LatencyTable, fixed_ms: float, padding: str) -> tuple[float, fl
     return calibration.predict_ms(fixed_ms + 1, padding) - offset, offset
 
 
-def _fits(span: Span, bounds: Bounds, sizes: PieceSizes | None) -> bool:
-    """Whether a span is unmerged, or its kernel is within its bound."""
+def _allowed(span: Span, kept: Sequence[Span], bounds: Bounds, sizes: PieceSizes | None) -> bool:
+    """Whether a span merges nothing, or no block that must stay and within the largest kernel."""
     i, j = span
-    if bounds.max_kernel is None or j == i + 1:
+    if j == i + 1:
+        return True
+    if any(i < last and first < j for first, last in kept):
+        return False
+    if bounds.max_kernel is None:
         return True
     if sizes is None or span not in sizes.kernels:
         raise SearchError(f"the kernel of span {i}-{j} is not known: a largest kernel needs MODEL")
@@ -198,9 +200,3 @@ def _block_span(chain: SpanChain, block: int) -> Span:
             f"block {block} cannot be kept: the chain has blocks 0 to {len(chain.block_ends) - 1}"
         )
     return (chain.block_ends[block - 1] if block else 0, chain.block_ends[block])
-
-
-def _merges(span: Span, kept: Sequence[Span]) -> bool:
-    """Whether a span merges a convolution of a block that must stay."""
-    i, j = span
-    return j > i + 1 and any(i < last and first < j for first, last in kept)

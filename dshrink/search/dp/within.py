@@ -7,24 +7,21 @@ any one limit alone, are below a plan already known. Such plans come from fronti
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 
-from dshrink.search.dp.frontier import SpanPlan, solve
-from dshrink.search.dp.labels import Floats, Labels, Truths
+from dshrink.search.dp.frontier import ChainPlan, solve
+from dshrink.search.dp.labels import ROUNDING, Floats, Truths
 from dshrink.search.dp.problem import SpanProblem
 from dshrink.search.dp.stages import Prune, State, backwards, make_edges
-
-#: Importances of sums in another order differ by less.
-_ROUNDING = 1e-9
+from latency_tables.span_masks import mask_spans
 
 
 def best_within(
     problem: SpanProblem, limits: Sequence[float], *, fastest: bool = False
-) -> SpanPlan:
+) -> ChainPlan:
     """The plan of the largest importance whose costs are at most ``limits`` (finite, above 0).
 
     Of equal importances it has the smallest share of the limit where that is largest, or it is the
@@ -42,7 +39,7 @@ def best_within(
     return min(plans, key=lambda plan: (_worst_share(plan.costs, limits), plan.layers))
 
 
-def fastest_within(problem: SpanProblem, limits: Sequence[float]) -> SpanPlan:
+def fastest_within(problem: SpanProblem, limits: Sequence[float]) -> ChainPlan:
     """The fastest plan whose costs are at most ``limits``; that of the latency may be infinite.
 
     Its importance is not asked for, and is 0. Raises NoPlanError.
@@ -70,10 +67,9 @@ def mixed(problem: SpanProblem, weights: Sequence[float]) -> SpanProblem:
     )
 
 
-def costs_of(problem: SpanProblem, plan: SpanPlan) -> tuple[float, ...]:
+def costs_of(problem: SpanProblem, plan: ChainPlan) -> tuple[float, ...]:
     """All costs of a plan that was found for others."""
-    cuts = (0, *plan.boundaries)
-    layers = [problem.costs[span] for span in pairwise(cuts)]
+    layers = [problem.costs[span] for span in mask_spans(plan.mask)]
     return tuple(math.fsum(column) for column in zip(*layers, strict=True))
 
 
@@ -103,11 +99,8 @@ def _worth_more(problem: SpanProblem, limits: Sequence[float], known: float) -> 
         make_edges(mixed(problem, [float(n == at) for n in range(problem.width)]))
         for at in range(problem.width)
     ]
-    rests: list[Mapping[State, Labels]] = [
-        backwards(edges, problem.length, np.array([edge.costs[0] for edge in edges]))
-        for edges in alone
-    ]
-    least = known - _ROUNDING * max(1.0, abs(known))
+    rests = [backwards(edges, problem.length) for edges in alone]
+    least = known - ROUNDING * max(1.0, abs(known))
 
     def prune(state: State, values: Floats) -> Truths:
         worth = np.ones(values.shape[1], dtype=bool)
@@ -116,7 +109,7 @@ def _worth_more(problem: SpanProblem, limits: Sequence[float], known: float) -> 
                 break
             if state not in rest:
                 return np.zeros_like(worth)
-            room: Floats = limit * (1 + _ROUNDING) - values[at]
+            room: Floats = limit * (1 + ROUNDING) - values[at]
             found = np.searchsorted(rest[state].costs[:, 0], room, side="right") - 1
             more = np.where(found >= 0, rest[state].importances[found], -np.inf)
             worth &= values[-2] + more >= least

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -74,7 +75,7 @@ def gpu(request: pytest.FixtureRequest, monkeypatch, library: FakeCuda) -> Itera
     """The GPU, through each of the two."""
     if request.param == "pycuda":
         install_pycuda(monkeypatch)
-    with open_gpu() as opened:
+    with closing(open_gpu()) as opened:
         assert opened.binding == request.param
         yield opened
 
@@ -89,7 +90,7 @@ def test_bytes_come_back_from_the_gpu_as_they_went(gpu) -> None:
 
 
 def test_a_copy_to_the_gpu_is_waited_for(library) -> None:
-    with open_gpu() as gpu:
+    with closing(open_gpu()) as gpu:
         gpu.to_device(gpu.alloc(1), b"x")
         copied = library.calls.index("cuMemcpyHtoD_v2")
         assert library.calls[copied + 1] == "cuCtxSynchronize"
@@ -274,7 +275,7 @@ def test_the_driver_of_cuda_10_2_has_all_that_is_needed(monkeypatch) -> None:
     library = FakeCuda(OLDEST)
     install(monkeypatch, library)
     hide_pycuda(monkeypatch)
-    with open_gpu() as gpu:
+    with closing(open_gpu()) as gpu:
         stream = gpu.stream()
         pointer, enqueue = adder(gpu, stream)
         gpu.capture(stream, enqueue)()
@@ -286,7 +287,7 @@ def test_the_driver_of_cuda_10_2_has_all_that_is_needed(monkeypatch) -> None:
 
 
 def test_a_newer_driver_instantiates_graphs_with_flags(monkeypatch, library) -> None:
-    with open_gpu() as gpu:
+    with closing(open_gpu()) as gpu:
         stream = gpu.stream()
         gpu.capture(stream, lambda: simulated().launch(stream, 1))
     assert "cuGraphInstantiateWithFlags" in library.calls
@@ -357,7 +358,7 @@ def test_another_library_can_be_named(monkeypatch) -> None:
 def test_a_code_that_the_driver_cannot_name_is_still_said(library) -> None:
     library.fail["cuMemAlloc_v2"] = 888
     with (
-        open_gpu() as gpu,
+        closing(open_gpu()) as gpu,
         pytest.raises(GpuError, match="cuMemAlloc_v2: CUDA_ERROR_888") as caught,
     ):
         gpu.alloc(1)
@@ -375,13 +376,13 @@ def test_a_pycuda_that_does_not_serve_is_passed_over(monkeypatch, library, probl
     else:
         monkeypatch.setitem(sys.modules, "pycuda.driver", None)
     assert through_pycuda.load() is None
-    with open_gpu() as gpu:
+    with closing(open_gpu()) as gpu:
         assert gpu.binding == "libcuda"
 
 
 def test_a_text_of_pycuda_that_the_driver_never_says_is_kept(monkeypatch, library) -> None:
     driver = install_pycuda(monkeypatch)
-    with open_gpu() as gpu:
+    with closing(open_gpu()) as gpu:
 
         def refuse(count: int) -> None:
             raise driver.LogicError("cuMemAlloc failed: something new")
@@ -402,7 +403,7 @@ def test_a_text_of_pycuda_that_the_driver_never_says_is_kept(monkeypatch, librar
 
 def test_a_stream_of_somebody_else_is_refused_by_pycuda(monkeypatch, library) -> None:
     install_pycuda(monkeypatch)
-    with open_gpu() as gpu, pytest.raises(GpuError) as caught:
+    with closing(open_gpu()) as gpu, pytest.raises(GpuError) as caught:
         gpu.synchronize(0x1234)
     assert caught.value.code == 400
 

@@ -86,7 +86,7 @@ def measuring(agent: AgentProcess, job: dict[str, Any], path: Path) -> Iterator[
         yield asking
     finally:
         with suppress(ProcessLookupError):
-            os.kill(agent._process.pid, signal.SIGKILL)
+            os.kill(agent._process.process.pid, signal.SIGKILL)
         asking.join(PATIENCE_S)
 
 
@@ -121,7 +121,7 @@ def test_who_waits_gets_the_device_when_its_holder_is_killed(
             ask.start()
             ask.join(0.5)
             assert ask.is_alive()
-            os.kill(new_agent._process.pid, signal.SIGKILL)
+            os.kill(new_agent._process.process.pid, signal.SIGKILL)
             first.join(PATIENCE_S)
         ask.join(PATIENCE_S)
     assert results and results[0]["wall_ns"] and results[0]["waited_s"] > 0.01
@@ -140,7 +140,7 @@ def test_every_user_can_open_the_lock_whatever_the_umask(tmp_path: Path) -> None
     path = tmp_path / "lock"
     before = os.umask(0o077)
     try:
-        with lock.DeviceLock(str(path)):
+        with lock.device_lock(str(path)):
             pass
     finally:
         os.umask(before)
@@ -159,7 +159,7 @@ def test_another_user_waits_for_the_same_lock(tmp_path: Path) -> None:
         "from devices.agent.checks import RequestError\n"
         f"os.setuid({NOBODY})\n"
         "try:\n"
-        f"    with lock.DeviceLock({str(path)!r}, patience_s=0.1): print('ours')\n"
+        f"    with lock.device_lock({str(path)!r}, patience_s=0.1): print('ours')\n"
         "except RequestError as error: print(error.kind)\n"
     )
 
@@ -169,13 +169,13 @@ def test_another_user_waits_for_the_same_lock(tmp_path: Path) -> None:
         ).stdout.strip()
 
     try:
-        with lock.DeviceLock(str(path)):
+        with lock.device_lock(str(path)):
             assert other_user() == "device_busy"
         assert other_user() == "ours"
         path.unlink()
         assert other_user() == "ours"
         assert path.stat().st_uid == NOBODY
-        with lock.DeviceLock(str(path)):
+        with lock.device_lock(str(path)):
             assert other_user() == "device_busy"
     finally:
         path.unlink(missing_ok=True)
@@ -188,7 +188,7 @@ def test_a_lock_that_cannot_be_opened_is_an_error_with_advice(tmp_path: Path, ki
     if kind == "link":
         (tmp_path / "elsewhere").touch()
         path.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(RequestError, match=str(path)) as caught, lock.DeviceLock(str(path)):
+    with pytest.raises(RequestError, match=str(path)) as caught, lock.device_lock(str(path)):
         pass
     assert caught.value.kind == "not_permitted"
     assert lock.PATH_VARIABLE in caught.value.advice
@@ -196,8 +196,8 @@ def test_a_lock_that_cannot_be_opened_is_an_error_with_advice(tmp_path: Path, ki
 
 def test_a_pipe_in_the_lock_s_place_keeps_nobody_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "lock")
-    with lock.DeviceLock(str(tmp_path / "lock"), patience_s=0.1) as held:
-        assert held.waited_s < 5
+    with lock.device_lock(str(tmp_path / "lock"), patience_s=0.1) as waited_s:
+        assert waited_s < 5
 
 
 def test_the_lock_is_in_the_folder_for_temporary_files_unless_named(
@@ -214,14 +214,14 @@ def test_outside_the_main_thread_a_taken_lock_is_busy_at_once(tmp_path: Path) ->
 
     def take() -> None:
         try:
-            with lock.DeviceLock(str(tmp_path / "lock")):
+            with lock.device_lock(str(tmp_path / "lock")):
                 kinds.append("ours")
         except RequestError as error:
             kinds.append(error.kind)
 
     for held in (True, False):
         if held:
-            with lock.DeviceLock(str(tmp_path / "lock")):
+            with lock.device_lock(str(tmp_path / "lock")):
                 thread = threading.Thread(target=take)
                 thread.start()
                 thread.join(PATIENCE_S)
@@ -265,14 +265,14 @@ def test_the_limit_of_a_job_ends_with_the_job(agent: AgentProcess, fake_job: Job
 
 def test_an_agent_that_is_asked_nothing_ends() -> None:
     with altered_agent(short_of_patience(0.3)) as agent:
-        assert agent._process.wait(PATIENCE_S) == -signal.SIGALRM
+        assert agent._process.process.wait(PATIENCE_S) == -signal.SIGALRM
 
 
 def test_an_agent_that_was_asked_too_late_crashed_and_its_next_job_took_no_time(
     fake_job: Job,
 ) -> None:
     with altered_agent(short_of_patience(0.3)) as agent:
-        agent._process.wait(PATIENCE_S)
+        agent._process.process.wait(PATIENCE_S)
         with pytest.raises(AgentLostError, match="SIGALRM") as caught:
             agent.request(fake_job("work") | {"timeout_s": 1}, PATIENCE_S)
     assert caught.value.type == "agent_crashed"
@@ -283,7 +283,7 @@ def test_who_holds_clocks_is_not_waited_for_as_long() -> None:
     change = f"{holds_nothing}; service.HOLDING_IDLE_S = 0.3"
     with altered_agent(change) as agent:
         agent.request({"do": "hold"}, PATIENCE_S)
-        assert agent._process.wait(PATIENCE_S) == -signal.SIGALRM
+        assert agent._process.process.wait(PATIENCE_S) == -signal.SIGALRM
     assert service.HOLDING_IDLE_S < alarm.IDLE_S
 
 

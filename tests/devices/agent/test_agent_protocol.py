@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import json
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from devices.agent import checks, protocol, service
-from devices.agent.checks import RequestError
+from devices.agent.checks import RequestError, as_request_error
 from devices.agent.runtimes.fake.model import FakeModel
 
 DIGEST = "0" * 64
@@ -347,3 +348,14 @@ def test_whatever_comes_is_answered_by_one_line(change: dict[str, Any], kept: se
 @given(st.binary().filter(lambda line: b"\n" not in line))
 def test_whatever_bytes_come_are_answered_by_one_line(line: bytes) -> None:
     assert error_of(line + b"\n")["type"] == "bad_request"
+
+
+def test_a_full_disk_is_told_from_other_errors_of_the_system(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    full = as_request_error(OSError(errno.ENOSPC, "No space left on device", "/x/model.engine"))
+    assert full.kind == "disk_full" and "/x/model.engine" in full.message
+    assert capfd.readouterr().err == ""
+    other = as_request_error(OSError(errno.EIO, "Input/output error", "/x"), "look at the disk")
+    assert (other.kind, other.advice) == ("runtime_error", "look at the disk")
+    assert "Input/output error" in capfd.readouterr().err

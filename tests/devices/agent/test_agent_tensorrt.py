@@ -239,7 +239,6 @@ def test_a_graph_goes_before_the_context_that_it_launches(
     install: Install, save: Callable[[bytes], str], monkeypatch: pytest.MonkeyPatch, do: str
 ) -> None:
     trt, runtime = install()
-    model = runtime.prepare(save(models.convolution()), 1, 0, {"launch": "cuda_graph"})
     destroy = tensorrt_model.cuda.Gpu._destroy_graph
 
     def note(gpu: Any, executable: int) -> None:
@@ -247,6 +246,7 @@ def test_a_graph_goes_before_the_context_that_it_launches(
         destroy(gpu, executable)
 
     monkeypatch.setattr(tensorrt_model.cuda.Gpu, "_destroy_graph", note)
+    model = runtime.prepare(save(models.convolution()), 1, 0, {"launch": "cuda_graph"})
     freed = len(trt.world.freed)
     model.close() if do == "close" else model.layers(1)
     assert trt.world.freed[freed:][:2] == ["graph", "IExecutionContext"]

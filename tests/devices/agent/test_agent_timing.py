@@ -12,14 +12,12 @@ import pytest
 from devices.agent.protocol import Rule
 from devices.agent.timing import (
     CAP_STRETCH,
-    Clocks,
     Sample,
     SystemClocks,
     measure,
     median,
     median_interval,
     sample,
-    take,
     undisturbed,
     warm_up,
 )
@@ -37,7 +35,7 @@ RULE = Rule(
 )
 
 
-class FakeMachine(Clocks):
+class FakeMachine(SystemClocks):
     """A machine whose runs take what a script says; the clocks move only while something runs.
 
     ``neighbour(wall_ns)`` says when someone is on the same core: then a run takes half longer.
@@ -256,9 +254,9 @@ def test_a_neighbour_at_either_end_of_a_sample_disturbs_it(arrives: int, leaves:
     machine = FakeMachine(
         itertools.repeat(40), neighbour=lambda wall_ns: arrives <= wall_ns < leaves
     )
-    assert take(machine.run, 1, machine).disturbed
+    assert machine.take(machine.run, 1).disturbed
     later = FakeMachine(itertools.repeat(40), neighbour=lambda wall_ns: wall_ns >= 500)
-    assert not take(later.run, 1, later).disturbed
+    assert not later.take(later.run, 1).disturbed
 
 
 def test_a_neighbour_who_never_leaves_spoils_no_count_but_shows_in_the_result() -> None:

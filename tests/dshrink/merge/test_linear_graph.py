@@ -83,15 +83,15 @@ def test_average_pooling_merges_with_what_follows():
 @pytest.mark.parametrize(
     ("op", "reason"),
     [
-        (opspec.Activation(inputs=(0,), function="silu"), "features.0: the activation silu stands"),
-        (opspec.Mul(inputs=(0, 0)), "features.0: mul is not affine"),
+        (opspec.Activation(inputs=(0,), function="silu"), "features.0: the activation silu is not"),
+        (opspec.Mul(inputs=(0, 0)), "features.0: mul does not merge"),
         (
             opspec.Opaque(inputs=(0,), operator="LayerNorm2d", shape=(4, 7, 7)),
-            "features.0: LayerNorm2d is not known to be affine",
+            "features.0: LayerNorm2d does not merge into a convolution",
         ),
         (
             opspec.Pool(inputs=(0,), function="max", kernel=(2, 2), stride=(2, 2)),
-            "features.0: pool is not affine",
+            "features.0: pool does not merge",
         ),
         (
             opspec.Pool(
@@ -101,7 +101,7 @@ def test_average_pooling_merges_with_what_follows():
         ),
     ],
 )
-def test_what_is_not_affine_is_named_with_its_layer(op, reason):
+def test_what_does_not_merge_is_named_with_its_layer(op, reason):
     with pytest.raises(NotMergeable, match=reason):
         from_spec(spec_of(op), names=["features.0"])
 

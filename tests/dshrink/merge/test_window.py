@@ -84,19 +84,19 @@ def test_beside_covers_the_reach_of_both_branches():
     main = Window(kernel=(3, 3), stride=(2, 2), pads=(1, 1, 1, 1))
     pool = Window(kernel=(2, 2), stride=(2, 2))
     shortcut = Window(kernel=(1, 1), stride=(2, 2))
-    assert main.beside(shortcut) == main
-    assert main.beside(pool) == Window(kernel=(3, 3), stride=(2, 2), pads=(1, 1, 0, 0))
-    assert pool.beside(shortcut) == Window(kernel=(2, 2), stride=(2, 2))
+    assert main.union(shortcut) == main
+    assert main.union(pool) == Window(kernel=(3, 3), stride=(2, 2), pads=(1, 1, 0, 0))
+    assert pool.union(shortcut) == Window(kernel=(2, 2), stride=(2, 2))
 
 
 def test_a_crop_beside_a_window_stands_in_its_middle():
     valid = Window(kernel=(3, 3))
-    assert valid.beside(Window(pads=(-1, -1, -1, -1))) == valid
+    assert valid.union(Window(pads=(-1, -1, -1, -1))) == valid
 
 
 def test_branches_of_unequal_stride_cannot_stand_side_by_side():
     with pytest.raises(NotMergeable, match=r"strides \(1, 1\) and \(2, 2\)"):
-        Window().beside(Window(stride=(2, 2)))
+        Window().union(Window(stride=(2, 2)))
 
 
 def test_a_kernel_larger_than_what_it_reads_is_an_error():

@@ -93,12 +93,12 @@ def test_equal_blocks_share_a_digest(network):
     pieces = network_pieces(network("mobilenetv2_100"))
     digests = [pieces.piece("original", b).spec.digest for b in range(17)]
     assert digests[7] == digests[8] == digests[9]
-    assert len(pieces.unique_specs) < len(pieces.pieces)
+    assert len({piece.spec.digest for piece in pieces.pieces}) < len(pieces.pieces)
 
 
 @pytest.mark.parametrize("mask", ["", "1" * 16, "1" * 18, "2" * 17])
 def test_a_mask_that_does_not_fit_is_refused(mask, network):
-    with pytest.raises(ShrinkError, match="needs 17 characters"):
+    with pytest.raises(ShrinkError, match=r"keep mask .*(17 blocks|is neither 1)"):
         shrunk_spec(network("mobilenetv2_100"), mask)
 
 
@@ -116,7 +116,7 @@ def test_where_a_block_has_no_exact_bias_map_no_piece_is_made(resolution, networ
 
 def test_a_bias_map_that_cannot_be_exact_is_refused_with_the_way_out(network):
     with pytest.raises(
-        ShrinkError, match=r"block 1 \(layer1\.1\): layer1\.1\.conv2 .*--padding repad"
+        ShrinkError, match=r"block 1 \(layer1\.1\) cannot merge: layer1\.1\.conv2 .*--padding repad"
     ):
         shrunk_spec(network("torchvision:resnet18"), "10111111", padding="bias_map")
 

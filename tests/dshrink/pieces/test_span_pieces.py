@@ -200,7 +200,7 @@ def test_a_span_mask_that_does_not_fit_is_refused(name, mask, message, network):
         ("mobilenetv3_large_100", r"blocks\.2\.0\.se\.mul joins tensors by mul"),
         ("ghostnet_100", r"ghost2\.cat in its head reads blocks\.8\.3\.ghost2\.primary_conv\.0"),
         ("mobileone_s0", r"conv_kxk\.1\.conv in its head reads stages\.3\.0\.act as well"),
-        ("convmixer_768_32", r"blocks\.0\.0\.add ends a skip inside, but stands behind an act"),
+        ("convmixer_768_32", r"blocks\.0\.0\.add ends a skip inside, but follows an act"),
     ],
 )
 def test_a_network_that_joins_tensors_otherwise_is_no_chain_of_spans(name, reason, network):

@@ -12,9 +12,8 @@ from synthetic_tables import synthetic_row, synthetic_table
 
 from dshrink.search.errors import InfeasibleBudgetError, SearchError, UnfitTableError
 from dshrink.search.goal import smallest_latency
-from dshrink.search.greedy import greedy
+from dshrink.search.greedy import greedy, random_plan
 from dshrink.search.plan import Plan
-from dshrink.search.random_search import random_plan
 from latency_tables.table import LatencyTable
 
 SEARCHES = [greedy, random_plan]

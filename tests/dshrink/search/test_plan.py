@@ -168,7 +168,7 @@ def test_a_text_that_is_no_plan_is_refused(text: str, message: str) -> None:
         (lambda d: d.update(keep_mask="01"), "names 3 blocks for 2 in its keep mask"),
         (lambda d: d.update(keep_mask="01x"), "keep mask '01x' must hold one 1 (keep) or 0"),
         (lambda d: d.update(resolution=[1]), "field 'resolution' must be a list of length 2"),
-        (lambda d: d["blocks"][1].update(name="blocks.0"), "two blocks one name"),
+        (lambda d: d["blocks"][1].update(name="blocks.0"), "duplicate block names"),
         (lambda d: d["blocks"][1].update(name=True), "blocks[1]: field 'name' must be a text"),
         (lambda d: d["blocks"][1].update(activations=[1]), "field 'activations[0]' must be a"),
         (lambda d: d["table"]["conditions"].pop("device"), "'device' is missing"),

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from synthetic_tables import synthetic_table
 
-from dshrink.search.random_search import random_plan
+from dshrink.search.greedy import random_plan
 from latency_tables.predictor import predict
 
 TABLE = synthetic_table([2.0, 3.0, 4.0, 5.0, 2.0], [1.0, 1.0, None, 4.5, 2.5])

@@ -86,7 +86,7 @@ def test_a_stored_plan_of_version_1_loads() -> None:
         (lambda d: d.update(span_mask="", keep_mask="1"), "names 4 convolutions for 0 in its"),
         (lambda d: d.update(span_mask="0|10"), "span mask '0.10' must hold one character"),
         (lambda d: d["convolutions"].append("a"), "for 4 in its span mask"),
-        (lambda d: d["convolutions"].__setitem__(1, "a"), "two convolutions one name"),
+        (lambda d: d["convolutions"].__setitem__(1, "a"), "duplicate convolution names"),
         (lambda d: d["convolutions"].__setitem__(1, 2), r"'convolutions\[1\]' must be a text"),
         (lambda d: d.update(importance="much"), "'importance' must be a number"),
     ],

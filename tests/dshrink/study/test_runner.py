@@ -20,7 +20,7 @@ from synthetic_tables import synthetic_table
 import dshrink.study.runner
 from dshrink.merge.export import METADATA_KEY
 from dshrink.network.models import Network, load_network
-from dshrink.search.random_search import random_plan
+from dshrink.search.greedy import random_plan
 from dshrink.study.comparison import AccuracyDifference, paired, welch
 from dshrink.study.estimate import epoch_timer, estimate_line
 from dshrink.study.folders import (

@@ -58,7 +58,7 @@ def rule_of(table: LatencyTable, **goal: Any) -> KeepRule:
         model=table.model,
         block_count=table.block_count,
         blocks=table.mergeable,
-        goal=Goal.of(**{"budget_ms": None, "keep": None, **goal}),
+        goal=Goal(**{"budget_ms": None, "keep": None, **goal}),
         table=table,
         padding="repad",
         seed=goal.pop("seed", 0),
@@ -71,7 +71,7 @@ def search(
 ) -> Callable[..., MaskSearch]:
     def run(**given: Any) -> MaskSearch:
         settings = given.pop("settings", training)
-        goal = Goal.of(budget_ms=given.pop("budget_ms", None), keep=given.pop("keep", None))
+        goal = Goal(budget_ms=given.pop("budget_ms", None), keep=given.pop("keep", None))
         folder = given.pop("folder", tmp_path / "plan.search")
         feed = make_feed(settings)
         return search_masks(given.pop("network", network), feed, goal=goal, folder=folder, **given)

@@ -287,7 +287,7 @@ def test_the_teacher_has_the_weights_of_its_file(
     ],
 )
 def test_what_lies_beside_a_plan_is_named_after_it(plan: str, stem: str) -> None:
-    goal, file = Goal.of(budget_ms=None, keep=2), Path("plans") / plan
+    goal, file = Goal(budget_ms=None, keep=2), Path("plans") / plan
     wanted = MaskRequest(model=MODEL, data="x", goal=goal, file=file, training=Training())
     assert wanted.folder == Path("plans") / f"{stem}.search"
     assert wanted.history_file == Path("plans") / f"{stem}.history.csv"

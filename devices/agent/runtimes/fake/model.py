@@ -84,13 +84,6 @@ def chatter(script: Dict[str, Any]) -> None:
 
 
 BEHAVIOURS = {
-    "work": work,
-    "crash": crash,
-    "leave": leave,
-    "hang": hang,
-    "allocate": allocate,
-    "reserve": reserve,
-    "fail": fail,
-    "chatter": chatter,
-    "spend": spend,
+    behave.__name__: behave
+    for behave in (work, crash, leave, hang, allocate, reserve, fail, chatter, spend)
 }

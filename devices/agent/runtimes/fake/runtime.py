@@ -7,7 +7,7 @@ Its file is JSON: ``{"behaviour": "work", "busy_us": 50}``.  ``behaviour`` is on
 import json
 from typing import Any, Dict, Optional
 
-from ...checks import RequestError
+from ...checks import RequestError, bad_model
 from .. import Prepared, Runtime
 from .model import BEHAVIOURS, SPENT, FakeModel, work
 
@@ -29,8 +29,7 @@ class FakeRuntime(Runtime):
                 script = json.load(stream)
             behave = BEHAVIOURS[script["behaviour"]]
         except (ValueError, KeyError, TypeError) as error:
-            raise RequestError(
-                "bad_model",
+            raise bad_model(
                 f"{file} is no script of the fake runtime: {error!r}",
                 f"write JSON with a behaviour of {', '.join(sorted(BEHAVIOURS))}",
             ) from error
@@ -50,7 +49,7 @@ class IsolatedFake(FakeRuntime):
         self._is_broken = False
 
     def prepare(self, file: str, threads: int, seed: int, options: Dict[str, Any]) -> Prepared:
-        """As ever, and remember that it was done."""
+        """As the base does, and count it."""
         self._prepared += 1
         return super(IsolatedFake, self).prepare(file, threads, seed, options)
 

@@ -2,20 +2,14 @@
 
 from typing import Any, List
 
-from ...checks import RequestError
-from .. import Prepared
+from ...checks import bad_model
+from .. import Prepared, check_static
 
 #: ONNX Runtime's names of element types, and numpy's.
-ELEMENT_TYPES = {
-    "tensor(float)": "float32",
-    "tensor(double)": "float64",
-    "tensor(float16)": "float16",
-    "tensor(int8)": "int8",
-    "tensor(uint8)": "uint8",
-    "tensor(int32)": "int32",
-    "tensor(int64)": "int64",
-    "tensor(bool)": "bool",
-}
+ELEMENT_TYPES = {"tensor(float)": "float32", "tensor(double)": "float64"}
+ELEMENT_TYPES.update(
+    (f"tensor({name})", name) for name in ("float16", "int8", "uint8", "int32", "int64", "bool")
+)
 
 
 class BoundSession(Prepared):
@@ -46,20 +40,13 @@ class BoundSession(Prepared):
 
 
 def _static_shape(node: Any) -> List[int]:
-    shape = list(node.shape)
-    if not all(isinstance(size, int) and size > 0 for size in shape):
-        raise RequestError(
-            "bad_model",
-            f"tensor {node.name!r} has the shape {shape}: only fixed sizes above 0 can be measured",
-            "export the model with static shapes",
-        )
-    return shape
+    check_static(f"tensor {node.name!r}", node.shape)
+    return list(node.shape)
 
 
 def _element_type(node: Any) -> str:
     if node.type not in ELEMENT_TYPES:
-        raise RequestError(
-            "bad_model",
+        raise bad_model(
             f"tensor {node.name!r} is a {node.type}, which the agent cannot fill",
             f"export the model with one of {', '.join(sorted(ELEMENT_TYPES))}",
         )

@@ -6,11 +6,10 @@ outputs bound once.
 """
 
 import importlib
-import sys
 from typing import Any, Dict, Optional
 
-from ...checks import RequestError
-from .. import Prepared, Runtime
+from ...checks import RequestError, bad_model
+from .. import Prepared, Runtime, starting
 from .model import BoundSession
 
 SEVERITY_ERROR = 3
@@ -35,17 +34,11 @@ class OnnxRuntime(Runtime):
         """Import ONNX Runtime and make the shared arena, once."""
         if self._ort is not None:
             return
-        try:
+        with starting("ONNX Runtime", "'onnxruntime>=1.10'"):
             ort = importlib.import_module("onnxruntime")
             self._numpy = importlib.import_module("numpy")
             _register_shared_arena(ort)
-        except Exception as error:  # a wrong numpy beside it shows as any kind of exception
-            raise RequestError(
-                "missing_runtime",
-                f"ONNX Runtime does not start in {sys.executable}: {error}",
-                f"{sys.executable} -m pip install 'onnxruntime>=1.10'",
-            ) from error
-        self._ort = ort
+            self._ort = ort
 
     def prepare(self, file: str, threads: int, seed: int, options: Dict[str, Any]) -> Prepared:
         """Build the session, and bind inputs drawn from the seed and all outputs."""
@@ -64,8 +57,7 @@ class OnnxRuntime(Runtime):
         try:
             return self._ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions have no base of their own
-            raise self.failure(error) or RequestError(
-                "bad_model",
+            raise self.failure(error) or bad_model(
                 f"ONNX Runtime {self._ort.__version__} cannot load {file}: {error}",
                 "check the file with onnx.checker, and its opset and IR version against what this "
                 "version of ONNX Runtime reads",

@@ -10,11 +10,10 @@ import math
 import operator
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from ...checks import RequestError
+from ...checks import RequestError, bad_model
 
 #: From here on the bounds of Clip are inputs, as all our files have them.
 OLDEST_OPSET = 11
-SIXTH = 1 / 6
 
 
 class Wired(NamedTuple):
@@ -54,8 +53,7 @@ class Operator(object):
 
     def refused(self, why: str) -> RequestError:
         """The error of a node that we cannot run."""
-        return RequestError(
-            "bad_model",
+        return bad_model(
             f"{self._file}: {self.kind} {self.name!r} {why}, which the PyTorch runtime cannot run",
             "it runs what dshrink writes: " + ", ".join(sorted(WIRES)),
         )
@@ -109,8 +107,7 @@ def build(torch: Any, onnx: Any, file: str) -> Wired:
         model = onnx.load(file, load_external_data=False)
         onnx.checker.check_model(model)
     except Exception as error:  # protobuf's and the checker's own kinds, by version
-        raise RequestError(
-            "bad_model",
+        raise bad_model(
             f"{file} is no valid ONNX file: {error}",
             "check the file with onnx.checker, and export it again",
         ) from error
@@ -134,8 +131,7 @@ def build(torch: Any, onnx: Any, file: str) -> Wired:
 def _check_opset(file: str, model: Any) -> None:
     for one in model.opset_import:
         if one.domain in ("", "ai.onnx") and one.version < OLDEST_OPSET:
-            raise RequestError(
-                "bad_model",
+            raise bad_model(
                 f"{file} is of opset {one.version}; the PyTorch runtime reads "
                 f"{OLDEST_OPSET} and up",
                 "export the model with a newer opset",
@@ -155,8 +151,7 @@ def _shape(file: str, value: Any) -> Tuple[int, ...]:
     kind = value.type.tensor_type
     shape = tuple(one.dim_value for one in kind.shape.dim)
     if kind.elem_type not in (1, 10) or not shape or min(shape) < 1:  # FLOAT, FLOAT16
-        raise RequestError(
-            "bad_model",
+        raise bad_model(
             f"{file}: tensor {value.name!r} has element type {kind.elem_type} and shape {shape}: "
             "only float and half tensors of fixed sizes can be measured",
             "export the model with static shapes and float inputs and outputs",
@@ -243,19 +238,9 @@ def _average_pool(wiring: Wiring, op: Operator, names: List[str]) -> Any:
     return wiring.call(op, pool, x, kernel, stride, padding, ceil, counts_pads)
 
 
-def _global_pool(wiring: Wiring, op: Operator, names: List[str]) -> Any:
-    return wiring.call(op, wiring.functional.adaptive_avg_pool2d, wiring.value(names[0]), 1)
-
-
 def _clip(wiring: Wiring, op: Operator, names: List[str]) -> Any:
     bounds = [wiring.value(name) for name in names[1:]] + [None, None]
     return wiring.call(op, wiring.torch.clamp, wiring.value(names[0]), bounds[0], bounds[1])
-
-
-def _hard_sigmoid(wiring: Wiring, op: Operator, names: List[str]) -> Any:
-    op.expect("alpha", SIXTH)
-    op.expect("beta", 0.5)
-    return wiring.call(op, wiring.functional.hardsigmoid, wiring.value(names[0]))
 
 
 def _leaky_relu(wiring: Wiring, op: Operator, names: List[str]) -> Any:
@@ -263,19 +248,20 @@ def _leaky_relu(wiring: Wiring, op: Operator, names: List[str]) -> Any:
     return wiring.call(op, wiring.functional.leaky_relu, wiring.value(names[0]), slope)
 
 
-def _flatten(wiring: Wiring, op: Operator, names: List[str]) -> Any:
-    op.expect("axis", 1)
-    return wiring.call(op, wiring.torch.flatten, wiring.value(names[0]), 1)
-
-
 def _concat(wiring: Wiring, op: Operator, names: List[str]) -> Any:
     axis = op.take("axis")
     return wiring.call(op, wiring.torch.cat, [wiring.value(name) for name in names], axis)
 
 
-def _plain(find: Callable[[Wiring], Callable[..., Any]]) -> "Wire":
+def _plain(
+    find: Callable[[Wiring], Callable[..., Any]], *constants: Any, **expected: float
+) -> "Wire":
+    """A function of all inputs and the constants; refused where an attribute is not as expected."""
+
     def wire(wiring: Wiring, op: Operator, names: List[str]) -> Any:
-        return wiring.call(op, find(wiring), *(wiring.value(name) for name in names))
+        for name, value in expected.items():
+            op.expect(name, value)
+        return wiring.call(op, find(wiring), *(wiring.value(name) for name in names), *constants)
 
     return wire
 
@@ -290,10 +276,10 @@ WIRES: Dict[str, Wire] = {
     "Conv": _conv,
     "Div": _plain(lambda wiring: operator.truediv),
     "Erf": _plain(lambda wiring: wiring.torch.erf),
-    "Flatten": _flatten,
+    "Flatten": _plain(lambda wiring: wiring.torch.flatten, 1, axis=1),
     "Gemm": _gemm,
-    "GlobalAveragePool": _global_pool,
-    "HardSigmoid": _hard_sigmoid,
+    "GlobalAveragePool": _plain(lambda wiring: wiring.functional.adaptive_avg_pool2d, 1),
+    "HardSigmoid": _plain(lambda wiring: wiring.functional.hardsigmoid, alpha=1 / 6, beta=0.5),
     "LeakyRelu": _leaky_relu,
     "MaxPool": _max_pool,
     "Mul": _plain(lambda wiring: operator.mul),

@@ -3,13 +3,8 @@
 So what PyTorch runs is timed as what TensorRT runs is (cuda/clocks.py), by the same code.
 """
 
-from typing import Any, Dict, NamedTuple, Optional
-
-
-class Info(NamedTuple):
-    """What the clocks ask of a GPU; None where this PyTorch does not report it."""
-
-    l2_bytes: Optional[int]
+from types import SimpleNamespace
+from typing import Any, Dict
 
 
 class TorchGpu(object):
@@ -19,7 +14,7 @@ class TorchGpu(object):
         self._torch = torch
         self._held: Dict[int, Any] = {}
         size = getattr(torch.cuda.get_device_properties(0), "L2_cache_size", 0)
-        self.info = Info(int(size) if size else None)
+        self.info = SimpleNamespace(l2_bytes=size or None)  # what the clocks ask of a GPU
 
     def alloc(self, count: int) -> int:
         """Take memory; returns a number that identifies it."""

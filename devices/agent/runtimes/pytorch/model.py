@@ -2,13 +2,14 @@
 
 import re
 import time
+from collections import Counter
 from typing import Any, Dict, List, Tuple
 
 from ... import timing
-from ...checks import RequestError, clip
+from ...checks import RequestError, bad_model, clip, missing_runtime
 from ...cuda.clocks import EventClocks
 from ...protocol import Rule
-from .. import Prepared, is_out_of_memory
+from .. import Options, Prepared, is_out_of_memory
 from .clocks import TorchGpu
 
 #: Runs before anything is recorded: the first of them choose algorithms and fill the allocator.
@@ -16,54 +17,23 @@ WARM_RUNS = 3
 PRECISION_NAMES = {"float32": "fp32", "float16": "fp16"}
 
 
-class Chosen(object):
-    """The options of a request, with their defaults."""
-
-    def __init__(self, options: Dict[str, Any]) -> None:
-        self.on_gpu: bool = options.get("processor", "cpu") == "gpu"
-        self.precision: str = options.get("precision", "fp32")
-        self.launch: str = options.get("launch", "plain")
-        self.is_cold: bool = options.get("cache", "hot") == "cold"
-
-    def refuse_nonsense(self) -> None:
-        """Raise for what a CPU cannot do."""
-        if self.on_gpu:
-            return
-        if self.precision == "fp16":
-            raise RequestError(
-                "bad_request",
-                "fp16 on a CPU is not measured: PyTorch converts to fp32 and back on most of them, "
-                "or has no such operator",
-                "ask for fp32, or for the gpu",
-            )
-        if self.launch == "cuda_graph" or self.is_cold:
-            asked = "launch cuda_graph" if self.launch == "cuda_graph" else "cache cold"
-            raise RequestError(
-                "bad_request", f"{asked} is for a GPU alone", "ask for processor gpu"
-            )
-
-    def dtype(self, torch: Any) -> Any:
-        """The type of all weights and tensors."""
-        return torch.float16 if self.precision == "fp16" else torch.float32
-
-
 class TorchModel(Prepared):
     """A module in place, with its inputs; ``built`` becomes its facts."""
 
-    def __init__(self, torch: Any, wired: Any, inputs: List[Any], chosen: Chosen) -> None:
+    def __init__(self, torch: Any, wired: Any, inputs: List[Any], chosen: Options) -> None:
         self.built: Dict[str, Any] = {}
         self._torch = torch
         self._wired = wired
         self._inputs = inputs
         self._chosen = chosen
+        self._on_gpu = chosen.processor == "gpu"
         self._graph: Any = None
         self._recorded_peak = 0
         self._call = wired.module
         self.outputs: Any = None
         if chosen.launch == "compiled":
             if not hasattr(torch, "compile"):
-                raise RequestError(
-                    "missing_runtime",
+                raise missing_runtime(
                     f"PyTorch {torch.__version__} has no torch.compile, which came with 2.0",
                     "install a newer PyTorch on the device, or measure with launch=plain",
                 )
@@ -87,8 +57,7 @@ class TorchModel(Prepared):
         """Refuse the file where its outputs have other shapes here than it says."""
         found = [tuple(one.shape) for one in self.outputs]
         if found != self._wired.output_shapes:
-            raise RequestError(
-                "bad_model",
+            raise bad_model(
                 f"{file} gives {found} in PyTorch, and says {self._wired.output_shapes}: "
                 "PyTorch drops pooling windows that begin in the padding",
                 "write the pooling's padding out",
@@ -97,7 +66,7 @@ class TorchModel(Prepared):
     def run(self, times: int) -> None:
         """Run so often, and return when the last run is done."""
         self.enqueue(times)
-        if self._chosen.on_gpu:
+        if self._on_gpu:
             self._torch.cuda.synchronize()
 
     def enqueue(self, times: int) -> None:
@@ -126,7 +95,7 @@ class TorchModel(Prepared):
 
     def measure(self, rule: Rule, threads: int) -> timing.Timing:
         """Take samples with the clocks of the processor that computes."""
-        if not self._chosen.on_gpu:
+        if not self._on_gpu:
             return timing.measure(self.run, rule, timing.SystemClocks(threads))
         # The stream is PyTorch's own, which its events are on: its number means nothing here.
         clocks = EventClocks(TorchGpu(self._torch), 0, self._chosen.is_cold)
@@ -151,12 +120,11 @@ class TorchModel(Prepared):
         """What was built, read off the module itself."""
         torch = self._torch
         weighted = (torch.nn.functional.conv2d, torch.nn.functional.linear)
-        layers: Dict[str, int] = {}
+        layers: Dict[str, int] = Counter()
         for node in self._wired.module.graph.nodes:
             if node.target in weighted:
                 weight = getattr(self._wired.module, node.args[1].target)
-                name = _precision_name(weight.dtype)
-                layers[name] = layers.get(name, 0) + 1
+                layers[_precision_name(weight.dtype)] += 1
         seen = set(layers) | {_precision_name(one.dtype) for one in self.outputs}
         flags = {
             "channels_last": True,
@@ -166,9 +134,9 @@ class TorchModel(Prepared):
             "threads": torch.get_num_threads(),
         }
         facts = dict(
-            self.built, precision="+".join(sorted(seen)), precision_layers=layers, flags=flags
+            self.built, precision="+".join(sorted(seen)), precision_layers=dict(layers), flags=flags
         )
-        if self._chosen.on_gpu:
+        if self._on_gpu:
             facts["gpu"] = torch.cuda.get_device_name()
         return facts
 
@@ -178,7 +146,7 @@ class TorchModel(Prepared):
         self._inputs = []
         if self._chosen.launch == "compiled":
             getattr(self._torch, "compiler", self._torch._dynamo).reset()
-        if self._chosen.on_gpu:
+        if self._on_gpu:
             self._torch.cuda.empty_cache()
 
     def _record(self) -> None:
@@ -201,7 +169,7 @@ class TorchModel(Prepared):
 
     def _profiled_pass(self) -> List[Tuple[str, int]]:
         """One run: each ONNX operator with its ns, those of several torch calls added up."""
-        stamp, elapsed_ns = _host_stamps() if not self._chosen.on_gpu else _gpu_stamps(self._torch)
+        stamp, elapsed_ns = _stamps(self._torch, self._on_gpu)
         marks: List[Tuple[str, Any, Any]] = []
         interpreter = self._torch.fx.Interpreter(self._wired.module)
         run_node = interpreter.run_node
@@ -218,31 +186,25 @@ class TorchModel(Prepared):
         interpreter.run_node = timed
         with self._torch.inference_mode():
             interpreter.run(*self._inputs)
-        if self._chosen.on_gpu:
+        if self._on_gpu:
             self._torch.cuda.synchronize()
-        total: Dict[str, int] = {}
+        total: Dict[str, int] = Counter()
         for layer, start, end in marks:
-            total[layer] = total.get(layer, 0) + elapsed_ns(start, end)
+            total[layer] += elapsed_ns(start, end)
         return list(total.items())
 
 
-def _host_stamps() -> Tuple[Any, Any]:
-    def elapsed_ns(start: float, end: float) -> int:
-        return int((end - start) * 1e9)
+def _stamps(torch: Any, on_gpu: bool) -> Tuple[Any, Any]:
+    """What notes the time, and what gives the ns between two of its notes."""
+    if not on_gpu:
+        return time.perf_counter, lambda start, end: int((end - start) * 1e9)
 
-    return time.perf_counter, elapsed_ns
-
-
-def _gpu_stamps(torch: Any) -> Tuple[Any, Any]:
     def stamp() -> Any:
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 
-    def elapsed_ns(start: Any, end: Any) -> int:
-        return int(start.elapsed_time(end) * 1e6)
-
-    return stamp, elapsed_ns
+    return stamp, lambda start, end: int(start.elapsed_time(end) * 1e6)
 
 
 def _precision_name(dtype: Any) -> str:
@@ -258,8 +220,7 @@ def _not_compiled(error: Exception) -> RequestError:
         and "No such file" in said
         or (re.search(r"No working C\+\+ compiler|InvalidCxxCompiler|working triton", said))
     ):
-        return RequestError(
-            "missing_runtime",
+        return missing_runtime(
             f"torch.compile has no compiler here: {clip(said.splitlines()[0])}",
             "install g++ for the cpu, triton for the gpu; or ask for another launch",
         )

@@ -12,12 +12,13 @@ import os
 import re
 import sys
 import time
+from contextlib import suppress
 from typing import Any, Dict, List, Optional
 
-from ...checks import Check, RequestError, one_of
-from .. import Prepared, Runtime
+from ...checks import Check, RequestError, missing_runtime, one_of
+from .. import Options, Prepared, Runtime, starting
 from . import build
-from .model import Chosen, TorchModel
+from .model import TorchModel
 
 
 class PyTorch(Runtime):
@@ -58,42 +59,39 @@ class PyTorch(Runtime):
         if self._torch is not None:
             return
         for name in ("torch", "torch.fx", "onnx"):
-            try:
+            package = name.partition(".")[0]
+            with starting(f"the PyTorch runtime needs {name}, which", package):
                 importlib.import_module(name)
-            except Exception as error:  # a wrong numpy or CUDA library shows as any kind
-                raise RequestError(
-                    "missing_runtime",
-                    f"the PyTorch runtime needs {name}, which does not import in "
-                    f"{sys.executable}: {error}",
-                    f"{sys.executable} -m pip install {name.partition('.')[0]}",
-                ) from error
         self._onnx = sys.modules["onnx"]
         self._torch = sys.modules["torch"]
-        try:
+        with suppress(RuntimeError):  # only the first call in a process counts
             self._torch.set_num_interop_threads(1)
-        except RuntimeError:  # only the first call in a process counts
-            pass
 
     def prepare(self, file: str, threads: int, seed: int, options: Dict[str, Any]) -> Prepared:
         """Build the module and run it until every choice of the libraries is made."""
-        chosen = Chosen(options)
-        chosen.refuse_nonsense()
-        device = self._device(chosen)
+        chosen = Options.of(options)
+        on_gpu = chosen.processor == "gpu"
+        if not on_gpu:
+            _check_for_cpu(chosen)
+        device = self._device(on_gpu)
         torch = self._torch
         torch.set_num_threads(threads)
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = True
         start = time.perf_counter()
-        before = _allocated(torch) if chosen.on_gpu else 0
+        if on_gpu:
+            torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated() if on_gpu else 0
+        dtype = torch.float16 if chosen.precision == "fp16" else torch.float32
         wired = build.build(torch, self._onnx, file)
-        inputs = _inputs(torch, wired, seed, chosen.dtype(torch), device)
-        module = _place(torch, wired.module, chosen.dtype(torch), device)
+        inputs = _inputs(torch, wired, seed, dtype, device)
+        module = _place(torch, wired.module, dtype, device)
         model = TorchModel(torch, wired._replace(module=module), inputs, chosen)
         model.warm()
         model.check_shapes(file)
         model.built["build_s"] = time.perf_counter() - start
-        if chosen.on_gpu:
+        if on_gpu:
             model.built["device_memory_bytes"] = max(0, model.peak_bytes() - before)
         return model
 
@@ -107,16 +105,29 @@ class PyTorch(Runtime):
             return True
         return False
 
-    def _device(self, chosen: Chosen) -> Any:
+    def _device(self, on_gpu: bool) -> Any:
         torch = self._torch
-        if chosen.on_gpu and not torch.cuda.is_available():
+        if on_gpu and not torch.cuda.is_available():
             why = "no GPU was found" if torch.version.cuda else "it was built without CUDA"
-            raise RequestError(
-                "missing_runtime",
+            raise missing_runtime(
                 f"PyTorch {torch.__version__} cannot use a GPU here: {why}",
                 "install a build of PyTorch for this machine's CUDA driver, or ask for the cpu",
             )
-        return torch.device("cuda" if chosen.on_gpu else "cpu")
+        return torch.device("cuda" if on_gpu else "cpu")
+
+
+def _check_for_cpu(chosen: Options) -> None:
+    """Refuse what a CPU cannot do."""
+    if chosen.precision == "fp16":
+        raise RequestError(
+            "bad_request",
+            "fp16 on a CPU is not measured: PyTorch converts to fp32 and back on most of them, "
+            "or has no such operator",
+            "ask for fp32, or for the gpu",
+        )
+    if chosen.launch == "cuda_graph" or chosen.is_cold:
+        asked = "launch cuda_graph" if chosen.launch == "cuda_graph" else "cache cold"
+        raise RequestError("bad_request", f"{asked} is for a GPU alone", "ask for processor gpu")
 
 
 def _version_file() -> Optional[str]:
@@ -149,9 +160,3 @@ def _channels_last(torch: Any, tensor: Any) -> Any:
     if tensor.dim() != 4:
         return tensor
     return tensor.contiguous(memory_format=torch.channels_last)
-
-
-def _allocated(torch: Any) -> int:
-    """Bytes of the GPU in use before the model."""
-    torch.cuda.empty_cache()
-    return int(torch.cuda.memory_allocated())

@@ -6,10 +6,11 @@ the same times; it is refused by another version or GPU, and then replaced by an
 
 import sys
 import time
+from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
-from ...checks import RequestError, clip
-from .. import out_of_memory, says_out_of_memory
+from ...checks import RequestError, bad_model, clip
+from .. import check_static, out_of_memory, says_out_of_memory
 from .api import (
     Capabilities,
     network_flags,
@@ -52,25 +53,20 @@ class Built(NamedTuple):
     cache: Optional[bytes]
 
 
-class NoLines(object):
-    """What a logger of TensorRT's has said of errors; the base of ``logger_of``'s class."""
-
-    def __init__(self) -> None:
-        self.errors: List[str] = []
-
-    def last(self) -> str:
-        """The last errors, for a message."""
-        return "; ".join(self.errors[-SHOWN_LINES:]) or "TensorRT said nothing"
-
-
 def logger_of(trt: Any) -> Any:
-    """A logger that keeps the last errors in ``errors``, and writes them to standard error."""
+    """A logger that keeps the last errors in ``errors``, and writes them to standard error.
+
+    ``last`` returns some of them, for a message.
+    """
     kept = (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR)
 
-    class Lines(trt.ILogger, NoLines):  # type: ignore[misc]
+    class Lines(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            NoLines.__init__(self)
+            self.errors: List[str] = []
+
+        def last(self) -> str:
+            return "; ".join(self.errors[-SHOWN_LINES:]) or "TensorRT said nothing"
 
         def log(self, severity: Any, msg: str) -> None:
             if severity in kept:
@@ -95,8 +91,7 @@ def build(
     ``cache`` is a serialized timing cache, empty for a new one; None builds without.
     """
     del logger.errors[:]
-    with open(file, "rb") as stream:
-        content = stream.read()
+    content = Path(file).read_bytes()
     builder = trt.Builder(logger)
     network = builder.create_network(network_flags(trt, able))
     parser = trt.OnnxParser(network, logger)
@@ -155,23 +150,15 @@ def _check_network(
 ) -> None:
     """Refuse what would be built as something else than what was asked for."""
     if precision == "int8" and "QUANTIZE" not in layers:
-        raise RequestError(
-            "bad_model",
+        raise bad_model(
             f"{file} has no QuantizeLinear nodes: without them int8 would have no scales",
             "write the file with quantize and dequantize nodes (precision int8)",
         )
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
-        if min(tuple(tensor.shape), default=1) < 1:
-            raise RequestError(
-                "bad_model",
-                f"{file}: input {tensor.name!r} has the shape {list(tensor.shape)}: only fixed "
-                "sizes above 0 can be measured",
-                "export the model with static shapes",
-            )
+        check_static(f"{file}: input {tensor.name!r}", tuple(tensor.shape))
         if precision == "fp16" and not able.precision_flags and tensor.dtype.name in FLOATS:
-            raise RequestError(
-                "bad_model",
+            raise bad_model(
                 f"{file}: input {tensor.name!r} is a {tensor.dtype.name}, and TensorRT "
                 f"{able.version} takes all types from the file: it would not be built in fp16",
                 "write the file with FLOAT16 tensors (precision fp16)",
@@ -187,8 +174,7 @@ def _bad_model(able: Capabilities, parser: Any, file: str, content: bytes) -> Re
         where = f"node {number} ({name}): " if name else ""
         said.append(f"{where}{error.desc()} [{error.code().name}]")
     shown = clip("; ".join(said) or "it gave no error")
-    return RequestError(
-        "bad_model",
+    return bad_model(
         f"TensorRT {able.version} cannot read {file}: {shown}",
         "check the file with onnx.checker, and its operators and opset against what this version "
         "of TensorRT reads (13 is what 8.2 reads)",

@@ -15,11 +15,11 @@ A GPU that is newer than this table is let through.
 import re
 from typing import Any, Dict, NamedTuple, Optional, Tuple
 
-from ...checks import RequestError
+from ...checks import missing_runtime
 
 Version = Tuple[int, int]
 
-#: The oldest TensorRT that the agent drives: JetPack 4.6's.
+#: The oldest TensorRT that the agent supports: JetPack 4.6's.
 OLDEST: Version = (8, 2)
 #: Compute capabilities whose multipliers know no int8; TensorRT has no kernels for them.
 WITHOUT_INT8 = ((3, 0), (3, 5), (3, 7), (5, 0), (5, 2), (5, 3), (6, 0), (6, 2))
@@ -68,23 +68,20 @@ def check(gpu: Any, version: str, precision: str = "fp32") -> None:
     found = numbers(version)
     capability = tuple(gpu.compute_capability)
     if found < OLDEST:
-        raise RequestError(
-            "missing_runtime",
-            f"TensorRT {version} is older than {_text(OLDEST)}, the oldest that dshrink drives",
+        raise missing_runtime(
+            f"TensorRT {version} is older than {_text(OLDEST)}, the oldest that dshrink supports",
             f"install TensorRT {_range(CHIPS.get(capability))}",
         )
     chip = CHIPS.get(capability)
     if chip is not None and not chip.first <= found <= (chip.last or found):
         shown = ".".join(map(str, capability))
-        raise RequestError(
-            "missing_runtime",
+        raise missing_runtime(
             f"{gpu.name} is a {chip.name} (compute capability {shown}), which TensorRT {version} "
             f"does not support: it needs TensorRT {_range(chip)}",
             f"install TensorRT {_range(chip)}",
         )
     if precision == "int8" and capability in WITHOUT_INT8:
-        raise RequestError(
-            "missing_runtime",
+        raise missing_runtime(
             f"{gpu.name} has no int8 arithmetic",
             "measure it in fp32 or fp16",
         )

@@ -6,6 +6,7 @@ digest too, so one model may have several.
 """
 
 import hashlib
+from pathlib import Path
 from typing import Any, Dict, Optional
 
 from ...checks import Check, absolute_path, integer, one_of, sha256_hex
@@ -45,9 +46,9 @@ def save(model: str, plan: bytes) -> str:
     return sha256
 
 
-def load(model: str, sha256: str) -> Optional[bytes]:
-    """The engine of this digest; None where it is gone, or is not what it was."""
-    return _content(path_of(model, sha256), sha256)
+def load(model: str, sha256: Optional[str]) -> Optional[bytes]:
+    """The engine of this digest; None where none is named, it is gone, or is not what it was."""
+    return None if sha256 is None else _content(path_of(model, sha256), sha256)
 
 
 def timing_cache(options: Dict[str, Any]) -> Optional[bytes]:
@@ -62,8 +63,7 @@ def timing_cache(options: Dict[str, Any]) -> Optional[bytes]:
 def _content(path: str, sha256: Optional[str]) -> Optional[bytes]:
     """What a file holds; None where it is gone, or has another digest."""
     try:
-        with open(path, "rb") as stream:
-            content = stream.read()
+        content = Path(path).read_bytes()
     except OSError:
         return None
     return content if digest_of(content) == sha256 else None

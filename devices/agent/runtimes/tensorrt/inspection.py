@@ -10,6 +10,7 @@ not what was asked for.  The form changed over the versions:
 
 import json
 import re
+from collections import Counter
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from ...checks import RequestError
@@ -22,6 +23,8 @@ _TYPES = (
     ("int8", re.compile(r"int8", re.I)),
     ("fp32", re.compile(r"fp32|float", re.I)),
 )
+#: Where a tensor's type is written, by version.
+_TYPE_KEYS = ("DataType", "Datatype", "Format/Datatype", "Format")
 #: Layers that multiply: convolutions are "correlation" too where Myelin compiled them.
 _MULTIPLIES = re.compile(r"conv|gemm|correlation|matrix|fully_?connected|fprop|dgrad", re.I)
 #: What Myelin compiled as a whole: what is in it is not reported.
@@ -60,11 +63,7 @@ class Inspected(NamedTuple):
     def precision_layers(self) -> Dict[str, int]:
         """Layers a precision: those that multiply, or all that compute where none does."""
         counted = self.multiplying or list(self.layers)
-        found: Dict[str, int] = {}
-        for layer in counted:
-            if layer.precision:
-                found[layer.precision] = found.get(layer.precision, 0) + 1
-        return found
+        return dict(Counter(layer.precision for layer in counted if layer.precision))
 
     @property
     def precision(self) -> str:
@@ -91,10 +90,11 @@ def inspect(text: str) -> Inspected:
     return Inspected(tuple(_layer(one) for one in layers))
 
 
-def check(inspected: Inspected, precision: str, has_products: bool) -> None:
+def check(inspected: Inspected, precision: str, has_products: Optional[bool] = None) -> None:
     """Raise ``wrong_precision`` where an engine is not what was asked for.
 
-    ``has_products``: the network multiplies (a convolution, a linear layer).
+    ``has_products``: the network multiplies (a convolution, a linear layer); None where only the
+    engine can say so.
     """
     if not all(layer.has_details for layer in inspected.layers):
         raise RequestError(
@@ -114,6 +114,8 @@ def check(inspected: Inspected, precision: str, has_products: bool) -> None:
     if precision == "fp16" and computing and not right:
         why = f"none of its {len(computing)} layers that compute is in fp16"
         raise _wrong(precision, inspected, why)
+    if has_products is None:
+        has_products = any(layer.multiplies for layer in inspected.layers)
     if has_products:
         _check_products(inspected, precision)
 
@@ -157,26 +159,13 @@ def _layer(found: Any) -> Layer:
 
 
 def _precision(found: Dict[str, Any]) -> str:
-    """The type of the weights where it is reported, else that of the first input."""
+    """The type of the weights where it is reported, else that of the first tensor that has one."""
     weights = found.get("Weights")
-    told = _type(str(weights.get("Type", ""))) if isinstance(weights, dict) else None
-    for tensor in [*_tensors(found, "Inputs"), *_tensors(found, "Outputs")]:
-        told = told or _tensor_type(tensor)
-    return told or ""
-
-
-def _tensors(found: Dict[str, Any], side: str) -> List[Dict[str, Any]]:
-    tensors = found.get(side)
-    return [one for one in tensors if isinstance(one, dict)] if isinstance(tensors, list) else []
-
-
-def _tensor_type(tensor: Dict[str, Any]) -> Optional[str]:
-    for key in ("DataType", "Datatype", "Format/Datatype", "Format"):
-        told = _type(str(tensor.get(key, "")))
-        if told:
-            return told
-    return None
-
-
-def _type(text: str) -> Optional[str]:
-    return next((name for name, pattern in _TYPES if pattern.search(text)), None)
+    words = [weights.get("Type")] if isinstance(weights, dict) else []
+    for side in ("Inputs", "Outputs"):
+        tensors = found.get(side)
+        for tensor in tensors if isinstance(tensors, list) else []:
+            if isinstance(tensor, dict):
+                words += [tensor.get(key, "") for key in _TYPE_KEYS]
+    types = (name for word in words for name, pattern in _TYPES if pattern.search(str(word)))
+    return next(types, "")

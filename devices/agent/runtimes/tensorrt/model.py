@@ -4,15 +4,17 @@ Runs are enqueued on a stream of its own and timed by events; the profile by lay
 another context, since one that has a profiler never runs at full speed again.
 """
 
+import functools
+import operator
 import random
 import struct
-from typing import Any, Callable, Dict, List, NamedTuple, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 from ... import cuda, timing
-from ...checks import RequestError, bad_request
+from ...checks import RequestError, bad_model, bad_request
 from ...cuda.clocks import EventClocks
 from ...protocol import Rule
-from .. import Prepared
+from .. import Options, Prepared
 from . import api, inspection
 from .api import Capabilities, Tensor
 
@@ -35,25 +37,17 @@ DRAWN = 65537
 COPIED = 16
 
 
-class Options(NamedTuple):
-    """How an engine is to be run."""
-
-    precision: str
-    launch: str
-    is_cold: bool
-    seed: int
-
-
 class Engine(Prepared):
     """``inspected`` is what it is made of; ``built`` what ``facts`` returns, to be added to."""
 
     def __init__(
-        self, trt: Any, able: Capabilities, logger: Any, plan: bytes, options: Options
+        self, trt: Any, able: Capabilities, logger: Any, plan: bytes, options: Options, seed: int
     ) -> None:
         self._trt = trt
         self._able = able
         self._logger = logger
         self._options = options
+        self._seed = seed
         self._api = able.api()
         self._engine: Any = None
         self._context: Any = None
@@ -163,6 +157,7 @@ class Engine(Prepared):
         }
 
     def _inspector_json(self) -> str:
+        # A local name in _prepare would keep the engine with the traceback of a failure there.
         inspector = self._engine.create_engine_inspector()
         return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
 
@@ -202,7 +197,7 @@ class Engine(Prepared):
             raise bad_request(f"tensor {tensor.name!r} is a {tensor.element}, unknown to the agent")
         pointer = int(self._gpu.alloc(_bytes(tensor)))
         if tensor.is_input:
-            piece = _drawn(tensor, self._options.seed + number) * COPIED
+            piece = _drawn(tensor, self._seed + number) * COPIED
             for at in range(0, _bytes(tensor), len(piece)):
                 self._gpu.to_device(pointer + at, piece[: _bytes(tensor) - at])
         else:
@@ -217,8 +212,7 @@ def _drawn(tensor: Tensor, seed: int) -> bytes:
     """
     code = ELEMENTS[tensor.element][1]
     if not code:
-        raise RequestError(
-            "bad_model",
+        raise bad_model(
             f"input {tensor.name!r} is a {tensor.element}, which the agent cannot fill",
             "export the model with float, half or integer inputs",
         )
@@ -245,10 +239,7 @@ def _profiler(trt: Any, reports: List[List[Tuple[str, int]]]) -> Any:
 
 
 def _count(tensor: Tensor) -> int:
-    count = 1
-    for size in tensor.shape:
-        count *= size
-    return count
+    return functools.reduce(operator.mul, tensor.shape, 1)
 
 
 def _bytes(tensor: Tensor) -> int:

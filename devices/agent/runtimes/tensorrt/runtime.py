@@ -7,14 +7,13 @@ Inputs and outputs stay where they are; static shapes only.
 
 import importlib
 import importlib.util
-import sys
 from typing import Any, Dict, Optional
 
 from ... import cuda
-from ...checks import RequestError
-from .. import Prepared, Runtime, out_of_memory
+from ...checks import RequestError, missing_runtime
+from .. import Options, Prepared, Runtime, out_of_memory, starting
 from . import api, build, chips, engines, inspection
-from .model import Engine, Options
+from .model import Engine
 
 
 class TensorRT(Runtime):
@@ -49,8 +48,7 @@ class TensorRT(Runtime):
         """Find the GPU, import TensorRT, and see whether they fit; once."""
         gpu = cuda.find_gpu()
         if gpu is None:
-            raise RequestError(
-                "missing_runtime",
+            raise missing_runtime(
                 "TensorRT needs an NVIDIA GPU, and no usable one was found",
                 "check `nvidia-smi` on the device, and that the driver is installed",
             )
@@ -63,17 +61,11 @@ class TensorRT(Runtime):
 
     def prepare(self, file: str, threads: int, seed: int, options: Dict[str, Any]) -> Prepared:
         """Build the engine, or take the one whose digest is named, and fill its inputs."""
-        wanted = Options(
-            precision=options.get("precision", "fp32"),
-            launch=options.get("launch", "plain"),
-            is_cold=options.get("cache", "hot") == "cold",
-            seed=seed,
-        )
+        wanted = Options.of(options)
         chips.check(self._home.info, self._able.version, wanted.precision)
         is_lost = self._load_cache(options)
         number = options.get("build", 0)
-        known = None if number else options.get("engine_sha256")
-        plan = None if known is None else engines.load(file, known)
+        plan = engines.load(file, None if number else options.get("engine_sha256"))
         facts: Dict[str, Any] = {"engine_reused": plan is not None}
         built: Optional[build.Built] = None
         if plan is None:
@@ -84,24 +76,20 @@ class TensorRT(Runtime):
             facts.update(
                 build_s=built.build_s, tactic_sources=built.tactic_sources, flags=built.flags
             )
-        sha256 = engines.digest_of(plan)
-        engine = Engine(self._trt, self._able, self._logger, plan, wanted)
+        engine = Engine(self._trt, self._able, self._logger, plan, wanted, seed)
         try:
-            if built is None:  # it was checked against the network when it was built
-                has_products = any(layer.multiplies for layer in engine.inspected.layers)
-            else:
-                has_products = built.has_products
+            has_products = None if built is None else built.has_products
             inspection.check(engine.inspected, wanted.precision, has_products)
             if built is not None and not number:  # others are measured once
                 engines.save(file, plan)
         except BaseException:
             engine.close()
             raise
-        engine.built.update(facts, engine_bytes=len(plan), engine_sha256=sha256)
+        engine.built.update(facts, engine_bytes=len(plan), engine_sha256=engines.digest_of(plan))
         return engine
 
     def failure(self, error: Exception) -> Optional[RequestError]:
-        """As ever; CUDA's own errors have a code for it."""
+        """Out of memory, which CUDA's own errors have a code for."""
         if isinstance(error, cuda.GpuError) and error.out_of_memory:
             return out_of_memory(str(error))
         return super(TensorRT, self).failure(error)
@@ -121,14 +109,8 @@ class TensorRT(Runtime):
 
     def _import(self) -> Any:
         if self._trt is None:
-            try:
+            with starting("TensorRT", "tensorrt (a Jetson: use JetPack's Python)"):
                 self._trt = importlib.import_module("tensorrt")
-            except Exception as error:  # a library it needs shows as any kind of exception
-                raise RequestError(
-                    "missing_runtime",
-                    f"TensorRT does not start in {sys.executable}: {error}",
-                    f"{sys.executable} -m pip install tensorrt (a Jetson: use JetPack's Python)",
-                ) from error
         return self._trt
 
     def _build(self, file: str, precision: str, number: int) -> build.Built:

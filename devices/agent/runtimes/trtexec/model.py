@@ -1,11 +1,12 @@
 """An engine in a file that ``trtexec`` builds, times and profiles, each in a process of its own."""
 
 import os
+from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 from ... import timing
 from ...protocol import Rule
-from .. import Prepared
+from .. import Options, Prepared
 from ..tensorrt import engines, inspection
 from . import flags, output
 from .process import Binary, Said
@@ -29,8 +30,8 @@ class Engine(Prepared):
         self._binary = binary
         self._file = file
         self._options = options
-        self._precision: str = options.get("precision", "fp32")
-        self._launch: str = options.get("launch", "plain")
+        wanted = Options.of(options)
+        self._precision, self._launch = wanted.precision, wanted.launch
         self._engine = ""
         #: Some builds of 8.2 lack the flag that asks for them.
         self._tells_layers = True
@@ -45,38 +46,27 @@ class Engine(Prepared):
 
     def provide(self) -> None:
         """Have an engine, of this run or built now."""
-        wanted = self._options.get("engine_sha256")
         is_first = not self._options.get("build", 0)
-        plan = engines.load(self._file, wanted) if is_first and wanted is not None else None
+        plan = engines.load(self._file, self._options.get("engine_sha256") if is_first else None)
         reused = plan is not None
         if plan is None:
             plan = self._build(is_first)
             if is_first:
                 engines.save(self._file, plan)
         self._engine = self._binary.place("run.engine")
-        with open(self._engine, "wb") as stream:
-            stream.write(plan)
+        Path(self._engine).write_bytes(plan)
         self._facts.update(
-            engine_reused=reused,
-            engine_bytes=len(plan),
-            engine_sha256=engines.digest_of(plan),
+            engine_reused=reused, engine_bytes=len(plan), engine_sha256=engines.digest_of(plan)
         )
 
     def measure(self, rule: Rule, threads: int) -> timing.Timing:
         """Time the engine once, for a length chosen from the rule."""
-        binary = self._binary
-        words = flags.time(
-            binary.version,
-            self._engine,
-            self._launch,
-            rule,
-            binary.place("times.json"),
-        )
+        times = self._binary.place("times.json")
+        words = flags.time(self._binary.version, self._engine, self._launch, rule, times)
         said = self._run(words, f"to time {self._file}", "times.json")
         output.check_options(said.text, self._launch)
         self._learn(said)
-        warmup_ms = rule.warmup_s * 1000
-        runs = output.runs(said.written["times.json"], said.text, warmup_ms)
+        runs = output.runs(said.written["times.json"], said.text, rule.warmup_s * 1000)
         device_ns = [one.compute_ns for one in runs]
         return timing.Timing(
             wall_ns=list(device_ns),
@@ -92,13 +82,8 @@ class Engine(Prepared):
 
     def layers(self, passes: int) -> List[Tuple[str, List[int]]]:
         """Each layer with one time for all passes: medians, or means in old versions."""
-        binary = self._binary
-        words = flags.profile(
-            binary.version,
-            self._engine,
-            passes,
-            binary.place("profile.json"),
-        )
+        written = self._binary.place("profile.json")
+        words = flags.profile(self._binary.version, self._engine, passes, written)
         said = self._run(words, f"to profile {self._file}", "profile.json")
         self._learn(said)
         return [(name, [ns]) for name, ns in output.layers(said.written["profile.json"])]
@@ -128,8 +113,8 @@ class Engine(Prepared):
         if not os.path.exists(made):
             raise output.error(said.text, 0, f"to save the engine of {self._file}")
         if cache is not None and os.path.exists(cache):
-            self.timing_cache = _content(cache)
-        plan = _content(made)
+            self.timing_cache = Path(cache).read_bytes()
+        plan = Path(made).read_bytes()
         os.remove(made)
         return plan
 
@@ -141,8 +126,7 @@ class Engine(Prepared):
             content = engines.timing_cache(self._options)
         self._flags["timing_cache"] = "used" if content else "new" if content == b"" else "lost"
         if content:
-            with open(ours, "wb") as stream:
-                stream.write(content)
+            Path(ours).write_bytes(content)
         return ours
 
     def _run(self, words: List[str], what: str, writes: str) -> Said:
@@ -167,14 +151,8 @@ class Engine(Prepared):
         if not self._tells_layers:
             return
         found = inspection.inspect(said.written[LAYERS])
-        has_products = any(layer.multiplies for layer in found.layers)
-        inspection.check(found, self._precision, has_products)
+        inspection.check(found, self._precision)
         if found.precision:
             self._facts["precision"] = found.precision
             self._facts["precision_layers"] = found.precision_layers
         self._facts["tactics"] = found.tactics
-
-
-def _content(path: str) -> bytes:
-    with open(path, "rb") as stream:
-        return stream.read()

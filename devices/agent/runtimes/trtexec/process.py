@@ -4,9 +4,10 @@ import os
 import shutil
 import subprocess
 import tempfile
+from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
-from ...checks import RequestError
+from ...checks import RequestError, missing_runtime
 from ...ending import ends_with, how_ended
 from . import output
 from .flags import Version
@@ -38,7 +39,7 @@ class Binary(object):
 
     def run(self, words: List[str], what: str, writes: Tuple[str, ...] = ()) -> Said:
         """Run it to its end; raise what its failure means.  ``writes`` are read and removed."""
-        process = subprocess.Popen(
+        done = subprocess.run(
             [self._path] + words,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -46,15 +47,11 @@ class Binary(object):
             cwd=self.folder,
             preexec_fn=ends_with(os.getpid()),
         )
-        try:
-            text = process.communicate()[0].decode("utf-8", "replace")
-        finally:
-            process.kill()
-            process.wait()
-        if process.returncode < 0:
-            raise _crash(process.returncode, what, text)
-        if process.returncode:
-            raise output.error(text, process.returncode, what)
+        text = done.stdout.decode("utf-8", "replace")
+        if done.returncode < 0:
+            raise _crash(done.returncode, what, text)
+        if done.returncode:
+            raise output.error(text, done.returncode, what)
         return Said(text, {name: self._take(name, words) for name in writes})
 
     def close(self) -> None:
@@ -64,8 +61,7 @@ class Binary(object):
     def _take(self, name: str, words: List[str]) -> str:
         path = self.place(name)
         try:
-            with open(path, encoding="utf-8", errors="replace") as stream:
-                content = stream.read()
+            content = Path(path).read_text(encoding="utf-8", errors="replace")
             os.remove(path)
         except OSError as error:
             raise RequestError(
@@ -93,8 +89,8 @@ def say_version(binary: str) -> str:
             timeout=VERSION_TIMEOUT_S,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise RequestError(
-            "missing_runtime", f"{binary} cannot be run: {error}", "run it by hand with --help"
+        raise missing_runtime(
+            f"{binary} cannot be run: {error}", "run it by hand with --help"
         ) from error
     return done.stdout.decode("utf-8", "replace")
 

@@ -9,7 +9,7 @@ time is reported as both.
 import os
 from typing import Any, Dict, Optional
 
-from ...checks import RequestError
+from ...checks import RequestError, missing_runtime
 from ...cuda import find_gpu
 from .. import Prepared, Runtime
 from ..tensorrt import chips, engines
@@ -51,24 +51,21 @@ class Trtexec(Runtime):
             return
         binary = find()
         if binary is None:
-            raise RequestError(
-                "missing_runtime",
+            raise missing_runtime(
                 f"no trtexec on the PATH, at {USUAL_PATH} or in ${PATH_VARIABLE}",
                 f"install TensorRT's binaries, or set {PATH_VARIABLE} to the path of trtexec",
             )
         said = say_version(binary)
         version = output.version(said)
         if version is None:
-            raise RequestError(
-                "missing_runtime",
+            raise missing_runtime(
                 f"{binary} --help does not say which TensorRT it is: {said.strip()[:300]!r}",
                 "check that its libraries are found: run it by hand",
             )
         if not flags.OLDEST <= version < flags.UNKNOWN:
-            raise RequestError(
-                "missing_runtime",
+            raise missing_runtime(
                 f"{binary} is of TensorRT {'.'.join(map(str, version))}; its flags are not known",
-                "versions 8.2 to 11 can be driven",
+                "versions 8.2 to 11 are supported",
             )
         self._binary, self._version = binary, version
 

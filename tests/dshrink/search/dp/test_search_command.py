@@ -14,7 +14,7 @@ from synthetic_tables import synthetic_span_table
 from dshrink.operations.merge import merge_by_plan
 from dshrink.pieces.span_pieces import span_pieces
 from dshrink.pieces.specs import shrunk_spec
-from dshrink.search.dp.bounds import kernels_of, peaks_of
+from dshrink.search.dp.bounds import sizes_of
 from dshrink.search.importance import importance_keys
 from latency_tables.io import save_table
 from latency_tables.opspec import Add, Conv, OpSpec
@@ -88,7 +88,7 @@ def test_a_network_goes_from_its_table_to_a_certified_merge(search, tables, tmp_
     mask = json.loads(plan.read_text())["span_mask"]
     latency_ms = predict(table, mask).latency_ms
     assert status == 0 and mask.count("0") > 0
-    assert latency_ms <= 0.9 * predict(table, table.chain.base).latency_ms
+    assert latency_ms <= 0.9 * predict(table, table.chain.mask).latency_ms
     first, chosen, predicted, last = out.splitlines()
     assert first.endswith(f"plans: {points}")
     assert chosen.startswith(f"pi: plan spans:{mask}: {50 - mask.count('0')} layers, importance ")
@@ -112,7 +112,7 @@ def test_bounds_hold_for_a_network(search, tables, pieces):
         ran = search(*tables[1], "--budget-share", 0.6, "--json", *more)
         return json.loads(ran[1])["chosen"][0]["mask"]
 
-    kernels = kernels_of(pieces)
+    kernels = sizes_of(pieces).kernels
     free, bounded, kept = mask(), mask("--max-kernel", 3), mask("--keep-block", 3)
     assert max(kernels[span] for span in merged_spans(free)) > 3
     assert max(kernels[span] for span in merged_spans(bounded)) == 3
@@ -153,8 +153,8 @@ def held_by_spans(net, mask):
     return held_by_convolutions(shrunk_spec(net, mask, segments="spans"))[1:-1]
 
 
-def test_what_waits_in_open_skips_is_held_beside_a_span(net, pieces, search, tables):
-    peaks, base = peaks_of(pieces), pieces.chain.base
+def test_what_waits_in_open_skips_is_held_as_well_as_a_span(net, pieces, search, tables):
+    peaks, base = sizes_of(pieces).peaks, pieces.chain.mask
     # Blocks 2 and 4 have skips; a span merges inside of one of them, or swallows it.
     for mask in (base, base[:5] + "10|" + base[8:], base[:5] + "00|" + base[8:]):
         assert [peaks["span", span] for span in mask_spans(mask)] == held_by_spans(net, mask)
@@ -178,7 +178,7 @@ def test_a_projection_in_a_skip_runs_beside_what_it_is_added_to(pieces):
     skip = next(skip for skip in pieces.chain.skips)
     piece = Piece(kind="addition", span=skip, layers=("a", "b"), spec=spec)
     others = tuple(p for p in pieces.pieces if p.place != piece.place)
-    peaks = peaks_of(replace(pieces, pieces=(*others, piece)))
+    peaks = sizes_of(replace(pieces, pieces=(*others, piece))).peaks
     assert peaks["addition", skip] == 256 + 128 + 128
 
 

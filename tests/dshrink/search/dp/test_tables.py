@@ -20,8 +20,7 @@ from dshrink.search.errors import (
     NoPlanError,
     SearchError,
 )
-from dshrink.search.greedy import greedy
-from dshrink.search.random_search import random_plan
+from dshrink.search.greedy import greedy, random_plan
 from latency_tables.errors import LatencyTableError
 from latency_tables.predictor import predict
 from latency_tables.schema import Conditions
