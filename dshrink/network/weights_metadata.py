@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dshrink.errors import NetworkError
-from latency_tables.masks import PADDING_MODES
+from latency_tables.masks import check_padding
 from latency_tables.records import convert_record, parse_record
 
 WEIGHTS_KEY = "dshrink"
@@ -33,8 +33,8 @@ class WeightsAbout:
     ratio: int | None = None
 
     def __post_init__(self) -> None:
-        if self.padding not in ("", *PADDING_MODES):
-            raise NetworkError(f"unknown padding {self.padding!r}")
+        if self.padding:
+            check_padding(self.padding)
         if min(*self.resolution, self.classes) < 1:
             raise NetworkError("resolution and classes count from 1")
 
