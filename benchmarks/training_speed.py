@@ -42,8 +42,8 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from devices.agent.system import cpu_model
+from dshrink.network.mask_changes import rewriting
 from dshrink.network.models import Network, load_network
-from dshrink.network.rewriting import rewriting
 from dshrink.network.tracing import import_timm
 from dshrink.search.goal import Goal
 from dshrink.train.data import Preprocessing, preprocessing_of

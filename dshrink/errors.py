@@ -13,7 +13,6 @@ DshrinkError
   BenchmarkError   nothing to measure (benchmark)
   ResultsError     results that cannot be read (results)
   FrontError       results that make no front (fronts)
-  PlotError        nothing to draw (plots.errors)
 """
 
 from __future__ import annotations
@@ -45,3 +44,7 @@ class NotMergeable(MergeError):  # noqa: N818 - the word that plans and tables u
 
 class CertificateError(MergeError):
     """A merged network that differs from what it replaces by more than the tolerance."""
+
+
+class PlotError(DshrinkError):
+    """Nothing to draw, or a file of a picture's data that cannot be read."""

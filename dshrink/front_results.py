@@ -19,7 +19,6 @@ from dshrink.fronts import (
     FrontPoint,
     MeanWithInterval,
     accuracy_interval,
-    make_front,
     mean_interval,
 )
 from dshrink.results import BenchmarkResult, load_results
@@ -118,7 +117,8 @@ def fronts_of(
         points = [_point(group) for group in _groups(members)]
         lowest = min(point.accuracy_percent.mean for point in points)
         reference = lowest if reference_percent is None else reference_percent
-        fronts.append(make_front(conditions, points, reference))
+        front = Front(conditions=conditions, points=tuple(points), reference_percent=reference)
+        fronts.append(front)
     return Fronts(fronts=tuple(fronts), left_out=len(wanted) - len(found))
 
 
@@ -130,12 +130,10 @@ def _groups(members: Sequence[_Placed]) -> list[list[_Placed]]:
     """
     groups: list[list[_Placed]] = []
     for group in _parted(members, by_name=False):
-        if len({one.result.seed for one in group}) == len(group):
-            groups.append(group)
-            continue
-        for namesakes in _parted(group, by_name=True):
-            _check_seeds(namesakes)
-            groups.append(namesakes)
+        seeds = {one.result.seed for one in group}
+        for same in [group] if len(seeds) == len(group) else _parted(group, by_name=True):
+            _check_seeds(same)
+            groups.append(same)
     return groups
 
 
@@ -205,9 +203,8 @@ def front_rows(front: Front) -> list[dict[str, object]]:
     volumes = {series: front.series_hypervolume(series) for series in front.series}
     rows = []
     for point, on_front in zip(front.points, front.on_front, strict=True):
-        fps, accuracy, known = point.throughput_fps, point.accuracy_percent, {}
-        if point.has_accuracy_interval:
-            known = {"low": accuracy.low, "high": accuracy.high}
+        fps, accuracy = point.throughput_fps, point.accuracy_percent
+        is_known = point.has_accuracy_interval
         rows.append(
             {
                 **conditions,
@@ -217,8 +214,8 @@ def front_rows(front: Front) -> list[dict[str, object]]:
                 "throughput_low_fps": fps.low,
                 "throughput_high_fps": fps.high,
                 "accuracy_percent": accuracy.mean,
-                "accuracy_low_percent": known.get("low"),
-                "accuracy_high_percent": known.get("high"),
+                "accuracy_low_percent": accuracy.low if is_known else None,
+                "accuracy_high_percent": accuracy.high if is_known else None,
                 "validation_images": point.validation_images,
                 "on_front": int(on_front),
                 "reference_percent": front.reference_percent,

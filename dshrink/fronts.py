@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean, stdev
 
 from dshrink.errors import DshrinkError
@@ -32,6 +33,11 @@ class MeanWithInterval:
     def __post_init__(self) -> None:
         if not self.low <= self.mean <= self.high:
             raise FrontError(f"{self.mean} is not between {self.low} and {self.high}")
+
+    @property
+    def ends(self) -> tuple[float, float, float]:
+        """(low, mean, high)."""
+        return self.low, self.mean, self.high
 
     def clearly_above(self, other: MeanWithInterval) -> bool:
         """Whether the whole interval lies above the other's."""
@@ -187,18 +193,21 @@ def hypervolume(means: Sequence[tuple[float, float]], reference: tuple[float, fl
     return area
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Front:
-    """All points of one set of conditions, from the same reference.
+    """All points that were measured under one set of conditions, from the same reference.
 
-    ``conditions`` has the values of ``front_results.CONDITION_COLUMNS``; ``on_front`` has one value
-    a point.
+    ``conditions`` has the values of ``front_results.CONDITION_COLUMNS``.
     """
 
     conditions: tuple[str, ...]
     points: tuple[FrontPoint, ...]
-    on_front: tuple[bool, ...]
     reference_percent: float
+
+    @cached_property
+    def on_front(self) -> tuple[bool, ...]:
+        """Of each point."""
+        return pareto_front(self.points)
 
     @property
     def series(self) -> tuple[tuple[str, str], ...]:
@@ -227,15 +236,3 @@ class Front:
 
     def _volume(self, means: Sequence[tuple[float, float]]) -> float:
         return hypervolume(means, (0.0, self.reference_percent))
-
-
-def make_front(
-    conditions: tuple[str, ...], points: Sequence[FrontPoint], reference_percent: float
-) -> Front:
-    """The front of points that were measured under the same conditions."""
-    return Front(
-        conditions=conditions,
-        points=tuple(points),
-        on_front=pareto_front(points),
-        reference_percent=reference_percent,
-    )

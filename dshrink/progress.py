@@ -1,4 +1,4 @@
-"""What long work reports on its way: how far it is, and lines for the user to read."""
+"""Callbacks of long operations: progress, and notices for the user."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ Notice = Callable[[str], None]
 
 
 def no_progress(done: int, total: int, label: str) -> None:
-    """For whoever does not ask."""
+    """Ignore it."""
 
 
 def no_notice(line: str) -> None:
-    """For whoever does not listen."""
+    """Ignore it."""
 
 
 def duration(seconds: float) -> str:

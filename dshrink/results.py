@@ -97,15 +97,10 @@ class StoredResults:
 def load_results(*paths: Path) -> StoredResults:
     """Read the CSVs that ``dshrink bench`` and ``dshrink run`` write. Raises ResultsError."""
     fix = "write it with `dshrink bench MODEL ... --out results.csv`"
-    lines = [
-        line
-        for path in paths
-        for line in load_lines(
-            path,
-            CsvSource(where=str(path), error=ResultsError, fix=fix, title="network"),
-            NEEDED,
-        )
-    ]
+    lines: list[CsvLine] = []
+    for path in paths:
+        source = CsvSource(where=str(path), error=ResultsError, fix=fix, title="network")
+        lines += load_lines(path, source, NEEDED)
     return StoredResults(
         results=tuple(_result(line) for line in lines),
         places=tuple(

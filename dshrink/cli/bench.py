@@ -1,16 +1,15 @@
-"""``dshrink bench``: frames per second of whole networks, beside the table's prediction."""
+"""``dshrink bench``: throughput of whole networks, with the predictions of tables."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dshrink.cli import options
-from dshrink.cli.console import notice, out, print_json, progress
+from dshrink.cli.console import out, print_json
 from dshrink.cli.grids import Column, number, print_grid
 from dshrink.cli.render import how_timed
 
@@ -18,18 +17,18 @@ if TYPE_CHECKING:
     from dshrink.results import BenchmarkResult
 
 
-def register(app: typer.Typer) -> None:
-    app.command(name="bench")(command)
-
-
 def command(
     context: typer.Context,
-    networks: Annotated[list[str], typer.Argument(help="timm names or ONNX files")],
+    networks: Annotated[
+        list[str], typer.Argument(metavar="NETWORK", help="timm names or ONNX files")
+    ],
     plans: Annotated[
-        list[str] | None, typer.Option("--plan", help="a plan to measure as well")
+        list[str] | None,
+        typer.Option("--plan", help="also measure networks under this plan; repeatable"),
     ] = None,
     tables: Annotated[
-        list[Path] | None, typer.Option("--table", help="a latency table whose prediction to show")
+        list[Path] | None,
+        typer.Option("--table", help="show the predictions of this latency table; repeatable"),
     ] = None,
     out_file: Annotated[Path, typer.Option("--out", help="CSV to write")] = Path("results.csv"),
     device: options.Device = "local",
@@ -48,24 +47,18 @@ def command(
     wide: options.Wide = False,
     json: options.Json = False,
 ) -> None:
-    """Measure networks, original and shrunk, interleaved; write frames per second.
+    """Measure the throughput of networks, original and merged, interleaved.
 
-    The same command resumes an interrupted run.
+    Run the same command again to resume an interrupted run.
     """
     from dshrink.operations.bench import bench_networks
     from profiler.target import Target
 
     options.warn_of_plain_tcp(scheduler)
-    with progress("benchmark") as update:
-        results = options.call(
-            context,
-            bench_networks,
-            target=options.call(context, Target),
-            on_progress=update,
-            notice=notice,
-        )
+    target = options.call(context, Target)
+    results = options.run(context, bench_networks, "benchmark", target=target)
     if json:
-        print_json([asdict(result) for result in results])
+        print_json(results)
         return
     print_results(results, wide=wide)
     out.print(f"results: {out_file}")

@@ -14,12 +14,17 @@ from dshrink.errors import DshrinkError
 if TYPE_CHECKING:
     from dshrink.network.chain import Chain, ChainConv
     from dshrink.network.models import Network
+    from latency_tables.opspec import Conv
 
 
 def command(
-    models: Annotated[list[str], typer.Argument(help="timm names, or torchvision:NAME")],
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL", help="timm names, or torchvision:NAME")
+    ],
     resolution: options.Resolution = 224,
-    spans: Annotated[str, typer.Option(help="how spans are counted: exact, kim2023")] = "kim2023",
+    spans: Annotated[
+        str, typer.Option(help="which spans are counted: exact or kim2023")
+    ] = "kim2023",
     wide: options.Wide = False,
     json: options.Json = False,
 ) -> None:
@@ -51,7 +56,7 @@ def command(
 def _data(network: Network, chain: Chain, mode: str) -> dict[str, Any]:
     return {
         "model": network.name,
-        "resolution": list(network.resolution),
+        "resolution": network.resolution,
         "macs": network.spec.macs,
         "parameters": network.spec.parameters,
         "convolutions": [
@@ -59,18 +64,18 @@ def _data(network: Network, chain: Chain, mode: str) -> dict[str, Any]:
                 "position": conv.position,
                 "name": conv.name,
                 "block": conv.block,
-                "kernel": list(conv.conv.kernel),
-                "stride": list(conv.conv.stride),
+                "kernel": conv.conv.kernel,
+                "stride": conv.conv.stride,
                 "groups": conv.conv.groups,
-                "input_shape": list(conv.in_shape),
-                "output_shape": list(conv.out_shape),
+                "input_shape": conv.in_shape,
+                "output_shape": conv.out_shape,
                 "activation": conv.activation,
                 "break_after": conv.break_after,
             }
             for conv in chain.convs
         ],
         "span_mask": _span_mask(chain),
-        "skips": [list(skip) for skip in chain.skips],
+        "skips": chain.skips,
         "blocks": [
             {"index": b.index, "name": b.name, "unmergeable": b.unmergeable} for b in chain.blocks
         ],
@@ -92,21 +97,14 @@ def _print(network: Network, chain: Chain, mode: str, *, wide: bool) -> None:
         Column("#", lambda conv: str(conv.position or "")),
         Column("block", lambda conv: "" if conv.block is None else str(conv.block), rank=3),
         Column("convolution", lambda conv: conv.name, least=16),
-        Column(
-            "kernel", lambda conv: _kernel(conv.conv.kernel, conv.conv.stride, conv.conv.groups)
-        ),
+        Column("kernel", lambda conv: _kernel(conv.conv)),
         Column("input", lambda conv: "x".join(map(str, conv.in_shape)), rank=5),
         Column("output", lambda conv: "x".join(map(str, conv.out_shape)), rank=2),
         Column("activation", lambda conv: conv.activation or "", rank=1),
-        Column(
-            "after it",
-            lambda conv: _after(conv, ends.get(conv.position or 0)),
-            least=16,
-        ),
+        Column("after it", lambda conv: _after(conv, ends.get(conv.position or 0)), least=16),
     ]
     title = f"{network.name} at {height}x{width}"
     print_grid(columns, chain.convs, title=title, wide=wide)
-    unmergeable = [block for block in chain.blocks if block.unmergeable]
     out.print(
         f"{len(chain.blocks)} blocks, {chain.length} positions, {len(chain.skips)} skips, "
         f"{len(chain.spans(mode))} spans ({mode}); {network.spec.macs / 1e6:.1f} M "
@@ -114,8 +112,9 @@ def _print(network: Network, chain: Chain, mode: str, *, wide: bool) -> None:
     )
     if mask := _span_mask(chain):
         out.print(f"as a plan: spans:{mask}")
-    for block in unmergeable:
-        out.print(f"block {block.index} ({block.name}) cannot merge: {block.unmergeable}")
+    for block in chain.blocks:
+        if block.unmergeable:
+            out.print(f"block {block.index} ({block.name}) cannot merge: {block.unmergeable}")
 
 
 def _after(conv: ChainConv, skip_from: int | None) -> str:
@@ -125,8 +124,8 @@ def _after(conv: ChainConv, skip_from: int | None) -> str:
     return "; ".join(notes)
 
 
-def _kernel(kernel: tuple[int, int], stride: tuple[int, int], groups: int) -> str:
-    text = "x".join(map(str, kernel))
-    if max(stride) > 1:
-        text += f" / {stride[0]}"
-    return text + (f", {groups} groups" if groups > 1 else "")
+def _kernel(conv: Conv) -> str:
+    text = "x".join(map(str, conv.kernel))
+    if max(conv.stride) > 1:
+        text += f" / {conv.stride[0]}"
+    return text + (f", {conv.groups} groups" if conv.groups > 1 else "")

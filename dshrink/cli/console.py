@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any, NoReturn
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -65,8 +66,17 @@ def notice(text: str) -> None:
 
 
 def print_json(data: Any) -> None:
-    """Machine-readable results: standard output holds nothing else."""
-    sys.stdout.write(json.dumps(data, indent=2, allow_nan=False) + "\n")
+    """Machine-readable results, records among them: standard output holds nothing else."""
+    sys.stdout.write(json.dumps(data, indent=2, allow_nan=False, default=asdict) + "\n")
+
+
+def show_result(data: Any, lines: Iterable[str], *, as_json: bool) -> None:
+    """A result, as JSON data or line by line."""
+    if as_json:
+        print_json(data)
+        return
+    for line in lines:
+        out.print(line)
 
 
 @contextmanager

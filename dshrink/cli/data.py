@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dshrink.cli import options
-from dshrink.cli.console import out, print_json
+from dshrink.cli.console import show_result
 
 app = typer.Typer(no_args_is_help=True, help="Data sets to train on that need no download.")
 
@@ -25,19 +25,16 @@ def digits(
     from dshrink.train.digits import write_digits
 
     tree = write_digits(folder)
-    if json:
-        print_json(
-            {
-                "data": str(tree.folder),
-                "classes": tree.classes,
-                "training_images": tree.training,
-                "validation_images": tree.validation,
-                "written": tree.written,
-            }
-        )
-        return
-    out.print(
+    data = {
+        "data": str(tree.folder),
+        "classes": tree.classes,
+        "training_images": tree.training,
+        "validation_images": tree.validation,
+        "written": tree.written,
+    }
+    line = (
         f"{tree.folder}: {tree.training} training images of {tree.classes} digits, "
         f"{tree.validation} validation images by other writers"
         f"{'' if tree.written else ' (already there)'}"
     )
+    show_result(data, [line], as_json=json)

@@ -22,21 +22,17 @@ if TYPE_CHECKING:
 RECIPE = "digits_demo"
 
 
-def register(app: typer.Typer) -> None:
-    app.command(name="demo")(command)
-
-
 def command(
     folder: Annotated[Path, typer.Option("--out", help="folder to write into")] = Path("demo"),
     threads: options.Threads = 1,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="training runs at a time; one a core if not given")
+        int | None, typer.Option(min=1, help="trainings in parallel; default: one per core")
     ] = None,
     wide: options.Wide = False,
 ) -> None:
-    """Profile a network here, learn what to shrink, fine-tune, merge, prove, benchmark, draw.
+    """Profile a network on this machine, search masks, fine-tune, merge, verify, bench, plot.
 
-    The same command resumes an interrupted run.
+    Run the same command again to resume an interrupted run.
     """
     from dshrink.operations.study import StudyStages
     from dshrink.operations.study_plan import StudyRequest
@@ -69,19 +65,19 @@ def command(
     study.measure_table()
     out.print("\n".join(summary_lines(load_table(context.table))))
 
-    out.rule("3 of 5: learn what to shrink by that table, fine-tune, merge, prove")
+    out.rule("3 of 5: search masks with that table, fine-tune, merge, verify")
     study.train()
     for name, plan in searched_plans(context).items():
         latency = f", predicted {plan.predicted.latency_ms:.3f} ms" if plan.predicted else ""
         out.print(f"{name}: of {len(plan.keep_mask)} blocks stay {plan.keep_mask}{latency}")
     _say_merges(context)
 
-    out.rule("4 of 5: measure the networks, beside what the table predicted")
+    out.rule("4 of 5: measure the networks and compare with the table's predictions")
     results = study.measure_networks()
     print_results([result for result in results if not result.seed], wide=wide)
     out.print("(those of the first seed; results.csv has all)")
 
-    out.rule("5 of 5: tables and pictures")
+    out.rule("5 of 5: tables and plots")
     written = study.write(results)
     print_report(written.report, wide=wide)
     out.print("files written:")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from devices.preflight import Preflight, RuntimeFinding
 
 app = typer.Typer(no_args_is_help=True, help="List, show and probe the devices to measure on.")
-Name = Annotated[str, typer.Argument(help="a name of `dshrink devices list`")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="a name of `dshrink devices list`")]
 NOT_REPORTED = "not reported by this machine"
 
 
@@ -28,7 +27,7 @@ def list_devices(wide: options.Wide = False, json: options.Json = False) -> None
 
     devices = list(load_inventory().devices.values())
     if json:
-        print_json([asdict(device) for device in devices])
+        print_json(devices)
         return
     columns: list[Column[Device]] = [
         Column("name", lambda device: device.name),
@@ -42,12 +41,12 @@ def list_devices(wide: options.Wide = False, json: options.Json = False) -> None
 
 @app.command()
 def show(name: Name, json: options.Json = False) -> None:
-    """Show everything that the inventory says of a device."""
+    """Show the inventory entry of a device."""
     from devices.inventory import load_inventory
 
     device = load_inventory().get(name)
     if json:
-        print_json(asdict(device))
+        print_json(device)
         return
     print_page(_facts(device))
     for runtime, support in device.runtimes.items():
@@ -56,15 +55,15 @@ def show(name: Name, json: options.Json = False) -> None:
 
 @app.command()
 def probe(name: Name, json: options.Json = False) -> None:
-    """Connect to a device; print what it runs and what would disturb a measurement there."""
+    """Connect to a device; report its software and what would disturb a measurement."""
     from devices.inventory import load_inventory
     from devices.preflight import probe
 
     preflight = probe(load_inventory().get(name))
     if json:
-        runtimes = {one.name: asdict(one) for one in preflight.runtimes}
-        advice = list(preflight.advice)
-        print_json({"device": name, **preflight.found, "runtimes": runtimes, "advice": advice})
+        runtimes = {one.name: one for one in preflight.runtimes}
+        found = {"device": name, **preflight.found, "runtimes": runtimes}
+        print_json({**found, "advice": preflight.advice})
         return
     print_page(_findings(preflight))
     for finding in preflight.runtimes:
@@ -89,24 +88,22 @@ def _reached_by(device: Device) -> str:
 
 def _facts(device: Device) -> Iterator[tuple[str, str]]:
     """What the inventory says, a line each; facts that are not given are left out."""
-    yield "name", device.name
-    yield "device", device.title
-    if device.like:
-        yield "like", device.like
-    yield "chip", device.chip
-    yield "reached by", _reached_by(device)
-    for key, value in (
-        ("python", device.python),
-        ("ssh options", " ".join(device.ssh_options)),
-        ("folder", device.folder),
-        ("lock", device.lock),
-        ("keep", "files stay on the device" if device.keep else ""),
-    ):
-        if value:
-            yield key, value
-    yield "paper's batch", str(device.paper_batch)
-    yield "precisions", ", ".join(device.precisions)
-    yield "power mode", device.power_mode
+    facts = {
+        "name": device.name,
+        "device": device.title,
+        "like": device.like,
+        "chip": device.chip,
+        "reached by": _reached_by(device),
+        "python": device.python,
+        "ssh options": " ".join(device.ssh_options),
+        "folder": device.folder,
+        "lock": device.lock,
+        "keep": "files stay on the device" if device.keep else "",
+        "paper's batch": str(device.paper_batch),
+        "precisions": ", ".join(device.precisions),
+        "power mode": device.power_mode,
+    }
+    yield from ((name, value) for name, value in facts.items() if value)
     for runtime, support in device.runtimes.items():
         opset = f", ONNX opset up to {support.max_opset}" if support.max_opset else ""
         ir = f", IR up to {support.max_ir}" if support.max_ir else ""
@@ -139,10 +136,8 @@ def _findings(preflight: Preflight) -> Iterator[tuple[str, str]]:
     yield "others", ", ".join(map(_process, found["processes"])) or "no process above 1 % of a core"
     if facts["gpu"] is not None:
         yield "GPU state", _gpu_state(health["gpu"] or {}) or NOT_REPORTED
-        yield (
-            "on the GPU",
-            ", ".join(map(_gpu_process, found["gpu_processes"])) or "no other process",
-        )
+        processes = ", ".join(map(_gpu_process, found["gpu_processes"]))
+        yield "on the GPU", processes or "no other process"
     for finding in preflight.runtimes:
         yield "runtime", _runtime(finding)
 
@@ -220,7 +215,7 @@ def _runtime(finding: RuntimeFinding) -> str:
         "ok": f"{finding.version}, supported ({finding.versions})",
         "other version": f"{finding.version}, NOT within {finding.versions}",
         "missing": f"missing ({finding.versions})",
-        "not driven": "not looked for: this version of dshrink has no backend for it",
+        "not driven": "not looked for: not supported by this version of dshrink",
     }
     return f"{finding.name} {texts[finding.state]}"
 

@@ -1,8 +1,9 @@
-"""``dshrink expand``: train a network with some convolutions expanded, and shrink it back."""
+"""``dshrink expand``: train a network with some convolutions expanded, and contract it."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dshrink.cli import options, train_options
-from dshrink.cli.console import err, notice, out, print_json
+from dshrink.cli.console import err, show_result
 from dshrink.cli.train_options import training
 from dshrink.train.unreadable import Unreadable
 
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
     from dshrink.operations.expand import ExpandResult
 
 expanding = partial(typer.Option, rich_help_panel="Expansion")
-
-
-def register(app: typer.Typer) -> None:
-    app.command(name="expand")(command)
 
 
 def command(
@@ -38,7 +35,7 @@ def command(
     ] = "auto",
     layers: Annotated[
         list[str] | None,
-        expanding("--layer", metavar="NAME", help="expand this convolution instead; several times"),
+        expanding("--layer", metavar="NAME", help="expand this convolution instead; repeatable"),
     ] = None,
     ratio: Annotated[
         int, expanding(min=1, help="middle channels of an expansion for each input channel")
@@ -49,17 +46,14 @@ def command(
     epochs: train_options.Epochs = None,
     shrink_epochs: Annotated[
         int | None,
-        training(
-            min=1,
-            help="epochs without the added activations; as many as --epochs if not given",
-        ),
+        training(min=1, help="epochs without the added activations; default: those of --epochs"),
     ] = None,
     batch: train_options.Batch = None,
     accumulate: train_options.Accumulate = None,
     learning_rate: train_options.LearningRate = None,
     shrink_lr: Annotated[
         float | None,
-        typer.Option(help="learning rate without the added activations; that of --lr if not given"),
+        training(help="learning rate without the added activations; default: that of --lr"),
     ] = None,
     warmup_epochs: train_options.WarmupEpochs = None,
     clip: train_options.Clip = None,
@@ -71,7 +65,7 @@ def command(
     seed: train_options.Seed = None,
     json: options.Json = False,
 ) -> None:
-    """Train MODEL expanded, then contract it: its own architecture with better weights.
+    """Train MODEL expanded, then contract it to its own architecture, with better weights.
 
     DepthShrinker+: chosen convolutions become inverted residuals with new weights; after a training
     with the added activations and one without, each is merged into one convolution again. The same
@@ -79,50 +73,42 @@ def command(
     """
     from dshrink.operations.expand import expand_network
 
-    settings = train_options.settings_of(
-        train_options.recipe_settings(recipe),
-        distillation=0.0,
-        **train_options.given_settings(context),
-    )
+    settings = train_options.recipe_settings(recipe)
+    settings = train_options.given(context, replace(settings, distillation=0.0))
     # The second training starts from trained weights: it needs no warm-up.
     shrinking = train_options.settings_of(
-        replace(settings, warmup_epochs=0),
-        epochs=shrink_epochs,
-        learning_rate=shrink_lr,
+        replace(settings, warmup_epochs=0), epochs=shrink_epochs, learning_rate=shrink_lr
     )
-    with train_options.progress_of_main("expand") as update:
-        result = options.call(
-            context,
-            expand_network,
-            settings=settings,
-            shrinking=shrinking,
-            on_progress=update,
-            notice=notice,
-        )
-    if result and json:
-        print_json(asdict(result))
-    elif result:
-        _print(result, model)
+    result = options.run(
+        context,
+        expand_network,
+        "expand",
+        bar=train_options.progress_of_main,
+        settings=settings,
+        shrinking=shrinking,
+    )
+    if result is not None:
+        show_result(result, _lines(result, model), as_json=json)
 
 
-def _print(result: ExpandResult, model: str) -> None:
+def _lines(result: ExpandResult, model: str) -> Iterator[str]:
     for name, reason in result.left_alone.items():
         err.print(f"{name} is not expanded: {reason}", soft_wrap=True)
     agreed, accuracy = result.agreement, result.accuracy_percent
-    out.print(f"expanded by {result.rule}, ratio {result.ratio}: {', '.join(result.expanded)}")
-    out.print(
+    yield f"expanded by {result.rule}, ratio {result.ratio}: {', '.join(result.expanded)}"
+    yield (
         f"top-1 accuracy: {accuracy['expanded']:.2f} % expanded, "
         f"{accuracy['without_activations']:.2f} % without the added activations, "
         f"{accuracy['contracted']:.2f} % contracted"
     )
-    out.print(
+    yield (
         f"contracted: top-1 agreement on {agreed.images - agreed.differing} of {agreed.images} "
         f"validation images; outputs differ by {result.relative_error_float64:.1e} (relative, "
         "float64)"
     )
     for name, (before, grown, after) in result.cost.items():
-        out.print(
+        yield (
             f"{name}: {before / 1e6:.2f} M before, {grown / 1e6:.2f} M expanded, "
             f"{after / 1e6:.2f} M after"
         )
-    out.print(f"wrote {result.weights}: weights of {model} under its own names")
+    yield f"wrote {result.weights}: weights of {model} under its own names"

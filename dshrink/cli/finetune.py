@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -11,15 +10,11 @@ from typing import Annotated
 import typer
 
 from dshrink.cli import options, train_options
-from dshrink.cli.console import notice, out, print_json
+from dshrink.cli.console import show_result
 from dshrink.cli.train_options import training
 from dshrink.train.unreadable import Unreadable
 
 distilling = partial(typer.Option, rich_help_panel="Distillation")
-
-
-def register(app: typer.Typer) -> None:
-    app.command(name="finetune")(command)
 
 
 def command(
@@ -38,7 +33,7 @@ def command(
     accumulate: train_options.Accumulate = None,
     learning_rate: train_options.LearningRate = None,
     min_learning_rate: Annotated[
-        float | None, training("--min-lr", help="learning rate at the cosine's end")
+        float | None, training("--min-lr", help="final learning rate of the cosine decay")
     ] = None,
     warmup_epochs: train_options.WarmupEpochs = None,
     momentum: Annotated[float | None, training(help="momentum of SGD")] = None,
@@ -46,15 +41,15 @@ def command(
     clip: train_options.Clip = None,
     label_smoothing: Annotated[float | None, training(help="label smoothing")] = None,
     distillation: Annotated[
-        float | None, distilling(help="weight of the teacher's outputs as targets; 0 for none")
+        float | None, distilling(help="weight of the distillation loss; 0 disables it")
     ] = None,
     teacher: Annotated[
         str | None,
-        distilling(metavar="FILE", help="weights of the teacher, MODEL itself; else --weights"),
+        distilling(
+            metavar="FILE", help="weights of the teacher (MODEL itself); default: --weights"
+        ),
     ] = None,
-    temperature: Annotated[
-        float | None, distilling(help="divides the outputs of teacher and student")
-    ] = None,
+    temperature: Annotated[float | None, distilling(help="distillation temperature")] = None,
     ema: train_options.Ema = None,
     precision: train_options.TrainPrecision = None,
     free_activation: options.FreeActivation = True,
@@ -64,31 +59,30 @@ def command(
     seed: train_options.Seed = None,
     json: options.Json = False,
 ) -> None:
-    """Fine-tune MODEL as a plan shrinks it, so that it merges exactly.
+    """Fine-tune MODEL without the activations that a plan removes, so that it merges exactly.
 
-    The same command resumes an interrupted run. On several GPUs:
-    `accelerate launch -m dshrink finetune ...`.
+    Run the same command again to resume an interrupted run. On several GPUs:
+    `accelerate launch -m dshrink finetune ...`
     """
     from dshrink.operations.finetune import finetune_by_plan
 
-    settings = train_options.settings_of(
-        train_options.recipe_settings(recipe), **train_options.given_settings(context)
+    settings = train_options.given(context, train_options.recipe_settings(recipe))
+    result = options.run(
+        context,
+        finetune_by_plan,
+        "fine-tune",
+        bar=train_options.progress_of_main,
+        settings=settings,
     )
-    with train_options.progress_of_main("fine-tune") as update:
-        result = options.call(
-            context, finetune_by_plan, settings=settings, on_progress=update, notice=notice
-        )
     if result is None:
         return
-    if json:
-        print_json(asdict(result))
-        return
-    out.print(
-        f"top-1 accuracy {result.accuracy_percent:.2f} % of the validation images after "
-        f"{settings.epochs} epochs (loss {result.val_loss:.4f})"
-    )
-    out.print(f"weights: {result.weights}, plan: {result.plan}")
     # The weights say the rest.
     words = ("--plan", result.plan, "--weights", result.weights, "--data", data)
     merge = ("dshrink", "merge", model, *words, "--out", str(folder / "merged.onnx"))
-    out.print(f"merge it: {shlex.join(merge)}")
+    lines = (
+        f"top-1 accuracy {result.accuracy_percent:.2f} % of the validation images after "
+        f"{settings.epochs} epochs (loss {result.val_loss:.4f})",
+        f"weights: {result.weights}, plan: {result.plan}",
+        f"merge it: {shlex.join(merge)}",
+    )
+    show_result(result, lines, as_json=json)

@@ -40,12 +40,7 @@ class Column(Generic[R]):
 
 
 def number(
-    header: str,
-    value: Callable[[R], float | None],
-    form: str,
-    *,
-    suffix: str = "",
-    rank: int = 0,
+    header: str, value: Callable[[R], float | None], form: str, *, suffix: str = "", rank: int = 0
 ) -> Column[R]:
     """A column of numbers in the format ``form``; a cell is empty where there is None."""
 

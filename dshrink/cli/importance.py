@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dshrink.cli import options, train_options
-from dshrink.cli.console import err, notice, out, print_json, progress
+from dshrink.cli.console import err, show_result
 from dshrink.train.unreadable import Unreadable
 
 if TYPE_CHECKING:
-    from dshrink.importance.run import ImportanceResult
-    from dshrink.importance.settings import ImportanceSettings
+    from dshrink.importance.table import ImportanceTable
 
 evaluation = partial(typer.Option, rich_help_panel="Evaluation of a network")
-sharing = partial(typer.Option, rich_help_panel="Parts and machines")
-
-
-def register(app: typer.Typer) -> None:
-    app.command(name="importance")(command)
+preparing = partial(typer.Option, rich_help_panel="Training before an evaluation")
+sharing = partial(typer.Option, rich_help_panel="Shards and machines")
 
 
 def command(
@@ -31,31 +27,32 @@ def command(
     level: Annotated[
         str,
         evaluation(
-            help="what a network gets before it is evaluated: recalibrate[:BATCHES] (batch-norm "
+            help="training of each network before evaluation: recalibrate[:BATCHES] (batch-norm "
             "statistics only), steps:N or epochs:N of fine-tuning (the paper: one epoch)"
         ),
     ],
-    file: Annotated[Path, typer.Option("--out", help="CSV to write; its journal lies beside")],
+    file: Annotated[
+        Path, typer.Option("--out", help="CSV to write; the journal is written next to it")
+    ],
     weights: train_options.MergeWeights = "pretrained",
     resolution: options.Resolution = 224,
     images: Annotated[
-        int | None, evaluation(min=1, help="validation images to evaluate on; all if not given")
+        int | None, evaluation(min=1, help="number of validation images; default: all")
     ] = None,
-    batch: Annotated[int, evaluation(min=1, help="images a batch")] = 128,
+    batch: Annotated[int, evaluation(min=1, help="batch size")] = 128,
     learning_rate: Annotated[
-        float,
-        evaluation("--lr", help="learning rate of SGD at the start; down to 0 along a cosine"),
+        float, evaluation("--lr", help="initial learning rate of SGD, cosine decay to 0")
     ] = 0.01,
     weight_decay: Annotated[float, evaluation(help="weight decay of SGD")] = 1e-5,
     augment: Annotated[
-        bool, evaluation("--augment/--no-augment", help="random crops and flips to train on")
+        bool, preparing("--augment/--no-augment", help="train on random crops and flips")
     ] = True,
     reinitialise: Annotated[
         bool,
-        evaluation(
+        preparing(
             "--reinitialise/--keep-single-layers",
-            help="draw a single layer (j = i + 1) anew before it is evaluated, as the paper does: "
-            "then such spans cost something too; only training (epochs:1) recovers from it",
+            help="re-initialise single layers (j = i + 1) before evaluation, as the paper does; "
+            "only training (epochs:1) recovers from it",
         ),
     ] = False,
     span_mode: Annotated[
@@ -64,16 +61,16 @@ def command(
     shard: Annotated[
         str | None,
         sharing(
-            help="K/N: evaluate only that part; afterwards the same command without --shard "
-            "collects all parts and writes the table"
+            help="K/N: evaluate only this shard; afterwards the same command without --shard "
+            "collects all shards and writes the table"
         ),
     ] = None,
     scheduler: Annotated[
         str | None,
-        sharing(help="address of a Dask cluster whose workers evaluate; see docs/fleets.md"),
+        sharing(help="address of a Dask scheduler whose workers evaluate; see docs/fleets.md"),
     ] = None,
     loaders: Annotated[
-        int, typer.Option(min=0, help="processes that read images; 0 reads in this one")
+        int, typer.Option(min=0, help="data loader workers; 0 loads in the main process")
     ] = 0,
     unreadable: Annotated[
         Unreadable,
@@ -83,14 +80,14 @@ def command(
         ),
     ] = Unreadable.STOP,
     retry_failed: Annotated[
-        bool, sharing("--retry-failed", help="evaluate again what failed before")
+        bool, sharing("--retry-failed", help="retry evaluations that failed")
     ] = False,
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
     """Measure I(i,j,a,b) of MODEL: the change of accuracy without the activations inside a span.
 
-    The same command resumes an interrupted run.
+    Run the same command again to resume an interrupted run.
     """
     from dshrink.importance.journal import Shard
     from dshrink.importance.settings import ImportanceSettings, Level
@@ -101,58 +98,47 @@ def command(
     settings = options.call(
         context, ImportanceSettings, data=absolute(data), level=Level.parse(level)
     )
-    with progress(f"importance {model}") as update:
-        result = options.call(
-            context,
-            measure_importance,
-            settings=settings,
-            shard=Shard.parse(shard) if shard else None,
-            on_progress=update,
-            notice=notice,
-        )
-    _report(result, settings, shard, json=json)
-    if result.table is not None and result.table.missing:
+    result = options.run(
+        context,
+        measure_importance,
+        f"importance {model}",
+        settings=settings,
+        shard=Shard.parse(shard) if shard else None,
+    )
+    counts = f"{result.evaluated} networks evaluated, {result.reused} known before"
+    facts: dict[str, Any] = {"evaluated": result.evaluated, "reused": result.reused}
+    table = result.table
+    if table is None:
+        lines = [
+            f"shard {shard}: {counts}; when all shards are done, the same command without --shard "
+            "writes the table"
+        ]
+        show_result({**facts, "shard": shard}, lines, as_json=json)
+        return
+    _warn_of_missing(table)
+    file, details = result.files
+    facts |= {
+        "importance": str(file),
+        "keys": len(table.evaluations),
+        "missing": list(table.missing),
+        "original_accuracy": table.original.val_accuracy,
+    }
+    lines = [
+        f"original {model}: {table.original.val_accuracy:.2f} % of the validation images; {counts}",
+        f"importances: {file} (and {details.name})",
+    ]
+    show_result(facts, lines, as_json=json)
+    if table.missing:
         raise typer.Exit(1)
 
 
-def _report(
-    result: ImportanceResult, settings: ImportanceSettings, shard: str | None, *, json: bool
-) -> None:
-    counts = {"evaluated": result.evaluated, "reused": result.reused}
-    if result.table is None:
-        if json:
-            print_json({**counts, "shard": shard})
-        else:
-            out.print(
-                f"shard {shard}: {result.evaluated} networks evaluated, {result.reused} known "
-                "before; when all shards are done, the same command without --shard writes the "
-                "table"
-            )
-        return
-    missing = result.table.missing
-    for key, reason in list(missing.items())[:3]:
+def _warn_of_missing(table: ImportanceTable) -> None:
+    for key, reason in list(table.missing.items())[:3]:
         err.print(f"key {tuple(key)} has no value: {reason}", soft_wrap=True)
-    if missing:
+    if table.missing:
         err.print(
-            f"{len(missing)} of {len(result.table.evaluations)} keys have no value, and no plan "
+            f"{len(table.missing)} of {len(table.evaluations)} keys have no value, and no plan "
             "will use them: fix the cause and run the same command with --retry-failed (what "
             "diverged will again: a lower --lr and another --out)",
             soft_wrap=True,
         )
-    original = result.table.original
-    if json:
-        print_json(
-            {
-                **counts,
-                "importance": str(result.files[0]),
-                "keys": len(result.table.evaluations),
-                "missing": [list(key) for key in missing],
-                "original_accuracy": original.val_accuracy,
-            }
-        )
-        return
-    out.print(
-        f"original {settings.model}: {original.val_accuracy:.2f} % of the validation images; "
-        f"{result.evaluated} networks evaluated, {result.reused} known before"
-    )
-    out.print(f"importances: {result.files[0]} (and {result.files[1].name})")

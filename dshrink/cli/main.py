@@ -39,7 +39,7 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 PANELS = {
     "End to end": (demo, run),
     "Measure": (devices, profile, bench),
-    "Search and shrink": (importance, search, merge),
+    "Search and merge": (importance, search, merge),
     "Train": (data, finetune, expand),
     "Show": (chain, table, plot),
 }
@@ -48,7 +48,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    help="What each piece of a convolutional network costs on your device, and the network shrunk.",
+    help="Measure the latency of a network's pieces on your device, and merge its blocks by it.",
 )
 for panel, commands in PANELS.items():
     for command in commands:
@@ -68,7 +68,8 @@ def _print_version(asked: bool) -> None:
 @app.callback()
 def options_of_all(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="the version")
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="print the version"),
     ] = False,
 ) -> None:
     pass
@@ -77,7 +78,7 @@ def options_of_all(
 def main() -> None:
     """Entry point: user errors print one line and exit with status 2; defects keep a traceback."""
     try:
-        status = app(standalone_mode=False)
+        status = app(prog_name="dshrink", standalone_mode=False)
     except UsageError as error:
         _fail_usage(error)
     except errors() as error:

@@ -1,23 +1,19 @@
-"""``dshrink merge``: merge a plan's blocks or spans with real weights, prove it, write ONNX."""
+"""``dshrink merge``: merge a plan's blocks or spans with real weights, verify, export to ONNX."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dshrink.cli import options, train_options
-from dshrink.cli.console import notice, out, print_json
+from dshrink.cli.console import notice, show_result
 from dshrink.train.unreadable import Unreadable
 
 if TYPE_CHECKING:
-    from dshrink.merge.agreement import Agreement
-
-
-def register(app: typer.Typer) -> None:
-    app.command(name="merge")(command)
+    from dshrink.operations.merge import MergeResult
 
 
 def command(
@@ -30,7 +26,7 @@ def command(
         str | None,
         typer.Option(
             metavar="DIR",
-            help="images (as of `dshrink finetune`): the accuracy before and after the merge",
+            help="image folder (as for `dshrink finetune`), to report accuracy before and after",
         ),
     ] = None,
     loaders: train_options.Loaders = None,
@@ -42,40 +38,35 @@ def command(
         int | None,
         typer.Option(
             min=8,
-            help="height and width in pixels; the plan's, else the fine-tuned weights', else 224, "
-            "if not given",
+            help="height and width in pixels; default: the plan's, else the fine-tuned weights', "
+            "else 224",
         ),
     ] = None,
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
-    """Merge what a plan merges of MODEL, blocks or spans across them, and write it as ONNX.
+    """Merge the blocks or spans of a plan in MODEL and export it to ONNX.
 
     The merged network is compared with the unmerged one, and the file with the merged network,
-    before anything is written; beside the file stands its certificate.
+    before anything is written; the certificate is written next to it.
     """
     from dshrink.operations.merge import merge_by_plan
 
     result = options.call(context, merge_by_plan, loaders=loaders or 0, notice=notice)
-    if json:
-        print_json(asdict(result))
-        return
+    show_result(result, _lines(result), as_json=json)
+
+
+def _lines(result: MergeResult) -> Iterator[str]:
     merged = result.blocks_merged + result.spans_merged
-    out.print(f"merged {merged} {result.segments} in {result.merge_s:.2f} s")
-    out.print(result.certificate_line)
-    out.print(f"in ONNX Runtime the file differs from torch by {result.onnx_difference:.1e}")
-    if result.agreement:
-        out.print(agreement_line(result.agreement))
+    yield f"merged {merged} {result.segments} in {result.merge_s:.2f} s"
+    yield result.certificate_line
+    yield f"in ONNX Runtime the file differs from torch by {result.onnx_difference:.1e}"
+    if found := result.agreement:
+        yield (
+            f"top-1 accuracy on {found.images} validation images: {found.unmerged_accuracy:.2f} % "
+            f"before the merge, {found.merged_accuracy:.2f} % after it; top-1 agreement on "
+            f"{found.images - found.differing} of {found.images}"
+        )
     for name, (before, after) in result.cost.items():
-        out.print(f"{name}: {before / 1e6:.2f} M before, {after / 1e6:.2f} M after")
-    out.print(f"wrote {file} and {result.certificate}")
-
-
-def agreement_line(found: Agreement) -> str:
-    """Top-1 accuracy before and after the merge, and the top-1 agreement."""
-    agreeing = found.images - found.differing
-    return (
-        f"top-1 accuracy on {found.images} validation images: {found.unmerged_accuracy:.2f} % "
-        f"before the merge, {found.merged_accuracy:.2f} % after it; top-1 agreement on {agreeing} "
-        f"of {found.images}"
-    )
+        yield f"{name}: {before / 1e6:.2f} M before, {after / 1e6:.2f} M after"
+    yield f"wrote {result.file} and {result.certificate}"

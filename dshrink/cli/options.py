@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -10,50 +11,51 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from dshrink.cli.console import err
+from dshrink.cli.console import err, notice, progress
+from dshrink.progress import OnProgress
 
 Result = TypeVar("Result")
 
-#: The groups that ``--help`` shows options in (``rich_help_panel``); the rest is "Options".
-CONDITIONS = "Measurement conditions"
-MERGING = "Merging"
-SEARCH = "Search"
-TRAINING = "Training"
-condition = partial(typer.Option, rich_help_panel=CONDITIONS)
-merging = partial(typer.Option, rich_help_panel=MERGING)
+# The groups that ``--help`` shows options in; the rest is "Options".
+condition = partial(typer.Option, rich_help_panel="Measurement conditions")
+merging = partial(typer.Option, rich_help_panel="Merging")
+searching = partial(typer.Option, rich_help_panel="Search")
+bound = partial(typer.Option, rich_help_panel="Bounds")
+of_devices = partial(typer.Option, rich_help_panel="Several devices")
 
-Model = Annotated[str, typer.Argument(help="a timm name, or torchvision:NAME")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="a timm name, or torchvision:NAME")]
 Device = Annotated[str, condition(help="a name of `dshrink devices list`")]
-Runtime = Annotated[str | None, condition(help="the device's first supported one if not given")]
-Precision = Annotated[str, condition(help="fp32, fp16 or int8, as device and runtime support")]
-Batch = Annotated[
-    int | None, condition(min=1, help="images a batch; the paper's on this device if not given")
+Runtime = Annotated[
+    str | None, condition(help="default: the first supported runtime of the device")
 ]
-FileBatch = Annotated[int, typer.Option(min=1, help="images a batch of the file")]
+Precision = Annotated[str, condition(help="fp32, fp16 or int8, if device and runtime support it")]
+Batch = Annotated[
+    int | None, condition(min=1, help="batch size; default: the paper's for this device")
+]
+FileBatch = Annotated[int, typer.Option(min=1, help="batch size of the file")]
 Threads = Annotated[int, condition(min=1, help="threads on a CPU")]
 Statistic = Annotated[
     str | None,
-    condition(help="quiet (of the undisturbed samples; a CPU's default) or median (a GPU's)"),
+    condition(
+        help="quiet (low percentile of undisturbed samples; default on CPUs) or median (on GPUs)"
+    ),
 ]
 Launch = Annotated[
-    str, condition(help="how work is launched on a GPU: plain, cuda_graph, or compiled (PyTorch)")
+    str, condition(help="launch mode on a GPU: plain, cuda_graph or compiled (torch.compile)")
 ]
 CacheMode = Annotated[
-    str, condition("--cache", help="the GPU's L2 cache before each run: hot, or cold (flushed)")
+    str, condition("--cache", help="L2 cache of the GPU before each run: hot or cold (flushed)")
 ]
 Resolution = Annotated[int, typer.Option(min=8, help="height and width in pixels")]
 Scheduler = Annotated[
-    str | None,
-    condition(help="address of a Dask cluster whose workers drive the boards; see docs/fleets.md"),
+    str | None, condition(help="address of the Dask scheduler of a fleet; see docs/fleets.md")
 ]
 HoldClocks = Annotated[
     bool,
-    condition("--hold-clocks", help="fix the device's clocks while measuring, where permitted"),
+    condition("--hold-clocks", help="lock the device's clocks during the run (needs permission)"),
 ]
-Seed = Annotated[int, typer.Option(help="seed of everything random")]
-Wide = Annotated[
-    bool, typer.Option("--wide", help="all columns of tables, untruncated, on any terminal")
-]
+Seed = Annotated[int, typer.Option(help="random seed")]
+Wide = Annotated[bool, typer.Option("--wide", help="all columns of tables, untruncated")]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable result")]
 Table = Annotated[Path, typer.Option("--table", help="folder of a latency table")]
 Padding = Annotated[str, merging(help="padding of merged blocks: bias_map, repad or interior")]
@@ -61,12 +63,12 @@ TablePadding = Annotated[
     str | None,
     merging(
         "--padding",
-        help="padding of what is merged: bias_map (default for blocks), repad (default for spans) "
-        "or interior",
+        help="padding of merged blocks or spans: bias_map (default for blocks), repad (default "
+        "for spans) or interior",
     ),
 ]
 PlanPadding = Annotated[
-    str | None, merging("--padding", help="bias_map, repad or interior; the plan's by default")
+    str | None, merging("--padding", help="bias_map, repad or interior; default: the plan's")
 ]
 FreeActivation = Annotated[
     bool, merging("--free-activation/--no-free-activation", help="ReLU6 after merged blocks")
@@ -75,12 +77,28 @@ WeightsFreeActivation = Annotated[
     bool | None,
     merging(
         "--free-activation/--no-free-activation",
-        help="ReLU6 after merged blocks; if not given, as recorded in fine-tuned weights, else yes",
+        help="ReLU6 after merged blocks; default: as recorded in fine-tuned weights, else yes",
     ),
 ]
+BudgetMs = Annotated[float | None, searching(help="latency budget in ms")]
+Keep = Annotated[int | None, searching(help="number of blocks to keep unmerged")]
+AllowUnfit = Annotated[
+    bool, searching("--allow-unfit", help="use a table that is not fit for search")
+]
+Importance = Annotated[
+    Path, typer.Option(help="CSV of `dshrink importance`, or a published one: one line per key")
+]
+Alpha = Annotated[
+    float | None,
+    searching(help="importances minus alpha times the mean of single layers; default: 1.6"),
+]
+FrontierFile = Annotated[
+    Path | None, typer.Option("--frontier", help="CSV to write: the best plan for every budget")
+]
+PlanFile = Annotated[Path | None, typer.Option("--out", help="plan to write")]
 PlanResolution = Annotated[
     int | None,
-    typer.Option(min=8, help="height and width in pixels; the plan's, else 224, if not given"),
+    typer.Option(min=8, help="height and width in pixels; default: the plan's, else 224"),
 ]
 
 
@@ -102,3 +120,16 @@ def call(context: typer.Context, function: Callable[..., Result], **more: Any) -
     names = signature(function).parameters
     taken = {name: value for name, value in context.params.items() if name in names}
     return function(**{**taken, **more})
+
+
+def run(
+    context: typer.Context,
+    function: Callable[..., Result],
+    title: str,
+    *,
+    bar: Callable[[str], AbstractContextManager[OnProgress]] = progress,
+    **more: Any,
+) -> Result:
+    """``call`` of an operation, with a progress bar of that title and its notices."""
+    with bar(title) as update:
+        return call(context, function, on_progress=update, notice=notice, **more)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dshrink.cli import options
-from dshrink.cli.console import out, print_json
+from dshrink.cli.console import show_result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Draw tables, plans and results as PNG and SVG.")
 
 TableArgument = Annotated[
-    Path, typer.Argument(metavar="TABLE_DIR", help="Folder (or file) of a latency table.")
+    Path, typer.Argument(metavar="TABLE_DIR", help="folder (or file) of a latency table")
 ]
 OutOption = Annotated[
-    Path, typer.Option("--out", help="FILE.png; FILE.svg is written as well.", metavar="FILE")
+    Path, typer.Option("--out", help="FILE.png; FILE.svg is written as well", metavar="FILE")
 ]
 
 
@@ -45,16 +45,16 @@ def blocks(
 def frontier(
     frontiers: Annotated[
         list[Path],
-        typer.Argument(metavar="FRONTIER.csv...", help="From `dshrink search dp --frontier`."),
+        typer.Argument(metavar="FRONTIER.csv", help="from `dshrink search dp --frontier`"),
     ],
     file: OutOption = Path("frontier.png"),
     budget_ms: Annotated[
         list[float] | None,
-        typer.Option("--budget-ms", help="Mark this budget and draw its plan; repeatable."),
+        typer.Option("--budget-ms", help="mark this budget and draw its plan; repeatable"),
     ] = None,
     table: Annotated[
         Path | None,
-        typer.Option(help="The span table searched: draws the original network and its blocks."),
+        typer.Option(help="the span table searched: draws the original network and its blocks"),
     ] = None,
     json: options.Json = False,
 ) -> None:
@@ -80,16 +80,15 @@ def kept(
     plans: Annotated[
         list[str],
         typer.Argument(
-            metavar="PLAN...",
-            help="A plan's file, mask:0011..., spans:1|01..., paper:MBV2-1.4-DS-A.",
+            metavar="PLAN", help="a plan file, mask:0011..., spans:1|01..., or paper:NAME"
         ),
     ],
     file: OutOption = Path("kept.png"),
     model: Annotated[
-        str | None, typer.Option(help="Name the blocks, or convolutions, as this network does.")
+        str | None, typer.Option(help="name the blocks, or convolutions, as this network does")
     ] = None,
     table: Annotated[
-        Path | None, typer.Option(help="Show block latency and predictions of this table.")
+        Path | None, typer.Option(help="show block latency and predictions of this table")
     ] = None,
     padding: options.TablePadding = None,
     json: options.Json = False,
@@ -107,7 +106,14 @@ def kept(
         bound = {label: _bound_to_table(plan, found) for label, plan in labelled.items()}
         figure = kept_figure(bound, table=found, padding=padding)
     elif model:
-        figure = _kept_of_model(labelled, model)
+        from dshrink.network.chain import span_chain
+        from dshrink.network.models import load_network
+        from dshrink.pieces.plan_binding import bind_to_network
+
+        network = load_network(model)
+        bound = {label: bind_to_network(plan, network) for label, plan in labelled.items()}
+        names, chain = [block.name for block in network.blocks], span_chain(network.chain)
+        figure = kept_figure(bound, block_names=names, chain=chain)
     else:
         figure = kept_figure(labelled)
     _write(figure, file, json)
@@ -117,10 +123,10 @@ def _bound_to_table(plan: Plan, table: LatencyTable) -> Plan:
     from dshrink.plots import PlotError
     from dshrink.search.binding import bind, bind_spans
 
-    cut_into = "spans" if table.chain else "blocks"
-    if plan.segments != cut_into:
+    segments = "spans" if table.chain else "blocks"
+    if plan.segments != segments:
         raise PlotError(
-            f"{plan.text} merges {plan.segments}, the table of {table.model} is of {cut_into}"
+            f"{plan.text} merges {plan.segments}, the table of {table.model} is of {segments}"
         )
     reasons = table.unmergeable.items()
     if table.chain is None:
@@ -133,21 +139,6 @@ def _bound_to_table(plan: Plan, table: LatencyTable) -> Plan:
         chain=table.chain,
         known=[row.span for row in table.rows if row.kind == "span" and row.span],
         unmergeable={at: why for at, why in reasons if isinstance(at, tuple)},
-    )
-
-
-def _kept_of_model(plans: dict[str, Plan], model: str) -> Figure:
-    from dshrink.network.chain import span_chain
-    from dshrink.network.models import load_network
-    from dshrink.pieces.plan_binding import bind_to_network
-    from dshrink.plots import kept_figure
-
-    network = load_network(model)
-    bound = {label: bind_to_network(plan, network) for label, plan in plans.items()}
-    return kept_figure(
-        bound,
-        block_names=tuple(block.name for block in network.blocks),
-        chain=span_chain(network.chain),
     )
 
 
@@ -175,7 +166,7 @@ def predicted(
 
 @app.command()
 def throughput(
-    results: Annotated[Path, typer.Argument(metavar="RESULTS.csv", help="From `dshrink bench`.")],
+    results: Annotated[Path, typer.Argument(metavar="RESULTS.csv", help="from `dshrink bench`")],
     file: OutOption = Path("throughput.png"),
     json: options.Json = False,
 ) -> None:
@@ -190,24 +181,24 @@ def throughput(
 def front(
     results: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="RESULTS.csv...", help="From `dshrink bench` or `dshrink run`."),
+        typer.Argument(metavar="RESULTS.csv", help="from `dshrink bench` or `dshrink run`"),
     ] = None,
     file: OutOption = Path("front.png"),
     csv: Annotated[
-        Path | None, typer.Option("--csv", help="Write the points, and which are on the front.")
+        Path | None, typer.Option("--csv", help="write the points, and which are on the front")
     ] = None,
     published: Annotated[
         list[str] | None,
-        typer.Option(help="Add what DepthShrinker published for this device, or all; repeatable."),
+        typer.Option(help="add what DepthShrinker published for this device, or all; repeatable"),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Only networks made from this one.")] = None,
+    model: Annotated[str | None, typer.Option(help="only networks made from this one")] = None,
     reference: Annotated[
         float | None,
         typer.Option(
             min=0,
             max=100,
-            help="Accuracy in percent (chance) that hypervolumes start from; a front's lowest if "
-            "not given.",
+            help="reference accuracy in percent for the hypervolume (such as chance level); "
+            "default: a front's lowest",
         ),
     ] = None,
     json: options.Json = False,
@@ -232,12 +223,12 @@ def front(
 def mask(
     history: Annotated[
         Path,
-        typer.Argument(metavar="HISTORY.csv", help="PLAN.history.csv of `dshrink search mask`."),
+        typer.Argument(metavar="HISTORY.csv", help="PLAN.history.csv of `dshrink search mask`"),
     ],
     file: OutOption = Path("mask.png"),
     json: options.Json = False,
 ) -> None:
-    """The history of a mask search: each block's value, and which blocks it keeps."""
+    """History of a mask search: each block's value, and the kept blocks."""
     from dshrink.plots import load_mask_history, mask_history_figure
 
     _write(mask_history_figure(load_mask_history(history), history.name), file, json)
@@ -249,8 +240,5 @@ def _write(
     from dshrink.plots import save_figure
 
     files = [str(path) for path in (*save_figure(figure, file), *beside)]
-    if as_json:
-        print_json({"files": files, **facts})
-    else:
-        written = f"{', '.join(files[:-1])} and {files[-1]}"
-        out.print(f"wrote {written}", markup=False, soft_wrap=True)
+    wrote = f"wrote {', '.join(files[:-1])} and {files[-1]}"
+    show_result({"files": files, **facts}, [wrote], as_json=as_json)

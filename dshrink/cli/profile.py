@@ -9,14 +9,10 @@ from typing import Annotated
 import typer
 
 from dshrink.cli import options
-from dshrink.cli.console import notice, out, print_json, progress
+from dshrink.cli.console import show_result
 from dshrink.cli.render import summary_lines, table_data
 
 pieces = partial(typer.Option, rich_help_panel="Pieces")
-
-
-def register(app: typer.Typer) -> None:
-    app.command(name="profile")(command)
 
 
 def command(
@@ -31,7 +27,7 @@ def command(
     resolution: options.Resolution = 224,
     classes: Annotated[
         int | None,
-        typer.Option(min=1, help="outputs of the last layer; the library's own number by default"),
+        typer.Option(min=1, help="number of classes; default: that of the model library"),
     ] = None,
     statistic: options.Statistic = None,
     launch: options.Launch = "plain",
@@ -42,38 +38,25 @@ def command(
         str,
         pieces(
             help="what is profiled: blocks, or spans (every run of convolutions that can become "
-            "one, across blocks as well)",
+            "one, across blocks as well)"
         ),
     ] = "blocks",
     span_mode: Annotated[
-        str | None,
-        pieces(
-            help="which spans: kim2023 (the paper's, the default) or exact (all valid)",
-        ),
+        str | None, pieces(help="which spans: kim2023 (the paper's; default) or exact (all)")
     ] = None,
     max_kernel: Annotated[
-        int | None,
-        pieces(
-            min=1,
-            help="spans with a wider merged kernel are not measured",
-        ),
+        int | None, pieces(min=1, help="skip spans with a wider merged kernel")
     ] = None,
     dense: Annotated[
-        bool,
-        pieces(
-            "--dense",
-            help="with blocks: also measure same-FLOPs dense counterparts",
-        ),
+        bool, pieces("--dense", help="with blocks: also measure same-FLOPs dense counterparts")
     ] = False,
-    hold_out: Annotated[
-        int, typer.Option(min=8, help="networks that only check the predictions")
-    ] = 20,
+    hold_out: Annotated[int, typer.Option(min=8, help="number of hold-out networks")] = 20,
     contexts: Annotated[
         list[str] | None,
         pieces(
             "--context",
-            help="what pieces are measured beside: isolated, pair, layers, several of them, or "
-            "best (all that the runtime allows; a GPU's default). The table is the one that "
+            help="context in which pieces are measured: isolated, pair, layers, several of them, "
+            "or best (all that the runtime allows; a GPU's default). The table is the one that "
             "predicts best; a CPU's default is isolated, for spans pair",
         ),
     ] = None,
@@ -82,22 +65,17 @@ def command(
 ) -> None:
     """Measure every piece of MODEL on a device and write a latency table.
 
-    The same command resumes an interrupted run.
+    Run the same command again to resume an interrupted run.
     """
     from dshrink.operations.profile import profile_network
     from profiler.target import Target
 
     options.warn_of_plain_tcp(scheduler)
-    with progress(f"profile {model}") as update:
-        result = options.call(
-            context,
-            profile_network,
-            target=options.call(context, Target),
-            on_progress=update,
-            notice=notice,
-        )
-    if json:
-        print_json({**table_data(result.table), "table": str(folder)})
-        return
-    out.print("\n".join(summary_lines(result.table)))
-    out.print(f"table: {folder / 'table.csv'} (and .json); raw samples: {folder}/journal.jsonl")
+    target = options.call(context, Target)
+    result = options.run(context, profile_network, f"profile {model}", target=target)
+    files = f"table: {folder / 'table.csv'} (and .json); raw samples: {folder}/journal.jsonl"
+    show_result(
+        {**table_data(result.table), "table": str(folder)},
+        (*summary_lines(result.table), files),
+        as_json=json,
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from dshrink.cli.grids import Column, number, print_grid
@@ -19,16 +18,16 @@ def table_data(table: LatencyTable) -> dict[str, Any]:
 
     return {
         "model": table.model,
-        "resolution": list(table.resolution),
+        "resolution": table.resolution,
         "chain": plain(table.chain),
         "origin": plain(table.origin),
         "conditions": table.conditions.to_json(),
-        "rows": [asdict(row) for row in table.rows],
+        "rows": table.rows,
         "calibration": plain(table.calibration),
         "hold_out": plain(table.hold_out),
         "context": table.context,
         "contexts": plain(table.contexts),
-        "warnings": list(table.warnings),
+        "warnings": table.warnings,
         "fit_for_search": table.fit_for_search,
         "fit_reason": table.fit_reason,
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ def result_data(found: DpResult) -> dict[str, Any]:
     return {
         "plans": [plan_data(plan) for plan in found.plans],
         "chosen": [plan.data for plan in found.chosen],
-        "devices": [asdict(outcome) for outcome in found.outcomes],
+        "devices": list(found.outcomes),
         "frontier_points": None if found.frontier is None else len(found.frontier),
         "overrun_ms": found.overrun_ms,
         "unevaluated_keys": found.unevaluated,

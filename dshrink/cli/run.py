@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,89 +20,62 @@ if TYPE_CHECKING:
     from dshrink.study.steps import Step
 
 
-def register(app: typer.Typer) -> None:
-    app.command(name="run")(command)
-
-
 def command(
     recipe: Annotated[
-        str | None, typer.Argument(help="a name of `dshrink run --list`, or a file *.toml")
+        str | None,
+        typer.Argument(metavar="RECIPE", help="a name of `dshrink run --list`, or a file *.toml"),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(metavar="DIR", help="images, as of `dshrink finetune`; --dry-run needs none"),
+        typer.Option(
+            metavar="DIR", help="image folder, as for `dshrink finetune`; --dry-run needs none"
+        ),
     ] = None,
     folder: Annotated[Path | None, typer.Option("--out", help="folder to write into")] = None,
     table: Annotated[
-        Path | None, typer.Option(help="a latency table of the network; measured if not given")
+        Path | None, typer.Option(help="latency table of the network; default: measure one")
     ] = None,
     device: Annotated[
         str | None,
-        typer.Option(
-            help="a name of `dshrink devices list`; the table's, else local",
-            rich_help_panel=options.CONDITIONS,
-        ),
+        options.condition(help="default: the table's, else local (see `dshrink devices list`)"),
     ] = None,
     runtime: Annotated[
         str | None,
-        typer.Option(
-            help="the table's, else the device's first that is driven",
-            rich_help_panel=options.CONDITIONS,
-        ),
+        options.condition(help="default: the table's, else the device's first supported one"),
     ] = None,
     precision: Annotated[
-        str | None,
-        typer.Option(
-            help="fp32, fp16 or int8; the table's, else fp32", rich_help_panel=options.CONDITIONS
-        ),
+        str | None, options.condition(help="fp32, fp16 or int8; default: the table's, else fp32")
     ] = None,
     batch: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="images a batch; the table's, else the paper's",
-            rich_help_panel=options.CONDITIONS,
-        ),
+        options.condition(min=1, help="batch size; default: the table's, else the paper's"),
     ] = None,
     threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="threads on a CPU; the table's, else 1", rich_help_panel=options.CONDITIONS
-        ),
+        int | None, options.condition(min=1, help="threads on a CPU; default: the table's, else 1")
     ] = None,
     rows: Annotated[
-        str | None,
-        typer.Option(
-            help="only these rows, such as searched,random", rich_help_panel=options.TRAINING
-        ),
+        str | None, train_options.training(help="only these rows, such as searched,random")
     ] = None,
     seeds: Annotated[
-        str | None,
-        typer.Option(help="these seeds, such as 0,1,2", rich_help_panel=options.TRAINING),
+        str | None, train_options.training(help="only these seeds, such as 0,1,2")
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="runs at a time; one a core without a GPU, else one",
-            rich_help_panel=options.TRAINING,
+        train_options.training(
+            min=1, help="trainings in parallel; default: one per core without a GPU, else one"
         ),
     ] = None,
     unreadable: train_options.OnUnreadable = Unreadable.SKIP,
-    allow_unfit: Annotated[
-        bool, typer.Option("--allow-unfit", help="use a table that is not fit for search")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="say what would run, and stop")
-    ] = False,
+    allow_unfit: options.AllowUnfit = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="list the steps, run nothing")] = False,
     listed: Annotated[bool, typer.Option("--list", help="list the recipes")] = False,
     wide: options.Wide = False,
     json: options.Json = False,
 ) -> None:
-    """Train, search, merge and measure all that RECIPE compares; write tables and the front.
+    """Train, search, merge and measure the networks of RECIPE; write tables and the front.
 
-    The same command resumes an interrupted run. On several GPUs:
-    `accelerate launch -m dshrink run ... --table DIR`.
+    Run the same command again to resume an interrupted run. On several GPUs:
+    `accelerate launch -m dshrink run ... --table DIR`
     """
     from dshrink.operations.study import run_study
     from dshrink.operations.study_plan import StudyRequest, plan_study, study_target
@@ -116,27 +88,21 @@ def command(
     if recipe is None:
         raise DshrinkError("give a RECIPE; `dshrink run --list` names them")
     whole = load_recipe(recipe)
-    asked = {
-        **{"device": device, "runtime": runtime, "precision": precision},
-        **{"batch": batch, "threads": threads},
-    }
+    given = {"device": device, "runtime": runtime, "precision": precision, "batch": batch}
+    asked = {name: v for name, v in {**given, "threads": threads}.items() if v is not None}
     request = StudyRequest(
         recipe=whole.changed(rows=_names(rows), seeds=_numbers(seeds)),
         whole=whole,
         data=data or "",
         folder=folder or Path(whole.name),
-        target=study_target(table, {name: v for name, v in asked.items() if v is not None}),
+        target=study_target(table, asked),
         table=table,
         allow_unfit=allow_unfit,
         unreadable=unreadable,
         jobs=jobs_here(jobs),
     )
     if dry_run:
-        plan = plan_study(request, notice)
-        if json:
-            print_json(_as_json(request, plan))
-        else:
-            _say(request, plan, wide)
+        _show_plan(request, plan_study(request, notice), json, wide)
         return
     if data is None:
         raise DshrinkError("give --data DIR: the images to train on (or --dry-run)")
@@ -144,7 +110,7 @@ def command(
     if result is None:
         return
     if json:
-        print_json([asdict(row) for row in result.results])
+        print_json(list(result.results))
         return
     print_report(result.report, wide=wide)
     out.print(f"written: {', '.join(map(str, result.files))}")
@@ -175,25 +141,31 @@ def _list(json: bool, wide: bool) -> None:
     print_grid(columns, list(recipes.items()), wide=wide)
 
 
-def _as_json(request: StudyRequest, plan: StudyPlan) -> dict[str, object]:
+def _step_data(request: StudyRequest, plan: StudyPlan, step: Step) -> dict[str, object]:
     return {
-        "recipe": request.recipe.name,
-        "images": asdict(plan.images),
-        "steps": [
-            {
-                **{"step": step.name, "kind": step.kind, "method": step.method},
-                **{"seed": step.seed, "epochs": step.training.epochs if step.training else None},
-                **{"from": list(step.needs), "to": str(request.folder / step.name)},
-                "done": step.name in plan.done,
-            }
-            for step in plan.steps
-        ],
-        "epochs_left": plan.epochs_left,
-        "jobs": request.jobs,
+        "step": step.name,
+        "kind": step.kind,
+        "method": step.method,
+        "seed": step.seed,
+        "epochs": step.training.epochs if step.training else None,
+        "from": list(step.needs),
+        "to": str(request.folder / step.name),
+        "done": step.name in plan.done,
     }
 
 
-def _say(request: StudyRequest, plan: StudyPlan, wide: bool) -> None:
+def _show_plan(request: StudyRequest, plan: StudyPlan, json: bool, wide: bool) -> None:
+    if json:
+        print_json(
+            {
+                "recipe": request.recipe.name,
+                "images": plan.images,
+                "steps": [_step_data(request, plan, step) for step in plan.steps],
+                "epochs_left": plan.epochs_left,
+                "jobs": request.jobs,
+            }
+        )
+        return
     recipe, images = request.recipe, plan.images
     out.print(f"{recipe.name}: {recipe.title}")
     out.print(

@@ -1,4 +1,4 @@
-"""``dshrink search``: what to shrink, by tables alone, with importances, or by training."""
+"""``dshrink search``: which blocks or spans to merge, by tables, by importances, or by training."""
 
 from __future__ import annotations
 
@@ -9,20 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dshrink.cli import options, search_mask
-from dshrink.cli.console import notice, out, print_json
+from dshrink.cli.console import notice, show_result
 from dshrink.cli.render_search import plan_lines, result_data, result_lines
-from dshrink.cli.search_options import (
-    AllowUnfit,
-    Alpha,
-    BudgetMs,
-    FrontierFile,
-    Importance,
-    Keep,
-    PlanFile,
-    bound_option,
-    devices_option,
-    search_option,
-)
 from dshrink.errors import DshrinkError
 
 if TYPE_CHECKING:
@@ -30,98 +18,96 @@ if TYPE_CHECKING:
     from dshrink.search.plan import Plan
 
 
-app = typer.Typer(no_args_is_help=True, help="Choose what to shrink, in one of five ways.")
+app = typer.Typer(
+    no_args_is_help=True, help="Choose which blocks or spans to merge, by one of five methods."
+)
 
 
 @app.command()
 def greedy(
+    context: typer.Context,
     model: options.Model,
     table: options.Table,
-    budget_ms: BudgetMs = None,
-    keep: Keep = None,
+    budget_ms: options.BudgetMs = None,
+    keep: options.Keep = None,
     padding: options.Padding = "bias_map",
-    allow_unfit: AllowUnfit = False,
-    out_file: PlanFile = None,
+    allow_unfit: options.AllowUnfit = False,
+    out_file: options.PlanFile = None,
     json: options.Json = False,
 ) -> None:
-    """Merge the blocks of MODEL that save most, for a latency budget or a number of kept blocks."""
+    """Merge the blocks of MODEL with the largest saving, for a latency budget or a block count."""
     from dshrink.operations.search import search_blocks
 
-    plan = search_blocks(
-        model, table, budget_ms=budget_ms, keep=keep, padding=padding, allow_unfit=allow_unfit
-    )
-    _write_plan(plan, out_file, json)
+    _write_plan(options.call(context, search_blocks), out_file, json)
 
 
 @app.command()
 def random(
+    context: typer.Context,
     model: options.Model,
     table: options.Table,
-    budget_ms: BudgetMs = None,
-    keep: Keep = None,
+    budget_ms: options.BudgetMs = None,
+    keep: options.Keep = None,
     seed: options.Seed = 0,
     padding: options.Padding = "bias_map",
-    allow_unfit: AllowUnfit = False,
-    out_file: PlanFile = None,
+    allow_unfit: options.AllowUnfit = False,
+    out_file: options.PlanFile = None,
     json: options.Json = False,
 ) -> None:
-    """Merge blocks of MODEL that are drawn at random: the baseline of a search."""
+    """Merge blocks of MODEL drawn at random: a baseline."""
     from dshrink.operations.search import search_blocks
 
-    plan = search_blocks(
-        model,
-        table,
-        budget_ms=budget_ms,
-        keep=keep,
-        seed=seed,
-        padding=padding,
-        allow_unfit=allow_unfit,
-    )
-    _write_plan(plan, out_file, json)
+    _write_plan(options.call(context, search_blocks), out_file, json)
 
 
-search_mask.register(app)
+app.command()(search_mask.mask)
 
 
 @app.command()
 def dp(
+    context: typer.Context,
     model: options.Model,
     table: Annotated[
-        list[Path], typer.Option(help="folder of a latency table of spans; one a device")
+        list[Path], typer.Option(help="folder of a latency table of spans; one per device")
     ],
-    importance: Importance,
+    importance: options.Importance,
     budget_ms: Annotated[
-        list[float] | None,
-        search_option(help="latency that the plan must meet, one a table in their order"),
+        list[float] | None, options.searching(help="latency budget in ms, one per table")
     ] = None,
-    budget_share: Annotated[
-        float | None, search_option(help="budget as a share of each original network's latency")
+    share: Annotated[
+        float | None,
+        options.searching(
+            "--budget-share", help="budget as a share of each original network's latency"
+        ),
     ] = None,
-    alpha: Alpha = None,
+    alpha: options.Alpha = None,
     padding: options.TablePadding = None,
-    allow_unfit: AllowUnfit = False,
+    allow_unfit: options.AllowUnfit = False,
     max_peak_mib: Annotated[
         float | None,
-        bound_option(help="activations held while one piece runs, for the table's batch"),
+        options.bound(help="peak activation memory of any piece, for the table's batch"),
     ] = None,
-    max_parameters: Annotated[int | None, bound_option(help="of the network")] = None,
+    max_parameters: Annotated[int | None, options.bound(help="parameters of the network")] = None,
     max_macs: Annotated[
-        int | None, bound_option(help="multiply-accumulates of the network, one image")
+        int | None, options.bound(help="multiply-accumulates of the network, one image")
     ] = None,
-    max_kernel: Annotated[int | None, bound_option(help="longest side of a merged kernel")] = None,
+    max_kernel: Annotated[int | None, options.bound(help="longest side of a merged kernel")] = None,
     keep_block: Annotated[
-        list[int] | None, bound_option(help="number of a block that stays as it is")
+        list[int] | None, options.bound(help="number of a block to keep unmerged; repeatable")
     ] = None,
     one_plan: Annotated[
         str | None,
-        devices_option(
-            help="one plan for all tables: worst (each meets its budget) or mix (their mean does)"
+        options.of_devices(
+            help="one plan for all tables: worst (each meets its budget) or mix (the mean does)"
         ),
     ] = None,
-    weight: Annotated[list[float] | None, devices_option(help="of each table in a mix")] = None,
-    frontier_file: FrontierFile = None,
+    weights: Annotated[
+        list[float] | None, options.of_devices("--weight", help="weight of each table in a mix")
+    ] = None,
+    frontier_file: options.FrontierFile = None,
     out_file: Annotated[
-        list[Path] | None, typer.Option("--out", help="plan to write; one a table, or --one-plan's")
+        list[Path] | None,
+        typer.Option("--out", help="plan to write; one per table, or one with --one-plan"),
     ] = None,
     json: options.Json = False,
 ) -> None:
@@ -130,22 +116,11 @@ def dp(
     from dshrink.search.dp.bounds import Bounds
     from dshrink.search.plan import save_plan
 
-    request = DpRequest(
-        importance=importance,
-        alpha=alpha,
-        bounds=Bounds(
-            max_kernel=max_kernel,
-            max_peak_mib=max_peak_mib,
-            max_macs=max_macs,
-            max_parameters=max_parameters,
-            keep_blocks=tuple(keep_block or ()),
-        ),
-        padding=padding,
-        allow_unfit=allow_unfit,
+    request = options.call(
+        context,
+        DpRequest,
+        bounds=options.call(context, Bounds, keep_blocks=tuple(keep_block or ())),
         budgets_ms=tuple(budget_ms or ()),
-        share=budget_share,
-        one_plan=one_plan,
-        weights=weight,
         frontier=frontier_file is not None,
     )
     files, count = out_file or [], request.plan_count(len(table))
@@ -165,32 +140,32 @@ def dp(
 
 @app.command()
 def csv(
-    time_table: Annotated[
+    context: typer.Context,
+    times: Annotated[
         str,
         typer.Option(
+            "--time-table",
             metavar="FILE|published:NAME",
             help="CSV st,end,time of spans; with a column kernel: LayerMerge",
         ),
     ],
-    importance: Importance,
-    budget_ms: BudgetMs = None,
-    alpha: Alpha = None,
+    importance: options.Importance,
+    budget_ms: options.BudgetMs = None,
+    alpha: options.Alpha = None,
     compat: Annotated[
-        str | None, search_option(help="kim2023: the public code's program, with truncated times")
+        str | None,
+        options.searching(help="kim2023: the public code's program, with truncated times"),
     ] = None,
     prec: Annotated[
-        float | None, search_option(help="its steps a millisecond [20 if not given]")
+        float | None, options.searching(help="with --compat: steps per millisecond; default: 20")
     ] = None,
-    frontier_file: FrontierFile = None,
+    frontier_file: options.FrontierFile = None,
     json: options.Json = False,
 ) -> None:
     """Solve two CSV files as they were published, without a network: Kim et al., LayerMerge."""
     from dshrink.operations.search import search_csv
 
-    found = search_csv(
-        time_table, importance, budget_ms=budget_ms, alpha=alpha, compat=compat, prec=prec
-    )
-    _write_result(found, frontier_file, (), json)
+    _write_result(options.call(context, search_csv), frontier_file, (), json)
 
 
 def _write_plan(plan: Plan, file: Path | None, json: bool) -> None:
@@ -198,13 +173,8 @@ def _write_plan(plan: Plan, file: Path | None, json: bool) -> None:
 
     if file is not None:
         save_plan(plan, file)
-    if json:
-        print_json(plan_data(plan))
-        return
-    for line in plan_lines(plan):
-        out.print(line)
-    if file is not None:
-        out.print(f"plan: {file}")
+    written = [] if file is None else [f"plan: {file}"]
+    show_result(plan_data(plan), (*plan_lines(plan), *written), as_json=json)
 
 
 def _write_result(
@@ -213,13 +183,7 @@ def _write_result(
     from dshrink.search.dp.files import save_frontier
 
     if frontier_file is not None and found.frontier is not None:
-        save_frontier(
-            found.frontier, frontier_file, found.problem.predicted_ms if found.problem else None
-        )
-    if json:
-        print_json(result_data(found))
-        return
-    for line in result_lines(found, frontier_file):
-        out.print(line)
-    for file in files:
-        out.print(f"plan: {file}")
+        predict = found.problem.predicted_ms if found.problem else None
+        save_frontier(found.frontier, frontier_file, predict)
+    lines = (*result_lines(found, frontier_file), *(f"plan: {file}" for file in files))
+    show_result(result_data(found), lines, as_json=json)

@@ -9,44 +9,43 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dshrink.cli import options, train_options
-from dshrink.cli.console import notice, out, print_json
+from dshrink.cli.console import notice, show_result
 from dshrink.cli.render_search import plan_lines
-from dshrink.cli.search_options import AllowUnfit, BudgetMs, Keep, search_option
 from dshrink.train.unreadable import Unreadable
 
 if TYPE_CHECKING:
-    from dshrink.operations.search import MaskRequest
+    from dshrink.operations.mask_search import MaskRequest
     from dshrink.train.mask_search import MaskSearch
-
-
-def register(app: typer.Typer) -> None:
-    app.command()(mask)
 
 
 def mask(
     context: typer.Context,
     model: options.Model,
     data: train_options.Data,
-    out_file: Annotated[
+    file: Annotated[
         Path, typer.Option("--out", help="plan to write; history and checkpoints go next to it")
     ],
-    budget_ms: BudgetMs = None,
-    keep: Keep = None,
+    budget_ms: options.BudgetMs = None,
+    keep: options.Keep = None,
     table: Annotated[
         Path | None,
-        search_option(help="folder of a latency table of blocks; a budget needs one"),
+        options.searching(help="folder of a latency table of blocks; a budget needs one"),
     ] = None,
     decay: Annotated[
-        float | None, search_option(help="strength of the latency-aware decay; 0 for none")
+        float | None, options.searching(help="strength of the latency-aware decay; 0 disables it")
     ] = None,
-    mask_limit: Annotated[
+    limit: Annotated[
         float | None,
-        search_option(help="largest slope of a mask value that counts; none if not given"),
+        options.searching(
+            "--mask-limit",
+            help="clip the gradient of each mask value to this magnitude; default: no clipping",
+        ),
     ] = None,
-    allow_unfit: AllowUnfit = False,
+    allow_unfit: options.AllowUnfit = False,
     weights: train_options.Weights = "pretrained",
     resolution: Annotated[
-        int | None, typer.Option(min=8, help="height and width in pixels [the table's, else 224]")
+        int | None,
+        typer.Option(min=8, help="height and width in pixels; default: the table's, else 224"),
     ] = None,
     recipe: train_options.Recipe = None,
     epochs: train_options.Epochs = None,
@@ -64,45 +63,34 @@ def mask(
 ) -> None:
     """Learn, jointly with the weights, which blocks of MODEL keep their activations (stage 1).
 
-    The same command resumes an interrupted search.
+    Run the same command again to resume an interrupted search.
     """
-    from dshrink.operations.search import MaskRequest, mask_defaults, search_mask
+    from dshrink.operations.mask_search import MaskRequest, mask_defaults, search_mask
     from dshrink.search.goal import Goal
     from dshrink.search.plan import plan_data
 
     training, usual_decay, usual_limit = mask_defaults(recipe)
     # Without a latency table there is no decay.
     usual_decay = usual_decay if table is not None else None
-    request = MaskRequest(
-        model=model,
-        data=data,
+    request = options.call(
+        context,
+        MaskRequest,
         goal=Goal(budget_ms=budget_ms, keep=keep),
-        file=out_file,
-        training=train_options.settings_of(training, **train_options.given_settings(context)),
-        table=table,
-        weights=weights,
-        resolution=resolution,
+        training=train_options.given(context, training),
         decay=usual_decay if decay is None else decay,
-        limit=usual_limit if mask_limit is None else mask_limit,
-        allow_unfit=allow_unfit,
-        unreadable=unreadable,
+        limit=usual_limit if limit is None else limit,
     )
     with train_options.progress_of_main("mask search") as update:
         found = search_mask(request, on_progress=update, notice=notice)
-    if found is None:
-        return
-    if json:
-        print_json(plan_data(found.plan))
-        return
-    for line in _lines(found, request):
-        out.print(line)
+    if found is not None:
+        show_result(plan_data(found.plan), _lines(found, request), as_json=json)
 
 
 def _lines(found: MaskSearch, request: MaskRequest) -> Iterator[str]:
     plan = found.plan
     yield from plan_lines(plan)
     if plan.table is None:
-        yield "no latency table: found without regard to any device"
+        yield "no latency table: searched without latency decay"
     else:
         c = plan.table.conditions
         yield f"latency table of {c.device}: {c.runtime} {c.precision}, batch {c.batch}"

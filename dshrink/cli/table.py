@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dshrink.cli import options, table_import
-from dshrink.cli.console import out, print_json
+from dshrink.cli.console import out, print_json, show_result
 from dshrink.cli.grids import Column, number, print_grid
 from dshrink.cli.render import print_rows, summary_lines, table_data
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Show, check, compare tables; predict from them.")
 app.command(name="import")(table_import.command)
-Folder = Annotated[Path, typer.Argument(help="folder of a latency table")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="folder of a latency table")]
 
 
 @app.command()
@@ -36,15 +35,12 @@ def show(folder: Folder, wide: options.Wide = False, json: options.Json = False)
 
 @app.command()
 def check(folder: Folder, json: options.Json = False) -> None:
-    """Validate a table and print the error of its predictions; exit 1 if not fit for search."""
+    """Validate a table and report its prediction error; exit 1 if not fit for search."""
     from latency_tables.io import load_table
 
     table = load_table(folder)
-    if json:
-        data = table_data(table)
-        print_json({key: data[key] for key in data if key != "rows"})
-    else:
-        out.print("\n".join(summary_lines(table)))
+    data = {key: value for key, value in table_data(table).items() if key != "rows"}
+    show_result(data, summary_lines(table), as_json=json)
     if not table.fit_for_search:
         raise typer.Exit(1)
 
@@ -70,30 +66,33 @@ def predict(
     table = load_table(folder)
     mask = parse_plan(keep).mask if ":" in keep else keep
     prediction = predict_latency(table, mask, padding)
-    if json:
-        print_json(asdict(prediction))
-        return
     interval = ""
     if prediction.low_ms is not None:
         interval = f" (95 %: {prediction.low_ms:.3f} to {prediction.high_ms:.3f})"
-    out.print(
-        f"{prediction.latency_ms:.3f} ms{interval}, {prediction.throughput_fps:.1f} FPS\n"
+    lines = [
+        f"{prediction.latency_ms:.3f} ms{interval}, {prediction.throughput_fps:.1f} FPS",
         f"plain sum of the rows {prediction.plain_sum_ms:.3f} ms, "
-        f"scaled MACs {prediction.scaled_macs_ms:.3f} ms"
-    )
+        f"scaled MACs {prediction.scaled_macs_ms:.3f} ms",
+    ]
     if not prediction.calibrated:
-        out.print("not calibrated: this is the plain sum, and its error is unknown")
+        lines.append("not calibrated: this is the plain sum, and its error is unknown")
+    show_result(prediction, lines, as_json=json)
 
 
 @app.command()
-def compare(a: Folder, b: Folder, wide: options.Wide = False, json: options.Json = False) -> None:
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="folder of a latency table")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="folder of the other one")],
+    wide: options.Wide = False,
+    json: options.Json = False,
+) -> None:
     """Compare two tables of one network row by row."""
     from latency_tables.compare import compare as compare_tables
     from latency_tables.io import load_table
 
     result = compare_tables(load_table(a), load_table(b))
     if json:
-        print_json(asdict(result))
+        print_json(result)
         return
     columns: list[Column[RowComparison]] = [
         Column("piece", lambda row: row.piece),

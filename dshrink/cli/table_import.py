@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dshrink.cli import options
-from dshrink.cli.console import out, print_json
+from dshrink.cli.console import show_result
 from dshrink.cli.render import summary_lines, table_data
 from dshrink.errors import DshrinkError
 
@@ -23,6 +24,7 @@ origin = partial(typer.Option, rich_help_panel="Origin")
 
 
 def command(
+    context: typer.Context,
     table: Annotated[
         str, typer.Argument(metavar="FILE|published:NAME", help="a CSV, or one of dshrink's own")
     ],
@@ -52,36 +54,18 @@ def command(
     from latency_tables.schema import Conditions
 
     shipped = table.startswith(PREFIX)
-    _check_given(
-        table,
-        shipped,
-        {
-            "--model": model,
-            "--device": device,
-            "--runtime": runtime,
-            "--batch": batch,
-            "--source": source,
-            "--licence": licence,
-        },
-    )
-    published = (
-        find_published(table)
-        if shipped
-        else PublishedTable(
+    _check_given(table, shipped, context.params)
+    if shipped:
+        published = find_published(table)
+    else:
+        published = PublishedTable(
             name=table,
             path=Path(table),
             model=model or "",
             resolution=(resolution, resolution),
-            conditions=Conditions(
-                device=device or "",
-                runtime=runtime or "",
-                runtime_version=runtime_version,
-                precision=precision,
-                batch=batch or 0,
-            ),
-            origin=Origin(source=source or "", licence=licence or "", note=note),
+            conditions=options.call(context, Conditions),
+            origin=options.call(context, Origin),
         )
-    )
     times = published.load_times()
     imported = join_published(
         published,
@@ -91,17 +75,19 @@ def command(
         dshrink_version=__version__,
     )
     path = save_table(imported, out_dir)
-    if json:
-        print_json({"file": str(path), **table_data(imported)})
-        return
-    out.print("\n".join([*summary_lines(imported), f"table: {path}"]), markup=False)
+    show_result(
+        {"file": str(path), **table_data(imported)},
+        (*summary_lines(imported), f"table: {path}"),
+        as_json=json,
+    )
 
 
-def _check_given(table: str, shipped: bool, options_given: dict[str, str | int | None]) -> None:
-    given = [name for name, value in options_given.items() if value is not None]
+def _check_given(table: str, shipped: bool, parameters: Mapping[str, Any]) -> None:
+    needed = ("model", "device", "runtime", "batch", "source", "licence")
+    given = [f"--{name}" for name in needed if parameters[name] is not None]
+    lacking = [f"--{name}" for name in needed if parameters[name] is None]
     if shipped and given:
         raise DshrinkError(f"{table} has its own conditions: leave out {', '.join(given)}")
-    lacking = [name for name in options_given if name not in given]
     if not shipped and lacking:
         raise DshrinkError(f"{table}: to import a file give {', '.join(lacking)} as well")
 

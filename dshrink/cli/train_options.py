@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dshrink.cli.console import progress
-from dshrink.cli.options import TRAINING
 from dshrink.progress import OnProgress, no_progress
 from dshrink.train.unreadable import Unreadable
 
 if TYPE_CHECKING:
     from dshrink.train.settings import Training
 
-training = partial(typer.Option, rich_help_panel=TRAINING)
+training = partial(typer.Option, rich_help_panel="Training")
 
 Data = Annotated[
     str,
@@ -33,35 +31,33 @@ MergeWeights = Annotated[str, typer.Option(help="pretrained, random, or a state-
 Plan = Annotated[str, typer.Option(help="a plan file, mask:0011..., spans:1|01..., or paper:NAME")]
 Recipe = Annotated[
     str | None,
-    training(help="settings of this recipe, a name or a TOML file; options take precedence"),
+    training(help="recipe (a name or a TOML file) whose settings to use; options override them"),
 ]
-Epochs = Annotated[int | None, training(min=1, help="passes over the training images")]
-Batch = Annotated[int | None, training(min=1, help="images a step, over all processes and parts")]
-Accumulate = Annotated[
-    int | None, training(min=1, help="parts that a batch is split into, to need less memory")
+Epochs = Annotated[int | None, training(min=1, help="training epochs")]
+Batch = Annotated[
+    int | None, training(min=1, help="global batch size, over all processes and accumulation steps")
 ]
+Accumulate = Annotated[int | None, training(min=1, help="gradient accumulation steps per batch")]
 LearningRate = Annotated[
-    float | None, training("--lr", help="learning rate of SGD, decayed along a cosine")
+    float | None, training("--lr", help="initial learning rate of SGD, cosine decay")
 ]
-WarmupEpochs = Annotated[
-    int | None, training(min=0, help="epochs in which the learning rate rises at first")
-]
-Clip = Annotated[float | None, training(help="largest norm of a step's gradient")]
+WarmupEpochs = Annotated[int | None, training(min=0, help="warm-up epochs of the learning rate")]
+Clip = Annotated[float | None, training(help="gradient norm clipping")]
 Ema = Annotated[
-    float | None, training(help="decay of an average of the weights, which is then kept")
+    float | None,
+    training(
+        help="decay of an exponential moving average (EMA) of the weights, which is then saved"
+    ),
 ]
 CheckpointSteps = Annotated[
-    int | None, training(min=1, help="a checkpoint after so many steps, not only each epoch")
+    int | None, training(min=1, help="also write a checkpoint every so many steps")
 ]
-Seed = Annotated[
-    int | None,
-    training(min=0, help="seed of everything random; the recipe's, else 0, if not given"),
-]
+Seed = Annotated[int | None, training(min=0, help="random seed; default: the recipe's, else 0")]
 TrainPrecision = Annotated[
     str | None, training("--precision", help="fp32, fp16 or bf16 (mixed precision)")
 ]
 Loaders = Annotated[
-    int | None, typer.Option(min=0, help="processes that read images; 0 reads in this one")
+    int | None, typer.Option(min=0, help="data loader workers; 0 loads in the main process")
 ]
 OnUnreadable = Annotated[
     Unreadable, typer.Option("--unreadable", help="images that cannot be read: skip, or stop")
@@ -77,44 +73,22 @@ def recipe_settings(recipe: str | None) -> Training:
     from dshrink.study.recipe import load_recipe
 
     found = load_recipe(recipe)
-    return seeded(found.finetune, found.seeds)
+    return replace(found.finetune, seed=found.finetune.seed or found.seeds[0])
 
 
-def seeded(settings: Training, seeds: Sequence[int]) -> Training:
-    """With the settings' own seed, else the first of a study's."""
-    return replace(settings, seed=settings.seed or seeds[0])
+def given(context: typer.Context, base: Training) -> Training:
+    """``base`` with the options that were given: the command's parameters of its fields' names."""
+    names = (field.name for field in fields(base))
+    return settings_of(base, **{name: context.params.get(name) for name in names})
 
 
 def settings_of(base: Training, **given: Any) -> Training:
-    """The base's settings with those that were given on the command line (not None)."""
-    known = {item.name for item in fields(base)}
-    assert set(given) <= known, set(given) - known
+    """``base`` with what is not None."""
     return replace(base, **{name: value for name, value in given.items() if value is not None})
 
 
-def given_settings(context: typer.Context) -> dict[str, Any]:
-    """The options of a command that are settings: its parameters of the names of ``Training``'s."""
-    from dshrink.train.settings import Training
-
-    return {
-        item.name: context.params[item.name]
-        for item in fields(Training)
-        if item.name in context.params
-    }
-
-
-def is_main_process() -> bool:
-    """Whether this process reports and writes: the only one, or the first of several."""
+def progress_of_main(title: str) -> AbstractContextManager[OnProgress]:
+    """A progress bar in the process that reports: the only one, or the first of several."""
     from dshrink.train import processes
 
-    return processes.is_main_process()
-
-
-@contextmanager
-def progress_of_main(title: str) -> Iterator[OnProgress]:
-    """A progress bar in the process that reports, none in others."""
-    if not is_main_process():
-        yield no_progress
-        return
-    with progress(title) as update:
-        yield update
+    return progress(title) if processes.is_main_process() else nullcontext(no_progress)

@@ -19,9 +19,9 @@ from dshrink.errors import DshrinkError
 from dshrink.importance.evaluation import Evaluation, Platform
 from dshrink.importance.settings import RECALIBRATE, Candidate, ImportanceSettings
 from dshrink.merge.unmerged import unmerged_module
+from dshrink.network.mask_changes import rewriting
 from dshrink.network.models import weights_digest
 from dshrink.network.precision import exact_float32
-from dshrink.network.rewriting import rewriting
 from dshrink.pieces.span_pieces import span_pieces
 from dshrink.train.data import open_images
 from dshrink.train.dataset import Batches, ImageDataset, Indices, sampled, shuffled

@@ -17,10 +17,10 @@ import torch
 
 from dshrink.merge.agreement import Agreement, ValidationImages, top1_agreement
 from dshrink.merge.export import export_onnx, merge_metadata
-from dshrink.merge.rewrite import MergedNetwork, merge_network
+from dshrink.merge.merged_network import MergedNetwork, merge_network
 from dshrink.merge.verify import Certificate, certify
+from dshrink.network.mask_changes import Rewriting
 from dshrink.network.models import Network
-from dshrink.network.rewriting import Rewriting
 from latency_tables.files import write_atomically
 
 

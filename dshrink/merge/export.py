@@ -14,7 +14,7 @@ import onnxruntime as ort
 import torch
 
 from dshrink.errors import DshrinkError
-from dshrink.merge.rewrite import MergedNetwork
+from dshrink.merge.merged_network import MergedNetwork
 from dshrink.merge.verify import Certificate, allowed_float32
 from dshrink.network.models import Network
 from dshrink.version import __version__

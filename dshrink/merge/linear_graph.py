@@ -26,7 +26,7 @@ from dshrink.merge.algebra import (
     pad,
 )
 from dshrink.merge.window import NO_PADS, Pair, Sides, Window
-from dshrink.network.rewriting import Region, part_of
+from dshrink.network.mask_changes import Region, part_of
 from latency_tables import opspec
 from latency_tables.onnx_file import Arrays
 from latency_tables.opspec import OpSpec

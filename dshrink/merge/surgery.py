@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import fx, nn
 
+from dshrink.network.mask_changes import Region, Rewriting
 from dshrink.network.models import Network
-from dshrink.network.rewriting import Region, Rewriting
 
 
 class Surgery:

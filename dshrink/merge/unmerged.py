@@ -16,8 +16,8 @@ from dshrink.merge.padding import repad
 from dshrink.merge.surgery import Surgery
 from dshrink.merge.window import Sides
 from dshrink.network.layers import with_pads
+from dshrink.network.mask_changes import Region, Rewriting
 from dshrink.network.models import Network
-from dshrink.network.rewriting import Region, Rewriting
 from latency_tables.opspec import Conv, Pool
 
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from dshrink.errors import CertificateError
+from dshrink.merge.merged_network import MergedNetwork, MergedRegion
 from dshrink.merge.padding import border_mask, reference
-from dshrink.merge.rewrite import MergedNetwork, MergedRegion
 from latency_tables.span_masks import Span
 
 #: Largest relative error of a merge that is called exact.

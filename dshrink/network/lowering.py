@@ -11,11 +11,11 @@ import operator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from dshrink.network.batch_norm import float64_array, folded_weights, scale_and_shift
 from dshrink.network.layers import ConstantMap, PaddedConv2d
 from dshrink.network.tracing import import_timm
 from latency_tables.onnx_file import Arrays
@@ -64,40 +64,13 @@ class LoweredNetwork:
 def _arrays(modules: list[nn.Module]) -> Arrays:
     match modules:
         case [ConstantMap() as constant]:
-            return (_float64(constant.values),)
+            return (float64_array(constant.values),)
         case [nn.BatchNorm2d() as norm]:
-            return _scale_and_shift(norm)
+            return scale_and_shift(norm)
         case [nn.Conv2d() | nn.Linear() as layer, *norms]:
             return folded_weights(layer, *norms)
         case _:
             return ()
-
-
-def folded_weights(layer: nn.Conv2d | nn.Linear, *norms: nn.Module) -> Arrays:
-    """Weight and bias, float64, of a layer followed by batch norms in eval mode.
-
-    Each norm's own ``eps`` counts: ``tf_*`` networks use 1e-3.
-    """
-    weight = _float64(layer.weight)
-    bias = _float64(layer.bias) if layer.bias is not None else np.zeros(len(weight))
-    for norm in norms:
-        scale, shift = _scale_and_shift(norm)
-        weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
-        bias = bias * scale + shift
-    return weight, bias
-
-
-def _scale_and_shift(norm: nn.Module) -> Arrays:
-    assert isinstance(norm, nn.BatchNorm2d)
-    assert norm.running_mean is not None and norm.running_var is not None
-    gamma = _float64(norm.weight) if norm.affine else np.ones(norm.num_features)
-    beta = _float64(norm.bias) if norm.affine else np.zeros(norm.num_features)
-    scale = gamma / np.sqrt(_float64(norm.running_var) + norm.eps)
-    return scale, beta - _float64(norm.running_mean) * scale
-
-
-def _float64(tensor: torch.Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return tensor.detach().to("cpu", torch.float64).numpy()
 
 
 def lower(traced: fx.GraphModule) -> LoweredNetwork:

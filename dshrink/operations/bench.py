@@ -1,4 +1,4 @@
-"""Frames per second of whole networks, measured interleaved, beside what a table predicts.
+"""Throughput of whole networks, measured interleaved and compared with a table's predictions.
 
 Latency does not depend on the weights, so a network given by name and plan is built with random
 ones; an ONNX file is measured as it is. The rounds, the order and the statistic are those of a
@@ -57,7 +57,7 @@ def bench_networks(
 ) -> list[BenchmarkResult]:
     """Measure networks by name or ONNX file, and by name under each plan; write the results.
 
-    ``notice`` is told of tables that predict nothing. The same call resumes an interrupted run.
+    ``notice`` reports tables that predict nothing. The same call resumes an interrupted run.
     """
     loaded = [load_table(path) for path in tables]
     parsed = [parse_plan(plan) for plan in plans]
@@ -73,20 +73,21 @@ def bench_networks(
             on_progress=on_progress,
             notice=notice,
         )
-        _say_unused(loaded, conditions, notice)
+        for table in loaded:
+            if differences := table.conditions.differences(conditions):
+                notice(
+                    f"the table of {table.model} predicts nothing here: measured under other "
+                    f"conditions ({'; '.join(differences)})"
+                )
     save_results(results, out_file)
     return results
 
 
 def _wanted(
-    names: Sequence[str],
-    plans: Sequence[Plan],
-    batch: int,
-    resolution: int,
-    padding: str | None,
+    names: Sequence[str], plans: Sequence[Plan], batch: int, resolution: int, padding: str | None
 ) -> list[BenchNetwork]:
     if plans and all(name.endswith(".onnx") for name in names):
-        raise DshrinkError("--plan needs a network by name beside it, not only ONNX files")
+        raise DshrinkError("--plan needs a network given by name, not only ONNX files")
     resolutions = {plan.resolution for plan in plans if plan.resolution}
     if len(resolutions) > 1:
         raise DshrinkError(f"the plans are for several resolutions: {sorted(resolutions)}")
@@ -98,15 +99,6 @@ def _wanted(
         else:
             found += networks_by_plan(load_network(name, resolution=size), plans, padding)
     return found
-
-
-def _say_unused(tables: Sequence[LatencyTable], conditions: Conditions, notice: Notice) -> None:
-    for table in tables:
-        if differences := table.conditions.differences(conditions):
-            notice(
-                f"the table of {table.model} predicts nothing here: measured under other "
-                f"conditions ({'; '.join(differences)})"
-            )
 
 
 def run_benchmark(
@@ -122,7 +114,7 @@ def run_benchmark(
 ) -> list[BenchmarkResult]:
     """Measure the networks interleaved; the journal in ``folder`` lets the same call resume.
 
-    ``notice`` is told, before anything is measured, what a table of ``tables`` cannot predict.
+    ``notice`` reports, before anything is measured, what a table cannot predict.
     """
     if not networks:
         raise BenchmarkError("no network to measure")
@@ -153,10 +145,7 @@ def run_benchmark(
 
 
 def predicted(
-    network: BenchNetwork,
-    conditions: Conditions,
-    tables: Sequence[LatencyTable],
-    notice: Notice,
+    network: BenchNetwork, conditions: Conditions, tables: Sequence[LatencyTable], notice: Notice
 ) -> Prediction | None:
     """What the first table of this network under these conditions says that can predict it."""
     facts = network.facts
@@ -182,9 +171,13 @@ def benchmark_result(
     conditions: Conditions,
     prediction: Prediction | None,
 ) -> BenchmarkResult:
-    """The row of a network; ``built`` is what the runtime says of the engine that it built."""
-    facts = network.facts
-    known = {} if measurement.failed else _measured(measurement, conditions.batch)
+    """The row of a network; ``built`` is what the runtime reports of the engine that it built."""
+    facts, batch_ms = network.facts, 1000.0 * conditions.batch
+    known: dict[str, Any] = dict.fromkeys(_THROUGHPUT)
+    if not measurement.failed:
+        known = {name: getattr(measurement, name) for name in _OF_MEASUREMENT}
+        ends = (measurement.latency_ms, measurement.high_ms, measurement.low_ms)
+        known |= {name: batch_ms / ms for name, ms in zip(_THROUGHPUT, ends, strict=True)}
     if prediction is not None:
         known |= {
             "predicted_ms": prediction.latency_ms,
@@ -194,12 +187,13 @@ def benchmark_result(
         if not measurement.failed:
             ratio = prediction.latency_ms / measurement.latency_ms
             known["error_percent"] = 100.0 * (ratio - 1.0)
+    has_blocks = facts.segments == "blocks" and facts.keep_mask
     return BenchmarkResult(
         network=network.label,
         **{name: getattr(facts, name) for name in _OF_FACTS},
         **{name: getattr(conditions, name) for name in _OF_CONDITIONS},
-        **{**dict.fromkeys(_THROUGHPUT), **known},
-        kept_blocks=_kept_blocks(network),
+        **known,
+        kept_blocks=facts.keep_mask.count("1") if has_blocks else None,
         macs=network.macs,
         parameters=network.parameters,
         verdict=measurement.verdict,
@@ -220,28 +214,8 @@ _OF_CONDITIONS = (
     *("device", "runtime", "precision", "batch", "threads"),
     *("clock", "statistic", "launch", "cache_mode"),
 )
-#: What a failed measurement has not.
+_OF_MEASUREMENT = ("latency_ms", "low_ms", "high_ms", "median_ms", "enqueue_ms", "built_precision")
 _THROUGHPUT = ("throughput_fps", "throughput_low_fps", "throughput_high_fps")
-
-
-def _measured(measurement: Measurement, batch: int) -> dict[str, Any]:
-    images_ms = 1000.0 * batch
-    return {
-        "latency_ms": measurement.latency_ms,
-        "low_ms": measurement.low_ms,
-        "high_ms": measurement.high_ms,
-        "median_ms": measurement.median_ms,
-        "throughput_fps": images_ms / measurement.latency_ms,
-        "throughput_low_fps": images_ms / measurement.high_ms,
-        "throughput_high_fps": images_ms / measurement.low_ms,
-        "enqueue_ms": measurement.enqueue_ms,
-        "built_precision": measurement.built_precision,
-    }
-
-
-def _kept_blocks(network: BenchNetwork) -> int | None:
-    mask = network.facts.keep_mask if network.facts.segments == "blocks" else ""
-    return mask.count("1") if mask else None
 
 
 def _number(facts: Mapping[str, Any], name: str, unit: float) -> float | None:

@@ -1,9 +1,9 @@
-"""The networks that are benched: a network under its plans, or what an ONNX file holds."""
+"""The networks to bench: a network under its plans, or an ONNX file."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ class BenchmarkError(DshrinkError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkFacts:
-    """What is known of a network beside its speed; files of ``dshrink merge`` say it.
+    """What is known of a network beside its speed; files of ``dshrink merge`` record it.
 
     ``keep_mask`` is empty where it is not known (a foreign file), and a span mask where the network
     is cut into ``segments`` "spans". ``data`` is the digest of the images of its accuracy.
@@ -111,8 +111,8 @@ def network_of_file(path: Path, batch: int) -> BenchNetwork:
         raise BenchmarkError(f"{path}: not an ONNX model with an input: export it again") from None
     if shape and shape[0] not in (0, batch):
         raise BenchmarkError(
-            f"{path}: its batch is {shape[0]}, asked for is {batch}; export it again with "
-            f"--batch {batch}, or measure with --batch {shape[0]}"
+            f"{path}: its batch is {shape[0]}, not {batch}: export it again with --batch {batch}, "
+            f"or measure with --batch {shape[0]}"
         )
     properties = {entry.key: entry.value for entry in model.metadata_props}
     return BenchNetwork(
@@ -130,11 +130,10 @@ def _facts(text: str, path: Path) -> NetworkFacts:
         found: Any = json.loads(text)
     except ValueError:
         found = None
-    said = found if isinstance(found, Mapping) else {}
-    names = (field.name for field in fields(NetworkFacts))
-    known = {name: said[name] for name in names if said.get(name) is not None}
+    known = {field.name for field in fields(NetworkFacts)}
+    said = found.items() if isinstance(found, dict) else ()
     return convert_record(
-        known,
+        {name: value for name, value in said if name in known and value is not None},
         NetworkFacts,
         where=f"{path}: its metadata",
         error=BenchmarkError,

@@ -83,8 +83,8 @@ def expand_network(
         agreement=shrunk.agreement,
         relative_error_float64=shrunk.error,
         cost={
-            "macs": (before.macs, grown.macs, before.macs),
-            "parameters": (before.parameters, grown.parameters, before.parameters),
+            name: (getattr(before, name), getattr(grown, name), getattr(before, name))
+            for name in ("macs", "parameters")
         },
         unreadable=dict(feed.unreadable.reasons),
     )

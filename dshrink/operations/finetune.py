@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dshrink.errors import DshrinkError
-from dshrink.network.rewriting import rewriting
+from dshrink.network.mask_changes import rewriting
 from dshrink.network.weights_metadata import about_weights
 from dshrink.operations.resolution import one_resolution
 from dshrink.pieces.plan_binding import bind_to_network
@@ -53,10 +53,11 @@ def finetune_by_plan(
     on_progress: OnProgress = no_progress,
     notice: Notice = no_notice,
 ) -> FinetuneResult | None:
-    """Fine-tune ``model`` as the plan shrinks it; ``folder`` takes weights, plan and checkpoints.
+    """Fine-tune ``model`` without the activations that the plan removes.
 
-    The same call resumes an interrupted run. None in all processes but the first. Raises
-    DshrinkError for a teacher that teaches nothing, and as ``train.finetune``.
+    ``folder`` takes weights, plan and checkpoints. The same call resumes an interrupted run. None
+    in all processes but the first. Raises DshrinkError for an untrained teacher or one without
+    distillation, and as ``train.finetune``.
     """
     if teacher is not None or settings.distillation:
         _check_teacher(weights, teacher, settings)

@@ -1,4 +1,4 @@
-"""Merge what a plan merges, with real weights; prove it, and write it as ONNX."""
+"""Merge the blocks or spans of a plan with real weights, verify, and export to ONNX."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from dshrink.errors import DshrinkError
 from dshrink.merge.agreement import Agreement
 from dshrink.merge.certified_export import export_merged
+from dshrink.network.mask_changes import rewriting
 from dshrink.network.models import load_network
-from dshrink.network.rewriting import rewriting
 from dshrink.network.weights_metadata import WeightsAbout, about_weights
 from dshrink.operations.resolution import one_resolution
 from dshrink.pieces.plan_binding import bind_to_network
@@ -19,6 +19,8 @@ from dshrink.progress import Notice, no_notice
 from dshrink.search.plan import Plan, parse_plan
 from dshrink.train.opening import open_to_validate
 from dshrink.train.unreadable import Unreadable
+
+_COSTS = ("macs", "parameters")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +64,9 @@ def merge_by_plan(
     about: Mapping[str, Any] | None = None,
     notice: Notice = no_notice,
 ) -> MergeResult:
-    """Merge, certify, export; the certificate lies beside the file.
+    """Merge, certify, export; the certificate is written next to the file.
 
-    With ``data`` the top-1 agreement is checked on its validation images. What is said ``about``
+    With ``data`` the top-1 agreement is checked on its validation images. What is given ``about``
     the network goes into the file's metadata (its method, its seed). Raises DshrinkError where
     plan, weights and options do not go together, and as ``export_merged``.
     """
@@ -114,10 +116,7 @@ def merge_by_plan(
         onnx_difference=done.onnx_difference,
         agreement=done.agreement,
         unreadable=dict(feed.unreadable.reasons) if feed else {},
-        cost={
-            "macs": (before.macs, after.macs),
-            "parameters": (before.parameters, after.parameters),
-        },
+        cost={name: (getattr(before, name), getattr(after, name)) for name in _COSTS},
     )
 
 
@@ -144,6 +143,6 @@ def _padding(
     ]:
         raise DshrinkError(
             f"{weights}: these weights were fine-tuned for {'; '.join(differences)}: give that "
-            "plan (plan.json beside them), or fine-tune for this one"
+            "plan (plan.json next to them), or fine-tune for this one"
         )
     return form

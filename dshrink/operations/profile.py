@@ -51,9 +51,8 @@ def profile_network(
     library's own number if not given. Raises DshrinkError for options that exclude each other.
     """
     _check_segments(segments, dense=dense, span_mode=span_mode, max_kernel=max_kernel)
-    spans = None
-    if segments == "spans":
-        spans = SpanChoice(mode=span_mode or SPAN_MODE, max_kernel=max_kernel)
+    choice = SpanChoice(mode=span_mode or SPAN_MODE, max_kernel=max_kernel)
+    spans = choice if segments == "spans" else None
     with measuring_on(target, notice) as (scheduler, conditions):
         able = traits_of(conditions).layer_profiles
         chosen = choose_contexts(contexts, conditions, layer_profiles=able, spans=spans is not None)

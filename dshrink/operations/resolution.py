@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from dshrink.errors import DshrinkError
 
-#: Height and width in pixels where nothing says otherwise.
-USUAL_RESOLUTION = 224
-
 
 def one_resolution(
     asked: int | None, known: tuple[int, int] | None, whose: str
 ) -> int | tuple[int, int]:
-    """What ``known`` says, else what was asked for. Raises DshrinkError where the two differ."""
+    """What ``known`` says, else ``asked``, else 224. Raises DshrinkError where the two differ."""
     if known is None:
-        return asked or USUAL_RESOLUTION
+        return asked or 224
     if asked is not None and tuple(known) != (asked, asked):
         raise DshrinkError(
             f"--resolution {asked}: {whose} is for {known[0]}x{known[1]}; leave --resolution out"

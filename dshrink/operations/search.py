@@ -1,6 +1,6 @@
-"""What to shrink: searches on latency tables, in published files, and by training.
+"""Which blocks or spans to merge: searches on latency tables, and in published files.
 
-Networks and training, and with them torch, are imported where a search needs them.
+Networks, and with them torch, are imported where a search needs them.
 """
 
 from __future__ import annotations
@@ -12,9 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dshrink.errors import DshrinkError
-from dshrink.operations.resolution import one_resolution
-from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.search.dp.bounds import Bounds, PieceSizes, sizes_of
 from dshrink.search.dp.compat import DEFAULT_PREC, TruncatedProgram
 from dshrink.search.dp.files import load_importance, load_problem, load_unevaluated
@@ -28,18 +25,15 @@ from dshrink.search.dp.layer_merge import (
 from dshrink.search.dp.many_devices import DeviceOutcome, own_plan, shared_plan
 from dshrink.search.dp.tables import TableProblem, table_problem
 from dshrink.search.errors import SearchError
-from dshrink.search.goal import Goal, check_fit
+from dshrink.search.goal import check_fit
 from dshrink.search.greedy import greedy, random_plan
-from dshrink.search.plan import Plan, save_plan
-from dshrink.train.unreadable import Unreadable
+from dshrink.search.plan import Plan
 from latency_tables.io import load_table
 from latency_tables.published import PREFIX
 from latency_tables.table import LatencyTable
 
 if TYPE_CHECKING:
     from dshrink.network.models import Network
-    from dshrink.train.mask_search import MaskSearch
-    from dshrink.train.settings import Training
 
 COMPAT = "kim2023"
 
@@ -77,100 +71,6 @@ def _bound(plans: Sequence[Plan], network: Network) -> tuple[Plan, ...]:
     from dshrink.pieces.plan_binding import bind_to_network
 
     return tuple(bind_to_network(plan, network) for plan in plans)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskRequest:
-    """A mask to be learned for ``model`` on the images ``data``; ``file`` takes the plan.
-
-    ``decay`` and ``limit`` are those of ``train.mask_search``. ``resolution`` is the table's, else
-    224, if not given.
-    """
-
-    model: str
-    data: str
-    goal: Goal
-    file: Path
-    training: Training
-    table: Path | None = None
-    weights: str = "pretrained"
-    resolution: int | None = None
-    decay: float | None = None
-    limit: float | None = None
-    allow_unfit: bool = False
-    unreadable: Unreadable = Unreadable.SKIP
-
-    @property
-    def history_file(self) -> Path:
-        """The mask's history, next to the plan."""
-        return self._next_to(".history.csv")
-
-    @property
-    def folder(self) -> Path:
-        """The checkpoints, next to the plan."""
-        return self._next_to(".search")
-
-    def _next_to(self, ending: str) -> Path:
-        """A path of the plan's own: a dot in its name, as of 1.4, is no suffix."""
-        return self.file.with_name(self.file.name.removesuffix(".json") + ending)
-
-
-def mask_defaults(recipe: str | None) -> tuple[Training, float | None, float | None]:
-    """The settings, decay and limit of a recipe's search; the paper's where none is named."""
-    from dshrink.train.mask_search import EPOCHS
-    from dshrink.train.settings import Training
-
-    if recipe is None:
-        return replace(Training(), epochs=EPOCHS), None, None
-    from dshrink.study.recipe import load_recipe
-
-    found = load_recipe(recipe)
-    seed = found.search.seed or found.seeds[0]
-    return replace(found.search, seed=seed), found.decay, found.limit
-
-
-def search_mask(
-    request: MaskRequest,
-    *,
-    on_progress: OnProgress = no_progress,
-    notice: Notice = no_notice,
-) -> MaskSearch | None:
-    """Train the network and a mask of its activations; write the plan and the mask's history.
-
-    The same request resumes an interrupted search. None in all processes but the first. Raises
-    DshrinkError.
-    """
-    from dshrink.train.mask_search import search_masks, write_mask_history
-    from dshrink.train.opening import feed_of, open_both
-
-    if request.file.is_dir():
-        raise DshrinkError(f"{request.file} is a folder: give --out a file for the plan")
-    table = load_table(request.table) if request.table else None
-    known = table.resolution if table else None
-    images, network = open_both(
-        request.data,
-        request.model,
-        resolution=one_resolution(request.resolution, known, f"the table {request.table}"),
-        weights=request.weights,
-        seed=request.training.seed,
-    )
-    found = search_masks(
-        network,
-        feed_of(images, network, request.training, request.unreadable),
-        goal=request.goal,
-        folder=request.folder,
-        table=table,
-        decay=request.decay,
-        limit=request.limit,
-        allow_unfit=request.allow_unfit,
-        progress=on_progress,
-        notice=notice,
-    )
-    if not found.fitted.main:
-        return None
-    write_mask_history(found, request.history_file)
-    save_plan(found.plan, request.file)
-    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -322,22 +222,17 @@ def search_csv(
                 f"{times}: compat and alpha are for tables without a kernel column: nothing of "
                 "LayerMerge's is truncated, and its importances are normalised without alpha"
             )
-        return _csv_result(
-            solve_kernels(load_kernel_times(Path(times)), load_kernel_importance(importance)),
-            budget_ms,
-        )
-    problem = load_problem(times, importance, alpha)
-    if compat is None:
-        return _csv_result(solve(problem), budget_ms)
-    if budget_ms is None:
-        raise SearchError("the truncated program solves one budget at a time: give one")
-    program = TruncatedProgram.of(problem)
-    truncated = program.solve(budget_ms, DEFAULT_PREC if prec is None else prec)
-    return DpResult(
-        chosen=(truncated.plan,), frontier=solve(problem), overrun_ms=truncated.overrun_ms
-    )
-
-
-def _csv_result(frontier: Frontier, budget_ms: float | None) -> DpResult:
+        frontier = solve_kernels(load_kernel_times(Path(times)), load_kernel_importance(importance))
+    else:
+        problem = load_problem(times, importance, alpha)
+        frontier = solve(problem)
+        if compat is not None:
+            if budget_ms is None:
+                raise SearchError("the truncated program solves one budget at a time: give one")
+            program = TruncatedProgram.of(problem)
+            truncated = program.solve(budget_ms, DEFAULT_PREC if prec is None else prec)
+            return DpResult(
+                chosen=(truncated.plan,), frontier=frontier, overrun_ms=truncated.overrun_ms
+            )
     chosen = () if budget_ms is None else (frontier.best(budget_ms),)
     return DpResult(chosen=chosen, frontier=frontier)

@@ -1,7 +1,7 @@
 """A study from its recipe to its tables and pictures.
 
-Latency is measured before the training and after it, never beside it. Networks of equal structure
-are one measurement: their speed does not depend on the weights.
+Latency is measured before the training and after it, never at the same time. Networks of equal
+structure are one measurement: their speed does not depend on the weights.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OpenProgress = Callable[[str], AbstractContextManager[OnProgress]]
 
 
 def no_bar(title: str) -> AbstractContextManager[OnProgress]:
-    """For whoever does not ask."""
+    """No progress bar."""
     return nullcontext(no_progress)
 
 

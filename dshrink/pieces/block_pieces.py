@@ -12,8 +12,8 @@ from dshrink.errors import NotMergeable, ShrinkError
 from dshrink.merge.linear_graph import region_graph
 from dshrink.merge.padding import require_constant_border
 from dshrink.network.blocks import Block
+from dshrink.network.mask_changes import block_region, part_of
 from dshrink.network.models import Network
-from dshrink.network.rewriting import block_region, part_of
 from dshrink.pieces.specs import (
     FREE_ACTIVATION,
     activated,

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from dshrink.errors import NotMergeable, ShrinkError
 from dshrink.network.chain import Addition, Chain, ChainConv, span_chain
+from dshrink.network.mask_changes import operators_between, part_of, span_region
 from dshrink.network.models import Network
-from dshrink.network.rewriting import operators_between, part_of, span_region
 from dshrink.pieces.specs import FREE_ACTIVATION, activated, merged_conv
 from latency_tables.opspec import Add, Op, OpSpec, join
 from latency_tables.pieces import NetworkPieces, Piece

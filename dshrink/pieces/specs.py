@@ -11,8 +11,8 @@ from dataclasses import replace
 from dshrink.errors import NotMergeable, ShrinkError
 from dshrink.merge.linear_graph import LinearGraph, region_graph
 from dshrink.merge.padding import pads_inside, require_constant_border
+from dshrink.network.mask_changes import Region, rewriting
 from dshrink.network.models import Network
-from dshrink.network.rewriting import Region, rewriting
 from latency_tables.masks import check_padding
 from latency_tables.opspec import Activation, BiasMap, Conv, Op, OpSpec
 

@@ -6,12 +6,12 @@ pictures can be drawn on a machine without a display, and a test can read their 
 
 from __future__ import annotations
 
+from dshrink.errors import PlotError
 from dshrink.plots.blocks import blocks_figure
-from dshrink.plots.errors import PlotError
 from dshrink.plots.front import front_figure
 from dshrink.plots.frontier import FrontierCurve, frontier_figure, load_frontier
 from dshrink.plots.kept import kept_figure, plan_labels
-from dshrink.plots.mask_history import MaskHistory, load_mask_history, mask_history_figure
+from dshrink.plots.mask_history import load_mask_history, mask_history_figure
 from dshrink.plots.memory import memory_figure
 from dshrink.plots.predicted import predicted_figure
 from dshrink.plots.style import save_figure
@@ -19,7 +19,6 @@ from dshrink.plots.throughput import throughput_figure
 
 __all__ = [
     "FrontierCurve",
-    "MaskHistory",
     "PlotError",
     "blocks_figure",
     "front_figure",

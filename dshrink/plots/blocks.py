@@ -8,20 +8,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dshrink.plots.style import (
-    BLACK,
-    KIND_COLOURS,
-    KIND_LABELS,
-    bar_offsets,
-    block_axis_label,
-    describe_table,
-    house_style,
-    legend_above,
-    new_figure,
-    present_kinds,
-    set_block_axis,
-    set_titles,
-)
+from dshrink.plots import style
 from latency_tables.forms import merged_kind
 from latency_tables.masks import check_padding
 from latency_tables.places import BLOCK_KINDS
@@ -39,67 +26,38 @@ def blocks_figure(table: LatencyTable, *, padding: str = "bias_map") -> Figure:
     marked. Raises MaskError for an unknown padding.
     """
     check_padding(padding)
-    with house_style():
-        figure = new_figure(4.8)
-        latency, saving = figure.subplots(
-            2, 1, sharex=True, gridspec_kw={"height_ratios": (3, 1.15)}
-        )
+    title = "Latency of each block before and after merging"
+    title += "" if table.origin else ", with 95 % intervals"
+    with style.new_figure(4.8, title, style.describe_table(table)) as figure:
+        latency, saving = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.15))
         draw_block_latency(latency, table)
         _draw_saving(saving, table, padding)
-        saving.set_xlabel(block_axis_label(table))
-        set_titles(
-            figure,
-            "Latency of each block before and after merging"
-            + ("" if table.origin else ", with 95 % intervals"),
-            describe_table(table),
-        )
-        return figure
+        saving.set_xlabel(style.block_axis_label(table))
+    return figure
 
 
 def draw_block_latency(axes: Axes, table: LatencyTable, kinds: Sequence[str] = BLOCK_KINDS) -> None:
     """One group of bars a block on ``axes``: the ``kinds`` that the table holds."""
-    present = present_kinds(table, kinds)
-    rows = {kind: [row for row in table.rows if row.kind == kind] for kind in present}
-    width, offsets = bar_offsets(len(present))
-    for kind, offset in zip(present, offsets, strict=True):
-        _draw_bars(axes, kind, rows[kind], offset, width)
-    _mark_doubtful(axes, [(r, o) for k, o in zip(present, offsets, strict=True) for r in rows[k]])
-    set_block_axis(axes, table.block_count)
+    placed = style.draw_bars(axes, table, kinds, lambda row: row.latency_ms or 0.0, _interval)
+    _mark_doubtful(axes, placed)
+    style.set_block_axis(axes, table.block_count)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("Latency [ms]")
     axes.grid(axis="y")
-    legend_above(axes, columns=6)
+    style.legend_above(axes, columns=6)
 
 
-def _place(row: Row) -> int:
-    assert row.block is not None
-    return row.block
-
-
-def _draw_bars(axes: Axes, kind: str, rows: Sequence[Row], offset: float, width: float) -> None:
-    heights, below, above = [], [], []
-    for row in rows:
-        latency_ms = row.latency_ms or 0.0
-        heights.append(latency_ms)
-        # Failed and published rows have no interval; a NaN draws none.
-        below.append(math.nan if row.low_ms is None else latency_ms - row.low_ms)
-        above.append(math.nan if row.high_ms is None else row.high_ms - latency_ms)
-    axes.bar(
-        [_place(row) + offset for row in rows],
-        heights,
-        width,
-        yerr=(below, above),
-        color=KIND_COLOURS[kind],
-        label=KIND_LABELS[kind],
-        error_kw={"elinewidth": 0.9, "capsize": 1.6, "ecolor": BLACK},
-    )
+def _interval(row: Row) -> tuple[float, float, float]:
+    """Failed and published rows have no interval; a NaN draws none."""
+    low, high = (math.nan if end is None else end for end in (row.low_ms, row.high_ms))
+    return low, row.latency_ms or 0.0, high
 
 
 def _mark_doubtful(axes: Axes, placed: Sequence[tuple[Row, float]]) -> None:
-    failed = [(_place(row) + offset, 0.0) for row, offset in placed if not row.is_measured]
+    failed = [(x, 0.0) for row, x in placed if not row.is_measured]
     noisy = [
-        (_place(row) + offset, row.high_ms or 0.0)
-        for row, offset in placed
+        (x, row.high_ms or 0.0)
+        for row, x in placed
         if row.is_measured and row.verdict not in ("ok", "published")
     ]
     by_host = any(row.verdict == "host_bound" for row, _ in placed)
@@ -109,11 +67,11 @@ def _mark_doubtful(axes: Axes, placed: Sequence[tuple[Row, float]]) -> None:
     ):
         if points:
             x, y = zip(*points, strict=True)
-            axes.scatter(x, y, s=22, marker=marker, color=BLACK, label=label, clip_on=False)
+            axes.scatter(x, y, s=22, marker=marker, color=style.BLACK, label=label, clip_on=False)
 
 
 def _draw_saving(axes: Axes, table: LatencyTable, padding: str) -> None:
-    axes.axhline(0, color=BLACK, linewidth=0.8)
+    axes.axhline(0, color=style.BLACK, linewidth=0.8)
     for kind in ("merged", "merged_bias_map"):
         savings = {
             block: saving
@@ -123,12 +81,16 @@ def _draw_saving(axes: Axes, table: LatencyTable, padding: str) -> None:
         }
         if savings:
             bars = axes.bar(
-                list(savings), list(savings.values()), 0.5, color=KIND_COLOURS[kind], label=kind
+                list(savings),
+                list(savings.values()),
+                0.5,
+                color=style.KIND_COLOURS[kind],
+                label=kind,
             )
             rotation = 90 if table.block_count > _CROWDED else 0
             axes.bar_label(bars, fmt="%.0f", padding=2, rotation=rotation)
     axes.margins(y=0.35)
-    set_block_axis(axes, table.block_count)
+    style.set_block_axis(axes, table.block_count)
     axes.set_ylabel("Saving [%]")
     axes.grid(axis="y")
 

@@ -7,25 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from dshrink.errors import PlotError
 from dshrink.front_results import CONDITION_COLUMNS
 from dshrink.fronts import Front, FrontPoint, staircase
-from dshrink.plots.errors import PlotError
+from dshrink.plots import style
 from dshrink.plots.front_labels import MarkerStyle, marker_styles, subtitle
-from dshrink.plots.style import (
-    BLACK,
-    GREY,
-    house_style,
-    legend_above,
-    legend_mark,
-    new_figure,
-    series_labels,
-    set_titles,
-)
 from latency_tables.published_accuracy import PublishedPoint
 
 _PANEL_INCHES = 3.0
@@ -39,7 +31,7 @@ _RIVAL_MARKER, _RIVAL_LABEL = "D", "others"
 class _Panel:
     title: str
     front: Front | None
-    published: tuple[PublishedPoint, ...]
+    published: Sequence[PublishedPoint]
 
 
 def front_figure(
@@ -62,13 +54,15 @@ def front_figure(
     legend_columns = (4 if columns == 1 else 2) // (2 if is_mixed else 1)
     handles = [_handles(panel, styles) for panel in panels]
     lines = max(-(-len(entries) // legend_columns) for entries in handles) + (columns > 1)
-    with house_style():
-        height = 0.9 + rows * (_PANEL_INCHES + 0.9 * (columns == 1) + _LEGEND_LINE_INCHES * lines)
-        figure = new_figure(height)
+    height = 0.9 + rows * (_PANEL_INCHES + 0.9 * (columns == 1) + _LEGEND_LINE_INCHES * lines)
+    if not is_mixed:
+        shared += [f"recipe {recipe}" for recipe in recipes if recipe]
+    below = subtitle(fronts, published, shared, left_out)
+    with style.new_figure(height, "Accuracy against throughput", below) as figure:
         grid = list(figure.subplots(rows, columns, squeeze=False).flat)
         for axes, panel, entries in zip(grid, panels, handles, strict=False):
             _draw_panel(axes, panel, styles)
-            legend_above(
+            style.legend_above(
                 axes,
                 columns=legend_columns,
                 handles=entries,
@@ -80,14 +74,7 @@ def front_figure(
             )
         for axes in grid[len(panels) :]:
             axes.set_axis_off()
-        if not is_mixed:
-            shared += [f"recipe {recipe}" for recipe in recipes if recipe]
-        set_titles(
-            figure,
-            "Accuracy against throughput",
-            subtitle(fronts, published, shared, left_out),
-        )
-        return figure
+    return figure
 
 
 def _panels(
@@ -95,19 +82,17 @@ def _panels(
 ) -> tuple[list[_Panel], list[str]]:
     """The panels, and what all measured ones share."""
     measured = {front.conditions[0] for front in fronts}
-    lone_devices = [
-        device
-        for device in dict.fromkeys(point.device for point in published)
-        if device not in measured
-    ]
+    lone_devices = dict.fromkeys(p.device for p in published if p.device not in measured)
     titles, shared = _titles(fronts, is_alone=len(fronts) + len(lone_devices) == 1)
-    panels = [
-        _Panel(title=title, front=front, published=_of_device(published, front.conditions[0]))
-        for title, front in zip(titles, fronts, strict=True)
+    measured_at = [front.conditions[0] for front in fronts]
+    drawn = [
+        *zip(titles, fronts, measured_at, strict=True),
+        *((f"{device}: published only", None, device) for device in lone_devices),
     ]
-    for device in lone_devices:
-        points = _of_device(published, device)
-        panels.append(_Panel(title=f"{device}: published only", front=None, published=points))
+    panels = [
+        _Panel(title=title, front=front, published=[p for p in published if p.device == device])
+        for title, front, device in drawn
+    ]
     return panels, shared
 
 
@@ -118,7 +103,7 @@ def _titles(fronts: Sequence[Front], *, is_alone: bool) -> tuple[list[str], list
     at = CONDITION_COLUMNS.index("data")
     digests = [front.conditions[at] for front in fronts]
     data = [f"data {digest[:8] or 'unknown'}" if any(digests) else "" for digest in digests]
-    return series_labels(
+    return style.series_labels(
         CONDITION_COLUMNS,
         [
             (*front.conditions[:at], name, *front.conditions[at + 1 :])
@@ -126,10 +111,6 @@ def _titles(fronts: Sequence[Front], *, is_alone: bool) -> tuple[list[str], list
         ],
         always=() if is_alone else ("device",),
     )
-
-
-def _of_device(points: Sequence[PublishedPoint], device: str) -> tuple[PublishedPoint, ...]:
-    return tuple(point for point in points if point.device == device)
 
 
 def _draw_panel(axes: Axes, panel: _Panel, styles: Mapping[tuple[str, str], MarkerStyle]) -> None:
@@ -143,7 +124,7 @@ def _draw_panel(axes: Axes, panel: _Panel, styles: Mapping[tuple[str, str], Mark
     axes.grid()
 
 
-def _draw_series(axes: Axes, front: Front, series: tuple[str, str], style: MarkerStyle) -> None:
+def _draw_series(axes: Axes, front: Front, series: tuple[str, str], mark: MarkerStyle) -> None:
     for is_on in (False, True):
         points = [
             point
@@ -151,50 +132,42 @@ def _draw_series(axes: Axes, front: Front, series: tuple[str, str], style: Marke
             if point.series == series and on_front == is_on
         ]
         if points:
-            _draw_points(axes, points, style, is_on)
+            _draw_points(axes, points, mark, is_on)
 
 
-def _draw_points(axes: Axes, points: Sequence[FrontPoint], style: MarkerStyle, is_on: bool) -> None:
-    fps = [point.throughput_fps for point in points]
-    percent = [point.accuracy_percent for point in points]
-    x, y = [one.mean for one in fps], [one.mean for one in percent]
+def _draw_points(axes: Axes, points: Sequence[FrontPoint], mark: MarkerStyle, is_on: bool) -> None:
+    x, y = zip(*(point.mean for point in points), strict=True)
     alpha = 1.0 if is_on else 0.45
     axes.errorbar(
         x,
         y,
-        xerr=([one.mean - one.low for one in fps], [one.high - one.mean for one in fps]),
-        yerr=([one.mean - one.low for one in percent], [one.high - one.mean for one in percent]),
+        xerr=style.error_lengths(point.throughput_fps.ends for point in points),
+        yerr=style.error_lengths(point.accuracy_percent.ends for point in points),
         fmt="none",
-        ecolor=style.colour,
+        ecolor=mark.colour,
         elinewidth=0.9,
         capsize=2,
         alpha=alpha,
-        label=f"_{style.label} errors",
+        label=f"_{mark.label} errors",
         zorder=3,
     )
     axes.scatter(
         x,
         y,
-        s=80 if style.marker == "*" else 38,
-        marker=style.marker,
-        facecolors=style.colour,
-        edgecolors=BLACK if is_on else style.colour,
+        s=80 if mark.marker == "*" else 38,
+        marker=mark.marker,
+        facecolors=mark.colour,
+        edgecolors=style.BLACK if is_on else mark.colour,
         linewidths=1.0 if is_on else 0.0,
         alpha=alpha,
-        label=f"_{style.label}, {'on' if is_on else 'off'} the front",
+        label=f"_{mark.label}, {'on' if is_on else 'off'} the front",
         zorder=5 if is_on else 4,
     )
 
 
 def _draw_front(axes: Axes, front: Front) -> None:
     """The edge of what the front's means are beaten by nowhere, from axis to axis."""
-    corners = staircase(
-        [
-            point.mean
-            for point, on_front in zip(front.points, front.on_front, strict=True)
-            if on_front
-        ]
-    )
+    corners = staircase([point.mean for point in compress(front.points, front.on_front)])
     left, right = axes.get_xlim()
     bottom, top = axes.get_ylim()
     x, y = zip(*corners, strict=True)
@@ -202,7 +175,7 @@ def _draw_front(axes: Axes, front: Front) -> None:
         [left, *x, x[-1]],
         [y[0], *y, bottom],
         where="pre",
-        color=BLACK,
+        color=style.BLACK,
         linewidth=1.1,
         label="_front",
         zorder=2,
@@ -220,7 +193,7 @@ def _draw_published(axes: Axes, points: Sequence[PublishedPoint]) -> None:
             s=30,
             marker=marker,
             facecolors="none",
-            edgecolors=GREY,
+            edgecolors=style.GREY,
             linewidths=0.9,
             label=f"_published: {label}",
             zorder=1.5,
@@ -244,13 +217,13 @@ def _handles(panel: _Panel, styles: Mapping[tuple[str, str], MarkerStyle]) -> li
     handles = []
     if panel.front:
         for series in panel.front.series:
-            style, share = styles[series], _share(panel.front, series)
-            size = 9 if style.marker == "*" else 6
-            mark = legend_mark(style.marker, style.label + share, style.colour, size=size)
-            handles.append(mark)
-        handles.append(Line2D([], [], color=BLACK, linewidth=1.1, label="Pareto front"))
+            mark, share = styles[series], _share(panel.front, series)
+            size = 9 if mark.marker == "*" else 6
+            label = mark.label + share
+            handles.append(style.legend_mark(mark.marker, label, mark.colour, size=size))
+        handles.append(Line2D([], [], color=style.BLACK, linewidth=1.1, label="Pareto front"))
     for label, marker in _published_kinds(panel.published).items():
-        handles.append(legend_mark(marker, f"published: {label}", "none", edge=GREY))
+        handles.append(style.legend_mark(marker, f"published: {label}", "none", edge=style.GREY))
     return handles
 
 

@@ -9,41 +9,31 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from dshrink.errors import PlotError
 from dshrink.fronts import Front, FrontPoint
-from dshrink.plots.errors import PlotError
-from dshrink.plots.style import (
-    BLACK,
-    BLUE,
-    GREEN,
-    ORANGE,
-    PURPLE,
-    SERIES_COLOURS,
-    SKY,
-    VERMILLION,
-    shortened,
-)
+from dshrink.plots import style
 from latency_tables.published_accuracy import SOURCE, PublishedPoint
 
 #: Of a recipe behind a method's name: two such labels are side by side.
 _RECIPE_COLUMNS = 18
 #: A method has the same mark in every picture; other ones get what is left.
 METHOD_STYLES: Mapping[str, tuple[str, str]] = {
-    "original": (BLACK, "*"),
-    "searched": (BLUE, "o"),
-    "random": (ORANGE, "s"),
-    "layer_pruning": (VERMILLION, "v"),
-    "width": (GREEN, "D"),
-    "scratch": (PURPLE, "X"),
-    "no_free_activation": (PURPLE, "^"),
-    "distilled": (SKY, "P"),
-    "dp": (GREEN, "h"),
-    "greedy": (SKY, "<"),
-    "": (BLUE, "p"),
+    "original": (style.BLACK, "*"),
+    "searched": (style.BLUE, "o"),
+    "random": (style.ORANGE, "s"),
+    "layer_pruning": (style.VERMILLION, "v"),
+    "width": (style.GREEN, "D"),
+    "scratch": (style.PURPLE, "X"),
+    "no_free_activation": (style.PURPLE, "^"),
+    "distilled": (style.SKY, "P"),
+    "dp": (style.GREEN, "h"),
+    "greedy": (style.SKY, "<"),
+    "": (style.BLUE, "p"),
 }
 _OTHER_STYLES = [
-    style
-    for style in product((*SERIES_COLOURS, ORANGE), "o^Dv<s")
-    if style not in METHOD_STYLES.values()
+    mark
+    for mark in product((*style.SERIES_COLOURS, style.ORANGE), "o^Dv<s")
+    if mark not in METHOD_STYLES.values()
 ]
 
 
@@ -60,30 +50,30 @@ def marker_styles(
     series: Collection[tuple[str, str]], *, says_recipes: bool
 ) -> dict[tuple[str, str], MarkerStyle]:
     """A method's first recipe has the method's own mark, further ones others of its colour."""
-    spare, styles = list(_OTHER_STYLES), dict[tuple[str, str], tuple[str, str]]()
+    spare, marks = list(_OTHER_STYLES), dict[tuple[str, str], tuple[str, str]]()
     for method, recipe in sorted(series):
-        style = METHOD_STYLES.get(method)
-        if style is None or style in styles.values():
+        mark = METHOD_STYLES.get(method)
+        if mark is None or mark in marks.values():
             if not spare:
                 raise PlotError(
                     f"{len(series)} methods and recipes are too many for one picture (at most "
                     f"{len(_OTHER_STYLES)} beside the first recipe of each known method): draw "
                     "them apart"
                 )
-            alike = [one for one in spare if style and one[0] == style[0]]
-            style = (alike or spare)[0]
-            spare.remove(style)
-        styles[method, recipe] = style
+            alike = [one for one in spare if mark and one[0] == mark[0]]
+            mark = (alike or spare)[0]
+            spare.remove(mark)
+        marks[method, recipe] = mark
     return {
         (method, recipe): MarkerStyle(
             label=_label(method, recipe if says_recipes else ""), colour=colour, marker=marker
         )
-        for (method, recipe), (colour, marker) in styles.items()
+        for (method, recipe), (colour, marker) in marks.items()
     }
 
 
 def _label(method: str, recipe: str) -> str:
-    named = shortened(method.replace("_", " ") or "measured")
+    named = style.shortened(method.replace("_", " ") or "measured")
     if len(recipe) > _RECIPE_COLUMNS:
         recipe = f"...{recipe[3 - _RECIPE_COLUMNS :]}"
     return f"{named} ({recipe})" if recipe else named

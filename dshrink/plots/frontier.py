@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dshrink.plots.errors import PlotError
+from dshrink.errors import PlotError
+from dshrink.plots import style
 from dshrink.plots.strips import (
     FRAME_INCHES,
     STRIP_INCHES,
@@ -17,16 +19,6 @@ from dshrink.plots.strips import (
     draw_strips,
     layers_label,
     with_original,
-)
-from dshrink.plots.style import (
-    BLACK,
-    GREY,
-    SERIES_COLOURS,
-    house_style,
-    legend_above,
-    new_figure,
-    set_titles,
-    shortened,
 )
 from latency_tables.csv_lines import CsvSource, load_lines
 from latency_tables.errors import LatencyTableError
@@ -100,10 +92,10 @@ def frontier_figure(
     """
     if not frontiers:
         raise PlotError(f"no frontier to draw; write one with `{COMMAND}`")
-    if len(frontiers) > len(SERIES_COLOURS):
+    if len(frontiers) > len(style.SERIES_COLOURS):
         raise PlotError(
             f"{len(frontiers)} frontiers are too many for one picture (at most "
-            f"{len(SERIES_COLOURS)})"
+            f"{len(style.SERIES_COLOURS)})"
         )
     budgets = sorted(set(budgets_ms))
     chosen = [[frontier.best(budget) for frontier in frontiers] for budget in budgets]
@@ -112,51 +104,46 @@ def frontier_figure(
             label=f"{budget:g} ms",
             mask=point.mask,
             summary=f"{layers_label(point.mask)}, {point.time_ms:.4g} ms",
-            colour=SERIES_COLOURS[at] if len(frontiers) > 1 else BLACK,
+            colour=style.SERIES_COLOURS[at] if len(frontiers) > 1 else style.BLACK,
         )
         for budget, points in zip(budgets, chosen, strict=True)
         for at, point in enumerate(points)
         if point.mask
     ]
-    _check_masks(strips, chain)
-    with house_style():
-        figure, curves = _draw_strips(with_original(strips, chain) if strips else (), chain)
+    if chain is not None:
+        _check_masks(strips, chain)
+    if strips:
+        strips = list(with_original(strips, chain))
+    count = sum(len(frontier.points) for frontier in frontiers)
+    subtitle = "; ".join(text for text in (source, f"{count} points") if text)
+    strips_inches = FRAME_INCHES + STRIP_INCHES * len(strips)
+    height = _CURVES_INCHES + (0.7 + strips_inches if strips else 0.9)
+    with style.new_figure(height, "The best network for every latency budget", subtitle) as figure:
+        if strips:
+            ratios = (_CURVES_INCHES, strips_inches)
+            curves, below = figure.subplots(2, 1, height_ratios=ratios)
+            draw_strips(below, strips, chain)
+        else:
+            curves = figure.subplots()
         _draw_curves(curves, frontiers, budgets)
         _draw_budgets(curves, budgets, chosen)
-        count = sum(len(frontier.points) for frontier in frontiers)
-        subtitle = "; ".join(text for text in (source, f"{count} points") if text)
-        set_titles(figure, "The best network for every latency budget", subtitle)
-        return figure
+    return figure
 
 
-def _check_masks(strips: Sequence[Strip], chain: SpanChain | None) -> None:
-    for strip in strips if chain else ():
-        assert chain is not None
-        every_span = [(i, j) for i in range(chain.length) for j in range(i + 1, chain.length + 1)]
+def _check_masks(strips: Sequence[Strip], chain: SpanChain) -> None:
+    every_span = list(combinations(range(chain.length + 1), 2))
+    for strip in strips:
         try:
             check_span_mask(strip.mask, chain, every_span)
         except LatencyTableError as error:
             raise PlotError(f"{strip.label}: {error}") from None
 
 
-def _draw_strips(strips: Sequence[Strip], chain: SpanChain | None) -> tuple[Figure, Axes]:
-    """The figure with its strips, if there are any, and the axes above them for the curves."""
-    if not strips:
-        figure = new_figure(_CURVES_INCHES + 0.9)
-        return figure, figure.subplots()
-    strips_inches = FRAME_INCHES + STRIP_INCHES * len(strips)
-    figure = new_figure(_CURVES_INCHES + 0.7 + strips_inches)
-    ratios = {"height_ratios": (_CURVES_INCHES, strips_inches)}
-    curves, below = figure.subplots(2, 1, gridspec_kw=ratios)
-    draw_strips(below, strips, chain)
-    return figure, curves
-
-
 def _draw_curves(axes: Axes, frontiers: Sequence[FrontierCurve], budgets: Sequence[float]) -> None:
     start = min(frontier.points[0].time_ms for frontier in frontiers)
     end = max(*budgets, *(frontier.points[-1].time_ms for frontier in frontiers), start)
     end += 0.03 * (end - start or start)
-    for frontier, colour in zip(frontiers, SERIES_COLOURS, strict=False):
+    for frontier, colour in zip(frontiers, style.SERIES_COLOURS, strict=False):
         # What a budget between two points can keep is what the point before it keeps, and a budget
         # behind the last point is one of them.
         axes.step(
@@ -165,7 +152,7 @@ def _draw_curves(axes: Axes, frontiers: Sequence[FrontierCurve], budgets: Sequen
             where="post",
             color=colour,
             linewidth=1.4,
-            label=shortened(frontier.label),
+            label=style.shortened(frontier.label),
         )
     axes.set_xlabel("Latency [ms]")
     axes.set_ylabel("Importance (higher is better)")
@@ -173,14 +160,14 @@ def _draw_curves(axes: Axes, frontiers: Sequence[FrontierCurve], budgets: Sequen
     axes.set_xlim(start - (end - start) * 0.03, end)
     axes.grid()
     if len(frontiers) > 1:
-        legend_above(axes, columns=3)
+        style.legend_above(axes, columns=3)
 
 
 def _draw_budgets(
     axes: Axes, budgets: Sequence[float], chosen: Sequence[Sequence[FrontierPoint]]
 ) -> None:
     for budget in budgets:
-        axes.axvline(budget, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+        axes.axvline(budget, color=style.GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
         axes.annotate(
             f"{budget:g} ms",
             (budget, 0),
@@ -191,7 +178,7 @@ def _draw_budgets(
             rotation=90,
             horizontalalignment="left",
             verticalalignment="bottom",
-            color=GREY,
+            color=style.GREY,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
         )
     for at, points in enumerate(zip(*chosen, strict=True)):
@@ -199,7 +186,7 @@ def _draw_budgets(
             [point.time_ms for point in points],
             [point.importance for point in points],
             s=30,
-            color=SERIES_COLOURS[at],
+            color=style.SERIES_COLOURS[at],
             label=f"_chosen {at}",
             zorder=4,
         )

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dshrink.errors import PlotError
+from dshrink.plots import style
 from dshrink.plots.blocks import draw_block_latency
-from dshrink.plots.errors import PlotError
 from dshrink.plots.strips import (
     FRAME_INCHES,
     STRIP_INCHES,
@@ -17,25 +18,7 @@ from dshrink.plots.strips import (
     layers_label,
     with_original,
 )
-from dshrink.plots.style import (
-    BLUE,
-    GREY,
-    describe_table,
-    house_style,
-    legend_above,
-    new_figure,
-    set_block_axis,
-    set_row_axis,
-    set_titles,
-    shortened,
-)
-from dshrink.search.plan import (
-    MASK_PREFIX,
-    PAPER_PREFIX,
-    SPANS_PREFIX,
-    Plan,
-    PredictedLatency,
-)
+from dshrink.search.plan import MASK_PREFIX, PAPER_PREFIX, SPANS_PREFIX, Plan
 from latency_tables.predictor import predict
 from latency_tables.span_masks import SpanChain
 from latency_tables.table import LatencyTable
@@ -61,34 +44,33 @@ def kept_figure(
     MaskError for a plan that does not fit.
     """
     if not plans:
-        raise PlotError(
-            "no plan to draw; give a plan's file, mask:0011..., spans:1|01... or "
-            "paper:MBV2-1.4-DS-A"
-        )
+        raise PlotError("no plan to draw; give a file, mask:0011..., spans:1|01... or paper:NAME")
     if len({plan.segments for plan in plans.values()}) > 1:
         raise PlotError(
             "some of the plans merge blocks, others spans: draw each kind in a picture of its own"
         )
     if any(plan.span_mask for plan in plans.values()):
         return _spans_figure(plans, chain or (table.chain if table else None), table, padding)
-    predicted = {label: _prediction(plan, table, padding) for label, plan in plans.items()}
     names = block_names or (table.block_names if table else ())
-    with house_style():
-        rows_inches = 0.3 * len(plans)
-        height = (
-            1.45 + rows_inches + _INCHES_A_LETTER * max(len(shortened(n)) for n in names or "0")
-        )
+    letters = max(len(style.shortened(name)) for name in names or "0")
+    rows_inches = 0.3 * len(plans)
+    height = 1.45 + rows_inches + _INCHES_A_LETTER * letters + (0 if table is None else 2.4)
+    title = "Blocks that keep their activations"
+    with style.new_figure(height, title, _subtitle(plans, table)) as figure:
         if table is None:
-            figure = new_figure(height)
             strips = figure.subplots()
         else:
-            figure = new_figure(height + 2.4)
-            ratios = {"height_ratios": (2.0, 0.1 + rows_inches)}
-            latency, strips = figure.subplots(2, 1, sharex=True, gridspec_kw=ratios)
+            ratios = (2.0, 0.1 + rows_inches)
+            latency, strips = figure.subplots(2, 1, sharex=True, height_ratios=ratios)
             draw_block_latency(latency, table, ("original", "merged", "merged_bias_map"))
-        _draw_strips(strips, plans, predicted, names)
-        set_titles(figure, "Blocks that keep their activations", _subtitle(plans, table))
-        return figure
+        _draw_strips(strips, list(plans.values()), names)
+        summaries = [
+            f"{plan.kept_count} of {len(plan.keep_mask)} kept"
+            f"{_latency(plan, table, padding, ' predicted')}"
+            for plan in plans.values()
+        ]
+        style.set_row_axis(strips, list(plans), summaries)
+    return figure
 
 
 def _spans_figure(
@@ -97,20 +79,20 @@ def _spans_figure(
     table: LatencyTable | None,
     padding: str | None,
 ) -> Figure:
-    strips = []
-    for label, plan in plans.items():
-        predicted = _prediction(plan, table, padding)
-        latency = f", {predicted.latency_ms:.4g} ms" if predicted else ""
-        summary = f"{layers_label(plan.span_mask)}{latency}"
-        strips.append(Strip(label=label, mask=plan.span_mask, summary=summary))
-    drawn = with_original(strips, chain)
-    with house_style():
-        figure = new_figure(0.6 + FRAME_INCHES + STRIP_INCHES * len(drawn))
-        draw_strips(figure.subplots(), drawn, chain)
-        set_titles(
-            figure, "Convolutions that merge and activations that stay", _subtitle(plans, table)
+    strips = [
+        Strip(
+            label=label,
+            mask=plan.span_mask,
+            summary=f"{layers_label(plan.span_mask)}{_latency(plan, table, padding)}",
         )
-        return figure
+        for label, plan in plans.items()
+    ]
+    drawn = with_original(strips, chain)
+    height = 0.6 + FRAME_INCHES + STRIP_INCHES * len(drawn)
+    title = "Convolutions that merge and activations that stay"
+    with style.new_figure(height, title, _subtitle(plans, table)) as figure:
+        draw_strips(figure.subplots(), drawn, chain)
+    return figure
 
 
 def plan_labels(texts: Sequence[str]) -> list[str]:
@@ -119,13 +101,10 @@ def plan_labels(texts: Sequence[str]) -> list[str]:
     Several span masks, which are long, are numbered.
     """
     short = [_short(text) for text in texts]
-    bare = [text for text in texts if text.startswith(SPANS_PREFIX)]
+    spans = [text for text in texts if text.startswith(SPANS_PREFIX)]
+    numbered = {text: f"spans {number}" for number, text in reversed([*enumerate(spans, start=1)])}
     return [
-        name
-        if short.count(name) == 1
-        else f"spans {bare.index(text) + 1}"
-        if text.startswith(SPANS_PREFIX)
-        else text
+        name if short.count(name) == 1 else numbered.get(text, text)
         for name, text in zip(short, texts, strict=True)
     ]
 
@@ -137,32 +116,28 @@ def _short(text: str) -> str:
     return name.removesuffix(".json").removesuffix(".csv")
 
 
-def _prediction(
-    plan: Plan, table: LatencyTable | None, padding: str | None
-) -> PredictedLatency | None:
-    if table is None:
-        return plan.predicted
-    return PredictedLatency.of(predict(table, plan.mask, padding))
+def _latency(plan: Plan, table: LatencyTable | None, padding: str | None, note: str = "") -> str:
+    """ ", 1.234 ms", by the table where there is one; nothing where no prediction is known."""
+    predicted = predict(table, plan.mask, padding) if table else plan.predicted
+    return f", {predicted.latency_ms:.4g} ms{note}" if predicted else ""
 
 
 def _subtitle(plans: Mapping[str, Plan], table: LatencyTable | None) -> str:
     if table is not None:
-        return describe_table(table)
+        return style.describe_table(table)
     models = sorted({plan.model for plan in plans.values() if plan.model})
     return ", ".join(models) or "network not named: bare masks"
 
 
-def _draw_strips(
-    axes: Axes,
-    plans: Mapping[str, Plan],
-    predicted: Mapping[str, PredictedLatency | None],
-    names: Sequence[str],
-) -> None:
-    count = max(len(plan.keep_mask) for plan in plans.values())
-    for bit, face, label in (("1", BLUE, "keeps its activations"), ("0", "none", "merged")):
+def _draw_strips(axes: Axes, plans: Sequence[Plan], names: Sequence[str]) -> None:
+    count = max(len(plan.keep_mask) for plan in plans)
+    for bit, face, edge, label in (
+        ("1", style.BLUE, style.BLUE, "keeps its activations"),
+        ("0", "none", style.GREY, "merged"),
+    ):
         points = [
             (block, row)
-            for row, plan in enumerate(plans.values())
+            for row, plan in enumerate(plans)
             for block, found in enumerate(plan.keep_mask)
             if found == bit
         ]
@@ -172,20 +147,13 @@ def _draw_strips(
             s=min(13.0, 330 / count) ** 2,
             marker="s",
             facecolors=face,
-            edgecolors=BLUE if bit == "1" else GREY,
+            edgecolors=edge,
             linewidths=0.9,
             label=label,
         )
-    set_block_axis(axes, count)
+    style.set_block_axis(axes, count)
     if len(names) == count:
-        labels_below = [f"{number}  {shortened(name)}" for number, name in enumerate(names)]
+        labels_below = [f"{number}  {style.shortened(name)}" for number, name in enumerate(names)]
         axes.set_xticks(range(count), labels_below, rotation=90)
-    summaries = [_summary(plan, predicted[label]) for label, plan in plans.items()]
-    set_row_axis(axes, list(plans), summaries)
     axes.set_xlabel("Block (numbered from 0, input to output)")
-    legend_above(axes, columns=2, markerscale=0.7)
-
-
-def _summary(plan: Plan, predicted: PredictedLatency | None) -> str:
-    text = f"{plan.kept_count} of {len(plan.keep_mask)} kept"
-    return text if predicted is None else f"{text}, {predicted.latency_ms:.4g} ms predicted"
+    style.legend_above(axes, columns=2, markerscale=0.7)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,9 +19,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
-from dshrink.plots.errors import PlotError
+from dshrink.errors import PlotError
+from dshrink.plots import style
 from dshrink.plots.strips import PALE
-from dshrink.plots.style import BLUE, house_style, new_figure, set_titles, shortened
 from latency_tables.csv_lines import CsvLine, CsvSource, load_lines
 
 COLUMNS = ("epoch", "step", "block", "name", "mask", "kept", "saving_ms")
@@ -83,31 +84,33 @@ def load_mask_history(path: Path) -> MaskHistory:
     return MaskHistory(
         blocks=blocks,
         names=tuple(first[block].text("name") for block in blocks),
-        saving_ms=tuple(_saving(first[block]) for block in blocks),
+        saving_ms=tuple(
+            first[block].number_in("saving_ms") if first[block].text("saving_ms") else None
+            for block in blocks
+        ),
         records=tuple(
-            MaskRecord(
-                epoch=epoch,
-                step=step,
-                values=tuple(lines[block].number_in("mask") for block in blocks),
-                shares=_shares([lines[block] for block in blocks]),
-                kept=tuple(_kept(lines[block]) for block in blocks),
-            )
+            _record(epoch, step, [lines[block] for block in blocks])
             for (epoch, step), lines in sorted(by_record.items())
         ),
     )
 
 
-def _saving(line: CsvLine) -> float | None:
-    return line.number_in("saving_ms") if line.text("saving_ms") else None
+def _record(epoch: int, step: int, lines: Sequence[CsvLine]) -> MaskRecord:
+    has_shares = SHARE_COLUMN in lines[0].values
+    return MaskRecord(
+        epoch=epoch,
+        step=step,
+        values=tuple(line.number_in("mask") for line in lines),
+        shares=tuple(map(_share, lines)) if has_shares else None,
+        kept=tuple(map(_kept, lines)),
+    )
 
 
-def _shares(lines: Sequence[CsvLine]) -> tuple[float, ...] | None:
-    if SHARE_COLUMN not in lines[0].values:
-        return None
-    for line in lines:
-        if not 0 <= line.number_in(SHARE_COLUMN) <= 1:
-            raise line.bad(SHARE_COLUMN, "between 0 and 1")
-    return tuple(line.number_in(SHARE_COLUMN) for line in lines)
+def _share(line: CsvLine) -> float:
+    share = line.number_in(SHARE_COLUMN)
+    if not 0 <= share <= 1:
+        raise line.bad(SHARE_COLUMN, "between 0 and 1")
+    return share
 
 
 def _kept(line: CsvLine) -> bool:
@@ -121,21 +124,25 @@ def mask_history_figure(history: MaskHistory, source: str = "") -> Figure:
 
     ``source`` is the subtitle's beginning.
     """
-    with house_style():
-        shares = [record.shares for record in history.records if record.shares is not None]
-        figure = new_figure((2.1 if shares else 1.75) + _INCHES_A_BLOCK * len(history.blocks))
+    shares = [record.shares for record in history.records if record.shares is not None]
+    height = (2.1 if shares else 1.75) + _INCHES_A_BLOCK * len(history.blocks)
+    with style.new_figure(height, "The mask's history", _subtitle(history, source)) as figure:
         strips = figure.subplots(1, 3 if shares else 2, sharey=True)
         values, kept = strips[0], strips[-1]
-        _draw_values(figure, values, history)
+        drawn = [record.values for record in history.records]
+        _add_bar(figure, _draw(values, "Value of the mask", drawn, cmap="viridis"))
         if shares:
-            _draw_shares(figure, strips[1], shares)
+            # In the colours of the kept set: the darker, the more of the epoch a block was kept.
+            colours = LinearSegmentedColormap.from_list("kept", [PALE, style.BLUE])
+            image = _draw(strips[1], "Share of steps kept", shares, cmap=colours, vmin=0, vmax=1)
+            _add_bar(figure, image)
         _draw_kept(kept, history)
         for axes in strips:
             _set_epochs(axes, history.records, _MOST_EPOCH_LABELS[len(strips)])
+            axes.tick_params(axis="y", length=0)
         _name_blocks(values, history)
         _write_savings(kept, history)
-        set_titles(figure, "The mask's history", _subtitle(history, source))
-        return figure
+    return figure
 
 
 def _subtitle(history: MaskHistory, source: str) -> str:
@@ -155,52 +162,25 @@ def _subtitle(history: MaskHistory, source: str) -> str:
     return "; ".join(part for part in parts if part)
 
 
-def _draw_values(figure: Figure, axes: Axes, history: MaskHistory) -> None:
-    image = axes.imshow(
-        np.array([record.values for record in history.records]).T,
-        aspect="auto",
-        interpolation="nearest",
-        cmap="viridis",
-    )
-    axes.set_title("Value of the mask", loc="left", fontsize=10)
-    _add_bar(figure, axes, image)
+def _draw(axes: Axes, title: str, columns: Sequence[Sequence[float]], **colours: Any) -> AxesImage:
+    """A column a record, a cell a block."""
+    axes.set_title(title, loc="left", fontsize=10)
+    cells = np.array(columns, dtype=float).T
+    return axes.imshow(cells, aspect="auto", interpolation="nearest", **colours)
 
 
-def _draw_shares(figure: Figure, axes: Axes, shares: Sequence[tuple[float, ...]]) -> None:
-    """In the colours of the kept set: the darker, the more of the epoch a block was kept."""
-    image = axes.imshow(
-        np.array(shares).T,
-        aspect="auto",
-        interpolation="nearest",
-        cmap=LinearSegmentedColormap.from_list("kept", [PALE, BLUE]),
-        vmin=0,
-        vmax=1,
-    )
-    axes.set_title("Share of steps kept", loc="left", fontsize=10)
-    axes.tick_params(axis="y", length=0)
-    _add_bar(figure, axes, image)
-
-
-def _add_bar(figure: Figure, axes: Axes, image: AxesImage) -> None:
-    bar = figure.colorbar(image, ax=axes, pad=0.02, aspect=35, use_gridspec=False)
+def _add_bar(figure: Figure, image: AxesImage) -> None:
+    bar = figure.colorbar(image, ax=image.axes, pad=0.02, aspect=35, use_gridspec=False)
     bar.outline.set_visible(False)
     bar.locator = MaxNLocator(nbins=5)
     bar.update_ticks()
 
 
 def _draw_kept(axes: Axes, history: MaskHistory) -> None:
-    axes.imshow(
-        np.array([record.kept for record in history.records], dtype=float).T,
-        aspect="auto",
-        interpolation="nearest",
-        cmap=ListedColormap([PALE, BLUE]),
-        vmin=0,
-        vmax=1,
-    )
-    axes.set_title("Kept (dark)", loc="left", fontsize=10)
+    kept = [record.kept for record in history.records]
+    _draw(axes, "Kept (dark)", kept, cmap=ListedColormap([PALE, style.BLUE]), vmin=0, vmax=1)
     for row in range(1, len(history.blocks)):
         axes.axhline(row - 0.5, color="white", linewidth=0.8)
-    axes.tick_params(axis="y", length=0)
 
 
 def _set_epochs(axes: Axes, records: Sequence[MaskRecord], most: int) -> None:
@@ -215,20 +195,18 @@ def _set_epochs(axes: Axes, records: Sequence[MaskRecord], most: int) -> None:
 
 def _name_blocks(axes: Axes, history: MaskHistory) -> None:
     labels = [
-        f"{shortened(name)}  {block}" if name else str(block)
+        f"{style.shortened(name)}  {block}" if name else str(block)
         for block, name in zip(history.blocks, history.names, strict=True)
     ]
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylabel("Block (input at the top)")
-    axes.tick_params(axis="y", length=0)
 
 
 def _write_savings(axes: Axes, history: MaskHistory) -> None:
     if all(saving is None for saving in history.saving_ms):
         return
     beside = axes.get_yaxis_transform()
-    placed = {"transform": beside, "verticalalignment": "center"}
-    for row, saving in enumerate(history.saving_ms):
-        if saving is not None:
-            axes.text(1.02, row, f"{saving:+.3f}", **placed)  # type: ignore[arg-type]
-    axes.text(1.02, -1.1, "Saving [ms]", **placed)  # type: ignore[arg-type]
+    texts: list[tuple[float, str]] = [(-1.1, "Saving [ms]")]
+    texts += [(at, f"{s:+.3f}") for at, s in enumerate(history.saving_ms) if s is not None]
+    for row, text in texts:
+        axes.text(1.02, row, text, transform=beside, verticalalignment="center")

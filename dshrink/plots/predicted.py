@@ -2,71 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dshrink.plots.errors import PlotError
-from dshrink.plots.style import (
-    BLACK,
-    BLUE,
-    GREY,
-    ORANGE,
-    PURPLE,
-    describe_table,
-    house_style,
-    legend_above,
-    new_figure,
-    set_titles,
-)
-from latency_tables.hold_out import HoldOut, HoldOutNetwork
+from dshrink.errors import PlotError
+from dshrink.plots import style
+from latency_tables.hold_out import HoldOut
 from latency_tables.table import LatencyTable
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Method:
-    """A way to predict, and how its marks look; the fainter ones are there to compare with."""
+class _Method(NamedTuple):
+    """A way to predict: fields of a hold-out network and of the hold-out, and how its marks look.
+
+    The fainter ones are there to compare with.
+    """
 
     name: str
-    predicted_ms: Callable[[HoldOutNetwork], float]
-    mape_percent: Callable[[HoldOut], float]
+    latency: str
+    mape: str
     colour: str
     marker: str
     size: float
     alpha: float
 
 
+_SCALED, _SUM = "scaled_macs", "plain_sum"
 _METHODS = (
-    _Method(
-        name="scaled MACs",
-        predicted_ms=lambda network: network.scaled_macs_ms,
-        mape_percent=lambda hold_out: hold_out.scaled_macs_mape_percent,
-        colour=PURPLE,
-        marker="^",
-        size=22,
-        alpha=0.55,
-    ),
-    _Method(
-        name="plain sum of rows",
-        predicted_ms=lambda network: network.plain_sum_ms,
-        mape_percent=lambda hold_out: hold_out.plain_sum_mape_percent,
-        colour=ORANGE,
-        marker="s",
-        size=20,
-        alpha=0.65,
-    ),
-    _Method(
-        name="calibrated table",
-        predicted_ms=lambda network: network.predicted_ms,
-        mape_percent=lambda hold_out: hold_out.mape_percent,
-        colour=BLUE,
-        marker="o",
-        size=30,
-        alpha=1.0,
-    ),
+    _Method("scaled MACs", f"{_SCALED}_ms", f"{_SCALED}_mape_percent", style.PURPLE, "^", 22, 0.55),
+    _Method("plain sum of rows", f"{_SUM}_ms", f"{_SUM}_mape_percent", style.ORANGE, "s", 20, 0.65),
+    _Method("calibrated table", "predicted_ms", "mape_percent", style.BLUE, "o", 30, 1.0),
 )
 
 
@@ -82,22 +48,23 @@ def predicted_figure(table: LatencyTable) -> Figure:
             f"the table of {table.model} on {table.conditions.device} holds no held-out networks "
             f"to compare predictions with; measure them: {table.profile_command}"
         )
-    with house_style():
-        figure = new_figure(6.2)
-        latency, errors = figure.subplots(
-            2, 1, sharex=True, gridspec_kw={"height_ratios": (1.5, 1)}
-        )
+    count = len(hold_out.networks)
+    plural = "" if count == 1 else "s"
+    title = f"Predicted and measured latency of {count} held-out shrunk network{plural}"
+    with style.new_figure(6.2, title, style.describe_table(table)) as figure:
+        latency, errors = figure.subplots(2, 1, sharex=True, height_ratios=(1.5, 1))
         _draw_bands(latency, errors, hold_out)
-        _draw_latencies(latency, hold_out)
-        _draw_errors(errors, hold_out)
-        count = len(hold_out.networks)
-        set_titles(
-            figure,
-            f"Predicted and measured latency of {count} held-out shrunk "
-            f"network{'' if count == 1 else 's'}",
-            describe_table(table),
-        )
-        return figure
+        for method in _METHODS:
+            _draw_method(latency, errors, hold_out, method)
+        _draw_measured(latency, hold_out)
+        for axes in (latency, errors):
+            axes.grid()
+        latency.set_ylabel("Predicted latency [ms]")
+        handles, labels = latency.get_legend_handles_labels()
+        style.legend_above(latency, columns=3, handles=handles[::-1], labels=labels[::-1])
+        errors.set_xlabel("Measured latency, with 95 % interval [ms]")
+        errors.set_ylabel("Error of the prediction [%]")
+    return figure
 
 
 def _draw_bands(latency: Axes, errors: Axes, hold_out: HoldOut) -> None:
@@ -105,14 +72,14 @@ def _draw_bands(latency: Axes, errors: Axes, hold_out: HoldOut) -> None:
     margin = 0.04 * (max(measured) - min(measured)) or 0.02 * max(measured)
     ends = [min(measured) - margin, max(measured) + margin]
     latency.set_xlim(*ends)
-    latency.plot(ends, ends, color=GREY, linewidth=0.9, label="predicted = measured")
-    errors.axhline(0, color=GREY, linewidth=0.9)
+    latency.plot(ends, ends, color=style.GREY, linewidth=0.9, label="predicted = measured")
+    errors.axhline(0, color=style.GREY, linewidth=0.9)
     percent = hold_out.interval_percent
     if percent is None or percent >= 100:
         return
     # The interval is relative to the prediction, so seen from the measurement it is not symmetric.
     low, high = 1 / (1 + percent / 100), 1 / (1 - percent / 100)
-    band: dict[str, Any] = {"color": BLUE, "alpha": 0.15, "linewidth": 0}
+    band: dict[str, Any] = {"color": style.BLUE, "alpha": 0.15, "linewidth": 0}
     latency.fill_between(
         ends,
         [low * end for end in ends],
@@ -123,51 +90,36 @@ def _draw_bands(latency: Axes, errors: Axes, hold_out: HoldOut) -> None:
     errors.axhspan(100 * (low - 1), 100 * (high - 1), **band)
 
 
-def _draw_latencies(axes: Axes, hold_out: HoldOut) -> None:
-    networks = hold_out.networks
-    for method in _METHODS:
+def _draw_method(latency: Axes, errors: Axes, hold_out: HoldOut, method: _Method) -> None:
+    measured = [network.measured_ms for network in hold_out.networks]
+    predicted = [getattr(network, method.latency) for network in hold_out.networks]
+    percent = [100 * (p / m - 1) for p, m in zip(predicted, measured, strict=True)]
+    mape = f"{method.name}, MAPE {getattr(hold_out, method.mape):.2f} %"
+    for axes, heights, label in ((latency, predicted, mape), (errors, percent, method.name)):
         axes.scatter(
-            [network.measured_ms for network in networks],
-            [method.predicted_ms(network) for network in networks],
+            measured,
+            heights,
             s=method.size,
             marker=method.marker,
             color=method.colour,
             alpha=method.alpha,
             linewidths=0,
-            label=f"{method.name}, MAPE {method.mape_percent(hold_out):.2f} %",
+            label=label,
             zorder=3,
         )
+
+
+def _draw_measured(axes: Axes, hold_out: HoldOut) -> None:
+    """The intervals of the measurements, on the marks of the calibrated table."""
+    networks = hold_out.networks
     axes.errorbar(
         [network.measured_ms for network in networks],
         [network.predicted_ms for network in networks],
-        xerr=(
-            [network.measured_ms - network.measured_low_ms for network in networks],
-            [network.measured_high_ms - network.measured_ms for network in networks],
+        xerr=style.error_lengths(
+            (one.measured_low_ms, one.measured_ms, one.measured_high_ms) for one in networks
         ),
         fmt="none",
-        ecolor=BLACK,
+        ecolor=style.BLACK,
         elinewidth=0.8,
         zorder=2,
     )
-    axes.set_ylabel("Predicted latency [ms]")
-    axes.grid()
-    handles, labels = axes.get_legend_handles_labels()
-    legend_above(axes, columns=3, handles=handles[::-1], labels=labels[::-1])
-
-
-def _draw_errors(axes: Axes, hold_out: HoldOut) -> None:
-    for method in _METHODS:
-        axes.scatter(
-            [network.measured_ms for network in hold_out.networks],
-            [100 * (method.predicted_ms(n) / n.measured_ms - 1) for n in hold_out.networks],
-            s=method.size,
-            marker=method.marker,
-            color=method.colour,
-            alpha=method.alpha,
-            linewidths=0,
-            label=method.name,
-            zorder=3,
-        )
-    axes.set_xlabel("Measured latency, with 95 % interval [ms]")
-    axes.set_ylabel("Error of the prediction [%]")
-    axes.grid()

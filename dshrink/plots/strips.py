@@ -1,7 +1,7 @@
 """Strips: a network cut into spans as a row of cells, one cell a convolution of the chain.
 
 Convolutions that merge share one cell; a dot is an activation behind the convolution,
-a hollow dot that the original network has none there.
+a hollow dot is one that the original network does not have.
 """
 
 from __future__ import annotations
@@ -13,16 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from dshrink.plots.errors import PlotError
-from dshrink.plots.style import (
-    BLACK,
-    GREY,
-    ORANGE,
-    WIDTH_INCHES,
-    legend_above,
-    legend_mark,
-    set_row_axis,
-)
+from dshrink.errors import PlotError
+from dshrink.plots import style
 from latency_tables.span_masks import ACTIVE, SpanChain, mask_spans
 
 #: The tint of a convolution that stays alone; dots must stay readable on it.
@@ -32,7 +24,7 @@ STRIP_INCHES = 0.3
 FRAME_INCHES = 0.85
 _GAP = 0.09
 #: About how much of the picture's width the cells get, between the labels and the summaries.
-_CELLS_INCHES = 0.68 * WIDTH_INCHES
+_CELLS_INCHES = 0.68 * style.WIDTH_INCHES
 _LABEL_INCHES = 0.27
 
 
@@ -43,7 +35,7 @@ class Strip:
     label: str
     mask: str
     summary: str
-    colour: str = BLACK
+    colour: str = style.BLACK
 
 
 def layers_label(mask: str) -> str:
@@ -75,7 +67,7 @@ def draw_strips(axes: Axes, strips: Sequence[Strip], chain: SpanChain | None) ->
         _draw_cells(axes, row, strip.mask)
     has_added = _draw_dots(axes, strips, chain)
     _dress(axes, strips, count, chain)
-    legend_above(axes, columns=5, handles=_legend(has_added))
+    style.legend_above(axes, columns=5, handles=_legend(has_added))
 
 
 def _draw_cells(axes: Axes, row: int, mask: str) -> None:
@@ -84,32 +76,34 @@ def _draw_cells(axes: Axes, row: int, mask: str) -> None:
         axes.broken_barh(
             [(i + 0.5 + _GAP, j - i - 2 * _GAP) for i, j in spans],
             (row - 0.34, 0.68),
-            facecolors=ORANGE if merged else PALE,
+            facecolors=style.ORANGE if merged else PALE,
             label=f"_{'merged' if merged else 'alone'} {row}",
         )
 
 
 def _draw_dots(axes: Axes, strips: Sequence[Strip], chain: SpanChain | None) -> bool:
-    own: list[tuple[int, int]] = []
-    added: list[tuple[int, int]] = []
-    for row, strip in enumerate(strips):
-        for at, sign in enumerate(strip.mask, start=1):
-            if sign == ACTIVE:
-                is_own = chain is None or chain.mask[at - 1] == ACTIVE
-                (own if is_own else added).append((at, row))
+    dots = [
+        (at, row, chain is None or chain.mask[at - 1] == ACTIVE)
+        for row, strip in enumerate(strips)
+        for at, sign in enumerate(strip.mask, start=1)
+        if sign == ACTIVE
+    ]
     size = min(4.5, 40 * _CELLS_INCHES / len(strips[0].mask)) ** 2
-    for points, face, label in ((own, BLACK, "activation"), (added, "white", "added activation")):
+    for is_own, face, label in (
+        (True, style.BLACK, "activation"),
+        (False, "white", "added activation"),
+    ):
         axes.scatter(
-            [at for at, _ in points],
-            [row for _, row in points],
+            [at for at, _, own in dots if own == is_own],
+            [row for _, row, own in dots if own == is_own],
             s=size,
             facecolors=face,
-            edgecolors=BLACK,
+            edgecolors=style.BLACK,
             linewidths=0.8,
             label=f"_{label}",
             zorder=3,
         )
-    return bool(added)
+    return not all(own for _, _, own in dots)
 
 
 def _dress(axes: Axes, strips: Sequence[Strip], count: int, chain: SpanChain | None) -> None:
@@ -118,11 +112,11 @@ def _dress(axes: Axes, strips: Sequence[Strip], count: int, chain: SpanChain | N
     ticks = ends or [1, *range(step, count + 1, step)][step == 1 :]
     axes.set_xticks(ticks, _thinned(ticks, count))
     axes.set_xlim(0.4, count + 0.6)
-    set_row_axis(axes, [strip.label for strip in strips], [strip.summary for strip in strips])
+    style.set_row_axis(axes, [strip.label for strip in strips], [strip.summary for strip in strips])
     for label, strip in zip(axes.get_yticklabels(), strips, strict=True):
         label.set_color(strip.colour)
     for end in ends[:-1] if ends else []:
-        axes.axvline(end + 0.5, color=GREY, linewidth=0.6, linestyle=(0, (2, 2)), zorder=0)
+        axes.axvline(end + 0.5, color=style.GREY, linewidth=0.6, linestyle=(0, (2, 2)), zorder=0)
     axes.set_xlabel(
         f"Convolution (1 to {count}, input to output"
         + ("; ticks and lines: last one of each block)" if ends else ")")
@@ -140,9 +134,9 @@ def _thinned(ticks: Sequence[int], count: int) -> list[str]:
 
 
 def _legend(has_added: bool) -> list[Patch | Line2D]:
-    dots = [(BLACK, "activation behind it"), ("white", "added activation")][: 1 + has_added]
+    dots = [(style.BLACK, "activation behind it"), ("white", "added activation")][: 1 + has_added]
     return [
         Patch(facecolor=PALE, label="convolution alone"),
-        Patch(facecolor=ORANGE, label="merged into one"),
-        *(legend_mark("o", label, face, size=4.5, width=0.8) for face, label in dots),
+        Patch(facecolor=style.ORANGE, label="merged into one"),
+        *(style.legend_mark("o", label, face, size=4.5, width=0.8) for face, label in dots),
     ]

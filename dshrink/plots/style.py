@@ -8,7 +8,7 @@ colour-blind readers.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
-from dshrink.plots.errors import PlotError
-from latency_tables.schema import Conditions
+from dshrink.errors import PlotError
+from latency_tables.schema import Conditions, Row
 from latency_tables.table import LatencyTable
 
 WIDTH_INCHES = 9.0
@@ -43,12 +43,7 @@ KIND_LABELS = {
     "merged_bias_map": "merged with bias map",
     "dense": "dense, equal MACs",
 }
-KIND_COLOURS = {
-    "original": BLUE,
-    "merged": ORANGE,
-    "merged_bias_map": VERMILLION,
-    "dense": GREEN,
-}
+KIND_COLOURS = dict(zip(KIND_LABELS, (BLUE, ORANGE, VERMILLION, GREEN), strict=True))
 CLOCK_LABELS = {"thread_cpu": "thread CPU time", "wall": "wall time", "cuda_events": "GPU time"}
 #: How results are measured if nothing else is said of them.
 _UNSAID = ("", "plain", "hot")
@@ -83,22 +78,22 @@ def house_style() -> Iterator[None]:
         yield
 
 
-def new_figure(height_inches: float) -> Figure:
-    """An empty figure that belongs to no window."""
-    figure = Figure(figsize=(WIDTH_INCHES, height_inches))
-    FigureCanvasAgg(figure)
-    return figure
+@contextmanager
+def new_figure(height: float, title: str, subtitle: str) -> Iterator[Figure]:
+    """A figure without a window, ``height`` inches high, to draw on in the house style.
 
-
-def set_titles(figure: Figure, title: str, subtitle: str) -> None:
-    """``title`` above the picture, and below it in grey what it was drawn from."""
+    ``title`` is above the picture, and below it in grey the ``subtitle``: what it was drawn from.
+    """
     lines = textwrap.wrap(subtitle, _SUBTITLE_COLUMNS, break_on_hyphens=False)
-    height = figure.get_figheight()
     placed: dict[str, Any] = {"verticalalignment": "top", "horizontalalignment": "left"}
-    figure.text(0.01, 1 - 0.08 / height, title, fontsize=12, fontweight="bold", **placed)
-    figure.text(0.01, 1 - 0.31 / height, "\n".join(lines), color=GREY, **placed)
-    top = 1 - (0.36 + 0.15 * len(lines)) / height
-    figure.set_layout_engine(ConstrainedLayoutEngine(rect=(0, 0, 1, top)))
+    with house_style():
+        figure = Figure(figsize=(WIDTH_INCHES, height))
+        FigureCanvasAgg(figure)
+        yield figure
+        figure.text(0.01, 1 - 0.08 / height, title, fontsize=12, fontweight="bold", **placed)
+        figure.text(0.01, 1 - 0.31 / height, "\n".join(lines), color=GREY, **placed)
+        top = 1 - (0.36 + 0.15 * len(lines)) / height
+        figure.set_layout_engine(ConstrainedLayoutEngine(rect=(0, 0, 1, top)))
 
 
 def legend_above(axes: Axes, columns: int, **options: Any) -> None:
@@ -112,29 +107,15 @@ def legend_mark(
     marker: str, label: str, face: str, *, edge: str = BLACK, size: float = 6, width: float = 0.9
 ) -> Line2D:
     """The entry of a mark in a legend."""
-    return Line2D(
-        [],
-        [],
-        linestyle="none",
-        marker=marker,
-        markersize=size,
-        markerfacecolor=face,
-        markeredgecolor=edge,
-        markeredgewidth=width,
-        label=label,
-    )
+    face_and_edge: dict[str, Any] = {"mfc": face, "mec": edge, "mew": width}
+    return Line2D([], [], ls="none", marker=marker, ms=size, label=label, **face_and_edge)
 
 
 def set_row_axis(axes: Axes, labels: Sequence[str], summaries: Sequence[str]) -> None:
     """The y axis of a picture with a row a network, the first on top, with a summary beside it."""
     for row, summary in enumerate(summaries):
-        axes.text(
-            1.01,
-            row,
-            summary,
-            transform=axes.get_yaxis_transform(),
-            verticalalignment="center",
-        )
+        place = axes.get_yaxis_transform()
+        axes.text(1.01, row, summary, transform=place, verticalalignment="center")
     axes.set_yticks(range(len(labels)), [shortened(label) for label in labels])
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
@@ -142,9 +123,7 @@ def set_row_axis(axes: Axes, labels: Sequence[str], summaries: Sequence[str]) ->
 
 
 def series_labels(
-    columns: Sequence[str],
-    series: Sequence[tuple[str, ...]],
-    always: Collection[str] = (),
+    columns: Sequence[str], series: Sequence[tuple[str, ...]], always: Collection[str] = ()
 ) -> tuple[list[str], list[str]]:
     """A label a series, of the columns that differ and of ``always``; and what all of them share.
 
@@ -250,10 +229,43 @@ def block_axis_label(table: LatencyTable) -> str:
     return f"{label}; cannot merge: {listed}"
 
 
-def bar_offsets(count: int) -> tuple[float, Sequence[float]]:
-    """The width of one bar, and the offsets of a group's bars from their block."""
-    width = 0.82 / count
-    return width, [(place - (count - 1) / 2) * width for place in range(count)]
+def draw_bars(
+    axes: Axes,
+    table: LatencyTable,
+    kinds: Sequence[str],
+    height: Callable[[Row], float],
+    interval: Callable[[Row], tuple[float, float, float]] | None = None,
+) -> list[tuple[Row, float]]:
+    """A group of bars a block, of the ``kinds`` that the table holds; each row and its bar's x.
+
+    An ``interval`` is as in ``error_lengths``. Raises PlotError where the table holds no such row.
+    """
+    present = present_kinds(table, kinds)
+    width = 0.82 / len(present)
+    drawn: list[tuple[Row, float]] = []
+    for place, kind in enumerate(present):
+        offset = (place - (len(present) - 1) / 2) * width
+        rows = [row for row in table.rows if row.kind == kind]
+        at = [row.block + offset for row in rows if row.block is not None]
+        axes.bar(
+            at,
+            [height(row) for row in rows],
+            width,
+            yerr=error_lengths(map(interval, rows)) if interval else None,
+            color=KIND_COLOURS[kind],
+            label=KIND_LABELS[kind],
+            error_kw={"elinewidth": 0.9, "capsize": 1.6, "ecolor": BLACK},
+        )
+        drawn += zip(rows, at, strict=True)
+    return drawn
+
+
+def error_lengths(
+    intervals: Iterable[tuple[float, float, float]],
+) -> tuple[list[float], list[float]]:
+    """The lengths of error bars below and above the middle of (low, middle, high)."""
+    known = list(intervals)
+    return [middle - low for low, middle, _ in known], [high - middle for _, middle, high in known]
 
 
 def save_figure(figure: Figure, path: Path) -> tuple[Path, Path]:

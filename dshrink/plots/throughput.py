@@ -8,18 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dshrink.plots.errors import PlotError
-from dshrink.plots.style import (
-    GREY,
-    SERIES_COLOURS,
-    house_style,
-    legend_above,
-    legend_mark,
-    new_figure,
-    series_labels,
-    set_titles,
-    shortened,
-)
+from dshrink.errors import PlotError
+from dshrink.plots import style
 from dshrink.results import BenchmarkResult
 
 #: What was measured: networks that agree in all of these form one series.
@@ -47,28 +37,24 @@ def throughput_figure(results: Sequence[BenchmarkResult]) -> Figure:
             "(failed), the others no kept_blocks; bench a network with `--plan`"
         )
     series = list(dict.fromkeys(map(_series, drawn)))
-    if len(series) > len(SERIES_COLOURS):
+    if len(series) > len(style.SERIES_COLOURS):
         raise PlotError(
             f"{len(series)} sets of conditions are too many for one picture (at most "
-            f"{len(SERIES_COLOURS)}): split the file by model, device or batch"
+            f"{len(style.SERIES_COLOURS)}): split the file by model, device or batch"
         )
-    labels, shared = series_labels(SERIES_COLUMNS, series)
-    with house_style():
-        figure = new_figure(4.4)
+    labels, shared = style.series_labels(SERIES_COLUMNS, series)
+    title = "Throughput by the number of kept blocks, with 95 % intervals"
+    with style.new_figure(4.4, title, ", ".join(shared)) as figure:
         axes = figure.subplots()
-        for number, key in enumerate(series):
+        for key, label, colour, marker in zip(
+            series, labels, style.SERIES_COLOURS, _MARKERS, strict=False
+        ):
             of_series = [r for r in drawn if _series(r) == key]
-            label = labels[number] or "measured"
-            _draw_series(axes, of_series, label, SERIES_COLOURS[number], _MARKERS[number])
+            _draw_series(axes, of_series, label or "measured", colour, marker)
         _dress(axes, drawn, len(results) - len(drawn))
         if len(series) == 1 and len(drawn) <= _MOST_NAMED:
             _name_networks(axes, drawn)
-        set_titles(
-            figure,
-            "Throughput by the number of kept blocks, with 95 % intervals",
-            ", ".join(shared),
-        )
-        return figure
+    return figure
 
 
 def _series(result: BenchmarkResult) -> tuple[str, ...]:
@@ -78,15 +64,10 @@ def _series(result: BenchmarkResult) -> tuple[str, ...]:
 def _draw_series(
     axes: Axes, results: Sequence[BenchmarkResult], label: str, colour: str, marker: str
 ) -> None:
-    x = [r.kept_blocks or 0 for r in results]
-    fps = [r.throughput_fps or 0.0 for r in results]
     axes.errorbar(
-        x,
-        fps,
-        yerr=(
-            [y - (r.throughput_low_fps or y) for y, r in zip(fps, results, strict=True)],
-            [(r.throughput_high_fps or y) - y for y, r in zip(fps, results, strict=True)],
-        ),
+        [r.kept_blocks or 0 for r in results],
+        [r.throughput_fps or 0.0 for r in results],
+        yerr=style.error_lengths(map(_interval, results)),
         fmt=marker,
         color=colour,
         markersize=5,
@@ -101,14 +82,8 @@ def _draw_series(
     for r in predicted:
         if r.predicted_low_ms and r.predicted_high_ms:
             # The slowest latency is the smallest throughput.
-            axes.vlines(
-                r.kept_blocks or 0,
-                1000 * r.batch / r.predicted_high_ms,
-                1000 * r.batch / r.predicted_low_ms,
-                colors=colour,
-                alpha=0.25,
-                linewidths=7,
-            )
+            low, high = (1000 * r.batch / ms for ms in (r.predicted_high_ms, r.predicted_low_ms))
+            axes.vlines(r.kept_blocks or 0, low, high, colors=colour, alpha=0.25, linewidths=7)
     axes.scatter(
         [r.kept_blocks or 0 for r in predicted],
         [1000 * r.batch / (r.predicted_ms or 1) for r in predicted],
@@ -123,6 +98,11 @@ def _draw_series(
     )
 
 
+def _interval(r: BenchmarkResult) -> tuple[float, float, float]:
+    fps = r.throughput_fps or 0.0
+    return r.throughput_low_fps or fps, fps, r.throughput_high_fps or fps
+
+
 def _name_networks(axes: Axes, results: Sequence[BenchmarkResult]) -> None:
     previous, below = None, False
     for r in sorted(results, key=lambda r: (r.kept_blocks or 0, -(r.throughput_fps or 0.0))):
@@ -130,7 +110,7 @@ def _name_networks(axes: Axes, results: Sequence[BenchmarkResult]) -> None:
         below = r.kept_blocks == previous and not below
         previous = r.kept_blocks
         axes.annotate(
-            shortened(r.network),
+            style.shortened(r.network),
             (r.kept_blocks or 0, r.throughput_fps or 0.0),
             xytext=(-4, -4) if below else (4, 4),
             textcoords="offset points",
@@ -154,5 +134,6 @@ def _dress(axes: Axes, drawn: Sequence[BenchmarkResult], left_out: int) -> None:
     axes.grid()
     handles = axes.get_legend_handles_labels()[0]
     if any(r.predicted_ms is not None for r in drawn):
-        handles.append(legend_mark("o", "predicted", "none", edge=GREY, size=9, width=1.0))
-    legend_above(axes, columns=3, handles=handles)
+        mark = style.legend_mark("o", "predicted", "none", edge=style.GREY, size=9, width=1.0)
+        handles.append(mark)
+    style.legend_above(axes, columns=3, handles=handles)

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 
 from dshrink.merge.certified_export import CertifiedExport, export_merged
 from dshrink.merge.export import export_onnx
+from dshrink.network.mask_changes import Rewriting, rewriting
 from dshrink.network.models import Network, with_state
-from dshrink.network.rewriting import Rewriting, rewriting
 from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.progress import OnProgress, no_progress
 from dshrink.search.goal import Goal

@@ -20,8 +20,9 @@ from torch import Tensor, fx, nn
 
 from dshrink.merge.algebra import ConvWeights, add_identity, compose
 from dshrink.merge.verify import Difference
+from dshrink.network.batch_norm import folded_weights
 from dshrink.network.layers import PaddedConv2d
-from dshrink.network.lowering import folded_weights, lower
+from dshrink.network.lowering import lower
 from dshrink.network.models import Network
 from dshrink.network.tracing import trace
 from dshrink.train.expansion_rules import ExpansionError, find_convolution, find_expandable

@@ -17,8 +17,8 @@ from typing import Any
 from torch import nn
 
 from dshrink.merge.unmerged import unmerged_module
+from dshrink.network.mask_changes import Rewriting
 from dshrink.network.models import Network, weights_digest, with_state
-from dshrink.network.rewriting import Rewriting
 from dshrink.network.weights_metadata import WEIGHTS_KEY
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.train.checkpoint import save_tensors

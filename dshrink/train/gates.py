@@ -18,8 +18,8 @@ from torch import Tensor, fx, nn
 
 from dshrink.merge.surgery import Surgery
 from dshrink.network.blocks import Block
+from dshrink.network.mask_changes import block_region
 from dshrink.network.models import Network
-from dshrink.network.rewriting import block_region
 from latency_tables.opspec import Activation
 
 #: The name of the mask in a gated module's parameters; one value a block that takes part.

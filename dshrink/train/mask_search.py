@@ -1,9 +1,8 @@
 """Stage 1: learn, jointly with the weights, which blocks keep their activations.
 
-DepthShrinker, Sec. 4.2, with the latency-aware decay's sign as in its text (docs/methods.md):
-to keep a block that would save much costs. Only the order of the mask's values decides anything,
-all start equal, and SGD is linear in what it adds up; so a learning rate of the mask's own would
-change nothing, and there is none.
+DepthShrinker, Sec. 4.2; the decay is in ``latency_decay``. Only the order of the mask's values
+decides anything, all start equal, and SGD is linear in what it adds up; so a learning rate of the
+mask's own would change nothing, and there is none.
 
 What is kept in the end is what was kept most of the time in the last epoch of steps; the values
 decide between equals. The paper takes the largest values. But a block that is kept has little to
@@ -20,14 +19,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
-from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 from dshrink.network.blocks import Block
 from dshrink.network.models import Network, weights_digest
@@ -41,6 +36,7 @@ from dshrink.train.feed import Feed
 from dshrink.train.finetune import PADDING
 from dshrink.train.gates import MASK_NAME, SHARE_NAME, gated_module, searchable_blocks
 from dshrink.train.keep_rule import KeepRule
+from dshrink.train.latency_decay import DECAY, Decay, decayed_steps, latency_decay
 from dshrink.train.loop import Fitted, fit
 from latency_tables.csv_lines import write_csv
 from latency_tables.predictor import predict
@@ -49,28 +45,7 @@ from latency_tables.table import LatencyTable
 METHOD = "mask"
 #: As long as the paper searches (Sec. 5.1).
 EPOCHS = 20
-#: Strength of the decay where none is given: of the size of what images say of most blocks.
-DECAY = 0.003
 HISTORY_COLUMNS = ("epoch", "step", "block", "name", "mask", "share", "kept", "saving_ms")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decay:
-    """``strength * sum_i weight_i * m_i`` added to the loss: large savings lower a mask value.
-
-    ``savings_ms`` are the savings of the blocks that take part, in their order; a weight is such a
-    saving divided by ``unit_ms``, the mean latency of these blocks unmerged, so that a strength
-    means the same on a fast device and on a slow one.
-    """
-
-    strength: float
-    savings_ms: tuple[float, ...]
-    unit_ms: float
-
-    @property
-    def gradient(self) -> tuple[float, ...]:
-        """What it adds to the gradient of each mask value, at every step."""
-        return tuple(self.strength * (saving_ms / self.unit_ms) for saving_ms in self.savings_ms)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +85,7 @@ def search_masks(
     rule = _rule(network, goal, table, feed.settings.seed, allow_unfit)
     if table is None and decay:
         raise SearchError("without a latency table there is no decay: give --table, or no --decay")
-    drawn = _decay(table, rule.blocks, DECAY if decay is None else decay) if table else None
+    drawn = latency_decay(table, rule.blocks, DECAY if decay is None else decay) if table else None
     limit = math.inf if limit is None else limit
     if not limit > 0:
         raise SearchError(f"the gradient limit of the mask must be above 0 (or inf), got {limit:g}")
@@ -126,7 +101,7 @@ def search_masks(
         keep_mask = rule.keep_mask(list(zip(shares, values, strict=True)))
         return {"mask": values, "share": shares, "keep_mask": keep_mask}
 
-    with _steps_of(mask, drawn, limit):
+    with decayed_steps(mask, drawn, limit):
         fitted = fit(
             module,
             feed,
@@ -189,42 +164,6 @@ def _check_network(table: LatencyTable, network: Network) -> None:
                 f"the table on {table.conditions.device} is of {what} {theirs}, the network has "
                 f"{ours}: give a table of this network, measured by `dshrink profile`"
             )
-
-
-def _decay(table: LatencyTable, blocks: Sequence[int], strength: float) -> Decay:
-    if not 0 <= strength < math.inf:
-        raise SearchError(f"the decay must be a number, 0 or more, got {strength:g}")
-    savings = savings_ms(table, PADDING)
-    latencies_ms = [table.measured("original", block)[1] for block in blocks]
-    return Decay(
-        strength=strength,
-        savings_ms=tuple(savings[block] for block in blocks),
-        unit_ms=sum(latencies_ms) / len(latencies_ms),
-    )
-
-
-@contextmanager
-def _steps_of(mask: Tensor, decay: Decay | None, limit: float) -> Iterator[None]:
-    """Meanwhile, a step along the mask's gradient is limited, and the decay comes to it.
-
-    At this point gradients of all parts and processes have been averaged, and those of half
-    precision divided by their scale. Added here, the decay stays out of the losses that are
-    reported: mask values lie anywhere, and so would its term.
-    """
-    added = mask.new_tensor(decay.gradient) if decay else mask.new_zeros(())
-
-    def step(optimiser: Optimizer, *arguments: Any) -> None:
-        nonlocal added
-        parameters = (one for group in optimiser.param_groups for one in group["params"])
-        if mask.grad is not None and any(mask is one for one in parameters):
-            added = added.to(mask.device)
-            mask.grad.clamp_(-limit, limit).add_(added)
-
-    handle = register_optimizer_step_pre_hook(step)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _identity(network: Network, rule: KeepRule, decay: Decay | None) -> dict[str, Any]:

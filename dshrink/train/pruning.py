@@ -25,8 +25,8 @@ from dshrink.merge.padding import merge
 from dshrink.merge.surgery import Surgery
 from dshrink.network.blocks import Block
 from dshrink.network.lowering import lower
+from dshrink.network.mask_changes import block_region
 from dshrink.network.models import Network
-from dshrink.network.rewriting import block_region
 from dshrink.network.tracing import propagate_shapes
 from latency_tables.errors import MaskError
 from latency_tables.masks import check_mask

@@ -492,7 +492,7 @@ def test_a_table_of_another_resolution_predicts_nothing(tmp_path):
         ([MODEL, "--statistic", "mean"], "statistic 'mean' is not one of quiet, median"),
         ([MODEL, "--device", "nowhere"], "no device 'nowhere'"),
         ([MODEL, "--precision", "fp16"], "cannot measure fp16"),
-        (["a.onnx", "--plan", "mask:0"], "--plan needs a network by name"),
+        (["a.onnx", "--plan", "mask:0"], "--plan needs a network given by name"),
     ],
 )
 def test_a_benchmark_that_cannot_be_is_refused(words, part, tmp_path, dshrink):
@@ -503,7 +503,7 @@ def test_a_benchmark_that_cannot_be_is_refused(words, part, tmp_path, dshrink):
 def test_a_file_of_another_batch_is_refused(tmp_path, dshrink):
     dshrink(*merge_words(tmp_path / "a.onnx"))
     ran = dshrink("bench", tmp_path / "a.onnx", "--batch", 4, "--out", tmp_path / "r.csv")
-    check_refused(ran, "its batch is 1, asked for is 4")
+    check_refused(ran, "its batch is 1, not 4: export it again with --batch 4")
 
 
 def test_a_file_that_is_no_onnx_is_refused(tmp_path, dshrink):

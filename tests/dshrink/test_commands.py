@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_list import LIST, command_lines
+from command_list import LIST, command_lines, commands
 from synthetic_tables import synthetic_table
+from typer import rich_utils
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from dshrink.cli import main as entry
 from dshrink.version import __version__
@@ -37,6 +39,19 @@ def test_every_command_is_in_a_group_of_the_help() -> None:
     registered = [*entry.app.registered_commands, *entry.app.registered_groups]
     assert {one.name for one in registered} == set(get_command(entry.app).commands)
     assert all(one.rich_help_panel in entry.PANELS for one in registered)
+
+
+def test_help_at_80_columns_cuts_no_word_and_names_required_options_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rich_utils, "MAX_WIDTH", 80)
+    for name, command in commands(get_command(entry.app), "dshrink"):
+        page = CliRunner().invoke(entry.app, [*name.split()[1:], "--help"]).output
+        assert "…" not in page, page
+        assert max(map(len, page.splitlines())) <= 80
+        options = [p for p in command.params if p.param_type_name == "option"]
+        needed = [p.required for p in options]
+        assert needed == sorted(needed, reverse=True), name
 
 
 def test_a_command_that_prints_a_table_takes_wide() -> None:

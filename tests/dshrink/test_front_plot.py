@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from dshrink.cli.plot import app
 from dshrink.errors import DshrinkError
 from dshrink.front_results import CONDITION_COLUMNS
-from dshrink.fronts import FrontPoint, MeanWithInterval, make_front
+from dshrink.fronts import Front, FrontPoint, MeanWithInterval
 from dshrink.plots import PlotError, front_figure, load_mask_history, mask_history_figure
 from dshrink.plots.front_labels import METHOD_STYLES
 from dshrink.plots.style import BLACK, BLUE, GREY, PURPLE
@@ -50,7 +50,8 @@ def front(points, reference=60.0, **changes):
         **{"threads": "2", "clock": "wall", "statistic": "quiet", "launch": "plain"},
         **{"cache_mode": "hot", "data": "", **changes},
     }
-    return make_front(tuple(conditions[name] for name in CONDITION_COLUMNS), points, reference)
+    values = tuple(conditions[name] for name in CONDITION_COLUMNS)
+    return Front(conditions=values, points=tuple(points), reference_percent=reference)
 
 
 POINTS = (

@@ -13,10 +13,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from dshrink.cli import grids
 from dshrink.cli.bench import print_results
 from dshrink.cli.console import out
 from dshrink.front_results import front_rows, load_fronts, save_fronts
 from dshrink.fronts import (
+    Front,
     FrontError,
     FrontPoint,
     MeanWithInterval,
@@ -24,7 +26,6 @@ from dshrink.fronts import (
     dominates,
     half_width,
     hypervolume,
-    make_front,
     mean_interval,
     pareto_front,
     wilson_interval,
@@ -188,7 +189,7 @@ def test_methods_are_compared_by_hypervolumes_above_one_reference():
         point(20, 80, method="searched"),
         point(15, 70, method="random"),
     ]
-    front = make_front((), points, 60)
+    front = Front(conditions=(), points=tuple(points), reference_percent=60)
     searched, random = ("searched", ""), ("random", "")
     assert front.series == (searched, random)
     assert front.hypervolume == 10 * 30 + 10 * 20
@@ -201,7 +202,7 @@ def test_a_hypervolume_over_seeds_is_the_mean_of_theirs_with_its_interval():
     two = {"seeds": (0, 1)}
     slow = point(10, 90, **two, of_seeds=((10, 89), (10, 91)))
     fast = point(20, 80, **two, of_seeds=((20, 78), (20, 82)))
-    front = make_front((), [slow, fast], 70)
+    front = Front(conditions=(), points=(slow, fast), reference_percent=70)
     of_seeds = [20 * 8 + 10 * 11, 20 * 12 + 10 * 9]
     found = front.series_hypervolume(("searched", ""))
     assert found == pytest.approx((sum(of_seeds) / 2, half_width(of_seeds)))
@@ -210,19 +211,20 @@ def test_a_hypervolume_over_seeds_is_the_mean_of_theirs_with_its_interval():
         point(15, 80, **two, of_seeds=((10, 90), (20, 70))),
         point(15, 80, **two, of_seeds=((20, 80), (10, 90))),
     ]
-    front = make_front((), crossed, 60)
+    front = Front(conditions=(), points=tuple(crossed), reference_percent=60)
     of_seeds = [10 * 30 + 10 * 20, 10 * 30 + 10 * 10]
     found = front.series_hypervolume(("searched", ""))
     assert found == pytest.approx((sum(of_seeds) / 2, half_width(of_seeds)))
     assert found[0] != front.hypervolume == 15 * 20
     other = point(30, 75, seeds=(0, 2), of_seeds=((30, 75), (30, 75)))
     volume = 10 * 20 + 20 * 5
-    assert make_front((), [slow, other], 70).series_hypervolume(("searched", "")) == (volume, None)
+    front = Front(conditions=(), points=(slow, other), reference_percent=70)
+    assert front.series_hypervolume(("searched", "")) == (volume, None)
 
 
 def test_recipes_of_one_method_have_hypervolumes_of_their_own():
     points = [point(10, 90, recipe="short"), point(10, 95, recipe="long")]
-    front = make_front((), points, 60)
+    front = Front(conditions=(), points=tuple(points), reference_percent=60)
     assert front.series == (("searched", "short"), ("searched", "long"))
     assert [front.series_hypervolume(one)[0] for one in front.series] == [300, 350]
 
@@ -621,8 +623,7 @@ def test_metadata_that_cannot_be_is_refused_with_the_file(known, message, tmp_pa
 
 
 def test_bench_prints_accuracies_where_any_is_known(tmp_path, monkeypatch):
-    monkeypatch.setattr(out, "_width", 200)
-    monkeypatch.setattr("dshrink.cli.grids.screen_width", lambda: 200)  # a pipe gets all columns
+    monkeypatch.setattr(grids, "screen_width", lambda: 200)
     known = result_of(network_of_file(write_onnx(tmp_path / "a.onnx", accuracy_percent=91.234), 1))
     foreign = result_of(network_of_file(write_onnx(tmp_path / "b.onnx"), 1))
     for results, expected in (([known, foreign], True), ([foreign], False)):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dshrink.merge.rewrite import MergedNetwork, merge_network
+from dshrink.merge.merged_network import MergedNetwork, merge_network
+from dshrink.network.mask_changes import rewriting
 from dshrink.network.models import Network
-from dshrink.network.rewriting import rewriting
 
 
 def merge_blocks(

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from dshrink.cli.main import app
+from dshrink.network.mask_changes import rewriting
 from dshrink.network.models import Network, load_network
-from dshrink.network.rewriting import rewriting
 from dshrink.train.data import open_images, preprocessing_of
 from dshrink.train.errors import CheckpointError
 from dshrink.train.feed import Feed

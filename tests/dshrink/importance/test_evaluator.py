@@ -17,8 +17,8 @@ from dshrink.importance.evaluation import Evaluation
 from dshrink.importance.evaluator import Evaluator
 from dshrink.importance.settings import Candidate, ImportanceSettings, Level
 from dshrink.merge.unmerged import unmerged_module
+from dshrink.network.mask_changes import rewriting
 from dshrink.network.models import load_network
-from dshrink.network.rewriting import rewriting
 from dshrink.train.unreadable import Unreadable
 
 BASE = "1" * 9

@@ -14,8 +14,8 @@ from dshrink.errors import ShrinkError
 from dshrink.merge.linear_graph import collapse, region_graph
 from dshrink.network.chain import span_chain
 from dshrink.network.lowering import LoweredNetwork
+from dshrink.network.mask_changes import span_region
 from dshrink.network.models import Network
-from dshrink.network.rewriting import span_region
 from dshrink.pieces.span_pieces import span_pieces
 from dshrink.pieces.specs import shrunk_spec
 from latency_tables.opspec import Activation, Add, Conv, OpSpec

@@ -58,7 +58,7 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Command:
     monkeypatch.setattr(study_operation, "bench_networks", bench)
     monkeypatch.setenv("COLUMNS", "200")
     app = typer.Typer()
-    run.register(app)
+    app.command()(run.command)
 
     def start(*words: object) -> Result:
         return CliRunner().invoke(app, [str(word) for word in words])

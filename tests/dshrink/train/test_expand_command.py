@@ -25,7 +25,7 @@ LAYERS = ("--layer", "layer1.0.conv1", "--layer", "layer3.0.conv2")
 def run(pictures: Path, tmp_path: Path) -> Callable[..., Any]:
     """``run("--rule", "vgg")`` of the small network, into ``tmp_path``."""
     app = typer.Typer()
-    expand.register(app)
+    app.command()(expand.command)
     given = ["test_resnet", "--data", str(pictures), "--out", str(tmp_path), "--resolution", "32"]
 
     def command(*words: str) -> Any:

@@ -20,9 +20,9 @@ from dshrink.cli.main import app, main
 from dshrink.errors import DshrinkError, NetworkError
 from dshrink.merge.agreement import top1_agreement
 from dshrink.merge.export import METADATA_KEY
-from dshrink.merge.rewrite import merge_network
+from dshrink.merge.merged_network import merge_network
+from dshrink.network.mask_changes import rewriting
 from dshrink.network.models import Network, load_network
-from dshrink.network.rewriting import rewriting
 from dshrink.network.weights_metadata import WeightsAbout, about_weights
 from dshrink.train.data import open_images
 from dshrink.train.errors import CheckpointError

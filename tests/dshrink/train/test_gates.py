@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from dshrink.merge.unmerged import unmerged_module
+from dshrink.network.mask_changes import rewriting
 from dshrink.network.models import Network, load_network
-from dshrink.network.rewriting import rewriting
 from dshrink.train.gates import MASK_NAME, SHARE_NAME, gated_module, searchable_blocks
 
 

@@ -27,8 +27,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dshrink.merge.unmerged import unmerged_module
+from dshrink.network.mask_changes import rewriting
 from dshrink.network.models import Network
-from dshrink.network.rewriting import rewriting
 from dshrink.train import loop
 from dshrink.train.checkpoint import (
     Checkpoint,

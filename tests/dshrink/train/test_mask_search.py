@@ -28,9 +28,9 @@ from dshrink.train import mask_search
 from dshrink.train.feed import Feed
 from dshrink.train.gates import MASK_NAME, SHARE_NAME, gated_module, searchable_blocks
 from dshrink.train.keep_rule import KeepRule
+from dshrink.train.latency_decay import Decay
 from dshrink.train.mask_search import (
     HISTORY_COLUMNS,
-    Decay,
     MaskSearch,
     search_masks,
     write_mask_history,

@@ -26,13 +26,14 @@ from dshrink.merge.agreement import top1_agreement
 from dshrink.merge.export import METADATA_KEY
 from dshrink.network.models import Network
 from dshrink.network.tracing import import_timm, trace
+from dshrink.operations import mask_search
 from dshrink.operations import search as searching
+from dshrink.operations.mask_search import MaskRequest
 from dshrink.operations.resolution import one_resolution
-from dshrink.operations.search import MaskRequest
 from dshrink.progress import no_progress
 from dshrink.search.goal import Goal
 from dshrink.search.plan import load_plan, parse_plan, save_plan
-from dshrink.train import opening
+from dshrink.train import opening, processes
 from dshrink.train.errors import DataError
 from dshrink.train.settings import Training
 from latency_tables.io import save_table
@@ -171,7 +172,7 @@ def settings_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Training]:
 
     monkeypatch.setattr("dshrink.operations.finetune.finetune_by_plan", note)
     monkeypatch.setattr("dshrink.operations.expand.expand_network", note)
-    monkeypatch.setattr(searching, "search_mask", note_search)
+    monkeypatch.setattr(mask_search, "search_mask", note_search)
     starts = {
         "finetune": ["finetune", MODEL, "--plan", "mask:0100"],
         "expand": ["expand", MODEL],
@@ -321,7 +322,7 @@ def test_images_have_the_channels_of_the_network(
 
 def test_only_the_process_that_speaks_shows_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     for main in (True, False):
-        monkeypatch.setattr(train_options, "is_main_process", lambda main=main: main)
+        monkeypatch.setattr(processes, "is_main_process", lambda main=main: main)
         with train_options.progress_of_main("train") as update:
             assert (update is not no_progress) == main
 
@@ -331,7 +332,7 @@ def test_a_random_search_without_a_seed_draws_with_seed_0(
 ) -> None:
     seeds: list[int | None] = []
 
-    def note(*given: Any, seed: int | None = None, **more: Any) -> Any:
+    def note(model: str, table: Path, *, seed: int | None = None, **more: Any) -> Any:
         seeds.append(seed)
         raise DshrinkError("that is all")
 

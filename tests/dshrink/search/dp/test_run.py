@@ -81,11 +81,11 @@ TABLE = ["m", "--table", "x"]
         ("csv", FILES[:2], "Missing option '--importance'"),
         ("csv", [*FILES, "--max-macs", "9"], "No such option: --max-macs"),
         ("csv", [*FILES, "mobilenetv2_100"], "unexpected extra argument"),
-        ("dp", FILES[2:], "Missing argument 'model'"),
+        ("dp", FILES[2:], "Missing argument 'MODEL'"),
         ("dp", [*TABLE, *FILES], "No such option: --time-table"),
         ("dp", ["m", *FILES[2:]], "Missing option '--table'"),
         ("greedy", [*TABLE, *FILES[2:]], "No such option: --importance"),
-        ("greedy", TABLE[1:], "Missing argument 'model'"),
+        ("greedy", TABLE[1:], "Missing argument 'MODEL'"),
         ("random", [*TABLE, "--prec", "1"], "No such option: --prec"),
         ("mask", ["m", "--data", "x"], "Missing option '--out'"),
     ],
@@ -126,7 +126,7 @@ def test_several_tables_give_a_plan_each_or_one_for_all(importance):
     shared = search_tables(both, replace(wanted, one_plan="worst"))
     assert [plan.span_mask for plan in shared.plans] == ["01"]
     assert [one.lost_importance for one in shared.outcomes] == [1.5, 0.0]
-    assert result_data(shared)["devices"][0]["lost_importance"] == 1.5
+    assert result_data(shared)["devices"][0].lost_importance == 1.5
 
 
 def test_keys_that_were_not_evaluated_are_counted(importance):

@@ -20,8 +20,8 @@ from dshrink.merge.surgery import Surgery
 from dshrink.merge.unmerged import unmerged_module
 from dshrink.network.layers import ConstantMap, PaddedConv2d
 from dshrink.network.lowering import lower
+from dshrink.network.mask_changes import Region, Rewriting
 from dshrink.network.models import Network
-from dshrink.network.rewriting import Region, Rewriting
 from dshrink.network.tracing import propagate_shapes
 from latency_tables.onnx_file import Arrays
 from latency_tables.span_masks import MOST_WEIGHT_BYTES

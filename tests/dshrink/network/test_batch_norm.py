@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dshrink.network.lowering import folded_weights
+from dshrink.network.batch_norm import folded_weights
 
 
 def norm_of(channels: int, *, eps: float, affine: bool = True) -> nn.BatchNorm2d:
