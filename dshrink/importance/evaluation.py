@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, fields
+from typing import Any, Literal, NamedTuple
 
-from dshrink.importance.settings import Candidate
-from latency_tables.records import plain
+from dshrink.importance.settings import Candidate, EvaluationError
+from latency_tables.records import convert_record, plain
 
 
 class Platform(NamedTuple):
@@ -23,7 +23,48 @@ class Platform(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
+class _Scored:
+    """What an evaluation and its line in a journal share."""
+
+    seconds: float
+    train_loss: float | None = None
+    train_accuracy: float | None = None
+    val_loss: float | None = None
+    val_accuracy: float | None = None
+    reason: str = ""
+    unreadable: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.reason and not all(
+            value is not None and math.isfinite(value) for value in self.scores
+        ):
+            raise ValueError("an evaluation needs four finite scores, or a reason")
+
+    @property
+    def scores(self) -> tuple[float | None, ...]:
+        """In the order of the published columns."""
+        return self.train_loss, self.train_accuracy, self.val_loss, self.val_accuracy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Line(_Scored):
+    """A journal's line where every machine died of the network."""
+
+    line: Literal["evaluation"]
+    mask: str
+    reinitialised: int
+    tuned: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PlatformLine(_Line):
+    device: str
+    torch: str
+    dshrink: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation(_Scored):
     """Losses are mean cross-entropies, accuracies in percent. With a ``reason`` there are none.
 
     "train" is what was seen while the network was tuned or recalibrated; of the original, the same
@@ -32,25 +73,7 @@ class Evaluation:
     """
 
     candidate: Candidate
-    seconds: float
-    train_loss: float | None = None
-    train_accuracy: float | None = None
-    val_loss: float | None = None
-    val_accuracy: float | None = None
-    reason: str = ""
-    unreadable: int = 0
     platform: Platform | None = None
-
-    def __post_init__(self) -> None:
-        if not self.reason and not all(
-            isinstance(value, int | float) and math.isfinite(value) for value in self.scores
-        ):
-            raise ValueError("an evaluation needs four finite scores, or a reason")
-
-    @property
-    def scores(self) -> tuple[float | None, ...]:
-        """In the order of the published columns."""
-        return self.train_loss, self.train_accuracy, self.val_loss, self.val_accuracy
 
     def changes(self, original: Evaluation) -> tuple[float, ...]:
         """The scores less the original's: nats and percentage points."""
@@ -67,13 +90,15 @@ class Evaluation:
         return {"line": "evaluation", **self.candidate._asdict(), **own, **platform}
 
     @classmethod
-    def from_json(cls, line: Mapping[str, Any]) -> Evaluation:
-        """Raises KeyError, TypeError or ValueError for a line that is none."""
-        own = dict(line)
-        if (kind := own.pop("line")) != "evaluation":
-            raise ValueError(f"unknown line {kind!r}")
-        candidate = Candidate(*(own.pop(name) for name in Candidate._fields))
+    def from_json(cls, line: Any, *, where: str, fix: str) -> Evaluation:
+        """Raises EvaluationError for a line that is none."""
+        kind = _PlatformLine if isinstance(line, Mapping) and "device" in line else _Line
+        found = convert_record(line, kind, where=where, error=EvaluationError, fix=fix)
         platform = None
-        if "device" in own:
-            platform = Platform(*(str(own.pop(name)) for name in Platform._fields))
-        return cls(candidate=candidate, platform=platform, **own)
+        if isinstance(found, _PlatformLine):
+            platform = Platform(found.device, found.torch, found.dshrink)
+        return cls(
+            candidate=Candidate(found.mask, found.reinitialised, found.tuned),
+            platform=platform,
+            **{field.name: getattr(found, field.name) for field in fields(_Scored)},
+        )

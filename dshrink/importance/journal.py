@@ -55,7 +55,7 @@ class _Header:
     identity: Mapping[str, Any]
 
 
-class Journal:
+class ImportanceJournal:
     """The journal of a run, held against other processes, and what is known from all of them."""
 
     def __init__(self, table: Path, shard: Shard | None, identity: Mapping[str, Any]) -> None:
@@ -90,19 +90,18 @@ class Journal:
 
     def _take(self, lines: Sequence[bytes], path: Path) -> None:
         found: dict[Candidate, Evaluation] = {}
+        fix = "delete the lines from there on, or the file to start afresh"
         for number, text in enumerate(lines, start=1):
+            where = f"{path}, line {number}"
             try:
                 line = json.loads(text)
-                if number > 1:
-                    evaluation = Evaluation.from_json(line)
-                    found[evaluation.candidate] = evaluation
-            except (KeyError, TypeError, ValueError) as error:
-                raise EvaluationError(
-                    f"{path}, line {number}: {error}; delete the lines from there on, or the file "
-                    "to start afresh"
-                ) from None
+            except (RecursionError, ValueError) as error:
+                raise EvaluationError(f"{where}: {error}; {fix}") from None
             if number == 1:
                 self._check(line, path)
+            else:
+                evaluation = Evaluation.from_json(line, where=where, fix=fix)
+                found[evaluation.candidate] = evaluation
         for candidate, evaluation in found.items():
             # What a file says last counts; its failure does not hide what another file knows.
             known = self.known.get(candidate)

@@ -16,7 +16,7 @@ from pathlib import Path
 from dshrink.importance.cluster import Connect, evaluate_on_cluster
 from dshrink.importance.evaluation import Evaluation
 from dshrink.importance.evaluator import Evaluator
-from dshrink.importance.journal import Journal, Shard
+from dshrink.importance.journal import ImportanceJournal, Shard
 from dshrink.importance.settings import Candidate, EvaluationError, ImportanceSettings
 from dshrink.importance.table import ImportanceTable, save_importance, versions
 from dshrink.progress import Notice, OnProgress, duration, no_notice, no_progress
@@ -84,7 +84,7 @@ class ImportanceRun:
         wanted = list(dict.fromkeys([self.original, *self.keys.values()]))
         if self.shard:
             wanted = wanted[self.shard.number - 1 :: self.shard.of]
-        with closing(Journal(self.out, self.shard, self.evaluator.identity)) as journal:
+        with closing(ImportanceJournal(self.out, self.shard, self.evaluator.identity)) as journal:
             left = [
                 candidate
                 for candidate in wanted
@@ -119,7 +119,7 @@ class ImportanceRun:
 
     def _evaluate(
         self,
-        journal: Journal,
+        journal: ImportanceJournal,
         wanted: list[Candidate],
         left: list[Candidate],
         progress: OnProgress,
@@ -151,7 +151,7 @@ class ImportanceRun:
             return evaluate_on_cluster(self.connect, self.settings, identity, left, notice)
         return (self.evaluator.evaluate(candidate) for candidate in left)
 
-    def _unreadable_lines(self, journal: Journal) -> list[str]:
+    def _unreadable_lines(self, journal: ImportanceJournal) -> list[str]:
         """What to say about images that were left out, here or by whoever evaluated."""
         here = self.evaluator.unreadable.line
         counts = {e.unreadable for e in journal.known.values() if not e.reason}
@@ -164,7 +164,7 @@ class ImportanceRun:
         )
         return [line for line in (here, differ if len(counts) > 1 else "") if line]
 
-    def _check_original(self, journal: Journal) -> None:
+    def _check_original(self, journal: ImportanceJournal) -> None:
         original = journal.known.get(self.original)
         if original is not None and original.reason:
             raise EvaluationError(
@@ -172,7 +172,7 @@ class ImportanceRun:
                 "fix the cause and run the same command with --retry-failed"
             )
 
-    def _check(self, journal: Journal) -> None:
+    def _check(self, journal: ImportanceJournal) -> None:
         self._check_original(journal)
         evaluated = [e for e in journal.known.values() if e.candidate != self.original]
         if evaluated and all(evaluation.reason for evaluation in evaluated):

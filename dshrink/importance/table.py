@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from dshrink.importance.evaluation import Evaluation, Platform
+from dshrink.search.dp.files import SIDECAR_SCHEMA, SIDECAR_VERSION
 from dshrink.search.importance import ImportanceKey
 from latency_tables.csv_lines import write_csv
 from latency_tables.files import write_atomically
 
-SCHEMA = "dshrink.importance"
-SCHEMA_VERSION = 1
 #: Those of snu-mllab/Efficient-CNN-Depth-Compression. Changes against the original network: losses
 #: in nats, accuracies in percentage points, below 0 where something is lost.
 COLUMNS = "id,st,end,st_act,end_act,train_loss,train_acc,val_loss,val_acc"
@@ -54,8 +53,8 @@ def save_importance(path: Path, table: ImportanceTable, about: Mapping[str, Any]
     write_csv(path, COLUMNS.split(","), table.rows())
     sidecar = path.with_suffix(".json")
     document = {
-        "schema": SCHEMA,
-        "schema_version": SCHEMA_VERSION,
+        "schema": SIDECAR_SCHEMA,
+        "schema_version": SIDECAR_VERSION,
         **about,
         "keys": len(table.evaluations),
         "evaluated_by": [

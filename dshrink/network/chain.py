@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise, takewhile
 
 from dshrink.errors import DshrinkError
-from dshrink.network.blocks import Block, Section, find_blocks, find_sections
+from dshrink.network.blocks import Block, Section, find_sections
 from latency_tables.masks import REMOVABLE
 from latency_tables.opspec import Activation, Add, Conv, OpSpec, Shape
 from latency_tables.span_masks import ACTIVE, LINEAR, SpanChain
@@ -124,9 +124,8 @@ class Chain:
         return spans
 
 
-def make_chain(spec: OpSpec, layers: Sequence[str]) -> Chain:
-    """The chain of a lowered network."""
-    blocks = find_blocks(spec, layers)
+def make_chain(spec: OpSpec, layers: Sequence[str], blocks: tuple[Block, ...]) -> Chain:
+    """The chain of a lowered network with these building blocks (``find_blocks``)."""
     sections = find_sections(spec)
     trunk = [n for section in sections for n in _trunk(spec, section)]
     numbers = [n for n in trunk if isinstance(spec.ops[n], Conv)]

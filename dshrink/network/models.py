@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import difflib
 import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -22,10 +21,8 @@ from dshrink.network.blocks import Block, find_blocks
 from dshrink.network.chain import Chain, make_chain
 from dshrink.network.lowering import LoweredNetwork, lower
 from dshrink.network.tracing import import_timm, import_torchvision_models, trace
+from dshrink.network.weights_metadata import about_weights
 from latency_tables.opspec import OpSpec
-
-#: Where a safetensors file of ours says what its weights are for.
-WEIGHTS_KEY = "dshrink"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +45,7 @@ class Network:
     @cached_property
     def chain(self) -> Chain:
         """The chain of convolutions along the trunk (``make_chain``)."""
-        return make_chain(self.spec, self.lowered.layers)
+        return make_chain(self.spec, self.lowered.layers, self.blocks)
 
     @property
     def resolution(self) -> tuple[int, int]:
@@ -102,24 +99,11 @@ def load_network(
 def _classes(path: Path, name: str, classes: int | None) -> int | None:
     """As many as asked for, else as a file of ours says; another network's is refused."""
     about = about_weights(path)
-    model = about.get("model")
-    if model and model.partition(".")[0] != name.partition(".")[0]:
-        raise NetworkError(f"{path}: its weights are of {model}, the network is {name}")
-    return classes if classes is not None else about.get("classes")
-
-
-def about_weights(path: Path) -> dict[str, Any]:
-    """What a file of weights that ``dshrink`` wrote says of itself; empty for any other file."""
-    if path.suffix != ".safetensors" or not path.is_file():
-        return {}
-    from safetensors import safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            found = json.loads((file.metadata() or {}).get(WEIGHTS_KEY, "{}"))
-    except Exception:  # reading the weights says what is wrong with the file
-        return {}
-    return found if isinstance(found, dict) else {}
+    if about is None:
+        return classes
+    if about.model.partition(".")[0] != name.partition(".")[0]:
+        raise NetworkError(f"{path}: its weights are of {about.model}, the network is {name}")
+    return classes if classes is not None else about.classes
 
 
 def weights_digest(module: nn.Module) -> str:

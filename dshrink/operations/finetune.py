@@ -9,7 +9,7 @@ from typing import Any
 
 from dshrink.errors import DshrinkError
 from dshrink.network.mask_changes import rewriting
-from dshrink.network.models import about_weights
+from dshrink.network.weights_metadata import about_weights
 from dshrink.operations.resolution import one_resolution
 from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
@@ -110,9 +110,9 @@ def _check_teacher(weights: str, teacher: str | None, settings: Training) -> Non
             f"{option} {source} with distillation: an untrained teacher teaches noise; give "
             "trained weights as --teacher FILE, or --distillation 0"
         )
-    if (about := about_weights(Path(source))).get("padding"):
+    if (about := about_weights(Path(source))) and about.padding:
         raise DshrinkError(
             f"{option} {source} with distillation: these weights were trained without the "
-            f"activations that {about['mask']} removes, a teacher has all of its own; give those "
+            f"activations that {about.mask} removes, a teacher has all of its own; give those "
             "of the whole network as --teacher FILE, or --distillation 0"
         )

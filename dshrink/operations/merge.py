@@ -11,7 +11,8 @@ from dshrink.errors import DshrinkError
 from dshrink.merge.agreement import Agreement
 from dshrink.merge.certified_export import export_merged
 from dshrink.network.mask_changes import rewriting
-from dshrink.network.models import about_weights, load_network
+from dshrink.network.models import load_network
+from dshrink.network.weights_metadata import WeightsAbout, about_weights
 from dshrink.operations.resolution import one_resolution
 from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.progress import Notice, no_notice
@@ -71,15 +72,15 @@ def merge_by_plan(
     """
     wanted = parse_plan(plan)
     source = weights if weights in ("pretrained", "random") else Path(weights)
-    trained = about_weights(source) if isinstance(source, Path) else {}
+    trained = about_weights(source) if isinstance(source, Path) else None
     known, whose = wanted.resolution, f"the plan {plan}"
-    if known is None and (found := trained.get("resolution")):
-        known, whose = (found[0], found[1]), weights
+    if known is None and trained:
+        known, whose = trained.resolution, weights
     size = one_resolution(resolution, known, whose)
     network = load_network(model, resolution=size, weights=source, seed=seed)
     bound = bind_to_network(wanted, network)
     if free_activation is None:
-        free_activation = not trained.get("padding") or bool(trained["free_activation"])
+        free_activation = trained.free_activation if trained and trained.padding else True
     form = _padding(bound, padding, free_activation, trained, weights)
     feed = None
     if data is not None:
@@ -120,24 +121,28 @@ def merge_by_plan(
 
 
 def _padding(
-    plan: Plan, asked: str | None, free_activation: bool, trained: Mapping[str, Any], weights: str
+    plan: Plan,
+    asked: str | None,
+    free_activation: bool,
+    trained: WeightsAbout | None,
+    weights: str,
 ) -> str:
     """The padding mode: as asked for, as the weights were trained, or as planned.
 
     Raises DshrinkError where weights of ``dshrink finetune`` were trained for something else: then
     the merged network would be none that anybody trained.
     """
-    form = trained.get("padding", "")
-    if not form:
+    if trained is None or not trained.padding:
         return asked or plan.padding
+    form = trained.padding
     now = {"mask": plan.mask, "padding": asked or form, "free_activation": free_activation}
     if differences := [
-        f"{name} {trained[name]}, now {value}"
+        f"{name} {before}, now {value}"
         for name, value in now.items()
-        if trained[name] != value
+        if (before := getattr(trained, name)) != value
     ]:
         raise DshrinkError(
             f"{weights}: these weights were fine-tuned for {'; '.join(differences)}: give that "
             "plan (plan.json next to them), or fine-tune for this one"
         )
-    return str(form)
+    return form

@@ -19,7 +19,7 @@ from dshrink.operations.study_plan import StudyRequest, study_context
 from dshrink.plots import front_figure, save_figure
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.results import BenchmarkResult, save_results
-from dshrink.study.folders import TableResult
+from dshrink.study.folders import MeasuredStep
 from dshrink.study.networks import benchmark_result, report_row, study_networks
 from dshrink.study.report import report_lines
 from dshrink.study.rows import StudyContext
@@ -119,7 +119,7 @@ class StudyStages:
                 on_progress=update,
                 notice=self.notice,
             )
-        context.folders.finish(TABLE, TableResult(digest=profile.table.digest))
+        context.folders.finish(TABLE, MeasuredStep(digest=profile.table.digest))
 
     def train(self) -> None:
         """All steps of training, searching and merging; progress is in epochs."""

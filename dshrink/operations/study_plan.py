@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from devices.agent.protocol import file_digest
 from dshrink.errors import DshrinkError
 from dshrink.progress import Notice, no_notice
 from dshrink.study.folders import StepFolders
@@ -107,7 +107,7 @@ def study_context(request: StudyRequest, images: Images) -> StudyContext:
     identity = {
         "model": recipe.model,
         "resolution": recipe.resolution,
-        "weights": _known_weights(recipe.weights),
+        "weights": _weights_identity(recipe.weights),
         "data": images.digest,
     }
     # A table that is measured here is identified by its conditions.
@@ -124,12 +124,11 @@ def study_context(request: StudyRequest, images: Images) -> StudyContext:
     )
 
 
-def _known_weights(weights: str) -> str:
-    """Published and initial weights by their names, a file by its content. Raises DshrinkError."""
+def _weights_identity(weights: str) -> str:
+    """Published and initial weights by their names, a file by its digest. Raises DshrinkError."""
     if weights in ("pretrained", "initial", "random"):
         return weights
     try:
-        with Path(weights).open("rb") as file:
-            return f"file {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
+        return f"file {file_digest(weights)[:16]}"
     except OSError as error:
         raise DshrinkError(f"weights = {weights!r} cannot be read ({error.strerror})") from None

@@ -24,28 +24,28 @@ _DIGEST = "table_digest"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TableResult:
+class MeasuredStep:
     """A measured latency table, by its digest."""
 
     digest: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PretrainResult:
+class PretrainedStep:
     """The whole network, pre-trained."""
 
     accuracy_percent: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SearchResult:
+class SearchedStep:
     """The mask that was searched."""
 
     keep_mask: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainResult:
+class TrainedStep:
     """A row's network, trained; ``keep_mask`` is empty for a narrower one."""
 
     keep_mask: str
@@ -53,7 +53,7 @@ class TrainResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MergeResult:
+class MergedStep:
     """A row's network as an ONNX file; ``structure`` is the digest of its ``OpSpec``.
 
     What is None was not merged: the accuracy before, the number of validation images that the
@@ -73,11 +73,11 @@ class MergeResult:
     certificate: float | None = None
 
 
-StepResult = TableResult | PretrainResult | SearchResult | TrainResult | MergeResult
-Result = TypeVar("Result", TableResult, PretrainResult, SearchResult, TrainResult, MergeResult)
+StepResult = MeasuredStep | PretrainedStep | SearchedStep | TrainedStep | MergedStep
+Result = TypeVar("Result", MeasuredStep, PretrainedStep, SearchedStep, TrainedStep, MergedStep)
 _KINDS: Mapping[str, type[StepResult]] = {
-    **{TABLE: TableResult, PRETRAIN: PretrainResult, SEARCH: SearchResult},
-    **{TRAIN: TrainResult, MERGE: MergeResult},
+    **{TABLE: MeasuredStep, PRETRAIN: PretrainedStep, SEARCH: SearchedStep},
+    **{TRAIN: TrainedStep, MERGE: MergedStep},
 }
 
 
@@ -166,7 +166,7 @@ class StepFolders:
         starts = {need: self.depends_on(need) for need in step.needs if need in self.steps}
         table = {"table": self.table} if _asks_table(step) else {}
         if table and TABLE in step.needs:
-            measured = self.result(TABLE, TableResult)
+            measured = self.result(TABLE, MeasuredStep)
             table[_DIGEST] = measured.digest if measured else None
         found: dict[str, Any] = plain(
             {**self.identity, **table, **step.about, "starts_from": starts}

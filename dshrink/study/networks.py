@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dshrink.results import BenchmarkResult
-from dshrink.study.folders import MergeResult
+from dshrink.study.folders import MergedStep
 from dshrink.study.report import RowResult
 from dshrink.study.rows import StudyContext
 from dshrink.study.steps import MERGE, Step
@@ -17,7 +17,7 @@ class StudyNetwork:
     """One network in its ONNX file; ``epochs`` are all that its weights were trained for."""
 
     step: Step
-    merged: MergeResult
+    merged: MergedStep
     file: Path
     epochs: int
 
@@ -26,7 +26,7 @@ def study_networks(context: StudyContext) -> list[StudyNetwork]:
     """All networks that are done, in the order of the steps. Raises StudyError."""
     folders, found = context.folders, []
     for name, step in folders.steps.items():
-        merged = folders.result(name, MergeResult) if step.kind == MERGE else None
+        merged = folders.result(name, MergedStep) if step.kind == MERGE else None
         if merged is not None:
             file = folders.folder(name) / merged.file
             epochs = folders.epochs(name)

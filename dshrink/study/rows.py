@@ -27,12 +27,12 @@ from dshrink.search.goal import Goal
 from dshrink.search.greedy import random_plan
 from dshrink.search.plan import load_plan, parse_plan, save_plan
 from dshrink.study.folders import (
-    MergeResult,
-    PretrainResult,
-    SearchResult,
+    MergedStep,
+    PretrainedStep,
+    SearchedStep,
     StepFolders,
     StepResult,
-    TrainResult,
+    TrainedStep,
 )
 from dshrink.study.recipe import INITIAL, MaskGoal, Recipe
 from dshrink.study.steps import MERGE, PRETRAIN, SEARCH, TRAIN, Step, StudyError
@@ -126,12 +126,12 @@ class StepRunner:
         )
 
 
-def _pretrain(runner: StepRunner, step: Step) -> PretrainResult:
+def _pretrain(runner: StepRunner, step: Step) -> PretrainedStep:
     tuned = runner.fine_tune(step, runner.start(step), None)
-    return PretrainResult(accuracy_percent=tuned.fitted.accuracy)
+    return PretrainedStep(accuracy_percent=tuned.fitted.accuracy)
 
 
-def _search(runner: StepRunner, step: Step) -> SearchResult:
+def _search(runner: StepRunner, step: Step) -> SearchedStep:
     assert step.training is not None and step.goal is not None
     context, network = runner.context, runner.start(step)
     folder = context.folders.folder(step.name)
@@ -149,15 +149,15 @@ def _search(runner: StepRunner, step: Step) -> SearchResult:
     if runner.main:
         save_plan(found.plan, folder / PLAN)
         write_mask_history(found, folder / HISTORY)
-    return SearchResult(keep_mask=found.plan.keep_mask)
+    return SearchedStep(keep_mask=found.plan.keep_mask)
 
 
-def _train(runner: StepRunner, step: Step) -> TrainResult:
+def _train(runner: StepRunner, step: Step) -> TrainedStep:
     network = runner.start(step)
     mask = keep_mask(runner, step, network)
     network, changes = row_network(step, network, mask)
     tuned = runner.fine_tune(step, network, changes)
-    return TrainResult(keep_mask=mask, accuracy_percent=tuned.fitted.accuracy)
+    return TrainedStep(keep_mask=mask, accuracy_percent=tuned.fitted.accuracy)
 
 
 def keep_mask(runner: StepRunner, step: Step, network: Network) -> str:
@@ -207,11 +207,11 @@ def row_network(step: Step, network: Network, mask: str) -> tuple[Network, Rewri
     return network, rewriting(network, mask, free_activation=step.free_activation)
 
 
-def _merge(runner: StepRunner, step: Step) -> MergeResult:
+def _merge(runner: StepRunner, step: Step) -> MergedStep:
     """Merge what was trained, verify it on random and on all validation images, write ONNX."""
     folders = runner.context.folders
     (trained,) = step.needs
-    known = folders.result(trained, TrainResult)
+    known = folders.result(trained, TrainedStep)
     assert known is not None
     whole = runner.network(INITIAL, narrower=step.narrower)
     network, changes = row_network(step, whole, known.keep_mask)
@@ -234,7 +234,7 @@ def _merge(runner: StepRunner, step: Step) -> MergeResult:
             about=origin,
         )
         exported, network = _found(done), done.merged.network
-    return MergeResult(
+    return MergedStep(
         **exported,
         file=file.name,
         keep_mask=known.keep_mask,
@@ -248,7 +248,7 @@ def _exported(
     runner: StepRunner,
     step: Step,
     network: Network,
-    known: TrainResult,
+    known: TrainedStep,
     file: Path,
     origin: Mapping[str, Any],
 ) -> dict[str, Any]:

@@ -16,7 +16,8 @@ import torch
 from dshrink.errors import CertificateError
 from dshrink.merge.agreement import Agreement, top1_agreement
 from dshrink.merge.verify import TOLERANCE
-from dshrink.network.models import WEIGHTS_KEY, Network, weights_digest, with_state
+from dshrink.network.models import Network, weights_digest, with_state
+from dshrink.network.weights_metadata import WEIGHTS_KEY
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.train.checkpoint import save_tensors
 from dshrink.train.expansion import (

@@ -18,7 +18,8 @@ from torch import nn
 
 from dshrink.merge.unmerged import unmerged_module
 from dshrink.network.mask_changes import Rewriting
-from dshrink.network.models import WEIGHTS_KEY, Network, weights_digest, with_state
+from dshrink.network.models import Network, weights_digest, with_state
+from dshrink.network.weights_metadata import WEIGHTS_KEY
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.train.checkpoint import save_tensors
 from dshrink.train.feed import Feed
@@ -85,7 +86,7 @@ def finetune(
 
 
 def weights_about(network: Network, changes: Rewriting | None) -> dict[str, Any]:
-    """What trained weights are for, as their file says it."""
+    """What trained weights are for, as their file says it (``WeightsAbout``)."""
     return {
         "model": network.name,
         "resolution": list(network.resolution),

@@ -32,7 +32,7 @@ DEFAULT_ALPHA = 1.6
 RAW = "val_acc"
 VALUE_COLUMNS = ("importance", "imp", RAW)
 #: What ``dshrink importance`` writes next to its table.
-SIDECAR_SCHEMA = "dshrink.importance"
+SIDECAR_SCHEMA, SIDECAR_VERSION = "dshrink.importance", 1
 _KEY = ("st", "end", "st_act", "end_act")
 _FIX = f"give a CSV with the columns {','.join(_KEY)} and {RAW} or importance"
 
@@ -128,8 +128,16 @@ def load_unevaluated(path: Path, model: str) -> frozenset[Key]:
     )
     if data.get("schema") != SIDECAR_SCHEMA:
         return frozenset()
-    needed = {name: data[name] for name in _Sidecar.__dataclass_fields__ if name in data}
-    found = convert_record(needed, _Sidecar, where=where, error=ImportanceError, fix=fix)
+    names = {"schema", "schema_version", *_Sidecar.__dataclass_fields__}
+    found = convert_record(
+        {name: value for name, value in data.items() if name in names},
+        _Sidecar,
+        where=where,
+        error=ImportanceError,
+        fix=fix,
+        schema=SIDECAR_SCHEMA,
+        version=SIDECAR_VERSION,
+    )
     if found.model.partition(".")[0] != model.partition(".")[0]:
         raise ImportanceError(
             f"{path} holds importances of {found.model}, the latency table is of {model}: both "

@@ -168,7 +168,7 @@ def test_an_unreadable_image_is_a_reason_unless_it_may_be_skipped(
     assert (found.reason, found.unreadable) == ("", 2)
     assert "2 images could not be read" in skipping.unreadable.line
     # The journal keeps how many there were.
-    assert Evaluation.from_json(found.to_json()) == found
+    assert Evaluation.from_json(found.to_json(), where="f", fix="fix") == found
     # Of 12 validation images 11 count; 18 to train on fill 3 batches of 6 as ever.
     assert found.val_accuracy == pytest.approx(100 * round(found.val_accuracy * 11 / 100) / 11)
     assert [len(labels) for _, labels in skipping.training] == [6, 6, 6]

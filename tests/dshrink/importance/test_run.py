@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -15,10 +16,14 @@ import torch
 from importance_runs import KEYS, NETWORKS, begin, evaluations
 
 from dshrink.errors import DshrinkError
-from dshrink.importance.evaluation import Evaluation
-from dshrink.importance.journal import Journal, Shard, journal_path
+from dshrink.importance.evaluation import Evaluation, Platform
+from dshrink.importance.journal import ImportanceJournal, Shard, journal_path
 from dshrink.importance.run import ImportanceRun
 from dshrink.importance.settings import Candidate, EvaluationError, ImportanceSettings, Level
+from dshrink.importance.table import ImportanceTable, save_importance
+from dshrink.search.dp.files import load_importance, load_unevaluated
+from dshrink.search.errors import ImportanceError
+from dshrink.search.importance import ImportanceKey
 from dshrink.train.unreadable import Unreadable
 from dshrink.version import __version__
 
@@ -152,7 +157,7 @@ def test_an_evaluation_that_every_machine_died_of_names_none() -> None:
     found = Evaluation(candidate=Candidate("11"), seconds=1.0, reason="x")
     line = json.loads(json.dumps(found.to_json()))
     assert "device" not in line
-    assert Evaluation.from_json(line) == found
+    assert Evaluation.from_json(line, where="f", fix="fix") == found
 
 
 def test_what_failed_is_missing_until_it_is_tried_again(
@@ -162,7 +167,7 @@ def test_what_failed_is_missing_until_it_is_tried_again(
     begin(out, finished, NETWORKS)
     measurement = ImportanceRun(settings=settings, out=out)
     failed = measurement.keys[(0, 2, 1, 1)]  # type: ignore[index]
-    with closing(Journal(out, None, measurement.evaluator.identity)) as opened:
+    with closing(ImportanceJournal(out, None, measurement.evaluator.identity)) as opened:
         opened.add(Evaluation(candidate=failed, seconds=1.0, reason="out of memory"))
     result = measurement.run()
     assert result.evaluated == 0 and result.table is not None
@@ -183,7 +188,7 @@ def test_a_failure_does_not_hide_what_another_shard_knows(
     measurement = ImportanceRun(settings=settings, out=out)
     failed = measurement.keys[(0, 2, 1, 1)]  # type: ignore[index]
     shutil.copy(journal_path(finished, None), journal_path(out, Shard(1, 2)))
-    with closing(Journal(out, None, measurement.evaluator.identity)) as opened:
+    with closing(ImportanceJournal(out, None, measurement.evaluator.identity)) as opened:
         opened.add(Evaluation(candidate=failed, seconds=1.0, reason="out of memory"))
     result = measurement.run()
     assert result.evaluated == 0 and result.table is not None and not result.table.missing
@@ -217,29 +222,110 @@ def test_a_journal_in_use_is_waited_for_by_the_user(
 ) -> None:
     out = tmp_path / "a.csv"
     identity = ImportanceRun(settings=settings, out=out).evaluator.identity
-    with closing(Journal(out, Shard(1, 2), identity)):
+    with closing(ImportanceJournal(out, Shard(1, 2), identity)):
         with pytest.raises(EvaluationError, match=r"a\.shard-1-of-2.*in use by another run"):
-            Journal(out, None, identity)
-        Journal(out, Shard(2, 2), identity).close()  # shards run side by side
+            ImportanceJournal(out, None, identity)
+        ImportanceJournal(out, Shard(2, 2), identity).close()  # shards run side by side
 
 
-@pytest.mark.parametrize("line", ["no json", '{"line": "evaluation"}', '{"line": "other"}'])
-def test_a_damaged_journal_says_where(line: str, tmp_path: Path) -> None:
-    Journal(tmp_path / "a.csv", None, {"seed": 0}).close()
+STORED = Path(__file__).parent / "stored"
+EVALUATION = {
+    **{"line": "evaluation", "mask": "0111", "reinitialised": 0, "tuned": True, "seconds": 1.5},
+    **{"train_loss": 1.0, "train_accuracy": 50.0, "val_loss": 1.0, "val_accuracy": 25.0},
+    **{"device": "cpu", "torch": "2.0", "dshrink": "0.1"},
+}
+
+
+def changed(**fields: object) -> str:
+    return json.dumps({**EVALUATION, **fields})
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("no json", "Expecting value"),
+        ("[" * 100_000, "recursion"),
+        ("[1]", "expected an object"),
+        ('{"line": "other"}', 'field \'line\' must be "evaluation", got "other"'),
+        ('{"line": "evaluation"}', "field '[a-z]+' is missing"),
+        (changed(mask=5), "field 'mask' must be a text, got 5"),
+        (changed(seconds="abc"), "field 'seconds' must be a number, got \"abc\""),
+        (changed(seconds=math.nan), "field 'seconds' must be a finite number, got NaN"),
+        (changed(val_loss=None), "needs four finite scores, or a reason"),
+        (changed(unreadable=True), "field 'unreadable' must be an integer, got true"),
+        (changed(device=None), "field 'device' must be a text, got null"),
+        (changed(gpu=1), "unknown field 'gpu'"),
+    ],
+)
+def test_a_damaged_journal_says_where(line: str, message: str, tmp_path: Path) -> None:
+    ImportanceJournal(tmp_path / "a.csv", None, {"seed": 0}).close()
     with journal_path(tmp_path / "a.csv", None).open("a") as file:
         file.write(line + "\n")
-    with pytest.raises(EvaluationError, match=r"a\.journal\.jsonl, line 2: "):
-        Journal(tmp_path / "a.csv", None, {"seed": 0})
+    with pytest.raises(EvaluationError, match=rf"a\.journal\.jsonl, line 2: .*{message}") as caught:
+        ImportanceJournal(tmp_path / "a.csv", None, {"seed": 0})
+    assert "\n" not in str(caught.value)
 
 
 def test_a_journal_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     path = journal_path(tmp_path / "a.csv", None)
     path.write_text('{"line":"header","schema":"dshrink.importance.journal","schema_version":99}\n')
     with pytest.raises(EvaluationError, match="update dshrink"):
-        Journal(tmp_path / "a.csv", None, {})
+        ImportanceJournal(tmp_path / "a.csv", None, {})
     path.write_text('{"schema": "another"}\n')
     with pytest.raises(EvaluationError, match="no journal of importances"):
-        Journal(tmp_path / "a.csv", None, {})
+        ImportanceJournal(tmp_path / "a.csv", None, {})
+
+
+def test_a_stored_journal_of_version_1_says_what_it_said(tmp_path: Path) -> None:
+    table = tmp_path / "a.csv"
+    shutil.copy(STORED / "importance_v1.journal.jsonl", journal_path(table, None))
+    cpu = Platform("cpu", "2.9.0", "0.1.0")
+    original = Evaluation(
+        candidate=Candidate("0111", tuned=False),
+        seconds=0.5,
+        train_loss=1.25,
+        train_accuracy=75.0,
+        val_loss=1.5,
+        val_accuracy=50.0,
+        platform=cpu,
+    )
+    merged = Evaluation(
+        candidate=Candidate("0111", reinitialised=1),
+        seconds=0.75,
+        train_loss=1.3,
+        train_accuracy=70.0,
+        val_loss=1.75,
+        val_accuracy=48.5,
+        unreadable=2,
+        platform=cpu,
+    )
+    failed = Evaluation(candidate=Candidate("0011"), seconds=2.0, reason="diverged")
+    identity = {"model": "test_resnet", "seed": 0}
+    with closing(ImportanceJournal(table, None, identity)) as journal:
+        assert list(journal.known.values()) == [original, merged, failed]
+    evaluations = {ImportanceKey(0, 1, 1, 1): merged, ImportanceKey(0, 2, 1, 1): failed}
+    found = ImportanceTable(evaluations=evaluations, original=original)
+    save_importance(table, found, {**identity, "level": "recalibrate:2"})
+    assert table.read_bytes() == (STORED / "importance_v1.csv").read_bytes()
+    written, stored = (
+        json.loads(path.read_text())
+        for path in (table.with_suffix(".json"), STORED / "importance_v1.json")
+    )
+    assert written == stored
+
+
+def test_a_stored_table_of_version_1_says_what_it_said() -> None:
+    path = STORED / "importance_v1.csv"
+    # Normalised by the mean of the single layers: -1.5 - 1.6 * -1.5.
+    assert load_importance(path) == {(0, 1, 1, 1): pytest.approx(0.9)}
+    assert load_unevaluated(path, "test_resnet") == {(0, 2, 1, 1)}
+
+
+def test_a_table_of_a_newer_version_is_refused_with_advice(tmp_path: Path) -> None:
+    text = (STORED / "importance_v1.json").read_text()
+    (tmp_path / "a.json").write_text(text.replace('"schema_version": 1', '"schema_version": 2'))
+    with pytest.raises(ImportanceError, match=r"a\.json: schema_version 2 .*: update dshrink"):
+        load_unevaluated(tmp_path / "a.csv", "test_resnet")
 
 
 @pytest.mark.parametrize("text", ["", "epochs", "steps:0", "recalibrate:", "steps:-1", "steps:1.5"])
@@ -287,7 +373,7 @@ def test_an_original_that_failed_before_ends_the_run_at_once(
 ) -> None:
     out = tmp_path / "importance.csv"
     measurement = ImportanceRun(settings=settings, out=out)
-    with closing(Journal(out, None, measurement.evaluator.identity)) as opened:
+    with closing(ImportanceJournal(out, None, measurement.evaluator.identity)) as opened:
         opened.add(Evaluation(candidate=measurement.original, seconds=1.0, reason="bad.png"))
     with pytest.raises(EvaluationError, match=r"original .* evaluated: bad.png; .*--retry-failed"):
         measurement.run()

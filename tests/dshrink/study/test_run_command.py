@@ -24,7 +24,7 @@ from dshrink.operations.bench_networks import network_of_file
 from dshrink.operations.study import StudyStages
 from dshrink.operations.study_plan import StudyRequest, study_context
 from dshrink.results import BenchmarkResult
-from dshrink.study.folders import StepFolders, StepResult, TableResult
+from dshrink.study.folders import MeasuredStep, StepFolders, StepResult
 from dshrink.study.recipe import load_recipe, shipped_recipes
 from dshrink.study.rows import StepRunner
 from dshrink.study.steps import Step, StepsFailedError
@@ -279,7 +279,7 @@ def test_processes_that_train_together_do_not_measure(
     with pytest.raises(DshrinkError, match=r"--resolution 32 --classes 3.*give it with --table"):
         stages.measure_table()
     # Where it was measured before, there is nothing to measure.
-    stages.context.folders.finish("table", TableResult(digest="made up"))
+    stages.context.folders.finish("table", MeasuredStep(digest="made up"))
     stages.measure_table()
 
 
@@ -292,7 +292,7 @@ def test_a_table_measured_under_other_conditions_is_another_one(
         )
         return study_context(request, open_images(request.data)).folders
 
-    folders(Target()).finish("table", TableResult(digest="one"))
-    assert folders(Target()).result("table", TableResult) == TableResult(digest="one")
+    folders(Target()).finish("table", MeasuredStep(digest="one"))
+    assert folders(Target()).result("table", MeasuredStep) == MeasuredStep(digest="one")
     with pytest.raises(DshrinkError, match=r"another study \(table"):
-        folders(Target(threads=2)).result("table", TableResult)
+        folders(Target(threads=2)).result("table", MeasuredStep)

@@ -25,13 +25,13 @@ from dshrink.study.comparison import AccuracyDifference, paired, welch
 from dshrink.study.estimate import epoch_timer, estimate_line
 from dshrink.study.folders import (
     DONE,
-    MergeResult,
-    PretrainResult,
-    SearchResult,
+    MeasuredStep,
+    MergedStep,
+    PretrainedStep,
+    SearchedStep,
     StepFolders,
     StepResult,
-    TableResult,
-    TrainResult,
+    TrainedStep,
 )
 from dshrink.study.recipe import MaskGoal, Recipe, TableSettings, load_recipe
 from dshrink.study.report import RowResult, report_lines
@@ -68,6 +68,7 @@ RECIPE = Recipe(
 SMALL = replace(RECIPE, rows=("searched", "random"), narrower=(), random_draws=1)
 
 MakeContext = Callable[..., StudyContext]
+STORED = Path(__file__).parent / "stored"
 
 
 @pytest.fixture(scope="session")
@@ -103,25 +104,25 @@ def study(context: StudyContext, **more: Any) -> Study:
     return Study(context=context, images=open_images(context.data), **more)
 
 
-def merged(context: StudyContext, name: str) -> MergeResult:
-    found = context.folders.result(name, MergeResult)
+def merged(context: StudyContext, name: str) -> MergedStep:
+    found = context.folders.result(name, MergedStep)
     assert found is not None
     return found
 
 
 def mask_of(context: StudyContext, name: str) -> str:
     found = context.folders.any_result(name)
-    assert isinstance(found, SearchResult | TrainResult | MergeResult)
+    assert isinstance(found, SearchedStep | TrainedStep | MergedStep)
     return found.keep_mask
 
 
 def made_up(step: Step) -> StepResult:
     """A result of the step's kind."""
     return {
-        "pretrain": PretrainResult(accuracy_percent=1.0),
-        "search": SearchResult(keep_mask="1010"),
-        "train": TrainResult(keep_mask="1010", accuracy_percent=1.0),
-        "merge": MergeResult(
+        "pretrain": PretrainedStep(accuracy_percent=1.0),
+        "search": SearchedStep(keep_mask="1010"),
+        "train": TrainedStep(keep_mask="1010", accuracy_percent=1.0),
+        "merge": MergedStep(
             file="a.onnx",
             keep_mask="1010",
             structure="",
@@ -245,7 +246,7 @@ def test_merged_networks_agree_with_the_unmerged_ones_on_every_picture(
     for name, facts in found.items():
         assert (facts.differing, facts.validation_images) == (0, 12)
         assert facts.accuracy_percent == facts.unmerged_accuracy_percent
-        trained = finished.folders.result(finished.folders.steps[name].needs[0], TrainResult)
+        trained = finished.folders.result(finished.folders.steps[name].needs[0], TrainedStep)
         assert trained is not None and facts.accuracy_percent == trained.accuracy_percent
 
 
@@ -408,7 +409,7 @@ def test_a_step_names_the_one_that_failed_of_those_it_needs(
     recipe = replace(SMALL, rows=("random",), pretrain=replace(TRAINING, learning_rate=1e30))
     steps = steps_of(recipe, measure_table=True, batch=2)
     folders = StepFolders.of(tmp_path, {}, "these conditions", steps)
-    folders.finish("table", TableResult(digest="one"))
+    folders.finish("table", MeasuredStep(digest="one"))
     context = replace(make_context(recipe, tmp_path), folders=folders)
     with pytest.raises(StepsFailedError, match="first pretrain") as error:
         study(context, jobs=jobs).run()
@@ -440,15 +441,50 @@ def test_weights_that_cannot_be_read_are_named(together: StudyContext, tmp_path:
     assert list(error.value.failures) == [merge]
 
 
+@pytest.fixture
+def stored(tmp_path: Path) -> StepFolders:
+    """A merge that was done, and stored by schema version 1."""
+    trained = Step(name="searched/keep2/seed0", kind="train", method="searched")
+    merge = Step(name="merge", kind="merge", method="searched", batch=2, needs=(trained.name,))
+    identity = {"model": "test_resnet", "data": "0123"}
+    folders = StepFolders.of(tmp_path, identity, "a table", (trained, merge))
+    folders.folder("merge").mkdir()
+    shutil.copy(STORED / "merge_v1.json", folders.folder("merge") / DONE)
+    return folders
+
+
+def test_a_stored_step_of_version_1_says_what_it_said(stored: StepFolders) -> None:
+    assert stored.result("merge", MergedStep) == MergedStep(
+        file="a.onnx",
+        keep_mask="0100",
+        structure="ab12",
+        macs=1200,
+        parameters=34,
+        accuracy_percent=75.0,
+        validation_images=12,
+        onnx_difference=1e-7,
+        unmerged_accuracy_percent=75.5,
+        differing=1,
+        certificate=2e-6,
+    )
+
+
+def test_a_step_of_a_newer_version_is_refused_with_advice(stored: StepFolders) -> None:
+    path = stored.folder("merge") / DONE
+    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 2'))
+    with pytest.raises(StudyError, match=r"step.json: schema_version 2 is newer than 1.*: update"):
+        stored.any_result("merge")
+
+
 def test_a_table_that_is_measured_again_opens_what_depends_on_it(tmp_path: Path) -> None:
     recipe = replace(SMALL, rows=("original", "searched", "random"))
     steps = steps_of(recipe, measure_table=True)
     folders = StepFolders.of(tmp_path, {}, "these conditions", steps)
-    folders.finish("table", TableResult(digest="one"))
+    folders.finish("table", MeasuredStep(digest="one"))
     for step in steps[1:]:
         folders.finish(step.name, made_up(step))
     assert folders.open_steps() == ()
-    folders.finish("table", TableResult(digest="another"))
+    folders.finish("table", MeasuredStep(digest="another"))
     names = {step.name for step in folders.open_steps()}
     rows = {"searched/keep2/seed0", "random/keep2/seed0"}
     assert names == {"search/keep2/seed0", *rows, *(f"merge/batch1/{row}" for row in rows)}
@@ -462,7 +498,7 @@ def test_what_was_made_with_the_old_table_is_removed_before_it_is_made_again(
     context = make_context(SMALL, tmp_path)
     steps = steps_of(SMALL, measure_table=True, batch=2)
     context = replace(context, folders=StepFolders.of(tmp_path, {}, "these conditions", steps))
-    context.folders.finish("table", TableResult(digest="one"))
+    context.folders.finish("table", MeasuredStep(digest="one"))
     told: list[str] = []
     left: list[bool] = []
 
@@ -475,7 +511,7 @@ def test_what_was_made_with_the_old_table_is_removed_before_it_is_made_again(
 
     monkeypatch.setattr(StepRunner, "do", act)
     study(context).run()
-    context.folders.finish("table", TableResult(digest="another"))
+    context.folders.finish("table", MeasuredStep(digest="another"))
     study(context, notice=told.append).run()
     assert left == [False] * 11  # six steps, then all but the pre-training
     assert told[0] == "the table was measured again: 5 steps are done again"

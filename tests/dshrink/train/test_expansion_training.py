@@ -17,6 +17,7 @@ from torch import nn
 from dshrink.errors import CertificateError
 from dshrink.network.models import Network, load_network
 from dshrink.network.tracing import import_timm
+from dshrink.network.weights_metadata import about_weights
 from dshrink.train import expansion, expansion_training
 from dshrink.train.errors import CheckpointError
 from dshrink.train.expansion import Expansion, expand
@@ -127,6 +128,8 @@ def test_the_file_says_what_its_weights_are(ran: Ran) -> None:
     assert (about["resolution"], about["classes"], about["padding"]) == ([32, 32], 3, "")
     assert (about["expanded"], about["ratio"]) == (list(LAYERS), 6)
     assert about["accuracy_percent"] == ran.shrunk.agreement.merged_accuracy
+    found = about_weights(ran.folder / "weights.safetensors")
+    assert found is not None and (found.expanded, found.ratio) == (tuple(LAYERS), 6)
     known = load_network("test_resnet", resolution=32, weights=ran.folder / "weights.safetensors")
     assert known.spec.shapes[-1] == (3,)
 

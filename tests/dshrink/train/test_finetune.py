@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -15,13 +16,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from typer.testing import CliRunner
 
-from dshrink.cli.main import app
+from dshrink.cli.main import app, main
 from dshrink.errors import DshrinkError, NetworkError
 from dshrink.merge.agreement import top1_agreement
 from dshrink.merge.export import METADATA_KEY
 from dshrink.merge.merged_network import merge_network
 from dshrink.network.mask_changes import rewriting
-from dshrink.network.models import Network, about_weights, load_network
+from dshrink.network.models import Network, load_network
+from dshrink.network.weights_metadata import WeightsAbout, about_weights
 from dshrink.train.data import open_images
 from dshrink.train.errors import CheckpointError
 from dshrink.train.feed import Feed
@@ -31,6 +33,13 @@ from dshrink.train.objectives import distilled
 from dshrink.train.settings import Training
 
 MakeFeed = Callable[..., Feed]
+
+
+#: What a file of weights for the mask 0100 says of itself.
+WHOLE = {
+    **{"model": "test_resnet", "resolution": [32, 32], "classes": 3, "segments": "blocks"},
+    **{"mask": "0100", "free_activation": True, "padding": "repad"},
+}
 
 
 def run(*arguments: str) -> str:
@@ -60,21 +69,17 @@ def test_the_weights_are_the_originals_by_name_and_say_what_they_are_for(tuned: 
     original = load_network("test_resnet", resolution=32, classes=3).module.state_dict()
     state = load_file(tuned / "weights.safetensors")
     assert {n: v.shape for n, v in state.items()} == {n: v.shape for n, v in original.items()}
-    about = about_weights(tuned / "weights.safetensors")
-    assert (
-        about["accuracy_percent"]
-        == json.loads((tuned / "checkpoint.json").read_text())["history"][-1]["val_accuracy"]
+    history = json.loads((tuned / "checkpoint.json").read_text())["history"]
+    assert about_weights(tuned / "weights.safetensors") == WeightsAbout(
+        model="test_resnet",
+        resolution=(32, 32),
+        classes=3,
+        segments="blocks",
+        mask="0100",
+        free_activation=True,
+        padding="repad",
+        accuracy_percent=history[-1]["val_accuracy"],
     )
-    del about["accuracy_percent"]
-    assert about == {
-        "model": "test_resnet",
-        "resolution": [32, 32],
-        "classes": 3,
-        "segments": "blocks",
-        "mask": "0100",
-        "free_activation": True,
-        "padding": "repad",
-    }
 
 
 def test_merged_it_gives_every_image_the_class_that_was_trained(
@@ -89,18 +94,19 @@ def test_merged_it_gives_every_image_the_class_that_was_trained(
         )
     )
     about = about_weights(tuned / "weights.safetensors")
+    assert about is not None
     assert result["padding"] == "repad" and result["blocks_merged"] == 3
     assert result["agreement"] == {
         "images": 12,
-        "unmerged_accuracy": pytest.approx(about["accuracy_percent"]),
-        "merged_accuracy": pytest.approx(about["accuracy_percent"]),
+        "unmerged_accuracy": pytest.approx(about.accuracy_percent),
+        "merged_accuracy": pytest.approx(about.accuracy_percent),
         "differing": 0,
     }
     certificate = json.loads((tmp_path / "merged.onnx.certificate.json").read_text())
     assert certificate["validation"] == result["agreement"]
     properties = {p.key: p.value for p in onnx.load(file).metadata_props}
     metadata = json.loads(properties[METADATA_KEY])
-    assert metadata["accuracy_percent"] == pytest.approx(about["accuracy_percent"])
+    assert metadata["accuracy_percent"] == pytest.approx(about.accuracy_percent)
     assert metadata["resolution"] == [32, 32]
     assert metadata["validation_images"] == 12
     assert metadata["data"] == open_images(pictures).digest
@@ -139,11 +145,45 @@ def test_weights_of_another_network_or_class_count_are_refused(tuned: Path) -> N
 
 
 def test_a_foreign_file_of_weights_says_nothing_of_itself(tmp_path: Path) -> None:
-    for metadata in (None, {"dshrink": "no JSON"}, {"dshrink": "[1]"}):
+    for metadata in (None, {"format": "pt"}):
         save_file({"a": torch.ones(1)}, tmp_path / "foreign.safetensors", metadata)
-        assert about_weights(tmp_path / "foreign.safetensors") == {}
+        assert about_weights(tmp_path / "foreign.safetensors") is None
     (tmp_path / "broken.safetensors").write_bytes(b"x")
-    assert about_weights(tmp_path / "broken.safetensors") == {}
+    assert about_weights(tmp_path / "broken.safetensors") is None
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ("no JSON", "line 1: not valid JSON"),
+        ("[1]", "expected an object, got [1]"),
+        ({"free_activation": None}, "field 'free_activation' is missing"),
+        ({"resolution": 64}, "field 'resolution' must be a list, got 64"),
+        ({"resolution": [0, 32]}, "resolution and classes count from 1"),
+        ({"classes": "3"}, "field 'classes' must be an integer, got \"3\""),
+        ({"padding": "none"}, "unknown padding 'none'"),
+        ({"layers": 3}, "unknown field 'layers'"),
+    ],
+)
+def test_a_merge_names_the_file_whose_metadata_are_damaged(
+    metadata: str | dict[str, Any],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if isinstance(metadata, dict):
+        whole = {**WHOLE, **metadata}
+        metadata = json.dumps({name: value for name, value in whole.items() if value is not None})
+    file = tmp_path / "damaged.safetensors"
+    save_file({"a": torch.ones(1)}, file, {"dshrink": metadata})
+    words = ["merge", "test_resnet", "--plan", "mask:0100", "--weights", str(file)]
+    monkeypatch.setattr("sys.argv", ["dshrink", *words, "--out", str(tmp_path / "a.onnx")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"{file}: metadata 'dshrink': " in line and message in line
 
 
 @pytest.mark.parametrize("free_activation", [True, False])
@@ -176,7 +216,8 @@ def test_without_a_plan_the_network_is_trained_as_it_is(
     same = finetune(network, changes, feed, tmp_path / "ones")
     for name, value in found.fitted.state.items():
         assert torch.equal(value, same.fitted.state[name])
-    assert about_weights(same.weights)["padding"] == ""  # it fits any plan
+    about = about_weights(same.weights)
+    assert about is not None and about.padding == ""  # it fits any plan
 
 
 def test_a_teacher_may_be_another_network(

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 import training_process
 from accelerate import Accelerator
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dshrink.merge.unmerged import unmerged_module
@@ -353,6 +353,21 @@ def test_a_newer_checkpoint_and_one_without_tensors_are_refused(tmp_path: Path) 
     path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 2'))
     with pytest.raises(CheckpointError, match=r"schema_version 2 is newer than 1.*: update"):
         load_checkpoint(tmp_path, {})
+
+
+def test_a_stored_checkpoint_of_version_1_says_what_it_said(tmp_path: Path) -> None:
+    stored = Path(__file__).parent / "stored" / "checkpoint_v1.json"
+    shutil.copy(stored, tmp_path / "checkpoint.json")
+    tensors = {"model.a": torch.tensor([0.5, -1.0])}
+    save_file(tensors, tmp_path / "checkpoint-000001.safetensors")
+    found = load_checkpoint(tmp_path, {"plan": "0100", "training": {"seed": 0}})
+    assert found is not None
+    assert (found.state.epoch, found.state.step, found.state.losses) == (1, 2, [1.5, 1.25])
+    assert found.state.history == [{"epoch": 1, "val_accuracy": 50.0}]
+    assert (found.state.seconds, found.state.images) == (3.5, 24)
+    assert found.state.unreadable == {"a.png": "cut off"}
+    assert found.state.scaler == {"scale": 65536.0, "growth_tracker": 3}
+    assert torch.equal(found.tensors["model.a"], tensors["model.a"])
 
 
 def test_only_the_newest_tensors_stay(tmp_path: Path) -> None:

@@ -202,6 +202,7 @@ def test_the_json_beside_a_table_says_what_could_not_be_evaluated_and_of_which_n
     assert load_unevaluated(path, "mobilenetv2_100") == frozenset()
     about = {
         "schema": "dshrink.importance",
+        "schema_version": 1,
         "model": "mobilenetv2_100.ra_in1k",
         "missing": [{"key": [0, 2, 1, 1], "reason": "diverged"}],
     }
