@@ -24,6 +24,9 @@ from dshrink.network.tracing import import_timm, import_torchvision_models, trac
 from dshrink.network.weights_metadata import about_weights
 from latency_tables.opspec import OpSpec
 
+#: What ``load_network`` takes as weights besides files.
+NAMED_WEIGHTS = ("pretrained", "initial", "random")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
@@ -74,7 +77,7 @@ def load_network(
             f"{name}: pre-trained weights classify what they were trained on, not "
             f"{classes} of your own; give the weights of such a network: --weights FILE.safetensors"
         )
-    if weights not in ("initial", "random", "pretrained"):
+    if weights not in NAMED_WEIGHTS:
         classes = _classes(Path(weights), name, classes)
     torch.manual_seed(seed)
     module = _create(name, pretrained=weights == "pretrained", classes=classes)
@@ -185,7 +188,9 @@ def _load(module: nn.Module, state: Mapping[str, torch.Tensor], source: str, nam
 def _read_state(path: Path) -> Any:
     """A state dict; pickled files are read without running code (``weights_only``)."""
     if not path.is_file():
-        raise NetworkError(f"{path}: no such file; --weights takes pretrained, random or a file")
+        raise NetworkError(
+            f"{path}: no such file; --weights takes pretrained, initial, random or a file"
+        )
     try:
         load = import_timm().models.load_state_dict
         return load(str(path), use_ema=False, weights_only=True)

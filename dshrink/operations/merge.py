@@ -11,7 +11,7 @@ from dshrink.errors import DshrinkError
 from dshrink.merge.agreement import Agreement
 from dshrink.merge.certified_export import export_merged
 from dshrink.network.mask_changes import rewriting
-from dshrink.network.models import load_network
+from dshrink.network.models import NAMED_WEIGHTS, load_network
 from dshrink.network.weights_metadata import WeightsAbout, about_weights
 from dshrink.operations.resolution import one_resolution
 from dshrink.pieces.plan_binding import bind_to_network
@@ -71,7 +71,7 @@ def merge_by_plan(
     plan, weights and options do not go together, and as ``export_merged``.
     """
     wanted = parse_plan(plan)
-    source = weights if weights in ("pretrained", "random") else Path(weights)
+    source = weights if weights in NAMED_WEIGHTS else Path(weights)
     trained = about_weights(source) if isinstance(source, Path) else None
     known, whose = wanted.resolution, f"the plan {plan}"
     if known is None and trained:

@@ -9,6 +9,7 @@ from typing import Any
 
 from devices.agent.protocol import file_digest
 from dshrink.errors import DshrinkError
+from dshrink.network.models import NAMED_WEIGHTS
 from dshrink.progress import Notice, no_notice
 from dshrink.study.folders import StepFolders
 from dshrink.study.recipe import ImageCounts, Recipe
@@ -126,7 +127,7 @@ def study_context(request: StudyRequest, images: Images) -> StudyContext:
 
 def _weights_identity(weights: str) -> str:
     """Published and initial weights by their names, a file by its digest. Raises DshrinkError."""
-    if weights in ("pretrained", "initial", "random"):
+    if weights in NAMED_WEIGHTS:
         return weights
     try:
         return f"file {file_digest(weights)[:16]}"
