@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dshrink.errors import DshrinkError
 from dshrink.merge.agreement import Agreement
@@ -61,13 +60,11 @@ def merge_by_plan(
     batch: int = 1,
     resolution: int | None = None,
     seed: int = 0,
-    about: Mapping[str, Any] | None = None,
     notice: Notice = no_notice,
 ) -> MergeResult:
     """Merge, certify, export; the certificate is written next to the file.
 
-    With ``data`` the top-1 agreement is checked on its validation images. What is given ``about``
-    the network goes into the file's metadata (its method, its seed). Raises DshrinkError where
+    With ``data`` the top-1 agreement is checked on its validation images. Raises DshrinkError where
     plan, weights and options do not go together, and as ``export_merged``.
     """
     wanted = parse_plan(plan)
@@ -96,7 +93,7 @@ def merge_by_plan(
         certificate_file=certificate_file,
         batch=batch,
         images=feed,
-        about={"plan": bound.source or plan, **(about or {})},
+        about={"plan": bound.source or plan},
     )
     if feed and feed.unreadable.line:
         notice(feed.unreadable.line)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
+import inspect
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,7 @@ from typer.testing import CliRunner
 from dshrink.cli import main as entry
 from dshrink.search.importance import importance_keys
 from dshrink.train.mask_search import HISTORY_COLUMNS
+from dshrink.train.settings import Training
 from dshrink.version import __version__
 from latency_tables.contexts import ContextCheck
 from latency_tables.csv_lines import write_csv
@@ -65,6 +70,44 @@ def test_a_command_that_prints_a_table_takes_wide() -> None:
         assert [
             " --wide" in one for one in command_lines() if one.startswith(f"dshrink {name} ")
         ] == [True]
+
+
+CALLBACKS = {
+    name: inspect.unwrap(command.callback)
+    for name, command in commands(get_command(entry.app), "dshrink")
+    if not hasattr(command, "commands")
+}
+
+
+def given_by_name(function: Callable[..., Any]) -> set[str]:
+    """The parameters of what a command calls with options of equal names (``options.call``)."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    here = dict(vars(inspect.getmodule(function)))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            module = importlib.import_module(node.module)
+            here |= {name.asname or name.name: getattr(module, name.name) for name in node.names}
+    calls = [
+        node.args[1]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("options.call", "options.run")
+    ]
+    called = [here[call.id] for call in calls if isinstance(call, ast.Name)]
+    assert len(called) == len(calls)
+    if "train_options.given(" in inspect.getsource(function):
+        called.append(Training)
+    return {name for one in called for name in inspect.signature(one).parameters}
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_every_option_of_a_command_goes_somewhere(name: str) -> None:
+    """``options.call`` drops what a function has no parameter for: a renamed one would be lost."""
+    function = CALLBACKS[name]
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    body = ast.Module(tree.body[0].body, [])  # type: ignore[attr-defined]
+    used = {node.id for node in ast.walk(body) if isinstance(node, ast.Name)}
+    given = set(inspect.signature(function).parameters)
+    assert given - used - given_by_name(function) == set()
 
 
 def test_the_version_is_that_of_the_package() -> None:
