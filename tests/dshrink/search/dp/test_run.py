@@ -130,7 +130,7 @@ def test_several_tables_give_a_plan_each_or_one_for_all(importance):
 
 
 def test_keys_that_were_not_evaluated_are_counted(importance):
-    about = {"schema": "dshrink.importance", "model": "synthetic.tag"}
+    about = {"schema": "dshrink.importance", "schema_version": 1, "model": "synthetic.tag"}
     about["missing"] = [{"key": [0, 2, 1, 1], "reason": "diverged"}]
     importance.with_suffix(".json").write_text(json.dumps(about))
     importance.write_text(IMPORTANCE.replace("0,2,1,1,0.5\n", ""))

@@ -129,6 +129,7 @@ def test_keys_that_were_not_evaluated_are_reported(search, tables, tmp_path):
     words[2].write_text("\n".join(lines[:-1]))
     about = {
         "schema": "dshrink.importance",
+        "schema_version": 1,
         "model": MODEL,
         "missing": [{"key": key, "reason": "x"}],
     }
