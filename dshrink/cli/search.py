@@ -132,7 +132,7 @@ def dp(
     found = search_dp(model, table, request)
     if found.unevaluated:
         about = importance.with_suffix(".json")
-        notice(f"{found.unevaluated} keys have no importance ({about} says why): no plan uses them")
+        notice(f"keys without importance, which no plan uses: {found.unevaluated} (see {about})")
     for plan, file in zip(found.plans, files, strict=False):
         save_plan(plan, file)
     _write_result(found, frontier_file, files, json)
