@@ -385,7 +385,7 @@ def test_what_login_scripts_print_does_not_matter(ssh_server: SshServer, noise: 
 def test_login_scripts_that_print_without_end_are_named(ssh_server: SshServer, noise: str) -> None:
     command(ssh_server, noise)
     error = start_error(ssh_server.connect())
-    assert error.type == "start_failed"
+    assert error.type == "start_failed", error
     assert "login scripts" in error.message
 
 
