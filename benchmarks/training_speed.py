@@ -46,9 +46,9 @@ from dshrink.network.mask_changes import rewriting
 from dshrink.network.models import Network, load_network
 from dshrink.network.tracing import import_timm
 from dshrink.search.goal import Goal
-from dshrink.train.data import Preprocessing, preprocessing_of
 from dshrink.train.feed import Feed
 from dshrink.train.finetune import finetune
+from dshrink.train.image_sets import Preprocessing, preprocessing_of
 from dshrink.train.mask_search import search_masks
 from dshrink.train.settings import PRECISIONS, Training
 from dshrink.train.unreadable import UnreadableImages

@@ -20,7 +20,7 @@ from latency_tables.schema import Conditions
 from profiler.planning.jobs import AnyJob
 from profiler.replies import Reply
 from profiler.runtimes import traits_of
-from profiler.scheduling.lanes import Board
+from profiler.scheduling.board_protocol import Board
 from profiler.workload_files import TIMING_CACHE_SUFFIX
 
 

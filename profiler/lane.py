@@ -13,7 +13,7 @@ from profiler.planning.jobs import AnyJob, measure_request, timeout_s
 from profiler.replies import Failure, Reply
 from profiler.run_state import Round, RunState
 from profiler.runtimes import traits_of
-from profiler.scheduling.lanes import Board
+from profiler.scheduling.board_protocol import Board
 from profiler.scheduling.serial import Scheduler
 
 #: So many failures in a row point to the machine, not to the jobs.

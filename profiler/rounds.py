@@ -17,7 +17,7 @@ from profiler.drift import keep_open, repeat_drifted
 from profiler.errors import SessionError
 from profiler.lane import Lane
 from profiler.run_state import Report, Round, RunState
-from profiler.scheduling.boards import compare_boards
+from profiler.scheduling.board_comparison import compare_boards
 from profiler.scheduling.serial import Scheduler
 from profiler.scheduling.work_queue import WorkQueue
 

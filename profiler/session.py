@@ -20,7 +20,7 @@ from profiler.replies import Reply
 from profiler.rounds import run_round
 from profiler.run_state import RunState
 from profiler.runtimes import file_precision, traits_of
-from profiler.scheduling.boards import BoardComparison, compare_boards
+from profiler.scheduling.board_comparison import BoardComparison, compare_boards
 from profiler.scheduling.serial import Scheduler
 from profiler.settings import ProfileSettings
 from profiler.time_budget import DurationEstimate

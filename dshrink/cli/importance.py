@@ -92,7 +92,7 @@ def command(
     from dshrink.importance.journal import Shard
     from dshrink.importance.settings import ImportanceSettings, Level
     from dshrink.operations.importance import measure_importance
-    from dshrink.train.data import absolute
+    from dshrink.train.image_sets import absolute
 
     options.warn_of_plain_tcp(scheduler)
     settings = options.call(

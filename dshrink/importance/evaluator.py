@@ -23,8 +23,8 @@ from dshrink.network.mask_changes import rewriting
 from dshrink.network.models import weights_digest
 from dshrink.network.precision import exact_float32
 from dshrink.pieces.span_pieces import span_pieces
-from dshrink.train.data import open_images
-from dshrink.train.dataset import Batches, ImageDataset, Indices, sampled, shuffled
+from dshrink.train.batches import Batches, ImageDataset, Indices, sampled, shuffled
+from dshrink.train.image_sets import open_images
 from dshrink.train.opening import load_for, preprocessing_for
 from dshrink.train.settings import Augmentation
 from dshrink.train.tuning import Score, evaluate, prepared, recalibrate, tune

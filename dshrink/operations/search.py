@@ -162,10 +162,11 @@ def search_tables(
     """``search_dp`` without a network; ``sizes`` are those of its pieces, which bounds need."""
     count = request.plan_count(len(tables))
     values = load_importance(request.importance, request.alpha)
+    # The tables are of one network, so one list of keys holds for all.
+    excused = load_unevaluated(request.importance, tables[0].model)
     problems = []
     for table in tables:
         check_fit(table, allow_unfit=request.allow_unfit)
-        excused = load_unevaluated(request.importance, table.model)
         problem = table_problem(
             table,
             values,

@@ -20,12 +20,12 @@ from dshrink.plots import front_figure, save_figure
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.results import BenchmarkResult, save_results
 from dshrink.study.folders import MeasuredStep
-from dshrink.study.networks import benchmark_result, report_row, study_networks
+from dshrink.study.networks import report_row, result_row, study_networks
 from dshrink.study.report import report_lines
 from dshrink.study.rows import StudyContext
 from dshrink.study.runner import Study
 from dshrink.study.steps import MERGE, TABLE, StepsFailedError, StudyError
-from dshrink.train.data import Images, open_images
+from dshrink.train.image_sets import Images, open_images
 from dshrink.train.processes import is_main_process, together
 from latency_tables.files import write_atomically
 
@@ -149,12 +149,10 @@ class StudyStages:
                 notice=self.notice,
             )
         speeds = dict(zip(files, measured, strict=True))
-        return [
-            benchmark_result(self.context, one, speeds[one.merged.structure]) for one in networks
-        ]
+        return [result_row(self.context, one, speeds[one.merged.structure]) for one in networks]
 
     def reported(self) -> StudyStages:
-        """The study of the whole recipe, beside the steps that are asked for now.
+        """The study of the whole recipe, with the steps that are asked for now.
 
         What was done under other settings, and is not asked for, is left out, with a notice.
         """

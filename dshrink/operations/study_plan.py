@@ -15,7 +15,7 @@ from dshrink.study.folders import StepFolders
 from dshrink.study.recipe import ImageCounts, Recipe
 from dshrink.study.rows import StudyContext
 from dshrink.study.steps import Step, steps_of
-from dshrink.train.data import Images, open_images
+from dshrink.train.image_sets import Images, open_images
 from dshrink.train.unreadable import Unreadable
 from latency_tables.io import load_table
 from profiler.target import Target, batch_on

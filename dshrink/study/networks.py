@@ -34,7 +34,7 @@ def study_networks(context: StudyContext) -> list[StudyNetwork]:
     return found
 
 
-def benchmark_result(
+def result_row(
     context: StudyContext, network: StudyNetwork, measured: BenchmarkResult
 ) -> BenchmarkResult:
     """A network's row of results: its own facts, and the measured speed of its structure."""

@@ -36,9 +36,9 @@ from dshrink.study.folders import (
 )
 from dshrink.study.recipe import INITIAL, MaskGoal, Recipe
 from dshrink.study.steps import MERGE, PRETRAIN, SEARCH, TRAIN, Step, StudyError
-from dshrink.train.data import Images
 from dshrink.train.feed import Feed
 from dshrink.train.finetune import PADDING, WEIGHTS, FineTuned, finetune
+from dshrink.train.image_sets import Images
 from dshrink.train.mask_search import search_masks, write_mask_history
 from dshrink.train.opening import feed_of, load_for
 from dshrink.train.pruning import pruned_network

@@ -27,7 +27,7 @@ from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.study.estimate import epoch_timer, estimate_line
 from dshrink.study.rows import StepRunner, StudyContext
 from dshrink.study.steps import MERGE, TABLE, Step, StepsFailedError, StudyError
-from dshrink.train.data import Images, open_images
+from dshrink.train.image_sets import Images, open_images
 from dshrink.train.processes import is_main_process, together
 from dshrink.train.unreadable import UnreadableImages
 

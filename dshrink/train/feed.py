@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dshrink.train.data import Images, Preprocessing, Split
-from dshrink.train.dataset import ImageDataset, Indices, read_batches
+from dshrink.train.batches import ImageDataset, Indices, read_batches
 from dshrink.train.errors import TrainError
+from dshrink.train.image_sets import Images, Preprocessing, Split
 from dshrink.train.settings import Augmentation, Training
 from dshrink.train.tuning import Batch, prepared
 from dshrink.train.unreadable import UnreadableImages

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from dshrink.network.precision import exact_float32
 from dshrink.network.tracing import import_timm
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
+from dshrink.train.batches import drawn_seed
 from dshrink.train.checkpoint import (
     NAME,
     Checkpoint,
@@ -34,7 +35,6 @@ from dshrink.train.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from dshrink.train.dataset import drawn_seed
 from dshrink.train.errors import CheckpointError, DivergedError
 from dshrink.train.feed import Feed
 from dshrink.train.objectives import Objective, smoothed

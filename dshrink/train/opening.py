@@ -9,8 +9,8 @@ from pathlib import Path
 
 from dshrink.errors import NetworkError, WeightsMisfitError
 from dshrink.network.models import Network, load_network
-from dshrink.train.data import Images, Preprocessing, open_images, preprocessing_of
 from dshrink.train.feed import Feed
+from dshrink.train.image_sets import Images, Preprocessing, open_images, preprocessing_of
 from dshrink.train.settings import Training
 from dshrink.train.unreadable import Unreadable, UnreadableImages
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dshrink.train.data import Preprocessing
 from dshrink.train.errors import DivergedError, TrainError
+from dshrink.train.image_sets import Preprocessing
 from dshrink.train.optimiser import sgd_along_cosine
 from dshrink.train.settings import Training
 

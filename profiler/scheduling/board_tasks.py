@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 from devices.connection import Connection, LocalConnection, PushedFile
 from devices.environment import Environment
 from devices.inventory import connect, load_inventory
+from profiler.scheduling.board_protocol import Outcome, Request, run_blocking
 from profiler.scheduling.direct_board import DirectBoard
-from profiler.scheduling.lanes import Outcome, Request, run_blocking
 
 #: A run without a request for so long has ended without closing; the next one cleans up.
 ABANDONED_S = 3600.0

@@ -18,7 +18,7 @@ from devices.environment import Environment
 from devices.errors import AgentError, AgentLostError
 from profiler.errors import MeasurementError, SessionError
 from profiler.replies import Failure, parse_result
-from profiler.scheduling.lanes import Outcome, Request
+from profiler.scheduling.board_protocol import Outcome, Request
 
 #: Failures of a single job; after any other failure no other job would succeed either.
 JOB_FAILURES = (
@@ -60,7 +60,7 @@ def ignore_notice(text: str) -> None:
 
 
 class DirectBoard:
-    """A ``lanes.Board`` whose methods block; ``run_blocking`` runs them."""
+    """A ``board_protocol.Board`` whose methods block; ``run_blocking`` runs them."""
 
     def __init__(
         self,

@@ -15,8 +15,8 @@ from typing import Any
 
 from devices.environment import Environment
 from profiler.errors import SessionError
+from profiler.scheduling.board_protocol import MakeLane
 from profiler.scheduling.dask_connection import CONNECT_TIMEOUT_S, connect_async
-from profiler.scheduling.lanes import MakeLane
 from profiler.scheduling.worker_board import PARCELS_AT_ONCE, FleetWorker, WorkerBoard, cancel
 
 #: How often the list of workers is looked at.

@@ -11,8 +11,8 @@ from typing import Protocol
 
 from devices.connection import Connection
 from devices.environment import Environment
+from profiler.scheduling.board_protocol import MakeLane, run_blocking
 from profiler.scheduling.direct_board import DirectBoard, Notice, ignore_notice
-from profiler.scheduling.lanes import MakeLane, run_blocking
 
 
 class Scheduler(Protocol):

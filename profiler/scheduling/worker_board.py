@@ -14,9 +14,9 @@ from devices.environment import Environment
 from devices.errors import DevicesError
 from profiler.errors import BoardLostError, SessionError
 from profiler.scheduling import board_tasks
+from profiler.scheduling.board_protocol import Outcome, Request
 from profiler.scheduling.board_tasks import BoardOfRun
 from profiler.scheduling.dask_connection import describe
-from profiler.scheduling.lanes import Outcome, Request
 
 #: Bytes that travel to a board at once, and to how many boards: all are in this process's memory.
 PARCEL_BYTES = 32 << 20
@@ -37,7 +37,7 @@ class FleetWorker:
 
 @dataclass(kw_only=True)
 class WorkerBoard:
-    """A ``lanes.Board``; ``lost`` is set when its worker has disappeared.
+    """A ``board_protocol.Board``; ``lost`` is set when its worker has disappeared.
 
     ``run`` names the run on the worker, and ``sending`` limits how many boards are sent files.
     """

@@ -20,7 +20,7 @@ from latency_tables.schema import VERDICTS, Conditions
 from latency_tables.table import LatencyTable
 from profiler.measurement import Measurement
 from profiler.planning.profile_plan import PlannedNetwork, ProfilePlan
-from profiler.scheduling.boards import BoardComparison
+from profiler.scheduling.board_comparison import BoardComparison
 from profiler.table.audit import audit
 from profiler.table.context_rows import ContextRows, context_rows
 

@@ -15,7 +15,7 @@ from latency_tables.schema import Conditions
 from profiler.builds import Builds
 from profiler.planning.jobs import AnyJob, Job
 from profiler.replies import Failure, Reply, Samples
-from profiler.scheduling.lanes import Outcome, Request, run_blocking
+from profiler.scheduling.board_protocol import Outcome, Request, run_blocking
 
 GPU = {"gpu": {"name": "Simulated"}}
 ENGINE = "e" * 64

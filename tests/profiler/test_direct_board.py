@@ -9,8 +9,8 @@ from profiler.errors import SessionError
 from profiler.fake_device import FakeAgent, FakeConnection, write_spec
 from profiler.planning.jobs import PROFILE_RULE
 from profiler.replies import Failure, Samples
+from profiler.scheduling.board_protocol import run_blocking
 from profiler.scheduling.direct_board import DirectBoard
-from profiler.scheduling.lanes import run_blocking
 
 
 def board_with_file(tmp_path: Path, **device: Any) -> tuple[DirectBoard, dict[str, Any]]:

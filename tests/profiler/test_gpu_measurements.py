@@ -20,8 +20,8 @@ from profiler.journal_lines import read_entry, write_entry
 from profiler.measurement import Measurement
 from profiler.planning.further_rounds import close_forms
 from profiler.replies import Failure, LayerTimes, Reply, Samples, parse_result
+from profiler.scheduling.board_protocol import run_blocking
 from profiler.scheduling.direct_board import DirectBoard
-from profiler.scheduling.lanes import run_blocking
 from profiler.table.audit import audit, speed_limit
 
 MS = 1_000_000

@@ -15,7 +15,7 @@ from devices.connection import PushedFile
 from devices.environment import Environment
 from profiler.errors import JournalError, SessionError
 from profiler.fake_device import FakeConnection, write_spec
-from profiler.scheduling.lanes import Board, MakeLane, Outcome, Request
+from profiler.scheduling.board_protocol import Board, MakeLane, Outcome, Request
 from profiler.scheduling.serial import SerialScheduler
 from profiler.session import Session, SessionResult
 from profiler.settings import ProfileSettings

@@ -14,10 +14,10 @@ import torch
 from dshrink.cli.main import app
 from dshrink.network.mask_changes import rewriting
 from dshrink.network.models import Network, load_network
-from dshrink.train.data import open_images, preprocessing_of
 from dshrink.train.errors import CheckpointError
 from dshrink.train.feed import Feed
 from dshrink.train.finetune import FineTuned, finetune
+from dshrink.train.image_sets import open_images, preprocessing_of
 from dshrink.train.settings import Augmentation, Training
 
 MODEL, MASK = "test_resnet", "1010"

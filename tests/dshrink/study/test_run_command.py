@@ -28,8 +28,8 @@ from dshrink.study.folders import MeasuredStep, StepFolders, StepResult
 from dshrink.study.recipe import load_recipe, shipped_recipes
 from dshrink.study.rows import StepRunner
 from dshrink.study.steps import Step, StepsFailedError
-from dshrink.train.data import open_images
 from dshrink.train.errors import DivergedError
+from dshrink.train.image_sets import open_images
 from latency_tables.io import save_table
 from profiler.target import Target
 

@@ -38,8 +38,8 @@ from dshrink.study.report import RowResult, report_lines
 from dshrink.study.rows import StepRunner, StudyContext, drawn_by, row_network
 from dshrink.study.runner import Study, jobs_here
 from dshrink.study.steps import Step, StepsFailedError, StudyError, steps_of
-from dshrink.train.data import open_images
 from dshrink.train.errors import DivergedError
+from dshrink.train.image_sets import open_images
 from dshrink.train.settings import Augmentation, Training
 from latency_tables.io import load_table, save_table
 

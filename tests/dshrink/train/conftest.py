@@ -10,8 +10,8 @@ import pytest
 from pictures import write_pictures
 
 from dshrink.network.models import Network, load_network
-from dshrink.train.data import open_images, preprocessing_of
 from dshrink.train.feed import Feed
+from dshrink.train.image_sets import open_images, preprocessing_of
 from dshrink.train.settings import Augmentation, Training
 
 #: Its four blocks can merge.

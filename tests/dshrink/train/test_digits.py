@@ -14,9 +14,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from dshrink.cli import data
-from dshrink.train.data import open_images
 from dshrink.train.digits import write_digits
 from dshrink.train.errors import DataError
+from dshrink.train.image_sets import open_images
 
 datasets = pytest.importorskip("sklearn.datasets")
 

@@ -50,7 +50,7 @@ class Ran:
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Ran:
     """Two epochs expanded with an average of the weights, one without the activations."""
-    from dshrink.train.data import open_images, preprocessing_of
+    from dshrink.train.image_sets import open_images, preprocessing_of
 
     folder = tmp_path_factory.mktemp("expand")
     network = load_network("test_resnet", resolution=32, classes=3)

@@ -24,10 +24,10 @@ from dshrink.merge.merged_network import merge_network
 from dshrink.network.mask_changes import rewriting
 from dshrink.network.models import Network, load_network
 from dshrink.network.weights_metadata import WeightsAbout, about_weights
-from dshrink.train.data import open_images
 from dshrink.train.errors import CheckpointError
 from dshrink.train.feed import Feed
 from dshrink.train.finetune import finetune
+from dshrink.train.image_sets import open_images
 from dshrink.train.loop import fit
 from dshrink.train.objectives import distilled
 from dshrink.train.settings import Training

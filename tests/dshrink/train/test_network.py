@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from dshrink.errors import NetworkError
 from dshrink.network.models import load_network
-from dshrink.train.data import Images, open_images
+from dshrink.train.image_sets import Images, open_images
 from dshrink.train.opening import load_for
 
 

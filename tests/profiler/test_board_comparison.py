@@ -3,7 +3,7 @@ import pytest
 from latency_tables.schema import Conditions
 from profiler.journal import JournalState
 from profiler.replies import Failure, Reply, Samples
-from profiler.scheduling.boards import BOARD_LIMIT_PERCENT, compare_boards
+from profiler.scheduling.board_comparison import BOARD_LIMIT_PERCENT, compare_boards
 
 CONDITIONS = Conditions(
     device="pi", runtime="onnxruntime", runtime_version="1.17", statistic="median"

@@ -16,8 +16,8 @@ from pictures import write_pictures
 from PIL import Image
 
 from dshrink.train.augmentation import training_transform
-from dshrink.train.data import Preprocessing, absolute, open_images, preprocessing_of
 from dshrink.train.errors import DataError
+from dshrink.train.image_sets import Preprocessing, absolute, open_images, preprocessing_of
 from dshrink.train.settings import Augmentation
 
 PREPROCESSING = Preprocessing(

@@ -11,9 +11,9 @@ import torch
 from pictures import write_pictures
 from PIL import Image
 
-from dshrink.train.data import Images, Preprocessing, open_images
-from dshrink.train.dataset import Batches, ImageDataset, collate, read_batches, sampled, shuffled
+from dshrink.train.batches import Batches, ImageDataset, collate, read_batches, sampled, shuffled
 from dshrink.train.errors import DataError
+from dshrink.train.image_sets import Images, Preprocessing, open_images
 from dshrink.train.settings import Augmentation
 from dshrink.train.unreadable import Unreadable, UnreadableImages
 

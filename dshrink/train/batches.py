@@ -24,8 +24,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dshrink.train.data import Split
 from dshrink.train.errors import DataError
+from dshrink.train.image_sets import Split
 from dshrink.train.unreadable import UnreadableError, UnreadableImages
 
 #: Batches that come again are kept in memory up to so many bytes.
