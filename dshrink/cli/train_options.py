@@ -75,7 +75,7 @@ def recipe_settings(recipe: str | None) -> Training:
     from dshrink.study.recipe import load_recipe
 
     found = load_recipe(recipe)
-    return replace(found.finetune, seed=found.finetune.seed or found.seeds[0])
+    return found.seeded(found.finetune)
 
 
 def given(context: typer.Context, base: Training) -> Training:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from dshrink.errors import DshrinkError
@@ -59,8 +59,7 @@ def mask_defaults(recipe: str | None) -> tuple[Training, float | None, float | N
     if recipe is None:
         return Training(epochs=EPOCHS), None, None
     found = load_recipe(recipe)
-    seed = found.search.seed or found.seeds[0]
-    return replace(found.search, seed=seed), found.decay, found.limit
+    return found.seeded(found.search), found.decay, found.limit
 
 
 def search_mask(

@@ -191,6 +191,10 @@ class Recipe:
             return replace(self.pretrain, epochs=self.pretrain.epochs + self.finetune.epochs)
         return self.finetune
 
+    def seeded(self, training: Training) -> Training:
+        """Settings of this recipe for a single run: with its first seed where they name none."""
+        return replace(training, seed=training.seed or self.seeds[0])
+
     def changed(self, *, rows: Sequence[str] = (), seeds: Sequence[int] = ()) -> Recipe:
         """The recipe with other rows or seeds where some are given. Raises RecipeError."""
         rows = tuple(rows) or self.rows

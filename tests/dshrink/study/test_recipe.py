@@ -213,3 +213,9 @@ def test_a_name_that_is_no_recipe_gets_those_that_are(tmp_path: Path) -> None:
         load_recipe("digit")
     with pytest.raises(TrainError, match="cannot be read"):
         load_recipe(str(tmp_path / "none.toml"))
+
+
+def test_a_single_run_has_the_first_seed_unless_its_settings_name_one() -> None:
+    recipe = load_recipe("digits").changed(seeds=(7, 8))
+    assert recipe.seeded(Training()).seed == 7
+    assert recipe.seeded(Training(seed=3)).seed == 3
