@@ -10,6 +10,8 @@ from latency_tables.span_masks import Span
 FIXED_KINDS = ("stem", "between", "head")
 #: Pieces that belong to one block. ``dense`` is never part of a prediction.
 BLOCK_KINDS = ("original", "merged", "merged_bias_map", "dense")
+#: Those of a merged block.
+MERGED_KINDS = ("merged", "merged_bias_map")
 #: Pieces of a network cut into spans: the one convolution of a span with the activation at its end,
 #: and a residual addition from behind p to behind q, with the shortcut's own layers.
 SPAN_KINDS = ("span", "addition")

@@ -1,0 +1,229 @@
+"""Latencies of jobs that were measured in the same processes, freed of what the processes share.
+
+All jobs of a process share a level: where its memory lies, which core it runs on, what a neighbour
+does to that core. So visit v of job n in process r takes
+
+    log v = log latency_n + level_r + e
+
+and both are estimated at once. A machine shared with others has stretches, seconds long, in which
+everything is 10 to 25 per cent slower: the level of a process is that of its densest half (the
+half-sample mode; Robertson and Cryer, JASA 1974), visits far from it do not count, and processes
+weigh by how well their visits agree. Latencies are those of undisturbed processes, on average.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from latency_tables.networks import Level
+
+from latency_tables.estimator import NORMAL_95
+from latency_tables.schema import STATISTICS, Conditions
+from profiler.errors import MeasurementError
+from profiler.measurement import Measurement
+from profiler.statistics import quantile
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+#: With fewer jobs a process has no level apart from what its jobs take.
+LEAST_JOBS = 3
+#: A visit counts if it is within so many standard deviations of its process's level.
+COUNTED_SD = 2.5
+#: The least standard deviation of the visits of a process, and the least distance that counts.
+LEAST_SD, LEAST_DISTANCE = 0.003, 0.01
+#: A process whose level is by more above the lower quartile of all levels was disturbed.
+DISTURBED = 0.05
+ITERATIONS = 20
+#: So many visits' worth of the spread of all jobs are part of what is said of one job's spread.
+POOLED_VISITS = 4.0
+
+_NS_PER_MS = 1e6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visit:
+    """What a job took in one process, in ms; a board of a round is a process."""
+
+    job_id: str
+    process: str
+    latency_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobLatency:
+    """A job's expected latency over processes, and the standard error of that."""
+
+    latency_ms: float
+    error_ms: float
+    processes: int
+
+    @property
+    def low_ms(self) -> float:
+        """The lower end of the 95 % interval."""
+        return max(self.latency_ms - NORMAL_95 * self.error_ms, 0.5 * self.latency_ms)
+
+    @property
+    def high_ms(self) -> float:
+        return self.latency_ms + NORMAL_95 * self.error_ms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Levelled:
+    """The jobs' latencies by id, and what their processes had in common.
+
+    ``spread`` is the standard deviation of a job between processes of one level, as a share.
+    """
+
+    jobs: Mapping[str, JobLatency]
+    level: Level
+    spread: float
+
+    @property
+    def error(self) -> float:
+        """The mean standard error of a latency, as a share of it."""
+        return float(np.mean([one.error_ms / one.latency_ms for one in self.jobs.values()]))
+
+
+def visits_of(measurements: Iterable[Measurement], conditions: Conditions) -> tuple[Visit, ...]:
+    """One visit a reply with samples: the statistic's quantile within it."""
+    share = STATISTICS[conditions.statistic][0]
+    return tuple(
+        Visit(
+            job_id=measurement.job_id,
+            process=f"{reply.round} {reply.board}",
+            latency_ms=quantile(reply.samples.times_ns(conditions.clock), share) / _NS_PER_MS,
+        )
+        for measurement in measurements
+        for reply in measurement.replies
+        if reply.samples is not None
+    )
+
+
+def without_levels(visits: Sequence[Visit]) -> Levelled:
+    """Estimate the jobs' latencies and the processes' levels. Raises MeasurementError for none."""
+    if not visits:
+        raise MeasurementError("no visits: nothing was measured")
+    jobs = {name: number for number, name in enumerate(dict.fromkeys(v.job_id for v in visits))}
+    processes = {one: n for n, one in enumerate(dict.fromkeys(v.process for v in visits))}
+    fit = _TwoWay(
+        logs=np.log([visit.latency_ms for visit in visits]),
+        job=np.array([jobs[visit.job_id] for visit in visits]),
+        process=np.array([processes[visit.process] for visit in visits]),
+        has_levels=len(jobs) >= LEAST_JOBS,
+    )
+    errors, counts = fit.errors()
+    shift = _reference(fit.level)
+    latencies = np.exp(fit.latency + shift)
+    return Levelled(
+        jobs={
+            name: JobLatency(
+                latency_ms=float(latencies[number]),
+                error_ms=float(latencies[number] * errors[number]),
+                processes=int(counts[number]),
+            )
+            for name, number in jobs.items()
+        },
+        level=_level(fit.level - shift, fit.spread),
+        spread=fit.spread,
+    )
+
+
+class _TwoWay:
+    """The fit: ``latency`` (jobs,) and ``level`` (processes,), both logarithms."""
+
+    def __init__(self, logs: Floats, job: Integers, process: Integers, has_levels: bool) -> None:
+        self._logs, self._job, self._process = logs, job, process
+        self.level: Floats = np.zeros(int(process.max()) + 1)
+        self._sd = np.full(len(self.level), 0.02)
+        groups = [logs[job == number] for number in range(int(job.max()) + 1)]
+        self.latency: Floats = np.array([np.quantile(group, 0.3) for group in groups])
+        for _ in range(ITERATIONS):
+            if has_levels:
+                self._fit_levels()
+            self._fit_latencies(has_levels)
+
+    def _fit_levels(self) -> None:
+        rest = self._logs - self.latency[self._job]
+        for number in range(len(self.level)):
+            own = rest[self._process == number]
+            reach = max(LEAST_DISTANCE, COUNTED_SD * self._sd[number])
+            near = own[np.abs(own - half_sample_mode(own)) < reach]
+            self.level[number] = np.median(near)
+            deviation = np.median(np.abs(near - self.level[number]))
+            self._sd[number] = max(LEAST_SD, 1.4826 * deviation)
+        self.level -= np.average(self.level, weights=self._sd**-2)
+
+    def _fit_latencies(self, has_levels: bool) -> None:
+        if not has_levels:
+            rest = self._logs - self.latency[self._job]
+            self._sd[:] = max(LEAST_SD, 1.4826 * float(np.median(np.abs(rest))))
+        plain = self._logs - self.level[self._process]
+        reach = COUNTED_SD * self._sd[self._process]
+        self._counts = np.abs(plain - self.latency[self._job]) < np.maximum(LEAST_DISTANCE, reach)
+        weights = self._counts / self._sd[self._process] ** 2
+        for number in range(len(self.latency)):
+            own = self._job == number
+            if weights[own].sum():
+                self.latency[number] = np.average(plain[own], weights=weights[own])
+            else:
+                self.latency[number] = np.median(plain[own])
+
+    @property
+    def spread(self) -> float:
+        """Of the visits that count, about their job and level."""
+        rest = (self._logs - self.level[self._process] - self.latency[self._job])[self._counts]
+        return float(np.sqrt(np.mean(rest**2))) if len(rest) else LEAST_SD
+
+    def errors(self) -> tuple[Floats, Integers]:
+        """The standard error of each latency, and from how many processes it is."""
+        rest = self._logs - self.level[self._process] - self.latency[self._job]
+        weights = self._counts / self._sd[self._process] ** 2
+        errors, counts = np.zeros(len(self.latency)), np.zeros(len(self.latency), dtype=np.int64)
+        pooled = max(self.spread, LEAST_SD) ** 2
+        for number in range(len(self.latency)):
+            own = (self._job == number) & self._counts
+            counts[number] = len(set(self._process[own].tolist()))
+            squares = float(np.sum(rest[own] ** 2))
+            variance = (squares + POOLED_VISITS * pooled) / (max(0, own.sum() - 1) + POOLED_VISITS)
+            effective = weights[own].sum() ** 2 / np.sum(weights[own] ** 2) if own.any() else 1.0
+            errors[number] = math.sqrt(variance / effective)
+        return errors, np.maximum(counts, 1)
+
+
+def half_sample_mode(values: Floats) -> float:
+    """Where the values are densest: half of them again and again, the half that is narrowest."""
+    ordered = np.sort(values)
+    while len(ordered) > 3:
+        half = -(-len(ordered) // 2)
+        widths = ordered[half - 1 :] - ordered[: len(ordered) - half + 1]
+        start = int(np.argmin(widths))
+        ordered = ordered[start : start + half]
+    return float(ordered.mean())
+
+
+def _undisturbed(levels: Floats) -> Floats:
+    return levels[levels <= np.quantile(levels, 0.25) + DISTURBED]
+
+
+def _reference(levels: Floats) -> float:
+    """The mean level of the undisturbed processes."""
+    return float(_undisturbed(levels).mean())
+
+
+def _level(levels: Floats, spread: float) -> Level:
+    """``levels`` are about the reference; ``spread`` is what jobs differ by within a level."""
+    quiet = _undisturbed(levels)
+    deviation = float(quiet.std(ddof=1)) if len(quiet) > 1 else DISTURBED
+    half = NORMAL_95 * deviation / math.sqrt(len(quiet))
+    return Level(
+        level_percent_low=100.0 * math.exp(-half),
+        level_percent_high=100.0 * math.exp(half),
+        spread_percent=100.0 * NORMAL_95 * math.hypot(deviation, spread),
+        moved_percent=100.0 * (math.exp(float(levels.max() - levels.min())) - 1.0),
+        processes=len(levels),
+    )
