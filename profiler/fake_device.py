@@ -29,6 +29,8 @@ RUNTIME_VERSION = "1.0-fake"
 CRASH, HANG, THROTTLED, DISTURBED = "crash", "hang", "throttled", "disturbed"
 #: Those that are no failures.
 SLOWED = (THROTTLED, DISTURBED)
+#: How many times as long a run takes beside a neighbour on the core.
+DISTURBANCE = 1.2
 
 
 def write_spec(spec: OpSpec, *, batch: int = 1, seed: int = 0, precision: str = "fp32") -> bytes:
@@ -192,6 +194,8 @@ class FakeAgent:
         clock = self.device.clock
         clock.advance(rule.warmup_s)
         usual_ms = self.device.latency_ms(spec) * self.factor * self.device.speed(clock.now_s)
+        if slowed == DISTURBED:
+            usual_ms *= DISTURBANCE
         runs = max(1, math.ceil(rule.sample_s * 1e3 / usual_ms))
         luck = random.Random(f"{self.device.seed}/{spec.digest}/{call}/{clock.now_s}")
         wall_ns = [
