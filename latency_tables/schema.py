@@ -29,10 +29,12 @@ CLOCKS = ("thread_cpu", "wall", "cuda_events")
 #: How the host gives the device its work: operator by operator, as one recorded CUDA graph, or as
 #: code that the framework compiled.
 LAUNCHES = ("plain", "cuda_graph", "compiled")
-#: What the latency is: (quantile of the samples within a round, quantile over the rounds).
-#: ``quiet`` is what a piece costs while nothing else slows its core, whatever share of the time
-#: that is; on a machine of one's own both are nearly equal.
-STATISTICS = {"quiet": (0.05, 0.25), "median": (0.5, 0.5)}
+#: What the latency is: (quantile of the samples within a visit, quantile over the visits, each in a
+#: process of its own). ``quiet`` is the latency to expect of a process while nothing else slows its
+#: core, whatever share of the time that is: the lower quartile within a visit leaves out what
+#: disturbs a part of it, and the median over processes is amid what luck with their memory makes of
+#: them. On a machine of one's own both are nearly equal.
+STATISTICS = {"quiet": (0.25, 0.5), "median": (0.5, 0.5)}
 #: The worst last. ``host_bound``: the device waited for the host, so the latency says little about
 #: the device. ``bounded``: so slow that it was not measured to the end, if at all; what it has for
 #: a latency is in no prediction. ``published``: taken from others, so no verdict of ours.

@@ -1,7 +1,9 @@
 """What a runtime built for this run, and what it learned from building.
 
-Engines stay on the board that built them, next to the file they were built from; the host remembers
-their digests and asks for no other, since a serialized engine is code. TensorRT times the kernels
+Two builds of one file need not be equally fast, so a build is what a process is elsewhere: each
+round builds anew, and within a round all visits of a file measure the same engine. Engines stay on
+the board that built them, next to the file they were built from; the host remembers their digests
+and asks for no other, since a serialized engine is code. TensorRT times the kernels
 that it chooses among; its timing cache lets later builds choose the same ones in less time. One
 such file a table is kept next to the journal; its name holds a digest of the version and GPU.
 """
@@ -23,6 +25,9 @@ from profiler.runtimes import traits_of
 from profiler.scheduling.board_protocol import Board
 from profiler.workload_files import TIMING_CACHE_SUFFIX
 
+#: Board, digest of the file, seed of its weights, round.
+_Key = tuple[str, str, int, int]
+
 
 @dataclass(kw_only=True)
 class Builds:
@@ -35,8 +40,7 @@ class Builds:
     #: Where the files of this run are; the journal is in the folder above.
     workloads: Path
     jobs: Mapping[str, AnyJob]
-    rounds: int
-    _engines: dict[tuple[str, str, int], str] = field(default_factory=dict)
+    _engines: dict[_Key, str] = field(default_factory=dict)
     _first: dict[tuple[str, int], Mapping[str, Any]] = field(default_factory=dict)
     _handed_over: dict[str, PushedFile] = field(default_factory=dict)
     _cache: Path | None = None
@@ -46,38 +50,33 @@ class Builds:
         self._traits = traits_of(self.conditions)
 
     def note(self, replies: Iterable[Reply]) -> None:
-        """Remember which engine each board built of each file in the planned rounds."""
+        """Remember which engine each board built of each file in each round."""
         for reply in replies:
             job = self.jobs.get(reply.job_id)
             if job is None or not reply.built:
                 continue
-            self._learned = self._learned or reply.built.get("engine_reused") is False
+            is_new = reply.built.get("engine_reused") is False
+            self._learned = self._learned or (is_new and reply.round == 0)
             if "build_s" in reply.built:
                 self._first.setdefault((job.digest, job.weights_seed), reply.built)
-            key, digest = _key(reply.board, job), reply.built.get("engine_sha256")
-            is_own = reply.round < self.rounds or job.kind == "anchor" or key not in self._engines
-            if digest and is_own:
-                self._engines[key] = str(digest)
+            if digest := reply.built.get("engine_sha256"):
+                self._engines[_key(reply.board, job, reply.round)] = str(digest)
 
     def facts(self, job: AnyJob) -> Mapping[str, Any]:
         """What the runtime reported about the first build of a job's file, if it builds."""
         return self._first.get((job.digest, job.weights_seed), {})
 
-    def options(
-        self, board: str, job: AnyJob, number: int, *, rebuild: bool = False
-    ) -> dict[str, Any]:
-        """Which engine the agent has to use: this run's, or another build in an extra round.
+    def options(self, board: str, job: AnyJob, number: int) -> dict[str, Any]:
+        """Which engine the agent has to use: this round's, or a new one where there is none yet.
 
-        Two builds of one file need not be equally fast.
+        The first round builds with the timing cache, the others from nothing.
         """
         if not self._traits.builds:
             return {}
-        if number >= self.rounds and rebuild:
-            return {"build": number - self.rounds + 1}
-        options: dict[str, Any] = {}
-        if known := self._engines.get(_key(board, job)):
+        options: dict[str, Any] = {"build": number} if number else {}
+        if known := self._engines.get(_key(board, job, number)):
             options["engine_sha256"] = known
-        if cache := self._handed_over.get(board):
+        if (cache := self._handed_over.get(board)) and not number:
             options["timing_cache"] = cache.path
             options["timing_cache_sha256"] = cache.sha256
         return options
@@ -113,5 +112,5 @@ class Builds:
         return copy
 
 
-def _key(board: str, job: AnyJob) -> tuple[str, str, int]:
-    return board, job.digest, job.weights_seed
+def _key(board: str, job: AnyJob, number: int) -> _Key:
+    return board, job.digest, job.weights_seed, number

@@ -26,7 +26,11 @@ RUNTIME = "onnxruntime"
 RUNTIME_VERSION = "1.0-fake"
 
 #: What a script may ask for; anything else must be an error type of the protocol.
-CRASH, HANG, THROTTLED = "crash", "hang", "throttled"
+CRASH, HANG, THROTTLED, DISTURBED = "crash", "hang", "throttled", "disturbed"
+#: Those that are no failures.
+SLOWED = (THROTTLED, DISTURBED)
+#: How many times as long a run takes beside a neighbour on the core.
+DISTURBANCE = 1.2
 
 
 def write_spec(spec: OpSpec, *, batch: int = 1, seed: int = 0, precision: str = "fp32") -> bytes:
@@ -152,9 +156,9 @@ class FakeAgent:
         call = self.device.calls.get(spec.digest, 0)
         self.device.calls[spec.digest] = call + 1
         fault = self.device.fault(spec, call)
-        if fault is not None and fault != THROTTLED:
+        if fault is not None and fault not in SLOWED:
             self._fail(fault, timeout_s)
-        return self._measure(spec, call, Rule(**message["rule"]), throttled=fault == THROTTLED)
+        return self._measure(spec, call, Rule(**message["rule"]), fault)
 
     def _fail(self, fault: str, timeout_s: float = 0.0) -> NoReturn:
         if fault == CRASH:
@@ -186,10 +190,12 @@ class FakeAgent:
             ]
         }
 
-    def _measure(self, spec: OpSpec, call: int, rule: Rule, *, throttled: bool) -> dict[str, Any]:
+    def _measure(self, spec: OpSpec, call: int, rule: Rule, slowed: str | None) -> dict[str, Any]:
         clock = self.device.clock
         clock.advance(rule.warmup_s)
         usual_ms = self.device.latency_ms(spec) * self.factor * self.device.speed(clock.now_s)
+        if slowed == DISTURBED:
+            usual_ms *= DISTURBANCE
         runs = max(1, math.ceil(rule.sample_s * 1e3 / usual_ms))
         luck = random.Random(f"{self.device.seed}/{spec.digest}/{call}/{clock.now_s}")
         wall_ns = [
@@ -202,9 +208,10 @@ class FakeAgent:
             "cpu_ns": wall_ns if self.device.threads_counted else None,
             "runs_per_sample": runs,
             "dropped": 0,
+            "disturbed": len(wall_ns) if slowed == DISTURBED else 0,
             "stopped": "interval",
             "warmup_s": rule.warmup_s,
             "prepare_s": 0.0,
             "health_before": {"throttle_events": 0},
-            "health_after": {"throttle_events": int(throttled)},
+            "health_after": {"throttle_events": int(slowed == THROTTLED)},
         }

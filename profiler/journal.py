@@ -10,6 +10,7 @@ error, because guessing would mix up measurements.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +20,12 @@ from latency_tables.line_file import LineFile
 from profiler.errors import JournalError
 from profiler.journal_lines import (
     FIX,
-    AnchorLine,
     Cause,
     DiscardLine,
     Entry,
     EnvironmentLine,
     Header,
-    KeptLine,
+    SharedLine,
     WarningLine,
     not_a_journal,
     read_entry,
@@ -37,39 +37,19 @@ JOURNAL_NAME = "journal.jsonl"
 
 
 @dataclass(slots=True)
-class RoundLog:
-    """What happened on one board in one round, as far as drift is concerned.
-
-    A stretch is what was measured between two anchors: ``closed`` is the one before the last
-    anchor, until drift is checked, and ``open`` the one after it.
-    """
-
-    anchors: list[Reply] = field(default_factory=list)
-    closed: list[str] = field(default_factory=list)
-    open: list[str] = field(default_factory=list)
-
-
-@dataclass(slots=True)
 class JournalState:
     """What the lines of a journal add up to."""
 
     accepted: dict[tuple[str, int], Reply] = field(default_factory=dict)
     attempts: dict[tuple[str, int], int] = field(default_factory=dict)
-    #: By the number of the round and the board.
-    rounds: dict[tuple[int, str], RoundLog] = field(default_factory=dict)
+    #: What boards measured to be compared, by job, round and board.
+    shared: dict[tuple[str, int, str], Reply] = field(default_factory=dict)
     environments: list[Mapping[str, Any]] = field(default_factory=list)
     #: What each board reported about itself first.
     first_of_board: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     discarded: list[Reply] = field(default_factory=list)
     _last_round: int = -1
-
-    def log(self, number: int, board: str) -> RoundLog:
-        return self.rounds.setdefault((number, board), RoundLog())
-
-    def logs_of(self, number: int) -> dict[str, RoundLog]:
-        """The logs of a round, by board."""
-        return {board: log for (known, board), log in self.rounds.items() if known == number}
 
     def last_boards(self) -> dict[str, str]:
         """The board that measured each job last."""
@@ -89,6 +69,17 @@ class JournalState:
         """How many replies there ever were about jobs."""
         return len(self.accepted) + len(self.discarded)
 
+    def spent_s(self, before_round: int) -> float:
+        """About how long the rounds before one took: what all boards did, divided by them."""
+        took: dict[int, list[Reply]] = {}
+        for reply in (*self.accepted.values(), *self.discarded, *self.shared.values()):
+            if reply.round < before_round:
+                took.setdefault(reply.round, []).append(reply)
+        return math.fsum(
+            math.fsum(one.took_s for one in replies) / len({one.board for one in replies})
+            for replies in took.values()
+        )
+
     def replies(self, job_id: str) -> tuple[Reply, ...]:
         """The accepted replies about a job, in order of rounds."""
         found = (self.accepted.get((job_id, number)) for number in range(self._last_round + 1))
@@ -99,20 +90,13 @@ class JournalState:
         match entry:
             case Reply():
                 self._take_reply(entry)
-            case AnchorLine(reply):
-                log = self.log(reply.round, reply.board)
-                log.anchors.append(reply)
-                log.closed, log.open = log.open, []
+            case SharedLine(reply):
+                self._take_shared(reply)
             case EnvironmentLine():
                 self.environments.append(entry.environment)
                 self.first_of_board.setdefault(entry.board, entry.environment)
             case DiscardLine():
                 self._take_discard(entry)
-            case KeptLine():
-                log = self.log(entry.round, entry.board)
-                log.closed.clear()
-                log.open.clear()
-                self.warnings.append(entry.reason)
             case WarningLine():
                 self.warnings.append(entry.reason)
 
@@ -125,20 +109,18 @@ class JournalState:
         self.accepted[key] = reply
         self._last_round = max(self._last_round, reply.round)
         self.attempts[key] = reply.attempt + 1
-        self.log(reply.round, reply.board).open.append(reply.job_id)
+
+    def _take_shared(self, reply: Reply) -> None:
+        key = (reply.job_id, reply.round, reply.board)
+        if key in self.shared:
+            raise JournalError(f"a second reply of {reply.board} about the shared {reply.job_id}")
+        self.shared[key] = reply
 
     def _take_discard(self, line: DiscardLine) -> None:
         for job in line.jobs:
             if (job, line.round) not in self.accepted:
                 raise JournalError(f"no reply about {job} in round {line.round} to take back")
-            reply = self.accepted.pop((job, line.round))
-            self.discarded.append(reply)
-            log = self.log(reply.round, reply.board)
-            for stretch in (log.open, log.closed):
-                if job in stretch:
-                    stretch.remove(job)
-            if line.cause == "drift":
-                log.closed.clear()
+            self.discarded.append(self.accepted.pop((job, line.round)))
         if line.cause == "board":
             self.warnings.append(line.reason)
 
@@ -202,7 +184,3 @@ class Journal:
     def discard(self, number: int, jobs: Iterable[str], *, cause: Cause, reason: str) -> None:
         """Take back replies of a round."""
         self.record(DiscardLine(round=number, jobs=tuple(sorted(jobs)), cause=cause, reason=reason))
-
-    def keep(self, number: int, board: str, reason: str) -> None:
-        """Accept the last stretch of a board in a round as it is, with a warning."""
-        self.record(KeptLine(round=number, board=board, reason=reason))

@@ -12,13 +12,13 @@ from profiler.errors import JournalError
 from profiler.replies import Failure, Reply, parse_result
 
 SCHEMA = "dshrink.journal"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 #: How to fix a journal that does not read.
 FIX = "delete the lines from there on to measure them again, or the file to start afresh"
 
 Line = dict[str, Any]
-Cause = Literal["drift", "throttled", "failures", "board"]
+Cause = Literal["disturbed", "throttled", "failures", "board"]
 
 
 def not_a_journal(path: Path) -> JournalError:
@@ -43,6 +43,11 @@ class Header:
         """Raise JournalError unless ``line`` is the header of the same run."""
         if line.get("schema") != SCHEMA:
             raise not_a_journal(path)
+        if line.get("schema_version") in range(SCHEMA_VERSION):
+            raise JournalError(
+                f"{path} was begun by an earlier version of dshrink, which measured otherwise: "
+                "choose another folder, or delete the file"
+            )
         found = convert_record(
             {name: value for name, value in line.items() if name != "line"},
             Header,
@@ -90,15 +95,6 @@ class DiscardLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeptLine:
-    """The last stretch of a board in a round is accepted as it is, with a warning."""
-
-    round: int
-    board: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class WarningLine:
     """What users of the table should know of a board."""
 
@@ -107,18 +103,17 @@ class WarningLine:
 
 
 @dataclass(frozen=True, slots=True)
-class AnchorLine:
-    """A reply about an anchor, which closes the stretch before it."""
+class SharedLine:
+    """A board's own reply about a shared job, for the comparison of boards alone."""
 
     reply: Reply
 
 
-Entry = Reply | AnchorLine | EnvironmentLine | DiscardLine | KeptLine | WarningLine
+Entry = Reply | SharedLine | EnvironmentLine | DiscardLine | WarningLine
 
-_KINDS: Mapping[str, type[EnvironmentLine | DiscardLine | KeptLine | WarningLine]] = {
+_KINDS: Mapping[str, type[EnvironmentLine | DiscardLine | WarningLine]] = {
     "environment": EnvironmentLine,
     "discard": DiscardLine,
-    "kept": KeptLine,
     "warning": WarningLine,
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}
@@ -128,8 +123,8 @@ def write_entry(entry: Entry) -> Line:
     """An entry as JSON data."""
     if isinstance(entry, Reply):
         return {"line": "reply", **_write_reply(entry)}
-    if isinstance(entry, AnchorLine):
-        return {"line": "anchor", **_write_reply(entry.reply)}
+    if isinstance(entry, SharedLine):
+        return {"line": "shared", **_write_reply(entry.reply)}
     return {"line": _NAMES[type(entry)], **plain(entry)}
 
 
@@ -139,8 +134,8 @@ def read_entry(line: Line, where: str) -> Entry:
     said = {key: value for key, value in line.items() if key != "line"}
     if name == "reply":
         return _read_reply(said, where)
-    if name == "anchor":
-        return AnchorLine(_read_reply(said, where))
+    if name == "shared":
+        return SharedLine(_read_reply(said, where))
     if name not in _KINDS:
         raise JournalError(f"{where}: unknown line {name!r}: {FIX}")
     return convert_record(said, _KINDS[name], where=where, error=JournalError, fix=FIX)

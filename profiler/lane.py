@@ -1,4 +1,4 @@
-"""One board's part in a round: it takes jobs from the queue and measures them between anchors."""
+"""One board's part in a round: it takes jobs from the queue and measures them, one at a time."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from profiler.board_checks import check_clock, check_conditions, check_identity
-from profiler.drift import repeat_drifted
 from profiler.errors import BoardLostError, JournalError, SessionError
-from profiler.journal_lines import AnchorLine, EnvironmentLine, WarningLine
+from profiler.journal_lines import EnvironmentLine, SharedLine, WarningLine
 from profiler.planning.jobs import AnyJob, measure_request, timeout_s
 from profiler.replies import Failure, Reply
 from profiler.run_state import Round, RunState
@@ -18,6 +17,8 @@ from profiler.scheduling.serial import Scheduler
 
 #: So many failures in a row point to the machine, not to the jobs.
 FAILURES_IN_A_ROW = 5
+#: Jobs that a board takes at once: their files are brought to it together.
+TAKEN_AT_ONCE = 20
 
 
 @dataclass(kw_only=True)
@@ -52,35 +53,21 @@ class Lane:
         finally:
             self.round.queue.put_back(self._taken)
 
-    @property
-    def _has_open_stretch(self) -> bool:
-        """Whether no anchor was measured since the board's last job in this round."""
-        return bool(self.run.known.log(self.round.number, self.name).open)
-
     async def _work(self) -> None:
-        if not self._take() and not self._has_open_stretch:
+        if not self._take():
             return
         await self._begin()
-        is_resumed = self._has_open_stretch
-        if is_resumed:
-            await self._close_stretch()
-        if self.scheduler.lanes > 1:
-            # By what all of them measure the boards are compared.
-            await self._measure_anchors(len(self.run.plan.anchors))
-        elif not is_resumed:
-            await self._measure_anchors()
         while self._taken or self._take():
+            await self._measure_shared()
             await self._push([self.run.jobs[name] for name in self._taken])
             while self._taken:
                 left = len(self.round.queue) + len(self._taken)
                 self.round.report(left, self.run.jobs[self._taken[0]].label)
                 await self._measure_next()
             await self.run.builds.keep(self.board)
-            await self._close_stretch()
 
     def _take(self) -> bool:
-        most = self.run.settings.anchor_every
-        self._taken += self.round.queue.take(self.name, most, self.scheduler.lanes)
+        self._taken += self.round.queue.take(self.name, TAKEN_AT_ONCE, self.scheduler.lanes)
         return bool(self._taken)
 
     async def _begin(self) -> None:
@@ -92,7 +79,6 @@ class Lane:
             EnvironmentLine(round=self.round.number, board=self.name, environment=fingerprint)
         )
         await self.run.builds.begin(self.name, self.board, fingerprint)
-        await self._push(self.run.plan.anchors)
 
     async def _push(self, jobs: Sequence[AnyJob]) -> None:
         """Bring to the board the files of these jobs that it does not have yet."""
@@ -110,16 +96,14 @@ class Lane:
                 self._state.files[job.id],
                 conditions,
                 rule,
-                run.builds.options(
-                    self.name, job, self.round.number, rebuild=job.id in self.round.rebuilt
-                ),
+                run.builds.options(self.name, job, self.round.number),
             )
             for job in jobs
         ]
         takes_long = traits_of(conditions).builds or conditions.launch == "compiled"
         start = run.clock()
         outcomes = await self.board.execute(requests, timeout_s(rule, builds=takes_long))
-        # Time spent on broken links is not part of what a repetition would cost.
+        # Time spent on broken links is not part of what a visit costs.
         spent_s = run.clock() - start - sum(outcome.lost_s for outcome in outcomes)
         replies = [
             Reply(
@@ -148,18 +132,8 @@ class Lane:
                 self._note_failure(reply, reply.failure)
             else:
                 self._state.failed_in_a_row.clear()
-                self.round.queue.put(self._repeat_throttled(reply))
-
-    def _repeat_throttled(self, reply: Reply) -> list[str]:
-        """Take the reply back where it was throttled; returns the job that has to run again."""
-        run, again = self.run, [reply.job_id]
-        slowed = reply.samples.throttled(run.conditions.clock) if reply.samples else ""
-        if not slowed or reply.attempt >= run.settings.repeats:
-            return []
-        if not run.affordable(again, self.round):
-            return []
-        run.journal.discard(reply.round, again, cause="throttled", reason=slowed)
-        return again
+                if self.run.take_back_disturbed(reply):
+                    self.round.queue.put([reply.job_id])
 
     def _note_failure(self, reply: Reply, failure: Failure) -> None:
         failed = self._state.failed_in_a_row
@@ -174,24 +148,18 @@ class Lane:
             f"the last one with {failure}" + (f"; {failure.advice}" if failure.advice else "")
         )
 
-    async def _measure_anchors(self, most: int = 1) -> None:
-        """Close the open stretch; the best anchor comes last, next to what it is compared with."""
-        number = self.round.number
-        jobs = self._usable_anchors()[:most][::-1]
-        if not jobs:
-            reason = f"no anchor could be measured: drift in round {number} is not known"
-            self.run.journal.keep(number, self.name, reason)
-            return
-        first = len(self.run.known.log(number, self.name).anchors)
-        replies = await self._execute(jobs, range(first, first + len(jobs)))
-        self.run.journal.record(*map(AnchorLine, replies))
+    async def _measure_shared(self) -> None:
+        """Measure what several boards are compared by, unless this one did in this round."""
+        jobs = self._missing_shared() if self.scheduler.lanes > 1 else []
+        await self._push(jobs)
+        there = [job for job in jobs if job.id in self._state.files]
+        if there:
+            replies = await self._execute(there, [0] * len(there))
+            self.run.journal.record(*map(SharedLine, replies))
 
-    def _usable_anchors(self) -> list[AnyJob]:
-        replies = (reply for log in self.run.known.rounds.values() for reply in log.anchors)
-        broken = {reply.job_id for reply in replies if reply.failure}
-        there = self._state.files.keys() - broken
-        return [job for job in self.run.plan.anchors if job.id in there]
-
-    async def _close_stretch(self) -> None:
-        await self._measure_anchors()
-        self.round.queue.put(repeat_drifted(self.run, self.name, self.round))
+    def _missing_shared(self) -> list[AnyJob]:
+        """Those of this round, without what failed before on any board."""
+        known, number = self.run.known.shared, self.round.number
+        failed = {reply.job_id for reply in known.values() if reply.failure}
+        names = (name for name in self.run.plan.shared if name not in failed)
+        return [self.run.jobs[name] for name in names if (name, number, self.name) not in known]

@@ -4,12 +4,10 @@ A ``Measurement`` stores replies only: every number is a property, so a measurem
 disagree with its own summary. Times are read from the clock that the conditions name; the other
 clock is kept as well.
 
-On a machine shared with others (another tenant on the same core slows a thread by 30 % for
-milliseconds or minutes) a median mostly reflects their load. The statistic ``quiet`` is a low
-percentile, the latency of a piece on an idle core: the 5th percentile within a round, and the lower
-quartile of that over the rounds, since a round may be disturbed throughout, or lucky in where its
-memory lies. Where two rounds or more had undisturbed samples, only such rounds count. Rounds are
-added until two undisturbed ones agree, or three of any; a row where they never did is noisy.
+A round is a process, or a build where the runtime builds engines: where its memory lies, or which
+kernels were chosen, is a draw that moves the latency of the whole round. A machine shared with
+others slows some visits down on top of that. The latency is therefore a quantile over rounds of a
+quantile within each (``STATISTICS``); where two rounds or more were undisturbed, only such count.
 """
 
 from __future__ import annotations
@@ -24,12 +22,8 @@ from profiler.statistics import latency, latency_interval, median, quantile, spr
 
 #: On a CPU a row has converged where half its interval is at most this share of the latency.
 HALF_WIDTH = 0.01
-#: Samples in all rounds without which no row has converged.
-LEAST_SAMPLES = 30
 #: With so many rounds of undisturbed samples the other rounds do not count.
 UNDISTURBED_ROUNDS = 2
-#: Where there are fewer of them, so many rounds of any kind have to agree.
-AGREEING_ROUNDS = 3
 #: Above this share of the device's time the host, not the device, sets the pace.
 HOST_BOUND_SHARE = 0.8
 #: A job is given up after this many failures that a second attempt might have fixed.
@@ -102,26 +96,9 @@ class Measurement:
     def _rounds_ns(self, clock: str) -> list[tuple[int, ...]]:
         return [part.times_ns(clock) for part in self._counted]
 
-    @property
-    def builds(self) -> int:
-        """How many different engines were measured."""
-        return len({part.engine for part in self._counted})
-
-    def _by_build_ns(self, clock: str) -> list[tuple[int, ...]]:
-        """The samples of each round; of each engine where several were built.
-
-        Otherwise the engine that was measured in most rounds would outweigh the others.
-        """
-        if self.builds < 2:
-            return self._rounds_ns(clock)
-        pooled: dict[str, tuple[int, ...]] = {}
-        for part in self._counted:
-            pooled[part.engine] = pooled.get(part.engine, ()) + part.times_ns(clock)
-        return list(pooled.values())
-
     def _latency_ms(self, clock: str) -> float:
         self._require_samples()
-        return latency(self._by_build_ns(clock), STATISTICS[self.statistic]) / _NS_PER_MS
+        return latency(self._rounds_ns(clock), STATISTICS[self.statistic]) / _NS_PER_MS
 
     def _require_samples(self) -> None:
         if not self.parts:
@@ -151,11 +128,7 @@ class Measurement:
     @cached_property
     def _interval_ms(self) -> tuple[float, float]:
         self._require_samples()
-        are_undisturbed = all(part.undisturbed for part in self._counted)
-        least = UNDISTURBED_ROUNDS if are_undisturbed else AGREEING_ROUNDS
-        low, high = latency_interval(
-            self._by_build_ns(self.clock), STATISTICS[self.statistic], least
-        )
+        low, high = latency_interval(self._rounds_ns(self.clock), STATISTICS[self.statistic])
         return low / _NS_PER_MS, high / _NS_PER_MS
 
     @property
@@ -259,15 +232,7 @@ class Measurement:
         if self.rounds < self.rounds_wanted:
             why = f" ({self.failures[-1]})" if self.failures else ""
             return "noisy", f"only {self.rounds} of {self.rounds_wanted} rounds{why}"
-        taken = sum(len(part.wall_ns) for part in self.parts)
-        if taken < LEAST_SAMPLES:
-            return "noisy", f"{taken} samples in {self.rounds} rounds; want {LEAST_SAMPLES}"
         if self.relative_half_width > self.half_width:
-            if self.builds > 1:
-                return "noisy", (
-                    f"{self.builds} builds of it differ: interval of ±"
-                    f"{100 * self.relative_half_width:.1f} %"
-                )
             return "noisy", (
                 f"interval of ±{100 * self.relative_half_width:.1f} % (target: "
                 f"±{100 * self.half_width:g} %) after {self.rounds} rounds, which differ by "

@@ -11,14 +11,14 @@ from latency_tables.pieces import NetworkPieces
 from latency_tables.schema import Conditions
 from latency_tables.span_masks import SpanChoice
 from latency_tables.table import LatencyTable
-from profiler.planning.further_rounds import close_forms, slow_jobs
+from profiler.estimate import DurationEstimate
 from profiler.planning.profile_plan import DUPLICATES, HOLD_OUT_NETWORKS, Compose, plan_jobs
+from profiler.schedule import FixedRounds
 from profiler.scheduling.serial import Scheduler
 from profiler.session import Progress, Session, SessionResult
 from profiler.settings import ProfileSettings
-from profiler.table.audit import audit, machine_warnings
+from profiler.table.audit import machine_warnings
 from profiler.table.builder import build_tables
-from profiler.time_budget import DurationEstimate
 from profiler.workload_files import BuildFile
 
 
@@ -81,10 +81,8 @@ def profile(
         scheduler=scheduler,
         build=request.build,
         folder=request.folder,
+        schedule=FixedRounds(rounds=request.settings.rounds),
         settings=request.settings,
-        suspects=lambda known: audit(plan, known, request.conditions).suspects,
-        close_forms=lambda known: close_forms(plan, known),
-        dropped=lambda known: slow_jobs(plan, known),
     ) as session:
         if on_start:
             on_start(session.estimate)

@@ -1,11 +1,8 @@
-"""Rounds of a session: shuffled jobs in stretches between anchors, each outcome journalled.
+"""Rounds of a session: shuffled jobs, a fresh agent on each board, each outcome journalled.
 
 What is left to do is always derived from the journal, never stored separately, so a round that was
-interrupted anywhere is resumed by the same code that runs an uninterrupted one. Each board works in
-a lane of its own, with its own anchors and stretches: drift is a board's. A run that is resumed in
-the middle of a round measures an anchor first: where the machine has changed meanwhile, the stretch
-that was interrupted is measured again like any other that drifted. An agent that is lost and
-replaced within a stretch is covered by the anchors around that.
+interrupted anywhere is resumed by the same code that runs an uninterrupted one. A visit that was
+disturbed is repeated at the end of its round. Each board works in a lane of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +10,6 @@ from __future__ import annotations
 import random
 from collections.abc import Collection
 
-from profiler.drift import keep_open, repeat_drifted
 from profiler.errors import SessionError
 from profiler.lane import Lane
 from profiler.run_state import Report, Round, RunState
@@ -26,27 +22,22 @@ STALLS_ALLOWED = 3
 
 
 def run_round(
-    run: RunState,
-    scheduler: Scheduler,
-    number: int,
-    names: Collection[str],
-    report: Report,
-    rebuilt: Collection[str] = (),
-    dropped: Collection[str] = (),
+    run: RunState, scheduler: Scheduler, number: int, names: Collection[str], report: Report
 ) -> None:
     """Measure those of the jobs that have no accepted reply in this round yet.
 
     Raises SessionError where no board is left that can measure.
     """
+    # A run that was killed may not have come to these two.
+    for reply in [one for one in run.known.accepted.values() if one.round == number]:
+        run.take_back_disturbed(reply)
+    _exclude_outliers(run, number)
     queue = WorkQueue(_pending(run, number, names), run.known.last_boards())
-    current = Round(number=number, queue=queue, report=report, rebuilt=rebuilt, dropped=dropped)
-    for board in run.known.logs_of(number):
-        queue.put(repeat_drifted(run, board, current))
-    queue.put(_exclude_outliers(run, number))
+    current = Round(number=number, queue=queue, report=report)
     # Files are written before any clock runs.
     queue.remove([name for name in queue.names if run.file(run.jobs[name]) is None])
     stalls = 0
-    while queue or any(log.open for log in run.known.logs_of(number).values()):
+    while queue:
         done = run.known.replies_taken
         scheduler.drive(
             lambda name, board: Lane(
@@ -55,7 +46,6 @@ def run_round(
         )
         _check_boards_left(run, scheduler)
         queue.put(_exclude_outliers(run, number))
-        keep_open(run, number)
         stalls = stalls + 1 if run.known.replies_taken == done else 0
         if stalls > STALLS_ALLOWED:
             raise SessionError(
@@ -83,7 +73,13 @@ def _exclude_outliers(run: RunState, number: int) -> list[str]:
     """
     again: list[str] = []
     for scope in (number, None):
-        found = compare_boards(run.known, run.conditions, number=scope, without=run.excluded)
+        found = compare_boards(
+            run.known,
+            run.conditions,
+            run.plan.shared,
+            number=scope,
+            without=run.excluded,
+        )
         for outlier in (one for one in found if not one.agrees):
             run.excluded[outlier.board] = SessionError(outlier.reason)
             for known, names in run.known.measured_by(outlier.board).items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,11 +12,11 @@ from latency_tables.schema import Conditions
 from profiler.builds import Builds
 from profiler.errors import ProfilerError
 from profiler.journal import Journal, JournalState
+from profiler.journal_lines import Cause
 from profiler.planning.jobs import AnyJob, JobPlan
 from profiler.replies import Failure, Reply
 from profiler.scheduling.work_queue import WorkQueue
 from profiler.settings import ProfileSettings
-from profiler.time_budget import TimeBudget
 from profiler.workload_files import WorkloadFolder
 
 #: report(number of jobs left in the round, label of the next one)
@@ -25,17 +25,11 @@ Report = Callable[[int, str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """One pass over jobs, in their order in ``queue``.
-
-    ``rebuilt`` are the jobs whose engine is built anew in an extra round, ``dropped`` those that
-    get no more rounds.
-    """
+    """One pass over jobs, in their order in ``queue``."""
 
     number: int
     queue: WorkQueue
     report: Report
-    rebuilt: Collection[str] = ()
-    dropped: Collection[str] = ()
 
 
 @dataclass(slots=True)
@@ -66,17 +60,11 @@ class RunState:
 
     def __post_init__(self) -> None:
         self.jobs: dict[str, AnyJob] = {job.id: job for job in self.plan.jobs}
-        with_anchors = self.jobs | {job.id: job for job in self.plan.anchors}
         self.builds = Builds(
-            conditions=self.conditions,
-            workloads=self.workloads.folder,
-            jobs=with_anchors,
-            rounds=self.settings.rounds,
+            conditions=self.conditions, workloads=self.workloads.folder, jobs=self.jobs
         )
-        self.builds.note(self.known.discarded)
-        self.builds.note(self.known.accepted.values())
-        for log in self.known.rounds.values():
-            self.builds.note(log.anchors)
+        known = self.known
+        self.builds.note([*known.discarded, *known.accepted.values(), *known.shared.values()])
 
     @property
     def known(self) -> JournalState:
@@ -95,11 +83,18 @@ class RunState:
                 self.unbuildable[job.id] = Failure(type="bad_model", message=str(error))
         return None
 
-    def affordable(self, names: Iterable[str], current: Round) -> bool:
-        """Whether there is time left to measure these jobs again in this round."""
-        cost_s = sum(self.known.accepted[name, current.number].took_s for name in names)
-        return cost_s <= self.budget(current.dropped).drift_room_s
+    def take_back_disturbed(self, reply: Reply) -> bool:
+        """Take back a reply that was throttled or disturbed, unless it was repeated often enough.
 
-    def budget(self, dropped: Collection[str] = ()) -> TimeBudget:
-        """The time of the run; ``dropped`` jobs get no more rounds."""
-        return TimeBudget(plan=self.plan, settings=self.settings, state=self.known, dropped=dropped)
+        It follows from the journal alone, so it may be asked again after a kill.
+        """
+        if reply.samples is None or reply.attempt >= self.settings.repeats:
+            return False
+        cause: Cause = "throttled"
+        reason = reply.samples.throttled(self.conditions.clock)
+        if not reason and not reply.samples.undisturbed:
+            cause = "disturbed"
+            reason = f"{reply.samples.disturbed} of {len(reply.samples.wall_ns)} samples disturbed"
+        if reason:
+            self.journal.discard(reply.round, [reply.job_id], cause=cause, reason=reason)
+        return bool(reason)

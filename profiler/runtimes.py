@@ -1,8 +1,8 @@
 """The host's half of each runtime: what it can be asked for, what its files are, how it is timed.
 
-The device's half is in ``devices/agent/runtimes``. A runtime that builds an engine keeps it for the
-rest of the run and builds anew in extra rounds, since two builds of one model need not be equally
-fast. All differences between runtimes on the host are here.
+The device's half is in ``devices/agent/runtimes``. A runtime that builds an engine builds anew in
+each round, since two builds of one model need not be equally fast. All differences between runtimes
+on the host are here.
 """
 
 from __future__ import annotations

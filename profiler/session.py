@@ -1,8 +1,12 @@
-"""Measure a plan into a folder, in rounds, and resume after a kill where the journal ends."""
+"""Measure a plan into a folder, in rounds, and resume after a kill where the journal ends.
+
+Where the memory of a process lies moves a latency by a per cent, and a shared machine has stretches
+in which everything is slower. So a session is many short rounds, each in a fresh process, and what
+a round measures is a ``schedule``'s choice.
+"""
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -12,26 +16,23 @@ from typing import Any
 
 from latency_tables.schema import Conditions
 from profiler.errors import SessionError
+from profiler.estimate import DurationEstimate, job_s
 from profiler.journal import JOURNAL_NAME, Journal, JournalState
 from profiler.journal_lines import Header
 from profiler.measurement import Measurement
 from profiler.planning.jobs import JobPlan
 from profiler.replies import Reply
 from profiler.rounds import run_round
-from profiler.run_state import RunState
-from profiler.runtimes import file_precision, traits_of
+from profiler.run_state import Report, RunState
+from profiler.runtimes import file_precision
+from profiler.schedule import Known, Schedule
 from profiler.scheduling.board_comparison import BoardComparison, compare_boards
 from profiler.scheduling.serial import Scheduler
 from profiler.settings import ProfileSettings
-from profiler.time_budget import DurationEstimate
 from profiler.workload_files import BuildFile, WorkloadFolder
 
 #: progress(done, total, label), called before each job and once at the end.
 Progress = Callable[[int, int, str], None]
-#: Chooses job ids by what is known so far.
-Choice = Callable[[Mapping[str, Measurement]], Collection[str]]
-#: Extra rounds for jobs so close to each other that another build could change which is faster.
-REBUILDS = 2
 
 WORKLOADS_NAME = "workloads"
 
@@ -40,9 +41,9 @@ WORKLOADS_NAME = "workloads"
 class SessionResult:
     """One measurement a job, by its id. The counts are (job, round) pairs, ``failed`` is jobs.
 
-    ``measured`` is what this run did, ``remeasured`` the part of it that the plan alone would not
-    have asked for. ``boards`` compares the boards where several shared the work, ``built`` is by
-    job what the runtime built of its file first (empty where it builds nothing).
+    ``measured`` is what this run did, ``remeasured`` the part of it that was taken back.
+    ``boards`` compares the boards where several shared the work, ``built`` is by job what the
+    runtime built of its file first (empty where it builds nothing).
     """
 
     measurements: Mapping[str, Measurement]
@@ -61,9 +62,6 @@ class Session:
     """A plan being measured; use it as a context manager.
 
     Opening it reads the journal, so that ``estimate`` knows what is already there, and locks it.
-    ``suspects`` are the jobs whose measurements are inconsistent with others, to be measured once
-    more; ``close_forms`` those that another build of their engine may decide; ``dropped`` those
-    that are too slow to be worth another round.
     """
 
     plan: JobPlan
@@ -71,10 +69,8 @@ class Session:
     scheduler: Scheduler
     build: BuildFile
     folder: Path
+    schedule: Schedule
     settings: ProfileSettings = field(default_factory=ProfileSettings)
-    suspects: Choice = lambda known: ()
-    close_forms: Choice = lambda known: ()
-    dropped: Choice = lambda known: ()
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
@@ -113,19 +109,28 @@ class Session:
     @property
     def estimate(self) -> DurationEstimate:
         """What is left to do, and how long it will take."""
-        boards = len(self.scheduler.boards())
-        dropped = self.dropped(self._known_before(self.settings.rounds))
-        return self._run.budget(dropped).estimate(boards, self._missing_bytes(dropped))
+        accepted, boards = self._state.accepted, max(1, len(self.scheduler.boards()))
+        number, names = self._open_round()
+        left, _ = self.schedule.estimate(number, self._known(number))
+        remaining = max(0, left - sum((name, number) in accepted for name in names))
+        each_s = job_s(self.settings, accepted.values())
+        return DurationEstimate(
+            jobs=len(self.schedule.next_round(0, self._known(0))),
+            reused=len(accepted),
+            remaining=remaining,
+            remaining_s=remaining * each_s / boards,
+            boards=boards,
+            file_bytes=self.workloads.missing_bytes(self._run.jobs[name] for name in names),
+        )
 
-    def _missing_bytes(self, dropped: Collection[str]) -> int:
-        """About what the files will take that the planned rounds still need."""
-        rounds, accepted = range(self.settings.rounds), self._state.accepted
-        left = [
-            job
-            for job in self.plan.jobs
-            if job.id not in dropped and any((job.id, n) not in accepted for n in rounds)
-        ]
-        return self.workloads.missing_bytes([*left, *self.plan.anchors] if left else [])
+    def _open_round(self) -> tuple[int, Collection[str]]:
+        """The first round that the journal does not hold all of, and its jobs."""
+        number = 0
+        while names := self.schedule.next_round(number, self._known(number)):
+            if any((name, number) not in self._state.accepted for name in names):
+                break
+            number += 1
+        return number, names
 
     def _check_disk(self) -> None:
         needed, free = self.estimate.file_bytes, shutil.disk_usage(self.folder).free
@@ -145,26 +150,21 @@ class Session:
         self._check_disk()
         before = self._counts()
         try:
-            self._run_all_rounds(progress)
-            # A board that turned out to be unlike the others may have left gaps in earlier rounds.
-            self._run_all_rounds(progress)
-            last = self.settings.rounds + self.settings.extra_rounds
-            for number in range(self.settings.rounds, last):
-                self._run_extra_round(number, progress)
+            self._run_rounds(progress)
         finally:
             self.scheduler.close()
         measurements = {job.id: self.measurement(job.id) for job in self.plan.jobs}
-        accepted, discarded, extra = self._counts()
-        progress(accepted + discarded, accepted + discarded, "done")
+        accepted, discarded = self._counts()
+        progress(accepted, accepted, "done")
         return SessionResult(
             measurements=measurements,
             reused=before[0],
             measured=accepted + discarded - before[0] - before[1],
-            remeasured=discarded + extra - before[1] - before[2],
+            remeasured=discarded - before[1],
             failed=sum(measurement.failed for measurement in measurements.values()),
             warnings=tuple(dict.fromkeys(self._state.warnings)),
             environments=tuple(self._state.environments),
-            boards=compare_boards(self._state, self.conditions),
+            boards=compare_boards(self._state, self.conditions, self.plan.shared),
             built={job.id: self._run.builds.facts(job) for job in self.plan.jobs},
         )
 
@@ -184,64 +184,35 @@ class Session:
             half_width=self.settings.half_width,
         )
 
-    def _counts(self) -> tuple[int, int, int]:
-        """Replies accepted, replies taken back, and how many of the accepted are extra."""
-        accepted = self._state.accepted
-        extra = sum(number >= self.settings.rounds for _, number in accepted)
-        return len(accepted), len(self._state.discarded), extra
+    def _counts(self) -> tuple[int, int]:
+        """Replies accepted, and replies taken back."""
+        return len(self._state.accepted), len(self._state.discarded)
 
-    def _run_round(
-        self,
-        number: int,
-        names: Collection[str],
-        progress: Progress,
-        dropped: Collection[str],
-        rebuilt: Collection[str] = (),
-    ) -> None:
-        rounds_left = max(0, self.settings.rounds - 1 - number)
-        jobs_left = sum(job.id not in dropped for job in self.plan.jobs)
-
-        def report(pending: int, label: str) -> None:
-            done = self._state.replies_taken
-            progress(done, done + pending + rounds_left * jobs_left, label)
-
-        run_round(self._run, self.scheduler, number, names, report, rebuilt, dropped)
-
-    def _run_all_rounds(self, progress: Progress) -> None:
-        for number in range(self.settings.rounds):
-            known = self._known_before(number)
-            dropped = self.dropped(known)
-            names = [n for n, m in known.items() if not m.given_up and n not in dropped]
-            self._run_round(number, names, progress, dropped)
-
-    def _known_before(self, number: int) -> dict[str, Measurement]:
-        return {job.id: self.measurement(job.id, number) for job in self.plan.jobs}
-
-    def _run_extra_round(self, number: int, progress: Progress) -> None:
-        """Measure again what has not converged, the worst first, as far as time allows.
-
-        Before those the jobs that another build may decide, in the first of these rounds.
-        """
-        known = self._known_before(number)
-        dropped = self.dropped(known)
-        rebuilt: Collection[str] = ()
-        if traits_of(self.conditions).builds and number < self.settings.rounds + REBUILDS:
-            rebuilt = self.close_forms(known)
-        noisy = sorted(
-            (name for name, measurement in known.items() if not measurement.converged),
-            key=lambda name: -_uncertainty(known[name]),
+    def _known(self, before_round: int) -> Known:
+        return Known(
+            measurements={job.id: self.measurement(job.id, before_round) for job in self.plan.jobs},
+            spent_s=self._state.spent_s(before_round),
         )
-        suspects = self.suspects(known) if number == self.settings.rounds else ()
-        room_s = self._run.budget(dropped).extra_room_s(before_round=number)
-        affordable = []
-        for name in dict.fromkeys([*rebuilt, *noisy, *suspects]):
-            cost_s = max((reply.took_s for reply in known[name].replies), default=0.0)
-            worth_it = not known[name].given_up and name not in dropped
-            if cost_s <= room_s and worth_it:
-                affordable.append(name)
-                room_s -= cost_s
-        self._run_round(number, affordable, progress, dropped, rebuilt)
 
+    def _run_rounds(self, progress: Progress) -> None:
+        number = 0
+        while True:
+            known = self._known(number)
+            names = self.schedule.next_round(number, known)
+            if not names:
+                return
+            excluded = len(self._run.excluded)
+            report = self._report(number, known, progress)
+            run_round(self._run, self.scheduler, number, names, report)
+            # A board that turned out to be unlike the others may have left gaps in earlier rounds.
+            number = 0 if len(self._run.excluded) > excluded else number + 1
 
-def _uncertainty(measurement: Measurement) -> float:
-    return measurement.relative_half_width if measurement.parts else math.inf
+    def _report(self, number: int, known: Known, progress: Progress) -> Report:
+        left, label = self.schedule.estimate(number, known)
+        total = left + sum(one < number for _, one in self._state.accepted)
+
+        def report(pending: int, job: str) -> None:
+            done = len(self._state.accepted)
+            progress(done, max(total, done + pending), ", ".join(filter(None, (label, job))))
+
+        return report

@@ -1,4 +1,4 @@
-"""How thorough a profile is."""
+"""How thorough a measurement is."""
 
 from __future__ import annotations
 
@@ -12,42 +12,30 @@ from profiler.measurement import HALF_WIDTH
 from profiler.planning.jobs import PROFILE_RULE
 from profiler.runtimes import GPU_HALF_WIDTH, GPU_RULE, processor_of, traits_of
 
-#: Share of an anchor's latency by which it may move.
-DRIFT_LIMIT = 0.01
 #: About what TensorRT takes to build a piece on a large GPU.
 BUILD_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileSettings:
-    """``rounds`` for every job, then up to ``extra_rounds`` for those that have not converged.
+    """``rounds`` are the fewest that a latency is known from, each in a process of its own.
 
-    Everything measured again, because of drift or noise, takes at most ``extra_share`` of the time
-    of the plan; what is measured again because of drift, at most ``drift_share``. ``build_s`` is
-    about what building an engine takes, for the estimate alone.
+    A visit that was disturbed is repeated in its round, up to ``repeats`` times. A job has
+    converged where half its interval is at most ``half_width`` of the latency. ``build_s`` is about
+    what building an engine takes, for the estimate alone.
     """
 
     rounds: int = 3
-    extra_rounds: int = 12
-    anchor_every: int = 20
-    drift_limit: float = DRIFT_LIMIT
     repeats: int = 2
-    extra_share: float = 0.3
-    drift_share: float = 0.15
     half_width: float = HALF_WIDTH
     seed: int = 0
     rule: Rule = PROFILE_RULE
     build_s: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.rounds < 1 or self.anchor_every < 1:
+        if self.rounds < 1 or self.repeats < 0:
             raise InvalidJobError(
-                f"rounds ({self.rounds}) and anchor_every ({self.anchor_every}) must be 1 or more"
-            )
-        shares = (self.extra_share, self.drift_share, self.drift_limit)
-        if min(self.extra_rounds, self.repeats, *shares) < 0:
-            raise InvalidJobError(
-                "extra_rounds, repeats, extra_share, drift_share and drift_limit must be 0 or more"
+                f"rounds ({self.rounds}) must be 1 or more, repeats ({self.repeats}) 0 or more"
             )
 
 

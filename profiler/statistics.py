@@ -2,8 +2,8 @@
 
 Latency is skewed to the slow side, so nothing here takes a mean or a standard deviation. Intervals
 come from binomial order statistics. Samples of one process are correlated (by its place in memory,
-by what ran at the same time), so an interval from pooled samples alone is too narrow:
-``latency_interval`` also covers what separate rounds disagree about.
+by what ran at the same time), so processes are what is counted: ``latency_interval`` is about what
+separate rounds disagree about.
 """
 
 from __future__ import annotations
@@ -63,23 +63,25 @@ def latency(rounds: Sequence[Sequence[float]], shares: tuple[float, float]) -> f
     return quantile([quantile(samples, within) for samples in rounds], across)
 
 
-def latency_interval(
-    rounds: Sequence[Sequence[float]], shares: tuple[float, float], least: int = 2
-) -> tuple[float, float]:
-    """The 95 % interval of ``latency``, from the rounds that it is about.
+#: With fewer values no two order statistics hold the median in 95 % of all cases.
+LEAST_ROUNDS = 6
 
-    For the median those are all rounds, and what they disagree about is the interval of their
-    median; for a quantile below it the fastest ones, as disturbance only adds: the lower half for
-    the lower quartile, and at least ``least``. Their pooled samples give the interval of the
-    quantile within, widened by what these rounds disagree about.
+
+def latency_interval(
+    rounds: Sequence[Sequence[float]], shares: tuple[float, float]
+) -> tuple[float, float]:
+    """The 95 % interval of ``latency``: the quantile over rounds, of one value a round.
+
+    What samples within a round vary by is in these values already. Rounds that are too few to say
+    how much they vary (less than LEAST_ROUNDS) span it, and the interval covers that of the
+    quantile within their pooled samples as well.
     """
     within, across = shares
-    known = sorted((quantile(samples, within), number) for number, samples in enumerate(rounds))
-    fastest = known[: max(min(least, len(known)), math.ceil(2.0 * across * len(known)))]
-    pooled = sorted(value for _, number in fastest for value in rounds[number])
-    low, high = quantile_interval(pooled, within)
-    centre = latency(rounds, shares)
-    first, last = fastest[0][0], fastest[-1][0]
-    if across == 0.5:
-        first, last = quantile_interval([value for value, _ in known], across)
-    return min(low, first, centre), max(high, last, centre)
+    values = sorted(quantile(samples, within) for samples in rounds)
+    low, high = quantile_interval(values, across)
+    if len(rounds) < LEAST_ROUNDS:
+        pooled = sorted(value for samples in rounds for value in samples)
+        pooled_low, pooled_high = quantile_interval(pooled, within)
+        low, high = min(low, pooled_low), max(high, pooled_high)
+    centre = quantile(values, across)
+    return min(low, centre), max(high, centre)

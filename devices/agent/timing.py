@@ -185,7 +185,8 @@ def warm_up(run: Run, rule: Rule, clocks: Any) -> Tuple[float, int]:
         medians.append(_window_median(run, rule, clocks))
         elapsed_s = (clocks.wall_ns() - start) / 1e9
         settled = elapsed_s >= rule.warmup_s and _agree(medians, rule.warmup_tolerance)
-        if settled or elapsed_s >= rule.warmup_cap_s:
+        # The first window finds cold caches, so its time says little.
+        if settled or (elapsed_s >= rule.warmup_cap_s and len(medians) > 1):
             return elapsed_s, medians[-1]
 
 

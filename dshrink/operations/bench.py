@@ -8,6 +8,7 @@ profile, so that prediction and measurement mean the same.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,18 @@ from latency_tables.schema import Conditions
 from latency_tables.table import LatencyTable
 from profiler.measurement import Measurement
 from profiler.planning.jobs import JobPlan
+from profiler.schedule import FixedRounds
 from profiler.scheduling.serial import Scheduler
 from profiler.session import Session
 from profiler.settings import settings_for
 from profiler.target import Target, batch_on, measuring_on
 from profiler.workloads import build_onnx
 
-#: Few networks can have many rounds: up to four times the planned time until they are settled.
-BENCH_EFFORT: Mapping[str, Any] = {"rounds": 6, "extra_rounds": 40, "extra_share": 4.0}
+#: Few networks can have many rounds: up to four times as long again until they have converged.
+BENCH_ROUNDS = FixedRounds(rounds=6, most_rounds=46, effort=4.0)
 #: From so many networks on that is too long: a study's wait for each other.
 MANY_NETWORKS = 12
+MANY_EFFORT = 1.0
 MIB = float(1 << 20)
 
 
@@ -125,15 +128,16 @@ def run_benchmark(
         raise BenchmarkError("no network to measure")
     predictions = [predicted(network, conditions, tables, notice) for network in networks]
     jobs = {network.job.id: network.job for network in networks}
-    anchor = next(iter(jobs.values())).as_anchor()
-    share = {"extra_share": 1.0} if len(jobs) > MANY_NETWORKS else {}
+    is_long = len(jobs) > MANY_NETWORKS
+    rounds = replace(BENCH_ROUNDS, effort=MANY_EFFORT) if is_long else BENCH_ROUNDS
     with Session(
-        plan=JobPlan(jobs=tuple(jobs.values()), anchors=(anchor,)),
+        plan=JobPlan(jobs=tuple(jobs.values()), shared=tuple(jobs)[:1]),
         conditions=conditions,
         scheduler=scheduler,
         build=build_onnx,
         folder=folder,
-        settings=settings_for(conditions, **{**BENCH_EFFORT, **share}, seed=seed),
+        schedule=rounds,
+        settings=settings_for(conditions, rounds=rounds.rounds, seed=seed),
     ) as session:
         result = session.run(on_progress)
         session.workloads.delete()

@@ -1,16 +1,13 @@
-"""A job: one thing to measure, the rule that times it, and the request that it becomes.
-
-Anchors are jobs that watch the machine, and take no part in the table.
-"""
+"""A job: one thing to measure, the rule that times it, and the request that it becomes."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from devices.agent.protocol import Rule, file_digest
 from devices.connection import PushedFile
@@ -19,7 +16,7 @@ from latency_tables.schema import Conditions
 from profiler.errors import InvalidJobError
 from profiler.runtimes import request_options
 
-JobKind = Literal["piece", "network", "duplicate", "anchor", "pair", "layers"]
+JobKind = Literal["piece", "network", "duplicate", "pair", "layers"]
 #: About what a runtime takes to load and optimise a file.
 LOAD_S = 0.1
 
@@ -28,20 +25,23 @@ PREPARE_TIMEOUT_S = 60.0
 #: The same where an engine is built: a Jetson takes minutes for a network.
 BUILD_TIMEOUT_S = 1800.0
 
-#: When the agent starts and stops sampling. Rounds are short and the agent does not try
-#: to narrow the interval within one (half_width 1): what disturbs a round is not averaged away by
-#: staying in it, so another round serves a noisy row better than a longer one does.
-PROFILE_RULE = Rule(warmup_cap_s=0.25, min_samples=10, min_total_s=0.08, half_width=1.0, cap_s=0.2)
+#: When the agent starts and stops sampling. Visits are short and the agent does not try to narrow
+#: the interval within one (half_width 1): where a process has its memory moves a latency by more
+#: than a visit's noise does, so another process serves better than a longer visit.
+PROFILE_RULE = Rule(
+    warmup_s=0.02,
+    warmup_cap_s=0.06,
+    window_s=0.004,
+    min_samples=5,
+    min_total_s=0.05,
+    half_width=1.0,
+    cap_s=0.1,
+)
 
 
 def expected_s(rule: Rule) -> float:
     """About how long a job takes on an idle machine."""
     return rule.warmup_s + rule.min_total_s + LOAD_S
-
-
-def longest_s(rule: Rule) -> float:
-    """About how long a job takes on a machine that is never idle."""
-    return 2.0 * expected_s(rule)
 
 
 def timeout_s(rule: Rule, builds: bool = False) -> float:
@@ -58,10 +58,6 @@ class _JobBase:
     kind: JobKind
     label: str
     weights_seed: int = 0
-
-    def as_anchor(self) -> Self:
-        """The same thing, measured again and again to watch the machine."""
-        return replace(self, id=f"anchor {self.id}", kind="anchor", label=f"anchor ({self.label})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,22 +87,27 @@ AnyJob = Job | FileJob
 
 @dataclass(frozen=True, kw_only=True)
 class JobPlan:
-    """Everything a session measures; ``anchors`` are candidates, the best one first."""
+    """Everything a session measures.
+
+    Where several boards share the work, each of them measures the jobs whose ids are ``shared``.
+    """
 
     jobs: Sequence[AnyJob]
-    anchors: Sequence[AnyJob]
+    shared: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        ids = [job.id for job in (*self.jobs, *self.anchors)]
+        ids = [job.id for job in self.jobs]
         if len(set(ids)) != len(ids):
             raise InvalidJobError("two jobs of a plan share their id")
         if not self.jobs:
             raise InvalidJobError("nothing to measure")
+        if unknown := set(self.shared) - set(ids):
+            raise InvalidJobError(f"shared jobs that are not in the plan: {sorted(unknown)}")
 
     @property
     def digest(self) -> str:
         """8 hex digits that change with any job."""
-        names = [[job.id, job.digest, job.weights_seed] for job in (*self.jobs, *self.anchors)]
+        names = [[job.id, job.digest, job.weights_seed] for job in self.jobs]
         return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:8]
 
 

@@ -100,7 +100,7 @@ def plan_jobs(
     """List every piece, the base, the all-merged networks, the hold-out networks, and duplicates.
 
     Then what the ``contexts`` need besides. Pieces are jobs in each of them: pairs are costed by
-    the piece before them alone, and duplicates, anchors and the audit rest on pieces. Spans that
+    the piece before them alone, and duplicates and the audit rest on pieces. Spans that
     are too large, or whose kernel is wider than ``max_kernel``, are in no job. Raises
     InvalidJobError where a network is not its pieces in their order, as "layers" needs it.
     """
@@ -117,7 +117,7 @@ def plan_jobs(
         pieces=pieces,
         jobs=(*piece_jobs, *network_jobs, *_duplicates(piece_jobs, duplicates), *more),
         networks=networks,
-        anchors=_anchors(piece_jobs),
+        shared=_shared(piece_jobs),
         contexts=tuple(contexts),
         too_large=left_out,
     )
@@ -222,9 +222,8 @@ def _duplicates(piece_jobs: Sequence[Job], count: int) -> list[Job]:
     ]
 
 
-def _anchors(piece_jobs: Sequence[Job]) -> tuple[Job, ...]:
-    """A piece of middling size, long enough to time well and short enough to repeat often; then
-    one above and one below it, by which boards are compared as well."""
+def _shared(piece_jobs: Sequence[Job]) -> tuple[str, ...]:
+    """Three pieces by which boards are compared: of middling size, one above and one below it."""
     ordered = _by_macs(piece_jobs)
     quarters = (len(ordered) * quarter // 4 for quarter in (2, 3, 1))
-    return tuple(ordered[index].as_anchor() for index in dict.fromkeys(quarters))
+    return tuple(ordered[index].id for index in dict.fromkeys(quarters))

@@ -1,6 +1,6 @@
 """Whether boards of one kind are alike enough for their rows to share a table.
 
-All boards measure the plan's anchors. A board's ratio is the median over these pieces of its
+All boards measure the plan's shared jobs. A board's ratio is the median over these pieces of its
 latency divided by the reference board's; the reference is the board that most others agree with.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from latency_tables.schema import STATISTICS, Conditions
 from profiler.journal import JournalState
@@ -49,24 +49,25 @@ class BoardComparison:
         )
 
 
-#: One anchor's samples on a board, a list a reply.
+#: The samples of each shared job on a board, a list a reply.
 _Parts = Mapping[str, Sequence[Sequence[int]]]
 
 
 def compare_boards(
     state: JournalState,
     conditions: Conditions,
+    shared: Collection[str],
     *,
     number: int | None = None,
     without: Collection[str] = (),
 ) -> tuple[BoardComparison, ...]:
-    """Compare the boards that measured anchors in a round (in all of them where not given).
+    """Compare the boards that measured ``shared`` jobs in a round (in all where not given).
 
     Empty where fewer than two boards did. The reference board is not among the results.
     """
     boards = {
         board: parts
-        for board, parts in _anchors(state, conditions.clock, number).items()
+        for board, parts in _samples(state, conditions.clock, shared, number).items()
         if board not in without and parts
     }
     if len(boards) < 2:
@@ -95,14 +96,16 @@ def compare_boards(
     )
 
 
-def _anchors(state: JournalState, clock: str, number: int | None) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for (round_number, board), log in sorted(state.rounds.items()):
-        if number is None or round_number == number:
-            parts = found.setdefault(board, {})
-            for reply in log.anchors:
-                if reply.samples is not None:
-                    parts.setdefault(reply.job_id, []).append(reply.samples.times_ns(clock))
+def _samples(
+    state: JournalState, clock: str, shared: Collection[str], number: int | None
+) -> dict[str, dict[str, list[tuple[int, ...]]]]:
+    """By board and job: what a board measured to be compared, and what it measured anyway."""
+    anyway = (reply for reply in state.accepted.values() if reply.job_id in shared)
+    found: dict[str, dict[str, list[tuple[int, ...]]]] = {}
+    for reply in (*state.shared.values(), *anyway):
+        if reply.samples is not None and number in (None, reply.round):
+            parts = found.setdefault(reply.board, {})
+            parts.setdefault(reply.job_id, []).append(reply.samples.times_ns(clock))
     return found
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-#: Fewest jobs that a board takes at once while others work too: each time costs an anchor.
+#: Fewest jobs that a board takes at once while others work too: each time brings files there.
 LEAST_TAKEN = 5
 
 

@@ -1,6 +1,7 @@
 """A small network of inverted residuals and its pieces; run as a script, a session that can be
 killed from outside."""
 
+import random
 import sys
 from dataclasses import replace
 from functools import cache
@@ -22,6 +23,7 @@ from latency_tables.schema import Conditions
 from profiler.fake_device import RUNTIME, RUNTIME_VERSION, FakeConnection, write_spec
 from profiler.planning.jobs import Job, JobPlan
 from profiler.planning.profile_plan import ProfilePlan, plan_jobs
+from profiler.schedule import FixedRounds, Schedule
 from profiler.scheduling.serial import SerialScheduler
 from profiler.session import Session, SessionResult
 from profiler.settings import ProfileSettings
@@ -128,14 +130,17 @@ def session(
     settings: ProfileSettings | None = None,
     plan: JobPlan | None = None,
     conditions: Conditions = CONDITIONS,
+    schedule: Schedule | None = None,
 ) -> Session:
+    settings = settings or ProfileSettings()
     return Session(
         plan=plan or small_plan(),
         conditions=conditions,
         scheduler=SerialScheduler(device),
         build=write_spec,
         folder=folder,
-        settings=settings or ProfileSettings(anchor_every=6),
+        schedule=schedule or FixedRounds(rounds=settings.rounds),
+        settings=settings,
         clock=device.clock,
     )
 
@@ -145,23 +150,25 @@ def run(
     device: FakeConnection,
     settings: ProfileSettings | None = None,
     conditions: Conditions = CONDITIONS,
+    schedule: Schedule | None = None,
 ) -> SessionResult:
-    with session(folder, device, settings, conditions=conditions) as opened:
+    with session(folder, device, settings, conditions=conditions, schedule=schedule) as opened:
         return opened.run()
 
 
 def restless_device(seed: int) -> FakeConnection:
-    """Noise, a jump of the clock in the middle, and a job that crashes now and then."""
+    """Noise, visits that are disturbed, and a job that crashes now and then."""
     fragile = merged(2, False).digest
 
     def fault(spec: OpSpec, call: int) -> str | None:
-        return "crash" if spec.digest == fragile and call % 4 == 0 else None
+        if spec.digest == fragile and call % 4 == 0:
+            return "crash"
+        return "disturbed" if random.Random(f"{seed}/{spec.digest}/{call}").random() < 0.1 else None
 
     return FakeConnection(
         latency_ms=latency_ms,
         noise=0.004,
         round_noise=0.004,
-        speed=lambda now_s: 1.05 if now_s % 40.0 > 25.0 else 1.0,
         fault=fault,
         seed=seed,
     )

@@ -138,7 +138,7 @@ def request(folder: Path, **changes: object) -> ProfileRequest:
         date="2026-01-01",
         dshrink_version="1",
         hold_out=8,
-        settings=ProfileSettings(anchor_every=6),
+        settings=ProfileSettings(),
     )
     return replace(wanted, **changes)
 

@@ -7,7 +7,7 @@ import pytest
 
 from profiler.errors import JournalError
 from profiler.journal import Journal, JournalState
-from profiler.journal_lines import AnchorLine, EnvironmentLine, Header, write_entry
+from profiler.journal_lines import EnvironmentLine, Header, SharedLine, WarningLine, write_entry
 from profiler.replies import Failure, LayerTimes, Reply, Samples
 
 HEADER = Header(
@@ -33,14 +33,13 @@ def reopened(path: Path) -> JournalState:
 def filled(path: Path) -> None:
     journal = Journal(path, HEADER)
     journal.record(EnvironmentLine(round=0, board="b", environment={"cpu_model": "x"}))
-    journal.record(AnchorLine(reply("anchor")))
+    journal.record(SharedLine(reply("a")))
     journal.record(reply("a"))
     slow = Failure(type="timeout", message="slow")
     journal.record(Reply(job_id="b", round=0, attempt=0, board="b", outcome=slow))
-    journal.record(AnchorLine(reply("anchor", attempt=1)))
-    journal.discard(0, ["a"], cause="drift", reason="the anchor moved by 2 %")
+    journal.discard(0, ["a"], cause="disturbed", reason="3 of 3 samples disturbed")
     journal.record(reply("a", attempt=1))
-    journal.keep(0, "b", "no anchor")
+    journal.record(WarningLine(board="b", reason="too warm"))
     journal.close()
 
 
@@ -51,8 +50,8 @@ def test_what_was_written_is_read_again(path: Path) -> None:
     assert str(state.accepted[("b", 0)].failure) == "timeout: slow"
     assert [r.job_id for r in state.discarded] == ["a"]
     assert state.environments == [{"cpu_model": "x"}]
-    assert state.warnings == ["no anchor"]
-    assert len(state.log(0, "b").anchors) == 2
+    assert state.warnings == ["too warm"]
+    assert state.shared == {("a", 0, "b"): reply("a")}
     assert state.replies("a") == (reply("a", attempt=1),)
 
 
@@ -114,9 +113,29 @@ def test_a_file_of_someone_else_is_left_alone(path: Path) -> None:
 
 def test_a_newer_journal_is_refused_with_advice(path: Path) -> None:
     filled(path)
-    path.write_text(path.read_text().replace('"schema_version":1', '"schema_version":2'))
+    path.write_text(path.read_text().replace('"schema_version":2', '"schema_version":3'))
     with pytest.raises(JournalError, match="update dshrink"):
         Journal(path, HEADER)
+
+
+def test_a_journal_of_an_earlier_version_is_refused_and_left_alone(path: Path) -> None:
+    filled(path)
+    path.write_text(path.read_text().replace('"schema_version":2', '"schema_version":1'))
+    before = path.read_bytes()
+    with pytest.raises(JournalError, match="earlier version .*: choose another folder") as caught:
+        Journal(path, HEADER)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before
+
+
+def test_the_time_spent_is_counted_by_round_and_divided_by_its_boards(path: Path) -> None:
+    filled(path)
+    # In round 0 one board: shared, taken back, counted, and a failure that took no time.
+    with closing(Journal(path, HEADER)) as journal:
+        other = dataclasses.replace(reply("a", 1), board="other", took_s=2.0)
+        journal.record(reply("b", 1), other)
+        spent = [journal.state.spent_s(number) for number in range(4)]
+    assert spent == [0.0, 1.5, 1.5 + 1.25, 1.5 + 1.25]
 
 
 @pytest.mark.parametrize(
@@ -127,7 +146,9 @@ def test_a_newer_journal_is_refused_with_advice(path: Path) -> None:
         '{"line":"reply"}',
         json.dumps({**write_entry(reply("c")), "result": 3}),
         '{"line":"new invention"}',
-        '{"line":"discard","round":0,"jobs":["nobody"],"cause":"drift","reason":""}',
+        '{"line":"discard","round":0,"jobs":["nobody"],"cause":"disturbed","reason":""}',
+        '{"line":"discard","round":0,"jobs":["a"],"cause":"drift","reason":""}',
+        json.dumps(write_entry(SharedLine(reply("a")))),
         json.dumps(write_entry(reply("a", attempt=2))),
         json.dumps(write_entry(reply("c", attempt=1))),
         json.dumps({**write_entry(reply("c")), "result": {"wall_ns": []}}),
@@ -136,8 +157,8 @@ def test_a_newer_journal_is_refused_with_advice(path: Path) -> None:
 def test_a_damaged_line_is_an_error_that_names_it(path: Path, line: str) -> None:
     filled(path)
     with path.open("a") as file:
-        file.write(line + "\n" + '{"line":"kept","round":0,"reason":""}' + "\n")
-    with pytest.raises(JournalError, match="line 10: "):
+        file.write(line + "\n" + '{"line":"warning","reason":""}' + "\n")
+    with pytest.raises(JournalError, match="line 9: "):
         Journal(path, HEADER)
 
 
@@ -150,8 +171,8 @@ def test_two_runs_cannot_share_a_journal(path: Path) -> None:
     reopened(path)
 
 
-def test_a_journal_of_version_1_still_loads(tmp_path: Path) -> None:
-    stored = Path(__file__).parent / "stored" / "journal_v1.jsonl"
+def test_a_journal_of_version_2_still_loads(tmp_path: Path) -> None:
+    stored = Path(__file__).parent / "stored" / "journal_v2.jsonl"
     path = tmp_path / "journal.jsonl"
     path.write_bytes(stored.read_bytes())
     conditions = {"device": "local", "runtime": "onnxruntime", "batch": 1}
@@ -184,8 +205,8 @@ def test_a_journal_of_version_1_still_loads(tmp_path: Path) -> None:
     assert state.accepted["layers", 0].layers == LayerTimes(layers=layers)
     assert state.accepted["p4", 0].built == {"precision": "fp16", "engine_sha256": "e" * 64}
     assert [reply.job_id for reply in state.discarded] == ["p1"]
-    assert len(state.log(0, "local").anchors) == 2
-    assert state.warnings == ["round 0: 4 measurements were kept", "local took no further part"]
+    assert list(state.shared) == [("p1", 0, "local")]
+    assert state.warnings == ["local took no further part"]
     assert path.read_bytes() == stored.read_bytes()
 
 
@@ -194,8 +215,11 @@ def test_a_journal_of_version_1_still_loads(tmp_path: Path) -> None:
     [
         ("not JSON", "Expecting value"),
         ('{"line":"new invention"}', "unknown line 'new invention'"),
-        ('{"line":"kept","round":"0","board":"b","reason":""}', "field 'round' must be an integer"),
-        ('{"line":"kept","round":0,"reason":""}', "field 'board' is missing"),
+        (
+            '{"line":"environment","round":"0","board":"b","environment":{}}',
+            "field 'round' must be an integer",
+        ),
+        ('{"line":"warning","reason":""}', "field 'board' is missing"),
     ],
 )
 def test_what_is_wrong_with_a_line_is_one_line_with_advice(
@@ -204,6 +228,6 @@ def test_what_is_wrong_with_a_line_is_one_line_with_advice(
     filled(path)
     with path.open("a") as file:
         file.write(line + "\n")
-    with pytest.raises(JournalError, match=f"line 10: .*{problem}.*: delete the lines") as caught:
+    with pytest.raises(JournalError, match=f"line 9: .*{problem}.*: delete the lines") as caught:
         Journal(path, HEADER)
     assert "\n" not in str(caught.value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +15,16 @@ from small_network import CONDITIONS, latency_ms, small_plan
 
 from devices.connection import PushedFile
 from devices.environment import Environment
+from latency_tables.opspec import OpSpec
 from profiler.errors import JournalError, SessionError
 from profiler.fake_device import FakeConnection, write_spec
+from profiler.schedule import FixedRounds
 from profiler.scheduling.board_protocol import Board, MakeLane, Outcome, Request
 from profiler.scheduling.serial import SerialScheduler
 from profiler.session import Session, SessionResult
 from profiler.settings import ProfileSettings
 
-SETTINGS = ProfileSettings(anchor_every=6, extra_rounds=0)
+SETTINGS = ProfileSettings()
 JOBS = len(small_plan().jobs)
 
 
@@ -108,6 +112,7 @@ def run(
         scheduler=fleet,
         build=write_spec,
         folder=folder,
+        schedule=FixedRounds(rounds=settings.rounds),
         settings=settings,
     ) as session:
         return session.run(report)
@@ -152,7 +157,7 @@ def test_boards_of_different_rounds_are_compared_too(tmp_path: Path) -> None:
 def test_a_board_that_turns_slow_in_a_later_round_loses_that_round_only(tmp_path: Path) -> None:
     device = board()
     fleet = Fleet({"a": board(), "b": device})
-    turned = ProfileSettings(anchor_every=6, extra_rounds=0, rounds=4)
+    turned = ProfileSettings(rounds=4)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, fleet, turned, stop_at=3 * JOBS)
     result = run(tmp_path, Fleet({"a": board(), "b": board(speed=slow)}), turned)
@@ -188,17 +193,44 @@ def test_another_board_under_the_same_name_is_refused(tmp_path: Path) -> None:
         run(tmp_path, Fleet({"a": board(board="22222222")}))
 
 
-def test_a_stretch_that_was_interrupted_is_judged_by_an_anchor_on_a_fleet_too(
+def shared_lines(folder: Path) -> Counter[tuple[str, int, str]]:
+    """How often each board measured each shared job in each round to be compared."""
+    lines = map(json.loads, (folder / "journal.jsonl").read_text().splitlines())
+    return Counter((x["board"], x["round"], x["job"]) for x in lines if x["line"] == "shared")
+
+
+def test_each_board_measures_the_shared_jobs_once_a_round_even_after_a_kill(
     tmp_path: Path,
 ) -> None:
-    def fleet(speed: float) -> Fleet:
-        return Fleet({name: board(noise=0.0, speed=lambda now_s: speed) for name in "ab"})
-
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, fleet(1.0), stop_at=4)
-    interrupted = accepted_replies(tmp_path)
-    assert interrupted
-    result = run(tmp_path, fleet(1.1))
-    # Both boards are slower now: what was measured before is measured again with the rest.
-    assert result.remeasured == interrupted.total()
+        run(tmp_path, Fleet({"a": board(), "b": board()}), stop_at=JOBS + 9)
+    result = run(tmp_path, Fleet({"a": board(), "b": board()}))
+    shared = small_plan().shared
+    assert len(shared) == 3
+    rounds = range(SETTINGS.rounds)
+    assert shared_lines(tmp_path) == {
+        (b, n, job): 1 for b in "ab" for n in rounds for job in shared
+    }
+    [comparison] = result.boards
+    assert comparison.agrees and comparison.pieces == 3
     check_whole(tmp_path)
+
+
+def test_one_board_is_compared_with_nothing_and_measures_no_shared_job(tmp_path: Path) -> None:
+    result = run(tmp_path, Fleet({"a": board()}))
+    assert not shared_lines(tmp_path)
+    assert result.boards == ()
+
+
+def test_a_shared_job_that_fails_is_not_tried_for_a_comparison_again(tmp_path: Path) -> None:
+    bad = small_plan().shared[0]
+
+    def fault(spec: OpSpec, call: int) -> str | None:
+        return "bad_model" if spec.digest == bad else None
+
+    result = run(tmp_path, Fleet({name: board(fault=fault) for name in "ab"}))
+    failed = [key for key in shared_lines(tmp_path) if key[2] == bad]
+    assert 1 <= len(failed) <= 2 and {number for _, number, _ in failed} == {0}
+    [comparison] = result.boards
+    assert comparison.agrees and comparison.pieces == 2
+    assert result.measurements[bad].failed

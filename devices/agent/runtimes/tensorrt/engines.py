@@ -2,10 +2,13 @@
 
 A serialized engine is executable: one is loaded only if its digest is the one that the request
 names, which the host knows from the reply to the request that built it.  The file is called by that
-digest too, so one model may have several.
+digest too.  Of each model the engine that was built last is kept.
 """
 
+import glob
 import hashlib
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Dict, Optional
 
@@ -39,8 +42,14 @@ def digest_of(plan: bytes) -> str:
 
 
 def save(model: str, plan: bytes) -> str:
-    """Write an engine beside its model, readable by its owner alone; returns its digest."""
+    """Write an engine beside its model, in place of earlier ones; returns its digest.
+
+    It is readable by its owner alone.
+    """
     sha256 = digest_of(plan)
+    for earlier in glob.glob(path_of(glob.escape(model), "*")):
+        with suppress(OSError):  # another run's, which is gone already
+            os.remove(earlier)
     with whole_file(path_of(model, sha256)) as stream:
         stream.write(plan)
     return sha256

@@ -65,7 +65,7 @@ class TensorRT(Runtime):
         chips.check(self._home.info, self._able.version, wanted.precision)
         is_lost = self._load_cache(options)
         number = options.get("build", 0)
-        plan = engines.load(file, None if number else options.get("engine_sha256"))
+        plan = engines.load(file, options.get("engine_sha256"))
         facts: Dict[str, Any] = {"engine_reused": plan is not None}
         built: Optional[build.Built] = None
         if plan is None:
@@ -80,7 +80,7 @@ class TensorRT(Runtime):
         try:
             has_products = None if built is None else built.has_products
             inspection.check(engine.inspected, wanted.precision, has_products)
-            if built is not None and not number:  # others are measured once
+            if built is not None:
                 engines.save(file, plan)
         except BaseException:
             engine.close()

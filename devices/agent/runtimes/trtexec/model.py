@@ -47,12 +47,11 @@ class Engine(Prepared):
     def provide(self) -> None:
         """Have an engine, of this run or built now."""
         is_first = not self._options.get("build", 0)
-        plan = engines.load(self._file, self._options.get("engine_sha256") if is_first else None)
+        plan = engines.load(self._file, self._options.get("engine_sha256"))
         reused = plan is not None
         if plan is None:
             plan = self._build(is_first)
-            if is_first:
-                engines.save(self._file, plan)
+            engines.save(self._file, plan)
         self._engine = self._binary.place("run.engine")
         Path(self._engine).write_bytes(plan)
         self._facts.update(
