@@ -1,7 +1,7 @@
 """What each piece costs inside a network: pieces alone are the prior, whole networks the data.
 
-A network of the pieces ``p`` takes y = sum of u_p + e. The in-network costs ``u`` are Gaussian before
-anything is measured whole:
+A network of the pieces ``p`` takes y = sum of u_p + e. The in-network costs ``u`` are Gaussian
+before anything is measured whole:
 
     u_p = scale * c_p + ends_kind(p) + d_p
 
@@ -45,8 +45,9 @@ NORMAL_95 = 1.959964
 class Scales:
     """How far costs in the network are expected from costs alone, as shares.
 
-    ``spread``: of a piece's own cost. ``floor``: the same as a share of the mean cost of all pieces,
-    whatever the piece costs. ``noise``: of a network's latency, what no sum of pieces explains.
+    ``spread``: of a piece's own cost. ``floor``: the same as a share of the mean cost of all
+    pieces, whatever the piece costs. ``noise``: of a network's latency, what no sum of pieces
+    explains.
     """
 
     spread: float
@@ -179,7 +180,8 @@ def fit_scales(
         return -log_evidence(alone_ms, observations, _scales(logs))
 
     usual = np.log([getattr(USUAL_SCALES, name) for name in SCALES_PRIOR])
-    bounds = [tuple(math.log(bound) for bound in BOUNDS)] * len(usual)
+    low, high = map(math.log, BOUNDS)
+    bounds = [(low, high)] * len(usual)
     found = minimize(loss, usual, method="L-BFGS-B", bounds=bounds)
     return _scales(found.x), -float(found.fun)
 
