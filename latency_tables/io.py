@@ -14,7 +14,7 @@ from latency_tables.errors import ConditionsError, LatencyTableError, TableForma
 from latency_tables.files import write_atomically
 from latency_tables.in_network import with_network_costs
 from latency_tables.schema import COLUMNS, Conditions
-from latency_tables.schema_1 import COLUMNS_1, is_version_1, parse_sidecar_1, rows_digest_1
+from latency_tables.schema_1 import COLUMNS_1, NEW_COLUMNS, is_version_1, parse_sidecar_1
 from latency_tables.sidecar import Sidecar, build_table, format_sidecar, parse_sidecar
 from latency_tables.table import LatencyTable
 
@@ -45,7 +45,7 @@ def load_table(path: Path) -> LatencyTable:
     _check_conditions(entries, sidecar.conditions, csv_path, sidecar_path)
     _check_blocks(entries, sidecar, csv_path)
     table = build_table(sidecar, tuple(entry.row for entry in entries), str(sidecar_path))
-    digest = rows_digest_1(table) if old else table.digest
+    digest = table.digest_without(NEW_COLUMNS) if old else table.rows_digest
     _check_pair(table, digest, sidecar, csv_path, sidecar_path)
     if old:
         return with_network_costs(table)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from latency_tables.errors import LatencyTableError, TableFormatError
@@ -17,11 +17,10 @@ from latency_tables.networks import MeasuredNetwork
 from latency_tables.records import parse_record
 from latency_tables.schema import COLUMNS, IN_NETWORK, SCHEMA
 from latency_tables.sidecar import FIX, CommonSidecar, Sidecar
-from latency_tables.table_rows import TableRows, digest_of
 
 #: The columns of the CSV that came later.
-_NEW = (*IN_NETWORK, "profiled_ms")
-COLUMNS_1 = tuple(name for name in COLUMNS if name not in _NEW)
+NEW_COLUMNS = (*IN_NETWORK, "profiled_ms")
+COLUMNS_1 = tuple(name for name in COLUMNS if name not in NEW_COLUMNS)
 #: The interval of the networks of a line was not kept: this share of the latency on either side.
 _HALF_WIDTH = 0.01
 
@@ -88,7 +87,7 @@ def is_version_1(text: str) -> bool:
         data = json.loads(text)
     except (ValueError, RecursionError):
         return False
-    return isinstance(data, dict) and data.get("schema_version") in (1, True)
+    return isinstance(data, dict) and data.get("schema_version") == 1
 
 
 def parse_sidecar_1(text: str, where: str) -> Sidecar:
@@ -126,11 +125,3 @@ def _networks(old: _Sidecar1) -> tuple[MeasuredNetwork, ...]:
         for one in (old.hold_out.networks if old.hold_out else ())
     ]
     return (*fitted, *checked)
-
-
-def rows_digest_1(table: TableRows) -> str:
-    """The digest of a table's rows as version 1 wrote it."""
-    names = [field.name for field in fields(table.rows[0])]
-    rows = (dict(zip(names, astuple(row), strict=True)) for row in table.rows)
-    old = [tuple(value for name, value in row.items() if name not in _NEW) for row in rows]
-    return digest_of([table.conditions.digest, *old])

@@ -84,7 +84,7 @@ def format_sidecar(table: LatencyTable) -> str:
         unmergeable=_unmergeable(table),
         conditions_digest=table.conditions.digest,
         row_count=len(table.rows),
-        rows_digest=table.digest,
+        rows_digest=table.rows_digest,
         fit_for_search=table.fit_for_search,
         fit_reason=table.fit_reason,
         data_note=table.data_note,

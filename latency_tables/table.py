@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -22,7 +22,7 @@ from latency_tables.places import Place
 from latency_tables.priors import Estimate, network_costs, observations
 from latency_tables.schema import one_line
 from latency_tables.span_masks import Span
-from latency_tables.table_rows import TableRows
+from latency_tables.table_rows import TableRows, digest_of
 
 #: A table whose hold-out error is larger is not fit for search.
 FIT_MAPE_PERCENT = 2.0
@@ -62,6 +62,11 @@ class LatencyTable(TableRows):
             raise TableFormatError("a published table has no networks of ours")
         for network in self.networks:
             self.places(network.keep_mask, network.padding)
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hex digits of the rows and the networks: what a plan was made from."""
+        return digest_of([self.rows_digest, *(astuple(network) for network in self.networks)])
 
     @cached_property
     def base_ms(self) -> float | None:

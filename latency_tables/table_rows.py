@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, astuple, dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from latency_tables.errors import LatencyTableError, MissingPieceError, TableFor
 from latency_tables.forms import CutNetwork
 from latency_tables.origin import Origin
 from latency_tables.places import Place, piece_name
-from latency_tables.schema import Conditions, Row
+from latency_tables.schema import IN_NETWORK, Conditions, Row
 from latency_tables.span_masks import Span, SpanChoice
 
 if TYPE_CHECKING:
@@ -84,9 +84,15 @@ class TableRows(CutNetwork):
         return {row.place: row for row in self.rows}
 
     @cached_property
-    def digest(self) -> str:
-        """16 hex digits of the rows and their conditions: what a plan was made from."""
-        return digest_of([self.conditions.digest, *(astuple(row) for row in self.rows)])
+    def rows_digest(self) -> str:
+        """16 hex digits of the rows and their conditions, without what follows from networks."""
+        return self.digest_without(IN_NETWORK)
+
+    def digest_without(self, columns: Collection[str]) -> str:
+        """16 hex digits of the conditions and of all other columns of the rows."""
+        names = [field.name for field in fields(Row) if field.name not in columns]
+        rows = [[getattr(row, name) for name in names] for row in self.rows]
+        return digest_of([self.conditions.digest, *rows])
 
     def to_frame(self) -> pd.DataFrame:
         """A line a row, with the model and the conditions in columns before it.
