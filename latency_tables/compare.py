@@ -73,13 +73,12 @@ def compare(a: LatencyTable, b: LatencyTable) -> Comparison:
     measured = [key for key in common if rows_a[key].is_measured and rows_b[key].is_measured]
     compared = tuple(_compare_rows(rows_a[key], rows_b[key]) for key in measured)
     a_ms, b_ms = [row.a_ms for row in compared], [row.b_ms for row in compared]
-    contexts = (f"context: {a.context} / {b.context}",) if a.context != b.context else ()
     return Comparison(
         rows=compared,
         only_a=tuple(row.piece for key, row in rows_a.items() if key not in rows_b),
         only_b=tuple(row.piece for key, row in rows_b.items() if key not in rows_a),
         failed=tuple(rows_a[key].piece for key in common if key not in measured),
-        differing_conditions=(*a.conditions.differences(b.conditions), *contexts),
+        differing_conditions=a.conditions.differences(b.conditions),
         kendall_tau=kendall_tau(a_ms, b_ms),
         spearman_rho=spearman_rho(a_ms, b_ms),
     )

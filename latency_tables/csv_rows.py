@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 
 from latency_tables.csv_lines import CsvLine, CsvSource, format_csv, read_lines
@@ -31,10 +32,13 @@ def format_rows(rows: tuple[Row, ...], conditions: str) -> str:
     return format_csv(COLUMNS, lines)
 
 
-def parse_rows(text: str, where: str) -> tuple[CsvRow, ...]:
-    """Read ``format_rows``'s form. Raises TableFormatError, which names ``where`` and the line."""
+def parse_rows(text: str, where: str, columns: Collection[str] = COLUMNS) -> tuple[CsvRow, ...]:
+    """Read ``format_rows``'s form; ``columns`` are those that the file's version has.
+
+    Raises TableFormatError, which names ``where`` and the line.
+    """
     source = CsvSource(where=where, error=TableFormatError, fix=FIX, title="piece")
-    lines = read_lines(text, source, COLUMNS)
+    lines = read_lines(text, source, columns)
     if unknown := [name for name in lines[0].values if name not in COLUMNS]:
         raise TableFormatError(
             f"{where}: line 1: unknown column(s) {', '.join(unknown)}; remove them, or update "

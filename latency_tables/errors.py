@@ -6,7 +6,7 @@ LatencyTableError (a ValueError)
     MissingPieceError    a piece that the table does not hold
     ConditionsError      numbers measured under different conditions
     MaskError            a keep mask that does not fit the network
-    CalibrationError     measurements that no calibration can be fitted to
+    CalibrationError     networks, or an estimate from them, that cannot be
 """
 
 from __future__ import annotations
@@ -37,4 +37,4 @@ class MaskError(LatencyTableError):
 
 
 class CalibrationError(LatencyTableError):
-    """Measurements that no calibration can be fitted to."""
+    """Measured networks, or an estimate from them, that cannot be."""

@@ -47,6 +47,8 @@ PAIRS_AT = list(SCALES_PRIOR).index("pairs")
 BOUNDS = (1e-4, 0.5)
 #: Half the width of a normal distribution's 95 % interval, in standard deviations.
 NORMAL_95 = 1.959964
+#: The mean absolute value of a normal distribution, in standard deviations.
+NORMAL_MEAN = math.sqrt(2.0 / math.pi)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -127,6 +127,11 @@ class BlockForms:
         blocks = range(len(self.block_names))
         return tuple(block for block in blocks if block not in self.unmergeable)
 
+    @property
+    def can_merge(self) -> bool:
+        """Whether there are other networks than the original."""
+        return bool(self.shrinkable)
+
     def needed(self) -> tuple[Place, ...]:
         """Where a search cannot do without a latency."""
         found: list[Place] = [*self.places(self.base, self.padding)]
@@ -204,6 +209,10 @@ class SpanForms:
         if kind == "addition" and at not in self.chain.skips:
             return f"belongs to no skip of {self.model}"
         return ""
+
+    @property
+    def can_merge(self) -> bool:
+        return any(j - i > 1 for i, j in self.spans)
 
     def needed(self) -> tuple[Place, ...]:
         return self.places(self.base, self.padding)

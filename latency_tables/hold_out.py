@@ -1,9 +1,11 @@
-"""Prediction errors on networks that took no part in the calibration.
+"""Prediction errors on networks that took no part in the estimate.
 
-Only the networks' own numbers are facts; every statistic is derived from them, so a saved table
-cannot claim an accuracy that its networks do not show. Errors (MAPE and the like) are relative to
-the measured latency; the prediction interval is relative to the predicted one, because that is all
-that is known when a prediction is made.
+Nothing here is stored: it follows from a table's rows and networks, so a saved table cannot claim
+an accuracy that its networks do not show. Errors are relative to the measured latency.
+
+The posterior's own interval is tried on these networks. Where it held improbably few of them, it is
+widened to what does: split-conformal prediction with normalised scores (Lei et al., Distribution-
+Free Predictive Inference for Regression, JASA 2018, Sec. 5.2).
 """
 
 from __future__ import annotations
@@ -11,65 +13,79 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
-from typing import ClassVar
+from functools import cached_property
+from operator import mul
+from statistics import fmean
+from typing import ClassVar, Literal
 
-from latency_tables.calibration import MeasuredNetwork
 from latency_tables.errors import CalibrationError
+from latency_tables.estimator import NORMAL_95, NORMAL_MEAN
 from latency_tables.ranks import kendall_tau
 
-CONFORMAL = "split-conformal"
-STUDENT_T = "student-t"
+IntervalMethod = Literal["posterior", "conformal"]
 
-#: Fewest networks for which the conformal interval exists at 95 %.
-CONFORMAL_MINIMUM = 19
+#: With fewer networks nothing is said against the posterior's interval.
+CONFORMAL_MINIMUM = 8
+#: A coverage is improbably low where 95 % intervals would have so little with less probability.
+IMPROBABLE = 0.025
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HoldOutNetwork(MeasuredNetwork):
-    """A shrunk network, measured end to end and predicted three ways.
+class HoldOutNetwork:
+    """A network of role "check", measured end to end and predicted four ways; all above 0.
 
-    ``predicted_ms`` is the calibrated prediction, ``plain_sum_ms`` the sum of the rows, and
-    ``scaled_macs_ms`` the original network's latency times the share of its MACs.
+    ``predicted_ms`` is the table's prediction with its standard deviation ``predicted_sd_ms``,
+    ``plain_sum_ms`` the sum of the pieces alone, ``line_ms`` the line through such sums that fits
+    the other networks best (None where there are none), and ``scaled_macs_ms`` the original
+    network's latency times the share of its MACs.
     """
 
-    purpose = "hold-out"
-
+    keep_mask: str
+    padding: str
+    measured_ms: float
     measured_low_ms: float
     measured_high_ms: float
     predicted_ms: float
+    predicted_sd_ms: float
     plain_sum_ms: float
+    line_ms: float | None
     scaled_macs_ms: float
-
-    def __post_init__(self) -> None:
-        MeasuredNetwork.__post_init__(self)  # super() does not work in a class with slots
-        if not self.measured_low_ms <= self.measured_ms <= self.measured_high_ms:
-            raise CalibrationError(
-                f"hold-out network {self.keep_mask}: measured_ms {self.measured_ms} lies outside "
-                f"its interval {self.measured_low_ms} to {self.measured_high_ms}"
-            )
 
     @property
     def error_percent(self) -> float:
         """Signed error of the prediction; positive where it is too slow."""
         return 100 * (self.predicted_ms / self.measured_ms - 1)
 
+    @property
+    def measured_sd_ms(self) -> float:
+        return (self.measured_high_ms - self.measured_low_ms) / 2 / NORMAL_95
 
-@dataclass(frozen=True, slots=True)
+    @property
+    def score(self) -> float:
+        """The error, in standard deviations of the prediction and of the measurement together."""
+        expected_ms = math.hypot(self.predicted_sd_ms, self.measured_sd_ms)
+        error_ms = abs(self.measured_ms - self.predicted_ms)
+        return error_ms / expected_ms if expected_ms else math.inf if error_ms else 0.0
+
+
+@dataclass(frozen=True)
 class HoldOut:
     """The held-out networks, and what they say about the table's predictions."""
 
     DERIVED: ClassVar = (
         "mape_percent",
         "max_error_percent",
+        "measuring_percent",
         "within_5_percent",
         "within_10_percent",
         "kendall_tau",
+        "coverage_percent",
         "interval_percent",
         "interval_method",
-        "leave_one_out_coverage_percent",
         "plain_sum_mape_percent",
         "plain_sum_max_error_percent",
+        "line_mape_percent",
+        "line_max_error_percent",
         "scaled_macs_mape_percent",
         "scaled_macs_max_error_percent",
     )
@@ -85,12 +101,17 @@ class HoldOut:
 
     @property
     def mape_percent(self) -> float:
-        """Mean absolute percentage error of the calibrated prediction."""
+        """Mean absolute percentage error of the prediction."""
         return fmean(self._errors(lambda n: n.predicted_ms))
 
     @property
     def max_error_percent(self) -> float:
         return max(self._errors(lambda n: n.predicted_ms))
+
+    @property
+    def measuring_percent(self) -> float:
+        """The mean error that a perfect prediction would have: these networks' own measurement."""
+        return fmean(100 * NORMAL_MEAN * n.measured_sd_ms / n.measured_ms for n in self.networks)
 
     def _share_within(self, percent: float) -> float:
         errors = self._errors(lambda n: n.predicted_ms)
@@ -115,6 +136,20 @@ class HoldOut:
         return max(self._errors(lambda n: n.plain_sum_ms))
 
     @property
+    def _line_errors(self) -> list[float]:
+        lines = [(n.line_ms, n.measured_ms) for n in self.networks]
+        return [abs(100 * (line_ms / ms - 1)) for line_ms, ms in lines if line_ms is not None]
+
+    @property
+    def line_mape_percent(self) -> float | None:
+        """Of the line through plain sums; None without networks to fit it to."""
+        return fmean(errors) if (errors := self._line_errors) else None
+
+    @property
+    def line_max_error_percent(self) -> float | None:
+        return max(self._line_errors, default=None)
+
+    @property
     def scaled_macs_mape_percent(self) -> float:
         return fmean(self._errors(lambda n: n.scaled_macs_ms))
 
@@ -129,48 +164,64 @@ class HoldOut:
             [n.predicted_ms for n in self.networks], [n.measured_ms for n in self.networks]
         )
 
-    def _residuals(self) -> list[float]:
-        return [100 * (n.measured_ms / n.predicted_ms - 1) for n in self.networks]
+    @property
+    def _covered(self) -> int:
+        return sum(network.score <= NORMAL_95 for network in self.networks)
 
     @property
-    def interval_percent(self) -> float | None:
-        """Half-width, in per cent of the prediction, of a 95 % prediction interval.
+    def coverage_percent(self) -> float:
+        """Percentage of the networks inside the posterior's own 95 % interval.
 
-        None with fewer than two networks.
+        A network's own interval counts too: what is measured is not exactly what it takes.
         """
-        return _half_width(self._residuals())
+        return 100 * self._covered / len(self.networks)
 
-    @property
-    def interval_method(self) -> str:
-        return CONFORMAL if len(self.networks) >= CONFORMAL_MINIMUM else STUDENT_T
+    @cached_property
+    def interval_method(self) -> IntervalMethod:
+        """ "conformal" where the posterior's own interval held improbably few networks."""
+        count = len(self.networks)
+        if count < CONFORMAL_MINIMUM or _tail(self._covered, count) >= IMPROBABLE:
+            return "posterior"
+        return "conformal"
 
-    @property
-    def leave_one_out_coverage_percent(self) -> float | None:
-        """Percentage of the networks inside the interval that the others give.
-
-        None with fewer than three networks.
-        """
-        residuals = self._residuals()
-        if len(residuals) < 3:
-            return None
-        covered = 0
-        for number, residual in enumerate(residuals):
-            width = _half_width(residuals[:number] + residuals[number + 1 :])
-            covered += width is not None and abs(residual) <= width
-        return 100 * covered / len(residuals)
-
-
-def _half_width(residuals: Sequence[float]) -> float | None:
-    count = len(residuals)
-    if count < 2:
-        return None
-    if count >= CONFORMAL_MINIMUM:
+    @cached_property
+    def interval_factor(self) -> float:
+        """By how much the posterior's own interval is widened; 1 where it is good as it is."""
+        if self.interval_method == "posterior":
+            return 1.0
         # ceil((n + 1) * 0.95) in integers: in floats some n would round up by one.
-        rank = -(-(count + 1) * 95 // 100)
-        return sorted(abs(residual) for residual in residuals)[rank - 1]
-    # Too few networks for a rank: assume normal errors, and add the bias so that the interval
-    # can stay symmetric around the prediction.
-    from scipy.special import stdtrit  # scipy.stats takes a second to import
+        rank = -(-(len(self.networks) + 1) * 95 // 100)
+        scores = sorted(network.score for network in self.networks)
+        return scores[min(rank, len(scores)) - 1] / NORMAL_95
 
-    quantile = float(stdtrit(count - 1, 0.975))
-    return abs(fmean(residuals)) + quantile * stdev(residuals) * math.sqrt(1 + 1 / count)
+    @property
+    def interval_percent(self) -> float:
+        """Half the width of a 95 % prediction interval, mean of the networks."""
+        width = 100 * NORMAL_95 * self.interval_factor
+        return fmean(width * n.predicted_sd_ms / n.measured_ms for n in self.networks)
+
+
+def _tail(covered: int, count: int) -> float:
+    """The probability that of ``count`` intervals of 95 % no more than ``covered`` hold."""
+    return math.fsum(
+        math.comb(count, hit) * 0.95**hit * 0.05 ** (count - hit) for hit in range(covered + 1)
+    )
+
+
+def fitted_line(sums_ms: Sequence[float], measured_ms: Sequence[float]) -> tuple[float, float]:
+    """Slope and intercept of the line through sums (one or more), of least relative squares.
+
+    The slope is 1 where all sums are equal.
+    """
+    weights = [1 / ms**2 for ms in measured_ms]
+
+    def mean(values: Sequence[float]) -> float:
+        return math.fsum(map(mul, weights, values)) / math.fsum(weights)
+
+    sum_ms, ms = mean(sums_ms), mean(measured_ms)
+    changes = [one - sum_ms for one in sums_ms]
+    variance = mean([change**2 for change in changes])
+    if variance <= (1e-9 * sum_ms) ** 2:
+        return 1.0, ms - sum_ms
+    slope = mean([c * (y - ms) for c, y in zip(changes, measured_ms, strict=True)]) / variance
+    return slope, ms - slope * sum_ms

@@ -12,7 +12,9 @@ from latency_tables.consistency import check_consistency
 from latency_tables.csv_rows import CsvRow, format_rows, parse_rows
 from latency_tables.errors import ConditionsError, LatencyTableError, TableFormatError
 from latency_tables.files import write_atomically
-from latency_tables.schema import Conditions
+from latency_tables.in_network import with_network_costs
+from latency_tables.schema import COLUMNS, Conditions
+from latency_tables.schema_1 import COLUMNS_1, NEW_COLUMNS, is_version_1, parse_sidecar_1
 from latency_tables.sidecar import Sidecar, build_table, format_sidecar, parse_sidecar
 from latency_tables.table import LatencyTable
 
@@ -37,12 +39,16 @@ def load_table(path: Path) -> LatencyTable:
     sidecar_path = csv_path.with_suffix(".json")
     csv_text = _read(csv_path)
     sidecar_text = _read(sidecar_path)
-    entries = parse_rows(csv_text, str(csv_path))
-    sidecar = parse_sidecar(sidecar_text, str(sidecar_path))
+    old = is_version_1(sidecar_text)
+    entries = parse_rows(csv_text, str(csv_path), COLUMNS_1 if old else COLUMNS)
+    sidecar = (parse_sidecar_1 if old else parse_sidecar)(sidecar_text, str(sidecar_path))
     _check_conditions(entries, sidecar.conditions, csv_path, sidecar_path)
     _check_blocks(entries, sidecar, csv_path)
     table = build_table(sidecar, tuple(entry.row for entry in entries), str(sidecar_path))
-    _check_pair(table, sidecar, csv_path, sidecar_path)
+    digest = table.digest_without(NEW_COLUMNS) if old else table.rows_digest
+    _check_pair(table, digest, sidecar, csv_path, sidecar_path)
+    if old:
+        return with_network_costs(table)
     try:
         check_consistency(table)
     except LatencyTableError as error:
@@ -95,9 +101,11 @@ def _check_blocks(entries: tuple[CsvRow, ...], sidecar: Sidecar, csv_path: Path)
             )
 
 
-def _check_pair(table: LatencyTable, sidecar: Sidecar, csv_path: Path, sidecar_path: Path) -> None:
+def _check_pair(
+    table: LatencyTable, digest: str, sidecar: Sidecar, csv_path: Path, sidecar_path: Path
+) -> None:
     count = sidecar.row_count
-    if count == len(table.rows) and sidecar.rows_digest == table.digest:
+    if count == len(table.rows) and sidecar.rows_digest == digest:
         return
     raise TableFormatError(
         f"{csv_path}: its {len(table.rows)} rows are not the {count} rows that {sidecar_path} was "

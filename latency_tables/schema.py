@@ -19,7 +19,7 @@ from latency_tables.places import Place, check_place, piece_name
 from latency_tables.span_masks import Span
 
 SCHEMA = "dshrink.latency_table"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
 CACHE_MODES = ("hot", "cold")
@@ -123,6 +123,8 @@ COUNTS = ("macs", "parameters", "peak_activations")
 OPTIONAL = ("cpu_latency_ms", "enqueue_ms", "stdev_ms")
 MAY_BE_ZERO = (*SPREADS, "enqueue_ms", "stdev_ms")
 MILLISECONDS_AND_PERCENT = (*LATENCIES, *SPREADS, *OPTIONAL)
+#: What whole networks say of a piece, and in which order these three are.
+IN_NETWORK = ("in_network_low_ms", "in_network_ms", "in_network_high_ms")
 INTEGERS = (*COUNTS, "samples", "rounds")
 
 
@@ -131,14 +133,19 @@ class Row:
     """What one piece costs, at one place of the network.
 
     ``start`` and ``end`` are the i and j of a span (i, j], in a table cut into blocks None.
-    ``latency_ms`` is what the conditions' statistic says, ``low_ms`` and ``high_ms`` its 95 %
-    interval, ``median_ms`` the median of all samples. ``board`` names what measured it, several
-    boards joined by "+". ``macs``, ``parameters`` and ``peak_activations`` count for one image. A
-    failed row has no latencies; its ``reason`` says why. ``cpu_latency_ms`` is None where more than
-    one thread ran. On a GPU ``enqueue_ms`` is what the host takes to hand over the work of one run,
-    and ``built_precision`` the precision of what the runtime really built; elsewhere they are None
-    and empty. A published row has its latency, the standard deviation ``stdev_ms`` where the source
-    gives one, and counts and a digest where these are known (0 and empty where not).
+    ``in_network_ms`` is what the piece costs in a network, with its 95 % interval; it is 0 or below
+    where the runtime fuses the piece with others. They are None for rows of which no network says
+    anything: those that are in none, and those without latency. ``profiled_ms`` is what the
+    runtime's own profile of whole networks says, None where it is not known.
+    ``latency_ms`` is what the piece costs alone, as the conditions' statistic says, ``low_ms`` and
+    ``high_ms`` its 95 % interval, ``median_ms`` the median of all samples. ``board`` names what
+    measured it, several boards joined by "+". ``macs``, ``parameters`` and ``peak_activations``
+    count for one image. A failed row has no latencies; its ``reason`` says why. ``cpu_latency_ms``
+    is None where more than one thread ran. On a GPU ``enqueue_ms`` is what the host takes to hand
+    over the work of one run, and ``built_precision`` the precision of what the runtime really
+    built; elsewhere they are None and empty. A published row has its latency, the standard
+    deviation ``stdev_ms`` where the source gives one, and counts and a digest where these are known
+    (0 and empty where not).
     """
 
     piece: str
@@ -147,6 +154,10 @@ class Row:
     first_layer: str
     last_layer: str
     digest: str
+    in_network_ms: float | None = None
+    in_network_low_ms: float | None = None
+    in_network_high_ms: float | None = None
+    profiled_ms: float | None = None
     latency_ms: float | None = None
     low_ms: float | None = None
     high_ms: float | None = None
@@ -176,7 +187,8 @@ class Row:
         for name in ("reason", "board", "built_precision"):
             object.__setattr__(self, name, one_line(getattr(self, name)))
         # 1 and 1.0, or a numpy number, would be written differently from what is read back.
-        for names, convert in ((MILLISECONDS_AND_PERCENT, float), (INTEGERS, int)):
+        decimals = (*IN_NETWORK, "profiled_ms", *MILLISECONDS_AND_PERCENT)
+        for names, convert in ((decimals, float), (INTEGERS, int)):
             for name in names:
                 if getattr(self, name) is not None:
                     object.__setattr__(self, name, convert(getattr(self, name)))
@@ -233,6 +245,22 @@ class Row:
                 )
             self._check_order("low_ms", "latency_ms", "high_ms")
             self._check_order("min_ms", "median_ms", "p90_ms", "p99_ms")
+        self._check_in_network()
+
+    def _check_in_network(self) -> None:
+        if self.profiled_ms is not None and not 0 <= self.profiled_ms < math.inf:
+            raise TableFormatError(f"profiled_ms must be 0 or more, got {self.profiled_ms}")
+        given = {name: value for name in IN_NETWORK if (value := getattr(self, name)) is not None}
+        if not given:
+            return
+        if len(given) != len(IN_NETWORK) or not all(map(math.isfinite, given.values())):
+            raise TableFormatError(f"{', '.join(IN_NETWORK)} must all be finite numbers, or empty")
+        if not self.in_networks:
+            raise TableFormatError(
+                f"no network says what this row ({self.kind}, {self.verdict}) costs in it: leave "
+                f"{', '.join(IN_NETWORK)} empty"
+            )
+        self._check_order(*IN_NETWORK)
 
     def _check_latencies(self, needed: Sequence[str], optional: Sequence[str]) -> None:
         for name in MILLISECONDS_AND_PERCENT:
@@ -268,6 +296,11 @@ class Row:
     def is_measured(self) -> bool:
         """Whether the row has a latency to predict with; noisy and throttled rows do."""
         return self.latency_ms is not None and self.verdict != "bounded"
+
+    @property
+    def in_networks(self) -> bool:
+        """Whether networks that we measure may contain the row, so that they say what it costs."""
+        return self.is_measured and self.kind != "dense" and self.verdict != "published"
 
 
 #: The columns of the CSV, in order: a row's fields, then the digest of the conditions.

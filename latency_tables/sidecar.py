@@ -1,4 +1,4 @@
-"""The JSON next to a table's CSV: conditions, machine, calibration, hold-out check.
+"""The JSON next to a table's CSV: conditions, machine, whole networks.
 
 Statistics are written for whoever opens the file, and computed again when it is read.
 """
@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from latency_tables.calibration import Calibration
-from latency_tables.contexts import ContextCheck
 from latency_tables.errors import LatencyTableError, TableFormatError
-from latency_tables.hold_out import HoldOut
+from latency_tables.networks import Level, MeasuredNetwork
 from latency_tables.origin import Origin
-from latency_tables.records import format_record, parse_record
+from latency_tables.priors import Estimate
+from latency_tables.records import format_record, parse_record, plain
 from latency_tables.schema import SCHEMA, SCHEMA_VERSION, Conditions, Row
 from latency_tables.span_masks import Span, SpanChain, SpanChoice
 from latency_tables.table import LatencyTable
@@ -24,8 +23,8 @@ FIX = "restore the file, or write the table again with `dshrink profile`"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sidecar:
-    """The fields of the file, in its order; ``unmergeable`` names a block "3", a span "3-6"."""
+class CommonSidecar:
+    """What files of every version hold; ``unmergeable`` names a block "3", a span "3-6"."""
 
     unit: Literal["ms"] = "ms"
     model: str
@@ -38,33 +37,38 @@ class Sidecar:
     origin: Origin | None
     conditions: Conditions
     conditions_digest: str
-    context: str
     row_count: int
     rows_digest: str
     fit_for_search: bool
     fit_reason: str
-    calibration: Calibration | None
-    hold_out: HoldOut | None
-    contexts: Mapping[str, ContextCheck]
-    twins: tuple[Mapping[str, Any], ...]
-    boards: tuple[Mapping[str, Any], ...]
     warnings: tuple[str, ...]
-    fingerprint: Mapping[str, Any]
     seed: int
     date: str
     dshrink_version: str
+    twins: tuple[Mapping[str, Any], ...]
+    boards: tuple[Mapping[str, Any], ...]
+    fingerprint: Mapping[str, Any]
 
     def __post_init__(self) -> None:
         for key in self.unmergeable:
             _place_of(key)
 
+
+@dataclass(frozen=True, kw_only=True)
+class Sidecar(CommonSidecar):
+    """The file of this version; ``hold_out`` is for who opens it, and not read back."""
+
+    data_note: str = ""
+    level: Level | None
+    estimate: Estimate | None
+    hold_out: Mapping[str, Any] | None = None
+    networks: tuple[MeasuredNetwork, ...]
+
     def table(self, rows: tuple[Row, ...]) -> LatencyTable:
         """The table of these rows. Raises LatencyTableError."""
         values = {name: getattr(self, name) for name in _SHARED}
         unmergeable = {_place_of(key): reason for key, reason in self.unmergeable.items()}
-        table = LatencyTable(rows=rows, unmergeable=unmergeable, **values)
-        _check_own_context(table)
-        return table
+        return LatencyTable(rows=rows, unmergeable=unmergeable, **values)
 
 
 #: What a table and its sidecar call alike.
@@ -80,9 +84,11 @@ def format_sidecar(table: LatencyTable) -> str:
         unmergeable=_unmergeable(table),
         conditions_digest=table.conditions.digest,
         row_count=len(table.rows),
-        rows_digest=table.digest,
+        rows_digest=table.rows_digest,
         fit_for_search=table.fit_for_search,
         fit_reason=table.fit_reason,
+        data_note=table.data_note,
+        hold_out=plain(table.hold_out),
         **{name: getattr(table, name) for name in _SHARED},
     )
     return format_record(sidecar, SCHEMA, SCHEMA_VERSION)
@@ -107,16 +113,6 @@ def build_table(sidecar: Sidecar, rows: tuple[Row, ...], where: str) -> LatencyT
         return sidecar.table(rows)
     except LatencyTableError as error:
         raise type(error)(f"{where}: {error}: {FIX}") from None
-
-
-def _check_own_context(table: LatencyTable) -> None:
-    """What is said of the table's own context must be what its own networks show."""
-    said = table.contexts.get(table.context)
-    if said is not None and said != ContextCheck.of(table.hold_out, said.unnamed_percent):
-        raise TableFormatError(
-            f"contexts: what is said of {table.context!r}, the table's own, is not what its "
-            "hold-out networks show"
-        )
 
 
 def _unmergeable(table: LatencyTable) -> dict[str, str]:

@@ -1,51 +1,48 @@
-"""The latency table: one network, one set of conditions, one row a piece.
+"""The latency table: what each piece of a network costs, alone and in the network.
 
-The table adds rows up; ``predictor`` turns the sum into a latency. What is missing is a typed error
-that names the piece and the command that would measure it, never a zero.
+Rows say what pieces take alone, networks what wholes take; from both follows what each piece costs
+in a network (``estimator``). The latency of a network is the sum of these costs.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from latency_tables.calibration import Calibration
-from latency_tables.contexts import CONTEXTS, ContextCheck, check_context
-from latency_tables.errors import LatencyTableError, MissingPieceError, TableFormatError
-from latency_tables.forms import CutNetwork, merged_kind
-from latency_tables.hold_out import HoldOut
-from latency_tables.origin import Origin
-from latency_tables.places import Place, piece_name
-from latency_tables.schema import Conditions, Row, one_line
-from latency_tables.span_masks import Span, SpanChoice
-
-if TYPE_CHECKING:
-    import pandas as pd
+from latency_tables.errors import TableFormatError
+from latency_tables.estimator import NORMAL_95, Costs
+from latency_tables.forms import merged_kind
+from latency_tables.hold_out import HoldOut, HoldOutNetwork, fitted_line
+from latency_tables.networks import Level, MeasuredNetwork
+from latency_tables.places import Place
+from latency_tables.priors import Estimate, network_costs, observations
+from latency_tables.schema import one_line
+from latency_tables.span_masks import Span
+from latency_tables.table_rows import TableRows, digest_of
 
 #: A table whose hold-out error is larger is not fit for search.
 FIT_MAPE_PERCENT = 2.0
+#: With fewer networks it is said that the pieces alone are nearly all that is known.
+FEW_NETWORKS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatencyTable(CutNetwork):
-    """Rows of one network measured under one set of conditions.
+class LatencyTable(TableRows):
+    """Rows, and the whole networks that say what the rows' pieces cost in a network.
 
-    ``spans`` says which spans of a chain were profiled, None where that is not known. ``origin``
-    says where the rows were published, None where we measured them. ``fingerprint`` (the machine),
-    ``twins`` (pieces measured twice) and ``boards`` (how the boards that shared the work compare)
-    are JSON data for readers. ``context`` says in which context the pieces were measured,
-    ``contexts`` the prediction errors of each context that was tried.
+    ``estimate`` says how that is estimated, None before it is and where no network was measured.
+    ``level`` is how fast the machine was over the run, None where that is not known.
+    ``fingerprint`` (the machine), ``twins`` (pieces measured twice) and ``boards`` (how the boards
+    that shared the work compare) are JSON data for readers.
     """
 
-    rows: tuple[Row, ...]
-    conditions: Conditions
-    calibration: Calibration | None = None
-    hold_out: HoldOut | None = None
+    networks: tuple[MeasuredNetwork, ...] = ()
+    estimate: Estimate | None = None
+    level: Level | None = None
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     date: str = ""
@@ -53,10 +50,6 @@ class LatencyTable(CutNetwork):
     twins: tuple[Mapping[str, Any], ...] = ()
     boards: tuple[Mapping[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
-    context: str = CONTEXTS[0]
-    contexts: Mapping[str, ContextCheck] = field(default_factory=dict)
-    origin: Origin | None = None
-    spans: SpanChoice | None = None
 
     def __post_init__(self) -> None:
         # Tuples inside of free-form data would come back from a file as lists.
@@ -64,144 +57,107 @@ class LatencyTable(CutNetwork):
         for name in ("twins", "boards"):
             plain = _plain_json(list(getattr(self, name)), name)
             object.__setattr__(self, name, tuple(plain))
-        if min(*self.resolution, self.in_channels) < 1:
-            raise TableFormatError(
-                f"resolution {self.resolution} and in_channels {self.in_channels} must be positive"
-            )
-        if not self.model or not self.rows:
-            raise TableFormatError("a table needs the name of its model and at least one row")
-        for name in (self.context, *self.contexts):
-            check_context(name)
-        self._check_blocks()
-        self._check_rows()
-        measured = (self.hold_out, self.calibration)
-        for network in (one for part in measured if part for one in part.networks):
-            self.check_mask(network.keep_mask)
-
-    def _check_blocks(self) -> None:
-        if len(set(self.block_names)) != self.block_count:
-            raise TableFormatError("block_names: two blocks share a name")
-        for at in self.unmergeable:
-            if isinstance(at, tuple) != (self.chain is not None):
-                raise TableFormatError(
-                    f"unmergeable: {at} should be {'a span' if self.chain else 'a block'}"
-                )
-            if isinstance(at, int) and not 0 <= at < self.block_count:
-                raise TableFormatError(
-                    f"unmergeable: block {at} does not exist; {self.model} has "
-                    f"{self.block_count} blocks, numbered from 0"
-                )
-
-    def _check_rows(self) -> None:
-        seen: set[Place] = set()
-        for row in self.rows:
-            problem = self.forms.problem_of(row.place)
-            merged = row.kind in ("merged", "merged_bias_map", "span")
-            if merged and (at := row.place[1]) is not None and at in self.unmergeable:
-                what = "it" if self.chain else "its block"
-                problem = f"contradicts the table: {what} cannot merge ({self.unmergeable[at]})"
-            if row.place in seen:
-                problem = "is duplicated in the table: keep one of its rows"
-            if (row.verdict == "published") != (self.origin is not None):
-                problem = f"is {row.verdict}: published rows, and no others, need an origin"
-            if problem:
-                raise TableFormatError(f"row {row.piece!r} {problem}")
-            seen.add(row.place)
-
-    @cached_property
-    def by_place(self) -> Mapping[Place, Row]:
-        """The row at each place."""
-        return {row.place: row for row in self.rows}
+        super().__post_init__()
+        if self.networks and self.origin is not None:
+            raise TableFormatError("a published table has no networks of ours")
+        for network in self.networks:
+            self.places(network.keep_mask, network.padding)
 
     @cached_property
     def digest(self) -> str:
-        """16 hex digits of the rows and their conditions: what a plan was made from."""
-        text = json.dumps([self.conditions.digest, *(astuple(row) for row in self.rows)])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """16 hex digits of the rows and the networks: what a plan was made from."""
+        return digest_of([self.rows_digest, *(astuple(network) for network in self.networks)])
 
-    def to_frame(self) -> pd.DataFrame:
-        """A line a row, with the model and the conditions in columns before it.
+    @cached_property
+    def base_ms(self) -> float | None:
+        """The original network, measured end to end; None where it was not."""
+        base = self.forms.base
+        return next((one.measured_ms for one in self.networks if one.keep_mask == base), None)
 
-        Latencies are in ms, NaN where a measurement failed.
+    @cached_property
+    def known_networks(self) -> tuple[MeasuredNetwork, ...]:
+        """Those whose pieces all have a latency: the others say nothing about any row."""
+        known = {row.place for row in self.rows if row.in_networks}
+        pairs = ((one, self.places(one.keep_mask, one.padding)) for one in self.networks)
+        return tuple(one for one, places in pairs if known.issuperset(places))
+
+    @cached_property
+    def costs(self) -> Costs | None:
+        """What the pieces cost in a network; None without networks or an estimate."""
+        if not self.networks or self.estimate is None:
+            return None
+        seen = observations(self.known_networks, self.forms)
+        return network_costs(self.rows, seen, self.estimate)
+
+    @cached_property
+    def _cost_by_place(self) -> Mapping[Place, float]:
+        costs = self.costs
+        return dict(zip(costs.places, costs.mean_ms.tolist(), strict=True)) if costs else {}
+
+    def cost_ms(self, kind: str, at: int | Span | None = None) -> float:
+        """What a piece costs in a network, where that is known, else alone.
+
+        It may be 0 or below. Raises MissingPieceError.
         """
-        import pandas as pd
+        alone_ms = self.measured(kind, at)[1]
+        return self._cost_by_place.get((kind, at), alone_ms)
 
-        about = {"model": self.model, **self.conditions.to_json()}
-        return pd.DataFrame({**about, **asdict(row)} for row in self.rows)
-
-    @property
-    def profile_command(self) -> str:
-        """The command that measures this table; of one that was published, where it comes from."""
-        if self.origin is not None:
-            return f"(published, not measured here: {self.origin.source})"
-        height, width = self.resolution
-        c, names = self.conditions, ",".join(self.contexts or [self.context])
-        has_choice = self.chain or names != CONTEXTS[0] or c.clock == "cuda_events"
-        options = {
-            "device": c.device,
-            "runtime": c.runtime,
-            "precision": c.precision,
-            "batch": c.batch,
-            "threads": c.threads if c.threads != 1 else None,
-            "launch": c.launch if c.launch != "plain" else None,
-            "cache": c.cache_mode if c.cache_mode != "hot" else None,
-            "resolution": height if height == width else f"{height}x{width}",
-            "context": names if has_choice else None,
-            "segments": "spans" if self.chain else None,
-            "span-mode": self.spans.mode if self.spans else None,
-            "max-kernel": self.spans.max_kernel if self.spans else None,
-            "out": "DIR",
-        }
-        words = (f"--{name} {value}" for name, value in options.items() if value is not None)
-        return f"dshrink profile {self.model} {' '.join(words)}"
-
-    def row(self, kind: str, at: int | Span | None = None) -> Row:
-        """The row of a piece; a failed one too. Raises MissingPieceError."""
-        try:
-            return self.by_place[kind, at]
-        except KeyError:
-            fix = f"measure it: {self.profile_command}"
-            if self.origin is not None:
-                fix = f"it was published so: {self.origin.source}"
-            raise MissingPieceError(
-                f"the table of {self.model} on {self.conditions.device} holds no row for "
-                f"{piece_name((kind, at))!r}; {fix}"
-            ) from None
-
-    def measured(self, kind: str, at: int | Span | None = None) -> tuple[Row, float]:
-        """A row and its latency in ms. Raises MissingPieceError where it failed or is bounded."""
-        row = self.row(kind, at)
-        if row.latency_ms is None or not row.is_measured:
-            problem = (
-                f"which is bounded: {row.reason}"
-                if row.verdict == "bounded"
-                else f"its measurement failed ({row.reason}); measure it again: "
-                f"{self.profile_command}"
-            )
-            raise MissingPieceError(
-                f"the table of {self.model} on {self.conditions.device} holds no latency for "
-                f"{row.piece!r}, {problem}"
-            )
-        return row, row.latency_ms
-
-    def check_mask(self, keep_mask: str) -> None:
-        """Raise MaskError unless the mask fits this network."""
-        self.forms.check(keep_mask)
-
-    def sum_ms(self, keep_mask: str, padding: str | None = None) -> float:
-        """Plain sum of the rows of this mask's network; by default as merged pieces usually are."""
-        padding = padding or self.forms.padding
-        return math.fsum(self.measured(*at)[1] for at in self.forms.places(keep_mask, padding))
-
-    def macs(self, keep_mask: str, padding: str | None = None) -> int:
-        """Multiply-accumulate operations of that network, for one image."""
-        padding = padding or self.forms.padding
-        return sum(self.row(*at).macs for at in self.forms.places(keep_mask, padding))
+    def network_ms(self, keep_mask: str, padding: str | None = None) -> float:
+        """The sum of these costs over a mask's network. Raises MissingPieceError."""
+        return math.fsum(self.cost_ms(*at) for at in self.places(keep_mask, padding))
 
     def saving_ms(self, block: int, padding: str = "bias_map") -> float:
-        """What merging the block saves in the sum; negative where merging costs."""
-        original = self.measured("original", block)[1]
-        return original - self.measured(merged_kind(self.by_place, block, padding), block)[1]
+        """What merging the block saves in the network; negative where merging costs."""
+        merged = merged_kind(self.by_place, block, padding)
+        return self.cost_ms("original", block) - self.cost_ms(merged, block)
+
+    def scaled_macs_ms(self, keep_mask: str, padding: str | None = None) -> float:
+        """What the share of the MACs alone would say, of the original network where it is known."""
+        mask, other, known_ms = self._reference
+        macs = self.macs(mask, other)
+        return known_ms * self.macs(keep_mask, padding) / macs if macs else known_ms
+
+    @cached_property
+    def _reference(self) -> tuple[str, str, float]:
+        base, padding = self.forms.base, self.forms.padding
+        first = sorted(self.known_networks, key=lambda one: one.keep_mask != base)
+        if first:
+            return first[0].keep_mask, first[0].padding, first[0].measured_ms
+        return base, padding, self.sum_ms(base)
+
+    @cached_property
+    def hold_out(self) -> HoldOut | None:
+        """The networks of role "check" and their predictions; None where there are none."""
+        checked = [network for network in self.known_networks if network.role == "check"]
+        if self.costs is None or not checked:
+            return None
+        return HoldOut(tuple(self._held_out(network, self.costs) for network in checked))
+
+    def _held_out(self, network: MeasuredNetwork, costs: Costs) -> HoldOutNetwork:
+        mask, padding = network.keep_mask, network.padding
+        predicted_ms, sd_ms = costs.predict(self.places(mask, padding))
+        sum_ms, line = self.sum_ms(mask, padding), self._line
+        return HoldOutNetwork(
+            keep_mask=mask,
+            padding=padding,
+            measured_ms=network.measured_ms,
+            measured_low_ms=network.low_ms,
+            measured_high_ms=network.high_ms,
+            predicted_ms=predicted_ms,
+            predicted_sd_ms=sd_ms,
+            plain_sum_ms=sum_ms,
+            line_ms=line[0] * sum_ms + line[1] if line else None,
+            scaled_macs_ms=self.scaled_macs_ms(mask, padding),
+        )
+
+    @cached_property
+    def _fitted(self) -> tuple[MeasuredNetwork, ...]:
+        return tuple(network for network in self.known_networks if network.role == "fit")
+
+    @cached_property
+    def _line(self) -> tuple[float, float] | None:
+        sums_ms = [self.sum_ms(one.keep_mask, one.padding) for one in self._fitted]
+        return fitted_line(sums_ms, [one.measured_ms for one in self._fitted]) if sums_ms else None
 
     @property
     def fit_for_search(self) -> bool:
@@ -217,8 +173,8 @@ class LatencyTable(CutNetwork):
             )
         if self.missing_row:
             return self.missing_row
-        if self.calibration is None:
-            return "it has no calibration: its sums were never compared with a whole network"
+        if self.costs is None:
+            return "no whole network was measured: its sums were never compared with one"
         if self.hold_out is None:
             return "it has no hold-out check: the error of its predictions is not known"
         if self.hold_out.mape_percent > FIT_MAPE_PERCENT:
@@ -229,14 +185,26 @@ class LatencyTable(CutNetwork):
         return ""
 
     @cached_property
-    def missing_row(self) -> str:
-        """Which row that a search needs has no latency, and why; an empty text where all have."""
-        try:
-            for place in self.forms.needed():
-                self.measured(*place)
-        except LatencyTableError as error:
-            return str(error)
-        return ""
+    def data_note(self) -> str:
+        """Where the data are thin, in one line; empty where they are not."""
+        if self.origin is not None:
+            return ""
+        notes = [] if self.forms.can_merge else ["nothing can merge: there is one network only"]
+        count = len(self._fitted)
+        if self.costs is None:
+            notes.append("no whole network was measured: each piece counts as much as alone")
+        elif count < FEW_NETWORKS:
+            notes.append(
+                f"only {count} whole network{'' if count == 1 else 's'} could be used: costs in "
+                "the network are nearly those of pieces alone, give or take "
+                f"{self._spread_percent(self.costs):.0f} %"
+            )
+        return "; ".join(notes)
+
+    def _spread_percent(self, costs: Costs) -> float:
+        """How far a row's cost may lie from the table's (half of a 95 % interval), mean of rows."""
+        sd_ms = math.fsum(costs.of(place)[1] for place in costs.places)
+        return 100 * NORMAL_95 * sd_ms / abs(math.fsum(costs.mean_ms))
 
 
 def _plain_json(value: Any, name: str) -> Any:

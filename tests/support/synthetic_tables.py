@@ -8,15 +8,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
-from latency_tables.calibration import Calibration, CalibrationNetwork
-from latency_tables.hold_out import HoldOut, HoldOutNetwork
+from latency_tables.in_network import with_network_costs
+from latency_tables.networks import MeasuredNetwork
 from latency_tables.places import piece_name
+from latency_tables.predictor import predict
+from latency_tables.priors import Estimate
 from latency_tables.schema import Conditions, Row
 from latency_tables.span_masks import ACTIVE, MERGED, Span, SpanChain
 from latency_tables.table import LatencyTable
 
 CONDITIONS = Conditions(device="nowhere", runtime="synthetic", runtime_version="1")
+#: Networks are trusted to the last digits, so that costs are what they say.
+ESTIMATE = Estimate(prior="alone", spread=0.08, floor=0.02, noise=1e-6)
 
 
 def synthetic_row(
@@ -76,11 +81,11 @@ def synthetic_table(
     hold_out_errors_percent: Sequence[float] = (0.1, -0.2, 0.3, -0.1, 0.2, -0.3, 0.1, -0.2),
     conditions: Conditions = CONDITIONS,
 ) -> LatencyTable:
-    """A calibrated table of a network with these blocks; None in ``merged_ms``: cannot merge.
+    """A table of a network with these blocks; None in ``merged_ms``: cannot merge.
 
-    Stem and head take ``fixed_ms`` each. The whole network takes ``offset_ms`` more than the sum of
-    its rows when nothing is merged. The prediction of hold-out network k is off by
-    ``hold_out_errors_percent[k]`` of the measurement.
+    Stem and head take ``fixed_ms`` each. The original network takes ``offset_ms`` more than the sum
+    of its rows, and networks differ by ``slope`` times what their sums do. The prediction of
+    hold-out network k is off by ``hold_out_errors_percent[k]`` of the measurement.
     """
     rows = [synthetic_row("stem", latency_ms=fixed_ms)]
     for block, (original, merged) in enumerate(zip(original_ms, merged_ms, strict=True)):
@@ -105,10 +110,11 @@ def synthetic_table(
         conditions=conditions,
     )
     every = 2 ** len(table.mergeable)
-    return _checked(
+    singles = [_mask(table, 2**number) for number in range(len(table.mergeable))]
+    return _measured(
         table,
-        [_mask(table, bits % every) for bits in range(len(hold_out_errors_percent) + 1)],
-        _mask(table, every - 1),
+        [_mask(table, 0), *singles, _mask(table, every - 1)],
+        [_mask(table, (n + 1) % every) for n in range(len(hold_out_errors_percent))],
         slope,
         offset_ms,
         hold_out_errors_percent,
@@ -130,7 +136,7 @@ def synthetic_span_table(
     hold_out_errors_percent: Sequence[float] = (0.1, -0.2, 0.3, -0.1, 0.2, -0.3, 0.1, -0.2),
     conditions: Conditions = CONDITIONS,
 ) -> LatencyTable:
-    """A calibrated table of a chain with these spans, one span a convolution among them.
+    """A table of a chain with these spans, one span a convolution among them.
 
     ``mask`` is the original network's span mask, ``between_ms`` costs of fixed pieces by position.
     A span whose latency is None is a failed row; ``bounded`` says why spans are not measured to the
@@ -164,7 +170,8 @@ def synthetic_span_table(
         ),
     )
     masks = _span_masks(table)
-    return _checked(table, masks, masks[-1], slope, offset_ms, hold_out_errors_percent)
+    checked = [masks[(n + 1) % len(masks)] for n in range(len(hold_out_errors_percent))]
+    return _measured(table, masks, checked, slope, offset_ms, hold_out_errors_percent)
 
 
 #: So many masks of a table of spans are listed at most.
@@ -187,67 +194,63 @@ def _span_masks(table: LatencyTable) -> list[str]:
     return [base, *(mask for mask in found if MERGED in mask)]
 
 
-def _checked(
+def _measured(
     table: LatencyTable,
-    masks: Sequence[str],
-    smallest: str,
+    fitted: Sequence[str],
+    checked: Sequence[str],
     slope: float,
     offset_ms: float,
     errors_percent: Sequence[float],
 ) -> LatencyTable:
-    """The table with a calibration, and with hold-out networks of these masks in turn."""
-    calibration = _calibration(table, smallest, slope, offset_ms)
-    held_out = [masks[(n + 1) % len(masks)] for n in range(len(errors_percent))]
-    hold_out = _hold_out(table, calibration, held_out, errors_percent)
-    return replace(table, calibration=calibration, hold_out=hold_out)
-
-
-def _calibration(table: LatencyTable, smallest: str, slope: float, offset_ms: float) -> Calibration:
-    base, padding = table.forms.base, table.forms.padding
-    base_sum_ms = table.sum_ms(base)
-    networks = []
-    for keep_mask in dict.fromkeys([base, smallest]):
-        sum_ms = table.sum_ms(keep_mask)
-        networks.append(
-            CalibrationNetwork(
-                keep_mask=keep_mask,
-                padding=padding,
-                measured_ms=base_sum_ms + offset_ms + slope * (sum_ms - base_sum_ms),
-                sum_ms=sum_ms,
-            )
+    """The table with networks of these masks, and what they say in its rows."""
+    base_ms = table.sum_ms(table.forms.base)
+    paddings = [table.forms.padding]
+    if any(row.kind == "merged_bias_map" for row in table.rows):
+        paddings.append("repad")
+    networks = [
+        _network(
+            mask,
+            padding,
+            "fit",
+            base_ms + offset_ms + slope * (table.sum_ms(mask, padding) - base_ms),
+            half_width=1e-6,
         )
-    return Calibration(networks=tuple(networks))
+        for mask in dict.fromkeys(fitted)
+        for padding in paddings
+    ]
+    table = replace(table, networks=tuple(networks), estimate=ESTIMATE)
+    for mask, error_percent in zip(checked, errors_percent, strict=True):
+        measured_ms = predict(table, mask).latency_ms / (1 + error_percent / 100)
+        networks.append(_network(mask, paddings[0], "check", measured_ms, half_width=0.005))
+    return with_network_costs(replace(table, networks=tuple(networks)))
+
+
+def _network(
+    mask: str,
+    padding: str,
+    role: Literal["fit", "check"],
+    measured_ms: float,
+    *,
+    half_width: float,
+) -> MeasuredNetwork:
+    return MeasuredNetwork(
+        keep_mask=mask,
+        padding=padding,
+        role=role,
+        measured_ms=measured_ms,
+        low_ms=measured_ms * (1 - half_width),
+        high_ms=measured_ms * (1 + half_width),
+        processes=8,
+    )
+
+
+def without_networks(table: LatencyTable, *, role: str | None = None) -> LatencyTable:
+    """The table as it would be had no network of this role, or of any, been measured."""
+    left = tuple(one for one in table.networks if role and one.role != role)
+    return with_network_costs(replace(table, networks=left))
 
 
 def _mask(table: LatencyTable, bits: int) -> str:
     """The mask that shrinks the mergeable block k where bit k is set."""
     shrunk = {block for place, block in enumerate(table.mergeable) if bits >> place & 1}
     return "".join("0" if block in shrunk else "1" for block in range(table.block_count))
-
-
-def _hold_out(
-    table: LatencyTable,
-    calibration: Calibration,
-    masks: Sequence[str],
-    errors_percent: Sequence[float],
-) -> HoldOut | None:
-    base, padding = table.forms.base, table.forms.padding
-    networks = []
-    for keep_mask, error_percent in zip(masks, errors_percent, strict=True):
-        plain_sum_ms = table.sum_ms(keep_mask)
-        predicted_ms = calibration.predict_ms(plain_sum_ms, padding)
-        measured_ms = predicted_ms / (1 + error_percent / 100)
-        macs_share = table.macs(keep_mask) / table.macs(base)
-        networks.append(
-            HoldOutNetwork(
-                keep_mask=keep_mask,
-                padding=padding,
-                measured_ms=measured_ms,
-                measured_low_ms=measured_ms * 0.995,
-                measured_high_ms=measured_ms * 1.005,
-                predicted_ms=predicted_ms,
-                plain_sum_ms=plain_sum_ms,
-                scaled_macs_ms=calibration.base_ms * macs_share,
-            )
-        )
-    return HoldOut(tuple(networks)) if networks else None

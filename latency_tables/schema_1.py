@@ -1,0 +1,127 @@
+"""Tables of schema version 1, as this version reads them.
+
+They held a line through sums of rows (``calibration``) and stored predictions (``hold_out``). Their
+networks are all that is taken over: those of the line are fitted, the others are checked. What the
+pieces cost in a network is estimated from these anew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from latency_tables.errors import LatencyTableError, TableFormatError
+from latency_tables.networks import MeasuredNetwork
+from latency_tables.records import parse_record
+from latency_tables.schema import COLUMNS, IN_NETWORK, SCHEMA
+from latency_tables.sidecar import FIX, CommonSidecar, Sidecar
+
+#: The columns of the CSV that came later.
+NEW_COLUMNS = (*IN_NETWORK, "profiled_ms")
+COLUMNS_1 = tuple(name for name in COLUMNS if name not in NEW_COLUMNS)
+#: The interval of the networks of a line was not kept: this share of the latency on either side.
+_HALF_WIDTH = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class _LineNetwork:
+    keep_mask: str
+    padding: str
+    measured_ms: float
+    sum_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Line:
+    DERIVED: ClassVar = ("intercept_ms", "base_sum_ms", "slope", "slope_bias_map")
+
+    networks: tuple[_LineNetwork, ...]
+    method: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CheckNetwork:
+    keep_mask: str
+    padding: str
+    measured_ms: float
+    measured_low_ms: float
+    measured_high_ms: float
+    predicted_ms: float
+    plain_sum_ms: float
+    scaled_macs_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Check:
+    DERIVED: ClassVar = (
+        "mape_percent",
+        "max_error_percent",
+        "within_5_percent",
+        "within_10_percent",
+        "kendall_tau",
+        "interval_percent",
+        "interval_method",
+        "leave_one_out_coverage_percent",
+        "plain_sum_mape_percent",
+        "plain_sum_max_error_percent",
+        "scaled_macs_mape_percent",
+        "scaled_macs_max_error_percent",
+    )
+
+    networks: tuple[_CheckNetwork, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sidecar1(CommonSidecar):
+    context: str
+    calibration: _Line | None
+    hold_out: _Check | None
+    contexts: Mapping[str, Any]
+
+
+def is_version_1(text: str) -> bool:
+    """Whether the text of a sidecar is of schema version 1."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(data, dict) and data.get("schema_version") == 1
+
+
+def parse_sidecar_1(text: str, where: str) -> Sidecar:
+    """The sidecar of version 1 as one of today. Raises LatencyTableError, which names ``where``."""
+    old = parse_record(text, _Sidecar1, where=where, error=TableFormatError, fix=FIX, schema=SCHEMA)
+    common = {field.name: getattr(old, field.name) for field in fields(CommonSidecar)}
+    try:
+        networks = _networks(old)
+    except LatencyTableError as error:
+        raise type(error)(f"{where}: {error}: {FIX}") from None
+    return Sidecar(**common, networks=networks, estimate=None, level=None)
+
+
+def _networks(old: _Sidecar1) -> tuple[MeasuredNetwork, ...]:
+    fitted = [
+        MeasuredNetwork(
+            keep_mask=one.keep_mask,
+            padding=one.padding,
+            role="fit",
+            measured_ms=one.measured_ms,
+            low_ms=one.measured_ms * (1 - _HALF_WIDTH),
+            high_ms=one.measured_ms * (1 + _HALF_WIDTH),
+        )
+        for one in (old.calibration.networks if old.calibration else ())
+    ]
+    checked = [
+        MeasuredNetwork(
+            keep_mask=one.keep_mask,
+            padding=one.padding,
+            role="check",
+            measured_ms=one.measured_ms,
+            low_ms=one.measured_low_ms,
+            high_ms=one.measured_high_ms,
+        )
+        for one in (old.hold_out.networks if old.hold_out else ())
+    ]
+    return (*fitted, *checked)
