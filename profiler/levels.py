@@ -16,12 +16,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from latency_tables.networks import Level
 
 from latency_tables.estimator import NORMAL_95
+from latency_tables.networks import Level
 from latency_tables.schema import STATISTICS, Conditions
 from profiler.errors import MeasurementError
 from profiler.measurement import Measurement
@@ -33,12 +34,14 @@ Integers = npt.NDArray[np.int64]
 #: With fewer jobs a process has no level apart from what its jobs take.
 LEAST_JOBS = 3
 #: A visit counts if it is within so many standard deviations of its process's level.
-COUNTED_SD = 2.5
+COUNTED_SD = 3.0
 #: The least standard deviation of the visits of a process, and the least distance that counts.
 LEAST_SD, LEAST_DISTANCE = 0.003, 0.01
 #: A process whose level is by more above the lower quartile of all levels was disturbed.
 DISTURBED = 0.05
 ITERATIONS = 20
+#: In the first of them a process's level is looked for anew; then it only moves.
+MODE_ITERATIONS = 6
 #: So many visits' worth of the spread of all jobs are part of what is said of one job's spread.
 POOLED_VISITS = 4.0
 
@@ -142,20 +145,24 @@ class _TwoWay:
         self._sd = np.full(len(self.level), 0.02)
         groups = [logs[job == number] for number in range(int(job.max()) + 1)]
         self.latency: Floats = np.array([np.quantile(group, 0.3) for group in groups])
-        for _ in range(ITERATIONS):
+        for iteration in range(ITERATIONS):
             if has_levels:
-                self._fit_levels()
+                self._fit_levels(from_modes=iteration < MODE_ITERATIONS)
             self._fit_latencies(has_levels)
 
-    def _fit_levels(self) -> None:
+    def _fit_levels(self, from_modes: bool) -> None:
         rest = self._logs - self.latency[self._job]
         for number in range(len(self.level)):
             own = rest[self._process == number]
+            centre = half_sample_mode(own) if from_modes else self.level[number]
             reach = max(LEAST_DISTANCE, COUNTED_SD * self._sd[number])
-            near = own[np.abs(own - half_sample_mode(own)) < reach]
-            self.level[number] = np.median(near)
-            deviation = np.median(np.abs(near - self.level[number]))
-            self._sd[number] = max(LEAST_SD, 1.4826 * deviation)
+            near = own[np.abs(own - centre) < reach]
+            self.level[number] = np.mean(near) if len(near) else centre
+            if len(near):
+                deviation = np.median(np.abs(near - self.level[number]))
+                self._sd[number] = max(LEAST_SD, 1.4826 * deviation)
+        # A process may weigh less than most for its disorder, and not more for its luck.
+        self._sd = np.maximum(self._sd, np.median(self._sd))
         self.level -= np.average(self.level, weights=self._sd**-2)
 
     def _fit_latencies(self, has_levels: bool) -> None:
@@ -173,26 +180,34 @@ class _TwoWay:
             else:
                 self.latency[number] = np.median(plain[own])
 
-    @property
+    @cached_property
+    def _squares(self) -> Floats:
+        """What is left of each visit, squared, with the share that the fit took of it."""
+        rest = self._logs - self.level[self._process] - self.latency[self._job]
+        used = int(self._counts.sum())
+        return np.asarray(rest**2 * used / max(1, used - len(self.latency) - len(self.level)))
+
+    @cached_property
     def spread(self) -> float:
-        """Of the visits that count, about their job and level."""
-        rest = (self._logs - self.level[self._process] - self.latency[self._job])[self._counts]
-        return float(np.sqrt(np.mean(rest**2))) if len(rest) else LEAST_SD
+        """Of the visits about their job and level, processes weighing as they do in the fit."""
+        if not self._counts.any():
+            return LEAST_SD
+        weights = (self._sd[self._process] ** -2)[self._counts]
+        return max(LEAST_SD, math.sqrt(np.average(self._squares[self._counts], weights=weights)))
 
     def errors(self) -> tuple[Floats, Integers]:
         """The standard error of each latency, and from how many processes it is."""
-        rest = self._logs - self.level[self._process] - self.latency[self._job]
-        weights = self._counts / self._sd[self._process] ** 2
+        weights = self._sd[self._process] ** -2
         errors, counts = np.zeros(len(self.latency)), np.zeros(len(self.latency), dtype=np.int64)
-        pooled = max(self.spread, LEAST_SD) ** 2
         for number in range(len(self.latency)):
             own = (self._job == number) & self._counts
+            own = own if own.any() else self._job == number
             counts[number] = len(set(self._process[own].tolist()))
-            squares = float(np.sum(rest[own] ** 2))
-            variance = (squares + POOLED_VISITS * pooled) / (max(0, own.sum() - 1) + POOLED_VISITS)
-            effective = weights[own].sum() ** 2 / np.sum(weights[own] ** 2) if own.any() else 1.0
+            each = np.array([*self._squares[own], self.spread**2])
+            variance = np.average(each, weights=[*[1.0] * int(own.sum()), POOLED_VISITS])
+            effective = weights[own].sum() ** 2 / np.sum(weights[own] ** 2)
             errors[number] = math.sqrt(variance / effective)
-        return errors, np.maximum(counts, 1)
+        return errors, counts
 
 
 def half_sample_mode(values: Floats) -> float:

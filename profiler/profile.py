@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from latency_tables.contexts import CONTEXTS
 from latency_tables.pieces import NetworkPieces
 from latency_tables.schema import Conditions
 from latency_tables.span_masks import SpanChoice
 from latency_tables.table import LatencyTable
 from profiler.estimate import DurationEstimate
-from profiler.planning.profile_plan import DUPLICATES, HOLD_OUT_NETWORKS, Compose, plan_jobs
-from profiler.schedule import FixedRounds
+from profiler.planning.profile_plan import CHECK_NETWORKS, Compose, Operators, plan_jobs
+from profiler.profile_schedule import TARGET_PERCENT, ProfileSchedule, building
+from profiler.runtimes import traits_of
 from profiler.scheduling.serial import Scheduler
 from profiler.session import Progress, Session, SessionResult
 from profiler.settings import ProfileSettings
 from profiler.table.audit import machine_warnings
-from profiler.table.builder import build_tables
+from profiler.table.builder import build_table
+from profiler.table.evidence import weigh
 from profiler.workload_files import BuildFile
 
 
@@ -26,31 +28,31 @@ from profiler.workload_files import BuildFile
 class ProfileRequest:
     """What to profile, on what, and how thoroughly; ``folder`` keeps the journal.
 
-    ``contexts`` are those in which the pieces are costed; the one that predicts best is the table.
-    ``spans`` are the spans that are profiled, None in a network of blocks: its widest merged kernel
-    bounds what is measured, its mode is only kept.
+    ``operators`` is whose the operators of the networks of ``compose`` are. ``spans`` are the spans
+    that are profiled, None in a network of blocks: its widest merged kernel bounds what is
+    measured, its mode is only kept. ``check`` networks take no part in the estimate.
     """
 
     pieces: NetworkPieces
     compose: Compose
+    operators: Operators
     build: BuildFile
     conditions: Conditions
     folder: Path
     date: str
     dshrink_version: str
-    hold_out: int = HOLD_OUT_NETWORKS
-    duplicates: int = DUPLICATES
-    contexts: Sequence[str] = CONTEXTS[:1]
+    check: int = CHECK_NETWORKS
+    target_percent: float = TARGET_PERCENT
+    time_limit_s: float = math.inf
     spans: SpanChoice | None = None
     settings: ProfileSettings = field(default_factory=ProfileSettings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """The table, the tables of all its contexts, and the session they were measured in."""
+    """The table, and the session it was measured in."""
 
     table: LatencyTable
-    tables: Mapping[str, LatencyTable]
     session: SessionResult
 
 
@@ -65,23 +67,30 @@ def profile(
 
     ``on_start`` gets the estimate before the first job runs. Raises what ``Session`` raises.
     """
+    conditions, traits = request.conditions, traits_of(request.conditions)
     plan = plan_jobs(
         request.pieces,
         request.compose,
-        hold_out=request.hold_out,
-        duplicates=request.duplicates,
+        request.operators,
+        check=request.check,
         seed=request.settings.seed,
-        contexts=request.contexts,
+        # A compiled network has no operators left that could be identified.
+        profiles=traits.layer_profiles and conditions.launch != "compiled",
         max_kernel=request.spans.max_kernel if request.spans else None,
     )
-
+    schedule = ProfileSchedule(
+        plan=plan,
+        weigh=lambda measurements: weigh(plan, conditions, measurements),
+        target_percent=request.target_percent,
+        time_limit_s=request.time_limit_s,
+    )
     with Session(
         plan=plan,
-        conditions=request.conditions,
+        conditions=conditions,
         scheduler=scheduler,
         build=request.build,
         folder=request.folder,
-        schedule=FixedRounds(rounds=request.settings.rounds),
+        schedule=building(schedule) if traits.builds else schedule,
         settings=request.settings,
     ) as session:
         if on_start:
@@ -89,10 +98,10 @@ def profile(
         result = session.run(*([progress] if progress else []))
         session.workloads.delete()
     fingerprint = result.environments[0] if result.environments else {}
-    made = build_tables(
+    table = build_table(
         plan,
         result.measurements,
-        request.conditions,
+        conditions,
         dict(
             fingerprint=fingerprint,
             seed=request.settings.seed,
@@ -100,7 +109,7 @@ def profile(
             dshrink_version=request.dshrink_version,
             spans=request.spans,
         ),
-        warnings=(*machine_warnings(fingerprint, request.conditions), *result.warnings),
+        warnings=(*machine_warnings(fingerprint, conditions), *result.warnings),
         boards=result.boards,
     )
-    return Profile(table=made.table, tables=made.tables, session=result)
+    return Profile(table=table, session=result)

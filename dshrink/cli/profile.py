@@ -51,14 +51,16 @@ def command(
         bool, pieces("--dense", help="with blocks: also measure same-FLOPs dense counterparts")
     ] = False,
     hold_out: Annotated[int, typer.Option(min=8, help="number of hold-out networks")] = 20,
-    contexts: Annotated[
-        list[str] | None,
-        pieces(
-            "--context",
-            help="context in which pieces are measured: isolated, pair, layers, several of them, "
-            "or best (all that the runtime allows; a GPU's default). The table is the one that "
-            "predicts best; a CPU's default is isolated, for spans pair",
+    target_error: Annotated[
+        float,
+        typer.Option(
+            help="per cent that predictions are to be off by on average; measuring goes on until "
+            "they should be"
         ),
+    ] = 0.7,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(min=1, help="seconds of measuring after which it ends all the same"),
     ] = None,
     seed: options.Seed = 0,
     json: options.Json = False,

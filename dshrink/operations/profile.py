@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from datetime import UTC, datetime
 from pathlib import Path
 
 from dshrink.errors import DshrinkError
 from dshrink.network.models import Network, load_network
 from dshrink.pieces.block_pieces import network_pieces
+from dshrink.pieces.operator_places import operator_places
 from dshrink.pieces.span_pieces import span_pieces
 from dshrink.pieces.specs import shrunk_spec
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
@@ -16,9 +17,9 @@ from dshrink.version import __version__
 from latency_tables.io import save_table
 from latency_tables.pieces import NetworkPieces
 from latency_tables.span_masks import SpanChoice
-from profiler.planning.contexts import choose_contexts
+from profiler.planning.profile_plan import CHECK_NETWORKS
 from profiler.profile import Profile, ProfileRequest, profile
-from profiler.runtimes import traits_of
+from profiler.profile_schedule import TARGET_PERCENT
 from profiler.settings import settings_for
 from profiler.target import Target, measuring_on
 from profiler.workloads import build_onnx
@@ -39,27 +40,31 @@ def profile_network(
     span_mode: str | None = None,
     max_kernel: int | None = None,
     dense: bool = False,
-    hold_out: int = 20,
-    contexts: Sequence[str] = (),
+    hold_out: int = CHECK_NETWORKS,
+    target_error: float = TARGET_PERCENT,
+    time_limit: float | None = None,
     seed: int = 0,
     on_progress: OnProgress = no_progress,
     notice: Notice = no_notice,
 ) -> Profile:
-    """Trace and measure ``model``; save the table in ``folder``, those of its contexts below it.
+    """Trace and measure ``model``; save the table in ``folder``.
 
     The same call resumes an interrupted run. ``classes`` is how many outputs the network has, the
-    library's own number if not given. Raises DshrinkError for options that exclude each other.
+    library's own number if not given. Measuring ends when predictions should be off
+    by ``target_error`` per cent on average, or after ``time_limit`` seconds; ``hold_out`` networks
+    take no part in the estimate. Raises DshrinkError for options that exclude each other.
     """
     _check_segments(segments, dense=dense, span_mode=span_mode, max_kernel=max_kernel)
     choice = SpanChoice(mode=span_mode or SPAN_MODE, max_kernel=max_kernel)
     spans = choice if segments == "spans" else None
     with measuring_on(target, notice) as (scheduler, conditions):
-        able = traits_of(conditions).layer_profiles
-        chosen = choose_contexts(contexts, conditions, layer_profiles=able, spans=spans is not None)
         network = load_network(model, resolution=resolution, classes=classes)
         request = ProfileRequest(
             pieces=_pieces(network, spans, dense, notice),
             compose=lambda mask, padding: shrunk_spec(
+                network, mask, segments=segments, padding=padding
+            ),
+            operators=lambda mask, padding: operator_places(
                 network, mask, segments=segments, padding=padding
             ),
             build=build_onnx,
@@ -67,8 +72,9 @@ def profile_network(
             folder=folder,
             date=datetime.now(UTC).isoformat(timespec="seconds"),
             dshrink_version=__version__,
-            hold_out=hold_out,
-            contexts=chosen,
+            check=hold_out,
+            target_percent=target_error,
+            time_limit_s=math.inf if time_limit is None else time_limit,
             spans=spans,
             settings=settings_for(conditions, seed=seed),
         )
@@ -78,9 +84,6 @@ def profile_network(
             on_start=lambda estimate: notice(str(estimate)),
             progress=on_progress,
         )
-    if len(result.tables) > 1:
-        for name, table in result.tables.items():
-            save_table(table, folder / name)
     save_table(result.table, folder)
     session = result.session
     notice(

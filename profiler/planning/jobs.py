@@ -16,7 +16,7 @@ from latency_tables.schema import Conditions
 from profiler.errors import InvalidJobError
 from profiler.runtimes import request_options
 
-JobKind = Literal["piece", "network", "duplicate", "pair", "layers"]
+JobKind = Literal["piece", "network", "layers"]
 #: About what a runtime takes to load and optimise a file.
 LOAD_S = 0.1
 

@@ -1,9 +1,8 @@
 """Whether measurements are consistent with each other.
 
 A latency can be precise and wrong: a piece that the runtime optimised away, a machine that changed
-its clock. So duplicates must agree, what does more of the same must not be faster, and nothing may
-be faster than arithmetic allows. What looks wrong is measured once more; if it persists, the table
-carries a warning.
+its clock. So what does more of the same must not be faster, and nothing may be faster than
+arithmetic allows. What looks wrong is a warning of the table.
 """
 
 from __future__ import annotations
@@ -12,19 +11,16 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import permutations
-from typing import Any, ClassVar
+from typing import Any
 
 from latency_tables.opspec import Conv, Op, OpSpec, Shape
 from latency_tables.schema import Conditions
 from profiler.measurement import Measurement
 from profiler.planning.jobs import Job
-from profiler.planning.profile_plan import ProfilePlan, duplicate_job_id
+from profiler.planning.profile_plan import ProfilePlan
 
-#: Percent by which a duplicate may differ.
-DUPLICATE_LIMIT_PERCENT = 1.0
-
-#: Kinds of jobs that are looked at: the latencies of pairs are no rows, layers have none.
-AUDITED_KINDS = ("piece", "network", "duplicate")
+#: Pieces that a warning names before it stops.
+NAMED = 2
 
 #: Load average a core above which other work is likely to disturb.
 BUSY_LOAD = 0.5
@@ -73,86 +69,36 @@ def speed_limit(conditions: Conditions) -> SpeedLimit | None:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Duplicate:
-    """A piece measured twice, from two files of different weights."""
-
-    DERIVED: ClassVar = ("difference_percent", "agree")
-
-    piece: str
-    digest: str
-    latency_ms: float
-    twin_ms: float
-
-    @property
-    def difference_percent(self) -> float:
-        return 100.0 * (self.twin_ms / self.latency_ms - 1.0)
-
-    @property
-    def agree(self) -> bool:
-        return abs(self.difference_percent) <= DUPLICATE_LIMIT_PERCENT
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Audit:
-    """What was found; ``suspects`` are the ids of the jobs that a warning is about."""
-
-    duplicates: tuple[Duplicate, ...]
-    warnings: tuple[str, ...]
-    suspects: frozenset[str]
-
-
 def audit(
     plan: ProfilePlan, measurements: Mapping[str, Measurement], conditions: Conditions
-) -> Audit:
-    """Compare the measurements with each other and with what is possible at all."""
-    audited = (job for job in plan.jobs if job.kind in AUDITED_KINDS)
-    known = [job for job in audited if not measurements[job.id].failed]
+) -> tuple[str, ...]:
+    """Compare the measurements with each other and with what is possible at all; warnings."""
+    timed = (job for job in plan.jobs if job.kind in ("piece", "network"))
+    known = [job for job in timed if not measurements[job.id].failed]
     pieces = [job for job in known if job.kind == "piece"]
-    duplicates = _duplicates(known, measurements)
-    found = [
-        *_disagreeing(duplicates),
-        *_too_fast(known, measurements, conditions),
-        *_out_of_order(pieces, measurements, conditions),
-    ]
-    return Audit(
-        duplicates=tuple(duplicates),
-        warnings=tuple(text for text, _ in found),
-        suspects=frozenset(name for _, names in found for name in names),
+    return (
+        *_summary(
+            _too_fast(known, measurements, conditions),
+            "faster than any such machine computes: the runtime did not run all of it; report it",
+        ),
+        *_summary(
+            _out_of_order(pieces, measurements, conditions),
+            "faster than one with fewer channels or smaller kernels; if that is not the runtime's "
+            "choice of kernels, profile again",
+        ),
     )
 
 
-_Finding = tuple[str, tuple[str, ...]]
-
-
-def _duplicates(known: Sequence[Job], measurements: Mapping[str, Measurement]) -> list[Duplicate]:
-    pieces = {job.id: job for job in known if job.kind == "piece"}
-    return [
-        Duplicate(
-            piece=pieces[duplicate.spec.digest].label,
-            digest=duplicate.spec.digest,
-            latency_ms=measurements[duplicate.spec.digest].latency_ms,
-            twin_ms=measurements[duplicate.id].latency_ms,
-        )
-        for duplicate in known
-        if duplicate.kind == "duplicate" and duplicate.spec.digest in pieces
-    ]
-
-
-def _disagreeing(duplicates: Iterable[Duplicate]) -> Iterator[_Finding]:
-    for one in duplicates:
-        if not one.agree:
-            yield (
-                f"{one.piece}: two measurements of it, {one.latency_ms:.4g} and {one.twin_ms:.4g} "
-                f"ms, differ by {abs(one.difference_percent):.1f} %; at most "
-                f"{DUPLICATE_LIMIT_PERCENT:g} % was expected",
-                (one.digest, duplicate_job_id(one.digest)),
-            )
+def _summary(found: Iterable[str], meaning: str) -> Iterator[str]:
+    texts = list(found)
+    if texts:
+        more = f" and {len(texts) - NAMED} more" if len(texts) > NAMED else ""
+        yield f"{', '.join(texts[:NAMED])}{more}: {meaning}"
 
 
 def _too_fast(
     jobs: Iterable[Job], measurements: Mapping[str, Measurement], conditions: Conditions
-) -> Iterator[_Finding]:
+) -> Iterator[str]:
     limit = speed_limit(conditions)
     if limit is None:
         return
@@ -160,16 +106,12 @@ def _too_fast(
         least_ms = limit.least_ms(job.spec, conditions.batch)
         latency_ms = measurements[job.id].latency_ms
         if latency_ms < least_ms:
-            yield (
-                f"{job.label}: {latency_ms:.4g} ms is faster than any such machine computes "
-                f"({least_ms:.4g} ms): the runtime did not run all of it",
-                (job.id,),
-            )
+            yield f"{job.label} ({latency_ms:.4g} ms, possible are {least_ms:.4g} ms)"
 
 
 def _out_of_order(
     pieces: Sequence[Job], measurements: Mapping[str, Measurement], conditions: Conditions
-) -> Iterator[_Finding]:
+) -> Iterator[str]:
     if conditions.clock == "cuda_events":
         pieces = [piece for piece in pieces if _is_aligned(piece.spec)]
     for larger, smaller in permutations(pieces, 2):
@@ -178,9 +120,8 @@ def _out_of_order(
         fast, slow = measurements[larger.id], measurements[smaller.id]
         if fast.high_ms < slow.low_ms:
             yield (
-                f"{larger.label} has more channels or larger kernels than {smaller.label}, and yet "
-                f"takes {fast.latency_ms:.4g} ms against {slow.latency_ms:.4g} ms",
-                (larger.id, smaller.id),
+                f"{larger.label} ({fast.latency_ms:.4g} ms; {smaller.label}: "
+                f"{slow.latency_ms:.4g} ms)"
             )
 
 

@@ -1,0 +1,165 @@
+"""The rounds of a profile: pieces alone a few times, whole networks until predictions are right.
+
+Every round is a process (a build of each engine, where the runtime builds). Rounds go on until the
+networks are known to ``NETWORK_ERROR`` and predictions should be off by no more than the target;
+where more networks would make them better, more are chosen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from profiler.errors import InvalidJobError
+from profiler.measurement import Measurement
+from profiler.planning.bounds import too_slow
+from profiler.planning.network_choice import choose_networks, expected_error
+from profiler.planning.profile_plan import PlannedNetwork, ProfilePlan
+from profiler.schedule import Known
+from profiler.table.evidence import Evidence
+
+#: Rounds in which pieces are measured alone: they are only what networks are judged by first.
+PIECE_ROUNDS = 3
+#: Profiles of its layers that a network gets, a process each.
+PROFILES = 3
+#: Networks that are chosen at a time.
+BATCH = 8
+#: The mean standard error that networks are measured to, as a share of their latency.
+NETWORK_ERROR = 0.004
+TARGET_PERCENT = 0.7
+#: A network that joins late is in at least so many rounds.
+LEAST_ROUNDS = 4
+
+#: What is known once these measurements are there; None where they are too few.
+Weigh = Callable[[Mapping[str, Measurement]], Evidence | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileSchedule:
+    """``target_percent`` is the mean error that predictions are to have.
+
+    ``time_limit_s`` is how long measuring may take (the round that is begun is ended), between
+    ``least_rounds`` and ``most_rounds`` are made.
+    """
+
+    plan: ProfilePlan
+    weigh: Weigh
+    target_percent: float = TARGET_PERCENT
+    time_limit_s: float = math.inf
+    least_rounds: int = 6
+    most_rounds: int = 20
+
+    def __post_init__(self) -> None:
+        if not (0 < self.target_percent < 100 and self.time_limit_s > 0):
+            raise InvalidJobError(
+                f"the target error ({self.target_percent:g} %) must be between 0 and 100 %, the "
+                f"time limit ({self.time_limit_s:g} s) above 0"
+            )
+
+    def next_round(self, number: int, known: Known) -> Collection[str]:
+        """Pieces in the first rounds, all networks that are in use, and their profiles."""
+        measured = known.measurements
+        if number == 0:
+            first = self.plan.networks_of("start", "check")
+            return [*self.plan.piece_ids, *self._jobs(first, measured)]
+        evidence = self.weigh(measured)
+        if number > 1 and self._is_over(number, known, evidence):
+            return []
+        used = [*self.plan.networks_of("start", "check"), *self._chosen(measured)]
+        if self._wants_more(number, evidence):
+            assert evidence is not None
+            used += self._next_batch(evidence, used, 2 if number == 1 else 1)
+        pieces = self._pieces(measured) if number < PIECE_ROUNDS else []
+        return [*pieces, *self._jobs(used, measured)]
+
+    def estimate(self, number: int, known: Known) -> tuple[int, str]:
+        """The rounds that are left at least, and the error that predictions should have now."""
+        each = len(self.plan.networks_of("start", "check")) + 2 * BATCH
+        rounds = max(1, self.least_rounds - number)
+        pieces = len(self.plan.piece_ids) * max(0, PIECE_ROUNDS - number)
+        left = pieces + rounds * each + self._profiles_left(number)
+        evidence = self.weigh(known.measurements) if number > 1 else None
+        return left, f"error {self.error_percent(evidence):.2f} %" if evidence else ""
+
+    def error_percent(self, evidence: Evidence) -> float:
+        """The mean error that predictions of what a search may ask for should have."""
+        networks = [self.plan.places(one) for one in self.plan.networks]
+        known = [places for places in networks if evidence.knows(places)]
+        return 100.0 * expected_error(evidence.costs, known) if known else math.inf
+
+    def _profiles_left(self, number: int) -> int:
+        has_profiles = any(network.profile_id for network in self.plan.networks)
+        return 2 * BATCH * max(0, PROFILES + 1 - number) if has_profiles else 0
+
+    def _is_over(self, number: int, known: Known, evidence: Evidence | None) -> bool:
+        if number >= self.most_rounds or known.spent_s >= self.time_limit_s:
+            return True
+        if number < self.least_rounds:
+            return False
+        if evidence is None:
+            return True
+        late = [one for one in self._chosen(known.measurements) if self._is_late(one, known)]
+        is_right = self.error_percent(evidence) <= self.target_percent or not self._left(
+            self._chosen(known.measurements), evidence
+        )
+        return is_right and not late and evidence.network_error <= NETWORK_ERROR
+
+    def _is_late(self, network: PlannedNetwork, known: Known) -> bool:
+        one = known.measurements[network.job_id]
+        return not one.given_up and len(one.parts) < LEAST_ROUNDS
+
+    def _wants_more(self, number: int, evidence: Evidence | None) -> bool:
+        if evidence is None:
+            return False
+        is_due = number == 1 or number >= LEAST_ROUNDS
+        return is_due and (number == 1 or self.error_percent(evidence) > self.target_percent)
+
+    def _chosen(self, measured: Mapping[str, Measurement]) -> list[PlannedNetwork]:
+        """The candidates that earlier rounds measured."""
+        candidates = self.plan.networks_of("candidate")
+        return [one for one in candidates if measured[one.job_id].replies]
+
+    def _left(
+        self, used: Sequence[PlannedNetwork], evidence: Evidence
+    ) -> dict[str, PlannedNetwork]:
+        taken = {network.job_id for network in used}
+        return {
+            network.job_id: network
+            for network in self.plan.networks_of("candidate")
+            if network.job_id not in taken and evidence.knows(self.plan.places(network))
+        }
+
+    def _next_batch(
+        self, evidence: Evidence, used: Sequence[PlannedNetwork], batches: int
+    ) -> list[PlannedNetwork]:
+        left = self._left(used, evidence)
+        places = {name: self.plan.places(network) for name, network in left.items()}
+        return [left[one] for one in choose_networks(evidence.costs, places, batches * BATCH)]
+
+    def _jobs(
+        self, networks: Sequence[PlannedNetwork], measured: Mapping[str, Measurement]
+    ) -> list[str]:
+        """Their jobs that are worth a round more."""
+        wanted = {network.job_id: None for network in networks}
+        for network in networks:
+            if network.profile_id and len(measured[network.profile_id].replies) < PROFILES:
+                wanted[network.profile_id] = None
+        return [name for name in wanted if not measured[name].given_up]
+
+    def _pieces(self, measured: Mapping[str, Measurement]) -> list[str]:
+        """All pieces but spans that one round has shown to be too slow for any search.
+
+        A piece at several places is one job; it is too slow if it is at all of them.
+        """
+        pieces = self.plan.pieces
+        slow = too_slow(pieces, measured, self.plan.in_networks)
+        needed = {piece.spec.digest for piece in pieces.pieces if piece.place not in slow}
+        return [
+            name for name in self.plan.piece_ids if name in needed and not measured[name].given_up
+        ]
+
+
+def building(schedule: ProfileSchedule) -> ProfileSchedule:
+    """The schedule for a runtime that builds an engine a round, which takes long."""
+    return replace(schedule, least_rounds=3, most_rounds=5)
