@@ -1,8 +1,8 @@
 """Which piece each operator of a shrunk network belongs to.
 
-By this a runtime's profile of a whole network tells what its pieces cost there. The places are those
-whose pieces ``network_pieces`` and ``span_pieces`` make: an activation at the end of a span is part
-of the span, even where an addition stands between.
+By this a runtime's profile of a whole network tells what its pieces cost there. The places are
+those of the pieces of ``network_pieces`` and ``span_pieces``: an activation at the end of a span is
+part of the span, even where an addition stands between.
 """
 
 from __future__ import annotations
