@@ -44,7 +44,7 @@ _TENSORRT = RuntimeTraits(
 )
 #: By runtime and processor.
 TRAITS: Mapping[tuple[str, str], RuntimeTraits] = {
-    ("onnxruntime", "cpu"): RuntimeTraits(),
+    ("onnxruntime", "cpu"): RuntimeTraits(layer_profiles=True),
     ("tensorrt", "gpu"): _TENSORRT,
     ("trtexec", "gpu"): replace(_TENSORRT, cache_modes=("hot",)),
     ("pytorch", "cpu"): RuntimeTraits(launches=("plain", "compiled"), layer_profiles=True),

@@ -137,15 +137,8 @@ def _between(network: Network, chain: Chain, conv: ChainConv) -> Iterator[Piece]
 def _addition(network: Network, addition: Addition) -> Piece:
     """The shortcut's own layers and the addition; a spec has one input, so it adds that twice."""
     spec, layers = network.spec, network.lowered.layers
-    ops: tuple[Op, ...] = ()
-    numbers: tuple[int, ...] = ()
-    if addition.shortcut != addition.fork:
-        try:
-            numbers = operators_between(spec, layers, addition.fork, addition.shortcut)
-        except NotMergeable as error:
-            where = f"in the shortcut of {layers[addition.op]}"
-            raise _no_chain(network, f"{where}, {error}") from None
-        ops = part_of(spec, addition.fork, numbers).ops
+    numbers = shortcut_ops(network, addition)
+    ops = part_of(spec, addition.fork, numbers).ops if numbers else ()
     return Piece(
         kind="addition",
         span=(addition.start, addition.end),
@@ -155,3 +148,18 @@ def _addition(network: Network, addition: Addition) -> Piece:
             ops=(*ops, Add(inputs=(len(ops), len(ops)))),
         ),
     )
+
+
+def shortcut_ops(network: Network, addition: Addition) -> tuple[int, ...]:
+    """The operators of an addition's shortcut, in order; none where it is the fork's own tensor.
+
+    Raises ShrinkError where they read, or give, something else besides.
+    """
+    if addition.shortcut == addition.fork:
+        return ()
+    spec, layers = network.spec, network.lowered.layers
+    try:
+        return operators_between(spec, layers, addition.fork, addition.shortcut)
+    except NotMergeable as error:
+        where = f"in the shortcut of {layers[addition.op]}"
+        raise _no_chain(network, f"{where}, {error}") from None

@@ -5,13 +5,13 @@ Structure only, no weights: the merge must give convolutions of exactly these sh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from dshrink.errors import NotMergeable, ShrinkError
 from dshrink.merge.linear_graph import LinearGraph, region_graph
 from dshrink.merge.padding import pads_inside, require_constant_border
-from dshrink.network.mask_changes import Region, rewriting
+from dshrink.network.mask_changes import Region, Rewriting, rewriting
 from dshrink.network.models import Network
 from latency_tables.masks import check_padding
 from latency_tables.opspec import Activation, BiasMap, Conv, Op, OpSpec
@@ -77,20 +77,34 @@ def shrunk_spec(
     ShrinkError for a mask that does not fit or merges what cannot merge.
     """
     changes = rewriting(network, mask, segments=segments, free_activation=free_activation)
+    ops = tuple(op for op, _ in rewritten_ops(network, changes, padding=padding))
+    return OpSpec(input_shape=network.spec.input_shape, ops=ops)
+
+
+def rewritten_ops(
+    network: Network, changes: Rewriting, *, padding: str
+) -> Iterator[tuple[Op, int]]:
+    """The operators of a rewritten network, each with the one of the network that it comes from.
+
+    What replaces a region comes from the region's last operator, a free activation from the
+    operator before it. Raises ShrinkError for a region that cannot merge.
+    """
     spec, layers = network.spec, network.lowered.layers
     merged = {
         region.ops[-1]: (region.enters, merged_ops(spec, region, padding=padding, layers=layers))
         for region in changes.regions
     }
     gone = {n for region in changes.regions for n in region.ops}
-    ops: list[Op] = []
+    made = 0
     number = {0: 0}  # tensor of the old network -> tensor of the new one
     for n, op in enumerate(spec.ops):
+        new: tuple[Op, ...] = ()
         if n in merged:
-            enters, new = merged[n]
-            base, start = number[enters], len(ops)
-            ops += (
-                replace(o, inputs=tuple(start + t if t else base for t in o.inputs)) for o in new
+            enters, replacing = merged[n]
+            base = number[enters]
+            new = tuple(
+                replace(o, inputs=tuple(made + t if t else base for t in o.inputs))
+                for o in replacing
             )
         elif n in changes.removed:
             number[n + 1] = number[op.inputs[0]]
@@ -98,8 +112,9 @@ def shrunk_spec(
         elif n in gone:
             continue
         else:
-            ops.append(replace(op, inputs=tuple(number[t] for t in op.inputs)))
+            new = (replace(op, inputs=tuple(number[t] for t in op.inputs)),)
         if n + 1 in changes.activated:
-            ops.append(Activation(inputs=(len(ops),), function=FREE_ACTIVATION))
-        number[n + 1] = len(ops)
-    return OpSpec(input_shape=spec.input_shape, ops=tuple(ops))
+            new += (Activation(inputs=(made + len(new),), function=FREE_ACTIVATION),)
+        yield from ((o, n) for o in new)
+        made += len(new)
+        number[n + 1] = made

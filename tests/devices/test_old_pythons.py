@@ -45,9 +45,12 @@ from latency_tables.opspec import (
     OpSpec,
     Pool,
 )
+from latency_tables.places import Place
 from profiler.profile import ProfileRequest, profile
+from profiler.replies import LayerTimes, parse_result
 from profiler.scheduling.serial import SerialScheduler
 from profiler.settings import ProfileSettings
+from profiler.table.layer_profile import share_out
 from profiler.target import Target, probe_conditions
 from profiler.workloads import build_onnx
 
@@ -176,9 +179,9 @@ def test_the_oldest_runtime_that_a_device_allows_reads_them() -> None:
         assert limit.max_opset >= OPSET and limit.max_ir >= IR_VERSION, limit
 
 
-def measure_file(agent: AgentProcess, file: Path) -> dict[str, Any]:
+def measure_file(agent: AgentProcess, file: Path, do: str = "measure") -> dict[str, Any]:
     """What the agent answers about a file of ours."""
-    request = {"do": "measure", "runtime": "onnxruntime", "file": str(file)}
+    request = {"do": do, "runtime": "onnxruntime", "file": str(file)}
     request |= {"sha256": file_digest(str(file)), "rule": QUICK._asdict()}
     return agent.request(request, PATIENCE_S)
 
@@ -199,6 +202,23 @@ def test_the_oldest_runtime_measures_our_files(
         # Between a hundred multiply-accumulates a nanosecond and one a microsecond.
         assert spec.macs / 100 < min(samples) <= max(samples) < spec.macs * 1000
     assert 0 < result["prepare_s"] < PATIENCE_S
+
+
+@pytest.mark.parametrize("what", ["every operator", "a whole network"])
+def test_the_oldest_runtime_says_how_long_each_operator_took(
+    old_agent: AgentProcess, network: Callable[..., Network], tmp_path: Path, what: str
+) -> None:
+    whole = what == "a whole network"
+    spec = network("mobilenetv2_100", resolution=64).spec if whole else everything_we_write()
+    file = tmp_path / "model.onnx"
+    file.write_bytes(build_onnx(spec))
+    found = parse_result(measure_file(old_agent, file, "profile"))
+    assert isinstance(found, LayerTimes)
+    owners: list[Place] = [("original", number) for number in range(len(spec.ops))]
+    shared = share_out(found, spec, owners)
+    assert shared.unnamed_percent == 0.0
+    # Those that are fused into others are named after the last of them.
+    assert sum(times[0] > 0 for times in shared.places_ns.values()) > len(spec.ops) / 3
 
 
 def test_the_oldest_runtime_computes_what_the_newest_does(oldest: str, tmp_path: Path) -> None:

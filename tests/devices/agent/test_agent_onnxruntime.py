@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -15,7 +18,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from devices.agent import runtimes
 from devices.agent.protocol import file_digest
+from devices.agent.runtimes.onnxruntime.profile import read_layers
 from devices.agent_process import AgentProcess
+from devices.connection import LocalConnection
 from devices.errors import JobFailedError
 
 PATIENCE_S = 120.0
@@ -240,3 +245,100 @@ def test_every_session_option_that_decides_the_latency_is_set(
     assert options.graph_optimization_level == level
     assert options.get_session_config_entry("session.use_env_allocators") == "1"
     prepared.close()
+
+
+def separated() -> bytes:
+    """Two convolutions of 16 channels; between them an addition that neither of them takes in."""
+    shape, kernel = [1, 16, 12, 12], np.full((16, 16, 3, 3), 0.01, np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["t1"], name="t1/Conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Add", ["t1", "map"], ["t2"], name="t2/Add"),
+        helper.make_node("Conv", ["t2", "w"], ["t3"], name="t3/Conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["t3"], ["result"], name="result/Relu"),
+    ]
+    constants = {"w": kernel, "map": np.ones(shape, np.float32)}
+    return model(nodes, {"x": shape}, {"result": shape}, constants)
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that temporary ones are made in, by this process and those that it starts."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return folder
+
+
+def test_a_profile_has_every_node_in_every_pass_and_leaves_no_file(
+    temporary: Path, save: Callable[[bytes], Path]
+) -> None:
+    with LocalConnection().start_agent() as agent:
+        job = request(save(separated())) | {"do": "profile", "passes": 3}
+        layers = agent.request(job, PATIENCE_S)["layers"]
+        assert list(temporary.glob("dshrink-*")) == []
+    assert all(len(times) == 3 and min(times) >= 0 for _, times in layers)
+    # Ours, whether or not this processor has the blocked layout; what is fused has one name.
+    names = [name for name, _ in layers if not name.startswith("Reorder")]
+    assert len(names) == 3
+    for name, operator, tensor in zip(
+        names, ("Conv", "Add", "Conv"), ("t1", "t2", "t3|result"), strict=True
+    ):
+        assert re.fullmatch(rf"(fused )?({tensor})(_nchwc)?/{operator}.*", name)
+    assert sum(times[0] for _, times in layers) > 0
+
+
+def test_a_profile_that_fails_leaves_no_file_either(
+    temporary: Path, save: Callable[[bytes], Path]
+) -> None:
+    nodes = [helper.make_node("Gather", ["rows", "x"], ["y"])]
+    rows = {"rows": np.zeros((1, 2), np.int64)}
+    content = model(nodes, {"x": [64]}, {"y": [64, 2]}, rows, kind=TensorProto.INT64)
+    runtime = runtimes.get("onnxruntime")
+    runtime.load()
+    prepared = runtime.prepare(str(save(content)), 1, 0, {})
+    with pytest.raises(Exception, match="Gather"):
+        prepared.layers(2)
+    prepared.close()
+    assert list(temporary.iterdir()) == []
+
+
+def test_the_session_that_is_timed_is_not_profiled(save: Callable[[bytes], Path]) -> None:
+    runtime = runtimes.get("onnxruntime")
+    runtime.load()
+    prepared = runtime.prepare(str(save(convolution(8, 8))), 1, 0, {})
+    prepared.layers(1)
+    options = prepared._session.get_session_options()  # type: ignore[attr-defined]
+    assert not options.enable_profiling
+    prepared.run(1)
+    prepared.close()
+
+
+def events(file: Path, *runs: list[tuple[str, str, int]]) -> str:
+    """A file as the profiler writes them: a run is its nodes, with operator and microseconds."""
+    written: list[dict[str, Any]] = [{"cat": "Session", "name": "model_run", "dur": 9, "args": {}}]
+    for name, operator, micros in (node for run in runs for node in run):
+        for end, took in (("fence_before", 0), ("kernel_time", micros)):
+            event = {"cat": "Node", "name": f"{name}_{end}", "dur": took}
+            written.append(event | {"args": {"op_name": operator}})
+    file.write_text(json.dumps(written))
+    return str(file)
+
+
+def test_a_profile_is_read_in_order_and_sorted_into_runs(tmp_path: Path) -> None:
+    first = [("t2_nchwc", "Conv", 30), ("ReorderOutput_token_4", "ReorderOutput", 2)]
+    second = [("t2_nchwc", "Conv", 20), ("ReorderOutput_token_4", "ReorderOutput", 1)]
+    file = events(tmp_path / "nodes.json", [*first, ("t3/Add", "Add", 5)])
+    assert read_layers(file, 1)[2] == ("t3/Add", [5000])
+    assert read_layers(events(tmp_path / "nodes.json", first, second), 2) == [
+        ("t2_nchwc/Conv", [30_000, 20_000]),
+        ("ReorderOutput_token_4", [2000, 1000]),
+    ]
+
+
+def test_a_profile_whose_runs_differ_is_refused(tmp_path: Path) -> None:
+    file = events(tmp_path / "nodes.json", [("t1/Conv", "Conv", 30)], [("t2/Conv", "Conv", 20)])
+    with pytest.raises(RuntimeError, match="same nodes in each run"):
+        read_layers(file, 2)
+    with pytest.raises(RuntimeError, match="same nodes in each run"):
+        read_layers(events(tmp_path / "nodes.json"), 2)

@@ -1,42 +1,75 @@
 """A session of ONNX Runtime whose inputs and outputs stay where they are."""
 
-from typing import Any, List
+import os
+import tempfile
+from typing import Any, Callable, List, Tuple
 
 from ...checks import bad_model
 from .. import Prepared, check_static
+from .profile import read_layers
 
 #: ONNX Runtime's names of element types, and numpy's.
 ELEMENT_TYPES = {"tensor(float)": "float32", "tensor(double)": "float64"}
 ELEMENT_TYPES.update(
     (f"tensor({name})", name) for name in ("float16", "int8", "uint8", "int32", "int64", "bool")
 )
+#: Runs of a profile that do not count: the first find weights and activations out of the cache.
+WARM_RUNS = 2
+
+#: Makes a session; one that gets the start of a file's name writes its profile there.
+OpenSession = Callable[[str], Any]
 
 
 class BoundSession(Prepared):
     """A session with inputs drawn from the seed, bound once as all outputs are."""
 
-    def __init__(self, ort: Any, numpy: Any, session: Any, seed: int) -> None:
-        self._session = session
-        self._binding = session.io_binding()
-        draw = numpy.random.RandomState(seed)
-        for node in session.get_inputs():
-            value = _random_input(draw, _static_shape(node), _element_type(node))
-            self._binding.bind_ortvalue_input(node.name, ort.OrtValue.ortvalue_from_numpy(value))
-        for node in session.get_outputs():
-            value = ort.OrtValue.ortvalue_from_shape_and_type(
-                _static_shape(node), numpy.dtype(_element_type(node)).type
-            )
-            self._binding.bind_ortvalue_output(node.name, value)
+    def __init__(self, ort: Any, numpy: Any, open_session: OpenSession, seed: int) -> None:
+        self._ort = ort
+        self._numpy = numpy
+        self._open = open_session
+        self._seed = seed
+        self._session = open_session("")
+        self._binding = self._bound(self._session)
 
     def run(self, times: int) -> None:
         """Run so often, back to back."""
-        run, binding = self._session.run_with_iobinding, self._binding
-        for _ in range(times):
-            run(binding)
+        _run(self._session, self._binding, times)
+
+    def layers(self, passes: int) -> List[Tuple[str, List[int]]]:
+        """Each node's ns by ONNX Runtime's profiler, in a session of its own.
+
+        The profiler writes a file, in a folder that is gone afterwards.
+        """
+        with tempfile.TemporaryDirectory(prefix="dshrink-profile-") as folder:
+            session = self._open(os.path.join(folder, "nodes"))
+            _run(session, self._bound(session), WARM_RUNS + passes)
+            layers = read_layers(session.end_profiling(), WARM_RUNS + passes)
+        return [(name, times[WARM_RUNS:]) for name, times in layers]
 
     def close(self) -> None:
         """Drop the session; its memory goes back to the shared arena."""
         self._session = self._binding = None
+
+    def _bound(self, session: Any) -> Any:
+        """The inputs and outputs of a session in place."""
+        numpy, ort_value = self._numpy, self._ort.OrtValue
+        binding = session.io_binding()
+        draw = numpy.random.RandomState(self._seed)
+        for node in session.get_inputs():
+            value = _random_input(draw, _static_shape(node), _element_type(node))
+            binding.bind_ortvalue_input(node.name, ort_value.ortvalue_from_numpy(value))
+        for node in session.get_outputs():
+            value = ort_value.ortvalue_from_shape_and_type(
+                _static_shape(node), numpy.dtype(_element_type(node)).type
+            )
+            binding.bind_ortvalue_output(node.name, value)
+        return binding
+
+
+def _run(session: Any, binding: Any, times: int) -> None:
+    run = session.run_with_iobinding
+    for _ in range(times):
+        run(binding)
 
 
 def _static_shape(node: Any) -> List[int]:

@@ -42,16 +42,22 @@ class OnnxRuntime(Runtime):
 
     def prepare(self, file: str, threads: int, seed: int, options: Dict[str, Any]) -> Prepared:
         """Build the session, and bind inputs drawn from the seed and all outputs."""
-        session = self._session(file, threads)
-        return BoundSession(self._ort, self._numpy, session, seed)
 
-    def _session(self, file: str, threads: int) -> Any:
+        def open_session(profile: str) -> Any:
+            return self._session(file, threads, profile)
+
+        return BoundSession(self._ort, self._numpy, open_session, seed)
+
+    def _session(self, file: str, threads: int, profile: str) -> Any:
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.execution_mode = self._ort.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = SEVERITY_ERROR
+        if profile:
+            options.enable_profiling = True
+            options.profile_file_prefix = profile
         options.add_session_config_entry("session.use_env_allocators", "1")
         options.add_session_config_entry("session.intra_op.allow_spinning", "1")
         try:
