@@ -5,7 +5,8 @@
 A real Dask scheduler, a process that holds one real worker a board, and this process as the host,
 with its journal on disk. Only the devices are simulated: a job sleeps for as long as a real one
 lasts and answers with as many samples. The host's cost is its CPU time (it waits for the disk
-besides), the scheduler's that of its process; both divided by the number of jobs, anchors included.
+besides), the scheduler's that of its process; both divided by the number of jobs, those by which
+boards are compared included.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from latency_tables.opspec import Conv, OpSpec
 from latency_tables.schema import Conditions
 from profiler.fake_device import RUNTIME, RUNTIME_VERSION, FakeClock, FakeConnection, write_spec
 from profiler.planning.jobs import PROFILE_RULE, Job, JobPlan
+from profiler.schedule import FixedRounds
 from profiler.scheduling import fleet
 from profiler.scheduling.fleet import DaskScheduler
 from profiler.session import Session
@@ -118,7 +120,7 @@ def plan_of(count: int) -> JobPlan:
         for number in range(count)
     ]
     jobs = [Job(id=spec.digest, kind="piece", label="piece", spec=spec) for spec in specs]
-    return JobPlan(jobs=jobs, anchors=[job.as_anchor() for job in jobs[:3]])
+    return JobPlan(jobs=jobs, shared=[job.id for job in jobs[:3]])
 
 
 def measure(boards: int, jobs_per_board: int, as_if: int) -> Cost:
@@ -126,7 +128,7 @@ def measure(boards: int, jobs_per_board: int, as_if: int) -> Cost:
     fleet.BOARDS_A_JOB = max(1, 10 * boards // as_if)
     plan = plan_of(boards * jobs_per_board)
     rule = PROFILE_RULE._replace(min_samples=SAMPLES)
-    settings = ProfileSettings(rounds=1, extra_rounds=0, rule=rule, half_width=1.0)
+    settings = ProfileSettings(rounds=1, rule=rule, half_width=1.0)
     port = 18786
     address = f"tcp://127.0.0.1:{port}"
     python = sys.executable
@@ -149,6 +151,7 @@ def measure(boards: int, jobs_per_board: int, as_if: int) -> Cost:
                 scheduler=scheduler,
                 build=write_spec,
                 folder=Path(folder),
+                schedule=FixedRounds(rounds=1),
                 settings=settings,
             )
             watched = psutil.Process(scheduler_process.pid)
@@ -161,7 +164,7 @@ def measure(boards: int, jobs_per_board: int, as_if: int) -> Cost:
             scheduler_cpu_s = sum(watched.cpu_times()[:2]) - scheduler_before
             journal = Path(folder) / "journal.jsonl"
             lines = journal.read_text().splitlines()
-            jobs = sum(line.startswith(('{"line":"reply"', '{"line":"anchor"')) for line in lines)
+            jobs = sum(line.startswith(('{"line":"reply"', '{"line":"shared"')) for line in lines)
             return Cost(
                 boards=boards,
                 as_if=as_if,

@@ -158,7 +158,7 @@ class Lane:
             self.run.journal.record(*map(SharedLine, replies))
 
     def _missing_shared(self) -> list[AnyJob]:
-        """Those of this round, without what failed before on any board."""
+        """Those that this board lacks in this round; what failed on any board is left out."""
         known, number = self.run.known.shared, self.round.number
         failed = {reply.job_id for reply in known.values() if reply.failure}
         names = (name for name in self.run.plan.shared if name not in failed)

@@ -72,7 +72,7 @@ with closing(SerialScheduler(LocalConnection())) as scheduler:
     request = ProfileRequest(
         pieces=network_pieces(), compose=compose, build=build_onnx, conditions=conditions,
         folder=Path(sys.argv[1]), date="2026-01-01", dshrink_version="1", hold_out=8,
-        settings=ProfileSettings(rounds=1, extra_rounds=0, repeats=0, rule=rule),
+        settings=ProfileSettings(rounds=1, repeats=0, rule=rule),
     )
     made = profile(request, scheduler)
 assert made.session.failed == 0, made.session

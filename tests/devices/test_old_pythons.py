@@ -255,7 +255,7 @@ def test_a_profile_with_the_oldest_runtime_ends_in_a_table(
             date="2026-01-01",
             dshrink_version="1",
             hold_out=8,
-            settings=ProfileSettings(rounds=1, extra_rounds=0, repeats=0, rule=QUICK),
+            settings=ProfileSettings(rounds=1, repeats=0, rule=QUICK),
         )
         made = profile(request, scheduler)
     table = made.table

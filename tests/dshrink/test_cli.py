@@ -24,6 +24,7 @@ from dshrink.cli import main as entry
 from dshrink.network.tracing import import_timm
 from latency_tables.io import load_table, save_table
 from latency_tables.schema import Conditions
+from profiler.schedule import FixedRounds
 
 MODEL = "mobilenetv2_035"
 NAMES = ["blocks.0.0"] + [
@@ -417,7 +418,7 @@ def test_bench_measures_networks_plans_and_files_with_their_predictions(
     tmp_path, dshrink, monkeypatch
 ):
     # As precise as a noisy machine allows takes minutes; here the numbers do not matter.
-    monkeypatch.setattr("dshrink.operations.bench.BENCH_EFFORT", {"rounds": 2, "extra_rounds": 0})
+    monkeypatch.setattr("dshrink.operations.bench.BENCH_ROUNDS", FixedRounds(rounds=2))
     save_table(made_up_table(conditions=local_conditions()), tmp_path / "table")
     mask = "1" * 14 + "000"
     file, results = tmp_path / "a.onnx", tmp_path / "results.csv"
@@ -443,7 +444,7 @@ SIMULATED_GPU = Path(__file__).parents[1] / "support" / "fake_gpu"
 def test_bench_on_a_gpu_reports_what_was_built_and_why_a_table_predicts_nothing(
     tmp_path, dshrink, monkeypatch
 ):
-    monkeypatch.setattr("dshrink.operations.bench.BENCH_EFFORT", {"rounds": 2, "extra_rounds": 0})
+    monkeypatch.setattr("dshrink.operations.bench.BENCH_ROUNDS", FixedRounds(rounds=2))
     monkeypatch.setenv("PYTHONPATH", str(SIMULATED_GPU))
     save_table(made_up_table(), tmp_path / "table")
     words = ["bench", MODEL, "--device", "local_gpu", "--resolution", 32, "--precision", "fp16"]

@@ -40,7 +40,7 @@ def dense(into: int, out: int, kernel: int, size: int = 14) -> OpSpec:
 
 def plan_of(specs: Mapping[str, OpSpec]) -> ProfilePlan:
     jobs = [Job(id=s.digest, kind="piece", label=name, spec=s) for name, s in specs.items()]
-    return ProfilePlan(pieces=network_pieces(), jobs=tuple(jobs), networks=(), anchors=())
+    return ProfilePlan(pieces=network_pieces(), jobs=tuple(jobs), networks=())
 
 
 def audit_of(specs: Mapping[str, OpSpec], latencies: Mapping[str, tuple[float, ...]]) -> Audit:

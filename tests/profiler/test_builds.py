@@ -1,4 +1,4 @@
-"""Engines are asked for by digest, timing caches travel, extra rounds build anew."""
+"""Engines are asked for by digest, timing caches travel, each round builds anew."""
 
 from __future__ import annotations
 
@@ -34,12 +34,7 @@ def conditions(runtime: str = "tensorrt", version: str = "8.5.3") -> Conditions:
 
 def builds(folder: Path, jobs: list[AnyJob], of: Conditions | None = None) -> Builds:
     by_id = {one.id: one for one in jobs}
-    return Builds(
-        conditions=of or conditions(),
-        workloads=folder / "workloads",
-        jobs=by_id,
-        rounds=3,
-    )
+    return Builds(conditions=of or conditions(), workloads=folder / "workloads", jobs=by_id)
 
 
 def reply(name: str, number: int = 0, board: str = "b", **built: Any) -> Reply:
@@ -89,33 +84,30 @@ def test_an_engine_is_asked_for_only_on_the_board_and_for_the_file_it_was_built_
     known = builds(tmp_path, [first, other, duplicate])
     assert known.options("b", first, 0) == {}
     known.note([reply("a", engine_sha256=ENGINE, engine_reused=False)])
-    assert known.options("b", first, 1) == {"engine_sha256": ENGINE}
-    assert known.options("elsewhere", first, 1) == {}
-    assert known.options("b", other, 1) == {} == known.options("b", duplicate, 1)
+    assert known.options("b", first, 0) == {"engine_sha256": ENGINE}
+    assert known.options("elsewhere", first, 0) == {}
+    assert known.options("b", other, 0) == {} == known.options("b", duplicate, 0)
 
 
-def test_an_anchor_shares_the_engine_of_its_piece(tmp_path: Path) -> None:
-    piece = job("a")
-    anchor = piece.as_anchor()
-    known = builds(tmp_path, [piece, anchor])
-    known.note([reply(anchor.id, engine_sha256=ENGINE)])
-    assert known.options("b", piece, 0) == {"engine_sha256": ENGINE}
-
-
-def test_extra_rounds_build_anew_what_they_are_told_to_and_keep_the_runs_own_engine(
-    tmp_path: Path,
-) -> None:
-    piece = job("a")
-    anchor = piece.as_anchor()
-    known = builds(tmp_path, [piece, anchor])
+def test_each_round_builds_anew_and_its_visits_share_that_engine(tmp_path: Path) -> None:
+    piece, layers = job("a"), job("layers of a", kind="layers")
+    known = builds(tmp_path, [piece, layers])
     known.note([reply("a", engine_sha256=ENGINE)])
-    assert known.options("b", piece, 3) == {"engine_sha256": ENGINE}
-    assert known.options("b", piece, 1, rebuild=True) == {"engine_sha256": ENGINE}
-    assert known.options("b", piece, 3, rebuild=True) == {"build": 1}
-    assert known.options("b", piece, 5, rebuild=True) == {"build": 3}
-    known.note([reply("a", number=3, engine_sha256="f" * 64)])
-    assert known.options("b", piece, 2) == {"engine_sha256": ENGINE}
-    assert known.options("b", anchor, 4) == {"engine_sha256": ENGINE}
+    assert known.options("b", piece, 0) == {"engine_sha256": ENGINE}
+    assert known.options("b", layers, 0) == {"engine_sha256": ENGINE}
+    assert known.options("b", piece, 1) == {"build": 1}
+    known.note([reply("layers of a", number=1, engine_sha256="f" * 64)])
+    assert known.options("b", piece, 1) == {"build": 1, "engine_sha256": "f" * 64}
+    assert known.options("b", piece, 0) == {"engine_sha256": ENGINE}
+    assert known.options("b", piece, 2) == {"build": 2}
+
+
+def test_later_builds_teach_the_timing_cache_nothing(tmp_path: Path) -> None:
+    known = builds(tmp_path, [job("a")])
+    board = ScriptedBoard(b"learned")
+    board.begins(known)
+    known.note([reply("a", number=1, engine_reused=False)])
+    assert board.keeps(known) == []
 
 
 def test_failures_and_jobs_of_another_plan_leave_no_engine(tmp_path: Path) -> None:
@@ -131,7 +123,7 @@ def test_a_runtime_that_builds_nothing_is_asked_for_nothing(tmp_path: Path) -> N
     piece = job("a")
     known = builds(tmp_path, [piece], conditions("onnxruntime"))
     known.note([reply("a", engine_sha256=ENGINE, engine_reused=False)])
-    assert known.options("b", piece, 4, rebuild=True) == {}
+    assert known.options("b", piece, 4) == {}
     board = ScriptedBoard()
     assert board.begins(known) == [] == board.keeps(known)
 
@@ -156,10 +148,9 @@ def test_the_timing_cache_is_kept_beside_the_journal_and_handed_to_the_next_agen
     assert cache.read_bytes() == b"learned more"
     assert handed_over.read_bytes() == b"learned", "what an agent was told the digest of stays"
     wanted = {"timing_cache": "/far/cache", "timing_cache_sha256": "c" * 64}
-    assert known.options("b", piece, 1) == wanted
-    assert known.options("other board", piece, 1) == {}
-    rebuilt = known.options("b", piece, 3, rebuild=True)
-    assert rebuilt == {"build": 1}, "a new build starts from nothing"
+    assert known.options("b", piece, 0) == wanted
+    assert known.options("other board", piece, 0) == {}
+    assert known.options("b", piece, 1) == {"build": 1}, "a new build starts from nothing"
 
 
 def test_a_cache_that_cannot_be_had_leaves_the_old_one(tmp_path: Path) -> None:

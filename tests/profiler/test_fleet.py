@@ -15,6 +15,7 @@ from small_network import CONDITIONS, latency_ms, run, small_plan
 
 from profiler.errors import SessionError
 from profiler.fake_device import FakeConnection, write_spec
+from profiler.schedule import FixedRounds
 from profiler.session import Session, SessionResult
 from profiler.settings import ProfileSettings
 
@@ -23,7 +24,7 @@ from scripted_boards import ScriptedBoards  # noqa: E402
 
 from profiler.scheduling.fleet import DaskScheduler  # noqa: E402
 
-SETTINGS = ProfileSettings(anchor_every=6, extra_rounds=0)
+SETTINGS = ProfileSettings()
 
 
 class Cluster:
@@ -70,6 +71,7 @@ def fleet_run(
         scheduler=scheduler,
         build=write_spec,
         folder=folder,
+        schedule=FixedRounds(rounds=SETTINGS.rounds),
         settings=SETTINGS,
     ) as session:
         return session.run(*([report] if report else []))

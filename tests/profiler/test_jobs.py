@@ -7,11 +7,10 @@ from small_network import CHANNELS, compose, duplicates_of, network_pieces, smal
 
 from devices.agent.protocol import PROTOCOL, parse_request
 from devices.connection import PushedFile
-from latency_tables.opspec import OpSpec
 from latency_tables.schema import Conditions
 from profiler.errors import InvalidJobError
 from profiler.planning.hold_out import between_masks
-from profiler.planning.jobs import PROFILE_RULE, FileJob, JobPlan, measure_request
+from profiler.planning.jobs import PROFILE_RULE, FileJob, JobPlan, expected_s, measure_request
 from profiler.planning.profile_plan import CALIBRATION_NETWORKS, plan_jobs
 
 BLOCKS = len(CHANNELS) - 1
@@ -93,9 +92,11 @@ def test_a_plan_refuses_two_jobs_of_one_name() -> None:
     with pytest.raises(InvalidJobError, match="share their id"):
         dataclasses.replace(plan, jobs=plan.jobs * 2)
     with pytest.raises(InvalidJobError, match="share their id"):
-        JobPlan(jobs=plan.jobs, anchors=plan.jobs[:1])
+        JobPlan(jobs=(*plan.jobs, plan.jobs[0]))
     with pytest.raises(InvalidJobError, match="nothing to measure"):
-        JobPlan(jobs=(), anchors=plan.anchors)
+        JobPlan(jobs=())
+    with pytest.raises(InvalidJobError, match=r"not in the plan: \['another'\]"):
+        JobPlan(jobs=plan.jobs, shared=(plan.jobs[0].id, "another"))
 
 
 def test_the_agent_takes_the_request() -> None:
@@ -161,24 +162,22 @@ def test_a_file_is_a_job_whose_digest_is_that_of_its_content(tmp_path: Path) -> 
     file.write_bytes(b"one")
     job = FileJob(id="mine", kind="network", label="my network", file=file)
     assert job.digest == hashlib.sha256(b"one").hexdigest()
-    before = JobPlan(jobs=(job,), anchors=(job.as_anchor(),)).digest
+    before = JobPlan(jobs=(job,)).digest
     file.write_bytes(b"two")
-    assert JobPlan(jobs=(job,), anchors=(job.as_anchor(),)).digest != before
+    assert JobPlan(jobs=(job,)).digest != before
 
 
-def test_an_anchor_is_the_same_thing_under_another_name(tmp_path: Path) -> None:
-    piece = small_plan().jobs[0]
-    for job in (piece, FileJob(id="f", kind="network", label="f", file=tmp_path / "f.onnx")):
-        anchor = job.as_anchor()
-        assert (anchor.id, anchor.kind) == (f"anchor {job.id}", "anchor")
-        assert type(anchor) is type(job)
-        same = dataclasses.replace(anchor, id=job.id, kind=job.kind, label=job.label)
-        assert same == job
-
-
-def test_the_first_anchor_is_of_middling_size() -> None:
+def test_three_pieces_of_middling_sizes_are_shared() -> None:
     plan = small_plan()
-    smaller = [job for job in plan.jobs if job.kind == "piece"]
-    below = sum(job.spec.macs < plan.anchors[0].spec.macs for job in smaller)
-    assert len(smaller) / 3 < below < 2 * len(smaller) / 3
-    assert isinstance(plan.anchors[0].spec, OpSpec)
+    by_id = {job.id: job for job in plan.jobs}
+    sizes = sorted(job.spec.macs for job in plan.jobs if job.kind == "piece")
+    ranks = [sizes.index(by_id[name].spec.macs) / len(sizes) for name in plan.shared]
+    assert len(ranks) == 3
+    assert 0.1 < ranks[2] < 0.4 < ranks[0] < 0.6 < ranks[1] < 0.9
+
+
+def test_a_visit_is_short_and_its_warm_up_shorter() -> None:
+    assert expected_s(PROFILE_RULE) < 0.2
+    assert PROFILE_RULE.warmup_s < PROFILE_RULE.min_total_s < PROFILE_RULE.cap_s
+    # Three windows have to agree before the cap.
+    assert 3 * PROFILE_RULE.window_s < PROFILE_RULE.warmup_cap_s

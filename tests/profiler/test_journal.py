@@ -122,7 +122,7 @@ def test_a_journal_of_an_earlier_version_is_refused_and_left_alone(path: Path) -
     filled(path)
     path.write_text(path.read_text().replace('"schema_version":2', '"schema_version":1'))
     before = path.read_bytes()
-    with pytest.raises(JournalError, match="earlier version .*: choose another folder") as caught:
+    with pytest.raises(JournalError, match=r"earlier version .*: choose another folder") as caught:
         Journal(path, HEADER)
     assert "\n" not in str(caught.value)
     assert path.read_bytes() == before

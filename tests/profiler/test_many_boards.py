@@ -216,6 +216,42 @@ def test_each_board_measures_the_shared_jobs_once_a_round_even_after_a_kill(
     check_whole(tmp_path)
 
 
+class LateFleet(Fleet):
+    """The second board appears in the middle of the first round."""
+
+    present = 1
+
+    @property
+    def lanes(self) -> int:
+        return self.present
+
+    def drive(self, make_lane: MakeLane) -> None:
+        first, second = self._boards.items()
+        lanes = {first[0]: make_lane(first[0], TakingTurns(first[1].board))}
+        steps = 0
+        while lanes:
+            steps += 1
+            if steps == 12:
+                self.present = 2
+                lanes[second[0]] = make_lane(second[0], TakingTurns(second[1].board))
+            for name, lane in list(lanes.items()):
+                try:
+                    lane.send(None)
+                except StopIteration:
+                    del lanes[name]
+
+
+def test_a_board_that_comes_in_the_middle_of_a_round_is_compared_in_that_round(
+    tmp_path: Path,
+) -> None:
+    once = replace(SETTINGS, rounds=1)
+    result = run(tmp_path, LateFleet({"a": board(), "b": board(speed=slow)}), once)
+    [comparison] = result.boards
+    assert (comparison.board, comparison.agrees) == ("b", False)
+    assert boards_of(result) == {"a"}
+    check_whole(tmp_path, once)
+
+
 def test_one_board_is_compared_with_nothing_and_measures_no_shared_job(tmp_path: Path) -> None:
     result = run(tmp_path, Fleet({"a": board()}))
     assert not shared_lines(tmp_path)

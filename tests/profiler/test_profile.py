@@ -3,10 +3,10 @@ from pathlib import Path
 from small_network import CONDITIONS, compose, latency_ms, network_pieces
 
 from latency_tables.io import load_table, save_table
+from profiler.estimate import DurationEstimate
 from profiler.fake_device import FakeConnection, write_spec
 from profiler.profile import ProfileRequest, profile
 from profiler.scheduling.serial import SerialScheduler
-from profiler.time_budget import DurationEstimate
 
 
 def test_one_call_plans_measures_and_builds_a_table_that_can_be_saved(tmp_path: Path) -> None:

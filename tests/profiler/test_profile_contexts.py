@@ -26,6 +26,7 @@ from latency_tables.opspec import Activation, Conv, OpSpec, join
 from latency_tables.pieces import NetworkPieces, Piece
 from latency_tables.table import LatencyTable
 from profiler.errors import InvalidJobError, JournalError
+from profiler.estimate import DurationEstimate
 from profiler.fake_device import FakeConnection, write_spec
 from profiler.planning.contexts import choose_contexts
 from profiler.planning.places import network_order, pair_spec, piece_before
@@ -36,11 +37,10 @@ from profiler.session import SessionResult
 from profiler.settings import ProfileSettings
 from profiler.table.builder import ContextTables, build_tables
 from profiler.table.rows import FLOOR_MS
-from profiler.time_budget import DurationEstimate
 
 ALL = ("isolated", "pair", "layers")
 GPU = dataclasses.replace(CONDITIONS, clock="cuda_events")
-QUICK = ProfileSettings(anchor_every=50, extra_rounds=0)
+QUICK = ProfileSettings()
 PROVENANCE: dict[str, Any] = dict(fingerprint={}, seed=0, date="", dshrink_version="1")
 #: A profiler slows a network by so much.
 SLOWED = 1.4
@@ -199,13 +199,13 @@ def test_each_context_adds_its_jobs() -> None:
     assert [job.spec for job in layers] == [
         compose("1" * 6, "repad"), compose("0" * 6, "repad"), compose("0" * 6, "bias_map")
     ]  # fmt: skip
-    assert every.anchors == alone.anchors
+    assert every.shared == alone.shared
     assert duplicates_of(every) == duplicates_of(alone)
 
 
 def test_the_digest_of_a_plan_changes_with_its_jobs_alone_so_that_journals_can_be_resumed() -> None:
     assert plan(("isolated",)).digest == plan_jobs(network_pieces(), compose, hold_out=8).digest
-    assert plan(("isolated",)).digest == "e67d8ce9"
+    assert plan(("isolated",)).digest == "550acd18"
     assert len({plan(ALL[:count]).digest for count in (1, 2, 3)}) == 3
 
 
@@ -532,7 +532,7 @@ def test_a_profile_counts_the_jobs_of_its_contexts_and_goes_on_from_its_journal(
     again = run_profile(tmp_path, ALL, estimates)
     assert [one.jobs for one in estimates] == [len(plan().jobs)] * 2
     assert [one.remaining for one in estimates] == [3 * len(plan().jobs), 0]
-    # What is journalled about layers is known, so no extra round asks for it again.
+    # What is journalled about layers is known, so no further round asks for it again.
     assert first.session.failed == 0
     assert again.session.measured == 0
     assert again.tables == first.tables

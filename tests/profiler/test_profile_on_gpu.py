@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_network import compose, merged, network_pieces, original, small_plan
+from small_network import compose, network_pieces, small_plan
 
 from devices.agent.protocol import Rule
 from devices.inventory import connect, load_inventory
@@ -33,21 +32,17 @@ QUICK = Rule(
     min_total_s=0.0,
     cap_s=0.02,
 )
-#: Rounds, and as many extra ones as close_forms get.
-SETTINGS = ProfileSettings(rounds=2, extra_rounds=2, extra_share=5.0, anchor_every=10, rule=QUICK)
+SETTINGS = ProfileSettings(rounds=2, rule=QUICK)
 
 TARGET = Target(runtime="tensorrt", batch=2)
-#: What the first run takes for forms of a block between which another build may decide.
-CLOSE_FORMS = frozenset({original(1).digest, merged(1, False).digest})
 
 Lines = list[Mapping[str, Any]]
 
 
 @pytest.fixture
 def simulated_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Agents that are started now find a GPU, and CLOSE_FORMS are built more than once."""
+    """Agents that are started now find a GPU."""
     monkeypatch.setenv("PYTHONPATH", str(SIMULATED))
-    monkeypatch.setattr("profiler.profile.close_forms", lambda plan, measurements: CLOSE_FORMS)
     return monkeypatch
 
 
@@ -57,7 +52,6 @@ def first_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("first") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(SIMULATED))
-        patch.setattr("profiler.profile.close_forms", lambda plan, measurements: CLOSE_FORMS)
         run(folder, TARGET)
     return folder
 
@@ -89,12 +83,10 @@ def lines_of(folder: Path) -> Lines:
     return [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
 
 
-def built(lines: Lines, of_extra_rounds: bool) -> list[tuple[str, Mapping[str, Any]]]:
-    """(job, what was built) of each reply of the planned, or of the extra rounds."""
+def built(lines: Lines, number: int) -> list[Mapping[str, Any]]:
+    """What was built, of each reply of a round."""
     return [
-        (line["job"], line["result"]["built"])
-        for line in lines
-        if "result" in line and (line["round"] >= SETTINGS.rounds) == of_extra_rounds
+        line["result"]["built"] for line in lines if "result" in line and line["round"] == number
     ]
 
 
@@ -120,20 +112,17 @@ def test_a_table_of_a_gpu_says_what_was_built_and_how_it_was_timed(
         assert of_context.hold_out.mape_percent < limit, context
 
 
-def test_each_file_is_built_once_and_extra_rounds_build_anew(first_run: Path) -> None:
+def test_each_round_builds_each_file_anew(first_run: Path) -> None:
     lines = lines_of(first_run)
-    planned = built(lines, of_extra_rounds=False)
-    new = Counter(facts["engine_sha256"] for _, facts in planned if not facts["engine_reused"])
-    assert set(new.values()) == {1}
     files = {job.digest for job in small_plan(hold_out=3, duplicates=0).jobs}
-    assert len(new) == len(files)
-    reused = [facts for _, facts in planned if facts["engine_reused"]]
-    assert len(reused) > len(new)
-    assert {facts["engine_sha256"] for facts in reused} <= set(new)
-    assert all("build_s" in facts for _, facts in planned if not facts["engine_reused"])
-    extra = [facts for job, facts in built(lines, of_extra_rounds=True) if job in CLOSE_FORMS]
-    assert len(extra) == len(CLOSE_FORMS) * 2
-    assert not any(facts["engine_reused"] for facts in extra)
+    for number in range(SETTINGS.rounds):
+        facts = built(lines, number)
+        new = [one["engine_sha256"] for one in facts if not one["engine_reused"]]
+        assert len(new) == len(set(new)) == len(files)
+        assert all("build_s" in one for one in facts if not one["engine_reused"])
+        assert {one["engine_sha256"] for one in facts} == set(new)
+        caches = {one["flags"]["timing_cache"] for one in facts if not one["engine_reused"]}
+        assert caches == ({"none"} if number else {"new", "used"})
     assert not (first_run / "workloads").exists(), "no engine stays behind"
     (cache,) = first_run.glob("timing_cache-*.bin")
     assert cache.stat().st_size
@@ -142,12 +131,12 @@ def test_each_file_is_built_once_and_extra_rounds_build_anew(first_run: Path) ->
 def test_a_timing_cache_from_an_earlier_run_is_used(
     first_run: Path, tmp_path: Path, simulated_gpu: pytest.MonkeyPatch
 ) -> None:
-    assert "new" in {facts["flags"]["timing_cache"] for _, facts in fresh(lines_of(first_run))}
+    assert "new" in {facts["flags"]["timing_cache"] for facts in fresh(lines_of(first_run))}
     folder = shutil.copytree(first_run, tmp_path / "again")
     (folder / "journal.jsonl").unlink()
     run(folder, TARGET)
     again = lines_of(folder)
-    assert {facts["flags"]["timing_cache"] for _, facts in fresh(again)} == {"used"}
+    assert {facts["flags"]["timing_cache"] for facts in fresh(again)} == {"used"}
 
 
 def test_another_gpu_does_not_go_on_with_the_journal_of_the_first(
@@ -161,19 +150,18 @@ def test_another_gpu_does_not_go_on_with_the_journal_of_the_first(
         run(folder, TARGET)
 
 
-def fresh(lines: Lines) -> list[tuple[str, Mapping[str, Any]]]:
-    """What was built in the planned rounds."""
-    planned = built(lines, of_extra_rounds=False)
-    return [(job, facts) for job, facts in planned if not facts["engine_reused"]]
+def fresh(lines: Lines) -> list[Mapping[str, Any]]:
+    """What the first round built."""
+    return [facts for facts in built(lines, 0) if not facts["engine_reused"]]
 
 
 def test_a_finished_run_is_asked_for_nothing_when_it_is_given_again(
     first_run: Path, tmp_path: Path, simulated_gpu: pytest.MonkeyPatch
 ) -> None:
     folder = shutil.copytree(first_run, tmp_path / "again")
-    before = len(built(lines_of(folder), of_extra_rounds=False))
+    before = lines_of(folder)
     assert run(folder, TARGET).session.measured == 0
-    assert len(built(lines_of(folder), of_extra_rounds=False)) == before
+    assert lines_of(folder) == before
 
 
 @pytest.mark.parametrize("version", ["8.2.1.8", "10.0.1", "11.0.0.114"])
@@ -189,7 +177,7 @@ def test_the_same_command_serves_old_and_new_versions(
     assert made.table.conditions.runtime_version.startswith(version)
     assert made.session.failed == 0
     assert all("fp16" in row.built_precision for row in made.table.rows)
-    apis = {facts["api"] for _, facts in built(lines_of(tmp_path), of_extra_rounds=False)}
+    apis = {facts["api"] for facts in built(lines_of(tmp_path), 0)}
     assert apis == {"bindings" if version == "8.2.1.8" else "tensors"}
 
 

@@ -17,6 +17,7 @@ from devices.agent.protocol import Rule
 from devices.inventory import load_inventory
 from profiler.errors import SessionError
 from profiler.planning.jobs import JobPlan
+from profiler.schedule import FixedRounds
 from profiler.scheduling.serial import SerialScheduler
 from profiler.session import Session, SessionResult
 from profiler.settings import ProfileSettings
@@ -26,7 +27,7 @@ from profiler.workloads import build_onnx
 QUICK = Rule(
     warmup_s=0.0, warmup_cap_s=0.01, window_s=0.002, min_samples=5, min_total_s=0.0, cap_s=0.05
 )
-SETTINGS = ProfileSettings(rounds=2, extra_rounds=0, anchor_every=6, rule=QUICK)
+SETTINGS = ProfileSettings(rounds=2, rule=QUICK)
 #: A few pieces and networks: each file that goes over the link and each new agent takes its time.
 JOBS = 12
 Report = Callable[[int, int, str], None]
@@ -41,7 +42,7 @@ def few_jobs() -> JobPlan:
     pieces, networks = (
         [job for job in plan.jobs if job.kind == kind][: JOBS // 2] for kind in ("piece", "network")
     )
-    return JobPlan(jobs=(*pieces, *networks), anchors=plan.anchors)
+    return JobPlan(jobs=(*pieces, *networks))
 
 
 def profile(folder: Path, server: SshServer, report: Report, **connection: object) -> SessionResult:
@@ -55,6 +56,7 @@ def profile(folder: Path, server: SshServer, report: Report, **connection: objec
             scheduler=scheduler,
             build=build_onnx,
             folder=folder,
+            schedule=FixedRounds(rounds=SETTINGS.rounds),
             settings=SETTINGS,
         ) as session:
             return session.run(report)

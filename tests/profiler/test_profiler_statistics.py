@@ -9,6 +9,7 @@ from devices.agent.timing import median_interval
 from latency_tables.schema import STATISTICS
 from profiler.errors import MeasurementError
 from profiler.statistics import (
+    LEAST_ROUNDS,
     latency,
     latency_interval,
     median,
@@ -102,7 +103,7 @@ def test_the_latency_is_a_quantile_over_rounds_of_a_quantile_within() -> None:
 
 
 def test_the_statistics_are_the_ones_that_the_documents_name() -> None:
-    assert STATISTICS == {"quiet": (0.05, 0.25), "median": (0.5, 0.5)}
+    assert STATISTICS == {"quiet": (0.25, 0.5), "median": (0.5, 0.5)}
 
 
 def around(*centres: float, count: int = 100, width: float = 0.0005) -> list[list[float]]:
@@ -118,25 +119,42 @@ def test_the_interval_of_the_median_covers_every_round() -> None:
     assert high >= 9.0 - 1e-9
 
 
-def test_the_quiet_interval_is_about_the_calm_half_of_the_rounds() -> None:
-    low, high = latency_interval(around(1.0, 1.01, 9.0, 8.0), QUIET)
-    assert low <= 1.0 and 1.009 < high < 1.011
-    assert latency(around(1.0, 1.0, 9.0, 8.0), QUIET) == pytest.approx(1.0, rel=1e-3)
-
-
-def test_two_rounds_at_least_have_to_agree_for_a_narrow_quiet_interval() -> None:
-    for rounds in (around(1.0, 1.3), around(1.0, 1.3, 1.3)):
+def test_few_rounds_span_the_interval() -> None:
+    for rounds in (around(1.0, 1.3), around(1.0, 1.3, 1.3), around(1.0, 1.3, 1.3, 1.0, 1.1)):
         low, high = latency_interval(rounds, QUIET)
         assert low <= 1.0 and high >= 1.29
-    low, high = latency_interval(around(1.0, 1.3, 1.3, 1.0), QUIET)
+
+
+def test_one_round_has_the_interval_of_its_samples() -> None:
+    (only,) = around(1.0)
+    assert latency_interval([only], QUIET) == quantile_interval(sorted(only), QUIET[0])
+
+
+def test_of_many_rounds_those_far_off_are_left_out() -> None:
+    low, high = latency_interval(around(*[1.0] * 8, 9.0), QUIET)
     assert high - low < 0.01
 
 
-def test_more_rounds_can_be_asked_to_agree() -> None:
-    rounds = around(1.0, 1.0, 1.3, 1.3)
-    assert latency_interval(rounds, QUIET, 2)[1] < 1.01
-    assert latency_interval(rounds, QUIET, 3)[1] > 1.29
-    assert latency_interval(rounds[:2], QUIET, 3)[1] < 1.01
+@pytest.mark.parametrize("shares", [QUIET, MEDIAN])
+@pytest.mark.parametrize("count", [LEAST_ROUNDS, 9, 25])
+def test_the_interval_of_rounds_that_differ_holds_the_latency_of_all_of_them(
+    count: int, shares: tuple[float, float]
+) -> None:
+    # Processes differ by 1.2 %, the samples of one by 0.4 %; a quarter is slower by up to 25 %.
+    rng = np.random.default_rng(count)
+
+    def draw(rounds: int) -> list[list[float]]:
+        centres = np.exp(rng.normal(0.0, 0.012, size=(rounds, 1)))
+        within = 1.0 + np.abs(rng.normal(0.0, 0.004, size=(rounds, 6)))
+        slower = 1.0 + 0.25 * rng.random((rounds, 6)) * (rng.random((rounds, 6)) < 0.25)
+        found: list[list[float]] = (centres * within * slower).tolist()
+        return found
+
+    truth = latency(draw(20_000), shares)
+    trials = 1000
+    intervals = [latency_interval(draw(count), shares) for _ in range(trials)]
+    hits = sum(low <= truth <= high for low, high in intervals)
+    assert hits / trials >= 0.95 - 3 * math.sqrt(0.05 * 0.95 / trials)
 
 
 def test_the_interval_of_few_samples_covers_the_spread_within() -> None:

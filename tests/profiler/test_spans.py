@@ -14,31 +14,25 @@ from small_spans import (
     fake_device,
     is_valid,
     latency_ms,
-    op_ms,
     request,
     run,
     small_pieces,
     span_ops,
 )
 
-from latency_tables.errors import MissingPieceError
 from latency_tables.io import load_table, save_table
 from latency_tables.opspec import Activation, Add, Conv, OpSpec
 from latency_tables.predictor import predict
 from latency_tables.span_masks import Span, SpanChoice, mask_spans
 from profiler.errors import InvalidJobError, JournalError
+from profiler.estimate import DurationEstimate
 from profiler.fake_device import FakeConnection
-from profiler.journal import JournalState
 from profiler.planning import bounds, span_networks
 from profiler.planning.contexts import choose_contexts
-from profiler.planning.further_rounds import close_forms, slow_jobs
 from profiler.planning.profile_plan import plan_jobs
 from profiler.planning.span_networks import NETWORK_MACS, base_macs
 from profiler.profile import Profile, profile
-from profiler.replies import Reply, Samples
 from profiler.scheduling.serial import SerialScheduler
-from profiler.settings import ProfileSettings
-from profiler.time_budget import DurationEstimate, TimeBudget
 
 #: What (0, 6] and (1, 7], and (0, 7], do is far slower than their layers.
 SLOW = {(0, 6), (1, 7), (0, 7)}
@@ -185,33 +179,6 @@ def test_a_span_table_predicts_networks_that_took_no_part(
     }
 
 
-def test_a_span_far_slower_than_its_layers_is_measured_in_one_round_alone(
-    profiled: tuple[Profile, FakeConnection],
-) -> None:
-    made, device = profiled
-    for name, table in made.tables.items():
-        rows = {row.span: row for row in table.rows if row.kind == "span"}
-        assert {span for span, row in rows.items() if row.verdict == "bounded"} == SLOW, name
-        assert rows[0, 6].rounds == 1
-        assert rows[0, 6].reason.startswith("after 1 of 3 rounds it takes 5.2")
-        with pytest.raises(MissingPieceError, match=r"'span 0-6', which is bounded: after 1 of 3"):
-            table.sum_ms("000001|11")
-        assert any("3 of" in text and "bounded" in text for text in table.warnings)
-    # (0, 6] has a duplicate beside it.
-    assert (device.calls[digest((0, 7))], device.calls[digest((0, 6))]) == (1, 2)
-    assert device.calls[digest((7, 9))] >= 3
-    assert made.session.failed == 0
-
-
-def test_the_pairs_of_such_a_span_are_not_measured_again_either(
-    profiled: tuple[Profile, FakeConnection],
-) -> None:
-    measured = profiled[0].session.measurements
-    slow = [m for name, m in measured.items() if name.startswith("pair ") and m.latency_ms > 5]
-    assert slow
-    assert {measurement.rounds for measurement in slow} == {1}
-
-
 def test_a_span_that_a_planned_network_holds_is_measured_to_the_end(tmp_path: Path) -> None:
     def slower(spec: OpSpec) -> float:
         return latency_ms(spec) + 5 * sum(
@@ -328,20 +295,19 @@ def test_spans_of_one_network_never_overlap() -> None:
         assert not any({(4, 6), (4, 7)} & set(merged(mask)) for mask in masks)
 
 
-def test_a_job_that_stands_at_two_places_is_slow_only_where_it_is_at_both() -> None:
-    plan = plan_jobs(small_pieces(), compose, hold_out=0)
-    alone = replace(plan, networks=plan.networks[:1])
+def test_each_place_of_a_piece_is_judged_by_its_own_layers() -> None:
+    pieces = small_pieces()
     two = digest((7, 9))
     assert two == digest((1, 3))
     known = {
         digest((0, 1)): Known(latency_ms=1.0, high_ms=1.1),
-        plan.pieces.piece("addition", SKIPS[0]).spec.digest: Known(0.09, 0.08, 0.1),
+        pieces.piece("addition", SKIPS[0]).spec.digest: Known(0.09, 0.08, 0.1),
     }
-    # (1, 3] swallows an addition, (7, 9] does not: twice its layers are 4.6 and 4.4 ms.
-    for low_ms, slow in ((4.5, False), (4.7, True)):
+    # (1, 3] and (4, 6] swallow an addition, (7, 9] does not: twice its layers are 4.6 and 4.4 ms.
+    for low_ms, places in ((4.5, {(7, 9)}), (4.7, {(1, 3), (4, 6), (7, 9)})):
         measured = {**known, two: Known(latency_ms=5.0, low_ms=low_ms, high_ms=5.5)}
-        assert ("span", (7, 9)) in bounds.too_slow(plan.pieces, measured)  # type: ignore[arg-type]
-        assert (two in slow_jobs(alone, measured)) == slow  # type: ignore[arg-type]
+        slow = bounds.too_slow(pieces, measured)  # type: ignore[arg-type]
+        assert {place[1] for place in slow} == places
 
 
 def test_in_a_pair_a_span_stands_behind_the_convolution_before_it(tmp_path: Path) -> None:
@@ -394,7 +360,7 @@ class Killed(BaseException):
     pass
 
 
-def test_an_interrupted_profile_goes_on_and_bounds_the_same_spans(tmp_path: Path) -> None:
+def test_an_interrupted_profile_goes_on_to_the_same_table(tmp_path: Path) -> None:
     def stop_after(count: int):
         def progress(done: int, total: int, label: str) -> None:
             if done >= count:
@@ -412,45 +378,11 @@ def test_an_interrupted_profile_goes_on_and_bounds_the_same_spans(tmp_path: Path
         (r.piece, r.verdict, r.latency_ms) for r in whole.table.rows
     ]
     assert made.session.reused >= 70
-    # Nothing is left to do, the rounds of bounded spans are not waited for, nor their files.
+    # Nothing is left to do, and no file is left to write.
     estimates: list[DurationEstimate] = []
     again = run_with_estimate(tmp_path, estimates)
     assert (estimates[0].remaining, again.session.measured) == (0, 0)
     assert estimates[0].file_bytes == 0
-
-
-def test_the_progress_does_not_count_the_rounds_of_bounded_spans(tmp_path: Path) -> None:
-    calls: list[tuple[int, int]] = []
-    device = FakeConnection(latency_ms=latency_ms)
-    run(request(tmp_path), device, lambda done, total, label: calls.append((done, total)))
-    jobs = len(plan_jobs(small_pieces(), compose, hold_out=8).jobs)
-    # (0, 6] has a duplicate, which is as slow.
-    slow = len({digest(span) for span in SLOW}) + 1
-    in_second = [total for done, total in calls if jobs < done < 2 * jobs - slow]
-    assert set(in_second) == {3 * jobs - 2 * slow}
-
-
-def test_hopeless_jobs_give_no_time_to_measure_again() -> None:
-    plan = plan_jobs(small_pieces(), compose, hold_out=0)
-    reply = Reply(
-        job_id=plan.jobs[0].id,
-        round=0,
-        attempt=0,
-        board="",
-        outcome=Samples(wall_ns=(1,)),
-        took_s=2.0,
-    )
-    state = JournalState(accepted={(reply.job_id, 0): reply})
-    settings = ProfileSettings(rounds=3, extra_share=0.5, drift_share=0.25)
-    jobs = len(plan.jobs)
-    dropped = {reply.job_id}
-    every = TimeBudget(plan=plan, settings=settings, state=state)
-    assert every.planned_s == 2.0 * 3 * jobs
-    # What it took once, and the three rounds of the others.
-    fewer = replace(every, dropped=dropped)
-    assert fewer.planned_s == 2.0 * (1 + 3 * (jobs - 1))
-    assert fewer.extra_room_s() == 1 + 3 * (jobs - 1)
-    assert fewer.drift_room_s == (1 + 3 * (jobs - 1)) / 2
 
 
 def run_with_estimate(folder: Path, estimates: list[DurationEstimate]) -> Profile:
@@ -462,30 +394,6 @@ def test_spans_and_blocks_share_no_journal(tmp_path: Path) -> None:
     run_blocks(tmp_path, fake_device())
     with pytest.raises(JournalError):
         run(request(tmp_path), fake_device())
-
-
-def test_a_span_about_as_fast_as_its_layers_is_a_rival_of_theirs(
-    profiled: tuple[Profile, FakeConnection],
-) -> None:
-    plan = plan_jobs(small_pieces(), compose, contexts=["pair"])
-    measurements = profiled[0].session.measurements
-    assert not close_forms(plan, measurements)
-    assert slow_jobs(plan, measurements) >= {digest((0, 6)), digest((0, 7))}
-
-    def close(spec: OpSpec) -> float:
-        """(7, 9] takes 1.02 of what its two layers do."""
-        convs = [op for op in spec.ops if isinstance(op, Conv)]
-        two = 2 * op_ms(span_ops(0, 1)[0], spec.input_shape)
-        if len(spec.ops) == 2 and convs and convs[0].kernel == (5, 5):
-            return 1.02 * two
-        return latency_ms(spec)
-
-    table = {job.id: close(job.spec) for job in plan.jobs}
-    known = {name: Known(ms) for name, ms in table.items()}
-    found = close_forms(plan, known)  # type: ignore[arg-type]
-    assert {digest((7, 9)), digest((7, 8))} <= found
-    assert digest((0, 3)) not in found
-    assert any(name.startswith("pair ") for name in found)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from profiler.table.builder import LEAST_CALIBRATION, build_table
 PROVENANCE: dict[str, Any] = dict(
     fingerprint={"cpu_model": "x"}, seed=0, date="2026-01-01", dshrink_version="1"
 )
-QUICK = ProfileSettings(anchor_every=50, extra_rounds=0)
+QUICK = ProfileSettings()
 
 
 def build(result: SessionResult) -> LatencyTable:

@@ -687,19 +687,36 @@ def test_a_capture_that_broke_the_gpu_says_so(
     assert runtime.is_broken()
 
 
-def test_another_build_is_measured_once_and_not_kept(
+def test_another_build_is_kept_in_place_of_the_first_and_used_where_it_is_named(
     install: Install, save: Callable[[bytes], str]
 ) -> None:
     trt, runtime = install()
     file = save(models.convolution())
     first = runtime.prepare(file, 1, 0, {})
-    wanted = first.facts()["engine_sha256"]
     first.close()
-    other = runtime.prepare(file, 1, 0, {"build": 1, "engine_sha256": wanted})
+    other = runtime.prepare(file, 1, 0, {"build": 1})
     assert other.facts()["engine_reused"] is False and trt.world.builds == 2
+    wanted = other.facts()["engine_sha256"]
     other.close()
     kept = [one.name for one in Path(file).parent.glob("*.engine")]
     assert kept == [f"{Path(file).name}.{wanted}.engine"]
+    again = runtime.prepare(file, 1, 0, {"build": 1, "engine_sha256": wanted})
+    assert again.facts()["engine_reused"] is True and trt.world.builds == 2
+    again.close()
+    # One that is gone is built anew, as the build of that number.
+    gone = {"build": 1, "engine_sha256": first.facts()["engine_sha256"]}
+    anew = runtime.prepare(file, 1, 0, gone)
+    assert anew.facts()["engine_reused"] is False and trt.world.builds == 3
+    assert anew.facts()["flags"]["timing_cache"] == "none"
+    anew.close()
+
+
+def test_models_whose_names_are_alike_keep_their_own_engines(tmp_path: Path) -> None:
+    for name in ("a.onnx.b", "a.onnx", "a[b].onnx", "ab.onnx"):
+        engines.save(str(tmp_path / name), name.encode())
+    engines.save(str(tmp_path / "a[b].onnx"), b"another")
+    kept = {one.read_bytes() for one in tmp_path.glob("*.engine")}
+    assert kept == {b"a.onnx", b"a.onnx.b", b"ab.onnx", b"another"}
 
 
 # Which machines

@@ -149,6 +149,13 @@ def test_warm_up_that_never_settles_ends_at_its_cap() -> None:
     assert 2.0 <= seconds < 2.1
 
 
+def test_a_warm_up_has_two_windows_however_long_a_run_takes() -> None:
+    cold_first = itertools.chain([9_000_000_000], itertools.repeat(3_000_000_000))
+    machine = FakeMachine(cold_first)
+    assert warm_up(machine.run, RULE, machine) == (pytest.approx(12.0), 3_000_000_000)
+    assert machine.calls == [1, 1]
+
+
 def test_a_sample_holds_as_many_runs_as_last_the_asked_time() -> None:
     machine = FakeMachine(itertools.repeat(30_000))
     timing = measure(machine.run, RULE, machine)

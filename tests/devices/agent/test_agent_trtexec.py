@@ -263,16 +263,21 @@ def test_an_engine_that_is_not_what_this_run_built_is_never_loaded(
     assert sum(any("--onnx" in word for word in call) for call in device.calls) == 2
 
 
-def test_a_further_build_takes_no_timing_cache_and_leaves_no_engine(device: Device) -> None:
+def test_a_further_build_takes_no_timing_cache_and_replaces_the_engine(device: Device) -> None:
     runtime = device.become("8.5.3")
+    device.prepare(runtime).close()
+    before, learned = device.left, runtime.state()
     model = device.prepare(runtime, build=2)
     assert model.facts()["flags"]["timing_cache"] == "none"
-    assert "--noBuilderCache" in device.calls[0]
-    assert not any(word.startswith("--timingCacheFile") for word in device.calls[0])
-    assert runtime.state() is None
+    building = next(call for call in device.calls[::-1] if "--noBuilderCache" in call)
+    assert not any(word.startswith("--timingCacheFile") for word in building)
+    assert runtime.state() == learned
     assert model.measure(RULE, 1).device_ns
     model.close()
-    assert device.left == set()
+    sha256 = model.facts()["engine_sha256"]
+    assert device.left == {Path(engines.path_of("m.onnx", sha256)).name} != before
+    again = device.prepare(runtime, build=2, engine_sha256=sha256)
+    assert again.facts()["engine_reused"]
 
 
 def test_builds_start_from_the_host_s_timing_cache_and_give_theirs_back(device: Device) -> None:

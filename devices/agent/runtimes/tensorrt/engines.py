@@ -47,7 +47,7 @@ def save(model: str, plan: bytes) -> str:
     It is readable by its owner alone.
     """
     sha256 = digest_of(plan)
-    for earlier in glob.glob(path_of(glob.escape(model), "*")):
+    for earlier in glob.glob(path_of(glob.escape(model), "[0-9a-f]" * 64)):
         with suppress(OSError):  # another run's, which is gone already
             os.remove(earlier)
     with whole_file(path_of(model, sha256)) as stream:
