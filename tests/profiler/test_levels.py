@@ -62,7 +62,7 @@ def test_the_standard_error_is_about_the_error_that_is_made():
         shares = np.array([one.error_ms / one.latency_ms for one in found.jobs.values()])
         scores.append(errors(found) / shares)
 
-    assert np.std(scores) == pytest.approx(1.0, abs=0.15)
+    assert np.std(scores) == pytest.approx(1.0, abs=0.25)
 
 
 def test_with_few_jobs_a_level_is_part_of_what_a_job_takes():
