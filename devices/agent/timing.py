@@ -14,7 +14,6 @@ from functools import lru_cache
 from statistics import median
 from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
 
-from .idle_core import Neighbourhood
 from .protocol import Rule
 
 #: The noise estimate counts as stable when this many in a row lie this close to their mean.
@@ -32,7 +31,7 @@ Run = Callable[[int], Any]
 
 
 class Sample(NamedTuple):
-    """One sample: time of all its runs, and whether anyone took or slowed the core meanwhile.
+    """One sample: time of all its runs, and whether the kernel took the core away meanwhile.
 
     ``device_ns`` is the time between a GPU's events, ``enqueue_ns`` what the host took to launch
     the runs; both are 0 on a CPU.
@@ -57,10 +56,6 @@ class Timing(NamedTuple):
     stopped: str
     device_ns: Optional[List[int]] = None
     enqueue_ns: Optional[List[int]] = None
-
-
-#: One for the process: it learns how long an undisturbed probe takes.
-_NEIGHBOURHOOD = Neighbourhood()
 
 
 class Clocks(object):
@@ -127,19 +122,13 @@ class SystemClocks(Clocks):
 
     def take(self, run: Run, runs: int) -> Sample:
         """One sample of ``runs`` runs."""
-        before = self.is_undisturbed()
         switches = self.switches()
         cpu = self.cpu_ns()
         wall = self.wall_ns()
         run(runs)
         wall = self.wall_ns() - wall
         cpu = self.cpu_ns() - cpu
-        switched = self.switches() != switches
-        return Sample(
-            wall_ns=wall,
-            cpu_ns=cpu,
-            disturbed=switched or not before or not self.is_undisturbed(),
-        )
+        return Sample(wall_ns=wall, cpu_ns=cpu, disturbed=self.switches() != switches)
 
 
 def measure(run: Run, rule: Rule, clocks: Any) -> Timing:

@@ -20,7 +20,8 @@ Candidates = Mapping[str, tuple[Place, ...]]
 
 def choose_networks(costs: Costs, candidates: Candidates, count: int) -> tuple[str, ...]:
     """``count`` of the candidates (pieces by name), or all; the least sure first."""
-    left, chosen = dict(candidates), []
+    left = dict(candidates)
+    chosen: list[str] = []
     while left and len(chosen) < count:
         sure = {name: costs.predict(places) for name, places in left.items()}
         name = max(sure, key=lambda one: sure[one][1] / sure[one][0])

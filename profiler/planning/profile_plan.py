@@ -105,7 +105,8 @@ def plan_jobs(
         Job(id=spec.digest, kind="piece", label=label, spec=spec)
         for label, spec in _distinct(wanted)
     ]
-    networks, jobs = [], {}
+    networks: list[PlannedNetwork] = []
+    jobs: dict[str, Job] = {}
     for role, mask, padding in _masks(pieces, check, candidates, seed, left_out):
         spec = compose(mask, padding)
         name = f"network {mask} {padding}"
