@@ -276,7 +276,7 @@ def test_a_sidecar_that_makes_no_sense_is_refused(
         (lambda d: network(d, 1, measured_ms=10**400), "'measured_ms' must be a finite number"),
         (lambda d: network(d, 1, measured_ms=5.0), "lies outside its interval"),
         (lambda d: network(d, 1, low_ms=99.0), "lies outside its interval"),
-        (lambda d: network(d, 1, measured_ms=8.0, low_ms=7.9), "row 'stem': in_network"),
+        (lambda d: network(d, 1, measured_ms=8.0, low_ms=7.9), "original': in_network_low_ms"),
         (lambda d: [network(d, n, role="check") for n in range(4)], "do not belong together"),
         (lambda d: network(d, 1, role="calibration"), '\'role\' must be "fit" or "check"'),
         (lambda d: network(d, 1, padding="zero"), "unknown padding"),
