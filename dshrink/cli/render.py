@@ -73,8 +73,11 @@ def _in_network(row: Row) -> str:
 
 
 def difference_percent(row: Row) -> float | None:
-    """How much more a piece costs in the network than alone."""
-    if row.in_network_ms is None or not row.latency_ms:
+    """How much more a piece costs in the network than alone; None where that is hardly known."""
+    high_ms = row.in_network_high_ms
+    if row.in_network_ms is None or high_ms is None or not row.latency_ms:
+        return None
+    if high_ms - row.in_network_ms > row.latency_ms:
         return None
     return 100 * (row.in_network_ms / row.latency_ms - 1)
 

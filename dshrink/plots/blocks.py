@@ -27,9 +27,8 @@ def blocks_figure(table: LatencyTable, *, padding: str = "bias_map") -> Figure:
     """
     check_padding(padding)
     in_network = any(row.in_network_ms is not None for row in table.rows)
-    title = (
-        f"Latency of each block {'in the network ' if in_network else ''}before and after merging"
-    )
+    where = "in the network " if in_network else ""
+    title = f"Latency of each block {where}before and after merging"
     title += "" if table.origin else ", with 95 % intervals"
     with style.new_figure(4.8, title, style.describe_table(table)) as figure:
         latency, saving = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.15))
