@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from latency_tables.errors import CalibrationError
@@ -39,10 +40,11 @@ def predict(table: LatencyTable, keep_mask: str, padding: str | None = None) -> 
     Raises MaskError for a mask that does not fit, MissingPieceError for a piece without latency.
     """
     padding = padding or table.forms.padding
-    latency_ms = plain_sum_ms = table.sum_ms(keep_mask, padding)
+    places = table.places(keep_mask, padding)
+    latency_ms = plain_sum_ms = math.fsum(table.measured(*place)[1] for place in places)
     low_ms = high_ms = method = None
     if table.costs is not None:
-        latency_ms, sd_ms = table.costs.predict(table.places(keep_mask, padding))
+        latency_ms, sd_ms = table.costs.predict(places)
         method, factor = _interval(table)
         margin_ms = factor * NORMAL_95 * sd_ms
         low_ms, high_ms = max(latency_ms - margin_ms, 0.0), latency_ms + margin_ms

@@ -298,6 +298,18 @@ class Row:
         return self.latency_ms is not None and self.verdict != "bounded"
 
     @property
+    def cost_ms(self) -> float | None:
+        """What the piece costs: in a network where that is known, else alone."""
+        return self.latency_ms if self.in_network_ms is None else self.in_network_ms
+
+    @property
+    def cost_interval_ms(self) -> tuple[float | None, float | None]:
+        """The 95 % interval of that."""
+        if self.in_network_ms is None:
+            return self.low_ms, self.high_ms
+        return self.in_network_low_ms, self.in_network_high_ms
+
+    @property
     def in_networks(self) -> bool:
         """Whether networks that we measure may contain the row, so that they say what it costs."""
         return self.is_measured and self.kind != "dense" and self.verdict != "published"

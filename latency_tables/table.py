@@ -113,17 +113,15 @@ class LatencyTable(TableRows):
 
     def scaled_macs_ms(self, keep_mask: str, padding: str | None = None) -> float:
         """What the share of the MACs alone would say, of the original network where it is known."""
-        mask, other, known_ms = self._reference
-        macs = self.macs(mask, other)
+        macs, known_ms = self._reference
         return known_ms * self.macs(keep_mask, padding) / macs if macs else known_ms
 
     @cached_property
-    def _reference(self) -> tuple[str, str, float]:
-        base, padding = self.forms.base, self.forms.padding
-        first = sorted(self.known_networks, key=lambda one: one.keep_mask != base)
-        if first:
-            return first[0].keep_mask, first[0].padding, first[0].measured_ms
-        return base, padding, self.sum_ms(base)
+    def _reference(self) -> tuple[int, float]:
+        base = self.forms.base
+        for one in sorted(self.known_networks, key=lambda one: one.keep_mask != base):
+            return self.macs(one.keep_mask, one.padding), one.measured_ms
+        return self.macs(base), self.sum_ms(base)
 
     @cached_property
     def hold_out(self) -> HoldOut | None:

@@ -6,8 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from dshrink.cli.grids import Column, number, print_grid
 
+#: A larger difference between the network and alone is explained.
+NOTED_PERCENT = 10.0
+LESS = "ends not paid: alone there are layout changes, and additions are not fused"
+MORE = "cache not kept: alone weights and inputs stay in it"
+
 if TYPE_CHECKING:
     from dshrink.results import BenchmarkResult
+    from latency_tables.hold_out import HoldOut
     from latency_tables.schema import Conditions, Row
     from latency_tables.table import LatencyTable
 
@@ -23,10 +29,11 @@ def table_data(table: LatencyTable) -> dict[str, Any]:
         "origin": plain(table.origin),
         "conditions": table.conditions.to_json(),
         "rows": table.rows,
-        "calibration": plain(table.calibration),
+        "networks": table.networks,
+        "estimate": plain(table.estimate),
+        "level": plain(table.level),
         "hold_out": plain(table.hold_out),
-        "context": table.context,
-        "contexts": plain(table.contexts),
+        "data_note": table.data_note,
         "warnings": table.warnings,
         "fit_for_search": table.fit_for_search,
         "fit_reason": table.fit_reason,
@@ -38,13 +45,15 @@ def print_rows(table: LatencyTable, *, wide: bool = False) -> None:
     c = table.conditions
     columns: list[Column[Row]] = [
         Column("piece", lambda row: row.piece),
-        Column("layers", _layers, rank=2, least=24),
-        number("latency ms", lambda row: row.latency_ms, ".4f"),
-        Column("95 % interval ms", _spread, rank=1, is_number=True),
-        number("MMAC", lambda row: row.macs / 1e6 if row.macs else None, ".2f", rank=4),
-        number("GMAC/s", lambda row: _gmac_per_s(row, c.batch), ".1f", rank=5),
-        Column("verdict", lambda row: row.verdict),
-        Column("reason", _reason, rank=3, least=16, is_prose=True),
+        Column("layers", _layers, rank=3, least=24),
+        Column("in network ms", _in_network, is_number=True),
+        number("alone ms", lambda row: row.latency_ms, ".4f"),
+        number("differs", difference_percent, "+.1f", suffix=" %"),
+        Column("verdict", lambda row: row.verdict, rank=2),
+        Column("note", _note, rank=1, least=16, is_prose=True),
+        Column("95 % interval alone", _spread, rank=4, is_number=True),
+        number("MMAC", lambda row: row.macs / 1e6 if row.macs else None, ".2f", rank=5),
+        number("GMAC/s", lambda row: _gmac_per_s(row, c.batch), ".1f", rank=6),
     ]
     timed = f"{c.precision}, batch {c.batch}, {how_timed(c)}, {c.statistic}"
     title = f"{table.model} on {c.device}, {c.runtime} {c.runtime_version}, {timed}"
@@ -56,15 +65,38 @@ def _layers(row: Row) -> str:
     return row.first_layer if alone else f"{row.first_layer} .. {row.last_layer}"
 
 
-def _gmac_per_s(row: Row, batch: int) -> float | None:
-    if not row.macs or row.latency_ms is None:
+def _in_network(row: Row) -> str:
+    """The cost in the network and half the width of its interval."""
+    if row.in_network_ms is None or row.in_network_high_ms is None:
+        return ""
+    return f"{row.in_network_ms:.4f} +- {row.in_network_high_ms - row.in_network_ms:.4f}"
+
+
+def difference_percent(row: Row) -> float | None:
+    """How much more a piece costs in the network than alone; None where that is hardly known."""
+    high_ms = row.in_network_high_ms
+    if row.in_network_ms is None or high_ms is None or not row.latency_ms:
         return None
-    return row.macs * batch / row.latency_ms / 1e6
+    if high_ms - row.in_network_ms > row.latency_ms:
+        return None
+    return 100 * (row.in_network_ms / row.latency_ms - 1)
 
 
-def _reason(row: Row) -> str:
-    """Why a row has no latency, or only bounds of it."""
-    return row.reason if row.latency_ms is None or row.verdict == "bounded" else ""
+def _gmac_per_s(row: Row, batch: int) -> float | None:
+    cost_ms = row.cost_ms
+    return row.macs * batch / cost_ms / 1e6 if row.macs and cost_ms and cost_ms > 0 else None
+
+
+def _note(row: Row) -> str:
+    """Why a row has no latency, or only bounds of it; what makes it cost other than alone."""
+    if row.latency_ms is None or row.verdict == "bounded":
+        return row.reason
+    difference, (low, high) = difference_percent(row), row.cost_interval_ms
+    if difference is None or low is None or high is None or abs(difference) <= NOTED_PERCENT:
+        return ""
+    if low <= row.latency_ms <= high:
+        return "within interval"
+    return LESS if difference < 0 else MORE
 
 
 def _spread(row: Row) -> str:
@@ -94,51 +126,54 @@ def summary_lines(table: LatencyTable) -> list[str]:
             f"published, not measured by us: {table.origin.source}; "
             f"licence: {table.origin.licence}{note}"
         )
-    if table.calibration:
-        lines.append(f"whole network, measured: {table.calibration.base_ms:.3f} ms")
-    lines += [] if table.origin else _context_lines(table)
-    check = table.hold_out
-    if check:
-        tau = "unknown" if check.kendall_tau is None else f"{check.kendall_tau:.3f}"
-        lines += [
-            f"prediction error on {len(check.networks)} hold-out networks: "
-            f"{check.mape_percent:.2f} % on average, {check.max_error_percent:.2f} % at most; "
-            f"{check.within_5_percent:.0f} % of them within 5 %; Kendall's tau {tau}",
-            f"for comparison: plain sum of the rows {check.plain_sum_mape_percent:.2f} %, "
-            f"scaled MACs {check.scaled_macs_mape_percent:.2f} %",
-        ]
-        if check.interval_percent is not None:
-            lines.append(
-                f"95 % prediction interval: +-{check.interval_percent:.2f} % "
-                f"({check.interval_method})"
-            )
+    if table.base_ms is not None:
+        lines.append(f"whole network, measured: {table.base_ms:.3f} ms")
+    if table.estimate:
+        lines.append(f"costs in the network: {_estimate(table)}")
+    if table.hold_out:
+        lines += _hold_out_lines(table.hold_out)
+    if level := table.level:
+        lines.append(
+            f"one process may be +-{level.spread_percent:.1f} % off; the machine's level is known "
+            f"to +-{level.known_percent:.1f} % and moved by {level.moved_percent:.1f} % during the "
+            f"run ({level.processes} processes)"
+        )
     if table.twins:
         differences = [abs(twin["difference_percent"]) for twin in table.twins]
         lines.append(
             f"{len(differences)} pieces were measured twice: the latencies differ by "
             f"{max(differences):.1f} % at most"
         )
+    lines += [f"note: {table.data_note}"] if table.data_note else []
     lines += [f"warning: {warning}" for warning in table.warnings]
     fit = "fit for search" if table.fit_for_search else f"NOT fit for search: {table.fit_reason}"
     return [*lines, f"this table is {fit}"]
 
 
-def _context_lines(table: LatencyTable) -> list[str]:
-    """The context that pieces were measured in, and the error of each where there are several."""
-    lines = [f"context of the pieces: {table.context}"]
-    if len(table.contexts) > 1:
-        errors = (
-            f"{name} unknown"
-            if check.mape_percent is None
-            else f"{name} {check.mape_percent:.2f} % (plain sum {check.plain_sum_mape_percent:.2f} "
-            f"%, at most {check.max_error_percent:.2f} %)"
-            for name, check in table.contexts.items()
+def _estimate(table: LatencyTable) -> str:
+    """What the costs in the network come from."""
+    assert table.estimate is not None
+    prior = {"alone": "what each piece takes alone", "profile": "the runtime's own profile"}
+    fitted = sum(network.role == "fit" for network in table.networks)
+    whole = "whole network" if fitted == 1 else "whole networks"
+    return f"from {prior[table.estimate.prior]}, corrected by {fitted} {whole}"
+
+
+def _hold_out_lines(check: HoldOut) -> list[str]:
+    tau = "unknown" if check.kendall_tau is None else f"{check.kendall_tau:.3f}"
+    line = check.line_mape_percent
+    method = f"{check.interval_method}; it holds {check.coverage_percent:.0f} % of them"
+    if check.interval_method == "conformal":
+        method = (
+            f"conformal: widened {check.interval_factor:.1f} times, for the posterior's own holds "
+            f"only {check.coverage_percent:.0f} % of them"
         )
-        lines.append(f"prediction error by context: {'; '.join(errors)}")
-    for name, check in table.contexts.items():
-        if check.unnamed_percent:
-            lines.append(
-                f"{name}: {check.unnamed_percent:.1f} % of the profiled time was in layers that "
-                "match no operator of the network, and was distributed over the others"
-            )
-    return lines
+    return [
+        f"prediction error on {len(check.networks)} other networks: {check.mape_percent:.2f} % on "
+        f"average, {check.max_error_percent:.2f} % at most; their own measurement makes "
+        f"{check.measuring_percent:.2f} % of it; Kendall's tau {tau}",
+        f"95 % prediction interval: +-{check.interval_percent:.2f} % on average ({method})",
+        f"for comparison: plain sum of the pieces alone {check.plain_sum_mape_percent:.2f} %, "
+        + (f"the best line through such sums {line:.2f} %, " if line is not None else "")
+        + f"scaled MACs {check.scaled_macs_mape_percent:.2f} %",
+    ]

@@ -22,7 +22,7 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="folder of a latency
 
 @app.command()
 def show(folder: Folder, wide: options.Wide = False, json: options.Json = False) -> None:
-    """Print every row with its interval and verdict."""
+    """Print what each piece costs in the network and alone, and how well that is known."""
     from latency_tables.io import load_table
 
     table = load_table(folder)
@@ -71,11 +71,11 @@ def predict(
         interval = f" (95 %: {prediction.low_ms:.3f} to {prediction.high_ms:.3f})"
     lines = [
         f"{prediction.latency_ms:.3f} ms{interval}, {prediction.throughput_fps:.1f} FPS",
-        f"plain sum of the rows {prediction.plain_sum_ms:.3f} ms, "
+        f"plain sum of the pieces alone {prediction.plain_sum_ms:.3f} ms, "
         f"scaled MACs {prediction.scaled_macs_ms:.3f} ms",
     ]
     if not prediction.calibrated:
-        lines.append("not calibrated: this is the plain sum, and its error is unknown")
+        lines.append("no whole network was measured: this is the plain sum, its error is unknown")
     show_result(prediction, lines, as_json=json)
 
 

@@ -26,7 +26,9 @@ def blocks_figure(table: LatencyTable, *, padding: str = "bias_map") -> Figure:
     marked. Raises MaskError for an unknown padding.
     """
     check_padding(padding)
-    title = "Latency of each block before and after merging"
+    in_network = any(row.in_network_ms is not None for row in table.rows)
+    where = "in the network " if in_network else ""
+    title = f"Latency of each block {where}before and after merging"
     title += "" if table.origin else ", with 95 % intervals"
     with style.new_figure(4.8, title, style.describe_table(table)) as figure:
         latency, saving = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.15))
@@ -38,7 +40,7 @@ def blocks_figure(table: LatencyTable, *, padding: str = "bias_map") -> Figure:
 
 def draw_block_latency(axes: Axes, table: LatencyTable, kinds: Sequence[str] = BLOCK_KINDS) -> None:
     """One group of bars a block on ``axes``: the ``kinds`` that the table holds."""
-    placed = style.draw_bars(axes, table, kinds, lambda row: row.latency_ms or 0.0, _interval)
+    placed = style.draw_bars(axes, table, kinds, lambda row: row.cost_ms or 0.0, _interval)
     _mark_doubtful(axes, placed)
     style.set_block_axis(axes, table.block_count)
     axes.set_ylim(bottom=0)
@@ -49,14 +51,14 @@ def draw_block_latency(axes: Axes, table: LatencyTable, kinds: Sequence[str] = B
 
 def _interval(row: Row) -> tuple[float, float, float]:
     """Failed and published rows have no interval; a NaN draws none."""
-    low, high = (math.nan if end is None else end for end in (row.low_ms, row.high_ms))
-    return low, row.latency_ms or 0.0, high
+    low, high = (math.nan if end is None else end for end in row.cost_interval_ms)
+    return low, row.cost_ms or 0.0, high
 
 
 def _mark_doubtful(axes: Axes, placed: Sequence[tuple[Row, float]]) -> None:
     failed = [(x, 0.0) for row, x in placed if not row.is_measured]
     noisy = [
-        (x, row.high_ms or 0.0)
+        (x, row.cost_interval_ms[1] or 0.0)
         for row, x in placed
         if row.is_measured and row.verdict not in ("ok", "published")
     ]
@@ -98,5 +100,5 @@ def _draw_saving(axes: Axes, table: LatencyTable, padding: str) -> None:
 def _saving_percent(table: LatencyTable, block: int, kind: str) -> float | None:
     if not {("original", block), (kind, block)} <= table.by_place.keys():
         return None
-    before, after = table.row("original", block).latency_ms, table.row(kind, block).latency_ms
-    return None if before is None or after is None else 100 * (1 - after / before)
+    before, after = table.row("original", block).cost_ms, table.row(kind, block).cost_ms
+    return 100 * (1 - after / before) if before and after is not None else None

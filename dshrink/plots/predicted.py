@@ -1,4 +1,4 @@
-"""Predicted against measured latency of the networks that took no part in the calibration."""
+"""Predicted against measured latency of the networks that took no part in the estimate."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from dshrink.errors import PlotError
 from dshrink.plots import style
+from latency_tables.estimator import NORMAL_95
 from latency_tables.hold_out import HoldOut
 from latency_tables.table import LatencyTable
 
@@ -32,14 +33,14 @@ _SCALED, _SUM = "scaled_macs", "plain_sum"
 _METHODS = (
     _Method("scaled MACs", f"{_SCALED}_ms", f"{_SCALED}_mape_percent", style.PURPLE, "^", 22, 0.55),
     _Method("plain sum of rows", f"{_SUM}_ms", f"{_SUM}_mape_percent", style.ORANGE, "s", 20, 0.65),
-    _Method("calibrated table", "predicted_ms", "mape_percent", style.BLUE, "o", 30, 1.0),
+    _Method("latency table", "predicted_ms", "mape_percent", style.BLUE, "o", 30, 1.0),
 )
 
 
 def predicted_figure(table: LatencyTable) -> Figure:
     """Latency above, the errors in percent below; a network's marks are in one column.
 
-    The band is where predictions lie whose 95 % prediction interval holds the measurement. Raises
+    Bars are the 95 % intervals: of the table's predictions, and of the measurements. Raises
     PlotError for a table without held-out networks.
     """
     hold_out = table.hold_out
@@ -53,10 +54,10 @@ def predicted_figure(table: LatencyTable) -> Figure:
     title = f"Predicted and measured latency of {count} held-out shrunk network{plural}"
     with style.new_figure(6.2, title, style.describe_table(table)) as figure:
         latency, errors = figure.subplots(2, 1, sharex=True, height_ratios=(1.5, 1))
-        _draw_bands(latency, errors, hold_out)
+        _draw_perfect(latency, errors, hold_out)
         for method in _METHODS:
             _draw_method(latency, errors, hold_out, method)
-        _draw_measured(latency, hold_out)
+        _draw_intervals(latency, errors, hold_out)
         for axes in (latency, errors):
             axes.grid()
         latency.set_ylabel("Predicted latency [ms]")
@@ -67,27 +68,13 @@ def predicted_figure(table: LatencyTable) -> Figure:
     return figure
 
 
-def _draw_bands(latency: Axes, errors: Axes, hold_out: HoldOut) -> None:
+def _draw_perfect(latency: Axes, errors: Axes, hold_out: HoldOut) -> None:
     measured = [network.measured_ms for network in hold_out.networks]
     margin = 0.04 * (max(measured) - min(measured)) or 0.02 * max(measured)
     ends = [min(measured) - margin, max(measured) + margin]
     latency.set_xlim(*ends)
     latency.plot(ends, ends, color=style.GREY, linewidth=0.9, label="predicted = measured")
     errors.axhline(0, color=style.GREY, linewidth=0.9)
-    percent = hold_out.interval_percent
-    if percent is None or percent >= 100:
-        return
-    # The interval is relative to the prediction, so seen from the measurement it is not symmetric.
-    low, high = 1 / (1 + percent / 100), 1 / (1 - percent / 100)
-    band: dict[str, Any] = {"color": style.BLUE, "alpha": 0.15, "linewidth": 0}
-    latency.fill_between(
-        ends,
-        [low * end for end in ends],
-        [high * end for end in ends],
-        label=f"95 % prediction interval (± {percent:.2f} %)",
-        **band,
-    )
-    errors.axhspan(100 * (low - 1), 100 * (high - 1), **band)
 
 
 def _draw_method(latency: Axes, errors: Axes, hold_out: HoldOut, method: _Method) -> None:
@@ -109,17 +96,20 @@ def _draw_method(latency: Axes, errors: Axes, hold_out: HoldOut, method: _Method
         )
 
 
-def _draw_measured(axes: Axes, hold_out: HoldOut) -> None:
-    """The intervals of the measurements, on the marks of the calibrated table."""
+def _draw_intervals(latency: Axes, errors: Axes, hold_out: HoldOut) -> None:
+    """On the marks of the table: up and down of the prediction, across of the measurement."""
     networks = hold_out.networks
-    axes.errorbar(
-        [network.measured_ms for network in networks],
-        [network.predicted_ms for network in networks],
-        xerr=style.error_lengths(
-            (one.measured_low_ms, one.measured_ms, one.measured_high_ms) for one in networks
-        ),
-        fmt="none",
-        ecolor=style.BLACK,
-        elinewidth=0.8,
-        zorder=2,
+    measured = [one.measured_ms for one in networks]
+    across = style.error_lengths(
+        (one.measured_low_ms, one.measured_ms, one.measured_high_ms) for one in networks
     )
+    width = NORMAL_95 * hold_out.interval_factor
+    half_ms = [width * one.predicted_sd_ms for one in networks]
+    half_percent = [100 * half / ms for half, ms in zip(half_ms, measured, strict=True)]
+    bars: dict[str, Any] = {"fmt": "none", "elinewidth": 0.8, "zorder": 2}
+    predicted = [one.predicted_ms for one in networks]
+    label = f"95 % prediction interval (± {hold_out.interval_percent:.2f} % on average)"
+    latency.errorbar(measured, predicted, half_ms, ecolor=style.BLUE, label=label, **bars)
+    latency.errorbar(measured, predicted, xerr=across, ecolor=style.BLACK, **bars)
+    percent = [one.error_percent for one in networks]
+    errors.errorbar(measured, percent, half_percent, ecolor=style.BLUE, **bars)

@@ -1,9 +1,9 @@
 """The plans that a latency table gives by itself: merge where it saves most, or at random.
 
-Predictions grow with the sum of the rows, so merging the blocks of largest saving first meets a
-budget with the fewest merged blocks. Neither knows anything about accuracy; that is what stage 1
-and the dynamic program are for. Random plans are the baseline that a real search has to beat
-(DepthShrinker, Sec. 5).
+A prediction is the sum of what the pieces cost in the network, so merging the blocks of largest
+saving first meets a budget with the fewest merged blocks. Neither knows anything about accuracy;
+that is what stage 1 and the dynamic program are for. Random plans are the baseline that a real
+search has to beat (DepthShrinker, Sec. 5).
 """
 
 from __future__ import annotations

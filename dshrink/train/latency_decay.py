@@ -48,7 +48,7 @@ def latency_decay(table: LatencyTable, blocks: Sequence[int], strength: float) -
     if not 0 <= strength < math.inf:
         raise SearchError(f"the decay must be a number, 0 or more, got {strength:g}")
     savings = savings_ms(table, PADDING)
-    latencies_ms = [table.measured("original", block)[1] for block in blocks]
+    latencies_ms = [table.cost_ms("original", block) for block in blocks]
     return Decay(
         strength=strength,
         savings_ms=tuple(savings[block] for block in blocks),

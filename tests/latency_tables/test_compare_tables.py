@@ -13,7 +13,7 @@ from latency_tables.table import LatencyTable
 
 def with_rows(*rows: Row) -> LatencyTable:
     table = synthetic_table([1.0, 2.0], [0.5, 1.0])
-    return replace(table, rows=rows, calibration=None, hold_out=None)
+    return replace(table, rows=rows, networks=())
 
 
 def row(block: int, latency_ms: float | None, half_width_percent: float = 0.5) -> Row:

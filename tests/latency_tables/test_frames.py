@@ -29,7 +29,7 @@ def test_a_failed_row_has_no_number_in_the_frame():
     table = synthetic_table([4.0, 3.0], [1.0, 2.0])
     failed = synthetic_row("merged", 0, latency_ms=None)
     rows = tuple(failed if row.piece == failed.piece else row for row in table.rows)
-    frame = replace(table, rows=rows, calibration=None, hold_out=None).to_frame()
+    frame = replace(table, rows=rows, networks=()).to_frame()
     known = frame.set_index("piece")["latency_ms"]
     assert math.isnan(known[failed.piece])
     assert known.drop(failed.piece).notna().all()

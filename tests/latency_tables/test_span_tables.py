@@ -64,8 +64,8 @@ def published() -> LatencyTable:
     return replace(
         table(),
         rows=tuple(rows),
-        calibration=None,
-        hold_out=None,
+        networks=(),
+        estimate=None,
         origin=Origin(source="Kim et al. (ICML 2023), code", licence="MIT", note="RTX 2080 Ti"),
     )
 
@@ -146,8 +146,7 @@ def test_the_command_of_a_span_table_repeats_what_was_asked_for(
     save_table(replace(table(), spans=spans), tmp_path)
     found = load_table(tmp_path)
     assert found.spans == spans
-    # Another context than isolated is the default for spans, so even that is said.
-    assert found.profile_command.endswith(f" --context isolated --segments spans{words} --out DIR")
+    assert found.profile_command.endswith(f" --segments spans{words} --out DIR")
 
 
 def test_a_span_that_cannot_merge_is_refused_with_its_reason() -> None:
@@ -213,7 +212,7 @@ def test_a_bounded_row_is_in_no_prediction_and_harms_no_other(tmp_path: Path) ->
     [("span 1-2", r"\(positions 2 to 2\)"), ("addition 1-3", "no row for 'addition 1-3'")],
 )
 def test_a_table_without_a_layer_or_an_addition_is_not_fit_for_search(lost: str, part: str) -> None:
-    made = replace(table(), calibration=None, hold_out=None)
+    made = replace(table(), networks=())
     place = next(row.place for row in made.rows if row.piece == lost)
     kept = replace(made, rows=tuple(row for row in made.rows if row.place != place))
     with pytest.raises(MissingPieceError, match=rf"no row for '{lost}'.*--segments spans"):

@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from synthetic_tables import CONDITIONS, synthetic_row, synthetic_table
+from synthetic_tables import CONDITIONS, synthetic_row, synthetic_table, without_networks
 
 from latency_tables.errors import MaskError, MissingPieceError, TableFormatError
 from latency_tables.forms import merged_kind
@@ -64,9 +64,16 @@ def test_macs_follow_the_mask() -> None:
 
 
 def test_saving_is_original_less_merged() -> None:
-    assert table().saving_ms(0) == 0.5
-    assert table().saving_ms(2) == 0.75
-    assert table().saving_ms(2, "repad") == 1.0
+    bare = without_networks(table())
+    assert bare.saving_ms(0) == 0.5
+    assert bare.saving_ms(2) == 0.75
+    assert bare.saving_ms(2, "repad") == 1.0
+
+
+def test_a_saving_is_that_in_the_network_where_networks_say_so() -> None:
+    made = synthetic_table([1.0, 2.0], [0.5, 1.5], slope=1.2)
+    assert made.saving_ms(0) == pytest.approx(0.6, abs=1e-5)
+    assert made.saving_ms(1) == pytest.approx(0.6, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -141,8 +148,8 @@ def test_a_good_table_is_fit_for_search() -> None:
 @pytest.mark.parametrize(
     ("unfit", "reason"),
     [
-        (replace(table(), calibration=None), "no calibration"),
-        (replace(table(), hold_out=None), "no hold-out check"),
+        (without_networks(table()), "no whole network was measured: its sums"),
+        (without_networks(table(), role="check"), "no hold-out check"),
         (
             synthetic_table([1.0, 2.0], [0.5, 1.0], hold_out_errors_percent=[2.5, -2.5]),
             r"off by 2.50 % on held-out networks \(MAPE; at most 2 %",
@@ -182,19 +189,57 @@ def test_a_failed_dense_counterpart_does_not_matter() -> None:
 def test_a_table_that_contradicts_itself_is_refused(
     changes: dict[str, object], message: str
 ) -> None:
-    bare = replace(table(), hold_out=None, calibration=None)
+    bare = without_networks(table())
     with pytest.raises(TableFormatError, match=message):
         replace(bare, **changes)
 
 
-def test_hold_out_networks_must_fit_the_blocks() -> None:
+def test_networks_must_fit_the_blocks() -> None:
     other = synthetic_table([1.0, 2.0], [0.5, 1.5])
     with pytest.raises(MaskError):
-        replace(table(), hold_out=other.hold_out)
+        replace(table(), networks=other.networks)
+
+
+def test_networks_of_a_failed_piece_say_nothing_and_the_others_do() -> None:
+    failed = failing("merged", 0)
+    assert 0 < len(failed.known_networks) < len(table().networks)
+    assert all(network.keep_mask[0] == "1" for network in failed.known_networks)
+    assert failed.network_ms("110") == pytest.approx(table().network_ms("110"), rel=1e-4)
+
+
+def test_costs_in_the_network_add_up_to_its_latency() -> None:
+    made = table()
+    assert made.network_ms("010") == pytest.approx(
+        sum(made.row(*place).in_network_ms or 0 for place in made.places("010"))
+    )
+    assert made.network_ms("111") == pytest.approx(made.base_ms, rel=1e-4)
+    assert made.cost_ms("stem") != made.measured("stem")[1] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("kept", "note"),
+    [
+        (0, "no whole network was measured: each piece counts as much as alone"),
+        (1, "only 1 whole network could be used: costs in the network are nearly those of pieces"),
+        (2, "only 2 whole networks could be used: .* give or take [1-9][0-9]? %"),
+        (3, ""),
+    ],
+)
+def test_thin_data_are_noted(kept: int, note: str) -> None:
+    made = replace(table(), networks=table().networks[:kept])
+    assert re.fullmatch(f"{note}.*" if note else "", made.data_note)
+
+
+def test_a_network_that_cannot_merge_is_noted() -> None:
+    made = synthetic_table([1.0, 2.0], [None, None])
+    assert made.data_note.startswith("nothing can merge: there is one network only; only 1 whole")
+    assert made.network_ms("11") == pytest.approx(made.base_ms, rel=1e-4)
 
 
 def test_the_digest_changes_with_any_row_and_with_the_conditions() -> None:
     changed = synthetic_table([1.0, 2.0, 4.5], [0.5, None, 3.0], bias_map_ms={2: 3.25})
     other = replace(table(), conditions=replace(CONDITIONS, batch=2))
-    assert len({table().digest, changed.digest, other.digest}) == 3
+    fewer = without_networks(table(), role="check")
+    assert len({table().digest, changed.digest, other.digest, fewer.digest}) == 4
+    assert fewer.rows_digest == table().rows_digest != changed.rows_digest
     assert replace(table(), date="2024-01-01").digest == table().digest

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from synthetic_tables import CONDITIONS, synthetic_row, synthetic_table
 
-from latency_tables.calibration import Calibration
 from latency_tables.errors import ConditionsError, LatencyTableError, TableFormatError
 from latency_tables.files import write_atomically
 from latency_tables.io import load_table, save_table
+from latency_tables.networks import Level
 from latency_tables.schema import COLUMNS
 from latency_tables.table import LatencyTable
 
@@ -71,8 +71,8 @@ def edit_json(directory: Path, edit: Callable[[dict[str, Any]], object]) -> None
 
 
 def network(data: dict[str, Any], number: int, **changes: object) -> None:
-    """Change a network that the calibration is fitted to."""
-    data["calibration"]["networks"][number].update(changes)
+    """Change a measured network."""
+    data["networks"][number].update(changes)
 
 
 def put(line: int, column: str, value: str) -> Callable[[list[list[str]]], object]:
@@ -160,7 +160,10 @@ def test_a_bad_value_is_refused_with_its_line(
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda c: c[0].__setitem__(6, "latency_us"), "line 1: missing column(s) latency_ms"),
+        (
+            lambda c: c[0].__setitem__(COLUMNS.index("latency_ms"), "latency_us"),
+            "line 1: missing column(s) latency_ms",
+        ),
         (lambda c: [row.append("x") for row in c], "line 1: unknown column(s) x; remove"),
         (lambda c: [row.append(row[0]) for row in c], "line 1: column piece is given twice"),
         (lambda c: c[4].pop(), f"line 5: {len(COLUMNS) - 1} values for {len(COLUMNS)} columns"),
@@ -220,8 +223,8 @@ def test_a_missing_half_is_named(saved: Path, name: str) -> None:
     ("key", "value", "message"),
     [
         ("schema", "other", "field 'schema' must be 'dshrink.latency_table', got \"other\""),
-        ("schema_version", 2, "schema_version 2 is newer than 1"),
-        ("schema_version", 2, "update dshrink"),
+        ("schema_version", 3, "schema_version 3 is newer than 2"),
+        ("schema_version", 3, "update dshrink"),
         ("schema_version", 0, "field 'schema_version' must be an integer from 1"),
         ("schema_version", "1", "field 'schema_version' must be an integer from 1"),
         ("schema_version", True, "field 'schema_version' must be an integer from 1"),
@@ -247,9 +250,12 @@ def test_a_missing_half_is_named(saved: Path, name: str) -> None:
         ("row_count", 3, "are not the 3 rows"),
         ("rows_digest", "0" * 16, "are not the 9 rows"),
         ("colour", "red", "unknown field 'colour'"),
-        ("calibration", {}, "calibration: field 'networks' is missing"),
-        ("calibration", 1.05, "field 'calibration' must be an object or null, got 1.05"),
-        ("hold_out", {"networks": []}, "hold-out: needs at least one network"),
+        ("calibration", None, "unknown field 'calibration'"),
+        ("networks", {}, "field 'networks' must be a list, got {}"),
+        ("networks", [], "but the table's networks give empty"),
+        ("estimate", None, "but the table's networks give empty"),
+        ("estimate", {"prior": "alone"}, "estimate: field 'spread' is missing"),
+        ("level", {"processes": 8}, "level: field 'level_percent_low' is missing"),
     ],
 )
 def test_a_sidecar_that_makes_no_sense_is_refused(
@@ -268,28 +274,21 @@ def test_a_sidecar_that_makes_no_sense_is_refused(
         (lambda d: network(d, 1, measured_ms="11"), "'measured_ms' must be a number"),
         (lambda d: network(d, 1, measured_ms=-1), "measured_ms must be above 0"),
         (lambda d: network(d, 1, measured_ms=10**400), "'measured_ms' must be a finite number"),
-        (lambda d: network(d, 0, sum_ms=8), "network 111 (bias_map): sum_ms is 8 ms, but its rows"),
-        (lambda d: network(d, 1, sum_ms=5), "network 010 (bias_map): sum_ms is 5 ms, but its rows"),
-        (lambda d: network(d, 1, sum_ms=99), "contradict each other"),
-        (lambda d: network(d, 1, padding="repad"), "network 010 (repad): sum_ms is"),
+        (lambda d: network(d, 1, measured_ms=5.0), "lies outside its interval"),
+        (lambda d: network(d, 1, low_ms=99.0), "lies outside its interval"),
+        (lambda d: network(d, 1, measured_ms=8.0, low_ms=7.9), "original': in_network_low_ms"),
+        (lambda d: [network(d, n, role="check") for n in range(4)], "do not belong together"),
+        (lambda d: network(d, 1, role="calibration"), '\'role\' must be "fit" or "check"'),
         (lambda d: network(d, 1, padding="zero"), "unknown padding"),
         (lambda d: network(d, 1, keep_mask="1"), "1 characters"),
         (lambda d: network(d, 1, keep_mask="000"), "cannot merge"),
-        (lambda d: network(d, 1, measured_ms=5.0), "predicted_ms is"),
+        (lambda d: network(d, 1, processes=-1), "processes must be 0 or more"),
         (lambda d: network(d, 1, colour=1), "unknown field 'colour'"),
-        (lambda d: d["calibration"]["networks"].pop(0), "needs the original network"),
-        (
-            lambda d: d["calibration"].update(method="two-point"),
-            '\'method\' must be "least-squares", got "two-point"',
-        ),
-        (lambda d: d["calibration"].update(base_ms=11), "unknown field 'base_ms'"),
-        (lambda d: d["hold_out"]["networks"][1].update(plain_sum_ms=5), "plain_sum_ms is 5 ms"),
-        (lambda d: d["hold_out"]["networks"][1].update(predicted_ms=5), "predicted_ms is 5 ms"),
-        (lambda d: d["hold_out"]["networks"][1].update(keep_mask="1"), "1 characters"),
-        (lambda d: d["hold_out"]["networks"][1].update(keep_mask="101"), "cannot merge"),
-        (lambda d: d["hold_out"]["networks"][1].update(padding="zero"), "unknown padding"),
-        (lambda d: d["hold_out"]["networks"][1].update(measured_ms=0), "must be above 0"),
-        (lambda d: d["hold_out"]["networks"][1].pop("keep_mask"), "networks[1]: field 'keep_m"),
+        (lambda d: d["networks"][1].pop("keep_mask"), "networks[1]: field 'keep_mask' is missing"),
+        (lambda d: d["networks"].__delitem__(slice(4)), "row 'stem': in_network"),
+        (lambda d: d["estimate"].update(prior="pairs"), 'must be "alone" or "profile"'),
+        (lambda d: d["estimate"].update(spread=0.0), "spread must be between 0 and 1, got 0"),
+        (lambda d: d["estimate"].update(spread=0.2), "row 'stem': in_network"),
     ],
 )
 def test_a_sidecar_whose_parts_do_not_fit_is_refused(
@@ -332,8 +331,7 @@ def test_a_pair_of_which_one_half_is_older_is_refused(saved: Path) -> None:
 def test_derived_values_are_never_trusted(saved: Path) -> None:
     def flatter(data: dict[str, Any]) -> None:
         data["hold_out"].update(mape_percent=0.0, interval_percent=0.0)
-        data["calibration"].update(slope=7.0, slope_bias_map=7.0, intercept_ms=0.1)
-        data.update(fit_for_search=False, fit_reason="because")
+        data.update(fit_for_search=False, fit_reason="because", data_note="none")
 
     edit_json(saved, flatter)
     assert load_table(saved) == table()
@@ -345,22 +343,28 @@ def test_the_sidecar_shows_derived_values_to_readers(saved: Path) -> None:
     assert hold_out is not None
     assert data["hold_out"]["mape_percent"] == pytest.approx(hold_out.mape_percent)
     assert data["hold_out"]["kendall_tau"] == pytest.approx(hold_out.kendall_tau)
-    assert data["calibration"]["slope"] == pytest.approx(1.0)
     assert data["fit_for_search"] is True
-    assert (data["unit"], data["schema_version"]) == ("ms", 1)
+    assert (data["unit"], data["schema_version"]) == ("ms", 2)
 
 
-def test_a_calibration_on_both_merged_forms_belongs_to_its_rows(tmp_path: Path) -> None:
-    made = table()
-    assert made.calibration is not None
-    base, mapped = made.calibration.networks
-    sum_ms = made.sum_ms("010", "repad")
-    assert sum_ms < mapped.sum_ms
-    plain = replace(mapped, padding="repad", sum_ms=sum_ms, measured_ms=mapped.measured_ms - 0.2)
-    calibration = Calibration(networks=(base, mapped, plain))
-    assert calibration.slopes[False] != pytest.approx(calibration.slopes[True])
-    save_table(replace(made, calibration=calibration, hold_out=None), tmp_path)
-    assert load_table(tmp_path).calibration == calibration
+def test_costs_that_its_networks_do_not_give_are_refused(saved: Path) -> None:
+    edit_csv(saved, put(3, "in_network_high_ms", "9.5"))
+    found = refusal(saved)
+    assert "row 'block 0 original': in_network_high_ms is 9.5 ms, but the table's networks" in found
+    assert "write the table again with `dshrink profile`" in found
+
+
+def test_the_level_survives_a_file(tmp_path: Path) -> None:
+    level = Level(
+        level_percent_low=99.2,
+        level_percent_high=100.6,
+        spread_percent=2.4,
+        moved_percent=7.0,
+        processes=8,
+    )
+    save_table(replace(table(), level=level), tmp_path)
+    assert load_table(tmp_path).level == level
+    assert level.known_percent == pytest.approx(0.7)
 
 
 def test_a_failed_row_keeps_its_reason(saved: Path) -> None:

@@ -6,12 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from synthetic_tables import synthetic_table, without_networks
 
 from latency_tables.errors import CalibrationError
-from latency_tables.hold_out import CONFORMAL_MINIMUM, HoldOut, HoldOutNetwork
+from latency_tables.hold_out import HoldOut, HoldOutNetwork, fitted_line
 
 
-def network(measured_ms: float, predicted_ms: float = 10.0) -> HoldOutNetwork:
+def network(
+    measured_ms: float, predicted_ms: float = 10.0, sd_percent: float = 1.0
+) -> HoldOutNetwork:
     return HoldOutNetwork(
         keep_mask="10",
         padding="repad",
@@ -19,14 +22,19 @@ def network(measured_ms: float, predicted_ms: float = 10.0) -> HoldOutNetwork:
         measured_low_ms=measured_ms * 0.99,
         measured_high_ms=measured_ms * 1.01,
         predicted_ms=predicted_ms,
+        predicted_sd_ms=predicted_ms * sd_percent / 100,
         plain_sum_ms=predicted_ms * 1.1,
+        line_ms=predicted_ms * 1.05,
         scaled_macs_ms=predicted_ms * 0.8,
     )
 
 
-def with_residuals(percents: Sequence[float]) -> HoldOut:
-    """Networks measured this many per cent above a prediction of 10 ms."""
-    return HoldOut(tuple(network(10 * (1 + percent / 100)) for percent in percents))
+def with_scores(scores: Sequence[float]) -> HoldOut:
+    """Networks of 10 ms whose errors are so many standard deviations of the prediction alone."""
+    exact = {"measured_low_ms": 10.0, "measured_high_ms": 10.0}
+    return HoldOut(
+        tuple(replace(network(10.0, 10 + 0.1 * s), **exact, predicted_sd_ms=0.1) for s in scores)
+    )
 
 
 def test_errors_are_relative_to_the_measurement() -> None:
@@ -50,6 +58,10 @@ def test_sum_and_macs_are_evaluated_beside() -> None:
     assert found.plain_sum_max_error_percent == pytest.approx(25)
     assert found.scaled_macs_mape_percent == pytest.approx((20 + 100 * (1 - 8 / 8.8)) / 2)
     assert found.scaled_macs_max_error_percent == pytest.approx(20)
+    assert found.line_mape_percent == pytest.approx((5 + 100 * (10.5 / 8.8 - 1)) / 2)
+    assert found.line_max_error_percent == pytest.approx(100 * (10.5 / 8.8 - 1))
+    bare = HoldOut(tuple(replace(each, line_ms=None) for each in found.networks))
+    assert (bare.line_mape_percent, bare.line_max_error_percent) == (None, None)
 
 
 def test_tau_compares_prediction_with_measurement() -> None:
@@ -58,66 +70,70 @@ def test_tau_compares_prediction_with_measurement() -> None:
     assert HoldOut((network(1.0, 1.0),)).kendall_tau is None
 
 
-def test_few_networks_give_a_student_interval_with_the_bias_in_it() -> None:
-    residuals = [1.0, 2.0, 0.5, -0.5]
-    mean, sd = np.mean(residuals), np.std(residuals, ddof=1)
-    expected = mean + 3.182446 * sd * math.sqrt(1 + 1 / 4)
-    found = with_residuals(residuals)
-    assert found.interval_percent == pytest.approx(expected)
-    assert found.interval_method == "student-t"
-    mirrored = with_residuals([-percent for percent in residuals])
-    assert mirrored.interval_percent == pytest.approx(expected)
+def test_a_network_counts_as_covered_by_its_interval_and_the_predictions_together() -> None:
+    # Standard deviations of 1 % of the prediction and 1 / 1.96 % of the measurement.
+    together = 1.959964 * math.hypot(1.0, 1 / 1.959964)
+    inside, outside = (network(10.0, 10 * (1 + share * together / 100)) for share in (0.98, 1.05))
+    assert HoldOut((inside, outside)).coverage_percent == 50
+    assert inside.score < 1.959964 < outside.score
 
 
-def test_one_network_gives_no_interval() -> None:
-    assert with_residuals([1.0]).interval_percent is None
-    assert with_residuals([1.0]).leave_one_out_coverage_percent is None
-    assert with_residuals([1.0, 2.0]).leave_one_out_coverage_percent is None
+def test_what_measuring_itself_contributes_is_the_mean_error_of_a_perfect_prediction() -> None:
+    found = HoldOut((network(10.0), network(20.0)))
+    draws = np.random.default_rng(0).normal(0, 1 / 1.959964, 200_000)
+    assert found.measuring_percent == pytest.approx(np.abs(draws).mean(), rel=0.01)
 
 
 @pytest.mark.parametrize(
-    ("count", "rank"), [(19, 19), (20, 20), (38, 38), (39, 38), (40, 39), (59, 57), (99, 95)]
+    ("inside", "outside", "method"),
+    [
+        (7, 0, "posterior"),
+        (0, 7, "posterior"),
+        (8, 0, "posterior"),
+        (6, 2, "posterior"),
+        (5, 3, "conformal"),
+        (17, 3, "posterior"),
+        (16, 4, "conformal"),
+    ],
 )
-def test_many_networks_give_the_conformal_interval(count: int, rank: int) -> None:
-    # Absolute residuals 0.1, 0.2, ... so the k-th smallest is k / 10; signs alternate.
-    residuals = [(-1) ** k * k / 10 for k in range(1, count + 1)]
-    found = with_residuals(residuals[::-1])
-    assert found.interval_method == "split-conformal"
-    assert found.interval_percent == pytest.approx(rank / 10)
+def test_the_posterior_interval_stands_until_its_coverage_is_improbable(
+    inside: int, outside: int, method: str
+) -> None:
+    found = with_scores([0.5] * inside + [3.0] * outside)
+    assert found.interval_method == method
+    assert found.interval_factor == pytest.approx(3 / 1.959964 if method == "conformal" else 1)
+    assert found.interval_percent == pytest.approx(1.959964 * found.interval_factor, rel=0.04)
 
 
-def test_leave_one_out_coverage_counts_networks_inside_the_others_interval() -> None:
-    # The outlier is far outside of what nine equal networks say; each of those is inside.
-    found = with_residuals([0.1, -0.1, 0.1, -0.1, 0.1, -0.1, 0.1, -0.1, 0.1, 50.0])
-    assert found.leave_one_out_coverage_percent == pytest.approx(90)
+@pytest.mark.parametrize(("count", "rank"), [(8, 8), (19, 19), (20, 20), (39, 38), (59, 57)])
+def test_the_conformal_interval_is_the_rank_of_the_scores(count: int, rank: int) -> None:
+    # Scores 2.1, 2.2, ... so the k-th smallest is 2 + k / 10; signs alternate.
+    found = with_scores([(-1) ** k * (2 + k / 10) for k in range(count, 0, -1)])
+    assert found.interval_method == "conformal"
+    assert found.interval_factor * 1.959964 == pytest.approx(2 + rank / 10)
 
 
-@pytest.mark.parametrize("count", range(2, CONFORMAL_MINIMUM))
-def test_the_quantiles_are_those_of_students_distribution(count: int) -> None:
-    residuals = [1.0, *([0.0] * (count - 2)), -1.0]
-    interval = with_residuals(residuals).interval_percent
-    assert interval is not None
-    degrees = count - 1
-    quantile = interval / (np.std(residuals, ddof=1) * math.sqrt(1 + 1 / count))
-    x = np.linspace(0, quantile, 200_001)
-    constant = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2))
-    density = constant / math.sqrt(degrees * math.pi)
-    density = density * (1 + x**2 / degrees) ** (-(degrees + 1) / 2)
-    assert 0.5 + np.trapezoid(density, x) == pytest.approx(0.975, abs=1e-6)
+def test_a_line_through_sums_has_the_least_relative_squares() -> None:
+    rng = np.random.default_rng(1)
+    sums = rng.uniform(5, 20, 12)
+    measured = 0.9 * sums + 1.5 + rng.normal(0, 0.1, 12)
+    slope, intercept = np.polyfit(sums, measured, 1, w=1 / measured)
+    assert fitted_line(sums.tolist(), measured.tolist()) == pytest.approx((slope, intercept))
+    assert fitted_line([4.0], [5.0]) == pytest.approx((1.0, 1.0))
+    assert fitted_line([4.0, 4.0], [5.0, 5.0]) == pytest.approx((1.0, 1.0))
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("measured_ms", 0.0), ("predicted_ms", math.nan), ("plain_sum_ms", -1.0)],
-)
-def test_networks_refuse_latencies_that_cannot_be(name: str, value: float) -> None:
-    with pytest.raises(CalibrationError, match=f"network 10: {name} must be above 0"):
-        replace(network(10.0), **{name: value})
-
-
-def test_a_measurement_outside_its_interval_is_refused() -> None:
-    with pytest.raises(CalibrationError, match="lies outside its interval"):
-        replace(network(10.0), measured_low_ms=10.5)
+def test_a_table_derives_its_hold_out_from_its_networks() -> None:
+    made = synthetic_table([1.0, 2.0], [0.5, 1.5], slope=0.9, hold_out_errors_percent=[1.0, -3.0])
+    found = made.hold_out
+    assert found is not None
+    assert [each.error_percent for each in found.networks] == pytest.approx([1.0, -3.0])
+    assert found.mape_percent == pytest.approx(2.0)
+    first = found.networks[0]
+    assert first.plain_sum_ms == made.sum_ms(first.keep_mask)
+    assert first.line_ms == pytest.approx(first.predicted_ms, rel=1e-5)
+    assert without_networks(made, role="check").hold_out is None
+    assert without_networks(made).hold_out is None
 
 
 def test_an_empty_hold_out_is_refused() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_tables import synthetic_row, synthetic_table
+from synthetic_tables import synthetic_row, synthetic_table, without_networks
 
 from latency_tables.csv_rows import format_rows, parse_rows
 from latency_tables.io import load_table, save_table
@@ -82,7 +82,6 @@ def rows(draw: st.DrawFn) -> Row:
 def tables(draw: st.DrawFn) -> LatencyTable:
     blocks = draw(st.integers(0, 4))
     original = draw(st.lists(st.floats(1, 100), min_size=blocks, max_size=blocks))
-    # Coarse shares: a merged sum equal to the base's but for rounding gives no slope.
     share = st.none() | st.integers(1, 20).map(lambda tenths: tenths / 10)
     shares = draw(st.lists(share, min_size=blocks, max_size=blocks))
     merged = [None if s is None else s * o for o, s in zip(original, shares, strict=True)]
@@ -99,7 +98,7 @@ def tables(draw: st.DrawFn) -> LatencyTable:
         conditions=draw(conditions()),
     )
     if draw(st.booleans()):
-        made = replace(made, hold_out=None)
+        made = without_networks(made, role=draw(st.sampled_from(["check", "fit", None])))
     free_form: dict[str, Any] = draw(st.dictionaries(short, json_data, max_size=3))
     return replace(
         made,

@@ -18,7 +18,8 @@ def read_conditions(data: object) -> Conditions:
 
 def test_the_columns_are_frozen() -> None:
     assert ",".join(COLUMNS) == (
-        "piece,kind,block,first_layer,last_layer,digest,latency_ms,low_ms,high_ms,median_ms,"
+        "piece,kind,block,first_layer,last_layer,digest,in_network_ms,"
+        "in_network_low_ms,in_network_high_ms,profiled_ms,latency_ms,low_ms,high_ms,median_ms,"
         "iqr_ms,min_ms,p90_ms,p99_ms,wall_latency_ms,cpu_latency_ms,samples,rounds,"
         "round_spread_percent,macs,parameters,peak_activations,verdict,reason,board,enqueue_ms,"
         "built_precision,start,end,stdev_ms,conditions"
@@ -154,3 +155,38 @@ def test_numpy_numbers_become_plain_ones() -> None:
     row = replace(synthetic_row("stem"), latency_ms=np.float64(1.0), samples=np.int64(45))
     assert type(row.latency_ms) is float
     assert type(row.samples) is int
+
+
+def in_network(ms: float, half: float = 0.1, **changes: object) -> dict[str, object]:
+    values = {"in_network_ms": ms, "in_network_low_ms": ms - half, "in_network_high_ms": ms + half}
+    return values | changes
+
+
+def test_a_piece_that_the_runtime_fuses_may_cost_nothing_in_the_network() -> None:
+    row = replace(synthetic_row("addition", (1, 3)), **in_network(-0.01), profiled_ms=0)
+    assert (row.in_network_ms, row.profiled_ms, row.in_networks) == (-0.01, 0.0, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (in_network(1.0, -0.1), "in_network_low_ms <= in_network_ms <= in_network_high_ms"),
+        (in_network(math.nan), "must all be finite numbers, or empty"),
+        (in_network(1.0, in_network_low_ms=None), "must all be finite numbers, or empty"),
+        ({"profiled_ms": -0.1}, "profiled_ms must be 0 or more"),
+        ({"profiled_ms": math.inf}, "profiled_ms must be 0 or more"),
+        (
+            in_network(1.0, verdict="bounded", reason="slow"),
+            r"no network says what this row \(original, bounded\) costs in it",
+        ),
+        (
+            in_network(1.0, kind="dense", piece="block 1 dense"),
+            r"no network says what this row \(dense, ok\) costs in it",
+        ),
+    ],
+)
+def test_costs_in_the_network_refuse_what_cannot_be(
+    changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(TableFormatError, match=message):
+        replace(synthetic_row("original", 1), **changes)

@@ -217,6 +217,8 @@ def _measured(
         )
         for mask in dict.fromkeys(fitted)
         for padding in paddings
+        # Paddings that take the same pieces make the same network.
+        if padding == paddings[0] or table.places(mask, padding) != table.places(mask)
     ]
     table = replace(table, networks=tuple(networks), estimate=ESTIMATE)
     for mask, error_percent in zip(checked, errors_percent, strict=True):

@@ -111,9 +111,7 @@ def _joined(problems: Sequence[TableProblem]) -> SpanProblem:
 
 def _rooms(problems: Sequence[TableProblem], budgets_ms: Sequence[float]) -> list[float]:
     """What each budget leaves for the spans."""
-    return [
-        (budget - p.offset_ms) / p.slope for p, budget in zip(problems, budgets_ms, strict=True)
-    ]
+    return [budget - p.fixed_ms for p, budget in zip(problems, budgets_ms, strict=True)]
 
 
 def _within_budgets(
@@ -147,10 +145,8 @@ def _best_mix(
     weights = tuple(weights or [1.0] * len(problems))
     if len(weights) != len(problems) or min(weights) < 0 or not sum(weights) > 0:
         raise SearchError(f"a mix of {len(problems)} devices needs as many weights, 0 or more")
-    # Shares of the budgets: sum of w * (offset + slope * t) / budget, at most the sum of w.
-    per_ms = [
-        w * p.slope / budget for w, p, budget in zip(weights, problems, budgets_ms, strict=True)
-    ]
+    # Shares of the budgets: sum of w * (fixed + t) / budget, at most the sum of w.
+    per_ms = [w / budget for w, budget in zip(weights, budgets_ms, strict=True)]
     limit = sum(s * room for s, room in zip(per_ms, _rooms(problems, budgets_ms), strict=True))
     single = mixed(joined, per_ms)
     bounds = problems[0].limits[1:]

@@ -1,8 +1,8 @@
 """A problem from a latency table cut into spans: budgets mean the whole network's latency.
 
-T(i, j) is the span's row and the additions that start at i and end after j: of each skip that no
-span swallows, exactly one span pays. What every plan contains (stem, head, between) is a constant,
-and the table's calibration a line through the sums; both are undone from a budget.
+T(i, j) is what the span costs in the network and the additions that start at i and end after j: of
+each skip that no span swallows, exactly one span pays. What every plan contains (stem, head,
+between) is a constant, which is taken off a budget.
 """
 
 from __future__ import annotations
@@ -27,13 +27,12 @@ from latency_tables.table import LatencyTable
 
 @dataclass(frozen=True, kw_only=True)
 class TableProblem:
-    """A problem, the upper bounds of its costs, and the line from latency sums to predictions."""
+    """A problem, the upper bounds of its costs, and what every plan takes besides."""
 
     table: LatencyTable
     problem: SpanProblem
     limits: tuple[float, ...]
-    slope: float
-    offset_ms: float
+    fixed_ms: float
     padding: str
 
     @property
@@ -127,13 +126,11 @@ def table_problem(
         held = {span: max(mib[place] for place in _places(chain, span)) for span in allowed}
         always = {place: mib[place] for place in fixed}
         problem = within_peak(problem, held, always, bounds.max_peak_mib, table)
-    slope, offset_ms = _line(table, fixed_ms, padding)
     return TableProblem(
         table=table,
         problem=problem,
         limits=(math.inf, *(most[name] - s for name, s in zip(most, spent, strict=True))),
-        slope=slope,
-        offset_ms=offset_ms,
+        fixed_ms=fixed_ms,
         padding=padding,
     )
 
@@ -141,10 +138,10 @@ def table_problem(
 def _costs(
     table: LatencyTable, places: Sequence[Place], columns: Iterable[str]
 ) -> tuple[float, ...]:
-    """The latency of these rows in ms, and the sums of their ``columns``."""
+    """What these rows cost in the network in ms, and the sums of their ``columns``."""
     rows = [table.row(*place) for place in places]
     return (
-        math.fsum(table.measured(*place)[1] for place in places),
+        math.fsum(table.cost_ms(*place) for place in places),
         *(float(sum(getattr(row, name) for row in rows)) for name in columns),
     )
 
@@ -156,15 +153,6 @@ def _places(chain: SpanChain, span: Span) -> list[Place]:
         ("span", span),
         *(("addition", skip) for skip in chain.skips if skip[0] == i and j < skip[1]),
     ]
-
-
-def _line(table: LatencyTable, fixed_ms: float, padding: str) -> tuple[float, float]:
-    """Slope and offset from the spans' sum to the prediction."""
-    calibration = table.calibration
-    if calibration is None:
-        return 1.0, fixed_ms
-    offset = calibration.predict_ms(fixed_ms, padding)
-    return calibration.predict_ms(fixed_ms + 1, padding) - offset, offset
 
 
 def _allowed(span: Span, kept: Sequence[Span], bounds: Bounds, sizes: PieceSizes | None) -> bool:
