@@ -94,20 +94,6 @@ class SystemClocks(Clocks):
     def __init__(self, threads: int) -> None:
         self.counts_cpu = threads == 1 and hasattr(resource, "RUSAGE_THREAD")  # Linux
 
-    def settle(self) -> None:
-        """Go where nobody else is, as long as one core is all that is needed."""
-        if self.counts_cpu:
-            _NEIGHBOURHOOD.settle()
-
-    def is_undisturbed(self) -> bool:
-        """Whether nobody slows the core that the calling thread is on."""
-        return not self.counts_cpu or _NEIGHBOURHOOD.is_idle()
-
-    def release(self) -> None:
-        """Undo ``settle``."""
-        if self.counts_cpu:
-            _NEIGHBOURHOOD.release()
-
     def cpu_ns(self) -> int:
         """CPU time of the calling thread; 0 where it means nothing."""
         if not self.counts_cpu:
@@ -138,7 +124,6 @@ def measure(run: Run, rule: Rule, clocks: Any) -> Timing:
     try:
         clocks.settle()
         warmup_s, run_ns = warm_up(run, rule, clocks)
-        clocks.settle()
         runs = max(1, -(-int(rule.sample_s * 1e9) // max(1, run_ns)))
         samples, stopped = sample(run, runs, rule, clocks)
     finally:
