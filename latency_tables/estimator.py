@@ -43,6 +43,8 @@ SCALES_PRIOR = {
     "noise": (0.004, 0.7),
 }
 PAIRS_AT = list(SCALES_PRIOR).index("pairs")
+#: A smaller share of the evidence is not worth another step.
+ENOUGH = 1e-5
 #: The bounds of all scales.
 BOUNDS = (1e-4, 0.5)
 #: Half the width of a normal distribution's 95 % interval, in standard deviations.
@@ -218,7 +220,13 @@ def fit_scales(
     # The evidence may have two maxima: with terms of pairs, and nearly without.
     starts = [usual + np.eye(len(usual))[PAIRS_AT] * shift for shift in (-1.5, 1.5)]
     found = [
-        minimize(loss, start, method="L-BFGS-B", bounds=[(low, high)] * len(usual))
+        minimize(
+            loss,
+            start,
+            method="L-BFGS-B",
+            bounds=[(low, high)] * len(usual),
+            options={"ftol": ENOUGH},
+        )
         for start in starts
     ]
     best = min(found, key=lambda one: float(one.fun))

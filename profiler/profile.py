@@ -20,7 +20,7 @@ from profiler.session import Progress, Session, SessionResult
 from profiler.settings import ProfileSettings
 from profiler.table.audit import machine_warnings
 from profiler.table.builder import build_table
-from profiler.table.evidence import weigh
+from profiler.table.evidence import Weigher
 from profiler.workload_files import BuildFile
 
 
@@ -80,7 +80,7 @@ def profile(
     )
     schedule = ProfileSchedule(
         plan=plan,
-        weigh=lambda measurements: weigh(plan, conditions, measurements),
+        weigh=Weigher(plan, conditions),
         target_percent=request.target_percent,
         time_limit_s=request.time_limit_s,
     )

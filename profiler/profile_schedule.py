@@ -20,7 +20,7 @@ from profiler.schedule import Known
 from profiler.table.evidence import Evidence
 
 #: Rounds in which pieces are measured alone: they are only what networks are judged by first.
-PIECE_ROUNDS = 3
+PIECE_ROUNDS = 2
 #: Profiles of its layers that a network gets, a process each.
 PROFILES = 3
 #: Networks that are chosen at a time.
@@ -29,7 +29,7 @@ BATCH = 8
 NETWORK_ERROR = 0.004
 TARGET_PERCENT = 0.7
 #: A network that joins late is in at least so many rounds.
-LEAST_ROUNDS = 4
+LEAST_ROUNDS = 3
 
 #: What is known once these measurements are there; None where they are too few.
 Weigh = Callable[[Mapping[str, Measurement]], Evidence | None]
@@ -40,7 +40,8 @@ class ProfileSchedule:
     """``target_percent`` is the mean error that predictions are to have.
 
     ``time_limit_s`` is how long measuring may take (the round that is begun is ended), between
-    ``least_rounds`` and ``most_rounds`` are made.
+    ``least_rounds`` and ``most_rounds`` are made. More than ``enough_rounds`` are not made for the
+    precision of the networks alone.
     """
 
     plan: ProfilePlan
@@ -48,7 +49,8 @@ class ProfileSchedule:
     target_percent: float = TARGET_PERCENT
     time_limit_s: float = math.inf
     least_rounds: int = 6
-    most_rounds: int = 20
+    enough_rounds: int = 12
+    most_rounds: int = 24
 
     def __post_init__(self) -> None:
         if not (0 < self.target_percent < 100 and self.time_limit_s > 0):
@@ -103,7 +105,8 @@ class ProfileSchedule:
         is_right = self.error_percent(evidence) <= self.target_percent or not self._left(
             self._chosen(known.measurements), evidence
         )
-        return is_right and not late and evidence.network_error <= NETWORK_ERROR
+        is_precise = evidence.network_error <= NETWORK_ERROR or number >= self.enough_rounds
+        return is_right and not late and is_precise
 
     def _is_late(self, network: PlannedNetwork, known: Known) -> bool:
         one = known.measurements[network.job_id]
@@ -162,4 +165,4 @@ class ProfileSchedule:
 
 def building(schedule: ProfileSchedule) -> ProfileSchedule:
     """The schedule for a runtime that builds an engine a round, which takes long."""
-    return replace(schedule, least_rounds=3, most_rounds=5)
+    return replace(schedule, least_rounds=3, enough_rounds=3, most_rounds=5)

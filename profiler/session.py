@@ -161,7 +161,7 @@ class Session:
             reused=before[0],
             measured=accepted + discarded - before[0] - before[1],
             remeasured=discarded - before[1],
-            failed=sum(measurement.failed for measurement in measurements.values()),
+            failed=sum(one.failed for one in measurements.values() if one.replies),
             warnings=tuple(dict.fromkeys(self._state.warnings)),
             environments=tuple(self._state.environments),
             boards=compare_boards(self._state, self.conditions, self.plan.shared),

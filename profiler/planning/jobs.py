@@ -29,14 +29,16 @@ BUILD_TIMEOUT_S = 1800.0
 #: the interval within one (half_width 1): where a process has its memory moves a latency by more
 #: than a visit's noise does, so another process serves better than a longer visit.
 PROFILE_RULE = Rule(
-    warmup_s=0.02,
-    warmup_cap_s=0.06,
+    warmup_s=0.01,
+    warmup_cap_s=0.025,
     window_s=0.004,
     min_samples=5,
-    min_total_s=0.05,
+    min_total_s=0.03,
     half_width=1.0,
-    cap_s=0.1,
+    cap_s=0.06,
 )
+#: How often a network is run for its per-layer profile.
+PROFILE_PASSES = 6
 
 
 def expected_s(rule: Rule) -> float:
@@ -120,9 +122,10 @@ def measure_request(
 ) -> dict[str, Any]:
     """The agent's request for a job whose file is on the device."""
     given = {**request_options(conditions), **(options or {})}
+    is_profile = job.kind == "layers"
     return {
         **({"options": given} if given else {}),
-        "do": "profile" if job.kind == "layers" else "measure",
+        **({"do": "profile", "passes": PROFILE_PASSES} if is_profile else {"do": "measure"}),
         "runtime": conditions.runtime,
         "file": file.path,
         "sha256": file.sha256,

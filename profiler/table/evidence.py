@@ -78,6 +78,19 @@ def weigh(plan: ProfilePlan, conditions: Conditions, measurements: Measurements)
     )
 
 
+class Weigher:
+    """``weigh`` for a schedule, which asks about the same measurements more than once."""
+
+    def __init__(self, plan: ProfilePlan, conditions: Conditions) -> None:
+        self._plan, self._conditions = plan, conditions
+        self._last: tuple[Measurements, Evidence | None] = ({}, None)
+
+    def __call__(self, measurements: Measurements) -> Evidence | None:
+        if self._last[0] is not measurements:
+            self._last = measurements, weigh(self._plan, self._conditions, measurements)
+        return self._last[1]
+
+
 def _distinct(networks: Sequence[PlannedNetwork]) -> Iterator[PlannedNetwork]:
     return iter({network.job_id: network for network in networks}.values())
 
