@@ -49,8 +49,14 @@ def weigh(plan: ProfilePlan, conditions: Conditions, measurements: Measurements)
         return None
     whole = without_levels(visits)
     profiles, unnamed_percent = _profiles(plan, used, whole, measurements)
-    rows = piece_rows(plan, measurements, conditions, profiles)
     networks = tuple(_networks(plan, used, whole.jobs))
+    held = {
+        place
+        for network in networks
+        for place in plan.pieces.forms.places(network.keep_mask, network.padding)
+        if network.role == "fit"
+    }
+    rows = piece_rows(plan, measurements, conditions, profiles, held)
     known = {row.place for row in rows if row.in_networks}
     usable = [
         network
