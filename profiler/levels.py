@@ -40,8 +40,10 @@ LEAST_SD, LEAST_DISTANCE = 0.003, 0.01
 #: A process whose level is by more above the lower quartile of all levels was disturbed.
 DISTURBED = 0.05
 ITERATIONS = 20
-#: In the first of them a process's level is looked for anew; then it only moves.
-MODE_ITERATIONS = 6
+#: In the first of them a process's level is looked for anew, and a job's latency is a low quantile
+#: of its visits, as disturbance only adds; then both only move.
+FIRST_ITERATIONS = 6
+LOW_QUANTILE = 0.3
 #: So many visits' worth of the spread of all jobs are part of what is said of one job's spread.
 POOLED_VISITS = 4.0
 
@@ -144,11 +146,12 @@ class _TwoWay:
         self.level: Floats = np.zeros(int(process.max()) + 1)
         self._sd = np.full(len(self.level), 0.02)
         groups = [logs[job == number] for number in range(int(job.max()) + 1)]
-        self.latency: Floats = np.array([np.quantile(group, 0.3) for group in groups])
+        self.latency: Floats = np.array([np.quantile(group, LOW_QUANTILE) for group in groups])
         for iteration in range(ITERATIONS):
+            is_first = iteration < FIRST_ITERATIONS
             if has_levels:
-                self._fit_levels(from_modes=iteration < MODE_ITERATIONS)
-            self._fit_latencies(has_levels)
+                self._fit_levels(from_modes=is_first)
+            self._fit_latencies(has_levels, from_quantiles=is_first)
 
     def _fit_levels(self, from_modes: bool) -> None:
         rest = self._logs - self.latency[self._job]
@@ -165,11 +168,14 @@ class _TwoWay:
         self._sd = np.maximum(self._sd, np.median(self._sd))
         self.level -= np.average(self.level, weights=self._sd**-2)
 
-    def _fit_latencies(self, has_levels: bool) -> None:
+    def _fit_latencies(self, has_levels: bool, from_quantiles: bool) -> None:
         if not has_levels:
             rest = self._logs - self.latency[self._job]
             self._sd[:] = max(LEAST_SD, 1.4826 * float(np.median(np.abs(rest))))
         plain = self._logs - self.level[self._process]
+        if from_quantiles:
+            for number in range(len(self.latency)):
+                self.latency[number] = np.quantile(plain[self._job == number], LOW_QUANTILE)
         reach = COUNTED_SD * self._sd[self._process]
         self._counts = np.abs(plain - self.latency[self._job]) < np.maximum(LEAST_DISTANCE, reach)
         weights = self._counts / self._sd[self._process] ** 2
