@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from latency_tables.contexts import CONTEXTS
 from small_network import compose, merged, network_pieces, original, small_plan
 
 from devices.agent.protocol import Rule
 from devices.inventory import connect, load_inventory
-from latency_tables.contexts import CONTEXTS
 from profiler.errors import JournalError
 from profiler.profile import Profile, ProfileRequest, profile
 from profiler.scheduling.serial import SerialScheduler
