@@ -56,8 +56,8 @@ def test_the_summary_says_how_right_the_predictions_are() -> None:
         "measurement makes 0.20 % of it",
         f"95 % prediction interval: +-{check.interval_percent:.2f} % on average (posterior; it "
         "holds 100 % of them)",
-        f"plain sum of the pieces alone {check.plain_sum_mape_percent:.2f} %, the best line through "
-        f"such sums {check.line_mape_percent:.2f} %, scaled MACs",
+        f"plain sum of the pieces alone {check.plain_sum_mape_percent:.2f} %, the best line "
+        f"through such sums {check.line_mape_percent:.2f} %, scaled MACs",
         "this table is fit for search",
     ):
         assert part in said
