@@ -25,7 +25,7 @@ PIECE_ROUNDS = 2
 PROFILES = 3
 #: Networks that are chosen at a time.
 BATCH = 8
-#: The mean standard error that networks are measured to, as a share of their latency.
+#: The standard error that half of the networks are measured to, as a share of their latency.
 NETWORK_ERROR = 0.004
 TARGET_PERCENT = 0.7
 #: A network that joins late is in so many rounds before another one joins, or the profile ends.
@@ -80,7 +80,7 @@ class ProfileSchedule:
         rounds = max(1, self.least_rounds - number)
         pieces = len(self.plan.piece_ids) * max(0, PIECE_ROUNDS - number)
         left = pieces + rounds * each + self._profiles_left(number)
-        evidence = self.weigh(known.measurements) if number > 1 else None
+        evidence = self.weigh(known.measurements) if number > LEAST_ROUNDS else None
         return left, f"error {self.error_percent(evidence):.2f} %" if evidence else ""
 
     def error_percent(self, evidence: Evidence) -> float:

@@ -26,7 +26,7 @@ Measurements = Mapping[str, Measurement]
 class Evidence:
     """Rows of pieces alone, the networks measured whole, and what they make of each other.
 
-    ``network_error`` is the mean standard error of the networks, as a share of their latency;
+    ``network_error`` is the median standard error of the networks, as a share of their latency;
     ``missing`` says which networks have no latency, and why.
     """
 
