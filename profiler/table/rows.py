@@ -63,6 +63,8 @@ def _row(piece: Piece, measurement: Measurement, known: JobLatency | None, is_he
     verdict, reason = measurement.verdict, measurement.reason
     if verdict in ("ok", "noisy"):
         verdict, reason = ("ok", "") if is_held else _verdict(known)
+        if measurement.host_bound:
+            verdict, reason = "host_bound", measurement.host_bound_reason
     values = {name: getattr(measurement, name) for name in (*_STATISTICS, *_FACTS)}
     return piece_row(
         piece,
