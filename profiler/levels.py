@@ -92,11 +92,6 @@ class Levelled:
     level: Level
     spread: float
 
-    @property
-    def error(self) -> float:
-        """The standard error of a latency, as a share of it: the median of the jobs."""
-        return float(np.median([one.error_ms / one.latency_ms for one in self.jobs.values()]))
-
 
 def visits_of(measurements: Iterable[Measurement], conditions: Conditions) -> tuple[Visit, ...]:
     """One visit a reply with samples: the statistic's quantile within it."""

@@ -1,8 +1,9 @@
 """The rounds of a profile: pieces alone a few times, whole networks until predictions are right.
 
-Every round is a process (a build of each engine, where the runtime builds). Rounds go on until the
-networks are known to ``NETWORK_ERROR`` and predictions should be off by no more than the target;
-where more networks would make them better, more are chosen.
+Every round is a process (a build of each engine, where the runtime builds). Rounds go on until
+each network is known to ``NETWORK_ERROR`` and predictions should be off by no more than the target;
+where more networks would make them better, more are chosen. After the first rounds only those that
+are not known well enough are measured, with some others that tell the level of the process.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ PIECE_ROUNDS = 2
 PROFILES = 3
 #: Networks that are chosen at a time.
 BATCH = 8
-#: The standard error that half of the networks are measured to, as a share of their latency.
-NETWORK_ERROR = 0.004
+#: The standard error that networks are measured to, as a share of their latency; and the one above
+#: which a network is measured on where enough rounds were made for the others.
+NETWORK_ERROR, POOR_ERROR = 0.004, 0.01
+#: So many networks at least are in a process, so that its level is known.
+LEVEL_NETWORKS = 12
 TARGET_PERCENT = 0.7
 #: A network that joins late is in so many rounds before another one joins, or the profile ends.
 LEAST_ROUNDS = 3
@@ -40,8 +44,8 @@ class ProfileSchedule:
     """``target_percent`` is the mean error that predictions are to have.
 
     ``time_limit_s`` is how long measuring may take (the round that is begun is ended), between
-    ``least_rounds`` and ``most_rounds`` are made. More than ``enough_rounds`` are not made for the
-    precision of the networks alone.
+    ``least_rounds`` and ``most_rounds`` are made; after ``enough_rounds`` of them only networks
+    that are known poorly are measured on.
     """
 
     plan: ProfilePlan
@@ -71,8 +75,36 @@ class ProfileSchedule:
         used = [*self.plan.networks_of("start", "check"), *self._chosen(measured)]
         if evidence and (number == 1 or self._wants_more(evidence, known)):
             used += self._next_batch(evidence, used, 2 if number == 1 else 1)
+        if evidence and number >= self.least_rounds:
+            used = self._worth_it(number, known, evidence, used)
         pieces = self._pieces(measured) if number < PIECE_ROUNDS else []
         return [*pieces, *self._jobs(used, measured)]
+
+    def _worth_it(
+        self,
+        number: int,
+        known: Known,
+        evidence: Evidence,
+        used: Sequence[PlannedNetwork],
+    ) -> list[PlannedNetwork]:
+        """Those that are not known well enough, and the best known ones beside them."""
+        unsure = self._unsure(number, known, evidence, used)
+        others = sorted(
+            (one for one in used if one not in unsure),
+            key=lambda one: evidence.errors.get(one.job_id, math.inf),
+        )
+        return [*unsure, *others[: max(0, LEVEL_NETWORKS - len(unsure))]]
+
+    def _unsure(
+        self, number: int, known: Known, evidence: Evidence, used: Sequence[PlannedNetwork]
+    ) -> list[PlannedNetwork]:
+        limit = NETWORK_ERROR if number < self.enough_rounds else POOR_ERROR
+        return [
+            one
+            for one in used
+            if not known.measurements[one.job_id].given_up
+            and (self._is_late(one, known) or evidence.errors.get(one.job_id, 1.0) > limit)
+        ]
 
     def estimate(self, number: int, known: Known) -> tuple[int, str]:
         """The rounds that are left at least, and the error that predictions should have now."""
@@ -100,12 +132,11 @@ class ProfileSchedule:
             return False
         if evidence is None:
             return True
-        late = [one for one in self._chosen(known.measurements) if self._is_late(one, known)]
-        is_right = self.error_percent(evidence) <= self.target_percent or not self._left(
-            self._chosen(known.measurements), evidence
-        )
-        is_precise = evidence.network_error <= NETWORK_ERROR or number >= self.enough_rounds
-        return is_right and not late and is_precise
+        chosen = self._chosen(known.measurements)
+        is_right = self.error_percent(evidence) <= self.target_percent
+        used = [*self.plan.networks_of("start", "check"), *chosen]
+        is_done = not self._unsure(number, known, evidence, used)
+        return is_done and (is_right or not self._left(chosen, evidence))
 
     def _is_late(self, network: PlannedNetwork, known: Known) -> bool:
         one = known.measurements[network.job_id]

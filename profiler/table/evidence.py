@@ -26,7 +26,7 @@ Measurements = Mapping[str, Measurement]
 class Evidence:
     """Rows of pieces alone, the networks measured whole, and what they make of each other.
 
-    ``network_error`` is the median standard error of the networks, as a share of their latency;
+    ``errors`` are the standard errors of the networks by job, as shares of their latency;
     ``missing`` says which networks have no latency, and why.
     """
 
@@ -35,7 +35,7 @@ class Evidence:
     estimate: Estimate
     costs: Costs
     level: Level
-    network_error: float
+    errors: Mapping[str, float]
     unnamed_percent: float
     missing: tuple[str, ...]
 
@@ -72,7 +72,7 @@ def weigh(plan: ProfilePlan, conditions: Conditions, measurements: Measurements)
         estimate=estimate,
         costs=costs,
         level=whole.level,
-        network_error=whole.error,
+        errors={name: one.error_ms / one.latency_ms for name, one in whole.jobs.items()},
         unnamed_percent=unnamed_percent,
         missing=tuple(
             f"network {one.keep_mask} failed: {measurements[one.job_id].reason}"
