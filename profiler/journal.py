@@ -51,11 +51,6 @@ class JournalState:
     discarded: list[Reply] = field(default_factory=list)
     _last_round: int = -1
 
-    def last_boards(self) -> dict[str, str]:
-        """The board that measured each job last."""
-        latest = sorted(self.accepted.values(), key=lambda reply: reply.round)
-        return {reply.job_id: reply.board for reply in latest}
-
     def measured_by(self, board: str) -> dict[int, list[str]]:
         """The jobs that a board measured, by round."""
         found: dict[int, list[str]] = {}

@@ -67,7 +67,7 @@ class Lane:
             await self.run.builds.keep(self.board)
 
     def _take(self) -> bool:
-        self._taken += self.round.queue.take(self.name, TAKEN_AT_ONCE, self.scheduler.lanes)
+        self._taken += self.round.queue.take(TAKEN_AT_ONCE, self.scheduler.lanes)
         return bool(self._taken)
 
     async def _begin(self) -> None:

@@ -40,10 +40,16 @@ LEAST_SD, LEAST_DISTANCE = 0.003, 0.01
 #: A process whose level is by more above the lower quartile of all levels was disturbed.
 DISTURBED = 0.05
 ITERATIONS = 20
-#: In the first of them a process's level is looked for anew; then it only moves.
-MODE_ITERATIONS = 6
+#: In the first of them a process's level is looked for anew, and a job's latency is a low quantile
+#: of its visits, as disturbance only adds; then both only move.
+FIRST_ITERATIONS = 6
+LOW_QUANTILE = 0.3
 #: So many visits' worth of the spread of all jobs are part of what is said of one job's spread.
 POOLED_VISITS = 4.0
+
+#: Of a normal distribution: the standard deviation in median absolute deviations, and the standard
+#: error of a median in those of a mean.
+NORMAL_MAD, MEDIAN_ERROR = 1.4826, 1.2533
 
 _NS_PER_MS = 1e6
 
@@ -88,8 +94,8 @@ class Levelled:
 
     @property
     def error(self) -> float:
-        """The mean standard error of a latency, as a share of it."""
-        return float(np.mean([one.error_ms / one.latency_ms for one in self.jobs.values()]))
+        """The standard error of a latency, as a share of it: the median of the jobs."""
+        return float(np.median([one.error_ms / one.latency_ms for one in self.jobs.values()]))
 
 
 def visits_of(measurements: Iterable[Measurement], conditions: Conditions) -> tuple[Visit, ...]:
@@ -144,11 +150,12 @@ class _TwoWay:
         self.level: Floats = np.zeros(int(process.max()) + 1)
         self._sd = np.full(len(self.level), 0.02)
         groups = [logs[job == number] for number in range(int(job.max()) + 1)]
-        self.latency: Floats = np.array([np.quantile(group, 0.3) for group in groups])
+        self.latency: Floats = np.array([np.quantile(group, LOW_QUANTILE) for group in groups])
         for iteration in range(ITERATIONS):
+            is_first = iteration < FIRST_ITERATIONS
             if has_levels:
-                self._fit_levels(from_modes=iteration < MODE_ITERATIONS)
-            self._fit_latencies(has_levels)
+                self._fit_levels(from_modes=is_first)
+            self._fit_latencies(has_levels, from_quantiles=is_first)
 
     def _fit_levels(self, from_modes: bool) -> None:
         rest = self._logs - self.latency[self._job]
@@ -160,16 +167,19 @@ class _TwoWay:
             self.level[number] = np.mean(near) if len(near) else centre
             if len(near):
                 deviation = np.median(np.abs(near - self.level[number]))
-                self._sd[number] = max(LEAST_SD, 1.4826 * deviation)
+                self._sd[number] = max(LEAST_SD, NORMAL_MAD * deviation)
         # A process may weigh less than most for its disorder, and not more for its luck.
         self._sd = np.maximum(self._sd, np.median(self._sd))
         self.level -= np.average(self.level, weights=self._sd**-2)
 
-    def _fit_latencies(self, has_levels: bool) -> None:
+    def _fit_latencies(self, has_levels: bool, from_quantiles: bool) -> None:
         if not has_levels:
             rest = self._logs - self.latency[self._job]
-            self._sd[:] = max(LEAST_SD, 1.4826 * float(np.median(np.abs(rest))))
+            self._sd[:] = max(LEAST_SD, NORMAL_MAD * float(np.median(np.abs(rest))))
         plain = self._logs - self.level[self._process]
+        if from_quantiles:
+            for number in range(len(self.latency)):
+                self.latency[number] = np.quantile(plain[self._job == number], LOW_QUANTILE)
         reach = COUNTED_SD * self._sd[self._process]
         self._counts = np.abs(plain - self.latency[self._job]) < np.maximum(LEAST_DISTANCE, reach)
         weights = self._counts / self._sd[self._process] ** 2
@@ -206,8 +216,19 @@ class _TwoWay:
             each = np.array([*self._squares[own], self.spread**2])
             variance = np.average(each, weights=[*[1.0] * int(own.sum()), POOLED_VISITS])
             effective = weights[own].sum() ** 2 / np.sum(weights[own] ** 2)
-            errors[number] = math.sqrt(variance / effective)
+            errors[number] = max(math.sqrt(variance / effective), self._disorder(number))
         return errors, counts
+
+    def _disorder(self, number: int) -> float:
+        """The standard error of a median over all visits of a job, those that do not count too.
+
+        A job that takes now this long and now that is not known to be the first.
+        """
+        own = self._job == number
+        sd = self._sd[self._process[own]]
+        rest = self._logs[own] - self.level[self._process[own]] - self.latency[number]
+        deviation = NORMAL_MAD * float(np.median(np.abs(rest / sd)))
+        return MEDIAN_ERROR * deviation / math.sqrt(float(np.sum(sd**-2)))
 
 
 def half_sample_mode(values: Floats) -> float:

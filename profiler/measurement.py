@@ -238,12 +238,15 @@ class Measurement:
                 f"±{100 * self.half_width:g} %) after {self.rounds} rounds, which differ by "
                 f"{self.round_spread_percent:.1f} %"
             )
-        if self.host_bound:
-            return "host_bound", (
-                f"the host takes {self.enqueue_ms:.3g} ms to launch what the device does in "
-                f"{self.latency_ms:.3g} ms: use --launch cuda_graph or a larger batch"
-            )
-        return "ok", ""
+        return ("host_bound", self.host_bound_reason) if self.host_bound else ("ok", "")
+
+    @property
+    def host_bound_reason(self) -> str:
+        """One line about a latency that is the host's."""
+        return (
+            f"the host takes {self.enqueue_ms:.3g} ms to launch what the device does in "
+            f"{self.latency_ms:.3g} ms: use --launch cuda_graph or a larger batch"
+        )
 
     def _layers_verdict(self) -> tuple[str, str]:
         if len(self.layers) < self.rounds_wanted:

@@ -25,10 +25,10 @@ PIECE_ROUNDS = 2
 PROFILES = 3
 #: Networks that are chosen at a time.
 BATCH = 8
-#: The mean standard error that networks are measured to, as a share of their latency.
+#: The standard error that half of the networks are measured to, as a share of their latency.
 NETWORK_ERROR = 0.004
 TARGET_PERCENT = 0.7
-#: A network that joins late is in at least so many rounds.
+#: A network that joins late is in so many rounds before another one joins, or the profile ends.
 LEAST_ROUNDS = 3
 
 #: What is known once these measurements are there; None where they are too few.
@@ -69,8 +69,7 @@ class ProfileSchedule:
         if number > 1 and self._is_over(number, known, evidence):
             return []
         used = [*self.plan.networks_of("start", "check"), *self._chosen(measured)]
-        if self._wants_more(number, evidence):
-            assert evidence is not None
+        if evidence and (number == 1 or self._wants_more(evidence, known)):
             used += self._next_batch(evidence, used, 2 if number == 1 else 1)
         pieces = self._pieces(measured) if number < PIECE_ROUNDS else []
         return [*pieces, *self._jobs(used, measured)]
@@ -81,7 +80,7 @@ class ProfileSchedule:
         rounds = max(1, self.least_rounds - number)
         pieces = len(self.plan.piece_ids) * max(0, PIECE_ROUNDS - number)
         left = pieces + rounds * each + self._profiles_left(number)
-        evidence = self.weigh(known.measurements) if number > 1 else None
+        evidence = self.weigh(known.measurements) if number > LEAST_ROUNDS else None
         return left, f"error {self.error_percent(evidence):.2f} %" if evidence else ""
 
     def error_percent(self, evidence: Evidence) -> float:
@@ -112,11 +111,10 @@ class ProfileSchedule:
         one = known.measurements[network.job_id]
         return not one.given_up and len(one.parts) < LEAST_ROUNDS
 
-    def _wants_more(self, number: int, evidence: Evidence | None) -> bool:
-        if evidence is None:
-            return False
-        is_due = number == 1 or number >= LEAST_ROUNDS
-        return is_due and (number == 1 or self.error_percent(evidence) > self.target_percent)
+    def _wants_more(self, evidence: Evidence, known: Known) -> bool:
+        """Whether networks are missing, not processes: those that there are were in enough."""
+        late = any(self._is_late(one, known) for one in self._chosen(known.measurements))
+        return not late and self.error_percent(evidence) > self.target_percent
 
     def _chosen(self, measured: Mapping[str, Measurement]) -> list[PlannedNetwork]:
         """The candidates that earlier rounds measured."""

@@ -32,7 +32,7 @@ def run_round(
     for reply in [one for one in run.known.accepted.values() if one.round == number]:
         run.take_back_disturbed(reply)
     _exclude_outliers(run, number)
-    queue = WorkQueue(_pending(run, number, names), run.known.last_boards())
+    queue = WorkQueue(_pending(run, number, names))
     current = Round(number=number, queue=queue, report=report)
     # Files are written before any clock runs.
     queue.remove([name for name in queue.names if run.file(run.jobs[name]) is None])

@@ -50,7 +50,7 @@ def print_rows(table: LatencyTable, *, wide: bool = False) -> None:
         number("alone ms", lambda row: row.latency_ms, ".4f"),
         number("differs", difference_percent, "+.1f", suffix=" %"),
         Column("verdict", lambda row: row.verdict, rank=2),
-        Column("note", _note, rank=1, least=16, is_prose=True),
+        Column("note", note, rank=1, least=16, is_prose=True),
         Column("95 % interval alone", _spread, rank=4, is_number=True),
         number("MMAC", lambda row: row.macs / 1e6 if row.macs else None, ".2f", rank=5),
         number("GMAC/s", lambda row: _gmac_per_s(row, c.batch), ".1f", rank=6),
@@ -87,7 +87,7 @@ def _gmac_per_s(row: Row, batch: int) -> float | None:
     return row.macs * batch / cost_ms / 1e6 if row.macs and cost_ms and cost_ms > 0 else None
 
 
-def _note(row: Row) -> str:
+def note(row: Row) -> str:
     """Why a row has no latency, or only bounds of it; what makes it cost other than alone."""
     if row.latency_ms is None or row.verdict == "bounded":
         return row.reason

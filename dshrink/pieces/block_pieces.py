@@ -78,7 +78,7 @@ def network_pieces(network: Network, *, dense: bool = True) -> NetworkPieces:
             "depthwise separable); only spans of its convolutions can be profiled"
         )
     pieces = list(_fixed_pieces(spec, layers, blocks))
-    # A table is calibrated on the network merged throughout: in a form that one block cannot have,
+    # A table is fitted to the network merged throughout: in a form that one block cannot have,
     # there is no such network.
     maps = True
     try:

@@ -1,7 +1,7 @@
 """What is left to do in a round, and which board takes what.
 
-A piece goes to the board that measured it in earlier rounds, so that a row comes from one board
-where that is possible; a board with nothing of its own left helps the others out.
+A job goes to whichever board is free, another one in each round: what boards differ by can then be
+told from what jobs do.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ LEAST_TAKEN = 5
 
 
 class WorkQueue:
-    """Job ids in order. ``last_boards``: the board that measured a job before."""
+    """Job ids in order."""
 
-    def __init__(self, names: Iterable[str], last_boards: dict[str, str]) -> None:
+    def __init__(self, names: Iterable[str]) -> None:
         self._names = list(dict.fromkeys(names))
-        self._boards = last_boards
 
     def __len__(self) -> int:
         return len(self._names)
@@ -39,15 +38,10 @@ class WorkQueue:
         """Return jobs that were taken, to the front."""
         self._names = list(dict.fromkeys([*names, *self._names]))
 
-    def take(self, board: str, most: int, boards: int = 1) -> list[str]:
-        """Up to ``most`` jobs for a board, and no more than its share where several work."""
+    def take(self, most: int, boards: int = 1) -> list[str]:
+        """Up to ``most`` jobs, and no more than a board's share where several work."""
         if boards > 1:
             share = -(-len(self._names) // boards)
             most = min(most, max(LEAST_TAKEN, share))
-        rank = {board: 0, None: 1}
-        ordered = sorted(self._names, key=lambda name: rank.get(self._boards.get(name), 2))
-        taken = ordered[:most]
-        for name in taken:
-            self._boards[name] = board
-        self.remove(taken)
+        taken, self._names = self._names[:most], self._names[most:]
         return taken

@@ -16,6 +16,9 @@ from profiler.planning.profile_plan import PlannedNetwork, ProfilePlan
 from profiler.table.layer_profile import profiled_ms, share_out
 from profiler.table.rows import piece_rows
 
+#: A network is learned from once it was in so many processes, or in as many as any.
+LEAST_PROCESSES = 3
+
 Measurements = Mapping[str, Measurement]
 
 
@@ -23,7 +26,7 @@ Measurements = Mapping[str, Measurement]
 class Evidence:
     """Rows of pieces alone, the networks measured whole, and what they make of each other.
 
-    ``network_error`` is the mean standard error of the networks, as a share of their latency;
+    ``network_error`` is the median standard error of the networks, as a share of their latency;
     ``missing`` says which networks have no latency, and why.
     """
 
@@ -49,14 +52,15 @@ def weigh(plan: ProfilePlan, conditions: Conditions, measurements: Measurements)
         return None
     whole = without_levels(visits)
     profiles, unnamed_percent = _profiles(plan, used, whole, measurements)
-    rows = piece_rows(plan, measurements, conditions, profiles)
     networks = tuple(_networks(plan, used, whole.jobs))
-    known = {row.place for row in rows if row.in_networks}
-    usable = [
-        network
+    held = {
+        place
         for network in networks
-        if known.issuperset(plan.pieces.forms.places(network.keep_mask, network.padding))
-    ]
+        for place in plan.pieces.forms.places(network.keep_mask, network.padding)
+        if network.role == "fit"
+    }
+    rows = piece_rows(plan, measurements, conditions, profiles, held)
+    usable = _usable(plan, rows, networks)
     seen = observations(usable, plan.pieces.forms)
     estimate = fit_estimate(rows, seen)
     costs = network_costs(rows, seen, estimate) if estimate else None
@@ -109,6 +113,23 @@ def _networks(
                 high_ms=one.high_ms,
                 processes=one.processes,
             )
+
+
+def _usable(
+    plan: ProfilePlan, rows: Sequence[Row], networks: Sequence[MeasuredNetwork]
+) -> list[MeasuredNetwork]:
+    """The networks that can say something: their pieces have rows, and they more than one visit.
+
+    A visit may be disturbed, and nothing shows it where there are no others.
+    """
+    known = {row.place for row in rows if row.in_networks}
+    least = min(LEAST_PROCESSES, max((one.processes for one in networks), default=0))
+    forms = plan.pieces.forms
+    return [
+        one
+        for one in networks
+        if one.processes >= least and known.issuperset(forms.places(one.keep_mask, one.padding))
+    ]
 
 
 def _profiles(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from latency_tables.pieces import Piece, piece_row
@@ -13,8 +13,8 @@ from profiler.measurement import Measurement
 from profiler.planning.bounds import too_slow
 from profiler.planning.profile_plan import ProfilePlan
 
-#: A piece alone is noisy where half its interval is more than this share of its latency. It is what
-#: a cost in the network is first expected to be, and need not be known better.
+#: A piece that no network holds is noisy where half its interval is more than this share of its
+#: latency. For the others it is what a cost in the network is first expected to be, and no more.
 PIECE_HALF_WIDTH = 0.1
 
 #: Columns that are properties of a measurement, and empty where it failed.
@@ -31,8 +31,12 @@ def piece_rows(
     measurements: Mapping[str, Measurement],
     conditions: Conditions,
     profiled: Mapping[Place, float],
+    held: Collection[Place] = (),
 ) -> tuple[Row, ...]:
-    """A row a piece; ``profiled`` is what the runtime's own profiles say, in ms."""
+    """A row a piece; ``profiled`` is what the runtime's own profiles say, in ms.
+
+    ``held`` are the places that the measured networks hold.
+    """
     visits = visits_of((measurements[name] for name in plan.piece_ids), conditions)
     known = without_levels(visits).jobs if visits else {}
     slow = too_slow(plan.pieces, measurements, plan.in_networks)
@@ -42,7 +46,7 @@ def piece_rows(
             rows.append(piece_row(piece, verdict="bounded", reason=reason))
             continue
         digest = piece.spec.digest
-        row = _row(piece, measurements[digest], known.get(digest))
+        row = _row(piece, measurements[digest], known.get(digest), piece.place in held)
         if row.is_measured and piece.place in slow:
             row = replace(row, verdict="bounded", reason=slow[piece.place])
         elif row.is_measured:
@@ -51,14 +55,16 @@ def piece_rows(
     return tuple(rows)
 
 
-def _row(piece: Piece, measurement: Measurement, known: JobLatency | None) -> Row:
+def _row(piece: Piece, measurement: Measurement, known: JobLatency | None, is_held: bool) -> Row:
     """The row of a piece at its place; a failed measurement leaves its latencies empty."""
     if measurement.failed or known is None:
         facts = {name: getattr(measurement, name) for name in _FACTS}
         return piece_row(piece, verdict="failed", **facts)
     verdict, reason = measurement.verdict, measurement.reason
     if verdict in ("ok", "noisy"):
-        verdict, reason = _verdict(known)
+        verdict, reason = ("ok", "") if is_held else _verdict(known)
+        if measurement.host_bound:
+            verdict, reason = "host_bound", measurement.host_bound_reason
     values = {name: getattr(measurement, name) for name in (*_STATISTICS, *_FACTS)}
     return piece_row(
         piece,

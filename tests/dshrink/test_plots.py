@@ -13,7 +13,7 @@ from dataclasses import replace
 import matplotlib
 import pytest
 from matplotlib.container import BarContainer, ErrorbarContainer
-from synthetic_tables import synthetic_row, synthetic_table
+from synthetic_tables import synthetic_row, synthetic_table, without_networks
 from typer.testing import CliRunner
 
 from dshrink.cli.plot import app
@@ -34,11 +34,10 @@ from dshrink.plots.frontier import FrontierPoint
 from dshrink.results import ResultsError, load_results
 from dshrink.search.plan import parse_plan, save_plan
 from latency_tables.errors import LatencyTableError, MaskError
-from latency_tables.hold_out import HoldOut
 from latency_tables.io import save_table
 from latency_tables.origin import Origin
 from latency_tables.predictor import predict
-from latency_tables.schema import LATENCIES, OPTIONAL, SPREADS, Conditions
+from latency_tables.schema import IN_NETWORK, LATENCIES, OPTIONAL, SPREADS, Conditions
 
 ORIGINAL = (4.0, 2.0, 3.0, 1.0, 5.0)
 MERGED = (1.0, 2.5, None, 0.25, 2.0)
@@ -101,13 +100,28 @@ def test_bars_of_one_block_stand_side_by_side():
 
 
 def test_error_bars_are_the_intervals_of_the_rows():
-    table = table_of_five()
+    table = without_networks(table_of_five())
     latency, _ = blocks_figure(table).axes
     (original, *_) = [c for c in latency.containers if isinstance(c, ErrorbarContainer)]
     (segments,) = (lines.get_segments() for lines in original.lines[2])
     for block, segment in enumerate(segments):
         row = table.row("original", block)
         assert segment[:, 1] == pytest.approx([row.low_ms, row.high_ms])
+
+
+def test_bars_are_of_costs_in_the_network_where_networks_were_measured():
+    table = table_of_five(slope=1.2)
+    figure = blocks_figure(table)
+    latency, saving = figure.axes
+    (original, *_) = [c for c in latency.containers if isinstance(c, ErrorbarContainer)]
+    rows = [table.row("original", block) for block in range(5)]
+    assert bars(latency)["original"] == {row.block: row.in_network_ms for row in rows}
+    for row, segment in zip(rows, original.lines[2][0].get_segments(), strict=True):
+        assert segment[:, 1] == pytest.approx([row.in_network_low_ms, row.in_network_high_ms])
+    (merged,) = {h for b, h in bars(saving)["merged"].items() if b == 0}
+    assert merged == pytest.approx(100 * table.saving_ms(0) / rows[0].in_network_ms)
+    assert "in the network before and after merging" in words(figure)
+    assert "in the network" not in words(blocks_figure(without_networks(table)))
 
 
 @pytest.mark.parametrize(
@@ -147,14 +161,14 @@ def test_a_failed_row_and_a_noisy_row_are_marked():
 
 def test_a_published_table_has_no_intervals_and_no_doubtful_marks():
     table = table_of_five()
-    nothing = dict.fromkeys((*LATENCIES, *SPREADS, *OPTIONAL))
+    nothing = dict.fromkeys((*LATENCIES, *SPREADS, *OPTIONAL, *IN_NETWORK))
     counts = {"samples": 0, "rounds": 0, "verdict": "published"}
     published = [
         replace(row, **(nothing | counts | {"latency_ms": row.latency_ms})) for row in table.rows
     ]
     origin = Origin(source="Somebody, 2020", licence="MIT")
     conditions = replace(CONDITIONS, runtime_version="unknown")
-    changed = {"calibration": None, "hold_out": None, "conditions": conditions, "origin": origin}
+    changed = {"networks": (), "estimate": None, "conditions": conditions, "origin": origin}
     figure = blocks_figure(replace(table, rows=tuple(published), **changed))
     latency = figure.axes[0]
     assert bars(latency)["original"] == dict(enumerate(ORIGINAL))
@@ -186,8 +200,7 @@ def test_a_table_without_blocks_is_one_line_with_the_command():
     table = replace(
         table_of_five(),
         rows=(synthetic_row("stem"), synthetic_row("head")),
-        calibration=None,
-        hold_out=None,
+        networks=(),
     )
     for draw in (blocks_figure, memory_figure):
         with pytest.raises(PlotError, match=r"no rows of blocks.*dshrink profile synthetic"):
@@ -277,7 +290,7 @@ def test_each_method_is_drawn_with_its_error_in_the_legend():
     latency, errors = figure.axes
     networks = table.hold_out.networks
     methods = {
-        "calibrated table": [n.predicted_ms for n in networks],
+        "latency table": [n.predicted_ms for n in networks],
         "plain sum of rows": [n.plain_sum_ms for n in networks],
         "scaled MACs": [n.scaled_macs_ms for n in networks],
     }
@@ -296,26 +309,33 @@ def test_each_method_is_drawn_with_its_error_in_the_legend():
     assert latency.get_xlim() == errors.get_xlim()
 
 
-def test_the_band_holds_a_prediction_whose_interval_touches_the_measurement():
-    table = table_of_five()
-    latency, _ = predicted_figure(table).axes
-    share = table.hold_out.interval_percent / 100
-    (band,) = [c for c in latency.collections if "prediction interval" in str(c.get_label())]
-    assert f"{100 * share:.2f} %" in band.get_label()
-    edges = {}
-    for measured_ms, predicted_ms in band.get_paths()[0].vertices:
-        edges.setdefault(measured_ms, []).append(predicted_ms)
-    assert sorted(edges) == pytest.approx(latency.get_xlim())
-    for measured_ms, predicted in edges.items():
-        assert min(predicted) * (1 + share) == pytest.approx(measured_ms)
-        assert max(predicted) * (1 - share) == pytest.approx(measured_ms)
+def test_the_bars_are_the_prediction_intervals_of_the_networks():
+    table = table_of_five(slope=1.05, offset_ms=0.4)
+    latency, errors = predicted_figure(table).axes
+    expected = [predict(table, n.keep_mask, n.padding) for n in table.hold_out.networks]
+    (up, across), (percent,) = (
+        [c for c in axes.containers if isinstance(c, ErrorbarContainer)]
+        for axes in (latency, errors)
+    )
+    segments = zip(
+        *(bars.lines[2][0].get_segments() for bars in (up, across, percent)),
+        table.hold_out.networks,
+        expected,
+        strict=True,
+    )
+    for vertical, horizontal, error, network, found in segments:
+        assert vertical[:, 1] == pytest.approx([found.low_ms, found.high_ms])
+        assert horizontal[:, 0] == pytest.approx(
+            [network.measured_low_ms, network.measured_high_ms]
+        )
+        ends = [100 * (ms / network.measured_ms - 1) for ms in (found.low_ms, found.high_ms)]
+        assert error[:, 1] == pytest.approx(ends)
+    share = f"{table.hold_out.interval_percent:.2f} % on average"
+    assert share in up.get_label()
 
 
-def test_one_held_out_network_has_no_band():
-    table = table_of_five()
-    one = replace(table, hold_out=HoldOut(table.hold_out.networks[:1]))
-    figure = predicted_figure(one)
-    assert "interval (" not in words(figure)
+def test_one_held_out_network_is_drawn():
+    figure = predicted_figure(table_of_five(hold_out_errors_percent=(0.1,)))
     assert "1 held-out shrunk network |" in words(figure)
 
 

@@ -16,7 +16,7 @@ from dshrink.cli import main as entry
 from latency_tables.io import load_table, save_table
 from latency_tables.opspec import Conv, OpSpec
 from latency_tables.origin import Origin
-from latency_tables.schema import MILLISECONDS_AND_PERCENT, Conditions
+from latency_tables.schema import IN_NETWORK, MILLISECONDS_AND_PERCENT, Conditions
 from latency_tables.span_masks import mask_of
 from profiler.fake_device import RUNTIME, RUNTIME_VERSION, FakeConnection, write_spec
 from profiler.scheduling.serial import Scheduler, SerialScheduler
@@ -178,20 +178,19 @@ def test_options_that_do_not_suit_the_segments_are_refused(more, part, tmp_path,
 
 def test_a_published_table_is_shown_with_where_it_comes_from(tmp_path, profile_command):
     made = synthetic_table([2.0], [1.0])
-    empty = {name: None for name in MILLISECONDS_AND_PERCENT if name != "latency_ms"}
+    names = (*MILLISECONDS_AND_PERCENT, *IN_NETWORK)
+    empty = {name: None for name in names if name != "latency_ms"}
     rows = [
         replace(row, **{**empty, "stdev_ms": 0.125}, verdict="published", samples=0, rounds=0)
         for row in made.rows
     ]
     origin = Origin(source="A paper", licence="MIT", note="on paper")
-    save_table(
-        replace(made, rows=tuple(rows), calibration=None, hold_out=None, origin=origin), tmp_path
-    )
+    save_table(replace(made, rows=tuple(rows), networks=(), estimate=None, origin=origin), tmp_path)
     shown = profile_command("table", "show", tmp_path)[1]
     assert "published, not measured by us: A paper; licence: MIT (on paper)" in shown
     assert "sd 0.1250" in shown
     assert "4 published" in shown
-    assert "context of the pieces" not in shown
+    assert "costs in the network" not in shown
     status, text, _ = profile_command("table", "check", tmp_path, "--json")
     assert status == 1
     assert json.loads(text)["origin"]["licence"] == "MIT"

@@ -77,7 +77,7 @@ def synthetic_table(
     bias_map_ms: Mapping[int, float] | None = None,
     fixed_ms: float = 1.0,
     slope: float = 1.0,
-    offset_ms: float = 0.1,
+    offset_ms: float = 0.0,
     hold_out_errors_percent: Sequence[float] = (0.1, -0.2, 0.3, -0.1, 0.2, -0.3, 0.1, -0.2),
     conditions: Conditions = CONDITIONS,
 ) -> LatencyTable:
@@ -132,7 +132,7 @@ def synthetic_span_table(
     fixed_ms: float = 1.0,
     bounded: Mapping[Span, str] | None = None,
     slope: float = 1.0,
-    offset_ms: float = 0.1,
+    offset_ms: float = 0.0,
     hold_out_errors_percent: Sequence[float] = (0.1, -0.2, 0.3, -0.1, 0.2, -0.3, 0.1, -0.2),
     conditions: Conditions = CONDITIONS,
 ) -> LatencyTable:

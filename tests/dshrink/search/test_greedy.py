@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from synthetic_tables import synthetic_row, synthetic_table
+from synthetic_tables import synthetic_row, synthetic_table, without_networks
 
 from dshrink.search.errors import InfeasibleBudgetError, SearchError, UnfitTableError
 from dshrink.search.goal import smallest_latency
@@ -39,24 +39,18 @@ def random_table(seed: int) -> LatencyTable:
 
 
 def every_mask(table: LatencyTable, padding: str) -> Iterator[tuple[str, float]]:
-    """All valid masks with their calibrated latency, by arithmetic on the rows alone."""
-    latencies = {(row.kind, row.block): row.latency_ms or math.nan for row in table.rows}
-    calibration = table.calibration
-    assert calibration is not None
-    # Made-up tables are calibrated on two networks, which a line goes through; both forms share it.
-    base, other = calibration.networks[0], calibration.networks[-1]
-    span = other.sum_ms - base.sum_ms
-    slope = (other.measured_ms - base.measured_ms) / span if span else 1.0
+    """All valid masks with their latency, by arithmetic on what the rows cost in the network."""
+    costs = {(row.kind, row.block): row.in_network_ms or math.nan for row in table.rows}
     for bits in itertools.product("01", repeat=table.block_count):
         if any(bits[block] == "0" for block in table.unmergeable):
             continue
-        total = latencies["stem", None] + latencies["head", None]
+        total = costs["stem", None] + costs["head", None]
         for block, bit in enumerate(bits):
-            merged = latencies.get(("merged", block), math.nan)
+            merged = costs.get(("merged", block), math.nan)
             if padding == "bias_map":
-                merged = latencies.get(("merged_bias_map", block), merged)
-            total += latencies["original", block] if bit == "1" else merged
-        yield "".join(bits), base.measured_ms + slope * (total - base.sum_ms)
+                merged = costs.get(("merged_bias_map", block), merged)
+            total += costs["original", block] if bit == "1" else merged
+        yield "".join(bits), total
 
 
 @pytest.mark.parametrize("padding", ["bias_map", "repad"])
@@ -146,7 +140,7 @@ def test_a_goal_that_makes_no_sense_is_refused(
 
 @pytest.mark.parametrize("search", SEARCHES)
 def test_an_unfit_table_is_searched_only_when_allowed(search: Callable[..., Plan]) -> None:
-    table = replace(random_table(1), hold_out=None)
+    table = without_networks(random_table(1), role="check")
     with pytest.raises(UnfitTableError, match="not fit for search: it has no hold-out check"):
         search(table, keep=table.block_count)
     assert "0" not in search(table, keep=table.block_count, allow_unfit=True).keep_mask
@@ -156,6 +150,6 @@ def test_a_block_whose_merged_piece_failed_is_not_shrunk() -> None:
     table = synthetic_table([2.0, 2.0], [0.5, 1.0])
     failed = synthetic_row("merged", 0, latency_ms=None)
     rows = tuple(failed if (r.kind, r.block) == ("merged", 0) else r for r in table.rows)
-    broken = replace(table, rows=rows, calibration=None, hold_out=None)
+    broken = replace(table, rows=rows, networks=())
     assert greedy(broken, keep=1, allow_unfit=True).keep_mask == "10"
     assert smallest_latency(broken).keep_mask == "10"

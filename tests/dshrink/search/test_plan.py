@@ -45,7 +45,7 @@ def test_a_plan_of_a_table_names_blocks_layers_and_the_table() -> None:
     assert found.table is not None
     assert found.table.conditions.device == "nowhere"
     assert found.predicted is not None
-    assert found.predicted.latency_ms == pytest.approx(8.6)
+    assert found.predicted.latency_ms == pytest.approx(8.5)
 
 
 def test_a_plan_comes_back_from_its_file(tmp_path: Path) -> None:

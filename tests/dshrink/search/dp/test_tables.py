@@ -105,8 +105,9 @@ def test_an_unswallowed_skip_is_paid_once():
     table = make_table()
     costs = table_problem(table, make_importance()).problem.costs
     for i, j in SPANS:
-        paid = costs[i, j][0] - table.measured("span", (i, j))[1]
-        assert paid == pytest.approx(0.1 if i == 2 and j < 5 else 0.0)
+        paid = costs[i, j][0] - table.cost_ms("span", (i, j))
+        addition_ms = table.cost_ms("addition", (2, 5))
+        assert paid == pytest.approx(addition_ms if i == 2 and j < 5 else 0.0)
 
 
 @pytest.mark.parametrize("bound", ["max_macs", "max_parameters"])
@@ -312,7 +313,7 @@ def test_importances_that_do_not_fit_the_table_are_refused_by_key():
         table_problem(table, {**importance, (0, 1, 1, 0): 1.0})
     with pytest.raises(SearchError, match="--segments spans"):
         table_problem(
-            replace(table, chain=None, rows=table.rows[:1], calibration=None, hold_out=None),
+            replace(table, chain=None, rows=table.rows[:1], networks=()),
             importance,
         )
 
@@ -322,8 +323,7 @@ def test_one_plan_is_for_tables_of_the_same_convolutions():
     chain = table.chain
     rows = tuple(row for row in table.rows if row.kind != "addition")
     # As tables that were published are imported: nothing is known of the additions.
-    bare = replace(table, chain=replace(chain, skips=()), rows=rows, calibration=None)
-    bare = replace(bare, hold_out=None)
+    bare = replace(table, chain=replace(chain, skips=()), rows=rows, networks=())
     other = replace(chain, convolutions=tuple(f"other.{n}" for n in range(6)))
     problems = [
         table_problem(one, importance) for one in (table, bare, replace(table, chain=other))
@@ -338,7 +338,7 @@ def test_importances_of_more_spans_than_the_table_holds_are_accepted():
     some = [span for span in SPANS if span[1] - span[0] <= 2]
     table = make_table()
     rows = tuple(row for row in table.rows if row.kind != "span" or row.span in some)
-    smaller = replace(table, rows=rows, calibration=None, hold_out=None)
+    smaller = replace(table, rows=rows, networks=())
     plan = own_plan(table_problem(smaller, importance), 1000.0)
     assert all(j - i <= 2 for i, j in mask_spans(plan.mask))
     crossing = {**importance, (1, 4, 1, 1): 9.0}  # a skip begins within it and ends behind it

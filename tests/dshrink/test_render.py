@@ -1,0 +1,104 @@
+"""What is said of a latency table, in its lines and in JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+from synthetic_tables import synthetic_row, synthetic_table, without_networks
+
+from dshrink.cli.render import LESS, MORE, difference_percent, note, summary_lines, table_data
+from latency_tables.networks import Level
+from latency_tables.schema import Row
+from latency_tables.table import LatencyTable
+
+
+def row(ms: float, half: float, **changes: object) -> Row:
+    """A row of 1 ms alone that costs ``ms`` in the network."""
+    found = {"in_network_ms": ms, "in_network_low_ms": ms - half, "in_network_high_ms": ms + half}
+    return replace(synthetic_row("original", 1), **found | changes)
+
+
+@pytest.mark.parametrize(
+    ("shown", "percent", "words"),
+    [
+        (row(0.7, 0.05), -30, LESS),
+        (row(1.2, 0.05), 20, MORE),
+        (row(1.05, 0.01), 5, ""),
+        (row(0.8, 0.3), -20, "within interval"),
+        (row(-0.2, 1.5), None, ""),
+        (synthetic_row("original", 1), None, ""),
+        (synthetic_row("original", 1, latency_ms=None, reason="timeout"), None, "timeout"),
+        (replace(synthetic_row("original", 1), verdict="bounded", reason="slow"), None, "slow"),
+    ],
+)
+def test_a_row_that_costs_other_than_alone_says_why(
+    shown: Row, percent: float | None, words: str
+) -> None:
+    assert difference_percent(shown) == (None if percent is None else pytest.approx(percent))
+    assert note(shown) == words
+
+
+def text(table: LatencyTable) -> str:
+    return "\n".join(summary_lines(table))
+
+
+def test_the_summary_says_how_right_the_predictions_are() -> None:
+    table = synthetic_table([1.0, 2.0], [0.5, 1.5], slope=1.2, offset_ms=0.1)
+    check = table.hold_out
+    assert check is not None
+    said = text(table)
+    for part in (
+        "whole network, measured: 5.100 ms",
+        "costs in the network: from what each piece takes alone, corrected by 4 whole networks",
+        "prediction error on 8 other networks: 0.19 % on average, 0.30 % at most; their own "
+        "measurement makes 0.20 % of it",
+        f"95 % prediction interval: +-{check.interval_percent:.2f} % on average (posterior; it "
+        "holds 100 % of them)",
+        f"plain sum of the pieces alone {check.plain_sum_mape_percent:.2f} %, the best line "
+        f"through such sums {check.line_mape_percent:.2f} %, scaled MACs",
+        "this table is fit for search",
+    ):
+        assert part in said
+    assert "note:" not in said
+
+
+def test_an_interval_that_was_widened_says_so() -> None:
+    table = synthetic_table([1.0] * 3, [0.5] * 3, hold_out_errors_percent=[1.5] * 4 + [0.1] * 6)
+    check = table.hold_out
+    assert check is not None
+    assert (
+        f"(conformal: widened {check.interval_factor:.1f} times, for the posterior's own holds "
+        "only 60 % of them)"
+    ) in text(table)
+
+
+def test_the_level_of_the_machine_is_a_line() -> None:
+    level = Level(
+        level_percent_low=99.4,
+        level_percent_high=100.6,
+        spread_percent=2.44,
+        moved_percent=7.1,
+        processes=8,
+    )
+    assert (
+        "one process may be +-2.4 % off; the machine's level is known to +-0.6 % and moved by "
+        "7.1 % during the run (8 processes)"
+    ) in text(replace(synthetic_table([1.0], [0.5]), level=level))
+
+
+def test_thin_data_are_noted() -> None:
+    said = text(without_networks(synthetic_table([1.0], [0.5])))
+    assert "note: no whole network was measured: each piece counts as much as alone" in said
+    assert "NOT fit for search: no whole network was measured" in said
+
+
+def test_the_json_data_hold_what_the_lines_say() -> None:
+    table = synthetic_table([1.0, 2.0], [0.5, 1.5])
+    data = json.loads(json.dumps(table_data(table), default=asdict))
+    assert [network["role"] for network in data["networks"]] == ["fit"] * 4 + ["check"] * 8
+    assert data["estimate"]["prior"] == "alone"
+    assert data["hold_out"]["coverage_percent"] == 100
+    assert data["rows"][0]["in_network_ms"] == table.rows[0].in_network_ms
+    assert (data["level"], data["data_note"]) == (None, "")
