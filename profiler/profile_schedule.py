@@ -39,9 +39,9 @@ Weigh = Callable[[Mapping[str, Measurement]], Evidence | None]
 class ProfileSchedule:
     """``target_percent`` is the mean error that predictions are to have.
 
-    ``time_limit_s`` is how long measuring may take (the round that is begun is ended), between
-    ``least_rounds`` and ``most_rounds`` are made. More than ``enough_rounds`` are not made for the
-    precision of the networks alone.
+    ``time_limit_s`` is how long measuring may take (the round that is begun is ended, and two are
+    made in any case). Between ``least_rounds`` and ``most_rounds`` are made, and not more than
+    ``enough_rounds`` for the precision of the networks alone.
     """
 
     plan: ProfilePlan
@@ -68,9 +68,12 @@ class ProfileSchedule:
         evidence = self.weigh(measured)
         if number > 1 and self._is_over(number, known, evidence):
             return []
-        used = [*self.plan.networks_of("start", "check"), *self._chosen(measured)]
-        if evidence and (number == 1 or self._wants_more(evidence, known)):
-            used += self._next_batch(evidence, used, 2 if number == 1 else 1)
+        used = self._used(measured)
+        if evidence and not self._has_late(known):
+            missing = self._missing(number, evidence, used)
+            places = {name: self.plan.places(network) for name, network in missing.items()}
+            count = 2 * BATCH if number == 1 else BATCH
+            used += [missing[one] for one in choose_networks(evidence.costs, places, count)]
         pieces = self._pieces(measured) if number < PIECE_ROUNDS else []
         return [*pieces, *self._jobs(used, measured)]
 
@@ -100,30 +103,34 @@ class ProfileSchedule:
             return False
         if evidence is None:
             return True
-        late = [one for one in self._chosen(known.measurements) if self._is_late(one, known)]
-        is_right = self.error_percent(evidence) <= self.target_percent or not self._left(
-            self._chosen(known.measurements), evidence
-        )
+        used = self._used(known.measurements)
+        is_right = not self._missing(number, evidence, used)
         is_precise = evidence.network_error <= NETWORK_ERROR or number >= self.enough_rounds
-        return is_right and not late and is_precise
+        return is_right and is_precise and not self._has_late(known)
 
-    def _is_late(self, network: PlannedNetwork, known: Known) -> bool:
-        one = known.measurements[network.job_id]
-        return not one.given_up and len(one.parts) < LEAST_ROUNDS
-
-    def _wants_more(self, evidence: Evidence, known: Known) -> bool:
-        """Whether networks are missing, not processes: those that there are were in enough."""
-        late = any(self._is_late(one, known) for one in self._chosen(known.measurements))
-        return not late and self.error_percent(evidence) > self.target_percent
+    def _has_late(self, known: Known) -> bool:
+        """Whether a network that joined was in too few rounds yet."""
+        found = [known.measurements[one.job_id] for one in self._chosen(known.measurements)]
+        return any(
+            not one.given_up and len(one.replies) - len(one.failures) < LEAST_ROUNDS
+            for one in found
+        )
 
     def _chosen(self, measured: Mapping[str, Measurement]) -> list[PlannedNetwork]:
         """The candidates that earlier rounds measured."""
         candidates = self.plan.networks_of("candidate")
         return [one for one in candidates if measured[one.job_id].replies]
 
-    def _left(
-        self, used: Sequence[PlannedNetwork], evidence: Evidence
+    def _used(self, measured: Mapping[str, Measurement]) -> list[PlannedNetwork]:
+        return [*self.plan.networks_of("start", "check"), *self._chosen(measured)]
+
+    def _missing(
+        self, number: int, evidence: Evidence, used: Sequence[PlannedNetwork]
     ) -> dict[str, PlannedNetwork]:
+        """The candidates that may join; none where predictions are right or the end is near."""
+        is_right = number > 1 and self.error_percent(evidence) <= self.target_percent
+        if is_right or number + LEAST_ROUNDS > self.most_rounds:
+            return {}
         taken = {network.job_id for network in used}
         return {
             network.job_id: network
@@ -131,22 +138,20 @@ class ProfileSchedule:
             if network.job_id not in taken and evidence.knows(self.plan.places(network))
         }
 
-    def _next_batch(
-        self, evidence: Evidence, used: Sequence[PlannedNetwork], batches: int
-    ) -> list[PlannedNetwork]:
-        left = self._left(used, evidence)
-        places = {name: self.plan.places(network) for name, network in left.items()}
-        return [left[one] for one in choose_networks(evidence.costs, places, batches * BATCH)]
-
     def _jobs(
         self, networks: Sequence[PlannedNetwork], measured: Mapping[str, Measurement]
     ) -> list[str]:
         """Their jobs that are worth a round more."""
         wanted = {network.job_id: None for network in networks}
-        for network in networks:
+        for network in networks if self._can_profile(measured) else ():
             if network.profile_id and len(measured[network.profile_id].replies) < PROFILES:
                 wanted[network.profile_id] = None
         return [name for name in wanted if not measured[name].given_up]
+
+    def _can_profile(self, measured: Mapping[str, Measurement]) -> bool:
+        """Whether the runtime gives profiles of layers here, as far as is known."""
+        tried = [measured[one.profile_id] for one in self.plan.networks if one.profile_id]
+        return any(one.layers for one in tried) or not any(one.failures for one in tried)
 
     def _pieces(self, measured: Mapping[str, Measurement]) -> list[str]:
         """All pieces but spans that one round has shown to be too slow for any search.
