@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from latency_tables.pieces import NetworkPieces
@@ -19,7 +19,7 @@ from profiler.planning.profile_plan import (
     ProfilePlan,
     plan_jobs,
 )
-from profiler.profile_schedule import TARGET_PERCENT, ProfileSchedule, building
+from profiler.profile_schedule import PIECE_ROUNDS, TARGET_PERCENT, ProfileSchedule, building
 from profiler.runtimes import traits_of
 from profiler.scheduling.serial import Scheduler
 from profiler.session import Progress, Session, SessionResult
@@ -103,7 +103,7 @@ def profile(
         build=request.build,
         folder=request.folder,
         schedule=building(schedule) if traits_of(conditions).builds else schedule,
-        settings=request.settings,
+        settings=replace(request.settings, rounds=PIECE_ROUNDS),
     ) as session:
         if on_start:
             on_start(session.estimate)

@@ -43,9 +43,9 @@ Weigh = Callable[[Mapping[str, Measurement]], Evidence | None]
 class ProfileSchedule:
     """``target_percent`` is the mean error that predictions are to have.
 
-    ``time_limit_s`` is how long measuring may take (the round that is begun is ended), between
-    ``least_rounds`` and ``most_rounds`` are made; after ``enough_rounds`` of them only networks
-    that are known poorly are measured on.
+    ``time_limit_s`` is how long measuring may take (the round that is begun is ended, and two are
+    made in any case). Between ``least_rounds`` and ``most_rounds`` are made; after ``enough_rounds``
+    only networks that are known poorly are measured on.
     """
 
     plan: ProfilePlan
@@ -72,20 +72,19 @@ class ProfileSchedule:
         evidence = self.weigh(measured)
         if number > 1 and self._is_over(number, known, evidence):
             return []
-        used = [*self.plan.networks_of("start", "check"), *self._chosen(measured)]
-        if evidence and (number == 1 or self._wants_more(evidence, known)):
-            used += self._next_batch(evidence, used, 2 if number == 1 else 1)
+        used = self._used(measured)
+        if evidence and not self._has_late(known):
+            missing = self._missing(number, evidence, used)
+            places = {name: self.plan.places(network) for name, network in missing.items()}
+            count = 2 * BATCH if number == 1 else BATCH
+            used += [missing[one] for one in choose_networks(evidence.costs, places, count)]
         if evidence and number >= self.least_rounds:
             used = self._worth_it(number, known, evidence, used)
         pieces = self._pieces(measured) if number < PIECE_ROUNDS else []
         return [*pieces, *self._jobs(used, measured)]
 
     def _worth_it(
-        self,
-        number: int,
-        known: Known,
-        evidence: Evidence,
-        used: Sequence[PlannedNetwork],
+        self, number: int, known: Known, evidence: Evidence, used: Sequence[PlannedNetwork]
     ) -> list[PlannedNetwork]:
         """Those that are not known well enough, and the best known ones beside them."""
         unsure = self._unsure(number, known, evidence, used)
@@ -132,29 +131,33 @@ class ProfileSchedule:
             return False
         if evidence is None:
             return True
-        chosen = self._chosen(known.measurements)
-        is_right = self.error_percent(evidence) <= self.target_percent
-        used = [*self.plan.networks_of("start", "check"), *chosen]
-        is_done = not self._unsure(number, known, evidence, used)
-        return is_done and (is_right or not self._left(chosen, evidence))
+        used = self._used(known.measurements)
+        is_right = not self._missing(number, evidence, used)
+        return is_right and not self._unsure(number, known, evidence, used)
+
+    def _has_late(self, known: Known) -> bool:
+        """Whether a network that joined was in too few rounds yet."""
+        return any(self._is_late(one, known) for one in self._chosen(known.measurements))
 
     def _is_late(self, network: PlannedNetwork, known: Known) -> bool:
         one = known.measurements[network.job_id]
-        return not one.given_up and len(one.parts) < LEAST_ROUNDS
-
-    def _wants_more(self, evidence: Evidence, known: Known) -> bool:
-        """Whether networks are missing, not processes: those that there are were in enough."""
-        late = any(self._is_late(one, known) for one in self._chosen(known.measurements))
-        return not late and self.error_percent(evidence) > self.target_percent
+        return not one.given_up and len(one.replies) - len(one.failures) < LEAST_ROUNDS
 
     def _chosen(self, measured: Mapping[str, Measurement]) -> list[PlannedNetwork]:
         """The candidates that earlier rounds measured."""
         candidates = self.plan.networks_of("candidate")
         return [one for one in candidates if measured[one.job_id].replies]
 
-    def _left(
-        self, used: Sequence[PlannedNetwork], evidence: Evidence
+    def _used(self, measured: Mapping[str, Measurement]) -> list[PlannedNetwork]:
+        return [*self.plan.networks_of("start", "check"), *self._chosen(measured)]
+
+    def _missing(
+        self, number: int, evidence: Evidence, used: Sequence[PlannedNetwork]
     ) -> dict[str, PlannedNetwork]:
+        """The candidates that may join; none where predictions are right or the end is near."""
+        is_right = number > 1 and self.error_percent(evidence) <= self.target_percent
+        if is_right or number + LEAST_ROUNDS > self.most_rounds:
+            return {}
         taken = {network.job_id for network in used}
         return {
             network.job_id: network
@@ -162,22 +165,20 @@ class ProfileSchedule:
             if network.job_id not in taken and evidence.knows(self.plan.places(network))
         }
 
-    def _next_batch(
-        self, evidence: Evidence, used: Sequence[PlannedNetwork], batches: int
-    ) -> list[PlannedNetwork]:
-        left = self._left(used, evidence)
-        places = {name: self.plan.places(network) for name, network in left.items()}
-        return [left[one] for one in choose_networks(evidence.costs, places, batches * BATCH)]
-
     def _jobs(
         self, networks: Sequence[PlannedNetwork], measured: Mapping[str, Measurement]
     ) -> list[str]:
         """Their jobs that are worth a round more."""
         wanted = {network.job_id: None for network in networks}
-        for network in networks:
+        for network in networks if self._can_profile(measured) else ():
             if network.profile_id and len(measured[network.profile_id].replies) < PROFILES:
                 wanted[network.profile_id] = None
         return [name for name in wanted if not measured[name].given_up]
+
+    def _can_profile(self, measured: Mapping[str, Measurement]) -> bool:
+        """Whether the runtime gives profiles of layers here, as far as is known."""
+        tried = [measured[one.profile_id] for one in self.plan.networks if one.profile_id]
+        return any(one.layers for one in tried) or not any(one.failures for one in tried)
 
     def _pieces(self, measured: Mapping[str, Measurement]) -> list[str]:
         """All pieces but spans that one round has shown to be too slow for any search.

@@ -111,7 +111,7 @@ class Session:
         """What is left to do, and how long it will take."""
         accepted, boards = self._state.accepted, max(1, len(self.scheduler.boards()))
         number, names = self._open_round()
-        left, _ = self.schedule.estimate(number, self._known(number))
+        left = self.schedule.estimate(number, self._known(number))[0] if names else 0
         remaining = max(0, left - sum((name, number) in accepted for name in names))
         each_s = job_s(self.settings, accepted.values())
         return DurationEstimate(

@@ -109,6 +109,8 @@ def plan_jobs(
     jobs: dict[str, Job] = {}
     for role, mask, padding in _masks(pieces, check, candidates, seed, left_out):
         spec = compose(mask, padding)
+        if role != "start" and spec.digest in jobs:
+            continue  # equal to another one: nothing new would be measured
         name = f"network {mask} {padding}"
         job = jobs.setdefault(spec.digest, Job(id=name, kind="network", label=name, spec=spec))
         is_profiled = profiles and role != "check"

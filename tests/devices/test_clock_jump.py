@@ -60,7 +60,7 @@ from profiler.profile import ProfileRequest, profile
 from profiler.scheduling.serial import SerialScheduler
 from profiler.settings import ProfileSettings
 from profiler.workloads import build_onnx
-from small_network import compose, network_pieces
+from small_network import compose, network_pieces, operators
 
 rule = Rule(
     warmup_s=0.0, warmup_cap_s=0.01, window_s=0.002, min_samples=5, min_total_s=0.0, cap_s=0.02
@@ -70,9 +70,9 @@ with closing(SerialScheduler(LocalConnection())) as scheduler:
         load_inventory().get("local"), scheduler, Target(runtime="onnxruntime")
     )
     request = ProfileRequest(
-        pieces=network_pieces(), compose=compose, build=build_onnx, conditions=conditions,
-        folder=Path(sys.argv[1]), date="2026-01-01", dshrink_version="1", hold_out=8,
-        settings=ProfileSettings(rounds=1, repeats=0, rule=rule),
+        pieces=network_pieces(), compose=compose, operators=operators, build=build_onnx,
+        conditions=conditions, folder=Path(sys.argv[1]), date="2026-01-01", dshrink_version="1",
+        check=2, time_limit_s=1e-3, settings=ProfileSettings(rounds=1, repeats=0, rule=rule),
     )
     made = profile(request, scheduler)
 assert made.session.failed == 0, made.session

@@ -249,12 +249,14 @@ def test_a_profile_with_the_oldest_runtime_ends_in_a_table(
         request = ProfileRequest(
             pieces=small_network.network_pieces(),
             compose=small_network.compose,
+            operators=small_network.operators,
             build=build_onnx,
             conditions=conditions,
             folder=tmp_path,
             date="2026-01-01",
             dshrink_version="1",
-            hold_out=8,
+            check=2,
+            time_limit_s=1e-3,
             settings=ProfileSettings(rounds=1, repeats=0, rule=QUICK),
         )
         made = profile(request, scheduler)

@@ -19,9 +19,10 @@ from latency_tables.opspec import (
     OpSpec,
 )
 from latency_tables.pieces import NetworkPieces, Piece
+from latency_tables.places import Place
 from latency_tables.schema import Conditions
 from profiler.fake_device import RUNTIME, RUNTIME_VERSION, FakeConnection, write_spec
-from profiler.planning.jobs import Job, JobPlan
+from profiler.planning.jobs import JobPlan
 from profiler.planning.profile_plan import ProfilePlan, plan_jobs
 from profiler.schedule import FixedRounds, Schedule
 from profiler.scheduling.serial import SerialScheduler
@@ -97,12 +98,24 @@ def network_pieces(unmergeable: dict[int, str] | None = None) -> NetworkPieces:
     )
 
 
-def compose(keep_mask: str, padding: str) -> OpSpec:
-    specs = [STEM]
+def parts(keep_mask: str, padding: str) -> list[tuple[Place, OpSpec]]:
+    """The pieces of a network and their places, one after the other."""
+    found: list[tuple[Place, OpSpec]] = [(("stem", None), STEM)]
     for block, keep in enumerate(keep_mask):
-        specs.append(original(block) if keep == "1" else merged(block, padding == "bias_map"))
+        has_map = padding == "bias_map"
+        kind = "original" if keep == "1" else "merged_bias_map" if has_map else "merged"
+        spec = original(block) if keep == "1" else merged(block, has_map)
+        found.append(((kind, block), spec))
+    return [*found, (("head", None), HEAD)]
+
+
+def operators(keep_mask: str, padding: str) -> tuple[Place, ...]:
+    return tuple(place for place, spec in parts(keep_mask, padding) for _ in spec.ops)
+
+
+def compose(keep_mask: str, padding: str) -> OpSpec:
     ops: list[Op] = []
-    for spec in (*specs, HEAD):
+    for _, spec in parts(keep_mask, padding):
         offset = len(ops)
         for op in spec.ops:
             ops.append(replace(op, inputs=tuple(tensor + offset for tensor in op.inputs)))
@@ -120,8 +133,18 @@ def latency_ms(spec: OpSpec) -> float:
 
 
 @cache
-def small_plan(hold_out: int = 8, seed: int = 0, duplicates: int = 3) -> ProfilePlan:
-    return plan_jobs(network_pieces(), compose, hold_out=hold_out, seed=seed, duplicates=duplicates)
+def small_plan(
+    check: int = 8, candidates: int = 6, seed: int = 0, profiles: bool = False
+) -> ProfilePlan:
+    return plan_jobs(
+        network_pieces(),
+        compose,
+        operators,
+        check=check,
+        candidates=candidates,
+        seed=seed,
+        profiles=profiles,
+    )
 
 
 def session(
@@ -182,8 +205,3 @@ def report(done: int, total: int, label: str) -> None:
 if __name__ == "__main__":
     with session(Path(sys.argv[1]), restless_device(int(sys.argv[2]))) as opened:
         opened.run(report)
-
-
-def duplicates_of(plan: ProfilePlan) -> tuple[Job, ...]:
-    """The jobs of a plan that measure a piece a second time."""
-    return tuple(job for job in plan.jobs if job.kind == "duplicate")

@@ -19,6 +19,7 @@ from latency_tables.opspec import (
     Shape,
 )
 from latency_tables.pieces import NetworkPieces, Piece
+from latency_tables.places import Place
 from latency_tables.span_masks import ACTIVE, SpanChain, mask_spans
 from profiler.fake_device import FakeConnection, write_spec
 from profiler.profile import Profile, ProfileRequest, profile
@@ -89,21 +90,33 @@ def names(i: int, j: int) -> tuple[str, ...]:
 
 def compose(mask: str, padding: str) -> OpSpec:
     """The network of a mask, written without the package under test."""
-    ops: list[Op] = list(STEM)
-    behind = {0: len(ops)}
+    return OpSpec(input_shape=(3, SIZE, SIZE), ops=tuple(op for op, _ in placed_ops(mask)))
+
+
+def operators(mask: str, padding: str) -> tuple[Place, ...]:
+    return tuple(place for _, place in placed_ops(mask))
+
+
+def placed_ops(mask: str) -> list[tuple[Op, Place]]:
+    """The operators of a network and the places that they belong to."""
+    found: list[tuple[Op, Place]] = [(op, ("stem", None)) for op in STEM]
+    behind = {0: len(found)}
     for i, j in mask_spans(mask):
         convolution, activation = span_ops(i, j)
-        ops.append(replace(convolution, inputs=(len(ops),)))
+        found.append((replace(convolution, inputs=(len(found),)), ("span", (i, j))))
         if mask[j - 1] == ACTIVE:
-            ops.append(replace(activation, inputs=(len(ops),)))
+            found.append((replace(activation, inputs=(len(found),)), ("span", (i, j))))
         for p, q in SKIPS:
             if q == j and p < i:
-                ops.append(Add(inputs=(behind[p], len(ops))))
+                addition = Add(inputs=(behind[p], len(found)))
+                found.append((addition, ("addition", (p, q))))
         if j == BREAK:
-            ops.append(replace(POOL, inputs=(len(ops),)))
-        behind[j] = len(ops)
-    ops += [replace(op, inputs=(len(ops) + n,)) for n, op in enumerate(HEAD)]
-    return OpSpec(input_shape=(3, SIZE, SIZE), ops=tuple(ops))
+            found.append((replace(POOL, inputs=(len(found),)), ("between", (j, j))))
+        behind[j] = len(found)
+    start = len(found)
+    for n, op in enumerate(HEAD):
+        found.append((replace(op, inputs=(start + n,)), ("head", None)))
+    return found
 
 
 def op_ms(op: Op, shape: Shape) -> float:
@@ -123,6 +136,15 @@ def latency_ms(spec: OpSpec) -> float:
     return 0.95 * pieces_ms + 0.3 if whole else pieces_ms
 
 
+def layers(spec: OpSpec) -> list[tuple[str, float]]:
+    """A profile by operators; the profiler slows the network."""
+    outputs = [*(f"t{number + 1}" for number in range(len(spec.ops) - 1)), "result"]
+    return [
+        (f"{output}/{op.kind}", 1.4 * op_ms(op, spec.input_shape))
+        for output, op in zip(outputs, spec.ops, strict=True)
+    ]
+
+
 @cache
 def small_pieces() -> NetworkPieces:
     return span_pieces()
@@ -132,12 +154,13 @@ def request(folder: Path, **changes: object) -> ProfileRequest:
     wanted = ProfileRequest(
         pieces=small_pieces(),
         compose=compose,
+        operators=operators,
         build=write_spec,
         conditions=CONDITIONS,
         folder=folder,
         date="2026-01-01",
         dshrink_version="1",
-        hold_out=8,
+        check=8,
         settings=ProfileSettings(),
     )
     return replace(wanted, **changes)
@@ -150,4 +173,4 @@ def run(
 
 
 def fake_device() -> FakeConnection:
-    return FakeConnection(latency_ms=latency_ms, noise=0.0005)
+    return FakeConnection(latency_ms=latency_ms, layers=layers, noise=0.0005)

@@ -80,13 +80,13 @@ class ScriptedBoard:
 def test_an_engine_is_asked_for_only_on_the_board_and_for_the_file_it_was_built_from(
     tmp_path: Path,
 ) -> None:
-    first, other, duplicate = job("a"), job("o", channels=5), job("t", kind="duplicate", seed=1)
-    known = builds(tmp_path, [first, other, duplicate])
+    first, other, reseeded = job("a"), job("o", channels=5), job("t", seed=1)
+    known = builds(tmp_path, [first, other, reseeded])
     assert known.options("b", first, 0) == {}
     known.note([reply("a", engine_sha256=ENGINE, engine_reused=False)])
     assert known.options("b", first, 0) == {"engine_sha256": ENGINE}
     assert known.options("elsewhere", first, 0) == {}
-    assert known.options("b", other, 0) == {} == known.options("b", duplicate, 0)
+    assert known.options("b", other, 0) == {} == known.options("b", reseeded, 0)
 
 
 def test_each_round_builds_anew_and_its_visits_share_that_engine(tmp_path: Path) -> None:

@@ -3,15 +3,16 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from small_network import CHANNELS, compose, duplicates_of, network_pieces, small_plan
+from small_network import CHANNELS, compose, network_pieces, operators, small_plan
 
 from devices.agent.protocol import PROTOCOL, parse_request
 from devices.connection import PushedFile
+from latency_tables.opspec import OpSpec
 from latency_tables.schema import Conditions
 from profiler.errors import InvalidJobError
 from profiler.planning.hold_out import between_masks
 from profiler.planning.jobs import PROFILE_RULE, FileJob, JobPlan, expected_s, measure_request
-from profiler.planning.profile_plan import CALIBRATION_NETWORKS, plan_jobs
+from profiler.planning.profile_plan import ProfilePlan, plan_jobs
 
 BLOCKS = len(CHANNELS) - 1
 
@@ -26,31 +27,71 @@ def test_every_digest_is_measured_once_and_every_piece_is_covered() -> None:
     assert "block 2 original (and 1 equal)" in shared
 
 
-def test_base_both_all_merged_forms_and_the_hold_out_networks_are_jobs() -> None:
-    plan = small_plan(hold_out=8)
-    jobs = {job.id: job for job in plan.jobs}
-    assert [n.keep_mask for n in plan.networks_of("base")] == ["1" * BLOCKS]
-    merged = plan.networks_of("merged")
-    assert [(n.keep_mask, n.padding) for n in merged] == [
+def keys(plan: ProfilePlan, *roles: str) -> list[tuple[str, str]]:
+    return [(n.keep_mask, n.padding) for n in plan.networks_of(*roles)]  # type: ignore[arg-type]
+
+
+def test_a_profile_starts_from_the_original_network_and_the_all_merged_ones() -> None:
+    plan = small_plan(check=8)
+    assert keys(plan, "start") == [
+        ("1" * BLOCKS, "repad"),
         ("0" * BLOCKS, "repad"),
         ("0" * BLOCKS, "bias_map"),
     ]
-    assert len(plan.networks_of("hold_out")) == 8
+    assert len(plan.networks_of("check")) == 8
+    assert keys(plan, "start", "check", "candidate") == [
+        (n.keep_mask, n.padding) for n in plan.networks
+    ]
     for network in plan.networks:
-        assert jobs[network.job_id].spec == compose(network.keep_mask, network.padding)
+        assert plan.by_id[network.job_id].spec == compose(network.keep_mask, network.padding)
 
 
-def test_the_calibration_networks_lie_between_and_are_held_out_of_the_hold_out() -> None:
+def test_candidates_lie_between_and_are_none_of_the_networks_that_check() -> None:
     # 62 masks lie between none and all of six blocks: there is room for both.
-    plan = small_plan(hold_out=20)
-    fitted = [n.keep_mask for n in plan.networks_of("calibration")]
-    unseen = [n.keep_mask for n in plan.networks_of("hold_out")]
-    assert (len(fitted), len(unseen)) == (CALIBRATION_NETWORKS, 20)
-    assert len({*fitted, *unseen}) == CALIBRATION_NETWORKS + 20
-    assert not {"0" * BLOCKS, "1" * BLOCKS} & {*fitted, *unseen}
-    assert {n.padding for n in plan.networks_of("calibration")} == {"repad", "bias_map"}
-    roles = {"base", "merged", "calibration", "hold_out"}
-    assert {network.role for network in plan.networks} == roles
+    plan = small_plan(check=20, candidates=40)
+    candidates, checks = ([mask for mask, _ in keys(plan, role)] for role in ("candidate", "check"))
+    assert (len(candidates), len(checks)) == (40, 20)
+    assert len({*candidates, *checks}) == 60
+    assert not {"0" * BLOCKS, "1" * BLOCKS} & {*candidates, *checks}
+    for role in ("candidate", "check"):
+        assert {padding for _, padding in keys(plan, role)} == {"repad", "bias_map"}
+    # Those that check stay the same however many candidates there are.
+    assert keys(small_plan(check=20, candidates=3), "check") == keys(plan, "check")
+
+
+def test_the_layers_of_networks_are_profiled_but_for_those_that_check() -> None:
+    plan = small_plan(profiles=True)
+    by_id = plan.by_id
+    learnt = plan.networks_of("start", "candidate")
+    assert [job.id for job in plan.jobs if job.kind == "layers"] == [n.profile_id for n in learnt]
+    for network in learnt:
+        assert by_id[network.profile_id].spec == by_id[network.job_id].spec
+    assert {network.profile_id for network in plan.networks_of("check")} == {""}
+    without = small_plan()
+    assert without.jobs == tuple(job for job in plan.jobs if job.kind != "layers")
+    assert {network.profile_id for network in without.networks} == {""}
+    assert without.piece_ids == plan.piece_ids
+    assert without.shared == plan.shared
+
+
+def test_networks_of_equal_operators_are_one_job() -> None:
+    def blind(mask: str, padding: str) -> OpSpec:
+        """Moving padding inside changes nothing that takes time."""
+        return compose(mask, "repad")
+
+    plan = plan_jobs(network_pieces(), blind, operators, check=2, candidates=4, profiles=True)
+    first, second = plan.networks_of("start")[1:]
+    assert first.job_id == second.job_id == "network 000000 repad"
+    assert first.profile_id == second.profile_id
+    assert sum(job.kind == "layers" for job in plan.jobs) == 2 + 4
+
+
+def test_the_places_of_the_planned_networks_are_those_of_their_pieces() -> None:
+    plan = small_plan()
+    for network in plan.networks:
+        owners = plan.operators(network.keep_mask, network.padding)
+        assert tuple(dict.fromkeys(owners)) == plan.places(network)
+    assert plan.in_networks == {piece.place for piece in plan.pieces.pieces}
 
 
 def test_without_bias_maps_there_is_one_form() -> None:
@@ -58,33 +99,31 @@ def test_without_bias_maps_there_is_one_form() -> None:
     pieces = dataclasses.replace(
         whole, pieces=tuple(p for p in whole.pieces if p.kind != "merged_bias_map")
     )
-    plan = plan_jobs(pieces, compose)
+    plan = plan_jobs(pieces, compose, operators)
     assert {network.padding for network in plan.networks} == {"repad"}
-    assert len(plan.networks_of("merged")) == 1
+    assert len(plan.networks_of("start")) == 2
 
 
-def test_a_network_that_cannot_merge_has_no_merged_job() -> None:
+def test_a_network_that_cannot_merge_is_the_only_one() -> None:
     pieces = network_pieces(dict.fromkeys(range(BLOCKS), "squeeze-excite"))
-    plan = plan_jobs(pieces, compose)
-    assert {network.role for network in plan.networks} == {"base"}
+    plan = plan_jobs(pieces, compose, operators)
+    assert keys(plan, "start", "check", "candidate") == [("1" * BLOCKS, "repad")]
 
 
-def test_duplicates_are_spread_over_sizes_and_have_other_weights() -> None:
-    plan = small_plan(duplicates=3)
-    by_macs = sorted(job.spec.macs for job in plan.jobs if job.kind == "piece")
-    ranks = sorted(
-        by_macs.index(duplicate.spec.macs) / len(by_macs) for duplicate in duplicates_of(plan)
-    )
-    assert ranks[0] < 1 / 3 < ranks[1] < 2 / 3 <= ranks[2]
-    assert all(duplicate.weights_seed != 0 for duplicate in duplicates_of(plan))
-    assert len(duplicates_of(small_plan(duplicates=0))) == 0
+def test_of_one_block_that_can_merge_there_is_no_network_between() -> None:
+    pieces = network_pieces(dict.fromkeys(range(1, BLOCKS), "squeeze-excite"))
+    plan = plan_jobs(pieces, compose, operators)
+    assert [mask for mask, _ in keys(plan, "start")] == ["111111", "011111", "011111"]
+    assert not plan.networks_of("check", "candidate")
 
 
 def test_the_plan_digest_changes_with_any_job_and_with_nothing_else() -> None:
     plan = small_plan()
     assert small_plan().digest == plan.digest
-    assert small_plan(hold_out=7).digest != plan.digest
+    assert small_plan(check=7).digest != plan.digest
+    assert small_plan(candidates=5).digest != plan.digest
     assert small_plan(seed=1).digest != plan.digest
+    assert small_plan(profiles=True).digest != plan.digest
 
 
 def test_a_plan_refuses_two_jobs_of_one_name() -> None:
@@ -102,7 +141,8 @@ def test_a_plan_refuses_two_jobs_of_one_name() -> None:
 def test_the_agent_takes_the_request() -> None:
     conditions = Conditions(device="d", runtime="onnxruntime", runtime_version="1", threads=2)
     file = PushedFile(path="/there/a.onnx", sha256="0" * 64)
-    request = measure_request(duplicates_of(small_plan())[0], file, conditions, PROFILE_RULE)
+    job = dataclasses.replace(small_plan().jobs[0], weights_seed=1)
+    request = measure_request(job, file, conditions, PROFILE_RULE)
     parsed = parse_request({"protocol": PROTOCOL, "id": "1", **request}).measure
     assert parsed is not None
     assert (parsed.threads, parsed.seed, parsed.rule) == (2, 1, PROFILE_RULE)
@@ -173,7 +213,7 @@ def test_three_pieces_of_middling_sizes_are_shared() -> None:
     sizes = sorted(job.spec.macs for job in plan.jobs if job.kind == "piece")
     ranks = [sizes.index(by_id[name].spec.macs) / len(sizes) for name in plan.shared]
     assert len(ranks) == 3
-    assert 0.1 < ranks[2] < 0.4 < ranks[0] < 0.6 < ranks[1] < 0.9
+    assert 0.1 < ranks[0] < 0.4 < ranks[1] < 0.6 < ranks[2] < 0.9
 
 
 def test_a_visit_is_short_and_its_warm_up_shorter() -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from small_network import (
     CONDITIONS,
-    duplicates_of,
     latency_ms,
     merged,
     original,
@@ -94,9 +93,7 @@ def test_a_disturbed_visit_is_repeated_at_the_end_of_its_round(tmp_path: Path) -
         noise=0.0,
         fault=lambda spec, call: "disturbed" if spec.digest == target and call == 1 else None,
     )
-    # A duplicate would count as another call.
-    with session(tmp_path, device, plan=small_plan(duplicates=0)) as opened:
-        result = opened.run()
+    result = run(tmp_path, device)
     [taken_back] = [line for line in lines(tmp_path) if line["line"] == "discard"]
     assert (taken_back["cause"], taken_back["round"], taken_back["jobs"]) == (
         "disturbed",
@@ -118,8 +115,7 @@ def test_what_is_disturbed_again_and_again_is_kept_in_the_end(tmp_path: Path, re
     target = original(1).digest
     device = quiet(fault=lambda spec, call: "disturbed" if spec.digest == target else None)
     settings = ProfileSettings(repeats=repeats)
-    with session(tmp_path, device, settings, small_plan(duplicates=0)) as opened:
-        result = opened.run()
+    result = run(tmp_path, device, settings)
     assert device.calls[target] == 3 * (1 + repeats)
     assert result.remeasured == 3 * repeats
     measurement = result.measurements[target]
@@ -290,8 +286,7 @@ def test_a_job_that_always_ends_its_agent_fails_alone_and_is_given_up(
 ) -> None:
     fragile = merged(2, False).digest
     device = quiet(fault=lambda spec, call: fault if spec.digest == fragile else None)
-    with session(tmp_path, device, plan=small_plan(duplicates=0)) as opened:
-        result = opened.run()
+    result = run(tmp_path, device)
     failed = {name: m for name, m in result.measurements.items() if m.failed}
     assert set(failed) == {fragile}
     assert failed[fragile].verdict == "failed"
@@ -318,7 +313,7 @@ def test_a_failure_that_no_second_try_mends_is_not_tried_again(tmp_path: Path, f
     device = quiet(fault=lambda spec, call: fault if spec.digest == broken else None)
     result = run(tmp_path, device)
     assert result.measurements[broken].reason == f"{fault}: the script says so"
-    assert device.calls[broken] == 1 + (f"duplicate {broken}" in result.measurements)
+    assert device.calls[broken] == 1
 
 
 def test_a_piece_that_no_file_can_be_written_for_fails_alone(tmp_path: Path) -> None:
@@ -336,7 +331,7 @@ def test_a_piece_that_no_file_can_be_written_for_fails_alone(tmp_path: Path) -> 
             opened._run.workloads = opened.workloads
             result = opened.run()
         assert result.measurements[odd].reason == "bad_model: no words for roi_align"
-        assert sum(m.failed for m in result.measurements.values()) <= 2
+        assert sum(m.failed for m in result.measurements.values()) == 1
     assert device.agents_started == 0
 
 
@@ -436,7 +431,7 @@ def test_workload_files_can_be_deleted_and_are_written_again(tmp_path: Path) -> 
         opened.run()
         specs = {job.spec.digest for job in small_plan().jobs}
         files = list((tmp_path / "workloads").iterdir())
-        assert len(files) == len(specs) + len(duplicates_of(small_plan()))
+        assert len(files) == len(specs)
         opened.workloads.delete()
         assert not (tmp_path / "workloads").exists()
 
