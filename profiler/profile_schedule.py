@@ -44,8 +44,8 @@ class ProfileSchedule:
     """``target_percent`` is the mean error that predictions are to have.
 
     ``time_limit_s`` is how long measuring may take (the round that is begun is ended, and two are
-    made in any case). Between ``least_rounds`` and ``most_rounds`` are made; after ``enough_rounds``
-    only networks that are known poorly are measured on.
+    made in any case). Between ``least_rounds`` and ``most_rounds`` are made, after
+    ``enough_rounds`` only for networks that are known poorly.
     """
 
     plan: ProfilePlan
