@@ -53,8 +53,8 @@ class ProfileSchedule:
     target_percent: float = TARGET_PERCENT
     time_limit_s: float = math.inf
     least_rounds: int = 6
-    enough_rounds: int = 12
-    most_rounds: int = 24
+    enough_rounds: int = 10
+    most_rounds: int = 16
 
     def __post_init__(self) -> None:
         if not (0 < self.target_percent < 100 and self.time_limit_s > 0):
