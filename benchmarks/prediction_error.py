@@ -247,11 +247,11 @@ def page(runs: Sequence[Run]) -> str:
         "",
         *(__doc__ or "").split("\n\n", 2)[2].strip().split("\n"),
         "",
-        "Mean / largest error in per cent of the measured latency. `measuring` is the mean error "
-        "that a perfect prediction would have: the measurement of the held-out networks "
-        "themselves. `covered` is the share inside the 95 % interval. `fit on` are the networks that "
-        "were learned from, `processes` how many there were, `one process` by how much a single one "
-        "may differ (95 %).",
+        "Mean / largest error in per cent of the measured latency. `measuring` is the mean",
+        "error that a perfect prediction would have: the measurement of the held-out networks",
+        "themselves. `covered` is the share inside the 95 % interval. `fit on` are the networks",
+        "that were learned from, `processes` how many there were, `one process` by how much a",
+        "single one may differ (95 %).",
         "",
         "| network | batch | held out | **ours** | alone | line | before | plain sum | measuring | "
         "covered | fit on | processes | one process | seconds |",
