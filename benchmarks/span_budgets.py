@@ -118,7 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", default="mobilenetv2_100")
-    parser.add_argument("--share", type=float, nargs="+", default=(0.9, 0.75, 0.6))
+    parser.add_argument("--share", type=float, nargs="+", default=(0.9, 0.75, 0.65))
     parser.add_argument("--name", default="span_budgets_local")
     given = parser.parse_args()
     table = measured_table(given.model, given.out / "table", Target(device="local"))
