@@ -5,7 +5,7 @@
 Profiles the network cut into spans (unless DIR has the table already), searches a plan for each
 budget, a share of the original network's latency, with synthetic importances (seeded: what is
 tested here is the latency), measures the plans' whole networks and the original, and writes
-the frontier, a CSV and a page into results/, next to this file. Allow a quarter of an hour.
+the frontier, a CSV and a page into results/, next to this file. Allow three minutes.
 """
 
 from __future__ import annotations
@@ -43,8 +43,7 @@ class Budget:
 
 def measured_table(model: str, folder: Path, target: Target) -> LatencyTable:
     if not (folder / "table.json").exists():
-        contexts = ("isolated", "pair")
-        profile_network(model, folder, target, segments="spans", contexts=contexts, notice=print)
+        profile_network(model, folder, target, segments="spans", notice=print)
     return load_table(folder)
 
 
@@ -77,7 +76,7 @@ def page(
         f"{conditions.precision}, batch {conditions.batch}, statistic {conditions.statistic}. "
         f"dshrink {table.dshrink_version}. {table.date}.",
         "",
-        f"{table.model}, pieces measured in the context `{table.context}`: {len(table.rows)} rows "
+        f"{table.model}: {len(table.rows)} rows "
         f"of {len({row.digest for row in table.rows})} pieces, "
         f"{sum(row.verdict == 'bounded' for row in table.rows)} of them bounded. On "
         f"{len(check.networks)} hold-out networks the mean error of predictions is "

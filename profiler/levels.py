@@ -80,6 +80,11 @@ class JobLatency:
     def high_ms(self) -> float:
         return self.latency_ms + NORMAL_95 * self.error_ms
 
+    @property
+    def half_width(self) -> float:
+        """Half of the interval's width as a share of the latency."""
+        return NORMAL_95 * self.error_ms / self.latency_ms
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Levelled:
@@ -92,10 +97,27 @@ class Levelled:
     level: Level
     spread: float
 
-    @property
-    def error(self) -> float:
-        """The standard error of a latency, as a share of it: the median of the jobs."""
-        return float(np.median([one.error_ms / one.latency_ms for one in self.jobs.values()]))
+
+def levelled(
+    measurements: Iterable[Measurement], conditions: Conditions
+) -> Mapping[str, JobLatency]:
+    """The latencies of those that have samples, by job."""
+    visits = visits_of(measurements, conditions)
+    return without_levels(visits).jobs if visits else {}
+
+
+def judge(measurement: Measurement, known: JobLatency | None, half_width: float) -> tuple[str, str]:
+    """One of VERDICTS about a latency, and the reason; ``half_width`` is what is precise enough."""
+    if known is None or measurement.failed or measurement.verdict == "throttled":
+        return measurement.verdict, measurement.reason
+    if measurement.host_bound:
+        return "host_bound", measurement.host_bound_reason
+    if known.half_width > half_width:
+        return "noisy", (
+            f"known to ±{100 * known.half_width:.1f} % (target: ±{100 * half_width:g} %) from "
+            f"{known.processes} processes that count"
+        )
+    return "ok", ""
 
 
 def visits_of(measurements: Iterable[Measurement], conditions: Conditions) -> tuple[Visit, ...]:

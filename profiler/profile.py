@@ -12,7 +12,13 @@ from latency_tables.schema import Conditions
 from latency_tables.span_masks import SpanChoice
 from latency_tables.table import LatencyTable
 from profiler.estimate import DurationEstimate
-from profiler.planning.profile_plan import CHECK_NETWORKS, Compose, Operators, plan_jobs
+from profiler.planning.profile_plan import (
+    CHECK_NETWORKS,
+    Compose,
+    Operators,
+    ProfilePlan,
+    plan_jobs,
+)
 from profiler.profile_schedule import PIECE_ROUNDS, TARGET_PERCENT, ProfileSchedule, building
 from profiler.runtimes import traits_of
 from profiler.scheduling.serial import Scheduler
@@ -52,8 +58,24 @@ class ProfileRequest:
 class Profile:
     """The table, and the session it was measured in."""
 
+    request: ProfileRequest
     table: LatencyTable
     session: SessionResult
+
+
+def plan_of(request: ProfileRequest) -> ProfilePlan:
+    """What a request may measure."""
+    conditions = request.conditions
+    return plan_jobs(
+        request.pieces,
+        request.compose,
+        request.operators,
+        check=request.check,
+        seed=request.settings.seed,
+        # A compiled network has no operators left that could be identified.
+        profiles=traits_of(conditions).layer_profiles and conditions.launch != "compiled",
+        max_kernel=request.spans.max_kernel if request.spans else None,
+    )
 
 
 def profile(
@@ -67,17 +89,7 @@ def profile(
 
     ``on_start`` gets the estimate before the first job runs. Raises what ``Session`` raises.
     """
-    conditions, traits = request.conditions, traits_of(request.conditions)
-    plan = plan_jobs(
-        request.pieces,
-        request.compose,
-        request.operators,
-        check=request.check,
-        seed=request.settings.seed,
-        # A compiled network has no operators left that could be identified.
-        profiles=traits.layer_profiles and conditions.launch != "compiled",
-        max_kernel=request.spans.max_kernel if request.spans else None,
-    )
+    conditions, plan = request.conditions, plan_of(request)
     schedule = ProfileSchedule(
         plan=plan,
         weigh=Weigher(plan, conditions),
@@ -90,7 +102,7 @@ def profile(
         scheduler=scheduler,
         build=request.build,
         folder=request.folder,
-        schedule=building(schedule) if traits.builds else schedule,
+        schedule=building(schedule) if traits_of(conditions).builds else schedule,
         settings=replace(request.settings, rounds=PIECE_ROUNDS),
     ) as session:
         if on_start:
@@ -112,4 +124,4 @@ def profile(
         warnings=(*machine_warnings(fingerprint, conditions), *result.warnings),
         boards=result.boards,
     )
-    return Profile(table=table, session=result)
+    return Profile(request=request, table=table, session=result)

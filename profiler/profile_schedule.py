@@ -1,8 +1,9 @@
 """The rounds of a profile: pieces alone a few times, whole networks until predictions are right.
 
-Every round is a process (a build of each engine, where the runtime builds). Rounds go on until the
-networks are known to ``NETWORK_ERROR`` and predictions should be off by no more than the target;
-where more networks would make them better, more are chosen.
+Every round is a process (a build of each engine, where the runtime builds). Rounds go on until
+each network is known to ``NETWORK_ERROR`` and predictions should be off by no more than the target;
+where more networks would make them better, more are chosen. After the first rounds only those that
+are not known well enough are measured, with some others that tell the level of the process.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ PIECE_ROUNDS = 2
 PROFILES = 3
 #: Networks that are chosen at a time.
 BATCH = 8
-#: The standard error that half of the networks are measured to, as a share of their latency.
-NETWORK_ERROR = 0.004
+#: The standard error that networks are measured to, as a share of their latency; and the one above
+#: which a network is measured on where enough rounds were made for the others.
+NETWORK_ERROR, POOR_ERROR = 0.004, 0.01
+#: So many networks at least are in a process, so that its level is known.
+LEVEL_NETWORKS = 12
 TARGET_PERCENT = 0.7
 #: A network that joins late is in so many rounds before another one joins, or the profile ends.
 LEAST_ROUNDS = 3
@@ -40,8 +44,8 @@ class ProfileSchedule:
     """``target_percent`` is the mean error that predictions are to have.
 
     ``time_limit_s`` is how long measuring may take (the round that is begun is ended, and two are
-    made in any case). Between ``least_rounds`` and ``most_rounds`` are made, and not more than
-    ``enough_rounds`` for the precision of the networks alone.
+    made in any case). Between ``least_rounds`` and ``most_rounds`` are made, after
+    ``enough_rounds`` only for networks that are known poorly.
     """
 
     plan: ProfilePlan
@@ -49,8 +53,8 @@ class ProfileSchedule:
     target_percent: float = TARGET_PERCENT
     time_limit_s: float = math.inf
     least_rounds: int = 6
-    enough_rounds: int = 12
-    most_rounds: int = 24
+    enough_rounds: int = 10
+    most_rounds: int = 16
 
     def __post_init__(self) -> None:
         if not (0 < self.target_percent < 100 and self.time_limit_s > 0):
@@ -74,8 +78,32 @@ class ProfileSchedule:
             places = {name: self.plan.places(network) for name, network in missing.items()}
             count = 2 * BATCH if number == 1 else BATCH
             used += [missing[one] for one in choose_networks(evidence.costs, places, count)]
+        if evidence and number >= self.least_rounds:
+            used = self._worth_it(number, known, evidence, used)
         pieces = self._pieces(measured) if number < PIECE_ROUNDS else []
         return [*pieces, *self._jobs(used, measured)]
+
+    def _worth_it(
+        self, number: int, known: Known, evidence: Evidence, used: Sequence[PlannedNetwork]
+    ) -> list[PlannedNetwork]:
+        """Those that are not known well enough, and the best known ones beside them."""
+        unsure = self._unsure(number, known, evidence, used)
+        others = sorted(
+            (one for one in used if one not in unsure),
+            key=lambda one: evidence.errors.get(one.job_id, math.inf),
+        )
+        return [*unsure, *others[: max(0, LEVEL_NETWORKS - len(unsure))]]
+
+    def _unsure(
+        self, number: int, known: Known, evidence: Evidence, used: Sequence[PlannedNetwork]
+    ) -> list[PlannedNetwork]:
+        limit = NETWORK_ERROR if number < self.enough_rounds else POOR_ERROR
+        return [
+            one
+            for one in used
+            if not known.measurements[one.job_id].given_up
+            and (self._is_late(one, known) or evidence.errors.get(one.job_id, 1.0) > limit)
+        ]
 
     def estimate(self, number: int, known: Known) -> tuple[int, str]:
         """The rounds that are left at least, and the error that predictions should have now."""
@@ -105,16 +133,15 @@ class ProfileSchedule:
             return True
         used = self._used(known.measurements)
         is_right = not self._missing(number, evidence, used)
-        is_precise = evidence.network_error <= NETWORK_ERROR or number >= self.enough_rounds
-        return is_right and is_precise and not self._has_late(known)
+        return is_right and not self._unsure(number, known, evidence, used)
 
     def _has_late(self, known: Known) -> bool:
         """Whether a network that joined was in too few rounds yet."""
-        found = [known.measurements[one.job_id] for one in self._chosen(known.measurements)]
-        return any(
-            not one.given_up and len(one.replies) - len(one.failures) < LEAST_ROUNDS
-            for one in found
-        )
+        return any(self._is_late(one, known) for one in self._chosen(known.measurements))
+
+    def _is_late(self, network: PlannedNetwork, known: Known) -> bool:
+        one = known.measurements[network.job_id]
+        return not one.given_up and len(one.replies) - len(one.failures) < LEAST_ROUNDS
 
     def _chosen(self, measured: Mapping[str, Measurement]) -> list[PlannedNetwork]:
         """The candidates that earlier rounds measured."""

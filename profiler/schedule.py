@@ -7,7 +7,7 @@ takes the same decisions when it is resumed.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,6 +36,15 @@ class Schedule(Protocol):
         """About how many (job, round) pairs are left from this round on, and a short label."""
 
 
+#: Half the width of each job's interval, as a share of its latency.
+HalfWidths = Callable[[Mapping[str, Measurement]], Mapping[str, float]]
+
+
+def own_half_widths(measurements: Mapping[str, Measurement]) -> Mapping[str, float]:
+    """What each measurement says of itself."""
+    return {name: one.relative_half_width for name, one in measurements.items() if one.parts}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FixedRounds:
     """``rounds`` for all jobs, then further ones for those that have not converged.
@@ -47,6 +56,7 @@ class FixedRounds:
     rounds: int
     most_rounds: int = 0
     effort: float = math.inf
+    half_widths: HalfWidths = own_half_widths
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.effort < 0.0:
@@ -70,14 +80,13 @@ class FixedRounds:
         planned_s = math.fsum(reply.took_s for reply in replies if reply.round < self.rounds)
         further_s = math.fsum(reply.took_s for reply in replies if reply.round >= self.rounds)
         room_s = self.effort * planned_s - further_s if planned_s else math.inf
+        widths = self.half_widths(known.measurements)
         chosen = []
-        for name, one in sorted(known.measurements.items(), key=lambda item: -_width(item[1])):
+        for name in sorted(known.measurements, key=lambda one: -widths.get(one, math.inf)):
+            one = known.measurements[name]
             cost_s = max((reply.took_s for reply in one.replies), default=0.0)
-            if not one.converged and cost_s <= room_s:
+            is_wide = widths.get(name, math.inf) > one.half_width
+            if is_wide and not one.given_up and cost_s <= room_s:
                 chosen.append(name)
                 room_s -= cost_s
         return chosen
-
-
-def _width(measurement: Measurement) -> float:
-    return measurement.relative_half_width if measurement.parts else math.inf

@@ -29,6 +29,7 @@ from latency_tables.io import load_table
 from latency_tables.predictor import Prediction, predict
 from latency_tables.schema import Conditions
 from latency_tables.table import LatencyTable
+from profiler.levels import JobLatency, judge, levelled
 from profiler.measurement import Measurement
 from profiler.planning.jobs import JobPlan
 from profiler.schedule import FixedRounds
@@ -128,8 +129,13 @@ def run_benchmark(
         raise BenchmarkError("no network to measure")
     predictions = [predicted(network, conditions, tables, notice) for network in networks]
     jobs = {network.job.id: network.job for network in networks}
-    is_long = len(jobs) > MANY_NETWORKS
-    rounds = replace(BENCH_ROUNDS, effort=MANY_EFFORT) if is_long else BENCH_ROUNDS
+    rounds = replace(
+        BENCH_ROUNDS,
+        effort=MANY_EFFORT if len(jobs) > MANY_NETWORKS else BENCH_ROUNDS.effort,
+        half_widths=lambda known: {
+            name: one.half_width for name, one in levelled(known.values(), conditions).items()
+        },
+    )
     with Session(
         plan=JobPlan(jobs=tuple(jobs.values()), shared=tuple(jobs)[:1]),
         conditions=conditions,
@@ -141,10 +147,12 @@ def run_benchmark(
     ) as session:
         result = session.run(on_progress)
         session.workloads.delete()
+    known = levelled(result.measurements.values(), conditions)
     return [
         benchmark_result(
             network,
             result.measurements[network.job.id],
+            known.get(network.job.id),
             result.built[network.job.id],
             conditions,
             prediction,
@@ -176,16 +184,23 @@ def predicted(
 def benchmark_result(
     network: BenchNetwork,
     measurement: Measurement,
+    latency: JobLatency | None,
     built: Mapping[str, Any],
     conditions: Conditions,
     prediction: Prediction | None,
 ) -> BenchmarkResult:
-    """The row of a network; ``built`` is what the runtime reports of the engine that it built."""
+    """The row of a network; ``latency`` is None where there is none.
+
+    ``built`` is what the runtime reports of the engine that it built.
+    """
     facts, batch_ms = network.facts, 1000.0 * conditions.batch
     known: dict[str, Any] = dict.fromkeys(_THROUGHPUT)
-    if not measurement.failed:
-        known = {name: getattr(measurement, name) for name in _OF_MEASUREMENT}
-        ends = (measurement.latency_ms, measurement.high_ms, measurement.low_ms)
+    latency = None if measurement.failed else latency
+    verdict, reason = judge(measurement, latency, measurement.half_width)
+    if latency is not None:
+        known = {name: getattr(latency, name) for name in _OF_LATENCY}
+        known |= {name: getattr(measurement, name) for name in _OF_MEASUREMENT}
+        ends = (latency.latency_ms, latency.high_ms, latency.low_ms)
         known |= {name: batch_ms / ms for name, ms in zip(_THROUGHPUT, ends, strict=True)}
     if prediction is not None:
         known |= {
@@ -193,8 +208,8 @@ def benchmark_result(
             "predicted_low_ms": prediction.low_ms,
             "predicted_high_ms": prediction.high_ms,
         }
-        if not measurement.failed:
-            ratio = prediction.latency_ms / measurement.latency_ms
+        if latency is not None:
+            ratio = prediction.latency_ms / latency.latency_ms
             known["error_percent"] = 100.0 * (ratio - 1.0)
     has_blocks = facts.segments == "blocks" and facts.keep_mask
     return BenchmarkResult(
@@ -205,8 +220,8 @@ def benchmark_result(
         kept_blocks=facts.keep_mask.count("1") if has_blocks else None,
         macs=network.macs,
         parameters=network.parameters,
-        verdict=measurement.verdict,
-        reason=measurement.reason,
+        verdict=verdict,
+        reason=reason,
         file=network.file,
         build_s=_number(built, "build_s", 1.0),
         engine_mib=_number(built, "engine_bytes", MIB),
@@ -223,7 +238,8 @@ _OF_CONDITIONS = (
     *("device", "runtime", "precision", "batch", "threads"),
     *("clock", "statistic", "launch", "cache_mode"),
 )
-_OF_MEASUREMENT = ("latency_ms", "low_ms", "high_ms", "median_ms", "enqueue_ms", "built_precision")
+_OF_LATENCY = ("latency_ms", "low_ms", "high_ms")
+_OF_MEASUREMENT = ("median_ms", "enqueue_ms", "built_precision")
 _THROUGHPUT = ("throughput_fps", "throughput_low_fps", "throughput_high_fps")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from latency_tables.estimator import Costs
@@ -26,7 +26,7 @@ Measurements = Mapping[str, Measurement]
 class Evidence:
     """Rows of pieces alone, the networks measured whole, and what they make of each other.
 
-    ``network_error`` is the median standard error of the networks, as a share of their latency;
+    ``errors`` are the standard errors of the networks by job, as shares of their latency;
     ``missing`` says which networks have no latency, and why.
     """
 
@@ -35,7 +35,7 @@ class Evidence:
     estimate: Estimate
     costs: Costs
     level: Level
-    network_error: float
+    errors: Mapping[str, float]
     unnamed_percent: float
     missing: tuple[str, ...]
 
@@ -52,7 +52,7 @@ def weigh(plan: ProfilePlan, conditions: Conditions, measurements: Measurements)
         return None
     whole = without_levels(visits)
     profiles, unnamed_percent = _profiles(plan, used, whole, measurements)
-    networks = tuple(_networks(plan, used, whole.jobs))
+    networks = _seen_enough(_networks(plan, used, whole.jobs))
     held = {
         place
         for network in networks
@@ -72,7 +72,7 @@ def weigh(plan: ProfilePlan, conditions: Conditions, measurements: Measurements)
         estimate=estimate,
         costs=costs,
         level=whole.level,
-        network_error=whole.error,
+        errors={name: one.error_ms / one.latency_ms for name, one in whole.jobs.items()},
         unnamed_percent=unnamed_percent,
         missing=tuple(
             f"network {one.keep_mask} failed: {measurements[one.job_id].reason}"
@@ -115,21 +115,22 @@ def _networks(
             )
 
 
-def _usable(
-    plan: ProfilePlan, rows: Sequence[Row], networks: Sequence[MeasuredNetwork]
-) -> list[MeasuredNetwork]:
-    """The networks that can say something: their pieces have rows, and they more than one visit.
+def _seen_enough(networks: Iterable[MeasuredNetwork]) -> tuple[MeasuredNetwork, ...]:
+    """Those with more than one visit: it may be disturbed, and nothing shows that without others.
 
-    A visit may be disturbed, and nothing shows it where there are no others.
+    Where no network has enough, those that have as many as any.
     """
-    known = {row.place for row in rows if row.in_networks}
-    least = min(LEAST_PROCESSES, max((one.processes for one in networks), default=0))
-    forms = plan.pieces.forms
-    return [
-        one
-        for one in networks
-        if one.processes >= least and known.issuperset(forms.places(one.keep_mask, one.padding))
-    ]
+    found = tuple(networks)
+    least = min(LEAST_PROCESSES, max((one.processes for one in found), default=0))
+    return tuple(one for one in found if one.processes >= least)
+
+
+def _usable(
+    plan: ProfilePlan, rows: Iterable[Row], networks: Iterable[MeasuredNetwork]
+) -> list[MeasuredNetwork]:
+    """The networks whose pieces all have rows; the others say nothing about any."""
+    known, forms = {row.place for row in rows if row.in_networks}, plan.pieces.forms
+    return [one for one in networks if known.issuperset(forms.places(one.keep_mask, one.padding))]
 
 
 def _profiles(

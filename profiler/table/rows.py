@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from latency_tables.pieces import Piece, piece_row
 from latency_tables.places import Place
 from latency_tables.schema import Conditions, Row
-from profiler.levels import JobLatency, visits_of, without_levels
+from profiler.levels import JobLatency, judge, levelled
 from profiler.measurement import Measurement
 from profiler.planning.bounds import too_slow
 from profiler.planning.profile_plan import ProfilePlan
@@ -37,8 +38,7 @@ def piece_rows(
 
     ``held`` are the places that the measured networks hold.
     """
-    visits = visits_of((measurements[name] for name in plan.piece_ids), conditions)
-    known = without_levels(visits).jobs if visits else {}
+    known = levelled((measurements[name] for name in plan.piece_ids), conditions)
     slow = too_slow(plan.pieces, measurements, plan.in_networks)
     rows = []
     for piece in plan.pieces.pieces:
@@ -60,11 +60,7 @@ def _row(piece: Piece, measurement: Measurement, known: JobLatency | None, is_he
     if measurement.failed or known is None:
         facts = {name: getattr(measurement, name) for name in _FACTS}
         return piece_row(piece, verdict="failed", **facts)
-    verdict, reason = measurement.verdict, measurement.reason
-    if verdict in ("ok", "noisy"):
-        verdict, reason = ("ok", "") if is_held else _verdict(known)
-        if measurement.host_bound:
-            verdict, reason = "host_bound", measurement.host_bound_reason
+    verdict, reason = judge(measurement, known, math.inf if is_held else PIECE_HALF_WIDTH)
     values = {name: getattr(measurement, name) for name in (*_STATISTICS, *_FACTS)}
     return piece_row(
         piece,
@@ -73,13 +69,4 @@ def _row(piece: Piece, measurement: Measurement, known: JobLatency | None, is_he
         low_ms=known.low_ms,
         high_ms=known.high_ms,
         **{**values, "reason": reason},
-    )
-
-
-def _verdict(known: JobLatency) -> tuple[str, str]:
-    half_width = (known.high_ms - known.low_ms) / 2 / known.latency_ms
-    if half_width <= PIECE_HALF_WIDTH:
-        return "ok", ""
-    return "noisy", (
-        f"alone it is known to ±{100 * half_width:.0f} % only, from {known.processes} processes"
     )
