@@ -116,7 +116,8 @@ def without_level(values: Sequence[float]) -> list[float]:
 
 def test_networks_that_took_no_part_are_predicted_within_a_per_cent(evidence: Evidence) -> None:
     assert max(map(abs, without_level(errors(evidence)))) < 0.01
-    assert 0.0003 < evidence.network_error < 0.01
+    assert set(evidence.errors) == {network.job_id for network in PLAN.networks}
+    assert all(0.0003 < error < 0.01 for error in evidence.errors.values())
 
 
 def test_from_pieces_alone_and_networks_predictions_are_within_a_per_cent(

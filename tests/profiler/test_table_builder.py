@@ -224,7 +224,7 @@ def test_a_piece_that_no_network_holds_is_noisy_where_it_is_not_known_well_alone
     table = build(unsure(measured, dense, original(1)), plan)
     row = table.row("dense", 1)
     assert row.verdict == "noisy"
-    assert row.reason.startswith("alone it is known to ±") and row.reason.endswith("processes")
+    assert row.reason.startswith("known to ±") and "(target: ±10 %)" in row.reason
     assert table.row("original", 1).verdict == "ok"
     assert any(
         text.startswith("1 of 21 rows are noisy: block 1 dense; ") for text in table.warnings
