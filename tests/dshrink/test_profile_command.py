@@ -14,7 +14,7 @@ from synthetic_tables import synthetic_table
 
 from dshrink.cli import main as entry
 from latency_tables.io import load_table, save_table
-from latency_tables.opspec import Conv, OpSpec
+from latency_tables.opspec import OpSpec
 from latency_tables.origin import Origin
 from latency_tables.schema import IN_NETWORK, MILLISECONDS_AND_PERCENT, Conditions
 from latency_tables.span_masks import mask_of
@@ -32,19 +32,27 @@ CONDITIONS = Conditions(
 
 
 def latency_ms(spec: OpSpec) -> float:
-    """Additive, but that a graph pays for its input where its first kernel is larger than 1x1."""
-    first = spec.ops[0]
-    reads_rows = isinstance(first, Conv) and first.kernel != (1, 1) and spec.input_shape[0] > 3
-    return 1e-6 * spec.macs + 0.01 * len(spec.ops) + 0.001 * spec.input_shape[0] * reads_rows
+    """A network takes what its operators do; a piece alone pays for its ends as well."""
+    whole = spec.input_shape[0] == 3 and len(spec.output_shape) == 1
+    return 1e-6 * spec.macs + 0.01 * len(spec.ops) + (0.0 if whole else 0.02)
+
+
+def layers(spec: OpSpec) -> list[tuple[str, float]]:
+    """A profile by operators."""
+    outputs = [*(f"t{number + 1}" for number in range(len(spec.ops) - 1)), "result"]
+    return [
+        (f"{output}/{op.kind}", 1e-6 * op.macs([spec.shapes[at] for at in op.inputs]) + 0.01)
+        for output, op in zip(outputs, spec.ops, strict=True)
+    ]
 
 
 @pytest.fixture
 def profile_command(monkeypatch, capsys):
-    """``profile_command("--context", "best")`` returns status, stdout and stderr."""
+    """``profile_command("profile", "x")`` returns status, stdout and stderr."""
 
     @contextmanager
     def measuring_on(target, notice) -> Iterator[tuple[Scheduler, Conditions]]:
-        yield SerialScheduler(FakeConnection(latency_ms=latency_ms)), CONDITIONS
+        yield SerialScheduler(FakeConnection(latency_ms=latency_ms, layers=layers)), CONDITIONS
 
     def run(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr("dshrink.operations.profile.measuring_on", measuring_on)
@@ -63,56 +71,53 @@ def words(folder, *more: object) -> list[object]:
     return ["profile", MODEL, "--resolution", 32, "--hold-out", 8, "--out", folder, *more]
 
 
-def tables_below(folder) -> list[str]:
-    return sorted(path.parent.name for path in folder.glob("*/table.csv"))
-
-
-def test_every_context_is_saved_and_the_best_one_is_the_table(tmp_path, profile_command):
-    status, text, _ = profile_command(*words(tmp_path, "--context", "best"))
+def test_a_profile_prints_what_its_predictions_are_worth(tmp_path, profile_command):
+    status, text, said = profile_command(*words(tmp_path))
     assert status == 0
-    assert tables_below(tmp_path) == ["isolated", "pair"]
-    table, pair = load_table(tmp_path), load_table(tmp_path / "pair")
-    assert table == pair
-    assert load_table(tmp_path / "isolated").context == "isolated"
-    errors = {name: check.mape_percent for name, check in table.contexts.items()}
-    assert errors["isolated"] > errors["pair"] + 0.1
-    assert "context of the pieces: pair" in text
-    assert f"isolated {errors['isolated']:.2f} % (plain sum " in text
-    assert f"pair {errors['pair']:.2f} % (plain sum " in text
-    shown = profile_command("table", "show", tmp_path / "isolated")[1]
-    assert "context of the pieces: isolated" in shown
-    assert "prediction error by context: isolated " in shown
-    data = json.loads(profile_command("table", "show", tmp_path, "--json")[1])
-    assert (data["context"], list(data["contexts"])) == ("pair", ["isolated", "pair"])
-    assert data["contexts"]["pair"]["mape_percent"] == errors["pair"]
+    assert "jobs in the first round, about " in said
+    assert "0 reused from the journal, 0 jobs failed" in said
+    table = load_table(tmp_path)
+    assert table.fit_for_search, table.fit_reason
+    assert len(table.hold_out.networks) == 8
+    assert table.hold_out.max_error_percent < 0.1
+    assert "this table is fit for search" in text
+    assert "prediction error on 8 other networks: 0.0" in text
+    fitted = sum(network.role == "fit" for network in table.networks)
+    assert f"corrected by {fitted} whole networks" in text
+    assert "warning: " not in text
+    assert table.profile_command.endswith("--resolution 32 --out DIR")
+    shown = json.loads(profile_command("table", "show", tmp_path, "--json")[1])
+    assert len(shown["networks"]) == len(table.networks)
+    # The same command again measures nothing, and ends in the same table.
+    status, again, said = profile_command(*words(tmp_path))
+    assert (status, again) == (0, text)
+    assert "0 measurements made (0 of them again)" in said
 
 
-def test_on_a_cpu_pieces_are_measured_alone_unless_another_context_is_asked_for(
-    tmp_path, profile_command
-):
-    status, text, _ = profile_command(*words(tmp_path / "plain"))
-    assert status == 0
-    assert tables_below(tmp_path / "plain") == []
-    assert list(load_table(tmp_path / "plain").contexts) == ["isolated"]
-    assert "context of the pieces: isolated" in text
-    assert "by context" not in text
-    assert profile_command(*words(tmp_path / "pair", "--context", "pair"))[0] == 0
-    assert tables_below(tmp_path / "pair") == []
-    assert load_table(tmp_path / "pair").context == "pair"
+def test_measuring_ends_at_the_target_or_at_the_time_limit(tmp_path, profile_command):
+    def networks(name: str, *more: object) -> int:
+        assert profile_command(*words(tmp_path / name, *more))[0] == 0
+        return len(load_table(tmp_path / name).networks)
+
+    usual = networks("usual")
+    assert networks("easy", "--target-error", 5) == usual
+    assert networks("hard", "--target-error", 0.001) > usual
+    assert networks("long", "--target-error", 0.001, "--time-limit", 1000) > usual
 
 
 @pytest.mark.parametrize(
-    ("context", "part"),
+    ("more", "part"),
     [
-        (["--context", "alone"], "unknown context 'alone'"),
-        (["--context", "pair", "--context", "layers"], "does not report how long each layer took"),
-        (["--context", "isolated,"], "unknown context ''"),
+        (["--target-error", 0], "the target error (0 %) must be between 0 and 100 %"),
+        (["--time-limit", 0], "--time-limit"),
+        (["--hold-out", 3], "--hold-out"),
+        (["--context", "pair"], "No such option: --context"),
     ],
 )
-def test_a_context_that_cannot_be_is_refused_before_anything_is_measured(
-    context, part, tmp_path, profile_command
+def test_options_that_cannot_be_are_refused_before_anything_is_measured(
+    more, part, tmp_path, profile_command
 ):
-    status, text, problem = profile_command(*words(tmp_path, *context))
+    status, text, problem = profile_command(*words(tmp_path, *more))
     assert (status, text) == (2, "")
     assert part in problem
     assert list(tmp_path.iterdir()) == []
@@ -131,7 +136,7 @@ def test_spans_are_profiled_shown_and_predicted_from(tmp_path, profile_command):
         "head": 1,
     }
     assert table.profile_command.endswith(
-        "--context pair --segments spans --span-mode kim2023 --max-kernel 5 --out DIR"
+        "--segments spans --span-mode kim2023 --max-kernel 5 --out DIR"
     )
     wide = [row for row in table.rows if row.verdict == "bounded" and row.rounds == 0]
     assert wide
@@ -163,10 +168,6 @@ def test_spans_are_profiled_shown_and_predicted_from(tmp_path, profile_command):
         (["--max-kernel", "5"], "are for --segments spans"),
         (["--span-mode", "exact"], "are for --segments spans"),
         (["--segments", "spans", "--span-mode", "all"], "unknown span mode 'all'"),
-        (
-            ["--segments", "spans", "--context", "layers"],
-            "does not identify the span",
-        ),
     ],
 )
 def test_options_that_do_not_suit_the_segments_are_refused(more, part, tmp_path, profile_command):

@@ -1,6 +1,7 @@
 """A small network of inverted residuals and its pieces; run as a script, a session that can be
 killed from outside."""
 
+import json
 import random
 import sys
 from dataclasses import replace
@@ -24,6 +25,7 @@ from latency_tables.schema import Conditions
 from profiler.fake_device import RUNTIME, RUNTIME_VERSION, FakeConnection, write_spec
 from profiler.planning.jobs import JobPlan
 from profiler.planning.profile_plan import ProfilePlan, plan_jobs
+from profiler.profile import ProfileRequest
 from profiler.schedule import FixedRounds, Schedule
 from profiler.scheduling.serial import SerialScheduler
 from profiler.session import Session, SessionResult
@@ -132,6 +134,18 @@ def latency_ms(spec: OpSpec) -> float:
     return 0.95 * pieces_ms + 0.3 if is_whole_network(spec) else pieces_ms
 
 
+def layers(spec: OpSpec) -> list[tuple[str, float]]:
+    """A profile of a whole network by operators; the profiler slows all of them."""
+    outputs = [*(f"t{number + 1}" for number in range(len(spec.ops) - 1)), "result"]
+    return [
+        (
+            f"{output}/{op.kind}",
+            1.4 * (1e-5 * op.macs([spec.shapes[tensor] for tensor in op.inputs]) + 0.01),
+        )
+        for output, op in zip(outputs, spec.ops, strict=True)
+    ]
+
+
 @cache
 def small_plan(
     check: int = 8, candidates: int = 6, seed: int = 0, profiles: bool = False
@@ -145,6 +159,33 @@ def small_plan(
         seed=seed,
         profiles=profiles,
     )
+
+
+def request(folder: Path, **changes: object) -> ProfileRequest:
+    wanted = ProfileRequest(
+        pieces=network_pieces(),
+        compose=compose,
+        operators=operators,
+        build=write_spec,
+        conditions=CONDITIONS,
+        folder=folder,
+        date="2026-01-01",
+        dshrink_version="1",
+        check=8,
+    )
+    return replace(wanted, **changes)  # type: ignore[arg-type]
+
+
+def jobs_by_round(folder: Path) -> list[set[str]]:
+    """The jobs that each round of a journal has an accepted reply about."""
+    found: dict[int, set[str]] = {}
+    for line in map(json.loads, (folder / "journal.jsonl").read_text().splitlines()):
+        jobs = found.setdefault(line.get("round", 0), set())
+        if line["line"] == "reply":
+            jobs.add(line["job"])
+        if line["line"] == "discard":
+            jobs.difference_update(line["jobs"])
+    return [found[number] for number in sorted(found)]
 
 
 def session(

@@ -11,13 +11,22 @@ from typing import Any
 
 import pytest
 from journal_counts import accepted_replies
-from small_network import CONDITIONS, latency_ms, small_plan
+from small_network import (
+    CONDITIONS,
+    compose,
+    jobs_by_round,
+    latency_ms,
+    layers,
+    request,
+    small_plan,
+)
 
 from devices.connection import PushedFile
 from devices.environment import Environment
 from latency_tables.opspec import OpSpec
 from profiler.errors import JournalError, SessionError
 from profiler.fake_device import FakeConnection, write_spec
+from profiler.profile import profile
 from profiler.schedule import FixedRounds
 from profiler.scheduling.board_protocol import Board, MakeLane, Outcome, Request
 from profiler.scheduling.serial import SerialScheduler
@@ -270,3 +279,26 @@ def test_a_shared_job_that_fails_is_not_tried_for_a_comparison_again(tmp_path: P
     [comparison] = result.boards
     assert comparison.agrees and comparison.pieces == 2
     assert result.measurements[bad].failed
+
+
+def of_speed(factor: float) -> FakeConnection:
+    return board(layers=layers, speed=lambda now_s: factor, noise=0.0005)
+
+
+def test_each_board_of_each_round_has_a_level_of_its_own(tmp_path: Path) -> None:
+    """Boards that differ by less than what excludes one of them leave no trace in the table."""
+    fleet = Fleet({"a": of_speed(1.01), "b": of_speed(0.99)})
+    table = profile(request(tmp_path), fleet).table
+    assert table.level is not None
+    assert table.level.processes == 2 * len(jobs_by_round(tmp_path)) == 12
+    assert table.level.moved_percent == pytest.approx(100 * (1.01 / 0.99 - 1), abs=0.5)
+    ratios = [
+        network.measured_ms / latency_ms(compose(network.keep_mask, network.padding))
+        for network in table.networks
+    ]
+    middle = sum(ratios) / len(ratios)
+    assert middle == pytest.approx(1.0, abs=0.012)
+    assert [ratio / middle for ratio in ratios] == pytest.approx([1.0] * len(ratios), abs=0.003)
+    assert table.hold_out is not None and table.hold_out.max_error_percent < 0.3
+    assert all(set(row.board.split("+")) <= {"a", "b"} for row in table.rows)
+    assert [comparison["agrees"] for comparison in table.boards] == [True]

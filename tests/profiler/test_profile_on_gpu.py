@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_network import compose, network_pieces, small_plan
+from small_network import compose, jobs_by_round, network_pieces, operators
 
 from devices.agent.protocol import Rule
 from devices.inventory import connect, load_inventory
-from latency_tables.contexts import CONTEXTS
 from profiler.errors import JournalError
+from profiler.planning.profile_plan import plan_jobs
 from profiler.profile import Profile, ProfileRequest, profile
 from profiler.scheduling.serial import SerialScheduler
 from profiler.settings import ProfileSettings
@@ -32,7 +32,9 @@ QUICK = Rule(
     min_total_s=0.0,
     cap_s=0.02,
 )
-SETTINGS = ProfileSettings(rounds=2, rule=QUICK)
+SETTINGS = ProfileSettings(rule=QUICK)
+#: Six networks lie between none and all of the blocks that merge: each file costs a build.
+PIECES = network_pieces(dict.fromkeys(range(3, 6), "made up to be unmergeable"))
 
 TARGET = Target(runtime="tensorrt", batch=2)
 
@@ -48,7 +50,7 @@ def simulated_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 @pytest.fixture(scope="module")
 def first_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run, fp32 and isolated; copied by those who go on with it."""
+    """The folder of a finished run, fp32; copied by those who go on with it."""
     folder = tmp_path_factory.mktemp("first") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(SIMULATED))
@@ -56,22 +58,22 @@ def first_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(folder: Path, target: Target, contexts: tuple[str, ...] = ("isolated",)) -> Profile:
+def run(folder: Path, target: Target) -> Profile:
     device = load_inventory().get("local_gpu")
     scheduler = SerialScheduler(connect(device))
     try:
         conditions = probe_conditions(device, scheduler, target)
         request = ProfileRequest(
-            pieces=network_pieces(),
+            pieces=PIECES,
             compose=compose,
+            operators=operators,
             build=build_onnx,
             conditions=conditions,
             folder=folder,
             date="2026-01-01",
             dshrink_version="0",
-            hold_out=3,
-            duplicates=0,
-            contexts=contexts,
+            check=3,
+            time_limit_s=1e-3,  # two rounds
             settings=SETTINGS,
         )
         return profile(request, scheduler)
@@ -94,31 +96,32 @@ def test_a_table_of_a_gpu_says_what_was_built_and_how_it_was_timed(
     tmp_path: Path, simulated_gpu: pytest.MonkeyPatch
 ) -> None:
     target = Target(runtime="tensorrt", precision="fp16", launch="cuda_graph", batch=2)
-    made = run(tmp_path, target, CONTEXTS)
-    table = made.table
+    table = run(tmp_path, target).table
     assert (table.conditions.clock, table.conditions.launch) == ("cuda_events", "cuda_graph")
     assert (table.conditions.batch, table.conditions.statistic) == (2, "median")
     assert table.fingerprint["gpu"]["compute_capability"] == "9.0"
-    assert set(made.tables) == set(CONTEXTS)
-    for row in made.tables["isolated"].rows:
+    for row in table.rows:
         # The head's only product is one of those that fp16 is for, too.
         assert row.verdict in ("ok", "host_bound"), row.reason
         assert "fp16" in row.built_precision
         assert row.enqueue_ms is not None and row.enqueue_ms >= 0
+        assert row.profiled_ms is not None and row.profiled_ms >= 0
+        assert row.in_network_ms is not None
     # What the simulated GPU takes adds up but for what each launch costs.
-    for context, of_context in made.tables.items():
-        assert of_context.hold_out is not None, context
-        limit = {"isolated": 2.0, "pair": 2.0, "layers": 10.0}[context]
-        assert of_context.hold_out.mape_percent < limit, context
+    assert table.hold_out is not None
+    assert len(table.hold_out.networks) == 3
+    assert table.hold_out.mape_percent < 2.0
 
 
 def test_each_round_builds_each_file_anew(first_run: Path) -> None:
     lines = lines_of(first_run)
-    files = {job.digest for job in small_plan(hold_out=3, duplicates=0).jobs}
-    for number in range(SETTINGS.rounds):
+    plan = plan_jobs(PIECES, compose, operators, check=3, profiles=True)
+    for number, jobs in enumerate(jobs_by_round(first_run)):
         facts = built(lines, number)
         new = [one["engine_sha256"] for one in facts if not one["engine_reused"]]
-        assert len(new) == len(set(new)) == len(files)
+        # The layers of a network are those of the engine that was timed.
+        files = {plan.by_id[name].digest for name in jobs}
+        assert len(new) == len(set(new)) == len(files) < len(jobs)
         assert all("build_s" in one for one in facts if not one["engine_reused"])
         assert {one["engine_sha256"] for one in facts} == set(new)
         caches = {one["flags"]["timing_cache"] for one in facts if not one["engine_reused"]}

@@ -1,12 +1,12 @@
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_network import run as run_blocks
 from small_spans import (
     CHANNELS,
-    CONDITIONS,
     LENGTH,
     MASK,
     SKIPS,
@@ -14,6 +14,8 @@ from small_spans import (
     fake_device,
     is_valid,
     latency_ms,
+    layers,
+    operators,
     request,
     run,
     small_pieces,
@@ -24,12 +26,11 @@ from latency_tables.io import load_table, save_table
 from latency_tables.opspec import Activation, Add, Conv, OpSpec
 from latency_tables.predictor import predict
 from latency_tables.span_masks import Span, SpanChoice, mask_spans
-from profiler.errors import InvalidJobError, JournalError
+from profiler.errors import JournalError
 from profiler.estimate import DurationEstimate
 from profiler.fake_device import FakeConnection
 from profiler.planning import bounds, span_networks
-from profiler.planning.contexts import choose_contexts
-from profiler.planning.profile_plan import plan_jobs
+from profiler.planning.profile_plan import NetworkRole, ProfilePlan, plan_jobs
 from profiler.planning.span_networks import NETWORK_MACS, base_macs
 from profiler.profile import Profile, profile
 from profiler.scheduling.serial import SerialScheduler
@@ -46,15 +47,20 @@ def merged(mask: str) -> list[Span]:
     return [(i, j) for i, j in mask_spans(mask) if j > i + 1]
 
 
+def planned(seed: int = 0, **more: Any) -> ProfilePlan:
+    return plan_jobs(
+        small_pieces(), compose, operators, **{"check": 8, "candidates": 8, "seed": seed} | more
+    )
+
+
 @pytest.fixture(scope="module")
 def profiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Profile, FakeConnection]:
     device = fake_device()
-    wanted = request(tmp_path_factory.mktemp("spans"), contexts=("isolated", "pair"))
-    return run(wanted, device), device
+    return run(request(tmp_path_factory.mktemp("spans")), device), device
 
 
 def test_equal_spans_are_measured_once() -> None:
-    jobs = plan_jobs(small_pieces(), compose, hold_out=8, duplicates=0).jobs
+    jobs = planned().jobs
     # One span a length from 1 to 7; an addition, a pooling, stem and head.
     assert sum(job.kind == "piece" for job in jobs) == 7 + 4
 
@@ -62,12 +68,11 @@ def test_equal_spans_are_measured_once() -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_planned_networks_are_all_different_and_merge_only_what_may_merge(seed: int) -> None:
     pieces = small_pieces()
-    plan = plan_jobs(pieces, compose, hold_out=8, seed=seed)
+    plan = planned(seed)
     masks = [network.keep_mask for network in plan.networks]
     assert len(set(masks)) == len(masks)
     assert masks[0] == pieces.forms.base
-    assert len(plan.networks_of("hold_out")) == 8
-    assert len(plan.networks_of("calibration")) == 6
+    assert len(plan.networks_of("check")) == len(plan.networks_of("candidate")) == 8
     specs = {job.id: job.spec for job in plan.jobs}
     for network in plan.networks[1:]:
         spans = merged(network.keep_mask)
@@ -79,10 +84,11 @@ def test_planned_networks_are_all_different_and_merge_only_what_may_merge(seed: 
         assert macs <= NETWORK_MACS * base_macs(pieces)
 
 
-@pytest.mark.parametrize("role", ["calibration", "hold_out"])
-def test_half_of_the_networks_have_activations_where_a_search_might_put_them(role: str) -> None:
-    plan = plan_jobs(small_pieces(), compose, hold_out=8)
-    masks = [network.keep_mask for network in plan.networks_of(role)]
+@pytest.mark.parametrize("role", ["candidate", "check"])
+def test_half_of_the_networks_have_activations_where_a_search_might_put_them(
+    role: NetworkRole,
+) -> None:
+    masks = [network.keep_mask for network in planned().networks_of(role)]
     plain = [mask for mask in masks if mask == _with_plain_signs(mask)]
     assert masks[::2] == plain
     # Removed behind merged spans and at single convolutions, added at linear ones.
@@ -117,9 +123,8 @@ def test_an_activation_that_cannot_be_taken_away_stays_in_every_network() -> Non
     assert {mask[3] for mask in drawn} == {mask[8] for mask in drawn} == {"1", "|"}
 
 
-def test_hold_out_networks_merge_few_and_many_convolutions_and_across_blocks() -> None:
-    plan = plan_jobs(small_pieces(), compose, hold_out=8)
-    held_out = [merged(network.keep_mask) for network in plan.networks_of("hold_out")]
+def test_networks_that_check_merge_few_and_many_convolutions_and_across_blocks() -> None:
+    held_out = [merged(network.keep_mask) for network in planned().networks_of("check")]
     counts = [sum(j - i for i, j in spans) for spans in held_out]
     assert counts[0] <= 3
     assert counts[-1] >= 6
@@ -130,7 +135,7 @@ def test_hold_out_networks_merge_few_and_many_convolutions_and_across_blocks() -
 
 
 def test_another_seed_draws_other_networks_and_the_same_seed_the_same() -> None:
-    plans = [plan_jobs(small_pieces(), compose, hold_out=8, seed=seed) for seed in (0, 0, 1)]
+    plans = [planned(seed) for seed in (0, 0, 1)]
     assert plans[0].networks == plans[1].networks
     assert plans[0].networks[2:] != plans[2].networks[2:]
 
@@ -142,10 +147,10 @@ def test_the_merged_network_is_the_one_of_the_fewest_macs() -> None:
     narrow = replace(pieces.piece("span", (2, 3)), spec=_wide(10 * CHANNELS, CHANNELS))
     changed = {wide.place: wide, narrow.place: narrow}
     made = replace(pieces, pieces=tuple(changed.get(p.place, p) for p in pieces.pieces))
-    plan = plan_jobs(made, lambda mask, padding: _coded(mask), hold_out=0)
-    assert [network.keep_mask for network in plan.networks_of("merged")] == ["101111|11"]
+    plan = plan_jobs(made, lambda mask, padding: _coded(mask), operators, check=0, candidates=0)
+    assert [network.keep_mask for network in plan.networks] == [MASK, "101111|11"]
     # Where no merge saves MACs there is no such network.
-    assert not plan_jobs(pieces, compose, hold_out=0).networks_of("merged")
+    assert [network.keep_mask for network in planned().networks_of("start")] == [MASK]
 
 
 def _wide(into: int, out: int) -> OpSpec:
@@ -163,7 +168,7 @@ def _coded(mask: str) -> OpSpec:
 def test_a_span_table_predicts_networks_that_took_no_part(
     profiled: tuple[Profile, FakeConnection], tmp_path: Path
 ) -> None:
-    table = profiled[0].tables["isolated"]
+    table = profiled[0].table
     assert table.fit_for_search, table.fit_reason
     assert table.hold_out is not None
     assert len(table.hold_out.networks) == 8
@@ -179,13 +184,46 @@ def test_a_span_table_predicts_networks_that_took_no_part(
     }
 
 
+def test_a_span_that_one_round_shows_to_be_too_slow_is_bounded(
+    profiled: tuple[Profile, FakeConnection],
+) -> None:
+    table, device = profiled[0].table, profiled[1]
+    bounded = {row.span for row in table.rows if row.verdict == "bounded"}
+    assert bounded == SLOW
+    for span in SLOW:
+        row = table.row("span", span)
+        assert row.rounds == 1
+        assert row.reason.startswith("after 1 of 2 rounds it takes ")
+        assert "more than 2 times the " in row.reason
+        assert row.in_network_ms is None
+        # (0, 6] and (1, 7] are equal pieces.
+        assert device.calls[digest(span)] == 1
+    others = {row.rounds for row in table.rows if row.verdict == "ok"}
+    assert others == {2}
+    assert {digest((0, 1)), digest((0, 5))} <= {
+        name for name, count in device.calls.items() if count == 2
+    }
+
+
+def test_spans_have_what_the_profile_of_networks_says(
+    profiled: tuple[Profile, FakeConnection],
+) -> None:
+    table = profiled[0].table
+    known = [row for row in table.rows if row.profiled_ms is not None]
+    assert {row.kind for row in known} == {"stem", "span", "addition", "between", "head"}
+    # The device charges a network 0.95 of its pieces and 0.3 ms, which a profile spreads.
+    for row in known:
+        assert row.latency_ms is not None and row.profiled_ms is not None
+        assert 0.95 * row.latency_ms < row.profiled_ms < 1.5 * row.latency_ms
+
+
 def test_a_span_that_a_planned_network_holds_is_measured_to_the_end(tmp_path: Path) -> None:
     def slower(spec: OpSpec) -> float:
         return latency_ms(spec) + 5 * sum(
             isinstance(op, Conv) and op.kernel == (7, 7) for op in spec.ops
         )
 
-    table = run(request(tmp_path), FakeConnection(latency_ms=slower)).table
+    table = run(request(tmp_path), FakeConnection(latency_ms=slower, layers=layers)).table
     used = {
         span
         for n in (table.hold_out.networks if table.hold_out else ())
@@ -193,7 +231,7 @@ def test_a_span_that_a_planned_network_holds_is_measured_to_the_end(tmp_path: Pa
     }
     slow = next(span for span in used if span[1] - span[0] == 3)
     assert table.row("span", slow).verdict == "ok"
-    assert table.row("span", slow).rounds >= 3
+    assert table.row("span", slow).rounds == 2
     assert table.hold_out is not None
     assert len(table.hold_out.networks) == 8
 
@@ -215,7 +253,7 @@ def test_a_kernel_wider_than_asked_for_is_never_built(tmp_path: Path) -> None:
         assert digest(span) not in device.calls
     assert table.fit_for_search
     for seed in range(5):
-        plan = plan_jobs(small_pieces(), compose, hold_out=8, seed=seed, max_kernel=9)
+        plan = planned(seed, max_kernel=9)
         assert not any(span in wide for n in plan.networks for span in merged(n.keep_mask))
 
 
@@ -233,7 +271,7 @@ def test_a_span_absurd_by_its_size_is_never_built(
     found = bounds.too_large(small_pieces())
     assert {place[1] for place in found} == SLOW
     assert part in found["span", (0, 6)]
-    plan = plan_jobs(small_pieces(), compose, hold_out=8)
+    plan = planned()
     assert not {job.id for job in plan.jobs} & {digest(span) for span in SLOW}
 
 
@@ -310,52 +348,6 @@ def test_each_place_of_a_piece_is_judged_by_its_own_layers() -> None:
         assert {place[1] for place in slow} == places
 
 
-def test_in_a_pair_a_span_stands_behind_the_convolution_before_it(tmp_path: Path) -> None:
-    def reordering(spec: OpSpec) -> float:
-        """Whatever stands first in a file pays 1 ms, which it does not in a network."""
-        return latency_ms(spec) + 1.0
-
-    made = run(
-        request(tmp_path, contexts=("isolated", "pair")), FakeConnection(latency_ms=reordering)
-    )
-    pair, alone = made.tables["pair"], made.tables["isolated"]
-    for place in [
-        ("span", (0, 3)),
-        ("span", (3, 6)),
-        ("span", (7, 9)),
-        ("between", (7, 7)),
-        ("addition", SKIPS[0]),
-        ("head", None),
-    ]:
-        spec = small_pieces().piece(*place).spec
-        assert pair.row(*place).latency_ms == pytest.approx(latency_ms(spec), abs=1e-6), place
-        assert alone.row(*place).latency_ms == pytest.approx(latency_ms(spec) + 1, abs=1e-6)
-    assert pair.row("stem").latency_ms == alone.row("stem").latency_ms
-    ids = {job.id for job in plan_jobs(small_pieces(), compose, contexts=["pair"]).jobs}
-    pooled = small_pieces().piece("between", (7, 7)).spec
-    behind_pool = OpSpec(
-        input_shape=pooled.input_shape,
-        ops=(*pooled.ops, *(replace(op, inputs=(op.inputs[0] + 1,)) for op in span_ops(7, 9))),
-    )
-    assert f"pair {behind_pool.digest}" in ids
-
-
-def test_there_are_no_layers_of_spans() -> None:
-    with pytest.raises(InvalidJobError, match="does not identify the span"):
-        choose_contexts(["layers"], CONDITIONS, layer_profiles=True, spans=True)
-    chosen = choose_contexts(["best"], CONDITIONS, layer_profiles=True, spans=True)
-    assert chosen == ("isolated", "pair")
-    with pytest.raises(InvalidJobError, match="use isolated or pair"):
-        plan_jobs(small_pieces(), compose, contexts=["layers"])
-
-
-def test_on_a_cpu_spans_are_measured_in_pairs_unless_another_context_is_asked_for() -> None:
-    assert choose_contexts([], CONDITIONS, layer_profiles=False, spans=True) == ("pair",)
-    assert choose_contexts([], CONDITIONS, layer_profiles=False) == ("isolated",)
-    asked = choose_contexts(["isolated"], CONDITIONS, layer_profiles=False, spans=True)
-    assert asked == ("isolated",)
-
-
 class Killed(BaseException):
     pass
 
@@ -368,12 +360,12 @@ def test_an_interrupted_profile_goes_on_to_the_same_table(tmp_path: Path) -> Non
 
         return progress
 
-    device = FakeConnection(latency_ms=latency_ms)
+    device = FakeConnection(latency_ms=latency_ms, layers=layers)
     for count in (5, 20, 40, 70):
         with pytest.raises(Killed):
             run(request(tmp_path), device, stop_after(count))
     made = run(request(tmp_path), device)
-    whole = run(request(tmp_path / "whole"), FakeConnection(latency_ms=latency_ms))
+    whole = run(request(tmp_path / "whole"), FakeConnection(latency_ms=latency_ms, layers=layers))
     assert [(r.piece, r.verdict, r.latency_ms) for r in made.table.rows] == [
         (r.piece, r.verdict, r.latency_ms) for r in whole.table.rows
     ]
@@ -386,7 +378,7 @@ def test_an_interrupted_profile_goes_on_to_the_same_table(tmp_path: Path) -> Non
 
 
 def run_with_estimate(folder: Path, estimates: list[DurationEstimate]) -> Profile:
-    device = FakeConnection(latency_ms=latency_ms)
+    device = FakeConnection(latency_ms=latency_ms, layers=layers)
     return profile(request(folder), SerialScheduler(device), on_start=estimates.append)
 
 

@@ -9,7 +9,6 @@ from dshrink.pieces.block_pieces import network_pieces
 from dshrink.pieces.specs import shrunk_spec
 from latency_tables.opspec import BiasMap, Conv, join
 from profiler.planning.hold_out import merged_forms
-from profiler.planning.places import network_order
 
 NETWORKS = ["mobilenetv2_100", "tf_efficientnet_lite0", "resnet50", "torchvision:resnet18"]
 
@@ -58,7 +57,7 @@ def test_a_network_is_its_pieces_one_after_the_other(name, network):
     kept = "".join("01"[block in pieces.unmergeable] for block in range(pieces.block_count))
     for mask in ("1" * pieces.block_count, kept):
         for padding in merged_forms(pieces):
-            order = network_order(pieces, mask, padding)
+            order = [pieces.piece(*place) for place in pieces.forms.places(mask, padding)]
             whole = shrunk_spec(made, mask, padding=padding)
             assert join([piece.spec for piece in order]).digest == whole.digest
 
