@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Mapping
+from itertools import islice
 
 from latency_tables.masks import REMOVABLE
 from latency_tables.opspec import Activation
@@ -110,7 +111,7 @@ def between_span_masks(
         masks = (_draw(pieces, worth, stratum, rng) for stratum in strata)
         if number % 2:
             masks = (random_signs(pieces, mask, rng) for mask in masks)
-        chosen += [mask for mask in masks if mask not in known][:1]
+        chosen += islice((mask for mask in masks if mask not in known), 1)
     return tuple(chosen)
 
 

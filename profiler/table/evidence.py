@@ -87,12 +87,14 @@ class Weigher:
 
     def __init__(self, plan: ProfilePlan, conditions: Conditions) -> None:
         self._plan, self._conditions = plan, conditions
-        self._last: tuple[Measurements, Evidence | None] = ({}, None)
+        self._known: dict[frozenset[tuple[str, int, int]], Evidence | None] = {}
 
     def __call__(self, measurements: Measurements) -> Evidence | None:
-        if self._last[0] is not measurements:
-            self._last = measurements, weigh(self._plan, self._conditions, measurements)
-        return self._last[1]
+        replies = (reply for one in measurements.values() for reply in one.replies)
+        said = frozenset((reply.job_id, reply.round, reply.attempt) for reply in replies)
+        if said not in self._known:
+            self._known[said] = weigh(self._plan, self._conditions, measurements)
+        return self._known[said]
 
 
 def _distinct(networks: Sequence[PlannedNetwork]) -> Iterator[PlannedNetwork]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +19,9 @@ from latency_tables.opspec import OpSpec
 from latency_tables.origin import Origin
 from latency_tables.schema import IN_NETWORK, MILLISECONDS_AND_PERCENT, Conditions
 from latency_tables.span_masks import mask_of
+from profiler.errors import SessionError
 from profiler.fake_device import RUNTIME, RUNTIME_VERSION, FakeConnection, write_spec
+from profiler.profile import ProfileRequest
 from profiler.scheduling.serial import Scheduler, SerialScheduler
 
 MODEL = "mobilenetv2_035"
@@ -88,21 +91,29 @@ def test_a_profile_prints_what_its_predictions_are_worth(tmp_path, profile_comma
     assert table.profile_command.endswith("--resolution 32 --out DIR")
     shown = json.loads(profile_command("table", "show", tmp_path, "--json")[1])
     assert len(shown["networks"]) == len(table.networks)
-    # The same command again measures nothing, and ends in the same table.
-    status, again, said = profile_command(*words(tmp_path))
-    assert (status, again) == (0, text)
-    assert "0 measurements made (0 of them again)" in said
 
 
-def test_measuring_ends_at_the_target_or_at_the_time_limit(tmp_path, profile_command):
-    def networks(name: str, *more: object) -> int:
-        assert profile_command(*words(tmp_path / name, *more))[0] == 0
-        return len(load_table(tmp_path / name).networks)
+@pytest.mark.parametrize(
+    ("more", "wanted"),
+    [
+        ([], (20, 0.7, math.inf)),
+        (["--target-error", 1.5, "--time-limit", 90, "--hold-out", 8], (8, 1.5, 90.0)),
+    ],
+)
+def test_a_profile_is_asked_for_the_target_and_the_time_that_are_given(
+    more, wanted, tmp_path, profile_command, monkeypatch
+):
+    asked: list[ProfileRequest] = []
 
-    usual = networks("usual")
-    assert networks("easy", "--target-error", 5) == usual
-    assert networks("hard", "--target-error", 0.001) > usual
-    assert networks("long", "--target-error", 0.001, "--time-limit", 1000) > usual
+    def stop(request: ProfileRequest, scheduler: Scheduler, **others: object) -> None:
+        asked.append(request)
+        raise SessionError("enough was asked")
+
+    monkeypatch.setattr("dshrink.operations.profile.profile", stop)
+    command = ["profile", MODEL, "--resolution", 32, "--out", tmp_path, *more]
+    assert "enough was asked" in profile_command(*command)[2]
+    (request,) = asked
+    assert (request.check, request.target_percent, request.time_limit_s) == wanted
 
 
 @pytest.mark.parametrize(
@@ -143,7 +154,8 @@ def test_spans_are_profiled_shown_and_predicted_from(tmp_path, profile_command):
     assert "merged kernel is 7 wide, at most 5 was asked for" in {
         row.reason.removeprefix("not measured: its ") for row in wide
     }
-    assert "rows are bounded: " in text
+    bounded = sum(row.verdict == "bounded" for row in table.rows)
+    assert f"{bounded} bounded" in text
     assert table.hold_out is not None
     assert len(table.hold_out.networks) == 8
     shown = profile_command("table", "show", tmp_path)[1]

@@ -249,10 +249,17 @@ def test_the_same_measurements_are_weighed_once(
 
     monkeypatch.setattr("profiler.table.evidence.weigh", counted)
     weigher = Weigher(PLAN, CONDITIONS)
-    other = dict(measured)
-    for one in (measured, measured, other, other, measured):
+    less = without(measured, PLAN.piece_ids[0])
+    again = {name: _again(one) for name, one in measured.items()}
+    for one in (measured, less, dict(measured), again, dict(less), again):
         weigher(one)
-    assert [id(one) for one in asked] == [id(measured), id(other), id(measured)]
+    assert asked == [measured, less, again]
+
+
+def _again(one: Measurement) -> Measurement:
+    """The last visit was repeated."""
+    *others, last = one.replies
+    return replace(one, replies=(*others, replace(last, attempt=last.attempt + 1)))
 
 
 @pytest.mark.parametrize(

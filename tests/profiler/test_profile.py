@@ -56,10 +56,16 @@ def networks(jobs: Collection[str]) -> set[str]:
     return {name for name in jobs if name.startswith("network ")}
 
 
-def candidates(made: Profile, rounds: list[set[str]]) -> set[str]:
+def candidates(rounds: list[set[str]]) -> set[str]:
     """The networks that joined."""
-    assert made.table.networks
     return set.union(*map(networks, rounds[1:])) - networks(rounds[0])
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Profile]:
+    """A profile that nothing disturbs, and its folder."""
+    folder = tmp_path_factory.mktemp("plain")
+    return folder, run(folder)
 
 
 def test_one_call_plans_measures_and_builds_a_table_that_can_be_saved(tmp_path: Path) -> None:
@@ -78,14 +84,15 @@ def test_one_call_plans_measures_and_builds_a_table_that_can_be_saved(tmp_path: 
     assert (said[1].reused, said[1].remaining) == (first.session.measured, 0)
 
 
-def test_pieces_twice_networks_to_the_end_and_profiles_a_few_times(tmp_path: Path) -> None:
-    made = run(tmp_path, check=CHECK)
-    rounds = jobs_by_round(tmp_path)
+def test_pieces_twice_networks_to_the_end_and_profiles_a_few_times(
+    plain: tuple[Path, Profile],
+) -> None:
+    rounds = jobs_by_round(plain[0])
     assert len(rounds) == 6
     pieces = {piece.spec.digest for piece in network_pieces().pieces}
     assert [pieces & jobs for jobs in rounds] == [pieces] * 2 + [set()] * 4
     assert len(networks(rounds[0])) == 3 + CHECK
-    joined = candidates(made, rounds)
+    joined = candidates(rounds)
     assert len(joined) == 2 * BATCH
     assert all(networks(jobs) == networks(rounds[0]) | joined for jobs in rounds[1:])
     counts = {name: sum(name in jobs for jobs in rounds) for name in set.union(*rounds)}
@@ -94,8 +101,8 @@ def test_pieces_twice_networks_to_the_end_and_profiles_a_few_times(tmp_path: Pat
     assert len(profiles) == 3 + 2 * BATCH
 
 
-def test_what_took_no_part_is_predicted(tmp_path: Path) -> None:
-    table = run(tmp_path).table
+def test_what_took_no_part_is_predicted(plain: tuple[Path, Profile]) -> None:
+    table = plain[1].table
     assert table.hold_out is not None
     assert len(table.hold_out.networks) == CHECK
     assert table.hold_out.max_error_percent < 0.1
@@ -107,10 +114,10 @@ def test_what_took_no_part_is_predicted(tmp_path: Path) -> None:
 
 def test_a_target_that_cannot_be_met_takes_every_network_there_is(tmp_path: Path) -> None:
     pieces = network_pieces({5: "squeeze-excite"})
-    made = run(tmp_path, pieces=pieces, check=2, target_percent=0.001)
+    run(tmp_path, pieces=pieces, check=2, target_percent=0.001)
     rounds = jobs_by_round(tmp_path)
     # 30 masks lie between none and all of five blocks.
-    joined = candidates(made, rounds)
+    joined = candidates(rounds)
     assert len(joined) == 30 - 2
     seen = networks(rounds[0])
     batches = []
@@ -132,7 +139,6 @@ def test_the_time_limit_ends_a_profile_with_what_there_is(tmp_path: Path) -> Non
     assert len(networks(rounds[1])) == 3 + CHECK + 2 * BATCH
     assert len(table.networks) == 3 + CHECK
     assert table.hold_out is not None
-    assert "only 3 whole networks" in table.data_note
 
 
 def test_the_progress_shows_the_error_that_predictions_should_have(tmp_path: Path) -> None:
@@ -140,7 +146,6 @@ def test_the_progress_shows_the_error_that_predictions_should_have(tmp_path: Pat
     run(tmp_path, progress=lambda *call: calls.append(call))
     assert [done for done, _, _ in calls] == list(range(len(calls)))
     assert all(done <= total for done, total, _ in calls)
-    assert calls[0][2] in {piece.name for piece in network_pieces().pieces} or calls[0][2]
     assert "error" not in calls[0][2]
     assert calls[-2][2].startswith("error 0.")
     assert calls[-1] == (len(calls) - 1, len(calls) - 1, "done")
@@ -171,24 +176,24 @@ def test_a_resumed_profile_takes_the_decisions_that_the_killed_one_took(
     assert jobs_by_round(tmp_path)[: last + 1] == jobs_by_round(whole[0])[: last + 1]
 
 
-def test_a_killed_profile_ends_in_the_same_table(tmp_path: Path) -> None:
-    undisturbed = run(tmp_path / "undisturbed")
-
+def test_a_killed_profile_ends_in_the_same_table(
+    plain: tuple[Path, Profile], tmp_path: Path
+) -> None:
     class Killed(BaseException):
         pass
 
-    for count in (5, 40, 90, 200):
+    for count in (5, 60, 150):
 
         def stop(done: int, total: int, label: str, count: int = count) -> None:
             if done >= count:
                 raise Killed
 
         with pytest.raises(Killed):
-            run(tmp_path / "killed", progress=stop)
-    made = run(tmp_path / "killed")
-    assert made.session.reused >= 200
-    assert made.table == undisturbed.table
-    assert jobs_by_round(tmp_path / "killed") == jobs_by_round(tmp_path / "undisturbed")
+            run(tmp_path, progress=stop)
+    made = run(tmp_path)
+    assert made.session.reused >= 150
+    assert made.table == plain[1].table
+    assert jobs_by_round(tmp_path) == jobs_by_round(plain[0])
 
 
 def test_a_journal_goes_on_with_another_target_but_not_with_other_networks(
@@ -264,24 +269,26 @@ def test_where_every_piece_fails_no_row_has_a_latency(tmp_path: Path) -> None:
     assert not made.table.fit_for_search
 
 
-def test_a_candidate_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
-    first = run(tmp_path / "all")
-    lost = sorted(candidates(first, jobs_by_round(tmp_path / "all")))[0]
+def test_a_candidate_that_fails_is_named_and_the_others_go_on(
+    plain: tuple[Path, Profile], tmp_path: Path
+) -> None:
+    lost = min(candidates(jobs_by_round(plain[0])))
     mask, padding = lost.split()[1:]
-    made = run(tmp_path / "one fails", failing(compose(mask, padding)))
+    made = run(tmp_path, failing(compose(mask, padding)))
     assert [text for text in made.table.warnings if f"network {mask} failed: bad_model" in text]
-    rounds = jobs_by_round(tmp_path / "one fails")
+    rounds = jobs_by_round(tmp_path)
     assert sum(lost in jobs for jobs in rounds) == 1
     assert lost not in {f"network {n.keep_mask} {n.padding}" for n in made.table.networks}
     assert made.table.fit_for_search, made.table.fit_reason
 
 
-def test_a_candidate_that_crashes_once_is_measured_in_enough_rounds(tmp_path: Path) -> None:
-    first = run(tmp_path / "all")
-    slow = sorted(candidates(first, jobs_by_round(tmp_path / "all")))[0]
+def test_a_candidate_that_crashes_once_is_measured_in_enough_rounds(
+    plain: tuple[Path, Profile], tmp_path: Path
+) -> None:
+    slow = min(candidates(jobs_by_round(plain[0])))
     spec = compose(*slow.split()[1:])
     on = device(fault=lambda one, call: "crash" if one.digest == spec.digest and call < 2 else None)
-    made = run(tmp_path / "crash", on)
+    made = run(tmp_path, on)
     network = next(n for n in made.table.networks if f"network {n.keep_mask} {n.padding}" == slow)
     assert network.processes >= LEAST_ROUNDS
     assert not made.table.warnings
@@ -297,8 +304,10 @@ def test_without_profiles_of_layers_pieces_alone_are_the_prior(tmp_path: Path) -
     assert len(tried) == len(set(tried)) == 3 == made.session.failed
 
 
-def test_equal_pieces_are_measured_once_and_have_costs_of_their_own(tmp_path: Path) -> None:
-    table = run(tmp_path).table
+def test_equal_pieces_are_measured_once_and_have_costs_of_their_own(
+    plain: tuple[Path, Profile],
+) -> None:
+    table = plain[1].table
     rows = [table.row("original", 2), table.row("original", 3)]
     assert rows[0].digest == rows[1].digest == original(2).digest
     assert rows[0].latency_ms == rows[1].latency_ms

@@ -200,7 +200,7 @@ def test_a_span_that_one_round_shows_to_be_too_slow_is_bounded(
         assert device.calls[digest(span)] == 1
     others = {row.rounds for row in table.rows if row.verdict == "ok"}
     assert others == {2}
-    assert {digest((0, 1)), digest((0, 5))} <= {
+    assert {digest((0, 1)), digest((0, 4))} <= {
         name for name, count in device.calls.items() if count == 2
     }
 
@@ -361,7 +361,7 @@ def test_an_interrupted_profile_goes_on_to_the_same_table(tmp_path: Path) -> Non
         return progress
 
     device = FakeConnection(latency_ms=latency_ms, layers=layers)
-    for count in (5, 20, 40, 70):
+    for count in (5, 70):
         with pytest.raises(Killed):
             run(request(tmp_path), device, stop_after(count))
     made = run(request(tmp_path), device)

@@ -70,7 +70,7 @@ def test_rows_have_what_pieces_cost_in_the_network_with_its_interval(table: Late
         assert row.in_network_ms is not None and row.latency_ms is not None
         assert row.in_network_low_ms < row.in_network_ms < row.in_network_high_ms  # type: ignore[operator]
         if row.kind not in ("stem", "head"):
-            assert row.in_network_ms == pytest.approx(0.95 * row.latency_ms, abs=0.06)
+            assert row.in_network_ms == pytest.approx(0.95 * row.latency_ms, rel=0.01, abs=0.06)
     total_ms = sum(row.in_network_ms or 0.0 for row in table.rows if row.kind in _IN_BASE)
     assert total_ms == pytest.approx(latency_ms(compose("1" * 6, "repad")), rel=1e-3)
 
@@ -182,13 +182,13 @@ def test_rows_that_are_not_ok_are_counted_and_some_are_named(measured: SessionRe
 
 
 def unsure(measured: SessionResult, *specs: OpSpec) -> SessionResult:
-    """These pieces take another half in every second round."""
+    """These pieces take another time in each round."""
     found = dict(measured.measurements)
     for spec in specs:
         replies = []
         for reply in found[spec.digest].replies:
             assert isinstance(reply.outcome, Samples)
-            factor = 1.5 if reply.round == 1 else 1.0
+            factor = (1.0, 1.3, 1.7)[reply.round]
             times = tuple(round(factor * ns) for ns in reply.outcome.wall_ns)
             outcome = dataclasses.replace(reply.outcome, wall_ns=times, cpu_ns=times)
             replies.append(dataclasses.replace(reply, outcome=outcome))

@@ -21,7 +21,7 @@ from latency_tables.table import LatencyTable
 
 CONDITIONS = Conditions(device="nowhere", runtime="synthetic", runtime_version="1")
 #: Networks are trusted to the last digits, so that costs are what they say.
-ESTIMATE = Estimate(prior="alone", spread=0.08, floor=0.02, pairs=1e-4, noise=1e-6)
+ESTIMATE = Estimate(prior="alone", spread=0.08, floor=0.02, pairs=1e-6, noise=1e-6)
 
 
 def synthetic_row(
