@@ -64,9 +64,10 @@ class Level:
     """What all networks of one process have in common: how fast the machine was for it.
 
     ``level_percent_low`` to ``level_percent_high`` is the 95 % interval of the machine's own level
-    over the run, in per cent of the table's (so around 100). ``spread_percent`` is how far a single
-    process may lie from the expectation (half of a 95 % interval), ``moved_percent`` by how much
-    the level moved between the slowest and the fastest of the ``processes``.
+    over the run, in per cent of the table's (so around 100). 95 % of all visits, each in a process
+    of its own, were within ``spread_percent`` of the table's numbers; ``disturbed_percent`` of them
+    were more than 5 % slower. ``moved_percent`` is by how much the level moved between the slowest
+    and the fastest of the ``processes``.
     """
 
     level_percent_low: float
@@ -74,6 +75,7 @@ class Level:
     spread_percent: float
     moved_percent: float
     processes: int
+    disturbed_percent: float = 0.0
 
     def __post_init__(self) -> None:
         for one in fields(self):

@@ -7,7 +7,6 @@ in a network (``estimator``). The latency of a network is the sum of these costs
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
 from functools import cached_property
@@ -102,14 +101,17 @@ class LatencyTable(TableRows):
         alone_ms = self.measured(kind, at)[1]
         return self._cost_by_place.get((kind, at), alone_ms)
 
-    def network_ms(self, keep_mask: str, padding: str | None = None) -> float:
-        """The sum of these costs over a mask's network. Raises MissingPieceError."""
-        return math.fsum(self.cost_ms(*at) for at in self.places(keep_mask, padding))
-
     def saving_ms(self, block: int, padding: str = "bias_map") -> float:
         """What merging the block saves in the network; negative where merging costs."""
         merged = merged_kind(self.by_place, block, padding)
         return self.cost_ms("original", block) - self.cost_ms(merged, block)
+
+    def pair_ms(self, block: int) -> float:
+        """What a network takes more if a block and the one before it are both merged.
+
+        It is beside what each of them costs; negative where that is less.
+        """
+        return self._cost_by_place.get(("pair", (block - 1, block)), 0.0)
 
     def scaled_macs_ms(self, keep_mask: str, padding: str | None = None) -> float:
         """What the share of the MACs alone would say, of the original network where it is known."""
@@ -171,7 +173,7 @@ class LatencyTable(TableRows):
             )
         if self.missing_row:
             return self.missing_row
-        if self.costs is None:
+        if self.costs is None or not self._fitted:
             return "no whole network was measured: its sums were never compared with one"
         if self.hold_out is None:
             return "it has no hold-out check: the error of its predictions is not known"
@@ -191,7 +193,7 @@ class LatencyTable(TableRows):
         count = len(self._fitted)
         if self.costs is None:
             notes.append("no whole network was measured: each piece counts as much as alone")
-        elif count < FEW_NETWORKS:
+        elif count < FEW_NETWORKS and not self.missing_row:
             notes.append(
                 f"only {count} whole network{'' if count == 1 else 's'} could be used: costs in "
                 "the network are nearly those of pieces alone, give or take "
@@ -200,9 +202,9 @@ class LatencyTable(TableRows):
         return "; ".join(notes)
 
     def _spread_percent(self, costs: Costs) -> float:
-        """How far a row's cost may lie from the table's (half of a 95 % interval), mean of rows."""
-        sd_ms = math.fsum(costs.of(place)[1] for place in costs.places)
-        return 100 * NORMAL_95 * sd_ms / abs(math.fsum(costs.mean_ms))
+        """Half the width of the 95 % interval of the original network, in per cent of it."""
+        ms, sd_ms = costs.predict(self.places(self.forms.base))
+        return 100 * NORMAL_95 * sd_ms / ms
 
 
 def _plain_json(value: Any, name: str) -> Any:

@@ -47,9 +47,12 @@ LOW_QUANTILE = 0.3
 #: So many visits' worth of the spread of all jobs are part of what is said of one job's spread.
 POOLED_VISITS = 4.0
 
-#: Of a normal distribution: the standard deviation in median absolute deviations, and the standard
-#: error of a median in those of a mean.
-NORMAL_MAD, MEDIAN_ERROR = 1.4826, 1.2533
+#: The standard deviation of a normal distribution in median absolute deviations.
+NORMAL_MAD = 1.4826
+#: A visit alone in its process says nearly nothing.
+LEAST_FREE = 0.05
+#: Draws of the bootstrap.
+RESAMPLED = 400
 
 _NS_PER_MS = 1e6
 
@@ -121,18 +124,21 @@ def judge(measurement: Measurement, known: JobLatency | None, half_width: float)
 
 
 def visits_of(measurements: Iterable[Measurement], conditions: Conditions) -> tuple[Visit, ...]:
-    """One visit a reply with samples: the statistic's quantile within it."""
+    """One visit a reply whose samples count: the statistic's quantile within it."""
     share = STATISTICS[conditions.statistic][0]
-    return tuple(
-        Visit(
-            job_id=measurement.job_id,
-            process=f"{reply.round} {reply.board}",
-            latency_ms=quantile(reply.samples.times_ns(conditions.clock), share) / _NS_PER_MS,
-        )
-        for measurement in measurements
-        for reply in measurement.replies
-        if reply.samples is not None
-    )
+    found = []
+    for measurement in measurements:
+        counted = {id(part) for part in measurement.counted}
+        for reply in measurement.replies:
+            if reply.samples is not None and id(reply.samples) in counted:
+                times_ns = reply.samples.times_ns(conditions.clock)
+                visit = Visit(
+                    job_id=measurement.job_id,
+                    process=f"{reply.round} {reply.board}",
+                    latency_ms=quantile(times_ns, share) / _NS_PER_MS,
+                )
+                found.append(visit)
+    return tuple(found)
 
 
 def without_levels(visits: Sequence[Visit]) -> Levelled:
@@ -159,7 +165,7 @@ def without_levels(visits: Sequence[Visit]) -> Levelled:
             )
             for name, number in jobs.items()
         },
-        level=_level(fit.level - shift, fit.spread),
+        level=_level(fit.level, fit.distances - shift),
         spread=fit.spread,
     )
 
@@ -169,6 +175,11 @@ class _TwoWay:
 
     def __init__(self, logs: Floats, job: Integers, process: Integers, has_levels: bool) -> None:
         self._logs, self._job, self._process = logs, job, process
+        self._has_levels = has_levels
+        # The fewer visits a process has, the more of what they say goes into its level.
+        visits = np.bincount(process)
+        self._free = (1.0 - 1.0 / visits if has_levels else np.ones(len(visits)))[process]
+        self._free = np.maximum(self._free, LEAST_FREE)
         self.level: Floats = np.zeros(int(process.max()) + 1)
         self._sd = np.full(len(self.level), 0.02)
         groups = [logs[job == number] for number in range(int(job.max()) + 1)]
@@ -177,7 +188,7 @@ class _TwoWay:
             is_first = iteration < FIRST_ITERATIONS
             if has_levels:
                 self._fit_levels(from_modes=is_first)
-            self._fit_latencies(has_levels, from_quantiles=is_first)
+            self._fit_latencies(from_quantiles=is_first)
 
     def _fit_levels(self, from_modes: bool) -> None:
         rest = self._logs - self.latency[self._job]
@@ -194,8 +205,13 @@ class _TwoWay:
         self._sd = np.maximum(self._sd, np.median(self._sd))
         self.level -= np.average(self.level, weights=self._sd**-2)
 
-    def _fit_latencies(self, has_levels: bool, from_quantiles: bool) -> None:
-        if not has_levels:
+    @property
+    def _weights(self) -> Floats:
+        """Of each visit: how much it says about its job."""
+        return np.asarray(self._free / self._sd[self._process] ** 2)
+
+    def _fit_latencies(self, from_quantiles: bool) -> None:
+        if not self._has_levels:
             rest = self._logs - self.latency[self._job]
             self._sd[:] = max(LEAST_SD, NORMAL_MAD * float(np.median(np.abs(rest))))
         plain = self._logs - self.level[self._process]
@@ -204,7 +220,7 @@ class _TwoWay:
                 self.latency[number] = np.quantile(plain[self._job == number], LOW_QUANTILE)
         reach = COUNTED_SD * self._sd[self._process]
         self._counts = np.abs(plain - self.latency[self._job]) < np.maximum(LEAST_DISTANCE, reach)
-        weights = self._counts / self._sd[self._process] ** 2
+        weights = self._counts * self._weights
         for number in range(len(self.latency)):
             own = self._job == number
             if weights[own].sum():
@@ -216,41 +232,48 @@ class _TwoWay:
     def _squares(self) -> Floats:
         """What is left of each visit, squared, with the share that the fit took of it."""
         rest = self._logs - self.level[self._process] - self.latency[self._job]
-        used = int(self._counts.sum())
-        return np.asarray(rest**2 * used / max(1, used - len(self.latency) - len(self.level)))
+        used, fitted = int(self._counts.sum()), len(self.latency)
+        fitted += len(self.level) if self._has_levels else 0
+        return np.asarray(rest**2 * used / max(1, used - fitted))
+
+    @property
+    def distances(self) -> Floats:
+        """How far each visit is from its job's latency, the level of its process included."""
+        return np.asarray(self._logs - self.latency[self._job])
 
     @cached_property
     def spread(self) -> float:
         """Of the visits about their job and level, processes weighing as they do in the fit."""
         if not self._counts.any():
             return LEAST_SD
-        weights = (self._sd[self._process] ** -2)[self._counts]
+        weights = self._weights[self._counts]
         return max(LEAST_SD, math.sqrt(np.average(self._squares[self._counts], weights=weights)))
 
     def errors(self) -> tuple[Floats, Integers]:
-        """The standard error of each latency, and from how many processes it is."""
-        weights = self._sd[self._process] ** -2
+        """The standard error of each latency, and in how many processes it was looked for."""
+        weights = self._weights
         errors, counts = np.zeros(len(self.latency)), np.zeros(len(self.latency), dtype=np.int64)
         for number in range(len(self.latency)):
-            own = (self._job == number) & self._counts
-            own = own if own.any() else self._job == number
-            counts[number] = len(set(self._process[own].tolist()))
+            every = self._job == number
+            own = every & self._counts if (every & self._counts).any() else every
+            counts[number] = len(set(self._process[every].tolist()))
             each = np.array([*self._squares[own], self.spread**2])
             variance = np.average(each, weights=[*[1.0] * int(own.sum()), POOLED_VISITS])
-            effective = weights[own].sum() ** 2 / np.sum(weights[own] ** 2)
-            errors[number] = max(math.sqrt(variance / effective), self._disorder(number))
+            effective = weights[own].sum() ** 2 / np.sum(weights[own] ** 2 / self._free[own])
+            errors[number] = max(math.sqrt(variance / effective), self._doubt(number))
         return errors, counts
 
-    def _disorder(self, number: int) -> float:
-        """The standard error of a median over all visits of a job, those that do not count too.
+    def _doubt(self, number: int) -> float:
+        """How far the visits are that were clearly faster, halved; 0 where there are none.
 
-        A job that takes now this long and now that is not known to be the first.
+        Disturbance explains slow visits and no fast ones: a job that has those is not known to be
+        as slow as most of its visits say.
         """
         own = self._job == number
-        sd = self._sd[self._process[own]]
         rest = self._logs[own] - self.level[self._process[own]] - self.latency[number]
-        deviation = NORMAL_MAD * float(np.median(np.abs(rest / sd)))
-        return MEDIAN_ERROR * deviation / math.sqrt(float(np.sum(sd**-2)))
+        reach = np.maximum(LEAST_DISTANCE, COUNTED_SD * self._sd[self._process[own]])
+        faster = rest[rest < -reach]
+        return float(-np.median(faster)) / 2.0 if len(faster) else 0.0
 
 
 def half_sample_mode(values: Floats) -> float:
@@ -273,15 +296,20 @@ def _reference(levels: Floats) -> float:
     return float(_undisturbed(levels).mean())
 
 
-def _level(levels: Floats, spread: float) -> Level:
-    """``levels`` are about the reference; ``spread`` is what jobs differ by within a level."""
-    quiet = _undisturbed(levels)
-    deviation = float(quiet.std(ddof=1)) if len(quiet) > 1 else DISTURBED
-    half = NORMAL_95 * deviation / math.sqrt(len(quiet))
+def _level(levels: Floats, distances: Floats) -> Level:
+    """``distances`` are those of all visits from the latencies that are reported.
+
+    The interval is that of the reference over resampled processes (bootstrap percentiles).
+    """
+    draw = np.random.default_rng(0)
+    drawn = draw.choice(levels, (RESAMPLED, len(levels)))
+    low, high = np.quantile([_reference(one) for one in drawn], (0.025, 0.975)) - _reference(levels)
+    ratios = 100.0 * np.expm1(distances)
     return Level(
-        level_percent_low=100.0 * math.exp(-half),
-        level_percent_high=100.0 * math.exp(half),
-        spread_percent=100.0 * NORMAL_95 * math.hypot(deviation, spread),
-        moved_percent=100.0 * (math.exp(float(levels.max() - levels.min())) - 1.0),
+        level_percent_low=100.0 * math.exp(min(low, 0.0)),
+        level_percent_high=100.0 * math.exp(max(high, 0.0)),
+        spread_percent=float(np.quantile(np.abs(ratios), 0.95)),
+        moved_percent=100.0 * math.expm1(float(levels.max() - levels.min())),
+        disturbed_percent=100.0 * float(np.mean(ratios > 100.0 * DISTURBED)),
         processes=len(levels),
     )

@@ -88,13 +88,13 @@ class Measurement:
         return self.given_up or not (self.parts or self.layers)
 
     @cached_property
-    def _counted(self) -> tuple[Samples, ...]:
+    def counted(self) -> tuple[Samples, ...]:
         """The undisturbed rounds, or all where those are too few."""
         undisturbed = tuple(part for part in self.parts if part.undisturbed)
         return undisturbed if len(undisturbed) >= UNDISTURBED_ROUNDS else self.parts
 
     def _rounds_ns(self, clock: str) -> list[tuple[int, ...]]:
-        return [part.times_ns(clock) for part in self._counted]
+        return [part.times_ns(clock) for part in self.counted]
 
     def _latency_ms(self, clock: str) -> float:
         self._require_samples()

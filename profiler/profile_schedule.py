@@ -1,9 +1,9 @@
 """The rounds of a profile: pieces alone a few times, whole networks until predictions are right.
 
 Every round is a process (a build of each engine, where the runtime builds). Rounds go on until
-each network is known to ``NETWORK_ERROR`` and predictions should be off by no more than the target;
-where more networks would make them better, more are chosen. After the first rounds only those that
-are not known well enough are measured, with some others that tell the level of the process.
+predictions should be off by no more than the target; where more networks would make them better,
+more are chosen. While rounds are few, each network is measured until it is known to a share of the
+target: after the first rounds those that are not, with some others that tell the level.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ PIECE_ROUNDS = 2
 PROFILES = 3
 #: Networks that are chosen at a time.
 BATCH = 8
-#: The standard error that networks are measured to, as a share of their latency; and the one above
-#: which a network is measured on where enough rounds were made for the others.
-NETWORK_ERROR, POOR_ERROR = 0.004, 0.01
+#: The standard error that networks are measured to while rounds are few, as a share of the error
+#: that predictions are to have.
+NETWORK_SHARE = 0.57
 #: So many networks at least are in a process, so that its level is known.
 LEVEL_NETWORKS = 12
 TARGET_PERCENT = 0.7
@@ -45,7 +45,7 @@ class ProfileSchedule:
 
     ``time_limit_s`` is how long measuring may take (the round that is begun is ended, and two are
     made in any case). Between ``least_rounds`` and ``most_rounds`` are made, after
-    ``enough_rounds`` only for networks that are known poorly.
+    ``enough_rounds`` none for the precision of networks alone.
     """
 
     plan: ProfilePlan
@@ -87,7 +87,7 @@ class ProfileSchedule:
         self, number: int, known: Known, evidence: Evidence, used: Sequence[PlannedNetwork]
     ) -> list[PlannedNetwork]:
         """Those that are not known well enough, and the best known ones beside them."""
-        unsure = self._unsure(number, known, evidence, used)
+        unsure = self._unsure(min(number, self.enough_rounds - 1), known, evidence, used)
         others = sorted(
             (one for one in used if one not in unsure),
             key=lambda one: evidence.errors.get(one.job_id, math.inf),
@@ -97,7 +97,9 @@ class ProfileSchedule:
     def _unsure(
         self, number: int, known: Known, evidence: Evidence, used: Sequence[PlannedNetwork]
     ) -> list[PlannedNetwork]:
-        limit = NETWORK_ERROR if number < self.enough_rounds else POOR_ERROR
+        if number >= self.enough_rounds:
+            return [one for one in used if self._is_late(one, known)]
+        limit = NETWORK_SHARE * self.target_percent / 100.0
         return [
             one
             for one in used

@@ -81,9 +81,24 @@ def savings_ms(table: LatencyTable, padding: str) -> Mapping[int, float]:
 
 
 def smallest_latency(table: LatencyTable, padding: str = "bias_map") -> Prediction:
-    """The prediction of the fastest mask: each block the better of original and merged."""
-    faster = [block for block, saved in savings_ms(table, padding).items() if saved > 0]
-    return predict(table, keep_mask(table.block_count, faster), padding)
+    """The prediction of the fastest mask.
+
+    A block is better merged or not by what it costs and by whether the one before it is merged: the
+    best mask of the first blocks, for each of the two forms of the last one, is found block by
+    block.
+    """
+    savings = savings_ms(table, padding)
+    # Milliseconds more than the original network, and the mask, by whether the last block merged.
+    best: dict[bool, tuple[float, str]] = {False: (0.0, "")}
+    for block in range(table.block_count):
+        known = best
+        best = {False: min((ms, f"{mask}1") for ms, mask in known.values())}
+        if block in savings:
+            best[True] = min(
+                (ms - savings[block] + (table.pair_ms(block) if merged else 0.0), f"{mask}0")
+                for merged, (ms, mask) in known.items()
+            )
+    return predict(table, min(best.values())[1], padding)
 
 
 def round_up(value: float) -> str:

@@ -52,7 +52,7 @@ def weigh(plan: ProfilePlan, conditions: Conditions, measurements: Measurements)
         return None
     whole = without_levels(visits)
     profiles, unnamed_percent = _profiles(plan, used, whole, measurements)
-    networks = _seen_enough(_networks(plan, used, whole.jobs))
+    networks = tuple(_networks(plan, used, whole.jobs))
     held = {
         place
         for network in networks
@@ -104,8 +104,11 @@ def _distinct(networks: Sequence[PlannedNetwork]) -> Iterator[PlannedNetwork]:
 def _networks(
     plan: ProfilePlan, used: Sequence[PlannedNetwork], jobs: Mapping[str, JobLatency]
 ) -> Iterator[MeasuredNetwork]:
-    for network in used:
-        if one := jobs.get(network.job_id):
+    known = [(network, jobs[network.job_id]) for network in used if network.job_id in jobs]
+    most = max((one.processes for _, one in known), default=0)
+    for network, one in known:
+        # A single visit may be disturbed, and nothing shows that without others.
+        if network.role != "candidate" or one.processes >= min(LEAST_PROCESSES, most):
             yield MeasuredNetwork(
                 keep_mask=network.keep_mask,
                 padding=network.padding,
@@ -115,16 +118,6 @@ def _networks(
                 high_ms=one.high_ms,
                 processes=one.processes,
             )
-
-
-def _seen_enough(networks: Iterable[MeasuredNetwork]) -> tuple[MeasuredNetwork, ...]:
-    """Those with more than one visit: it may be disturbed, and nothing shows that without others.
-
-    Where no network has enough, those that have as many as any.
-    """
-    found = tuple(networks)
-    least = min(LEAST_PROCESSES, max((one.processes for one in found), default=0))
-    return tuple(one for one in found if one.processes >= least)
 
 
 def _usable(
