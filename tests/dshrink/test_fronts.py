@@ -35,6 +35,7 @@ from dshrink.operations.bench import benchmark_result
 from dshrink.operations.bench_networks import BenchmarkError, network_of_file
 from dshrink.results import ResultsError, load_results, save_results
 from latency_tables.schema import Conditions
+from profiler.levels import levelled
 from profiler.measurement import Measurement
 from profiler.replies import Reply, Samples
 
@@ -567,7 +568,8 @@ def result_of(candidate):
     samples = Samples(wall_ns=(10_000_000,) * 40)
     reply = Reply(job_id=candidate.job.id, round=0, attempt=0, board="shed", outcome=samples)
     measurement = Measurement(job_id=candidate.job.id, replies=(reply,), clock="wall")
-    return benchmark_result(candidate, measurement, {}, CONDITIONS, None)
+    latency = levelled([measurement], CONDITIONS)[candidate.job.id]
+    return benchmark_result(candidate, measurement, latency, {}, CONDITIONS, None)
 
 
 def test_bench_writes_what_the_file_says_of_itself_and_the_front_reads_it(tmp_path):

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from synthetic_tables import synthetic_row, synthetic_table, without_networks
 
@@ -12,7 +13,7 @@ from latency_tables.estimator import Observation
 from latency_tables.in_network import with_network_costs
 from latency_tables.networks import Level, MeasuredNetwork
 from latency_tables.origin import Origin
-from latency_tables.priors import Estimate, fit_estimate, observations, prior_ms
+from latency_tables.priors import Estimate, expected_costs, fit_estimate, observations
 from latency_tables.schema import Row
 
 NETWORK = MeasuredNetwork(
@@ -113,18 +114,31 @@ def test_the_prior_of_pieces_alone_is_of_those_that_networks_contain() -> None:
         ("original", 1): 6.0,
         ("merged", 1): 3.0,
     }
-    assert prior_ms(rows(merged_0=1.0)) == expected
+    found = expected_costs(rows(merged_0=1.0))
+    assert {at: one.cost_ms for at, one in found.items()} == expected
+    assert not any(one.unsure_ms for one in found.values())
 
 
 def test_a_piece_that_a_profile_does_not_show_costs_as_others_of_its_kind() -> None:
-    found = prior_ms(rows(original_0=3.0, merged_0=0.0), "profile")
-    assert found["original", 0] == 3.0
-    assert found["original", 1] == pytest.approx(6.0 * 3 / 4)
-    assert found["merged", 0] == 0.0
-    assert found["merged", 1] == 0.0
-    # No stem was profiled: all that was tells.
-    assert found["stem", None] == pytest.approx(1.0 * 3 / 6)
-    assert prior_ms(rows(), "profile") == prior_ms(rows())
+    # Three originals cost 3/4 of alone on the whole; a fourth one is not in the profile.
+    made = [
+        replace(synthetic_row("original", at, latency_ms=4.0), profiled_ms=ms)
+        for at, ms in enumerate((2.0, 3.0, 4.0, None))
+    ]
+    made.append(replace(synthetic_row("merged", 0, latency_ms=2.0), profiled_ms=0.0))
+    made.append(synthetic_row("merged", 1, latency_ms=3.0))
+    found = expected_costs(made, "profile")
+    assert found["original", 1].cost_ms == 3.0
+    assert found["original", 1].unsure_ms == 0.0
+    assert found["original", 3].cost_ms == pytest.approx(4.0 * 3 / 4)
+    # The guess is as wrong as it is about the others: 1, 0 and 1 ms of 3.
+    assert found["original", 3].unsure_ms == pytest.approx(np.sqrt(2 / 27) * 3.0)
+    # A fused piece costs next to nothing; one of a kind says nothing about the others of the kind.
+    assert 0 < found["merged", 0].cost_ms < 1e-3
+    assert found["merged", 1].cost_ms == pytest.approx(3.0 * 9 / 14)
+    assert {at: one.cost_ms for at, one in expected_costs(rows(), "profile").items()} == {
+        at: one.cost_ms for at, one in expected_costs(rows()).items()
+    }
 
 
 def seen(truth: dict[str, float]) -> list[Observation]:
@@ -158,9 +172,9 @@ def test_where_no_row_has_a_latency_there_is_no_estimate() -> None:
 
 def test_an_estimate_is_of_a_known_prior_and_of_shares() -> None:
     with pytest.raises(CalibrationError, match="prior 'pairs' is not one of alone, profile"):
-        Estimate(prior="pairs", spread=0.1, floor=0.1, noise=0.1)  # type: ignore[arg-type]
+        Estimate(prior="pairs", spread=0.1, floor=0.1, pairs=1e-4, noise=0.1)  # type: ignore[arg-type]
     with pytest.raises(CalibrationError, match="noise must be between 0 and 1"):
-        Estimate(prior="alone", spread=0.1, floor=0.1, noise=2.0)
+        Estimate(prior="alone", spread=0.1, floor=0.1, pairs=1e-4, noise=2.0)
 
 
 def test_only_networks_to_fit_are_observations() -> None:

@@ -47,7 +47,9 @@ def hand_made(*networks: MeasuredNetwork) -> LatencyTable:
         rows=rows,
         conditions=Conditions(device="d", runtime="r", runtime_version="1", batch=4),
         networks=networks,
-        estimate=Estimate(prior="alone", spread=0.1, floor=0.02, noise=0.01) if networks else None,
+        estimate=Estimate(prior="alone", spread=0.1, floor=0.02, pairs=1e-4, noise=0.01)
+        if networks
+        else None,
     )
 
 
@@ -135,7 +137,9 @@ def test_a_mask_that_does_not_fit_is_refused() -> None:
 
 def test_a_prediction_below_zero_is_refused() -> None:
     absurd = hand_made(network("11", 10.0), network("01", 1.0), network("10", 1.0))
-    absurd = replace(absurd, estimate=Estimate(prior="alone", spread=0.9, floor=0.9, noise=1e-4))
+    absurd = replace(
+        absurd, estimate=Estimate(prior="alone", spread=0.9, floor=0.9, pairs=1e-4, noise=1e-4)
+    )
     with pytest.raises(CalibrationError, match=r"prediction for 00 is -[\d.]+ ms, which cannot be"):
         predict(absurd, "00")
 
