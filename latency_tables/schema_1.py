@@ -79,6 +79,7 @@ class _Sidecar1(CommonSidecar):
     calibration: _Line | None
     hold_out: _Check | None
     contexts: Mapping[str, Any]
+    twins: tuple[Mapping[str, Any], ...]
 
 
 def is_version_1(text: str) -> bool:

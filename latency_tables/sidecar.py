@@ -45,7 +45,6 @@ class CommonSidecar:
     seed: int
     date: str
     dshrink_version: str
-    twins: tuple[Mapping[str, Any], ...]
     boards: tuple[Mapping[str, Any], ...]
     fingerprint: Mapping[str, Any]
 

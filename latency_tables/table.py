@@ -35,8 +35,8 @@ class LatencyTable(TableRows):
 
     ``estimate`` says how that is estimated, None before it is and where no network was measured.
     ``level`` is how fast the machine was over the run, None where that is not known.
-    ``fingerprint`` (the machine), ``twins`` (pieces measured twice) and ``boards`` (how the boards
-    that shared the work compare) are JSON data for readers.
+    ``fingerprint`` (the machine) and ``boards`` (how the boards that shared the work compare) are
+    JSON data for readers.
     """
 
     networks: tuple[MeasuredNetwork, ...] = ()
@@ -46,16 +46,13 @@ class LatencyTable(TableRows):
     seed: int = 0
     date: str = ""
     dshrink_version: str = ""
-    twins: tuple[Mapping[str, Any], ...] = ()
     boards: tuple[Mapping[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # Tuples inside of free-form data would come back from a file as lists.
         object.__setattr__(self, "fingerprint", _plain_json(self.fingerprint, "fingerprint"))
-        for name in ("twins", "boards"):
-            plain = _plain_json(list(getattr(self, name)), name)
-            object.__setattr__(self, name, tuple(plain))
+        object.__setattr__(self, "boards", tuple(_plain_json(list(self.boards), "boards")))
         super().__post_init__()
         if self.networks and self.origin is not None:
             raise TableFormatError("a published table has no networks of ours")

@@ -85,8 +85,8 @@ class FixedRounds:
         for name in sorted(known.measurements, key=lambda one: -widths.get(one, math.inf)):
             one = known.measurements[name]
             cost_s = max((reply.took_s for reply in one.replies), default=0.0)
-            is_wide = widths.get(name, math.inf) > one.half_width
-            if is_wide and not one.given_up and cost_s <= room_s:
+            is_unsure = one.rounds < self.rounds or widths.get(name, math.inf) > one.half_width
+            if is_unsure and not one.given_up and cost_s <= room_s:
                 chosen.append(name)
                 room_s -= cost_s
         return chosen

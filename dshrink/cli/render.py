@@ -138,12 +138,6 @@ def summary_lines(table: LatencyTable) -> list[str]:
             f"to +-{level.known_percent:.1f} % and moved by {level.moved_percent:.1f} % during the "
             f"run ({level.processes} processes)"
         )
-    if table.twins:
-        differences = [abs(twin["difference_percent"]) for twin in table.twins]
-        lines.append(
-            f"{len(differences)} pieces were measured twice: the latencies differ by "
-            f"{max(differences):.1f} % at most"
-        )
     lines += [f"note: {table.data_note}"] if table.data_note else []
     lines += [f"warning: {warning}" for warning in table.warnings]
     fit = "fit for search" if table.fit_for_search else f"NOT fit for search: {table.fit_reason}"

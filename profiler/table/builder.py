@@ -78,7 +78,7 @@ _ADVICE = {
 
 def _evidence_notes(evidence: Evidence | None) -> list[str]:
     if evidence is None:
-        return ["no whole network was measured: see the reasons of the failed jobs in the journal"]
+        return ["no piece, or no whole network, has a latency: see the reasons in the journal"]
     notes = list(evidence.missing)
     if evidence.unnamed_percent > UNNAMED_LIMIT_PERCENT:
         notes.append(

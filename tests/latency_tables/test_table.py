@@ -183,7 +183,7 @@ def test_a_failed_dense_counterpart_does_not_matter() -> None:
         ({"unmergeable": {0: "swish"}}, r"its block cannot merge \(swish\)"),
         ({"rows": (*table().rows, synthetic_row("stem"))}, "'stem' is duplicated"),
         ({"fingerprint": {"load": float("nan")}}, "fingerprint is not JSON data"),
-        ({"twins": ({"at": object()},)}, "twins is not JSON data"),
+        ({"boards": ({"at": object()},)}, "boards is not JSON data"),
     ],
 )
 def test_a_table_that_contradicts_itself_is_refused(

@@ -104,7 +104,7 @@ def tables(draw: st.DrawFn) -> LatencyTable:
         made,
         model=draw(st.text(min_size=1, max_size=10)),
         fingerprint=free_form,
-        twins=(free_form,),
+        boards=(free_form,),
         warnings=tuple(draw(st.lists(st.text(max_size=10), max_size=2))),
         seed=draw(st.integers()),
         date=draw(st.text(max_size=10)),

@@ -104,11 +104,11 @@ def test_two_boards_give_the_table_that_one_gives(tmp_path: Path, cluster: Clust
     assert len(counts) == len(both.measurements) * SETTINGS.rounds
 
 
-def test_most_rows_come_from_one_board_each(tmp_path: Path, cluster: Cluster) -> None:
+def test_a_job_goes_to_whichever_board_is_free_in_a_round(tmp_path: Path, cluster: Cluster) -> None:
     cluster.script()
     result = fleet_run(tmp_path, cluster)
     mixed = [m for m in result.measurements.values() if "+" in m.board]
-    assert len(mixed) < len(result.measurements) / 2
+    assert len(mixed) > len(result.measurements) / 4
 
 
 def test_a_killed_worker_loses_nothing_and_doubles_nothing(

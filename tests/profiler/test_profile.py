@@ -256,17 +256,23 @@ def test_a_piece_that_fails_takes_its_networks_with_it(tmp_path: Path) -> None:
     assert table.hold_out is not None and table.hold_out.max_error_percent < 0.5
 
 
-def test_where_every_piece_fails_no_row_has_a_latency(tmp_path: Path) -> None:
-    # A network works now and then between: that does not end the run as a sick device does.
+def test_where_every_piece_fails_the_table_says_so_and_nothing_joins(tmp_path: Path) -> None:
     on = device(fault=lambda spec, call: None if is_whole_network(spec) else "bad_model")
-    try:
-        made = run(tmp_path, on, check=40)
-    except SessionError as error:
-        assert "5 jobs failed one after the other" in str(error)
-        return
-    assert {row.verdict for row in made.table.rows} == {"failed"}
-    assert made.table.estimate is None
-    assert not made.table.fit_for_search
+    table = run(tmp_path, on, check=20).table
+    assert {(row.verdict, row.reason) for row in table.rows} == {
+        ("failed", "bad_model: the script says so")
+    }
+    assert (table.estimate, table.networks, table.fit_for_search) == (None, (), False)
+    assert table.warnings[0].startswith("20 of 20 rows are failed: stem, ")
+    assert table.warnings[1].startswith("no piece, or no whole network, has a latency")
+    rounds = jobs_by_round(tmp_path)
+    assert len(rounds) == 6
+    assert all(networks(jobs) == networks(rounds[0]) for jobs in rounds)
+
+
+def test_a_device_on_which_nothing_works_ends_the_profile(tmp_path: Path) -> None:
+    with pytest.raises(SessionError, match="5 jobs failed one after the other"):
+        run(tmp_path, device(fault=lambda spec, call: "bad_model"))
 
 
 def test_a_candidate_that_fails_is_named_and_the_others_go_on(

@@ -162,7 +162,7 @@ def test_without_any_network_the_rows_stay_and_the_table_is_not_fit(
 ) -> None:
     table = build(without(measured, *small_plan().networks))
     assert table.warnings == (
-        "no whole network was measured: see the reasons of the failed jobs in the journal",
+        "no piece, or no whole network, has a latency: see the reasons in the journal",
     )
     assert (table.networks, table.estimate, table.level) == ((), None, None)
     assert {row.verdict for row in table.rows} == {"ok", "noisy"} - {"noisy"}
