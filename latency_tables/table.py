@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from latency_tables.errors import TableFormatError
-from latency_tables.estimator import NORMAL_95, Costs
+from latency_tables.estimator import Costs
 from latency_tables.forms import merged_kind
 from latency_tables.hold_out import HoldOut, HoldOutNetwork, fitted_line
 from latency_tables.networks import Level, MeasuredNetwork
@@ -193,15 +193,9 @@ class LatencyTable(TableRows):
         elif count < FEW_NETWORKS and not self.missing_row:
             notes.append(
                 f"only {count} whole network{'' if count == 1 else 's'} could be used: costs in "
-                "the network are nearly those of pieces alone, give or take "
-                f"{self._spread_percent(self.costs):.0f} %"
+                "the network are nearly those of pieces alone"
             )
         return "; ".join(notes)
-
-    def _spread_percent(self, costs: Costs) -> float:
-        """Half the width of the 95 % interval of the original network, in per cent of it."""
-        ms, sd_ms = costs.predict(self.places(self.forms.base))
-        return 100 * NORMAL_95 * sd_ms / ms
 
 
 def _plain_json(value: Any, name: str) -> Any:

@@ -8,8 +8,9 @@ from dshrink.cli.grids import Column, number, print_grid
 
 #: A larger difference between the network and alone is explained.
 NOTED_PERCENT = 10.0
-LESS = "ends not paid: alone there are layout changes, and additions are not fused"
-MORE = "cache not kept: alone weights and inputs stay in it"
+LESS = "cheaper than alone, where its ends cost"
+MORE = "dearer than alone, where all is in the cache"
+FUSED = "the runtime fuses it into its neighbours"
 
 if TYPE_CHECKING:
     from dshrink.results import BenchmarkResult
@@ -96,6 +97,8 @@ def note(row: Row) -> str:
         return ""
     if low <= row.latency_ms <= high:
         return "within interval"
+    if row.profiled_ms == 0:
+        return FUSED
     return LESS if difference < 0 else MORE
 
 
@@ -133,11 +136,12 @@ def summary_lines(table: LatencyTable) -> list[str]:
     if table.hold_out:
         lines += _hold_out_lines(table.hold_out)
     if level := table.level:
-        lines.append(
-            f"one process may be +-{level.spread_percent:.1f} % off; the machine's level is known "
-            f"to +-{level.known_percent:.1f} % and moved by {level.moved_percent:.1f} % during the "
-            f"run ({level.processes} processes)"
-        )
+        lines += [
+            f"a single process: 95 % of visits were within +-{level.spread_percent:.1f} % of these "
+            f"numbers, {level.disturbed_percent:.0f} % were more than 5 % slower",
+            f"the machine's level is known to +-{level.known_percent:.1f} % and moved by "
+            f"{level.moved_percent:.1f} % during the run ({level.processes} processes)",
+        ]
     lines += [f"note: {table.data_note}"] if table.data_note else []
     lines += [f"warning: {warning}" for warning in table.warnings]
     fit = "fit for search" if table.fit_for_search else f"NOT fit for search: {table.fit_reason}"
@@ -148,7 +152,7 @@ def _estimate(table: LatencyTable) -> str:
     """What the costs in the network come from."""
     assert table.estimate is not None
     prior = {"alone": "what each piece takes alone", "profile": "the runtime's own profile"}
-    fitted = sum(network.role == "fit" for network in table.networks)
+    fitted = sum(network.role == "fit" for network in table.known_networks)
     whole = "whole network" if fitted == 1 else "whole networks"
     return f"from {prior[table.estimate.prior]}, corrected by {fitted} {whole}"
 
@@ -164,8 +168,8 @@ def _hold_out_lines(check: HoldOut) -> list[str]:
         )
     return [
         f"prediction error on {len(check.networks)} other networks: {check.mape_percent:.2f} % on "
-        f"average, {check.max_error_percent:.2f} % at most; their own measurement makes "
-        f"{check.measuring_percent:.2f} % of it; Kendall's tau {tau}",
+        f"average, {check.max_error_percent:.2f} % at most; they are known to "
+        f"{check.measuring_percent:.2f} % themselves; Kendall's tau {tau}",
         f"95 % prediction interval: +-{check.interval_percent:.2f} % on average ({method})",
         f"for comparison: plain sum of the pieces alone {check.plain_sum_mape_percent:.2f} %, "
         + (f"the best line through such sums {line:.2f} %, " if line is not None else "")

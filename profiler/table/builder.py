@@ -70,7 +70,7 @@ def _rows_not_ok(table: LatencyTable) -> list[str]:
 #: What to do about rows of a verdict.
 _ADVICE = {
     "host_bound": "use --launch cuda_graph or a larger batch",
-    "noisy": "end other work on the machine and profile again, for rows that no network holds",
+    "noisy": "no measured network contains them; end other work on the machine and profile again",
     "throttled": "cool the device or lower its power mode, and profile again",
     "failed": "`dshrink table show` gives the reasons",
 }
@@ -79,10 +79,14 @@ _ADVICE = {
 def _evidence_notes(evidence: Evidence | None) -> list[str]:
     if evidence is None:
         return ["no piece, or no whole network, has a latency: see the reasons in the journal"]
-    notes = list(evidence.missing)
+    notes = []
+    if evidence.missing:
+        more = f" and {len(evidence.missing) - 1} more" if len(evidence.missing) > 1 else ""
+        notes.append(f"{evidence.missing[0]}{more}; their jobs are in the journal")
     if evidence.unnamed_percent > UNNAMED_LIMIT_PERCENT:
         notes.append(
             f"up to {evidence.unnamed_percent:.1f} % of a network's profile is in layers that name "
-            "no operator of ours; that time was spread over the others"
+            "no operator of ours; that time was spread over the others, so compare the prediction "
+            "error with what you need"
         )
     return notes
