@@ -85,7 +85,8 @@ class FixedRounds:
         for name in sorted(known.measurements, key=lambda one: -widths.get(one, math.inf)):
             one = known.measurements[name]
             cost_s = max((reply.took_s for reply in one.replies), default=0.0)
-            is_unsure = one.rounds < self.rounds or widths.get(name, math.inf) > one.half_width
+            is_wide = widths.get(name, math.inf) > one.half_width
+            is_unsure = is_wide or one.rounds < one.rounds_wanted
             if is_unsure and not one.given_up and cost_s <= room_s:
                 chosen.append(name)
                 room_s -= cost_s
