@@ -55,6 +55,11 @@ BEFORE = (0.05, 0.25)
 #: Networks that the line of before was fitted to, beside the original and the all-merged ones.
 BEFORE_NETWORKS = 6
 
+COLUMNS = (
+    *("model", "batch", "segments", "keep_mask", "padding", "measured_ms", "low_ms", "high_ms"),
+    *("predicted_ms", "predicted_sd_ms", "alone_ms", "line_ms", "before_ms", "plain_sum_ms"),
+)
+
 Errors = np.ndarray[Any, np.dtype[np.float64]]
 
 
@@ -218,10 +223,7 @@ def measuring_percent(run: Run) -> float:
 def write_networks(runs: Sequence[Run], file: Path) -> None:
     with file.open("w", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(
-            "model batch segments keep_mask padding measured_ms low_ms high_ms predicted_ms "
-            "predicted_sd_ms alone_ms line_ms before_ms plain_sum_ms".split()
-        )
+        writer.writerow(COLUMNS)
         for run in runs:
             columns = (*run.ours, run.alone, run.line, run.before, np.array(run.sums(run.checked)))
             for one, *values in zip(run.checked, *columns, strict=True):

@@ -49,6 +49,8 @@ POOLED_VISITS = 4.0
 
 #: The standard deviation of a normal distribution in median absolute deviations.
 NORMAL_MAD = 1.4826
+#: A share of visits that may be odd by chance.
+FEW = 0.1
 #: A visit alone in its process says nearly nothing.
 LEAST_FREE = 0.05
 #: Draws of the bootstrap.
@@ -264,16 +266,16 @@ class _TwoWay:
         return errors, counts
 
     def _doubt(self, number: int) -> float:
-        """How far the visits are that were clearly faster, halved; 0 where there are none.
+        """A standard error for a job of which more than few visits were clearly faster, else 0.
 
-        Disturbance explains slow visits and no fast ones: a job that has those is not known to be
-        as slow as most of its visits say.
+        Disturbance explains slow visits and no fast ones: such a job may be anywhere as far from
+        its latency as those are (a uniform distribution).
         """
         own = self._job == number
         rest = self._logs[own] - self.level[self._process[own]] - self.latency[number]
         reach = np.maximum(LEAST_DISTANCE, COUNTED_SD * self._sd[self._process[own]])
         faster = rest[rest < -reach]
-        return float(-np.median(faster)) / 2.0 if len(faster) else 0.0
+        return float(-np.median(faster)) / math.sqrt(3) if len(faster) > FEW * len(rest) else 0.0
 
 
 def half_sample_mode(values: Floats) -> float:

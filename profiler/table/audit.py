@@ -183,7 +183,7 @@ def machine_warnings(environment: Mapping[str, Any], conditions: Conditions) -> 
     load, cores = environment.get("load_average"), environment.get("cores")
     if load is not None and cores and load > BUSY_LOAD * cores:
         found.append(
-            f"the load average was {load:.1f} on {cores} cores before the start: end other work, and "
-            "profile again into another folder if the error is too large"
+            f"the load average was {load:.1f} on {cores} cores before the start: end other work, "
+            "and profile again into another folder if the error is too large"
         )
     return tuple(found)

@@ -75,7 +75,7 @@ def weigh(plan: ProfilePlan, conditions: Conditions, measurements: Measurements)
         errors={name: one.error_ms / one.latency_ms for name, one in whole.jobs.items()},
         unnamed_percent=unnamed_percent,
         missing=tuple(
-            f"network {one.keep_mask} was not measured: {measurements[one.job_id].reason}"
+            f"network {one.keep_mask} failed: {measurements[one.job_id].reason}"
             for one in used
             if one.job_id not in whole.jobs
         ),

@@ -99,3 +99,78 @@ def test_nothing_measured_is_an_error():
 )
 def test_the_mode_is_where_values_are_densest(values, mode):
     assert half_sample_mode(np.array(values, dtype=float)) == pytest.approx(mode, abs=0.1)
+
+
+def test_one_job_alone_is_known_better_from_more_processes():
+    rng = np.random.default_rng(0)
+
+    def error(count):
+        found = without_levels(
+            [
+                Visit(job_id="one", process=str(n), latency_ms=math.exp(rng.normal(0, 0.01)))
+                for n in range(count)
+            ]
+        )
+        return found.jobs["one"].error_ms
+
+    assert np.mean([error(24) for _ in range(20)]) < 0.7 * np.mean([error(6) for _ in range(20)])
+
+
+def test_a_job_that_was_clearly_faster_at_times_is_in_doubt():
+    quiet = visits([1.0] * 8)
+    slow = [
+        Visit(job_id=v.job_id, process=v.process, latency_ms=v.latency_ms * factor)
+        for v in quiet
+        for factor in [1.06 if v.job_id == "network 3" and v.process < "6" else 1.0]
+    ]
+
+    known, doubtful = (without_levels(one).jobs["network 3"] for one in (quiet, slow))
+
+    assert known.half_width < 0.01
+    off = doubtful.latency_ms / NETWORKS["network 3"] - 1
+    assert abs(off) < doubtful.half_width
+
+
+def test_a_single_process_is_said_to_spread_as_the_visits_did():
+    found = without_levels(visits([1.0] * 12, noise=0.01, disturbed=[(2, 1.0, 1.2), (7, 1.0, 1.2)]))
+
+    level = found.level
+    assert level.disturbed_percent == pytest.approx(100 * 2 / 12, abs=1)
+    assert 15 < level.spread_percent < 30
+    quiet = without_levels(visits([1.0] * 12, noise=0.01)).level
+    assert quiet.disturbed_percent == 0
+    assert quiet.spread_percent == pytest.approx(1.96, abs=0.4)
+
+
+def undisturbed_mean(sd):
+    """The mean level of undisturbed processes, of very many."""
+    levels = np.random.default_rng(1).normal(0, sd, 100_000)
+    return float(np.mean(levels[levels <= np.quantile(levels, 0.25) + 0.05]))
+
+
+@pytest.mark.parametrize("sd", [0.01, 0.04])
+def test_the_interval_of_the_level_holds(sd):
+    held = 0
+    for seed in range(60):
+        levels = np.exp(np.random.default_rng(seed).normal(0, sd, 12))
+        found = without_levels(visits(levels, noise=0.005, seed=seed))
+        known = np.mean(
+            [math.log(found.jobs[name].latency_ms / ms) for name, ms in NETWORKS.items()]
+        )
+        truth = 100 * math.exp(undisturbed_mean(sd) - known)
+        held += found.level.level_percent_low <= truth <= found.level.level_percent_high
+
+    assert held >= 48
+
+
+def test_visits_alone_in_their_process_say_little():
+    many = visits([1.0, 1.1, 0.9, 1.0, 1.05])
+    slow_ms = NETWORKS["network 3"] * 1.3
+    alone = [
+        Visit(job_id="network 3", process=f"{n + 100} there", latency_ms=slow_ms) for n in range(3)
+    ]
+
+    found, base = without_levels([*many, *alone]), without_levels(many)
+
+    known_ms = base.jobs["network 3"].latency_ms
+    assert found.jobs["network 3"].latency_ms == pytest.approx(known_ms, rel=0.01)
