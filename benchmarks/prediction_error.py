@@ -338,6 +338,7 @@ def main() -> None:
     parser.add_argument("--batch", nargs="+", type=int, default=BATCHES)
     parser.add_argument("--segments", default="blocks")
     parser.add_argument("--held-out", type=int, default=HELD_OUT)
+    parser.add_argument("--time-limit", type=float)
     parser.add_argument("--device", default="local")
     parser.add_argument("--name", default="prediction_error_local")
     given = parser.parse_args()
@@ -350,6 +351,7 @@ def main() -> None:
                 Target(device=given.device, batch=batch),
                 segments=given.segments,
                 hold_out=given.held_out,
+                time_limit=given.time_limit,
                 notice=print,
             )
             runs.append(Run.of(profile, given.segments))
