@@ -6,6 +6,7 @@ written, or copied, is found. Each half is replaced in one step.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from latency_tables.consistency import check_consistency
@@ -14,7 +15,13 @@ from latency_tables.errors import ConditionsError, LatencyTableError, TableForma
 from latency_tables.files import write_atomically
 from latency_tables.in_network import with_network_costs
 from latency_tables.schema import COLUMNS, Conditions
-from latency_tables.schema_1 import COLUMNS_1, NEW_COLUMNS, is_version_1, parse_sidecar_1
+from latency_tables.schema_1 import (
+    COLUMNS_1,
+    NEW_COLUMNS,
+    conditions_of_today,
+    is_version_1,
+    parse_sidecar_1,
+)
 from latency_tables.sidecar import Sidecar, build_table, format_sidecar, parse_sidecar
 from latency_tables.table import LatencyTable
 
@@ -48,7 +55,8 @@ def load_table(path: Path) -> LatencyTable:
     digest = table.digest_without(NEW_COLUMNS) if old else table.rows_digest
     _check_pair(table, digest, sidecar, csv_path, sidecar_path)
     if old:
-        return with_network_costs(table)
+        conditions = conditions_of_today(table.conditions)
+        return with_network_costs(replace(table, conditions=conditions))
     try:
         check_consistency(table)
     except LatencyTableError as error:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from latency_tables.errors import LatencyTableError, TableFormatError
 from latency_tables.networks import MeasuredNetwork
 from latency_tables.records import parse_record
-from latency_tables.schema import COLUMNS, IN_NETWORK, SCHEMA
+from latency_tables.schema import COLUMNS, IN_NETWORK, SCHEMA, Conditions
 from latency_tables.sidecar import FIX, CommonSidecar, Sidecar
 
 #: The columns of the CSV that came later.
@@ -80,6 +80,12 @@ class _Sidecar1(CommonSidecar):
     hold_out: _Check | None
     contexts: Mapping[str, Any]
     twins: tuple[Mapping[str, Any], ...]
+
+
+def conditions_of_today(conditions: Conditions) -> Conditions:
+    """The conditions of a table of version 1: what was "quiet" then is another statistic now."""
+    is_quiet = conditions.statistic == "quiet"
+    return replace(conditions, statistic="quiet-1") if is_quiet else conditions
 
 
 def is_version_1(text: str) -> bool:

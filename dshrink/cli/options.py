@@ -37,7 +37,7 @@ Threads = Annotated[int, condition(min=1, help="threads on a CPU")]
 Statistic = Annotated[
     str | None,
     condition(
-        help="quiet (low percentile of undisturbed samples; default on CPUs) or median (on GPUs)"
+        help="quiet (lower quartile of a process's samples; default on CPUs) or median (on GPUs)"
     ),
 ]
 Launch = Annotated[

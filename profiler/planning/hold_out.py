@@ -1,4 +1,4 @@
-"""Which shrunk networks a table is calibrated on, and which others it is tried on.
+"""Which shrunk networks a table may learn from, and which others it is tried on.
 
 They are stratified by depth, so that slightly and heavily shrunk networks count alike, and those of
 blocks alternate between the two forms of a merged block that cost different time.

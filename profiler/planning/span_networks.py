@@ -1,4 +1,4 @@
-"""Which networks of spans a table is calibrated on, and which others it is tried on.
+"""Which networks of spans a table may learn from, and which others it is tried on.
 
 A search asks for networks that merge few convolutions and for ones that merge many, within blocks
 and across them, and for none whose merged kernels cost far more than what they replace. So networks

@@ -1,1 +1,1 @@
-"""From measurements to a latency table: rows in each context, calibration, hold-out, audit."""
+"""From measurements to a latency table: rows, networks, the estimate, the audit."""
