@@ -268,10 +268,10 @@ class _TwoWay:
     def _doubt(self, number: int) -> float:
         """A standard error for a job of which more than few visits were clearly faster, else 0.
 
-        Disturbance explains slow visits and no fast ones: such a job may be anywhere as far from
-        its latency as those are (a uniform distribution).
+        Disturbance explains slow visits and, in undisturbed processes, no fast ones: such a job may
+        be anywhere as far from its latency as those are (a uniform distribution).
         """
-        own = self._job == number
+        own = (self._job == number) & _is_undisturbed(self.level)[self._process]
         rest = self._logs[own] - self.level[self._process[own]] - self.latency[number]
         reach = np.maximum(LEAST_DISTANCE, COUNTED_SD * self._sd[self._process[own]])
         faster = rest[rest < -reach]
@@ -289,13 +289,13 @@ def half_sample_mode(values: Floats) -> float:
     return float(ordered.mean())
 
 
-def _undisturbed(levels: Floats) -> Floats:
-    return levels[levels <= np.quantile(levels, 0.25) + DISTURBED]
+def _is_undisturbed(levels: Floats) -> npt.NDArray[np.bool_]:
+    return np.asarray(levels <= np.quantile(levels, 0.25) + DISTURBED)
 
 
 def _reference(levels: Floats) -> float:
     """The mean level of the undisturbed processes."""
-    return float(_undisturbed(levels).mean())
+    return float(levels[_is_undisturbed(levels)].mean())
 
 
 def _level(levels: Floats, distances: Floats) -> Level:
