@@ -66,7 +66,7 @@ def page(tables: tuple[LatencyTable, LatencyTable]) -> str:
         check, machine_level = table.hold_out, table.level
         assert check is not None and machine_level is not None
         lines.append(
-            f"| {table.date} | {check.mape_percent:.2f} % (of it measuring "
+            f"| {table.date} | {check.mape_percent:.2f} % (they are known to "
             f"{check.measuring_percent:.2f} %), at most {check.max_error_percent:.2f} % | "
             f"+-{machine_level.known_percent:.1f} % | +-{machine_level.spread_percent:.1f} % |"
         )
