@@ -85,8 +85,10 @@ class Lane:
         wanted = ((job.id, self.run.file(job)) for job in jobs if job.id not in self._state.files)
         new = {name: file for name, file in wanted if file is not None}
         if new:
-            pushed = await self.board.push(tuple(new.values()))
-            self._state.files.update(zip(new, pushed, strict=True))
+            # A network and the profile of its layers are one file.
+            files = tuple(dict.fromkeys(new.values()))
+            pushed = dict(zip(files, await self.board.push(files), strict=True))
+            self._state.files.update({name: pushed[file] for name, file in new.items()})
 
     async def _execute(self, jobs: Sequence[AnyJob], attempts: Sequence[int]) -> list[Reply]:
         run, conditions, rule = self.run, self.run.conditions, self.run.settings.rule
@@ -128,12 +130,24 @@ class Lane:
         self.run.journal.record(*replies)
         del self._taken[: len(names)]
         for reply in replies:
-            if reply.failure:
+            if reply.failure and self._take_back_missing(reply, reply.failure):
+                self.round.queue.put([reply.job_id])
+            elif reply.failure:
                 self._note_failure(reply, reply.failure)
             else:
                 self._state.failed_in_a_row.clear()
                 if self.run.take_back_disturbed(reply):
                     self.round.queue.put([reply.job_id])
+
+    def _take_back_missing(self, reply: Reply, failure: Failure) -> bool:
+        """Take back that a file was missing: a worker that was restarted has none of them."""
+        if failure.type != "missing_file" or reply.attempt >= self.run.settings.repeats:
+            return False
+        self._state.files.pop(reply.job_id, None)
+        self.run.journal.discard(
+            reply.round, [reply.job_id], cause="failures", reason=failure.message
+        )
+        return True
 
     def _note_failure(self, reply: Reply, failure: Failure) -> None:
         failed = self._state.failed_in_a_row

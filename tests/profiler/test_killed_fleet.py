@@ -19,6 +19,7 @@ from journal_counts import accepted_replies
 from ssh_server import free_port, processes, wait_until
 
 from latency_tables.io import load_table
+from profiler.profile_schedule import PIECE_ROUNDS
 
 KILLS = 20
 ADDRESS = f"tcp://127.0.0.1:{free_port()}"
@@ -114,5 +115,5 @@ def test_twenty_kills_lose_nothing_and_double_nothing(tmp_path: Path, workers: i
     assert set(counts.values()) == {1}
     table = load_table(folder)
     for row in table.rows:
-        assert all(counts[row.digest, number] == 1 for number in range(3)), row.piece
+        assert all(counts[row.digest, number] == 1 for number in range(PIECE_ROUNDS)), row.piece
         assert row.is_measured, row.reason

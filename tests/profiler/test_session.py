@@ -473,6 +473,25 @@ def _taken_back(folder: Path, before: bytes) -> int:
     return count((folder / "journal.jsonl").read_bytes()) - count(before)
 
 
+def test_a_file_that_is_gone_from_the_board_is_brought_again(tmp_path: Path) -> None:
+    target = small_plan().jobs[3].spec.digest
+    # Once when it is asked for, and once more after the board itself has tried to mend it.
+    device = quiet(
+        fault=lambda spec, call: "missing_file" if spec.digest == target and call < 2 else None
+    )
+    result = run(tmp_path, device)
+    assert result.failed == 0
+    assert set(accepted(tmp_path).values()) == {1}
+
+
+def test_a_file_that_stays_away_is_a_failure(tmp_path: Path) -> None:
+    target = small_plan().jobs[3].spec.digest
+    device = quiet(fault=lambda spec, call: "missing_file" if spec.digest == target else None)
+    result = run(tmp_path, device)
+    assert result.failed == 1
+    assert "missing_file" in result.measurements[target].reason
+
+
 def test_the_estimate_says_what_the_missing_files_take(tmp_path: Path) -> None:
     plan = small_plan()
     specs = {(job.digest, job.weights_seed): job.spec for job in plan.jobs}
