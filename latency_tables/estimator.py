@@ -217,8 +217,9 @@ def fit_scales(
 
     usual = np.log([getattr(USUAL_SCALES, name) for name in SCALES_PRIOR])
     low, high = map(math.log, BOUNDS)
-    # The evidence may have two maxima: with terms of pairs, and nearly without.
-    starts = [usual + np.eye(len(usual))[PAIRS_AT] * shift for shift in (-1.5, 1.5)]
+    # Where there are pairs, the evidence may have two maxima: with their terms, and nearly without.
+    shifts = (-1.5, 1.5) if pairs_of(expected) else (0.0,)
+    starts = [usual + np.eye(len(usual))[PAIRS_AT] * shift for shift in shifts]
     found = [
         minimize(
             loss,

@@ -103,6 +103,16 @@ class _ProfileRatio:
         return Expected(cost_ms=guess_ms, unsure_ms=self.off * guess_ms)
 
 
+def known_networks(
+    networks: Iterable[MeasuredNetwork], rows: Iterable[Row], forms: Forms
+) -> tuple[MeasuredNetwork, ...]:
+    """Those whose pieces all have a latency: the others say nothing about any row."""
+    known = {row.place for row in rows if row.in_networks}
+    return tuple(
+        one for one in networks if known.issuperset(forms.places(one.keep_mask, one.padding))
+    )
+
+
 def observations(networks: Iterable[MeasuredNetwork], forms: Forms) -> tuple[Observation, ...]:
     """Those to fit, as the estimator takes them."""
     return tuple(

@@ -18,7 +18,7 @@ from latency_tables.forms import merged_kind
 from latency_tables.hold_out import HoldOut, HoldOutNetwork, fitted_line
 from latency_tables.networks import Level, MeasuredNetwork
 from latency_tables.places import Place
-from latency_tables.priors import Estimate, network_costs, observations
+from latency_tables.priors import Estimate, known_networks, network_costs, observations
 from latency_tables.schema import one_line
 from latency_tables.span_masks import Span
 from latency_tables.table_rows import TableRows, digest_of
@@ -72,10 +72,8 @@ class LatencyTable(TableRows):
 
     @cached_property
     def known_networks(self) -> tuple[MeasuredNetwork, ...]:
-        """Those whose pieces all have a latency: the others say nothing about any row."""
-        known = {row.place for row in self.rows if row.in_networks}
-        pairs = ((one, self.places(one.keep_mask, one.padding)) for one in self.networks)
-        return tuple(one for one, places in pairs if known.issuperset(places))
+        """Those whose pieces all have a latency."""
+        return known_networks(self.networks, self.rows, self.forms)
 
     @cached_property
     def costs(self) -> Costs | None:

@@ -93,14 +93,10 @@ class JobLatency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Levelled:
-    """The jobs' latencies by id, and what their processes had in common.
-
-    ``spread`` is the standard deviation of a job between processes of one level, as a share.
-    """
+    """The jobs' latencies by id, and what their processes had in common."""
 
     jobs: Mapping[str, JobLatency]
     level: Level
-    spread: float
 
 
 def levelled(
@@ -120,7 +116,7 @@ def judge(measurement: Measurement, known: JobLatency | None, half_width: float)
     if known.half_width > half_width:
         return "noisy", (
             f"known to ±{100 * known.half_width:.1f} % (target: ±{100 * half_width:g} %) from "
-            f"{known.processes} processes that count"
+            f"{known.processes} processes"
         )
     return "ok", ""
 
@@ -168,7 +164,6 @@ def without_levels(visits: Sequence[Visit]) -> Levelled:
             for name, number in jobs.items()
         },
         level=_level(fit.level, fit.distances - shift),
-        spread=fit.spread,
     )
 
 
@@ -244,7 +239,7 @@ class _TwoWay:
         return np.asarray(self._logs - self.latency[self._job])
 
     @cached_property
-    def spread(self) -> float:
+    def _spread(self) -> float:
         """Of the visits about their job and level, processes weighing as they do in the fit."""
         if not self._counts.any():
             return LEAST_SD
@@ -259,7 +254,7 @@ class _TwoWay:
             every = self._job == number
             own = every & self._counts if (every & self._counts).any() else every
             counts[number] = len(set(self._process[every].tolist()))
-            each = np.array([*self._squares[own], self.spread**2])
+            each = np.array([*self._squares[own], self._spread**2])
             variance = np.average(each, weights=[*[1.0] * int(own.sum()), POOLED_VISITS])
             effective = weights[own].sum() ** 2 / np.sum(weights[own] ** 2 / self._free[own])
             errors[number] = max(math.sqrt(variance / effective), self._doubt(number))

@@ -206,11 +206,6 @@ class Measurement:
         return spread_percent(self.round_medians_ms)
 
     @property
-    def converged(self) -> bool:
-        """Whether a further round would add nothing that was asked for."""
-        return self.given_up or self.verdict in ("ok", "host_bound")
-
-    @property
     def verdict(self) -> str:
         """One of VERDICTS; ``reason`` says why."""
         return self._verdict[0]

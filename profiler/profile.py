@@ -11,7 +11,7 @@ from latency_tables.pieces import NetworkPieces
 from latency_tables.schema import Conditions
 from latency_tables.span_masks import SpanChoice
 from latency_tables.table import LatencyTable
-from profiler.estimate import DurationEstimate
+from profiler.duration import DurationEstimate
 from profiler.planning.profile_plan import (
     CHECK_NETWORKS,
     Compose,

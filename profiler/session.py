@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from latency_tables.schema import Conditions
+from profiler.duration import DurationEstimate, job_s
 from profiler.errors import SessionError
-from profiler.estimate import DurationEstimate, job_s
 from profiler.journal import JOURNAL_NAME, Journal, JournalState
 from profiler.journal_lines import Header
 from profiler.measurement import Measurement

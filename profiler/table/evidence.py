@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from latency_tables.estimator import Costs
 from latency_tables.networks import Level, MeasuredNetwork
 from latency_tables.places import Place
-from latency_tables.priors import Estimate, fit_estimate, network_costs, observations
+from latency_tables.priors import (
+    Estimate,
+    fit_estimate,
+    known_networks,
+    network_costs,
+    observations,
+)
 from latency_tables.schema import Conditions, Row
 from profiler.levels import JobLatency, Levelled, visits_of, without_levels
 from profiler.measurement import Measurement
@@ -60,8 +66,8 @@ def weigh(plan: ProfilePlan, conditions: Conditions, measurements: Measurements)
         if network.role == "fit"
     }
     rows = piece_rows(plan, measurements, conditions, profiles, held)
-    usable = _usable(plan, rows, networks)
-    seen = observations(usable, plan.pieces.forms)
+    forms = plan.pieces.forms
+    seen = observations(known_networks(networks, rows, forms), forms)
     estimate = fit_estimate(rows, seen)
     costs = network_costs(rows, seen, estimate) if estimate else None
     if estimate is None or costs is None:
@@ -118,14 +124,6 @@ def _networks(
                 high_ms=one.high_ms,
                 processes=one.processes,
             )
-
-
-def _usable(
-    plan: ProfilePlan, rows: Iterable[Row], networks: Iterable[MeasuredNetwork]
-) -> list[MeasuredNetwork]:
-    """The networks whose pieces all have rows; the others say nothing about any."""
-    known, forms = {row.place for row in rows if row.in_networks}, plan.pieces.forms
-    return [one for one in networks if known.issuperset(forms.places(one.keep_mask, one.padding))]
 
 
 def _profiles(

@@ -4,7 +4,8 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from small_network import CONDITIONS, conv, relu6
+import small_network
+from small_network import conv, relu6
 
 from latency_tables.opspec import (
     Activation,
@@ -21,11 +22,10 @@ from latency_tables.opspec import (
 from latency_tables.pieces import NetworkPieces, Piece
 from latency_tables.places import Place
 from latency_tables.span_masks import ACTIVE, SpanChain, mask_spans
-from profiler.fake_device import FakeConnection, write_spec
+from profiler.fake_device import FakeConnection
 from profiler.profile import Profile, ProfileRequest, profile
 from profiler.scheduling.serial import SerialScheduler
 from profiler.session import Progress
-from profiler.settings import ProfileSettings
 
 LENGTH = 9
 CHANNELS = 8
@@ -151,19 +151,8 @@ def small_pieces() -> NetworkPieces:
 
 
 def request(folder: Path, **changes: object) -> ProfileRequest:
-    wanted = ProfileRequest(
-        pieces=small_pieces(),
-        compose=compose,
-        operators=operators,
-        build=write_spec,
-        conditions=CONDITIONS,
-        folder=folder,
-        date="2026-01-01",
-        dshrink_version="1",
-        check=8,
-        settings=ProfileSettings(),
-    )
-    return replace(wanted, **changes)
+    own = {"pieces": small_pieces(), "compose": compose, "operators": operators}
+    return small_network.request(folder, **{**own, **changes})
 
 
 def run(

@@ -91,7 +91,7 @@ def test_pooled_statistics_are_those_of_all_samples() -> None:
 
 def test_rounds_that_agree_within_one_percent_are_ok() -> None:
     m = measurement(STEADY)
-    assert (m.verdict, m.reason, m.converged) == ("ok", "", True)
+    assert (m.verdict, m.reason) == ("ok", "")
 
 
 def test_rounds_that_disagree_are_noisy_and_the_reason_says_by_how_much() -> None:
@@ -100,7 +100,7 @@ def test_rounds_that_disagree_are_noisy_and_the_reason_says_by_how_much() -> Non
     assert m.reason.startswith(
         "interval of ±2.0 % (target: ±1 %) after 3 rounds, which differ by 3.9 %"
     )
-    assert not m.converged
+    assert m.verdict == "noisy" and not m.given_up
 
 
 def test_too_few_rounds_are_noisy_whatever_they_say() -> None:
@@ -165,13 +165,13 @@ def test_two_crashes_give_a_job_up_and_one_bad_model_does() -> None:
     assert measurement([CRASH, CRASH, STEADY[0]]).verdict == "failed"
     bad = measurement([Failure(type="bad_model", message="no such operator")])
     assert (bad.verdict, bad.reason) == ("failed", "bad_model: no such operator")
-    assert bad.converged
+    assert bad.given_up
 
 
 def test_a_job_that_was_never_measured_has_failed_and_has_no_latency() -> None:
     m = measurement([])
     assert (m.verdict, m.reason) == ("failed", "never measured")
-    assert not m.converged
+    assert not m.given_up
     for name in ("latency_ms", "low_ms", "min_ms", "wall_latency_ms", "round_spread_percent"):
         with pytest.raises(MeasurementError, match="never measured"):
             getattr(m, name)

@@ -22,8 +22,8 @@ from small_network import (
 from latency_tables.io import load_table, save_table
 from latency_tables.opspec import OpSpec
 from latency_tables.predictor import predict
+from profiler.duration import DurationEstimate
 from profiler.errors import JournalError, SessionError
-from profiler.estimate import DurationEstimate
 from profiler.fake_device import FakeConnection
 from profiler.profile import Profile, profile
 from profiler.profile_schedule import BATCH, LEAST_ROUNDS, PROFILES

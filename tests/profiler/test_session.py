@@ -20,8 +20,8 @@ from small_network import (
 )
 
 from latency_tables.opspec import OpSpec, OpSpecError
+from profiler.duration import DurationEstimate
 from profiler.errors import JournalError, SessionError
-from profiler.estimate import DurationEstimate
 from profiler.fake_device import FakeConnection, write_spec
 from profiler.planning.jobs import PROFILE_RULE, FileJob, JobPlan, expected_s
 from profiler.schedule import FixedRounds, Known

@@ -26,8 +26,8 @@ from latency_tables.io import load_table, save_table
 from latency_tables.opspec import Activation, Add, Conv, OpSpec
 from latency_tables.predictor import predict
 from latency_tables.span_masks import Span, SpanChoice, mask_spans
+from profiler.duration import DurationEstimate
 from profiler.errors import JournalError
-from profiler.estimate import DurationEstimate
 from profiler.fake_device import FakeConnection
 from profiler.planning import bounds, span_networks
 from profiler.planning.profile_plan import NetworkRole, ProfilePlan, plan_jobs
