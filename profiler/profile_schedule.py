@@ -57,11 +57,12 @@ class ProfileSchedule:
     most_rounds: int = 16
 
     def __post_init__(self) -> None:
-        if not (0 < self.target_percent < 100 and self.time_limit_s > 0):
+        if not 0 < self.target_percent < 100:
             raise InvalidJobError(
-                f"the target error ({self.target_percent:g} %) must be between 0 and 100 %, the "
-                f"time limit ({self.time_limit_s:g} s) above 0"
+                f"the target error ({self.target_percent:g} %) must be between 0 and 100 %"
             )
+        if not self.time_limit_s > 0:
+            raise InvalidJobError(f"the time limit ({self.time_limit_s:g} s) must be above 0")
 
     def next_round(self, number: int, known: Known) -> Collection[str]:
         """Pieces in the first rounds, all networks that are in use, and their profiles."""

@@ -10,7 +10,7 @@ from devices.agent.runtimes import RUNTIMES
 from devices.environment import Environment
 from devices.inventory import Device, Inventory, RuntimeSupport, connect, load_inventory
 from latency_tables.onnx_file import IR_VERSION, OPSET
-from latency_tables.schema import Conditions
+from latency_tables.schema import STATISTICS, Conditions
 from profiler.errors import SessionError
 from profiler.runtimes import RuntimeTraits, traits
 from profiler.scheduling.direct_board import Notice, ignore_notice
@@ -56,6 +56,8 @@ def probe_conditions(device: Device, scheduler: Scheduler, target: Target) -> Co
             f"{device.name} shows no GPU: `nvidia-smi` must list one there, and "
             "CUDA_VISIBLE_DEVICES must not hide it"
         )
+    if target.statistic is not None and target.statistic not in STATISTICS:
+        raise SessionError(f"statistic {target.statistic!r} is not one of {', '.join(STATISTICS)}")
     version = _version(device, runtime, environment)
     _check_threads(device, environment, target.threads, is_gpu)
     clock = "thread_cpu" if target.threads == 1 else "wall"

@@ -8,9 +8,8 @@ from dshrink.cli.grids import Column, number, print_grid
 
 #: A larger difference between the network and alone is explained.
 NOTED_PERCENT = 10.0
-LESS = "cheaper than alone, where its ends cost"
-MORE = "dearer than alone, where all is in the cache"
-FUSED = "the runtime fuses it into its neighbours"
+#: Alone a piece pays for its ends and finds all in the cache (docs/measuring.md).
+LESS, MORE, FUSED = "ends paid alone", "cached alone", "fused by runtime"
 
 if TYPE_CHECKING:
     from dshrink.results import BenchmarkResult

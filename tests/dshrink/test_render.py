@@ -8,7 +8,15 @@ from dataclasses import asdict, replace
 import pytest
 from synthetic_tables import synthetic_row, synthetic_table, without_networks
 
-from dshrink.cli.render import LESS, MORE, difference_percent, note, summary_lines, table_data
+from dshrink.cli.render import (
+    FUSED,
+    LESS,
+    MORE,
+    difference_percent,
+    note,
+    summary_lines,
+    table_data,
+)
 from latency_tables.networks import Level
 from latency_tables.schema import Row
 from latency_tables.table import LatencyTable
@@ -25,6 +33,7 @@ def row(ms: float, half: float, **changes: object) -> Row:
     [
         (row(0.7, 0.05), -30, LESS),
         (row(1.2, 0.05), 20, MORE),
+        (row(0.02, 0.05, profiled_ms=0.0), -98, FUSED),
         (row(1.05, 0.01), 5, ""),
         (row(0.8, 0.3), -20, "within interval"),
         (row(-0.2, 1.5), None, ""),

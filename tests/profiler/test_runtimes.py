@@ -149,6 +149,8 @@ def test_a_gpu_is_measured_at_the_papers_batch_by_its_own_clock_and_the_median()
     assert (found.batch, found.clock, found.statistic) == (128, "cuda_events", "median")
     assert (found.launch, found.cache_mode, found.power_mode) == ("plain", "hot", "gpu default")
     assert conditions(Target(runtime="tensorrt", batch=4, statistic="quiet")).batch == 4
+    with pytest.raises(SessionError, match=r"statistic 'quiet-1' is not one of quiet, median$"):
+        conditions(Target(runtime="tensorrt", statistic="quiet-1"))
     assert (
         conditions(Target(runtime="onnxruntime"), "tx2", runtimes={"onnxruntime": "1.10.0"}).batch
         == 1
