@@ -2,7 +2,8 @@
 
 One writer serves the pieces that a device measures and the networks that a user ships, so what was
 measured is what is shipped. Opset 13 and IR 7 are the oldest that every runtime we drive reads
-(TensorRT 8.2, ONNX Runtime 1.10); shapes are static, pads stay inside the convolutions.
+(TensorRT 8.2, ONNX Runtime 1.10); nodes from a newer file keep their opset. Shapes are static, pads
+stay inside the convolutions.
 
 A runtime with an option for its precision gets an fp32 file. TensorRT 11 takes the types from the
 file, so fp16 is a file whose every tensor is FLOAT16, and int8 an fp32 file with Q/DQ nodes.
@@ -18,6 +19,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from latency_tables.onnx_fragment import bound_nodes
 from latency_tables.opspec import (
     Activation,
     Add,
@@ -34,6 +36,7 @@ from latency_tables.opspec import (
     OpSpec,
     OpSpecError,
     Pool,
+    Shape,
 )
 
 OPSET = 13
@@ -53,7 +56,7 @@ Arrays = tuple[npt.NDArray[np.floating], ...]
 
 
 class NotRepresentableError(OpSpecError):
-    """An operator of the network has no words in an OpSpec, so no file can be written."""
+    """An operator of the network has neither words in an OpSpec nor nodes of its own."""
 
 
 @dataclass(slots=True)
@@ -61,10 +64,12 @@ class _Writer:
     """Collects nodes and initializers; tensor k of the spec is named ``t<k>``."""
 
     precision: str
+    batch: int
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: list[onnx.TensorProto] = field(default_factory=list)
     #: Float tensor -> the same after a Q/DQ pair; each tensor is quantized once.
     quantized: dict[str, str] = field(default_factory=dict)
+    opset: int = OPSET
 
     def constant(self, array: npt.ArrayLike, name: str) -> str:
         element = np.float16 if self.precision == "fp16" else np.float32
@@ -79,14 +84,18 @@ class _Writer:
             self.quantized[name] = self._quantize(name, np.asarray(scale))
         return self.quantized[name]
 
-    def kernel(self, array: npt.NDArray[np.floating], name: str) -> str:
-        """The weights of a convolution or linear layer, with a scale an output channel in int8."""
+    def kernel(self, array: npt.NDArray[np.floating], name: str, *, axis: int = 0) -> str:
+        """The weights of a convolution or linear layer, with a scale an output channel in int8.
+
+        Output channels are along ``axis``.
+        """
         weight = self.constant(array, name)
         if self.precision != "int8":
             return weight
-        largest = np.abs(array.reshape(len(array), -1)).max(axis=1)
+        others = tuple(at for at in range(array.ndim) if at != axis)
+        largest = np.abs(array).max(axis=others)
         scale = np.where(largest > 0, largest, 1.0) / INT8_MAX
-        return self._quantize(weight, scale.astype(np.float32), axis=0)
+        return self._quantize(weight, scale.astype(np.float32), axis=axis)
 
     def affine(self, x: str, arrays: Arrays, output: str) -> list[str]:
         """The inputs of a convolution or linear layer."""
@@ -165,6 +174,35 @@ def _activation(writer: _Writer, function: str, x: str, output: str) -> None:
             writer.node("Mul", [x, gate], output)
 
 
+def _linear(writer: _Writer, x: str, output: str, arrays: Arrays, *, flat: bool) -> None:
+    if flat:
+        writer.node("Gemm", writer.affine(x, arrays, output), output, transB=1)
+        return
+    # Gemm takes matrices only; a weight a column of MatMul is an output feature.
+    kernel = writer.kernel(np.ascontiguousarray(arrays[0].T), f"{output}.weight", axis=1)
+    product = writer.node("MatMul", [writer.activation(x), kernel], f"{output}.product")
+    writer.node("Add", [product, writer.constant(arrays[1], f"{output}.bias")], output)
+
+
+def _opaque(writer: _Writer, op: Opaque, inputs: list[str], output: str, arrays: Arrays) -> None:
+    if not op.graph:
+        raise NotRepresentableError(
+            f"operator {op.operator!r} cannot be written to ONNX: {op.reason or 'no nodes known'}"
+        )
+    names = [writer.constant(array, f"{output}.w{at}") for at, array in enumerate(arrays)]
+    nodes, constants = bound_nodes(
+        op.graph,
+        inputs=inputs,
+        weights=names,
+        output=output,
+        batch=writer.batch,
+        half=writer.precision == "fp16",
+    )
+    writer.nodes += nodes
+    writer.initializers += constants
+    writer.opset = max(writer.opset, op.opset)
+
+
 def _pool(writer: _Writer, op: Pool, inputs: list[str], output: str) -> None:
     attributes: dict[str, object] = {
         "kernel_shape": list(op.kernel),
@@ -197,8 +235,10 @@ _PLAIN: Mapping[type[Op], tuple[str, Mapping[str, int]]] = {
 }
 
 
-def _emit(writer: _Writer, op: Op, inputs: list[str], output: str, arrays: Arrays) -> None:
-    """Write the nodes of one operator. Raises NotRepresentableError for an opaque one."""
+def _emit(
+    writer: _Writer, op: Op, shape: Shape, inputs: list[str], output: str, arrays: Arrays
+) -> None:
+    """Write the nodes of one operator; ``shape`` is that of its first input."""
     match op:
         case Conv():
             writer.node(
@@ -212,7 +252,7 @@ def _emit(writer: _Writer, op: Op, inputs: list[str], output: str, arrays: Array
                 group=op.groups,
             )
         case Linear():
-            writer.node("Gemm", writer.affine(inputs[0], arrays, output), output, transB=1)
+            _linear(writer, inputs[0], output, arrays, flat=len(shape) == 1)
         case BiasMap():
             added = writer.constant(arrays[0][None], f"{output}.map")
             writer.node("Add", [inputs[0], added], output)
@@ -225,9 +265,7 @@ def _emit(writer: _Writer, op: Op, inputs: list[str], output: str, arrays: Array
         case Pool():
             _pool(writer, op, inputs, output)
         case Opaque():
-            raise NotRepresentableError(
-                f"operator {op.operator!r} cannot be written to ONNX by dshrink"
-            )
+            _opaque(writer, op, inputs, output, arrays)
         case _:
             op_type, attributes = _PLAIN[type(op)]
             writer.node(op_type, inputs, output, **attributes)
@@ -249,36 +287,38 @@ def write_onnx(
     reads no others), and on the residual operand of additions; biases stay floats. Its activation
     scales are one constant: right for measuring random weights, not for the answers of a trained
     network. ``metadata`` becomes the file's metadata properties. Raises NotRepresentableError for
-    an opaque operator, OpSpecError for arrays of the wrong shapes or an unknown precision.
+    an opaque operator without nodes, OpSpecError for arrays of the wrong shapes or an unknown
+    precision.
     """
     if precision not in PRECISIONS:
         raise OpSpecError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
     if len(weights) != len(spec.ops):
         raise OpSpecError(f"{len(spec.ops)} operators need as many entries of weights")
     names = [INPUT_NAME, *(f"t{n}" for n in range(1, len(spec.ops))), OUTPUT_NAME]
-    writer = _Writer(precision)
+    writer = _Writer(precision, batch)
     for number, (op, arrays) in enumerate(zip(spec.ops, weights, strict=True)):
         needed, given = spec.array_shapes[number], tuple(array.shape for array in arrays)
         if given != needed:
             raise OpSpecError(
                 f"operator {number} ({op.kind}) needs arrays of {needed}, got {given}"
             )
-        _emit(writer, op, [names[tensor] for tensor in op.inputs], names[number + 1], arrays)
-    return _serialize(spec, writer, batch, metadata or {})
+        inputs = [names[tensor] for tensor in op.inputs]
+        _emit(writer, op, spec.shapes[op.inputs[0]], inputs, names[number + 1], arrays)
+    return _serialize(spec, writer, metadata or {})
 
 
-def _serialize(spec: OpSpec, writer: _Writer, batch: int, metadata: Mapping[str, str]) -> bytes:
+def _serialize(spec: OpSpec, writer: _Writer, metadata: Mapping[str, str]) -> bytes:
     element = TensorProto.FLOAT16 if writer.precision == "fp16" else TensorProto.FLOAT
     graph = helper.make_graph(
         writer.nodes,
         "dshrink",
-        [helper.make_tensor_value_info(INPUT_NAME, element, [batch, *spec.input_shape])],
-        [helper.make_tensor_value_info(OUTPUT_NAME, element, [batch, *spec.output_shape])],
+        [helper.make_tensor_value_info(INPUT_NAME, element, [writer.batch, *spec.input_shape])],
+        [helper.make_tensor_value_info(OUTPUT_NAME, element, [writer.batch, *spec.output_shape])],
         writer.initializers,
     )
     model = helper.make_model(
         graph,
-        opset_imports=[helper.make_opsetid("", OPSET)],
+        opset_imports=[helper.make_opsetid("", writer.opset)],
         ir_version=IR_VERSION,
         producer_name="dshrink",
     )

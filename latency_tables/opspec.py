@@ -126,9 +126,6 @@ class BatchNorm(Op):
 
     kind: ClassVar[str] = "batch_norm"
 
-    def macs(self, shapes: Sequence[Shape]) -> int:
-        return math.prod(shapes[0])
-
     def array_shapes(self, shape: Shape) -> tuple[Shape, ...]:
         return shape[:1], shape[:1]
 
@@ -229,31 +226,47 @@ class Flatten(Op):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linear(Op):
+    """A matrix product with the last axis: (..., F) to (..., ``out_features``)."""
+
     kind: ClassVar[str] = "linear"
     out_features: int
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
-        if len(shapes[0]) != 1:
-            raise OpSpecError(f"a linear layer needs a flat input, got {shapes[0]}")
-        return (self.out_features,)
+        return (*shapes[0][:-1], self.out_features)
 
     def macs(self, shapes: Sequence[Shape]) -> int:
-        return shapes[0][0] * self.out_features
+        return math.prod(shapes[0]) * self.out_features
 
     def array_shapes(self, shape: Shape) -> tuple[Shape, ...]:
-        return (self.out_features, *shape), (self.out_features,)
+        return (self.out_features, shape[-1]), (self.out_features,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opaque(Op):
-    """An operator that dshrink has no words for: it can be counted, not measured or merged."""
+    """An operator that dshrink has no words for: measured and written as it is, never merged.
+
+    ``graph`` are its ONNX nodes of ``opset`` as text (``onnx_fragment``), ``arrays`` the shapes of
+    its weights. ``reason`` says why there are none. ``counted`` are its multiply-accumulates, None
+    where nobody counts them.
+    """
 
     kind: ClassVar[str] = "opaque"
     operator: str
     shape: Shape
+    counted: int | None = None
+    arrays: tuple[Shape, ...] = ()
+    graph: str = ""
+    opset: int = 0
+    reason: str = ""
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         return self.shape
+
+    def macs(self, shapes: Sequence[Shape]) -> int:
+        return self.counted or 0
+
+    def array_shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        return self.arrays
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,7 +305,7 @@ class OpSpec:
 
     @cached_property
     def macs(self) -> int:
-        """Multiply-accumulate operations for one image."""
+        """Multiply-accumulate operations of convolutions and matrix products for one image."""
         return sum(op.macs([self.shapes[t] for t in op.inputs]) for op in self.ops)
 
     @cached_property

@@ -1,28 +1,31 @@
 """Imports timm and torchvision, and traces a network with torch.fx.
 
-After tracing, timm's fused "norm + activation" modules are taken apart, so that each activation is
-a node of its own with its own name (``blocks.1.0.bn1.act``) and can be removed alone.
+What comes out is checked: the graph computes what the module computes, or the network is refused.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections import OrderedDict
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from dshrink.network.layers import ConstantMap
+from dshrink.network.canonical import canonicalize
+from dshrink.network.fidelity import require_same_results
+from dshrink.network.value_tracer import BATCHES, ValueTracer, keeps_shape
+from latency_tables.opspec import Shape
 
-_CONV_MLP_ORDER = ("fc1", "act1", "drop", "fc2", "act2")
 _MISSING_OPERATORS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
 _LIBRARIES: list[torch.library.Library] = []  # a library lives as long as its definitions
+
+#: Where a node's meta data have the shape of what it gives for one image (``propagate_shapes``).
+IMAGE_SHAPE = "image_shape"
 
 
 def import_timm() -> Any:
@@ -61,82 +64,83 @@ def _import_torchvision() -> None:
     importlib.import_module("torchvision")
 
 
-class _Tracer(fx.Tracer):
-    """Leaves: torch's own layers, their subclasses, and what timm marks as not traceable."""
-
-    def __init__(self) -> None:
-        timm_fx = importlib.import_module("timm.layers._fx")
-        super().__init__(autowrap_functions=tuple(timm_fx.get_notrace_functions()))
-        self._leaves = (
-            nn.Conv2d,
-            nn.BatchNorm2d,
-            nn.AvgPool2d,
-            nn.MaxPool2d,
-            nn.Linear,
-            nn.LayerNorm,
-            ConstantMap,
-            *timm_fx.get_notrace_modules(),
-        )
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, self._leaves) or super().is_leaf_module(m, module_qualified_name)
-
-
 def trace(module: nn.Module, input_shape: tuple[int, int, int]) -> fx.GraphModule:
-    """A GraphModule of ``module`` in eval mode, with the shape of every tensor in ``node.meta``.
+    """A GraphModule of ``module`` in eval mode, in canonical form, with the shapes of its tensors.
 
-    ``input_shape`` is (C, H, W). Raises what torch.fx raises when the forward pass does not trace.
+    ``input_shape`` is (C, H, W). Raises what the forward pass raises, TraceError of torch.fx for
+    control flow that depends on data, and NetworkError where the graph gives other results.
     """
-    import_timm()
     module.eval()
-    _open_convolutional_heads(module)
-    tracer = _Tracer()
-    traced = fx.GraphModule(module, tracer.trace(module), type(module).__name__)
+    tracer, graph = _traced(module, input_shape)
+    traced = fx.GraphModule(module, graph, type(module).__name__)
     traced.eval()
-    _split_norm_activations(traced)
+    canonicalize(traced, tracer.values, tracer.written)
     propagate_shapes(traced, input_shape)
+    require_same_results(module, traced, input_shape)
     return traced
 
 
-def _open_convolutional_heads(module: nn.Module) -> None:
-    """timm's VGG head tests its input size at run time, which cannot be traced; its layers can."""
-    for name, child in list(module.named_modules()):
-        if type(child).__name__ == "ConvMlp" and hasattr(child, "input_kernel_size"):
-            layers = OrderedDict((n, child.get_submodule(n)) for n in _CONV_MLP_ORDER)
-            module.set_submodule(name, nn.Sequential(layers))
+def _traced(module: nn.Module, input_shape: tuple[int, int, int]) -> tuple[ValueTracer, fx.Graph]:
+    """With fake tensors, or, where code does not run through with those, with real ones."""
+    for fake in (True, False):
+        tracer = ValueTracer(input_shape, dtype=_dtype(module), fake=fake)
+        try:
+            return tracer, tracer.trace(module)
+        except Exception:
+            if not fake:
+                raise
+    raise AssertionError("one of the two returns or raises")
 
 
-def propagate_shapes(traced: fx.GraphModule, input_shape: tuple[int, int, int]) -> None:
-    """Write ``node.meta['tensor_meta']`` of every node, by one pass with a zero image."""
-    parameter = next(traced.parameters(), torch.zeros(()))
-    image = torch.zeros(1, *input_shape, dtype=parameter.dtype)
-    with torch.inference_mode():
-        ShapeProp(traced).propagate(image)
+def _dtype(module: nn.Module) -> torch.dtype:
+    floats = (one.dtype for one in module.parameters() if one.is_floating_point())
+    return next(floats, torch.float32)
 
 
-def _split_norm_activations(traced: fx.GraphModule) -> None:
-    for node in list(traced.graph.nodes):
-        if node.op != "call_module":
-            continue
-        norm = traced.get_submodule(node.target)
-        if not isinstance(norm, nn.BatchNorm2d) or type(norm) is nn.BatchNorm2d:
-            continue
-        activation = getattr(norm, "act", None)
-        traced.set_submodule(node.target, _plain_norm(norm))
-        if not isinstance(activation, nn.Module) or isinstance(activation, nn.Identity):
-            continue
-        name = f"{node.target}.act"
-        traced.add_submodule(name, activation)
-        with traced.graph.inserting_after(node):
-            call = traced.graph.call_module(name, (node,))
-        node.replace_all_uses_with(call, delete_user_cb=lambda user, call=call: user is not call)
-    traced.recompile()
+def propagate_shapes(
+    traced: fx.GraphModule, input_shape: tuple[int, int, int], *, batch: int | None = None
+) -> None:
+    """Write ``node.meta[IMAGE_SHAPE]`` of every node: its tensor's shape without the batch.
+
+    It is None for what is no tensor of floats with the batch as its first axis, and nowhere else.
+    ``batch`` is that of a network that takes no other.
+    """
+    real = any(getattr(one, "needs_data", False) for one in traced.modules())
+    batches = (batch,) if batch else BATCHES
+    found = [_shapes(traced, (one, *input_shape), real=real) for one in batches]
+    for node in traced.graph.nodes:
+        node.meta[IMAGE_SHAPE] = _image_shape([shapes[node] for shapes in found], batches)
 
 
-def _plain_norm(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
-    plain = nn.BatchNorm2d(
-        norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
-    )
-    for name, value in (*norm.named_parameters(recurse=False), *norm.named_buffers(recurse=False)):
-        setattr(plain, name, value)
-    return plain.eval()
+def _shapes(
+    traced: fx.GraphModule, image: tuple[int, ...], *, real: bool
+) -> dict[fx.Node, Shape | None]:
+    class Shapes(fx.Interpreter):
+        def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+            if not real and keeps_shape(self.fetch_attr(target)):
+                return torch.empty_like(args[0])
+            return super().call_module(target, args, kwargs)
+
+        def run_node(self, n: fx.Node) -> Any:
+            value = super().run_node(n)
+            floats = isinstance(value, torch.Tensor) and value.is_floating_point()
+            found[n] = tuple(value.shape) if floats else None
+            return value
+
+    found: dict[fx.Node, Shape | None] = {}
+    if real:
+        with torch.no_grad():
+            Shapes(traced).run(torch.zeros(image, dtype=_dtype(traced)))
+        return found
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        try:
+            Shapes(traced).run(torch.zeros(image, dtype=_dtype(traced)))
+        except Exception:
+            found.clear()
+    return found or _shapes(traced, image, real=True)
+
+
+def _image_shape(shapes: list[Shape | None], batches: tuple[int, ...]) -> Shape | None:
+    rests = {None if shape is None or not shape else shape[1:] for shape in shapes}
+    whole = all(shape and shape[0] == one for shape, one in zip(shapes, batches, strict=True))
+    return rests.pop() if whole and len(rests) == 1 else None
