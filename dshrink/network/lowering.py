@@ -45,7 +45,7 @@ class LoweredNetwork:
     layers: tuple[str, ...]
     nodes: tuple[str, ...]
     modules: tuple[tuple[str, ...], ...]
-    fragments: Mapping[int, tuple[Weight, ...]] = field(compare=False)
+    fragments: Mapping[int, tuple[Weight, ...]] = field(default_factory=dict, compare=False)
 
     def weights(self, traced: fx.GraphModule) -> list[Arrays]:
         """Float64 arrays an operator, as ``write_onnx`` takes them, batch norm folded."""

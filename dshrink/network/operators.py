@@ -243,7 +243,7 @@ def _mean(call: Call) -> tuple[Op, ...]:
     """Mean over both positions; without ``keepdim`` a flatten follows the pool."""
     channels = call.shapes[0][0]
     pool = GlobalPool(inputs=call.inputs)
-    if call.shapes[0][1:] == (1, 1) or call.result not in ((channels, 1, 1), (channels,)):
+    if call.result not in ((channels, 1, 1), (channels,)):
         return ()
     return (pool,) if len(call.result) == 3 else (pool, Flatten(inputs=(-1,)))
 

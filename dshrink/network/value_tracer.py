@@ -228,7 +228,7 @@ class TracedValue(fx.Proxy):
 
 
 def _rank(value: TracedValue) -> int:
-    ranks = {one.ndim for one in value._values()}
+    ranks: set[int] = {one.ndim for one in value._values()}
     if len(ranks) > 1:
         raise fx.proxy.TraceError(f"the rank of {value.node.name} depends on the batch")
     return ranks.pop()
