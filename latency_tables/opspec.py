@@ -251,6 +251,7 @@ class Opaque(Op):
     kind: ClassVar[str] = "opaque"
     operator: str
     shape: Shape
+    reason: str = ""
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         return self.shape

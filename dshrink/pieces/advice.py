@@ -1,11 +1,34 @@
-"""Advice for a network that one way of cutting finds nothing in: the other way, where it works."""
+"""What a network's pieces cannot be, said before anything is measured, and what to do instead."""
 
 from __future__ import annotations
 
 from collections import Counter
 
+from dshrink.errors import ShrinkError
 from dshrink.network.models import Network
-from latency_tables.opspec import Conv
+from latency_tables.opspec import Conv, Opaque
+
+#: So many layers are named in one line.
+_NAMED = 3
+
+
+def require_writable(network: Network) -> None:
+    """Raise ShrinkError, with layers and reasons, where an operator cannot be written to ONNX.
+
+    Such an operator merges with nothing, so the piece that holds it is part of every network.
+    """
+    stuck = [
+        f"{layer} ({op.operator}): {op.reason}"
+        for op, layer in zip(network.spec.ops, network.lowered.layers, strict=True)
+        if isinstance(op, Opaque) and op.reason
+    ]
+    if stuck:
+        more = f"; and {len(stuck) - _NAMED} more" if len(stuck) > _NAMED else ""
+        raise ShrinkError(
+            f"{network.name}: {len(stuck)} of its operators cannot be written to ONNX, and no "
+            f"network of its pieces can be measured without them: {'; '.join(stuck[:_NAMED])}"
+            f"{more}; give the network other layers there, or an ONNX file of your own"
+        )
 
 
 def no_blocks(network: Network) -> str:
