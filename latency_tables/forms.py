@@ -6,14 +6,14 @@ In both ``0`` merges.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
 from latency_tables.errors import MaskError, PieceError
 from latency_tables.masks import PADDING_MODES, check_mask, check_padding
-from latency_tables.places import Place
+from latency_tables.places import FIXED_KINDS, Place
 from latency_tables.span_masks import (
     MERGED,
     NO_ROW,
@@ -76,9 +76,17 @@ def merged_kind(known: Container[Place], block: int, padding: str) -> str:
     return "merged_bias_map" if with_map else "merged"
 
 
+def _without_absent(places: Iterable[Place], known: Container[Place]) -> tuple[Place, ...]:
+    """A network need not have every fixed piece; all others it needs."""
+    return tuple(place for place in places if place in known or place[0] not in FIXED_KINDS)
+
+
 @dataclass(frozen=True)
 class BlockForms:
-    """Every block as it is, or merged; ``padding`` is that of merged pieces by default."""
+    """Every block as it is, or merged; ``padding`` is that of merged pieces by default.
+
+    A network whose first or last block stands at its end has no stem, or no head.
+    """
 
     model: str
     known: frozenset[Place]
@@ -102,12 +110,9 @@ class BlockForms:
         check_padding(padding)
         found: list[Place] = [("stem", None)]
         for block, keep in enumerate(mask):
-            found.append(
-                ("original" if keep == "1" else merged_kind(self.known, block, padding), block)
-            )
-            if ("between", block) in self.known:
-                found.append(("between", block))
-        return (*found, ("head", None))
+            kind = "original" if keep == "1" else merged_kind(self.known, block, padding)
+            found += [(kind, block), ("between", block)]
+        return _without_absent((*found, ("head", None)), self.known)
 
     def problem_of(self, place: Place) -> str:
         """Why no piece of this network can be there, or an empty text."""
@@ -142,9 +147,6 @@ class BlockForms:
     def check_places(self) -> None:
         """Raise PieceError unless every network that a mask may ask for has its pieces."""
         blocks = len(self.block_names)
-        for kind in ("stem", "head"):
-            if (kind, None) not in self.known:
-                raise PieceError(f"{self.model} has no {kind}: a network's sum needs one")
         for block in range(blocks):
             if ("original", block) not in self.known:
                 raise PieceError(f"{self.model}: block {block} has no original piece")
@@ -195,9 +197,7 @@ class SpanForms:
             found.append(("span", (i, j)))
             found += [("addition", (p, q)) for p, q in additions if q == j]
             found.append(("between", (j, j)))
-        found.append(("head", None))
-        optional = ("stem", "between", "head")
-        return tuple(place for place in found if place in self.known or place[0] not in optional)
+        return _without_absent((*found, ("head", None)), self.known)
 
     def problem_of(self, place: Place) -> str:
         kind, at = place

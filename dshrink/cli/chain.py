@@ -14,6 +14,7 @@ from dshrink.errors import DshrinkError
 if TYPE_CHECKING:
     from dshrink.network.chain import Chain, ChainConv
     from dshrink.network.models import Network
+    from dshrink.network.trunk import FixedPart
     from latency_tables.opspec import Conv
 
 
@@ -79,6 +80,15 @@ def _data(network: Network, chain: Chain, mode: str) -> dict[str, Any]:
         "blocks": [
             {"index": b.index, "name": b.name, "unmergeable": b.unmergeable} for b in chain.blocks
         ],
+        "fixed": [
+            {
+                "first": network.lowered.layers[part.ops[0]],
+                "last": network.lowered.layers[part.ops[-1]],
+                "convolutions": _convolutions(network, part),
+                "reason": part.reason,
+            }
+            for part in chain.fixed
+        ],
         "hard_breaks": {str(at): why for at, why in sorted(chain.hard_breaks(mode).items())},
         "spans": len(chain.spans(mode)),
     }
@@ -112,9 +122,28 @@ def _print(network: Network, chain: Chain, mode: str, *, wide: bool) -> None:
     )
     if mask := _span_mask(chain):
         out.print(f"as a plan: spans:{mask}")
+    _print_fixed(network, chain)
     for block in chain.blocks:
         if block.unmergeable:
             out.print(f"block {block.index} ({block.name}) cannot merge: {block.unmergeable}")
+
+
+def _print_fixed(network: Network, chain: Chain) -> None:
+    """What no span enters; a part inside of a block that cannot merge is said with the block."""
+    if not chain.fixed:
+        return
+    convs = sum(_convolutions(network, part) for part in chain.fixed)
+    out.print(
+        f"{convs} convolutions stand in {len(chain.fixed)} fixed parts, which no span enters: "
+        "measured as they are"
+    )
+    for part in chain.fixed:
+        if not any(block.first <= part.ops[0] <= block.last for block in chain.blocks):
+            out.print(f"fixed: {network.lowered.layers[part.ops[0]]} and on: {part.reason}")
+
+
+def _convolutions(network: Network, part: FixedPart) -> int:
+    return sum(network.spec.ops[n].kind == "conv" for n in part.ops)
 
 
 def _after(conv: ChainConv, skip_from: int | None) -> str:

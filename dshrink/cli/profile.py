@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from dshrink.cli import options
-from dshrink.cli.console import show_result
+from dshrink.cli.console import err, show_result
 from dshrink.cli.render import summary_lines, table_data
 
 pieces = partial(typer.Option, rich_help_panel="Pieces")
@@ -81,3 +81,7 @@ def command(
         (*summary_lines(result.table), files),
         as_json=json,
     )
+    if all(row.latency_ms is None for row in result.table.rows):
+        reason = result.table.rows[0].reason
+        err.print(f"dshrink: nothing could be measured: {reason}", style="red", soft_wrap=True)
+        raise typer.Exit(1)

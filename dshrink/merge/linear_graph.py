@@ -26,10 +26,8 @@ from dshrink.merge.algebra import (
     pad,
 )
 from dshrink.merge.window import NO_PADS, Pair, Sides, Window
-from dshrink.network.mask_changes import Region, part_of
 from latency_tables import opspec
-from latency_tables.onnx_file import Arrays
-from latency_tables.opspec import OpSpec
+from latency_tables.span_masks import MOST_WEIGHT_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -265,20 +263,13 @@ def _tensors(arrays: Sequence[Any] | None, *shapes: tuple[int, ...]) -> list[Ten
     return [torch.as_tensor(array, dtype=torch.float64) for array in arrays]
 
 
-def region_graph(
-    spec: OpSpec,
-    region: Region,
-    weights: Sequence[Arrays] | None = None,
-    layers: Sequence[str] = (),
-) -> LinearGraph:
-    """The region without its activations, as what the merge works on.
-
-    ``weights`` and ``layers`` are those of the whole network; without weights it has shapes only.
-    Raises NotMergeable.
-    """
-    return from_spec(
-        part_of(spec, region.enters, region.ops),
-        None if weights is None else [weights[n] for n in region.ops],
-        names=[layers[n] for n in region.ops] if layers else (),
-        removed={region.ops.index(n) for n in region.removed},
-    )
+def check_size(graph: LinearGraph) -> None:
+    """Raise NotMergeable where the one convolution would have too many weights to be made."""
+    height, width = graph.window.kernel
+    channels = graph.channels[0] // graph.groups[-1] * graph.channels[-1]
+    weight_bytes = 4 * channels * height * width
+    if weight_bytes > MOST_WEIGHT_BYTES:
+        raise NotMergeable(
+            f"its merged {height}x{width} kernel has {weight_bytes / 1024**2:.0f} MiB of weights, "
+            f"none above {MOST_WEIGHT_BYTES / 1024**2:.0f} MiB is made; merge fewer convolutions"
+        )

@@ -14,8 +14,9 @@ import torch
 from torch import fx, nn
 
 from dshrink.errors import NotMergeable
-from dshrink.merge.linear_graph import LinearGraph, region_graph
+from dshrink.merge.linear_graph import LinearGraph, check_size
 from dshrink.merge.padding import Merged, merge
+from dshrink.merge.region_graph import region_graph
 from dshrink.merge.surgery import Surgery
 from dshrink.merge.unmerged import unmerged_module
 from dshrink.network.layers import ConstantMap, PaddedConv2d
@@ -24,7 +25,6 @@ from dshrink.network.mask_changes import Region, Rewriting
 from dshrink.network.models import Network
 from dshrink.network.tracing import propagate_shapes
 from latency_tables.onnx_file import Arrays
-from latency_tables.span_masks import MOST_WEIGHT_BYTES
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,21 +89,10 @@ def _merge_region(
 ) -> MergedRegion:
     try:
         graph = region_graph(network.spec, region, weights, network.lowered.layers)
-        _check_size(graph)
+        check_size(graph)
         return MergedRegion(region=region, graph=graph, merged=merge(graph, padding))
     except NotMergeable as error:
         raise NotMergeable(f"{region.label}: {error}") from error
-
-
-def _check_size(graph: LinearGraph) -> None:
-    height, width = graph.window.kernel
-    channels = graph.channels[0] // graph.groups[-1] * graph.channels[-1]
-    weight_bytes = 4 * channels * height * width
-    if weight_bytes > MOST_WEIGHT_BYTES:
-        raise NotMergeable(
-            f"its merged {height}x{width} kernel has {weight_bytes / 1024**2:.0f} MiB of weights, "
-            f"none above {MOST_WEIGHT_BYTES / 1024**2:.0f} MiB is made; merge fewer convolutions"
-        )
 
 
 def merged_layers(merged: Merged, dtype: torch.dtype) -> list[nn.Module]:

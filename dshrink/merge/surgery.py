@@ -34,6 +34,18 @@ class Surgery:
             result = self.call(f"{region.path}.merged_{number}", layer, end, result)
         self.become(region.result, result)
 
+    def source(self, number: int, tensor: int) -> fx.Node:
+        """The node by which operator ``number`` reads a tensor, through dropout for example."""
+        known = set(self.tensors)
+        reader: fx.Node = self.tensors[number + 1]
+        for node in reader.all_input_nodes:
+            made = node
+            while made not in known:
+                (made,) = made.all_input_nodes
+            if made is self.tensors[tensor]:
+                return node
+        raise AssertionError(f"operator {number} does not read tensor {tensor}")
+
     def remove(self, number: int) -> None:
         """Take out an activation."""
         node = self.tensors[number + 1]
@@ -51,10 +63,36 @@ class Surgery:
             self.become(tensor, call)
 
     def call(self, path: str, layer: nn.Module, before: fx.Node, source: fx.Node) -> fx.Node:
-        """A new layer that reads ``source``; its node comes before the node ``before``."""
+        """A new layer that reads ``source``; its node comes before the node ``before``.
+
+        Its path is ``path``, or one like it where the network has something there already.
+        """
+        path = self._free(path)
         self.module.add_submodule(path, layer)
         with self.module.graph.inserting_before(before):
             return self.module.graph.call_module(path, (source,))
+
+    def _free(self, path: str) -> str:
+        """A path that no module or parameter has, inside of no layer of the graph."""
+        layers = {node.target for node in self.module.graph.nodes if node.op == "call_module"}
+        within, parts = "", path.split(".")
+        for at, part in enumerate(parts[:-1]):
+            inside = f"{within}.{part}".lstrip(".")
+            child = getattr(self._module_at(within), part, None)
+            if child is not None and (inside in layers or not isinstance(child, nn.Module)):
+                parts = [*parts[:at], "_".join(parts[at:])]
+                break
+            within = inside
+            if child is None:
+                return path
+        parent, name, number = self._module_at(within), parts[-1], 1
+        while hasattr(parent, name):
+            number += 1
+            name = f"{parts[-1]}_{number}"
+        return f"{within}.{name}".lstrip(".")
+
+    def _module_at(self, path: str) -> nn.Module:
+        return self.module.get_submodule(path)
 
     def finish(self) -> fx.GraphModule:
         """The module, without what is no longer used. Its nodes know their old shapes, or none."""

@@ -11,8 +11,9 @@ from __future__ import annotations
 import torch
 from torch import fx, nn
 
-from dshrink.merge.linear_graph import Sum, region_graph
+from dshrink.merge.linear_graph import Sum
 from dshrink.merge.padding import repad
+from dshrink.merge.region_graph import region_graph
 from dshrink.merge.surgery import Surgery
 from dshrink.merge.window import Sides
 from dshrink.network.layers import with_pads
@@ -74,7 +75,7 @@ def _pad_layer(surgery: Surgery, region: Region, number: int, pads: Sides) -> No
 
 def _pad_input(surgery: Surgery, region: Region, number: int, tensor: int, pads: Sides) -> None:
     if any(pads):
-        node, source = surgery.tensors[number + 1], surgery.tensors[tensor]
+        node, source = surgery.tensors[number + 1], surgery.source(number, tensor)
         path = f"{region.path}.pad_{number}_{tensor}"
         node.replace_input_with(source, surgery.call(path, _zeros(pads), node, source))
 

@@ -1,31 +1,33 @@
 """Building blocks found from a network's structure, not from the names of its classes.
 
-The network is cut wherever a single tensor carries everything on. Between two cuts is a
-section: one operator, or a fork with its join. A block is then one of
+The network is cut into sections (``sections.find_sections``): one operator, or a fork with its
+join. A block is then one of
 
 - a residual section: its join is an addition and it holds a convolution (a ResNet's bottleneck, an
   inverted residual with its skip), with the activation that directly follows, if any;
 - a run ``[1x1 conv] -> depthwise conv -> 1x1 conv`` (inverted residual without skip, depthwise
   separable), squeeze-excite allowed inside, with the activation that directly follows, if any;
-- a run ``dense k x k conv -> 1x1 conv`` whose second convolution is linear (fused MBConv).
+- a run ``dense k x k conv -> 1x1 conv`` whose second convolution is linear (fused MBConv);
+- any other section that holds a convolution (DenseNet's dense block, a fire module's expansion, an
+  inception module, a cross-stage section), squeeze-excite alone left out: it cannot merge, but it
+  is measured as it is.
+
+Where none of these is found, whatever forks and joins and computes, and every layer that dshrink
+has no words for, is a block.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from dshrink.errors import MergeError
+from dshrink.merge.linear_graph import check_size, from_spec
+from dshrink.network.sections import Section, find_sections, part_of
 from latency_tables.masks import REMOVABLE
-from latency_tables.opspec import Activation, Add, Conv, Mul, OpSpec, Pool
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """Operators ``first`` to ``last`` between two tensors that alone carry everything on."""
-
-    first: int
-    last: int
+from latency_tables.opspec import Activation, Add, BatchNorm, Conv, Mul, Opaque, OpSpec, Pool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,41 +55,54 @@ class Block:
         return self.last - (self.end_activation is not None)
 
 
-def find_sections(spec: OpSpec) -> tuple[Section, ...]:
-    """Cut the operators wherever only one tensor is read further on."""
-    earliest = len(spec.ops)
-    cuts = []
-    for number in range(len(spec.ops) - 1, 0, -1):
-        earliest = min(earliest, *spec.ops[number].inputs)
-        if earliest >= number:
-            cuts.append(number)
-    bounds = [0, *reversed(cuts), len(spec.ops)]
-    return tuple(Section(a, b - 1) for a, b in itertools.pairwise(bounds))
-
-
 def find_blocks(spec: OpSpec, layers: Sequence[str]) -> tuple[Block, ...]:
     """The building blocks in order; ``layers`` names the operators."""
     sections = find_sections(spec)
-    blocks: list[Block] = []
+    found = _spans_of_blocks(spec, sections) or [
+        (at, at) for at, section in enumerate(sections) if _computes(spec, section)
+    ]
+    bounds = [(sections[at].first, sections[end].last) for at, end in found]
+    names = _names(spec, layers, bounds)
+    return tuple(
+        _block(spec, layers, index, names[index], *bound) for index, bound in enumerate(bounds)
+    )
+
+
+def _spans_of_blocks(spec: OpSpec, sections: Sequence[Section]) -> list[tuple[int, int]]:
+    """The first and the last section of each block."""
+    found = []
     at = 0
     while at < len(sections):
         end = _match(spec, sections, at)
-        if end is None:
-            at += 1
-            continue
-        blocks.append(_block(spec, layers, len(blocks), sections[at].first, sections[end].last))
-        at = end + 1
-    return tuple(blocks)
+        if end is not None:
+            found.append((at, end))
+        at = at + 1 if end is None else end + 1
+    return found
 
 
 def _match(spec: OpSpec, sections: Sequence[Section], at: int) -> int | None:
     """The last section of the block that starts at section ``at``, or None."""
     section = sections[at]
-    if section.first != section.last:
-        residual = isinstance(spec.ops[section.last], Add)
-        holds_conv = any(isinstance(op, Conv) for op in spec.ops[section.first : section.last])
-        return _with_activation(spec, sections, at) if residual and holds_conv else None
-    return _match_run(spec, sections, at)
+    if section.first == section.last:
+        return _match_run(spec, sections, at)
+    holds_conv = any(isinstance(spec.ops[n], Conv) for n in section.ops)
+    return (
+        _with_activation(spec, sections, at) if holds_conv and not _gates(spec, section) else None
+    )
+
+
+def _gates(spec: OpSpec, section: Section) -> bool:
+    """Whether a section is squeeze-excite: it scales its channels, whatever the position."""
+    join = spec.ops[section.last]
+    shapes = [spec.shapes[tensor] for tensor in join.inputs]
+    return isinstance(join, Mul) and any(shape[1:] == (1, 1) for shape in shapes)
+
+
+def _computes(spec: OpSpec, section: Section) -> bool:
+    if section.first == section.last and not isinstance(spec.ops[section.first], Opaque):
+        return False
+    shapes = spec.shapes
+    return any(spec.ops[n].macs([shapes[t] for t in spec.ops[n].inputs]) for n in section.ops)
 
 
 def _match_run(spec: OpSpec, sections: Sequence[Section], at: int) -> int | None:
@@ -136,22 +151,52 @@ def _with_activation(spec: OpSpec, sections: Sequence[Section], at: int) -> int:
     return at + 1 if follows else at
 
 
-def _block(spec: OpSpec, layers: Sequence[str], index: int, first: int, last: int) -> Block:
+def _block(
+    spec: OpSpec, layers: Sequence[str], index: int, name: str, first: int, last: int
+) -> Block:
     numbers = range(first, last + 1)
-    convolutions = tuple(layers[n] for n in numbers if isinstance(spec.ops[n], Conv))
     ends_active = isinstance(spec.ops[last], Activation)
     inner = [n for n in numbers if isinstance(spec.ops[n], Activation) and n != last]
     return Block(
         index=index,
-        name=_common_path(convolutions),
+        name=name,
         first=first,
         last=last,
-        convolutions=convolutions,
+        convolutions=_convolutions(spec, layers, first, last),
         inner_activations=tuple(layers[n] for n in inner),
         inner_numbers=tuple(inner),
         end_activation=layers[last] if ends_active else None,
-        unmergeable=why_unmergeable(spec, layers, numbers),
+        unmergeable=why_unmergeable(spec, layers, numbers)
+        or _why_no_convolution(spec, layers, range(first, last + (not ends_active)), inner),
     )
+
+
+def _why_no_convolution(
+    spec: OpSpec, layers: Sequence[str], numbers: range, removed: Sequence[int]
+) -> str | None:
+    """Why affine operators add up to no one convolution that can be made, or None."""
+    part = part_of(spec, numbers[0], numbers)
+    names = [layers[n] for n in numbers]
+    try:
+        check_size(from_spec(part, names=names, removed=[n - numbers[0] for n in removed]))
+    except MergeError as error:
+        return str(error)
+    return None
+
+
+def _convolutions(spec: OpSpec, layers: Sequence[str], first: int, last: int) -> tuple[str, ...]:
+    return tuple(layers[n] for n in range(first, last + 1) if isinstance(spec.ops[n], Conv))
+
+
+def _names(spec: OpSpec, layers: Sequence[str], bounds: Sequence[tuple[int, int]]) -> list[str]:
+    """A name for each block: the module that holds it, its ends where that holds several."""
+    held = [_convolutions(spec, layers, *ends) or layers[ends[0] : ends[1] + 1] for ends in bounds]
+    names = [_common_path(inside) for inside in held]
+    shared = {name for name, count in Counter(names).items() if count > 1}
+    return [
+        "..".join(dict.fromkeys((inside[0], inside[-1]))) if name in shared else name
+        for name, inside in zip(names, held, strict=True)
+    ]
 
 
 def _common_path(names: Sequence[str]) -> str:
@@ -175,7 +220,8 @@ def why_unmergeable(spec: OpSpec, layers: Sequence[str], numbers: Sequence[int])
                 f"{layers[n]}: activation {op.function} is not removed "
                 f"(only {' and '.join(REMOVABLE)} are)"
             )
-        if not isinstance(op, Activation | Conv | Add) and not is_plain_average(spec, n):
+        affine = isinstance(op, Activation | Conv | BatchNorm | Add) or is_plain_average(spec, n)
+        if not affine:
             kind = getattr(op, "operator", op.kind)
             return f"{layers[n]}: {kind} does not merge into a convolution"
     return None

@@ -1,8 +1,8 @@
 """The chain of convolutions along a network's trunk: positions, skips, hard breaks, valid spans.
 
 Positions number the convolutions 1..L as in Kim et al. (ICML 2023); a span (i, j] stands for the
-convolutions i+1..j. The stem before the first block and the head after the last one take no part
-(in a network without blocks, every convolution does). It reads an ``OpSpec``, not torch.
+convolutions i+1..j. What comes before the first block on the trunk, and after the last one, takes
+no part (without such a block, every convolution does). It reads an ``OpSpec``, not torch.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from itertools import pairwise, takewhile
 
 from dshrink.errors import DshrinkError
-from dshrink.network.blocks import Block, Section, find_sections
+from dshrink.network.blocks import Block
+from dshrink.network.trunk import FixedPart, Item, Join, Step, make_trunk
 from latency_tables.masks import REMOVABLE
-from latency_tables.opspec import Activation, Add, Conv, OpSpec, Shape
+from latency_tables.opspec import Activation, Conv, OpSpec, Shape
 from latency_tables.span_masks import ACTIVE, LINEAR, SpanChain
 
 SPAN_MODES = ("exact", "kim2023")
@@ -25,7 +26,7 @@ class Addition:
     """A residual from after position ``start`` to after ``end``.
 
     Operator ``op`` adds tensor ``shortcut``, which comes from the trunk's tensor ``fork``, through
-    layers of its own where the two differ.
+    layers of its own where the two differ, to tensor ``main``.
     """
 
     op: int
@@ -33,6 +34,7 @@ class Addition:
     end: int
     fork: int
     shortcut: int
+    main: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +42,9 @@ class ChainConv:
     """A convolution on the trunk. ``position`` is None in the stem and the head.
 
     After it, up to the next one, come: residual ``additions``, an activation (its function, and
-    its operator's number), and the operators ``after`` that, which no span changes. ``break_after``
-    says why nothing merges across this place, or is None.
+    its operator's number), and the operators ``after`` that, which no span changes (the head's
+    after the last position), later additions left out. ``break_after`` says why nothing merges
+    across this place, or is None.
     """
 
     op: int
@@ -70,11 +73,17 @@ class ChainConv:
 
 @dataclass(frozen=True, kw_only=True)
 class Chain:
-    """The trunk of a network, from its first convolution to its last."""
+    """The trunk of a network: its convolutions, and what of it no span changes.
+
+    ``stem`` are the operators before position 1; ``fixed`` parts join tensors by something else
+    than a residual addition, so that no convolution in them is on the trunk.
+    """
 
     convs: tuple[ChainConv, ...]
     additions: tuple[Addition, ...]
     blocks: tuple[Block, ...]
+    stem: tuple[int, ...] = ()
+    fixed: tuple[FixedPart, ...] = ()
 
     @property
     def skips(self) -> tuple[tuple[int, int], ...]:
@@ -126,21 +135,23 @@ class Chain:
 
 def make_chain(spec: OpSpec, layers: Sequence[str], blocks: tuple[Block, ...]) -> Chain:
     """The chain of a lowered network with these building blocks (``find_blocks``)."""
-    sections = find_sections(spec)
-    trunk = [n for section in sections for n in _trunk(spec, section)]
-    numbers = [n for n in trunk if isinstance(spec.ops[n], Conv)]
+    numbers = _convolutions(spec, make_trunk(spec, layers))
     inside = _body(spec, numbers, blocks)
     position = {n: at for at, n in enumerate(inside, start=1)}
+    trunk = make_trunk(spec, layers, inside)
+    numbers = _convolutions(spec, trunk)
     owner = {n: block.index for block in blocks for n in range(block.first, block.last + 1)}
-    forks = _unsupported_forks(spec, sections)
     additions = _additions(spec, trunk, position)
+    at = {item.op: place for place, item in enumerate(trunk) if isinstance(item, Step)}
     convs = []
-    for at, n in enumerate(numbers):
-        follow = numbers[at + 1] if at + 1 < len(numbers) else len(spec.ops)
-        between = [m for m in trunk if n < m < follow]
+    for n in numbers:
+        # Between two positions everything stays, convolutions that are none included.
+        marks = inside if n in position else numbers
+        stop = next((at[m] for m in marks if m > n), len(trunk))
+        behind = trunk[at[n] + 1 : stop]
         op = spec.ops[n]
         assert isinstance(op, Conv)
-        added, activation, after = _behind(spec, between, additions)
+        added, activation, rest = _behind(spec, behind, additions)
         convs.append(
             ChainConv(
                 op=n,
@@ -153,11 +164,17 @@ def make_chain(spec: OpSpec, layers: Sequence[str], blocks: tuple[Block, ...]) -
                 additions=added,
                 activation=_function(spec, activation),
                 activation_op=activation,
-                after=after,
-                break_after=forks.get(n) or _break(spec, layers, between),
+                after=_operators(rest),
+                break_after=_break(spec, layers, behind),
             )
         )
-    return Chain(convs=tuple(convs), additions=tuple(additions.values()), blocks=blocks)
+    return Chain(
+        convs=tuple(convs),
+        additions=tuple(additions.values()),
+        blocks=blocks,
+        stem=_operators(trunk[: at[inside[0]]]) if inside else (),
+        fixed=tuple(item for item in trunk if isinstance(item, FixedPart)),
+    )
 
 
 def span_chain(chain: Chain) -> SpanChain:
@@ -175,36 +192,44 @@ def span_chain(chain: Chain) -> SpanChain:
     )
 
 
-def _body(spec: OpSpec, numbers: Sequence[int], blocks: Sequence[Block]) -> list[int]:
-    """The convolutions that take part: from the first block to the last, or all that give a map.
+def _convolutions(spec: OpSpec, trunk: Sequence[Item]) -> list[int]:
+    steps = [item.op for item in trunk if isinstance(item, Step)]
+    return [n for n in steps if isinstance(spec.ops[n], Conv)]
 
-    A convolution that gives a single position is a linear layer in disguise (timm's VGG head).
+
+def _operators(items: Sequence[Item]) -> tuple[int, ...]:
+    """What they are made of, additions left out."""
+    found: list[int] = []
+    for item in items:
+        if isinstance(item, FixedPart):
+            found += item.ops
+        elif isinstance(item, Step):
+            found.append(item.op)
+    return tuple(found)
+
+
+def _body(spec: OpSpec, numbers: Sequence[int], blocks: Sequence[Block]) -> list[int]:
+    """The convolutions of the trunk that take part.
+
+    From the first block that holds one to the last, or all that give a map where none does. A
+    convolution that gives a single position is a linear layer in disguise (timm's VGG head).
     """
-    if blocks:
-        return [n for n in numbers if blocks[0].first <= n <= blocks[-1].last]
+    holding = [b for b in blocks if any(b.first <= n <= b.last for n in numbers)]
+    if holding:
+        return [n for n in numbers if holding[0].first <= n <= holding[-1].last]
     return [n for n in numbers if spec.shapes[n + 1][1:] != (1, 1)]
 
 
-def _trunk(spec: OpSpec, section: Section) -> list[int]:
-    """The path of a section with the most convolutions, then the most operators."""
-    best: dict[int, tuple[int, int, list[int]]] = {}
-    for n in range(section.first, section.last + 1):
-        op = spec.ops[n]
-        before = [best[t] for t in op.inputs if t in best] or [(0, 0, [])]
-        convs, length, path = max(before, key=lambda entry: entry[:2])
-        best[n + 1] = (convs + isinstance(op, Conv), length + 1, [*path, n])
-    return best[section.last + 1][2]
-
-
 def _behind(
-    spec: OpSpec, between: Sequence[int], additions: Mapping[int, Addition]
-) -> tuple[tuple[Addition, ...], int | None, tuple[int, ...]]:
+    spec: OpSpec, behind: Sequence[Item], additions: Mapping[int, Addition]
+) -> tuple[tuple[Addition, ...], int | None, Sequence[Item]]:
     """The additions directly after a convolution, the activation after them, and the rest."""
-    added = tuple(additions[n] for n in takewhile(additions.__contains__, between))
-    rest = between[len(added) :]
-    if rest and isinstance(spec.ops[rest[0]], Activation):
-        return added, rest[0], tuple(rest[1:])
-    return added, None, tuple(rest)
+    joins = takewhile(lambda item: isinstance(item, Join), behind)
+    added = tuple(additions[item.op] for item in joins if isinstance(item, Join))
+    rest = behind[len(added) :]
+    if rest and isinstance(rest[0], Step) and isinstance(spec.ops[rest[0].op], Activation):
+        return added, rest[0].op, rest[1:]
+    return added, None, rest
 
 
 def _function(spec: OpSpec, number: int | None) -> str | None:
@@ -212,49 +237,37 @@ def _function(spec: OpSpec, number: int | None) -> str | None:
     return op.function if isinstance(op, Activation) else None
 
 
-def _break(spec: OpSpec, layers: Sequence[str], between: Sequence[int]) -> str | None:
-    for n in between:
-        op = spec.ops[n]
+def _break(spec: OpSpec, layers: Sequence[str], behind: Sequence[Item]) -> str | None:
+    for item in behind:
+        if isinstance(item, FixedPart):
+            return item.reason
+        op = spec.ops[item.op]
         if isinstance(op, Activation) and op.function not in REMOVABLE:
-            return f"{layers[n]}: {op.function}"
-        if not isinstance(op, Activation | Add):
-            return f"{layers[n]}: {getattr(op, 'operator', op.kind)}"
+            return f"{layers[item.op]}: {op.function}"
+        if isinstance(item, Step) and not isinstance(op, Activation):
+            return f"{layers[item.op]}: {getattr(op, 'operator', op.kind)}"
     return None
 
 
-def _unsupported_forks(spec: OpSpec, sections: Sequence[Section]) -> dict[int, str]:
-    """Convolutions in sections that join by anything else than an addition."""
-    found = {}
-    for section in sections:
-        join = spec.ops[section.last]
-        if section.first == section.last or isinstance(join, Add):
-            continue
-        for n in range(section.first, section.last):
-            found[n] = f"tensor used twice, joined by {join.kind}"
-    return found
-
-
 def _additions(
-    spec: OpSpec, trunk: Sequence[int], position: Mapping[int, int]
+    spec: OpSpec, trunk: Sequence[Item], position: Mapping[int, int]
 ) -> dict[int, Addition]:
-    """The additions on the trunk that carry a tensor past convolutions, by their number."""
+    """The additions on the trunk by their number."""
     seen = 0
     behind = {0: 0}  # tensor on the trunk -> positions passed when it exists
     found = {}
-    for n in trunk:
-        seen = max(seen, position.get(n, 0))
-        behind[n + 1] = seen
-        if isinstance(spec.ops[n], Add):
-            forks = {tensor: _fork(spec, tensor, behind) for tensor in spec.ops[n].inputs}
-            shortcut, fork = min(forks.items(), key=lambda entry: behind[entry[1]])
-            start = behind[fork]
-            if start < seen:
-                found[n] = Addition(op=n, start=start, end=seen, fork=fork, shortcut=shortcut)
+    for item in trunk:
+        last = item.ops[-1] if isinstance(item, FixedPart) else item.op
+        seen = max(seen, position.get(last, 0))
+        behind[last + 1] = seen
+        if isinstance(item, Join):
+            (main,) = {*spec.ops[item.op].inputs} - {item.shortcut}
+            found[item.op] = Addition(
+                op=item.op,
+                start=behind[item.fork],
+                end=seen,
+                fork=item.fork,
+                shortcut=item.shortcut,
+                main=main,
+            )
     return found
-
-
-def _fork(spec: OpSpec, tensor: int, behind: Mapping[int, int]) -> int:
-    """The trunk's tensor that ``tensor`` comes from (through a projection)."""
-    while tensor not in behind:
-        tensor = spec.ops[tensor - 1].inputs[0]
-    return tensor

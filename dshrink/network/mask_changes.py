@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 
 from dshrink.errors import NotMergeable, ShrinkError
 from dshrink.network.blocks import Block, why_unmergeable
@@ -82,7 +83,11 @@ def rewriting(
 
 
 def block_rewriting(network: Network, mask: str) -> Rewriting:
-    """The blocks merge that a keep mask marks 0, each with an activation at its end."""
+    """The blocks merge that a keep mask marks 0, each with an activation at its end.
+
+    A block that loses no activation (parallel branches, as in RepVGG) gets none: merging it
+    changes nothing of what the network computes.
+    """
     blocks = network.blocks
     reasons = {block.index: block.unmergeable for block in blocks if block.unmergeable}
     try:
@@ -98,7 +103,7 @@ def block_rewriting(network: Network, mask: str) -> Rewriting:
         activated={
             region.result: region.path
             for region, block in zip(regions, shrunk, strict=True)
-            if block.end_activation is None
+            if block.end_activation is None and block.inner_activations
         },
     )
 
@@ -107,12 +112,22 @@ def block_region(block: Block) -> Region:
     """A block up to its end activation."""
     return Region(
         name=block.name,
-        path=block.name.replace("..", "_to_"),
+        path=_path_of(block.name),
         enters=block.first,
         ops=tuple(range(block.first, block.body_last + 1)),
         removed=block.inner_numbers,
         block=block.index,
     )
+
+
+def _path_of(name: str) -> str:
+    """Where a block's layers go: its module, or beside its ends, ``body.0_to_1``."""
+    first, _, last = name.partition("..")
+    if not last:
+        return name
+    ends = [first.split("."), last.split(".")]
+    shared = len(list(takewhile(lambda level: level[0] == level[1], zip(*ends, strict=False))))
+    return ".".join([*ends[0][:shared], "_to_".join("_".join(end[shared:]) for end in ends)])
 
 
 def span_rewriting(network: Network, mask: str) -> Rewriting:
@@ -223,14 +238,3 @@ def operators_between(
                 if tensor != result and tensor - 1 in inside:
                     raise NotMergeable(f"{layers[number]} reads what {layers[tensor - 1]} makes")
     return tuple(sorted(inside))
-
-
-def part_of(spec: OpSpec, enters: int, ops: Sequence[int]) -> OpSpec:
-    """These operators as a piece of their own; they read tensor ``enters`` and each other."""
-    tensor = {enters: 0, **{n + 1: at for at, n in enumerate(ops, start=1)}}
-    return OpSpec(
-        input_shape=spec.shapes[enters],
-        ops=tuple(
-            replace(spec.ops[n], inputs=tuple(tensor[t] for t in spec.ops[n].inputs)) for n in ops
-        ),
-    )

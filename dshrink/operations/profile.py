@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dshrink.errors import DshrinkError
 from dshrink.network.models import Network, load_network
+from dshrink.pieces.advice import require_writable
 from dshrink.pieces.block_pieces import network_pieces
 from dshrink.pieces.operator_places import operator_places
 from dshrink.pieces.span_pieces import span_pieces
@@ -107,7 +108,11 @@ def _check_segments(
 def _pieces(
     network: Network, spans: SpanChoice | None, dense: bool, notice: Notice
 ) -> NetworkPieces:
-    """What is measured; notices say which blocks, or how many spans, cannot merge."""
+    """What is measured; notices say which blocks, or how many spans, cannot merge.
+
+    Raises ShrinkError where nothing can be, or not in full.
+    """
+    require_writable(network)
     if spans is not None:
         pieces = span_pieces(network, mode=spans.mode)
         count = sum(piece.kind == "span" for piece in pieces.pieces)

@@ -7,26 +7,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from dshrink.errors import NotMergeable, ShrinkError
-from dshrink.merge.linear_graph import region_graph
 from dshrink.merge.padding import require_constant_border
+from dshrink.merge.region_graph import region_graph
 from dshrink.network.blocks import Block
-from dshrink.network.mask_changes import block_region, part_of
+from dshrink.network.mask_changes import block_region
 from dshrink.network.models import Network
-from dshrink.pieces.specs import (
-    FREE_ACTIVATION,
-    activated,
-    merged_conv,
-    merged_ops,
-)
-from latency_tables.opspec import Activation, Conv, OpSpec
+from dshrink.network.sections import part_of
+from dshrink.pieces.advice import no_blocks
+from dshrink.pieces.specs import FREE_ACTIVATION, activated, merged_conv, merged_ops
+from latency_tables.opspec import Activation, Conv, Op, OpSpec
 from latency_tables.pieces import NetworkPieces, Piece
 
 
-def _end_function(spec: OpSpec, block: Block) -> str:
+def _with_end(spec: OpSpec, block: Block, ops: tuple[Op, ...]) -> OpSpec:
+    """What replaces a block, with the activation at its end: its own, or the free one, if any."""
     end = spec.ops[block.last]
-    return end.function if isinstance(end, Activation) else FREE_ACTIVATION
+    if isinstance(end, Activation):
+        ops = activated(ops, end.function)
+    elif block.inner_activations:
+        ops = activated(ops, FREE_ACTIVATION)
+    return OpSpec(input_shape=spec.shapes[block.first], ops=ops)
 
 
 def _dense_counterpart(spec: OpSpec, block: Block) -> OpSpec:
@@ -54,10 +57,8 @@ def _dense_counterpart(spec: OpSpec, block: Block) -> OpSpec:
         stride=stride,
         pads=(begin[0], begin[1], ends[0], ends[1]),
     )
-    return OpSpec(
-        input_shape=(channels_in, *source[1:]),
-        ops=activated((conv,), _end_function(spec, block)),
-    )
+    ended = _with_end(spec, block, (conv,))
+    return replace(ended, input_shape=(channels_in, *source[1:]))
 
 
 def _slice(spec: OpSpec, first: int, last: int) -> OpSpec:
@@ -73,10 +74,7 @@ def network_pieces(network: Network, *, dense: bool = True) -> NetworkPieces:
     spec, layers = network.spec, network.lowered.layers
     blocks = network.blocks
     if not blocks:
-        raise ShrinkError(
-            f"{network.name}: no building block found (inverted residual, bottleneck, "
-            "depthwise separable); only spans of its convolutions can be profiled"
-        )
+        raise ShrinkError(no_blocks(network))
     pieces = list(_fixed_pieces(spec, layers, blocks))
     # A table is fitted to the network merged throughout: in a form that one block cannot have,
     # there is no such network.
@@ -121,15 +119,13 @@ def _fixed_pieces(spec: OpSpec, layers: Sequence[str], blocks: Sequence[Block]) 
 def _block_pieces(
     spec: OpSpec, layers: Sequence[str], block: Block, *, maps: bool, dense: bool
 ) -> list[Piece]:
-    source = spec.shapes[block.first]
     specs = {"original": _slice(spec, block.first, block.last)}
     if not block.unmergeable:
-        region, function = block_region(block), _end_function(spec, block)
-        plain = activated(merged_ops(spec, region), function)
-        specs["merged"] = OpSpec(input_shape=source, ops=plain)
+        region = block_region(block)
+        specs["merged"] = _with_end(spec, block, merged_ops(spec, region))
         with_map = merged_ops(spec, region, padding="bias_map") if maps else ()
         if len(with_map) > 1:
-            specs["merged_bias_map"] = OpSpec(input_shape=source, ops=activated(with_map, function))
+            specs["merged_bias_map"] = _with_end(spec, block, with_map)
         if dense:
             specs["dense"] = _dense_counterpart(spec, block)
     names = tuple(layers[block.first : block.last + 1])

@@ -65,8 +65,8 @@ def _span_parts(network: Network, mask: str) -> Iterator[_Part]:
     """What lies in several parts belongs to the last of them."""
     spec, layers = network.spec, network.lowered.layers
     chain = network.chain
-    yield range(spec.ops[chain.body[0].op].inputs[0]), ("stem", None)
-    yield range(chain.body[-1].end, len(spec.ops)), ("head", None)
+    yield chain.stem, ("stem", None)
+    yield chain.body[-1].after, ("head", None)
     for conv in chain.body[:-1]:
         assert conv.position is not None
         yield conv.after, ("between", (conv.position, conv.position))

@@ -1,20 +1,24 @@
 """The pieces of a network cut into spans of its chain: T of Kim et al. (ICML 2023), as specs.
 
 Structure only: geometry comes from windows, so that hundreds of spans with merged kernels of any
-size cost milliseconds. The original network is the one whose spans hold one convolution each.
+size cost milliseconds. The original network is the one whose spans hold one convolution each. What
+no span changes (stem, head, fixed parts of the trunk) is measured as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from dshrink.errors import NotMergeable, ShrinkError
-from dshrink.network.chain import Addition, Chain, ChainConv, span_chain
-from dshrink.network.mask_changes import operators_between, part_of, span_region
+from dshrink.network.chain import Addition, Chain, span_chain
+from dshrink.network.mask_changes import operators_between, span_region
 from dshrink.network.models import Network
+from dshrink.network.sections import part_of
+from dshrink.pieces.advice import no_spans
 from dshrink.pieces.specs import FREE_ACTIVATION, activated, merged_conv
-from latency_tables.opspec import Add, Op, OpSpec, join
+from latency_tables.opspec import Add, Op, OpSpec
 from latency_tables.pieces import NetworkPieces, Piece
 from latency_tables.span_masks import Span
 
@@ -24,11 +28,11 @@ def span_pieces(network: Network, *, mode: str = "kim2023") -> NetworkPieces:
 
     A piece of kind "span" is the one convolution (the layer itself where there is one) with the
     activation at its end: the network's own, or the free one. Spans that make no single convolution
-    are in ``unmergeable``. Raises ShrinkError where the chain is not all that the network computes.
+    are in ``unmergeable``. Raises ShrinkError where no convolution stands on the trunk.
     """
     chain = network.chain
     if not chain.body:
-        raise ShrinkError(f"{network.name}: no convolution to cut into spans")
+        raise ShrinkError(no_spans(network))
     pieces = list(_fixed_pieces(network, chain))
     unmergeable: dict[int | Span, str] = {}
     for span in chain.spans(mode):
@@ -36,7 +40,7 @@ def span_pieces(network: Network, *, mode: str = "kim2023") -> NetworkPieces:
             pieces.append(_span_piece(network, chain, span))
         except NotMergeable as error:
             if span[1] == span[0] + 1:
-                raise _no_chain(network, str(error)) from None
+                raise
             unmergeable[span] = str(error)
     return NetworkPieces(
         model=network.name,
@@ -46,12 +50,6 @@ def span_pieces(network: Network, *, mode: str = "kim2023") -> NetworkPieces:
         pieces=tuple(pieces),
         unmergeable=unmergeable,
         chain=span_chain(chain),
-    )
-
-
-def _no_chain(network: Network, reason: str) -> ShrinkError:
-    return ShrinkError(
-        f"{network.name} is no chain of spans: {reason}; profile it with --segments blocks"
     )
 
 
@@ -76,90 +74,77 @@ def _span_piece(network: Network, chain: Chain, span: Span) -> Piece:
 
 def _fixed_pieces(network: Network, chain: Chain) -> Iterator[Piece]:
     """Stem, head, additions, and the operators after a position that no span changes."""
-    enters = network.spec.ops[chain.body[0].op].inputs[0]
-    yield from _outside(network, chain, "stem", 0, enters)
-    yield from _outside(network, chain, "head", chain.body[-1].end, len(network.spec.ops))
+    last = chain.body[-1]
+    yield from _part(network, "stem", None, 0, chain.stem)
+    yield from _part(network, "head", None, last.end, last.after)
     for conv in chain.body[:-1]:
-        yield from _between(network, chain, conv)
+        assert conv.position is not None
+        place = (conv.position, conv.position)
+        yield from _part(network, "between", place, conv.end, conv.after)
     # What is added past a single convolution is part of that layer's own piece.
-    additions = [addition for addition in chain.additions if addition.end > addition.start + 1]
-    places = [(addition.start, addition.end) for addition in additions]
-    for addition, place in zip(additions, places, strict=True):
-        if places.count(place) > 1:
-            name = network.lowered.layers[addition.op]
-            raise _no_chain(network, f"{name} is one of several additions to one skip")
-        yield _addition(network, addition)
+    places: dict[Span, list[Addition]] = defaultdict(list)
+    for addition in chain.additions:
+        if addition.end > addition.start + 1:
+            places[addition.start, addition.end].append(addition)
+    for place, additions in places.items():
+        yield _addition(network, place, additions)
 
 
-def _outside(network: Network, chain: Chain, kind: str, enters: int, stop: int) -> Iterator[Piece]:
-    """The operators that read tensor ``enters`` and each other, the trunk's additions left out."""
-    spec, layers = network.spec, network.lowered.layers
-    shortcuts = {addition.op: addition.shortcut for addition in chain.additions}
-    tensor = {enters: 0}  # tensor of the network -> tensor of the piece
-    ops: list[Op] = []
-    names: list[str] = []
-    for n in range(enters, stop):
-        inputs = [t for t in spec.ops[n].inputs if t != shortcuts.get(n)]
-        for t in inputs:
-            if t not in tensor:
-                read = layers[t - 1] if t else "the image"
-                raise _no_chain(network, f"{layers[n]} in its {kind} reads {read} as well")
-        if n in shortcuts:
-            tensor[n + 1] = tensor[inputs[0]]
-            continue
-        ops.append(replace(spec.ops[n], inputs=tuple(tensor[t] for t in inputs)))
-        names.append(layers[n])
-        tensor[n + 1] = len(ops)
-    if ops:
-        inside = OpSpec(input_shape=spec.shapes[enters], ops=tuple(ops))
-        yield Piece(kind=kind, layers=tuple(names), spec=inside)
-
-
-def _between(network: Network, chain: Chain, conv: ChainConv) -> Iterator[Piece]:
-    """What follows a convolution's activation, the trunk's additions left out."""
-    spec, layers = network.spec, network.lowered.layers
-    additions = {addition.op for addition in chain.additions}
-    numbers = [n for n in conv.after if n not in additions]
-    for n in numbers:
-        if len(spec.ops[n].inputs) > 1:
-            raise _no_chain(network, f"{layers[n]} joins tensors by {spec.ops[n].kind}")
-    if not numbers:
+def _part(
+    network: Network, kind: str, place: Span | None, enters: int, ops: Sequence[int]
+) -> Iterator[Piece]:
+    """Operators of the trunk that read tensor ``enters`` and each other, additions left out."""
+    if not ops:
         return
-    assert conv.position is not None
+    spec, layers = network.spec, network.lowered.layers
+    passed = {addition.op + 1: addition.main for addition in network.chain.additions}
+
+    def before_additions(tensor: int) -> int:
+        while tensor in passed:
+            tensor = passed[tensor]
+        return tensor
+
+    tensor = {before_additions(enters): 0}  # tensor of the network -> tensor of the piece
+    made: list[Op] = []
+    for at, n in enumerate(ops, start=1):
+        inputs = tuple(tensor[before_additions(t)] for t in spec.ops[n].inputs)
+        made.append(replace(spec.ops[n], inputs=inputs))
+        tensor[n + 1] = at
     yield Piece(
-        kind="between",
-        span=(conv.position, conv.position),
-        layers=tuple(layers[n] for n in numbers),
-        spec=join([part_of(spec, spec.ops[n].inputs[0], (n,)) for n in numbers]),
+        kind=kind,
+        span=place,
+        layers=tuple(layers[n] for n in ops),
+        spec=OpSpec(input_shape=spec.shapes[enters], ops=tuple(made)),
     )
 
 
-def _addition(network: Network, addition: Addition) -> Piece:
-    """The shortcut's own layers and the addition; a spec has one input, so it adds that twice."""
+def _addition(network: Network, place: Span, additions: Sequence[Addition]) -> Piece:
+    """The shortcuts' own layers and the additions to one skip, one after the other.
+
+    A spec has one input, and what is added to is not in it: a shortcut's result is added to itself.
+    """
     spec, layers = network.spec, network.lowered.layers
-    numbers = shortcut_ops(network, addition)
-    ops = part_of(spec, addition.fork, numbers).ops if numbers else ()
+    ops: list[Op] = []
+    names: list[str] = []
+    for addition in additions:
+        numbers = shortcut_ops(network, addition)
+        part = part_of(spec, addition.fork, numbers).ops if numbers else ()
+        base = len(ops)
+        ops += (replace(op, inputs=tuple(t and t + base for t in op.inputs)) for op in part)
+        shortcut = len(ops) if part else 0
+        ops.append(Add(inputs=(shortcut, shortcut)))
+        names += (*(layers[n] for n in numbers), layers[addition.op])
     return Piece(
         kind="addition",
-        span=(addition.start, addition.end),
-        layers=(*(layers[n] for n in numbers), layers[addition.op]),
-        spec=OpSpec(
-            input_shape=spec.shapes[addition.fork],
-            ops=(*ops, Add(inputs=(len(ops), len(ops)))),
-        ),
+        span=place,
+        layers=tuple(names),
+        spec=OpSpec(input_shape=spec.shapes[additions[0].fork], ops=tuple(ops)),
     )
 
 
 def shortcut_ops(network: Network, addition: Addition) -> tuple[int, ...]:
-    """The operators of an addition's shortcut, in order; none where it is the fork's own tensor.
-
-    Raises ShrinkError where they read, or give, something else besides.
-    """
+    """The operators of an addition's shortcut, in order; none where it is the fork's own tensor."""
     if addition.shortcut == addition.fork:
         return ()
     spec, layers = network.spec, network.lowered.layers
-    try:
-        return operators_between(spec, layers, addition.fork, addition.shortcut)
-    except NotMergeable as error:
-        where = f"in the shortcut of {layers[addition.op]}"
-        raise _no_chain(network, f"{where}, {error}") from None
+    return operators_between(spec, layers, addition.fork, addition.shortcut)

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from dshrink.errors import NotMergeable, ShrinkError
-from dshrink.merge.linear_graph import LinearGraph, region_graph
+from dshrink.merge.linear_graph import LinearGraph
 from dshrink.merge.padding import pads_inside, require_constant_border
+from dshrink.merge.region_graph import region_graph
 from dshrink.network.mask_changes import Region, Rewriting, rewriting
 from dshrink.network.models import Network
 from latency_tables.masks import check_padding

@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 from dshrink.errors import ShrinkError
-from dshrink.merge.linear_graph import region_graph
 from dshrink.merge.padding import merge
+from dshrink.merge.region_graph import region_graph
 from dshrink.merge.surgery import Surgery
 from dshrink.network.blocks import Block
 from dshrink.network.lowering import lower

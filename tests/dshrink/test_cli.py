@@ -133,6 +133,20 @@ def test_ctrl_c_says_how_to_resume(dshrink, monkeypatch):
     assert ran.err.strip() == "interrupted; run the same command again to resume"
 
 
+def test_chain_says_which_convolutions_are_fixed_and_why(dshrink):
+    words = ["chain", "torchvision:squeezenet1_1", "--resolution", 64]
+    text = dshrink(*words).out
+    assert "16 convolutions stand in 8 fixed parts, which no span enters" in text
+    assert "block 0 (features.3) cannot merge: features.3.cat: concat" in text
+    (data,) = json.loads(dshrink(*words, "--json").out)
+    assert data["fixed"][0] == {
+        "first": "features.3.expand1x1",
+        "last": "features.3.cat",
+        "convolutions": 2,
+        "reason": "features.3.cat joins tensors by concat",
+    }
+
+
 def test_the_installed_command_refuses_in_one_line(tmp_path):
     command = [Path(sys.executable).with_name("dshrink"), "table", "show", "nowhere"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)

@@ -14,8 +14,10 @@ import pytest
 from synthetic_tables import synthetic_table
 
 from dshrink.cli import main as entry
+from dshrink.network.models import load_network
 from latency_tables.io import load_table, save_table
-from latency_tables.opspec import OpSpec
+from latency_tables.onnx_file import NotRepresentableError
+from latency_tables.opspec import Opaque, OpSpec
 from latency_tables.origin import Origin
 from latency_tables.schema import IN_NETWORK, MILLISECONDS_AND_PERCENT, Conditions
 from latency_tables.span_masks import mask_of
@@ -57,9 +59,9 @@ def profile_command(monkeypatch, capsys):
     def measuring_on(target, notice) -> Iterator[tuple[Scheduler, Conditions]]:
         yield SerialScheduler(FakeConnection(latency_ms=latency_ms, layers=layers)), CONDITIONS
 
-    def run(*words: object) -> tuple[int, str, str]:
+    def run(*words: object, build=write_spec) -> tuple[int, str, str]:
         monkeypatch.setattr("dshrink.operations.profile.measuring_on", measuring_on)
-        monkeypatch.setattr("dshrink.operations.profile.build_onnx", write_spec)
+        monkeypatch.setattr("dshrink.operations.profile.build_onnx", build)
         monkeypatch.setattr(sys, "argv", ["dshrink", *map(str, words)])
         monkeypatch.setenv("COLUMNS", "200")
         with pytest.raises(SystemExit) as end:
@@ -207,3 +209,32 @@ def test_a_published_table_is_shown_with_where_it_comes_from(tmp_path, profile_c
     status, text, _ = profile_command("table", "check", tmp_path, "--json")
     assert status == 1
     assert json.loads(text)["origin"]["licence"] == "MIT"
+
+
+def test_a_profile_that_measured_nothing_keeps_its_table_and_exits_with_1(
+    tmp_path, profile_command
+):
+    def build(spec: OpSpec, **options: object) -> bytes:
+        raise NotRepresentableError("operator 3 cannot be written to ONNX")
+
+    status, _, said = profile_command(*words(tmp_path), build=build)
+    assert status == 1
+    assert "nothing could be measured: " in said and "operator 3 cannot be written" in said
+    assert all(row.latency_ms is None for row in load_table(tmp_path).rows)
+
+
+def test_what_cannot_be_written_is_said_before_anything_is_measured(
+    tmp_path, profile_command, monkeypatch
+):
+    net = load_network(MODEL, resolution=32)
+    ops = (*net.spec.ops, Opaque(inputs=(len(net.spec.ops),), operator="Sort", shape=(1000,)))
+    stuck = replace(ops[-1], reason="torch.onnx has no symbolic function for it")
+    spec = OpSpec(input_shape=net.spec.input_shape, ops=(*ops[:-1], stuck))
+    lowered = replace(net.lowered, spec=spec, layers=(*net.lowered.layers, "sorted"))
+    network = replace(net, lowered=lowered)
+    monkeypatch.setattr("dshrink.operations.profile.load_network", lambda *a, **b: network)
+    status, text, problem = profile_command(*words(tmp_path))
+    assert (status, text) == (2, "")
+    assert "1 of its operators cannot be written to ONNX" in problem
+    assert "sorted (Sort): torch.onnx has no symbolic function for it; give " in problem
+    assert list(tmp_path.iterdir()) == []

@@ -81,8 +81,6 @@ def test_a_block_that_cannot_merge_is_not_mergeable() -> None:
 @pytest.mark.parametrize(
     ("pieces", "unmergeable", "message"),
     [
-        (COMPLETE[1:], {}, "no stem"),
-        (COMPLETE[:-1], {}, "no head"),
         ((*COMPLETE, piece("stem")), {}, "stem is listed twice"),
         ((*COMPLETE, piece("dense", 2)), {}, "block that does not exist: tiny has 2 blocks"),
         ((*COMPLETE[:3], *COMPLETE[4:]), {}, "block 1 has no original"),

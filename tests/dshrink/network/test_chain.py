@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import latency_tables
-from dshrink.network.blocks import find_blocks, find_sections
+from dshrink.network.blocks import find_blocks
+from dshrink.network.sections import find_sections
 from latency_tables.opspec import Activation, Add, Conv, OpSpec
 
 PUBLISHED = Path(latency_tables.__file__).parent / "data" / "published"

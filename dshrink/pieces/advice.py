@@ -1,0 +1,65 @@
+"""What a network's pieces cannot be, said before anything is measured, and what to do instead."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from dshrink.errors import ShrinkError
+from dshrink.network.models import Network
+from latency_tables.opspec import Conv, Opaque
+
+#: So many layers are named in one line.
+_NAMED = 3
+
+
+def require_writable(network: Network) -> None:
+    """Raise ShrinkError, with layers and reasons, where an operator cannot be written to ONNX.
+
+    Such an operator merges with nothing, so the piece that holds it is part of every network.
+    """
+    stuck = [
+        f"{layer} ({op.operator}): {op.reason}"
+        for op, layer in zip(network.spec.ops, network.lowered.layers, strict=True)
+        if isinstance(op, Opaque) and op.reason
+    ]
+    if stuck:
+        more = f"; and {len(stuck) - _NAMED} more" if len(stuck) > _NAMED else ""
+        raise ShrinkError(
+            f"{network.name}: {len(stuck)} of its operators cannot be written to ONNX, and no "
+            f"network of its pieces can be measured without them: {'; '.join(stuck[:_NAMED])}"
+            f"{more}; give the network other layers there, or an ONNX file of your own"
+        )
+
+
+def no_blocks(network: Network) -> str:
+    """For a network without building blocks."""
+    found = f"{network.name}: no building block found (nothing in it forks and joins again)"
+    positions = network.chain.length
+    if not positions:
+        return _nothing(network)
+    noun = "convolution" if positions == 1 else "convolutions"
+    return f"{found}; the spans of its {positions} {noun} can be profiled: --segments spans"
+
+
+def no_spans(network: Network) -> str:
+    """For a network without a convolution on its trunk."""
+    if not network.blocks:
+        return _nothing(network)
+    convs = sum(isinstance(op, Conv) for op in network.spec.ops)
+    says = f"none of its {convs} convolutions is on the trunk" if convs else "it has no convolution"
+    if convs and network.chain.fixed:
+        says += f" ({network.chain.fixed[0].reason})"
+    blocks = len(network.blocks)
+    return (
+        f"{network.name}: {says}, so there are no spans; its {blocks} "
+        f"{'block' if blocks == 1 else 'blocks'} can be profiled: --segments blocks"
+    )
+
+
+def _nothing(network: Network) -> str:
+    kinds = Counter(getattr(op, "operator", op.kind) for op in network.spec.ops)
+    made = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(4))
+    return (
+        f"{network.name}: neither a building block nor a convolution that could merge (it is made "
+        f"of {made}): there is nothing to profile piece by piece; `dshrink bench` measures it whole"
+    )
