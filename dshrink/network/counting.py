@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -57,6 +58,8 @@ def count_macs(
     dtype = next((one.dtype for one in traced.parameters()), torch.float32)
     with ExitStack() as modes:
         modes.enter_context(torch.no_grad())
+        # FlopCounterMode has no formula for the fused attention of CPUs.
+        modes.enter_context(sdpa_kernel(SDPBackend.MATH))
         if not real:
             modes.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         count.run(torch.zeros(1, *image_shape, dtype=dtype))

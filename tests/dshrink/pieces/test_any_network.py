@@ -105,8 +105,16 @@ def test_what_is_fixed_in_a_library_network_is_in_its_pieces_too(name, network):
         check_places(net, segments, smallest_mask(pieces), "repad")
 
 
+def opaque(piece):
+    return any(op.kind == "opaque" for op in piece.spec.ops)
+
+
 def digest(pieces):
-    listed = [[p.name, list(p.layers), p.spec.digest] for p in pieces.pieces]
+    # What opaque operators are made of is the exporter's: their nodes change with its version.
+    listed = [
+        [p.name, list(p.layers), [op.kind for op in p.spec.ops] if opaque(p) else p.spec.digest]
+        for p in pieces.pieces
+    ]
     return sha256(json.dumps(listed).encode()).hexdigest()[:16]
 
 
