@@ -1,0 +1,508 @@
+"""An ONNX file as a graph of torch's layers, as ``tracing.trace`` gives for a network in Python.
+
+Nodes are understood by what they do, not only by what they are called: each is run once on a random
+image as it is read (two batch sizes where the file leaves the batch open), so that shapes, and what
+is computed from shapes alone, are known. Those are constants here: exporters leave many nodes that
+only ask for sizes. What has no layer of its own stays as it is (``OnnxOperator``). The result is
+compared with ONNX Runtime's before anything is made of it.
+
+Weights are used in float32, those of a half-precision file too.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, numpy_helper
+from torch import fx, nn
+
+from dshrink.errors import NetworkError
+from dshrink.network.onnx_check import BATCH_KEY, compare_with_runtime, fixed_batch
+from dshrink.network.onnx_layers import (
+    NodeView,
+    attributes_of,
+    close,
+    convolution,
+    layer_of,
+    linear,
+    scalar,
+    zero_pads,
+)
+from dshrink.network.onnx_names import LayerNames, add_uniquely
+from dshrink.network.onnx_operator import Array, BatchPlace, OnnxOperator, evaluator
+from dshrink.network.onnx_source import SOURCE_KEY, OnnxSource, open_onnx, reads_of
+from dshrink.network.tracing import propagate_shapes
+
+#: Values whose name a graph node carries in ``node.meta``.
+VALUE_KEY = "onnx"
+_FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
+_BY_VALUE = ("NonZero", "NonMaxSuppression", "Unique", "Compress")
+_RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli")
+
+#: Patterns look back by fewer nodes than so many tensors wait to be let go.
+_LOOK_BACK = 16
+
+#: One array a probe; the same object where the batch does not matter.
+Known = tuple[Array, ...]
+Samples = tuple[torch.Tensor, ...]
+
+
+def read_onnx(
+    file: Path | OnnxSource, resolution: tuple[int, int] | None = None
+) -> fx.GraphModule:
+    """The network of a file, its shapes in ``node.meta`` and its ``OnnxSource`` in ``meta``.
+
+    ``resolution`` (H, W) is needed where the file leaves it open. Raises NetworkError, in one line,
+    for a file that is damaged, has no single image input and result, or cannot be understood.
+    """
+    source = open_onnx(file) if isinstance(file, Path) else file
+    size = _size(source, resolution)
+    reader = _Reader(source, size)
+    with torch.inference_mode():
+        module = reader.run()
+    compare_with_runtime(source, module, reader.images[-1], reader.results[-1])
+    module.meta[SOURCE_KEY] = source
+    module.meta[BATCH_KEY] = fixed_batch(source, module, reader.images[-1], reader.results[-1])
+    propagate_shapes(module, (source.channels, *size))
+    return module
+
+
+def _size(source: OnnxSource, asked: tuple[int, int] | None) -> tuple[int, int]:
+    if source.size is None:
+        if asked is None:
+            raise NetworkError(
+                f"{source.path}: leaves height and width open: give them with --resolution"
+            )
+        return asked
+    if asked is not None and asked != source.size:
+        raise NetworkError(
+            f"{source.path}: is made for {source.size[0]}x{source.size[1]}, not "
+            f"{asked[0]}x{asked[1]}: leave --resolution out, or export it with open sizes"
+        )
+    return source.size
+
+
+class _Reader:
+    """Builds the graph, node by node in the file's order; every tensor has a name.
+
+    ``known`` holds constants and what follows from shapes alone, ``nodes`` what depends on the
+    image, ``samples`` what these were on the probing images (until nobody needs it any more).
+    """
+
+    def __init__(self, source: OnnxSource, size: tuple[int, int]) -> None:
+        self.source = source
+        self.graph = fx.Graph()
+        #: Layers with the paths that they should have, by the targets of their calls until the end:
+        #: what patterns make useless takes no names.
+        self.called: dict[str, tuple[nn.Module, str]] = {}
+        self.names = LayerNames(source.model.graph)
+        self.known: dict[str, Known] = {}
+        self.nodes: dict[str, fx.Node] = {}
+        self.samples: dict[str, Samples] = {}
+        self.producer: dict[str, onnx.NodeProto] = {}
+        self.layers: dict[str, tuple[nn.Module, str]] = {}
+        self.live = _live_nodes(source)
+        self.reads_left = Counter(name for node in self.live for name in reads_of(node))
+        self.reads_left[source.result] += 1
+        batches = (source.batch,) if source.batch else (1, 2)
+        generator = torch.Generator().manual_seed(0)
+        self.images = tuple(
+            torch.randn(batch, source.channels, *size, generator=generator) for batch in batches
+        )
+        self.results: Samples = ()
+        self.idle: deque[str] = deque()
+
+    def run(self) -> fx.GraphModule:
+        for tensor in self.source.model.graph.initializer:
+            self._know(tensor.name, numpy_helper.to_array(tensor))
+        image = self.graph.placeholder("image")
+        self._define(self.source.image, image, self.images)
+        for node in self.live:
+            try:
+                self._read(node)
+            except NetworkError:
+                raise
+            except Exception as error:  # the reference evaluator raises many kinds
+                reason = (str(error).strip().splitlines() or [repr(error)])[0]
+                raise NetworkError(f"{self._place(node)} cannot be evaluated: {reason[:200]}") from error
+            self._forget(node)
+        result = self.nodes.get(self.source.result)
+        if result is None or result is image:
+            raise NetworkError(
+                f"{self.source.path}: its result {self.source.result!r} does not depend on the "
+                "image: export it again"
+            )
+        self.results = self.samples[self.source.result]
+        self.graph.output(result)
+        self.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
+        root = nn.Module()
+        for call in self.graph.nodes:
+            if call.op == "call_module":
+                layer, path = self.called[call.target]
+                call.target = add_uniquely(root, path, layer)
+        return fx.GraphModule(root, self.graph, "OnnxNetwork").eval()
+
+    def _read(self, node: onnx.NodeProto) -> None:
+        for name in node.output:
+            self.producer[name] = node
+        reads = reads_of(node)
+        if missing := [name for name in reads if name not in self.known and name not in self.nodes]:
+            raise NetworkError(f"{self._place(node)} reads {missing[0]!r}, which nothing makes")
+        self._check(node)
+        data = [name for name in reads if name in self.nodes]
+        if node.op_type == "Shape" and data:
+            shapes = (np.broadcast_to(np.float32(0), one.shape) for one in self.samples[data[0]])
+            self._evaluate(node, [{data[0]: one} for one in shapes])
+        elif not data:
+            self._evaluate(
+                node, [{n: self.known[n][at] for n in reads} for at in range(len(self.images))]
+            )
+        elif not self._alias(node, data) and not self._layer(node, data):
+            self._keep(node, data)
+
+    def _check(self, node: onnx.NodeProto) -> None:
+        said = attributes_of(node)
+        training = said.get("training_mode", 0) if node.op_type == "BatchNormalization" else 0
+        if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
+            training = bool(np.any(self.known.get(node.input[2], (np.array(1),))[0]))
+        if training:
+            raise NetworkError(
+                f"{self._place(node)} is in training mode: call model.eval() before the export"
+            )
+        if node.op_type in _BY_VALUE or node.op_type in _RANDOM:
+            raise NetworkError(
+                f"{self._place(node)}: what it gives is no function of the image's shape: end the "
+                "network before it (onnx.utils.extract_model)"
+            )
+
+    def _evaluate(self, node: onnx.NodeProto, feeds: list[dict[str, Array]]) -> None:
+        """A node that depends on constants and shapes alone."""
+        run = evaluator(node, list(feeds[0]), self.source.opset, self._domains())
+        results = [run.run(None, feed) for feed in feeds]
+        for number, name in enumerate(name for name in node.output if name):
+            self._know(name, *(np.asarray(one[number]) for one in results))
+
+    def _know(self, name: str, *values: Array) -> None:
+        same = all(np.array_equal(values[0], one) for one in values[1:])
+        first = _plain(values[0])
+        self.known[name] = (
+            (first,) * len(self.images) if same else tuple(_plain(one) for one in values)
+        )
+
+    def constant(self, name: str) -> Array | None:
+        """The value of what does not depend on the image, nor on the batch."""
+        found = self.known.get(name)
+        return found[0] if found and all(one is found[0] for one in found) else None
+
+    def _alias(self, node: onnx.NodeProto, data: Sequence[str]) -> bool:
+        """Nodes that change nothing here: the result is their input."""
+        floats = node.op_type == "Cast" and attributes_of(node)["to"] in _FLOAT_TYPES
+        floats = floats and self.samples[data[0]][0].is_floating_point()
+        if not floats and node.op_type not in ("Identity", "Dropout"):
+            return False
+        self._same(node.output[0], data[0])
+        return True
+
+    def _same(self, name: str, as_name: str) -> None:
+        self.nodes[name], self.samples[name] = self.nodes[as_name], self.samples[as_name]
+
+    def _layer(self, node: onnx.NodeProto, data: Sequence[str]) -> bool:
+        """A layer or function of torch for it, and perhaps for nodes before it."""
+        for match in _PATTERNS.get(node.op_type, ()):
+            if found := match(self, node):
+                self._call(node, found.layer, (found.source,), found.kind)
+                return True
+        if len(data) == 1 and list(node.input).count(data[0]) == 1:
+            view = self.view(node)
+            if view is not None and (layer := layer_of(view)) is not None:
+                self._call(node, layer, data)
+                return True
+        return self._function(node, data)
+
+    def view(self, node: onnx.NodeProto) -> NodeView | None:
+        """A node with one input that depends on the image, or None."""
+        numbers = [n for n, name in enumerate(node.input) if name in self.nodes]
+        if len(numbers) != 1 or node.input[numbers[0]] not in self.samples:
+            return None
+        return NodeView(
+            node=node,
+            data=numbers[0],
+            shape=tuple(self.samples[node.input[numbers[0]]][0].shape),
+            constants=tuple(self.constant(name) for name in node.input),
+        )
+
+    def _function(self, node: onnx.NodeProto, data: Sequence[str]) -> bool:
+        if any(name not in self.nodes for name in node.input):
+            return False
+        inputs = [self.samples[name] for name in node.input]
+        shapes = [one[0].shape for one in inputs]
+        images = all(len(shape) == 4 for shape in shapes)
+        function: Callable[..., Any] | None = None
+        if node.op_type in ("Add", "Sum") and len(shapes) == 2 and shapes[0] == shapes[1]:
+            function = operator.add
+        elif node.op_type == "Mul" and len(shapes[0]) == len(shapes[1]):
+            function = operator.mul
+        elif node.op_type == "Concat" and images and attributes_of(node)["axis"] in (1, -3):
+            tensors = [self.nodes[name] for name in node.input]
+            call = self.graph.call_function(torch.cat, (tensors, 1))
+            results = tuple(torch.cat(probe, 1) for probe in zip(*inputs, strict=True))
+            self._define(node.output[0], call, results, scope=self.names.scope(node))
+            return True
+        if function is None:
+            return False
+        call = self.graph.call_function(function, tuple(self.nodes[name] for name in node.input))
+        results = tuple(function(*probe) for probe in zip(*inputs, strict=True))
+        self._define(node.output[0], call, results, scope=self.names.scope(node))
+        return True
+
+    def _keep(self, node: onnx.NodeProto, data: Sequence[str]) -> None:
+        """A node without a layer: as it is, or by what it did to the shape."""
+        before = self.samples[data[0]]
+        known = {name: self.known[name] for name in reads_of(node) if name in self.known}
+        if node.op_type == "Reshape" and data == [node.input[0]]:
+            node, known[node.input[1]] = _as_given(node, known[node.input[1]], before)
+        grows = {n: v for n, v in known.items() if any(one is not v[0] for one in v)}
+        if any(one.shape != v[0].shape for v in grows.values() for one in v):
+            raise NetworkError(
+                f"{self._place(node)} reads a constant that is as large as the batch: export with "
+                "a fixed batch of 1"
+            )
+        per_image = {name: values[1] - values[0] for name, values in grows.items()}
+        layer = OnnxOperator(
+            node,
+            inputs=data,
+            constants={n: v[0] - per_image[n] if n in grows else v[0] for n, v in known.items()},
+            opset=self.source.opset,
+            domains=self._domains(),
+            per_image=per_image,
+            batch=self._batch_place(node, data) if grows else None,
+        )
+        results = [layer(*probe) for probe in zip(*(self.samples[n] for n in data), strict=True)]
+        if isinstance(results[0], torch.Tensor):
+            if len(data) == 1 and node.op_type in ("Reshape", "Flatten", "Squeeze"):
+                if all(a.shape == b.shape for a, b in zip(before, results, strict=True)):
+                    self._same(node.output[0], data[0])
+                    return
+                flat = (torch.flatten(one, 1).shape for one in before)
+                if all(a == b.shape for a, b in zip(flat, results, strict=True)):
+                    self._call(node, nn.Flatten(), data, "Flatten")
+                    return
+            self._call(node, layer, data, results=tuple(results))
+            return
+        call = self._call_module(layer, path := self.names.path(node), data)
+        names = [name for name in node.output if name]
+        call.meta[VALUE_KEY] = tuple(names)
+        for number, name in enumerate(names):
+            item = self.graph.call_function(operator.getitem, (call, number))
+            self._define(name, item, tuple(one[number] for one in results), scope=path)
+
+    def _batch_place(self, node: onnx.NodeProto, data: Sequence[str]) -> BatchPlace:
+        """Where an operator whose constants grow with the batch can see how large it is."""
+        for number, name in enumerate(data):
+            one, two = (sample.shape for sample in self.samples[name])
+            for axis, (few, many) in enumerate(zip(one, two, strict=True)):
+                if many == 2 * few:
+                    return BatchPlace(number=number, axis=axis, times=few)
+        raise NetworkError(
+            f"{self._place(node)} computes a shape from the batch, which its input does not have: "
+            "export with a fixed batch of 1"
+        )
+
+    def _call(
+        self,
+        node: onnx.NodeProto,
+        layer: nn.Module,
+        inputs: Sequence[str],
+        kind: str = "",
+        results: Samples | None = None,
+    ) -> None:
+        call = self._call_module(layer.eval(), self.names.path(node, kind), inputs)
+        if results is None:
+            probes = zip(*(self.samples[name] for name in inputs), strict=True)
+            results = tuple(layer(*probe) for probe in probes)
+        self.layers[node.output[0]] = (layer, inputs[0])
+        self._define(node.output[0], call, results)
+
+    def _call_module(self, layer: nn.Module, path: str, inputs: Sequence[str]) -> fx.Node:
+        target = f"layer_{len(self.called)}"
+        self.called[target] = layer, path
+        return self.graph.call_module(target, tuple(self.nodes[name] for name in inputs))
+
+    def _define(self, name: str, node: fx.Node, samples: Samples, scope: str | None = None) -> None:
+        node.meta[VALUE_KEY] = (name,)
+        if scope:
+            node.meta["nn_module_stack"] = {scope: (scope, nn.Module)}
+        self.nodes[name], self.samples[name] = node, samples
+
+    def _forget(self, node: onnx.NodeProto) -> None:
+        """Let go of samples that nobody reads any more, but of those that patterns look back at."""
+        for name in reads_of(node):
+            self.reads_left[name] -= 1
+            if not self.reads_left[name] and name in self.samples:
+                self.idle.append(name)
+        while len(self.idle) > _LOOK_BACK:
+            del self.samples[self.idle.popleft()]
+
+    def _domains(self) -> dict[str, int]:
+        return {one.domain: one.version for one in self.source.model.opset_import if one.domain}
+
+    def _place(self, node: onnx.NodeProto) -> str:
+        return f"{self.source.path}: {node.op_type} (node {node.name or node.output[0]!r})"
+
+
+def _live_nodes(source: OnnxSource) -> list[onnx.NodeProto]:
+    """The nodes that the result depends on."""
+    wanted, found = {source.result}, []
+    for node in reversed(source.model.graph.node):
+        if wanted.intersection(node.output):
+            found.append(node)
+            wanted.update(reads_of(node))
+    return found[::-1]
+
+
+def _plain(value: Array) -> Array:
+    """In a type that NumPy computes with: float32 for every half."""
+    if value.dtype.kind in "iub" or value.dtype in (np.float32, np.float64):
+        return value
+    return value.astype(np.float32) if value.dtype.kind in "fV" else value
+
+
+def _as_given(
+    node: onnx.NodeProto, shapes: Known, before: Samples
+) -> tuple[onnx.NodeProto, Known]:
+    """A reshape that keeps the first axis, with the 0 that says so in any batch."""
+    if not all(len(s) and s[0] == x.shape[0] for s, x in zip(shapes, before, strict=True)):
+        return node, shapes
+    kept = [np.array([0, *shape[1:]], np.int64) for shape in shapes]
+    if any(not np.array_equal(kept[0], one) or 0 in one[1:] for one in kept):
+        return node, shapes
+    free = onnx.NodeProto()
+    free.CopyFrom(node)
+    del free.attribute[:]  # allowzero, with which 0 would be a size
+    return free, (kept[0],) * len(kept)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Match:
+    """Several nodes that are one layer of the tensor ``source``."""
+
+    layer: nn.Module
+    source: str
+    kind: str
+
+
+def _constant_operand(reader: _Reader, node: onnx.NodeProto | None, kind: str) -> tuple[str, float]:
+    """(other operand, value) where ``node`` is that operator with one number, else ("", nan)."""
+    if node is None or node.op_type != kind or len(node.input) != 2:
+        return "", float("nan")
+    first, second = node.input
+    if (value := scalar(reader.constant(second))) is not None:
+        return first, value
+    if kind != "Div" and (value := scalar(reader.constant(first))) is not None:
+        return second, value
+    return "", float("nan")
+
+
+def _gate(reader: _Reader, node: onnx.NodeProto) -> _Match | None:
+    """``x * sigmoid(x)`` and ``x * hard_sigmoid(x)``."""
+    for source, gate in (tuple(node.input), tuple(node.input)[::-1]):
+        made = reader.producer.get(gate)
+        if made is None or source not in reader.nodes:
+            continue
+        layer = reader.layers.get(gate)
+        if layer and layer[1] == source:
+            if isinstance(layer[0], nn.Sigmoid):
+                return _Match(layer=nn.SiLU(), source=source, kind="Silu")
+            if isinstance(layer[0], nn.Hardsigmoid):
+                return _Match(layer=nn.Hardswish(), source=source, kind="HardSwish")
+    return None
+
+
+def _six_of_three(reader: _Reader, name: str) -> str:
+    """The x of ``clip(x + 3, 0, 6)``, or ""."""
+    layer = reader.layers.get(name)
+    if not layer or not isinstance(layer[0], nn.ReLU6):
+        return ""
+    source, value = _constant_operand(reader, reader.producer.get(layer[1]), "Add")
+    return source if close(value, 3.0) else ""
+
+
+def _hard(reader: _Reader, node: onnx.NodeProto) -> _Match | None:
+    """``clip(x + 3, 0, 6) / 6`` and ``x * clip(x + 3, 0, 6) / 6``, by a product too."""
+    inner, value = _constant_operand(reader, node, node.op_type)
+    if not close(value, 6.0 if node.op_type == "Div" else 1 / 6):
+        return None
+    if source := _six_of_three(reader, inner):
+        return _Match(layer=nn.Hardsigmoid(), source=source, kind="HardSigmoid")
+    product = reader.producer.get(inner)
+    if product is not None and product.op_type == "Mul" and len(product.input) == 2:
+        for x, gate in (tuple(product.input), tuple(product.input)[::-1]):
+            if x in reader.nodes and _six_of_three(reader, gate) == x:
+                return _Match(layer=nn.Hardswish(), source=x, kind="HardSwish")
+    return None
+
+
+def _gelu(reader: _Reader, node: onnx.NodeProto) -> _Match | None:
+    """``x * (erf(x / sqrt(2)) + 1) * 0.5``, the half where exporters put it."""
+    inner, value = _constant_operand(reader, node, "Mul")
+    if close(value, 0.5):
+        product = reader.producer.get(inner)
+        factors = tuple(product.input) if product is not None and product.op_type == "Mul" else ()
+        pairs = [(x, gate, False) for x, gate in (factors, factors[::-1]) if factors]
+    else:
+        pairs = [(x, gate, True) for x, gate in (tuple(node.input), tuple(node.input)[::-1])]
+    for x, gate, halved in pairs:
+        if halved:
+            gate, value = _constant_operand(reader, reader.producer.get(gate), "Mul")
+            if not close(value, 0.5):
+                continue
+        total, one = _constant_operand(reader, reader.producer.get(gate), "Add")
+        erf = reader.producer.get(total)
+        if erf is None or erf.op_type != "Erf" or not close(one, 1.0):
+            continue
+        scaled = reader.producer.get(erf.input[0])
+        by, root = _constant_operand(reader, scaled, "Div")
+        times, inverse = _constant_operand(reader, scaled, "Mul")
+        if (by == x and close(root, 2**0.5)) or (times == x and close(inverse, 0.5**0.5)):
+            return _Match(layer=nn.GELU(), source=x, kind="Gelu")
+    return None
+
+
+def _product_and_bias(reader: _Reader, node: onnx.NodeProto) -> _Match | None:
+    """A linear layer spelled as a product with a matrix and an addition."""
+    for product, bias in (tuple(node.input), tuple(node.input)[::-1]):
+        layer, value = reader.layers.get(product), reader.constant(bias)
+        if layer and isinstance(layer[0], nn.Linear) and value is not None:
+            weight = layer[0].weight.numpy()
+            if layer[0].bias is None and value.size == len(weight) == value.shape[-1]:
+                return _Match(layer=linear(weight, value), source=layer[1], kind="Linear")
+    return None
+
+
+def _padded_convolution(reader: _Reader, node: onnx.NodeProto) -> _Match | None:
+    """A convolution of what a node pads with zeros: the pads are its own."""
+    pad = reader.producer.get(node.input[0])
+    if pad is None or pad.op_type != "Pad":
+        return None
+    before, own = reader.view(pad), reader.view(node)
+    padding = zero_pads(before) if before is not None else None
+    if padding is None or before is None or own is None:
+        return None
+    layer = convolution(replace(own, shape=before.shape), padding)
+    return layer and _Match(layer=layer, source=pad.input[0], kind="Conv")
+
+
+_PATTERNS: Mapping[str, tuple[Callable[[_Reader, onnx.NodeProto], _Match | None], ...]] = {
+    "Mul": (_gate, _hard, _gelu),
+    "Div": (_hard,),
+    "Add": (_product_and_bias,),
+    "Conv": (_padded_convolution,),
+}
