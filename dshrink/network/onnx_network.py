@@ -44,6 +44,8 @@ from dshrink.network.tracing import propagate_shapes
 #: Values whose name a graph node carries in ``node.meta``.
 VALUE_KEY = "onnx"
 _FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
+_SLICE_BY_INPUT = 10
+_ELEMENTWISE = ("Add", "Sub", "Mul", "Div")
 _BY_VALUE = ("NonZero", "NonMaxSuppression", "Unique", "Compress")
 _RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli")
 
@@ -156,17 +158,17 @@ class _Reader:
         reads = reads_of(node)
         if missing := [name for name in reads if name not in self.known and name not in self.nodes]:
             raise NetworkError(f"{self._place(node)} reads {missing[0]!r}, which nothing makes")
-        self._check(node)
         data = [name for name in reads if name in self.nodes]
+        probes = range(len(self.images))
         if node.op_type == "Shape" and data:
             shapes = (np.broadcast_to(np.float32(0), one.shape) for one in self.samples[data[0]])
             self._evaluate(node, [{data[0]: one} for one in shapes])
         elif not data:
-            self._evaluate(
-                node, [{n: self.known[n][at] for n in reads} for at in range(len(self.images))]
-            )
-        elif not self._alias(node, data) and not self._layer(node, data):
-            self._keep(node, data)
+            self._evaluate(node, [{n: self.known[n][at] for n in reads} for at in probes])
+        else:
+            self._check(node)
+            if not self._alias(node, data) and not self._layer(node, data):
+                self._keep(node, data)
 
     def _check(self, node: onnx.NodeProto) -> None:
         said = attributes_of(node)
@@ -204,12 +206,21 @@ class _Reader:
 
     def _alias(self, node: onnx.NodeProto, data: Sequence[str]) -> bool:
         """Nodes that change nothing here: the result is their input."""
-        floats = node.op_type == "Cast" and attributes_of(node)["to"] in _FLOAT_TYPES
-        floats = floats and self.samples[data[0]][0].is_floating_point()
-        if not floats and node.op_type not in ("Identity", "Dropout"):
-            return False
-        self._same(node.output[0], data[0])
-        return True
+        match node.op_type:
+            case "Identity" | "Dropout":
+                same = True
+            case "Cast":
+                floats = self.samples[data[0]][0].is_floating_point()
+                same = floats and attributes_of(node)["to"] in _FLOAT_TYPES
+            case "Add" | "Mul":  # sums of branches that start at 0
+                neutral = 0 if node.op_type == "Add" else 1
+                values = [self.constant(name) for name in node.input]
+                same = any(one is not None and one.size == 1 and one == neutral for one in values)
+            case _:
+                same = False
+        if same:
+            self._same(node.output[0], data[0])
+        return same
 
     def _same(self, name: str, as_name: str) -> None:
         self.nodes[name], self.samples[name] = self.nodes[as_name], self.samples[as_name]
@@ -240,6 +251,13 @@ class _Reader:
         )
 
     def _function(self, node: onnx.NodeProto, data: Sequence[str]) -> bool:
+        if node.op_type == "Split":
+            return self._split(node)
+        if self._is_flat_mean(node):
+            call = self.graph.call_function(torch.mean, (self.nodes[data[0]], (2, 3)))
+            results = tuple(one.mean((2, 3)) for one in self.samples[data[0]])
+            self._define(node.output[0], call, results, scope=self.names.scope(node))
+            return True
         if any(name not in self.nodes for name in node.input):
             return False
         inputs = [self.samples[name] for name in node.input]
@@ -263,12 +281,51 @@ class _Reader:
         self._define(node.output[0], call, results, scope=self.names.scope(node))
         return True
 
+    def _is_flat_mean(self, node: onnx.NodeProto) -> bool:
+        view = self.view(node) if node.op_type == "ReduceMean" else None
+        if view is None or len(view.shape) != 4 or view.attributes.get("keepdims", 1):
+            return False
+        axes = view.setting("axes", 1)
+        return axes is not None and {int(axis) % 4 for axis in axes} == {2, 3}
+
+    def _split(self, node: onnx.NodeProto) -> bool:
+        """A slice for each part: an operator gives one tensor."""
+        samples = self.samples.get(node.input[0])
+        axis = int(attributes_of(node).get("axis", 0))
+        if samples is None or axis % samples[0].ndim == 0 or self.source.opset < _SLICE_BY_INPUT:
+            return False
+        layer = OnnxOperator(
+            node,
+            inputs=[node.input[0]],
+            constants={n: v[0] for n in node.input[1:] if n and (v := self.known.get(n))},
+            opset=self.source.opset,
+        )
+        ends = np.cumsum([part.shape[axis] for part in layer(samples[0])])
+        for end, start, name in zip(ends, [0, *ends], node.output, strict=False):
+            bounds = {"starts": start, "ends": end, "axes": axis}
+            part = onnx.helper.make_node("Slice", [node.input[0], *bounds], [name])
+            part.name = node.name
+            self._call(
+                node,
+                OnnxOperator(
+                    part,
+                    inputs=[node.input[0]],
+                    constants={key: np.array([value], np.int64) for key, value in bounds.items()},
+                    opset=self.source.opset,
+                ),
+                [node.input[0]],
+                output=name,
+            )
+        return True
+
     def _keep(self, node: onnx.NodeProto, data: Sequence[str]) -> None:
         """A node without a layer: as it is, or by what it did to the shape."""
         before = self.samples[data[0]]
         known = {name: self.known[name] for name in reads_of(node) if name in self.known}
         if node.op_type == "Reshape" and data == [node.input[0]]:
             node, known[node.input[1]] = _as_given(node, known[node.input[1]], before)
+        if node.op_type in _ELEMENTWISE:
+            known = {name: _for_one_image(values) for name, values in known.items()}
         grows = {n: v for n, v in known.items() if any(one is not v[0] for one in v)}
         if any(one.shape != v[0].shape for v in grows.values() for one in v):
             raise NetworkError(
@@ -323,13 +380,15 @@ class _Reader:
         inputs: Sequence[str],
         kind: str = "",
         results: Samples | None = None,
+        output: str = "",
     ) -> None:
         call = self._call_module(layer.eval(), self.names.path(node, kind), inputs)
         if results is None:
             probes = zip(*(self.samples[name] for name in inputs), strict=True)
             results = tuple(layer(*probe) for probe in probes)
-        self.layers[node.output[0]] = (layer, inputs[0])
-        self._define(node.output[0], call, results)
+        output = output or node.output[0]
+        self.layers[output] = (layer, inputs[0])
+        self._define(output, call, results)
 
     def _call_module(self, layer: nn.Module, path: str, inputs: Sequence[str]) -> fx.Node:
         target = f"layer_{len(self.called)}"
@@ -373,6 +432,15 @@ def _plain(value: Array) -> Array:
     if value.dtype.kind in "iub" or value.dtype in (np.float32, np.float64):
         return value
     return value.astype(np.float32) if value.dtype.kind in "fV" else value
+
+
+def _for_one_image(values: Known) -> Known:
+    """What repeats itself for each image, once: it broadcasts."""
+    first = values[0]
+    repeated = first.ndim and first.shape[0] == 1
+    if repeated and all(one.shape[1:] == first.shape[1:] and (one == first).all() for one in values):
+        return (first,) * len(values)
+    return values
 
 
 def _as_given(
@@ -456,9 +524,9 @@ def _gelu(reader: _Reader, node: onnx.NodeProto) -> _Match | None:
     if close(value, 0.5):
         product = reader.producer.get(inner)
         factors = tuple(product.input) if product is not None and product.op_type == "Mul" else ()
-        pairs = [(x, gate, False) for x, gate in (factors, factors[::-1]) if factors]
+        pairs = [(x, y, False) for x, y in zip(factors, factors[::-1], strict=True)]
     else:
-        pairs = [(x, gate, True) for x, gate in (tuple(node.input), tuple(node.input)[::-1])]
+        pairs = [(x, y, True) for x, y in zip(node.input, node.input[::-1], strict=True)]
     for x, gate, halved in pairs:
         if halved:
             gate, value = _constant_operand(reader, reader.producer.get(gate), "Mul")
