@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto
 from torch import Tensor, fx, nn
 
 from dshrink.errors import NetworkError
@@ -68,9 +68,7 @@ def _first_difference(source: OnnxSource, module: fx.GraphModule, image: Tensor)
     model = onnx.ModelProto()
     model.CopyFrom(source.model)
     values.pop(source.result, None)
-    model.graph.output.extend(
-        helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None) for name in values
-    )
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in values)
     try:
         found = run_all(model.SerializeToString(), image.numpy())[1:]
     except Exception:  # it is only asked for the name of a node

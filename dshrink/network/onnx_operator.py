@@ -62,8 +62,13 @@ class OnnxOperator(nn.Module):
         self.batch = batch
         self._evaluator: ReferenceEvaluator | None = None
 
+    @property
+    def operator(self) -> str:
+        """What ONNX calls it."""
+        return str(self.node.op_type)
+
     def extra_repr(self) -> str:
-        return f"{self.node.op_type}"
+        return self.operator
 
     def forward(self, *tensors: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         first = tensors[0]
