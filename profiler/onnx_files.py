@@ -59,11 +59,13 @@ def _location(tensor: onnx.TensorProto) -> str:
     return next((one.value for one in tensor.external_data if one.key == "location"), "")
 
 
-def _is_beside(file: Path, location: str) -> bool:
+def _is_beside(file: Path, location: object) -> bool:
     """Whether that is a file of the model's own folder or below, reached by no link."""
-    path = file.parent / location
-    inside = location and not Path(location).is_absolute() and ".." not in Path(location).parts
-    return bool(inside) and path.is_file() and not path.is_symlink()
+    if not isinstance(location, str) or not location:  # protobuf gives bytes that are no UTF-8
+        return False
+    path, said = file.parent / location, Path(location)
+    inside = not said.is_absolute() and ".." not in said.parts
+    return inside and path.is_file() and not path.is_symlink()
 
 
 def _tensors(message: Message) -> Iterator[onnx.TensorProto]:

@@ -13,8 +13,8 @@ import torch
 
 from dshrink.errors import DshrinkError
 from dshrink.merge.merged_network import MergedNetwork
-from dshrink.merge.verify import Certificate, allowed_float32
 from dshrink.merge.onnx_surgery import edited_model
+from dshrink.merge.verify import Certificate, allowed_float32
 from dshrink.network.models import Network
 from dshrink.network.onnx_runtime import run_onnx
 from dshrink.network.onnx_source import MOST_BYTES, OnnxSource

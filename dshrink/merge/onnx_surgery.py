@@ -11,14 +11,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from dshrink.merge.merged_network import MergedNetwork, MergedRegion
-from dshrink.network.onnx_source import OnnxSource, opset_of, reads_of
 from dshrink.network.onnx_operator import Array
+from dshrink.network.onnx_source import OnnxSource, opset_of, reads_of
 
-_ELEMENTS = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16, TensorProto.DOUBLE: np.float64}
+_ELEMENTS: dict[int, npt.DTypeLike] = {
+    TensorProto.FLOAT: np.float32,
+    TensorProto.FLOAT16: np.float16,
+    TensorProto.DOUBLE: np.float64,
+}
 #: From here on Clip takes its bounds as inputs.
 _CLIP_BY_INPUT = 11
 #: From here on initializers need not be listed as inputs.
@@ -101,7 +106,9 @@ class _Edit:
         before = self.graph.node[at].input[0]
         if any(one.name == result for one in self.graph.output):
             name = self._new(f"{result}.removed")
-            self._put(at, [helper.make_node("Identity", [before], [result], name=name)], instead=True)
+            self._put(
+                at, [helper.make_node("Identity", [before], [result], name=name)], instead=True
+            )
             return
         del self.graph.node[at]
         for node in self.graph.node:
@@ -160,7 +167,7 @@ class _Edit:
 
     def _store(self, name: str, value: Array, element: int) -> str:
         tensor = numpy_helper.from_array(
-            np.ascontiguousarray(value, dtype=_ELEMENTS[element]).reshape(value.shape),
+            np.asarray(value, dtype=_ELEMENTS[element]),
             self._new(name),
         )
         self.graph.initializer.append(tensor)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto
 from torch import Tensor, fx, nn
 
 from dshrink.errors import NetworkError
@@ -15,7 +14,7 @@ from dshrink.network.onnx_source import OnnxSource
 #: Of ``fx.GraphModule.meta``: the only batch that the module runs with, None where any will do.
 BATCH_KEY = "batch"
 #: Relative to the largest value: two implementations of deep networks differ by rounding.
-_TOLERANCE = {TensorProto.FLOAT: 1e-3, TensorProto.FLOAT16: 5e-2}
+_TOLERANCE, _HALF_TOLERANCE = 1e-3, 5e-2
 
 
 def only_batch(module: nn.Module) -> int | None:
@@ -27,7 +26,7 @@ def only_batch(module: nn.Module) -> int | None:
 def compare_with_runtime(
     source: OnnxSource, module: fx.GraphModule, image: Tensor, result: Tensor
 ) -> None:
-    """Raise NetworkError, with the first node that differs, unless ONNX Runtime gives ``result``."""
+    """Raise NetworkError, with the first node that differs, unless the runtime gives ``result``."""
     data = source.model.SerializeToString()
     try:
         expected = run_onnx(data, image.numpy())
@@ -39,8 +38,8 @@ def compare_with_runtime(
         ) from error
     if _differ(source, result.numpy(), expected):
         raise NetworkError(
-            f"{source.path}: ONNX Runtime computes something else than what dshrink reads, first at "
-            f"{_first_difference(source, module, image) or 'its result'}: please report it"
+            f"{source.path}: ONNX Runtime computes something else than what dshrink reads, first "
+            f"at {_first_difference(source, module, image) or 'its result'}: please report it"
         )
 
 
@@ -49,7 +48,8 @@ def _differ(source: OnnxSource, result: np.ndarray, expected: np.ndarray) -> boo
         return True
     scale = float(np.abs(expected).max(initial=0.0)) or 1.0
     difference = float(np.abs(result - expected).max(initial=0.0)) / scale
-    return not difference <= _TOLERANCE[source.element]  # NaN differs
+    allowed = _HALF_TOLERANCE if source.is_half else _TOLERANCE
+    return not difference <= allowed  # NaN differs
 
 
 def _first_difference(source: OnnxSource, module: fx.GraphModule, image: Tensor) -> str:
@@ -93,7 +93,10 @@ def fixed_batch(
     with torch.inference_mode():
         try:
             one, two = module(images[:1]), module(images[:1].repeat(2, 1, 1, 1))
-            expected = (results[:1].numpy(), results[:1].repeat(2, *[1] * (results.ndim - 1)).numpy())
+            expected = (
+                results[:1].numpy(),
+                results[:1].repeat(2, *[1] * (results.ndim - 1)).numpy(),
+            )
             if not any(
                 _differ(source, a.numpy(), b) for a, b in zip((one, two), expected, strict=True)
             ):

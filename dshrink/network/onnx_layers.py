@@ -71,10 +71,9 @@ def layer_of(view: NodeView) -> nn.Module | None:
 def convolution(view: NodeView, padding: Pads = (0, 0, 0, 0)) -> nn.Conv2d | None:
     """A convolution with constant weights; ``padding`` is that of a Pad node before it."""
     weight, bias = view.constant(1), view.constant(2)
-    unknown = weight is None or (view.given(2) and bias is None)
-    if unknown or view.data != 0 or len(view.shape) != 4 or np.ndim(weight) != 4:
+    unknown = view.given(2) and bias is None
+    if weight is None or unknown or view.data != 0 or {weight.ndim, len(view.shape)} != {4}:
         return None
-    assert weight is not None
     said = view.attributes
     kernel, dilation = weight.shape[2:], _pair(said.get("dilations", (1, 1)))
     stride, groups = _pair(said.get("strides", (1, 1))), int(said.get("group", 1))

@@ -1,8 +1,8 @@
 """Names of layers read from an ONNX file: those a user of PyTorch knows them by.
 
-In this order: the stored name of the weight, as the exporters keep it where they do not fold norms
-(``blocks.1.0.conv_pw.weight``); the module that the exporter of torch.export notes; the node's name,
-which TorchScript's exporter makes from the modules around it
+In this order: the stored name of the weight, which exporters keep where they do not fold norms
+(``blocks.1.0.conv_pw.weight``); the module that the exporter of torch.export notes; the name of the
+node, which TorchScript's exporter makes from the modules around it
 (``/blocks/blocks.1/blocks.1.0/conv_pw/Conv``); else the operator and its number.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from keyword import iskeyword
 
 import onnx
 from torch import nn
@@ -54,7 +55,7 @@ class LayerNames:
 
 def add_uniquely(module: nn.Module, path: str, layer: nn.Module) -> str:
     """Add ``layer`` at ``path``, or at the first of ``path_2``, ... that is free."""
-    parts = [part if part else "_" for part in path.split(".")]
+    parts = [f"{part}_" if iskeyword(part) else part or "_" for part in path.split(".")]
     at = module
     for number, part in enumerate(parts[:-1]):
         if part not in at._modules and hasattr(at, part):
@@ -94,5 +95,7 @@ def _joined(parts: Iterable[str]) -> str:
 
 def _valid(path: str) -> str:
     """As names of modules can be: any letters, no other signs, not endless."""
-    parts = (re.sub(r"[^\w\-]", "_", part) for part in path.strip("/. ").replace("/", ".").split("."))
+    parts = (
+        re.sub(r"[^\w\-]", "_", part) for part in path.strip("/. ").replace("/", ".").split(".")
+    )
     return ".".join(part for part in parts if part)[-_LONGEST:].lstrip(".")

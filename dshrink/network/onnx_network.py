@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,40 +25,32 @@ from torch import fx, nn
 
 from dshrink.errors import NetworkError
 from dshrink.network.onnx_check import BATCH_KEY, compare_with_runtime, fixed_batch
-from dshrink.network.onnx_layers import (
-    NodeView,
-    attributes_of,
-    close,
-    convolution,
-    layer_of,
-    linear,
-    scalar,
-    zero_pads,
+from dshrink.network.onnx_kept import (
+    SLICE_BY_INPUT,
+    BatchInsideError,
+    Known,
+    Samples,
+    kept_operator,
+    slice_of,
 )
+from dshrink.network.onnx_layers import NodeView, attributes_of, layer_of
 from dshrink.network.onnx_names import LayerNames, add_uniquely
-from dshrink.network.onnx_operator import Array, BatchPlace, OnnxOperator, evaluator
+from dshrink.network.onnx_operator import Array, evaluator
+from dshrink.network.onnx_patterns import PATTERNS
 from dshrink.network.onnx_source import SOURCE_KEY, OnnxSource, open_onnx, reads_of
 from dshrink.network.tracing import propagate_shapes
 
 #: Values whose name a graph node carries in ``node.meta``.
 VALUE_KEY = "onnx"
 _FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
-_SLICE_BY_INPUT = 10
-_ELEMENTWISE = ("Add", "Sub", "Mul", "Div")
 _BY_VALUE = ("NonZero", "NonMaxSuppression", "Unique", "Compress")
 _RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli")
 
 #: Patterns look back by fewer nodes than so many tensors wait to be let go.
 _LOOK_BACK = 16
 
-#: One array a probe; the same object where the batch does not matter.
-Known = tuple[Array, ...]
-Samples = tuple[torch.Tensor, ...]
 
-
-def read_onnx(
-    file: Path | OnnxSource, resolution: tuple[int, int] | None = None
-) -> fx.GraphModule:
+def read_onnx(file: Path | OnnxSource, resolution: tuple[int, int] | None = None) -> fx.GraphModule:
     """The network of a file, its shapes in ``node.meta`` and its ``OnnxSource`` in ``meta``.
 
     ``resolution`` (H, W) is needed where the file leaves it open. Raises NetworkError, in one line,
@@ -134,7 +125,9 @@ class _Reader:
                 raise
             except Exception as error:  # the reference evaluator raises many kinds
                 reason = (str(error).strip().splitlines() or [repr(error)])[0]
-                raise NetworkError(f"{self._place(node)} cannot be evaluated: {reason[:200]}") from error
+                raise NetworkError(
+                    f"{self._place(node)} cannot be evaluated: {reason[:200]}"
+                ) from error
             self._forget(node)
         result = self.nodes.get(self.source.result)
         if result is None or result is image:
@@ -188,7 +181,7 @@ class _Reader:
     def _evaluate(self, node: onnx.NodeProto, feeds: list[dict[str, Array]]) -> None:
         """A node that depends on constants and shapes alone."""
         run = evaluator(node, list(feeds[0]), self.source.opset, self._domains())
-        results = [run.run(None, feed) for feed in feeds]
+        results: list[Any] = [run.run(None, feed) for feed in feeds]
         for number, name in enumerate(name for name in node.output if name):
             self._know(name, *(np.asarray(one[number]) for one in results))
 
@@ -227,7 +220,7 @@ class _Reader:
 
     def _layer(self, node: onnx.NodeProto, data: Sequence[str]) -> bool:
         """A layer or function of torch for it, and perhaps for nodes before it."""
-        for match in _PATTERNS.get(node.op_type, ()):
+        for match in PATTERNS.get(node.op_type, ()):
             if found := match(self, node):
                 self._call(node, found.layer, (found.source,), found.kind)
                 return True
@@ -290,61 +283,35 @@ class _Reader:
 
     def _split(self, node: onnx.NodeProto) -> bool:
         """A slice for each part: an operator gives one tensor."""
-        samples = self.samples.get(node.input[0])
+        before = self.samples.get(node.input[0])
         axis = int(attributes_of(node).get("axis", 0))
-        if samples is None or axis % samples[0].ndim == 0 or self.source.opset < _SLICE_BY_INPUT:
+        if before is None or axis % before[0].ndim == 0 or self.source.opset < SLICE_BY_INPUT:
             return False
-        layer = OnnxOperator(
-            node,
-            inputs=[node.input[0]],
-            constants={n: v[0] for n in node.input[1:] if n and (v := self.known.get(n))},
-            opset=self.source.opset,
+        whole = kept_operator(
+            node, {node.input[0]: before}, self._known(node), self.source.opset, self._domains()
         )
-        ends = np.cumsum([part.shape[axis] for part in layer(samples[0])])
-        for end, start, name in zip(ends, [0, *ends], node.output, strict=False):
-            bounds = {"starts": start, "ends": end, "axes": axis}
-            part = onnx.helper.make_node("Slice", [node.input[0], *bounds], [name])
-            part.name = node.name
-            self._call(
-                node,
-                OnnxOperator(
-                    part,
-                    inputs=[node.input[0]],
-                    constants={key: np.array([value], np.int64) for key, value in bounds.items()},
-                    opset=self.source.opset,
-                ),
-                [node.input[0]],
-                output=name,
-            )
+        start = 0
+        for name, part in zip(node.output, whole(before[0]), strict=True):
+            bounds = (start, start := start + part.shape[axis])
+            layer = slice_of(node, name, axis, bounds, self.source.opset)
+            self._call(node, layer, [node.input[0]], output=name)
         return True
 
     def _keep(self, node: onnx.NodeProto, data: Sequence[str]) -> None:
         """A node without a layer: as it is, or by what it did to the shape."""
-        before = self.samples[data[0]]
-        known = {name: self.known[name] for name in reads_of(node) if name in self.known}
-        if node.op_type == "Reshape" and data == [node.input[0]]:
-            node, known[node.input[1]] = _as_given(node, known[node.input[1]], before)
-        if node.op_type in _ELEMENTWISE:
-            known = {name: _for_one_image(values) for name, values in known.items()}
-        grows = {n: v for n, v in known.items() if any(one is not v[0] for one in v)}
-        if any(one.shape != v[0].shape for v in grows.values() for one in v):
-            raise NetworkError(
-                f"{self._place(node)} reads a constant that is as large as the batch: export with "
-                "a fixed batch of 1"
+        inputs = {name: self.samples[name] for name in data}
+        try:
+            layer = kept_operator(
+                node, inputs, self._known(node), self.source.opset, self._domains()
             )
-        per_image = {name: values[1] - values[0] for name, values in grows.items()}
-        layer = OnnxOperator(
-            node,
-            inputs=data,
-            constants={n: v[0] - per_image[n] if n in grows else v[0] for n, v in known.items()},
-            opset=self.source.opset,
-            domains=self._domains(),
-            per_image=per_image,
-            batch=self._batch_place(node, data) if grows else None,
-        )
-        results = [layer(*probe) for probe in zip(*(self.samples[n] for n in data), strict=True)]
+        except BatchInsideError as error:
+            raise NetworkError(
+                f"{self._place(node)} {error}: export with a fixed batch of 1"
+            ) from error
+        results = [layer(*probe) for probe in zip(*inputs.values(), strict=True)]
         if isinstance(results[0], torch.Tensor):
             if len(data) == 1 and node.op_type in ("Reshape", "Flatten", "Squeeze"):
+                before = inputs[data[0]]
                 if all(a.shape == b.shape for a, b in zip(before, results, strict=True)):
                     self._same(node.output[0], data[0])
                     return
@@ -361,17 +328,8 @@ class _Reader:
             item = self.graph.call_function(operator.getitem, (call, number))
             self._define(name, item, tuple(one[number] for one in results), scope=path)
 
-    def _batch_place(self, node: onnx.NodeProto, data: Sequence[str]) -> BatchPlace:
-        """Where an operator whose constants grow with the batch can see how large it is."""
-        for number, name in enumerate(data):
-            one, two = (sample.shape for sample in self.samples[name])
-            for axis, (few, many) in enumerate(zip(one, two, strict=True)):
-                if many == 2 * few:
-                    return BatchPlace(number=number, axis=axis, times=few)
-        raise NetworkError(
-            f"{self._place(node)} computes a shape from the batch, which its input does not have: "
-            "export with a fixed batch of 1"
-        )
+    def _known(self, node: onnx.NodeProto) -> dict[str, Known]:
+        return {name: self.known[name] for name in reads_of(node) if name in self.known}
 
     def _call(
         self,
@@ -432,145 +390,3 @@ def _plain(value: Array) -> Array:
     if value.dtype.kind in "iub" or value.dtype in (np.float32, np.float64):
         return value
     return value.astype(np.float32) if value.dtype.kind in "fV" else value
-
-
-def _for_one_image(values: Known) -> Known:
-    """What repeats itself for each image, once: it broadcasts."""
-    first = values[0]
-    repeated = first.ndim and first.shape[0] == 1
-    if repeated and all(one.shape[1:] == first.shape[1:] and (one == first).all() for one in values):
-        return (first,) * len(values)
-    return values
-
-
-def _as_given(
-    node: onnx.NodeProto, shapes: Known, before: Samples
-) -> tuple[onnx.NodeProto, Known]:
-    """A reshape that keeps the first axis, with the 0 that says so in any batch."""
-    if not all(len(s) and s[0] == x.shape[0] for s, x in zip(shapes, before, strict=True)):
-        return node, shapes
-    kept = [np.array([0, *shape[1:]], np.int64) for shape in shapes]
-    if any(not np.array_equal(kept[0], one) or 0 in one[1:] for one in kept):
-        return node, shapes
-    free = onnx.NodeProto()
-    free.CopyFrom(node)
-    del free.attribute[:]  # allowzero, with which 0 would be a size
-    return free, (kept[0],) * len(kept)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Match:
-    """Several nodes that are one layer of the tensor ``source``."""
-
-    layer: nn.Module
-    source: str
-    kind: str
-
-
-def _constant_operand(reader: _Reader, node: onnx.NodeProto | None, kind: str) -> tuple[str, float]:
-    """(other operand, value) where ``node`` is that operator with one number, else ("", nan)."""
-    if node is None or node.op_type != kind or len(node.input) != 2:
-        return "", float("nan")
-    first, second = node.input
-    if (value := scalar(reader.constant(second))) is not None:
-        return first, value
-    if kind != "Div" and (value := scalar(reader.constant(first))) is not None:
-        return second, value
-    return "", float("nan")
-
-
-def _gate(reader: _Reader, node: onnx.NodeProto) -> _Match | None:
-    """``x * sigmoid(x)`` and ``x * hard_sigmoid(x)``."""
-    for source, gate in (tuple(node.input), tuple(node.input)[::-1]):
-        made = reader.producer.get(gate)
-        if made is None or source not in reader.nodes:
-            continue
-        layer = reader.layers.get(gate)
-        if layer and layer[1] == source:
-            if isinstance(layer[0], nn.Sigmoid):
-                return _Match(layer=nn.SiLU(), source=source, kind="Silu")
-            if isinstance(layer[0], nn.Hardsigmoid):
-                return _Match(layer=nn.Hardswish(), source=source, kind="HardSwish")
-    return None
-
-
-def _six_of_three(reader: _Reader, name: str) -> str:
-    """The x of ``clip(x + 3, 0, 6)``, or ""."""
-    layer = reader.layers.get(name)
-    if not layer or not isinstance(layer[0], nn.ReLU6):
-        return ""
-    source, value = _constant_operand(reader, reader.producer.get(layer[1]), "Add")
-    return source if close(value, 3.0) else ""
-
-
-def _hard(reader: _Reader, node: onnx.NodeProto) -> _Match | None:
-    """``clip(x + 3, 0, 6) / 6`` and ``x * clip(x + 3, 0, 6) / 6``, by a product too."""
-    inner, value = _constant_operand(reader, node, node.op_type)
-    if not close(value, 6.0 if node.op_type == "Div" else 1 / 6):
-        return None
-    if source := _six_of_three(reader, inner):
-        return _Match(layer=nn.Hardsigmoid(), source=source, kind="HardSigmoid")
-    product = reader.producer.get(inner)
-    if product is not None and product.op_type == "Mul" and len(product.input) == 2:
-        for x, gate in (tuple(product.input), tuple(product.input)[::-1]):
-            if x in reader.nodes and _six_of_three(reader, gate) == x:
-                return _Match(layer=nn.Hardswish(), source=x, kind="HardSwish")
-    return None
-
-
-def _gelu(reader: _Reader, node: onnx.NodeProto) -> _Match | None:
-    """``x * (erf(x / sqrt(2)) + 1) * 0.5``, the half where exporters put it."""
-    inner, value = _constant_operand(reader, node, "Mul")
-    if close(value, 0.5):
-        product = reader.producer.get(inner)
-        factors = tuple(product.input) if product is not None and product.op_type == "Mul" else ()
-        pairs = [(x, y, False) for x, y in zip(factors, factors[::-1], strict=True)]
-    else:
-        pairs = [(x, y, True) for x, y in zip(node.input, node.input[::-1], strict=True)]
-    for x, gate, halved in pairs:
-        if halved:
-            gate, value = _constant_operand(reader, reader.producer.get(gate), "Mul")
-            if not close(value, 0.5):
-                continue
-        total, one = _constant_operand(reader, reader.producer.get(gate), "Add")
-        erf = reader.producer.get(total)
-        if erf is None or erf.op_type != "Erf" or not close(one, 1.0):
-            continue
-        scaled = reader.producer.get(erf.input[0])
-        by, root = _constant_operand(reader, scaled, "Div")
-        times, inverse = _constant_operand(reader, scaled, "Mul")
-        if (by == x and close(root, 2**0.5)) or (times == x and close(inverse, 0.5**0.5)):
-            return _Match(layer=nn.GELU(), source=x, kind="Gelu")
-    return None
-
-
-def _product_and_bias(reader: _Reader, node: onnx.NodeProto) -> _Match | None:
-    """A linear layer spelled as a product with a matrix and an addition."""
-    for product, bias in (tuple(node.input), tuple(node.input)[::-1]):
-        layer, value = reader.layers.get(product), reader.constant(bias)
-        if layer and isinstance(layer[0], nn.Linear) and value is not None:
-            weight = layer[0].weight.numpy()
-            if layer[0].bias is None and value.size == len(weight) == value.shape[-1]:
-                return _Match(layer=linear(weight, value), source=layer[1], kind="Linear")
-    return None
-
-
-def _padded_convolution(reader: _Reader, node: onnx.NodeProto) -> _Match | None:
-    """A convolution of what a node pads with zeros: the pads are its own."""
-    pad = reader.producer.get(node.input[0])
-    if pad is None or pad.op_type != "Pad":
-        return None
-    before, own = reader.view(pad), reader.view(node)
-    padding = zero_pads(before) if before is not None else None
-    if padding is None or before is None or own is None:
-        return None
-    layer = convolution(replace(own, shape=before.shape), padding)
-    return layer and _Match(layer=layer, source=pad.input[0], kind="Conv")
-
-
-_PATTERNS: Mapping[str, tuple[Callable[[_Reader, onnx.NodeProto], _Match | None], ...]] = {
-    "Mul": (_gate, _hard, _gelu),
-    "Div": (_hard,),
-    "Add": (_product_and_bias,),
-    "Conv": (_padded_convolution,),
-}

@@ -1,8 +1,8 @@
 """An operator of an ONNX file that dshrink has no layer for, as a module that computes it.
 
 ONNX's own reference implementation runs it, in the precision that the network is in, so that a
-certificate in float64 stays one. It works on NumPy arrays: nothing is differentiated through it, and
-what needs gradients cannot train such a network.
+certificate in float64 stays one. It works on NumPy arrays: nothing is differentiated through it,
+so that what needs gradients cannot train such a network.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _IR_VERSION = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchPlace:
-    """Where the batch is read off: axis ``axis`` of input ``number`` has ``times`` places an image."""
+    """Where the batch is read off: axis ``axis`` of input ``number``, ``times`` places an image."""
 
     number: int
     axis: int
@@ -37,8 +37,8 @@ class OnnxOperator(nn.Module):
 
     ``inputs`` name, in order, what the module is called with; ``constants`` are the node's other
     inputs. One of these may grow with the batch (a shape): then ``per_image`` holds what each image
-    adds to it, and ``batch`` says where the batch is read off. Gives one tensor, or a tuple of those
-    the node has.
+    adds to it, and ``batch`` says where the batch is read off. Gives one tensor, or a tuple where
+    the node makes several.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Running an ONNX model in ONNX Runtime, on the CPU: the independent judge of what a file computes."""
+"""Running a model in ONNX Runtime, on the CPU: the independent judge of what a file computes."""
 
 from __future__ import annotations
 

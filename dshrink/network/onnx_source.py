@@ -93,7 +93,7 @@ def open_onnx(path: Path) -> OnnxSource:
         names = [one.name for one in model.graph.output]
         raise NetworkError(
             f"{path}: gives {len(names)} results ({_listed(names)}), one is needed; cut one out: "
-            f"onnx.utils.extract_model(FILE, NEW, [{image.name!r}], [{names[0] if names else ''!r}])"
+            f"onnx.utils.extract_model(FILE, NEW, [{image.name!r}], {names[:1]})"
         )
     batch, channels, size = _dimensions(path, image)
     result = model.graph.output[0]
@@ -193,7 +193,8 @@ def _one_input(path: Path, model: onnx.ModelProto) -> onnx.ValueInfoProto:
             f"{path}: takes {len(inputs)} inputs ({_listed([one.name for one in inputs])}), one "
             "image is needed: export it with the others fixed"
         )
-    return inputs[0]
+    found: onnx.ValueInfoProto = inputs[0]
+    return found
 
 
 def _dimensions(

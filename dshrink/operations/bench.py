@@ -108,7 +108,7 @@ def _wanted(
         )
         for path in paths
     }
-    # A file that `dshrink merge` wrote is what a plan made of a network, and no such network itself.
+    # A file of `dshrink merge` is what a plan made of a network, and no such network itself.
     names = [str(Path(name)) if is_onnx_name(name) else name for name in names]
     shrunk = all(name in files and not files[name].original for name in names)
     if plans and shrunk:

@@ -85,7 +85,11 @@ class FileJob(_JobBase):
 
     @property
     def digest(self) -> str:
-        return hashlib.sha256(self.content).hexdigest() if self.content else file_digest(str(self.file))
+        return (
+            hashlib.sha256(self.content).hexdigest()
+            if self.content
+            else file_digest(str(self.file))
+        )
 
 
 AnyJob = Job | FileJob

@@ -32,7 +32,9 @@ def export(
 def array(name: str, *shape: int, seed: int = 0, element: type = np.float32) -> onnx.TensorProto:
     """A stored tensor of random numbers; shape first, then what draws them."""
     values = np.random.default_rng(seed).standard_normal(shape)
-    return numpy_helper.from_array((values / np.sqrt(max(1, values[:1].size))).astype(element), name)
+    return numpy_helper.from_array(
+        (values / np.sqrt(max(1, values[:1].size))).astype(element), name
+    )
 
 
 def model(

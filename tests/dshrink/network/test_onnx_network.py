@@ -1,4 +1,4 @@
-"""ONNX files read as networks: the structure that their source has, and what ONNX Runtime computes."""
+"""ONNX files read as networks: the structure of their source, and what ONNX Runtime computes."""
 
 from __future__ import annotations
 
@@ -185,11 +185,20 @@ def test_data_beside_the_file_is_read_and_missed_with_its_name(network, tmp_path
     expected, result = (read_onnx(path).state_dict() for path in (inside, outside))
     assert all(torch.equal(result[name], tensor) for name, tensor in expected.items())
     (tmp_path / "outside.data").unlink()
-    with pytest.raises(NetworkError, match="outside.data.*beside the model"):
+    with pytest.raises(NetworkError, match=r"outside\.data.*beside the model"):
         read_onnx(outside)
 
 
-ODD_NAMES = ("", "/", "a b/ö.weird\"name'/Conv", "training", "forward/type/Conv", "x" * 500, "a\nb")
+ODD_NAMES = (
+    "",
+    "/",
+    "a b/ö.weird\"name'/Conv",
+    "training",
+    "if",
+    "forward/class/Conv",
+    "x" * 500,
+    "a\nb",
+)
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
@@ -347,6 +356,14 @@ SPELLINGS = {
         ],
         [],
         ["MaxPool2d", "AvgPool2d"],
+    ),
+    "parts": (
+        [
+            node("Split", ["c", "sizes"], ["p", "q"], axis=1),
+            node("Concat", ["q", "p"], ["y"], axis=1),
+        ],
+        [numpy_helper.from_array(np.array([3, 5], np.int64), "sizes")],
+        ["OnnxOperator", "OnnxOperator"],
     ),
     "pool padded on one side": (
         [node("MaxPool", ["c"], ["y"], kernel_shape=[3, 3], strides=[2, 2], pads=[0, 0, 1, 1])],
@@ -552,7 +569,10 @@ REFUSED = {
     ),
     "nan": (model([conv("a", "x", "y")], [not_a_number()]), "tensor 'a.weight' holds NaN"),
     "missing weight": (model([conv("a", "x", "y")], []), "reads 'a.weight', which nothing makes"),
-    "wrong weight": (model([conv("a", "x", "y")], [array("a.weight", 8, 4, 3, 3)]), "Conv (node 'a'"),
+    "wrong weight": (
+        model([conv("a", "x", "y")], [array("a.weight", 8, 4, 3, 3)]),
+        "Conv (node 'a'",
+    ),
     "constant": (
         model([node("Add", ["a.weight", "a.weight"], ["y"])], [WEIGHT]),
         "does not depend on the image",
