@@ -46,7 +46,7 @@ class WorkloadFolder:
         if path.exists():
             return path
         if isinstance(job, FileJob):
-            content = job.file.read_bytes()
+            content = job.content or job.file.read_bytes()
         else:
             seed, precision = job.weights_seed, self.precision
             content = self.build(job.spec, batch=self.batch, seed=seed, precision=precision)
@@ -67,7 +67,7 @@ class WorkloadFolder:
 
     def _bytes(self, job: AnyJob) -> int:
         if isinstance(job, FileJob):
-            return job.file.stat().st_size
+            return len(job.content) or job.file.stat().st_size
         return job.spec.parameters * (4 if self.precision == "fp32" else 2)
 
     def delete(self) -> None:

@@ -59,9 +59,11 @@ def command(
     results = options.run(context, bench_networks, "benchmark", target=target)
     if json:
         print_json(results)
-        return
-    print_results(results, wide=wide)
-    out.print(f"results: {out_file}")
+    else:
+        print_results(results, wide=wide)
+        out.print(f"results: {out_file}")
+    if any(result.latency_ms is None for result in results):
+        raise typer.Exit(1)
 
 
 def print_results(results: Sequence[BenchmarkResult], *, wide: bool = False) -> None:
@@ -85,7 +87,7 @@ def print_results(results: Sequence[BenchmarkResult], *, wide: bool = False) -> 
     print_grid(columns, results, title=title, wide=wide)
     for r in results:
         if r.reason:
-            out.print(f"{r.network}: {r.verdict}, {r.reason}")
+            out.print(f"{r.network}: {r.verdict}, {' '.join(r.reason.split())}")
     if built := [r for r in results if r.engine_mib is not None]:
         print_grid(_ENGINE_COLUMNS, built, title="engines", wide=wide)
 

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 
 from dshrink.merge.agreement import Agreement, ValidationImages, top1_agreement
-from dshrink.merge.export import export_onnx, merge_metadata
+from dshrink.merge.export import export_edited, export_onnx, merge_metadata
 from dshrink.merge.merged_network import MergedNetwork, merge_network
 from dshrink.merge.verify import Certificate, certify
 from dshrink.network.mask_changes import Rewriting
 from dshrink.network.models import Network
+from dshrink.network.onnx_source import source_of
 from latency_tables.files import write_atomically
 
 
@@ -53,7 +54,8 @@ def export_merged(
     """Merge ``network`` as ``changes`` say and write it to ``file`` and its certificate.
 
     The top-1 agreement is checked on ``images``, if given. What is said ``about`` the network goes
-    into the file's metadata, with its accuracy. Raises NotMergeable, CertificateError, ExportError.
+    into the file's metadata, with its accuracy. A network that came from an ONNX file goes out as
+    that file, in its own batch. Raises NotMergeable, CertificateError, ExportError.
     """
     start = time.perf_counter()
     merged = merge_network(network, changes, padding=padding)
@@ -71,7 +73,10 @@ def export_merged(
             "validation_images": agreement.images,
             "data": images.digest,
         }
-    difference = export_onnx(merged.network, file, batch=batch, metadata=metadata)
+    if source := source_of(network.module):
+        difference = export_edited(merged, source, file, metadata=metadata)
+    else:
+        difference = export_onnx(merged.network, file, batch=batch, metadata=metadata)
     write_atomically(certificate_file, json.dumps(document, indent=2) + "\n")
     return CertifiedExport(
         merged=merged,

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import onnxruntime as ort
 import torch
 
 from dshrink.errors import DshrinkError
 from dshrink.merge.merged_network import MergedNetwork
+from dshrink.merge.onnx_surgery import edited_model
 from dshrink.merge.verify import Certificate, allowed_float32
 from dshrink.network.models import Network
+from dshrink.network.onnx_runtime import run_onnx
+from dshrink.network.onnx_source import MOST_BYTES, OnnxSource
 from dshrink.version import __version__
 from latency_tables.files import write_atomically
 from latency_tables.onnx_file import write_onnx
@@ -35,20 +36,53 @@ def export_onnx(
 
     The file is written only once it has been shown to be equal. Raises ExportError otherwise.
     """
+    _check_path(path)
+    weights = network.lowered.weights(network.module)
+    data = write_onnx(network.spec, weights, batch=batch, metadata=_properties(metadata))
+    difference, rounding = _difference(network, data, batch)
+    _write_if_equal(path, data, difference, rounding)
+    return difference
+
+
+def export_edited(
+    merged: MergedNetwork, source: OnnxSource, path: Path, *, metadata: Mapping[str, Any]
+) -> float:
+    """As ``export_onnx``, for a network that came from a file: that file with what was merged.
+
+    It keeps its own batch. What rounding may do to a file in half precision is what it does to the
+    one that the network came from. Raises ExportError.
+    """
+    _check_path(path)
+    model = edited_model(merged, source, _properties(metadata))
+    if model.ByteSize() > MOST_BYTES:
+        raise ExportError(f"{path}: not written: it is above 2 GiB; merge fewer convolutions")
+    data = model.SerializeToString()
+    batch = source.batch or 2  # an open batch is shown to be one
+    difference, rounding = _difference(merged.network, data, batch)
+    if source.is_half:
+        original = source.model.SerializeToString()
+        rounding = max(rounding, _difference(merged.source, original, batch)[0])
+    _write_if_equal(path, data, difference, rounding)
+    return difference
+
+
+def _check_path(path: Path) -> None:
     if path.is_dir():
         raise ExportError(f"{path}: is a folder; give the name of the ONNX file to write")
-    properties = {METADATA_KEY: json.dumps({"version": __version__, **(metadata or {})})}
-    weights = network.lowered.weights(network.module)
-    data = write_onnx(network.spec, weights, batch=batch, metadata=properties)
-    difference, rounding = _difference(network, data, batch)
+
+
+def _properties(metadata: Mapping[str, Any] | None) -> dict[str, str]:
+    return {METADATA_KEY: json.dumps({"version": __version__, **(metadata or {})})}
+
+
+def _write_if_equal(path: Path, data: bytes, difference: float, rounding: float) -> None:
     if not difference <= allowed_float32(rounding):
         raise ExportError(
             f"{path}: not written: the file gives results that differ by {difference:.2g} "
             f"(relative) from the network in torch, more than {allowed_float32(rounding):.2g} "
-            f"(float32 alone changes them by {rounding:.2g})"
+            f"(rounding alone changes them by {rounding:.2g})"
         )
     write_atomically(path, data)
-    return difference
 
 
 def merge_metadata(merged: MergedNetwork, certificate: Certificate) -> dict[str, Any]:
@@ -80,12 +114,3 @@ def _difference(network: Network, data: bytes, batch: int) -> tuple[float, float
         float(np.abs(result - expected).max()) / scale,
         float(np.abs(expected - exact).max()) / scale,
     )
-
-
-def run_onnx(data: bytes, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The result of a model of ours in ONNX Runtime, on the CPU."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    (result,) = session.run(None, {session.get_inputs()[0].name: image})
-    return np.asarray(result)

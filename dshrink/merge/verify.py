@@ -17,6 +17,7 @@ from torch import Tensor
 from dshrink.errors import CertificateError
 from dshrink.merge.merged_network import MergedNetwork, MergedRegion
 from dshrink.merge.padding import border_mask, reference
+from dshrink.network.onnx_check import only_batch
 from latency_tables.span_masks import Span
 
 #: Largest relative error of a merge that is called exact.
@@ -137,6 +138,7 @@ def _name(dtype: torch.dtype) -> str:
 def certify(merged: MergedNetwork, *, images: int = 2, seed: int = 0) -> Certificate:
     """Compare every merged region, and the whole network, with what they replace."""
     generator = torch.Generator().manual_seed(seed)
+    images = only_batch(merged.source.module) or images
     image = torch.randn(images, *merged.source.spec.input_shape, generator=generator)
     expected, result = {}, {}
     for dtype in TOLERANCE:

@@ -20,6 +20,8 @@ from dshrink.errors import NetworkError, WeightsMisfitError
 from dshrink.network.blocks import Block, find_blocks
 from dshrink.network.chain import Chain, make_chain
 from dshrink.network.lowering import LoweredNetwork, lower
+from dshrink.network.onnx_network import read_onnx
+from dshrink.network.onnx_source import is_onnx_name, open_onnx
 from dshrink.network.tracing import import_timm, import_torchvision_models, trace
 from dshrink.network.weights_metadata import about_weights
 from latency_tables.opspec import OpSpec
@@ -72,6 +74,8 @@ def load_network(
     library's own number (pre-trained weights have no other). Raises NetworkError with one line that
     says what to do.
     """
+    if is_onnx_name(name):
+        return _load_file(Path(name), resolution, weights)
     if weights == "pretrained" and classes is not None:
         raise NetworkError(
             f"{name}: pre-trained weights classify what they were trained on, not "
@@ -97,6 +101,16 @@ def load_network(
             "try another --resolution or a network without data-dependent control flow"
         ) from error
     return Network(name=name, module=traced, lowered=lowered)
+
+
+def _load_file(path: Path, resolution: int | tuple[int, int], weights: str | Path) -> Network:
+    """The network of an ONNX file, with its own weights; 224 stands for no resolution asked for."""
+    if weights not in ("initial", "pretrained"):
+        raise NetworkError(f"{path}: an ONNX file has its own weights: leave --weights out")
+    size = resolution if isinstance(resolution, tuple) else (resolution, resolution)
+    source = open_onnx(path)
+    module = read_onnx(source, None if source.size and size == (224, 224) else size)
+    return Network(name=path.name, module=module, lowered=lower(module))
 
 
 def _classes(path: Path, name: str, classes: int | None) -> int | None:

@@ -7,6 +7,7 @@ profile, so that prediction and measurement mean the same.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from dshrink.errors import DshrinkError
 from dshrink.network.models import load_network
+from dshrink.network.onnx_source import is_onnx_name
 from dshrink.operations.bench_networks import (
     BenchmarkError,
     BenchNetwork,
@@ -95,16 +97,31 @@ def _wanted(
     resolution: int | None,
     padding: str | None,
 ) -> list[BenchNetwork]:
-    if plans and all(name.endswith(".onnx") for name in names):
-        raise DshrinkError("--plan needs a network given by name, not only ONNX files")
+    paths = [Path(name) for name in names if is_onnx_name(name)]
+    alike = Counter(path.name for path in paths)
+    files = {
+        str(path): network_of_file(
+            path,
+            batch,
+            str(path) if alike[path.name] > 1 else path.name,
+            None if resolution is None else (resolution, resolution),
+        )
+        for path in paths
+    }
+    # A file of `dshrink merge` is what a plan made of a network, and no such network itself.
+    names = [str(Path(name)) if is_onnx_name(name) else name for name in names]
+    shrunk = all(name in files and not files[name].original for name in names)
+    if plans and shrunk:
+        raise DshrinkError("--plan needs a network given by name, not only merged ONNX files")
+    by_name = [name for name in names if name not in files]
     resolutions = {plan.resolution for plan in plans if plan.resolution}
     if len(resolutions) > 1:
         raise DshrinkError(f"the plans are for several resolutions: {sorted(resolutions)}")
     size = one_resolution(resolution, next(iter(resolutions), None), "the plan")
     found: list[BenchNetwork] = []
     for name in names:
-        if name.endswith(".onnx"):
-            found.append(network_of_file(Path(name), batch))
+        if name in files and not (plans and not by_name and files[name].original):
+            found.append(files[name])
         else:
             found += networks_by_plan(load_network(name, resolution=size), plans, padding)
     return found

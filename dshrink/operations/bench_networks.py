@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.pieces.specs import shrunk_spec
 from dshrink.search.plan import Plan
 from latency_tables.records import convert_record
-from profiler.onnx_files import load_complete
+from profiler.onnx_files import complete_content, load_complete
 from profiler.planning.jobs import AnyJob, FileJob, Job
 
 
@@ -96,31 +96,54 @@ def networks_by_plan(
     ]
 
 
-def network_of_file(path: Path, batch: int) -> BenchNetwork:
+def network_of_file(
+    path: Path,
+    batch: int,
+    label: str | None = None,
+    resolution: tuple[int, int] | None = None,
+) -> BenchNetwork:
     """A network from an ONNX file; files of ``dshrink merge`` say what they are.
 
-    Raises BenchmarkError for a file without an input, or with another batch than asked for, and as
-    ``load_complete`` for one that is damaged or not complete.
+    ``resolution`` is what a file that leaves height and width open is measured at.
+
+    Another file is a network of its own, which a table may know by the file's name. Raises
+    BenchmarkError for a file without an input, with sizes left open, or with another batch than
+    asked for, and as ``load_complete`` for one that is damaged or not complete.
     """
     try:
         model = load_complete(path)
-        shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
     except FileNotFoundError:
         raise BenchmarkError(f"{path}: no such file; give a timm name or an ONNX file") from None
-    except IndexError:
-        raise BenchmarkError(f"{path}: not an ONNX model with an input: export it again") from None
+    stored = {one.name for one in model.graph.initializer}
+    inputs = [one for one in model.graph.input if one.name not in stored]
+    if not inputs:
+        raise BenchmarkError(f"{path}: not an ONNX model with an input: export it again")
+    dimensions = inputs[0].type.tensor_type.shape.dim
+    shape = [max(0, d.dim_value) for d in dimensions]  # exporters leave a size open by -1, too
+    content = complete_content(path, model)
+    if len(shape) == 4 and 0 in shape[2:]:
+        if resolution is None:
+            raise BenchmarkError(
+                f"{path}: leaves height and width open: give them with --resolution"
+            )
+        for at, size in zip((2, 3), resolution, strict=True):
+            dimensions[at].dim_value = shape[at] = size
+        content = model.SerializeToString()
     if shape and shape[0] not in (0, batch):
         raise BenchmarkError(
             f"{path}: its batch is {shape[0]}, not {batch}: export it again with --batch {batch}, "
             f"or measure with --batch {shape[0]}"
         )
     properties = {entry.key: entry.value for entry in model.metadata_props}
+    facts = _facts(properties.get(METADATA_KEY, ""), path)
+    own, label = not facts.model, label or path.name
     return BenchNetwork(
-        label=path.name,
-        facts=_facts(properties.get(METADATA_KEY, ""), path),
+        label=label,
+        facts=replace(facts, model=path.name) if own else facts,
         resolution=tuple(shape[2:]),
-        job=FileJob(id=f"file {path}", kind="network", label=path.name, file=path),
+        job=FileJob(id=f"file {path}", kind="network", label=label, file=path, content=content),
         file=str(path),
+        original=own,
     )
 
 

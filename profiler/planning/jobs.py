@@ -75,13 +75,21 @@ class Job(_JobBase):
 
 @dataclass(frozen=True, kw_only=True)
 class FileJob(_JobBase):
-    """A network that is in a file already."""
+    """A network that is in a file already.
+
+    ``content`` is what is measured where the file alone is not complete.
+    """
 
     file: Path
+    content: bytes = b""
 
     @property
     def digest(self) -> str:
-        return file_digest(str(self.file))
+        return (
+            hashlib.sha256(self.content).hexdigest()
+            if self.content
+            else file_digest(str(self.file))
+        )
 
 
 AnyJob = Job | FileJob

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from profiler.errors import InvalidJobError
-from profiler.onnx_files import load_complete
+from profiler.onnx_files import complete_content, load_complete
 
 PASSWD = "../../../../../../etc/passwd"
 
@@ -132,6 +132,39 @@ def test_a_location_alone_or_an_entry_alone_is_enough(tmp_path: Path) -> None:
     assert "'b' is in another file, 'w.bin'" in refusal(
         tmp_path, model(graph(listed)).SerializeToString()
     )
+
+
+def outside_of(folder: Path, location: str) -> Path:
+    """A file whose one tensor is in another."""
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2])
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    file = folder / "model.onnx"
+    file.write_bytes(model(graph(tensor)).SerializeToString())
+    return file
+
+
+def test_data_beside_the_file_is_read_and_goes_along(tmp_path: Path) -> None:
+    values = np.array([1.5, -2.0], np.float32)
+    (tmp_path / "w.bin").write_bytes(values.tobytes())
+    file = outside_of(tmp_path, "w.bin")
+    read = load_complete(file)
+    assert np.array_equal(numpy_helper.to_array(read.graph.initializer[0]), values)
+    sent = onnx.ModelProto.FromString(complete_content(file, read))
+    assert sent == read and not sent.graph.initializer[0].external_data
+    whole = tmp_path / "whole.onnx"
+    whole.write_bytes(sent.SerializeToString())
+    assert complete_content(whole, load_complete(whole)) == b""
+
+
+def test_data_elsewhere_is_never_read(tmp_path: Path) -> None:
+    data, folder = tmp_path / "w.bin", tmp_path / "model"
+    data.write_bytes(bytes(8))
+    folder.mkdir()
+    (folder / "link.bin").symlink_to(data)
+    for location in (str(data), "../w.bin", "link.bin", "missing.bin"):
+        with pytest.raises(InvalidJobError, match="is in another file"):
+            load_complete(outside_of(folder, location))
 
 
 def test_a_model_with_all_data_inside_is_read(tmp_path: Path) -> None:
