@@ -17,7 +17,7 @@ from torch import Tensor
 from dshrink.errors import CertificateError
 from dshrink.merge.merged_network import MergedNetwork, MergedRegion
 from dshrink.merge.padding import border_mask, reference
-from dshrink.network.onnx_check import only_batch
+from dshrink.network.tracing import only_batch
 from latency_tables.span_masks import Span
 
 #: Largest relative error of a merge that is called exact.

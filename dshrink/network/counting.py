@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -13,8 +14,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from dshrink.network.onnx_operator import OnnxOperator
+from dshrink.network.tracing import needs_data, only_batch
+
 #: What multiplies and has no formula there, by a part of its name.
 _UNCOUNTED = ("fft", "lstm", "gru", "rnn_", "grid_sampler", "cdist", "linalg", "trilinear")
+
+
+_UNCOUNTED_OF_ONNX = ("Einsum", "LSTM", "GRU", "RNN", "GridSample", "DFT", "Loop", "If", "Scan")
+_PRODUCTS_OF_ONNX = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 
 
 class _Names(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -40,9 +48,33 @@ class _Count(fx.Interpreter):
         counter, names = FlopCounterMode(display=False), _Names()
         with counter, names:
             value = super().run_node(n)
+        layer = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
+        if isinstance(layer, OnnxOperator):
+            self.flops[n] = _flops_of_kept(
+                layer, [self.env[one] for one in n.all_input_nodes], value
+            )
+            return value
         unknown = any(_is_uncounted(name) for name in names.names)
         self.flops[n] = None if unknown else counter.get_total_flops()
         return value
+
+
+def _flops_of_kept(layer: OnnxOperator, inputs: list[Any], result: Any) -> int | None:
+    """Of an operator of an ONNX file, which torch sees nothing of."""
+    if layer.node.domain not in ("", "ai.onnx") or layer.operator in _UNCOUNTED_OF_ONNX:
+        return None
+    if layer.operator not in _PRODUCTS_OF_ONNX:
+        return 0
+    named = dict(zip(layer.inputs, inputs, strict=True)) | layer.constants
+    shapes: list[tuple[int, ...]] = [tuple(named[name].shape) for name in layer.node.input[:2]]
+    first, second = shapes
+    if layer.operator == "ConvTranspose":
+        return 2 * math.prod(first) * math.prod(second[1:])
+    reduced: int = first[-1] if layer.operator == "MatMul" else math.prod(second[1:])
+    if layer.operator == "Gemm":
+        turned = any(one.name == "transA" and one.i for one in layer.node.attribute)
+        reduced = first[0 if turned else 1]
+    return 2 * int(result.numel()) * int(reduced)
 
 
 def _is_uncounted(name: str) -> bool:
@@ -50,17 +82,17 @@ def _is_uncounted(name: str) -> bool:
     return library not in ("aten", "prim", "prims") or any(one in function for one in _UNCOUNTED)
 
 
-def count_macs(
-    traced: fx.GraphModule, image_shape: tuple[int, ...], *, real: bool = False
-) -> dict[fx.Node, int | None]:
+def count_macs(traced: fx.GraphModule, image_shape: tuple[int, ...]) -> dict[fx.Node, int | None]:
     """Of each node, for one image of (C, H, W); None where an operator has no formula."""
-    count = _Count(traced)
+    count, batch = _Count(traced), only_batch(traced) or 1
     dtype = next((one.dtype for one in traced.parameters()), torch.float32)
     with ExitStack() as modes:
         modes.enter_context(torch.no_grad())
         # FlopCounterMode has no formula for the fused attention of CPUs.
         modes.enter_context(sdpa_kernel(SDPBackend.MATH))
-        if not real:
+        if not needs_data(traced):
             modes.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-        count.run(torch.zeros(1, *image_shape, dtype=dtype))
-    return {node: None if flops is None else flops // 2 for node, flops in count.flops.items()}
+        count.run(torch.zeros(batch, *image_shape, dtype=dtype))
+    return {
+        node: None if flops is None else flops // 2 // batch for node, flops in count.flops.items()
+    }

@@ -12,7 +12,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,12 @@ import torch
 from onnx import numpy_helper
 from torch import fx, nn
 
+from dshrink.network.onnx_fragments import FragmentError, converted, kept_nodes
+from dshrink.network.onnx_operator import OnnxOperator
+from dshrink.network.onnx_source import source_of
 from dshrink.network.value_tracer import BATCHES
 from latency_tables.onnx_file import OPSET
-from latency_tables.onnx_fragment import BATCH, RESULT, to_text
+from latency_tables.onnx_fragment import BATCH, RESULT, from_text, to_text
 from latency_tables.opspec import Shape
 
 #: The oldest, that of all our files, and one that has words for attention as well.
@@ -61,6 +64,47 @@ def export_fragments(traced: fx.GraphModule, closures: Sequence[Closure]) -> lis
 
     They are of the oldest opset that has words for all.
     """
+    layers = {
+        node: traced.get_submodule(str(node.target))
+        for closure in closures
+        for node in closure.nodes
+        if node.op == "call_module"
+    }
+    kept = [
+        any(isinstance(layers.get(node), OnnxOperator) for node in closure.nodes)
+        for closure in closures
+    ]
+    ours = _exported_by_torch(
+        traced, [one for one, is_kept in zip(closures, kept, strict=True) if not is_kept]
+    )
+    waiting = iter(ours)
+    return [
+        _of_kept(traced, layers, closure) if is_kept else next(waiting)
+        for closure, is_kept in zip(closures, kept, strict=True)
+    ]
+
+
+def _of_kept(
+    traced: fx.GraphModule, layers: Mapping[fx.Node, nn.Module], closure: Closure
+) -> Fragment:
+    """Operators that a file has: their own nodes."""
+    inputs = {node: f"x{at}" for at, node in enumerate(closure.inputs)}
+    source = source_of(traced)
+    assert source is not None  # only files have such operators
+    try:
+        nodes, constants, opset = kept_nodes(source, layers, closure.nodes, inputs)
+        parts = [Part(nodes=nodes, constants=one) for one in constants]
+        names = {name: name for name in inputs.values()} | {RESULT: RESULT, "": ""}
+        fragment = fragment_of(parts, names, {}, opset)
+        if fragment.graph and opset < OPSET:
+            newer = converted(from_text(fragment.graph), opset, OPSET)
+            fragment = replace(fragment, graph=to_text(newer), opset=OPSET)
+        return fragment
+    except FragmentError as error:
+        return Fragment(reason=str(error))
+
+
+def _exported_by_torch(traced: fx.GraphModule, closures: Sequence[Closure]) -> list[Fragment]:
     if not closures:
         return []
     *older, newest = OPSETS

@@ -5,22 +5,14 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from dshrink.errors import NetworkError
 from dshrink.network.onnx_runtime import run_all, run_onnx
 from dshrink.network.onnx_source import OnnxSource
 
-#: Of ``fx.GraphModule.meta``: the only batch that the module runs with, None where any will do.
-BATCH_KEY = "batch"
 #: Relative to the largest value: two implementations of deep networks differ by rounding.
 _TOLERANCE, _HALF_TOLERANCE = 1e-3, 5e-2
-
-
-def only_batch(module: nn.Module) -> int | None:
-    """The one batch that a module runs with, or None where any will do."""
-    found: int | None = getattr(module, "meta", {}).get(BATCH_KEY)
-    return found
 
 
 def compare_with_runtime(

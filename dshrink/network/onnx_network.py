@@ -24,7 +24,7 @@ from onnx import TensorProto, numpy_helper
 from torch import fx, nn
 
 from dshrink.errors import NetworkError
-from dshrink.network.onnx_check import BATCH_KEY, compare_with_runtime, fixed_batch
+from dshrink.network.onnx_check import compare_with_runtime, fixed_batch
 from dshrink.network.onnx_kept import (
     SLICE_BY_INPUT,
     BatchInsideError,
@@ -37,11 +37,9 @@ from dshrink.network.onnx_layers import NodeView, attributes_of, layer_of
 from dshrink.network.onnx_names import LayerNames, add_uniquely
 from dshrink.network.onnx_operator import Array, evaluator
 from dshrink.network.onnx_patterns import PATTERNS
-from dshrink.network.onnx_source import SOURCE_KEY, OnnxSource, open_onnx, reads_of
-from dshrink.network.tracing import propagate_shapes
+from dshrink.network.onnx_source import SOURCE_KEY, VALUE_KEY, OnnxSource, open_onnx, reads_of
+from dshrink.network.tracing import ONLY_BATCH, propagate_shapes
 
-#: Values whose name a graph node carries in ``node.meta``.
-VALUE_KEY = "onnx"
 _FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 _BY_VALUE = ("NonZero", "NonMaxSuppression", "Unique", "Compress")
 _RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli")
@@ -63,7 +61,7 @@ def read_onnx(file: Path | OnnxSource, resolution: tuple[int, int] | None = None
         module = reader.run()
     compare_with_runtime(source, module, reader.images[-1], reader.results[-1])
     module.meta[SOURCE_KEY] = source
-    module.meta[BATCH_KEY] = fixed_batch(source, module, reader.images[-1], reader.results[-1])
+    module.meta[ONLY_BATCH] = fixed_batch(source, module, reader.images[-1], reader.results[-1])
     propagate_shapes(module, (source.channels, *size))
     return module
 

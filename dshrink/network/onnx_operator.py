@@ -41,6 +41,9 @@ class OnnxOperator(nn.Module):
     the node makes several.
     """
 
+    #: It computes with NumPy: fake tensors do not run through it.
+    needs_data = True
+
     def __init__(
         self,
         node: onnx.NodeProto,

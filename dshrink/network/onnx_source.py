@@ -28,6 +28,8 @@ OLDEST_OPSET = 7
 MOST_BYTES = 2**31 - 1
 #: Of ``fx.GraphModule.meta``: what the module was read from, and the batch that it is fixed to.
 SOURCE_KEY = "onnx_source"
+#: Of a graph node's meta data: the names of the values that it makes in the file.
+VALUE_KEY = "onnx"
 
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 _FLOATS = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}

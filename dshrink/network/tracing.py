@@ -26,6 +26,8 @@ _LIBRARIES: list[torch.library.Library] = []  # a library lives as long as its d
 
 #: Where a node's meta data have the shape of what it gives for one image (``propagate_shapes``).
 IMAGE_SHAPE = "image_shape"
+#: Where a graph's meta data have the only batch that it takes; None where any will do.
+ONLY_BATCH = "only_batch"
 
 
 def import_timm() -> Any:
@@ -97,15 +99,23 @@ def _dtype(module: nn.Module) -> torch.dtype:
     return next(floats, torch.float32)
 
 
-def propagate_shapes(
-    traced: fx.GraphModule, input_shape: tuple[int, int, int], *, batch: int | None = None
-) -> None:
+def only_batch(module: nn.Module) -> int | None:
+    """The one batch that a graph runs with, or None where any will do."""
+    found: int | None = getattr(module, "meta", {}).get(ONLY_BATCH)
+    return found
+
+
+def needs_data(traced: fx.GraphModule) -> bool:
+    """Whether a layer of it computes with real tensors alone."""
+    return any(getattr(layer, "needs_data", False) for layer in traced.modules())
+
+
+def propagate_shapes(traced: fx.GraphModule, input_shape: tuple[int, int, int]) -> None:
     """Write ``node.meta[IMAGE_SHAPE]`` of every node: its tensor's shape without the batch.
 
     It is None for what is no tensor of floats with the batch as its first axis, and nowhere else.
-    ``batch`` is that of a network that takes no other.
     """
-    real = any(getattr(one, "needs_data", False) for one in traced.modules())
+    real, batch = needs_data(traced), only_batch(traced)
     batches = (batch,) if batch else BATCHES
     found = [_shapes(traced, (one, *input_shape), real=real) for one in batches]
     for node in traced.graph.nodes:

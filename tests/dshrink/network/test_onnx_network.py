@@ -17,11 +17,10 @@ from torch import nn
 
 from dshrink.errors import NetworkError
 from dshrink.network.models import load_network
-from dshrink.network.onnx_check import only_batch
 from dshrink.network.onnx_network import read_onnx
 from dshrink.network.onnx_operator import OnnxOperator
 from dshrink.network.onnx_source import open_onnx
-from dshrink.network.tracing import import_timm
+from dshrink.network.tracing import import_timm, only_batch
 
 node = helper.make_node
 
