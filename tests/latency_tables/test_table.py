@@ -102,8 +102,6 @@ def test_an_unknown_padding_is_refused() -> None:
 @pytest.mark.parametrize(
     ("kind", "block", "name"),
     [
-        ("stem", None, "'stem'"),
-        ("head", None, "'head'"),
         ("original", 1, "'block 1 original'"),
         ("merged", 0, "'block 0 merged'"),
     ],
