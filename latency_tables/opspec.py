@@ -309,6 +309,12 @@ class OpSpec:
         return sum(op.macs([self.shapes[t] for t in op.inputs]) for op in self.ops)
 
     @cached_property
+    def uncounted(self) -> tuple[int, ...]:
+        """The operators, by number, whose multiply-accumulates nobody counts."""
+        opaque = ((n, op) for n, op in enumerate(self.ops) if isinstance(op, Opaque))
+        return tuple(n for n, op in opaque if op.counted is None)
+
+    @cached_property
     def parameters(self) -> int:
         """Stored numbers."""
         return sum(math.prod(shape) for shapes in self.array_shapes for shape in shapes)

@@ -36,7 +36,8 @@ class ProfileRequest:
 
     ``operators`` is whose the operators of the networks of ``compose`` are. ``spans`` are the spans
     that are profiled, None in a network of blocks: its widest merged kernel bounds what is
-    measured, its mode is only kept. ``check`` networks take no part in the estimate.
+    measured, its mode is only kept. ``check`` networks take no part in the estimate. ``warnings``
+    are said of the table.
     """
 
     pieces: NetworkPieces
@@ -52,6 +53,7 @@ class ProfileRequest:
     time_limit_s: float = math.inf
     spans: SpanChoice | None = None
     settings: ProfileSettings = field(default_factory=ProfileSettings)
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +123,11 @@ def profile(
             dshrink_version=request.dshrink_version,
             spans=request.spans,
         ),
-        warnings=(*machine_warnings(fingerprint, conditions), *result.warnings),
+        warnings=(
+            *request.warnings,
+            *machine_warnings(fingerprint, conditions),
+            *result.warnings,
+        ),
         boards=result.boards,
     )
     return Profile(request=request, table=table, session=result)

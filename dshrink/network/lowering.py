@@ -21,6 +21,7 @@ from dshrink.network.batch_norm import float64_array, folded_weights, scale_and_
 from dshrink.network.counting import count_macs
 from dshrink.network.fragments import Closure, Weight, export_fragments
 from dshrink.network.layers import ConstantMap
+from dshrink.network.onnx_operator import OnnxOperator
 from dshrink.network.operators import (
     Call,
     find_operator,
@@ -212,7 +213,7 @@ class _Lowering:
             inputs=tuple(inputs),
             shapes=tuple(self.shapes[self.tensor[one]] for one in inputs),
         )
-        name = _function_name(node) if call.layer is None else type(call.layer).__name__
+        name = _function_name(node) if call.layer is None else _layer_kind(call.layer)
         read = tuple(self.tensor[one] for one in inputs)
         self._emit(node, Opaque(inputs=read, operator=name, shape=call.result), call.result)
         self.modules[-1] = []
@@ -252,6 +253,10 @@ class _Lowering:
             number: fragment.weights
             for number, fragment in zip(self.closures, fragments, strict=True)
         }
+
+
+def _layer_kind(layer: nn.Module) -> str:
+    return layer.operator if isinstance(layer, OnnxOperator) else type(layer).__name__
 
 
 def _function_name(node: fx.Node) -> str:
