@@ -17,14 +17,21 @@ from onnx import external_data_helper
 
 from latency_tables.errors import OnnxFileError
 
+_LFS_POINTER = b"version https://git-lfs"
+
 
 def load_complete(file: Path) -> onnx.ModelProto:
     """The model of a file, with the data beside it.
 
     Raises OnnxFileError where it is damaged, or data of it is elsewhere.
     """
+    content = file.read_bytes()
+    if content.startswith(_LFS_POINTER):
+        raise OnnxFileError(f"{file} is a pointer of Git LFS, not the model: run `git lfs pull`")
+    if not content:
+        raise OnnxFileError(f"{file} is empty: export it again")
     try:
-        model: onnx.ModelProto = onnx.ModelProto.FromString(file.read_bytes())
+        model: onnx.ModelProto = onnx.ModelProto.FromString(content)
     except DecodeError as error:
         raise OnnxFileError(
             f"{file} is not an ONNX model, or is damaged ({error}): check it with onnx.checker, "

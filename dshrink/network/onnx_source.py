@@ -32,7 +32,6 @@ SOURCE_KEY = "onnx_source"
 
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 _FLOATS = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
-_LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,16 +119,8 @@ def _load(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         raise NetworkError(f"{path}: no such file; give an ONNX file or the name of a network")
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise NetworkError(f"{path}: cannot be read: {error.strerror}") from error
-    if data.startswith(_LFS_POINTER):
-        raise NetworkError(f"{path}: a pointer of Git LFS, not the model: run `git lfs pull`")
-    if not data:
-        raise NetworkError(f"{path}: the file is empty: export it again")
-    try:
         model = load_complete(path)
-    except OnnxFileError as error:
+    except (OnnxFileError, OSError) as error:
         raise NetworkError(str(error)) from error
     if not model.graph.node:
         raise NetworkError(f"{path} is not an ONNX model, or has no node: export it again")

@@ -512,7 +512,7 @@ TRAINING = node(
     training_mode=1,
 )
 REFUSED = {
-    "empty": (b"", "the file is empty"),
+    "empty": (b"", "is empty: export it again"),
     "text": (b"not a model\n", "is not an ONNX model, or is damaged"),
     "page": (b"<html></html>", "is not an ONNX model, or is damaged"),
     "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
