@@ -7,6 +7,7 @@ LatencyTableError (a ValueError)
     ConditionsError      numbers measured under different conditions
     MaskError            a keep mask that does not fit the network
     CalibrationError     networks, or an estimate from them, that cannot be
+    OnnxFileError        an ONNX file that is damaged, or that lacks data of its own
 """
 
 from __future__ import annotations
@@ -38,3 +39,7 @@ class MaskError(LatencyTableError):
 
 class CalibrationError(LatencyTableError):
     """Measured networks, or an estimate from them, that cannot be."""
+
+
+class OnnxFileError(LatencyTableError):
+    """An ONNX file that is damaged, or that lacks data of its own."""

@@ -57,7 +57,7 @@ def read_onnx(file: Path | OnnxSource, resolution: tuple[int, int] | None = None
     source = open_onnx(file) if isinstance(file, Path) else file
     size = _size(source, resolution)
     reader = _Reader(source, size)
-    with torch.inference_mode():
+    with torch.no_grad():  # its parameters are for training, too
         module = reader.run()
     compare_with_runtime(source, module, reader.images[-1], reader.results[-1])
     module.meta[SOURCE_KEY] = source

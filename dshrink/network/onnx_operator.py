@@ -1,8 +1,8 @@
 """An operator of an ONNX file that dshrink has no layer for, as a module that computes it.
 
 ONNX's own reference implementation runs it, in the precision that the network is in, so that a
-certificate in float64 stays one. It works on NumPy arrays: nothing is differentiated through it,
-so that what needs gradients cannot train such a network.
+certificate in float64 stays one. It works on NumPy arrays, through which nothing is differentiated:
+training what comes before such an operator is refused.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import torch
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 from torch import nn
+
+from dshrink.errors import NetworkError
 
 Array = npt.NDArray[Any]
 _IR_VERSION = 8
@@ -75,6 +77,11 @@ class OnnxOperator(nn.Module):
 
     def forward(self, *tensors: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         first = tensors[0]
+        if torch.is_grad_enabled() and any(one.requires_grad for one in tensors):
+            raise NetworkError(
+                f"operator {self.operator} (node {self.node.name!r}) of an ONNX file has no "
+                "gradient here: train the network where it was made"
+            )
         dtype = next((one.dtype for one in tensors if one.is_floating_point()), torch.float32)
         feeds = {
             name: one.detach().cpu().numpy() for name, one in zip(self.inputs, tensors, strict=True)

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.inliner
-from google.protobuf.message import DecodeError
-from onnx import TensorProto, external_data_helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 from torch import nn
 
 from dshrink.errors import NetworkError
+from latency_tables.errors import OnnxFileError
+from latency_tables.onnx_data import load_complete
 
 SUFFIX = ".onnx"
 #: Before it, additions broadcast by attributes and norms have a mode.
@@ -33,7 +34,6 @@ VALUE_KEY = "onnx"
 
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 _FLOATS = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
-_LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,26 +121,11 @@ def _load(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         raise NetworkError(f"{path}: no such file; give an ONNX file or the name of a network")
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise NetworkError(f"{path}: cannot be read: {error.strerror}") from error
-    if data.startswith(_LFS_POINTER):
-        raise NetworkError(f"{path}: a pointer of Git LFS, not the model: run `git lfs pull`")
-    if not data:
-        raise NetworkError(f"{path}: the file is empty: export it again")
-    try:
-        model: onnx.ModelProto = onnx.ModelProto.FromString(data)
-    except DecodeError:
-        model = onnx.ModelProto()
+        model = load_complete(path)
+    except (OnnxFileError, OSError) as error:
+        raise NetworkError(str(error)) from error
     if not model.graph.node:
-        raise NetworkError(f"{path}: not an ONNX model, or damaged: export it again")
-    try:
-        external_data_helper.load_external_data_for_model(model, str(path.absolute().parent))
-    except Exception as error:  # onnx raises several kinds
-        raise NetworkError(
-            f"{path}: the file with its weights cannot be read ({_first_line(error)}): keep it "
-            "beside the model under the name that it was exported with"
-        ) from error
+        raise NetworkError(f"{path} is not an ONNX model, or has no node: export it again")
     if model.ByteSize() > MOST_BYTES:
         raise NetworkError(f"{path}: above 2 GiB with its weights, which no runtime here is sent")
     return model
@@ -259,7 +244,3 @@ def _type_name(element: int) -> str:
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return ", ".join(name[:60] for name in names[:4]) + more
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [repr(error)])[0][:160]

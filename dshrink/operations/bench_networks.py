@@ -14,8 +14,8 @@ from dshrink.network.models import Network
 from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.pieces.specs import shrunk_spec
 from dshrink.search.plan import Plan
+from latency_tables.onnx_data import complete_content, load_complete
 from latency_tables.records import convert_record
-from profiler.onnx_files import complete_content, load_complete
 from profiler.planning.jobs import AnyJob, FileJob, Job
 
 

@@ -184,7 +184,7 @@ def test_data_beside_the_file_is_read_and_missed_with_its_name(network, tmp_path
     expected, result = (read_onnx(path).state_dict() for path in (inside, outside))
     assert all(torch.equal(result[name], tensor) for name, tensor in expected.items())
     (tmp_path / "outside.data").unlink()
-    with pytest.raises(NetworkError, match=r"outside\.data.*beside the model"):
+    with pytest.raises(NetworkError, match=r"outside\.data.*cannot be read beside it"):
         read_onnx(outside)
 
 
@@ -479,7 +479,7 @@ def refused(made, part, tmp_path):
     with pytest.raises(NetworkError) as caught:
         load_network(str(path))
     said = str(caught.value)
-    assert said.startswith(f"{path}: ") and "\n" not in said and len(said) < 500
+    assert said.startswith(str(path)) and "\n" not in said and len(said) < 500
     assert part in said
 
 
@@ -511,9 +511,9 @@ TRAINING = node(
     training_mode=1,
 )
 REFUSED = {
-    "empty": (b"", "the file is empty"),
-    "text": (b"not a model\n", "not an ONNX model, or damaged"),
-    "page": (b"<html></html>", "not an ONNX model, or damaged"),
+    "empty": (b"", "is empty: export it again"),
+    "text": (b"not a model\n", "is not an ONNX model, or is damaged"),
+    "page": (b"<html></html>", "is not an ONNX model, or is damaged"),
     "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
     "opset 99": (model([conv("a", "x", "y")], [WEIGHT], opset=99), "its opset is 99"),
     "opset 6": (model([conv("a", "x", "y")], [WEIGHT], opset=6), "its opset is 6"),
@@ -602,6 +602,13 @@ def test_a_reading_that_the_runtime_does_not_share_is_refused_with_the_node(tmp_
     path = saved(tmp_path / "a.onnx", model(nodes, [scale]))
     with pytest.raises(NetworkError, match=r"first at Relu \(node 'wrong'\)"):
         read_onnx(path)
+
+
+def test_nothing_is_trained_through_an_operator_without_a_gradient(tmp_path):
+    nodes = [CONV, node("LeakyRelu", ["c"], ["y"], name="leak")]
+    module = read_onnx(saved(tmp_path / "a.onnx", model(nodes, [WEIGHT])))
+    with pytest.raises(NetworkError, match=r"LeakyRelu \(node 'leak'\).*has no gradient"):
+        module.train()(image_of(1, 3, 16, 16))
 
 
 def test_an_operator_of_several_results_gives_each_of_them(tmp_path):

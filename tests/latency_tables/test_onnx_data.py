@@ -11,8 +11,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from profiler.errors import InvalidJobError
-from profiler.onnx_files import complete_content, load_complete
+from latency_tables.errors import OnnxFileError
+from latency_tables.onnx_data import complete_content, load_complete
 
 PASSWD = "../../../../../../etc/passwd"
 
@@ -108,7 +108,7 @@ def load(folder: Path, content: bytes) -> onnx.ModelProto:
 
 
 def refusal(folder: Path, content: bytes) -> str:
-    with pytest.raises(InvalidJobError) as caught:
+    with pytest.raises(OnnxFileError) as caught:
         load(folder, content)
     said = str(caught.value)
     assert said.startswith(str(folder / "model.onnx")) and "\n" not in said and len(said) < 2000
@@ -163,7 +163,7 @@ def test_data_elsewhere_is_never_read(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "link.bin").symlink_to(data)
     for location in (str(data), "../w.bin", "link.bin", "missing.bin"):
-        with pytest.raises(InvalidJobError, match="is in another file"):
+        with pytest.raises(OnnxFileError, match="is in another file"):
             load_complete(outside_of(folder, location))
 
 
@@ -223,7 +223,7 @@ def test_every_cut_and_many_changes_are_read_or_refused(tmp_path: Path) -> None:
         for content in cuts + [changed(whole, draw) for _ in range(100)]:
             try:
                 load(tmp_path, content)
-            except InvalidJobError as error:
+            except OnnxFileError as error:
                 assert "\n" not in str(error)
 
 

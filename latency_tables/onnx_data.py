@@ -15,18 +15,25 @@ import onnx
 from google.protobuf.message import DecodeError, Message
 from onnx import external_data_helper
 
-from profiler.errors import InvalidJobError
+from latency_tables.errors import OnnxFileError
+
+_LFS_POINTER = b"version https://git-lfs"
 
 
 def load_complete(file: Path) -> onnx.ModelProto:
     """The model of a file, with the data beside it.
 
-    Raises InvalidJobError where it is damaged, or data of it is elsewhere.
+    Raises OnnxFileError where it is damaged, or data of it is elsewhere.
     """
+    content = file.read_bytes()
+    if content.startswith(_LFS_POINTER):
+        raise OnnxFileError(f"{file} is a pointer of Git LFS, not the model: run `git lfs pull`")
+    if not content:
+        raise OnnxFileError(f"{file} is empty: export it again")
     try:
-        model: onnx.ModelProto = onnx.ModelProto.FromString(file.read_bytes())
+        model: onnx.ModelProto = onnx.ModelProto.FromString(content)
     except DecodeError as error:
-        raise InvalidJobError(
+        raise OnnxFileError(
             f"{file} is not an ONNX model, or is damaged ({error}): check it with onnx.checker, "
             "and export it again"
         ) from error
@@ -36,7 +43,7 @@ def load_complete(file: Path) -> onnx.ModelProto:
             external_data_helper.load_external_data_for_model(model, str(file.absolute().parent))
     for tensor in outside:
         if _is_outside(tensor):
-            raise InvalidJobError(
+            raise OnnxFileError(
                 f"{file}: the data of tensor {tensor.name[:200]!r} is in another file, "
                 f"{_location(tensor)[:200]!r}, which cannot be read beside it: bring it there, or "
                 "save the model with all data inside: "
