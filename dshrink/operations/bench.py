@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from dshrink.errors import DshrinkError
-from dshrink.network.models import load_network
+from dshrink.network.models import load
+from dshrink.network.references import ModelChoice
 from dshrink.operations.bench_networks import (
     BenchmarkError,
     BenchNetwork,
     network_of_file,
     networks_by_plan,
 )
-from dshrink.operations.resolution import one_resolution
+from dshrink.operations.known import known_of_plans
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.results import BenchmarkResult, save_results
 from dshrink.search.plan import Plan, parse_plan
@@ -54,7 +55,7 @@ def bench_networks(
     out_file: Path,
     target: Target,
     *,
-    resolution: int | None = None,
+    choice: ModelChoice | None = None,
     padding: str | None = None,
     seed: int = 0,
     on_progress: OnProgress = no_progress,
@@ -62,11 +63,12 @@ def bench_networks(
 ) -> list[BenchmarkResult]:
     """Measure networks by name or ONNX file, and by name under each plan; write the results.
 
-    ``notice`` reports tables that predict nothing. The same call resumes an interrupted run.
+    ``choice`` says what is asked of each network by name, whatever its own name is. ``notice``
+    reports tables that predict nothing. The same call resumes an interrupted run.
     """
     loaded = [load_table(path) for path in tables]
     parsed = [parse_plan(plan) for plan in plans]
-    wanted = _wanted(networks, parsed, batch_on(target), resolution, padding)
+    wanted = _wanted(networks, parsed, batch_on(target), choice, padding)
     with measuring_on(target, notice) as (scheduler, conditions):
         results = run_benchmark(
             wanted,
@@ -92,21 +94,19 @@ def _wanted(
     names: Sequence[str],
     plans: Sequence[Plan],
     batch: int,
-    resolution: int | None,
+    choice: ModelChoice | None,
     padding: str | None,
 ) -> list[BenchNetwork]:
-    if plans and all(name.endswith(".onnx") for name in names):
+    if plans and all(name.lower().endswith(".onnx") for name in names):
         raise DshrinkError("--plan needs a network given by name, not only ONNX files")
-    resolutions = {plan.resolution for plan in plans if plan.resolution}
-    if len(resolutions) > 1:
-        raise DshrinkError(f"the plans are for several resolutions: {sorted(resolutions)}")
-    size = one_resolution(resolution, next(iter(resolutions), None), "the plan")
+    known = known_of_plans(plans)
     found: list[BenchNetwork] = []
     for name in names:
-        if name.endswith(".onnx"):
+        if name.lower().endswith(".onnx"):
             found.append(network_of_file(Path(name), batch))
         else:
-            found += networks_by_plan(load_network(name, resolution=size), plans, padding)
+            asked = ModelChoice(model=name) if choice is None else replace(choice, model=name)
+            found += networks_by_plan(load(asked.knowing(known)), plans, padding)
     return found
 
 

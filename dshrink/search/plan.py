@@ -90,6 +90,7 @@ class Plan:
 
     model: str | None = None
     resolution: tuple[int, int] | None = None
+    in_channels: int | None = None
     keep_mask: str = ""
     span_mask: str = ""
     padding: str

@@ -91,6 +91,7 @@ def weights_about(network: Network, changes: Rewriting | None) -> dict[str, Any]
         "model": network.name,
         "resolution": list(network.resolution),
         "classes": network.spec.shapes[-1][0],
+        "in_channels": network.spec.input_shape[0],
         "segments": changes.segments if changes else "",
         "mask": changes.mask if changes else "",
         "free_activation": changes.free_activation if changes else True,
