@@ -40,7 +40,8 @@ class Evaluator:
     """A network and its images, ready to evaluate candidates on a GPU where there is one.
 
     ``said`` is what to know of the weights; ``unreadable`` collects the images that could not be
-    read, where that is no reason to stop. Raises DataError for images that cannot be used, NetworkError for weights that do not fit them.
+    read, where that is no reason to stop. Raises DataError for images that cannot be used,
+    NetworkError for weights that do not fit them.
     """
 
     def __init__(self, settings: ImportanceSettings) -> None:

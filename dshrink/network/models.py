@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -18,7 +20,7 @@ from dshrink.network.blocks import Block, find_blocks
 from dshrink.network.chain import Chain, make_chain
 from dshrink.network.lowering import LoweredNetwork, lower
 from dshrink.network.references import NAMED_WEIGHTS, Known, ModelChoice, Source
-from dshrink.network.sources import create, folders_of
+from dshrink.network.sources import check_options, create, folders_of
 from dshrink.network.state_dicts import load_state, load_weights
 from dshrink.network.tracing import trace
 from dshrink.network.user_code import importing_from, user_code_error
@@ -88,6 +90,9 @@ def load(choice: ModelChoice, notice: Notice = no_notice) -> Network:
     was taken. What a file of ours says of its network is used where nothing was asked. Raises
     NetworkError with one line that says what to do, UserCodeError for a network of one's own.
     """
+    check_options(choice)
+    if choice.reference.source is Source.ONNX:
+        return _of_onnx_file(choice)
     if choice.weights not in NAMED_WEIGHTS:
         choice = choice.knowing(known_of_weights(Path(choice.weights), choice))
     with importing_from(folders_of(choice)):
@@ -95,7 +100,6 @@ def load(choice: ModelChoice, notice: Notice = no_notice) -> Network:
         module = create(choice)
         # Half and double modules compute what they compute in float32, with which all is compared.
         module = module.float().eval()
-        choice = choice.knowing(_known_of_module(module, choice))
         shape = (choice.channels, *choice.size)
         if choice.reference.source is Source.FACTORY:
             _try(module, choice, shape)
@@ -106,14 +110,14 @@ def load(choice: ModelChoice, notice: Notice = no_notice) -> Network:
         return _traced(module, choice, shape)
 
 
-def _known_of_module(module: nn.Module, choice: ModelChoice) -> Known | None:
-    """The image that a network from a file is for, where the file says so."""
-    shape = getattr(module, "meta", {}).get("input_shape")
-    if choice.reference.source is not Source.ONNX or shape is None:
-        return None
-    channels, height, width = shape
-    resolution = None if None in (height, width) else (height, width)
-    return Known(whose=choice.model, resolution=resolution, in_channels=channels)
+def _of_onnx_file(choice: ModelChoice) -> Network:
+    """The network of an ONNX file, for the image that the file says where it says one."""
+    sources: Any = importlib.import_module("dshrink.network.onnx_source")
+    reader: Any = importlib.import_module("dshrink.network.onnx_network")
+    source = sources.open_onnx(Path(choice.reference.place).expanduser())
+    known = Known(whose=choice.name, resolution=source.size, in_channels=source.channels)
+    module = reader.read_onnx(source, choice.knowing(known).size)
+    return Network(name=choice.name, module=module, lowered=lower(module))
 
 
 def _try(module: nn.Module, choice: ModelChoice, shape: tuple[int, int, int]) -> None:
@@ -127,7 +131,8 @@ def _try(module: nn.Module, choice: ModelChoice, shape: tuple[int, int, int]) ->
         raise
     except (Exception, SystemExit) as error:
         wants = re.search(r"to have (\d+) channels, but got (\d+) channels", str(error))
-        hint = "; is it for another --resolution or --in-channels?"
+        of_shapes = isinstance(error, RuntimeError | ValueError | AssertionError)
+        hint = "; is it for another --resolution or --in-channels?" if of_shapes else ""
         if wants and int(wants[2]) == choice.channels:
             hint = f"; give --in-channels {wants[1]}"
         raise user_code_error(error, what, hint) from error

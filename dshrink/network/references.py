@@ -168,7 +168,7 @@ class ModelChoice:
         self.arguments  # noqa: B018 - refused here, before anything is loaded
         if self.resolution is not None:
             Size.of(*self.resolution)
-        if min(self.in_channels or 1, self.classes or 1) < 1:
+        if any(count is not None and count < 1 for count in (self.in_channels, self.classes)):
             raise NetworkError("--in-channels and --classes count from 1")
         if self.weights_ema and self.weights in NAMED_WEIGHTS:
             raise NetworkError(

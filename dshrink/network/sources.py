@@ -36,23 +36,23 @@ _FILE_MODULE = "dshrink_model_file"
 def create(choice: ModelChoice) -> nn.Module:
     """The network with its initial weights, or the published ones where those are asked for.
 
-    Where a factory is imported from is ``folders_of``. Raises NetworkError with one line that says
-    what to do, UserCodeError for what the user's code raises.
+    A file of ONNX is read by ``models``. Where a factory is imported from is ``folders_of``.
+    Raises NetworkError with one line that says what to do, UserCodeError for what the user's code
+    raises.
     """
-    source = choice.reference.source
-    _check_options(choice)
-    return _CREATE[source](choice)
+    return _CREATE[choice.reference.source](choice)
 
 
 def folders_of(choice: ModelChoice) -> tuple[Path, ...]:
-    """Where a factory may import from: the current folder, and that of its file."""
+    """Where a factory may import from: the folder of its file, and the current one."""
     at = choice.reference
     if at.source is not Source.FACTORY:
         return ()
-    return (Path.cwd(), *((Path(at.place).expanduser().parent,) if at.is_file else ()))
+    return (*((Path(at.place).expanduser().parent,) if at.is_file else ()), Path.cwd())
 
 
-def _check_options(choice: ModelChoice) -> None:
+def check_options(choice: ModelChoice) -> None:
+    """Raise NetworkError for what is asked of a network that its kind has no answer to."""
     name, at = choice.name, choice.reference
     if choice.weights == PRETRAINED and choice.classes is not None:
         raise NetworkError(
@@ -60,22 +60,22 @@ def _check_options(choice: ModelChoice) -> None:
             f"{choice.classes} of your own; give the weights of such a network: "
             "--weights FILE.safetensors"
         )
-    if at.takes_classes:
-        return
-    what = "an ONNX file" if at.source is Source.ONNX else "your own factory"
-    if choice.classes is not None:
-        advice = (
-            "leave --classes out"
-            if at.source is Source.ONNX
-            else "give it as an argument of the factory: "
-            f"--model-arg NAME={choice.classes}, by the name that it has there"
-        )
-        raise NetworkError(f"{name}: --classes says nothing to {what}: {advice}")
-    if choice.weights == PRETRAINED:
-        raise NetworkError(
-            f"{name}: nobody publishes weights of {what}: give --weights FILE, or --weights "
-            "initial for those that it comes with"
-        )
+    if at.source is Source.ONNX:
+        if choice.classes is not None or choice.model_args:
+            raise NetworkError(f"{name}: is as its file says: leave out --classes and --model-arg")
+        if choice.weights not in (PRETRAINED, "initial"):
+            raise NetworkError(f"{name}: an ONNX file has its own weights: leave --weights out")
+    if at.source is Source.FACTORY:
+        if choice.classes is not None:
+            raise NetworkError(
+                f"{name}: --classes says nothing to your own factory: give it as an argument of "
+                f"the factory: --model-arg NAME={choice.classes}, by the name that it has there"
+            )
+        if choice.weights == PRETRAINED:
+            raise NetworkError(
+                f"{name}: nobody publishes weights of your own factory: give --weights FILE, or "
+                "--weights initial for those that it comes with"
+            )
 
 
 # timm and torchvision
@@ -114,8 +114,9 @@ def _check_known(name: str, short: str, known: Iterable[str], where: str) -> Non
     if short in known:
         return
     close = ", ".join(difflib.get_close_matches(short, known, n=3))
-    hint = f"did you mean {close}?" if close else f"`{where}.list_models()` lists them"
-    raise NetworkError(f"{name}: no such network; {hint} A MODEL is {FORMS}")
+    lists = f"`{where}.list_models()` lists them; MODEL is {FORMS}"
+    hint = f"did you mean {close}?" if close else lists
+    raise NetworkError(f"{name}: no such network; {hint}")
 
 
 def _given(**options: Any) -> dict[str, Any]:
@@ -294,22 +295,9 @@ def _check_arguments(name: str, factory: Any, arguments: Mapping[str, Any]) -> N
         ) from None
 
 
-# a file of others
-
-
-def _onnx(choice: ModelChoice) -> nn.Module:
-    path = Path(choice.reference.place).expanduser()
-    if not path.is_file():
-        raise NetworkError(f"{path}: no such file; give an ONNX file, or {FORMS}")
-    read: Any = importlib.import_module("dshrink.network.onnx_network")
-    module: nn.Module = read.read_onnx(path)
-    return module
-
-
 _CREATE: Mapping[Source, Callable[[ModelChoice], nn.Module]] = {
     Source.TIMM: _timm,
     Source.TORCHVISION: _torchvision,
     Source.HF: _hf,
     Source.FACTORY: _factory,
-    Source.ONNX: _onnx,
 }

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
@@ -47,18 +48,16 @@ def importing_from(folders: Sequence[Path]) -> Iterator[None]:
             if text in sys.path:
                 sys.path.remove(text)
         for name, module in list(sys.modules.items()):
-            file = getattr(module, "__file__", None) or ""
-            if name.partition(".")[0] not in known and _lies_in(file, name, added):
+            if name.partition(".")[0] not in known and _lies_in(module, name, added):
                 del sys.modules[name]
 
 
-def _lies_in(file: str, name: str, folders: Sequence[str]) -> bool:
-    """Whether a module was found as ``name`` in one of the folders, not deeper in one of them."""
-    at = name.replace(".", "/")
-    return any(
-        file in (str(Path(folder, f"{at}.py")), str(Path(folder, at, "__init__.py")))
-        for folder in folders
-    )
+def _lies_in(module: ModuleType, name: str, folders: Sequence[str]) -> bool:
+    """Whether it was found as ``name`` in one of the folders, not deeper in one of them."""
+    # A folder without __init__.py has no file.
+    found = {getattr(module, "__file__", None), *getattr(module, "__path__", ())}
+    at = [Path(folder, *name.split(".")) for folder in folders]
+    return any({f"{one}.py", str(one)} & found for one in at)
 
 
 @contextmanager

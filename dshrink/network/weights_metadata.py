@@ -37,7 +37,8 @@ class WeightsAbout:
     def __post_init__(self) -> None:
         if self.padding:
             check_padding(self.padding)
-        if min(*self.resolution, self.classes, self.in_channels or 1) < 1:
+        channels = 1 if self.in_channels is None else self.in_channels
+        if min(*self.resolution, self.classes, channels) < 1:
             raise NetworkError("resolution, classes and in_channels count from 1")
 
 

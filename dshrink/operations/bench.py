@@ -21,7 +21,7 @@ from dshrink.operations.bench_networks import (
     network_of_file,
     networks_by_plan,
 )
-from dshrink.operations.known import known_of_plans
+from dshrink.operations.known import known_of_plans, known_of_table
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.results import BenchmarkResult, save_results
 from dshrink.search.plan import Plan, parse_plan
@@ -68,7 +68,9 @@ def bench_networks(
     """
     loaded = [load_table(path) for path in tables]
     parsed = [parse_plan(plan) for plan in plans]
-    wanted = _wanted(networks, parsed, batch_on(target), choice, padding)
+    wanted = _wanted(
+        networks, parsed, dict(zip(tables, loaded, strict=True)), batch_on(target), choice, padding
+    )
     with measuring_on(target, notice) as (scheduler, conditions):
         results = run_benchmark(
             wanted,
@@ -93,6 +95,7 @@ def bench_networks(
 def _wanted(
     names: Sequence[str],
     plans: Sequence[Plan],
+    tables: Mapping[Path, LatencyTable],
     batch: int,
     choice: ModelChoice | None,
     padding: str | None,
@@ -106,7 +109,8 @@ def _wanted(
             found.append(network_of_file(Path(name), batch))
         else:
             asked = ModelChoice(model=name) if choice is None else replace(choice, model=name)
-            found += networks_by_plan(load(asked.knowing(known)), plans, padding)
+            of_tables = [known_of_table(table, at, asked) for at, table in tables.items()]
+            found += networks_by_plan(load(asked.knowing(known, *of_tables)), plans, padding)
     return found
 
 
