@@ -6,7 +6,7 @@ import copy
 import hashlib
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -64,7 +64,7 @@ def load_network(
     seed: int = 0,
     classes: int | None = None,
     in_channels: int | None = None,
-    model_args: tuple[str, ...] = (),
+    model_args: Sequence[str] = (),
     ema: bool = False,
 ) -> Network:
     """``load`` of the network called ``name``, at 224x224 with 3 input channels unless said."""

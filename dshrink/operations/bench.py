@@ -27,6 +27,7 @@ from dshrink.results import BenchmarkResult, save_results
 from dshrink.search.plan import Plan, parse_plan
 from latency_tables.errors import LatencyTableError
 from latency_tables.io import load_table
+from latency_tables.opspec import OpSpec
 from latency_tables.predictor import Prediction, predict
 from latency_tables.schema import Conditions
 from latency_tables.table import LatencyTable
@@ -104,13 +105,20 @@ def _wanted(
         raise DshrinkError("--plan needs a network given by name, not only ONNX files")
     known = known_of_plans(plans)
     found: list[BenchNetwork] = []
+    specs: dict[str, OpSpec] = {}
     for name in names:
         if name.lower().endswith(".onnx"):
             found.append(network_of_file(Path(name), batch))
         else:
             asked = ModelChoice(model=name) if choice is None else replace(choice, model=name)
             of_tables = [known_of_table(table, at, asked) for at, table in tables.items()]
-            found += networks_by_plan(load(asked.knowing(known, *of_tables)), plans, padding)
+            network = load(asked.knowing(known, *of_tables))
+            if specs.setdefault(network.name, network.spec) != network.spec:
+                raise BenchmarkError(
+                    f"{name}: another network of these is called {network.name} as well: rename "
+                    "one, or measure them apart"
+                )
+            found += networks_by_plan(network, plans, padding)
     return found
 
 

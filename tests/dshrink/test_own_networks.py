@@ -8,18 +8,23 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from synthetic_tables import synthetic_table
 from typer.testing import CliRunner
 
 from dshrink.cli import main as entry
 from dshrink.network.models import load_network
+from dshrink.network.references import ModelChoice
+from dshrink.operations.bench import bench_networks
 from dshrink.search.plan import load_plan
 from latency_tables.io import load_table
+from profiler.target import Target
 
 PAGE = (Path(__file__).parents[2] / "docs" / "own_networks.md").read_text("utf-8")
 NET, CHECKPOINT = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.M | re.S)
@@ -124,3 +129,37 @@ def test_a_plan_of_a_network_of_one_channel_knows_so(folder: Path) -> None:
     assert invoke(*words, "--out", "m.onnx").exit_code == 0
     with pytest.raises(ValueError, match=r"--in-channels 3: the plan p.json is for 1 input"):
         invoke(*words, "--out", "m.onnx", "--in-channels", "3")
+
+
+def test_two_networks_of_one_name_are_not_taken_for_one(folder: Path) -> None:
+    for place, width in (("a", "8"), ("b", "12")):
+        (folder / place).mkdir()
+        (folder / place / "net.py").write_text(NET.replace("unit(3, 8,", f"unit(3, {width},"))
+    text = (
+        (folder / "b" / "net.py")
+        .read_text()
+        .replace("Step(8, 8), Step(8,", "Step(12, 12), Step(12,")
+    )
+    (folder / "b" / "net.py").write_text(text)
+    with pytest.raises(ValueError, match=r"another network of these is called net\.py:make"):
+        bench_networks(
+            ["a/net.py:make", "b/net.py:make"],
+            [],
+            [],
+            folder / "r.csv",
+            Target(),
+            choice=ModelChoice(model="a/net.py:make", resolution=(64, 64)),
+        )
+
+
+def test_the_command_that_measures_a_table_again_has_the_networks_arguments() -> None:
+    table = synthetic_table([2.0, 3.0], [1.0, 1.0])
+    mine = replace(table, model="net.py:make labels=7 name='a b'", in_channels=1)
+    words = shlex.split(mine.profile_command)
+    assert words[:7] == [
+        *("dshrink", "profile", "net.py:make"),
+        *("--model-arg", "labels=7", "--model-arg", "name=a b"),
+    ]
+    assert words[words.index("--in-channels") + 1] == "1"
+    choice = ModelChoice(model="net.py:make", model_args=("name=a b", "labels=7"))
+    assert shlex.split(choice.name) == shlex.split(mine.model)
