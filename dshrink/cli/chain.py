@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 
 def command(
-    context: typer.Context,
     models: Annotated[
         list[str], typer.Argument(metavar="MODEL", help=f"{options.FORMS}; several are possible")
     ],
@@ -43,7 +42,14 @@ def command(
     failed: list[DshrinkError] = []
     for name in models:
         try:
-            network = load(options.call(context, ModelChoice, model=name))
+            choice = ModelChoice(
+                model=name,
+                model_args=tuple(model_args or ()),
+                resolution=resolution,
+                in_channels=in_channels,
+                classes=classes,
+            )
+            network = load(choice)
         except DshrinkError as error:
             failed.append(error)
             show_error(error)

@@ -222,11 +222,13 @@ def test_a_single_run_has_the_first_seed_unless_its_settings_name_one() -> None:
 
 
 def test_a_recipe_may_be_of_a_network_of_ones_own(write: Write) -> None:
-    found = load_text(
-        write,
-        'title = "own"\nmodel = "nets/net.py:make"\nmodel_args = ["labels=3"]\nin_channels = 1\n'
-        'resolution = [32, 48]\nweights = "w.pth"\nweights_ema = true\nkeep = [1]\n',
-    )
+    own = """model = "nets/net.py:make"
+model_args = ["labels=3"]
+in_channels = 1
+resolution = [32, 48]
+weights = "w.pth"
+weights_ema = true"""
+    found = load_text(write, MINIMAL.replace('model = "test_resnet"', own))
     assert found.choice.name == "net.py:make labels=3"
     assert (found.choice.size, found.choice.channels) == ((32, 48), 1)
     assert (found.choice.weights, found.choice.weights_ema) == ("w.pth", True)
