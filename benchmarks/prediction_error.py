@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from dshrink.network.references import ModelChoice
 from dshrink.operations.profile import profile_network
 from latency_tables.estimator import NORMAL_95, NORMAL_MEAN
 from latency_tables.hold_out import fitted_line
@@ -346,7 +347,7 @@ def main() -> None:
     for batch in given.batch:
         for model in given.model:
             profile = profile_network(
-                model,
+                ModelChoice(model=model),
                 given.out / f"{model}-{given.segments}-batch{batch}",
                 Target(device=given.device, batch=batch),
                 segments=given.segments,

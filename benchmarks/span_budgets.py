@@ -18,6 +18,7 @@ from pathlib import Path
 
 from dp_frontier import made_up_importance
 
+from dshrink.network.references import ModelChoice
 from dshrink.operations.bench import bench_networks
 from dshrink.operations.profile import profile_network
 from dshrink.operations.search import DpRequest, DpResult, search_tables
@@ -43,7 +44,7 @@ class Budget:
 
 def measured_table(model: str, folder: Path, target: Target) -> LatencyTable:
     if not (folder / "table.json").exists():
-        profile_network(model, folder, target, segments="spans", notice=print)
+        profile_network(ModelChoice(model=model), folder, target, segments="spans", notice=print)
     return load_table(folder)
 
 

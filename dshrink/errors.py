@@ -3,6 +3,7 @@
 DshrinkError
   NetworkError     unknown name, not traceable, weights that cannot be read
     WeightsMisfitError  names or shapes of weights that are not the network's
+    UserCodeError  what the code of the user's own network raised
   ShrinkError      a mask that does not fit the network, or merges what cannot merge
   MergeError       layers that do not fit together
     NotMergeable   layers that have no exact single convolution; the message says why
@@ -28,6 +29,14 @@ class NetworkError(DshrinkError):
 
 class WeightsMisfitError(NetworkError):
     """Weights whose names or shapes are not the network's."""
+
+
+class UserCodeError(NetworkError):
+    """What the code of the user's own network raised; ``trace`` is the user's traceback."""
+
+    def __init__(self, message: str, trace: str = "") -> None:
+        super().__init__(message)
+        self.trace = trace
 
 
 class ShrinkError(DshrinkError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -120,13 +121,17 @@ class TableRows(CutNetwork):
             "launch": c.launch if c.launch != "plain" else None,
             "cache": c.cache_mode if c.cache_mode != "hot" else None,
             "resolution": height if height == width else f"{height}x{width}",
+            "in-channels": self.in_channels if self.in_channels != 3 else None,
             "segments": "spans" if self.chain else None,
             "span-mode": self.spans.mode if self.spans else None,
             "max-kernel": self.spans.max_kernel if self.spans else None,
             "out": "DIR",
         }
         words = (f"--{name} {value}" for name, value in options.items() if value is not None)
-        return f"dshrink profile {self.model} {' '.join(words)}"
+        # Arguments of a network of one's own are part of its name: net.py:make width=0.5
+        model, *arguments = shlex.split(self.model) if "=" in self.model else [self.model]
+        named = [model, *(word for one in arguments for word in ("--model-arg", one))]
+        return f"dshrink profile {shlex.join(named)} {' '.join(words)}"
 
     def row(self, kind: str, at: int | Span | None = None) -> Row:
         """The row of a piece; a failed one too. Raises MissingPieceError."""

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def command(
     context: typer.Context,
     networks: Annotated[
-        list[str], typer.Argument(metavar="NETWORK", help="timm names or ONNX files")
+        list[str],
+        typer.Argument(metavar="NETWORK", help="networks as for `dshrink profile`, or ONNX files"),
     ],
     plans: Annotated[
         list[str] | None,
@@ -36,7 +37,10 @@ def command(
     precision: options.Precision = "fp32",
     batch: options.Batch = None,
     threads: options.Threads = 1,
-    resolution: options.PlanResolution = None,
+    model_args: options.ModelArgs = None,
+    resolution: options.Resolution = None,
+    in_channels: options.InChannels = None,
+    classes: options.Classes = None,
     padding: options.PlanPadding = None,
     statistic: options.Statistic = None,
     launch: options.Launch = "plain",
@@ -51,12 +55,14 @@ def command(
 
     Run the same command again to resume an interrupted run.
     """
+    from dshrink.network.references import ModelChoice
     from dshrink.operations.bench import bench_networks
     from profiler.target import Target
 
     options.warn_of_plain_tcp(scheduler)
     target = options.call(context, Target)
-    results = options.run(context, bench_networks, "benchmark", target=target)
+    choice = options.call(context, ModelChoice, model=networks[0])
+    results = options.run(context, bench_networks, "benchmark", choice=choice, target=target)
     if json:
         print_json(results)
     else:

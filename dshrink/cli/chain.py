@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dshrink.cli import options
-from dshrink.cli.console import err, out, print_json
+from dshrink.cli.console import out, print_json, show_error
 from dshrink.cli.grids import Column, print_grid
 from dshrink.errors import DshrinkError
 
@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 
 def command(
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL", help="timm names, or torchvision:NAME")
+        list[str], typer.Argument(metavar="MODEL", help=f"{options.FORMS}; several are possible")
     ],
-    resolution: options.Resolution = 224,
+    model_args: options.ModelArgs = None,
+    resolution: options.Resolution = None,
+    in_channels: options.InChannels = None,
+    classes: options.Classes = None,
     spans: Annotated[
         str, typer.Option(help="which spans are counted: exact or kim2023")
     ] = "kim2023",
@@ -33,16 +36,24 @@ def command(
 
     A network that cannot be traced is reported, and the others are still printed.
     """
-    from dshrink.network.models import load_network
+    from dshrink.network.models import load
+    from dshrink.network.references import ModelChoice
 
     found: list[dict[str, Any]] = []
     failed: list[DshrinkError] = []
     for name in models:
         try:
-            network = load_network(name, resolution=resolution)
+            choice = ModelChoice(
+                model=name,
+                model_args=tuple(model_args or ()),
+                resolution=resolution,
+                in_channels=in_channels,
+                classes=classes,
+            )
+            network = load(choice)
         except DshrinkError as error:
             failed.append(error)
-            err.print(f"dshrink: {error}", style="red", markup=False, soft_wrap=True)
+            show_error(error)
             continue
         chain = network.chain
         found.append(_data(network, chain, spans))

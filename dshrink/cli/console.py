@@ -20,6 +20,7 @@ from rich.progress import (
 )
 from rich.segment import Segment
 
+from dshrink.errors import DshrinkError
 from dshrink.progress import OnProgress
 
 #: What a terminal acts on, except newlines and tabs: texts of a device may contain any of it.
@@ -45,7 +46,6 @@ err = _TextOnly(stderr=True, highlight=False, markup=False, emoji=False)
 def errors() -> tuple[type[BaseException], ...]:
     """The bases of errors that a user can fix; anything else is a defect and keeps a traceback."""
     from devices.errors import DevicesError
-    from dshrink.errors import DshrinkError
     from latency_tables.errors import LatencyTableError
     from latency_tables.opspec import OpSpecError
     from profiler.errors import ProfilerError
@@ -53,10 +53,16 @@ def errors() -> tuple[type[BaseException], ...]:
     return (DshrinkError, LatencyTableError, OpSpecError, ProfilerError, DevicesError, OSError)
 
 
-def fail(message: str) -> NoReturn:
+def show_error(error: BaseException) -> None:
+    """One line on standard error; below it the user's own traceback, if it is the user's code."""
+    err.print(f"dshrink: {' '.join(str(error).split())}", markup=False, soft_wrap=True, style="red")
+    if trace := getattr(error, "trace", ""):
+        err.print(trace.rstrip(), soft_wrap=True)
+
+
+def fail(error: BaseException | str) -> NoReturn:
     """Print one line on standard error and exit with status 2."""
-    line = " ".join(message.split())
-    err.print(f"dshrink: {line}", markup=False, soft_wrap=True, style="red")
+    show_error(error if isinstance(error, BaseException) else DshrinkError(error))
     sys.exit(2)
 
 

@@ -42,7 +42,11 @@ def command(
     ] = 6,
     weights: train_options.Weights = "initial",
     recipe: train_options.Recipe = None,
-    resolution: options.Resolution = 224,
+    weights_ema: options.WeightsEma = False,
+    model_args: options.ModelArgs = None,
+    resolution: options.Resolution = None,
+    in_channels: options.InChannels = None,
+    classes: options.Classes = None,
     epochs: train_options.Epochs = None,
     shrink_epochs: Annotated[
         int | None,
@@ -71,6 +75,7 @@ def command(
     with the added activations and one without, each is merged into one convolution again. The same
     command resumes an interrupted run.
     """
+    from dshrink.network.references import ModelChoice
     from dshrink.operations.expand import expand_network
 
     settings = train_options.recipe_settings(recipe)
@@ -84,6 +89,7 @@ def command(
         expand_network,
         "expand",
         bar=train_options.progress_of_main,
+        choice=options.call(context, ModelChoice, seed=settings.seed),
         settings=settings,
         shrinking=shrinking,
     )

@@ -27,7 +27,11 @@ def command(
     ],
     weights: train_options.Weights = "pretrained",
     recipe: train_options.Recipe = None,
-    resolution: options.PlanResolution = None,
+    weights_ema: options.WeightsEma = False,
+    model_args: options.ModelArgs = None,
+    resolution: options.Resolution = None,
+    in_channels: options.InChannels = None,
+    classes: options.Classes = None,
     epochs: train_options.Epochs = None,
     batch: train_options.Batch = None,
     accumulate: train_options.Accumulate = None,
@@ -64,21 +68,24 @@ def command(
     Run the same command again to resume an interrupted run. On several GPUs:
     `accelerate launch -m dshrink finetune ...`
     """
+    from dshrink.network.references import ModelChoice
     from dshrink.operations.finetune import finetune_by_plan
 
     settings = train_options.given(context, train_options.recipe_settings(recipe))
+    choice = options.call(context, ModelChoice, seed=settings.seed)
     result = options.run(
         context,
         finetune_by_plan,
         "fine-tune",
         bar=train_options.progress_of_main,
+        choice=choice,
         settings=settings,
     )
     if result is None:
         return
     # The weights say the rest.
     words = ("--plan", result.plan, "--weights", result.weights, "--data", data)
-    merge = ("dshrink", "merge", model, *words, "--out", str(folder / "merged.onnx"))
+    merge = ("dshrink", "merge", *choice.words, *words, "--out", str(folder / "merged.onnx"))
     lines = (
         f"top-1 accuracy {result.accuracy_percent:.2f} % of the validation images after "
         f"{settings.epochs} epochs (loss {result.val_loss:.4f})",

@@ -35,7 +35,11 @@ def command(
         Path, typer.Option("--out", help="CSV to write; the journal is written next to it")
     ],
     weights: train_options.MergeWeights = "pretrained",
-    resolution: options.Resolution = 224,
+    weights_ema: options.Ema = False,
+    model_args: options.ModelArgs = None,
+    resolution: options.Resolution = None,
+    in_channels: options.InChannels = None,
+    classes: options.Classes = None,
     images: Annotated[
         int | None, evaluation(min=1, help="number of validation images; default: all")
     ] = None,
@@ -91,17 +95,23 @@ def command(
     """
     from dshrink.importance.journal import Shard
     from dshrink.importance.settings import ImportanceSettings, Level
+    from dshrink.network.references import ModelChoice
     from dshrink.operations.importance import measure_importance
     from dshrink.train.image_sets import absolute
 
     options.warn_of_plain_tcp(scheduler)
+    choice = options.call(context, ModelChoice).with_absolute_paths()
     settings = options.call(
-        context, ImportanceSettings, data=absolute(data), level=Level.parse(level)
+        context,
+        ImportanceSettings,
+        choice=choice,
+        data=absolute(data),
+        level=Level.parse(level),
     )
     result = options.run(
         context,
         measure_importance,
-        f"importance {model}",
+        f"importance {choice.name}",
         settings=settings,
         shard=Shard.parse(shard) if shard else None,
     )
@@ -124,7 +134,8 @@ def command(
         "original_accuracy": table.original.val_accuracy,
     }
     lines = [
-        f"original {model}: {table.original.val_accuracy:.2f} % of the validation images; {counts}",
+        f"original {choice.name}: {table.original.val_accuracy:.2f} % of the validation images; "
+        f"{counts}",
         f"importances: {file} (and {details.name})",
     ]
     show_result(facts, lines, as_json=json)

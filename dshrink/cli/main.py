@@ -82,7 +82,7 @@ def main() -> None:
     except UsageError as error:
         _fail_usage(error)
     except errors() as error:
-        fail(str(error))
+        fail(error)
     if status == INTERRUPTED:
         err.print("interrupted; run the same command again to resume")
     sys.exit(status)

@@ -22,6 +22,7 @@ def command(
     plan: train_options.Plan,
     file: Annotated[Path, typer.Option("--out", help="ONNX file to write")],
     weights: train_options.MergeWeights = "pretrained",
+    weights_ema: options.Ema = False,
     data: Annotated[
         str | None,
         typer.Option(
@@ -34,14 +35,10 @@ def command(
     padding: options.PlanPadding = None,
     free_activation: options.WeightsFreeActivation = None,
     batch: options.FileBatch = 1,
-    resolution: Annotated[
-        int | None,
-        typer.Option(
-            min=8,
-            help="height and width in pixels; default: the plan's, else the fine-tuned weights', "
-            "else 224",
-        ),
-    ] = None,
+    model_args: options.ModelArgs = None,
+    resolution: options.Resolution = None,
+    in_channels: options.InChannels = None,
+    classes: options.Classes = None,
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
@@ -50,9 +47,13 @@ def command(
     The merged network is compared with the unmerged one, and the file with the merged network,
     before anything is written; the certificate is written next to it.
     """
+    from dshrink.network.references import ModelChoice
     from dshrink.operations.merge import merge_by_plan
 
-    result = options.call(context, merge_by_plan, loaders=loaders or 0, notice=notice)
+    choice = options.call(context, ModelChoice)
+    result = options.call(
+        context, merge_by_plan, choice=choice, loaders=loaders or 0, notice=notice
+    )
     show_result(result, _lines(result), as_json=json)
 
 

@@ -12,6 +12,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from dshrink.cli.console import err, notice, progress
+from dshrink.errors import DshrinkError
+from dshrink.network.references import FORMS, Size
 from dshrink.progress import OnProgress
 
 Result = TypeVar("Result")
@@ -23,7 +25,61 @@ searching = partial(typer.Option, rich_help_panel="Search")
 bound = partial(typer.Option, rich_help_panel="Bounds")
 of_devices = partial(typer.Option, rich_help_panel="Several devices")
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="a timm name, or torchvision:NAME")]
+network = partial(typer.Option, rich_help_panel="Network")
+
+
+def _size(text: str) -> Size:
+    try:
+        return Size.parse(text)
+    except DshrinkError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=FORMS)]
+ModelArgs = Annotated[
+    list[str] | None,
+    network(
+        "--model-arg",
+        metavar="KEY=VALUE",
+        help="argument of the factory that makes MODEL (or of the library's); repeatable",
+    ),
+]
+Resolution = Annotated[
+    Size | None,
+    network(
+        parser=_size,
+        metavar="HxW",
+        help="height and width in pixels, or one number for both; default: what plan, table or "
+        "file say, else 224",
+    ),
+]
+InChannels = Annotated[
+    int | None,
+    network(min=1, help="channels of an image; default: what plan, table or file say, else 3"),
+]
+Classes = Annotated[
+    int | None,
+    network(
+        min=1,
+        help="number of outputs of a library's network; default: what images or weights say, else "
+        "the library's",
+    ),
+]
+Ema = Annotated[
+    bool,
+    network(
+        "--ema",
+        "--weights-ema",
+        help="take the moving average of the weights from a file that holds both",
+    ),
+]
+WeightsEma = Annotated[
+    bool,
+    network(
+        "--weights-ema",
+        help="take the moving average of the weights from a file that holds both",
+    ),
+]
 Device = Annotated[str, condition(help="a name of `dshrink devices list`")]
 Runtime = Annotated[
     str | None, condition(help="default: the first supported runtime of the device")
@@ -46,7 +102,6 @@ Launch = Annotated[
 CacheMode = Annotated[
     str, condition("--cache", help="L2 cache of the GPU before each run: hot or cold (flushed)")
 ]
-Resolution = Annotated[int, typer.Option(min=8, help="height and width in pixels")]
 Scheduler = Annotated[
     str | None, condition(help="address of the Dask scheduler of a fleet; see docs/fleets.md")
 ]
@@ -96,10 +151,6 @@ FrontierFile = Annotated[
     Path | None, typer.Option("--frontier", help="CSV to write: the best plan for every budget")
 ]
 PlanFile = Annotated[Path | None, typer.Option("--out", help="plan to write")]
-PlanResolution = Annotated[
-    int | None,
-    typer.Option(min=8, help="height and width in pixels; default: the plan's, else 224"),
-]
 
 
 def warn_of_plain_tcp(scheduler: str | None) -> None:

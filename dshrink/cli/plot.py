@@ -77,6 +77,7 @@ def frontier(
 
 @app.command()
 def kept(
+    context: typer.Context,
     plans: Annotated[
         list[str],
         typer.Argument(
@@ -87,6 +88,10 @@ def kept(
     model: Annotated[
         str | None, typer.Option(help="name the blocks, or convolutions, as this network does")
     ] = None,
+    model_args: options.ModelArgs = None,
+    resolution: options.Resolution = None,
+    in_channels: options.InChannels = None,
+    classes: options.Classes = None,
     table: Annotated[
         Path | None, typer.Option(help="show block latency and predictions of this table")
     ] = None,
@@ -107,10 +112,14 @@ def kept(
         figure = kept_figure(bound, table=found, padding=padding)
     elif model:
         from dshrink.network.chain import span_chain
-        from dshrink.network.models import load_network
+        from dshrink.network.models import load
+        from dshrink.network.references import ModelChoice
+        from dshrink.operations.known import known_of_plans
         from dshrink.pieces.plan_binding import bind_to_network
 
-        network = load_network(model)
+        network = load(
+            options.call(context, ModelChoice).knowing(known_of_plans([*labelled.values()]))
+        )
         bound = {label: bind_to_network(plan, network) for label, plan in labelled.items()}
         names, chain = [block.name for block in network.blocks], span_chain(network.chain)
         figure = kept_figure(bound, block_names=names, chain=chain)

@@ -24,11 +24,10 @@ def command(
     precision: options.Precision = "fp32",
     batch: options.Batch = None,
     threads: options.Threads = 1,
-    resolution: options.Resolution = 224,
-    classes: Annotated[
-        int | None,
-        typer.Option(min=1, help="number of classes; default: that of the model library"),
-    ] = None,
+    model_args: options.ModelArgs = None,
+    resolution: options.Resolution = None,
+    in_channels: options.InChannels = None,
+    classes: options.Classes = None,
     statistic: options.Statistic = None,
     launch: options.Launch = "plain",
     cache_mode: options.CacheMode = "hot",
@@ -69,12 +68,16 @@ def command(
 
     Run the same command again to resume an interrupted run.
     """
+    from dshrink.network.references import ModelChoice
     from dshrink.operations.profile import profile_network
     from profiler.target import Target
 
     options.warn_of_plain_tcp(scheduler)
     target = options.call(context, Target)
-    result = options.run(context, profile_network, f"profile {model}", target=target)
+    choice = options.call(context, ModelChoice)
+    result = options.run(
+        context, profile_network, f"profile {choice.name}", choice=choice, target=target
+    )
     files = f"table: {folder / 'table.csv'} (and .json); raw samples: {folder}/journal.jsonl"
     show_result(
         {**table_data(result.table), "table": str(folder)},

@@ -167,9 +167,10 @@ def _show_plan(request: StudyRequest, plan: StudyPlan, json: bool, wide: bool) -
         )
         return
     recipe, images = request.recipe, plan.images
+    height, width = recipe.size
     out.print(f"{recipe.name}: {recipe.title}")
     out.print(
-        f"{recipe.model} at {recipe.resolution}x{recipe.resolution}, {images.classes} classes; "
+        f"{recipe.choice.name} at {height}x{width}, {images.classes} classes; "
         f"{images.training} images to train on, {images.validation} to validate"
     )
     columns: list[Column[Step]] = [
@@ -192,7 +193,7 @@ def _show_plan(request: StudyRequest, plan: StudyPlan, json: bool, wide: bool) -
 def _what(recipe: Recipe, step: Step) -> str:
     """What a step does, and from what."""
     if step.training is None:
-        return f"from {step.needs[0]}" if step.needs else f"profile {recipe.model}"
+        return f"from {step.needs[0]}" if step.needs else f"profile {recipe.choice.name}"
     start = "initial weights" if step.from_initial else recipe.weights
     if recipe.pretrain is not None and not step.from_initial:
         start = "pretrain"

@@ -28,6 +28,10 @@ def greedy(
     context: typer.Context,
     model: options.Model,
     table: options.Table,
+    model_args: options.ModelArgs = None,
+    resolution: options.Resolution = None,
+    in_channels: options.InChannels = None,
+    classes: options.Classes = None,
     budget_ms: options.BudgetMs = None,
     keep: options.Keep = None,
     padding: options.Padding = "bias_map",
@@ -36,9 +40,11 @@ def greedy(
     json: options.Json = False,
 ) -> None:
     """Merge the blocks of MODEL with the largest saving, for a latency budget or a block count."""
+    from dshrink.network.references import ModelChoice
     from dshrink.operations.search import search_blocks
 
-    _write_plan(options.call(context, search_blocks), out_file, json)
+    choice = options.call(context, ModelChoice)
+    _write_plan(options.call(context, search_blocks, choice=choice), out_file, json)
 
 
 @app.command()
@@ -46,6 +52,10 @@ def random(
     context: typer.Context,
     model: options.Model,
     table: options.Table,
+    model_args: options.ModelArgs = None,
+    resolution: options.Resolution = None,
+    in_channels: options.InChannels = None,
+    classes: options.Classes = None,
     budget_ms: options.BudgetMs = None,
     keep: options.Keep = None,
     seed: options.Seed = 0,
@@ -55,9 +65,11 @@ def random(
     json: options.Json = False,
 ) -> None:
     """Merge blocks of MODEL drawn at random: a baseline."""
+    from dshrink.network.references import ModelChoice
     from dshrink.operations.search import search_blocks
 
-    _write_plan(options.call(context, search_blocks), out_file, json)
+    choice = options.call(context, ModelChoice)
+    _write_plan(options.call(context, search_blocks, choice=choice), out_file, json)
 
 
 app.command()(search_mask.mask)
@@ -71,6 +83,10 @@ def dp(
         list[Path], typer.Option(help="folder of a latency table of spans; one per device")
     ],
     importance: options.Importance,
+    model_args: options.ModelArgs = None,
+    resolution: options.Resolution = None,
+    in_channels: options.InChannels = None,
+    classes: options.Classes = None,
     budget_ms: Annotated[
         list[float] | None, options.searching(help="latency budget in ms, one per table")
     ] = None,
@@ -112,6 +128,7 @@ def dp(
     json: options.Json = False,
 ) -> None:
     """Find the spans of MODEL to merge, also across blocks: exact, for all budgets at once."""
+    from dshrink.network.references import ModelChoice
     from dshrink.operations.search import DpRequest, search_dp
     from dshrink.search.dp.bounds import Bounds
     from dshrink.search.plan import save_plan
@@ -129,7 +146,8 @@ def dp(
             f"--out is given {len(files)} time(s) for {count} plan(s): give one a plan, in the "
             "order of the tables; a plan needs a budget, and --one-plan makes one for all tables"
         )
-    found = search_dp(model, table, request)
+    # Here --weight is that of a table in a mix; a search reads no weights of networks.
+    found = search_dp(options.call(context, ModelChoice, weights="initial"), table, request)
     if found.unevaluated:
         about = importance.with_suffix(".json")
         notice(f"keys without importance, which no plan uses: {found.unevaluated} (see {about})")

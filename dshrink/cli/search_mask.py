@@ -43,10 +43,11 @@ def mask(
     ] = None,
     allow_unfit: options.AllowUnfit = False,
     weights: train_options.Weights = "pretrained",
-    resolution: Annotated[
-        int | None,
-        typer.Option(min=8, help="height and width in pixels; default: the table's, else 224"),
-    ] = None,
+    weights_ema: options.Ema = False,
+    model_args: options.ModelArgs = None,
+    resolution: options.Resolution = None,
+    in_channels: options.InChannels = None,
+    classes: options.Classes = None,
     recipe: train_options.Recipe = None,
     epochs: train_options.Epochs = None,
     batch: train_options.Batch = None,
@@ -65,18 +66,21 @@ def mask(
 
     Run the same command again to resume an interrupted search.
     """
+    from dshrink.network.references import ModelChoice
     from dshrink.operations.mask_search import MaskRequest, mask_defaults, search_mask
     from dshrink.search.goal import Goal
     from dshrink.search.plan import plan_data
 
-    training, usual_decay, usual_limit = mask_defaults(recipe)
+    settings, usual_decay, usual_limit = mask_defaults(recipe)
+    settings = train_options.given(context, settings)
     # Without a latency table there is no decay.
     usual_decay = usual_decay if table is not None else None
     request = options.call(
         context,
         MaskRequest,
+        choice=options.call(context, ModelChoice, seed=settings.seed),
         goal=Goal(budget_ms=budget_ms, keep=keep),
-        training=train_options.given(context, training),
+        training=settings,
         decay=usual_decay if decay is None else decay,
         limit=usual_limit if limit is None else limit,
     )

@@ -35,7 +35,7 @@ def command(
     runtime_version: Annotated[str, options.condition(help="as the source states it")] = "unknown",
     precision: options.Precision = "fp32",
     batch: Annotated[int | None, options.condition(min=1, help="images a batch")] = None,
-    resolution: options.Resolution = 224,
+    resolution: options.Resolution = None,
     source: Annotated[str | None, origin(help="who published it, and where")] = None,
     licence: Annotated[str | None, origin(help="the licence it is published under")] = None,
     note: Annotated[str, origin(help="a remark for readers of the table")] = "",
@@ -62,7 +62,7 @@ def command(
             name=table,
             path=Path(table),
             model=model or "",
-            resolution=(resolution, resolution),
+            resolution=resolution or (224, 224),
             conditions=options.call(context, Conditions),
             origin=options.call(context, Origin),
         )

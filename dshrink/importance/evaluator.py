@@ -24,8 +24,7 @@ from dshrink.network.models import weights_digest
 from dshrink.network.precision import exact_float32
 from dshrink.pieces.span_pieces import span_pieces
 from dshrink.train.batches import Batches, ImageDataset, Indices, sampled, shuffled
-from dshrink.train.image_sets import open_images
-from dshrink.train.opening import load_for, preprocessing_for
+from dshrink.train.opening import open_both, preprocessing_for
 from dshrink.train.settings import Augmentation
 from dshrink.train.tuning import Score, evaluate, prepared, recalibrate, tune
 from dshrink.train.unreadable import UnreadableImages
@@ -40,21 +39,17 @@ CROPS_AND_FLIPS = Augmentation(auto_augment="", crop_scale=(0.08, 1.0), flip=0.5
 class Evaluator:
     """A network and its images, ready to evaluate candidates on a GPU where there is one.
 
-    ``unreadable`` collects the images that could not be read, where that is no reason to stop.
-    Raises DataError for images that cannot be used, NetworkError for weights that do not fit them.
+    ``said`` is what to know of the weights; ``unreadable`` collects the images that could not be
+    read, where that is no reason to stop. Raises DataError for images that cannot be used,
+    NetworkError for weights that do not fit them.
     """
 
     def __init__(self, settings: ImportanceSettings) -> None:
         self.settings = settings
+        self.said: list[str] = []
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        images = self.images = open_images(settings.data)
-        self.network = load_for(
-            images,
-            settings.model,
-            resolution=settings.resolution,
-            weights=settings.weights,
-            seed=settings.seed,
-        )
+        self.images, self.network = open_both(settings.data, settings.choice, self.said.append)
+        images = self.images
         preprocessing = self._preprocessing = preprocessing_for(self.network)
         self.unreadable = UnreadableImages(settings.unreadable)
         count, batch, seed = len(images.train), settings.batch, settings.seed

@@ -93,7 +93,8 @@ class ImportanceRun:
             ]
             if self.original not in left:
                 self._check_original(journal)
-            notice(self._plan_line(wanted, left))
+            for line in (*self.evaluator.said, self._plan_line(wanted, left)):
+                notice(line)
             self._evaluate(journal, wanted, left, progress, notice)
             for line in self._unreadable_lines(journal):
                 notice(line)
@@ -168,7 +169,7 @@ class ImportanceRun:
         original = journal.known.get(self.original)
         if original is not None and original.reason:
             raise EvaluationError(
-                f"the original {self.settings.model} cannot be evaluated: {original.reason}; "
+                f"the original {self.settings.choice.name} cannot be evaluated: {original.reason}; "
                 "fix the cause and run the same command with --retry-failed"
             )
 
@@ -184,7 +185,7 @@ class ImportanceRun:
         evaluator = self.evaluator
         shard = f" in shard {self.shard.number}/{self.shard.of}" if self.shard else ""
         return (
-            f"{len(self.keys)} keys of {self.settings.model}; {len(wanted)} networks to "
+            f"{len(self.keys)} keys of {self.settings.choice.name}; {len(wanted)} networks to "
             f"evaluate{shard}, {len(wanted) - len(left)} of them already in the journal; each "
             f"reads {evaluator.training.count} training images ({self.settings.level}) and "
             f"{evaluator.validation.count} validation images on {evaluator.device.type}"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from dshrink.errors import DshrinkError
+from dshrink.network.references import USUAL_CHANNELS, ModelChoice
 from dshrink.train.unreadable import Unreadable
 
 RECALIBRATE, STEPS, EPOCHS = "recalibrate", "steps", "epochs"
@@ -60,12 +61,9 @@ class ImportanceSettings:
     of accuracy, so none is left out unless that is asked for.
     """
 
-    model: str
+    choice: ModelChoice
     data: str
     level: Level
-    resolution: int = 224
-    weights: str = "pretrained"
-    seed: int = 0
     batch: int = 128
     images: int | None = None
     reinitialise: bool = False
@@ -83,12 +81,21 @@ class ImportanceSettings:
             raise EvaluationError("--lr must be above 0, --weight-decay at least 0")
 
     @property
+    def seed(self) -> int:
+        """Of everything that is drawn."""
+        return self.choice.seed
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What values depend on, without the places of files (their digests count instead)."""
         tuned = self.level.kind != RECALIBRATE
+        choice = self.choice
+        height, width = choice.size
+        usual = choice.channels == USUAL_CHANNELS
         return {
-            "model": self.model,
-            "resolution": self.resolution,
+            "model": choice.name,
+            "resolution": height if height == width else [height, width],
+            **({} if usual else {"in_channels": choice.channels}),
             "level": str(self.level),
             "seed": self.seed,
             "batch": self.batch,

@@ -1,33 +1,32 @@
-"""A timm or torchvision network by name, traced and lowered: the one way networks come in."""
+"""A network, traced and lowered: the one way in which networks come in."""
 
 from __future__ import annotations
 
 import copy
-import difflib
 import hashlib
-import logging
-from collections.abc import Mapping
-from contextlib import ExitStack
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import fx, nn
 
-from dshrink.errors import NetworkError, WeightsMisfitError
+from dshrink.errors import NetworkError
 from dshrink.network.blocks import Block, find_blocks
 from dshrink.network.chain import Chain, make_chain
 from dshrink.network.lowering import LoweredNetwork, lower
 from dshrink.network.onnx_network import read_onnx
-from dshrink.network.onnx_source import is_onnx_name, open_onnx
-from dshrink.network.tracing import import_timm, import_torchvision_models, trace
-from dshrink.network.weights_metadata import about_weights
+from dshrink.network.onnx_source import open_onnx
+from dshrink.network.references import NAMED_WEIGHTS, Known, ModelChoice, Source
+from dshrink.network.sources import check_options, create, folders_of
+from dshrink.network.state_dicts import load_state, load_weights
+from dshrink.network.tracing import trace
+from dshrink.network.user_code import importing_from, user_code_error
+from dshrink.network.weights_metadata import known_of_weights
+from dshrink.progress import Notice, no_notice
 from latency_tables.opspec import OpSpec
-
-#: What ``load_network`` takes as weights besides files.
-NAMED_WEIGHTS = ("pretrained", "initial", "random")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,67 +59,97 @@ class Network:
 def load_network(
     name: str,
     *,
-    resolution: int | tuple[int, int] = 224,
+    resolution: int | tuple[int, int] | None = None,
     weights: str | Path = "initial",
     seed: int = 0,
     classes: int | None = None,
+    in_channels: int | None = None,
+    model_args: Sequence[str] = (),
+    ema: bool = False,
 ) -> Network:
-    """Make ``name`` (timm's, or ``torchvision:NAME``) and trace it at ``resolution``.
+    """``load`` of the network called ``name``, at 224x224 with 3 input channels unless said."""
+    choice = ModelChoice(
+        model=name,
+        model_args=tuple(model_args),
+        resolution=(resolution, resolution) if isinstance(resolution, int) else resolution,
+        in_channels=in_channels,
+        classes=classes,
+        weights=str(weights),
+        weights_ema=ema,
+        seed=seed,
+    )
+    return load(choice)
 
-    ``weights``: "initial" leaves the library's initialisation, "pretrained" downloads,
-    "random" also draws batch-norm statistics (so that a merge is not trivially exact), and a path
-    is a state dict with the library's names (.safetensors, or .pth read without running code).
-    ``classes`` is how many outputs it has; if not given, what the file of weights says, else the
-    library's own number (pre-trained weights have no other). Raises NetworkError with one line that
-    says what to do.
+
+def load(choice: ModelChoice, notice: Notice = no_notice) -> Network:
+    """Make the network and trace it at its resolution.
+
+    ``weights``: "initial" leaves the initialisation of the library, or what the factory gives,
+    "pretrained" downloads, "random" also draws batch-norm statistics (so that a merge is not
+    trivially exact), and a path is a state dict (``state_dicts``), of which ``notice`` says what
+    was taken. What a file of ours says of its network is used where nothing was asked. Raises
+    NetworkError with one line that says what to do, UserCodeError for a network of one's own.
     """
-    if is_onnx_name(name):
-        return _load_file(Path(name), resolution, weights)
-    if weights == "pretrained" and classes is not None:
-        raise NetworkError(
-            f"{name}: pre-trained weights classify what they were trained on, not "
-            f"{classes} of your own; give the weights of such a network: --weights FILE.safetensors"
-        )
-    if weights not in NAMED_WEIGHTS:
-        classes = _classes(Path(weights), name, classes)
-    torch.manual_seed(seed)
-    module = _create(name, pretrained=weights == "pretrained", classes=classes)
-    size = resolution if isinstance(resolution, tuple) else (resolution, resolution)
-    shape = (_input_channels(module), *size)
-    if weights == "random":
-        randomise(module, shape, seed=seed)
-    elif weights not in ("initial", "pretrained"):
-        _load(module, _read_state(Path(weights)), str(weights), name)
+    check_options(choice)
+    if choice.reference.source is Source.ONNX:
+        return _of_onnx_file(choice)
+    if choice.weights not in NAMED_WEIGHTS:
+        choice = choice.knowing(known_of_weights(Path(choice.weights), choice))
+    with importing_from(folders_of(choice)):
+        torch.manual_seed(choice.seed)
+        module = create(choice)
+        # Half and double modules compute what they compute in float32, with which all is compared.
+        module = module.float().eval()
+        shape = (choice.channels, *choice.size)
+        if choice.reference.source is Source.FACTORY:
+            _try(module, choice, shape)
+        if choice.weights == "random":
+            randomise(module, shape, seed=choice.seed)
+        elif choice.weights not in NAMED_WEIGHTS:
+            load_weights(module, choice, notice)
+        return _traced(module, choice, shape)
+
+
+def _of_onnx_file(choice: ModelChoice) -> Network:
+    """The network of an ONNX file, for the image that the file says where it says one."""
+    source = open_onnx(Path(choice.reference.place).expanduser())
+    known = Known(whose=choice.name, resolution=source.size, in_channels=source.channels)
+    module = read_onnx(source, choice.knowing(known).size)
+    return Network(name=choice.name, module=module, lowered=lower(module))
+
+
+def _try(module: nn.Module, choice: ModelChoice, shape: tuple[int, int, int]) -> None:
+    """Run a network of one's own once: its mistakes are clearer there than when it is traced."""
+    image = torch.zeros(1, *shape)
+    what = f"{choice.name}: on an image of 1x{'x'.join(map(str, shape))} its forward raises"
+    try:
+        with torch.inference_mode():
+            module(image)
+    except NetworkError:
+        raise
+    except (Exception, SystemExit) as error:
+        wants = re.search(r"to have (\d+) channels, but got (\d+) channels", str(error))
+        of_shapes = isinstance(error, RuntimeError | ValueError | AssertionError)
+        hint = "; is it for another --resolution or --in-channels?" if of_shapes else ""
+        if wants and int(wants[2]) == choice.channels:
+            hint = f"; give --in-channels {wants[1]}"
+        raise user_code_error(error, what, hint) from error
+
+
+def _traced(module: nn.Module, choice: ModelChoice, shape: tuple[int, int, int]) -> Network:
+    name = choice.name
+    what = f"{name}: torch.fx cannot trace it at {choice.size.height}x{choice.size.width}"
+    advice = "; try another --resolution or a network without data-dependent control flow"
     try:
         traced = trace(module, shape)
-        lowered = lower(traced)
+        return Network(name=name, module=traced, lowered=lower(traced))
+    except NetworkError as error:
+        raise NetworkError(f"{name}: {error}") from error
     except Exception as error:  # torch.fx raises whatever the forward pass raises
+        if choice.reference.source is Source.FACTORY:
+            raise user_code_error(error, what, advice) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise NetworkError(
-            f"{name}: torch.fx cannot trace it at {size[0]}x{size[1]}: {reason[:200]}; "
-            "try another --resolution or a network without data-dependent control flow"
-        ) from error
-    return Network(name=name, module=traced, lowered=lowered)
-
-
-def _load_file(path: Path, resolution: int | tuple[int, int], weights: str | Path) -> Network:
-    """The network of an ONNX file, with its own weights; 224 stands for no resolution asked for."""
-    if weights not in ("initial", "pretrained"):
-        raise NetworkError(f"{path}: an ONNX file has its own weights: leave --weights out")
-    size = resolution if isinstance(resolution, tuple) else (resolution, resolution)
-    source = open_onnx(path)
-    module = read_onnx(source, None if source.size and size == (224, 224) else size)
-    return Network(name=path.name, module=module, lowered=lower(module))
-
-
-def _classes(path: Path, name: str, classes: int | None) -> int | None:
-    """As many as asked for, else as a file of ours says; another network's is refused."""
-    about = about_weights(path)
-    if about is None:
-        return classes
-    if about.model.partition(".")[0] != name.partition(".")[0]:
-        raise NetworkError(f"{path}: its weights are of {about.model}, the network is {name}")
-    return classes if classes is not None else about.classes
+        raise NetworkError(f"{what}: {reason[:200]}{advice}") from error
 
 
 def weights_digest(module: nn.Module) -> str:
@@ -139,80 +168,8 @@ def with_state(network: Network, state: Mapping[str, torch.Tensor]) -> Network:
     NetworkError where names or shapes do not fit.
     """
     module = copy.deepcopy(network.module)
-    _load(module, state, "a trained copy", network.name)
+    load_state(module, state, "a trained copy", network.name)
     return replace(network, module=module)
-
-
-def _create(name: str, *, pretrained: bool, classes: int | None = None) -> nn.Module:
-    library, _, short = name.rpartition(":")
-    if library not in ("", "timm", "torchvision"):
-        raise NetworkError(
-            f"{name}: unknown library {library!r}; use a timm name or torchvision:NAME"
-        )
-    timm = import_timm()
-    torchvision = import_torchvision_models() if library == "torchvision" else None
-    known = torchvision.list_models() if torchvision else timm.list_models()
-    if short.split(".")[0] not in known:
-        close = ", ".join(difflib.get_close_matches(short, known, n=3))
-        lists = "torchvision.models" if torchvision else "timm"
-        hint = f"did you mean {close}?" if close else f"`{lists}.list_models()` lists them"
-        raise NetworkError(f"{name}: no such network; {hint}")
-    try:
-        with ExitStack() as after:
-            # The hub's client logs every retry; what comes of them is one error, which we report.
-            logging.disable(logging.ERROR)
-            after.callback(logging.disable, logging.NOTSET)
-            outputs = {} if classes is None else {"num_classes": classes}
-            model: nn.Module
-            if torchvision:
-                weights = "DEFAULT" if pretrained else None
-                model = torchvision.get_model(short, weights=weights, **outputs)
-            else:
-                model = timm.create_model(short, pretrained=pretrained, **outputs)
-            return model
-    except Exception as error:
-        if not pretrained:
-            raise
-        reason = (str(error).strip().splitlines() or [repr(error)])[0]
-        raise NetworkError(
-            f"{name}: pre-trained weights cannot be downloaded ({reason[:120]}); download them "
-            "elsewhere and give the file: --weights FILE.safetensors"
-        ) from error
-
-
-def _input_channels(module: nn.Module) -> int:
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            return layer.in_channels
-    raise NetworkError(
-        f"{type(module).__name__}: no convolution in it, nothing to profile or merge"
-    )
-
-
-def _load(module: nn.Module, state: Mapping[str, torch.Tensor], source: str, name: str) -> None:
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        detail = " ".join(str(error).split())
-        raise WeightsMisfitError(
-            f"{source}: its weights do not fit {name} ({detail[:160]}); give a state dict of {name}"
-        ) from error
-
-
-def _read_state(path: Path) -> Any:
-    """A state dict; pickled files are read without running code (``weights_only``)."""
-    if not path.is_file():
-        raise NetworkError(
-            f"{path}: no such file; --weights takes pretrained, initial, random or a file"
-        )
-    try:
-        load = import_timm().models.load_state_dict
-        return load(str(path), use_ema=False, weights_only=True)
-    except Exception as error:
-        raise NetworkError(
-            f"{path}: not a readable state dict ({type(error).__name__}); "
-            "save one with safetensors.torch.save_file(model.state_dict(), FILE)"
-        ) from error
 
 
 def randomise(module: nn.Module, input_shape: tuple[int, int, int], *, seed: int = 0) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dshrink.errors import NetworkError
+from dshrink.network.references import Known, ModelChoice, same_model
 from latency_tables.masks import check_padding
 from latency_tables.records import convert_record, parse_record
 
@@ -28,6 +29,7 @@ class WeightsAbout:
     mask: str
     free_activation: bool
     padding: str
+    in_channels: int | None = None
     accuracy_percent: float | None = None
     expanded: tuple[str, ...] | None = None
     ratio: int | None = None
@@ -35,8 +37,9 @@ class WeightsAbout:
     def __post_init__(self) -> None:
         if self.padding:
             check_padding(self.padding)
-        if min(*self.resolution, self.classes) < 1:
-            raise NetworkError("resolution and classes count from 1")
+        channels = 1 if self.in_channels is None else self.in_channels
+        if min(*self.resolution, self.classes, channels) < 1:
+            raise NetworkError("resolution, classes and in_channels count from 1")
 
 
 def about_weights(path: Path) -> WeightsAbout | None:
@@ -59,3 +62,22 @@ def about_weights(path: Path) -> WeightsAbout | None:
     fix = "train the weights again, or save them without these metadata"
     found = parse_record(text, dict[str, Any], where=where, error=NetworkError, fix=fix)
     return convert_record(found, WeightsAbout, where=where, error=NetworkError, fix=fix)
+
+
+def known_of_weights(path: Path, choice: ModelChoice) -> Known | None:
+    """What a file of ours says of the network that it is for; None for a file of others.
+
+    Raises NetworkError where that is another network.
+    """
+    about = about_weights(path)
+    if about is None:
+        return None
+    if not same_model(about.model, choice.name):
+        raise NetworkError(
+            f"{path}: its weights are of {about.model}, the network is {choice.name}"
+        )
+    # A factory has its classes from its arguments. Other classes than asked for are a misfit of
+    # shapes, which says more.
+    ask = choice.reference.takes_classes and choice.classes is None
+    classes = about.classes if ask else None
+    return Known(whose=str(path), in_channels=about.in_channels, classes=classes)

@@ -14,20 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from dshrink.errors import DshrinkError
-from dshrink.network.models import load_network
+from dshrink.network.models import load
 from dshrink.network.onnx_source import is_onnx_name
+from dshrink.network.references import ModelChoice
 from dshrink.operations.bench_networks import (
     BenchmarkError,
     BenchNetwork,
     network_of_file,
     networks_by_plan,
 )
-from dshrink.operations.resolution import one_resolution
+from dshrink.operations.known import known_of_plans, known_of_table
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.results import BenchmarkResult, save_results
 from dshrink.search.plan import Plan, parse_plan
 from latency_tables.errors import LatencyTableError
 from latency_tables.io import load_table
+from latency_tables.opspec import OpSpec
 from latency_tables.predictor import Prediction, predict
 from latency_tables.schema import Conditions
 from latency_tables.table import LatencyTable
@@ -56,7 +58,7 @@ def bench_networks(
     out_file: Path,
     target: Target,
     *,
-    resolution: int | None = None,
+    choice: ModelChoice | None = None,
     padding: str | None = None,
     seed: int = 0,
     on_progress: OnProgress = no_progress,
@@ -64,11 +66,14 @@ def bench_networks(
 ) -> list[BenchmarkResult]:
     """Measure networks by name or ONNX file, and by name under each plan; write the results.
 
-    ``notice`` reports tables that predict nothing. The same call resumes an interrupted run.
+    ``choice`` says what is asked of each network by name, whatever its own name is. ``notice``
+    reports tables that predict nothing. The same call resumes an interrupted run.
     """
     loaded = [load_table(path) for path in tables]
     parsed = [parse_plan(plan) for plan in plans]
-    wanted = _wanted(networks, parsed, batch_on(target), resolution, padding)
+    wanted = _wanted(
+        networks, parsed, dict(zip(tables, loaded, strict=True)), batch_on(target), choice, padding
+    )
     with measuring_on(target, notice) as (scheduler, conditions):
         results = run_benchmark(
             wanted,
@@ -93,8 +98,9 @@ def bench_networks(
 def _wanted(
     names: Sequence[str],
     plans: Sequence[Plan],
+    tables: Mapping[Path, LatencyTable],
     batch: int,
-    resolution: int | None,
+    choice: ModelChoice | None,
     padding: str | None,
 ) -> list[BenchNetwork]:
     paths = [Path(name) for name in names if is_onnx_name(name)]
@@ -104,7 +110,7 @@ def _wanted(
             path,
             batch,
             str(path) if alike[path.name] > 1 else path.name,
-            None if resolution is None else (resolution, resolution),
+            choice.resolution if choice else None,
         )
         for path in paths
     }
@@ -114,16 +120,22 @@ def _wanted(
     if plans and shrunk:
         raise DshrinkError("--plan needs a network given by name, not only merged ONNX files")
     by_name = [name for name in names if name not in files]
-    resolutions = {plan.resolution for plan in plans if plan.resolution}
-    if len(resolutions) > 1:
-        raise DshrinkError(f"the plans are for several resolutions: {sorted(resolutions)}")
-    size = one_resolution(resolution, next(iter(resolutions), None), "the plan")
+    known = known_of_plans(plans)
     found: list[BenchNetwork] = []
+    specs: dict[str, OpSpec] = {}
     for name in names:
         if name in files and not (plans and not by_name and files[name].original):
             found.append(files[name])
         else:
-            found += networks_by_plan(load_network(name, resolution=size), plans, padding)
+            asked = ModelChoice(model=name) if choice is None else replace(choice, model=name)
+            of_tables = [known_of_table(table, at, asked) for at, table in tables.items()]
+            network = load(asked.knowing(known, *of_tables))
+            if specs.setdefault(network.name, network.spec) != network.spec:
+                raise BenchmarkError(
+                    f"{name}: another network of these is called {network.name} as well: rename "
+                    "one, or measure them apart"
+                )
+            found += networks_by_plan(network, plans, padding)
     return found
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dshrink.merge.agreement import Agreement
+from dshrink.network.references import ModelChoice
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.train.expansion_rules import choose
 from dshrink.train.expansion_training import expand_and_shrink
@@ -38,7 +39,7 @@ class ExpandResult:
 
 
 def expand_network(
-    model: str,
+    choice: ModelChoice,
     data: str,
     folder: Path,
     settings: Training,
@@ -47,8 +48,6 @@ def expand_network(
     rule: str = "auto",
     layers: Sequence[str] = (),
     ratio: int = 6,
-    weights: str = "initial",
-    resolution: int = 224,
     unreadable: Unreadable = Unreadable.SKIP,
     on_progress: OnProgress = no_progress,
     notice: Notice = no_notice,
@@ -58,22 +57,20 @@ def expand_network(
     The same call resumes an interrupted run. None in all processes but the first. Raises as
     ``expand_and_shrink``.
     """
-    images, network = open_both(
-        data, model, resolution=resolution, weights=weights, seed=settings.seed
-    )
-    choice = choose(network, rule, layers)
+    images, network = open_both(data, replace(choice, seed=settings.seed), notice)
+    expanded = choose(network, rule, layers)
     feed = feed_of(images, network, settings, unreadable)
     shrunk = expand_and_shrink(
-        network, choice, feed, shrinking, folder, ratio=ratio, progress=on_progress, notice=notice
+        network, expanded, feed, shrinking, folder, ratio=ratio, progress=on_progress, notice=notice
     )
     if shrunk is None:
         return None
     before, grown = network.spec, shrunk.grown
     return ExpandResult(
         weights=str(shrunk.weights),
-        rule=choice.rule,
-        expanded=choice.layers,
-        left_alone=choice.left_out,
+        rule=expanded.rule,
+        expanded=expanded.layers,
+        left_alone=expanded.left_out,
         ratio=ratio,
         accuracy_percent={
             "expanded": shrunk.expanded.accuracy,

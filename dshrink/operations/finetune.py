@@ -9,8 +9,9 @@ from typing import Any
 
 from dshrink.errors import DshrinkError
 from dshrink.network.mask_changes import rewriting
+from dshrink.network.references import NAMED_WEIGHTS, ModelChoice
 from dshrink.network.weights_metadata import about_weights
-from dshrink.operations.resolution import one_resolution
+from dshrink.operations.known import known_of_plan
 from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.search.plan import parse_plan, save_plan
@@ -39,38 +40,39 @@ class FinetuneResult:
 
 
 def finetune_by_plan(
-    model: str,
+    choice: ModelChoice,
     plan: str,
     data: str,
     folder: Path,
     settings: Training,
     *,
-    weights: str = "pretrained",
     teacher: str | None = None,
-    resolution: int | None = None,
     free_activation: bool = True,
     unreadable: Unreadable = Unreadable.SKIP,
     on_progress: OnProgress = no_progress,
     notice: Notice = no_notice,
 ) -> FinetuneResult | None:
-    """Fine-tune ``model`` without the activations that the plan removes.
+    """Fine-tune a network without the activations that the plan removes.
 
     ``folder`` takes weights, plan and checkpoints. The same call resumes an interrupted run. None
     in all processes but the first. Raises DshrinkError for an untrained teacher or one without
     distillation, and as ``train.finetune``.
     """
     if teacher is not None or settings.distillation:
-        _check_teacher(weights, teacher, settings)
+        _check_teacher(choice.weights, teacher, settings)
     wanted = parse_plan(plan)
-    size = one_resolution(resolution, wanted.resolution, f"the plan {plan}")
-    images, network = open_both(data, model, resolution=size, weights=weights, seed=settings.seed)
+    choice = replace(choice, seed=settings.seed).knowing(known_of_plan(wanted, plan))
+    images, network = open_both(data, choice, notice)
     bound = bind_to_network(wanted, network)
     changes = rewriting(
         network, bound.mask, segments=bound.segments, free_activation=free_activation
     )
     teaching = None
     if teacher is not None:
-        teaching = load_for(images, model, resolution=size, weights=teacher).module
+        ema = choice.weights_ema and teacher not in NAMED_WEIGHTS
+        teaching = load_for(
+            images, replace(choice, weights=teacher, weights_ema=ema), notice
+        ).module
     feed = feed_of(images, network, settings, unreadable)
     tuned = finetune(
         network,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dshrink.errors import DshrinkError
-from dshrink.operations.resolution import one_resolution
+from dshrink.network.references import ModelChoice
+from dshrink.operations.known import known_of_table
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.search.goal import Goal
 from dshrink.search.plan import save_plan
@@ -20,20 +21,17 @@ from latency_tables.io import load_table
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRequest:
-    """A mask to be learned for ``model`` on the images ``data``; ``file`` takes the plan.
+    """A mask to be learned for a network on the images ``data``; ``file`` takes the plan.
 
-    ``decay`` and ``limit`` are those of ``train.mask_search``. ``resolution`` is the table's, else
-    224, if not given.
+    ``decay`` and ``limit`` are those of ``train.mask_search``.
     """
 
-    model: str
+    choice: ModelChoice
     data: str
     goal: Goal
     file: Path
     training: Training
     table: Path | None = None
-    weights: str = "pretrained"
-    resolution: int | None = None
     decay: float | None = None
     limit: float | None = None
     allow_unfit: bool = False
@@ -73,12 +71,11 @@ def search_mask(
     if request.file.is_dir():
         raise DshrinkError(f"{request.file} is a folder: give --out a file for the plan")
     table = load_table(request.table) if request.table else None
-    known = table.resolution if table else None
-    size = one_resolution(request.resolution, known, f"the table {request.table}")
     settings = request.training
-    images, network = open_both(
-        request.data, request.model, resolution=size, weights=request.weights, seed=settings.seed
-    )
+    choice = replace(request.choice, seed=settings.seed)
+    if table is not None:
+        choice = choice.knowing(known_of_table(table, request.table, choice))
+    images, network = open_both(request.data, choice, notice)
     found = search_masks(
         network,
         feed_of(images, network, settings, request.unreadable),

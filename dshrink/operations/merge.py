@@ -10,9 +10,10 @@ from dshrink.errors import DshrinkError
 from dshrink.merge.agreement import Agreement
 from dshrink.merge.certified_export import export_merged
 from dshrink.network.mask_changes import rewriting
-from dshrink.network.models import NAMED_WEIGHTS, load_network
+from dshrink.network.models import load
+from dshrink.network.references import NAMED_WEIGHTS, Known, ModelChoice
 from dshrink.network.weights_metadata import WeightsAbout, about_weights
-from dshrink.operations.resolution import one_resolution
+from dshrink.operations.known import known_of_plan
 from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.progress import Notice, no_notice
 from dshrink.search.plan import Plan, parse_plan
@@ -47,19 +48,16 @@ class MergeResult:
 
 
 def merge_by_plan(
-    model: str,
+    choice: ModelChoice,
     plan: str,
     file: Path,
     *,
-    weights: str = "pretrained",
     data: str | None = None,
     loaders: int = 0,
     unreadable: Unreadable = Unreadable.SKIP,
     padding: str | None = None,
     free_activation: bool | None = None,
     batch: int = 1,
-    resolution: int | None = None,
-    seed: int = 0,
     notice: Notice = no_notice,
 ) -> MergeResult:
     """Merge, certify, export; the certificate is written next to the file.
@@ -68,13 +66,10 @@ def merge_by_plan(
     plan, weights and options do not go together, and as ``export_merged``.
     """
     wanted = parse_plan(plan)
-    source = weights if weights in NAMED_WEIGHTS else Path(weights)
-    trained = about_weights(source) if isinstance(source, Path) else None
-    known, whose = wanted.resolution, f"the plan {plan}"
-    if known is None and trained:
-        known, whose = trained.resolution, weights
-    size = one_resolution(resolution, known, whose)
-    network = load_network(model, resolution=size, weights=source, seed=seed)
+    weights = choice.weights
+    trained = about_weights(Path(weights)) if weights not in NAMED_WEIGHTS else None
+    size = Known(whose=weights, resolution=trained.resolution) if trained else None
+    network = load(choice.knowing(known_of_plan(wanted, plan), size), notice)
     bound = bind_to_network(wanted, network)
     if free_activation is None:
         free_activation = trained.free_activation if trained and trained.padding else True

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dshrink.errors import DshrinkError
-from dshrink.network.models import Network, load_network
+from dshrink.network.models import Network, load
+from dshrink.network.references import ModelChoice
 from dshrink.pieces.advice import require_writable
 from dshrink.pieces.block_pieces import network_pieces
 from dshrink.pieces.operator_places import operator_places
@@ -31,12 +32,10 @@ SPAN_MODE = "kim2023"
 
 
 def profile_network(
-    model: str,
+    choice: ModelChoice,
     folder: Path,
     target: Target,
     *,
-    resolution: int = 224,
-    classes: int | None = None,
     segments: str = "blocks",
     span_mode: str | None = None,
     max_kernel: int | None = None,
@@ -48,18 +47,17 @@ def profile_network(
     on_progress: OnProgress = no_progress,
     notice: Notice = no_notice,
 ) -> Profile:
-    """Trace and measure ``model``; save the table in ``folder``.
+    """Trace and measure a network; save the table in ``folder``.
 
-    The same call resumes an interrupted run. ``classes`` is how many outputs the network has, the
-    library's own number if not given. Measuring ends when predictions should be off
+    The same call resumes an interrupted run. Measuring ends when predictions should be off
     by ``target_error`` per cent on average, or after ``time_limit`` seconds; ``hold_out`` networks
     take no part in the estimate. Raises DshrinkError for options that exclude each other.
     """
     _check_segments(segments, dense=dense, span_mode=span_mode, max_kernel=max_kernel)
-    choice = SpanChoice(mode=span_mode or SPAN_MODE, max_kernel=max_kernel)
-    spans = choice if segments == "spans" else None
+    asked = SpanChoice(mode=span_mode or SPAN_MODE, max_kernel=max_kernel)
+    spans = asked if segments == "spans" else None
     with measuring_on(target, notice) as (scheduler, conditions):
-        network = load_network(model, resolution=resolution, classes=classes)
+        network = load(choice)
         request = ProfileRequest(
             pieces=_pieces(network, spans, dense, notice),
             compose=lambda mask, padding: shrunk_spec(

@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dshrink.network.references import ModelChoice
+from dshrink.operations.known import known_of_table
 from dshrink.search.dp.bounds import Bounds, PieceSizes, sizes_of
 from dshrink.search.dp.compat import DEFAULT_PREC, TruncatedProgram
 from dshrink.search.dp.files import load_importance, load_problem, load_unevaluated
@@ -39,7 +41,7 @@ COMPAT = "kim2023"
 
 
 def search_blocks(
-    model: str,
+    choice: ModelChoice,
     table: Path,
     *,
     budget_ms: float | None = None,
@@ -57,13 +59,13 @@ def search_blocks(
     plan = search(
         latencies, budget_ms=budget_ms, keep=keep, padding=padding, allow_unfit=allow_unfit
     )
-    return _bound([plan], _network(model, latencies))[0]
+    return _bound([plan], _network(choice, latencies, table))[0]
 
 
-def _network(model: str, table: LatencyTable) -> Network:
-    from dshrink.network.models import load_network
+def _network(choice: ModelChoice, table: LatencyTable, folder: Path) -> Network:
+    from dshrink.network.models import load
 
-    return load_network(model, resolution=table.resolution)
+    return load(choice.knowing(known_of_table(table, folder, choice)))
 
 
 def _bound(plans: Sequence[Plan], network: Network) -> tuple[Plan, ...]:
@@ -138,14 +140,14 @@ class DpResult:
     unevaluated: int = 0
 
 
-def search_dp(model: str, tables: Sequence[Path], request: DpRequest) -> DpResult:
+def search_dp(choice: ModelChoice, tables: Sequence[Path], request: DpRequest) -> DpResult:
     """The plans of largest importance within budgets, by tables of the network's spans.
 
     Raises SearchError.
     """
     latencies = [load_table(folder) for folder in tables]
     request.plan_count(len(latencies))
-    network = _network(model, latencies[0])
+    network = _network(choice, latencies[0], tables[0])
     sizes = None
     if request.bounds.need_sizes:
         from dshrink.pieces.span_pieces import span_pieces

@@ -6,6 +6,7 @@ structure are one measurement: their speed does not depend on the weights.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.results import BenchmarkResult, save_results
 from dshrink.study.folders import MeasuredStep
 from dshrink.study.networks import report_row, result_row, study_networks
+from dshrink.study.recipe import INITIAL
 from dshrink.study.report import report_lines
 from dshrink.study.rows import StudyContext
 from dshrink.study.runner import Study
@@ -87,7 +89,7 @@ class StudyStages:
         cls, request: StudyRequest, *, notice: Notice = no_notice, progress: OpenProgress = no_bar
     ) -> StudyStages:
         """Open the images. Raises on an unreadable table."""
-        images = open_images(request.data)
+        images = open_images(request.data, request.recipe.choice.channels)
         context = study_context(request, images)
         return cls(
             request=request, images=images, context=context, notice=notice, progress=progress
@@ -98,24 +100,30 @@ class StudyStages:
 
         Raises DshrinkError in one of several processes of a launcher.
         """
-        context, recipe, classes = self.context, self.context.recipe, len(self.images.classes)
+        context, recipe = self.context, self.context.recipe
+        choice = replace(recipe.choice, weights=INITIAL, weights_ema=False)
+        if choice.reference.takes_classes:
+            choice = replace(choice, classes=len(self.images.classes))
         if context.folders.any_result(TABLE) is not None:
             return
         if together().num_processes > 1:
+            inputs = ["--resolution", str(recipe.size)]
+            if choice.in_channels is not None:
+                inputs += ["--in-channels", str(choice.in_channels)]
+            if choice.classes is not None:
+                inputs += ["--classes", str(choice.classes)]
             raise DshrinkError(
                 "several processes train together, they do not measure: measure the table first "
-                f"(`dshrink profile {recipe.model} --resolution {recipe.resolution} "
-                f"--classes {classes}`) and give it with --table"
+                f"(`dshrink profile {shlex.join([*choice.words, *inputs])}`) and give it with "
+                "--table"
             )
-        with self.progress(f"profile {recipe.model}") as update:
+        with self.progress(f"profile {choice.name}") as update:
             profile = profile_network(
-                recipe.model,
+                choice,
                 context.table,
                 self.request.target,
-                resolution=recipe.resolution,
                 dense=recipe.table.dense,
                 hold_out=recipe.table.hold_out,
-                classes=classes,
                 on_progress=update,
                 notice=self.notice,
             )

@@ -9,7 +9,7 @@ from typing import Any
 
 from devices.agent.protocol import file_digest
 from dshrink.errors import DshrinkError
-from dshrink.network.models import NAMED_WEIGHTS
+from dshrink.network.references import NAMED_WEIGHTS
 from dshrink.progress import Notice, no_notice
 from dshrink.study.folders import StepFolders
 from dshrink.study.recipe import ImageCounts, Recipe
@@ -91,7 +91,7 @@ def plan_study(request: StudyRequest, notice: Notice = no_notice) -> StudyPlan:
     recipe, done = request.recipe, frozenset[str]()
     counts = recipe.images
     if request.data:
-        images = open_images(request.data)
+        images = open_images(request.data, recipe.choice.channels)
         sizes = (len(images.train), len(images.validation), len(images.classes))
         counts = ImageCounts(training=sizes[0], validation=sizes[1], classes=sizes[2])
         done = frozenset(study_context(request, images).folders.results())
@@ -106,9 +106,11 @@ def study_context(request: StudyRequest, images: Images) -> StudyContext:
     """What the steps are done with. Raises on an unreadable table."""
     recipe = request.recipe
     identity = {
-        "model": recipe.model,
+        "model": recipe.choice.name,
         "resolution": recipe.resolution,
+        **({} if recipe.in_channels is None else {"in_channels": recipe.in_channels}),
         "weights": _weights_identity(recipe.weights),
+        **({"weights_ema": True} if recipe.weights_ema else {}),
         "data": images.digest,
     }
     # A table that is measured here is identified by its conditions.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
+from dshrink.network.references import same_model
 from dshrink.search.errors import PlanError
 from dshrink.search.plan import BlockLayers, Plan, PredictedLatency, TableReference
 from latency_tables.errors import LatencyTableError
@@ -73,16 +74,11 @@ def bind_spans(
 
 
 def _check_model(plan: Plan, model: str) -> None:
-    if plan.model is not None and _untagged(plan.model) != _untagged(model):
+    if plan.model is not None and not same_model(plan.model, model):
         raise PlanError(
             f"the plan is for {plan.model}, the network is {model}; to apply it all the same give "
             f"{plan.text}"
         )
-
-
-def _untagged(model: str) -> str:
-    # timm's names may end in the tag of their weights: mobilenetv2_100.ra_in1k.
-    return model.partition(".")[0]
 
 
 def _order(planned: Sequence[str], names: Sequence[str], model: str, what: str) -> list[int]:
@@ -125,6 +121,7 @@ def plan_from_table(
     return Plan(
         model=table.model,
         resolution=table.resolution,
+        in_channels=table.in_channels,
         keep_mask="" if chain else prediction.keep_mask,
         span_mask=prediction.keep_mask if chain else "",
         blocks=tuple(

@@ -23,7 +23,7 @@ from latency_tables.schema import Conditions
 from latency_tables.span_masks import ACTIVE, LINEAR, MERGED, mask_spans
 
 SCHEMA = "dshrink.plan"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 MASK_PREFIX = "mask:"
 SPANS_PREFIX = "spans:"
@@ -90,6 +90,7 @@ class Plan:
 
     model: str | None = None
     resolution: tuple[int, int] | None = None
+    in_channels: int | None = None
     keep_mask: str = ""
     span_mask: str = ""
     padding: str

@@ -15,6 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from dshrink.network.references import LEAST_SIDE, ModelChoice, Size
 from dshrink.search.published import published_mask
 from dshrink.train.errors import TrainError
 from dshrink.train.settings import Training
@@ -97,8 +98,9 @@ class Recipe:
     """A study: a network, how far to shrink it, what to compare, and how all of it is trained.
 
     ``free_activation``: whether merged blocks have an activation after them, but for the rows that
-    are about it. ``narrower`` are the names of the row ``width``; ``remarks`` are sentences of the
-    report; ``decay`` and ``limit``, of the section [search] in a file, are those of stage 1
+    are about it. ``model_args``, ``in_channels`` and ``weights_ema`` are those of ``ModelChoice``,
+    ``narrower`` the names of the row ``width``, which take no arguments; ``remarks`` are sentences
+    of the report; ``decay`` and ``limit``, of the section [search] in a file, are those of stage 1
     (``search_masks``); None leaves the search's own.
     """
 
@@ -109,8 +111,11 @@ class Recipe:
     distilled: Training
     name: str = ""
     pretrain: Training | None = None
-    resolution: int = 224
+    resolution: int | tuple[int, int] = 224
+    in_channels: int | None = None
+    model_args: tuple[str, ...] = ()
     weights: str = "pretrained"
+    weights_ema: bool = False
     seeds: tuple[int, ...] = (0,)
     keep: tuple[int, ...] = ()
     budgets_ms: tuple[float, ...] = ()
@@ -128,8 +133,9 @@ class Recipe:
     def __post_init__(self) -> None:
         self._check_lists()
         self._check_goals()
-        if self.resolution < 8 or self.random_draws < 1:
-            raise RecipeError("resolution is 8 or more, random_draws 1 or more")
+        if min(self.size) < LEAST_SIDE or self.random_draws < 1:
+            raise RecipeError(f"resolution is {LEAST_SIDE} or more, random_draws 1 or more")
+        self.choice  # noqa: B018 - refused here, before anything is trained
         if (self.decay or 0) < 0 or (self.limit is not None and not self.limit > 0):
             raise RecipeError(f"decay is 0 or more, limit above 0; got {self.decay}, {self.limit}")
         if (self.weights == INITIAL) != (self.pretrain is not None):
@@ -169,6 +175,24 @@ class Recipe:
         for name in self.masks:
             if (base := published_mask(name).base_model) != self.model:
                 raise RecipeError(f"masks: {name} is a mask of {base}, not of {self.model}")
+
+    @property
+    def size(self) -> Size:
+        """Height and width."""
+        at = self.resolution
+        return Size(at, at) if isinstance(at, int) else Size(*at)
+
+    @property
+    def choice(self) -> ModelChoice:
+        """The network of the recipe."""
+        return ModelChoice(
+            model=self.model,
+            model_args=self.model_args,
+            resolution=self.size,
+            in_channels=self.in_channels,
+            weights=self.weights,
+            weights_ema=self.weights_ema,
+        )
 
     @property
     def goals(self) -> tuple[MaskGoal, ...]:

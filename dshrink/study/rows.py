@@ -21,6 +21,7 @@ from dshrink.merge.certified_export import CertifiedExport, export_merged
 from dshrink.merge.export import export_onnx
 from dshrink.network.mask_changes import Rewriting, rewriting
 from dshrink.network.models import Network, with_state
+from dshrink.network.references import ModelChoice
 from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.progress import OnProgress, no_progress
 from dshrink.search.goal import Goal
@@ -79,8 +80,8 @@ class StepRunner:
     main: bool = True
     progress: OnProgress = no_progress
     missing: UnreadableImages = field(default_factory=UnreadableImages)
-    #: By model, weights and seed; nothing changes a network that it is given.
-    networks: dict[tuple[str, str, int], Network] = field(default_factory=dict)
+    #: Nothing changes a network that it is given.
+    networks: dict[ModelChoice, Network] = field(default_factory=dict)
 
     def do(self, step: Step) -> StepResult:
         """Do a step; returns what came out. Raises what training, merging and searching raise."""
@@ -92,14 +93,16 @@ class StepRunner:
         ``seed`` draws initial weights.
         """
         recipe = self.context.recipe
-        key = (narrower or recipe.model, weights, seed)
-        if key not in self.networks:
+        # The average of the weights is asked for of the recipe's own file, not of our checkpoints.
+        ema = recipe.weights_ema and weights == recipe.weights
+        choice = replace(recipe.choice, weights=weights, weights_ema=ema, seed=seed)
+        if narrower:
+            choice = replace(choice, model=narrower, model_args=())
+        if choice not in self.networks:
             if len(self.networks) >= MOST_NETWORKS:
                 self.networks.clear()
-            self.networks[key] = load_for(
-                self.images, key[0], resolution=recipe.resolution, weights=weights, seed=seed
-            )
-        return self.networks[key]
+            self.networks[choice] = load_for(self.images, choice)
+        return self.networks[choice]
 
     def start(self, step: Step) -> Network:
         """The whole network that a step starts from."""

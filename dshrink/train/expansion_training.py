@@ -16,7 +16,7 @@ import torch
 from dshrink.errors import CertificateError
 from dshrink.merge.agreement import Agreement, top1_agreement
 from dshrink.merge.verify import TOLERANCE
-from dshrink.network.models import Network, weights_digest, with_state
+from dshrink.network.models import Network, with_state
 from dshrink.network.weights_metadata import WEIGHTS_KEY
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.train.checkpoint import save_tensors
@@ -30,7 +30,7 @@ from dshrink.train.expansion import (
 )
 from dshrink.train.expansion_rules import Choice
 from dshrink.train.feed import Feed
-from dshrink.train.finetune import HISTORY, WEIGHTS, weights_about, write_history
+from dshrink.train.finetune import HISTORY, WEIGHTS, identity_of, weights_about, write_history
 from dshrink.train.loop import Fitted, fit
 from dshrink.train.settings import Training
 from latency_tables.opspec import OpSpec
@@ -86,7 +86,7 @@ def expand_and_shrink(
             expanded.module,
             feed,
             folder=folder / part,
-            identity={**about, "part": part, "weights": weights_digest(expanded.module)},
+            identity={**identity_of(about, expanded.module), "part": part},
             progress=lambda done, total, label: progress(done, total, f"{part}, {label}"),
             notice=notice,
         )

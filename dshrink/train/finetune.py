@@ -63,7 +63,7 @@ def finetune(
     else:
         module = unmerged_module(network, changes, padding=PADDING)
     about = weights_about(network, changes)
-    identity = {**about, "weights": weights_digest(network.module)}
+    identity = identity_of(about, network.module)
     objective = None
     if feed.settings.distillation:
         objective = distilled(copy.deepcopy(teacher or network.module), feed.settings)
@@ -91,11 +91,19 @@ def weights_about(network: Network, changes: Rewriting | None) -> dict[str, Any]
         "model": network.name,
         "resolution": list(network.resolution),
         "classes": network.spec.shapes[-1][0],
+        "in_channels": network.spec.input_shape[0],
         "segments": changes.segments if changes else "",
         "mask": changes.mask if changes else "",
         "free_activation": changes.free_activation if changes else True,
         "padding": PADDING if changes and changes.regions else "",
     }
+
+
+def identity_of(about: Mapping[str, Any], module: nn.Module) -> dict[str, Any]:
+    """What a training of ``module`` depends on besides settings and images."""
+    # The digest of the weights says how many channels they read.
+    known = {name: value for name, value in about.items() if name != "in_channels"}
+    return {**known, "weights": weights_digest(module)}
 
 
 def write_history(history: tuple[Mapping[str, Any], ...], file: Path) -> None:

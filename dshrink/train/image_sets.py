@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dshrink.network.references import is_own
 from dshrink.network.tracing import import_timm
 from dshrink.train.augmentation import training_transform
 from dshrink.train.errors import DataError
@@ -282,7 +283,8 @@ def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
 
 def preprocessing_of(model: str, size: tuple[int, int], channels: int = 3) -> Preprocessing:
     """As the network's published weights were made; ImageNet's usual where nothing is known."""
-    known = None if ":" in model else import_timm().models.get_pretrained_cfg(model)
+    timm_name = model.partition(" ")[0]  # arguments of the network follow
+    known = None if is_own(model) else import_timm().models.get_pretrained_cfg(timm_name)
     return Preprocessing(
         size=size,
         channels=channels,

@@ -26,6 +26,7 @@ from typing import Any
 
 from dshrink.network.blocks import Block
 from dshrink.network.models import Network, weights_digest
+from dshrink.network.references import untagged
 from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.search.binding import plan_from_table
@@ -152,9 +153,8 @@ def _rule(
 def _check_network(table: LatencyTable, network: Network) -> None:
     """Raise SearchError unless the table is of this network at this resolution."""
     names = tuple(block.name for block in network.blocks)
-    # timm's names may end in the tag of their weights: mobilenetv2_100.ra_in1k.
     facts = (
-        ("model", table.model.partition(".")[0], network.name.partition(".")[0]),
+        ("model", untagged(table.model), untagged(network.name)),
         ("resolution", "{}x{}".format(*table.resolution), "{}x{}".format(*network.resolution)),
         ("blocks", ", ".join(table.block_names), ", ".join(names)),
     )
@@ -189,6 +189,7 @@ def _plan(network: Network, keep_mask: str, table: LatencyTable | None, seed: in
         found = Plan(
             model=network.name,
             resolution=network.resolution,
+            in_channels=network.spec.input_shape[0],
             keep_mask=keep_mask,
             padding=PADDING,
             method=METHOD,

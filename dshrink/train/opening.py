@@ -5,36 +5,28 @@ The network has as many inputs as the images have channels, and an output for ea
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from dshrink.errors import NetworkError, WeightsMisfitError
-from dshrink.network.models import Network, load_network
+from dshrink.network.models import Network, load
+from dshrink.network.references import Known, ModelChoice, Reference
+from dshrink.progress import Notice, no_notice
 from dshrink.train.feed import Feed
 from dshrink.train.image_sets import Images, Preprocessing, open_images, preprocessing_of
 from dshrink.train.settings import Training
 from dshrink.train.unreadable import Unreadable, UnreadableImages
 
-#: Colours; the images of a network that wants another number of channels are opened again.
-CHANNELS = 3
 #: Images at once where nothing is trained.
 VALIDATION_BATCH = 64
 
 
-def open_both(
-    data: str,
-    model: str,
-    *,
-    resolution: int | tuple[int, int] = 224,
-    weights: str = "pretrained",
-    seed: int = 0,
-) -> tuple[Images, Network]:
+def open_both(data: str, choice: ModelChoice, notice: Notice = no_notice) -> tuple[Images, Network]:
     """Images, and the network with as many outputs as they have classes.
 
-    ``weights`` and ``seed`` as in ``load_network``. Raises DataError and NetworkError.
+    Raises DataError and NetworkError.
     """
-    images = open_images(data, CHANNELS)
-    network = load_for(images, model, resolution=resolution, weights=weights, seed=seed)
-    if (channels := network.spec.input_shape[0]) != CHANNELS:
+    images = open_images(data, choice.channels)
+    network = load_for(images, choice, notice)
+    # Weights and files may know of other channels than the usual ones.
+    if (channels := network.spec.input_shape[0]) != choice.channels:
         images = open_images(data, channels)
     return images, network
 
@@ -77,38 +69,30 @@ def open_to_validate(
     return feed_of(images, network, Training(batch=batch, loaders=loaders), unreadable)
 
 
-def load_for(
-    images: Images,
-    model: str,
-    *,
-    resolution: int | tuple[int, int] = 224,
-    weights: str = "initial",
-    seed: int = 0,
-) -> Network:
-    """The network with as many outputs as there are classes; ``weights`` as in ``load_network``.
+def load_for(images: Images, choice: ModelChoice, notice: Notice = no_notice) -> Network:
+    """The network with as many outputs as there are classes.
 
     Raises NetworkError, also where the weights are those of other classes.
     """
     classes = len(images.classes)
-    drawn = weights in ("initial", "random")
-    known = drawn or weights == "pretrained"
+    if choice.reference.takes_classes and choice.weights != "pretrained":
+        choice = choice.knowing(Known(whose=images.data, classes=classes))
     try:
-        network = load_network(
-            model,
-            resolution=resolution,
-            weights=weights if known else Path(weights),
-            seed=seed,
-            classes=None if weights == "pretrained" else classes,
-        )
+        network = load(choice, notice)
     except WeightsMisfitError as error:
         raise NetworkError(f"{error}; {images.data} has {classes} classes") from error
-    check_classes(images, network, weights)
+    check_classes(images, network, choice.weights)
     return network
 
 
 def check_classes(images: Images, network: Network, weights: str) -> None:
     """Raise NetworkError unless the network has as many outputs as there are classes."""
     classes, outputs = len(images.classes), network.spec.shapes[-1][0]
+    if outputs != classes and not Reference.parse(network.name.partition(" ")[0]).takes_classes:
+        raise NetworkError(
+            f"{images.data} has {classes} classes, {network.name} has {outputs} outputs: make it "
+            f"with {classes}, as by --model-arg KEY={classes}"
+        )
     if outputs != classes:
         raise NetworkError(
             f"{images.data} has {classes} classes, the {weights} weights of {network.name} "

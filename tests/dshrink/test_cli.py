@@ -78,7 +78,7 @@ def check_refused(ran: Ran, *parts: str) -> None:
         (["search", "gredy", "resnet18"], ["No such command 'gredy'", "`dshrink search --help`"]),
         (["profile"], ["Missing argument", "`dshrink profile --help`"]),
         (["chain", "resnet18", "--foo"], ["No such option: --foo", "`dshrink chain --help`"]),
-        (["chain", "resnet18", "--resolution", "big"], ["'--resolution'", "integer"]),
+        (["chain", "resnet18", "--resolution", "big"], ["'--resolution'", "224x160"]),
         (["bench", "resnet18", "--batch", "0"], ["'--batch'", "1"]),
     ],
 )
@@ -127,7 +127,7 @@ def test_ctrl_c_says_how_to_resume(dshrink, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dshrink.network.models.load_network", interrupted)
+    monkeypatch.setattr("dshrink.network.models.load", interrupted)
     ran = dshrink("chain", MODEL)
     assert ran.status == 130
     assert ran.err.strip() == "interrupted; run the same command again to resume"

@@ -15,6 +15,7 @@ from synthetic_tables import synthetic_span_table
 from dshrink.errors import NotMergeable
 from dshrink.merge.export import run_onnx
 from dshrink.network.chain import span_chain
+from dshrink.network.references import ModelChoice
 from dshrink.operations.bench import predicted, run_benchmark
 from dshrink.operations.bench_networks import network_of_file, networks_by_plan
 from dshrink.operations.merge import merge_by_plan
@@ -38,7 +39,11 @@ def test_a_plan_of_spans_is_merged_certified_and_written(network, tmp_path):
     net = spans_of(network)
     save_plan(bind_to_network(parse_plan(f"spans:{MASK}"), net), tmp_path / "plan.json")
     file = tmp_path / "a.onnx"
-    ran = merge_by_plan(MODEL, str(tmp_path / "plan.json"), file, weights="random", resolution=32)
+    ran = merge_by_plan(
+        ModelChoice(model=MODEL, weights="random", resolution=(32, 32)),
+        str(tmp_path / "plan.json"),
+        file,
+    )
     assert (ran.segments, ran.spans_merged, ran.blocks_merged) == ("spans", 1, 0)
     assert (ran.span_mask, ran.padding, ran.keep_mask) == (MASK, "repad", "")
     assert ran.onnx_difference < 1e-4

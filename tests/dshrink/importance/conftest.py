@@ -9,6 +9,7 @@ from pictures import write_pictures
 
 from dshrink.importance.run import ImportanceRun
 from dshrink.importance.settings import ImportanceSettings, Level
+from dshrink.network.references import ModelChoice
 
 
 @pytest.fixture(scope="session")
@@ -19,11 +20,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def settings(pictures: Path) -> ImportanceSettings:
     return ImportanceSettings(
-        model="test_resnet",
+        choice=ModelChoice(model="test_resnet", resolution=(32, 32), weights="random"),
         data=str(pictures),
         level=Level.parse("recalibrate:2"),
-        resolution=32,
-        weights="random",
         batch=8,
     )
 

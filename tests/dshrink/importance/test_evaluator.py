@@ -146,7 +146,8 @@ def test_data_and_weights_must_go_together(settings: ImportanceSettings, tmp_pat
     network = load_network("test_resnet", resolution=32, classes=5)
     save_file(network.module.state_dict(), tmp_path / "five.safetensors")
     with pytest.raises(NetworkError, match=r"do not fit.*has 3 classes"):
-        Evaluator(replace(settings, weights=str(tmp_path / "five.safetensors")))
+        choice = replace(settings.choice, weights=str(tmp_path / "five.safetensors"))
+        Evaluator(replace(settings, choice=choice))
 
 
 @pytest.fixture

@@ -32,8 +32,10 @@ import os, signal, sys, torch
 from dshrink.importance.run import ImportanceRun
 from dshrink.importance.settings import Level, ImportanceSettings
 torch.set_num_threads(1)
-settings = ImportanceSettings(model="test_resnet", data=sys.argv[1],
-    level=Level.parse("recalibrate:2"), resolution=32, weights="random", batch=8)
+from dshrink.network.references import ModelChoice
+choice = ModelChoice(model="test_resnet", resolution=(32, 32), weights="random")
+settings = ImportanceSettings(choice=choice, data=sys.argv[1], level=Level.parse("recalibrate:2"),
+    batch=8)
 def progress(done, total, label):
     if done == 13:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -207,7 +209,7 @@ def test_a_journal_of_another_measurement_is_refused(
     finished: Path, settings: ImportanceSettings
 ) -> None:
     before = journal_path(finished, None).read_bytes()
-    other = replace(settings, seed=1, batch=4)
+    other = replace(settings, choice=replace(settings.choice, seed=1), batch=4)
     with pytest.raises(
         EvaluationError, match=r"another measurement \(batch was 8, now 4; seed was 0, now 1"
     ):

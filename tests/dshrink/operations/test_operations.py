@@ -10,6 +10,7 @@ import pytest
 from synthetic_tables import synthetic_table
 
 from dshrink.errors import DshrinkError
+from dshrink.network.references import ModelChoice
 from dshrink.operations.bench import bench_networks
 from dshrink.operations.merge import merge_by_plan
 from dshrink.operations.search import search_blocks
@@ -19,6 +20,8 @@ from latency_tables.io import save_table
 from profiler.target import Target
 
 MODEL = "mobilenetv2_035"
+CHOICE = ModelChoice(model=MODEL)
+RANDOM = ModelChoice(model=MODEL, weights="random")
 MASK = "1" * 15 + "00"
 
 
@@ -37,20 +40,20 @@ def table(tmp_path: Path, network) -> Path:
 
 
 def test_a_search_returns_a_plan_with_the_names_of_the_network(table: Path, capfd) -> None:
-    plan = search_blocks(MODEL, table, keep=15)
+    plan = search_blocks(CHOICE, table, keep=15)
     assert plan.keep_mask == MASK
     assert plan.blocks and plan.blocks[16].name == "blocks.6.0"
     assert plan.predicted is not None
     assert plan.predicted.latency_ms == pytest.approx(19.0 - 0.4 - 0.6)
     with pytest.raises(InfeasibleBudgetError, match="the smallest possible latency"):
-        search_blocks(MODEL, table, budget_ms=1.0)
+        search_blocks(CHOICE, table, budget_ms=1.0)
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_merge_returns_what_it_wrote_and_proved(table: Path, tmp_path: Path, capfd) -> None:
-    save_plan(search_blocks(MODEL, table, keep=15), tmp_path / "plan.json")
+    save_plan(search_blocks(CHOICE, table, keep=15), tmp_path / "plan.json")
     file = tmp_path / "new" / "small.onnx"
-    result = merge_by_plan(MODEL, str(tmp_path / "plan.json"), file, weights="random")
+    result = merge_by_plan(RANDOM, str(tmp_path / "plan.json"), file)
     assert (result.keep_mask, result.blocks_merged, result.spans_merged) == (MASK, 2, 0)
     assert result.onnx_difference < 1e-4
     assert result.agreement is None
@@ -59,14 +62,15 @@ def test_a_merge_returns_what_it_wrote_and_proved(table: Path, tmp_path: Path, c
     onnx.checker.check_model(onnx.load(file))
     assert Path(result.certificate).is_file()
     with pytest.raises(PlanError, match="has 17 blocks"):
-        merge_by_plan(MODEL, "mask:01", file, weights="random")
+        merge_by_plan(RANDOM, "mask:01", file)
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_benchmark_refuses_a_resolution_that_its_plan_is_not_for(
     table: Path, tmp_path: Path
 ) -> None:
-    save_plan(search_blocks(MODEL, table, keep=15), tmp_path / "plan.json")
+    save_plan(search_blocks(CHOICE, table, keep=15), tmp_path / "plan.json")
     plans = [str(tmp_path / "plan.json")]
+    at_64 = ModelChoice(model=MODEL, resolution=(64, 64))
     with pytest.raises(DshrinkError, match="--resolution 64: the plan is for 32x32"):
-        bench_networks([MODEL], plans, [], tmp_path / "r.csv", Target(), resolution=64)
+        bench_networks([MODEL], plans, [], tmp_path / "r.csv", Target(), choice=at_64)

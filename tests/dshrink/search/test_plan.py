@@ -93,11 +93,15 @@ def test_any_plan_comes_back_from_its_file(
 def test_the_file_can_be_read_and_names_the_schema(tmp_path: Path) -> None:
     save_plan(plan(), tmp_path / "plan.json")
     data = json.loads((tmp_path / "plan.json").read_text())
-    assert (data["schema"], data["schema_version"]) == ("dshrink.plan", 1)
+    assert (data["schema"], data["schema_version"]) == ("dshrink.plan", 2)
     assert data["keep_mask"] == "011"
     assert (data["merged"], data["blocks"][0]["name"]) == (["blocks.0"], "blocks.0")
     assert data["table"]["conditions"]["device"] == "nowhere"
     assert len(data["table"]["digest"]) == 16
+    # Before version 2 plans did not say for how many channels they are.
+    del data["in_channels"]
+    (tmp_path / "old.json").write_text(json.dumps({**data, "schema_version": 1}))
+    assert load_plan(tmp_path / "old.json") == plan()
     assert set(data["predicted"]) == {"latency_ms", "low_ms", "high_ms", "padding"}
 
 
@@ -157,7 +161,7 @@ def test_a_text_that_is_no_plan_is_refused(text: str, message: str) -> None:
     ("edit", "message"),
     [
         (lambda d: d.update(schema="dshrink.latency_table"), "field 'schema' must be"),
-        (lambda d: d.update(schema_version=2), "newer than 1, the newest that this dshrink reads"),
+        (lambda d: d.update(schema_version=3), "newer than 2, the newest that this dshrink reads"),
         (
             lambda d: d.update(padding="none"),
             "padding must be bias_map, repad, interior, got 'none'",

@@ -219,3 +219,19 @@ def test_a_single_run_has_the_first_seed_unless_its_settings_name_one() -> None:
     recipe = load_recipe("digits").changed(seeds=(7, 8))
     assert recipe.seeded(Training()).seed == 7
     assert recipe.seeded(Training(seed=3)).seed == 3
+
+
+def test_a_recipe_may_be_of_a_network_of_ones_own(write: Write) -> None:
+    own = """model = "nets/net.py:make"
+model_args = ["labels=3"]
+in_channels = 1
+resolution = [32, 48]
+weights = "w.pth"
+weights_ema = true"""
+    found = load_text(write, MINIMAL.replace('model = "test_resnet"', own))
+    assert found.choice.name == "net.py:make labels=3"
+    assert (found.choice.size, found.choice.channels) == ((32, 48), 1)
+    assert (found.choice.weights, found.choice.weights_ema) == ("w.pth", True)
+    for field in ('model = "net.py"', 'model_args = ["labels"]', "in_channels = 0"):
+        with pytest.raises(TrainError, match=r"\.toml"):
+            load_text(write, f'like = "digits"\n{field}\n')

@@ -78,6 +78,7 @@ def test_the_weights_are_the_originals_by_name_and_say_what_they_are_for(tuned: 
         mask="0100",
         free_activation=True,
         padding="repad",
+        in_channels=3,
         accuracy_percent=history[-1]["val_accuracy"],
     )
 
@@ -159,7 +160,7 @@ def test_a_foreign_file_of_weights_says_nothing_of_itself(tmp_path: Path) -> Non
         ("[1]", "expected an object, got [1]"),
         ({"free_activation": None}, "field 'free_activation' is missing"),
         ({"resolution": 64}, "field 'resolution' must be a list, got 64"),
-        ({"resolution": [0, 32]}, "resolution and classes count from 1"),
+        ({"resolution": [0, 32]}, "classes and in_channels count from 1"),
         ({"classes": "3"}, "field 'classes' must be an integer, got \"3\""),
         ({"padding": "none"}, "unknown padding 'none'"),
         ({"layers": 3}, "unknown field 'layers'"),

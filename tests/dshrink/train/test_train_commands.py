@@ -25,11 +25,11 @@ from dshrink.errors import DshrinkError
 from dshrink.merge.agreement import top1_agreement
 from dshrink.merge.export import METADATA_KEY
 from dshrink.network.models import Network
+from dshrink.network.references import ModelChoice
 from dshrink.network.tracing import import_timm, trace
 from dshrink.operations import mask_search
 from dshrink.operations import search as searching
 from dshrink.operations.mask_search import MaskRequest
-from dshrink.operations.resolution import one_resolution
 from dshrink.progress import no_progress
 from dshrink.search.goal import Goal
 from dshrink.search.plan import load_plan, parse_plan, save_plan
@@ -150,13 +150,6 @@ def test_another_resolution_than_the_tables_is_refused(pictures: Path, tmp_path:
         *("--table", str(tmp_path / "table"), "--resolution", "64", "--out", str(tmp_path / "p")),
     )
     assert told.startswith("--resolution 64: the table ") and "is for 32x32" in told
-
-
-def test_a_resolution_is_the_known_one_else_the_one_asked_for() -> None:
-    assert one_resolution(None, None, "") == 224
-    assert one_resolution(64, None, "") == 64
-    assert one_resolution(None, (32, 48), "") == (32, 48)
-    assert one_resolution(32, (32, 32), "") == (32, 32)
 
 
 @pytest.fixture
@@ -289,7 +282,8 @@ def test_the_teacher_has_the_weights_of_its_file(
 )
 def test_what_lies_beside_a_plan_is_named_after_it(plan: str, stem: str) -> None:
     goal, file = Goal(budget_ms=None, keep=2), Path("plans") / plan
-    wanted = MaskRequest(model=MODEL, data="x", goal=goal, file=file, training=Training())
+    choice = ModelChoice(model=MODEL)
+    wanted = MaskRequest(choice=choice, data="x", goal=goal, file=file, training=Training())
     assert wanted.folder == Path("plans") / f"{stem}.search"
     assert wanted.history_file == Path("plans") / f"{stem}.history.csv"
 
@@ -311,13 +305,13 @@ def test_images_have_the_channels_of_the_network(
         return Network(name=MODEL, module=traced, lowered=lower(traced))
 
     monkeypatch.setattr(opening, "load_for", lambda *given, **more: grey(1))
-    images, network = opening.open_both(str(pictures), MODEL)
+    images, network = opening.open_both(str(pictures), ModelChoice(model=MODEL))
     assert images.train.mode == images.validation.mode == "L"
     feed = opening.feed_of(images, network, Training(batch=12))
     assert next(feed.validation(0, 1))[0].shape == (12, 1, 32, 32)
     monkeypatch.setattr(opening, "load_for", lambda *given, **more: grey(2))
     with pytest.raises(DataError, match="the network wants 2"):
-        opening.open_both(str(pictures), MODEL)
+        opening.open_both(str(pictures), ModelChoice(model=MODEL))
 
 
 def test_only_the_process_that_speaks_shows_progress(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 from synthetic_tables import synthetic_span_table
 
+from dshrink.network.references import ModelChoice
 from dshrink.operations.merge import merge_by_plan
 from dshrink.pieces.span_pieces import span_pieces
 from dshrink.pieces.specs import shrunk_spec
@@ -97,7 +98,11 @@ def test_a_network_goes_from_its_table_to_a_certified_merge(search, tables, tmp_
     with points.open() as lines:
         found = {line["mask"]: float(line["time_ms"]) for line in csv.DictReader(lines)}
     assert found[mask] == latency_ms
-    ran = merge_by_plan(MODEL, str(plan), tmp_path / "a.onnx", weights="random", resolution=32)
+    ran = merge_by_plan(
+        ModelChoice(model=MODEL, weights="random", resolution=(32, 32)),
+        str(plan),
+        tmp_path / "a.onnx",
+    )
     assert (ran.span_mask, ran.spans_merged) == (mask, len(merged_spans(mask)))
     certificate = json.loads((tmp_path / "a.onnx.certificate.json").read_text())
     assert certificate["problem"] == "" and certificate["span_mask"] == mask

@@ -1,0 +1,38 @@
+"""What plans and tables know of the network that they are for, for ``ModelChoice.knowing``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dshrink.errors import DshrinkError
+from dshrink.network.references import Known, ModelChoice, same_model
+from dshrink.search.plan import Plan
+from latency_tables.table import LatencyTable
+
+
+def known_of_plan(plan: Plan, text: str) -> Known:
+    """``text`` is what the plan was given as."""
+    return Known(whose=f"the plan {text}", resolution=plan.resolution, in_channels=plan.in_channels)
+
+
+def known_of_plans(plans: Sequence[Plan]) -> Known:
+    """What several plans for one network know. Raises DshrinkError where they disagree."""
+    found = {}
+    for field, what in (("resolution", "resolutions"), ("in_channels", "numbers of channels")):
+        values = {value for plan in plans if (value := getattr(plan, field)) is not None}
+        if len(values) > 1:
+            raise DshrinkError(f"the plans are for several {what}: {sorted(values)}")
+        found[field] = next(iter(values), None)
+    return Known(whose="the plan", **found)
+
+
+def known_of_table(table: LatencyTable, folder: Path | None, choice: ModelChoice) -> Known | None:
+    """None where the table is of another network: then binding to it says so."""
+    if not same_model(table.model, choice.name):
+        return None
+    return Known(
+        whose=f"the table {folder}",
+        resolution=table.resolution,
+        in_channels=table.in_channels,
+    )
