@@ -119,10 +119,11 @@ class TorchModel(Prepared):
     def facts(self) -> Dict[str, Any]:
         """What was built, read off the module itself."""
         torch = self._torch
-        weighted = (torch.nn.functional.conv2d, torch.nn.functional.linear)
+        named = torch.nn.functional
+        weighted = (named.conv1d, named.conv2d, named.conv3d, named.linear, torch.matmul)
         layers: Dict[str, int] = Counter()
         for node in self._wired.module.graph.nodes:
-            if node.target in weighted:
+            if node.target in weighted and node.args[1].op == "get_attr":
                 weight = getattr(self._wired.module, node.args[1].target)
                 layers[_precision_name(weight.dtype)] += 1
         seen = set(layers) | {_precision_name(one.dtype) for one in self.outputs}

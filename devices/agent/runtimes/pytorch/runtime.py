@@ -58,7 +58,7 @@ class PyTorch(Runtime):
         """Import PyTorch and onnx, once."""
         if self._torch is not None:
             return
-        for name in ("torch", "torch.fx", "onnx"):
+        for name in ("torch", "torch.fx", "onnx", "onnx.shape_inference"):
             package = name.partition(".")[0]
             with starting(f"the PyTorch runtime needs {name}, which", package):
                 importlib.import_module(name)
