@@ -71,6 +71,7 @@ def _data(network: Network, chain: Chain, mode: str) -> dict[str, Any]:
         "resolution": network.resolution,
         "macs": network.spec.macs,
         "parameters": network.spec.parameters,
+        "not_counted": [network.lowered.layers[n] for n in network.spec.uncounted],
         "convolutions": [
             {
                 "position": conv.position,
@@ -112,6 +113,8 @@ def _span_mask(chain: Chain) -> str:
 
 
 def _print(network: Network, chain: Chain, mode: str, *, wide: bool) -> None:
+    from dshrink.pieces.advice import not_counted
+
     height, width = network.resolution
     ends = {q: p for p, q in chain.skips}
     columns: list[Column[ChainConv]] = [
@@ -131,6 +134,8 @@ def _print(network: Network, chain: Chain, mode: str, *, wide: bool) -> None:
         f"{len(chain.spans(mode))} spans ({mode}); {network.spec.macs / 1e6:.1f} M "
         f"multiply-accumulates, {network.spec.parameters / 1e6:.2f} M parameters"
     )
+    if missing := not_counted(network):
+        out.print(missing)
     if mask := _span_mask(chain):
         out.print(f"as a plan: spans:{mask}")
     _print_fixed(network, chain)

@@ -24,6 +24,7 @@ from dshrink.operations.bench_networks import (
     networks_by_plan,
 )
 from dshrink.operations.known import known_of_plans, known_of_table
+from dshrink.pieces.advice import require_batch, require_writable
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.results import BenchmarkResult, save_results
 from dshrink.search.plan import Plan, parse_plan
@@ -130,6 +131,8 @@ def _wanted(
             asked = ModelChoice(model=name) if choice is None else replace(choice, model=name)
             of_tables = [known_of_table(table, at, asked) for at, table in tables.items()]
             network = load(asked.knowing(known, *of_tables))
+            require_batch(network, batch)
+            require_writable(network)
             if specs.setdefault(network.name, network.spec) != network.spec:
                 raise BenchmarkError(
                     f"{name}: another network of these is called {network.name} as well: rename "

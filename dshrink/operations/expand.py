@@ -11,7 +11,7 @@ from dshrink.network.references import ModelChoice
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.train.expansion_rules import choose
 from dshrink.train.expansion_training import expand_and_shrink
-from dshrink.train.opening import feed_of, open_both
+from dshrink.train.opening import feed_of, open_both, require_trainable
 from dshrink.train.settings import Training
 from dshrink.train.unreadable import Unreadable
 
@@ -57,6 +57,7 @@ def expand_network(
     The same call resumes an interrupted run. None in all processes but the first. Raises as
     ``expand_and_shrink``.
     """
+    require_trainable(choice)
     images, network = open_both(data, replace(choice, seed=settings.seed), notice)
     expanded = choose(network, rule, layers)
     feed = feed_of(images, network, settings, unreadable)

@@ -16,7 +16,7 @@ from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.search.plan import parse_plan, save_plan
 from dshrink.train.finetune import PADDING, finetune
-from dshrink.train.opening import feed_of, load_for, open_both
+from dshrink.train.opening import feed_of, load_for, open_both, require_trainable
 from dshrink.train.settings import Training
 from dshrink.train.unreadable import Unreadable
 
@@ -62,6 +62,7 @@ def finetune_by_plan(
         _check_teacher(choice.weights, teacher, settings)
     wanted = parse_plan(plan)
     choice = replace(choice, seed=settings.seed).knowing(known_of_plan(wanted, plan))
+    require_trainable(choice)
     images, network = open_both(data, choice, notice)
     bound = bind_to_network(wanted, network)
     changes = rewriting(

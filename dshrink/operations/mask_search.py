@@ -13,7 +13,7 @@ from dshrink.search.goal import Goal
 from dshrink.search.plan import save_plan
 from dshrink.study.recipe import load_recipe
 from dshrink.train.mask_search import EPOCHS, MaskSearch, search_masks, write_mask_history
-from dshrink.train.opening import feed_of, open_both
+from dshrink.train.opening import feed_of, open_both, require_trainable
 from dshrink.train.settings import Training
 from dshrink.train.unreadable import Unreadable
 from latency_tables.io import load_table
@@ -75,6 +75,7 @@ def search_mask(
     choice = replace(request.choice, seed=settings.seed)
     if table is not None:
         choice = choice.knowing(known_of_table(table, request.table, choice))
+    require_trainable(choice)
     images, network = open_both(request.data, choice, notice)
     found = search_masks(
         network,

@@ -9,7 +9,7 @@ from pathlib import Path
 from dshrink.errors import DshrinkError
 from dshrink.network.models import Network, load
 from dshrink.network.references import ModelChoice
-from dshrink.pieces.advice import require_writable
+from dshrink.pieces.advice import not_counted, require_batch, require_writable
 from dshrink.pieces.block_pieces import network_pieces
 from dshrink.pieces.operator_places import operator_places
 from dshrink.pieces.span_pieces import span_pieces
@@ -58,6 +58,7 @@ def profile_network(
     spans = asked if segments == "spans" else None
     with measuring_on(target, notice) as (scheduler, conditions):
         network = load(choice)
+        require_batch(network, conditions.batch)
         request = ProfileRequest(
             pieces=_pieces(network, spans, dense, notice),
             compose=lambda mask, padding: shrunk_spec(
@@ -76,6 +77,7 @@ def profile_network(
             time_limit_s=math.inf if time_limit is None else time_limit,
             spans=spans,
             settings=settings_for(conditions, seed=seed),
+            warnings=tuple(filter(None, [not_counted(network)])),
         )
         result = profile(
             request,

@@ -6,6 +6,7 @@ from collections import Counter
 
 from dshrink.errors import ShrinkError
 from dshrink.network.models import Network
+from dshrink.network.tracing import only_batch
 from latency_tables.opspec import Conv, Opaque
 
 #: So many layers are named in one line.
@@ -29,6 +30,29 @@ def require_writable(network: Network) -> None:
             f"network of its pieces can be measured without them: {'; '.join(stuck[:_NAMED])}"
             f"{more}; give the network other layers there, or an ONNX file of your own"
         )
+
+
+def require_batch(network: Network, batch: int) -> None:
+    """Raise ShrinkError for another batch than the one that an ONNX file has in its constants."""
+    only = only_batch(network.module)
+    if only not in (None, batch):
+        raise ShrinkError(
+            f"{network.name}: some of its constants are for a batch of {only}, so it cannot be "
+            f"measured with {batch}: give --batch {only}, or export it with an open batch"
+        )
+
+
+def not_counted(network: Network) -> str:
+    """In one line, the operators whose multiply-accumulates nobody counts; empty without any."""
+    spec, layers = network.spec, network.lowered.layers
+    names = [f"{layers[n]} ({getattr(spec.ops[n], 'operator', '')})" for n in spec.uncounted]
+    if not names:
+        return ""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return (
+        f"multiply-accumulates of {', '.join(names[:_NAMED])}{more} are not counted: numbers of "
+        "multiply-accumulates are without them"
+    )
 
 
 def no_blocks(network: Network) -> str:

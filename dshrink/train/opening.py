@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dshrink.errors import NetworkError, WeightsMisfitError
 from dshrink.network.models import Network, load
-from dshrink.network.references import Known, ModelChoice, Reference
+from dshrink.network.references import Known, ModelChoice, Reference, Source
 from dshrink.progress import Notice, no_notice
 from dshrink.train.feed import Feed
 from dshrink.train.image_sets import Images, Preprocessing, open_images, preprocessing_of
@@ -29,6 +29,15 @@ def open_both(data: str, choice: ModelChoice, notice: Notice = no_notice) -> tup
     if (channels := network.spec.input_shape[0]) != choice.channels:
         images = open_images(data, channels)
     return images, network
+
+
+def require_trainable(choice: ModelChoice) -> None:
+    """Raise NetworkError for a network whose trained weights could not be given back."""
+    if choice.reference.source is Source.ONNX:
+        raise NetworkError(
+            f"{choice.name}: an ONNX file is not trained here, for its weights could not go back "
+            "into it: train the network in PyTorch (FILE.py:FACTORY), and export it again"
+        )
 
 
 def feed_of(
