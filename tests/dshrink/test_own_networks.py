@@ -27,7 +27,7 @@ from latency_tables.io import load_table
 from profiler.target import Target
 
 PAGE = (Path(__file__).parents[2] / "docs" / "own_networks.md").read_text("utf-8")
-NET, CHECKPOINT = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.M | re.S)
+NET, CHECKPOINT, EXPORT = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.M | re.S)
 COMMANDS = re.findall(r"^\$ dshrink (.*)$", PAGE, flags=re.M)
 
 
@@ -49,8 +49,9 @@ def test_the_page_leads_from_a_file_to_a_benchmark(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     subprocess.run([sys.executable, "-c", CHECKPOINT], cwd=folder, check=True)
-    kinds = ("chain", "profile", "search", "merge", "bench", "chain")
-    assert tuple(text.split()[0] for text in COMMANDS) == kinds
+    subprocess.run([sys.executable, "-W", "ignore", "-c", EXPORT], cwd=folder, check=True)
+    journey = ("chain", "profile", "search", "merge", "bench")
+    assert tuple(text.split()[0] for text in COMMANDS) == (*journey, "chain", *journey)
     for text in COMMANDS:
         assert run(shlex.split(text), monkeypatch) == 0, capsys.readouterr().err
     table, plan = load_table(folder / "table"), load_plan(folder / "plan.json")
@@ -63,6 +64,11 @@ def test_the_page_leads_from_a_file_to_a_benchmark(
         ("small.onnx", "net.py:make"),
     ]
     assert all(row["predicted_ms"] and row["resolution"] == "64x64" for row in rows)
+    with (folder / "onnx_results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["network"] for row in rows] == ["net.onnx", "small_net.onnx"]
+    assert all(row["predicted_ms"] and row["model"] == "net.onnx" for row in rows)
+    assert load_table(folder / "onnx_table").block_names == table.block_names
     # The merged file has the checkpoint's weights, not freshly drawn ones.
     certificate = json.loads((folder / "small.onnx.certificate.json").read_text())
     assert certificate
