@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import fx
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from dshrink.network.onnx_operator import OnnxOperator
-from dshrink.network.tracing import needs_data, only_batch
+from dshrink.network.tracing import only_batch
 
 #: What multiplies and has no formula there, by a part of its name.
 _UNCOUNTED = ("fft", "lstm", "gru", "rnn_", "grid_sampler", "cdist", "linalg", "trilinear")
@@ -86,12 +84,8 @@ def count_macs(traced: fx.GraphModule, image_shape: tuple[int, ...]) -> dict[fx.
     """Of each node, for one image of (C, H, W); None where an operator has no formula."""
     count, batch = _Count(traced), only_batch(traced) or 1
     dtype = next((one.dtype for one in traced.parameters()), torch.float32)
-    with ExitStack() as modes:
-        modes.enter_context(torch.no_grad())
-        # FlopCounterMode has no formula for the fused attention of CPUs.
-        modes.enter_context(sdpa_kernel(SDPBackend.MATH))
-        if not needs_data(traced):
-            modes.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+    # FlopCounterMode has no formula for the fused attention of CPUs.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         count.run(torch.zeros(batch, *image_shape, dtype=dtype))
     return {
         node: None if flops is None else flops // 2 // batch for node, flops in count.flops.items()

@@ -134,15 +134,17 @@ def _export_apart(
 def _export(traced: fx.GraphModule, closures: Sequence[Closure], opset: int) -> list[Fragment]:
     module = _module_of(traced, closures)
     weights = dict(module.named_parameters()) | dict(module.named_buffers())
+    images = [_images(closures, batch) for batch in BATCHES]
+    feeds = [_feeds(closures, one, weights) for one in images]
     models = without_static_nodes(
-        [_exported(module, closures, batch, opset) for batch in BATCHES],
-        [_feeds(closures, batch, weights) for batch in BATCHES],
+        [_exported(module, closures, one, opset) for one in images], feeds
     )
-    wrong = _wrong_results(module, models[0], closures, weights)
+    wrong = _wrong_results(module, models[0], images[0], feeds[0])
+    graphs = [_Made.of(model.graph) for model in models]
     return [
         Fragment(reason="what torch's exporter makes of it gives other results")
         if number in wrong
-        else _fragment(models, number, len(closure.inputs), weights, opset)
+        else _fragment(graphs, number, len(closure.inputs), weights, opset)
         for number, closure in enumerate(closures)
     ]
 
@@ -174,9 +176,8 @@ def _module_of(traced: fx.GraphModule, closures: Sequence[Closure]) -> fx.GraphM
 
 
 def _exported(
-    module: nn.Module, closures: Sequence[Closure], batch: int, opset: int
+    module: nn.Module, closures: Sequence[Closure], images: tuple[torch.Tensor, ...], opset: int
 ) -> onnx.ModelProto:
-    images = _images(closures, batch)
     file = io.BytesIO()
     with _quiet(), torch.no_grad():
         torch.onnx.export(
@@ -204,11 +205,13 @@ def _images(closures: Sequence[Closure], batch: int) -> tuple[torch.Tensor, ...]
 
 
 def _feeds(
-    closures: Sequence[Closure], batch: int, weights: Mapping[str, torch.Tensor]
+    closures: Sequence[Closure],
+    images: Sequence[torch.Tensor],
+    weights: Mapping[str, torch.Tensor],
 ) -> dict[str, npt.NDArray[Any]]:
     """Images and weights by the names of the exported model."""
-    images = dict(zip(_input_names(closures), _images(closures, batch), strict=True))
-    return {name: one.numpy(force=True) for name, one in (images | dict(weights)).items()}
+    given = dict(zip(_input_names(closures), images, strict=True)) | dict(weights)
+    return {name: one.numpy(force=True) for name, one in given.items()}
 
 
 def _input_names(closures: Sequence[Closure]) -> list[str]:
@@ -223,11 +226,10 @@ def _input_names(closures: Sequence[Closure]) -> list[str]:
 def _wrong_results(
     module: nn.Module,
     model: onnx.ModelProto,
-    closures: Sequence[Closure],
-    weights: Mapping[str, torch.Tensor],
+    images: Sequence[torch.Tensor],
+    feeds: Mapping[str, npt.NDArray[Any]],
 ) -> set[int]:
-    """The closures whose nodes give other results in ONNX Runtime than in torch."""
-    feeds = _feeds(closures, BATCHES[0], weights)
+    """The results, by number, that ONNX Runtime gives otherwise than torch."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -235,7 +237,6 @@ def _wrong_results(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     results = session.run(None, {one.name: feeds[one.name] for one in session.get_inputs()})
-    images = _images(closures, BATCHES[0])
     return {
         number
         for number, (result, expected) in enumerate(zip(results, module(*images), strict=True))
@@ -266,13 +267,13 @@ def _quiet() -> Iterator[None]:
 
 
 def _fragment(
-    models: Sequence[onnx.ModelProto],
+    graphs: Sequence[_Made],
     number: int,
     inputs: int,
     weights: Mapping[str, torch.Tensor],
     opset: int,
 ) -> Fragment:
-    parts = [_part(model.graph, number, weights) for model in models]
+    parts = [_part(graph, number, weights) for graph in graphs]
     names = {f"x{number}_{at}": f"x{at}" for at in range(inputs)} | {f"y{number}": RESULT, "": ""}
     floats = {name: one for name, one in weights.items() if one.is_floating_point()}
     return fragment_of(parts, names, floats, opset)
@@ -286,12 +287,26 @@ class Part:
     constants: Mapping[str, npt.NDArray[Any]]
 
 
-def _part(graph: onnx.GraphProto, number: int, stored: Mapping[str, torch.Tensor]) -> Part:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Made:
+    """The nodes of a graph, and the place of the one that makes each tensor."""
+
+    nodes: tuple[onnx.NodeProto, ...]
+    place: Mapping[str, int]
+
+    @classmethod
+    def of(cls, graph: onnx.GraphProto) -> _Made:
+        nodes = tuple(graph.node)
+        place = {name: at for at, node in enumerate(nodes) for name in node.output}
+        return cls(nodes=nodes, place=place)
+
+
+def _part(graph: _Made, number: int, stored: Mapping[str, torch.Tensor]) -> Part:
     """What makes result ``number``: its nodes and constants; ``stored`` are the module's own."""
-    maker = {name: node for node in graph.node for name in node.output}
     result = f"y{number}"
-    if maker[result].op_type == "Constant":  # what needs no input has a node all the same
-        value = numpy_helper.to_array(maker[result].attribute[0].t)
+    last = graph.nodes[graph.place[result]]
+    if last.op_type == "Constant":  # what needs no input has a node all the same
+        value = numpy_helper.to_array(last.attribute[0].t)
         copied = onnx.helper.make_node("Identity", [f"{result}_value"], [result])
         return Part(nodes=[copied], constants={f"{result}_value": value})
     constants: dict[str, npt.NDArray[Any]] = {}
@@ -299,15 +314,16 @@ def _part(graph: onnx.GraphProto, number: int, stored: Mapping[str, torch.Tensor
     waiting = [result]
     while waiting:
         name = waiting.pop()
-        node = maker.get(name)
         if name in stored:
             constants[name] = stored[name].numpy(force=True)
-        elif node is not None and node.op_type == "Constant":
-            constants[name] = numpy_helper.to_array(node.attribute[0].t)
-        elif node is not None and id(node) not in needed:
-            needed.add(id(node))
-            waiting += node.input
-    return Part(nodes=[node for node in graph.node if id(node) in needed], constants=constants)
+        elif (at := graph.place.get(name)) is None or at in needed:
+            continue
+        elif graph.nodes[at].op_type == "Constant":
+            constants[name] = numpy_helper.to_array(graph.nodes[at].attribute[0].t)
+        else:
+            needed.add(at)
+            waiting += graph.nodes[at].input
+    return Part(nodes=[graph.nodes[at] for at in sorted(needed)], constants=constants)
 
 
 def fragment_of(

@@ -29,6 +29,9 @@ from dshrink.network.layers import ConstantMap
 BATCHES = (2, 3)
 
 
+_NORMS = (nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
+
+
 class ValueTracer(fx.Tracer):
     """Leaves are torch's own layers, and subclasses of its convolutions, norms and the like.
 
@@ -154,9 +157,8 @@ class ValueTracer(fx.Tracer):
 
 def keeps_shape(layer: nn.Module) -> bool:
     """A norm in eval mode: fake tensors take far longer for one than for a convolution."""
-    kind = type(layer)
-    known = kind is nn.BatchNorm2d or kind.__module__ == "timm.layers.norm_act"
-    norm = known and isinstance(layer, nn.BatchNorm2d) and not layer.training
+    known = type(layer).__module__.startswith(("torch.nn.", "timm.layers."))
+    norm = known and isinstance(layer, _NORMS) and not layer.training
     return norm and not (layer._forward_hooks or layer._forward_pre_hooks)
 
 
