@@ -65,9 +65,7 @@ def _static_places(graph: onnx.GraphProto) -> Iterator[int]:
                 yield at
 
 
-def _computed(
-    model: onnx.ModelProto, names: Sequence[str], feeds: Feeds
-) -> list[npt.NDArray[Any]]:
+def _computed(model: onnx.ModelProto, names: Sequence[str], feeds: Feeds) -> list[npt.NDArray[Any]]:
     """What these values of the model are."""
     asked = onnx.ModelProto()
     asked.CopyFrom(model)
