@@ -75,7 +75,7 @@ def bound_nodes(
         for name in values
         if not name.endswith(BATCH)
     ]
-    nodes = []
+    nodes: list[onnx.NodeProto] = []
     in_float32 = _in_float32(graph, values) if half else set()
     for number, node in enumerate(graph.node):
         for field in (node.input, node.output):
@@ -124,9 +124,7 @@ def _half_type(element: int) -> int:
     return onnx.TensorProto.FLOAT16 if element == onnx.TensorProto.FLOAT else element
 
 
-def _in_float32(
-    graph: onnx.GraphProto, values: Mapping[str, npt.NDArray[np.generic]]
-) -> set[int]:
+def _in_float32(graph: onnx.GraphProto, values: Mapping[str, npt.NDArray[np.generic]]) -> set[int]:
     """The nodes, by number, that have to compute in float32."""
     makers = {name: node for node in graph.node for name in node.output}
     return {

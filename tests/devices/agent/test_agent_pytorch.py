@@ -388,17 +388,20 @@ def model_of(
 WEIGHT = {"w": np.ones((2, 2, 3, 3), np.float32)}
 MAP = [1, 2, 6, 6]
 REFUSED = {
-    "an operator that we do not know": (model_of("Softplus", MAP), "Softplus 'it'"),
-    "an attribute that we do not know": (model_of("Flatten", MAP, axis=2), "axis 2"),
+    "an operator that we do not know": (model_of("Hardmax", MAP), "Hardmax 'it' is an operator"),
+    "an attribute that is not as assumed": (
+        model_of("MaxPool", MAP, kernel_shape=[1, 1], storage_order=1),
+        "storage_order 1",
+    ),
     "automatic pads": (model_of("Conv", MAP, WEIGHT, auto_pad="SAME_UPPER"), "auto_pad"),
     "another hard sigmoid": (model_of("HardSigmoid", MAP, alpha=0.2), "alpha 0.2"),
     "an average that leaves differing pads out": (
         model_of("AveragePool", MAP, kernel_shape=[2, 2], pads=[0, 0, 1, 1]),
         "leaves the pads",
     ),
-    "one dimension": (
-        model_of("MaxPool", [1, 2, 6], kernel_shape=[2], result=[1, 2, 5]),
-        "not two-dimensional",
+    "four dimensions": (
+        model_of("MaxPool", [1, 2, 6, 6, 6, 6], kernel_shape=[1, 1, 1, 1]),
+        "not one- to three-dimensional",
     ),
     "a batch that is not fixed": (model_of("Relu", ["N", 2, 6, 6]), "fixed sizes"),
     "integers": (model_of("Relu", MAP, element=TensorProto.INT32), "fixed sizes"),

@@ -75,7 +75,7 @@ def _expand(wiring: Wiring, op: Operator, names: List[str]) -> Any:
     rank = max(len(given), len(asked))
     given = [1] * (rank - len(given)) + given
     asked = [1] * (rank - len(asked)) + asked
-    sizes = [one if other == 1 else other for one, other in zip(given, asked)]
+    sizes = [given[at] if size == 1 else size for at, size in enumerate(asked)]
     return wiring.method(op, "expand", wiring.tensor(names[0]), sizes)
 
 
@@ -108,8 +108,8 @@ def _slice(wiring: Wiring, op: Operator, names: List[str]) -> Any:
         raise op.refused(f"has the steps {steps}")
     places = [wiring.axis(op, names[0], axis) for axis in axes]
     index = [slice(None)] * (max(places) + 1)
-    for place, start, end, step in zip(places, starts, ends, steps):
-        index[place] = slice(start, end, step)
+    for at, place in enumerate(places):
+        index[place] = slice(starts[at], ends[at], steps[at])
     return wiring.call(op, operator.getitem, wiring.tensor(names[0]), tuple(index))
 
 
@@ -131,8 +131,8 @@ def _pad(wiring: Wiring, op: Operator, names: List[str]) -> Any:
     pads = wiring.integers(op, names, 1) or []
     axes = wiring.integers(op, names, 3) or list(range(rank))
     sides = [(0, 0)] * rank
-    for axis, begin, end in zip(axes, pads[: len(axes)], pads[len(axes) :]):
-        sides[axis] = begin, end
+    for at, axis in enumerate(axes):
+        sides[axis] = pads[at], pads[at + len(axes)]
     while len(sides) > 1 and sides[0] == (0, 0):  # torch pads the last axes
         del sides[0]
     flat = [side for pair in reversed(sides) for side in pair]

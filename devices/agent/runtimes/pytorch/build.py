@@ -43,8 +43,11 @@ def build(torch: Any, onnx: Any, file: str) -> Wired:
     wiring = Wiring(torch, constants, lambda: _inferred_shapes(onnx, model))
     for number, one in enumerate(inputs):
         wiring.values[one.name] = wiring.graph.placeholder(f"input_{number}")
+    read = {name for node in model.graph.node for name in node.input if name}
+    read |= {one.name for one in model.graph.output}
     for node in model.graph.node:
-        _wire(wiring, file, onnx, node, opset)
+        attributes = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+        _wire(wiring, node, Operator(file, node, attributes, opset, read))
     wiring.graph.output(tuple(wiring.value(one.name) for one in model.graph.output))
     return Wired(
         torch.fx.GraphModule(wiring.root, wiring.graph).eval(),
@@ -64,9 +67,7 @@ def _opset(file: str, model: Any) -> int:
     return int(opset)
 
 
-def _wire(wiring: Wiring, file: str, onnx: Any, node: Any, opset: int) -> None:
-    attributes = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
-    op = Operator(file, node, attributes, opset)
+def _wire(wiring: Wiring, node: Any, op: Operator) -> None:
     if node.domain not in ("", "ai.onnx") or op.kind not in WIRES:
         raise op.refused("is an operator")
     made = WIRES[op.kind](wiring, op, list(node.input))
@@ -74,7 +75,8 @@ def _wire(wiring: Wiring, file: str, onnx: Any, node: Any, opset: int) -> None:
     if len(results) != len(op.outputs):
         raise op.refused(f"has {len(op.outputs)} results")
     op.finish()
-    wiring.values.update(zip(op.outputs, results))
+    for at, name in enumerate(op.outputs):
+        wiring.values[name] = results[at]
 
 
 def _inferred_shapes(onnx: Any, model: Any) -> Dict[str, Tuple[int, ...]]:

@@ -1,6 +1,7 @@
 """The operators that compute each element by itself, and those that reduce axes."""
 
 import functools
+import math
 import operator
 from typing import Any, Callable, Dict, List
 
@@ -57,6 +58,13 @@ def _clip(wiring: Wiring, op: Operator, names: List[str]) -> Any:
     return wiring.call(op, wiring.torch.clamp, wiring.tensor(names[0]), bounds[0], bounds[1])
 
 
+def _hard_sigmoid(wiring: Wiring, op: Operator, names: List[str]) -> Any:
+    slope, middle = op.take("alpha", 0.2), op.take("beta", 0.5)
+    if not math.isclose(slope, 1 / 6, rel_tol=1e-5) or middle != 0.5:
+        raise op.refused(f"has alpha {slope} and beta {middle}")
+    return wiring.call(op, wiring.functional.hardsigmoid, wiring.tensor(names[0]))
+
+
 def _prelu(wiring: Wiring, op: Operator, names: List[str]) -> Any:
     shape, slopes = wiring.shape(op, names[0]), wiring.shape(op, names[1])
     x, slope = wiring.tensor(names[0]), wiring.tensor(names[1])
@@ -92,9 +100,8 @@ def _cast(wiring: Wiring, op: Operator, names: List[str]) -> Any:
 def _softmax(find: Callable[[Wiring], Callable[..., Any]]) -> Wire:
     def wire(wiring: Wiring, op: Operator, names: List[str]) -> Any:
         axis = op.take("axis", -1 if op.opset >= 13 else 1)
-        if op.opset < 13 and wiring.axis(op, names[0], axis) + 1 != len(
-            wiring.shape(op, names[0])
-        ):
+        last = len(wiring.shape(op, names[0])) - 1 if op.opset < 13 else axis
+        if axis not in (last, -1):  # which means it and all behind it there
             raise op.refused(f"is over several axes in opset {op.opset}")
         return wiring.call(op, find(wiring), wiring.tensor(names[0]), axis)
 
@@ -141,7 +148,7 @@ WIRES: Dict[str, Wire] = {
     "Gelu": _gelu,
     "Greater": _binary(operator.gt),
     "GreaterOrEqual": _binary(operator.ge),
-    "HardSigmoid": plain(lambda wiring: wiring.functional.hardsigmoid, alpha=1 / 6, beta=0.5),
+    "HardSigmoid": _hard_sigmoid,
     "HardSwish": _unary(lambda wiring: wiring.functional.hardswish),
     "LeakyRelu": _unary(lambda wiring: wiring.functional.leaky_relu, alpha=0.01),
     "Less": _binary(operator.lt),

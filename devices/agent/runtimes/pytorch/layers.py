@@ -169,12 +169,12 @@ def _resize(wiring: Wiring, op: Operator, names: List[str]) -> Any:
         raise op.refused(f"changes {shape} to {target}, and not the image alone")
     options = _resize_options(op, len(shape) - 2)
     scales = names[2] if len(names) > 2 else ""
-    size, scale = list(target[2:]), None
+    given: Dict[str, Any] = {"size": list(target[2:])}
     # An empty array stands for scales that are not given.
     if scales and wiring.constant(op, scales).size:
-        size, scale = None, [float(one) for one in wiring.constant(op, scales)[2:]]
+        given = {"scale_factor": [float(one) for one in wiring.constant(op, scales)[2:]]}
     x = wiring.tensor(names[0])
-    return wiring.call(op, wiring.functional.interpolate, x, size, scale, **options)
+    return wiring.call(op, wiring.functional.interpolate, x, **given, **options)
 
 
 def _resize_options(op: Operator, dimensions: int) -> Dict[str, Any]:

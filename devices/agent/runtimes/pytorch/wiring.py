@@ -6,7 +6,7 @@ that is asked for. Sizes are those of the file, which are fixed: the generated c
 """
 
 import math
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 from ...checks import RequestError, bad_model
 
@@ -14,10 +14,15 @@ from ...checks import RequestError, bad_model
 class Operator(object):
     """One ONNX node while its function is looked for."""
 
-    def __init__(self, file: str, node: Any, attributes: Dict[str, Any], opset: int) -> None:
+    def __init__(
+        self, file: str, node: Any, attributes: Dict[str, Any], opset: int, read: Set[str]
+    ) -> None:
+        """``read`` are the names of all tensors that something reads."""
         self.kind: str = node.op_type
         self.name: str = node.name or f"{node.output[0]}/{node.op_type}"
-        self.outputs: List[str] = [name for name in node.output if name]
+        self.outputs: List[str] = list(node.output)
+        while len(self.outputs) > 1 and self.outputs[-1] not in read:
+            del self.outputs[-1]
         self.opset = opset
         self._file = file
         self._attributes = attributes
@@ -157,9 +162,7 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (bool, int, float))
 
 
-def plain(
-    find: Callable[[Wiring], Callable[..., Any]], *constants: Any, **expected: float
-) -> Wire:
+def plain(find: Callable[[Wiring], Callable[..., Any]], *constants: Any, **expected: float) -> Wire:
     """A function of all inputs and the constants; refused where an attribute is not as expected.
 
     The first input is a tensor, the others may be numbers.
