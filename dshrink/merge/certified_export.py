@@ -21,7 +21,7 @@ from dshrink.merge.merged_network import MergedNetwork, merge_network
 from dshrink.merge.verify import Certificate, certify
 from dshrink.network.mask_changes import Rewriting
 from dshrink.network.models import Network
-from dshrink.network.onnx_source import source_of
+from dshrink.network.onnx_files.source import source_of
 from latency_tables.files import write_atomically
 
 

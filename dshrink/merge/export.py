@@ -16,8 +16,8 @@ from dshrink.merge.merged_network import MergedNetwork
 from dshrink.merge.onnx_surgery import edited_model
 from dshrink.merge.verify import Certificate, allowed_float32
 from dshrink.network.models import Network
-from dshrink.network.onnx_runtime import run_onnx
-from dshrink.network.onnx_source import MOST_BYTES, OnnxSource
+from dshrink.network.onnx_files.runtime import run_onnx
+from dshrink.network.onnx_files.source import MOST_BYTES, OnnxSource
 from dshrink.version import __version__
 from latency_tables.files import write_atomically
 from latency_tables.onnx_file import write_onnx

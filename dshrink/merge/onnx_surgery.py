@@ -16,8 +16,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from dshrink.merge.merged_network import MergedNetwork, MergedRegion
-from dshrink.network.onnx_operator import Array
-from dshrink.network.onnx_source import OnnxSource, opset_of, reads_of
+from dshrink.network.onnx_files.operator import Array
+from dshrink.network.onnx_files.source import OnnxSource, opset_of, reads_of
 
 _ELEMENTS: dict[int, npt.DTypeLike] = {
     TensorProto.FLOAT: np.float32,

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from dshrink.network.onnx_operator import OnnxOperator
+from dshrink.network.onnx_files.operator import OnnxOperator
 from dshrink.network.tracing import only_batch
 
 #: What multiplies and has no formula there, by a part of its name.

@@ -19,9 +19,11 @@ from torch import fx, nn
 
 from dshrink.network.batch_norm import float64_array, folded_weights, scale_and_shift
 from dshrink.network.counting import count_macs
-from dshrink.network.fragments import Closure, Weight, export_fragments
+from dshrink.network.fragments.closures import Closure
+from dshrink.network.fragments.network_fragments import export_fragments
+from dshrink.network.fragments.parts import Weight
 from dshrink.network.layers import ConstantMap
-from dshrink.network.onnx_operator import OnnxOperator
+from dshrink.network.onnx_files.operator import OnnxOperator
 from dshrink.network.operators import (
     Call,
     find_operator,

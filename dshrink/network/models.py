@@ -17,14 +17,14 @@ from dshrink.errors import NetworkError
 from dshrink.network.blocks import Block, find_blocks
 from dshrink.network.chain import Chain, make_chain
 from dshrink.network.lowering import LoweredNetwork, lower
-from dshrink.network.onnx_network import read_onnx
-from dshrink.network.onnx_source import open_onnx
+from dshrink.network.onnx_files.reader import read_onnx
+from dshrink.network.onnx_files.source import open_onnx
 from dshrink.network.references import NAMED_WEIGHTS, Known, ModelChoice, Source
 from dshrink.network.sources import check_options, create, folders_of
-from dshrink.network.state_dicts import load_state, load_weights
 from dshrink.network.tracing import trace
 from dshrink.network.user_code import importing_from, user_code_error
-from dshrink.network.weights_metadata import known_of_weights
+from dshrink.network.weights.metadata import known_of_weights
+from dshrink.network.weights.state_dicts import load_state, load_weights
 from dshrink.progress import Notice, no_notice
 from latency_tables.opspec import OpSpec
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from dshrink.errors import DshrinkError
 from dshrink.network.models import load
-from dshrink.network.onnx_source import is_onnx_name
+from dshrink.network.onnx_files.source import is_onnx_name
 from dshrink.network.references import ModelChoice
 from dshrink.operations.bench_networks import (
     BenchmarkError,

@@ -10,7 +10,7 @@ from typing import Any
 from dshrink.errors import DshrinkError
 from dshrink.network.mask_changes import rewriting
 from dshrink.network.references import NAMED_WEIGHTS, ModelChoice
-from dshrink.network.weights_metadata import about_weights
+from dshrink.network.weights.metadata import about_weights
 from dshrink.operations.known import known_of_plan
 from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress

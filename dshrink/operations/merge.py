@@ -12,7 +12,7 @@ from dshrink.merge.certified_export import export_merged
 from dshrink.network.mask_changes import rewriting
 from dshrink.network.models import load
 from dshrink.network.references import NAMED_WEIGHTS, Known, ModelChoice
-from dshrink.network.weights_metadata import WeightsAbout, about_weights
+from dshrink.network.weights.metadata import WeightsAbout, about_weights
 from dshrink.operations.known import known_of_plan
 from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.progress import Notice, no_notice

@@ -17,7 +17,7 @@ from dshrink.errors import CertificateError
 from dshrink.merge.agreement import Agreement, top1_agreement
 from dshrink.merge.verify import TOLERANCE
 from dshrink.network.models import Network, with_state
-from dshrink.network.weights_metadata import WEIGHTS_KEY
+from dshrink.network.weights.metadata import WEIGHTS_KEY
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.train.checkpoint import save_tensors
 from dshrink.train.expansion import (

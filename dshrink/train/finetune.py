@@ -19,7 +19,7 @@ from torch import nn
 from dshrink.merge.unmerged import unmerged_module
 from dshrink.network.mask_changes import Rewriting
 from dshrink.network.models import Network, weights_digest, with_state
-from dshrink.network.weights_metadata import WEIGHTS_KEY
+from dshrink.network.weights.metadata import WEIGHTS_KEY
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.train.checkpoint import save_tensors
 from dshrink.train.feed import Feed

@@ -24,7 +24,7 @@ from dshrink.merge.export import ExportError
 from dshrink.merge.onnx_surgery import edited_model
 from dshrink.network.mask_changes import rewriting
 from dshrink.network.models import load_network
-from dshrink.network.onnx_source import source_of
+from dshrink.network.onnx_files.source import source_of
 from dshrink.network.tracing import import_timm
 
 MASK = "10110111101111110"

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dshrink.merge.export import run_onnx
 from dshrink.network.lowering import lower
-from dshrink.network.onnx_network import read_onnx
+from dshrink.network.onnx_files.reader import read_onnx
 from latency_tables.onnx_file import write_onnx
 from latency_tables.opspec import Opaque
 

@@ -17,9 +17,9 @@ from torch import nn
 
 from dshrink.errors import NetworkError
 from dshrink.network.models import load_network
-from dshrink.network.onnx_network import read_onnx
-from dshrink.network.onnx_operator import OnnxOperator
-from dshrink.network.onnx_source import open_onnx
+from dshrink.network.onnx_files.operator import OnnxOperator
+from dshrink.network.onnx_files.reader import read_onnx
+from dshrink.network.onnx_files.source import open_onnx
 from dshrink.network.tracing import import_timm, only_batch
 
 node = helper.make_node
@@ -592,7 +592,9 @@ def test_weights_of_ones_own_are_refused_for_a_file(tmp_path):
 
 
 def test_a_reading_that_the_runtime_does_not_share_is_refused_with_the_node(tmp_path, monkeypatch):
-    monkeypatch.setattr("dshrink.network.onnx_layers._LAYERS", {"Relu": lambda view: nn.ReLU6()})
+    monkeypatch.setattr(
+        "dshrink.network.onnx_files.layers._LAYERS", {"Relu": lambda view: nn.ReLU6()}
+    )
     scale = numpy_helper.from_array(np.float32(100), "k")
     nodes = [
         node("Mul", ["x", "k"], ["m"]),

@@ -17,7 +17,7 @@ from torch import nn
 from dshrink.errors import CertificateError
 from dshrink.network.models import Network, load_network
 from dshrink.network.tracing import import_timm
-from dshrink.network.weights_metadata import about_weights
+from dshrink.network.weights.metadata import about_weights
 from dshrink.train import expansion, expansion_training
 from dshrink.train.errors import CheckpointError
 from dshrink.train.expansion import Expansion, expand

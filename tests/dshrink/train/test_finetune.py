@@ -23,7 +23,7 @@ from dshrink.merge.export import METADATA_KEY
 from dshrink.merge.merged_network import merge_network
 from dshrink.network.mask_changes import rewriting
 from dshrink.network.models import Network, load_network
-from dshrink.network.weights_metadata import WeightsAbout, about_weights
+from dshrink.network.weights.metadata import WeightsAbout, about_weights
 from dshrink.train.errors import CheckpointError
 from dshrink.train.feed import Feed
 from dshrink.train.finetune import finetune

@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 from dshrink.network.layers import ConstantMap, PaddedConv2d
-from dshrink.network.onnx_operator import Array
+from dshrink.network.onnx_files.operator import Array
 
 Pads = tuple[int, int, int, int]  # top, left, bottom, right
 _SMALL = 1e-6

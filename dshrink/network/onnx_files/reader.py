@@ -24,8 +24,8 @@ from onnx import TensorProto, numpy_helper
 from torch import fx, nn
 
 from dshrink.errors import NetworkError
-from dshrink.network.onnx_check import compare_with_runtime, fixed_batch
-from dshrink.network.onnx_kept import (
+from dshrink.network.onnx_files.check import compare_with_runtime, fixed_batch
+from dshrink.network.onnx_files.kept import (
     SLICE_BY_INPUT,
     BatchInsideError,
     Known,
@@ -33,11 +33,11 @@ from dshrink.network.onnx_kept import (
     kept_operator,
     slice_of,
 )
-from dshrink.network.onnx_layers import NodeView, attributes_of, layer_of
-from dshrink.network.onnx_names import LayerNames, add_uniquely
-from dshrink.network.onnx_operator import Array, evaluator
-from dshrink.network.onnx_patterns import PATTERNS
-from dshrink.network.onnx_source import SOURCE_KEY, VALUE_KEY, OnnxSource, open_onnx, reads_of
+from dshrink.network.onnx_files.layers import NodeView, attributes_of, layer_of
+from dshrink.network.onnx_files.names import LayerNames, add_uniquely
+from dshrink.network.onnx_files.operator import Array, evaluator
+from dshrink.network.onnx_files.patterns import PATTERNS
+from dshrink.network.onnx_files.source import SOURCE_KEY, VALUE_KEY, OnnxSource, open_onnx, reads_of
 from dshrink.network.tracing import ONLY_BATCH, propagate_shapes
 
 _FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)

@@ -10,8 +10,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper, version_converter
 from torch import fx, nn
 
-from dshrink.network.onnx_operator import Array, OnnxOperator
-from dshrink.network.onnx_source import VALUE_KEY, OnnxSource
+from dshrink.network.onnx_files.operator import Array, OnnxOperator
+from dshrink.network.onnx_files.source import VALUE_KEY, OnnxSource
 from dshrink.network.value_tracer import BATCHES
 
 

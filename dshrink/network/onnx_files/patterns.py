@@ -13,8 +13,15 @@ from typing import Any, Protocol
 import onnx
 from torch import nn
 
-from dshrink.network.onnx_layers import NodeView, close, convolution, linear, scalar, zero_pads
-from dshrink.network.onnx_operator import Array
+from dshrink.network.onnx_files.layers import (
+    NodeView,
+    close,
+    convolution,
+    linear,
+    scalar,
+    zero_pads,
+)
+from dshrink.network.onnx_files.operator import Array
 
 
 class Reading(Protocol):

@@ -14,7 +14,7 @@ import onnx
 import torch
 from onnx import helper
 
-from dshrink.network.onnx_operator import Array, BatchPlace, OnnxOperator
+from dshrink.network.onnx_files.operator import Array, BatchPlace, OnnxOperator
 
 #: One array a probe; the same object where the batch does not matter.
 Known = tuple[Array, ...]

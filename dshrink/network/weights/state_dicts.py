@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from dshrink.errors import NetworkError, WeightsMisfitError
-from dshrink.network.known_layouts import network_of
 from dshrink.network.references import ModelChoice, Source
-from dshrink.network.state_files import plain_tensors, read_state
+from dshrink.network.weights.files import plain_tensors, read_state
+from dshrink.network.weights.known_layouts import network_of
 from dshrink.progress import Notice, no_notice
 
 #: What wrappers of training put before all names (DataParallel, torch.compile, Lightning, ...).

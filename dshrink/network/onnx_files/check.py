@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, fx
 
 from dshrink.errors import NetworkError
-from dshrink.network.onnx_runtime import run_all, run_onnx
-from dshrink.network.onnx_source import OnnxSource
+from dshrink.network.onnx_files.runtime import run_all, run_onnx
+from dshrink.network.onnx_files.source import OnnxSource
 
 #: Relative to the largest value: two implementations of deep networks differ by rounding.
 _TOLERANCE, _HALF_TOLERANCE = 1e-3, 5e-2

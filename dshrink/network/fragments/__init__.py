@@ -1,0 +1,1 @@
+"""ONNX nodes for the operators that an ``OpSpec`` has no words for."""
