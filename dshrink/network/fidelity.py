@@ -13,15 +13,22 @@ from dshrink.errors import NetworkError
 _TOLERANCE = 1e-4
 
 
-@torch.no_grad()
-def require_same_results(
-    module: nn.Module, traced: fx.GraphModule, input_shape: tuple[int, int, int]
-) -> None:
-    """Run both on one random image. Raises NetworkError, with the first layer that differs."""
+def random_image(module: nn.Module, input_shape: tuple[int, int, int]) -> torch.Tensor:
+    """One image in the type of the module's weights."""
     dtype = next((one.dtype for one in module.parameters()), torch.float32)
     generator = torch.Generator().manual_seed(0)
-    image = torch.randn(1, *input_shape, generator=generator).to(dtype)
-    expected, result = module(image), traced(image)
+    return torch.randn(1, *input_shape, generator=generator).to(dtype)
+
+
+@torch.no_grad()
+def require_same_results(
+    module: nn.Module, traced: fx.GraphModule, image: torch.Tensor, expected: object
+) -> None:
+    """Raise NetworkError, with the first layer that differs, unless both give what is expected.
+
+    ``expected`` is what the module gave of the image before it was traced.
+    """
+    result = traced(image)
     if not isinstance(expected, torch.Tensor) or not isinstance(result, torch.Tensor):
         return  # what lowers it says which results it gives
     if _differ(result, expected):

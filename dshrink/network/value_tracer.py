@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -33,7 +33,9 @@ _NORMS = (nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
 
 
 class ValueTracer(fx.Tracer):
-    """Leaves are torch's own layers, and subclasses of its convolutions, norms and the like.
+    """Leaves are torch's own layers, subclasses of its convolutions and norms, and ``leaves``.
+
+    ``functions`` are called as they are as well.
 
     After ``trace``, ``values`` holds what each node gives, one for each of ``BATCHES``, and
     ``written`` the nodes whose tensors a node has written to. With ``fake`` false tensors are real:
@@ -45,9 +47,11 @@ class ValueTracer(fx.Tracer):
         image_shape: tuple[int, int, int],
         *,
         dtype: torch.dtype = torch.float32,
+        leaves: Sequence[type[nn.Module]] = (),
+        functions: Sequence[Callable[..., Any]] = (),
         fake: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(autowrap_functions=tuple(functions))
         self._leaves = (
             nn.Conv2d,
             nn.modules.batchnorm._BatchNorm,
@@ -56,6 +60,7 @@ class ValueTracer(fx.Tracer):
             nn.Linear,
             nn.LayerNorm,
             ConstantMap,
+            *leaves,
         )
         self._mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
         self._computing = False
@@ -71,19 +76,8 @@ class ValueTracer(fx.Tracer):
         self, root_fn: Any, is_module: bool, concrete_args: Any = None
     ) -> tuple[Any, list[Any]]:
         """The image alone; what else ``forward`` takes has its default."""
-        parameters = inspect.signature(self.root.forward).parameters.values()
-        needed = [
-            one.name
-            for one in parameters
-            if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
-        ]
-        if len(needed) > 1:
-            raise NetworkError(
-                f"its forward takes {len(needed)} inputs ({', '.join(needed)}), one image is "
-                "allowed: wrap it in a module whose forward takes the image alone"
-            )
-        name = needed[0] if needed else next((one.name for one in parameters), "image")
-        return root_fn, [self.root, self.create_proxy("placeholder", name, (), {})]
+        image = self.create_proxy("placeholder", image_name(self.root), (), {})
+        return root_fn, [self.root, image]
 
     def proxy(self, node: fx.Node) -> TracedValue:
         return TracedValue(node, self)
@@ -135,6 +129,14 @@ class ValueTracer(fx.Tracer):
             self.values[node] = (_attribute(self.root, str(node.target)),) * len(BATCHES)
         return self.values[node][at]
 
+    def is_size(self, node: fx.Node) -> bool:
+        """Whether a value is computed from the batch size, not from a tensor's other facts."""
+        if node.op == "call_method" and node.target == "size":
+            return True
+        if isinstance(self.value(node, 0), torch.Tensor):
+            return False
+        return any(self.is_size(one) for one in node.all_input_nodes)
+
     def _run(self, node: fx.Node, at: int) -> Any:
         args: Any
         kwargs: Any
@@ -153,6 +155,22 @@ class ValueTracer(fx.Tracer):
                 return getattr(args[0], str(node.target))(*args[1:], **kwargs)
             case _:
                 return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def image_name(module: nn.Module) -> str:
+    """What ``forward`` calls the image. Raises NetworkError where it needs more than that."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    needed = [
+        one.name
+        for one in parameters
+        if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+    ]
+    if len(needed) > 1:
+        raise NetworkError(
+            f"its forward takes {len(needed)} inputs ({', '.join(needed)}), one image is "
+            "allowed: wrap it in a module whose forward takes the image alone"
+        )
+    return needed[0] if needed else next((one.name for one in parameters), "image")
 
 
 def keeps_shape(layer: nn.Module) -> bool:
@@ -224,7 +242,7 @@ class TracedValue(fx.Proxy):
                 f"it branches on the values of {self.node.name}: what it computes depends on the "
                 "image"
             )
-        if _is_size(self.node) or any(bool(other) != bool(first) for other in others):
+        if self.tracer.is_size(self.node) or any(bool(other) != bool(first) for other in others):
             raise fx.proxy.TraceError(f"it branches on the batch size ({self.node.name})")
         return bool(first)
 
@@ -261,10 +279,3 @@ def _length(value: Any) -> int | None:
         return first
     known: int | None = len(value) if isinstance(value, tuple | list) else None
     return known
-
-
-def _is_size(node: fx.Node) -> bool:
-    """Whether a number comes from the batch size."""
-    if node.op == "call_method" and node.target == "size":
-        return True
-    return any(_is_size(one) for one in node.all_input_nodes)

@@ -66,7 +66,7 @@ def _export_apart(
 
 def _export(traced: fx.GraphModule, closures: Sequence[Closure], opset: int) -> list[Fragment]:
     module = _module_of(traced, closures)
-    weights = dict(module.named_parameters()) | dict(module.named_buffers())
+    weights = module.state_dict()
     images = [_images(closures, batch) for batch in BATCHES]
     feeds = [_feeds(closures, one, weights) for one in images]
     models = without_static_nodes(
@@ -85,7 +85,8 @@ def _export(traced: fx.GraphModule, closures: Sequence[Closure], opset: int) -> 
 def _module_of(traced: fx.GraphModule, closures: Sequence[Closure]) -> fx.GraphModule:
     """One graph that computes all closures, each of inputs of its own.
 
-    Its weights are random, for the exporter makes one of equal ones.
+    Its weights are random, for the exporter makes one of equal ones. Buffers that are not saved
+    keep their values: it takes them for constants.
     """
     graph = fx.Graph()
     results = []
@@ -102,7 +103,7 @@ def _module_of(traced: fx.GraphModule, closures: Sequence[Closure]) -> fx.GraphM
     module = copy.deepcopy(fx.GraphModule(traced, graph)).float().eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for tensor in (*module.parameters(), *module.buffers()):
+        for tensor in module.state_dict().values():
             if tensor.is_floating_point():
                 tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
     return module

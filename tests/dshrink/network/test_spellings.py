@@ -63,6 +63,40 @@ def test_weights_of_opaque_operators_are_those_that_the_network_has_now():
     assert np.abs(run_onnx(data, image.numpy()) - expected).max() < 1e-5
 
 
+def test_buffers_that_are_not_saved_keep_their_values_in_the_nodes():
+    class Positions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("places", torch.rand(1, 8, 8, 8), persistent=False)
+
+        def forward(self, x):
+            return (x + self.places).softmax(1)
+
+    net = made(lambda: Net(lambda s, x: s.positions(x), positions=Positions()))
+    traced, low = lowered(net)
+    image = torch.randn(2, 3, SIZE, SIZE)
+    data = write_onnx(low.spec, low.weights(traced), batch=2)
+    assert np.abs(run_onnx(data, image.numpy()) - net(image).detach().numpy()).max() < 1e-5
+
+
+def test_a_module_that_keeps_what_it_computed_of_a_size_is_traced_with_real_tensors():
+    class Keeps(nn.Module):
+        kept = None
+
+        def forward(self, x):
+            if self.kept is None or self.kept.shape[-1] != x.shape[-1]:
+                self.kept = torch.linspace(0, 1, x.shape[-1])
+            return x * self.kept
+
+    net = made(lambda: Net(lambda s, x: s.keeps(x), keeps=Keeps()))
+    net.keeps.kept = None
+    traced, low = lowered(net)
+    assert type(net.keeps.kept) is torch.Tensor
+    image = torch.randn(1, 3, SIZE, SIZE)
+    data = write_onnx(low.spec, low.weights(traced))
+    assert np.abs(run_onnx(data, image.numpy()) - net(image).detach().numpy()).max() < 1e-5
+
+
 def test_equal_networks_have_equal_digests_whatever_their_weights():
     digests = []
     for seed in (1, 2):
