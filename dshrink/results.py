@@ -14,6 +14,7 @@ from typing import Any, get_args, get_type_hints
 
 from dshrink.errors import DshrinkError
 from latency_tables.csv_lines import CsvLine, CsvSource, load_lines, write_csv
+from latency_tables.mask_cells import as_text, check_lengths, mask_in
 
 NEEDED = (
     *("network", "device", "runtime", "precision", "batch", "threads"),
@@ -101,6 +102,7 @@ def load_results(*paths: Path) -> StoredResults:
     for path in paths:
         source = CsvSource(where=str(path), error=ResultsError, fix=fix, title="network")
         lines += load_lines(path, source, NEEDED)
+    _check_masks(lines)
     return StoredResults(
         results=tuple(_result(line) for line in lines),
         places=tuple(
@@ -114,6 +116,19 @@ def save_results(results: Sequence[BenchmarkResult], path: Path) -> None:
     write_csv(path, list(_kinds()), map(asdict, results))
 
 
+def _check_masks(lines: Sequence[CsvLine]) -> None:
+    """Masks of one network have one length: as many characters as blocks, or as convolutions."""
+    by_network: dict[tuple[str, bool], list[tuple[CsvLine, str]]] = {}
+    for line in lines:
+        mask = mask_in(line, "keep_mask")
+        if mask and {"model", "kept_blocks"} <= line.values.keys():
+            # Only masks of blocks have a number of kept ones.
+            network = (line.text("model"), bool(line.text("kept_blocks")))
+            by_network.setdefault(network, []).append((line, mask))
+    for masks in by_network.values():
+        check_lengths(masks, "keep_mask")
+
+
 def _result(line: CsvLine) -> BenchmarkResult:
     found = BenchmarkResult(**{name: _value(line, name) for name in _kinds()})
     if found.batch < 1:
@@ -124,7 +139,10 @@ def _result(line: CsvLine) -> BenchmarkResult:
         raise line.bad("validation_images", "1 or more")
     kept, ones = found.kept_blocks, found.keep_mask.count("1")
     if kept is not None and found.keep_mask and kept != ones:
-        raise line.bad("kept_blocks", f"{ones}, the 1s of keep_mask {found.keep_mask}")
+        raise line.error(
+            f"kept_blocks must be {ones}, the 1s of keep_mask {found.keep_mask}, got {kept} "
+            f"({as_text('keep_mask')})"
+        )
     for low, middle, high in _INTERVALS:
         values = (getattr(found, name) for name in (low, middle, high))
         known = [value for value in values if value is not None]

@@ -1,13 +1,18 @@
-"""CSV files with a header, read and written by pandas, strictly.
+"""CSV files with a header, read strictly: nothing is guessed of what a number or a text is.
 
-Every cell is read as text, so that nothing is guessed: a spreadsheet that dropped a column or wrote
-a decimal comma must not turn into a latency. Errors name the file, the line (the header is line 1),
-the column, the value, and what to do. Floats are written in the shortest form that reads back to
-the same number.
+Every cell is read as text: a spreadsheet that dropped a column or wrote a decimal comma must not
+turn into a latency. What spreadsheets and pandas put around the cells does no harm: byte-order
+marks and UTF-16, "sep=" and "#" lines before the header, semicolons or tabs as separators (with
+them a column may have decimal commas), capitals in the header, empty lines, a nameless index in
+front, trailing separators, whole numbers written as 3.0. Errors name the file, the line, the
+column, the value, and what to do. Floats are written in the shortest form that reads back to the
+same number.
 """
 
 from __future__ import annotations
 
+import codecs
+import csv
 import io
 import math
 import re
@@ -18,6 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from latency_tables.files import write_atomically
+
+_SEPARATORS = (",", ";", "\t")
+#: Lines that may stand before the header; the first is Excel's.
+_SEPARATOR = re.compile(r'"?sep=(.)"?\s*$', re.IGNORECASE)
+_PREAMBLE = re.compile(rf'#|"#|{_SEPARATOR.pattern}', re.IGNORECASE)
+#: What pandas calls an index, or a column without a name that it reads and writes again.
+_NAMELESS = re.compile(r"(unnamed: \d+(\.\d+)*|index|level_\d+)?")
+_WHOLE = re.compile(r"(\d+)(?:\.0*)?", re.ASCII)
+_COMMA_NUMBER = re.compile(r"[+-]?\d+(,\d+)?(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,14 +73,15 @@ class CsvLine:
 
     def bad(self, name: str, expected: str) -> ValueError:
         """The error of a value."""
-        return self.error(f"{name} must be {expected}, got {self.text(name) or 'an empty value'}")
+        text = self.text(name)
+        mend = " (write a decimal point)" if "," in text else ""
+        return self.error(f"{name} must be {expected}, got {text or 'an empty value'}{mend}")
 
     def whole(self, name: str) -> int:
-        """A whole number, 0 or more. Raises the source's error."""
-        text = self.text(name)
-        if not (text.isascii() and text.isdigit()):
-            raise self.bad(name, "a whole number, 0 or more")
-        return int(text)
+        """A whole number, 0 or more; 3.0 is one. Raises the source's error."""
+        if found := _WHOLE.fullmatch(self.text(name)):
+            return int(found[1])
+        raise self.bad(name, "a whole number, 0 or more")
 
     def number_in(self, name: str, *, above: float | None = None) -> float:
         """A finite number, ``above`` a bound where one is given. Raises the source's error."""
@@ -98,31 +113,38 @@ def write_csv(
 
 def read_lines(text: str, source: CsvSource, needed: Collection[str] = ()) -> list[CsvLine]:
     """The lines below the header, one at least. Raises the source's error."""
-    header, *rows = _cells(text, source)
-    names = [str(name).strip() for name in header]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise source.bad(f"column {twice} is given twice", 1)
-    if missing := [name for name in needed if name not in names]:
-        expected = f"separated by commas, named as in {','.join([*needed][:3])},..."
-        raise source.bad(f"missing column(s) {', '.join(missing)} ({expected})", 1)
-    lines: list[CsvLine] = []
-    for number, cells in enumerate(rows, start=2):
-        # A cell that is missing, unlike an empty one, is no text.
-        texts = [cell for cell in cells if isinstance(cell, str)]
-        if texts and len(texts) != len(names):
-            raise source.bad(_cut_off(len(texts), len(names)), number)
-        if texts:
-            lines.append(CsvLine(source, number, dict(zip(names, texts, strict=True))))
-    if not lines:
+    separator, (at, header), rows = _cells(text, source)
+    names = [name.strip().lower() for name in header]
+    filled: list[tuple[int, list[str]]] = []
+    for number, cells in rows:
+        if not any(map(str.strip, cells)):
+            continue
+        if len(cells) < len(names) or any(map(str.strip, cells[len(names) :])):
+            raise source.bad(
+                f"{len(cells)} values for {len(names)} columns (cut off, or a decimal comma?)",
+                number,
+            )
+        filled.append((number, cells))
+    columns = _named_columns(names, [cells for _, cells in filled], source, at)
+    if missing := [name for name in needed if name not in columns]:
+        expected = "separated by commas, semicolons or tabs, named as in"
+        expected += f" {','.join([*needed][:3])},..."
+        raise source.bad(f"missing column(s) {', '.join(missing)} ({expected})", at)
+    if not filled:
         raise source.bad("no rows below the header")
-    return lines
+    by_name = {name: [cells[at] for _, cells in filled] for name, at in columns.items()}
+    if separator != ",":
+        by_name = {name: _with_points(values) for name, values in by_name.items()}
+    return [
+        CsvLine(source, number, {name: values[at] for name, values in by_name.items()})
+        for at, (number, _) in enumerate(filled)
+    ]
 
 
 def load_lines(path: Traversable, source: CsvSource, needed: Collection[str] = ()) -> list[CsvLine]:
     """``read_lines`` of a file. Raises the source's error."""
     try:
-        # Spreadsheets put a byte-order mark in front.
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except FileNotFoundError:
         raise source.bad("no such file") from None
     except (OSError, UnicodeDecodeError) as problem:
@@ -130,41 +152,62 @@ def load_lines(path: Traversable, source: CsvSource, needed: Collection[str] = (
     return read_lines(text, source, needed)
 
 
-def _cells(text: str, source: CsvSource) -> list[list[Any]]:
-    import pandas as pd
+def read_text(path: Traversable) -> str:
+    """A file in UTF-8, or in UTF-16 where its byte-order mark says so, with "\\n" as line ends."""
+    data = path.read_bytes()
+    is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = data.decode("utf-16" if is_wide else "utf-8-sig")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
-    file = _CountedLines(text, newline="")
+
+#: The number of a line, and its cells.
+_Cells = tuple[int, list[str]]
+
+
+def _cells(text: str, source: CsvSource) -> tuple[str, _Cells, list[_Cells]]:
+    """The separator, the header and the rows below it."""
+    lines = list(io.StringIO(text))
+    separator, before = "", 0
+    while before < len(lines) and (not lines[before].strip() or _PREAMBLE.match(lines[before])):
+        if said := _SEPARATOR.match(lines[before]):
+            separator = said[1]
+        before += 1
+    if before == len(lines):
+        raise source.bad("empty file")
+    separator = separator or max(_SEPARATORS, key=lines[before].count)
+    reader = csv.reader(lines[before:], delimiter=separator, strict=True)
+    found: list[_Cells] = []
+    number = before + 1
     try:
-        # The header is read as a row: pandas renames columns given twice, and takes the first
-        # column of longer rows for their names. Its Python engine refuses broken quotes.
-        frame = pd.read_csv(
-            file,
-            header=None,
-            dtype=str,
-            keep_default_na=False,
-            skip_blank_lines=False,
-            engine="python",
-        )
-    except pd.errors.EmptyDataError:
-        raise source.bad("empty file") from None
-    except pd.errors.ParserError as problem:
-        if found := re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(problem)):
-            columns, line, values = map(int, found.groups())
-            raise source.bad(_cut_off(values, columns), line) from None
-        raise source.bad(f"not CSV ({problem})", file.line) from None
-    return frame.to_numpy().tolist() if len(frame) else [[]]
+        for cells in reader:
+            found.append((number, cells))
+            number = before + reader.line_num + 1
+    except csv.Error as problem:
+        raise source.bad(f"not CSV ({problem})", before + reader.line_num) from None
+    return separator, found[0], found[1:]
 
 
-def _cut_off(values: int, columns: int) -> str:
-    return f"{values} values for {columns} columns (cut off, or a decimal comma?)"
+def _named_columns(
+    names: Sequence[str], rows: Sequence[Sequence[str]], source: CsvSource, line: int
+) -> dict[str, int]:
+    """Where each column is; without names are the index in front, and columns of empty cells."""
+    first = next((at for at, name in enumerate(names) if not _NAMELESS.fullmatch(name)), len(names))
+    columns: dict[str, int] = {}
+    for at, name in enumerate(names[first:], start=first):
+        if _NAMELESS.fullmatch(name):
+            # What a decimal comma cuts off lands in such a column.
+            if any(row[at].strip() for row in rows):
+                raise source.bad(f"column {at + 1} holds values, and has no name", line)
+        elif name in columns:
+            raise source.bad(f"column {name} is given twice", line)
+        else:
+            columns[name] = at
+    return columns
 
 
-class _CountedLines(io.StringIO):
-    """Text that knows how many of its lines were read."""
-
-    line = 0
-
-    def __next__(self) -> str:  # type: ignore[override]  # typeshed: bytes
-        text = super().__next__()
-        self.line += 1
-        return text
+def _with_points(values: list[str]) -> list[str]:
+    """A column of numbers with decimal commas, with points; every other column as it is."""
+    numbers = [value.strip() for value in values if value.strip()]
+    if not all(map(_COMMA_NUMBER.fullmatch, numbers)):
+        return values
+    return [value.replace(",", ".") for value in values]

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from latency_tables.consistency import check_consistency
+from latency_tables.csv_lines import read_text
 from latency_tables.csv_rows import CsvRow, format_rows, parse_rows
 from latency_tables.errors import ConditionsError, LatencyTableError, TableFormatError
 from latency_tables.files import write_atomically
@@ -66,8 +67,7 @@ def load_table(path: Path) -> LatencyTable:
 
 def _read(path: Path) -> str:
     try:
-        # Spreadsheets put a byte-order mark in front.
-        return path.read_text(encoding="utf-8-sig")
+        return read_text(path)
     except FileNotFoundError:
         raise TableFormatError(
             f"{path}: no such file; a table is {CSV_NAME} with {path.stem}.json next to it: copy "

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from latency_tables.errors import TableFormatError
 from latency_tables.origin import Origin
 from latency_tables.pieces import NetworkPieces, Piece, piece_row
-from latency_tables.places import piece_name
+from latency_tables.places import Place, piece_name
 from latency_tables.published_times import PublishedTimes, load_times
 from latency_tables.schema import Conditions
 from latency_tables.table import LatencyTable
@@ -125,7 +125,9 @@ def join_published(
 
 def _check_keys(name: str, times: PublishedTimes, pieces: NetworkPieces) -> None:
     given = {time.place for time in times.times}
-    unknown = [piece_name(time.place) for time in times.times if time.place not in pieces.by_place]
+    split: list[Place] = [("span", span) for span in sorted(times.split)]
+    named = [*(time.place for time in times.times), *split]
+    unknown = [piece_name(place) for place in named if place not in pieces.by_place]
     if unknown:
         size = (
             f"a chain of {pieces.chain.length} convolutions"

@@ -180,10 +180,13 @@ def throughput(
     json: options.Json = False,
 ) -> None:
     """Measured frames per second against the number of kept blocks, with predictions."""
+    from dshrink.operations.result_masks import check_masks
     from dshrink.plots import throughput_figure
     from dshrink.results import load_results
 
-    _write(throughput_figure(load_results(results).results), file, json)
+    stored = load_results(results)
+    check_masks(stored)
+    _write(throughput_figure(stored.results), file, json)
 
 
 @app.command()

@@ -22,6 +22,7 @@ from dshrink.plots.strips import (
 )
 from latency_tables.csv_lines import CsvSource, load_lines
 from latency_tables.errors import LatencyTableError
+from latency_tables.mask_cells import check_lengths, mask_in
 from latency_tables.span_masks import SpanChain, check_span_mask
 
 COMMAND = "dshrink search dp ... --frontier FILE.csv"
@@ -62,13 +63,15 @@ def load_frontier(path: Path, label: str) -> FrontierCurve:
     costs (memory beside latency) has some. Raises PlotError.
     """
     source = CsvSource(where=str(path), error=PlotError, fix=f"write it with `{COMMAND}`")
+    lines = load_lines(path, source, ("time_ms", "importance"))
+    check_lengths(((line, mask_in(line, "mask")) for line in lines), "mask")
     points = [
         FrontierPoint(
             time_ms=line.number_in("time_ms", above=0),
             importance=line.number_in("importance"),
-            mask=line.text("mask") if "mask" in line.values else "",
+            mask=mask_in(line, "mask"),
         )
-        for line in load_lines(path, source, ("time_ms", "importance"))
+        for line in lines
     ]
     kept: list[FrontierPoint] = []
     for point in sorted(points, key=lambda point: (point.time_ms, -point.importance)):

@@ -114,9 +114,10 @@ def _share(line: CsvLine) -> float:
 
 
 def _kept(line: CsvLine) -> bool:
-    if line.text("kept") not in ("0", "1"):
+    kept = line.whole("kept")
+    if kept not in (0, 1):
         raise line.bad("kept", "0 or 1")
-    return line.text("kept") == "1"
+    return kept == 1
 
 
 def mask_history_figure(history: MaskHistory, source: str = "") -> Figure:

@@ -25,6 +25,7 @@ from dshrink.network.references import is_own
 from dshrink.network.tracing import import_timm
 from dshrink.train.augmentation import training_transform
 from dshrink.train.errors import DataError
+from dshrink.train.pixels import to_8_bits
 from dshrink.train.settings import Augmentation
 from dshrink.train.unreadable import UnreadableError
 
@@ -60,10 +61,10 @@ class Split:
                 # timm's own way takes the next image, of whatever class, for an unreadable one.
                 file, label = self.source.reader[number]
                 with file:
-                    image = Image.open(file).convert(self.mode)
+                    image = to_8_bits(Image.open(file), self.mode)
             else:
                 image, label = self.source[number]
-                image = image.convert(self.mode)
+                image = to_8_bits(image, self.mode)
             label = int(label)
         except Exception as error:  # Pillow raises whatever a broken file makes its decoders raise
             reason = " ".join(str(error).split()) or type(error).__name__

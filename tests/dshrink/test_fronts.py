@@ -506,7 +506,7 @@ def test_hypervolumes_start_at_the_lowest_accuracy_unless_told_otherwise(tmp_pat
         ({"seed": -1}, "seed must be a whole number, 0 or more, got -1"),
         ({"kept_blocks": "all"}, "kept_blocks must be a whole number"),
         ({"validation_images": "0"}, "validation_images must be 1 or more, got 0"),
-        ({"validation_images": "719.0"}, "validation_images must be a whole number"),
+        ({"validation_images": "719.5"}, "validation_images must be a whole number"),
     ],
 )
 def test_a_bad_value_is_named_with_its_line(change, message, tmp_path):

@@ -169,6 +169,18 @@ def test_a_table_of_blocks_is_joined_too(tmp_path: Path) -> None:
     }
 
 
+def test_a_time_that_is_a_sum_is_no_latency_of_its_span(tmp_path: Path) -> None:
+    opt = 'st,end,time,stdev,breaks\n0,1,1.5,0.1,"0,1"\n0,2,2,0.1,"0,1,2"\n1,2,0.5,0,"1,2"\n'
+    theirs = published(opt, tmp_path)
+    table = join_published(theirs, theirs.load_times(), chain_of_two())
+    assert {row.span: row.latency_ms for row in table.rows} == {(0, 1): 1.5, (1, 2): 0.5}
+    assert table.warnings[0].startswith("no published latency for 1 of the spans")
+    other = published(opt.replace("0,2,2,", "0,3,2,").replace("0,1,2", "0,1,2,3"), tmp_path)
+    other.path.write_text(other.path.read_text() + '2,3,1,0,"2,3"\n')  # type: ignore[attr-defined]
+    with pytest.raises(TableFormatError, match=r"theirs.csv has span 2-3, span 0-3, which toy"):
+        join_published(other, other.load_times(), chain_of_two())
+
+
 def test_spans_without_a_latency_are_counted(tmp_path: Path) -> None:
     theirs = published("st,end,time\n1,2,0.5\n0,1,1.5\n", tmp_path)
     table = join_published(theirs, theirs.load_times(), chain_of_two())
@@ -217,13 +229,20 @@ def test_blocks_that_do_not_fit_the_network_are_named(tmp_path: Path) -> None:
         ("st,end,time\n0,1,1,5\n", "line 2: 4 values for 3 columns (cut off, or a decimal comma?)"),
         ("st,end,end\n0,1,1\n", "line 1: column end is given twice"),
         ("st,end,ms\n0,1,1\n", "line 1: missing column(s) time"),
-        # Times of T_opt are not times of one convolution.
-        ("st,end,time,breaks\n0,1,1,2\n", "line 1: unknown column(s) breaks"),
+        (
+            "st,end,time,breaks\n0,1,1,2\n",
+            "line 2: breaks must be positions from 0 to 1, as in 0,1",
+        ),
+        ('st,end,time,breaks\n0,2,1,"0,2,1,2"\n', "line 2: breaks must be positions from 0 to 2"),
+        (
+            'st,end,time,breaks\n0,1,1,"0,1"\n0,2,2,"0,1,2"\n',
+            "line 3: span 1-2, one of its convolutions by breaks, has no latency of its own",
+        ),
         ("model,block,ms\na,0,1\n", "line 1: missing column(s) original_ms, merged_ms"),
         ("st,end,time\n0,1,1\n0,2,2\n0,1,1\n", "line 4: span 0-1 is a duplicate of line 2"),
         ("st,end,time\n1,1,1\n", "line 2: st must be smaller than end 1"),
         ("st,end,time\n-1,1,1\n", "line 2: st must be a whole number, 0 or more, got -1"),
-        ("st,end,time\n0,1.0,1\n", "line 2: end must be a whole number, 0 or more, got 1.0"),
+        ("st,end,time\n0,1.5,1\n", "line 2: end must be a whole number, 0 or more, got 1.5"),
         ("st,end,time\n0,1,0\n", "line 2: time must be a finite number above 0, got 0"),
         ("st,end,time\n0,1,nan\n", "time must be a finite number above 0, got nan"),
         ("st,end,time\n0,1,1_0\n", "time must be a finite number above 0, got 1_0"),

@@ -165,7 +165,9 @@ def check_keys(
     spans = set(available if possible is None else possible)
     missing = set(importance_keys(available, ends)) - set(importance) - set(excused)
     unknown = {key for key in importance if key[:2] not in spans}
-    unneeded = set(importance) - set(importance_keys(spans, ends))
+    # Whoever has no network may as well evaluate every flag.
+    needed = importance if block_ends is None else importance_keys(spans, ends)
+    unneeded = set(importance) - set(needed)
     for keys, problem, fix in (
         (missing, "are missing", "every span of the latency table needs its keys"),
         (
@@ -191,7 +193,8 @@ def load_problem(
 ) -> SpanProblem:
     """T of ``st,end,time``, a file or ``published:NAME``, and I of an importance table.
 
-    The chain ends where its last span ends. Raises SearchError or LatencyTableError, which name
+    Spans that ``times`` has as several convolutions alone are merged by no plan. The chain ends
+    where its last span ends. Raises SearchError or LatencyTableError, which name
     keys, file and line.
     """
     name = str(time_table)
@@ -205,8 +208,9 @@ def load_problem(
         if isinstance(time.place[1], tuple)
     }
     importance = load_importance(importance_table, alpha)
-    check_keys(importance, costs, where=str(importance_table))
-    return SpanProblem(length=max(j for _, j in costs), costs=costs, importance=importance)
+    spans = {*costs, *times.split}
+    check_keys(importance, spans, where=str(importance_table))
+    return SpanProblem(length=max(j for _, j in spans), costs=costs, importance=importance)
 
 
 def save_frontier(

@@ -5,9 +5,10 @@ replaced by nothing; T(i, j, k) and I(i, j, k) are joined by key (the public cod
 their order in the files). Every span ends with an activation, so a plan is a path of keys. The
 exact frontier takes the same labels as that of spans; importances add up.
 
-The files have the public code's columns ``st,end,ker,is_dw`` (or ``kernel``; ``is_dw`` only where
-the table has depthwise convolutions) with ``time`` or with ``importance``; without that column,
-``val_acc`` is taken as ``exp(val_acc / 100)``, the public normalisation.
+The files have the public code's columns ``st,end,ker,str,is_dw`` (or ``kernel``; ``is_dw`` only
+where the table has depthwise convolutions, ``str`` only where keys differ in the stride alone) with
+``time`` or with ``importance``; without that column, ``val_acc`` is taken as
+``exp(val_acc / 100)``, the public normalisation.
 """
 
 from __future__ import annotations
@@ -27,21 +28,26 @@ from latency_tables.csv_lines import CsvLine, CsvSource, load_lines
 #: How the kernel size may be called: its column marks a table as LayerMerge's.
 KERNEL_COLUMNS = ("kernel", "ker")
 
-_TRUE, _FALSE = ("1", "true"), ("0", "false", "")
+_TRUE, _FALSE = ("1", "1.0", "true"), ("0", "0.0", "false", "")
 
 
 class KernelKey(NamedTuple):
-    """Span (i, j], the kernel size of its one convolution (0: none), whether that is depthwise."""
+    """Span (i, j], the kernel size of its one convolution (0: none), whether that is depthwise.
+
+    ``stride`` is 0 where it tells no keys apart: that of a span follows from the network.
+    """
 
     i: int
     j: int
     kernel: int
     depthwise: int = 0
+    stride: int = 0
 
     @property
     def text(self) -> str:
-        """ "3-7:5", or "3-4:3dw" of a depthwise convolution."""
-        return f"{self.i}-{self.j}:{self.kernel}{'dw' if self.depthwise else ''}"
+        """ "3-7:5", "3-4:3dw" of a depthwise convolution, "3-4:3s2" where the stride is known."""
+        stride = f"s{self.stride}" if self.stride else ""
+        return f"{self.i}-{self.j}:{self.kernel}{'dw' if self.depthwise else ''}{stride}"
 
 
 def solve_kernels(
@@ -84,8 +90,8 @@ def check_same_keys(
     ):
         if lacking:
             raise ImportanceError(
-                f"{whose} lacks {len(lacking)} key(s) (st, end, kernel, depthwise) of the other: "
-                f"{key_names(lacking)}"
+                f"{whose} lacks {len(lacking)} key(s) (st, end, kernel, depthwise, stride) of the "
+                f"other: {key_names(lacking)}"
             )
 
 
@@ -117,7 +123,9 @@ def _load(file: Path, columns: Sequence[str]) -> tuple[str, dict[KernelKey, CsvL
     names = f"st, end, {' or '.join(KERNEL_COLUMNS)}, and {' or '.join(columns)}"
     fix = f"give a CSV with the columns {names}"
     source = CsvSource(where=str(file), error=ImportanceError, fix=fix)
-    return keyed_lines(file, source, columns, _key, ("st", "end"))
+    column, lines = keyed_lines(file, source, columns, _key, ("st", "end"))
+    short = {key._replace(stride=0): line for key, line in lines.items()}
+    return column, short if len(short) == len(lines) else lines
 
 
 def _key(line: CsvLine) -> KernelKey:
@@ -128,4 +136,5 @@ def _key(line: CsvLine) -> KernelKey:
     if depthwise not in (*_TRUE, *_FALSE):
         raise line.error(f"is_dw must be True or False, got {depthwise!r}")
     i, j, size = (line.whole(name) for name in ("st", "end", kernel))
-    return KernelKey(i, j, size, int(depthwise in _TRUE))
+    stride = line.whole("str") if "str" in line.values else 0
+    return KernelKey(i, j, size, int(depthwise in _TRUE), stride)

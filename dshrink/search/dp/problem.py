@@ -68,6 +68,9 @@ def key_names(keys: Collection[tuple[int, ...]], at_most: int = 6) -> str:
 
 
 def block_ends_of(keys: Collection[Key]) -> tuple[int, ...]:
-    """The positions that appear without an activation: what a table of keys says of block ends."""
-    ends = {i for i, _, a, _ in keys if not a} | {j for _, j, _, b in keys if not b}
+    """The positions that appear without an activation: what a table of keys says of block ends.
+
+    The input is none, and no plan starts without an activation there.
+    """
+    ends = {i for i, _, a, _ in keys if i and not a} | {j for _, j, _, b in keys if not b}
     return tuple(sorted(ends))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
+from pathlib import Path
 
 import pytest
 
 from dshrink.search.dp.compat import TruncatedProgram
 from dshrink.search.dp.files import load_importance, load_problem, load_unevaluated
+from dshrink.search.dp.frontier import solve
 from dshrink.search.dp.layer_merge import (
     KernelKey,
     load_kernel_importance,
@@ -23,6 +26,7 @@ from dshrink.search.errors import (
     SearchError,
 )
 from latency_tables.errors import TableFormatError
+from latency_tables.span_masks import mask_spans
 
 TIMES = "id,st,end,time,stdev\n0,0,1,1.0,0\n1,0,2,1.5,0\n2,1,2,1.0,0\n"
 RAW = "id,st,end,st_act,end_act,val_acc\n0,0,1,1,1,-1.0\n1,0,2,1,1,-2.0\n2,1,2,1,1,-3.0\n"
@@ -101,6 +105,63 @@ def test_importances_that_cannot_be_are_refused_by_key_or_line(importance, part,
         load_problem(*files(importance=importance))
 
 
+def random_times(seed):
+    """T of every span of a short chain, and raw importances for every flag of its ends."""
+    draw = random.Random(seed)
+    length = draw.randint(2, 6)
+    spans = [(i, j) for i in range(length) for j in range(i + 1, length + 1)]
+    times = {span: draw.randint(1, 40) / 8 for span in spans}
+    lines = [
+        f"{i},{j},{a},{b},{draw.randint(-9, 9)}" for i, j in spans for a in (0, 1) for b in (0, 1)
+    ]
+    return times, "\n".join(["st,end,st_act,end_act,val_acc", *lines])
+
+
+def fastest(times):
+    """T_opt and its cuts by enumeration, as the column ``breaks`` of the public code has them."""
+    found = {}
+    for i, j in times:
+        inner = range(i + 1, j)
+        ways = [
+            [i, *cuts, j] for count in range(j - i) for cuts in itertools.combinations(inner, count)
+        ]
+        found[i, j] = min(
+            ((sum(times[part] for part in itertools.pairwise(way)), way) for way in ways),
+            key=lambda one: (one[0], len(one[1])),
+        )
+    return found
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_times_of_the_fastest_ways_have_the_frontier_of_those_of_spans(seed, files):
+    times, importance = random_times(seed)
+    plain = "\n".join(["st,end,time", *(f"{i},{j},{t}" for (i, j), t in times.items())])
+    opt = "\n".join(
+        [
+            "id,st,end,time,stdev,breaks",
+            *(
+                f'{n},{i},{j},{time},0,"{",".join(map(str, cuts))}"'
+                for n, ((i, j), (time, cuts)) in enumerate(fastest(times).items())
+            ),
+        ]
+    )
+    one, other = (solve(load_problem(*files(text, importance))) for text in (plain, opt))
+    assert list(one.times_ms) == list(other.times_ms)
+    assert list(one.importances) == list(other.importances)
+    # The layers of each mask have these times.
+    for number, time in enumerate(other.times_ms):
+        assert sum(times[span] for span in mask_spans(other.plan(number).mask)) == time
+
+
+def test_published_times_of_the_fastest_ways_give_the_published_frontier():
+    folder = Path(__file__).parent / "data" / "mobilenetv2_100"
+    raw = folder / "importance_raw.csv"
+    one, other = (
+        solve(load_problem(folder / name, raw)) for name in ("time.csv", "opt_time_ref.csv")
+    )
+    assert [one.plan(at) for at in range(len(one))] == [other.plan(at) for at in range(len(other))]
+
+
 def test_missing_files_are_named(tmp_path, files):
     times, _ = files()
     with pytest.raises(ImportanceError, match=r"absent\.csv: no such file"):
@@ -167,10 +228,21 @@ def test_kernel_tables_are_read_by_key(tmp_path):
     assert solve_kernels(*found).best(1.0).text == "0-1:0dw"
     assert [solve_kernels(*found).best(time).layers for time in (1.0, 2.0)] == [0, 1]
     importance.write_text("st,end,kernel,importance\n0,1,3,0.5\n")
-    with pytest.raises(ImportanceError, match=r"importance table lacks 1 key.*\(0, 1, 0, 1\)"):
+    with pytest.raises(ImportanceError, match=r"importance table lacks 1 key.*\(0, 1, 0, 1, 0\)"):
         solve_kernels(found[0], load_kernel_importance(importance))
     with pytest.raises(NoPlanError, match="do not cover 0 to 3"):
         solve_kernels({KernelKey(1, 3, 1): 1.0}, {KernelKey(1, 3, 1): 1.0})
+
+
+def test_strides_are_a_key_only_where_they_tell_lines_apart(tmp_path):
+    times, importance = tmp_path / "t.csv", tmp_path / "i.csv"
+    times.write_text("st,end,ker,str,is_dw,time\n0,1,3,2,False,2\n1,2,3,1,False,4\n")
+    assert load_kernel_times(times) == {KernelKey(0, 1, 3): 2.0, KernelKey(1, 2, 3): 4.0}
+    times.write_text("st,end,ker,str,is_dw,time\n0,1,3,1,False,4\n0,1,3,2,False,2\n")
+    importance.write_text("st,end,ker,str,is_dw,importance\n0,1,3,2,0.0,0.5\n0,1,3,1,0.0,1\n")
+    found = load_kernel_times(times), load_kernel_importance(importance)
+    assert found[0] == {KernelKey(0, 1, 3, 0, 1): 4.0, KernelKey(0, 1, 3, 0, 2): 2.0}
+    assert [solve_kernels(*found).best(time).text for time in (2, 4)] == ["0-1:3s2", "0-1:3s1"]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +251,7 @@ def test_kernel_tables_are_read_by_key(tmp_path):
         ("0,1,3,False,0", "line 2: time must be above 0"),
         ("0,1,3,maybe,1", "line 2: is_dw must be True or False"),
         ("1,1,3,False,1", "line 2: st 1 must be smaller"),
-        ("0,1,3,False,1\n0,1,3,0,1", r"line 3: key \(0, 1, 3, 0\) is on line 2"),
+        ("0,1,3,False,1\n0,1,3,0,1", r"line 3: key \(0, 1, 3, 0, 0\) is on line 2"),
     ],
 )
 def test_kernel_times_that_cannot_be_are_refused(line, part, tmp_path):
