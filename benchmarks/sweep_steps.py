@@ -95,6 +95,8 @@ def torch_macs(module: nn.Module, image: torch.Tensor) -> int:
     """
     counter = FlopCounterMode(display=False)
     module.requires_grad_(False)  # the counter has hooks for gradients, which fail without a graph
+    # Fused attention has no formula there.
+    torch.backends.mha.set_fastpath_enabled(False)
     with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), counter:
         module(image)
     return int(counter.get_total_flops()) // 2

@@ -148,11 +148,11 @@ def _print_fixed(network: Network, chain: Chain) -> None:
     """What no span enters; a part inside of a block that cannot merge is said with the block."""
     if not chain.fixed:
         return
-    convs = sum(_convolutions(network, part) for part in chain.fixed)
-    out.print(
-        f"{convs} convolutions stand in {len(chain.fixed)} fixed parts, which no span enters: "
-        "measured as they are"
-    )
+    if convs := sum(_convolutions(network, part) for part in chain.fixed):
+        out.print(
+            f"convolutions in fixed parts, which no span enters and which are measured as they "
+            f"are: {convs}"
+        )
     for part in chain.fixed:
         if not any(block.first <= part.ops[0] <= block.last for block in chain.blocks):
             out.print(f"fixed: {network.lowered.layers[part.ops[0]]} and on: {part.reason}")

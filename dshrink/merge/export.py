@@ -14,10 +14,11 @@ import torch
 from dshrink.errors import DshrinkError
 from dshrink.merge.merged_network import MergedNetwork
 from dshrink.merge.onnx_surgery import edited_model
-from dshrink.merge.verify import Certificate, allowed_float32
+from dshrink.merge.verify import TOLERANCE, Certificate, allowed_float32
 from dshrink.network.models import Network
 from dshrink.network.onnx_files.runtime import run_onnx
 from dshrink.network.onnx_files.source import MOST_BYTES, OnnxSource
+from dshrink.network.tracing import only_batch
 from dshrink.version import __version__
 from latency_tables.files import write_atomically
 from latency_tables.onnx_file import write_onnx
@@ -64,6 +65,22 @@ def export_edited(
         rounding = max(rounding, _difference(merged.source, original, batch)[0])
     _write_if_equal(path, data, difference, rounding)
     return difference
+
+
+def require_same_when_written(network: Network) -> None:
+    """Raise ExportError unless the network's operators, written as a file, compute the same.
+
+    What is measured and searched is made of these operators.
+    """
+    batch = only_batch(network.module) or 1
+    weights = network.lowered.weights(network.module)
+    data = write_onnx(network.spec, weights, batch=batch)
+    difference, rounding = _difference(network, data, batch)
+    if not difference <= max(TOLERANCE[torch.float32], 10 * rounding):
+        raise ExportError(
+            f"{network.name}: what dshrink understands of it gives results that differ by "
+            f"{difference:.2g} (relative) from the network's: please report it"
+        )
 
 
 def _check_path(path: Path) -> None:

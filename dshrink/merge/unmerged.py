@@ -63,7 +63,16 @@ def _pad_layer(surgery: Surgery, region: Region, number: int, pads: Sides) -> No
         name = surgery.network.lowered.modules[number][0]
         conv = surgery.module.get_submodule(name)
         assert isinstance(conv, nn.Conv2d)
-        surgery.module.set_submodule(name, with_pads(conv, pads))
+        calls = [one for one in surgery.module.graph.nodes if one.target == name]
+        if len(calls) == 1:
+            surgery.module.set_submodule(name, with_pads(conv, pads))
+            return
+        # A layer that others call as well keeps its pads there.
+        call = next(one for one in calls if one in _makers(surgery, number))
+        padded = surgery.call(f"{region.path}.conv_{number}", with_pads(conv, pads), call, call)
+        padded.replace_input_with(call, call.all_input_nodes[0])
+        call.replace_all_uses_with(padded)
+        surgery.tensors = [padded if one is call else one for one in surgery.tensors]
     elif isinstance(op, Pool):
         pool = nn.Sequential(_zeros(pads), nn.AvgPool2d(op.kernel, op.stride))
         node, source = surgery.tensors[number + 1], surgery.tensors[op.inputs[0]]
@@ -71,6 +80,12 @@ def _pad_layer(surgery: Surgery, region: Region, number: int, pads: Sides) -> No
         surgery.become(number + 1, call)
     else:
         _pad_input(surgery, region, number, op.inputs[0], pads)
+
+
+def _makers(surgery: Surgery, number: int) -> set[fx.Node]:
+    """The node that gives an operator's result, and the one before it: a norm folds in."""
+    node = surgery.tensors[number + 1]
+    return {node, *node.all_input_nodes}
 
 
 def _pad_input(surgery: Surgery, region: Region, number: int, tensor: int, pads: Sides) -> None:

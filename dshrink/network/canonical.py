@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from dshrink.errors import NetworkError
-from dshrink.network.layers import with_pads
+from dshrink.network.layers import is_hooked, with_pads
 
 #: In place, and what computes the same into a new tensor.
 _FUNCTIONS: Mapping[Any, Callable[..., Any]] = {
@@ -48,6 +48,7 @@ def canonicalize(
     where a call writes into a part of a tensor that is read later on.
     """
     _write_nothing(traced, values, written)
+    _drop_copies(traced, values)
     traced.graph.eliminate_dead_code()
     _split_norm_activations(traced)
     _drop_zero_terms(traced)
@@ -87,6 +88,23 @@ def _write_nothing(
                 for user in later:
                     user.replace_input_with(one, node)
         _into_new_tensor(traced, node)
+
+
+#: Methods that may give a copy with the same values.
+_COPIES = ("clone", "contiguous", "detach", "float", "to", "type", "type_as")
+
+
+def _drop_copies(traced: fx.GraphModule, values: Mapping[fx.Node, Sequence[Any]]) -> None:
+    """A cast to the type that a tensor has is none; in another precision it would be one."""
+    for node in list(traced.graph.nodes):
+        copies = node.op == "call_method" and node.target in _COPIES
+        copies |= node.target in (torch.clone, torch.detach)
+        if not copies or not isinstance(node.args[0], fx.Node) or node not in values:
+            continue
+        before, after = values[node.args[0]][0], values[node][0]
+        if (before.dtype, before.device, before.shape) == (after.dtype, after.device, after.shape):
+            node.replace_all_uses_with(node.args[0])
+            traced.graph.erase_node(node)
 
 
 def _share(a: Any, b: Any) -> bool:
@@ -152,10 +170,9 @@ def _split_norm_activations(traced: fx.GraphModule) -> None:
 def _is_fused_norm(norm: nn.Module) -> bool:
     """timm's norm with an activation, or a norm of several processes, which is a plain one here."""
     kind = type(norm)
-    if kind is nn.SyncBatchNorm:
-        return True
     fused = kind.__name__ in ("BatchNormAct2d", "SyncBatchNormAct")
-    return fused and kind.__module__.startswith("timm.") and norm.running_mean is not None
+    known = kind is nn.SyncBatchNorm or (fused and kind.__module__.startswith("timm."))
+    return known and norm.running_mean is not None and not is_hooked(norm)
 
 
 def _plain_norm(norm: nn.modules.batchnorm._BatchNorm) -> nn.BatchNorm2d:
@@ -192,7 +209,7 @@ def _fold_pads(traced: fx.GraphModule) -> None:
             continue
         name = str(users[0].target)
         conv = traced.get_submodule(name)
-        if type(conv) is not nn.Conv2d or calls.count(name) > 1 or _hooked(conv):
+        if type(conv) is not nn.Conv2d or calls.count(name) > 1 or is_hooked(conv):
             continue
         if conv.padding_mode != "zeros" or not isinstance(conv.padding, tuple):
             continue
@@ -208,7 +225,7 @@ def _zero_pads(traced: fx.GraphModule, node: fx.Node) -> tuple[int, int, int, in
     sides: Any
     if node.op == "call_module":
         layer = traced.get_submodule(str(node.target))
-        if type(layer) not in (nn.ZeroPad2d, nn.ConstantPad2d) or _hooked(layer):
+        if type(layer) not in (nn.ZeroPad2d, nn.ConstantPad2d) or is_hooked(layer):
             return None
         sides, value = layer.padding, getattr(layer, "value", 0)
     elif node.op == "call_function" and node.target is F.pad:
@@ -224,7 +241,3 @@ def _zero_pads(traced: fx.GraphModule, node: fx.Node) -> tuple[int, int, int, in
         return None
     left, right, top, bottom = (*sides, 0, 0)[:4]
     return top, left, bottom, right
-
-
-def _hooked(layer: nn.Module) -> bool:
-    return bool(layer._forward_hooks or layer._forward_pre_hooks)

@@ -15,11 +15,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from dshrink.network.onnx_files.operator import OnnxOperator
 from dshrink.network.tracing import only_batch
 
-#: What multiplies and has no formula there, by a part of its name.
-_UNCOUNTED = ("fft", "lstm", "gru", "rnn_", "grid_sampler", "cdist", "linalg", "trilinear")
-
-
-_UNCOUNTED_OF_ONNX = ("Einsum", "LSTM", "GRU", "RNN", "GridSample", "DFT", "Loop", "If", "Scan")
+#: What multiplies and has no formula there: by name, and by a part of the name.
+_UNCOUNTED = frozenset(
+    (
+        *("mv", "addmv", "dot", "vdot", "addbmm", "ger", "addr", "_trilinear", "linalg_vecdot"),
+        *("_cdist_forward", "grid_sampler", "grid_sampler_2d", "grid_sampler_3d"),
+        *("_native_multi_head_attention", "_transformer_encoder_layer_fwd"),
+        *("lstm", "gru", "rnn_tanh", "rnn_relu", "_thnn_fused_lstm_cell", "mkldnn_rnn_layer"),
+    )
+)
+_UNCOUNTED_PARTS = ("fft", "linalg_")
+_UNCOUNTED_OF_ONNX = (
+    *("Einsum", "LSTM", "GRU", "RNN", "GridSample", "DFT", "STFT", "Loop", "If", "Scan", "Det"),
+    *("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "DeformConv", "Attention"),
+)
 _PRODUCTS_OF_ONNX = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 
 
@@ -76,8 +85,10 @@ def _flops_of_kept(layer: OnnxOperator, inputs: list[Any], result: Any) -> int |
 
 
 def _is_uncounted(name: str) -> bool:
-    library, _, function = name.partition("::")
-    return library not in ("aten", "prim", "prims") or any(one in function for one in _UNCOUNTED)
+    library, _, overload = name.partition("::")
+    function = overload.partition(".")[0]
+    known = library in ("aten", "prim", "prims") and function not in _UNCOUNTED
+    return not known or any(one in function for one in _UNCOUNTED_PARTS)
 
 
 def count_macs(traced: fx.GraphModule, image_shape: tuple[int, ...]) -> dict[fx.Node, int | None]:

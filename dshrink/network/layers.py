@@ -9,6 +9,11 @@ import torch.nn.functional as F
 from torch import nn
 
 
+def is_hooked(layer: nn.Module) -> bool:
+    """Whether something else runs than the forward of the layer's class."""
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer))
+
+
 class PaddedConv2d(nn.Conv2d):
     """A convolution with its own pad on each side: ``pads`` is top, left, bottom, right.
 

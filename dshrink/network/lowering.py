@@ -30,7 +30,7 @@ from dshrink.network.operators import (
     folds_into_convolution,
     is_identity,
 )
-from dshrink.network.tracing import IMAGE_SHAPE
+from dshrink.network.tracing import IMAGE_SHAPE, without_fused_attention
 from latency_tables.onnx_file import Arrays
 from latency_tables.opspec import Conv, Op, Opaque, OpSpec, OpSpecError, Shape
 
@@ -234,8 +234,9 @@ class _Lowering:
         """Give opaque operators their counts and ONNX nodes; the weights of these."""
         if not self.closures:
             return {}
-        counted = count_macs(self.traced, self.shapes[0])
-        fragments = export_fragments(self.traced, tuple(self.closures.values()))
+        with without_fused_attention():
+            counted = count_macs(self.traced, self.shapes[0])
+            fragments = export_fragments(self.traced, tuple(self.closures.values()))
         seen: set[fx.Node] = set()
         for (number, closure), fragment in zip(self.closures.items(), fragments, strict=True):
             # What two operators share is counted once.

@@ -26,7 +26,7 @@ from dshrink.network.user_code import importing_from, user_code_error
 from dshrink.network.weights.metadata import known_of_weights
 from dshrink.network.weights.state_dicts import load_state, load_weights
 from dshrink.progress import Notice, no_notice
-from latency_tables.opspec import OpSpec
+from latency_tables.opspec import OpSpec, OpSpecError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,11 +139,11 @@ def _try(module: nn.Module, choice: ModelChoice, shape: tuple[int, int, int]) ->
 def _traced(module: nn.Module, choice: ModelChoice, shape: tuple[int, int, int]) -> Network:
     name = choice.name
     what = f"{name}: torch.fx cannot trace it at {choice.size.height}x{choice.size.width}"
-    advice = "; try another --resolution or a network without data-dependent control flow"
+    advice = "; control flow may depend on sizes, not on the batch size or on values of the image"
     try:
         traced = trace(module, shape)
         return Network(name=name, module=traced, lowered=lower(traced))
-    except NetworkError as error:
+    except (NetworkError, OpSpecError) as error:
         raise NetworkError(f"{name}: {error}") from error
     except Exception as error:  # torch.fx raises whatever the forward pass raises
         if choice.reference.source is Source.FACTORY:

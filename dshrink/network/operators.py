@@ -7,7 +7,7 @@ torch's own: names prove nothing.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from dshrink.network.layers import ConstantMap, PaddedConv2d
+from dshrink.network.layers import ConstantMap, PaddedConv2d, is_hooked
 from latency_tables.opspec import (
     Activation,
     Add,
@@ -93,6 +93,7 @@ _ARGUMENTS: Mapping[str, tuple[tuple[str, Any], ...]] = {
     "gelu": (("input", None), ("approximate", "none")),
     "dropout": (("input", None), ("p", 0.5), ("training", True)),
     "cat": (("tensors", None), ("dim", 0)),
+    "mean": (("input", None), ("dim", None), ("keepdim", False)),
 }
 
 
@@ -131,11 +132,6 @@ def is_identity(call: Call) -> bool:
 def folds_into_convolution(layer: nn.Module | None) -> bool:
     """Whether it is a batch norm that a convolution before it can take in."""
     return type(layer) is nn.BatchNorm2d and layer.running_mean is not None and not is_hooked(layer)
-
-
-def is_hooked(layer: nn.Module) -> bool:
-    """Whether more runs than the layer's own forward."""
-    return bool(layer._forward_hooks or layer._forward_pre_hooks)
 
 
 def find_operator(call: Call) -> tuple[Op, ...]:
@@ -243,7 +239,9 @@ def _mean(call: Call) -> tuple[Op, ...]:
     """Mean over both positions; without ``keepdim`` a flatten follows the pool."""
     channels = call.shapes[0][0]
     pool = GlobalPool(inputs=call.inputs)
-    if call.result not in ((channels, 1, 1), (channels,)):
+    axes = _arguments(call.node, "mean")["dim"]
+    positions = isinstance(axes, Sequence) and {axis % 4 for axis in axes} == {2, 3}
+    if not positions or call.result not in ((channels, 1, 1), (channels,)):
         return ()
     return (pool,) if len(call.result) == 3 else (pool, Flatten(inputs=(-1,)))
 

@@ -40,7 +40,9 @@ def create(choice: ModelChoice) -> nn.Module:
     Raises NetworkError with one line that says what to do, UserCodeError for what the user's code
     raises.
     """
-    return _CREATE[choice.reference.source](choice)
+    module = _CREATE[choice.reference.source](choice)
+    compiled: Any = getattr(module, "_orig_mod", module)  # what torch.compile wraps
+    return compiled if isinstance(compiled, nn.Module) else module
 
 
 def folders_of(choice: ModelChoice) -> tuple[Path, ...]:

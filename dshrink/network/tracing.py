@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import product
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from dshrink.errors import NetworkError
 from dshrink.network.canonical import canonicalize
 from dshrink.network.fidelity import random_image, require_same_results
 from dshrink.network.value_tracer import BATCHES, ValueTracer, image_name, keeps_shape
@@ -75,17 +77,47 @@ def trace(module: nn.Module, input_shape: tuple[int, int, int]) -> fx.GraphModul
     control flow that depends on data, and NetworkError where the graph gives other results.
     """
     module.eval()
-    image_name(module)
+    _check(module)
     image = random_image(module, input_shape)
-    with torch.no_grad():  # first of all, so that what a module keeps of a run is no fake tensor
-        expected = module(image)
-    tracer, graph = _traced(module, input_shape)
-    traced = fx.GraphModule(module, graph, type(module).__name__)
-    traced.eval()
-    canonicalize(traced, tracer.values, tracer.written)
-    propagate_shapes(traced, input_shape)
-    require_same_results(module, traced, image, expected)
+    with without_fused_attention():
+        # The module first, so that what it keeps of a run is no fake tensor.
+        with torch.no_grad():
+            expected = module(image)
+        tracer, graph = _traced(module, input_shape)
+        traced = fx.GraphModule(module, graph, type(module).__name__)
+        traced.eval()
+        canonicalize(traced, tracer.values, tracer.written)
+        propagate_shapes(traced, input_shape)
+        require_same_results(module, traced, image, expected)
     return traced
+
+
+@contextmanager
+def without_fused_attention() -> Iterator[None]:
+    """Meanwhile attention runs as the operators that it is made of: they can be counted."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _check(module: nn.Module) -> None:
+    """Raise NetworkError for what tracing would take for something else."""
+    image_name(module)
+    for name, layer in module.named_modules():
+        where = name or type(module).__name__
+        if layer.training:
+            raise NetworkError(
+                f"{where} stays in training mode after eval(): what it computes depends on the "
+                "batch; let its train() obey"
+            )
+        if isinstance(layer, torch.jit.ScriptModule):
+            raise NetworkError(
+                f"{where} is TorchScript, which cannot be traced: give the module that it was "
+                "made from, or export it to ONNX"
+            )
 
 
 def _traced(module: nn.Module, input_shape: tuple[int, int, int]) -> tuple[ValueTracer, fx.Graph]:

@@ -83,8 +83,6 @@ class ValueTracer(fx.Tracer):
         return TracedValue(node, self)
 
     def create_arg(self, a: Any) -> Any:
-        if isinstance(a, fx.Proxy):
-            return a.node
         return super().create_arg(tuple(a) if isinstance(a, _Size) else a)
 
     def create_proxy(self, *args: Any, **kwargs: Any) -> Any:
@@ -205,20 +203,10 @@ class TracedValue(fx.Proxy):
 
     tracer: ValueTracer
 
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        """Code that asks ``isinstance(x, torch.Tensor)`` wants to hear what runs later."""
-        node = self.__dict__.get("node")
-        if node is not None and isinstance(self._values()[0], torch.Tensor):
-            return torch.Tensor
-        return TracedValue
-
     def _values(self) -> tuple[Any, ...]:
         return tuple(self.tracer.value(self.node, at) for at in range(len(BATCHES)))
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_is_param":  # what torch asks of a subclass that may be a parameter
-            return False
         if name in _ABOUT_SHAPES and isinstance(self._values()[0], torch.Tensor):
             return _ABOUT_SHAPES[name](self)
         return super().__getattr__(name)
@@ -228,6 +216,12 @@ class TracedValue(fx.Proxy):
         if None in lengths or len(lengths) > 1:
             return super().__iter__()
         return iter([operator.getitem(self, at) for at in range(lengths.pop() or 0)])
+
+    def __setitem__(self, at: Any, value: Any) -> None:
+        raise fx.proxy.TraceError(
+            f"it assigns into a part of {self.node.name}: make a tensor of the parts, as with "
+            "torch.cat or torch.where"
+        )
 
     def __len__(self) -> int:
         lengths = {_length(value) for value in self._values()}

@@ -9,6 +9,7 @@ from pathlib import Path
 from dshrink.errors import DshrinkError
 from dshrink.merge.agreement import Agreement
 from dshrink.merge.certified_export import export_merged
+from dshrink.merge.export import require_same_when_written
 from dshrink.network.mask_changes import rewriting
 from dshrink.network.models import load
 from dshrink.network.references import NAMED_WEIGHTS, Known, ModelChoice
@@ -70,6 +71,7 @@ def merge_by_plan(
     trained = about_weights(Path(weights)) if weights not in NAMED_WEIGHTS else None
     size = Known(whose=weights, resolution=trained.resolution) if trained else None
     network = load(choice.knowing(known_of_plan(wanted, plan), size), notice)
+    require_same_when_written(network)
     bound = bind_to_network(wanted, network)
     if free_activation is None:
         free_activation = trained.free_activation if trained and trained.padding else True

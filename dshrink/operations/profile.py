@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dshrink.errors import DshrinkError
+from dshrink.merge.export import require_same_when_written
 from dshrink.network.models import Network, load
 from dshrink.network.references import ModelChoice
 from dshrink.pieces.advice import not_counted, require_batch, require_writable
@@ -113,6 +114,7 @@ def _pieces(
     Raises ShrinkError where nothing can be, or not in full.
     """
     require_writable(network)
+    require_same_when_written(network)
     if spans is not None:
         pieces = span_pieces(network, mode=spans.mode)
         count = sum(piece.kind == "span" for piece in pieces.pieces)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 SIZE = 16
 
@@ -82,6 +83,25 @@ def in_place_addition(net: Net, x: torch.Tensor) -> torch.Tensor:
     y += x
     x = F.relu_(y)
     return x.add_(net.b(x))
+
+
+class Swish(torch.autograd.Function):
+    """As EfficientNets for PyTorch save memory."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x * torch.sigmoid(x)
+
+
+def patched(layer: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
+    """A layer whose instance computes something else than its class."""
+    layer.forward = forward
+    return layer
+
+
+def self_attention(net: Net, x: torch.Tensor) -> torch.Tensor:
+    tokens = x.flatten(2).transpose(1, 2)
+    return net.attention(tokens, tokens, tokens)[0].transpose(1, 2).reshape(x.shape)
 
 
 def pad_if_odd(net: Net, x: torch.Tensor) -> torch.Tensor:
@@ -194,6 +214,30 @@ CASES: dict[str, tuple[Callable[[], Net], list[str]]] = {
             *("matmul", "mul", "softmax", "matmul", "transpose", "reshape"),
             *("transpose", "reshape"),
         ],
+    ),
+    "attention of torch": (
+        lambda: Net(self_attention, attention=nn.MultiheadAttention(8, 2, batch_first=True)),
+        ["flatten", "transpose", "getitem", "transpose", "reshape"],
+    ),
+    "a function with a backward of its own": (
+        lambda: Net(lambda s, x: Swish.apply(s.a(x)), a=conv()),
+        [],
+    ),
+    "a checkpointed part": (
+        lambda: Net(lambda s, x: checkpoint(s.a, x, use_reentrant=False), a=conv()),
+        [],
+    ),
+    "casts and copies of what is so already": (
+        lambda: Net(lambda s, x: s.a(x.float()).to(torch.float32).clone().detach(), a=conv()),
+        [],
+    ),
+    "a mean over channels and rows": (
+        lambda: Net(lambda s, x: x * x.mean((1, 2))[:, :, None, None], a=conv()),
+        ["mean", "getitem"],
+    ),
+    "a layer with a forward of its own": (
+        lambda: Net(lambda s, x: s.r(x), r=patched(nn.ReLU(), lambda x: F.leaky_relu(x, 0.1))),
+        ["ReLU"],
     ),
     "windows in the batch axis": (
         lambda: Net(windows, a=conv()),

@@ -188,6 +188,8 @@ def _prefixes(names: Iterable[str]) -> Iterator[str]:
 
 def _check_numbers(state: Mapping[str, torch.Tensor], path: Path) -> None:
     for name, tensor in state.items():
+        if problem := _unusable(tensor):
+            raise NetworkError(f"{path}: {name} is {problem}: save the weights as dense floats")
         if not tensor.is_floating_point():
             continue
         if not torch.isfinite(tensor).all():
@@ -200,6 +202,17 @@ def _check_numbers(state: Mapping[str, torch.Tensor], path: Path) -> None:
                 f"{path}: {name} is negative in part, and a variance is not: the file is damaged; "
                 "give an earlier checkpoint"
             )
+
+
+def _unusable(tensor: torch.Tensor) -> str:
+    """What a tensor is that no weight of a network is here, or nothing."""
+    kinds = {
+        "without data (on the meta device)": tensor.is_meta,
+        "sparse": tensor.layout != torch.strided,
+        "complex": tensor.is_complex(),
+        "quantized": tensor.is_quantized or tensor.dtype in (torch.int8, torch.uint8),
+    }
+    return next((kind for kind, found in kinds.items() if found), "")
 
 
 def _advice(misfit: Misfit, choice: ModelChoice) -> str:

@@ -126,6 +126,8 @@ def macs_of_torch(name: str, resolution: int) -> int:
     module: nn.Module = torchvision.get_model(short) if library else timm.create_model(short)
     module.requires_grad_(False)  # the counter has hooks for gradients, which fail without a graph
     counter = FlopCounterMode(display=False)
+    # Fused attention has no formula there.
+    torch.backends.mha.set_fastpath_enabled(False)
     with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), counter:
         module.eval()(torch.zeros(1, 3, resolution, resolution))
     return int(counter.get_total_flops()) // 2
