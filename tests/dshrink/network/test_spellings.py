@@ -39,9 +39,9 @@ def test_a_spelling_is_counted_and_written_as_torch_computes_it(case):
     for batch in (1, 3):
         image = torch.randn(batch, 3, SIZE, SIZE)
         # Fused attention has no formula there.
-        with without_fused_attention(), sdpa_kernel(SDPBackend.MATH):
-            with torch.no_grad(), FlopCounterMode(display=False) as counter:
-                expected = net(image).numpy()
+        counter = FlopCounterMode(display=False)
+        with without_fused_attention(), sdpa_kernel(SDPBackend.MATH), torch.no_grad(), counter:
+            expected = net(image).numpy()
         assert low.spec.macs * batch * 2 == counter.get_total_flops()
         data = write_onnx(low.spec, low.weights(traced), batch=batch)
         assert np.abs(run_onnx(data, image.numpy()) - expected).max() < 1e-5
