@@ -102,9 +102,14 @@ def _drop_copies(traced: fx.GraphModule, values: Mapping[fx.Node, Sequence[Any]]
         if not copies or not isinstance(node.args[0], fx.Node) or node not in values:
             continue
         before, after = values[node.args[0]][0], values[node][0]
-        if (before.dtype, before.device, before.shape) == (after.dtype, after.device, after.shape):
+        if _kind(before) == _kind(after):
             node.replace_all_uses_with(node.args[0])
             traced.graph.erase_node(node)
+
+
+def _kind(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """All but its values; a view needs the strides that a copy has."""
+    return tensor.dtype, tensor.device, tensor.shape, tensor.stride()
 
 
 def _share(a: Any, b: Any) -> bool:

@@ -88,7 +88,8 @@ def _is_uncounted(name: str) -> bool:
     library, _, overload = name.partition("::")
     function = overload.partition(".")[0]
     known = library in ("aten", "prim", "prims") and function not in _UNCOUNTED
-    return not known or any(one in function for one in _UNCOUNTED_PARTS)
+    norm = function == "linalg_vector_norm"  # which multiplies no matrices
+    return not known or (not norm and any(one in function for one in _UNCOUNTED_PARTS))
 
 
 def count_macs(traced: fx.GraphModule, image_shape: tuple[int, ...]) -> dict[fx.Node, int | None]:
