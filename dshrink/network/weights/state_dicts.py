@@ -107,12 +107,13 @@ def load_weights(module: nn.Module, choice: ModelChoice, notice: Notice = no_not
     if misfit := Misfit.of(state, own):
         by_name = choice.reference.source in (Source.TIMM, Source.TORCHVISION)
         whose = network_of(state, own, choice.name) if by_name else None
-        seen = f", prefix {prefix} left out" if prefix else ""
+        seen = f", prefix {prefix} left out" if prefix else _other_prefixes(own, state)
         advice = f"; these are weights of {whose}: give that as MODEL" if whose else ""
         raise WeightsMisfitError(
             f"{path}: its weights do not fit {choice.name}{seen}: {misfit}"
             f"{advice or _advice(misfit, choice)}"
         )
+    _check_kinds(state, path)
     try:
         state = dict(plain_tensors(state))
     except NetworkError as error:
@@ -175,6 +176,16 @@ def _by_names_of(
     }
 
 
+def _other_prefixes(own: Iterable[str], state: Mapping[str, torch.Tensor]) -> str:
+    """What stands before most of the network's names in a file that no known wrapper explains."""
+    names = [name for name in own if not _is_counter(name)]
+    ends = [name.removesuffix(names[0]) for name in state if name.endswith(f".{names[0]}")]
+    shared = {prefix: sum(prefix + name in state for name in names) for prefix in ends}
+    most = max(shared.values(), default=0)
+    found = sorted(prefix for prefix, count in shared.items() if count == most)
+    return f", prefix {' or '.join(found)} seen (save what is below it alone)" if found else ""
+
+
 def _prefixes(names: Iterable[str]) -> Iterator[str]:
     yield ""
     for name in names:
@@ -188,8 +199,6 @@ def _prefixes(names: Iterable[str]) -> Iterator[str]:
 
 def _check_numbers(state: Mapping[str, torch.Tensor], path: Path) -> None:
     for name, tensor in state.items():
-        if problem := _unusable(tensor):
-            raise NetworkError(f"{path}: {name} is {problem}: save the weights as dense floats")
         if not tensor.is_floating_point():
             continue
         if not torch.isfinite(tensor).all():
@@ -204,13 +213,19 @@ def _check_numbers(state: Mapping[str, torch.Tensor], path: Path) -> None:
             )
 
 
+def _check_kinds(state: Mapping[str, torch.Tensor], path: Path) -> None:
+    for name, tensor in state.items():
+        if problem := _unusable(tensor):
+            raise NetworkError(f"{path}: {name} is {problem}: save the weights as dense floats")
+
+
 def _unusable(tensor: torch.Tensor) -> str:
     """What a tensor is that no weight of a network is here, or nothing."""
     kinds = {
         "without data (on the meta device)": tensor.is_meta,
         "sparse": tensor.layout != torch.strided,
         "complex": tensor.is_complex(),
-        "quantized": tensor.is_quantized or tensor.dtype in (torch.int8, torch.uint8),
+        "of 8-bit integers": tensor.dtype in (torch.int8, torch.uint8),
     }
     return next((kind for kind, found in kinds.items() if found), "")
 

@@ -330,3 +330,26 @@ def test_the_advice_to_strip_a_file_does_strip_it(state: State, tmp_path: Path) 
     words = shlex.split(said[said.index("python -c") :])
     subprocess.run([sys.executable, *words[1:]], cwd=tmp_path, check=True)
     check_equal(loaded(tmp_path / "weights.pth"), state)
+
+
+def test_a_prefix_that_no_wrapper_explains_is_said(state: State, tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save({f"backbone.{name}": value for name, value in state.items()}, path)
+    assert "prefix backbone. seen (save what is below it alone)" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("sparse", lambda tensor: tensor.to_sparse()),
+        ("complex", lambda tensor: tensor.to(torch.complex64)),
+        ("of 8-bit integers", lambda tensor: tensor.to(torch.int8)),
+        ("without data", lambda tensor: tensor.to("meta")),
+    ],
+)
+def test_weights_that_are_no_dense_floats_are_refused_by_name(
+    kind: str, change: Callable[[torch.Tensor], torch.Tensor], state: State, tmp_path: Path
+) -> None:
+    path, name = tmp_path / "w.pth", next(name for name in state if name.endswith("weight"))
+    torch.save({**state, name: change(state[name])}, path)
+    assert f"{name} is {kind}" in refusal(path)
