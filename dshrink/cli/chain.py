@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from latency_tables.opspec import Conv
 
 
+#: So many fixed parts are listed without --wide.
+_FIXED = 4
+
+
 def command(
     models: Annotated[
         list[str], typer.Argument(metavar="MODEL", help=f"{options.FORMS}; several are possible")
@@ -138,24 +142,31 @@ def _print(network: Network, chain: Chain, mode: str, *, wide: bool) -> None:
         out.print(missing)
     if mask := _span_mask(chain):
         out.print(f"as a plan: spans:{mask}")
-    _print_fixed(network, chain)
+    _print_fixed(network, chain, wide=wide)
     for block in chain.blocks:
         if block.unmergeable:
             out.print(f"block {block.index} ({block.name}) cannot merge: {block.unmergeable}")
 
 
-def _print_fixed(network: Network, chain: Chain) -> None:
+def _print_fixed(network: Network, chain: Chain, *, wide: bool) -> None:
     """What no span enters; a part inside of a block that cannot merge is said with the block."""
     if not chain.fixed:
         return
     if convs := sum(_convolutions(network, part) for part in chain.fixed):
         out.print(
-            f"convolutions in fixed parts, which no span enters and which are measured as they "
-            f"are: {convs}"
+            f"{convs} convolutions stand in {len(chain.fixed)} fixed parts, which no span enters: "
+            "measured as they are"
         )
-    for part in chain.fixed:
-        if not any(block.first <= part.ops[0] <= block.last for block in chain.blocks):
-            out.print(f"fixed: {network.lowered.layers[part.ops[0]]} and on: {part.reason}")
+    outside = [
+        part
+        for part in chain.fixed
+        if not any(block.first <= part.ops[0] <= block.last for block in chain.blocks)
+    ]
+    shown = outside if wide else outside[:_FIXED]
+    for part in shown:
+        out.print(f"fixed: {network.lowered.layers[part.ops[0]]} and on: {part.reason}")
+    if len(outside) > len(shown):
+        out.print(f"and {len(outside) - len(shown)} more fixed parts: --wide lists them")
 
 
 def _convolutions(network: Network, part: FixedPart) -> int:

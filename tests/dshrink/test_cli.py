@@ -171,11 +171,12 @@ def test_chain_prints_convolutions_blocks_and_spans(dshrink):
 
 
 def test_chain_continues_after_a_network_that_cannot_be_traced(dshrink):
-    ran = dshrink("chain", "mixnet_s", MODEL, "nosuchnet", "--resolution", "64", "--json")
+    fixed = "vit_tiny_patch16_224"
+    ran = dshrink("chain", fixed, MODEL, "nosuchnet", "--resolution", "64", "--json")
     assert ran.status == 2
     assert [found["model"] for found in ran.data] == [MODEL]
     first, second = ran.err.strip().splitlines()
-    assert "mixnet_s: torch.fx cannot trace it" in first and "blocks.1.0.conv_pw" in first
+    assert f"{fixed}: torch.fx cannot trace it at 64x64: Input height (64)" in first
     assert "nosuchnet: no such network" in second
 
 
@@ -559,8 +560,19 @@ def test_a_profile_that_cannot_be_is_refused(words, part, tmp_path, dshrink):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_network_without_blocks_is_not_profiled(tmp_path, dshrink):
-    check_refused(dshrink("profile", "torchvision:vgg11", "--out", tmp_path, *SMALL), "no building")
+PLAIN = """
+from torch import nn
+
+layers = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+net = nn.Sequential(*layers)
+"""
+
+
+def test_a_network_without_blocks_is_told_to_be_profiled_by_spans(tmp_path, dshrink):
+    (tmp_path / "plain.py").write_text(PLAIN)
+    ran = dshrink("profile", f"{tmp_path}/plain.py:net", "--out", tmp_path / "table", *SMALL)
+    check_refused(ran, "no building")
+    assert "--segments spans" in ran.err
 
 
 @pytest.mark.slow
