@@ -21,7 +21,11 @@ from dshrink.merge.merged_network import merge_network
 from dshrink.merge.verify import certify
 from dshrink.network.mask_changes import rewriting
 from dshrink.network.models import Network, load_network
-from dshrink.network.tracing import import_timm, import_torchvision_models
+from dshrink.network.tracing import (
+    import_timm,
+    import_torchvision_models,
+    without_fused_attention,
+)
 from dshrink.pieces.block_pieces import network_pieces
 from dshrink.pieces.span_pieces import span_pieces
 from dshrink.pieces.specs import shrunk_spec
@@ -95,9 +99,7 @@ def torch_macs(module: nn.Module, image: torch.Tensor) -> int:
     """
     counter = FlopCounterMode(display=False)
     module.requires_grad_(False)  # the counter has hooks for gradients, which fail without a graph
-    # Fused attention has no formula there.
-    torch.backends.mha.set_fastpath_enabled(False)
-    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), counter:
+    with torch.inference_mode(), without_fused_attention(), sdpa_kernel(SDPBackend.MATH), counter:
         module(image)
     return int(counter.get_total_flops()) // 2
 

@@ -57,3 +57,8 @@ class CertificateError(MergeError):
 
 class PlotError(DshrinkError):
     """Nothing to draw, or a file of a picture's data that cannot be read."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, in one line; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [repr(error)])[0]

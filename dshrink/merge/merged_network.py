@@ -19,7 +19,7 @@ from dshrink.merge.padding import Merged, merge
 from dshrink.merge.region_graph import region_graph
 from dshrink.merge.surgery import Surgery
 from dshrink.merge.unmerged import unmerged_module
-from dshrink.network.layers import ConstantMap, PaddedConv2d
+from dshrink.network.layers import ConstantMap, PaddedConv2d, weights_dtype
 from dshrink.network.lowering import lower
 from dshrink.network.mask_changes import Region, Rewriting
 from dshrink.network.models import Network
@@ -48,7 +48,7 @@ class MergedNetwork:
     @cached_property
     def network(self) -> Network:
         """The merged network, in the precision of its source."""
-        module = self.module(next(self.source.module.parameters()).dtype)
+        module = self.module(weights_dtype(self.source.module))
         channels, height, width = self.source.spec.input_shape
         propagate_shapes(module, (channels, height, width))
         return Network(name=self.source.name, module=module, lowered=lower(module))

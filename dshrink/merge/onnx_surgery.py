@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dshrink.merge.merged_network import MergedNetwork, MergedRegion
 from dshrink.network.onnx_files.operator import Array
-from dshrink.network.onnx_files.source import OnnxSource, opset_of, reads_of
+from dshrink.network.onnx_files.source import VALUE_KEY, OnnxSource, opset_of, reads_of
 
 _ELEMENTS: dict[int, npt.DTypeLike] = {
     TensorProto.FLOAT: np.float32,
@@ -55,7 +55,8 @@ def edited_model(
 def tensor_names(merged: MergedNetwork, source: OnnxSource) -> list[str]:
     """What each tensor of the network's ``OpSpec`` is called in the file."""
     nodes = {node.name: node for node in merged.source.module.graph.nodes}
-    return [source.image, *(nodes[name].meta["onnx"][0] for name in merged.source.lowered.nodes)]
+    made = (nodes[name].meta[VALUE_KEY][0] for name in merged.source.lowered.nodes)
+    return [source.image, *made]
 
 
 class _Edit:

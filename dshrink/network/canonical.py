@@ -99,15 +99,15 @@ def _drop_copies(traced: fx.GraphModule, values: Mapping[fx.Node, Sequence[Any]]
     for node in list(traced.graph.nodes):
         copies = node.op == "call_method" and node.target in _COPIES
         copies |= node.target in (torch.clone, torch.detach)
-        if not copies or not isinstance(node.args[0], fx.Node) or node not in values:
+        if not copies or not node.args or not isinstance(node.args[0], fx.Node):
             continue
         before, after = values[node.args[0]][0], values[node][0]
-        if _kind(before) == _kind(after):
+        if isinstance(after, torch.Tensor) and _kind(before) == _kind(after):
             node.replace_all_uses_with(node.args[0])
             traced.graph.erase_node(node)
 
 
-def _kind(tensor: torch.Tensor) -> tuple[Any, ...]:
+def _kind(tensor: Any) -> tuple[Any, ...]:
     """All but its values; a view needs the strides that a copy has."""
     return tensor.dtype, tensor.device, tensor.shape, tensor.stride()
 

@@ -12,13 +12,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from dshrink.network.layers import weights_dtype
 from dshrink.network.onnx_files.operator import OnnxOperator
 from dshrink.network.tracing import only_batch
 
 #: What multiplies and has no formula there: by name, and by a part of the name.
 _UNCOUNTED = frozenset(
     (
-        *("mv", "addmv", "dot", "vdot", "addbmm", "ger", "addr", "_trilinear", "linalg_vecdot"),
+        *("mv", "addmv", "dot", "vdot", "addbmm", "ger", "addr", "_trilinear"),
         *("_cdist_forward", "grid_sampler", "grid_sampler_2d", "grid_sampler_3d"),
         *("_native_multi_head_attention", "_transformer_encoder_layer_fwd"),
         *("lstm", "gru", "rnn_tanh", "rnn_relu", "_thnn_fused_lstm_cell", "mkldnn_rnn_layer"),
@@ -95,10 +96,9 @@ def _is_uncounted(name: str) -> bool:
 def count_macs(traced: fx.GraphModule, image_shape: tuple[int, ...]) -> dict[fx.Node, int | None]:
     """Of each node, for one image of (C, H, W); None where an operator has no formula."""
     count, batch = _Count(traced), only_batch(traced) or 1
-    dtype = next((one.dtype for one in traced.parameters()), torch.float32)
     # FlopCounterMode has no formula for the fused attention of CPUs.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        count.run(torch.zeros(batch, *image_shape, dtype=dtype))
+        count.run(torch.zeros(batch, *image_shape, dtype=weights_dtype(traced)))
     return {
         node: None if flops is None else flops // 2 // batch for node, flops in count.flops.items()
     }

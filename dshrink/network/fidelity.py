@@ -8,6 +8,7 @@ import torch
 from torch import fx, nn
 
 from dshrink.errors import NetworkError
+from dshrink.network.layers import weights_dtype
 
 #: Largest difference relative to the largest value; both run the same kernels.
 _TOLERANCE = 1e-4
@@ -15,9 +16,8 @@ _TOLERANCE = 1e-4
 
 def random_image(module: nn.Module, input_shape: tuple[int, int, int]) -> torch.Tensor:
     """One image in the type of the module's weights."""
-    dtype = next((one.dtype for one in module.parameters()), torch.float32)
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(1, *input_shape, generator=generator).to(dtype)
+    return torch.randn(1, *input_shape, generator=generator).to(weights_dtype(module))
 
 
 @torch.no_grad()

@@ -14,6 +14,18 @@ def is_hooked(layer: nn.Module) -> bool:
     return bool(layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer))
 
 
+def weights_dtype(module: nn.Module) -> torch.dtype:
+    """The type that a module computes in: that of its weights, float32 without any."""
+    floats = (one.dtype for one in module.parameters() if one.is_floating_point())
+    return next(floats, torch.float32)
+
+
+def attribute_at(module: nn.Module, path: str) -> Any:
+    """A parameter, buffer or other attribute by its path among a module's modules."""
+    owner, _, name = path.rpartition(".")
+    return getattr(module.get_submodule(owner), name)
+
+
 class PaddedConv2d(nn.Conv2d):
     """A convolution with its own pad on each side: ``pads`` is top, left, bottom, right.
 

@@ -22,7 +22,7 @@ from dshrink.network.counting import count_macs
 from dshrink.network.fragments.closures import Closure
 from dshrink.network.fragments.network_fragments import export_fragments
 from dshrink.network.fragments.parts import Weight
-from dshrink.network.layers import ConstantMap
+from dshrink.network.layers import ConstantMap, attribute_at
 from dshrink.network.onnx_files.operator import OnnxOperator
 from dshrink.network.operators import (
     Call,
@@ -62,10 +62,7 @@ class LoweredNetwork:
 
 
 def _values(traced: fx.GraphModule, weight: Weight) -> npt.NDArray[np.floating[Any]]:
-    if not isinstance(weight, str):
-        return weight
-    owner, _, name = weight.rpartition(".")
-    return float64_array(getattr(traced.get_submodule(owner), name))
+    return float64_array(attribute_at(traced, weight)) if isinstance(weight, str) else weight
 
 
 def _arrays(modules: list[nn.Module]) -> Arrays:
@@ -188,7 +185,6 @@ class _Lowering:
         return Call(
             node=node,
             layer=self.traced.get_submodule(str(node.target)) if node.op == "call_module" else None,
-            sources=images,
             alone=len(images) == len(sources),
             inputs=inputs,
             shapes=tuple(self.shapes[one] for one in inputs),

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import fx, nn
 
-from dshrink.errors import NetworkError
+from dshrink.errors import NetworkError, first_line
 from dshrink.network.blocks import Block, find_blocks
 from dshrink.network.chain import Chain, make_chain
 from dshrink.network.lowering import LoweredNetwork, lower
@@ -123,7 +123,7 @@ def _try(module: nn.Module, choice: ModelChoice, shape: tuple[int, int, int]) ->
     image = torch.zeros(1, *shape)
     what = f"{choice.name}: on an image of 1x{'x'.join(map(str, shape))} its forward raises"
     try:
-        with torch.inference_mode():
+        with torch.no_grad():  # what the module keeps of this run must be good for training
             module(image)
     except NetworkError:
         raise
@@ -148,7 +148,7 @@ def _traced(module: nn.Module, choice: ModelChoice, shape: tuple[int, int, int])
     except Exception as error:  # torch.fx raises whatever the forward pass raises
         if choice.reference.source is Source.FACTORY:
             raise user_code_error(error, what, advice) from error
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        reason = first_line(error)
         raise NetworkError(f"{what}: {reason[:200]}{advice}") from error
 
 

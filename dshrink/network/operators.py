@@ -44,10 +44,8 @@ _ACTIVATION_LAYERS: Mapping[type[nn.Module], str] = {
 #: By the function, or by the name of a tensor's method.
 _ACTIVATION_FUNCTIONS: Mapping[Any, str] = {
     F.relu: "relu",
-    F.relu_: "relu",
     torch.relu: "relu",
     "relu": "relu",
-    "relu_": "relu",
     F.relu6: "relu6",
     F.silu: "silu",
     F.sigmoid: "sigmoid",
@@ -60,8 +58,8 @@ _ACTIVATION_FUNCTIONS: Mapping[Any, str] = {
     F.hardsigmoid: "hard_sigmoid",
 }
 _CLAMPS = (torch.clamp, torch.clip, "clamp", "clip")
-_ADDITIONS = (operator.add, operator.iadd, torch.add, "add")
-_PRODUCTS = (operator.mul, operator.imul, torch.mul, "mul")
+_ADDITIONS = (operator.add, torch.add, "add")
+_PRODUCTS = (operator.mul, torch.mul, "mul")
 _RESHAPES = (torch.flatten, torch.reshape, "flatten", "view", "reshape")
 _MEANS = (torch.mean, "mean")
 _CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
@@ -101,13 +99,12 @@ _ARGUMENTS: Mapping[str, tuple[tuple[str, Any], ...]] = {
 class Call:
     """A node: its layer if it calls one, the tensors that it reads, and what it gives.
 
-    ``sources`` are the arguments that are tensors of images, in order and as often as they stand
-    there; ``alone`` says whether it reads nothing else that is computed.
+    ``inputs`` are the tensors of images among its arguments, in order and as often as they stand
+    there, ``shapes`` theirs; ``alone`` says whether it reads nothing else that is computed.
     """
 
     node: fx.Node
     layer: nn.Module | None
-    sources: tuple[fx.Node, ...]
     alone: bool
     inputs: tuple[int, ...]
     shapes: tuple[Shape, ...]

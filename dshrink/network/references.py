@@ -111,11 +111,7 @@ class Reference:
     @property
     def name(self) -> str:
         """What tables and plans call it."""
-        place = Path(self.place).name if self.is_file else self.place
-        if self.source is Source.FACTORY:
-            return f"{place}:{self.factory}"
-        prefix = "" if self.source in (Source.TIMM, Source.ONNX) else f"{self.source.value}:"
-        return f"{prefix}{place}"
+        return replace(self, place=Path(self.place).name).text if self.is_file else self.text
 
     @property
     def text(self) -> str:

@@ -23,7 +23,7 @@ from typing import Any
 
 from torch import nn
 
-from dshrink.errors import NetworkError
+from dshrink.errors import NetworkError, first_line
 from dshrink.network.references import FORMS, USUAL_CHANNELS, ModelChoice, Reference, Source
 from dshrink.network.tracing import import_timm, import_torchvision_models
 from dshrink.network.user_code import users_errors
@@ -131,7 +131,7 @@ def _made(choice: ModelChoice, make: Callable[[], nn.Module]) -> nn.Module:
         with _quiet():
             return make()
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [repr(error)])[0][:160]
+        reason = first_line(error)[:160]
         if choice.weights != PRETRAINED:
             asked = [f"--model-arg {one}" for one in choice.model_args]
             if choice.channels != USUAL_CHANNELS:

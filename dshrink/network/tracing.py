@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from dshrink.errors import NetworkError
 from dshrink.network.canonical import canonicalize
 from dshrink.network.fidelity import random_image, require_same_results
+from dshrink.network.layers import weights_dtype
 from dshrink.network.value_tracer import BATCHES, ValueTracer, image_name, keeps_shape
 from latency_tables.opspec import Shape
 
@@ -127,7 +128,7 @@ def _traced(module: nn.Module, input_shape: tuple[int, int, int]) -> tuple[Value
     as they are; some code does not run with fake tensors.
     """
     tracers = [
-        ValueTracer(input_shape, dtype=_dtype(module), fake=fake, **untraceable)
+        ValueTracer(input_shape, dtype=weights_dtype(module), fake=fake, **untraceable)
         for fake, untraceable in product((True, False), ({}, _untraceable()))
     ]
     for tracer in tracers[:-1]:
@@ -144,11 +145,6 @@ def _untraceable() -> dict[str, Any]:
         "leaves": registry.get_notrace_modules(),
         "functions": registry.get_notrace_functions(),
     }
-
-
-def _dtype(module: nn.Module) -> torch.dtype:
-    floats = (one.dtype for one in module.parameters() if one.is_floating_point())
-    return next(floats, torch.float32)
 
 
 def only_batch(module: nn.Module) -> int | None:
@@ -192,11 +188,11 @@ def _shapes(
     found: dict[fx.Node, Shape | None] = {}
     if real:
         with torch.no_grad():
-            Shapes(traced).run(torch.zeros(image, dtype=_dtype(traced)))
+            Shapes(traced).run(torch.zeros(image, dtype=weights_dtype(traced)))
         return found
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
         try:
-            Shapes(traced).run(torch.zeros(image, dtype=_dtype(traced)))
+            Shapes(traced).run(torch.zeros(image, dtype=weights_dtype(traced)))
         except Exception:
             found.clear()
     return found or _shapes(traced, image, real=True)

@@ -22,24 +22,20 @@ from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dshrink.errors import NetworkError
-from dshrink.network.layers import ConstantMap
+from dshrink.network.layers import ConstantMap, attribute_at
 
 #: Two batches tell sizes that depend on the batch from those that do not; 1 would look like an axis
 #: that broadcasts.
 BATCHES = (2, 3)
-
-
 _NORMS = (nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
 
 
 class ValueTracer(fx.Tracer):
     """Leaves are torch's own layers, subclasses of its convolutions and norms, and ``leaves``.
 
-    ``functions`` are called as they are as well.
-
-    After ``trace``, ``values`` holds what each node gives, one for each of ``BATCHES``, and
-    ``written`` the nodes whose tensors a node has written to. With ``fake`` false tensors are real:
-    slower, for code that fake tensors do not run through.
+    ``functions`` are called as they are as well. After ``trace``, ``values`` holds what each node
+    gives, one for each of ``BATCHES``, and ``written`` the nodes whose tensors a node has written
+    to. With ``fake`` false tensors are real: slower, for code that fake tensors do not run through.
     """
 
     def __init__(
@@ -124,7 +120,7 @@ class ValueTracer(fx.Tracer):
     def value(self, node: fx.Node, at: int) -> Any:
         """What a node gives for batch number ``at``."""
         if node not in self.values:  # parameters become nodes behind our back
-            self.values[node] = (_attribute(self.root, str(node.target)),) * len(BATCHES)
+            self.values[node] = (attribute_at(self.root, str(node.target)),) * len(BATCHES)
         return self.values[node][at]
 
     def is_size(self, node: fx.Node) -> bool:
@@ -143,7 +139,7 @@ class ValueTracer(fx.Tracer):
             case "placeholder":
                 return torch.zeros(self._images[at], dtype=self._dtype)
             case "get_attr":
-                return _attribute(self.root, str(node.target))
+                return attribute_at(self.root, str(node.target))
             case "call_module":
                 layer = self.root.get_submodule(str(node.target))
                 if self._mode is not None and keeps_shape(layer):
@@ -176,11 +172,6 @@ def keeps_shape(layer: nn.Module) -> bool:
     known = type(layer).__module__.startswith(("torch.nn.", "timm.layers."))
     norm = known and isinstance(layer, _NORMS) and not layer.training
     return norm and not (layer._forward_hooks or layer._forward_pre_hooks)
-
-
-def _attribute(root: nn.Module, target: str) -> Any:
-    owner, _, name = target.rpartition(".")
-    return getattr(root.get_submodule(owner), name)
 
 
 def _version(value: Any) -> int:

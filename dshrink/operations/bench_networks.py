@@ -113,7 +113,7 @@ def network_of_file(
     try:
         model = load_complete(path)
     except FileNotFoundError:
-        raise BenchmarkError(f"{path}: no such file; give a timm name or an ONNX file") from None
+        raise BenchmarkError(f"{path}: no such file; give an ONNX file or another MODEL") from None
     stored = {one.name for one in model.graph.initializer}
     inputs = [one for one in model.graph.input if one.name not in stored]
     if not inputs:

@@ -24,6 +24,7 @@ from dshrink.merge.padding import merge
 from dshrink.merge.region_graph import region_graph
 from dshrink.merge.surgery import Surgery
 from dshrink.network.blocks import Block
+from dshrink.network.layers import weights_dtype
 from dshrink.network.lowering import lower
 from dshrink.network.mask_changes import block_region
 from dshrink.network.models import Network
@@ -77,7 +78,7 @@ def pruned_network(network: Network, keep_mask: str, *, seed: int = 0) -> Networ
     them.
     """
     prune = pruning(network, keep_mask)
-    surgery = Surgery(network, next(network.module.parameters()).dtype)
+    surgery = Surgery(network, weights_dtype(network.module))
     generator = torch.Generator().manual_seed(seed)
     for block in prune.projections:
         _project(surgery, block, generator)
@@ -124,7 +125,7 @@ def _project(surgery: Surgery, block: Block, generator: torch.Generator) -> None
     )
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", generator=generator)
     _take_over(surgery.network, block, conv)
-    dtype = next(surgery.module.parameters()).dtype
+    dtype = weights_dtype(surgery.module)
     path, end = block_region(block).path, surgery.tensors[block.body_last + 1]
     result = surgery.tensors[block.first]
     for name, layer in (("projection", conv), ("projection_norm", _norm_like(surgery, block))):

@@ -231,6 +231,10 @@ CASES: dict[str, tuple[Callable[[], Net], list[str]]] = {
         lambda: Net(lambda s, x: s.a(x.float()).to(torch.float32).clone().detach(), a=conv()),
         [],
     ),
+    "a copy by keyword, and a cast to the type that is asked for": (
+        lambda: Net(lambda s, x: s.a(torch.clone(input=x).type(x.type())), a=conv()),
+        ["clone"],
+    ),
     "a mean over channels and rows": (
         lambda: Net(lambda s, x: x * x.mean((1, 2))[:, :, None, None], a=conv()),
         ["mean", "getitem"],

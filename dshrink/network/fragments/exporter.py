@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 import torch
 from onnx import numpy_helper
 from torch import fx, nn
 
+from dshrink.errors import first_line
 from dshrink.network.fragments.closures import Closure
 from dshrink.network.fragments.parts import Fragment, Part, fragment_of
 from dshrink.network.fragments.static_values import without_static_nodes
+from dshrink.network.onnx_files.runtime import run_as_written
 from dshrink.network.value_tracer import BATCHES
 from latency_tables.onnx_file import OPSET
 from latency_tables.onnx_fragment import RESULT
@@ -55,8 +56,7 @@ def _export_apart(
         return _export(traced, closures, opset)
     except Exception as error:
         if len(closures) == 1:
-            lines = str(error).strip().splitlines() or [repr(error)]
-            return [Fragment(reason=f"torch's exporter says: {lines[0][:160]}")]
+            return [Fragment(reason=f"torch's exporter says: {first_line(error)[:160]}")]
     half = len(closures) // 2
     return [
         *_export_apart(traced, closures[:half], opset),
@@ -164,13 +164,7 @@ def _wrong_results(
     feeds: Mapping[str, npt.NDArray[Any]],
 ) -> set[int]:
     """The results, by number, that ONNX Runtime gives otherwise than torch."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    results = session.run(None, {one.name: feeds[one.name] for one in session.get_inputs()})
+    results = run_as_written(model.SerializeToString(), feeds)
     return {
         number
         for number, (result, expected) in enumerate(zip(results, module(*images), strict=True))

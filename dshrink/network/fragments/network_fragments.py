@@ -10,7 +10,7 @@ from torch import fx, nn
 from dshrink.network.fragments.closures import Closure
 from dshrink.network.fragments.exporter import exported_by_torch
 from dshrink.network.fragments.parts import Fragment, Part, fragment_of
-from dshrink.network.onnx_files.fragments import FragmentError, converted, kept_nodes
+from dshrink.network.onnx_files.kept_nodes import FragmentError, converted, kept_nodes
 from dshrink.network.onnx_files.operator import OnnxOperator
 from dshrink.network.onnx_files.source import source_of
 from latency_tables.onnx_file import OPSET
@@ -18,10 +18,7 @@ from latency_tables.onnx_fragment import RESULT, from_text, to_text
 
 
 def export_fragments(traced: fx.GraphModule, closures: Sequence[Closure]) -> list[Fragment]:
-    """A fragment for each closure. What cannot be exported has a reason in place of a graph.
-
-    They are of the oldest opset that has words for all.
-    """
+    """A fragment for each closure. What cannot be written has a reason in place of a graph."""
     layers = {
         node: traced.get_submodule(str(node.target))
         for closure in closures

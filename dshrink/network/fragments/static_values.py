@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 from onnx import helper, numpy_helper
+
+from dshrink.network.onnx_files.runtime import run_as_written
 
 #: Values up to this size are sizes, axes and scales; larger ones are data, and stay computed.
 _LARGEST = 64
@@ -71,15 +72,7 @@ def _computed(model: onnx.ModelProto, names: Sequence[str], feeds: Feeds) -> lis
     asked.CopyFrom(model)
     del asked.graph.output[:]
     asked.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(
-        asked.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    given = {one.name: feeds[one.name] for one in session.get_inputs()}
-    found: list[npt.NDArray[Any]] = [np.asarray(one) for one in session.run(names, given)]
-    return found
+    return run_as_written(asked.SerializeToString(), feeds)
 
 
 def _is_known(values: Sequence[npt.NDArray[Any]]) -> bool:

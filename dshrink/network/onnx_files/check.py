@@ -7,9 +7,9 @@ import onnx
 import torch
 from torch import Tensor, fx
 
-from dshrink.errors import NetworkError
+from dshrink.errors import NetworkError, first_line
 from dshrink.network.onnx_files.runtime import run_all, run_onnx
-from dshrink.network.onnx_files.source import OnnxSource
+from dshrink.network.onnx_files.source import VALUE_KEY, OnnxSource
 
 #: Relative to the largest value: two implementations of deep networks differ by rounding.
 _TOLERANCE, _HALF_TOLERANCE = 1e-3, 5e-2
@@ -23,7 +23,7 @@ def compare_with_runtime(
     try:
         expected = run_onnx(data, image.numpy())
     except Exception as error:  # onnxruntime raises its own kinds
-        reason = (str(error).strip().splitlines() or [repr(error)])[0]
+        reason = first_line(error)
         raise NetworkError(
             f"{source.path}: ONNX Runtime cannot run it: {reason[:200]}; check it with "
             "onnx.checker, and export it again"
@@ -52,7 +52,7 @@ def _first_difference(source: OnnxSource, module: fx.GraphModule, image: Tensor)
         def run_node(self, n: fx.Node) -> object:
             result = super().run_node(n)
             if isinstance(result, Tensor) and n.op not in ("placeholder", "output"):
-                values.update(dict.fromkeys(n.meta["onnx"], result))
+                values.update(dict.fromkeys(n.meta[VALUE_KEY], result))
             return result
 
     with torch.inference_mode():

@@ -23,7 +23,7 @@ import torch
 from onnx import TensorProto, numpy_helper
 from torch import fx, nn
 
-from dshrink.errors import NetworkError
+from dshrink.errors import NetworkError, first_line
 from dshrink.network.onnx_files.check import compare_with_runtime, fixed_batch
 from dshrink.network.onnx_files.kept import (
     SLICE_BY_INPUT,
@@ -122,7 +122,7 @@ class _Reader:
             except NetworkError:
                 raise
             except Exception as error:  # the reference evaluator raises many kinds
-                reason = (str(error).strip().splitlines() or [repr(error)])[0]
+                reason = first_line(error)
                 raise NetworkError(
                     f"{self._place(node)} cannot be evaluated: {reason[:200]}"
                 ) from error

@@ -219,7 +219,8 @@ def _is_tensor(value: Any) -> bool:
 def plain_tensors(state: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
     """Each tensor by its name, of numbers in float32 where they are of another precision.
 
-    Raises NetworkError for quantised ones, whose numbers are only approximate.
+    Raises NetworkError for quantised ones, whose numbers are only approximate, and for what else
+    is no dense number.
     """
     for name, value in state.items():
         tensor = value.detach()
@@ -227,4 +228,17 @@ def plain_tensors(state: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torc
             raise NetworkError(
                 f"{name} is quantised ({tensor.dtype}): give the weights from before quantisation"
             )
+        if problem := _unusable(tensor):
+            raise NetworkError(f"{name} is {problem}: save the weights as dense floats")
         yield name, tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _unusable(tensor: torch.Tensor) -> str:
+    """What a tensor is that no weight of a network is here, or nothing."""
+    kinds = {
+        "without data (on the meta device)": tensor.is_meta,
+        "sparse": tensor.layout != torch.strided,
+        "complex": tensor.is_complex(),
+        "of 8-bit integers": tensor.dtype in (torch.int8, torch.uint8),
+    }
+    return next((kind for kind, found in kinds.items() if found), "")

@@ -113,7 +113,6 @@ def load_weights(module: nn.Module, choice: ModelChoice, notice: Notice = no_not
             f"{path}: its weights do not fit {choice.name}{seen}: {misfit}"
             f"{advice or _advice(misfit, choice)}"
         )
-    _check_kinds(state, path)
     try:
         state = dict(plain_tensors(state))
     except NetworkError as error:
@@ -211,23 +210,6 @@ def _check_numbers(state: Mapping[str, torch.Tensor], path: Path) -> None:
                 f"{path}: {name} is negative in part, and a variance is not: the file is damaged; "
                 "give an earlier checkpoint"
             )
-
-
-def _check_kinds(state: Mapping[str, torch.Tensor], path: Path) -> None:
-    for name, tensor in state.items():
-        if problem := _unusable(tensor):
-            raise NetworkError(f"{path}: {name} is {problem}: save the weights as dense floats")
-
-
-def _unusable(tensor: torch.Tensor) -> str:
-    """What a tensor is that no weight of a network is here, or nothing."""
-    kinds = {
-        "without data (on the meta device)": tensor.is_meta,
-        "sparse": tensor.layout != torch.strided,
-        "complex": tensor.is_complex(),
-        "of 8-bit integers": tensor.dtype in (torch.int8, torch.uint8),
-    }
-    return next((kind for kind, found in kinds.items() if found), "")
 
 
 def _advice(misfit: Misfit, choice: ModelChoice) -> str:

@@ -17,7 +17,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from dshrink.network.models import Network, load_network
-from dshrink.network.tracing import import_timm, import_torchvision_models
+from dshrink.network.tracing import (
+    import_timm,
+    import_torchvision_models,
+    without_fused_attention,
+)
 from dshrink.pieces.block_pieces import network_pieces
 from dshrink.pieces.span_pieces import span_pieces
 from latency_tables.pieces import NetworkPieces, Piece
@@ -126,9 +130,7 @@ def macs_of_torch(name: str, resolution: int) -> int:
     module: nn.Module = torchvision.get_model(short) if library else timm.create_model(short)
     module.requires_grad_(False)  # the counter has hooks for gradients, which fail without a graph
     counter = FlopCounterMode(display=False)
-    # Fused attention has no formula there.
-    torch.backends.mha.set_fastpath_enabled(False)
-    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), counter:
+    with torch.inference_mode(), without_fused_attention(), sdpa_kernel(SDPBackend.MATH), counter:
         module.eval()(torch.zeros(1, 3, resolution, resolution))
     return int(counter.get_total_flops()) // 2
 

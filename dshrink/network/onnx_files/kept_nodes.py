@@ -10,6 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper, version_converter
 from torch import fx, nn
 
+from dshrink.errors import first_line
 from dshrink.network.onnx_files.operator import Array, OnnxOperator
 from dshrink.network.onnx_files.source import VALUE_KEY, OnnxSource
 from dshrink.network.value_tracer import BATCHES
@@ -126,7 +127,7 @@ def converted(graph: onnx.GraphProto, opset: int, target: int) -> onnx.GraphProt
     try:
         found = version_converter.convert_version(model, target).graph
     except Exception as error:  # the converter raises what its passes raise
-        reason = (str(error).strip().splitlines() or [repr(error)])[0]
+        reason = first_line(error)
         raise FragmentError(f"opset {opset} cannot be converted to {target}: {reason}") from error
     result = onnx.GraphProto(name=graph.name)
     result.node.extend(found.node)
