@@ -77,9 +77,10 @@ def command(
     """
     from dshrink.network.references import ModelChoice
     from dshrink.operations.expand import expand_network
+    from dshrink.train.settings import OF_SHRINKING
 
-    settings = train_options.recipe_settings(recipe)
-    settings = train_options.given(context, replace(settings, distillation=0.0))
+    settings = replace(train_options.recipe_settings(recipe), distillation=0.0, **OF_SHRINKING)
+    settings = train_options.given(context, settings)
     # The second training starts from trained weights: it needs no warm-up.
     shrinking = train_options.settings_of(
         replace(settings, warmup_epochs=0), epochs=shrink_epochs, learning_rate=shrink_lr

@@ -43,6 +43,12 @@ def command(
     momentum: Annotated[float | None, training(help="momentum of SGD")] = None,
     weight_decay: Annotated[float | None, training(help="weight decay of SGD")] = None,
     clip: train_options.Clip = None,
+    fade_epochs: Annotated[
+        int | None,
+        training(
+            min=0, help="epochs over which removed activations fade out; 0 removes them at once"
+        ),
+    ] = None,
     label_smoothing: Annotated[float | None, training(help="label smoothing")] = None,
     distillation: Annotated[
         float | None, distilling(help="weight of the distillation loss; 0 disables it")
@@ -54,6 +60,12 @@ def command(
         ),
     ] = None,
     temperature: Annotated[float | None, distilling(help="distillation temperature")] = None,
+    block_distillation: Annotated[
+        float | None,
+        distilling(
+            help="weight of the difference of block outputs to the teacher's; 0 disables it"
+        ),
+    ] = None,
     ema: train_options.Ema = None,
     precision: train_options.TrainPrecision = None,
     free_activation: options.FreeActivation = True,

@@ -10,17 +10,24 @@ import copy
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 
+from dshrink.merge.fading import Fade, Fading
+from dshrink.network.layers import REMOVABLE_FUNCTIONS
 from dshrink.network.mask_changes import Region, Rewriting
 from dshrink.network.models import Network
+from latency_tables.opspec import Activation
 
 
 class Surgery:
-    """A copy of a network's graph, operated on in the order of its operators."""
+    """A copy of a network's graph, operated on in the order of its operators.
 
-    def __init__(self, network: Network, dtype: torch.dtype) -> None:
-        self.network = network
+    With a ``fade`` activations go and come by its value.
+    """
+
+    def __init__(self, network: Network, dtype: torch.dtype, fade: Fade | None = None) -> None:
+        self.network, self._fade = network, fade
         self.module = copy.deepcopy(network.module).to(dtype)
         nodes = {node.name: node for node in self.module.graph.nodes}
         (image,) = (n for n in self.module.graph.nodes if n.op == "placeholder")
@@ -47,9 +54,16 @@ class Surgery:
         raise AssertionError(f"operator {number} does not read tensor {tensor}")
 
     def remove(self, number: int) -> None:
-        """Take out an activation."""
+        """Take out an activation, or let it fade out."""
         node = self.tensors[number + 1]
         (before,) = node.all_input_nodes
+        if self._fade is not None:
+            op = self.network.spec.ops[number]
+            assert isinstance(op, Activation)
+            layer = Fading(self._fade, before=REMOVABLE_FUNCTIONS[op.function])
+            call = self.call(f"fading.activation_{number}", layer, node, before)
+            self.become(number + 1, call)
+            return
         node.replace_all_uses_with(before)
         self.tensors[number + 1] = before
 
@@ -59,7 +73,8 @@ class Surgery:
             self.remove(number)
         for tensor, path in changes.activated.items():
             node = self.tensors[tensor]
-            call = self.call(f"{path}.free_activation", nn.ReLU6(), node.next, node)
+            layer = nn.ReLU6() if self._fade is None else Fading(self._fade, after=F.relu6)
+            call = self.call(f"{path}.free_activation", layer, node.next, node)
             self.become(tensor, call)
 
     def call(self, path: str, layer: nn.Module, before: fx.Node, source: fx.Node) -> fx.Node:

@@ -11,8 +11,10 @@ from __future__ import annotations
 import torch
 from torch import fx, nn
 
+from dshrink.merge.fading import Fade
 from dshrink.merge.linear_graph import Sum
 from dshrink.merge.padding import repad
+from dshrink.merge.recording import RegionOutputs, record
 from dshrink.merge.region_graph import region_graph
 from dshrink.merge.surgery import Surgery
 from dshrink.merge.window import Sides
@@ -28,18 +30,25 @@ def unmerged_module(
     *,
     padding: str = "repad",
     dtype: torch.dtype = torch.float32,
+    fade: Fade | None = None,
+    outputs: RegionOutputs | None = None,
 ) -> fx.GraphModule:
     """A trainable copy of ``network`` with its activations as ``changes`` says, nothing merged.
 
     Under ``repad`` all padding of a region moves to the layers that read its input, and skips
     inside are cropped; under the other modes padding stays where it is. In eval mode.
+
+    With a ``fade`` its value says how far the activations are changed: at 0 not yet, at 1 as
+    without it. ``outputs`` are told what the regions give.
     """
-    surgery = Surgery(network, dtype)
+    surgery = Surgery(network, dtype, fade)
     for region in changes.regions:
         if padding == "repad":
             _move_padding(surgery, region)
         for number in region.removed:
             surgery.remove(number)
+    if outputs is not None:
+        record(surgery, changes.regions, outputs)
     surgery.change_activations(changes)
     return surgery.finish()
 

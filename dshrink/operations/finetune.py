@@ -58,7 +58,7 @@ def finetune_by_plan(
     in all processes but the first. Raises DshrinkError for an untrained teacher or one without
     distillation, and as ``train.finetune``.
     """
-    if teacher is not None or settings.distillation:
+    if teacher is not None or settings.distillation or settings.block_distillation:
         _check_teacher(choice.weights, teacher, settings)
     wanted = parse_plan(plan)
     choice = replace(choice, seed=settings.seed).knowing(known_of_plan(wanted, plan))
@@ -103,19 +103,25 @@ def finetune_by_plan(
 
 def _check_teacher(weights: str, teacher: str | None, settings: Training) -> None:
     """Raise unless there is distillation, and the teacher is a trained, whole network."""
-    if not settings.distillation:
+    wanted = {
+        "--distillation": settings.distillation,
+        "--block-distillation": settings.block_distillation,
+    }
+    none = " ".join(f"{option} 0" for option, weight in wanted.items() if weight)
+    if not none:
         raise DshrinkError(
-            f"--teacher {teacher} without distillation: give its weight, such as --distillation 0.7"
+            f"--teacher {teacher} without distillation: give its weight, such as "
+            "--distillation 0.7 or --block-distillation 1"
         )
     option, source = ("--weights", weights) if teacher is None else ("--teacher", teacher)
     if source in ("initial", "random"):
         raise DshrinkError(
             f"{option} {source} with distillation: an untrained teacher teaches noise; give "
-            "trained weights as --teacher FILE, or --distillation 0"
+            f"trained weights as --teacher FILE, or {none}"
         )
     if (about := about_weights(Path(source))) and about.padding:
         raise DshrinkError(
             f"{option} {source} with distillation: these weights were trained without the "
             f"activations that {about.mask} removes, a teacher has all of its own; give those "
-            "of the whole network as --teacher FILE, or --distillation 0"
+            f"of the whole network as --teacher FILE, or {none}"
         )

@@ -18,7 +18,7 @@ from typing import Any
 from dshrink.network.references import LEAST_SIDE, ModelChoice, Size
 from dshrink.search.published import published_mask
 from dshrink.train.errors import TrainError
-from dshrink.train.settings import Training
+from dshrink.train.settings import OF_SHRINKING, Training
 from latency_tables.records import convert_record
 
 #: What a row is, in the order in which tables show them.
@@ -40,6 +40,8 @@ SEARCHED_ROWS = (
 )
 #: Rows that start from initial weights.
 FROM_INITIAL = ("scratch", "width")
+#: Rows whose networks keep all the activations that they have.
+_WITHOUT_CHANGES = ("original", "layer_pruning")
 INITIAL = "initial"
 
 
@@ -142,6 +144,12 @@ class Recipe:
             raise RecipeError(
                 'weights = "initial" goes with a section [pretrain], other weights without one'
             )
+        for section, training in (("search", self.search), ("pretrain", self.pretrain)):
+            if training is not None and training != replace(training, **OF_SHRINKING):
+                raise RecipeError(
+                    f"[{section}] removes no activations: {' and '.join(OF_SHRINKING)} belong in "
+                    "[finetune] or [distilled]"
+                )
         if "distilled" in self.rows and not self.distilled.distillation:
             raise RecipeError("the row distilled needs a section [distilled] with distillation")
 
@@ -207,12 +215,15 @@ class Recipe:
         """The settings of a row.
 
         What starts from initial weights is trained as the pre-training is, for the epochs of both:
-        else it would be compared with networks that saw more.
+        else it would be compared with networks that saw more. Activations fade, and block outputs
+        are taught, only where trained weights lose activations.
         """
         if row == "distilled":
             return self.distilled
         if row in FROM_INITIAL and self.pretrain is not None:
             return replace(self.pretrain, epochs=self.pretrain.epochs + self.finetune.epochs)
+        if row in (*FROM_INITIAL, *_WITHOUT_CHANGES):
+            return replace(self.finetune, **OF_SHRINKING)
         return self.finetune
 
     def seeded(self, training: Training) -> Training:
@@ -291,13 +302,19 @@ def _over(base: Any, own: Any) -> Any:
 
 
 def _recipe(name: str, values: dict[str, Any], where: str) -> Recipe:
-    """All sections of training are as the fine-tuning where they say nothing else."""
+    """Sections of training are as the fine-tuning where they say nothing else.
+
+    Stage 1 and the pre-training take nothing from it that is about removed activations.
+    """
     finetune = values.get("finetune", {})
     # First, so that its own errors are not those of the sections that repeat it.
     data = {"finetune": finetune, "distilled": {}, **values, "name": name}
     for section in ("search", "distilled", "pretrain"):
         if section in data:
-            data[section] = _over(finetune, data[section])
+            inherited = finetune
+            if section != "distilled" and isinstance(finetune, Mapping):
+                inherited = {key: finetune[key] for key in finetune if key not in OF_SHRINKING}
+            data[section] = _over(inherited, data[section])
     if isinstance(search := data.get("search"), Mapping):
         data["search"] = {key: search[key] for key in search if key not in ("decay", "limit")}
         data |= {key: search[key] for key in ("decay", "limit") if key in search}

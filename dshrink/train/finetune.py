@@ -11,11 +11,14 @@ import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from dshrink.merge.fading import Fade
+from dshrink.merge.recording import RegionOutputs, recorded_module
 from dshrink.merge.unmerged import unmerged_module
 from dshrink.network.mask_changes import Rewriting
 from dshrink.network.models import Network, weights_digest, with_state
@@ -24,7 +27,8 @@ from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.train.checkpoint import save_tensors
 from dshrink.train.feed import Feed
 from dshrink.train.loop import Fitted, fit
-from dshrink.train.objectives import distilled
+from dshrink.train.objectives import BlockPair, distilled
+from dshrink.train.settings import Training
 from latency_tables.csv_lines import write_csv
 
 WEIGHTS, HISTORY = "weights.safetensors", "history.csv"
@@ -54,19 +58,26 @@ def finetune(
 ) -> FineTuned:
     """Train ``network`` rewritten as ``changes`` says (as it is where they are None).
 
-    With ``feed.settings.distillation`` the ``teacher`` takes part, the network as it came in if not
-    given. The folder takes the checkpoint, the history and the weights; the same call resumes an
+    With distillation in the settings of ``feed`` the ``teacher`` takes part, the network as it came
+    in if not given; block outputs are compared where there are regions. With ``fade_epochs`` the
+    changes of activations fade in (``Fade``), and the history says how far they are.
+
+    The folder takes the checkpoint, the history and the weights; the same call resumes an
     interrupted run. Raises as ``loop.fit`` does.
     """
+    settings = feed.settings
+    blocks = _compared_blocks(changes, settings)
+    fade = Fade() if settings.fade_epochs and _changes_activations(changes) else None
     if changes is None:
         module = copy.deepcopy(network.module)
     else:
-        module = unmerged_module(network, changes, padding=PADDING)
+        outputs = blocks.student if blocks else None
+        module = unmerged_module(network, changes, padding=PADDING, fade=fade, outputs=outputs)
     about = weights_about(network, changes)
     identity = identity_of(about, network.module)
     objective = None
-    if feed.settings.distillation:
-        objective = distilled(copy.deepcopy(teacher or network.module), feed.settings)
+    if settings.distillation or blocks:
+        objective = distilled(_teacher(network, teacher, changes, blocks), settings, blocks)
         identity |= {"teacher": weights_digest(teacher)} if teacher else {}
     fitted = fit(
         module,
@@ -74,6 +85,8 @@ def finetune(
         folder=folder,
         identity=identity,
         objective=objective,
+        before_step=partial(_advance, fade, settings.fade_epochs * feed.steps) if fade else None,
+        observe=(lambda: {"fade": fade.value}) if fade else None,
         progress=progress,
         notice=notice,
     )
@@ -83,6 +96,35 @@ def finetune(
         save_tensors(fitted.state, file, {WEIGHTS_KEY: json.dumps(entry)})
         write_history(fitted.history, folder / HISTORY)
     return FineTuned(network=with_state(network, fitted.state), fitted=fitted, weights=file)
+
+
+def _changes_activations(changes: Rewriting | None) -> bool:
+    if changes is None:
+        return False
+    inside = any(region.removed for region in changes.regions)
+    return inside or bool(changes.removed or changes.activated)
+
+
+def _advance(fade: Fade, steps: int, done: int) -> None:
+    """By an equal share each step, the last of ``steps`` with all of it."""
+    fade.value = min(1.0, (done + 1) / steps)
+
+
+def _compared_blocks(changes: Rewriting | None, settings: Training) -> BlockPair | None:
+    """None without regions: there is nothing to compare."""
+    if changes is None or not changes.regions or not settings.block_distillation:
+        return None
+    return BlockPair(student=RegionOutputs(), teacher=RegionOutputs())
+
+
+def _teacher(
+    network: Network, teacher: nn.Module | None, changes: Rewriting | None, blocks: BlockPair | None
+) -> nn.Module:
+    """A copy, for it is moved to the device of the images."""
+    if changes is None or blocks is None:
+        return copy.deepcopy(teacher or network.module)
+    whole = with_state(network, teacher.state_dict()) if teacher else network
+    return recorded_module(whole, changes.regions, blocks.teacher)
 
 
 def weights_about(network: Network, changes: Rewriting | None) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from dshrink.merge.surgery import Surgery
 from dshrink.network.blocks import Block
+from dshrink.network.layers import REMOVABLE_FUNCTIONS
 from dshrink.network.mask_changes import block_region
 from dshrink.network.models import Network
 from latency_tables.opspec import Activation
@@ -30,8 +30,6 @@ _DECISION_NAME = "kept_blocks"
 
 #: From the values of a mask to whether the block of each is kept.
 Decision = Callable[[Sequence[float]], Sequence[bool]]
-
-_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "relu6": F.relu6}
 
 
 def searchable_blocks(network: Network) -> tuple[Block, ...]:
@@ -97,7 +95,7 @@ class _Gate(nn.Module):
         # In a list, else the one module would stand in every gate's tree.
         self._decision = [decision]
         self._place = place
-        self._activation = _FUNCTIONS[function]
+        self._activation = REMOVABLE_FUNCTIONS[function]
 
     def forward(self, x: Tensor, values: tuple[Tensor, ...]) -> Tensor:
         kept = self._decision[0].kept[self._place]

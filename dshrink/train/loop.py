@@ -81,6 +81,7 @@ def fit(
     folder: Path,
     identity: Mapping[str, Any],
     objective: Objective | None = None,
+    before_step: Callable[[int], None] | None = None,
     observe: Callable[[], Mapping[str, Any]] | None = None,
     progress: OnProgress = no_progress,
     notice: Notice = no_notice,
@@ -88,9 +89,11 @@ def fit(
     """Train ``module`` in place as ``feed.settings`` say, validate after every epoch.
 
     ``folder`` takes a checkpoint, and the same call resumes an interrupted one;
-    ``identity`` says what the result depends on besides the settings and the images. What
-    ``observe`` gives after an epoch goes into its entry of the history. Notices say where a
-    run resumes, and which images cannot be read. Only the first of several processes writes.
+    ``identity`` says what the result depends on besides the settings and the images.
+    ``before_step`` is told how many steps are done, before each; all that it changes must follow
+    from that number, which is all that a resumed run has. What ``observe`` gives after an epoch
+    goes into its entry of the history. Notices say where a run resumes, and which images cannot be
+    read. Only the first of several processes writes.
 
     Raises DivergedError at the first loss that is not finite, with the step and the last good
     state, and before such weights would be kept; CheckpointError where ``folder`` holds another
@@ -107,6 +110,7 @@ def fit(
             folder=folder,
             identity={**identity, "training": settings.identity, "images": feed.identity},
             objective=objective or smoothed(settings.label_smoothing),
+            before_step=before_step,
             observe=observe or dict,
             progress=progress if accelerator.is_main_process else no_progress,
             notice=notice if accelerator.is_main_process else no_notice,
@@ -121,6 +125,7 @@ class _Run:
     folder: Path
     identity: Mapping[str, Any]
     objective: Objective
+    before_step: Callable[[int], None] | None
     observe: Callable[[], Mapping[str, Any]]
     progress: OnProgress
     notice: Notice
@@ -209,6 +214,8 @@ class _Run:
         while at.step < steps:
             done = at.epoch * steps + at.step
             self.scheduler.step_update(done)
+            if self.before_step:
+                self.before_step(done)
             # Dropout and the like draw from the step's own numbers: there is no state to keep.
             torch.manual_seed(drawn_seed(settings.seed, at.epoch, at.step, rank))
             self.waiting.append(self._one_step(parts))

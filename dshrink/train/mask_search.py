@@ -39,6 +39,7 @@ from dshrink.train.gates import MASK_NAME, SHARE_NAME, gated_module, searchable_
 from dshrink.train.keep_rule import KeepRule
 from dshrink.train.latency_decay import DECAY, Decay, decayed_steps, latency_decay
 from dshrink.train.loop import Fitted, fit
+from dshrink.train.settings import OF_SHRINKING
 from latency_tables.csv_lines import write_csv
 from latency_tables.predictor import predict
 from latency_tables.table import LatencyTable
@@ -75,8 +76,8 @@ def search_masks(
     """Train ``network`` and a mask of its activations until ``goal`` is met by what it keeps.
 
     The settings of ``feed`` are those of the fine-tuning, but for the epochs; their seed also
-    breaks ties, and an average of the weights or a teacher has no part in a search. ``decay`` is
-    the strength of the latency-aware decay, ``DECAY`` if not given; without a ``table`` there is
+    breaks ties, and averages of the weights, teachers and fades have no part in a search. ``decay``
+    is the strength of the latency-aware decay, ``DECAY`` if not given; without a ``table`` there is
     none, and a budget needs one. ``limit`` bounds the gradient of a mask value in one step, None
     for no bound. ``folder`` takes the checkpoints: the same call resumes an interrupted search.
 
@@ -91,7 +92,7 @@ def search_masks(
     if not limit > 0:
         raise SearchError(f"the gradient limit of the mask must be above 0 (or inf), got {limit:g}")
     feed = copy.copy(feed)
-    feed.settings = replace(feed.settings, ema=None, distillation=0.0)
+    feed.settings = replace(feed.settings, ema=None, distillation=0.0, **OF_SHRINKING)
     known = network.blocks
     searched = [known[block] for block in rule.blocks]
     module = gated_module(network, searched, rule, horizon=feed.steps)

@@ -7,6 +7,7 @@ probabilities from 0 to 1.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,9 @@ from latency_tables.records import plain
 PRECISIONS = ("fp32", "fp16", "bf16")
 #: These change how fast a run is, or how much of it a crash can cost, not what comes out.
 _WITHOUT_EFFECT = ("loaders", "checkpoint_steps")
+#: What only a network has that is trained without activations which its weights know, and the value
+#: of each that means no such thing. Identities name the others alone, and so equal older ones.
+OF_SHRINKING: Mapping[str, Any] = {"fade_epochs": 0, "block_distillation": 0.0}
 
 
 class SettingsError(TrainError):
@@ -48,7 +52,9 @@ class Training:
     """Settings of one training run: SGD along a cosine, label smoothing, RandAugment.
 
     ``batch`` is what one step of SGD sees, over all processes and all ``accumulate`` parts.
-    ``distillation`` is the weight w of ``(1 - w) * CE + w * KL`` (docs/methods.md), 0 for none.
+    ``fade_epochs``: removed activations fade out over so many epochs, 0 removes them at once.
+    ``distillation`` is the weight w of ``(1 - w) * CE + w * KL`` (docs/methods.md), 0 for none;
+    ``block_distillation`` that of the difference of block outputs, which is added.
     ``ema`` is the decay of an average of the weights, which is then what is validated and kept.
     ``precision`` is that of training; validation is always in float32.
     ``checkpoint_steps``: a checkpoint after so many steps, in addition to the one after each epoch.
@@ -64,7 +70,9 @@ class Training:
     weight_decay: float = 1e-5
     label_smoothing: float = 0.1
     augmentation: Augmentation = field(default_factory=Augmentation)
+    fade_epochs: int = 0
     distillation: float = 0.0
+    block_distillation: float = 0.0
     temperature: float = 1.0
     ema: float | None = None
     precision: str = "fp32"
@@ -77,12 +85,17 @@ class Training:
         for name in ("epochs", "batch", "accumulate", "checkpoint_steps"):
             value = getattr(self, name)
             _require(self, value is None or value >= 1, name, "1 or more")
-        for name in ("warmup_epochs", "loaders", "min_learning_rate", "weight_decay"):
+        for name in (
+            *("warmup_epochs", "fade_epochs", "loaders"),
+            *("min_learning_rate", "weight_decay", "block_distillation"),
+        ):
             _require(self, getattr(self, name) >= 0, name, "0 or more")
         _require(
             self, self.batch % self.accumulate == 0, "batch", f"a multiple of {self.accumulate}"
         )
         _require(self, self.warmup_epochs < self.epochs, "warmup_epochs", "fewer than the epochs")
+        what = f"no more than the epochs ({self.epochs})"
+        _require(self, self.fade_epochs <= self.epochs, "fade_epochs", what)
         _require(self, self.learning_rate > 0, "learning_rate", "above 0")
         _require(self, 0 <= self.momentum < 1, "momentum", "from 0 to below 1")
         _require(self, 0 <= self.label_smoothing < 1, "label_smoothing", "from 0 to below 1")
@@ -95,7 +108,10 @@ class Training:
     @property
     def identity(self) -> dict[str, Any]:
         """What the result depends on, as JSON has it."""
-        return {name: v for name, v in plain(self).items() if name not in _WITHOUT_EFFECT}
+        found = plain(self)
+        unused = [name for name, none in OF_SHRINKING.items() if found[name] == none]
+        left_out = (*_WITHOUT_EFFECT, *unused)
+        return {name: value for name, value in found.items() if name not in left_out}
 
 
 def _require(record: object, holds: bool, name: str, what: str) -> None:
