@@ -28,6 +28,8 @@ SETTINGS = Training(
     checkpoint_steps=1,
     augmentation=Augmentation(auto_augment=""),
 )
+#: The second epoch is without activations from its first step.
+PROGRESSIVE = replace(SETTINGS, fade_epochs=1, block_distillation=0.5)
 
 
 def feed_of(pictures: Path, settings: Training = SETTINGS) -> Feed:
@@ -66,6 +68,7 @@ def shared(pictures: Path, broken: Path, out: Path) -> None:
     words = ["finetune", MODEL, "--plan", f"mask:{MASK}", "--weights", "initial", *options]
     app([*words, "--data", str(pictures), "--out", str(out / "plain")], standalone_mode=False)
     rank = int(os.environ["RANK"])
+    tuned(feed_of(pictures, PROGRESSIVE), out / "progressive")
     tuned(feed_of(pictures, replace(SETTINGS, ema=0.6)), out / "average")
     feed, notices = feed_of(broken, replace(SETTINGS, epochs=1)), []
     tuned(feed, out / "broken", notice=notices.append)

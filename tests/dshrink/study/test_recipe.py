@@ -235,3 +235,30 @@ weights_ema = true"""
     for field in ('model = "net.py"', 'model_args = ["labels"]', "in_channels = 0"):
         with pytest.raises(TrainError, match=r"\.toml"):
             load_text(write, f'like = "digits"\n{field}\n')
+
+
+FADING = MINIMAL.replace("epochs = 3", "epochs = 3\nfade_epochs = 2\nblock_distillation = 0.5")
+
+
+def test_only_what_loses_activations_fades(write: Write) -> None:
+    pretrain = 'weights = "initial"\n' + FADING + "[pretrain]\nepochs = 1\n"
+    for text in (FADING, pretrain):
+        recipe = load_text(write, text)
+        progressive = (recipe.finetune.fade_epochs, recipe.finetune.block_distillation)
+        assert progressive == (2, 0.5)
+        for row in ("searched", "distilled", "free_activation", "no_free_activation", "random"):
+            training = recipe.training_of(row)
+            assert (training.fade_epochs, training.block_distillation) == progressive
+        others = [recipe.training_of(row) for row in ("original", "layer_pruning", "scratch")]
+        for training in (recipe.search, *others, *([recipe.pretrain] if recipe.pretrain else [])):
+            assert (training.fade_epochs, training.block_distillation) == (0, 0.0)
+
+
+@pytest.mark.parametrize("section", ["search", "pretrain"])
+def test_a_section_that_removes_no_activations_cannot_fade_them(section: str, write: Write) -> None:
+    text = 'weights = "initial"\n' + MINIMAL.replace("[search]\nepochs = 1\n", "")
+    both = {"search": "epochs = 1\n", "pretrain": "epochs = 1\n"}
+    both[section] += "fade_epochs = 1\n"
+    text += "".join(f"[{name}]\n{lines}" for name, lines in both.items())
+    with pytest.raises(TrainError, match=rf"mine\.toml.*\[{section}\] removes no activations"):
+        load_text(write, text)

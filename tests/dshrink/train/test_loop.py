@@ -526,15 +526,24 @@ def shared(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(
+    ("run", "settings"),
+    [
+        ("plain", Training(epochs=2, batch=8, learning_rate=0.02)),
+        ("progressive", training_process.PROGRESSIVE),
+    ],
+)
 def test_two_processes_learn_what_one_does_with_the_same_batch(
-    shared: Path, pictures: Path, tmp_path: Path
+    run: str, settings: Training, shared: Path, pictures: Path, tmp_path: Path
 ) -> None:
     # Norms see half of the batch in either case: one process accumulates two halves.
-    alone = Training(epochs=2, batch=8, learning_rate=0.02, accumulate=2)
+    alone = replace(settings, accumulate=2)
     found = training_process.tuned(training_process.feed_of(pictures, alone), tmp_path)
-    losses = [entry["train_loss"] for entry in history_of(shared / "plain")]
-    assert len(losses) == 2
-    assert losses == pytest.approx([e["train_loss"] for e in found.fitted.history], rel=1e-4)
+    history = history_of(shared / run)
+    assert len(history) == 2
+    for name in ("train_loss", *(["fade"] if run == "progressive" else [])):
+        expected = [entry[name] for entry in found.fitted.history]
+        assert [entry[name] for entry in history] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("run", ["plain", "average"])

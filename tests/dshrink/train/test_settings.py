@@ -30,6 +30,9 @@ def read(base: Training, **values: object) -> Training:
         ("learning_rate", 0.0, "learning_rate must be above 0"),
         ("momentum", 1.0, "momentum must be"),
         ("label_smoothing", 1.0, "label_smoothing must be"),
+        ("fade_epochs", -1, "fade_epochs must be 0 or more"),
+        ("fade_epochs", 6, "fade_epochs must be no more than the epochs (5), got 6"),
+        ("block_distillation", -0.5, "block_distillation must be 0 or more"),
         ("distillation", 1.5, "distillation must be a weight"),
         ("temperature", 0.0, "temperature must be above"),
         ("ema", 1.0, "ema must be a decay"),
@@ -70,3 +73,16 @@ def test_what_changes_only_the_speed_is_no_part_of_the_identity() -> None:
     for name in ("seed", "batch", "epochs", "warmup_epochs"):
         other = Training(**{name: getattr(slow, name) * 2 + 4})  # type: ignore[arg-type]
         assert other.identity != slow.identity
+
+
+def test_settings_that_do_not_fade_are_those_that_older_checkpoints_hold() -> None:
+    """The fields of a checkpoint or a study from before there were such settings."""
+    older = {
+        *("epochs", "batch", "accumulate", "learning_rate", "min_learning_rate", "warmup_epochs"),
+        *("momentum", "weight_decay", "label_smoothing", "augmentation", "distillation"),
+        *("temperature", "ema", "precision", "clip", "seed"),
+    }
+    assert Training().identity.keys() == older
+    assert Training(fade_epochs=0, block_distillation=0.0).identity == Training().identity
+    fading = Training(fade_epochs=2, block_distillation=0.5).identity
+    assert fading == {**Training().identity, "fade_epochs": 2, "block_distillation": 0.5}

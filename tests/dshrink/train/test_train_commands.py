@@ -221,7 +221,8 @@ def test_a_fine_tuning_has_an_option_for_each_number_of_its_settings(
     settings_of: Callable[..., Training],
 ) -> None:
     words = "--min-lr 0.001 --momentum 0.8 --weight-decay 0.01 --label-smoothing 0.2 --ema 0.99"
-    found = settings_of("finetune", *words.split(), "--distillation", "0.5", "--temperature", "4")
+    words += " --distillation 0.5 --temperature 4 --fade-epochs 20 --block-distillation 0.25"
+    found = settings_of("finetune", *words.split())
     assert found == Training(
         min_learning_rate=0.001,
         momentum=0.8,
@@ -230,16 +231,20 @@ def test_a_fine_tuning_has_an_option_for_each_number_of_its_settings(
         ema=0.99,
         distillation=0.5,
         temperature=4.0,
+        fade_epochs=20,
+        block_distillation=0.25,
     )
 
 
+@pytest.mark.parametrize("option", ["--distillation", "--block-distillation"])
 @pytest.mark.parametrize("weights", ["initial", "random"])
-def test_an_untrained_network_teaches_nothing(weights: str, tmp_path: Path) -> None:
+def test_an_untrained_network_teaches_nothing(weights: str, option: str, tmp_path: Path) -> None:
     told = refusal(
         *("finetune", MODEL, "--plan", "mask:0100", "--weights", weights, "--data", "x"),
-        *("--out", str(tmp_path / "out"), "--distillation", "0.5"),
+        *("--out", str(tmp_path / "out"), option, "0.5"),
     )
     assert told.startswith(f"--weights {weights} with distillation: an untrained teacher")
+    assert f", or {option} 0" in told
 
 
 def test_a_teacher_has_all_its_activations(trained: tuple[Path, list[str]], tmp_path: Path) -> None:
