@@ -74,8 +74,10 @@ def test_the_command_writes_the_networks_own_weights_and_says_what_it_did(
 def test_the_second_training_has_the_settings_of_the_first_but_no_warm_up(
     run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = Training(epochs=9, warmup_epochs=3, weight_decay=0.5, distillation=0.7)
-    monkeypatch.setattr(expand.train_options, "recipe_settings", lambda name: recipe)
+    recipe = Training(epochs=9, warmup_epochs=3, weight_decay=0.5)
+    shrinking = {"distillation": 0.7, "fade_epochs": 5, "block_distillation": 0.5}
+    of_recipe = replace(recipe, **shrinking)
+    monkeypatch.setattr(expand.train_options, "recipe_settings", lambda name: of_recipe)
     seen: list[tuple[Training, Training]] = []
     monkeypatch.setattr(
         "dshrink.operations.expand.expand_network",
@@ -83,8 +85,8 @@ def test_the_second_training_has_the_settings_of_the_first_but_no_warm_up(
     )
     run("--lr", "0.3", "--seed", "4")
     run("--shrink-epochs", "2", "--shrink-lr", "0.2")
-    # No teacher: the network that would be asked is not trained.
-    first = replace(recipe, distillation=0.0, learning_rate=0.3, seed=4)
+    # No teacher: the network that would be asked is not trained. Nor does anything fade.
+    first = replace(recipe, learning_rate=0.3, seed=4)
     assert seen[0] == (first, replace(first, warmup_epochs=0))
     assert (seen[1][0].epochs, seen[1][0].warmup_epochs) == (9, 3)
     assert (seen[1][1].epochs, seen[1][1].learning_rate) == (2, 0.2)

@@ -190,6 +190,16 @@ def test_without_a_table_a_number_of_blocks_is_kept(search: Callable[..., MaskSe
     assert {line[-1] for line in found.history} == {""}
 
 
+def test_what_belongs_to_a_fine_tuning_has_no_part_in_a_search(
+    search: Callable[..., MaskSearch], training: Training
+) -> None:
+    plain = replace(training, epochs=1)
+    more = {"ema": 0.5, "distillation": 0.5, "fade_epochs": 1, "block_distillation": 0.5}
+    # The second one finds its own checkpoint, finished.
+    found = [search(keep=2, settings=one) for one in (plain, replace(plain, **more))]
+    assert found[0].fitted.history == found[1].fitted.history
+
+
 def test_the_share_tells_how_often_a_block_was_kept_of_late(network: Network) -> None:
     rule = rule_of(table_of(), keep=2)
     module = gated_module(network, searchable_blocks(network), rule, horizon=4).train()
