@@ -28,7 +28,8 @@ def command(
         str,
         evaluation(
             help="training of each network before evaluation: recalibrate[:BATCHES] (batch-norm "
-            "statistics only), steps:N or epochs:N of fine-tuning (the paper: one epoch)"
+            "statistics only), refit[:IMAGES] (merged convolutions, in closed form), steps:N or "
+            "epochs:N of fine-tuning (the paper: one epoch)"
         ),
     ],
     file: Annotated[

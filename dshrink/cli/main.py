@@ -22,6 +22,7 @@ from dshrink.cli import (
     merge,
     plot,
     profile,
+    refit,
     run,
     search,
     table,
@@ -39,7 +40,7 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 PANELS = {
     "End to end": (demo, run),
     "Measure": (devices, profile, bench),
-    "Search and merge": (importance, search, merge),
+    "Search and merge": (importance, search, merge, refit),
     "Train": (data, finetune, expand),
     "Show": (chain, table, plot),
 }

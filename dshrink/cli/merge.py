@@ -59,7 +59,8 @@ def command(
 
 def _lines(result: MergeResult) -> Iterator[str]:
     merged = result.blocks_merged + result.spans_merged
-    yield f"merged {merged} {result.segments} in {result.merge_s:.2f} s"
+    if result.certificate:
+        yield f"merged {merged} {result.segments} in {result.merge_s:.2f} s"
     yield result.certificate_line
     yield f"in ONNX Runtime the file differs from torch by {result.onnx_difference:.1e}"
     if found := result.agreement:
@@ -68,6 +69,12 @@ def _lines(result: MergeResult) -> Iterator[str]:
             f"before the merge, {found.merged_accuracy:.2f} % after it; top-1 agreement on "
             f"{found.images - found.differing} of {found.images}"
         )
+    elif result.accuracy_percent is not None:
+        yield (
+            f"top-1 accuracy on {result.validation_images} validation images: "
+            f"{result.accuracy_percent:.2f} %"
+        )
     for name, (before, after) in result.cost.items():
         yield f"{name}: {before / 1e6:.2f} M before, {after / 1e6:.2f} M after"
-    yield f"wrote {result.file} and {result.certificate}"
+    certificate = f" and {result.certificate}" if result.certificate else ""
+    yield f"wrote {result.file}{certificate}"

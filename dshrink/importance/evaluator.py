@@ -17,13 +17,16 @@ from torch import fx
 
 from dshrink.errors import DshrinkError
 from dshrink.importance.evaluation import Evaluation, Platform
-from dshrink.importance.settings import RECALIBRATE, Candidate, ImportanceSettings
+from dshrink.importance.settings import RECALIBRATE, REFIT, Candidate, ImportanceSettings
 from dshrink.merge.unmerged import unmerged_module
 from dshrink.network.mask_changes import rewriting
 from dshrink.network.models import weights_digest
 from dshrink.network.precision import exact_float32
 from dshrink.pieces.span_pieces import span_pieces
+from dshrink.refit.images import CalibrationImages, calibration_images
+from dshrink.refit.network_refit import refit_network
 from dshrink.train.batches import Batches, ImageDataset, Indices, sampled, shuffled
+from dshrink.train.finetune import PADDING
 from dshrink.train.opening import open_both, preprocessing_for
 from dshrink.train.settings import Augmentation
 from dshrink.train.tuning import Score, evaluate, prepared, recalibrate, tune
@@ -119,10 +122,11 @@ class Evaluator:
         return Evaluation(candidate=candidate, seconds=seconds, platform=self.platform, **result)
 
     def _scores(self, candidate: Candidate) -> tuple[Score, Score]:
-        module = self._module(candidate).to(self.device)
         training = prepared(self.training, self._preprocessing, self.device)
         settings = self.settings
-        if not candidate.tuned:
+        refits = candidate.tuned and settings.level.kind == REFIT
+        module = self._refitted(candidate) if refits else self._module(candidate).to(self.device)
+        if refits or not candidate.tuned:
             seen = evaluate(module, training)
         elif settings.level.kind == RECALIBRATE:
             seen = recalibrate(module, training)
@@ -135,6 +139,31 @@ class Evaluator:
                 weight_decay=settings.weight_decay,
             )
         return seen, evaluate(module, prepared(self.validation, self._preprocessing, self.device))
+
+    def _refitted(self, candidate: Candidate) -> fx.GraphModule:
+        """The merged network: only what changes is fitted, so that a key pays for itself."""
+        calibration = self._calibration
+        return refit_network(
+            self.network,
+            rewriting(self.network, candidate.mask, segments="spans"),
+            calibration.fit,
+            calibration.held_out,
+            padding=PADDING,
+            merged_only=True,
+        ).module
+
+    @cached_property
+    def _calibration(self) -> CalibrationImages:
+        self.network.module.to(self.device)
+        return calibration_images(
+            self.images.train,
+            self._preprocessing,
+            count=self.settings.level.count,
+            seed=self.settings.seed,
+            device=self.device,
+            loaders=self.settings.loaders,
+            unreadable=self.unreadable,
+        )
 
     def _module(self, candidate: Candidate) -> fx.GraphModule:
         changes = rewriting(self.network, candidate.mask, segments="spans")

@@ -13,9 +13,11 @@ from dshrink.errors import DshrinkError
 from dshrink.network.references import USUAL_CHANNELS, ModelChoice
 from dshrink.train.unreadable import Unreadable
 
-RECALIBRATE, STEPS, EPOCHS = "recalibrate", "steps", "epochs"
+RECALIBRATE, REFIT, STEPS, EPOCHS = "recalibrate", "refit", "steps", "epochs"
 #: Batches that the norms' statistics are taken from where no number is given.
 RECALIBRATION_BATCHES = 20
+#: Images that merged convolutions are fitted to where no number is given.
+REFIT_IMAGES = 128
 
 
 class EvaluationError(DshrinkError):
@@ -24,21 +26,25 @@ class EvaluationError(DshrinkError):
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """What is done to a network before it is evaluated: ``count`` batches, steps or epochs."""
+    """What is done to a network before it is evaluated.
+
+    ``count`` is of batches, images (of a refit), steps or epochs.
+    """
 
     kind: str
     count: int
 
     @classmethod
     def parse(cls, text: str) -> Level:
-        """``recalibrate``, ``recalibrate:N``, ``steps:N`` or ``epochs:N``."""
-        match = re.fullmatch(r"(recalibrate|steps|epochs)(?::([0-9]{1,9}))?", text)
-        if match is None or (match[1] != RECALIBRATE and not match[2]) or match[2] == "0":
+        """``recalibrate``, ``recalibrate:N``, ``refit``, ``refit:N``, ``steps:N``, ``epochs:N``."""
+        usual = {RECALIBRATE: RECALIBRATION_BATCHES, REFIT: REFIT_IMAGES}
+        match = re.fullmatch(r"(recalibrate|refit|steps|epochs)(?::([0-9]{1,9}))?", text)
+        if match is None or (match[1] not in usual and not match[2]) or match[2] == "0":
             raise EvaluationError(
-                f"unknown level {text!r}; give recalibrate (or recalibrate:BATCHES), steps:N or "
-                "epochs:N with N from 1"
+                f"unknown level {text!r}; give recalibrate (or recalibrate:BATCHES), refit (or "
+                "refit:IMAGES), steps:N or epochs:N with N from 1"
             )
-        return cls(match[1], int(match[2] or RECALIBRATION_BATCHES))
+        return cls(match[1], int(match[2] or usual[match[1]]))
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.count}"
@@ -48,6 +54,8 @@ class Level:
         an_epoch = images // min(batch, images)
         if self.kind == RECALIBRATE:
             return min(self.count, an_epoch)
+        if self.kind == REFIT:
+            return -(-self.count // min(batch, images))
         return self.count if self.kind == STEPS else self.count * an_epoch
 
 
@@ -79,6 +87,11 @@ class ImportanceSettings:
             raise EvaluationError("--batch and --images count from 1, --loaders from 0")
         if not self.learning_rate > 0 or not self.weight_decay >= 0:
             raise EvaluationError("--lr must be above 0, --weight-decay at least 0")
+        if self.level.kind == REFIT and self.reinitialise:
+            raise EvaluationError(
+                "--reinitialise: a refit has nothing to fit in a layer that stays as it is; give "
+                "--keep-single-layers, or a level that trains"
+            )
 
     @property
     def seed(self) -> int:
@@ -88,7 +101,7 @@ class ImportanceSettings:
     @property
     def identity(self) -> dict[str, Any]:
         """What values depend on, without the places of files (their digests count instead)."""
-        tuned = self.level.kind != RECALIBRATE
+        tuned = self.level.kind in (STEPS, EPOCHS)
         choice = self.choice
         height, width = choice.size
         usual = choice.channels == USUAL_CHANNELS

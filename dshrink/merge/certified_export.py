@@ -16,7 +16,12 @@ from typing import Any
 import torch
 
 from dshrink.merge.agreement import Agreement, ValidationImages, top1_agreement
-from dshrink.merge.export import export_edited, export_onnx, merge_metadata
+from dshrink.merge.export import (
+    accuracy_metadata,
+    export_edited,
+    export_onnx,
+    merge_metadata,
+)
 from dshrink.merge.merged_network import MergedNetwork, merge_network
 from dshrink.merge.verify import Certificate, certify
 from dshrink.network.mask_changes import Rewriting
@@ -68,11 +73,7 @@ def export_merged(
         both = merged.unmerged(torch.float32), merged.module(torch.float32)
         agreement = top1_agreement(*both, images)
         document |= {"validation": asdict(agreement), "unreadable": dict(images.unreadable_files)}
-        metadata |= {
-            "accuracy_percent": agreement.merged_accuracy,
-            "validation_images": agreement.images,
-            "data": images.digest,
-        }
+        metadata |= accuracy_metadata(agreement.merged_accuracy, agreement.images, images.digest)
     if source := source_of(network.module):
         difference = export_edited(merged, source, file, metadata=metadata)
     else:

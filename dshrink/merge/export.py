@@ -15,6 +15,7 @@ from dshrink.errors import DshrinkError
 from dshrink.merge.merged_network import MergedNetwork
 from dshrink.merge.onnx_surgery import edited_model
 from dshrink.merge.verify import TOLERANCE, Certificate, allowed_float32
+from dshrink.network.mask_changes import Rewriting
 from dshrink.network.models import Network
 from dshrink.network.onnx_files.runtime import run_onnx
 from dshrink.network.onnx_files.source import MOST_BYTES, OnnxSource
@@ -105,17 +106,29 @@ def _write_if_equal(path: Path, data: bytes, difference: float, rounding: float)
 def merge_metadata(merged: MergedNetwork, certificate: Certificate) -> dict[str, Any]:
     """What a merged file says about itself, so that `dshrink bench` can find its prediction."""
     return {
-        "model": merged.source.name,
-        "resolution": list(merged.source.resolution),
-        "segments": merged.changes.segments,
-        "keep_mask": merged.changes.mask,
-        "padding": merged.padding,
-        "free_activation": merged.changes.free_activation,
+        **plan_metadata(merged.source, merged.changes, merged.padding),
         "certificate": {
             "network_float64": certificate.network_float64.relative,
             "network_float32": certificate.network_float32.relative,
         },
     }
+
+
+def plan_metadata(source: Network, changes: Rewriting, padding: str) -> dict[str, Any]:
+    """What a file says of the plan that it was merged by."""
+    return {
+        "model": source.name,
+        "resolution": list(source.resolution),
+        "segments": changes.segments,
+        "keep_mask": changes.mask,
+        "padding": padding,
+        "free_activation": changes.free_activation,
+    }
+
+
+def accuracy_metadata(percent: float, images: int, digest: str) -> dict[str, Any]:
+    """What a file says of its top-1 accuracy, and of the validation images that it is of."""
+    return {"accuracy_percent": percent, "validation_images": images, "data": digest}
 
 
 def _difference(network: Network, data: bytes, batch: int) -> tuple[float, float]:

@@ -13,10 +13,9 @@ from functools import cached_property
 import torch
 from torch import fx, nn
 
-from dshrink.errors import NotMergeable
 from dshrink.merge.linear_graph import LinearGraph, check_size
 from dshrink.merge.padding import Merged, merge
-from dshrink.merge.region_graph import region_graph
+from dshrink.merge.region_graph import naming, region_graph
 from dshrink.merge.surgery import Surgery
 from dshrink.merge.unmerged import unmerged_module
 from dshrink.network.layers import ConstantMap, PaddedConv2d, weights_dtype
@@ -48,10 +47,7 @@ class MergedNetwork:
     @cached_property
     def network(self) -> Network:
         """The merged network, in the precision of its source."""
-        module = self.module(weights_dtype(self.source.module))
-        channels, height, width = self.source.spec.input_shape
-        propagate_shapes(module, (channels, height, width))
-        return Network(name=self.source.name, module=module, lowered=lower(module))
+        return network_of(self.source, self.module(weights_dtype(self.source.module)))
 
     def module(self, dtype: torch.dtype) -> fx.GraphModule:
         """The merged graph in ``dtype``; merged weights are cast from float64 at the end."""
@@ -64,6 +60,13 @@ class MergedNetwork:
     def unmerged(self, dtype: torch.dtype) -> fx.GraphModule:
         """The unmerged network that it must equal: without what the mask removes."""
         return unmerged_module(self.source, self.changes, padding=self.padding, dtype=dtype)
+
+
+def network_of(source: Network, module: fx.GraphModule) -> Network:
+    """A changed graph of ``source`` as a network of its own."""
+    channels, height, width = source.spec.input_shape
+    propagate_shapes(module, (channels, height, width))
+    return Network(name=source.name, module=module, lowered=lower(module))
 
 
 def merge_network(network: Network, changes: Rewriting, *, padding: str) -> MergedNetwork:
@@ -87,12 +90,10 @@ def merge_network(network: Network, changes: Rewriting, *, padding: str) -> Merg
 def _merge_region(
     network: Network, weights: Sequence[Arrays], region: Region, padding: str
 ) -> MergedRegion:
-    try:
+    with naming(region):
         graph = region_graph(network.spec, region, weights, network.lowered.layers)
         check_size(graph)
         return MergedRegion(region=region, graph=graph, merged=merge(graph, padding))
-    except NotMergeable as error:
-        raise NotMergeable(f"{region.label}: {error}") from error
 
 
 def merged_layers(merged: Merged, dtype: torch.dtype) -> list[nn.Module]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+from dshrink.errors import NotMergeable
 from dshrink.merge.linear_graph import LinearGraph, from_spec
 from dshrink.network.mask_changes import Region
 from dshrink.network.sections import part_of
@@ -28,3 +30,12 @@ def region_graph(
         names=[layers[n] for n in region.ops] if layers else (),
         removed={region.ops.index(n) for n in region.removed},
     )
+
+
+@contextmanager
+def naming(region: Region) -> Iterator[None]:
+    """Say which region it is that cannot merge, in the NotMergeable that passes."""
+    try:
+        yield
+    except NotMergeable as error:
+        raise NotMergeable(f"{region.label}: {error}") from error

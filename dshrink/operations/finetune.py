@@ -11,12 +11,14 @@ from dshrink.errors import DshrinkError
 from dshrink.network.mask_changes import rewriting
 from dshrink.network.references import NAMED_WEIGHTS, ModelChoice
 from dshrink.network.weights.metadata import about_weights
-from dshrink.operations.known import known_of_plan
+from dshrink.operations.known import known_of_plan, known_size
+from dshrink.operations.merged_weights import about_merged, open_merged
 from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.search.plan import parse_plan, save_plan
 from dshrink.train.finetune import PADDING, finetune
-from dshrink.train.opening import feed_of, load_for, open_both, require_trainable
+from dshrink.train.image_sets import open_images
+from dshrink.train.opening import check_classes, feed_of, load_for, open_both, require_trainable
 from dshrink.train.settings import Training
 from dshrink.train.unreadable import Unreadable
 
@@ -54,20 +56,34 @@ def finetune_by_plan(
 ) -> FinetuneResult | None:
     """Fine-tune a network without the activations that the plan removes.
 
-    ``folder`` takes weights, plan and checkpoints. The same call resumes an interrupted run. None
-    in all processes but the first. Raises DshrinkError for an untrained teacher or one without
-    distillation, and as ``train.finetune``.
+    Weights of a merged network (``refit``) are trained in that form, with the free activation or
+    without it as they were fitted. ``folder`` takes weights, plan and checkpoints. The same call
+    resumes an interrupted run. None in all processes but the first. Raises DshrinkError for an
+    untrained teacher or one without distillation, and as ``train.finetune``.
     """
     if teacher is not None or settings.distillation or settings.block_distillation:
         _check_teacher(choice.weights, teacher, settings)
-    wanted = parse_plan(plan)
-    choice = replace(choice, seed=settings.seed).knowing(known_of_plan(wanted, plan))
     require_trainable(choice)
-    images, network = open_both(data, choice, notice)
-    bound = bind_to_network(wanted, network)
-    changes = rewriting(
-        network, bound.mask, segments=bound.segments, free_activation=free_activation
-    )
+    if about := about_merged(choice):
+        if settings.fade_epochs:
+            raise DshrinkError(
+                f"--fade-epochs {settings.fade_epochs}: {choice.weights} are weights of the merged "
+                "network, whose activations are gone: nothing fades; leave it out"
+            )
+        known = open_merged(replace(choice, seed=settings.seed), plan, about, notice)
+        network, bound, changes = known.network, known.plan, known.changes
+        merged, padding = known.weights, known.weights.padding
+        images = open_images(data, network.spec.input_shape[0])
+        check_classes(images, network, choice.weights)
+        choice = choice.knowing(known_of_plan(bound, plan), known_size(choice.weights))
+    else:
+        wanted, merged, padding = parse_plan(plan), None, PADDING
+        choice = replace(choice, seed=settings.seed).knowing(known_of_plan(wanted, plan))
+        images, network = open_both(data, choice, notice)
+        bound = bind_to_network(wanted, network)
+        changes = rewriting(
+            network, bound.mask, segments=bound.segments, free_activation=free_activation
+        )
     teaching = None
     if teacher is not None:
         ema = choice.weights_ema and teacher not in NAMED_WEIGHTS
@@ -80,6 +96,7 @@ def finetune_by_plan(
         changes,
         feed,
         folder,
+        merged=merged,
         teacher=teaching,
         progress=on_progress,
         notice=notice,
@@ -87,7 +104,7 @@ def finetune_by_plan(
     if not tuned.fitted.main:
         return None
     plan_file = folder / "plan.json"
-    save_plan(replace(bound, padding=PADDING), plan_file)
+    save_plan(replace(bound, padding=padding), plan_file)
     return FinetuneResult(
         accuracy_percent=tuned.fitted.accuracy,
         val_loss=tuned.fitted.loss,

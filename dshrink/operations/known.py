@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dshrink.errors import DshrinkError
-from dshrink.network.references import Known, ModelChoice, same_model
+from dshrink.network.references import NAMED_WEIGHTS, Known, ModelChoice, same_model
+from dshrink.network.weights.metadata import about_weights
 from dshrink.search.plan import Plan
 from latency_tables.table import LatencyTable
 
@@ -14,6 +15,12 @@ from latency_tables.table import LatencyTable
 def known_of_plan(plan: Plan, text: str) -> Known:
     """``text`` is what the plan was given as."""
     return Known(whose=f"the plan {text}", resolution=plan.resolution, in_channels=plan.in_channels)
+
+
+def known_size(weights: str) -> Known | None:
+    """The image size that a file of ours was trained for; None for any other weights."""
+    about = about_weights(Path(weights)) if weights not in NAMED_WEIGHTS else None
+    return Known(whose=weights, resolution=about.resolution) if about else None
 
 
 def known_of_plans(plans: Sequence[Plan]) -> Known:

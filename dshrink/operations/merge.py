@@ -5,20 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from dshrink.errors import DshrinkError
+import torch
+
 from dshrink.merge.agreement import Agreement
 from dshrink.merge.certified_export import export_merged
-from dshrink.merge.export import require_same_when_written
+from dshrink.merge.export import (
+    accuracy_metadata,
+    export_onnx,
+    plan_metadata,
+    require_same_when_written,
+)
+from dshrink.merge.merged_network import network_of
+from dshrink.merge.merged_weights import merged_module
 from dshrink.network.mask_changes import rewriting
-from dshrink.network.models import load
-from dshrink.network.references import NAMED_WEIGHTS, Known, ModelChoice
+from dshrink.network.models import Network, load
+from dshrink.network.precision import exact_float32
+from dshrink.network.references import NAMED_WEIGHTS, ModelChoice
 from dshrink.network.weights.metadata import WeightsAbout, about_weights
-from dshrink.operations.known import known_of_plan
+from dshrink.operations.known import known_of_plan, known_size
+from dshrink.operations.merged_weights import (
+    MergedChoice,
+    about_merged,
+    open_merged,
+    require_same_plan,
+)
 from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.progress import Notice, no_notice
 from dshrink.search.plan import Plan, parse_plan
+from dshrink.train.feed import Feed
 from dshrink.train.opening import open_to_validate
+from dshrink.train.tuning import evaluate
 from dshrink.train.unreadable import Unreadable
 
 _COSTS = ("macs", "parameters")
@@ -28,8 +46,10 @@ _COSTS = ("macs", "parameters")
 class MergeResult:
     """What was merged and written; each ``cost`` is that before and after the merge.
 
-    ``agreement`` is None without images, ``unreadable`` maps those that could not be read to the
-    reasons. ``onnx_difference`` is that of the file from torch, relative.
+    ``agreement`` is None without images, and for weights of a merged network, of which there is no
+    other form and no ``certificate``; ``accuracy_percent`` is the top-1 accuracy of what was
+    written. ``unreadable`` maps images that could not be read to the reasons. ``onnx_difference``
+    is that of the file from torch, relative.
     """
 
     file: str
@@ -44,6 +64,8 @@ class MergeResult:
     merge_s: float
     onnx_difference: float
     agreement: Agreement | None
+    accuracy_percent: float | None
+    validation_images: int
     unreadable: Mapping[str, str]
     cost: Mapping[str, tuple[int, int]]
 
@@ -66,11 +88,25 @@ def merge_by_plan(
     With ``data`` the top-1 agreement is checked on its validation images. Raises DshrinkError where
     plan, weights and options do not go together, and as ``export_merged``.
     """
+    if about := about_merged(choice):
+        known = open_merged(choice, plan, about, notice)
+        require_same_plan(
+            known.plan, about, choice.weights, padding=padding, free_activation=free_activation
+        )
+        return _write_merged(
+            known,
+            file,
+            plan=plan,
+            data=data,
+            loaders=loaders,
+            unreadable=unreadable,
+            batch=batch,
+            notice=notice,
+        )
     wanted = parse_plan(plan)
     weights = choice.weights
     trained = about_weights(Path(weights)) if weights not in NAMED_WEIGHTS else None
-    size = Known(whose=weights, resolution=trained.resolution) if trained else None
-    network = load(choice.knowing(known_of_plan(wanted, plan), size), notice)
+    network = load(choice.knowing(known_of_plan(wanted, plan), known_size(weights)), notice)
     require_same_when_written(network)
     bound = bind_to_network(wanted, network)
     if free_activation is None:
@@ -109,6 +145,8 @@ def merge_by_plan(
         merge_s=done.merge_s,
         onnx_difference=done.onnx_difference,
         agreement=done.agreement,
+        accuracy_percent=done.agreement.merged_accuracy if done.agreement else None,
+        validation_images=done.agreement.images if done.agreement else 0,
         unreadable=dict(feed.unreadable.reasons) if feed else {},
         cost={name: (getattr(before, name), getattr(after, name)) for name in _COSTS},
     )
@@ -128,15 +166,61 @@ def _padding(
     """
     if trained is None or not trained.padding:
         return asked or plan.padding
-    form = trained.padding
-    now = {"mask": plan.mask, "padding": asked or form, "free_activation": free_activation}
-    if differences := [
-        f"{name} {before}, now {value}"
-        for name, value in now.items()
-        if (before := getattr(trained, name)) != value
-    ]:
-        raise DshrinkError(
-            f"{weights}: these weights were fine-tuned for {'; '.join(differences)}: give that "
-            "plan (plan.json next to them), or fine-tune for this one"
-        )
-    return form
+    require_same_plan(plan, trained, weights, padding=asked, free_activation=free_activation)
+    return trained.padding
+
+
+def _write_merged(
+    known: MergedChoice,
+    file: Path,
+    *,
+    plan: str,
+    data: str | None,
+    loaders: int,
+    unreadable: Unreadable,
+    batch: int,
+    notice: Notice,
+) -> MergeResult:
+    """Write weights that are those of the merged network already: there is nothing to prove."""
+    source, whose = known.network, known.weights.where
+    network = network_of(source, merged_module(source, known.changes, known.weights))
+    about: dict[str, Any] = {
+        **plan_metadata(source, known.changes, known.weights.padding),
+        "plan": known.plan.source or plan,
+    }
+    feed, accuracy, images = None, None, 0
+    if data is not None:
+        feed = open_to_validate(data, source, weights=whose, loaders=loaders, unreadable=unreadable)
+        accuracy, images = _accuracy(network, feed)
+        about |= accuracy_metadata(accuracy, images, feed.digest)
+    difference = export_onnx(network, file, batch=batch, metadata=about)
+    if feed and feed.unreadable.line:
+        notice(feed.unreadable.line)
+    merged, segments = len(known.changes.regions), known.plan.segments
+    return MergeResult(
+        file=str(file),
+        certificate="",
+        certificate_line=f"{whose} are weights of the merged network: nothing was left to merge",
+        segments=segments,
+        keep_mask=known.plan.keep_mask,
+        span_mask=known.plan.span_mask,
+        padding=known.weights.padding,
+        blocks_merged=merged if segments == "blocks" else 0,
+        spans_merged=merged if segments == "spans" else 0,
+        merge_s=0.0,
+        onnx_difference=difference,
+        agreement=None,
+        accuracy_percent=accuracy,
+        validation_images=images,
+        unreadable=dict(feed.unreadable.reasons) if feed else {},
+        cost={name: (getattr(source.spec, name), getattr(network.spec, name)) for name in _COSTS},
+    )
+
+
+def _accuracy(network: Network, feed: Feed) -> tuple[float, int]:
+    """Top-1, in percent, and the number of validation images that could be read."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with exact_float32():
+        score = evaluate(network.module.to(device), feed.validation_on(device))
+    network.module.cpu()
+    return score.accuracy, len(feed.images.validation) - len(feed.unreadable.reasons)

@@ -10,14 +10,18 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from dshrink.merge.fading import Fade
+from dshrink.merge.merged_network import network_of
+from dshrink.merge.merged_weights import MergedWeights, merged_module
 from dshrink.merge.recording import RegionOutputs, recorded_module
 from dshrink.merge.unmerged import unmerged_module
 from dshrink.network.mask_changes import Rewriting
@@ -27,11 +31,15 @@ from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.train.checkpoint import save_tensors
 from dshrink.train.feed import Feed
 from dshrink.train.loop import Fitted, fit
+from dshrink.train.merged_norms import add_norms, fold_norms
 from dshrink.train.objectives import BlockPair, distilled
 from dshrink.train.settings import Training
+from dshrink.train.tuning import prepared
 from latency_tables.csv_lines import write_csv
 
 WEIGHTS, HISTORY = "weights.safetensors", "history.csv"
+#: Batches from which the norms of merged convolutions learn what they normalise.
+NORM_BATCHES = 20
 #: Only so trained is a merge free and exact (docs/methods.md).
 PADDING = "repad"
 
@@ -39,7 +47,7 @@ PADDING = "repad"
 @dataclass(frozen=True, kw_only=True)
 class FineTuned:
     """``network`` is the original with the trained weights: merged by the same changes, under
-    ``repad``, it equals what was trained."""
+    ``repad``, it equals what was trained. Trained in the merged form, it is the merged network."""
 
     network: Network
     fitted: Fitted
@@ -52,6 +60,7 @@ def finetune(
     feed: Feed,
     folder: Path,
     *,
+    merged: MergedWeights | None = None,
     teacher: nn.Module | None = None,
     progress: OnProgress = no_progress,
     notice: Notice = no_notice,
@@ -62,19 +71,28 @@ def finetune(
     in if not given; block outputs are compared where there are regions. With ``fade_epochs`` the
     changes of activations fade in (``Fade``), and the history says how far they are.
 
+    With ``merged`` the network is trained in its merged form, from those weights, with norms that
+    are folded away in the end (``merged_norms``): its activations are gone, so nothing fades.
+
     The folder takes the checkpoint, the history and the weights; the same call resumes an
     interrupted run. Raises as ``loop.fit`` does.
     """
     settings = feed.settings
     blocks = _compared_blocks(changes, settings)
-    fade = Fade() if settings.fade_epochs and _changes_activations(changes) else None
+    fading = settings.fade_epochs and merged is None and _changes_activations(changes)
+    fade = Fade() if fading else None
+    outputs = blocks.student if blocks else None
     if changes is None:
         module = copy.deepcopy(network.module)
-    else:
-        outputs = blocks.student if blocks else None
+    elif merged is None:
         module = unmerged_module(network, changes, padding=PADDING, fade=fade, outputs=outputs)
-    about = weights_about(network, changes)
-    identity = identity_of(about, network.module)
+    else:
+        module = merged_module(network, changes, merged, outputs)
+        device = torch.device("cpu")
+        some = prepared(islice(feed.training(0, 0, 1), NORM_BATCHES), feed.preprocessing, device)
+        add_norms(module, network, some)
+    about = weights_about(network, changes, merged_padding=merged.padding if merged else None)
+    identity = identity_of(about, network.module if merged is None else module)
     objective = None
     if settings.distillation or blocks:
         objective = distilled(_teacher(network, teacher, changes, blocks), settings, blocks)
@@ -91,11 +109,19 @@ def finetune(
         notice=notice,
     )
     file = folder / WEIGHTS
+    if merged is not None:
+        fitted = replace(fitted, state=fold_norms(module.cpu(), fitted.state))
     if fitted.main:
         entry = {**about, "accuracy_percent": fitted.accuracy}
         save_tensors(fitted.state, file, {WEIGHTS_KEY: json.dumps(entry)})
         write_history(fitted.history, folder / HISTORY)
-    return FineTuned(network=with_state(network, fitted.state), fitted=fitted, weights=file)
+    if merged is None:
+        tuned = with_state(network, fitted.state)
+    else:
+        assert changes is not None
+        trained = replace(merged, state=fitted.state)
+        tuned = network_of(network, merged_module(network, changes, trained))
+    return FineTuned(network=tuned, fitted=fitted, weights=file)
 
 
 def _changes_activations(changes: Rewriting | None) -> bool:
@@ -127,8 +153,15 @@ def _teacher(
     return recorded_module(whole, changes.regions, blocks.teacher)
 
 
-def weights_about(network: Network, changes: Rewriting | None) -> dict[str, Any]:
-    """What trained weights are for, as their file says it (``WeightsAbout``)."""
+def weights_about(
+    network: Network, changes: Rewriting | None, *, merged_padding: str | None = None
+) -> dict[str, Any]:
+    """What trained weights are for, as their file says it (``WeightsAbout``).
+
+    ``merged_padding`` is given for weights of the merged network.
+    """
+    form = {} if merged_padding is None else {"form": "merged"}
+    padding = PADDING if merged_padding is None else merged_padding
     return {
         "model": network.name,
         "resolution": list(network.resolution),
@@ -137,7 +170,8 @@ def weights_about(network: Network, changes: Rewriting | None) -> dict[str, Any]
         "segments": changes.segments if changes else "",
         "mask": changes.mask if changes else "",
         "free_activation": changes.free_activation if changes else True,
-        "padding": PADDING if changes and changes.regions else "",
+        "padding": padding if changes and changes.regions else "",
+        **form,
     }
 
 

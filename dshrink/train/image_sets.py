@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -79,6 +79,11 @@ class Split:
             return f"{self.name}, image {number}"
         return str(self.source.reader.samples[number][0])
 
+    @property
+    def digest(self) -> str:
+        """Of what identifies this part."""
+        return _digest((self,))
+
     def entries(self) -> Iterator[str]:
         """What identifies this part, without reading images: names, labels, sizes."""
         if self.folder is None:
@@ -102,11 +107,15 @@ class Images:
     @cached_property
     def digest(self) -> str:
         """Of the names and sizes of all files; of the name and length where there are none."""
-        found = hashlib.sha256()
-        for split in (self.train, self.validation):
-            for entry in split.entries():
-                found.update(entry.encode())
-        return found.hexdigest()[:16]
+        return _digest((self.train, self.validation))
+
+
+def _digest(splits: Iterable[Split]) -> str:
+    found = hashlib.sha256()
+    for split in splits:
+        for entry in split.entries():
+            found.update(entry.encode())
+    return found.hexdigest()[:16]
 
 
 def open_images(data: Path | str, channels: int = 3) -> Images:
@@ -115,14 +124,38 @@ def open_images(data: Path | str, channels: int = 3) -> Images:
     ``data`` is a folder with ``train/CLASS/*`` and ``val/CLASS/*`` (or ``validation``), or a name
     as timm spells it: ``torch/cifar10:PATH``, ``hfds/NAME[:CACHE]``, ``folder:PATH``.
     """
-    mode = {1: "L", 3: "RGB"}.get(channels)
-    if mode is None:
-        raise DataError(f"{data}: images have 1 or 3 channels, the network wants {channels}")
+    mode = _mode(data, channels)
     named = _named(str(data))
     images = _open_named(named, mode) if named else _open_folders(_folder(str(data)), mode)
     if len(images.classes) < 2:
         raise DataError(f"{data}: only one class ({images.classes[0]}); accuracy needs two or more")
     return images
+
+
+def _mode(data: Path | str, channels: int) -> str:
+    mode = {1: "L", 3: "RGB"}.get(channels)
+    if mode is None:
+        raise DataError(f"{data}: images have 1 or 3 channels, the network wants {channels}")
+    return mode
+
+
+def open_unlabelled(data: str, channels: int = 3) -> tuple[Split, Images | None]:
+    """The images to look at without labels, and the whole data set where ``data`` is one.
+
+    A folder need not be a data set: one without ``train/`` is searched for images, which may lie in
+    it or below. Raises DataError.
+    """
+    folder = _folder(data)
+    if _named(data) or any((folder / name).is_dir() for name in TRAIN_FOLDERS):
+        images = open_images(data, channels)
+        return images.train, images
+    if not folder.is_dir():
+        raise DataError(f"{data}: no such folder; --data wants one with images in it")
+    try:
+        source = _timm_data().create_dataset("", root=str(folder), search_split=False)
+    except RuntimeError as error:
+        raise DataError(f"{folder}: no images (PNG, JPEG) in it") from error
+    return Split(name=str(folder), source=source, mode=_mode(data, channels), folder=folder), None
 
 
 def absolute(data: str) -> str:

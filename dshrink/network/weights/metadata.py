@@ -18,8 +18,10 @@ WEIGHTS_KEY = "dshrink"
 class WeightsAbout:
     """The network that was trained, and the plan that it merges by.
 
-    ``padding`` is empty where nothing was removed: such weights fit any plan. ``expanded`` are the
-    layers that were trained expanded, by ``ratio`` (DepthShrinker+).
+    ``padding`` is empty where nothing was removed: such weights fit any plan. ``form`` is "merged"
+    where they are those of the merged network, with its convolutions (``merge.merged_form``), else
+    they have the original's names. ``expanded`` are the layers that were trained expanded, by
+    ``ratio`` (DepthShrinker+).
     """
 
     model: str
@@ -30,6 +32,7 @@ class WeightsAbout:
     free_activation: bool
     padding: str
     in_channels: int | None = None
+    form: Literal["", "merged"] = ""
     accuracy_percent: float | None = None
     expanded: tuple[str, ...] | None = None
     ratio: int | None = None
@@ -40,6 +43,14 @@ class WeightsAbout:
         channels = 1 if self.in_channels is None else self.in_channels
         if min(*self.resolution, self.classes, channels) < 1:
             raise NetworkError("resolution, classes and in_channels count from 1")
+
+    def known(self, whose: str, choice: ModelChoice) -> Known:
+        """What the file ``whose`` says of the network, where ``choice`` has not asked for it."""
+        # A factory has its classes from its arguments. Other classes than asked for are a misfit of
+        # shapes, which says more.
+        ask = choice.reference.takes_classes and choice.classes is None
+        classes = self.classes if ask else None
+        return Known(whose=whose, in_channels=self.in_channels, classes=classes)
 
 
 def about_weights(path: Path) -> WeightsAbout | None:
@@ -76,8 +87,9 @@ def known_of_weights(path: Path, choice: ModelChoice) -> Known | None:
         raise NetworkError(
             f"{path}: its weights are of {about.model}, the network is {choice.name}"
         )
-    # A factory has its classes from its arguments. Other classes than asked for are a misfit of
-    # shapes, which says more.
-    ask = choice.reference.takes_classes and choice.classes is None
-    classes = about.classes if ask else None
-    return Known(whose=str(path), in_channels=about.in_channels, classes=classes)
+    if about.form == "merged":
+        raise NetworkError(
+            f"{path}: its weights are those of {choice.name} merged by the mask {about.mask}, "
+            "which only `dshrink merge` and `dshrink finetune` take, with that plan"
+        )
+    return about.known(str(path), choice)

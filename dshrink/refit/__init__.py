@@ -1,0 +1,1 @@
+"""Refitting merged convolutions to what the original network gave, in closed form."""

@@ -1,0 +1,154 @@
+"""Linear least squares over the positions of feature maps, from sums that grow image by image.
+
+A convolution is linear in its weights: each output position is a product of them with the patch
+that it reads. So the best weights follow from the second moments of patches and targets, whose size
+does not depend on the number of images. Everything is float64.
+
+Shape suffixes: G groups, K unknowns (weights of an output channel), O outputs of a group, N
+positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dshrink.merge.algebra import ConvWeights, pad
+
+#: Patches are made for so many bytes at once.
+_CHUNK_BYTES = 128 << 20
+
+
+@dataclass(kw_only=True, eq=False)
+class NormalEquations:
+    """Sums over positions: ``gram`` (G, K+1, K+1) of patches, ``cross`` (G, K+1, O) with targets.
+
+    The last entry of a patch is 1: the bias. ``squares`` (G, O) are those of the targets.
+    """
+
+    gram: Tensor
+    cross: Tensor
+    squares: Tensor
+
+    @classmethod
+    def empty(
+        cls, groups: int, unknowns: int, outputs: int, device: torch.device
+    ) -> NormalEquations:
+        """Those of no position; ``outputs`` are those of a group."""
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=device)
+
+        return cls(
+            gram=zeros(groups, unknowns + 1, unknowns + 1),
+            cross=zeros(groups, unknowns + 1, outputs),
+            squares=zeros(groups, outputs),
+        )
+
+    @classmethod
+    def like(cls, conv: ConvWeights) -> NormalEquations:
+        """Those of no position, for a convolution of this shape."""
+        outputs = conv.out_channels // conv.groups
+        return cls.empty(conv.groups, conv.weight[0].numel(), outputs, conv.weight.device)
+
+    @property
+    def positions(self) -> int:
+        return int(self.gram[0, -1, -1])
+
+    def add(self, conv: ConvWeights, x: Tensor, target: Tensor) -> None:
+        """Add what ``conv`` reads of ``x`` (N, I, H, W), and the ``target`` (N, O, H', W')."""
+        for part, wanted in _chunks(conv, x, target):
+            patches = _patches(conv, part)
+            targets = _by_group(wanted, conv.groups)
+            self.gram.baddbmm_(patches.mT, patches)
+            self.cross.baddbmm_(patches.mT, targets)
+            self.squares += targets.square().sum(dim=1)
+
+    def add_targets(self, conv: ConvWeights, x: Tensor, target: Tensor) -> None:
+        """As ``add``, for patches that ``gram`` knows already."""
+        for part, wanted in _chunks(conv, x, target):
+            targets = _by_group(wanted, conv.groups)
+            self.cross.baddbmm_(_patches(conv, part).mT, targets)
+            self.squares += targets.square().sum(dim=1)
+
+    def without_targets(self) -> NormalEquations:
+        """The same patches with no targets yet; shares their moments."""
+        return NormalEquations(
+            gram=self.gram,
+            cross=torch.zeros_like(self.cross),
+            squares=torch.zeros_like(self.squares),
+        )
+
+    def solve(self, prior: ConvWeights, ridge: float) -> ConvWeights:
+        """The convolution of least squares with a ridge penalty on its distance from ``prior``.
+
+        Minimises ``mean |y - w x - b|^2 + ridge * v * |w - w_prior|^2``, v being the mean variance
+        of what a weight is multiplied with; the bias is free. Where ``prior`` is exact it is the
+        result, whatever the ridge.
+        """
+        n = self.gram[:, -1:, -1:]
+        mean, mean_target = self.gram[:, :-1, -1:] / n, self.cross[:, -1:, :] / n
+        gram = self.gram[:, :-1, :-1] / n - mean @ mean.mT
+        cross = self.cross[:, :-1] / n - mean @ mean_target
+        start = _columns(prior)
+        scale = gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(torch.finfo(gram.dtype).tiny)
+        gram.diagonal(dim1=1, dim2=2).add_((ridge * scale)[:, None])
+        # Of the difference from the prior: what the prior explains needs no precision.
+        residual = cross + (ridge * scale)[:, None, None] * start - gram @ start
+        weight = start + _solved(gram, residual)
+        bias = mean_target - mean.mT @ weight
+        return _as_conv(prior, weight, bias)
+
+    def explained(self, conv: ConvWeights) -> float:
+        """The share of the targets' variance, over all channels, that ``conv`` gives (R^2)."""
+        weight = torch.cat([_columns(conv), conv.bias.reshape(conv.groups, 1, -1)], dim=1)
+        explained = 2 * (weight * self.cross).sum() - (weight * (self.gram @ weight)).sum()
+        means = self.cross[:, -1].square() / self.gram[:, -1, -1:]
+        spread = float(self.squares.sum() - means.sum())
+        return 1 - float(self.squares.sum() - explained) / spread if spread > 0 else 1.0
+
+
+def _solved(matrix: Tensor, right: Tensor) -> Tensor:
+    """The solution for a symmetric matrix (G, K, K); the shortest where there are several."""
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if not failed.any():
+        return torch.cholesky_solve(right, factor)
+    found: Tensor = torch.linalg.pinv(matrix, hermitian=True) @ right
+    return found
+
+
+def _patches(conv: ConvWeights, x: Tensor) -> Tensor:
+    """(G, N, K+1): what each output position reads, with a 1 for the bias."""
+    columns = F.unfold(
+        pad(x.double(), conv.pads), conv.kernel, dilation=conv.dilation, stride=conv.stride
+    )
+    images, _, positions = columns.shape
+    grouped = columns.reshape(images, conv.groups, -1, positions).permute(1, 0, 3, 2)
+    patches = grouped.reshape(conv.groups, images * positions, -1)
+    return torch.cat([patches, torch.ones_like(patches[..., :1])], dim=2)
+
+
+def _by_group(y: Tensor, groups: int) -> Tensor:
+    """(G, N, O) of a feature map (N, G*O, H, W)."""
+    images, channels = y.shape[:2]
+    grouped = y.double().reshape(images, groups, channels // groups, -1).permute(1, 0, 3, 2)
+    return grouped.reshape(groups, -1, channels // groups)
+
+
+def _chunks(conv: ConvWeights, x: Tensor, target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    values = conv.in_channels * conv.kernel[0] * conv.kernel[1] * target[0, 0].numel()
+    images = max(1, _CHUNK_BYTES // (8 * values))
+    yield from zip(torch.split(x, images), torch.split(target, images), strict=True)
+
+
+def _columns(conv: ConvWeights) -> Tensor:
+    """(G, K, O): a column of weights for each output channel."""
+    return conv.weight.reshape(conv.groups, conv.out_channels // conv.groups, -1).mT
+
+
+def _as_conv(like: ConvWeights, weight: Tensor, bias: Tensor) -> ConvWeights:
+    return replace(like, weight=weight.mT.reshape(like.weight.shape), bias=bias.reshape(-1))
