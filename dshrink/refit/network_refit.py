@@ -6,7 +6,6 @@ original gave on the same images; so errors do not add up. No labels, and no lea
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -22,7 +21,7 @@ from dshrink.network.layers import ConstantMap, PaddedConv2d
 from dshrink.network.mask_changes import Region, Rewriting
 from dshrink.network.models import Network
 from dshrink.progress import OnProgress, no_progress
-from dshrink.refit.distances import result_error
+from dshrink.refit.distances import mean_error
 from dshrink.refit.fitting import Fitting, Passes, UnitFit
 from dshrink.refit.layers import KeptConv, MergedLayers
 from dshrink.refit.linearised import linearised_graph
@@ -237,11 +236,10 @@ class _Refit:
         """Of the network's result on the held-out images."""
         module = self.surgery.module
         module.recompile()
-        errors = [
-            result_error(wanted, module(batch))
+        return mean_error(
+            (wanted, module(batch))
             for wanted, batch in zip(self.wanted, self.held_out.refitted.images, strict=True)
-        ]
-        return math.fsum(errors) / len(errors)
+        )
 
     def match_norms(self) -> bool:
         """Match the norms behind the first unit to the original's, if that brings it closer."""
