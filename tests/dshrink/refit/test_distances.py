@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dshrink.refit.agreement import compare
-from dshrink.refit.distances import nearest_target, result_error
+from dshrink.refit.distances import mean_error, nearest_target, result_error
 
 ACT = {"relu": F.relu, "relu6": F.relu6, "": lambda x: x}
 
@@ -121,3 +121,9 @@ def test_without_labels_there_is_no_accuracy_and_without_logits_no_agreement() -
     found = compare(Constant(maps), {"a": Constant(maps + 1)}, labelled)
     assert (found.accuracy, found.agreement, found.in_top5) == ({}, {}, {})
     assert found.error["a"] == pytest.approx(1 / float(maps.var(correction=0)))
+
+
+def test_the_mean_of_batches_is_that_of_their_images() -> None:
+    wanted, result = draw(9, 5, seed=1), draw(9, 5, seed=2)
+    parts = [(wanted[:7], result[:7]), (wanted[7:], result[7:])]
+    assert mean_error(parts) == pytest.approx(divergence(wanted, result))
