@@ -141,7 +141,9 @@ def test_norms_without_a_scale_are_left_as_they_are() -> None:
     paths = norms_behind(module, first_convolution(module))
     norm = module.get_submodule(paths[1])
     bare = nn.BatchNorm2d(norm.num_features, affine=False)
-    bare.load_state_dict({n: v for n, v in norm.state_dict().items() if "running" in n or "num" in n})
+    bare.load_state_dict(
+        {n: v for n, v in norm.state_dict().items() if "running" in n or "num" in n}
+    )
     module.set_submodule(paths[1], bare.eval())
     before = copy.deepcopy(bare.state_dict())
     match_norms(network.module, module, paths, [images(8)])

@@ -167,9 +167,7 @@ def test_a_branch_beside_begins_at_the_images_again(limit: int) -> None:
     network = network_of(residual)
     module = network.module
     stream = Stream(module=module, images=batches(), limit=limit)
-    beside, later = (
-        node_of(network, f"blocks.1.{name}.0") for name in ("first", "shortcut")
-    )
+    beside, later = (node_of(network, f"blocks.1.{name}.0") for name in ("first", "shortcut"))
     stream.advance(later)
     run(stream, [result_of(module)])
     stream.advance(beside)
