@@ -450,3 +450,35 @@ def test_a_fit_through_an_activation_moves_targets_to_where_it_is_flat(
         without = refit(network, "101", padding="repad", merged_only=True)
     found = refit(network, "101", padding="repad", merged_only=True)
     assert found.fits[0].error < without.fits[0].error
+
+
+class PaddedByALayer(nn.Module):
+    """Zeros around by layers of their own, as converted networks have them; dropout before one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(*layer(3, 4, 3), nn.ReLU6())
+        self.block = nn.Sequential(
+            *(*layer(4, 8), nn.ReLU6(), nn.ZeroPad2d((0, 1, 0, 1)), nn.Dropout2d()),
+            *(nn.Conv2d(8, 4, 3, 2, bias=False), nn.BatchNorm2d(4)),
+        )
+        self.expand = nn.Sequential(*layer(4, 8), nn.ReLU6(), nn.ZeroPad2d(1))
+        self.last = nn.Sequential(nn.Conv2d(8, 4, 3), nn.BatchNorm2d(4))
+        self.classifier = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block(self.stem(x))
+        return self.classifier((x + self.last(self.expand(x))).mean((2, 3)))
+
+
+def padded_by_a_layer() -> nn.Module:
+    torch.manual_seed(0)
+    return PaddedByALayer().eval()
+
+
+def test_zeros_around_by_a_layer_are_read_once() -> None:
+    network = network_of(padded_by_a_layer)
+    # An activation comes behind the addition; before it all is right as it is.
+    (fit,) = refit(network, "11", segments="spans", free_activation=True, padding="repad").fits
+    assert (fit.label, fit.unknowns, fit.ridge) == ("last.0", 72, None)
+    assert fit.start == pytest.approx(1)
