@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,6 +23,15 @@ def result_error(wanted: Tensor, result: Tensor) -> float:
         logs = F.log_softmax(result, dim=1), F.log_softmax(wanted, dim=1)
         return float(F.kl_div(*logs, log_target=True, reduction="batchmean"))
     return float(F.mse_loss(result, wanted) / wanted.var(correction=0).clamp_min(1e-30))
+
+
+def mean_error(batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """The mean ``result_error`` of batches, by their images: the last ones may be fewer."""
+    total, images = 0.0, 0
+    for wanted, result in batches:
+        total += len(wanted) * result_error(wanted, result)
+        images += len(wanted)
+    return total / images
 
 
 def nearest_target(wanted: Tensor, now: Tensor, function: str) -> Tensor:

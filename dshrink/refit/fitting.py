@@ -7,7 +7,6 @@ is better.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +16,7 @@ from torch import Tensor, fx
 
 from dshrink.merge.algebra import ConvWeights
 from dshrink.merge.padding import border_mask
-from dshrink.refit.distances import nearest_target, result_error
+from dshrink.refit.distances import mean_error, nearest_target
 from dshrink.refit.layers import KeptConv, MergedLayers
 from dshrink.refit.normal_equations import NormalEquations
 from dshrink.refit.parts import live_before, part_between, result_of
@@ -121,11 +120,10 @@ class Fitting:
     def _error(self, conv: ConvWeights) -> float:
         """The network's error on the held-out images with these weights, which are set."""
         self.layers.set(conv)
-        errors = [
-            result_error(wanted, self._tail(*known)[0])
+        return mean_error(
+            (wanted, self._tail(*known)[0])
             for wanted, known in zip(self.wanted_results, self._known, strict=True)
-        ]
-        return math.fsum(errors) / len(errors)
+        )
 
     def _equations(self, shape: ConvWeights, passes: Passes) -> NormalEquations:
         equations = NormalEquations.like(shape)

@@ -6,7 +6,6 @@ original gave on the same images; so errors do not add up. No labels, and no lea
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -22,7 +21,7 @@ from dshrink.network.layers import ConstantMap, PaddedConv2d
 from dshrink.network.mask_changes import Region, Rewriting
 from dshrink.network.models import Network
 from dshrink.progress import OnProgress, no_progress
-from dshrink.refit.distances import result_error
+from dshrink.refit.distances import mean_error
 from dshrink.refit.fitting import Fitting, Passes, UnitFit
 from dshrink.refit.layers import KeptConv, MergedLayers
 from dshrink.refit.linearised import linearised_graph
@@ -79,8 +78,8 @@ def refit_network(
             if unit.label not in (known or {}):
                 keep(fitted)
     progress(len(units), len(units) + 1, "norms")
+    run.change_activations(len(network.spec.ops))
     matched = run.match_norms()
-    run.change_rest(units)
     return Refitted(
         module=run.surgery.finish(), fits=tuple(fits), norms_matched=matched, error=run.error()
     )
@@ -100,6 +99,9 @@ class _Refit:
     #: The node of the first unit's convolution.
     first: fx.Node | None = None
     tensors: list[fx.Node] = field(init=False)
+    #: What stands before the activations that have come, by tensor.
+    linear: dict[int, fx.Node] = field(default_factory=dict)
+    gone: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         nodes = {node.name: node for node in self.network.module.graph.nodes}
@@ -144,11 +146,12 @@ class _Refit:
             for passes in (self.fit, self.held_out):
                 passes.original.advance(self.tensors[first + 1])
         layers = self._layers(unit, linearise=known is None)
+        surgery, graph = self.surgery, self.surgery.module.graph
+        makes = surgery.tensors[unit.makes]
+        result = self.linear.get(unit.result, surgery.tensors[unit.result])
+        self.change_activations(unit.result)
         if layers is None:
             return None
-        surgery, graph = self.surgery, self.surgery.module.graph
-        makes, result = surgery.tensors[unit.makes], surgery.tensors[unit.result]
-        self._change_activations(unit.goes, unit.comes, unit.result)
         graph.eliminate_dead_code()
         cut = next(node for node in graph.nodes if self._layer(node) is layers.conv)
         self.first = self.first or cut
@@ -213,29 +216,30 @@ class _Refit:
         assert bias_map is None or isinstance(bias_map, ConstantMap)
         return MergedLayers(conv=conv, bias_map=bias_map, start=start)
 
-    def _change_activations(self, goes: int | None, comes: str | None, result: int) -> None:
-        removed = () if goes is None else (goes,)
-        activated = {} if comes is None else {result: comes}
-        self.surgery.change_activations(replace(self.changes, removed=removed, activated=activated))
-
-    def change_rest(self, units: Sequence[Unit]) -> None:
-        """Change the activations that stand behind no unit."""
-        gone = {unit.goes for unit in units}
-        come = {unit.result for unit in units if unit.comes is not None}
-        removed = tuple(number for number in self.changes.removed if number not in gone)
-        activated = {t: path for t, path in self.changes.activated.items() if t not in come}
-        self.surgery.change_activations(replace(self.changes, removed=removed, activated=activated))
+    def change_activations(self, last: int) -> None:
+        """Change those behind the tensors up to ``last``; several units may end at the same one."""
+        changes, ops = self.changes, self.network.spec.ops
+        removed = {n for n in changes.removed if ops[n].inputs[0] <= last} - self.gone
+        activated = {
+            tensor: path
+            for tensor, path in changes.activated.items()
+            if tensor <= last and tensor not in self.linear
+        }
+        self.gone |= removed
+        self.linear |= {tensor: self.surgery.tensors[tensor] for tensor in activated}
+        self.surgery.change_activations(
+            replace(changes, removed=tuple(sorted(removed)), activated=activated)
+        )
 
     @torch.inference_mode()
     def error(self) -> float:
         """Of the network's result on the held-out images."""
         module = self.surgery.module
         module.recompile()
-        errors = [
-            result_error(wanted, module(batch))
+        return mean_error(
+            (wanted, module(batch))
             for wanted, batch in zip(self.wanted, self.held_out.refitted.images, strict=True)
-        ]
-        return math.fsum(errors) / len(errors)
+        )
 
     def match_norms(self) -> bool:
         """Match the norms behind the first unit to the original's, if that brings it closer."""

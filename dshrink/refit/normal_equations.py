@@ -21,6 +21,8 @@ from dshrink.merge.algebra import ConvWeights, pad
 
 #: Patches are made for so many bytes at once.
 _CHUNK_BYTES = 128 << 20
+#: A variance of a smaller share of the mean square is what rounding makes of a constant.
+_CONSTANT = 1e-10
 
 
 @dataclass(kw_only=True, eq=False)
@@ -88,12 +90,16 @@ class NormalEquations:
 
         Minimises ``mean |y - w x - b|^2 + ridge * v * |w - w_prior|^2``, v being the mean variance
         of what a weight is multiplied with; the bias is free. Where ``prior`` is exact it is the
-        result, whatever the ridge.
+        result, whatever the ridge; weights of constants stay as they are.
         """
         n = self.gram[:, -1:, -1:]
         mean, mean_target = self.gram[:, :-1, -1:] / n, self.cross[:, -1:, :] / n
         gram = self.gram[:, :-1, :-1] / n - mean @ mean.mT
         cross = self.cross[:, :-1] / n - mean @ mean_target
+        squares = self.gram.diagonal(dim1=1, dim2=2)[:, :-1] / n[:, :, 0]
+        varies = (gram.diagonal(dim1=1, dim2=2) > _CONSTANT * squares)[:, :, None]
+        gram.masked_fill_(~(varies & varies.mT), 0.0)
+        cross.masked_fill_(~varies, 0.0)
         start = _columns(prior)
         scale = gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(torch.finfo(gram.dtype).tiny)
         gram.diagonal(dim1=1, dim2=2).add_((ridge * scale)[:, None])

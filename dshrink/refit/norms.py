@@ -78,11 +78,11 @@ def _larger(images: Iterable[Tensor]) -> Iterator[Tensor]:
 
 @dataclass(slots=True)
 class _Sums:
-    """Mean and mean square of a norm's input, and of the original's output; summed over batches."""
+    """Mean and mean square of a norm's input, and of the original's output; summed over images."""
 
     latest: tuple[Tensor, Tensor] | None = None
     total: Tensor | None = None
-    batches: int = 0
+    images: int = 0
 
     def add(self, x: Tensor) -> None:
         assert self.latest is not None
@@ -96,13 +96,14 @@ class _Sums:
                 wanted_variance + wanted_mean.square(),
             ]
         )
+        terms *= len(x)
         self.total = terms if self.total is None else self.total + terms
-        self.batches += 1
+        self.images += len(x)
 
     def match(self, norm: nn.BatchNorm2d) -> None:
         if self.total is None:
             return
-        mean, square, wanted_mean, wanted_square = self.total / self.batches
+        mean, square, wanted_mean, wanted_square = self.total / self.images
         variance = (square - mean.square()).clamp_min(0)
         wanted = (wanted_square - wanted_mean.square()).clamp_min(0)
         gain = ((wanted + _LEAST) / (variance + _LEAST)).sqrt() * norm.weight.double().sign()

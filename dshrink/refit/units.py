@@ -22,7 +22,7 @@ class Unit:
     """One convolution to fit; numbers of tensors are those of the original's ``OpSpec``.
 
     It reads tensor ``enters`` and makes tensor ``makes``; ``result`` is that tensor, or that of the
-    addition behind it, which shall equal tensor ``wanted`` of the original. ``function`` is the
+    additions behind it, which shall equal tensor ``wanted`` of the original. ``function`` is the
     activation that the refitted network has behind ``result``, empty for none. ``region`` is what
     merged, None for operator ``number``, which stays. ``goes`` is an activation to remove behind
     it, ``comes`` the path of one to put there.
@@ -79,12 +79,12 @@ def _unit(
 ) -> Unit:
     spec = network.spec
     if region is not None:
-        enters, makes, label, result = region.enters, region.result, region.label, region.result
+        enters, makes, label = region.enters, region.result, region.label
     else:
         assert number is not None
         enters, makes = spec.ops[number].inputs[0], number + 1
         label = network.lowered.layers[number]
-        result = _added(spec, makes)
+    result = _added(spec, makes)
     readers = _readers(spec, result)
     activation = next((n for n in readers if isinstance(spec.ops[n], Activation)), None)
     if len(readers) > 1:
@@ -111,10 +111,11 @@ def _unit(
 
 
 def _added(spec: OpSpec, tensor: int) -> int:
-    """The tensor of the addition that alone reads ``tensor``, or that tensor."""
+    """The tensor of the additions that alone read ``tensor``, or that tensor."""
     readers = _readers(spec, tensor)
-    if len(readers) == 1 and isinstance(spec.ops[readers[0]], Add):
-        return readers[0] + 1
+    while len(readers) == 1 and isinstance(spec.ops[readers[0]], Add):
+        tensor = readers[0] + 1
+        readers = _readers(spec, tensor)
     return tensor
 
 
