@@ -97,8 +97,8 @@ class Fitting:
             equations = self._equations(shape, self.fit)
             start = held_out.explained(shape)
             best = shape
-            for one in self.ridges:
-                fitted = equations.solve(shape, one)
+            fits = equations.solutions(shape, self.ridges)
+            for one, fitted in zip(self.ridges, fits, strict=True):
                 found = self._error(fitted)
                 if found < error:
                     best, error, ridge = fitted, found, one

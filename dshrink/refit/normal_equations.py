@@ -10,17 +10,16 @@ positions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dshrink.merge.algebra import ConvWeights, pad
 
 #: Patches are made for so many bytes at once.
-_CHUNK_BYTES = 128 << 20
+_CHUNK_BYTES = 32 << 20
 #: A variance of a smaller share of the mean square is what rounding makes of a constant.
 _CONSTANT = 1e-10
 
@@ -35,6 +34,7 @@ class NormalEquations:
     gram: Tensor
     cross: Tensor
     squares: Tensor
+    _buffer: Tensor | None = field(default=None, repr=False)
 
     @classmethod
     def empty(
@@ -63,19 +63,45 @@ class NormalEquations:
 
     def add(self, conv: ConvWeights, x: Tensor, target: Tensor) -> None:
         """Add what ``conv`` reads of ``x`` (N, I, H, W), and the ``target`` (N, O, H', W')."""
-        for part, wanted in _chunks(conv, x, target):
-            patches = _patches(conv, part)
-            targets = _by_group(wanted, conv.groups)
+        for patches, targets in self._pairs(conv, x, target):
             self.gram.baddbmm_(patches.mT, patches)
-            self.cross.baddbmm_(patches.mT, targets)
-            self.squares += targets.square().sum(dim=1)
+            self._add_targets(patches, targets)
 
     def add_targets(self, conv: ConvWeights, x: Tensor, target: Tensor) -> None:
         """As ``add``, for patches that ``gram`` knows already."""
-        for part, wanted in _chunks(conv, x, target):
-            targets = _by_group(wanted, conv.groups)
-            self.cross.baddbmm_(_patches(conv, part).mT, targets)
-            self.squares += targets.square().sum(dim=1)
+        for patches, targets in self._pairs(conv, x, target):
+            self._add_targets(patches, targets)
+
+    def _add_targets(self, patches: Tensor, targets: Tensor) -> None:
+        self.cross.baddbmm_(patches.mT, targets)
+        self.squares += targets.square().sum(dim=1)
+
+    def _pairs(
+        self, conv: ConvWeights, x: Tensor, target: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Patches (G, N, K+1) and targets (G, N, O) of some images at a time."""
+        values = self.gram.shape[0] * self.gram.shape[1] * target[0, 0].numel()
+        images = max(1, _CHUNK_BYTES // (8 * values))
+        for part, wanted in zip(torch.split(x, images), torch.split(target, images), strict=True):
+            yield self._patches(conv, part), _by_group(wanted, conv.groups)
+
+    def _patches(self, conv: ConvWeights, x: Tensor) -> Tensor:
+        """(G, N, K+1): what each output position reads, with a 1 for the bias; valid until asked
+        again.
+        """
+        windows = pad(x, conv.pads)
+        for axis, (kernel, stride, _, _) in zip((2, 3), conv.window.axes, strict=True):
+            windows = windows.unfold(axis, kernel, stride)
+        windows = windows[..., :: conv.dilation[0], :: conv.dilation[1]]
+        windows = torch.unflatten(windows, 1, (conv.groups, -1)).permute(1, 0, 3, 4, 2, 5, 6)
+        positions, unknowns = windows.shape[1:4].numel(), windows.shape[4:].numel()
+        shape = (conv.groups, positions, unknowns + 1)
+        if self._buffer is None or self._buffer.shape != shape:
+            # Memory that is taken anew for each batch costs more than what is computed in it.
+            self._buffer = self.gram.new_ones(shape)
+        patches = torch.unflatten(self._buffer[..., :-1], 2, windows.shape[4:])
+        torch.unflatten(patches, 1, windows.shape[1:4]).copy_(windows)
+        return self._buffer
 
     def without_targets(self) -> NormalEquations:
         """The same patches with no targets yet; shares their moments."""
@@ -86,11 +112,15 @@ class NormalEquations:
         )
 
     def solve(self, prior: ConvWeights, ridge: float) -> ConvWeights:
-        """The convolution of least squares with a ridge penalty on its distance from ``prior``.
+        """As ``solutions``, of one ridge."""
+        return next(self.solutions(prior, (ridge,)))
 
-        Minimises ``mean |y - w x - b|^2 + ridge * v * |w - w_prior|^2``, v being the mean variance
-        of what a weight is multiplied with; the bias is free. Where ``prior`` is exact it is the
-        result, whatever the ridge; weights of constants stay as they are.
+    def solutions(self, prior: ConvWeights, ridges: Iterable[float]) -> Iterator[ConvWeights]:
+        """Convolutions of least squares with a ridge penalty on their distance from ``prior``.
+
+        Each minimises ``mean |y - w x - b|^2 + ridge * v * |w - w_prior|^2``, v being the mean
+        variance of what a weight is multiplied with; the bias is free. Where ``prior`` is exact it
+        is the result, whatever the ridge; weights of constants stay as they are.
         """
         n = self.gram[:, -1:, -1:]
         mean, mean_target = self.gram[:, :-1, -1:] / n, self.cross[:, -1:, :] / n
@@ -102,12 +132,13 @@ class NormalEquations:
         cross.masked_fill_(~varies, 0.0)
         start = _columns(prior)
         scale = gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(torch.finfo(gram.dtype).tiny)
-        gram.diagonal(dim1=1, dim2=2).add_((ridge * scale)[:, None])
         # Of the difference from the prior: what the prior explains needs no precision.
-        residual = cross + (ridge * scale)[:, None, None] * start - gram @ start
-        weight = start + _solved(gram, residual)
-        bias = mean_target - mean.mT @ weight
-        return _as_conv(prior, weight, bias)
+        residual = cross - gram @ start
+        for ridge in ridges:
+            matrix = gram.clone()
+            matrix.diagonal(dim1=1, dim2=2).add_((ridge * scale)[:, None])
+            weight = start + _solved(matrix, residual)
+            yield _as_conv(prior, weight, mean_target - mean.mT @ weight)
 
     def explained(self, conv: ConvWeights) -> float:
         """The share of the targets' variance, over all channels, that ``conv`` gives (R^2)."""
@@ -127,28 +158,11 @@ def _solved(matrix: Tensor, right: Tensor) -> Tensor:
     return found
 
 
-def _patches(conv: ConvWeights, x: Tensor) -> Tensor:
-    """(G, N, K+1): what each output position reads, with a 1 for the bias."""
-    columns = F.unfold(
-        pad(x.double(), conv.pads), conv.kernel, dilation=conv.dilation, stride=conv.stride
-    )
-    images, _, positions = columns.shape
-    grouped = columns.reshape(images, conv.groups, -1, positions).permute(1, 0, 3, 2)
-    patches = grouped.reshape(conv.groups, images * positions, -1)
-    return torch.cat([patches, torch.ones_like(patches[..., :1])], dim=2)
-
-
 def _by_group(y: Tensor, groups: int) -> Tensor:
     """(G, N, O) of a feature map (N, G*O, H, W)."""
     images, channels = y.shape[:2]
     grouped = y.double().reshape(images, groups, channels // groups, -1).permute(1, 0, 3, 2)
     return grouped.reshape(groups, -1, channels // groups)
-
-
-def _chunks(conv: ConvWeights, x: Tensor, target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    values = conv.in_channels * conv.kernel[0] * conv.kernel[1] * target[0, 0].numel()
-    images = max(1, _CHUNK_BYTES // (8 * values))
-    yield from zip(torch.split(x, images), torch.split(target, images), strict=True)
 
 
 def _columns(conv: ConvWeights) -> Tensor:

@@ -355,13 +355,12 @@ def test_a_convolution_of_too_many_weights_stays_as_it_was_linearised(
 
 def test_a_fit_that_does_not_help_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     network = network_of(mobile)
-    solved = NormalEquations.solve
+    solved = NormalEquations.solutions
 
     def spoilt(self: NormalEquations, *given: Any) -> Any:
-        found = solved(self, *given)
-        return replace(found, weight=-found.weight)
+        return (replace(found, weight=-found.weight) for found in solved(self, *given))
 
-    monkeypatch.setattr(NormalEquations, "solve", spoilt)
+    monkeypatch.setattr(NormalEquations, "solutions", spoilt)
     found = refit(network, "011", free_activation=True)
     assert [fit.ridge for fit in found.fits] == [None] * 3
     assert all(fit.start == fit.explained for fit in found.fits)

@@ -254,15 +254,16 @@ def test_patches_are_made_for_few_images_at_once(monkeypatch: pytest.MonkeyPatch
     whole = NormalEquations.like(conv)
     whole.add(conv, x, y)
     seen = []
-    made_of = normal_equations._patches
+    made_of = NormalEquations._patches
 
-    def note(conv: ConvWeights, part: Tensor) -> Tensor:
+    def note(self: NormalEquations, conv: ConvWeights, part: Tensor) -> Tensor:
         seen.append(len(part))
-        return made_of(conv, part)
+        return made_of(self, conv, part)
 
-    monkeypatch.setattr(normal_equations, "_patches", note)
-    # Of two images: 54 values at each of their 20 positions.
-    monkeypatch.setattr(normal_equations, "_CHUNK_BYTES", 2 * 54 * y[0, 0].numel() * 8)
+    monkeypatch.setattr(NormalEquations, "_patches", note)
+    # Of two images: 54 values and a 1 for the bias at each of their 20 positions.
+    values = whole.gram.shape[0] * whole.gram.shape[1]
+    monkeypatch.setattr(normal_equations, "_CHUNK_BYTES", 2 * values * y[0, 0].numel() * 8)
     parts = NormalEquations.like(conv)
     parts.add(conv, x, y)
     assert seen == [2, 2, 1]
