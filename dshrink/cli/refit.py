@@ -105,21 +105,26 @@ def percent(share: float | None) -> float | None:
 def _lines(result: RefitResult) -> Iterator[str]:
     merged = [fit for fit in result.fits if fit.merged]
     others = sum(fit.ridge is not None for fit in result.fits if not fit.merged)
-    behind = f"; {others} convolutions behind them corrected" if others else ""
+    behind = f"; {_counted(others, 'convolution')} behind them corrected" if others else ""
     norms = "; norms matched" if result.norms_matched else ""
     yield (
-        f"{len(merged)} merged convolutions fitted to {result.images} images in "
+        f"{_counted(len(merged), 'merged convolution')} fitted to {result.images} images in "
         f"{result.seconds:.0f} s{behind}{norms}"
     )
-    yield from _closeness("held-out", result.held_out)
     if result.validation:
         yield from _closeness("validation", result.validation)
+    yield from _closeness("held-out", result.held_out)
     yield f"weights: {result.weights}, plan: {result.plan}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _closeness(what: str, found: Closeness) -> Iterator[str]:
     """The merged networks beside their original, refitted and not."""
-    on = f"on {found.images} {what} images"
+    chosen = " (which chose the ridges)" if what == "held-out" else ""
+    on = f"on {found.images} {what} images{chosen}"
     if found.agreement:
         yield (
             f"{on} the top-1 class is the original's for {found.agreement['refitted']:.1f} % "

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -77,13 +76,12 @@ class Fitting:
     wanted_results: Sequence[Tensor]
     ridges: Sequence[float] = RIDGES
     _tail: fx.GraphModule = field(init=False)
-    _known: list[tuple[Any, ...]] = field(init=False)
+    _live: list[fx.Node] = field(init=False)
 
     def __post_init__(self) -> None:
         module = self.held_out.refitted.module
-        live = live_before(module, self.cut)
-        self._tail = part_between(module, live, [result_of(module)])
-        self._known = list(self.held_out.refitted.values(live))
+        self._live = live_before(module, self.cut)
+        self._tail = part_between(module, self._live, [result_of(module)])
 
     @torch.inference_mode()
     def run(self) -> UnitFit:
@@ -120,9 +118,11 @@ class Fitting:
     def _error(self, conv: ConvWeights) -> float:
         """The network's error on the held-out images with these weights, which are set."""
         self.layers.set(conv)
+        # Free where the stream keeps what it has come to; else what is before runs again.
+        known = self.held_out.refitted.values(self._live)
         return mean_error(
-            (wanted, self._tail(*known)[0])
-            for wanted, known in zip(self.wanted_results, self._known, strict=True)
+            (wanted, self._tail(*values)[0])
+            for wanted, values in zip(self.wanted_results, known, strict=True)
         )
 
     def _equations(self, shape: ConvWeights, passes: Passes) -> NormalEquations:
