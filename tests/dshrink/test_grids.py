@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 from synthetic_tables import synthetic_row, synthetic_table
 
-from dshrink.cli import bench, chain, devices, grids, render, run, table
+from dshrink.cli import bench, chain, devices, grids, refit, render, run, table
 from dshrink.cli import main as entry
 from dshrink.cli.grids import Column, number, print_grid, print_page, print_report
+from dshrink.refit.fitting import UnitFit
 from dshrink.study.report import RowResult, report_lines
 from latency_tables.io import save_table
 
@@ -69,6 +70,19 @@ def bench_results() -> list[Any]:
     return [*found, failed]
 
 
+def refit_result() -> Any:
+    """Merged blocks of long names, one of them too large to fit, and a convolution behind."""
+    fits = [
+        UnitFit(
+            label=f"block {at} (blocks.{stage}.{block})", merged=at < 16, unknowns=864 << at % 4,
+            ridge=None if at == 2 else 10.0 ** (at % 6 - 3), start=None if at == 2 else at / -7,
+            explained=None if at == 2 else 1 - at / 33, error=0.0123 * at,
+        )
+        for at, (stage, block) in enumerate(STAGES)
+    ]  # fmt: skip
+    return SimpleNamespace(fits=fits)
+
+
 def report() -> list[str]:
     """A study's report, with all of its tables."""
     results = [
@@ -102,6 +116,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Table]]:
         "run --list": lambda: run.command(listed=True),
         "run --dry-run": lambda: run.command("digits", dry_run=True),
         "bench": lambda: bench.print_results(bench_results()),
+        "refit": lambda: refit._print_fits(refit_result(), wide=False),
         "report": lambda: print_report(report()),
     }
     found: dict[str, list[Table]] = {name: [] for name in commands}
@@ -111,7 +126,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Table]]:
             def record(columns: Any, records: Any, *, title: str = "", wide: bool, to=name) -> None:
                 found[to].append((columns, records, title))
 
-            for module in (bench, chain, devices, grids, render, run, table):
+            for module in (bench, chain, devices, grids, refit, render, run, table):
                 if hasattr(module, "print_grid"):
                     patch.setattr(module, "print_grid", record)
             command()
@@ -119,7 +134,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Table]]:
 
 
 NAMES = ("table show", "table show, spans", "table compare", "devices list", "chain", "run --list")
-NAMES += ("run --dry-run", "bench", "report")
+NAMES += ("run --dry-run", "bench", "refit", "report")
 COUNTS = {"chain": 2, "bench": 2, "report": 3}
 
 

@@ -75,7 +75,7 @@ def test_where_images_are_few_each_gives_other_crops(split: Split) -> None:
     for x in found:
         of_each.setdefault(float(x[0].min()), set()).add(x.numpy().tobytes())
     assert len(of_each) == 10
-    assert sum(map(len, of_each.values())) > 28  # of 32
+    assert sum(map(len, of_each.values())) > 24  # of 32
     # Enough of them: each once, as the network reads it to validate.
     whole = torch.cat(list(calibration(split, 12).fit))
     assert torch.equal(whole[:, 1], whole[:1, 1].expand(10, 8, 8))
