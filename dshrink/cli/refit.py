@@ -33,7 +33,9 @@ def command(
         ),
     ],
     folder: Annotated[Path, typer.Option("--out", help="folder for weights, plan and report")],
-    weights: train_options.MergeWeights = "pretrained",
+    weights: Annotated[
+        str, typer.Option(help="pretrained, or a state-dict file: a refit keeps what is trained")
+    ] = "pretrained",
     weights_ema: options.Ema = False,
     images: Annotated[
         int,

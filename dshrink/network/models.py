@@ -154,8 +154,13 @@ def _traced(module: nn.Module, choice: ModelChoice, shape: tuple[int, int, int])
 
 def weights_digest(module: nn.Module) -> str:
     """Of all parameters and buffers with their names."""
+    return state_digest(module.state_dict())
+
+
+def state_digest(state: Mapping[str, torch.Tensor]) -> str:
+    """Of a state dict."""
     found = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         found.update(name.encode())
         found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return found.hexdigest()[:16]

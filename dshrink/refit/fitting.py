@@ -7,7 +7,7 @@ is better.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -95,15 +95,16 @@ class Fitting:
             equations = self._equations(shape, self.fit)
             start = held_out.explained(shape)
             best = shape
-            fits = equations.solutions(shape, self.ridges)
-            for one, fitted in zip(self.ridges, fits, strict=True):
-                found = self._error(fitted)
+            solve = equations.solver(shape)
+            for one, found in self._searched(lambda ridge: self._error(solve(ridge))):
                 if found < error:
-                    best, error, ridge = fitted, found, one
+                    error, ridge = found, one
+            if ridge is not None:
+                best = solve(ridge)
             self.layers.set(best)
-            explained = held_out.explained(best)
             if ridge is not None and self.unit.function:
                 best, error = self._through_activation(equations, best, ridge, error)
+            explained = held_out.explained(best)
             error = self._with_bias_map(best, error)
         return UnitFit(
             label=self.unit.label,
@@ -114,6 +115,21 @@ class Fitting:
             explained=explained,
             error=error,
         )
+
+    def _searched(self, error: Callable[[float], float]) -> Iterator[tuple[float, float]]:
+        """Ridges and their errors from the middle on, up while that helps, else down."""
+        middle = len(self.ridges) // 2
+        first = last = error(self.ridges[middle])
+        yield self.ridges[middle], first
+        for way in (self.ridges[middle + 1 :], self.ridges[:middle][::-1]):
+            for ridge in way:
+                found = error(ridge)
+                yield ridge, found
+                if found >= last:
+                    break
+                last = found
+            if last < first:
+                return
 
     def _error(self, conv: ConvWeights) -> float:
         """The network's error on the held-out images with these weights, which are set."""

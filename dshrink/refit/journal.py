@@ -72,6 +72,8 @@ class RefitJournal:
                 for name, tensor in tensors.items()
                 if name.startswith(prefix)
             }
+            if "weight" not in own or not all(bool(one.isfinite().all()) for one in own.values()):
+                raise RefitError(f"{file}: {fit.label} has no weights, or such of NaN; {_FIX}")
             journal.fitted[fit.label] = (fit, own)
         return journal
 

@@ -10,7 +10,7 @@ positions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -112,13 +112,14 @@ class NormalEquations:
         )
 
     def solve(self, prior: ConvWeights, ridge: float) -> ConvWeights:
-        """As ``solutions``, of one ridge."""
-        return next(self.solutions(prior, (ridge,)))
+        """As ``solver`` gives it for one ridge."""
+        return self.solver(prior)(ridge)
 
-    def solutions(self, prior: ConvWeights, ridges: Iterable[float]) -> Iterator[ConvWeights]:
-        """Convolutions of least squares with a ridge penalty on their distance from ``prior``.
+    def solver(self, prior: ConvWeights) -> Callable[[float], ConvWeights]:
+        """What gives the convolution of least squares for a ridge penalty on its distance from
+        ``prior``.
 
-        Each minimises ``mean |y - w x - b|^2 + ridge * v * |w - w_prior|^2``, v being the mean
+        It minimises ``mean |y - w x - b|^2 + ridge * v * |w - w_prior|^2``, v being the mean
         variance of what a weight is multiplied with; the bias is free. Where ``prior`` is exact it
         is the result, whatever the ridge; weights of constants stay as they are.
         """
@@ -134,11 +135,14 @@ class NormalEquations:
         scale = gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(torch.finfo(gram.dtype).tiny)
         # Of the difference from the prior: what the prior explains needs no precision.
         residual = cross - gram @ start
-        for ridge in ridges:
+
+        def solve(ridge: float) -> ConvWeights:
             matrix = gram.clone()
             matrix.diagonal(dim1=1, dim2=2).add_((ridge * scale)[:, None])
             weight = start + _solved(matrix, residual)
-            yield _as_conv(prior, weight, mean_target - mean.mT @ weight)
+            return _as_conv(prior, weight, mean_target - mean.mT @ weight)
+
+        return solve
 
     def explained(self, conv: ConvWeights) -> float:
         """The share of the targets' variance, over all channels, that ``conv`` gives (R^2)."""

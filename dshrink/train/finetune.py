@@ -25,7 +25,7 @@ from dshrink.merge.merged_weights import MergedWeights, merged_module
 from dshrink.merge.recording import RegionOutputs, recorded_module
 from dshrink.merge.unmerged import unmerged_module
 from dshrink.network.mask_changes import Rewriting
-from dshrink.network.models import Network, weights_digest, with_state
+from dshrink.network.models import Network, state_digest, weights_digest, with_state
 from dshrink.network.weights.metadata import WEIGHTS_KEY
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.train.checkpoint import save_tensors
@@ -92,7 +92,9 @@ def finetune(
         some = prepared(islice(feed.training(0, 0, 1), NORM_BATCHES), feed.preprocessing, device)
         add_norms(module, network, some)
     about = weights_about(network, changes, merged_padding=merged.padding if merged else None)
-    identity = identity_of(about, network.module if merged is None else module)
+    identity = identity_of(about, network.module)
+    if merged is not None:
+        identity["merged_weights"] = state_digest(merged.state)
     objective = None
     if settings.distillation or blocks:
         objective = distilled(_teacher(network, teacher, changes, blocks), settings, blocks)

@@ -17,6 +17,7 @@ from refit_networks import images, layer, linear_mobile, mobile, network_of, res
 from torch import Tensor, nn
 
 from dshrink.errors import NotMergeable
+from dshrink.merge.algebra import ConvWeights
 from dshrink.merge.merged_network import merge_network
 from dshrink.merge.merged_network import network_of as merged_network_of
 from dshrink.merge.merged_weights import MergedWeights, merged_module
@@ -355,12 +356,17 @@ def test_a_convolution_of_too_many_weights_stays_as_it_was_linearised(
 
 def test_a_fit_that_does_not_help_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     network = network_of(mobile)
-    solved = NormalEquations.solutions
+    solver = NormalEquations.solver
 
-    def spoilt(self: NormalEquations, *given: Any) -> Any:
-        return (replace(found, weight=-found.weight) for found in solved(self, *given))
+    def spoilt(self: NormalEquations, prior: ConvWeights) -> Callable[[float], ConvWeights]:
+        solve = solver(self, prior)
 
-    monkeypatch.setattr(NormalEquations, "solutions", spoilt)
+        def opposite(ridge: float) -> ConvWeights:
+            return replace(solve(ridge), weight=-solve(ridge).weight)
+
+        return opposite
+
+    monkeypatch.setattr(NormalEquations, "solver", spoilt)
     found = refit(network, "011", free_activation=True)
     assert [fit.ridge for fit in found.fits] == [None] * 3
     assert all(fit.start == fit.explained for fit in found.fits)
