@@ -68,7 +68,7 @@ def command(
     ] = None,
     ema: train_options.Ema = None,
     precision: train_options.TrainPrecision = None,
-    free_activation: options.FreeActivation = True,
+    free_activation: options.WeightsFreeActivation = None,
     loaders: train_options.Loaders = None,
     unreadable: train_options.OnUnreadable = Unreadable.SKIP,
     checkpoint_steps: train_options.CheckpointSteps = None,

@@ -125,9 +125,6 @@ TablePadding = Annotated[
 PlanPadding = Annotated[
     str | None, merging("--padding", help="bias_map, repad or interior; default: the plan's")
 ]
-FreeActivation = Annotated[
-    bool, merging("--free-activation/--no-free-activation", help="ReLU6 after merged blocks")
-]
 WeightsFreeActivation = Annotated[
     bool | None,
     merging(

@@ -47,12 +47,13 @@ def command(
     ] = 256,
     padding: options.PlanPadding = None,
     free_activation: Annotated[
-        bool,
+        bool | None,
         options.merging(
             "--free-activation/--no-free-activation",
-            help="ReLU6 after merged blocks; without training it only costs accuracy",
+            help="ReLU6 after merged blocks, or where a span plan puts one; default: only spans, "
+            "as it costs accuracy without training",
         ),
-    ] = False,
+    ] = None,
     merged_only: Annotated[
         bool,
         options.merging(

@@ -12,7 +12,7 @@ from dshrink.network.mask_changes import rewriting
 from dshrink.network.references import NAMED_WEIGHTS, ModelChoice
 from dshrink.network.weights.metadata import about_weights
 from dshrink.operations.known import known_of_plan, known_size
-from dshrink.operations.merged_weights import about_merged, open_merged
+from dshrink.operations.merged_weights import about_merged, open_merged, require_same_plan
 from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.search.plan import parse_plan, save_plan
@@ -49,7 +49,7 @@ def finetune_by_plan(
     settings: Training,
     *,
     teacher: str | None = None,
-    free_activation: bool = True,
+    free_activation: bool | None = None,
     unreadable: Unreadable = Unreadable.SKIP,
     on_progress: OnProgress = no_progress,
     notice: Notice = no_notice,
@@ -57,9 +57,10 @@ def finetune_by_plan(
     """Fine-tune a network without the activations that the plan removes.
 
     Weights of a merged network (``refit``) are trained in that form, with the free activation or
-    without it as they were fitted. ``folder`` takes weights, plan and checkpoints. The same call
-    resumes an interrupted run. None in all processes but the first. Raises DshrinkError for an
-    untrained teacher or one without distillation, and as ``train.finetune``.
+    without it as they were fitted; others with it, unless said. ``folder`` takes weights, plan and
+    checkpoints. The same call resumes an interrupted run. None in all processes but the first.
+    Raises DshrinkError for an untrained teacher or one without distillation, and as
+    ``train.finetune``.
     """
     if teacher is not None or settings.distillation or settings.block_distillation:
         _check_teacher(choice.weights, teacher, settings)
@@ -71,6 +72,7 @@ def finetune_by_plan(
                 "network, whose activations are gone: nothing fades; leave it out"
             )
         known = open_merged(replace(choice, seed=settings.seed), plan, about, notice)
+        require_same_plan(known.plan, about, choice.weights, free_activation=free_activation)
         network, bound, changes = known.network, known.plan, known.changes
         merged, padding = known.weights, known.weights.padding
         images = open_images(data, network.spec.input_shape[0])
@@ -82,7 +84,10 @@ def finetune_by_plan(
         images, network = open_both(data, choice, notice)
         bound = bind_to_network(wanted, network)
         changes = rewriting(
-            network, bound.mask, segments=bound.segments, free_activation=free_activation
+            network,
+            bound.mask,
+            segments=bound.segments,
+            free_activation=True if free_activation is None else free_activation,
         )
     teaching = None
     if teacher is not None:

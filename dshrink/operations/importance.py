@@ -8,6 +8,7 @@ from pathlib import Path
 from dshrink.importance.journal import Shard
 from dshrink.importance.run import ImportanceResult, ImportanceRun
 from dshrink.importance.settings import ImportanceSettings
+from dshrink.operations.merged_weights import require_whole
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from profiler.scheduling.dask_connection import connect
 
@@ -27,6 +28,7 @@ def measure_importance(
     The workers of the Dask cluster at ``scheduler`` evaluate, this process where there is none. The
     same call resumes an interrupted run. Raises as ``ImportanceRun.run``.
     """
+    require_whole(settings.choice.weights, "an importance")
     run = ImportanceRun(
         settings=settings,
         out=file,

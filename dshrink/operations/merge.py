@@ -53,7 +53,7 @@ class MergeResult:
     """
 
     file: str
-    certificate: str
+    certificate: str | None
     certificate_line: str
     segments: str
     keep_mask: str
@@ -61,7 +61,7 @@ class MergeResult:
     padding: str
     blocks_merged: int
     spans_merged: int
-    merge_s: float
+    merge_s: float | None
     onnx_difference: float
     agreement: Agreement | None
     accuracy_percent: float | None
@@ -199,7 +199,7 @@ def _write_merged(
     merged, segments = len(known.changes.regions), known.plan.segments
     return MergeResult(
         file=str(file),
-        certificate="",
+        certificate=None,
         certificate_line=f"{whose} are weights of the merged network: nothing was left to merge",
         segments=segments,
         keep_mask=known.plan.keep_mask,
@@ -207,7 +207,7 @@ def _write_merged(
         padding=known.weights.padding,
         blocks_merged=merged if segments == "blocks" else 0,
         spans_merged=merged if segments == "spans" else 0,
-        merge_s=0.0,
+        merge_s=None,
         onnx_difference=difference,
         agreement=None,
         accuracy_percent=accuracy,

@@ -45,6 +45,8 @@ def open_merged(
     Raises DshrinkError where plan, network and weights do not go together.
     """
     file = choice.weights
+    if choice.weights_ema:
+        raise NetworkError(f"--weights-ema: {file} holds one set of weights; leave it out")
     if not same_model(about.model, choice.name):
         raise NetworkError(
             f"{file}: its weights are of {about.model}, the network is {choice.name}"
@@ -65,6 +67,20 @@ def open_merged(
         state=read_state(Path(file)).tensors, padding=about.padding or bound.padding, where=file
     )
     return MergedChoice(network=network, plan=bound, changes=changes, weights=weights, about=about)
+
+
+def require_whole(weights: str, what: str) -> None:
+    """Raise DshrinkError for weights that were trained without activations: no original is left.
+
+    ``what`` is what cannot be done with them.
+    """
+    about = about_weights(Path(weights)) if weights not in NAMED_WEIGHTS else None
+    if about and about.padding and about.form != MERGED:
+        raise DshrinkError(
+            f"{weights}: {what} wants the network with all of its activations, and these weights "
+            f"were trained without those that {about.mask} removes: `dshrink merge` merges them "
+            "as they are; else give those of the whole network"
+        )
 
 
 def require_same_plan(

@@ -19,6 +19,7 @@ from dshrink.network.precision import exact_float32
 from dshrink.network.references import ModelChoice
 from dshrink.network.weights.metadata import WEIGHTS_KEY
 from dshrink.operations.known import known_of_plan, known_size
+from dshrink.operations.merged_weights import require_whole
 from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.refit.agreement import Closeness, compare
@@ -30,7 +31,12 @@ from dshrink.search.plan import parse_plan, save_plan
 from dshrink.train.checkpoint import held, save_tensors
 from dshrink.train.finetune import WEIGHTS, weights_about
 from dshrink.train.image_sets import open_unlabelled
-from dshrink.train.opening import feed_of, preprocessing_for, require_trainable
+from dshrink.train.opening import (
+    VALIDATION_BATCH,
+    feed_of,
+    preprocessing_for,
+    require_trainable,
+)
 from dshrink.train.settings import Training
 from dshrink.train.unreadable import Unreadable, UnreadableImages
 from dshrink.version import __version__
@@ -44,9 +50,10 @@ REPORT, PLAN = "refit.json", "plan.json"
 class RefitResult:
     """What was fitted and written.
 
-    ``held_out`` compares the merged networks with the original on the images that were held out,
-    ``validation`` on the validation images, where the data have them. ``norms_matched``: whether
-    the norms behind were matched to the original's moments.
+    ``images`` were fitted, in ``seconds``. ``held_out`` compares the merged networks with the
+    original on the images that were held out, ``validation`` on the validation images, where the
+    data have them. ``norms_matched``: whether the norms behind were matched to the original's
+    moments.
     """
 
     fits: Sequence[UnitFit]
@@ -68,7 +75,7 @@ def refit_by_plan(
     *,
     images: int = 256,
     padding: str | None = None,
-    free_activation: bool = False,
+    free_activation: bool | None = None,
     merged_only: bool = False,
     loaders: int = 0,
     unreadable: Unreadable = Unreadable.SKIP,
@@ -78,7 +85,9 @@ def refit_by_plan(
     """Refit the merged convolutions of a plan on ``images`` images of ``data``.
 
     ``folder`` takes the weights of the merged network, the plan and a report. The same call resumes
-    an interrupted run. Raises DshrinkError where plan, network and images do not go together.
+    an interrupted run. ``free_activation`` None: a plan's blocks get none, for that only costs
+    accuracy without training; its spans those that they were rated with. Raises DshrinkError where
+    plan, network and images do not go together.
     """
     start = time.perf_counter()
     if choice.weights in ("initial", "random"):
@@ -86,11 +95,14 @@ def refit_by_plan(
             f"--weights {choice.weights}: a refit keeps what trained weights compute, and these "
             "are not trained; give a state-dict file, or pretrained"
         )
+    require_whole(choice.weights, "a refit")
     require_trainable(choice)
     wanted = parse_plan(plan)
     size = known_size(choice.weights)
     network = load(choice.knowing(known_of_plan(wanted, plan), size), notice)
     bound = bind_to_network(wanted, network)
+    if free_activation is None:  # those of a span plan were chosen, and rated with what they do
+        free_activation = bound.segments == "spans"
     changes = rewriting(
         network, bound.mask, segments=bound.segments, free_activation=free_activation
     )
@@ -137,21 +149,28 @@ def refit_by_plan(
             keep=journal.add,
             progress=on_progress,
         )
+        seconds = time.perf_counter() - start
         networks = {"algebraic": algebraic.to(device), "refitted": found.module}
         unlabelled = ((batch, None) for batch in calibration.held_out)
         held_out = compare(network.module, networks, unlabelled)
         validation = None
-        if labelled is not None and len(labelled.classes) == network.spec.shapes[-1][0]:
-            feed = feed_of(labelled, network, Training(batch=1, loaders=loaders), unreadable)
-            validation = compare(network.module, networks, feed.validation_on(device))
+        if labelled is not None:
+            settings = Training(batch=min(VALIDATION_BATCH, len(labelled.train)), loaders=loaders)
+            feed = feed_of(labelled, network, settings, unreadable)
+            # Agreement needs no labels; accuracy those of the network's own classes.
+            known = len(labelled.classes) == network.spec.shapes[-1][0]
+            batches = (
+                (batch, labels if known else None) for batch, labels in feed.validation_on(device)
+            )
+            validation = compare(network.module, networks, batches)
             bad.reasons.update(feed.unreadable.reasons)
         result = RefitResult(
             fits=found.fits,
             norms_matched=found.norms_matched,
-            images=calibration.fit.count,
+            images=sum(map(len, calibration.fit)),
             held_out=held_out,
             validation=validation,
-            seconds=time.perf_counter() - start,
+            seconds=seconds,
             weights=str(folder / WEIGHTS),
             plan=str(folder / PLAN),
             unreadable=dict(bad.reasons),

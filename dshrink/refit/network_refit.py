@@ -172,7 +172,7 @@ class _Refit:
             held_out=self.held_out,
             wanted_results=self.wanted,
         ).run()
-        return found, {name: tensor.clone() for name, tensor in layers.tensors().items()}
+        return found, {name: tensor.cpu().clone() for name, tensor in layers.tensors().items()}
 
     def _layer(self, node: fx.Node) -> nn.Module | None:
         if node.op != "call_module":

@@ -51,12 +51,12 @@ def units_of(
     spec = network.spec
     inside = {number for region in changes.regions for number in region.ops}
     first = min((region.result for region in changes.regions), default=len(spec.ops))
-    calls = Counter(names for names in network.lowered.modules if names)
+    calls = Counter(name for names in network.lowered.modules for name in names)
     found = [_unit(network, changes, region=region) for region in changes.regions]
     for number, op in enumerate(spec.ops):
         if not isinstance(op, Conv) or number in inside:
             continue
-        if calls[network.lowered.modules[number]] != 1:
+        if any(calls[name] != 1 for name in network.lowered.modules[number]):
             continue  # shared weights belong to several places
         unit = _unit(network, changes, number=number)
         changed = unit.goes is not None or unit.comes is not None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -28,18 +28,20 @@ from dshrink.network.mask_changes import Rewriting
 from dshrink.network.models import Network, state_digest, weights_digest, with_state
 from dshrink.network.weights.metadata import WEIGHTS_KEY
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
+from dshrink.train.checkpoint import NAME as CHECKPOINT
 from dshrink.train.checkpoint import save_tensors
 from dshrink.train.feed import Feed
 from dshrink.train.loop import Fitted, fit
 from dshrink.train.merged_norms import add_norms, fold_norms
 from dshrink.train.objectives import BlockPair, distilled
 from dshrink.train.settings import Training
-from dshrink.train.tuning import prepared
+from dshrink.train.tuning import Batch, prepared
 from latency_tables.csv_lines import write_csv
 
 WEIGHTS, HISTORY = "weights.safetensors", "history.csv"
-#: Batches from which the norms of merged convolutions learn what they normalise.
-NORM_BATCHES = 20
+#: Images from which the norms of merged convolutions learn what they normalise, at most so many at
+#: a time.
+NORM_IMAGES, NORM_BATCH = 320, 64
 #: Only so trained is a merge free and exact (docs/methods.md).
 PADDING = "repad"
 
@@ -88,9 +90,11 @@ def finetune(
         module = unmerged_module(network, changes, padding=PADDING, fade=fade, outputs=outputs)
     else:
         module = merged_module(network, changes, merged, outputs)
-        device = torch.device("cpu")
-        some = prepared(islice(feed.training(0, 0, 1), NORM_BATCHES), feed.preprocessing, device)
-        add_norms(module, network, some)
+        # A checkpoint holds the norms as they are by then.
+        some = () if (folder / CHECKPOINT).exists() else _some_images(feed)
+        add_norms(module.to(_device()), network, some)
+        if outputs is not None:
+            outputs.take()
     about = weights_about(network, changes, merged_padding=merged.padding if merged else None)
     identity = identity_of(about, network.module)
     if merged is not None:
@@ -124,6 +128,23 @@ def finetune(
         trained = replace(merged, state=fitted.state)
         tuned = network_of(network, merged_module(network, changes, trained))
     return FineTuned(network=tuned, fitted=fitted, weights=file)
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _some_images(feed: Feed) -> Iterator[Batch]:
+    """The first training images, few at a time."""
+    batches = prepared(feed.training(0, 0, 1), feed.preprocessing, _device())
+    parts = (
+        part
+        for images, labels in batches
+        for part in zip(
+            torch.split(images, NORM_BATCH), torch.split(labels, NORM_BATCH), strict=True
+        )
+    )
+    return islice(parts, -(-NORM_IMAGES // min(NORM_BATCH, feed.settings.batch)))
 
 
 def _changes_activations(changes: Rewriting | None) -> bool:

@@ -142,15 +142,17 @@ def _mode(data: Path | str, channels: int) -> str:
 def open_unlabelled(data: str, channels: int = 3) -> tuple[Split, Images | None]:
     """The images to look at without labels, and the whole data set where ``data`` is one.
 
-    A folder need not be a data set: one without ``train/`` is searched for images, which may lie in
-    it or below. Raises DataError.
+    A folder need not be a data set: in others all images count, those of ``train/`` where there is
+    one. Raises DataError.
     """
     folder = _folder(data)
-    if _named(data) or any((folder / name).is_dir() for name in TRAIN_FOLDERS):
+    whole = (TRAIN_FOLDERS, VALIDATION_FOLDERS)
+    if _named(data) or all(any((folder / n).is_dir() for n in names) for names in whole):
         images = open_images(data, channels)
         return images.train, images
     if not folder.is_dir():
         raise DataError(f"{data}: no such folder; --data wants one with images in it")
+    folder = next((folder / n for n in TRAIN_FOLDERS if (folder / n).is_dir()), folder)
     try:
         source = _timm_data().create_dataset("", root=str(folder), search_split=False)
     except RuntimeError as error:

@@ -26,22 +26,26 @@ def add_norms(module: nn.Module, source: Network, batches: Iterable[tuple[Tensor
     """Give each merged convolution of ``module`` a norm that keeps what the network computes.
 
     ``source`` is what was merged; from ``batches`` of images, on the module's device, the norms
-    learn the moments. In place; ends in eval mode.
+    learn the moments; without any they wait for a checkpoint. In place; ends in eval mode.
     """
     module.eval()
     merged = dict(_merged_convolutions(module, source))
-    sums = {conv: torch.zeros(2, conv.out_channels) for conv in merged.values()}
+    sums = {
+        conv: conv.weight.new_zeros(2, conv.out_channels, dtype=torch.float64)
+        for conv in merged.values()
+    }
     count = 0
 
     def note(conv: nn.Module, inputs: object, output: Tensor) -> None:
         assert isinstance(conv, PaddedConv2d)
-        means = output.mean(dim=(0, 2, 3)), output.square().mean(dim=(0, 2, 3))
-        sums[conv] = sums[conv].to(output.device) + torch.stack(means)
+        output = output.double()
+        moments = torch.stack([output, output.square()])
+        sums[conv] += moments.mean(dim=(3, 4)).sum(dim=1)
 
     hooks = [conv.register_forward_hook(note) for conv in merged.values()]
     for images, _ in batches:
         module(images)
-        count += 1
+        count += len(images)
     for hook in hooks:
         hook.remove()
     for name, conv in merged.items():

@@ -130,7 +130,24 @@ def test_images_of_other_classes_are_good_to_fit(
     for part in ("train", "val"):
         shutil.rmtree(data / part / "class_2")
     ran = invoke(*words, "--data", data, "--out", tmp_path / "out", "--json")
-    assert json.loads(ran.stdout)["validation"] is None
+    validation = json.loads(ran.stdout)["validation"]
+    assert (validation["images"], validation["accuracy"]) == (8, {})
+    assert set(validation["agreement"]) == {"algebraic", "refitted"}
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_folder_with_images_to_train_on_alone_is_good_to_fit(
+    labelled: bool, words: list[str], pictures: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data" / "train"
+    if labelled:
+        shutil.copytree(pictures / "train", folder)
+    else:
+        folder.parent.mkdir()
+        flat(pictures, folder)
+    ran = invoke(*words, "--data", folder.parent, "--out", tmp_path / "out", "--json")
+    result = json.loads(ran.stdout)
+    assert (result["images"], result["validation"]) == (16, None)
 
 
 def test_images_that_cannot_be_read_are_named_and_left_out(
@@ -205,6 +222,21 @@ def test_on_a_terminal_it_says_what_was_fitted_and_how_to_write_it(
     assert invoke(*merge[1:]).exit_code == 0
     assert (tmp_path / "with space" / "merged.onnx").exists()
     assert same(tmp_path / "with space", refitted.folder)
+
+
+def test_weights_that_were_trained_without_activations_are_no_original(
+    words: list[str], weights: Path, tmp_path: Path, refusal: Refusal
+) -> None:
+    about = {
+        **{"model": f"{Path(MOBILE.partition(':')[0]).name}:mobile classes=3", "classes": 3},
+        **{"resolution": [SIZE, SIZE], "segments": "blocks", "mask": "011"},
+        **{"free_activation": True, "padding": "repad"},
+    }
+    file = tmp_path / "tuned.safetensors"
+    save_file(load_file(weights), file, {"dshrink": json.dumps(about)})
+    line = refusal(*words, "--out", tmp_path / "out", "--weights", file)
+    assert f"{file}: a refit wants the network with all of its activations" in line
+    assert "dshrink merge" in line and not (tmp_path / "out").exists()
 
 
 def rewritten(folder: Path, units: int) -> None:
@@ -325,7 +357,7 @@ def test_the_weights_merge_to_a_file_that_computes_what_was_fitted(
     accuracy = refitted.result["validation"]["accuracy"]["refitted"]
     assert result["accuracy_percent"] == pytest.approx(accuracy)
     assert (result["validation_images"], result["blocks_merged"]) == (12, 1)
-    assert (result["agreement"], result["certificate"]) == (None, "")
+    assert [result[name] for name in ("agreement", "certificate", "merge_s")] == [None] * 3
     assert not list(tmp_path.glob("*.certificate.json"))
     about = json.loads({p.key: p.value for p in onnx.load(file).metadata_props}[METADATA_KEY])
     assert about["accuracy_percent"] == pytest.approx(accuracy)
@@ -402,19 +434,12 @@ def test_whatever_wants_the_original_refuses_them(
 
 
 def test_spans_are_refitted_and_merge(words: list[str], tmp_path: Path, pictures: Path) -> None:
-    plan = "spans:10111|01|"
-    ran = invoke(
-        *words,
-        "--plan",
-        plan,
-        "--padding",
-        "repad",
-        "--free-activation",
-        "--out",
-        tmp_path / "out",
-        "--json",
-    )
+    plan = ("--plan", "spans:10111|01|", "--padding", "repad")
+    ran = invoke(*words, *plan, "--out", tmp_path / "out", "--json")
     result = json.loads(ran.stdout)
+    # A plan's activations between spans were chosen: they are there unless told otherwise.
+    about = about_weights(Path(result["weights"]))
+    assert about is not None and about.free_activation
     assert [fit["label"] for fit in result["fits"] if fit["merged"]] == [
         "span 1-3 (blocks.0.body.3 .. blocks.0.body.6)",
         "span 6-8 (blocks.2.body.0 .. blocks.2.body.3)",

@@ -316,6 +316,8 @@ def refusal(
     [
         (["--fade-epochs", 1], "nothing fades; leave it out"),
         (["--plan", "mask:010"], "fitted for mask 011, now 010: give that plan"),
+        (["--free-activation"], "fitted for free_activation False, now True"),
+        (["--weights-ema"], "holds one set of weights; leave it out"),
         (["--distillation", 0.5], "give those of the whole network as --teacher FILE"),
     ],
 )
