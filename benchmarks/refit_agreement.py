@@ -7,8 +7,8 @@ random crops), the others are tested (95 crops): each block merged alone (its co
 refitted), growing plans in the order
 of what they save on the table for what a refit loses, and the four-block plan by the number of
 photographs. Weights and photographs come from packages of the registry
-(``photographs.py``). Results so far are in ``DIR/results.jsonl``: the same command goes on. The page
-is made by ``refit_pages.py``. Allow an hour on two cores.
+(``photographs.py``). Results so far are in ``DIR/results.jsonl``: the same command goes on.
+The page is made by ``refit_pages.py``. Allow an hour on two cores.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ NAME = "refit_agreement_local"
 CPU = torch.device("cpu")
 PADDING = "repad"
 FIT_CROPS, TEST_CROPS_EACH = 152, 5
+#: Blocks of the largest plan.
+MOST = 4
 #: Merged together for the curve over photographs: what a refit keeps, whatever it saves here.
 OTHER_BLOCKS = (4, 6, 7, 9)
 METHODS = ("algebraic", "recalibrated", "linearised", "merged only", "refit")
@@ -242,41 +244,65 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--table", type=Path)
-    parser.add_argument(
-        "--only", nargs="*", default=("growing", "others", "photographs", "time", "single")
-    )
+    parser.add_argument("--only", nargs="*", choices=list(PARTS), default=list(PARTS))
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     table = asked.table or asked.out / "table"
     if not (table / "table.json").exists():
         profile_network(ModelChoice(model=MODEL), table, Target(device="local"), notice=print)
-    bench = opened(asked.out)
-    savings = savings_ms(table)
+    bench, savings = opened(asked.out), savings_ms(table)
+    for part in asked.only:
+        PARTS[part](bench, savings)
+
+
+def order_of(bench: Bench, savings: Sequence[float]) -> list[int]:
+    """Blocks that save time, by what each loses on the held-out images for what it saves."""
     worth = [block for block, saved in enumerate(savings) if saved > 0]
-    others = [block for block, saved in enumerate(savings) if saved <= 0]
-    single = [measured_alone(bench, block) for block in worth] if "growing" in asked.only else []
-    errors = {one["blocks"][0]: one["methods"]["merged only"]["held_out_error"] for one in single}
-    order = sorted(errors, key=lambda block: errors[block] / savings[block])
-    print("order", order)
-    for count in range(2, len(order) + 1):
+    single = {block: measured_alone(bench, block) for block in worth}
+    errors = {n: one["methods"]["merged only"]["held_out_error"] for n, one in single.items()}
+    return sorted(errors, key=lambda block: errors[block] / savings[block])
+
+
+def growing(bench: Bench, savings: Sequence[float]) -> None:
+    order = order_of(bench, savings)
+    for count in range(2, MOST + 1):
         methods = METHODS if count in (2, 4) else ("algebraic", "recalibrated", "refit")
         bench.measured(f"growing {count}", sorted(order[:count]), methods=methods)
-    # Blocks whose merge saves nothing here, but which a refit keeps well.
-    if "others" in asked.only:
-        bench.measured("other 4", OTHER_BLOCKS, methods=METHODS)
-    if "photographs" in asked.only:
-        for count in (2, 4, 8, 12, len(bench.fit)):
-            bench.measured(
-                f"photographs {count}", OTHER_BLOCKS, photographs=count, methods=("refit",)
-            )
-    if "time" in asked.only and "time" not in bench.known:
-        bench.measured("time", range(len(savings)), images=64, methods=("refit",))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
-        with bench.file.open("a") as stream:
-            stream.write(json.dumps({"key": "memory", "peak_gib": peak}) + "\n")
-    if "single" in asked.only:
-        for block in others:
-            measured_alone(bench, block)
+
+
+def others(bench: Bench, savings: Sequence[float]) -> None:
+    bench.measured("other 4", OTHER_BLOCKS)
+
+
+def crops_of_each(bench: Bench, savings: Sequence[float]) -> None:
+    order, images = order_of(bench, savings), 3 * FIT_CROPS
+    for blocks in (sorted(order[:2]), sorted(order[:3])):
+        key = f"crops {images} of {' '.join(map(str, blocks))}"
+        bench.measured(key, blocks, images=images, methods=("refit",))
+
+
+def photographs(bench: Bench, savings: Sequence[float]) -> None:
+    for count in (2, 4, 8, 12, len(bench.fit)):
+        bench.measured(f"photographs {count}", OTHER_BLOCKS, photographs=count, methods=("refit",))
+
+
+def time_and_memory(bench: Bench, savings: Sequence[float]) -> None:
+    """To be asked for alone: the peak of memory is that of the whole process."""
+    bench.measured("time", range(len(savings)), images=64, methods=("refit",))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    with bench.file.open("a") as stream:
+        stream.write(json.dumps({"key": "memory", "peak_gib": peak}) + "\n")
+
+
+def singles(bench: Bench, savings: Sequence[float]) -> None:
+    for block in range(len(savings)):
+        measured_alone(bench, block)
+
+
+PARTS = {
+    **{"growing": growing, "others": others, "crops": crops_of_each},
+    **{"photographs": photographs, "time": time_and_memory, "single": singles},
+}
 
 
 def measured_alone(bench: Bench, block: int) -> dict[str, Any]:

@@ -121,11 +121,13 @@ def agreement_page(known: Mapping[str, Entry], folder: Path) -> list[str]:
         "## Growing plans",
         "",
         "In the order of what a block loses alone (KL divergence on the held-out images) for what "
-        "it saves; blocks that save nothing are kept.",
+        "it saves; blocks that save nothing on this CPU (their kernels are 5x5, or their maps "
+        "large) are kept. The last line merges four that a refit keeps well, whatever they cost.",
         "",
     ]
     rows = []
-    for entry in growing(known):
+    others = [known["other 4"]] if "other 4" in known else []
+    for entry in (*growing(known), *others):
         methods = entry["methods"]
         predicted = predict(table, entry["mask"], PADDING).latency_ms
         rows.append(
@@ -140,6 +142,20 @@ def agreement_page(known: Mapping[str, Entry], folder: Path) -> list[str]:
     lines += table_of(
         ("blocks merged", "predicted ms", *TITLES.values(), "refit, in top 5", "refit, KL"), rows
     )
+    if more := [entry for key, entry in known.items() if key.startswith("crops ")]:
+        lines += ["## By the number of crops", ""]
+        lines += table_of(
+            ("blocks merged", "crops", "refit (95 %)", "KL"),
+            [
+                [
+                    " ".join(map(str, entry["blocks"])),
+                    entry["key"].split()[1],
+                    percent(entry["methods"]["refit"]),
+                    f"{entry['methods']['refit']['error']:.3f}",
+                ]
+                for entry in more
+            ],
+        )
     counts = [entry for key, entry in known.items() if key.startswith("photographs ")]
     if counts:
         blocks = " ".join(map(str, counts[0]["blocks"]))
