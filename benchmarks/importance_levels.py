@@ -105,7 +105,7 @@ def main() -> None:
                 level=level,
                 share=share,
                 mask=plan.mask,
-                predicted_ms=plan.predicted_ms or 0.0,
+                predicted_ms=plan.predicted.latency_ms if plan.predicted else 0.0,
                 accuracy=sum(accuracies) / len(accuracies),
             )
             print(entry, flush=True)
