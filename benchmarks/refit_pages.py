@@ -162,14 +162,14 @@ def agreement_page(known: Mapping[str, Entry], folder: Path) -> list[str]:
         lines += [
             f"## By the number of photographs (blocks {blocks} merged)",
             "",
-            "Always 152 crops: fewer photographs give more crops each.",
+            "Merged convolutions only. Always 152 crops: fewer photographs give more crops each.",
             "",
         ]
         rows = [
             [
                 entry["key"].split()[1],
-                percent(entry["methods"]["refit"]),
-                f"{entry['methods']['refit']['error']:.3f}",
+                percent(entry["methods"]["merged only"]),
+                f"{entry['methods']['merged only']['error']:.3f}",
             ]
             for entry in counts
         ]
@@ -211,11 +211,12 @@ def agreement_figure(known: Mapping[str, Entry]) -> Figure:
         if name == "refit":
             low, high = ([found[side] for _, found in points] for side in ("low", "high"))
             left.fill_between(xs, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    left.set_xticks(counts)
     left.set(xlabel="merged blocks", ylabel="top-1 agreement with the original (%)", ylim=(0, 100))
     left.set_title("Without labels or training: EfficientNet-Lite0")
     left.legend(loc="best")
     counted = [
-        (int(key.split()[1]), entry["methods"]["refit"])
+        (int(key.split()[1]), entry["methods"]["merged only"])
         for key, entry in known.items()
         if key.startswith("photographs ")
     ]
@@ -228,7 +229,7 @@ def agreement_figure(known: Mapping[str, Entry]) -> Figure:
         ]
         right.errorbar(xs, ys, yerr=errors, marker="o", capsize=3)
     right.set(xlabel="photographs to fit", ylim=(0, 100))
-    right.set_title("Four blocks merged, by the number of photographs")
+    right.set_title("Two blocks merged, by the number of photographs")
     return figure
 
 
@@ -264,7 +265,9 @@ def training_page(models: Mapping[str, Mapping[str, Entry]]) -> list[str]:
                 rows.append(
                     [str(keep), "recalibrated", f"{again['accuracy']:.1f}", *[""] * len(epochs)]
                 )
-        lines += table_of(("kept", "method", "0 epochs", *(f"{n} epochs" for n in epochs)), rows)
+        lines += table_of(
+            ("kept", "method", "after 0 epochs", *(f"after {n}" for n in epochs)), rows
+        )
     return lines
 
 
