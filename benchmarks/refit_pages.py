@@ -228,6 +228,7 @@ def agreement_figure(known: Mapping[str, Entry]) -> Figure:
             [one["high"] - y for y, one in zip(ys, found, strict=True)],
         ]
         right.errorbar(xs, ys, yerr=errors, marker="o", capsize=3)
+    right.set_xticks([count for count, _ in counted])
     right.set(xlabel="photographs to fit", ylim=(0, 100))
     right.set_title("Two blocks merged, by the number of photographs")
     return figure
