@@ -12,9 +12,9 @@ exist are used again. Writes a page into results/, next to this file. Allow half
 from __future__ import annotations
 
 import argparse
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import mean, median
 
 from refit_pages import RESULTS, machine, table_of
 
@@ -66,12 +66,11 @@ def main() -> None:
     table = load_table(asked.table)
     settings = load_recipe("digits").finetune
     found: list[Trained] = []
-    seconds: dict[str, float] = {}
+    seconds: dict[str, list[float]] = {}
     for level in LEVELS:
         name = level.partition(":")[0]
         file = asked.out / f"{name}.csv"
         file.parent.mkdir(parents=True, exist_ok=True)
-        start = time.perf_counter()
         result = measure_importance(
             ImportanceSettings(
                 choice=choice,
@@ -83,8 +82,9 @@ def main() -> None:
             file,
             notice=print,
         )
-        if result.evaluated:
-            seconds[level] = (time.perf_counter() - start) / result.evaluated
+        assert result.table is not None
+        networks = {e.candidate: e.seconds for e in result.table.evaluations.values()}
+        seconds[level] = sorted(networks.values())
         for share in SHARES:
             wanted = DpRequest(importance=file, share=share, allow_unfit=True)
             plan = search_tables([table], wanted).plans[0]
@@ -125,11 +125,21 @@ def main() -> None:
         *table_of(
             ("level", "share", "predicted ms", "mask", "top-1 accuracy %"),
             (
-                (e.level, f"{e.share:g}", f"{e.predicted_ms:.3f}", e.mask, f"{e.accuracy:.1f}")
+                (
+                    e.level,
+                    f"{e.share:g}",
+                    f"{e.predicted_ms:.3f}",
+                    e.mask.replace("|", "\\|"),
+                    f"{e.accuracy:.1f}",
+                )
                 for e in found
             ),
         ),
-        *(f"{level}: {value:.2f} s a network." for level, value in seconds.items()),
+        *(
+            f"{level}: {mean(taken):.1f} s a network on one thread (median {median(taken):.1f}, at "
+            f"most {taken[-1]:.1f})."
+            for level, taken in seconds.items()
+        ),
         "",
     ]
     (RESULTS / "importance_levels_local.md").write_text("\n".join(lines), encoding="utf-8")
