@@ -19,6 +19,7 @@ from dshrink.errors import DshrinkError
 from dshrink.importance.evaluation import Evaluation, Platform
 from dshrink.importance.settings import RECALIBRATE, REFIT, Candidate, ImportanceSettings
 from dshrink.merge.unmerged import unmerged_module
+from dshrink.network.devices import best_device
 from dshrink.network.mask_changes import rewriting
 from dshrink.network.models import weights_digest
 from dshrink.network.precision import exact_float32
@@ -50,7 +51,7 @@ class Evaluator:
     def __init__(self, settings: ImportanceSettings) -> None:
         self.settings = settings
         self.said: list[str] = []
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = best_device()
         self.images, self.network = open_both(settings.data, settings.choice, self.said.append)
         images = self.images
         preprocessing = self._preprocessing = preprocessing_for(self.network)

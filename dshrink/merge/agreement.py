@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from dshrink.network.devices import best_device
 from dshrink.network.layers import weights_dtype
 from dshrink.network.precision import exact_float32
 
@@ -48,7 +49,7 @@ def top1_agreement(unmerged: nn.Module, merged: nn.Module, images: ValidationIma
 
     Moves both to the GPU where there is one.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     dtype = weights_dtype(merged)
     unmerged.to(device).eval()
     merged.to(device).eval()

@@ -22,9 +22,6 @@ from dshrink.network.mask_changes import Region, Rewriting
 from dshrink.network.models import Network
 from dshrink.network.weights.state_dicts import load_state
 
-#: What their file says that they are (``WeightsAbout.form``).
-MERGED = "merged"
-
 
 @dataclass(frozen=True, kw_only=True)
 class MergedWeights:

@@ -29,9 +29,7 @@ class Surgery:
     def __init__(self, network: Network, dtype: torch.dtype, fade: Fade | None = None) -> None:
         self.network, self._fade = network, fade
         self.module = copy.deepcopy(network.module).to(dtype)
-        nodes = {node.name: node for node in self.module.graph.nodes}
-        (image,) = (n for n in self.module.graph.nodes if n.op == "placeholder")
-        self.tensors = [image, *(nodes[name] for name in network.lowered.nodes)]
+        self.tensors = network.lowered.tensor_nodes(self.module)
 
     def replace(self, region: Region, layers: Sequence[nn.Module]) -> None:
         """Put ``layers``, one after the other, in place of a region."""

@@ -50,6 +50,12 @@ class LoweredNetwork:
     modules: tuple[tuple[str, ...], ...]
     fragments: Mapping[int, tuple[Weight, ...]] = field(default_factory=dict, compare=False)
 
+    def tensor_nodes(self, traced: fx.GraphModule) -> list[fx.Node]:
+        """The nodes of this graph, or of a copy, that give the tensors of ``spec``, by number."""
+        nodes = {node.name: node for node in traced.graph.nodes}
+        (image,) = (node for node in traced.graph.nodes if node.op == "placeholder")
+        return [image, *(nodes[name] for name in self.nodes)]
+
     def weights(self, traced: fx.GraphModule) -> list[Arrays]:
         """Float64 arrays an operator, as ``write_onnx`` takes them, batch norm folded."""
         with torch.no_grad():

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dshrink.merge.agreement import Agreement
 from dshrink.merge.certified_export import export_merged
 from dshrink.merge.export import (
@@ -19,6 +17,7 @@ from dshrink.merge.export import (
 )
 from dshrink.merge.merged_network import network_of
 from dshrink.merge.merged_weights import merged_module
+from dshrink.network.devices import best_device
 from dshrink.network.mask_changes import rewriting
 from dshrink.network.models import Network, load
 from dshrink.network.precision import exact_float32
@@ -219,7 +218,7 @@ def _write_merged(
 
 def _accuracy(network: Network, feed: Feed) -> tuple[float, int]:
     """Top-1, in percent, and the number of validation images that could be read."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     with exact_float32():
         score = evaluate(network.module.to(device), feed.validation_on(device))
     network.module.cpu()

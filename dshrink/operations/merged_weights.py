@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dshrink.errors import DshrinkError, NetworkError
-from dshrink.merge.merged_weights import MERGED, MergedWeights
+from dshrink.merge.merged_weights import MergedWeights
 from dshrink.network.mask_changes import Rewriting, rewriting
 from dshrink.network.models import Network, load
 from dshrink.network.references import NAMED_WEIGHTS, ModelChoice, same_model
 from dshrink.network.weights.files import read_state
-from dshrink.network.weights.metadata import WeightsAbout, about_weights
+from dshrink.network.weights.metadata import MERGED, WeightsAbout, about_weights
 from dshrink.operations.known import known_of_plan, known_size
 from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.progress import Notice, no_notice

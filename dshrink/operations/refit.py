@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dshrink.merge.merged_network import merge_network
+from dshrink.network.devices import best_device
 from dshrink.network.mask_changes import rewriting
-from dshrink.network.models import load, weights_digest
+from dshrink.network.models import Network, load, weights_digest
 from dshrink.network.precision import exact_float32
 from dshrink.network.references import ModelChoice
 from dshrink.network.weights.metadata import WEIGHTS_KEY
@@ -29,6 +30,7 @@ from dshrink.refit.journal import RefitError, RefitJournal
 from dshrink.refit.network_refit import refit_network
 from dshrink.search.plan import parse_plan, save_plan
 from dshrink.train.checkpoint import held, save_tensors
+from dshrink.train.feed import Feed
 from dshrink.train.finetune import WEIGHTS, weights_about
 from dshrink.train.image_sets import open_unlabelled
 from dshrink.train.opening import (
@@ -109,7 +111,7 @@ def refit_by_plan(
     padding = padding or bound.padding
     split, labelled = open_unlabelled(data, network.spec.input_shape[0])
     bad = UnreadableImages(unreadable)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     calibration = calibration_images(
         split,
         preprocessing_for(network),
@@ -157,12 +159,7 @@ def refit_by_plan(
         if labelled is not None:
             settings = Training(batch=min(VALIDATION_BATCH, len(labelled.train)), loaders=loaders)
             feed = feed_of(labelled, network, settings, unreadable)
-            # Agreement needs no labels; accuracy those of the network's own classes.
-            known = len(labelled.classes) == network.spec.shapes[-1][0]
-            batches = (
-                (batch, labels if known else None) for batch, labels in feed.validation_on(device)
-            )
-            validation = compare(network.module, networks, batches)
+            validation = compare(network.module, networks, _validation(feed, network, device))
             bad.reasons.update(feed.unreadable.reasons)
         result = RefitResult(
             fits=found.fits,
@@ -184,6 +181,15 @@ def refit_by_plan(
     if bad.line:
         notice(bad.line)
     return result
+
+
+def _validation(
+    feed: Feed, network: Network, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Validation images; their labels where they have as many classes as the network."""
+    known = len(feed.images.classes) == network.spec.shapes[-1][0]
+    for batch, labels in feed.validation_on(device):
+        yield batch, labels if known else None
 
 
 def _write(result: RefitResult, folder: Path, module: nn.Module, about: Mapping[str, Any]) -> None:

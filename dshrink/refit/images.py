@@ -43,10 +43,6 @@ class NormalisedBatches:
         for images, _ in prepared(self.batches, self.preprocessing, self.device):
             yield images
 
-    @property
-    def count(self) -> int:
-        return self.batches.count
-
 
 def calibration_images(
     split: Split,

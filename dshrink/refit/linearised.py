@@ -2,7 +2,7 @@
 
 Each channel of an activation gets the line that is closest to it on what the channel holds in the
 original network (statistical linearisation; Booton, 1954), ``s = cov(x, act(x)) / var(x)``. Then
-the region is affine and merges exactly. It costs two moments a channel, works with a single image,
+the region is affine and merges exactly. It costs five sums a channel, works with a single image,
 and is where a least-squares fit starts from.
 """
 
@@ -17,7 +17,6 @@ from dshrink.merge.linear_graph import LinearGraph, from_spec
 from dshrink.network.mask_changes import Region
 from dshrink.network.models import Network
 from dshrink.network.sections import part_of
-from dshrink.refit.parts import image_of
 from dshrink.refit.stream import Stream
 from latency_tables.onnx_file import Arrays
 from latency_tables.opspec import BatchNorm
@@ -47,8 +46,7 @@ def closest_lines(network: Network, region: Region, original: Stream) -> dict[in
     """
     if not region.removed:
         return {}
-    nodes = {node.name: node for node in network.module.graph.nodes}
-    made = [image_of(network.module), *(nodes[name] for name in network.lowered.nodes)]
+    made = network.lowered.tensor_nodes(network.module)
     pairs = [(made[network.spec.ops[n].inputs[0]], made[n + 1]) for n in region.removed]
     sums: list[Tensor | None] = [None] * len(pairs)
     for values in original.values([node for pair in pairs for node in pair]):

@@ -26,7 +26,6 @@ from dshrink.refit.fitting import Fitting, Passes, UnitFit
 from dshrink.refit.layers import KeptConv, MergedLayers
 from dshrink.refit.linearised import linearised_graph
 from dshrink.refit.norms import match_norms, norms_behind
-from dshrink.refit.parts import image_of
 from dshrink.refit.stream import Stream
 from dshrink.refit.units import Unit, units_of
 from latency_tables.opspec import Conv
@@ -104,9 +103,7 @@ class _Refit:
     gone: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        nodes = {node.name: node for node in self.network.module.graph.nodes}
-        named = (nodes[name] for name in self.network.lowered.nodes)
-        self.tensors = [image_of(self.network.module), *named]
+        self.tensors = self.network.lowered.tensor_nodes(self.network.module)
 
     @classmethod
     def of(

@@ -57,10 +57,6 @@ class NormalEquations:
         outputs = conv.out_channels // conv.groups
         return cls.empty(conv.groups, conv.weight[0].numel(), outputs, conv.weight.device)
 
-    @property
-    def positions(self) -> int:
-        return int(self.gram[0, -1, -1])
-
     def add(self, conv: ConvWeights, x: Tensor, target: Tensor) -> None:
         """Add what ``conv`` reads of ``x`` (N, I, H, W), and the ``target`` (N, O, H', W')."""
         for patches, targets in self._pairs(conv, x, target):

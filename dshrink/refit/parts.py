@@ -40,9 +40,8 @@ def live_before(module: fx.GraphModule, cut: fx.Node) -> list[fx.Node]:
     """The nodes before ``cut`` whose values it, or a node behind it, reads."""
     nodes = list(module.graph.nodes)
     at = nodes.index(cut)
-    before = set(nodes[:at])
     read = {source for node in nodes[at:] for source in node.all_input_nodes}
-    return [node for node in nodes[:at] if node in before & read]
+    return [node for node in nodes[:at] if node in read]
 
 
 def image_of(module: fx.GraphModule) -> fx.Node:

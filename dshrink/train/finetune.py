@@ -24,9 +24,10 @@ from dshrink.merge.merged_network import network_of
 from dshrink.merge.merged_weights import MergedWeights, merged_module
 from dshrink.merge.recording import RegionOutputs, recorded_module
 from dshrink.merge.unmerged import unmerged_module
+from dshrink.network.devices import best_device
 from dshrink.network.mask_changes import Rewriting
 from dshrink.network.models import Network, state_digest, weights_digest, with_state
-from dshrink.network.weights.metadata import WEIGHTS_KEY
+from dshrink.network.weights.metadata import MERGED, WEIGHTS_KEY
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.train.checkpoint import NAME as CHECKPOINT
 from dshrink.train.checkpoint import save_tensors
@@ -92,7 +93,7 @@ def finetune(
         module = merged_module(network, changes, merged, outputs)
         # A checkpoint holds the norms as they are by then.
         some = () if (folder / CHECKPOINT).exists() else _some_images(feed)
-        add_norms(module.to(_device()), network, some)
+        add_norms(module.to(best_device()), network, some)
         if outputs is not None:
             outputs.take()
     about = weights_about(network, changes, merged_padding=merged.padding if merged else None)
@@ -130,13 +131,9 @@ def finetune(
     return FineTuned(network=tuned, fitted=fitted, weights=file)
 
 
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def _some_images(feed: Feed) -> Iterator[Batch]:
     """The first training images, few at a time."""
-    batches = prepared(feed.training(0, 0, 1), feed.preprocessing, _device())
+    batches = prepared(feed.training(0, 0, 1), feed.preprocessing, best_device())
     parts = (
         part
         for images, labels in batches
@@ -183,7 +180,7 @@ def weights_about(
 
     ``merged_padding`` is given for weights of the merged network.
     """
-    form = {} if merged_padding is None else {"form": "merged"}
+    form = {} if merged_padding is None else {"form": MERGED}
     padding = PADDING if merged_padding is None else merged_padding
     return {
         "model": network.name,

@@ -12,6 +12,8 @@ from latency_tables.masks import check_padding
 from latency_tables.records import convert_record, parse_record
 
 WEIGHTS_KEY = "dshrink"
+#: ``WeightsAbout.form`` of weights of a merged network.
+MERGED: Literal["merged"] = "merged"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +89,7 @@ def known_of_weights(path: Path, choice: ModelChoice) -> Known | None:
         raise NetworkError(
             f"{path}: its weights are of {about.model}, the network is {choice.name}"
         )
-    if about.form == "merged":
+    if about.form == MERGED:
         raise NetworkError(
             f"{path}: its weights are those of {choice.name} merged by the mask {about.mask}, "
             "which only `dshrink merge` and `dshrink finetune` take, with that plan"

@@ -53,7 +53,7 @@ def test_a_candidate_that_changes_nothing_is_the_original(evaluator: Evaluator) 
 
 def test_a_candidate_is_scored_as_it_was_refitted(evaluator: Evaluator) -> None:
     network, calibration = evaluator.network, evaluator._calibration
-    assert (calibration.fit.count, calibration.held_out.count) == (13, 3)
+    assert (calibration.fit.batches.count, calibration.held_out.batches.count) == (13, 3)
     changes = rewriting(network, MERGED, segments="spans")
     module = refit_network(
         *(network, changes, list(calibration.fit), list(calibration.held_out)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from pictures import write_pictures
 from refit_networks import SIZE, mobile
-from refit_runs import MODEL, PLAN, invoke
+from refit_runs import MODEL, PLAN, invoke, refused
 from safetensors.torch import save_file
 
 
@@ -49,15 +50,4 @@ def refusal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., str]:
     """The one line that a command ends with, as a terminal has it."""
-    from dshrink.cli.main import main
-
-    def run(*words: Any) -> str:
-        monkeypatch.setattr("sys.argv", ["dshrink", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        assert ended.value.code == 2
-        [line] = capsys.readouterr().err.splitlines()
-        return line
-
-    return run
+    return partial(refused, monkeypatch, capsys)

@@ -54,7 +54,11 @@ def test_a_fifth_is_held_out_and_shares_no_image(
 ) -> None:
     found = calibration(split, count)
     own, other = numbers(found.fit), numbers(found.held_out)
-    assert (len(own), len(other)) == (fit, held) == (found.fit.count, found.held_out.count)
+    assert (
+        (len(own), len(other))
+        == (fit, held)
+        == (found.fit.batches.count, found.held_out.batches.count)
+    )
     assert not set(own) & set(other)
     assert len(set(own + other)) == min(count, COLOURS)
     assert all(len(batch) <= 8 for batch in found.fit)

@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,11 +15,10 @@ import pytest
 import torch
 from pictures import write_pictures
 from refit_networks import SIZE, images, mobile, network_of
-from refit_runs import MODEL, PLAN, invoke, same, state_of
+from refit_runs import MODEL, PLAN, invoke, refused, same, state_of
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dshrink.cli.main import main
 from dshrink.merge.merged_network import merge_network
 from dshrink.merge.merged_weights import MergedWeights
 from dshrink.network.layers import ConstantMap, PaddedConv2d
@@ -299,16 +299,7 @@ def test_blocks_come_closer_to_the_teachers_where_these_alone_count(
 def refusal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., str]:
-    def run(*words: Any) -> str:
-        monkeypatch.setattr("sys.argv", ["dshrink", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        assert ended.value.code == 2
-        [line] = capsys.readouterr().err.splitlines()
-        return line
-
-    return run
+    return partial(refused, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize(
