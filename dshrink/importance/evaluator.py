@@ -19,10 +19,10 @@ from dshrink.errors import DshrinkError
 from dshrink.importance.evaluation import Evaluation, Platform
 from dshrink.importance.settings import RECALIBRATE, REFIT, Candidate, ImportanceSettings
 from dshrink.merge.unmerged import unmerged_module
-from dshrink.network.devices import best_device
 from dshrink.network.mask_changes import rewriting
 from dshrink.network.models import weights_digest
 from dshrink.network.precision import exact_float32
+from dshrink.network.torch_device import best_device
 from dshrink.pieces.span_pieces import span_pieces
 from dshrink.refit.images import CalibrationImages, calibration_images
 from dshrink.refit.network_refit import refit_network

@@ -9,9 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from dshrink.network.devices import best_device
 from dshrink.network.layers import weights_dtype
 from dshrink.network.precision import exact_float32
+from dshrink.network.torch_device import best_device
 
 
 class ValidationImages(Protocol):

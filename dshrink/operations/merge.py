@@ -17,11 +17,11 @@ from dshrink.merge.export import (
 )
 from dshrink.merge.merged_network import network_of
 from dshrink.merge.merged_weights import merged_module
-from dshrink.network.devices import best_device
 from dshrink.network.mask_changes import rewriting
 from dshrink.network.models import Network, load
 from dshrink.network.precision import exact_float32
 from dshrink.network.references import NAMED_WEIGHTS, ModelChoice
+from dshrink.network.torch_device import best_device
 from dshrink.network.weights.metadata import WeightsAbout, about_weights
 from dshrink.operations.known import known_of_plan, known_size
 from dshrink.operations.merged_weights import (

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from dshrink.merge.merged_network import merge_network
-from dshrink.network.devices import best_device
 from dshrink.network.mask_changes import rewriting
 from dshrink.network.models import Network, load, weights_digest
 from dshrink.network.precision import exact_float32
 from dshrink.network.references import ModelChoice
+from dshrink.network.torch_device import best_device
 from dshrink.network.weights.metadata import WEIGHTS_KEY
 from dshrink.operations.known import known_of_plan, known_size
 from dshrink.operations.merged_weights import require_whole

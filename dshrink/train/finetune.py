@@ -24,9 +24,9 @@ from dshrink.merge.merged_network import network_of
 from dshrink.merge.merged_weights import MergedWeights, merged_module
 from dshrink.merge.recording import RegionOutputs, recorded_module
 from dshrink.merge.unmerged import unmerged_module
-from dshrink.network.devices import best_device
 from dshrink.network.mask_changes import Rewriting
 from dshrink.network.models import Network, state_digest, weights_digest, with_state
+from dshrink.network.torch_device import best_device
 from dshrink.network.weights.metadata import MERGED, WEIGHTS_KEY
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.train.checkpoint import NAME as CHECKPOINT
