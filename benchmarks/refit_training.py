@@ -5,9 +5,10 @@
 Handwritten digits at 64x64, the settings of the recipe ``digits``. The network is pre-trained for
 12 epochs; then for each keep count, with the mask of the digits study (seed 0): merged without
 training (algebraic, norms recalibrated, refitted on 256 images without their labels), and trained
-for 1, 3 and 10 epochs: activations removed at once (DepthShrinker's stage 2), progressively (faded
-over the first half, with block distillation), and from the refit. Trainings of a started run go on;
-finished ones are in ``DIR/results.jsonl``. Allow forty minutes on one core for one seed.
+for 1, 3 and 10 epochs by each way in ``WAYS``. Every way has the learning rate that is better for
+it, of the recipe's and half of it, by seed 0 at 5 kept blocks and 3 epochs (``--rates``): equal
+chances, for a refit starts near where it ends and the others do not. Trainings of a started run go
+on; finished ones are in ``DIR/MODEL/results.jsonl``. Allow two hours on one core for three seeds.
 """
 
 from __future__ import annotations
@@ -44,9 +45,33 @@ MASKS = {
     2: "00000000001001000",
 }
 EPOCHS = (1, 3, 10)
-#: From refitted weights the recipe's learning rate is too large: it undoes the refit first.
-REFIT_RATE = 0.5
-AT_ONCE, PROGRESSIVE, REFIT = "at once", "progressive", "refit"
+RATES = (1.0, 0.5)
+#: What chooses the learning rate of each way.
+RATE_KEEP, RATE_EPOCHS = 5, 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """How the activations go, and what training starts from.
+
+    free_activation: ReLU6 behind merged blocks, as in the paper.
+    fades: over the first half of the epochs (all of a single one) instead of at once.
+    """
+
+    free_activation: bool = False
+    fades: bool = False
+    block_distillation: float = 0.0
+    from_refit: bool = False
+
+
+WAYS = {
+    "at once": Way(),
+    "at once, ReLU6 behind": Way(free_activation=True),
+    "block distillation": Way(block_distillation=1.0),
+    "fading": Way(fades=True),
+    "progressive": Way(fades=True, block_distillation=1.0),
+    "refit": Way(from_refit=True),
+}
 
 
 @dataclass(kw_only=True)
@@ -114,35 +139,43 @@ class Trainings:
             seconds=found.seconds,
         )
 
-    def trained(self, weights: str, keep: int, method: str, epochs: int, seed: int) -> None:
-        key = f"{keep} {method} {epochs} seed {seed}"
+    def trained(
+        self, weights: str, keep: int, way: str, epochs: int, seed: int, rate: float
+    ) -> float:
+        """Accuracy after a training at ``rate`` times the recipe's learning rate."""
+        key = f"{keep} {way} {epochs} seed {seed} rate {rate:g}"
         if key in self.known:
-            return
-        settings = replace(self.settings, epochs=epochs, seed=seed)
-        source, teacher = weights, None
-        if method == PROGRESSIVE:
-            settings = replace(settings, fade_epochs=max(1, epochs // 2), block_distillation=1.0)
-        if method == REFIT:
-            source = str(self.folder / f"refit{keep}" / "weights.safetensors")
-            settings = replace(settings, learning_rate=REFIT_RATE * settings.learning_rate)
+            return float(self.known[key]["accuracy"])
+        how = WAYS[way]
         found = finetune_by_plan(
-            self.choice(source),
+            self.choice(
+                str(self.folder / f"refit{keep}" / "weights.safetensors")
+                if how.from_refit
+                else weights
+            ),
             f"mask:{MASKS[keep]}",
             self.data,
             self.folder / key.replace(" ", "_"),
-            settings,
-            teacher=teacher,
-            free_activation=False,
+            replace(
+                self.settings,
+                epochs=epochs,
+                seed=seed,
+                learning_rate=rate * self.settings.learning_rate,
+                fade_epochs=max(1, epochs // 2) if how.fades else 0,
+                block_distillation=how.block_distillation,
+            ),
+            free_activation=how.free_activation,
         )
         assert found is not None
-        self.note(
-            key,
-            keep=keep,
-            method=method,
-            epochs=epochs,
-            seed=seed,
-            accuracy=found.accuracy_percent,
-        )
+        about = {"keep": keep, "method": way, "epochs": epochs, "seed": seed, "rate": rate}
+        self.note(key, **about, accuracy=found.accuracy_percent)
+        return found.accuracy_percent
+
+    def better_rate(self, weights: str, way: str) -> float:
+        def accuracy(rate: float) -> float:
+            return self.trained(weights, RATE_KEEP, way, RATE_EPOCHS, 0, rate)
+
+        return max(RATES, key=accuracy)
 
 
 def main() -> None:
@@ -151,7 +184,8 @@ def main() -> None:
     parser.add_argument("--model", default="mobilenetv2_035")
     parser.add_argument("--keep", type=int, nargs="*", default=list(MASKS))
     parser.add_argument("--epochs", type=int, nargs="*", default=list(EPOCHS))
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--ways", nargs="*", choices=list(WAYS), default=list(WAYS))
     asked = parser.parse_args()
     folder = asked.out / asked.model
     folder.mkdir(parents=True, exist_ok=True)
@@ -168,13 +202,14 @@ def main() -> None:
         known={entry["key"]: entry for entry in map(json.loads, lines)},
     )
     weights = trainings.pretrained()
-    for keep in asked.keep:
+    for keep in {*asked.keep, RATE_KEEP}:
         trainings.merged(weights, keep)
+    rates = {way: trainings.better_rate(weights, way) for way in asked.ways}
     for seed in asked.seeds:
         for epochs in asked.epochs:
             for keep in asked.keep:
-                for method in (AT_ONCE, PROGRESSIVE, REFIT):
-                    trainings.trained(weights, keep, method, epochs, seed)
+                for way in asked.ways:
+                    trainings.trained(weights, keep, way, epochs, seed, rates[way])
 
 
 if __name__ == "__main__":
