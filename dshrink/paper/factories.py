@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from torch import nn
 
@@ -53,13 +52,11 @@ def mobilenetv2(
     """
     counts = _depths(depths)
     _check(width, divisor)
-    import_timm()
-    from timm.models import _efficientnet_builder as builder
-    from timm.models.efficientnet import EfficientNet
-
+    models = import_timm().models
+    builder = models._efficientnet_builder
     scaled = partial(builder.round_channels, multiplier=width, divisor=divisor)
     stages = zip(_MOBILENETV2_STAGES, counts, strict=True)
-    made: nn.Module = EfficientNet(
+    made: nn.Module = models.efficientnet.EfficientNet(
         block_args=builder.decode_arch_def([[stage.format(n)] for stage, n in stages]),
         num_features=scaled(1280),
         stem_size=32,
@@ -79,14 +76,12 @@ def resnet(depth: int = 50, width: float = 1.0, divisor: int = 8) -> nn.Module:
         known = ", ".join(map(str, _RESNET_DEPTHS))
         raise NetworkError(f"depth {depth!r}: ResNet has one of {known}; give depth=50")
     _check(width, divisor)
-    import_timm()
-    from timm.models import _efficientnet_builder as builder
-    from timm.models import resnet as timm_resnet
-
-    scaled = partial(builder.round_channels, multiplier=width, divisor=divisor)
+    models = import_timm().models
+    timm_resnet = models.resnet
+    scaled = partial(models._efficientnet_builder.round_channels, multiplier=width, divisor=divisor)
     block = timm_resnet.Bottleneck if depth >= _LEAST_BOTTLENECK else timm_resnet.BasicBlock
     stem, channels = scaled(_RESNET_STEM), tuple(map(scaled, _RESNET_CHANNELS))
-    made: Any = timm_resnet.ResNet(block, _RESNET_DEPTHS[depth], channels=channels)
+    made = timm_resnet.ResNet(block, _RESNET_DEPTHS[depth], channels=channels)
     if stem != _RESNET_STEM:
         # timm's stem has 64 channels whatever is asked for; only the first stage meets it.
         made.conv1 = nn.Conv2d(3, stem, kernel_size=7, stride=2, padding=3, bias=False)
