@@ -32,7 +32,7 @@ def _with_end(spec: OpSpec, block: Block, ops: tuple[Op, ...]) -> OpSpec:
     return OpSpec(input_shape=spec.shapes[block.first], ops=ops)
 
 
-def _dense_counterpart(spec: OpSpec, block: Block) -> OpSpec:
+def dense_block(spec: OpSpec, block: Block) -> OpSpec:
     """One dense convolution with the block's multiply-accumulates (paper, Sec. 3.2, Tab. 1).
 
     Its kernel is the block's largest; both channel counts are scaled by one factor.
@@ -127,6 +127,6 @@ def _block_pieces(
         if len(with_map) > 1:
             specs["merged_bias_map"] = _with_end(spec, block, with_map)
         if dense:
-            specs["dense"] = _dense_counterpart(spec, block)
+            specs["dense"] = dense_block(spec, block)
     names = tuple(layers[block.first : block.last + 1])
     return [Piece(kind=k, block=block.index, layers=names, spec=s) for k, s in specs.items()]
