@@ -25,6 +25,7 @@ _INTERVALS = (
     ("low_ms", "latency_ms", "high_ms"),
     ("throughput_low_fps", "throughput_fps", "throughput_high_fps"),
     ("predicted_low_ms", "predicted_ms", "predicted_high_ms"),
+    ("speedup_low", "speedup", "speedup_high"),
 )
 _ABOVE_ZERO = frozenset(name for names in _INTERVALS for name in names)
 
@@ -38,9 +39,15 @@ class BenchmarkResult:
     """One row of the results file; latencies in ms a batch, throughput in frames per second.
 
     Where the runtime builds an engine: how long the first build took, how large the engine is, and
-    the memory that it and its tensors hold on the GPU. From ``method`` on, all but the resolution
-    ("224x224", empty where the input has none) is what the ONNX file says of itself, and not
-    measured here; ``data`` is the digest of the images that its accuracy is of.
+    the memory that it and its tensors hold on the GPU. ``method`` to ``recipe`` is what the ONNX
+    file says of itself, and not measured here; ``data`` is the digest of the images that its
+    accuracy is of. ``resolution`` is "224x224", or empty where the input has none.
+
+    ``speedup`` is against the network ``baseline`` of the same run, by turns in the same processes;
+    its interval is None where too few processes measured both, and of a network against itself.
+    ``compared`` is "faster", "slower" or "equal" (the interval holds 1), ``rank`` 1 plus the number
+    of networks of the run that are clearly faster. The percentiles are of single samples.
+    ``energy_mj`` is of one frame.
     """
 
     network: str
@@ -85,6 +92,17 @@ class BenchmarkResult:
     data: str = ""
     recipe: str = ""
     resolution: str = ""
+    baseline: str = ""
+    speedup: float | None = None
+    speedup_low: float | None = None
+    speedup_high: float | None = None
+    compared: str = ""
+    rank: int | None = None
+    p50_ms: float | None = None
+    p95_ms: float | None = None
+    p99_ms: float | None = None
+    peak_memory_mib: float | None = None
+    energy_mj: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

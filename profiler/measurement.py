@@ -157,6 +157,10 @@ class Measurement:
         return self._quantile_ms(0.9)
 
     @property
+    def p95_ms(self) -> float:
+        return self._quantile_ms(0.95)
+
+    @property
     def p99_ms(self) -> float:
         return self._quantile_ms(0.99)
 
@@ -184,6 +188,16 @@ class Measurement:
         """Whether the device waited for the host, so that the latency is the host's."""
         enqueue_ms = self.enqueue_ms
         return enqueue_ms is not None and enqueue_ms > HOST_BOUND_SHARE * self.latency_ms
+
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        """The most that loading and running it took in a round; None where no round tells it."""
+        return None
+
+    @property
+    def energy_j(self) -> float | None:
+        """Joules of one run (a batch), the median over rounds; None where no round tells it."""
+        return None
 
     @property
     def built_precision(self) -> str:

@@ -58,7 +58,11 @@ class NetworkFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchNetwork:
-    """A network to measure; ``original``: as it is, which any table of it predicts."""
+    """A network to measure; ``original``: as it is, which any table of it predicts.
+
+    ``baseline`` is the label of the network that it is compared with; empty: the first one of the
+    run that was measured.
+    """
 
     label: str
     facts: NetworkFacts
@@ -68,12 +72,16 @@ class BenchNetwork:
     parameters: int | None = None
     file: str = ""
     original: bool = False
+    baseline: str = ""
 
 
 def networks_by_plan(
     network: Network, plans: Sequence[Plan], padding: str | None = None
 ) -> list[BenchNetwork]:
-    """The original network, and what each plan makes of it. Raises PlanError for a misfit."""
+    """The original network, and what each plan makes of it, to compare with the original.
+
+    Raises PlanError for a misfit.
+    """
     keep_mask = "1" * len(network.blocks)
     wanted = [(network.name, "blocks", keep_mask, "", network.spec)]
     for plan in plans:
@@ -91,6 +99,7 @@ def networks_by_plan(
             macs=spec.macs,
             parameters=spec.parameters,
             original=spec is network.spec,
+            baseline="" if spec is network.spec else network.name,
         )
         for label, segments, mask, form, spec in wanted
     ]

@@ -433,7 +433,7 @@ def test_bench_measures_networks_plans_and_files_with_their_predictions(
     tmp_path, dshrink, monkeypatch
 ):
     # As precise as a noisy machine allows takes minutes; here the numbers do not matter.
-    monkeypatch.setattr("dshrink.operations.bench.BENCH_ROUNDS", FixedRounds(rounds=2))
+    monkeypatch.setattr("dshrink.operations.bench_run.BENCH_ROUNDS", FixedRounds(rounds=2))
     save_table(made_up_table(conditions=local_conditions()), tmp_path / "table")
     mask = "1" * 14 + "000"
     file, results = tmp_path / "a.onnx", tmp_path / "results.csv"
@@ -451,6 +451,9 @@ def test_bench_measures_networks_plans_and_files_with_their_predictions(
     with results.open() as lines:
         written = list(csv.DictReader(lines))
     assert [row["network"] for row in written] == [row["network"] for row in ran.data]
+    original, *shrunk = ran.data
+    assert {row["baseline"] for row in ran.data} == {original["network"]}
+    assert all(row["speedup"] > 1.0 and row["rank"] for row in shrunk)
 
 
 SIMULATED_GPU = Path(__file__).parents[1] / "support" / "fake_gpu"
@@ -459,7 +462,7 @@ SIMULATED_GPU = Path(__file__).parents[1] / "support" / "fake_gpu"
 def test_bench_on_a_gpu_reports_what_was_built_and_why_a_table_predicts_nothing(
     tmp_path, dshrink, monkeypatch
 ):
-    monkeypatch.setattr("dshrink.operations.bench.BENCH_ROUNDS", FixedRounds(rounds=2))
+    monkeypatch.setattr("dshrink.operations.bench_run.BENCH_ROUNDS", FixedRounds(rounds=2))
     monkeypatch.setenv("PYTHONPATH", str(SIMULATED_GPU))
     save_table(made_up_table(), tmp_path / "table")
     words = ["bench", MODEL, "--device", "local_gpu", "--resolution", 32, "--precision", "fp16"]
@@ -481,8 +484,8 @@ def test_without_a_gpu_bench_says_where_to_look(tmp_path, dshrink):
 
 def test_a_table_of_another_resolution_predicts_nothing(tmp_path):
     from dshrink.network.models import load_network
-    from dshrink.operations.bench import predicted
     from dshrink.operations.bench_networks import networks_by_plan
+    from dshrink.operations.bench_rows import predicted
 
     table = made_up_table()
     found = {

@@ -16,8 +16,9 @@ from dshrink.errors import NotMergeable
 from dshrink.merge.export import run_onnx
 from dshrink.network.chain import span_chain
 from dshrink.network.references import ModelChoice
-from dshrink.operations.bench import predicted, run_benchmark
+from dshrink.operations.bench import run_benchmark
 from dshrink.operations.bench_networks import network_of_file, networks_by_plan
+from dshrink.operations.bench_rows import predicted
 from dshrink.operations.merge import merge_by_plan
 from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.pieces.specs import shrunk_spec
