@@ -21,6 +21,7 @@ from devices.agent import lock
 from dshrink.network.models import Network, load_network
 
 if TYPE_CHECKING:
+    from ran_command import Ran
     from ssh_server import SshServer
 
 # Whatever terminal the tests are run from: the consoles look once, when they are first imported.
@@ -76,3 +77,13 @@ def ssh_server(tmp_path: Path) -> Iterator[SshServer]:
         pytest.skip(reason)
     with SshServer(tmp_path / "ssh") as server:
         yield server
+
+
+@pytest.fixture
+def dshrink(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Ran]:
+    """``dshrink("chain", "resnet18")`` runs the command and returns status, stdout and stderr."""
+    from ran_command import run_command
+
+    return lambda *words: run_command(words, monkeypatch, capsys)

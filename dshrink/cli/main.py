@@ -20,6 +20,7 @@ from dshrink.cli import (
     finetune,
     importance,
     merge,
+    paper,
     plot,
     profile,
     refit,
@@ -39,7 +40,7 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 #: The groups that ``--help`` shows the commands in; a command is called as its module is.
 PANELS = {
     "End to end": (demo, run),
-    "Measure": (devices, profile, bench),
+    "Measure": (devices, profile, bench, paper),
     "Search and merge": (importance, search, merge, refit),
     "Train": (data, finetune, expand),
     "Show": (chain, table, plot),

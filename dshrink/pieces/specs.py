@@ -71,13 +71,18 @@ def shrunk_spec(
     segments: str = "blocks",
     padding: str = "repad",
     free_activation: bool = True,
+    merged: bool = True,
 ) -> OpSpec:
     """The whole network shrunk as ``mask`` says, in the order of the rewritten graph.
 
-    ``segments`` says what the mask is: "blocks" for a keep mask, "spans" for a span mask. Raises
+    ``segments`` says what the mask is: "blocks" for a keep mask, "spans" for a span mask. Not
+    ``merged``, it has all of its convolutions, and only the activations are gone. Raises
     ShrinkError for a mask that does not fit or merges what cannot merge.
     """
     changes = rewriting(network, mask, segments=segments, free_activation=free_activation)
+    if not merged:
+        gone = (n for region in changes.regions for n in region.removed)
+        changes = replace(changes, regions=(), removed=(*changes.removed, *gone))
     ops = tuple(op for op, _ in rewritten_ops(network, changes, padding=padding))
     return OpSpec(input_shape=network.spec.input_shape, ops=ops)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from dshrink.fronts import mean_interval
+from dshrink.markdown import markdown_table
 from dshrink.study.comparison import AccuracyDifference, paired, welch
 from dshrink.study.recipe import FROM_INITIAL, ROWS
 
@@ -102,7 +103,7 @@ def _all_rows(groups: Groups) -> list[str]:
         if method in methods
     ]
     heads = ("network", "row", "runs", "epochs", "accuracy %", "FPS", "ratio", "MACs (M)")
-    return _table(heads, rows)
+    return markdown_table(heads, rows)
 
 
 _ON_SEEDS = (
@@ -134,7 +135,7 @@ def _comparison(groups: Groups) -> list[str]:
                     )
                 )
     heads = ("network", "against", "runs", "points (95 %)", "significant", "FPS ratio")
-    return _table(heads, rows) if rows else []
+    return markdown_table(heads, rows) if rows else []
 
 
 def _difference(
@@ -185,15 +186,4 @@ def _table_4(groups: Groups, methods: Sequence[str]) -> list[str]:
             first, *others = (fmean(column.values()) for column in columns)
             cells = [f"{mean:.2f} [{gain}]" for mean, gain in zip(others, gains, strict=True)]
             rows.append((place, f"{first:.2f}", *cells))
-    return _table(("network", *TABLE_4), rows)
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Markdown whose columns are aligned as plain text, too."""
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = (f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True))
-        return f"| {' | '.join(padded)} |"
-
-    return [line(heads), line(["-" * width for width in widths]), *map(line, rows)]
+    return markdown_table(("network", *TABLE_4), rows)

@@ -10,13 +10,13 @@ import csv
 import json
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import onnx
 import pytest
 import torch
+from ran_command import Ran
 from synthetic_tables import synthetic_table
 from typer.testing import CliRunner
 
@@ -33,32 +33,6 @@ NAMES = ["blocks.0.0"] + [
     for block in range(count)
 ]
 SMALL = ["--resolution", "32"]
-
-
-@dataclass
-class Ran:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def data(self) -> Any:
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def dshrink(monkeypatch, capsys):
-    """``dshrink("chain", "resnet18")`` runs the command and returns status, stdout and stderr."""
-
-    def run(*words: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["dshrink", *map(str, words)])
-        monkeypatch.setenv("COLUMNS", "200")
-        with pytest.raises(SystemExit) as end:
-            entry.main()
-        captured = capsys.readouterr()
-        return Ran(int(end.value.code or 0), captured.out, captured.err)
-
-    return run
 
 
 def check_refused(ran: Ran, *parts: str) -> None:

@@ -1,0 +1,130 @@
+"""The page of the paper's experiments, from what devices have measured so far.
+
+    python benchmarks/paper_page.py [--take DIR]
+
+Reads ``results/paper/DEVICE/`` next to this file, one folder a device with what ``dshrink paper
+EXPERIMENT --out DIR`` wrote there, and writes ``docs/paper.md``. ``--take DIR`` first copies the
+results of such a DIR (tables and pictures, no journals) into the folder of their device. Nothing is
+in the page that no device measured; what is published for other devices is listed as waiting.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from dshrink.markdown import markdown_table
+from dshrink.paper.experiments import Experiment, experiment, names
+from dshrink.paper.published import Setting
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "paper"
+PAGE = HERE.parent / "docs" / "paper.md"
+TAKEN = (".csv", ".json", ".md", ".png", ".svg")
+
+INTRODUCTION = """\
+# The paper's tables and figures, measured
+
+`dshrink paper EXPERIMENT` measures a table or figure of DepthShrinker (Fu et al., ICML 2022) on a
+device and sets what was published beside it; `dshrink paper list` names the experiments:
+
+```
+$ dshrink paper list
+$ dshrink paper table2 --device local --out paper
+```
+
+It writes `table2.csv`, `table2.json`, `table2.md` and pictures into `paper/`; the same command
+again resumes an interrupted run. Networks are timed as they are shipped: exactly merged, with the
+free ReLU6 behind merged blocks. `--unmerged` also times them with the activations removed and
+nothing merged. Speed-ups are ratios of networks measured by turns in the same processes, with the
+interval of the ratio.
+
+Batch sizes are the paper's for the device (128 on V100 and RTX 2080 Ti, 64 on Jetson TX2, 1 on
+CPUs) unless `--batch` gives others. `--runtime`, `--precision` and `--launch` are those of
+`dshrink profile`.
+
+`dshrink paper kim` sets the published results of Kim et al. (ICML 2023) beside their own latency
+tables; with a table of spans and importances of a network it compares the paper's masks with the
+dynamic program's plans:
+
+```
+$ dshrink paper kim --table spans --importance importance.csv --out paper
+```
+
+This page is generated from the files in `benchmarks/results/paper` (`python
+benchmarks/paper_page.py`): nothing is in it that no device measured.
+"""
+
+
+def take(folder: Path) -> None:
+    """Copy the results of a folder into that of their device."""
+    for file in sorted(folder.glob("*.json")):
+        device = device_of(json.loads(file.read_text(encoding="utf-8")))
+        to = RESULTS / device
+        to.mkdir(parents=True, exist_ok=True)
+        for one in sorted(folder.glob(f"{file.stem}[._]*")):
+            if one.suffix in TAKEN and one.is_file():
+                shutil.copyfile(one, to / one.name)
+
+
+def device_of(data: dict[str, Any]) -> str:
+    conditions = data["conditions"] if "conditions" in data else data["runs"][0]["conditions"]
+    return str(conditions["device"])
+
+
+def page() -> str:
+    """The whole page."""
+    found = sorted(RESULTS.glob("*/*.json"))
+    lines = [INTRODUCTION, *_overview(found)]
+    for name in names():
+        for file in found:
+            if file.stem == name:
+                lines += ["", *_section(file)]
+    return "\n".join(lines) + "\n"
+
+
+def _overview(found: Sequence[Path]) -> Iterator[str]:
+    measured = {(file.stem, file.parent.name) for file in found}
+    rows = []
+    for name in names():
+        here = sorted(device for stem, device in measured if stem == name)
+        one = experiment(name) if name != "kim" else None
+        settings: tuple[Setting, ...] = one.settings if isinstance(one, Experiment) else ()
+        waiting = [setting.title for setting in settings if setting.device not in here]
+        rows.append([name, ", ".join(here) or "not yet", "; ".join(waiting)])
+    yield "## What is measured, and what waits for a device"
+    yield ""
+    yield from markdown_table(("experiment", "measured on", "published, not measured by us"), rows)
+
+
+def _section(file: Path) -> Iterator[str]:
+    """The report with its headings one level lower, its date, and its pictures."""
+    data = json.loads(file.read_text(encoding="utf-8"))
+    for line in file.with_suffix(".md").read_text(encoding="utf-8").splitlines():
+        yield f"#{line}" if line.startswith("#") else line
+    yield ""
+    yield f"Measured {data['date'][:10]} on {_machine(data)}, dshrink {data['dshrink']}."
+    for picture in sorted(file.parent.glob(f"{file.stem}[._]*png")):
+        at = picture.relative_to(HERE.parent)
+        yield ""
+        yield f"![{picture.stem}](../{at})"
+
+
+def _machine(data: dict[str, Any]) -> str:
+    return str(data.get("machine") or device_of(data))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--take", type=Path, nargs="*", default=[])
+    for folder in parser.parse_args().take:
+        take(folder)
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Measure a figure of blocks: profile its networks, and draw from their latency tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from matplotlib.figure import Figure
+
+from dshrink.network.references import ModelChoice
+from dshrink.operations.paper.files import write_experiment
+from dshrink.operations.paper.request import PaperOutcome, PaperRequest
+from dshrink.operations.profile import profile_network
+from dshrink.paper.experiments import BlockExperiment, PaperError
+from dshrink.paper.published import block_latencies
+from dshrink.paper.report import BlockRow, block_lines
+from dshrink.plots import blocks_figure, kept_figure, memory_figure, save_figure
+from dshrink.plots.style import describe_conditions
+from dshrink.progress import Notice, OnProgress
+from dshrink.search.plan import Plan, parse_plan
+from dshrink.search.published import published_masks
+from latency_tables.table import LatencyTable
+
+
+def measure_blocks(
+    found: BlockExperiment, request: PaperRequest, on_progress: OnProgress, notice: Notice
+) -> PaperOutcome:
+    if len(request.batches) > 1:
+        raise PaperError(f"{found.name} is of one latency table: give one --batch")
+    target = replace(request.target, batch=(request.batches or (request.target.batch,))[0])
+    tables = {}
+    for model in found.models:
+        # One table serves all three figures.
+        profiled = profile_network(
+            ModelChoice(model=model),
+            request.folder / f"table_{model}",
+            target,
+            dense=True,
+            seed=request.seed,
+            on_progress=on_progress,
+            notice=notice,
+        )
+        tables[model] = profiled.table
+    rows = tuple(row for table in tables.values() for row in _block_rows(found, table))
+    conditions = next(iter(tables.values())).conditions
+    at = request.folder / found.name
+    records = [
+        {
+            **{name: getattr(row, name) for name in _BLOCK_COLUMNS[:-3]},
+            "published_original_ms": row.published[0] if row.published else None,
+            "published_replaced_ms": row.published[1] if row.published else None,
+            "published_saving_percent": row.published_saving_percent,
+        }
+        for row in rows
+    ]
+    lines = block_lines(found, describe_conditions(conditions), rows)
+    files = write_experiment(
+        at, _BLOCK_COLUMNS, records, lines, {"conditions": conditions.to_json()}
+    )
+    for name, figure in _block_figures(found, tables, request.padding).items():
+        files += save_figure(figure, at.with_name(f"{name}.png"))
+    return PaperOutcome(experiment=found, blocks=rows, records=tuple(records), files=tuple(files))
+
+
+_BLOCK_COLUMNS = (
+    *("model", "block", "name", "original_ms", "replaced_ms", "saving_percent"),
+    *("published_original_ms", "published_replaced_ms", "published_saving_percent"),
+)
+
+
+def _block_rows(found: BlockExperiment, table: LatencyTable) -> list[BlockRow]:
+    published = block_latencies(table.model) if found.kind == "merged" else ()
+
+    def cost(kind: str, block: int) -> float | None:
+        row = table.by_place.get((kind, block))
+        return row.cost_ms if row else None
+
+    return [
+        BlockRow(
+            model=table.model,
+            block=block,
+            name=name,
+            original_ms=cost("original", block),
+            replaced_ms=cost(found.kind, block),
+            published=published[block] if block < len(published) else None,
+        )
+        for block, name in enumerate(table.block_names)
+    ]
+
+
+def _block_figures(
+    found: BlockExperiment, tables: Mapping[str, LatencyTable], padding: str
+) -> dict[str, Figure]:
+    figures = {}
+    for model, table in tables.items():
+        name = f"{found.name}_{model}" if len(tables) > 1 else found.name
+        if found.name == "fig5":
+            figures[name] = memory_figure(table)
+            continue
+        figures[name] = blocks_figure(table, padding=padding)
+        if found.name == "fig4":
+            figures[f"{name}_kept"] = kept_figure(_plans(model), table=table, padding=padding)
+    return figures
+
+
+def _plans(model: str) -> dict[str, Plan]:
+    """The published plans of a network."""
+    names = [name for name, mask in published_masks().items() if mask.base_model == model]
+    return {name: parse_plan(f"paper:{name}") for name in names}

@@ -1,0 +1,74 @@
+"""Measure an experiment of throughputs, a batch size after the other."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from dshrink.front_results import fronts_of
+from dshrink.operations.bench import run_benchmark
+from dshrink.operations.paper.files import write_experiment
+from dshrink.operations.paper.networks import PaperNetworks, with_unmerged
+from dshrink.operations.paper.request import PaperOutcome, PaperRequest, SpeedRun
+from dshrink.paper.experiments import Experiment
+from dshrink.paper.report import speed_lines
+from dshrink.paper.results import csv_columns, paper_results, record
+from dshrink.plots import front_figure, save_figure
+from dshrink.plots.paper import speedups_figure
+from dshrink.plots.style import describe_conditions
+from dshrink.progress import Notice, OnProgress
+from profiler.target import measuring_on
+
+
+def measure_speeds(
+    found: Experiment, request: PaperRequest, on_progress: OnProgress, notice: Notice
+) -> PaperOutcome:
+    asked = tuple(with_unmerged(found.networks)) if request.unmerged else found.networks
+    networks = PaperNetworks(request.padding)
+    batches = request.batches or found.batches_on(request.target.device)
+    runs = []
+    for batch in batches:
+        target = replace(request.target, batch=batch or request.target.batch)
+        with measuring_on(target, notice) as (scheduler, conditions):
+            size = conditions.batch
+            measured = run_benchmark(
+                networks.built(asked, size),
+                conditions,
+                scheduler,
+                request.folder / f"{found.name}_batch{size}.journal",
+                seed=request.seed,
+                on_progress=on_progress,
+                notice=notice,
+            )
+        runs.append(SpeedRun(conditions=conditions, results=paper_results(asked, size, measured)))
+    return _written_speeds(found, request, tuple(runs))
+
+
+def _written_speeds(
+    found: Experiment, request: PaperRequest, runs: tuple[SpeedRun, ...]
+) -> PaperOutcome:
+    settings = found.settings
+    rows = [record(result, settings) for run in runs for result in run.results]
+    at = request.folder / found.name
+    about = [f"Merged blocks: padding {request.padding}, ReLU6 behind them (the free activation)."]
+    titled = [(describe_conditions(run.conditions), run.conditions, run.results) for run in runs]
+    lines = speed_lines(found, titled, about=about)
+    files = write_experiment(
+        at, csv_columns(settings), rows, lines, {"runs": [_run_data(r) for r in runs]}
+    )
+    for run in runs:
+        name = at.with_name(f"{found.name}_batch{run.conditions.batch}.png")
+        if any(one.measured and one.measured.speedup for one in run.results):
+            files += save_figure(speedups_figure(found, run.conditions, run.results), name)
+    measured = [one.measured for run in runs for one in run.results if one.measured]
+    if found.is_front and any(one.accuracy_percent and one.throughput_fps for one in measured):
+        front = front_figure(fronts_of([one for one in measured if one.accuracy_percent]).fronts)
+        files += save_figure(front, at.with_name(f"{found.name}_front.png"))
+    return PaperOutcome(experiment=found, runs=runs, records=tuple(rows), files=tuple(files))
+
+
+def _run_data(run: SpeedRun) -> dict[str, Any]:
+    return {
+        "conditions": run.conditions.to_json(),
+        "results": [asdict(one.measured) for one in run.results if one.measured],
+    }

@@ -1,0 +1,180 @@
+"""An experiment's report as Markdown: conditions, our rows beside the published ones, notes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from dshrink.markdown import markdown_table
+from dshrink.paper.experiments import UNMERGED, BlockExperiment, Experiment
+from dshrink.paper.published import SOURCE, Setting
+from dshrink.paper.results import PaperResult, reference
+from latency_tables.schema import Conditions
+
+#: From there on a difference of counted operations is pointed at.
+CLEAR_PERCENT = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockRow:
+    """A block before and after; ``published`` are (original, replaced) in ms on the 2080 Ti."""
+
+    model: str
+    block: int
+    name: str
+    original_ms: float | None
+    replaced_ms: float | None
+    published: tuple[float, float] | None = None
+
+    @property
+    def saving_percent(self) -> float | None:
+        if not self.original_ms or self.replaced_ms is None:
+            return None
+        return 100.0 * (1.0 - self.replaced_ms / self.original_ms)
+
+    @property
+    def published_saving_percent(self) -> float | None:
+        return 100.0 * (1.0 - self.published[1] / self.published[0]) if self.published else None
+
+
+def heading(experiment: Experiment | BlockExperiment) -> str:
+    """ "Table 2: MobileNetV2-1.4 shrunk"."""
+    kind = {"t": "Table", "f": "Figure"}[experiment.name[0]]
+    return f"{kind} {experiment.name.lstrip('tablefig')}: {experiment.title}"
+
+
+def speed_lines(
+    experiment: Experiment,
+    runs: Sequence[tuple[str, Conditions, Sequence[PaperResult]]],
+    *,
+    about: Sequence[str] = (),
+) -> list[str]:
+    """The report of a table of throughputs, of runs (title, conditions, rows).
+
+    ``about`` are further sentences on how they were made.
+    """
+    lines = [f"# {heading(experiment)} (DepthShrinker)", "", f"Published: {SOURCE}."]
+    lines += [line for sentence in about for line in ("", sentence)]
+    for title, conditions, results in runs:
+        lines += ["", f"## {title}", ""]
+        lines += _table(experiment, conditions, results)
+        lines += [line for note in notes(experiment, conditions, results) for line in ("", note)]
+    return lines
+
+
+def reference_of(experiment: Experiment, conditions: Conditions) -> Setting | None:
+    """The published figures that a run is compared with."""
+    return reference(experiment.settings, conditions.device, conditions.batch)
+
+
+def _table(
+    experiment: Experiment, conditions: Conditions, results: Sequence[PaperResult]
+) -> list[str]:
+    against = reference_of(experiment, conditions)
+    heads = ["network", "MFLOPs (published)", "top-1 % (published)", "latency ms (95 %)", "FPS"]
+    heads += ["speed-up (95 %)", *(f"{one.title}, published" for one in experiment.settings)]
+    heads += [f"ours / {against.title}"] if against else []
+    rows = []
+    for one in results:
+        cells = [one.network.name, *_counts(one), *_measured(one)]
+        cells += [
+            _number(one.published.get(setting), ".2f", "x") for setting in experiment.settings
+        ]
+        cells += [_number(one.ratio(against), ".2f")] if against else []
+        rows.append(cells)
+    return markdown_table(heads, rows)
+
+
+def _counts(one: PaperResult) -> list[str]:
+    published = f" ({one.network.mflops:g})" if one.network.mflops else ""
+    return [
+        _number(one.macs_millions, ".0f") + published if one.macs_millions else published.strip(),
+        _number(one.network.top1_percent, ".2f"),
+    ]
+
+
+def _measured(one: PaperResult) -> list[str]:
+    found = one.measured
+    if found is None:
+        return ["not measured", "", ""]
+    if found.latency_ms is None:
+        return [found.verdict, "", ""]
+    latency = f"{found.latency_ms:.3f} ({found.low_ms:.3f} to {found.high_ms:.3f})"
+    return [latency, _number(found.throughput_fps, ".1f"), speedup(one)]
+
+
+def speedup(one: PaperResult) -> str:
+    """As "1.52x (1.50 to 1.54)"."""
+    found = one.measured
+    if found is None or found.speedup is None:
+        return ""
+    ends = f" ({found.speedup_low:.3f} to {found.speedup_high:.3f})" if found.speedup_low else ""
+    return f"{found.speedup:.3f}x{ends}"
+
+
+def _number(value: float | None, form: str, unit: str = "") -> str:
+    return "" if value is None else f"{value:{form}}{unit}"
+
+
+def notes(
+    experiment: Experiment, conditions: Conditions, results: Sequence[PaperResult]
+) -> list[str]:
+    """What a reader must know of the rows."""
+    found = []
+    first = dict.fromkeys(one.network.group for one in results)
+    bases = [next(r.network.name for r in results if r.network.group == group) for group in first]
+    found.append(
+        f"Speed-ups are over {', '.join(bases)}: ratios of networks measured by turns in the same "
+        "processes, with the 95 % interval of the ratio."
+    )
+    if any(one.network.form == UNMERGED for one in results):
+        found.append(
+            "Unmerged: the activations are removed and the convolutions are all there; what the "
+            "merged network is faster than that is what merging brings."
+        )
+    for reason, names in _missing(results).items():
+        found.append(f"Not measured: {', '.join(names)} ({reason}).")
+    waiting = [s.title for s in experiment.settings if s != _here(conditions)]
+    if waiting:
+        found.append(f"Not measured by us: {'; '.join(waiting)}.")
+    return found
+
+
+def _here(conditions: Conditions) -> Setting:
+    return Setting(conditions.device, conditions.batch)
+
+
+def _missing(results: Iterable[PaperResult]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for one in results:
+        if one.network.missing:
+            found.setdefault(one.network.missing, []).append(one.network.name)
+    return found
+
+
+def block_lines(experiment: BlockExperiment, title: str, rows: Sequence[BlockRow]) -> list[str]:
+    """The report of a figure of blocks; ``title`` says where they were measured."""
+    with_published = any(row.published for row in rows)
+    what = {"dense": "dense counterpart", "merged": "merged"}[experiment.kind]
+    heads = ["network", "block", "original ms", f"{what} ms", "saves"]
+    heads += ["published original ms", "published merged ms", "saves"] if with_published else []
+    cells = []
+    for row in rows:
+        own = [row.model, f"{row.block} ({row.name})", _number(row.original_ms, ".3f")]
+        own += [_number(row.replaced_ms, ".3f"), _number(row.saving_percent, ".1f", " %")]
+        if with_published:
+            own += [_number(ms, ".2f") for ms in row.published or (None, None)]
+            own += [_number(row.published_saving_percent, ".1f", " %")]
+        cells.append(own)
+    lines = [f"# {heading(experiment)} (DepthShrinker)", "", f"Published: {SOURCE}."]
+    lines += ["", f"## {title}", "", *markdown_table(heads, cells)]
+    savings = [row.saving_percent for row in rows if row.saving_percent is not None]
+    if savings:
+        lines += ["", f"A block saves {max(savings):.1f} % at most, {min(savings):.1f} % at least."]
+    if with_published:
+        lines += [
+            "",
+            "Published latencies: RTX 2080 Ti, PyTorch, from the configurations of the authors' "
+            "code (batch 1024, by their sum; the authors state none).",
+        ]
+    return lines
