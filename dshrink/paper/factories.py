@@ -18,6 +18,7 @@ from functools import partial
 from torch import nn
 
 from dshrink.errors import NetworkError
+from dshrink.network.references import ModelChoice
 from dshrink.network.tracing import import_timm
 
 MOBILENETV2_DEPTHS = "1,2,3,4,3,3,1"
@@ -41,6 +42,19 @@ _RESNET_DEPTHS = {
 }
 _RESNET_STEM, _RESNET_CHANNELS = 64, (64, 128, 256, 512)
 _LEAST_BOTTLENECK = 50
+_MODEL = f"{__name__}:"
+#: Tab. 2's uniform baselines by the paper's names.
+UNIFORM = {
+    f"Uniform-{width}": ModelChoice(model=f"{_MODEL}mobilenetv2", model_args=(f"width={width}",))
+    for width in (0.65, 0.35)
+}
+
+
+def table8_choice(depth: str, width: float) -> ModelChoice:
+    """The network of a row of Tab. 8: a ResNet of ``depth`` layers, a MobileNetV2 of 7 depths."""
+    factory, depths = ("mobilenetv2", "depths") if "," in depth else ("resnet", "depth")
+    arguments = (f"{depths}={depth}", f"width={width}", "divisor=1")
+    return ModelChoice(model=f"{_MODEL}{factory}", model_args=arguments)
 
 
 def mobilenetv2(
@@ -89,8 +103,7 @@ def resnet(depth: int = 50, width: float = 1.0, divisor: int = 8) -> nn.Module:
         stages, _ = timm_resnet.make_blocks(
             (block,), channels[:1], _RESNET_DEPTHS[depth][:1], stem, norm_layer=nn.BatchNorm2d
         )
-        for name, stage in stages:
-            setattr(made, name, stage)
+        made.layer1 = stages[0][1]
         made.init_weights()
     network: nn.Module = made
     return network

@@ -9,10 +9,10 @@ from dshrink.errors import NetworkError
 from dshrink.network.models import Network, load
 from dshrink.network.references import ModelChoice
 from dshrink.network.tracing import import_timm
-from dshrink.paper.factories import mobilenetv2, resnet
+from dshrink.paper.factories import mobilenetv2, resnet, table8_choice
 
 #: Tab. 8: depth and width scale.
-RESNET_ROWS = ((18, 1.535), (34, 1.07), (50, 1.0), (101, 0.73), (152, 0.6))
+RESNET_ROWS = (("18", 1.535), ("34", 1.07), ("50", 1.0), ("101", 0.73), ("152", 0.6))
 MOBILENETV2_ROWS = (
     ("1,1,1,1,1,1,1", 1.45),
     ("1,2,2,2,1,1,1", 1.25),
@@ -50,14 +50,14 @@ def test_timms_own_give_the_multiply_accumulates_that_others_are_compared_with()
 
 
 @pytest.mark.parametrize(("depth", "width"), RESNET_ROWS)
-def test_the_resnets_of_table_8_have_equal_multiply_accumulates(depth: int, width: float) -> None:
-    macs = scaled("resnet", depth=depth, width=width, divisor=1).spec.macs
+def test_the_resnets_of_table_8_have_equal_multiply_accumulates(depth: str, width: float) -> None:
+    macs = load(table8_choice(depth, width)).spec.macs
     assert macs == pytest.approx(RESNET50, rel=0.025)
 
 
 @pytest.mark.parametrize(("depths", "width"), MOBILENETV2_ROWS)
 def test_the_mobilenets_of_table_8_have_nearly_equal_ones(depths: str, width: float) -> None:
-    macs = scaled("mobilenetv2", depths=depths, width=width, divisor=1).spec.macs
+    macs = load(table8_choice(depths, width)).spec.macs
     assert macs == pytest.approx(MOBILENETV2, rel=0.065)
 
 

@@ -1,0 +1,161 @@
+"""FLOPs that the paper publishes of its networks beside ours, and what makes the difference.
+
+Ours are the multiply-accumulates of convolutions and matrix products of the network as it is
+merged. How the paper counts is said nowhere; its figures tell. They are fvcore's count of a network
+in training mode, with these layers:
+
+- Each batch norm counts 5 operations an element (fvcore's "rough estimate"); a merged convolution
+  has none. In timm's networks a norm follows every convolution.
+- Block 0 is as it was: in the authors' code a mask that removes its activation does not merge it.
+- EfficientNet-Lite3 is at 224x224; Lite1 and Lite2 are at their own 240x240 and 260x260.
+- The uniform baselines have every channel scaled, the 1280 features too, in multiples of 8.
+
+So counted, each figure is met to its last digit (most are cut off there, Lite1's and that of
+Uniform-0.35 rounded). Tab. 8 gives no figures; what the rows of MetaPruning and AMC are is not
+published.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from dshrink.network.models import Network, load
+from dshrink.network.references import ModelChoice
+from dshrink.paper.factories import UNIFORM
+from dshrink.pieces.specs import shrunk_spec
+from dshrink.search.published import published_masks
+from latency_tables.opspec import Conv
+
+_FOLDER = "data/published"
+_OPERATIONS_OF_NORM = 5
+#: What Tab. 7's networks are counted at; all others at 224x224.
+_SIDES = {"tf_efficientnet_lite1": 240, "tf_efficientnet_lite2": 260}
+#: Two decimals of GFLOPs, to which the unshrunk networks are published.
+_COARSE_DIGIT = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlopsRow:
+    """One network: ``macs`` as it is merged, and the paper's figure.
+
+    ``norm_operations`` are what the paper counts for batch norms, ``first_block`` the
+    multiply-accumulates that merging block 0 adds (negative where it saves some), 0 where it is
+    not merged. ``published_digit`` is what one unit in the figure's last place is worth, in
+    millions.
+    """
+
+    table: str
+    name: str
+    base_model: str
+    resolution: tuple[int, int]
+    macs: int
+    norm_operations: int
+    first_block: int
+    published_mflops: float
+    published_digit: float
+
+    @property
+    def difference_percent(self) -> float:
+        """Of ours from the published figure."""
+        return 100 * (self.macs / 1e6 / self.published_mflops - 1)
+
+    @property
+    def recounted_mflops(self) -> float:
+        """Counted as the paper counts."""
+        return (self.macs - self.first_block + self.norm_operations) / 1e6
+
+    @property
+    def recounted_difference_percent(self) -> float:
+        return 100 * (self.recounted_mflops / self.published_mflops - 1)
+
+    @property
+    def explanation(self) -> str:
+        """What the paper counts otherwise, in millions."""
+        said = [f"the paper counts {self.norm_operations / 1e6:.1f} M more for batch norms"]
+        if self.first_block:
+            more = "fewer" if self.first_block > 0 else "more"
+            said.append(f"{abs(self.first_block) / 1e6:.1f} M {more} with block 0 unmerged")
+        if self.base_model == "tf_efficientnet_lite3":
+            said.append("at 224x224, where the network was made for 280x280")
+        return "; ".join(said)
+
+
+@cache
+def published_flops() -> tuple[FlopsRow, ...]:
+    """The networks of Tab. 1, 2, 3 and 7 that can be rebuilt, in the paper's order."""
+    return tuple(_rows())
+
+
+def _rows() -> Iterator[FlopsRow]:
+    networks: dict[ModelChoice, Network] = {}
+    for table, name, choice, mflops, digit in _published():
+        if choice not in networks:
+            networks[choice] = load(choice)
+        yield _row(table, name, networks[choice], mflops, digit)
+
+
+def _published() -> Iterator[tuple[str, str, ModelChoice, float, float]]:
+    """Table, name, network, MFLOPs and the worth of their last digit."""
+    coarse = {}
+    for model, gflops in _once("depthshrinker_table1_dense_counterparts.csv", "model", "gflops"):
+        coarse[model] = 1000 * float(gflops)
+        yield "table1", model, _choice(model), coarse[model], _COARSE_DIGIT
+    columns = ("table", "name", "base_model", "mflops")
+    for table, name, base, text in _once("depthshrinker_accuracy_throughput.csv", *columns):
+        mflops = float(text)
+        if name in UNIFORM:
+            yield table, name, UNIFORM[name], mflops, 1.0
+        elif base:
+            unshrunk = name not in published_masks() and base in coarse
+            yield table, name, _choice(base), mflops, _COARSE_DIGIT if unshrunk else 1.0
+
+
+def _choice(model: str) -> ModelChoice:
+    side = _SIDES.get(model, 224)
+    return ModelChoice(model=model, resolution=(side, side))
+
+
+def _row(table: str, name: str, network: Network, mflops: float, digit: float) -> FlopsRow:
+    found = published_masks().get(name)
+    mask = found.keep_mask if found else "1" * len(network.blocks)
+    macs = shrunk_spec(network, mask).macs
+    counted = f"1{mask[1:]}"
+    return FlopsRow(
+        table=table,
+        name=name,
+        base_model=network.name,
+        resolution=network.resolution,
+        macs=macs,
+        norm_operations=_norm_operations(network, counted),
+        first_block=macs - shrunk_spec(network, counted).macs,
+        published_mflops=mflops,
+        published_digit=digit,
+    )
+
+
+def _norm_operations(network: Network, mask: str) -> int:
+    """Of the norms after each convolution that ``mask`` leaves as it was."""
+    spec = network.spec
+    merged = {
+        n
+        for block, keep in zip(network.blocks, mask, strict=True)
+        if keep == "0"
+        for n in range(block.first, block.last + 1)
+    }
+    return _OPERATIONS_OF_NORM * sum(
+        math.prod(spec.shapes[n + 1])
+        for n, op in enumerate(spec.ops)
+        if isinstance(op, Conv) and n not in merged
+    )
+
+
+def _once(file: str, *columns: str) -> Sequence[tuple[str, ...]]:
+    """These columns of a published file, each combination once, in its order."""
+    text = files("latency_tables").joinpath(_FOLDER, file).read_text(encoding="utf-8")
+    lines = csv.DictReader(text.splitlines())
+    return list(dict.fromkeys(tuple(line[column] for column in columns) for line in lines))
