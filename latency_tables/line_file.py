@@ -44,7 +44,9 @@ class LineFile:
         if content[: len(beginning)] != beginning[: len(content)]:
             raise ValueError(f"{self.path} does not begin with {beginning!r}")
         whole = content[: content.rfind(b"\n") + 1]
-        self._file.truncate(len(whole))
+        # A file that is only read keeps its time: that of its last line.
+        if len(whole) < len(content):
+            self._file.truncate(len(whole))
         return whole.splitlines()
 
     def append(self, lines: Iterable[Mapping[str, Any]]) -> None:

@@ -6,6 +6,7 @@ ProfilerError
     JournalError        a journal that cannot be read, or that belongs to another run
     SessionError        a run that cannot continue, whatever the jobs are
         BoardLostError      one board of a fleet was lost; the others continue
+        DeviceMemoryError   one job after the other needs more memory than the device has
 
 A job that fails on the device is no error but a value: ``replies.Failure``.
 """
@@ -35,3 +36,7 @@ class SessionError(ProfilerError):
 
 class BoardLostError(SessionError):
     """A board that was lost in the middle of a run; it may come back."""
+
+
+class DeviceMemoryError(SessionError):
+    """One job after the other failed for more memory than the device has."""

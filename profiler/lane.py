@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from profiler.board_checks import check_clock, check_conditions, check_identity
-from profiler.errors import BoardLostError, JournalError, SessionError
+from profiler.errors import BoardLostError, DeviceMemoryError, JournalError, SessionError
 from profiler.journal_lines import EnvironmentLine, SharedLine, WarningLine
 from profiler.planning.jobs import AnyJob, measure_request, timeout_s
 from profiler.replies import Failure, Reply
@@ -157,7 +157,9 @@ class Lane:
         # They are not the jobs' fault, so the next run tries them again.
         for one in failed:
             self.run.journal.discard(one.round, [one.job_id], cause="failures", reason=str(failure))
-        raise SessionError(
+        types = {one.failure.type for one in failed if one.failure}
+        kind = DeviceMemoryError if types == {"out_of_memory"} else SessionError
+        raise kind(
             f"{FAILURES_IN_A_ROW} jobs failed one after the other on {self.name}, "
             f"the last one with {failure}" + (f"; {failure.advice}" if failure.advice else "")
         )

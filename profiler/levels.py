@@ -293,6 +293,12 @@ def _reference(levels: Floats) -> float:
     return float(levels[_is_undisturbed(levels)].mean())
 
 
+def _references(levels: Floats) -> Floats:
+    """``_reference`` of each row."""
+    quiet = levels <= np.quantile(levels, 0.25, axis=1, keepdims=True) + DISTURBED
+    return np.asarray((levels * quiet).sum(axis=1) / quiet.sum(axis=1))
+
+
 def _level(levels: Floats, distances: Floats) -> Level:
     """``distances`` are those of all visits from the latencies that are reported.
 
@@ -300,7 +306,7 @@ def _level(levels: Floats, distances: Floats) -> Level:
     """
     draw = np.random.default_rng(0)
     drawn = draw.choice(levels, (RESAMPLED, len(levels)))
-    low, high = np.quantile([_reference(one) for one in drawn], (0.025, 0.975)) - _reference(levels)
+    low, high = np.quantile(_references(drawn), (0.025, 0.975)) - _reference(levels)
     ratios = 100.0 * np.expm1(distances)
     return Level(
         level_percent_low=100.0 * math.exp(min(low, 0.0)),

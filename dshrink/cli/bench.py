@@ -35,7 +35,13 @@ def command(
     device: options.Device = "local",
     runtime: options.Runtime = None,
     precision: options.Precision = "fp32",
-    batch: options.Batch = None,
+    batches: options.Batches = None,
+    sweep: Annotated[
+        bool,
+        options.condition(
+            "--sweep", help="batch sizes 1, 2, 4, ... until throughput saturates or memory ends"
+        ),
+    ] = False,
     threads: options.Threads = 1,
     model_args: options.ModelArgs = None,
     resolution: options.Resolution = None,
@@ -53,7 +59,7 @@ def command(
 ) -> None:
     """Measure the throughput of networks, original and merged, interleaved.
 
-    Run the same command again to resume an interrupted run.
+    Each is compared with the first. Run the same command again to resume an interrupted run.
     """
     from dshrink.network.references import ModelChoice
     from dshrink.operations.bench import bench_networks
@@ -67,35 +73,48 @@ def command(
         print_json(results)
     else:
         print_results(results, wide=wide)
-        out.print(f"results: {out_file}")
+        beside = ", ".join(str(out_file.with_suffix(suffix)) for suffix in (".jsonl", ".md"))
+        out.print(f"results: {out_file}, {beside}")
     if any(result.latency_ms is None for result in results):
         raise typer.Exit(1)
 
 
 def print_results(results: Sequence[BenchmarkResult], *, wide: bool = False) -> None:
-    """The results as a table of text."""
+    """The results as tables of text: speed, then what single samples, memory and engines are."""
     first = results[0]
+    batches = list(dict.fromkeys(r.batch for r in results))
+    batch: Column[BenchmarkResult] = number("batch", lambda r: r.batch, "d")
+    several = [batch] if len(batches) > 1 else []
+    network: Column[BenchmarkResult] = Column("network", lambda r: r.network, least=14)
     columns: list[Column[BenchmarkResult]] = [
-        Column("network", lambda r: r.network, least=14),
-        number("kept", lambda r: r.kept_blocks, "d", rank=3),
+        network,
+        *several,
+        number("kept", lambda r: r.kept_blocks, "d", rank=6),
         number("latency ms", lambda r: r.latency_ms, ".3f"),
-        Column("95 %", _interval, rank=2, is_number=True),
+        Column("95 %", _interval, rank=5, is_number=True),
         number("FPS", lambda r: r.throughput_fps, ".1f"),
-        number("predicted ms", lambda r: r.predicted_ms, ".3f", rank=4),
-        number("error", lambda r: r.error_percent, "+.1f", suffix=" %", rank=1),
+        Column("speed-up", _speedup, rank=1, is_number=True),
+        Column("compared", lambda r: r.compared, rank=2),
+        number("rank", lambda r: r.rank, "d", rank=3),
+        number("predicted ms", lambda r: r.predicted_ms, ".3f", rank=7),
+        number("error", lambda r: r.error_percent, "+.1f", suffix=" %", rank=4),
         number("accuracy", lambda r: r.accuracy_percent, ".2f", suffix=" %"),
         Column("verdict", lambda r: r.verdict),
     ]
     title = (
-        f"{first.device}, {first.runtime}, {first.precision}, batch {first.batch}, "
-        f"{how_timed(first)}, {first.statistic}"
+        f"{first.device}, {first.runtime}, {first.precision}, "
+        f"batch {', '.join(map(str, batches))}, {how_timed(first)}, {first.statistic}"
     )
     print_grid(columns, results, title=title, wide=wide)
     for r in results:
         if r.reason:
-            out.print(f"{r.network}: {r.verdict}, {' '.join(r.reason.split())}")
-    if built := [r for r in results if r.engine_mib is not None]:
-        print_grid(_ENGINE_COLUMNS, built, title="engines", wide=wide)
+            at = f", batch {r.batch}" if several else ""
+            out.print(f"{r.network}{at}: {r.verdict}, {' '.join(r.reason.split())}")
+    for baseline in dict.fromkeys(r.baseline for r in results if r.compared):
+        out.print(f"speed-up: against {baseline}, measured by turns in the same processes")
+    if detailed := [r for r in results if r.p50_ms is not None or r.engine_mib is not None]:
+        title = "single samples, memory, energy and engines"
+        print_grid([network, *several, *_DETAILS], detailed, title=title, wide=wide)
 
 
 def _interval(result: BenchmarkResult) -> str:
@@ -103,10 +122,24 @@ def _interval(result: BenchmarkResult) -> str:
     return f"{result.low_ms:.3f} - {result.high_ms:.3f}" if known else ""
 
 
-_ENGINE_COLUMNS: list[Column[BenchmarkResult]] = [
-    Column("network", lambda r: r.network, least=14),
-    number("built in s", lambda r: r.build_s, ".1f"),
+def _speedup(result: BenchmarkResult) -> str:
+    """ "1.234 +- 0.012": the wider half of the interval."""
+    if result.speedup is None:
+        return ""
+    if result.speedup_low is None or result.speedup_high is None:
+        return f"{result.speedup:.3f}"
+    half = max(result.speedup - result.speedup_low, result.speedup_high - result.speedup)
+    return f"{result.speedup:.3f} +- {half:.3f}"
+
+
+_DETAILS: list[Column[BenchmarkResult]] = [
+    number("p50 ms", lambda r: r.p50_ms, ".3f", rank=2),
+    number("p95 ms", lambda r: r.p95_ms, ".3f", rank=1),
+    number("p99 ms", lambda r: r.p99_ms, ".3f"),
+    number("memory MiB", lambda r: r.peak_memory_mib, ".1f"),
+    number("energy mJ", lambda r: r.energy_mj, ".2f"),
+    number("built in s", lambda r: r.build_s, ".1f", rank=3),
     number("engine MiB", lambda r: r.engine_mib, ".1f"),
-    number("GPU memory MiB", lambda r: r.gpu_memory_mib, ".1f"),
-    Column("precision", lambda r: r.built_precision),
+    number("GPU memory MiB", lambda r: r.gpu_memory_mib, ".1f", rank=4),
+    Column("precision", lambda r: r.built_precision, rank=5),
 ]

@@ -89,6 +89,28 @@ Precision = Annotated[str, condition(help="fp32, fp16 or int8, if device and run
 Batch = Annotated[
     int | None, condition(min=1, help="batch size; default: the paper's for this device")
 ]
+
+
+class BatchSizes(tuple[int, ...]):
+    """Batch sizes in the order asked for; a class, as Typer takes a plain tuple apart."""
+
+
+def _batch_sizes(text: str) -> BatchSizes:
+    sizes = text.split(",")
+    if not all(size.strip().isdecimal() and int(size) for size in sizes):
+        raise typer.BadParameter(f"{text!r} is no batch size of 1 or more, nor several as in 1,2,4")
+    return BatchSizes(map(int, sizes))
+
+
+Batches = Annotated[
+    BatchSizes | None,
+    condition(
+        "--batch",
+        parser=_batch_sizes,
+        metavar="N[,N...]",
+        help="batch size, or several; default: the paper's for this device",
+    ),
+]
 FileBatch = Annotated[int, typer.Option(min=1, help="batch size of the file")]
 Threads = Annotated[int, condition(min=1, help="threads on a CPU")]
 Statistic = Annotated[

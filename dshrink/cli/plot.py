@@ -28,6 +28,19 @@ OutOption = Annotated[
 
 
 @app.command()
+def batches(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS.csv", help="from `dshrink bench`")],
+    file: OutOption = Path("batches.png"),
+    json: options.Json = False,
+) -> None:
+    """Throughput and latency against the batch size, and where throughput saturates."""
+    from dshrink.plots import batches_figure
+    from dshrink.results import load_results
+
+    _write(batches_figure(load_results(results).results), file, json)
+
+
+@app.command()
 def blocks(
     table: TableArgument,
     file: OutOption = Path("blocks.png"),

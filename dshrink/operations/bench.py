@@ -2,38 +2,34 @@
 
 Latency does not depend on the weights, so a network given by name and plan is built with random
 ones; an ONNX file is measured as it is. The rounds, the order and the statistic are those of a
-profile, so that prediction and measurement mean the same.
+profile, so that prediction and measurement mean the same. Each batch size is a run of its own.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dshrink.errors import DshrinkError
-from dshrink.network.models import load
-from dshrink.network.onnx_files.source import is_onnx_name
+from dshrink.errors import DshrinkError, PlotError
 from dshrink.network.references import ModelChoice
-from dshrink.operations.bench_networks import (
-    BenchmarkError,
-    BenchNetwork,
-    network_of_file,
-    networks_by_plan,
-)
-from dshrink.operations.bench_run import measure_run
-from dshrink.operations.known import known_of_plans, known_of_table
-from dshrink.pieces.advice import require_batch, require_writable
+from dshrink.operations.bench_inputs import BenchInputs
+from dshrink.operations.bench_networks import BenchNetwork
+from dshrink.operations.bench_records import save_records
+from dshrink.operations.bench_run import BenchmarkRun, measure_run
+from dshrink.operations.bench_sweep import sweep_batches
+from dshrink.plots import batches_figure, save_figure
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.results import BenchmarkResult, save_results
-from dshrink.search.plan import Plan, parse_plan
+from dshrink.search.plan import parse_plan
 from latency_tables.io import load_table
-from latency_tables.opspec import OpSpec
 from latency_tables.schema import Conditions
 from latency_tables.table import LatencyTable
 from profiler.scheduling.serial import Scheduler
 from profiler.target import Target, batch_on, measuring_on
+
+#: What is written beside the CSV.
+_BESIDE = (".jsonl", ".md", ".png", ".svg")
 
 
 def bench_networks(
@@ -43,6 +39,8 @@ def bench_networks(
     out_file: Path,
     target: Target,
     *,
+    batches: Sequence[int] | None = None,
+    sweep: bool = False,
     choice: ModelChoice | None = None,
     padding: str | None = None,
     seed: int = 0,
@@ -51,79 +49,85 @@ def bench_networks(
 ) -> list[BenchmarkResult]:
     """Measure networks by name or ONNX file, and by name under each plan; write the results.
 
-    ``choice`` says what is asked of each network by name, whatever its own name is. ``notice``
-    reports tables that predict nothing. The same call resumes an interrupted run.
+    ``batches`` are measured one after the other, by default the target's alone; ``sweep`` doubles
+    the batch from 1 until throughput saturates. ``choice`` says what is asked of each network by
+    name, whatever its own name is. ``notice`` reports tables that predict nothing. The same call
+    resumes an interrupted run.
     """
-    loaded = [load_table(path) for path in tables]
-    parsed = [parse_plan(plan) for plan in plans]
-    wanted = _wanted(
-        networks, parsed, dict(zip(tables, loaded, strict=True)), batch_on(target), choice, padding
-    )
-    with measuring_on(target, notice) as (scheduler, conditions):
-        results = run_benchmark(
-            wanted,
-            conditions,
-            scheduler,
-            out_file.with_name(f"{out_file.stem}.journal"),
-            tables=loaded,
-            seed=seed,
-            on_progress=on_progress,
-            notice=notice,
+    if sweep and batches:
+        raise DshrinkError("--sweep chooses the batch sizes itself: leave --batch out, or --sweep")
+    if out_file.suffix in _BESIDE:
+        raise DshrinkError(
+            f"--out {out_file}: a file of this name is written beside the CSV: name it "
+            f"{out_file.with_suffix('.csv').name}"
         )
-        for table in loaded:
-            if differences := table.conditions.differences(conditions):
-                notice(
-                    f"the table of {table.model} predicts nothing here: measured under other "
-                    f"conditions ({'; '.join(differences)})"
-                )
+    loaded = {path: load_table(path) for path in tables}
+    inputs = BenchInputs(
+        names=networks,
+        plans=[parse_plan(plan) for plan in plans],
+        tables=loaded,
+        choice=choice,
+        padding=padding,
+    )
+    wanted = list(dict.fromkeys(batches or [batch_on(target)]))
+    several = sweep or len(wanted) > 1
+
+    def measure(batch: int, at_batch: Sequence[BenchNetwork]) -> BenchmarkRun:
+        name = f"{out_file.stem}.batch{batch}.journal" if several else f"{out_file.stem}.journal"
+        with measuring_on(replace(target, batch=batch), notice) as (scheduler, conditions):
+            return measure_run(
+                at_batch,
+                conditions,
+                scheduler,
+                out_file.with_name(name),
+                tables=[*loaded.values()],
+                seed=seed,
+                on_progress=_at_batch(batch, on_progress) if several else on_progress,
+                notice=notice,
+            )
+
+    # What cannot be measured is refused before anything is.
+    for batch in [2] if sweep else wanted[1:]:
+        inputs.at(batch)
+    if sweep:
+        runs = sweep_batches(inputs.at, measure, notice)
+    else:
+        runs = [measure(batch, inputs.at(batch)) for batch in wanted]
+    _notice_idle_tables([*loaded.values()], [run.conditions for run in runs], notice)
+    results = [result for run in runs for result in run.results]
     save_results(results, out_file)
+    save_records(runs, out_file)
+    if several:
+        _draw_batches(results, out_file, notice)
     return results
 
 
-def _wanted(
-    names: Sequence[str],
-    plans: Sequence[Plan],
-    tables: Mapping[Path, LatencyTable],
-    batch: int,
-    choice: ModelChoice | None,
-    padding: str | None,
-) -> list[BenchNetwork]:
-    paths = [Path(name) for name in names if is_onnx_name(name)]
-    alike = Counter(path.name for path in paths)
-    files = {
-        str(path): network_of_file(
-            path,
-            batch,
-            str(path) if alike[path.name] > 1 else path.name,
-            choice.resolution if choice else None,
-        )
-        for path in paths
-    }
-    # A file of `dshrink merge` is what a plan made of a network, and no such network itself.
-    names = [str(Path(name)) if is_onnx_name(name) else name for name in names]
-    shrunk = all(name in files and not files[name].original for name in names)
-    if plans and shrunk:
-        raise DshrinkError("--plan needs a network given by name, not only merged ONNX files")
-    by_name = [name for name in names if name not in files]
-    known = known_of_plans(plans)
-    found: list[BenchNetwork] = []
-    specs: dict[str, OpSpec] = {}
-    for name in names:
-        if name in files and not (plans and not by_name and files[name].original):
-            found.append(files[name])
-        else:
-            asked = ModelChoice(model=name) if choice is None else replace(choice, model=name)
-            of_tables = [known_of_table(table, at, asked) for at, table in tables.items()]
-            network = load(asked.knowing(known, *of_tables))
-            require_batch(network, batch)
-            require_writable(network)
-            if specs.setdefault(network.name, network.spec) != network.spec:
-                raise BenchmarkError(
-                    f"{name}: another network of these is called {network.name} as well: rename "
-                    "one, or measure them apart"
-                )
-            found += networks_by_plan(network, plans, padding)
-    return found
+def _at_batch(batch: int, on_progress: OnProgress) -> OnProgress:
+    return lambda done, total, label: on_progress(done, total, f"batch {batch}, {label}")
+
+
+def _draw_batches(results: Sequence[BenchmarkResult], out_file: Path, notice: Notice) -> None:
+    """Draw the picture beside the results; what cannot be drawn is no reason to lose them."""
+    try:
+        figure = batches_figure(results)
+    except PlotError as error:
+        notice(f"no picture of the batch sizes: {error}")
+        return
+    pictures = save_figure(figure, out_file.with_suffix(".png"))
+    notice(f"wrote {' and '.join(map(str, pictures))}")
+
+
+def _notice_idle_tables(
+    tables: Sequence[LatencyTable], measured: Sequence[Conditions], notice: Notice
+) -> None:
+    """Say which tables were measured under conditions that none of the runs has."""
+    for table in tables:
+        found = [table.conditions.differences(conditions) for conditions in measured]
+        if found and all(found):
+            notice(
+                f"the table of {table.model} predicts nothing here: measured under other "
+                f"conditions ({'; '.join(min(found, key=lambda one: len(one)))})"
+            )
 
 
 def run_benchmark(

@@ -7,6 +7,7 @@ pictures can be drawn on a machine without a display, and a test can read their 
 from __future__ import annotations
 
 from dshrink.errors import PlotError
+from dshrink.plots.batches import batches_figure
 from dshrink.plots.blocks import blocks_figure
 from dshrink.plots.front import front_figure
 from dshrink.plots.frontier import FrontierCurve, frontier_figure, load_frontier
@@ -20,6 +21,7 @@ from dshrink.plots.throughput import throughput_figure
 __all__ = [
     "FrontierCurve",
     "PlotError",
+    "batches_figure",
     "blocks_figure",
     "front_figure",
     "frontier_figure",

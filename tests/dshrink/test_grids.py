@@ -62,10 +62,14 @@ def bench_results() -> list[Any]:
             low_ms=1008.500 - at, high_ms=1008.955 - at, throughput_fps=12800.125 + at,
             predicted_ms=1011.951 - at, error_percent=-10.25 * at, accuracy_percent=72.34 - at,
             verdict="ok", build_s=123.4 + at, engine_mib=12.5 + at, gpu_memory_mib=1312.5 + at,
+            baseline=names[0], speedup=1.0 + 0.125 * at, speedup_low=1.0 + 0.12 * at,
+            speedup_high=1.0 + 0.13 * at, compared="faster" if at else "", rank=3 - at,
+            p50_ms=1008.9, p95_ms=1010.25, p99_ms=1012.5, peak_memory_mib=2048.5, energy_mj=12.25,
         )
         for at, name in enumerate(names)
     ]  # fmt: skip
     unknown = ("latency_ms", "low_ms", "high_ms", "throughput_fps", "error_percent", "engine_mib")
+    unknown += ("speedup", "speedup_low", "speedup_high", "rank", "p50_ms", "p95_ms", "p99_ms")
     failed = SimpleNamespace(**{**vars(found[-1]), **dict.fromkeys(unknown), "verdict": "failed"})
     return [*found, failed]
 
