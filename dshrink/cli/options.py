@@ -17,7 +17,6 @@ from dshrink.network.references import FORMS, Size
 from dshrink.progress import OnProgress
 
 Result = TypeVar("Result")
-MOST_BATCH = 65_536
 
 # The groups that ``--help`` shows options in; the rest is "Options".
 condition = partial(typer.Option, rich_help_panel="Measurement conditions")
@@ -171,17 +170,6 @@ FrontierFile = Annotated[
     Path | None, typer.Option("--frontier", help="CSV to write: the best plan for every budget")
 ]
 PlanFile = Annotated[Path | None, typer.Option("--out", help="plan to write")]
-
-
-def batch_sizes(text: str | None) -> tuple[int, ...]:
-    """The sizes of ``1,2,4``, each once; none for None. Raises DshrinkError."""
-    sizes = [word.strip() for word in text.split(",")] if text is not None else []
-    for word in sizes:
-        if not (word.isascii() and word.isdigit() and 1 <= int(word) <= MOST_BATCH):
-            raise DshrinkError(
-                f"--batch {text}: give whole numbers from 1 to {MOST_BATCH}, such as 1 or 1,2,4"
-            )
-    return tuple(dict.fromkeys(map(int, sizes)))
 
 
 def warn_of_plain_tcp(scheduler: str | None) -> None:

@@ -39,12 +39,7 @@ def command(
     device: options.Device = "local",
     runtime: options.Runtime = None,
     precision: options.Precision = "fp32",
-    batches: Annotated[
-        str | None,
-        options.condition(
-            "--batch", help="batch sizes, such as 32,1; default: the paper's for this device"
-        ),
-    ] = None,
+    batches: options.Batches = None,
     threads: options.Threads = 1,
     statistic: options.Statistic = None,
     launch: options.Launch = "plain",
@@ -93,7 +88,7 @@ def command(
         context,
         PaperRequest,
         target=options.call(context, Target, batch=None),
-        batches=options.batch_sizes(batches),
+        batches=tuple(batches or ()),
         plans=tuple(plans or ()),
     )
     outcome = options.run(context, measure_experiment, experiment, request=request)

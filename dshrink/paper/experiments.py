@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from dshrink.errors import DshrinkError
 from dshrink.network.references import ModelChoice, Size
+from dshrink.paper.factories import UNIFORM, table8_choice
 from dshrink.paper.published import (
     BLOCK_LATENCIES,
     DEVICE_TITLES,
@@ -27,18 +28,13 @@ from dshrink.search.published import published_masks
 #: The experiment about Kim et al. (ICML 2023), which is not one of throughputs: ``paper.kim``.
 KIM = "kim"
 UNMERGED = "unmerged"
-FACTORIES = "dshrink.paper.factories"
 #: What becomes of a network's blocks: nothing, merged as a mask says, dense ones of equal FLOPs,
 #: all convolutions of the merged one without the activations.
 FORMS = ("original", "merged", "dense", UNMERGED)
 #: The paper's second batch size on small devices (Tab. 8).
 SMALL_BATCHES = (32, 1)
-#: EfficientNet-Lites at the resolutions that they are made for.
-RESOLUTIONS = {
-    "tf_efficientnet_lite1": 240,
-    "tf_efficientnet_lite2": 260,
-    "tf_efficientnet_lite3": 300,
-}
+#: Of Tab. 7, by its MFLOPs (``paper.flops``); all others are at 224, EfficientNet-Lite3 too.
+RESOLUTIONS = {"tf_efficientnet_lite1": 240, "tf_efficientnet_lite2": 260}
 
 
 class PaperError(DshrinkError):
@@ -121,12 +117,6 @@ def _model(name: str) -> ModelChoice:
     return ModelChoice(model=name, resolution=Size(side, side) if side else None)
 
 
-def _factory(name: str, **arguments: str) -> ModelChoice:
-    """Arguments are texts, as ``--model-arg`` has them."""
-    words = tuple(f"{key}={value}" for key, value in arguments.items())
-    return ModelChoice(model=f"{FACTORIES}:{name}", model_args=words)
-
-
 def _table1() -> Experiment:
     networks = []
     for one in dense_counterparts():
@@ -154,8 +144,8 @@ def _shrunk(one: PublishedNetwork, group: str) -> PaperNetwork:
         choice, form, mask = _model(masks[one.name].base_model), "merged", one.name
     elif one.base_model:
         choice = _model(one.base_model)
-    elif one.name in _UNIFORM:
-        choice = _UNIFORM[one.name]
+    elif one.name in UNIFORM:
+        choice = UNIFORM[one.name]
     else:
         missing = f"the paper does not define the network of {one.name.partition('-')[0]}"
     return PaperNetwork(
@@ -170,10 +160,6 @@ def _shrunk(one: PublishedNetwork, group: str) -> PaperNetwork:
         top1_percent=one.best_top1_percent,
         missing=missing,
     )
-
-
-#: MobileNetV2 with all channels scaled: the baselines of Liu et al. (MetaPruning, ICCV 2019).
-_UNIFORM = {f"Uniform-{width}": _factory("mobilenetv2", width=width) for width in ("0.65", "0.35")}
 
 
 def _table(name: str, title: str, group: str, extra: tuple[PaperNetwork, ...] = ()) -> Experiment:
@@ -204,10 +190,9 @@ def _table8() -> Experiment:
     for one in depths_and_widths():
         if one.family == "resnet":
             name = f"ResNet-{one.depth} x{one.width:g}"
-            choice = _factory("resnet", depth=one.depth, width=f"{one.width:g}")
         else:
             name = f"MobileNetV2 [{one.depth}] x{one.width:g}"
-            choice = _factory("mobilenetv2", depths=one.depth, width=f"{one.width:g}")
+        choice = table8_choice(one.depth, one.width)
         group = {"resnet": "ResNet", "mobilenetv2": "MobileNetV2"}[one.family]
         networks.append(PaperNetwork(name=name, group=group, choice=choice, fps=one.fps))
     # The unscaled network is what the others are compared with.

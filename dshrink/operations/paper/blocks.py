@@ -42,7 +42,8 @@ def measure_blocks(
         )
         tables[model] = profiled.table
     rows = tuple(row for table in tables.values() for row in _block_rows(found, table))
-    conditions = next(iter(tables.values())).conditions
+    first = next(iter(tables.values()))
+    conditions = first.conditions
     at = request.folder / found.name
     records = [
         {
@@ -53,10 +54,10 @@ def measure_blocks(
         }
         for row in rows
     ]
+    data = {"conditions": conditions.to_json(), "fingerprint": plain(first.fingerprint)}
+    date = max(table.date for table in tables.values())
     lines = block_lines(found, describe_conditions(conditions), rows)
-    files = write_experiment(
-        at, _BLOCK_COLUMNS, records, lines, {"conditions": conditions.to_json()}
-    )
+    files = write_experiment(at, _BLOCK_COLUMNS, records, lines, data, date)
     for name, figure in _block_figures(found, tables, request.padding).items():
         files += save_figure(figure, at.with_name(f"{name}.png"))
     return PaperOutcome(experiment=found, blocks=rows, records=tuple(records), files=tuple(files))

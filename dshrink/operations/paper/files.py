@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,15 @@ def write_experiment(
     rows: Sequence[Mapping[str, Any]],
     lines: Sequence[str],
     data: Mapping[str, Any],
+    date: str,
 ) -> list[Path]:
+    """Write them as ``at`` with their suffixes; ``date`` is that of the measurements."""
     files = [at.with_name(f"{at.name}.{suffix}") for suffix in ("csv", "json", "md")]
     write_csv(files[0], columns, rows)
     whole = {
         "experiment": at.name,
         "dshrink": __version__,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "date": date,
         **data,
         "rows": [dict(row) for row in rows],
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -193,8 +194,9 @@ def write_kim(outcome: KimOutcome, at: Path) -> tuple[tuple[dict[str, Any], ...]
     data: dict[str, Any] = {"headline": headline_records(outcome)}
     if table:
         data |= {"conditions": table.conditions.to_json(), "model": table.model}
+    date = table.date if table else datetime.now(UTC).isoformat(timespec="seconds")
     columns = list(records[0]) if records else ["mask"]
-    files = write_experiment(at, columns, records, kim_lines(outcome, title), data)
+    files = write_experiment(at, columns, records, kim_lines(outcome, title), data, date)
     if table and any(one.importance is not None for one in compared):
         files += save_figure(kim_figure(table, compared), at.with_suffix(".png"))
     return tuple(records), tuple(files)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dshrink.operations.bench_run import BenchmarkRun
 from dshrink.operations.paper.kim import KimOutcome
 from dshrink.paper.experiments import BlockExperiment, Experiment
 from dshrink.paper.report import BlockRow, heading
@@ -42,10 +43,14 @@ class PaperRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedRun:
-    """The rows of one batch size."""
+    """The rows of one batch size, and the benchmark that they come from."""
 
-    conditions: Conditions
+    run: BenchmarkRun
     results: tuple[PaperResult, ...]
+
+    @property
+    def conditions(self) -> Conditions:
+        return self.run.conditions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,17 +6,19 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from dshrink.front_results import fronts_of
-from dshrink.operations.bench import run_benchmark
+from dshrink.operations.bench_run import measure_run
 from dshrink.operations.paper.files import write_experiment
 from dshrink.operations.paper.networks import PaperNetworks, with_unmerged
 from dshrink.operations.paper.request import PaperOutcome, PaperRequest, SpeedRun
 from dshrink.paper.experiments import Experiment
+from dshrink.paper.flops import FLOPS_COUNTED
 from dshrink.paper.report import speed_lines
 from dshrink.paper.results import csv_columns, paper_results, record
 from dshrink.plots import front_figure, save_figure
 from dshrink.plots.paper import speedups_figure
 from dshrink.plots.style import describe_conditions
 from dshrink.progress import Notice, OnProgress
+from latency_tables.records import plain
 from profiler.target import measuring_on
 
 
@@ -31,7 +33,7 @@ def measure_speeds(
         target = replace(request.target, batch=batch or request.target.batch)
         with measuring_on(target, notice) as (scheduler, conditions):
             size = conditions.batch
-            measured = run_benchmark(
+            run = measure_run(
                 networks.built(asked, size),
                 conditions,
                 scheduler,
@@ -40,7 +42,8 @@ def measure_speeds(
                 on_progress=on_progress,
                 notice=notice,
             )
-        runs.append(SpeedRun(conditions=conditions, results=paper_results(asked, size, measured)))
+        results = paper_results(asked, size, run.results)
+        runs.append(SpeedRun(run=run, results=results))
     return _written_speeds(found, request, tuple(runs))
 
 
@@ -50,12 +53,16 @@ def _written_speeds(
     settings = found.settings
     rows = [record(result, settings) for run in runs for result in run.results]
     at = request.folder / found.name
-    about = [f"Merged blocks: padding {request.padding}, ReLU6 behind them (the free activation)."]
+    about = []
+    if any(one.form == "merged" for one in found.networks):
+        about += [f"Merged blocks: padding {request.padding}, ReLU6 behind them, as in the paper."]
+    if any(one.mflops for one in found.networks):
+        about += [FLOPS_COUNTED]
     titled = [(describe_conditions(run.conditions), run.conditions, run.results) for run in runs]
     lines = speed_lines(found, titled, about=about)
-    files = write_experiment(
-        at, csv_columns(settings), rows, lines, {"runs": [_run_data(r) for r in runs]}
-    )
+    data = {"runs": [_run_data(run) for run in runs]}
+    date = max(run.run.date for run in runs)
+    files = write_experiment(at, csv_columns(settings), rows, lines, data, date)
     for run in runs:
         name = at.with_name(f"{found.name}_batch{run.conditions.batch}.png")
         if any(one.measured and one.measured.speedup for one in run.results):
@@ -70,5 +77,9 @@ def _written_speeds(
 def _run_data(run: SpeedRun) -> dict[str, Any]:
     return {
         "conditions": run.conditions.to_json(),
+        "fingerprint": plain(run.run.fingerprint),
+        "level": asdict(run.run.level) if run.run.level else None,
+        "date": run.run.date,
+        "warnings": list(run.run.warnings),
         "results": [asdict(one.measured) for one in run.results if one.measured],
     }
