@@ -19,6 +19,7 @@ from dshrink.plots.style import describe_conditions
 from dshrink.progress import Notice, OnProgress
 from dshrink.search.plan import Plan, parse_plan
 from dshrink.search.published import published_masks
+from latency_tables.records import plain
 from latency_tables.table import LatencyTable
 
 
