@@ -124,9 +124,10 @@ def _notice_idle_tables(
     for table in tables:
         found = [table.conditions.differences(conditions) for conditions in measured]
         if found and all(found):
+            nearest: tuple[str, ...] = min(found, key=len)
             notice(
                 f"the table of {table.model} predicts nothing here: measured under other "
-                f"conditions ({'; '.join(min(found, key=lambda one: len(one)))})"
+                f"conditions ({'; '.join(nearest)})"
             )
 
 
