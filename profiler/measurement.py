@@ -157,10 +157,6 @@ class Measurement:
         return self._quantile_ms(0.9)
 
     @property
-    def p95_ms(self) -> float:
-        return self._quantile_ms(0.95)
-
-    @property
     def p99_ms(self) -> float:
         return self._quantile_ms(0.99)
 
@@ -192,12 +188,14 @@ class Measurement:
     @property
     def peak_memory_bytes(self) -> int | None:
         """The most that loading and running it took in a round; None where no round tells it."""
-        return None
+        told = (part.peak_memory_bytes for part in self.counted)
+        return max((count for count in told if count is not None), default=None)
 
     @property
     def energy_j(self) -> float | None:
         """Joules of one run (a batch), the median over rounds; None where no round tells it."""
-        return None
+        told = [joules for part in self.counted if (joules := part.energy_j) is not None]
+        return median(told) if told else None
 
     @property
     def built_precision(self) -> str:
