@@ -80,13 +80,13 @@ class Samples:
 
     @property
     def peak_memory_bytes(self) -> int | None:
-        """The memory that loading and running it took; None where the agent could not tell."""
+        """The memory it held while it ran; None where the agent was not asked, or cannot tell."""
         count = self.resources.get("peak_memory_bytes")
         return None if count is None else int(count)
 
     @property
     def energy_j(self) -> float | None:
-        """Joules of one run; None where the device has no counter, or was watched too shortly."""
+        """Joules of one run; None where the agent was not asked, or the device counts none."""
         joules = self.resources.get("energy_j")
         return None if joules is None else float(joules)
 

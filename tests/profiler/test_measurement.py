@@ -215,11 +215,16 @@ def test_memory_is_the_most_of_the_rounds_that_tell_it_and_energy_the_middle_one
     assert told.energy_j == 0.3
 
 
-def test_rounds_that_do_not_count_say_nothing_about_memory_and_energy() -> None:
-    calm = [taking({"peak_memory_bytes": 300, "energy_j": 0.2})] * UNDISTURBED_ROUNDS
-    disturbed = taking({"peak_memory_bytes": 900, "energy_j": 7.0}, disturbed=3)
-    told = measurement([*calm, disturbed])
-    assert (told.peak_memory_bytes, told.energy_j) == (300, 0.2)
+def test_the_energy_of_disturbed_rounds_counts_only_where_no_other_is_known() -> None:
+    disturbed = taking({"energy_j": 7.0}, disturbed=3)
+    calm = [taking({"energy_j": 0.2})] * UNDISTURBED_ROUNDS
+    assert measurement([*calm, disturbed]).energy_j == 0.2
+    assert measurement([*STEADY, disturbed]).energy_j == 7.0
+
+
+def test_a_disturbed_round_tells_memory_as_well_as_a_calm_one() -> None:
+    told = measurement([*STEADY, taking({"peak_memory_bytes": 900}, disturbed=3)])
+    assert told.peak_memory_bytes == 900
 
 
 def test_agents_that_tell_no_memory_and_energy_leave_both_unknown() -> None:
