@@ -31,6 +31,8 @@ CRASH, HANG, THROTTLED, DISTURBED = "crash", "hang", "throttled", "disturbed"
 SLOWED = (THROTTLED, DISTURBED)
 #: How many times as long a run takes beside a neighbour on the core.
 DISTURBANCE = 1.2
+#: What it takes whatever it runs.
+WATTS = 10.0
 
 
 def write_spec(spec: OpSpec, *, batch: int = 1, seed: int = 0, precision: str = "fp32") -> bytes:
@@ -158,7 +160,10 @@ class FakeAgent:
         fault = self.device.fault(spec, call)
         if fault is not None and fault not in SLOWED:
             self._fail(fault, timeout_s)
-        return self._measure(spec, call, Rule(**message["rule"]), fault)
+        result = self._measure(spec, call, Rule(**message["rule"]), fault)
+        if message.get("resources"):
+            result["resources"] = self._resources(spec)
+        return result
 
     def _fail(self, fault: str, timeout_s: float = 0.0) -> NoReturn:
         if fault == CRASH:
@@ -188,6 +193,14 @@ class FakeAgent:
                 ]
                 for name, ms in layers(spec)
             ]
+        }
+
+    def _resources(self, spec: OpSpec) -> dict[str, Any]:
+        return {
+            "peak_memory_bytes": 4 * max(1, spec.parameters + spec.peak_activations),
+            "memory_source": "scripted",
+            "energy_j": WATTS * self.device.latency_ms(spec) / 1e3,
+            "energy_source": "scripted",
         }
 
     def _measure(self, spec: OpSpec, call: int, rule: Rule, slowed: str | None) -> dict[str, Any]:

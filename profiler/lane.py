@@ -99,6 +99,7 @@ class Lane:
                 conditions,
                 rule,
                 run.builds.options(self.name, job, self.round.number),
+                resources=self.round.number < run.settings.resource_rounds,
             )
             for job in jobs
         ]

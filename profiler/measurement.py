@@ -191,12 +191,24 @@ class Measurement:
 
     @property
     def peak_memory_bytes(self) -> int | None:
-        """The most that loading and running it took in a round; None where no round tells it."""
-        return None
+        """The most that it held while it ran, of all rounds; None where none of them tells it.
+
+        What disturbs or slows a round does not change its memory.
+        """
+        samples = (reply.samples for reply in self.replies)
+        told = (part.peak_memory_bytes for part in samples if part is not None)
+        return max((count for count in told if count is not None), default=None)
 
     @property
     def energy_j(self) -> float | None:
-        """Joules of one run (a batch), the median over rounds; None where no round tells it."""
+        """Joules of one run (a batch); None where no round tells it.
+
+        The median over the rounds that count, or over all where none of those tells it.
+        """
+        for parts in (self.counted, self.parts):
+            told = [joules for part in parts if (joules := part.energy_j) is not None]
+            if told:
+                return median(told)
         return None
 
     @property

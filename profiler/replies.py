@@ -36,7 +36,8 @@ class Samples:
     """Nanoseconds of one run, a value a sample; ``cpu_ns`` is None where that clock does not apply.
 
     On a GPU ``device_ns`` is by its own events and ``enqueue_ns`` how long the host took to hand
-    over the work; elsewhere they are None. ``built`` is what the runtime made of the file.
+    over the work; elsewhere they are None. ``built`` is what the runtime made of the file,
+    ``resources`` the memory and the energy that it took, as far as the device counts them.
     ``disturbed`` counts the samples during which other processes took or slowed the core,
     ``dropped`` how many of them the agent left out: all, or none where hardly any was undisturbed.
     """
@@ -55,6 +56,7 @@ class Samples:
     device_ns: tuple[int, ...] | None = None
     enqueue_ns: tuple[int, ...] | None = None
     built: Mapping[str, Any] = field(default_factory=dict)
+    resources: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("wall_ns", "cpu_ns", "device_ns"):
@@ -64,11 +66,29 @@ class Samples:
                     f"{name} holds {len(values)} sample(s), the smallest {min(values, default=0)}; "
                     "need at least one, all positive"
                 )
+        for name in ("peak_memory_bytes", "energy_j"):
+            told = self.resources.get(name)
+            if told is not None and (type(told) not in (int, float) or not told > 0):
+                raise MeasurementError(
+                    f"resources.{name} is {told!r}; need a number above 0, or none: {SAME_VERSION}"
+                )
 
     @property
     def undisturbed(self) -> bool:
         """Whether the samples are what the device does when left alone."""
         return self.dropped == self.disturbed
+
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        """The memory it held while it ran; None where the agent was not asked, or cannot tell."""
+        count = self.resources.get("peak_memory_bytes")
+        return None if count is None else int(count)
+
+    @property
+    def energy_j(self) -> float | None:
+        """Joules of one run; None where the agent was not asked, or the device counts none."""
+        joules = self.resources.get("energy_j")
+        return None if joules is None else float(joules)
 
     @property
     def engine(self) -> str:

@@ -22,7 +22,8 @@ class ProfileSettings:
 
     A visit that was disturbed is repeated in its round, up to ``repeats`` times. A job has
     converged where half its interval is at most ``half_width`` of the latency. ``build_s`` is about
-    what building an engine takes, for the estimate alone.
+    what building an engine takes, for the estimate alone. In the first ``resource_rounds`` memory
+    and energy are asked for too, which takes a second or more a visit.
     """
 
     rounds: int = 3
@@ -31,6 +32,7 @@ class ProfileSettings:
     seed: int = 0
     rule: Rule = PROFILE_RULE
     build_s: float = 0.0
+    resource_rounds: int = 0
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.repeats < 0:

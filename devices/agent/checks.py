@@ -117,6 +117,13 @@ def number(low: float, high: float) -> Check:
     return check
 
 
+def boolean(name: str, value: Any) -> bool:
+    """Check for true or false."""
+    if not isinstance(value, bool):
+        raise bad_request(f"{name} must be true or false, got {clip(value)}")
+    return value
+
+
 def one_of(*known: str) -> Check:
     """A check for one of a few words."""
 

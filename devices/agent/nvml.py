@@ -76,6 +76,7 @@ _FUNCTIONS: Dict[str, List[Any]] = {
     "nvmlDeviceGetMaxClockInfo": [_DEVICE, c_int, _NUMBER],
     "nvmlDeviceGetDefaultApplicationsClock": [_DEVICE, c_int, _NUMBER],
     "nvmlDeviceGetPowerUsage": [_DEVICE, _NUMBER],
+    "nvmlDeviceGetTotalEnergyConsumption": [_DEVICE, POINTER(c_ulonglong)],
     "nvmlDeviceGetEnforcedPowerLimit": [_DEVICE, _NUMBER],
     "nvmlDeviceGetTemperature": [_DEVICE, c_int, _NUMBER],
     "nvmlDeviceGetViolationStatus": [_DEVICE, c_int, POINTER(_Violation)],
@@ -160,6 +161,19 @@ def read(uuid: str) -> Dict[str, Any]:
 def processes(uuid: str) -> List[Dict[str, Any]]:
     """Who computes on a GPU, each ``{"pid": 77, "memory_mib": 512}``; this process may be there."""
     return _ask(uuid, lambda nvml, device: nvml.processes(device)) or []
+
+
+def energy_counter(uuid: str) -> Optional[Callable[[], Optional[int]]]:
+    """What reads the mJ that a GPU has taken since the driver was loaded; None before Volta."""
+
+    def counter(nvml: Nvml, device: c_void_p) -> Optional[Callable[[], Optional[int]]]:
+        def count() -> Optional[int]:
+            return nvml.number("nvmlDeviceGetTotalEnergyConsumption", device, kind=c_ulonglong)
+
+        return None if count() is None else count
+
+    found: Optional[Callable[[], Optional[int]]] = _ask(uuid, counter)
+    return found
 
 
 def _ask(uuid: str, question: Callable[[Nvml, c_void_p], Any]) -> Any:

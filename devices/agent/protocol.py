@@ -16,6 +16,7 @@ from .checks import (
     RequestError,
     absolute_path,
     bad_request,
+    boolean,
     check_fields,
     clip,
     integer,
@@ -55,6 +56,7 @@ class Measure(NamedTuple):
     """A checked request to measure one file, or to profile its layers in ``passes`` runs.
 
     ``timeout_s`` counts from when the device is ours: waiting for it has a limit of its own.
+    ``resources`` asks for memory and energy too, which takes about a second more.
     """
 
     runtime: str
@@ -66,13 +68,14 @@ class Measure(NamedTuple):
     seed: int = 0
     timeout_s: Optional[float] = None
     passes: int = PASSES
+    resources: bool = False
 
 
 class Request(NamedTuple):
     """A checked request.
 
-    ``measure`` is given if, and only if, ``do`` is "measure" or "profile"; ``runtime`` if it is
-    "version" or "state".
+    ``measure`` is given if, and only if, ``do`` is one of ``FILE_REQUESTS``; ``runtime`` if it is
+    one of ``RUNTIME_REQUESTS``.
     """
 
     id: str
@@ -92,8 +95,9 @@ class Announced(NamedTuple):
 PLAIN_REQUESTS = ("hello", "probe", "hold", "quit")
 #: Requests about a runtime: its version; what its later builds should start from.
 RUNTIME_REQUESTS = ("version", "state")
-#: Requests with a file: its latency; the latency of each of its layers.
-FILE_REQUESTS = ("measure", "profile")
+#: Requests with a file: its latency; the latency of each of its layers; the memory of the process
+#: that loads it, which only an agent asks its worker for.
+FILE_REQUESTS = ("measure", "profile", "memory")
 _ONE_HOUR_S = 3600.0
 _ONE_DAY_S = 86400.0
 _RULE_CHECKS: Dict[str, Check] = dict(
@@ -110,6 +114,7 @@ _MEASURE_CHECKS: Dict[str, Check] = {
     "seed": integer(0, 2**32 - 1),
     "timeout_s": number(1.0, _ONE_DAY_S),
     "passes": integer(1, 1000),
+    "resources": boolean,
     "options": mapping,
     "rule": mapping,
 }

@@ -14,7 +14,7 @@ import traceback
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Dict, Iterator, List, Optional, Tuple
 
-from . import alarm, power, runtimes, store, system, worker
+from . import alarm, power, resources, runtimes, store, system, worker
 from .checks import (
     Check,
     RequestError,
@@ -149,16 +149,21 @@ def measure(do: str, request: Measure) -> Dict[str, Any]:
     """
     runtime = runtimes.get(request.runtime)
     options = _check_options(runtime, request)
+    if do == "memory":
+        raise bad_request("memory is told with a measurement: ask to measure with resources")
+    message = dict(request._asdict(), do=do, rule=request.rule._asdict())
+    given = {name: value for name, value in message.items() if value is not None}
     with device_lock() as waited_s:
+        start = time.monotonic()
         if runtime.ISOLATED:
             limit_s = request.timeout_s
             alarm.end_process_after(None if limit_s is None else limit_s + worker.GRACE_S)
-            message = dict(request._asdict(), do=do, rule=request.rule._asdict())
-            given = {name: value for name, value in message.items() if value is not None}
             result = worker.ask(request.runtime, given)
         else:
             alarm.end_process_after(request.timeout_s)
-            result = _do_within_limit(do, runtime, request, options)
+            result = _do_within_limit(do, runtime, request, dict(options))
+        if do == "measure" and request.resources and runtime.processor(options) == "cpu":
+            result["resources"].update(resources.of_process(given, time.monotonic() - start))
         return dict(result, waited_s=waited_s)
 
 
@@ -220,7 +225,9 @@ def _do_within_limit(
 def _do_with(
     do: str, runtime: runtimes.Runtime, request: Measure, options: Dict[str, Any]
 ) -> Dict[str, Any]:
-    """The raw samples or layers, what was built, and health before and after."""
+    """The raw samples or layers, what was built and takes, and health before and after."""
+    if do == "memory":
+        return resources.measure_memory(runtime, request, options)
     start = time.perf_counter()
     model = runtime.prepare(request.file, request.threads, request.seed, options)
     try:
@@ -229,14 +236,20 @@ def _do_with(
         if do == "profile":
             layers: List[List[Any]] = [[name, ns] for name, ns in model.layers(request.passes)]
             result: Dict[str, Any] = {"layers": layers}
+            after = read_health()
         else:
-            result = model.measure(request.rule, request.threads)._asdict()
+            taken = model.measure(request.rule, request.threads)
+            after = read_health()
+            told = resources.of_gpu(model)
+            if request.resources:
+                told.update(resources.of_runs(model, runtime.processor(options), options, taken))
+            result = dict(taken._asdict(), resources=told)
         return dict(
             result,
             prepare_s=prepare_s,
             built=model.facts(),
             health_before=before,
-            health_after=read_health(),
+            health_after=after,
         )
     finally:
         model.close()

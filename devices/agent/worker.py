@@ -152,6 +152,15 @@ def ask(
             _drop(runtime)
 
 
+def ask_fresh(runtime: str, message: Dict[str, Any], patience_s: float) -> Dict[str, Any]:
+    """Ask a process that has done nothing before, and ends with this."""
+    fresh = Worker(runtime)
+    try:
+        return fresh.ask(message, patience_s)
+    finally:
+        fresh.close()
+
+
 def version(runtime: str, patience_s: float = VERSION_TIMEOUT_S) -> Optional[str]:
     """The runtime's version; None where it does not import in time, or ends its process."""
     patience_s = min(patience_s, VERSION_TIMEOUT_S)

@@ -41,6 +41,8 @@ BENCH_ROUNDS = FixedRounds(rounds=6, most_rounds=46, effort=4.0)
 #: From so many networks on that is too long: a study's wait for each other.
 MANY_NETWORKS = 12
 MANY_EFFORT = 1.0
+#: Rounds that ask for memory and energy too: memory hardly differs, and each takes a second more.
+RESOURCE_ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +104,9 @@ def measure_run(
         build=build_onnx,
         folder=folder,
         schedule=rounds,
-        settings=settings_for(conditions, rounds=rounds.rounds, seed=seed),
+        settings=settings_for(
+            conditions, rounds=rounds.rounds, seed=seed, resource_rounds=RESOURCE_ROUNDS
+        ),
     ) as session:
         result = session.run(on_progress)
         session.workloads.delete()

@@ -127,13 +127,19 @@ def measure_request(
     conditions: Conditions,
     rule: Rule,
     options: Mapping[str, Any] | None = None,
+    *,
+    resources: bool = False,
 ) -> dict[str, Any]:
-    """The agent's request for a job whose file is on the device."""
+    """The agent's request for a job whose file is on the device.
+
+    ``resources`` asks for the memory and the energy of what is measured as well.
+    """
     given = {**request_options(conditions), **(options or {})}
     is_profile = job.kind == "layers"
     return {
         **({"options": given} if given else {}),
         **({"do": "profile", "passes": PROFILE_PASSES} if is_profile else {"do": "measure"}),
+        **({"resources": True} if resources and not is_profile else {}),
         "runtime": conditions.runtime,
         "file": file.path,
         "sha256": file.sha256,

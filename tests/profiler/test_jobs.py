@@ -146,6 +146,16 @@ def test_the_agent_takes_the_request() -> None:
     parsed = parse_request({"protocol": PROTOCOL, "id": "1", **request}).measure
     assert parsed is not None
     assert (parsed.threads, parsed.seed, parsed.rule) == (2, 1, PROFILE_RULE)
+    assert parsed.resources is False
+
+
+def test_memory_and_energy_are_asked_of_what_is_measured_and_not_of_layers() -> None:
+    conditions = Conditions(device="d", runtime="onnxruntime", runtime_version="1")
+    file = PushedFile(path="/there/a.onnx", sha256="0" * 64)
+    for job in small_plan(profiles=True).jobs:
+        request = measure_request(job, file, conditions, PROFILE_RULE, resources=True)
+        parsed = parse_request({"protocol": PROTOCOL, "id": "1", **request}).measure
+        assert parsed is not None and parsed.resources is (job.kind != "layers")
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -197,6 +198,41 @@ def test_a_used_up_quota_speaks_against_the_wall_clock_only() -> None:
     assert not paused.throttled("thread_cpu")
 
 
+def taking(resources: dict[str, object], **how: Any) -> Samples:
+    return dataclasses.replace(steady(1.0, **how), resources=resources)
+
+
+def test_memory_is_the_most_of_the_rounds_that_tell_it_and_energy_the_middle_one() -> None:
+    told = measurement(
+        [
+            taking({"peak_memory_bytes": 300, "energy_j": 0.2}),
+            taking({"peak_memory_bytes": 700, "energy_j": 0.9}),
+            taking({"energy_j": 0.3}),
+            taking({}),
+        ]
+    )
+    assert told.peak_memory_bytes == 700
+    assert told.energy_j == 0.3
+
+
+def test_the_energy_of_disturbed_rounds_counts_only_where_no_other_is_known() -> None:
+    disturbed = taking({"energy_j": 7.0}, disturbed=3)
+    calm = [taking({"energy_j": 0.2})] * UNDISTURBED_ROUNDS
+    assert measurement([*calm, disturbed]).energy_j == 0.2
+    assert measurement([*STEADY, disturbed]).energy_j == 7.0
+
+
+def test_a_disturbed_round_tells_memory_as_well_as_a_calm_one() -> None:
+    told = measurement([*STEADY, taking({"peak_memory_bytes": 900}, disturbed=3)])
+    assert told.peak_memory_bytes == 900
+
+
+def test_agents_that_tell_no_memory_and_energy_leave_both_unknown() -> None:
+    silent = measurement(STEADY)
+    assert silent.peak_memory_bytes is None
+    assert silent.energy_j is None
+
+
 def test_two_replies_of_one_round_are_refused() -> None:
     reply = Reply(job_id="j", round=1, attempt=0, board="b", outcome=STEADY[0])
     with pytest.raises(MeasurementError, match="one a round"):
@@ -213,6 +249,11 @@ def test_two_replies_of_one_round_are_refused() -> None:
         {"wall_ns": [5], "cpu_ns": [-1]},
         {"wall_ns": [math.inf]},
         {"wall_ns": [5], "waited_s": "long"},
+        {"wall_ns": [5], "resources": 3},
+        {"wall_ns": [5], "resources": {"energy_j": 0}},
+        {"wall_ns": [5], "resources": {"energy_j": math.nan}},
+        {"wall_ns": [5], "resources": {"peak_memory_bytes": "4 MiB"}},
+        {"wall_ns": [5], "resources": {"peak_memory_bytes": True}},
     ],
 )
 def test_what_is_no_result_is_refused(data: dict[str, object]) -> None:
@@ -221,7 +262,7 @@ def test_what_is_no_result_is_refused(data: dict[str, object]) -> None:
 
 
 def test_replies_survive_json() -> None:
-    for outcome in (*STEADY, CRASH):
+    for outcome in (*STEADY, taking({"energy_j": 0.25, "energy_source": "rapl"}), CRASH):
         reply = Reply(job_id="a b", round=2, attempt=1, board="b", outcome=outcome, took_s=0.5)
         line = json.loads(json.dumps(write_entry(reply)))
         assert read_entry(line, "here") == reply

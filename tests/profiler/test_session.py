@@ -62,6 +62,20 @@ def test_every_job_is_measured_once_a_round_and_reads_what_the_device_does(
     assert result.warnings == ()
 
 
+def test_memory_and_energy_are_asked_for_in_the_first_rounds_alone(tmp_path: Path) -> None:
+    result = run(tmp_path, quiet(), ProfileSettings(resource_rounds=2))
+    told = {
+        line["round"]: "resources" in line["result"]
+        for line in lines(tmp_path)
+        if line["line"] == "reply"
+    }
+    assert told == {0: True, 1: True, 2: False}
+    for job in small_plan().jobs:
+        m = result.measurements[job.id]
+        assert m.peak_memory_bytes and m.energy_j == pytest.approx(latency_ms(job.spec) / 100)
+    assert all(m.energy_j is None for m in run(tmp_path / "not", quiet()).measurements.values())
+
+
 def test_rounds_are_shuffled_and_each_has_a_fresh_agent(tmp_path: Path) -> None:
     device = quiet()
     run(tmp_path, device)

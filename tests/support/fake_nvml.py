@@ -26,6 +26,7 @@ NUMBERS: dict[str, tuple[list[Any], Any, str]] = {
     "nvmlDeviceGetCurrentClocksThrottleReasons": ([], c_ulonglong, "reasons"),
     "nvmlDeviceGetCurrentClocksEventReasons": ([], c_ulonglong, "reasons"),
     "nvmlDeviceGetPersistenceMode": ([], c_int, "persistence"),
+    "nvmlDeviceGetTotalEnergyConsumption": ([], c_ulonglong, "millijoules"),
     "nvmlDeviceGetComputeMode": ([], c_int, "compute_mode"),
 }
 TEXTS = {"nvmlDeviceGetName": "name", "nvmlDeviceGetUUID": "uuid"}
@@ -46,6 +47,7 @@ class FakeNvml:
             "default": {1: 1380},
             "milliwatts": 412345,
             "limit_milliwatts": 700000,
+            "millijoules": 987_654_321,
             "degrees": {0: 61},
             "reasons": 0,
             "violations_ns": {0: 70_000, 1: 1_000, 3: 3_000, 5: 5_000},

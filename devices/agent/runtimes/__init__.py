@@ -61,6 +61,11 @@ class Options(NamedTuple):
 class Prepared(object):
     """A model that is ready to run with its inputs and outputs in place."""
 
+    #: Whether ``run`` is offered: another program may do the runs.
+    RUNS_HERE = True
+    #: Who says what ``device_memory_bytes`` of the facts is, where it is there.
+    MEMORY_SOURCE = "cuda"
+
     def run(self, times: int) -> None:
         """Run so often, back to back, and return when the last run is done."""
         raise NotImplementedError
@@ -116,6 +121,10 @@ class Runtime(object):
         Few runtimes have an exception for memory that could not be had: the message says it.
         """
         return out_of_memory(str(error)) if is_out_of_memory(error) else None
+
+    def processor(self, options: Dict[str, Any]) -> str:
+        """What does the work under these options, "cpu" or "gpu"."""
+        return "cpu"
 
     def is_broken(self) -> bool:
         """Whether nothing more works in this process, as after an illegal address on the GPU."""

@@ -50,6 +50,7 @@ def requests(model: Path) -> list[dict[str, Any]]:
         {"do": "profile", **file, "passes": 3},
         {"do": "measure", **file, "options": {"precision": "int8"}},
         {"do": "measure", **file, "options": {"precision": "fp4"}},
+        {"do": "measure", **file, "resources": True},
         {"do": "quit"},
     )
     return [{"protocol": 1, "id": str(n), **message} for n, message in enumerate(asked)]
@@ -120,6 +121,8 @@ def test_the_host_reads_what_the_worker_answered() -> None:
     assert isinstance(layers, LayerTimes) and any("Conv" in name for name, _ in layers.layers)
     failed = [by_request[n][1]["error"]["type"] for n in ("6", "7")]
     assert failed == ["bad_model", "bad_request"]
+    taking = parse_result(by_request["8"][1]["result"])
+    assert isinstance(taking, Samples) and taking.peak_memory_bytes and taking.energy_j is None
 
 
 if __name__ == "__main__":

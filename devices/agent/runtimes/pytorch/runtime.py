@@ -95,6 +95,10 @@ class PyTorch(Runtime):
             model.built["device_memory_bytes"] = max(0, model.peak_bytes() - before)
         return model
 
+    def processor(self, options: Dict[str, Any]) -> str:
+        """What the options ask for."""
+        return Options.of(options).processor
+
     def is_broken(self) -> bool:
         """Whether no call to the GPU works any more."""
         if self._torch is None or not self._torch.cuda.is_initialized():

@@ -94,6 +94,10 @@ class TensorRT(Runtime):
             return out_of_memory(str(error))
         return super(TensorRT, self).failure(error)
 
+    def processor(self, options: Dict[str, Any]) -> str:
+        """Always the GPU."""
+        return "gpu"
+
     def state(self) -> Optional[bytes]:
         """The timing cache, serialized; None before the first build with it."""
         return self._cache or None

@@ -17,6 +17,9 @@ LAYERS = "layers.json"
 class Engine(Prepared):
     """An engine in a file, timed and profiled by runs of the binary."""
 
+    RUNS_HERE = False
+    MEMORY_SOURCE = "trtexec"
+
     def __init__(
         self,
         binary: Binary,

@@ -93,6 +93,10 @@ class Trtexec(Runtime):
         self._timing_cache = model.timing_cache
         return model
 
+    def processor(self, options: Dict[str, Any]) -> str:
+        """Always the GPU."""
+        return "gpu"
+
     def state(self) -> Optional[bytes]:
         """The timing cache after the last build that used one."""
         return self._timing_cache
