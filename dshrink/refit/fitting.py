@@ -7,7 +7,7 @@ is better.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,7 +17,8 @@ from dshrink.merge.algebra import ConvWeights
 from dshrink.merge.padding import border_mask
 from dshrink.refit.distances import mean_error, nearest_target
 from dshrink.refit.layers import KeptConv, MergedLayers
-from dshrink.refit.normal_equations import NormalEquations
+from dshrink.refit.least_squares import LeastSquares
+from dshrink.refit.normal_equations import Factored
 from dshrink.refit.parts import live_before, part_between, result_of
 from dshrink.refit.stream import Stream
 from dshrink.refit.units import Unit
@@ -57,6 +58,16 @@ class Passes:
     refitted: Stream
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Tried:
+    """What a ridge gives, and the network's error with it."""
+
+    ridge: float
+    factored: Factored
+    conv: ConvWeights
+    error: float
+
+
 @dataclass(kw_only=True)
 class Fitting:
     """A unit whose layers are in the graph of the refitted network.
@@ -91,20 +102,19 @@ class Fitting:
         error, ridge = self._error(shape), None
         start = explained = None
         if unknowns <= MOST_UNKNOWNS:
-            held_out = self._equations(shape, self.held_out)
-            equations = self._equations(shape, self.fit)
-            start = held_out.explained(shape)
+            start = explained = self._explained()
+            squares = LeastSquares(shape)
+            for x, target, _ in self._pairs(self.fit):
+                squares.add(x, target)
+            found = self._searched(squares, shape)
             best = shape
-            solve = equations.solver(shape)
-            for one, found in self._searched(lambda ridge: self._error(solve(ridge))):
-                if found < error:
-                    error, ridge = found, one
-            if ridge is not None:
-                best = solve(ridge)
+            if found.error < error:
+                best, error, ridge = found.conv, found.error, found.ridge
             self.layers.set(best)
-            if ridge is not None and self.unit.function:
-                best, error = self._through_activation(equations, best, ridge, error)
-            explained = held_out.explained(best)
+            if ridge is not None:
+                if self.unit.function:
+                    best, error = self._through_activation(squares, shape, found)
+                explained = self._explained()
             error = self._with_bias_map(best, error)
         return UnitFit(
             label=self.unit.label,
@@ -116,20 +126,27 @@ class Fitting:
             error=error,
         )
 
-    def _searched(self, error: Callable[[float], float]) -> Iterator[tuple[float, float]]:
-        """Ridges and their errors from the middle on, up while that helps, else down."""
+    def _searched(self, squares: LeastSquares, prior: ConvWeights) -> _Tried:
+        """The best of the ridges, from the middle on, up while that helps, else down."""
+        solve = squares.solver(prior)
+
+        def tried(ridge: float) -> _Tried:
+            factored = squares.factored(ridge)
+            conv = solve(factored)
+            return _Tried(ridge=ridge, factored=factored, conv=conv, error=self._error(conv))
+
         middle = len(self.ridges) // 2
-        first = last = error(self.ridges[middle])
-        yield self.ridges[middle], first
+        first = tried(self.ridges[middle])
         for way in (self.ridges[middle + 1 :], self.ridges[:middle][::-1]):
+            best = first
             for ridge in way:
-                found = error(ridge)
-                yield ridge, found
-                if found >= last:
+                found = tried(ridge)
+                if not found.error < best.error:
                     break
-                last = found
-            if last < first:
-                return
+                best = found
+            if best is not first:
+                return best
+        return first
 
     def _error(self, conv: ConvWeights) -> float:
         """The network's error on the held-out images with these weights, which are set."""
@@ -141,11 +158,20 @@ class Fitting:
             for wanted, values in zip(self.wanted_results, known, strict=True)
         )
 
-    def _equations(self, shape: ConvWeights, passes: Passes) -> NormalEquations:
-        equations = NormalEquations.like(shape)
-        for x, target, _ in self._pairs(passes):
-            equations.add(shape, x, target)
-        return equations
+    def _explained(self) -> float:
+        """The share of the variance of what the unit should give that it gives, held out (R^2)."""
+        missing, images = 0.0, 0
+        sums: Tensor | None = None
+        for _, target, made in self._pairs(self.held_out):
+            target = target.double()
+            missing += float((target + self._bias_map - made).square().sum())
+            terms = torch.stack([target, target.square()]).sum(dim=(1, 3, 4))
+            sums = terms if sums is None else sums + terms
+            images += len(target)
+        assert sums is not None
+        mean, square = sums / (images * target[0, 0].numel())
+        spread = float((square - mean.square()).sum()) * images * target[0, 0].numel()
+        return 1 - missing / spread if spread > 0 else 1.0
 
     def _pairs(self, passes: Passes) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """What the convolution reads, what it should give and what the unit gives now; batches."""
@@ -168,19 +194,20 @@ class Fitting:
         return 0.0
 
     def _through_activation(
-        self, equations: NormalEquations, best: ConvWeights, ridge: float, error: float
+        self, squares: LeastSquares, prior: ConvWeights, best: _Tried
     ) -> tuple[ConvWeights, float]:
         """Fit again to targets that moved to where the activation behind gives the same anyway."""
+        conv, error = best.conv, best.error
         for _ in range(ROUNDS):
-            moved = equations.without_targets()
+            moved = squares.without_targets()
             for x, target, _ in self._pairs(self.fit):
-                moved.add_targets(best, x, target)
-            fitted = moved.solve(self.layers.shape(), ridge)
+                moved.add_targets(x, target)
+            fitted = moved.solver(prior)(best.factored)
             if (found := self._error(fitted)) >= error:
                 break
-            best, error = fitted, found
-        self.layers.set(best)
-        return best, error
+            conv, error = fitted, found
+        self.layers.set(conv)
+        return conv, error
 
     def _with_bias_map(self, conv: ConvWeights, error: float) -> float:
         """Let the bias map, if there is one, be the mean of what is missing at the border."""

@@ -26,6 +26,7 @@ from dshrink.refit.fitting import Fitting, Passes, UnitFit
 from dshrink.refit.layers import KeptConv, MergedLayers
 from dshrink.refit.linearised import linearised_graph
 from dshrink.refit.norms import match_norms, norms_behind
+from dshrink.refit.parts import result_of
 from dshrink.refit.stream import Stream
 from dshrink.refit.units import Unit, units_of
 from latency_tables.opspec import Conv
@@ -78,9 +79,9 @@ def refit_network(
                 keep(fitted)
     progress(len(units), len(units) + 1, "norms")
     run.change_activations(len(network.spec.ops))
-    matched = run.match_norms()
+    matched, error = run.match_norms()
     return Refitted(
-        module=run.surgery.finish(), fits=tuple(fits), norms_matched=matched, error=run.error()
+        module=run.surgery.finish(), fits=tuple(fits), norms_matched=matched, error=error
     )
 
 
@@ -229,29 +230,31 @@ class _Refit:
         )
 
     @torch.inference_mode()
-    def error(self) -> float:
-        """Of the network's result on the held-out images."""
+    def _error(self, results: Iterable[Tensor]) -> float:
+        """Of the network's results on the held-out images."""
+        return mean_error(zip(self.wanted, results, strict=True))
+
+    def match_norms(self) -> tuple[bool, float]:
+        """Match the norms behind the first unit to the original's, if that brings it closer.
+
+        Whether that was so, and the network's error then.
+        """
         module = self.surgery.module
         module.recompile()
-        return mean_error(
-            (wanted, module(batch))
-            for wanted, batch in zip(self.wanted, self.held_out.refitted.images, strict=True)
-        )
-
-    def match_norms(self) -> bool:
-        """Match the norms behind the first unit to the original's, if that brings it closer."""
-        module = self.surgery.module
+        refitted = self.held_out.refitted
+        before = self._error(result for (result,) in refitted.values([result_of(module)]))
         paths = norms_behind(module, self.first) if self.first else ()
         if not paths:
-            return False
-        before = self.error()
+            return False, before
         norms = [module.get_submodule(path) for path in paths]
         states = [
             {name: value.clone() for name, value in norm.state_dict().items()} for norm in norms
         ]
         match_norms(self.network.module, module, paths, self.images)
-        if self.error() < before:
-            return True
+        # The stream may have kept what lies behind a norm that has changed.
+        matched = self._error(module(batch) for batch in refitted.images)
+        if matched < before:
+            return True, matched
         for norm, state in zip(norms, states, strict=True):
             norm.load_state_dict(state)
-        return False
+        return False, before

@@ -1,8 +1,9 @@
-"""Linear least squares over the positions of feature maps, from sums that grow image by image.
+"""Sums from which linear least squares follows, in its two forms, which give the same weights.
 
-A convolution is linear in its weights: each output position is a product of them with the patch
-that it reads. So the best weights follow from the second moments of patches and targets, whose size
-does not depend on the number of images. Everything is float64.
+The primal form (``NormalEquations``) has a matrix of the unknowns, from sums that grow position by
+position, whatever their number. The dual form (``KernelEquations``) keeps all positions and has a
+matrix of these: far smaller where positions are fewer than unknowns, as behind strides and for the
+large kernels of long spans. Everything is float64.
 
 Shape suffixes: G groups, K unknowns (weights of an output channel), O outputs of a group, N
 positions.
@@ -10,108 +11,92 @@ positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dshrink.merge.algebra import ConvWeights, pad
+from dshrink.merge.algebra import ConvWeights
+from dshrink.refit.patches import as_conv, columns
 
-#: Patches are made for so many bytes at once.
-_CHUNK_BYTES = 32 << 20
 #: A variance of a smaller share of the mean square is what rounding makes of a constant.
 _CONSTANT = 1e-10
 
 
-@dataclass(kw_only=True, eq=False)
-class NormalEquations:
-    """Sums over positions: ``gram`` (G, K+1, K+1) of patches, ``cross`` (G, K+1, O) with targets.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Centred:
+    """What of the equations the inputs decide, of their distances from their means.
 
-    The last entry of a patch is 1: the bias. ``squares`` (G, O) are those of the targets.
+    ``matrix`` (G, M, M), M being K or N; ``mean`` (G, K, 1) of what a weight is multiplied with,
+    and ``scale`` (G,) its variance, the mean over weights; ``varies`` (G, K, 1).
     """
 
-    gram: Tensor
-    cross: Tensor
-    squares: Tensor
-    _buffer: Tensor | None = field(default=None, repr=False)
+    matrix: Tensor
+    mean: Tensor
+    scale: Tensor
+    varies: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Factored:
+    """A symmetric matrix (G, M, M) by its Cholesky factors, or its pseudo-inverse without such."""
+
+    matrix: Tensor
+    inverse: bool
 
     @classmethod
-    def empty(
-        cls, groups: int, unknowns: int, outputs: int, device: torch.device
-    ) -> NormalEquations:
-        """Those of no position; ``outputs`` are those of a group."""
+    def of(cls, matrix: Tensor) -> Factored:
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        if not failed.any():
+            return cls(factor, False)
+        return cls(torch.linalg.pinv(matrix, hermitian=True), True)
 
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=torch.float64, device=device)
+    def solve(self, right: Tensor) -> Tensor:
+        """The solution; the shortest where there are several."""
+        if self.inverse:
+            return self.matrix @ right
+        return torch.cholesky_solve(right, self.matrix)
 
-        return cls(
-            gram=zeros(groups, unknowns + 1, unknowns + 1),
-            cross=zeros(groups, unknowns + 1, outputs),
-            squares=zeros(groups, outputs),
-        )
 
-    @classmethod
-    def like(cls, conv: ConvWeights) -> NormalEquations:
-        """Those of no position, for a convolution of this shape."""
-        outputs = conv.out_channels // conv.groups
-        return cls.empty(conv.groups, conv.weight[0].numel(), outputs, conv.weight.device)
+class Equations(ABC):
+    """Of patches (G, N, K+1), whose last entry is 1, and of targets (G, N, O)."""
 
-    def add(self, conv: ConvWeights, x: Tensor, target: Tensor) -> None:
-        """Add what ``conv`` reads of ``x`` (N, I, H, W), and the ``target`` (N, O, H', W')."""
-        for patches, targets in self._pairs(conv, x, target):
-            self.gram.baddbmm_(patches.mT, patches)
-            self._add_targets(patches, targets)
+    @abstractmethod
+    def add(self, patches: Tensor, targets: Tensor) -> None:
+        """Add positions; no more once a solution was asked for."""
 
-    def add_targets(self, conv: ConvWeights, x: Tensor, target: Tensor) -> None:
-        """As ``add``, for patches that ``gram`` knows already."""
-        for patches, targets in self._pairs(conv, x, target):
-            self._add_targets(patches, targets)
+    @abstractmethod
+    def add_targets(self, patches: Tensor, targets: Tensor) -> None:
+        """As ``add``, for patches that came in this order already."""
 
-    def _add_targets(self, patches: Tensor, targets: Tensor) -> None:
-        self.cross.baddbmm_(patches.mT, targets)
-        self.squares += targets.square().sum(dim=1)
+    @abstractmethod
+    def without_targets(self) -> Equations:
+        """The same patches with no targets yet; shares what these do not change."""
 
-    def _pairs(
-        self, conv: ConvWeights, x: Tensor, target: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Patches (G, N, K+1) and targets (G, N, O) of some images at a time."""
-        values = self.gram.shape[0] * self.gram.shape[1] * target[0, 0].numel()
-        images = max(1, _CHUNK_BYTES // (8 * values))
-        for part, wanted in zip(torch.split(x, images), torch.split(target, images), strict=True):
-            yield self._patches(conv, part), _by_group(wanted, conv.groups)
+    @property
+    @abstractmethod
+    def centred(self) -> Centred:
+        """Computed once."""
 
-    def _patches(self, conv: ConvWeights, x: Tensor) -> Tensor:
-        """(G, N, K+1): what each output position reads, with a 1 for the bias; valid until asked
-        again.
+    @abstractmethod
+    def _right(self, start: Tensor) -> tuple[Tensor, Tensor]:
+        """The right side (G, M, O) for the difference from weights ``start``, and the targets'
+        means (G, 1, O).
         """
-        windows = pad(x, conv.pads)
-        for axis, (kernel, stride, _, _) in zip((2, 3), conv.window.axes, strict=True):
-            windows = windows.unfold(axis, kernel, stride)
-        windows = windows[..., :: conv.dilation[0], :: conv.dilation[1]]
-        windows = torch.unflatten(windows, 1, (conv.groups, -1)).permute(1, 0, 3, 4, 2, 5, 6)
-        positions, unknowns = windows.shape[1:4].numel(), windows.shape[4:].numel()
-        shape = (conv.groups, positions, unknowns + 1)
-        if self._buffer is None or self._buffer.shape != shape:
-            # Memory that is taken anew for each batch costs more than what is computed in it.
-            self._buffer = self.gram.new_ones(shape)
-        patches = torch.unflatten(self._buffer[..., :-1], 2, windows.shape[4:])
-        torch.unflatten(patches, 1, windows.shape[1:4]).copy_(windows)
-        return self._buffer
 
-    def without_targets(self) -> NormalEquations:
-        """The same patches with no targets yet; shares their moments."""
-        return NormalEquations(
-            gram=self.gram,
-            cross=torch.zeros_like(self.cross),
-            squares=torch.zeros_like(self.squares),
-        )
+    @abstractmethod
+    def _weights(self, solution: Tensor) -> Tensor:
+        """(G, K, O) of what solves the equations."""
 
-    def solve(self, prior: ConvWeights, ridge: float) -> ConvWeights:
-        """As ``solver`` gives it for one ridge."""
-        return self.solver(prior)(ridge)
+    def factored(self, ridge: float) -> Factored:
+        """The equations for a ridge, ready for any targets."""
+        matrix = self.centred.matrix.clone()
+        matrix.diagonal(dim1=1, dim2=2).add_((ridge * self.centred.scale)[:, None])
+        return Factored.of(matrix)
 
-    def solver(self, prior: ConvWeights) -> Callable[[float], ConvWeights]:
+    def solver(self, prior: ConvWeights) -> Callable[[Factored], ConvWeights]:
         """What gives the convolution of least squares for a ridge penalty on its distance from
         ``prior``.
 
@@ -119,56 +104,127 @@ class NormalEquations:
         variance of what a weight is multiplied with; the bias is free. Where ``prior`` is exact it
         is the result, whatever the ridge; weights of constants stay as they are.
         """
-        n = self.gram[:, -1:, -1:]
-        mean, mean_target = self.gram[:, :-1, -1:] / n, self.cross[:, -1:, :] / n
-        gram = self.gram[:, :-1, :-1] / n - mean @ mean.mT
-        cross = self.cross[:, :-1] / n - mean @ mean_target
-        squares = self.gram.diagonal(dim1=1, dim2=2)[:, :-1] / n[:, :, 0]
-        varies = (gram.diagonal(dim1=1, dim2=2) > _CONSTANT * squares)[:, :, None]
-        gram.masked_fill_(~(varies & varies.mT), 0.0)
-        cross.masked_fill_(~varies, 0.0)
-        start = _columns(prior)
-        scale = gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(torch.finfo(gram.dtype).tiny)
+        start = columns(prior)
         # Of the difference from the prior: what the prior explains needs no precision.
-        residual = cross - gram @ start
+        right, mean_target = self._right(start)
 
-        def solve(ridge: float) -> ConvWeights:
-            matrix = gram.clone()
-            matrix.diagonal(dim1=1, dim2=2).add_((ridge * scale)[:, None])
-            weight = start + _solved(matrix, residual)
-            return _as_conv(prior, weight, mean_target - mean.mT @ weight)
+        def solve(factored: Factored) -> ConvWeights:
+            weight = start + self._weights(factored.solve(right))
+            return as_conv(prior, weight, mean_target - self.centred.mean.mT @ weight)
 
         return solve
 
-    def explained(self, conv: ConvWeights) -> float:
-        """The share of the targets' variance, over all channels, that ``conv`` gives (R^2)."""
-        weight = torch.cat([_columns(conv), conv.bias.reshape(conv.groups, 1, -1)], dim=1)
-        explained = 2 * (weight * self.cross).sum() - (weight * (self.gram @ weight)).sum()
-        means = self.cross[:, -1].square() / self.gram[:, -1, -1:]
-        spread = float(self.squares.sum() - means.sum())
-        return 1 - float(self.squares.sum() - explained) / spread if spread > 0 else 1.0
+
+class NormalEquations(Equations):
+    """The primal form: ``gram`` (G, K+1, K+1) of patches, ``cross`` (G, K+1, O) with targets."""
+
+    def __init__(self, groups: int, unknowns: int, outputs: int, device: torch.device) -> None:
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=device)
+
+        self.gram = zeros(groups, unknowns + 1, unknowns + 1)
+        self.cross = zeros(groups, unknowns + 1, outputs)
+        self._centred: Centred | None = None
+
+    def add(self, patches: Tensor, targets: Tensor) -> None:
+        self.gram.baddbmm_(patches.mT, patches)
+        self.cross.baddbmm_(patches.mT, targets)
+
+    def add_targets(self, patches: Tensor, targets: Tensor) -> None:
+        self.cross.baddbmm_(patches.mT, targets)
+
+    def without_targets(self) -> NormalEquations:
+        found = object.__new__(NormalEquations)
+        found.gram, found._centred = self.gram, self.centred
+        found.cross = torch.zeros_like(self.cross)
+        return found
+
+    @property
+    def centred(self) -> Centred:
+        if self._centred is None:
+            n = float(self.gram[0, -1, -1])
+            mean = self.gram[:, :-1, -1:] / n
+            squares = self.gram.diagonal(dim1=1, dim2=2)[:, :-1] / n
+            # In place: of thousands of unknowns a second matrix would be large.
+            matrix = self.gram[:, :-1, :-1]
+            matrix.baddbmm_(mean, mean.mT, beta=1 / n, alpha=-1)
+            varies = (matrix.diagonal(dim1=1, dim2=2) > _CONSTANT * squares)[:, :, None]
+            if not varies.all():
+                matrix.masked_fill_(~(varies & varies.mT), 0.0)
+            scale = _scale(matrix.diagonal(dim1=1, dim2=2))
+            self._centred = Centred(matrix=matrix, mean=mean, scale=scale, varies=varies)
+        return self._centred
+
+    def _right(self, start: Tensor) -> tuple[Tensor, Tensor]:
+        known, n = self.centred, float(self.gram[0, -1, -1])
+        mean_target = self.cross[:, -1:] / n
+        cross = self.cross[:, :-1] / n - known.mean @ mean_target
+        return cross.masked_fill_(~known.varies, 0.0) - known.matrix @ start, mean_target
+
+    def _weights(self, solution: Tensor) -> Tensor:
+        return solution
 
 
-def _solved(matrix: Tensor, right: Tensor) -> Tensor:
-    """The solution for a symmetric matrix (G, K, K); the shortest where there are several."""
-    factor, failed = torch.linalg.cholesky_ex(matrix)
-    if not failed.any():
-        return torch.cholesky_solve(right, factor)
-    found: Tensor = torch.linalg.pinv(matrix, hermitian=True) @ right
-    return found
+class KernelEquations(Equations):
+    """The dual form: with ``X`` (G, N, K) the centred patches, the matrix is ``X X' / N``, and the
+    weights are ``X' a / N`` for its solution ``a``.
+    """
+
+    def __init__(self) -> None:
+        self.patches: list[Tensor] = []
+        self.targets: list[Tensor] = []
+        self._inputs: tuple[Tensor, Centred] | None = None
+
+    @property
+    def positions(self) -> int:
+        return sum(part.shape[1] for part in self.targets)
+
+    def add(self, patches: Tensor, targets: Tensor) -> None:
+        self.patches.append(patches.clone())
+        self.targets.append(targets)
+
+    def add_targets(self, patches: Tensor, targets: Tensor) -> None:
+        self.targets.append(targets)
+
+    def without_targets(self) -> KernelEquations:
+        found = KernelEquations()
+        found._inputs = self._known
+        return found
+
+    @property
+    def _known(self) -> tuple[Tensor, Centred]:
+        """Centred patches, and the equations."""
+        if self._inputs is None:
+            x = torch.cat([part[..., :-1] for part in self.patches], dim=1)
+            self.patches.clear()
+            n = x.shape[1]
+            mean = x.mean(dim=1, keepdim=True)
+            x -= mean
+            variances = torch.linalg.vector_norm(x, dim=1).square() / n
+            varies = variances > _CONSTANT * (variances + mean[:, 0].square())
+            if not varies.all():
+                x.masked_fill_(~varies[:, None], 0.0)
+            scale = _scale(variances.where(varies, 0.0))
+            matrix = x @ x.mT / n
+            known = Centred(matrix=matrix, mean=mean.mT, scale=scale, varies=varies[:, :, None])
+            self._inputs = x, known
+        return self._inputs
+
+    @property
+    def centred(self) -> Centred:
+        return self._known[1]
+
+    def _right(self, start: Tensor) -> tuple[Tensor, Tensor]:
+        targets = torch.cat(self.targets, dim=1)
+        mean_target = targets.mean(dim=1, keepdim=True)
+        return targets - mean_target - self._known[0] @ start, mean_target
+
+    def _weights(self, solution: Tensor) -> Tensor:
+        x = self._known[0]
+        return x.mT @ solution / x.shape[1]
 
 
-def _by_group(y: Tensor, groups: int) -> Tensor:
-    """(G, N, O) of a feature map (N, G*O, H, W)."""
-    images, channels = y.shape[:2]
-    grouped = y.double().reshape(images, groups, channels // groups, -1).permute(1, 0, 3, 2)
-    return grouped.reshape(groups, -1, channels // groups)
-
-
-def _columns(conv: ConvWeights) -> Tensor:
-    """(G, K, O): a column of weights for each output channel."""
-    return conv.weight.reshape(conv.groups, conv.out_channels // conv.groups, -1).mT
-
-
-def _as_conv(like: ConvWeights, weight: Tensor, bias: Tensor) -> ConvWeights:
-    return replace(like, weight=weight.mT.reshape(like.weight.shape), bias=bias.reshape(-1))
+def _scale(variances: Tensor) -> Tensor:
+    """(G,) of (G, K); any number where nothing varies, as then a ridge has nothing to weigh."""
+    found = variances.mean(dim=1)
+    return found.where(found > 0, 1.0)

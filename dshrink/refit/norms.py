@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+#: Mean and variance a channel, in float64.
+Moments = tuple[Tensor, Tensor]
 #: Moments of a batch are taken of so many images.
 _IMAGES = 32
 #: Added to variances before they are divided.
@@ -80,13 +82,14 @@ def _larger(images: Iterable[Tensor]) -> Iterator[Tensor]:
 class _Sums:
     """Mean and mean square of a norm's input, and of the original's output; summed over images."""
 
-    latest: tuple[Tensor, Tensor] | None = None
+    latest: Moments | None = None
     total: Tensor | None = None
     images: int = 0
 
-    def add(self, x: Tensor) -> None:
+    def add(self, x: Tensor) -> Moments:
+        """Add a norm's input; returns its moments."""
         assert self.latest is not None
-        mean, variance = _moments(x)
+        mean, variance = found = _moments(x)
         wanted_mean, wanted_variance = self.latest
         terms = torch.stack(
             [
@@ -99,6 +102,7 @@ class _Sums:
         terms *= len(x)
         self.total = terms if self.total is None else self.total + terms
         self.images += len(x)
+        return found
 
     def match(self, norm: nn.BatchNorm2d) -> None:
         if self.total is None:
@@ -114,9 +118,12 @@ class _Sums:
         norm.bias.copy_(wanted_mean)
 
 
-def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    x = x.double()
-    return x.mean(dim=(0, 2, 3)), x.var(dim=(0, 2, 3), correction=0)
+def _moments(x: Tensor) -> Moments:
+    # Channels in rows, and no ``var``: on a CPU that is several times faster.
+    rows = x.transpose(0, 1).flatten(1).double()
+    mean = rows.mean(dim=1)
+    rows = rows - mean[:, None]
+    return mean, torch.linalg.vecdot(rows, rows) / rows.shape[1]
 
 
 @contextmanager
@@ -133,11 +140,15 @@ def _matching(
 
     def correct(total: _Sums) -> Any:
         def hook(norm: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            total.add(inputs[0])
+            mean, variance = total.add(inputs[0])
             assert total.latest is not None
-            mean, variance = _moments(output)
+            assert isinstance(norm, nn.BatchNorm2d)
             wanted_mean, wanted = total.latest
-            gain = ((wanted + _LEAST) / (variance + _LEAST)).sqrt()
+            # The output's moments follow from the input's: it is a line of each channel.
+            assert norm.running_mean is not None and norm.running_var is not None
+            slope = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+            mean = (mean - norm.running_mean) * slope + norm.bias
+            gain = ((wanted + _LEAST) / (variance * slope.square() + _LEAST)).sqrt()
             shift = wanted_mean - gain * mean
             gain, shift = (v.to(output.dtype).reshape(1, -1, 1, 1) for v in (gain, shift))
             return output * gain + shift

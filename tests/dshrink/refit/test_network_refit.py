@@ -29,8 +29,9 @@ from dshrink.pieces.specs import shrunk_spec
 from dshrink.refit import fitting, network_refit
 from dshrink.refit.distances import mean_error
 from dshrink.refit.fitting import Fitting
+from dshrink.refit.least_squares import LeastSquares
 from dshrink.refit.network_refit import Fitted, Refitted, refit_network
-from dshrink.refit.normal_equations import NormalEquations
+from dshrink.refit.normal_equations import Factored
 from dshrink.refit.stream import Stream
 
 FIT, HELD_OUT = [images(12, seed=1), images(8, seed=2)], [images(6, seed=3), images(3, seed=4)]
@@ -356,17 +357,18 @@ def test_a_convolution_of_too_many_weights_stays_as_it_was_linearised(
 
 def test_a_fit_that_does_not_help_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     network = network_of(mobile)
-    solver = NormalEquations.solver
+    solver = LeastSquares.solver
 
-    def spoilt(self: NormalEquations, prior: ConvWeights) -> Callable[[float], ConvWeights]:
+    def spoilt(self: LeastSquares, prior: ConvWeights) -> Callable[[Factored], ConvWeights]:
         solve = solver(self, prior)
 
-        def opposite(ridge: float) -> ConvWeights:
-            return replace(solve(ridge), weight=-solve(ridge).weight)
+        def opposite(factored: Factored) -> ConvWeights:
+            found = solve(factored)
+            return replace(found, weight=-found.weight)
 
         return opposite
 
-    monkeypatch.setattr(NormalEquations, "solver", spoilt)
+    monkeypatch.setattr(LeastSquares, "solver", spoilt)
     found = refit(network, "011", free_activation=True)
     assert [fit.ridge for fit in found.fits] == [None] * 3
     assert all(fit.start == fit.explained for fit in found.fits)

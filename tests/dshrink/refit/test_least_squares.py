@@ -1,4 +1,8 @@
-"""Streamed least squares against explicit patches in NumPy, and ridge regression written out."""
+"""Streamed least squares against explicit patches in NumPy, and ridge regression written out.
+
+Both forms of the equations are asked: the primal one takes the place of the dual one once there are
+more positions than unknowns.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,10 @@ import torch
 from torch import Tensor
 
 from dshrink.merge.algebra import ConvWeights
-from dshrink.refit import normal_equations
-from dshrink.refit.normal_equations import NormalEquations
+from dshrink.refit import patches as patches_module
+from dshrink.refit.least_squares import LeastSquares
+from dshrink.refit.normal_equations import Equations, KernelEquations, NormalEquations
+from dshrink.refit.patches import Patches
 
 Array = Any
 #: Kernel, stride, pads, dilation, groups; of six inputs.
@@ -77,12 +83,36 @@ def targets_of(y: Tensor, channel: int) -> Array:
     return y[:, channel].reshape(-1).numpy()
 
 
-def accumulated(conv: ConvWeights, x: Tensor, y: Tensor) -> NormalEquations:
+FORMS = ["primal", "dual"]
+
+
+def equations(conv: ConvWeights, form: str) -> Equations:
+    if form == "dual":
+        return KernelEquations()
+    outputs = conv.out_channels // conv.groups
+    return NormalEquations(conv.groups, conv.weight[0].numel(), outputs, torch.device("cpu"))
+
+
+def accumulated(conv: ConvWeights, x: Tensor, y: Tensor, form: str = "primal") -> LeastSquares:
     """By batches of unequal size."""
-    found = NormalEquations.like(conv)
-    for first, last in pairwise([0, 1, 3, len(x)]):
-        found.add(conv, x[first:last], y[first:last])
+    found = LeastSquares(conv)
+    found._equations = equations(conv, form)
+    patches = Patches(conv=conv)
+    for first, last in pairwise(sorted({0, 1, min(3, len(x)), len(x)})):
+        for pair in patches.pairs(x[first:last], y[first:last]):
+            found._equations.add(*pair)
     return found
+
+
+def streamed(conv: ConvWeights, x: Tensor, y: Tensor) -> LeastSquares:
+    found = LeastSquares(conv)
+    for image, target in zip(x.split(1), y.split(1), strict=True):
+        found.add(image, target)
+    return found
+
+
+def solved(squares: LeastSquares, prior: ConvWeights, ridge: float) -> ConvWeights:
+    return squares.solver(prior)(squares.factored(ridge))
 
 
 def ridge_regression(patches: Array, y: Array, prior: Array, penalty: float) -> Array:
@@ -102,7 +132,8 @@ def ridge_regression(patches: Array, y: Array, prior: Array, penalty: float) -> 
 def test_sums_that_grow_batch_by_batch_are_those_of_all_patches(shape: tuple[Any, ...]) -> None:
     conv = made(shape)
     x, y = drawn(conv, 5)
-    found = accumulated(conv, x, y)
+    found = accumulated(conv, x, y)._equations
+    assert isinstance(found, NormalEquations)
     outputs = conv.out_channels // conv.groups
     for channel in range(conv.out_channels):
         group, place = divmod(channel, outputs)
@@ -111,18 +142,18 @@ def test_sums_that_grow_batch_by_batch_are_those_of_all_patches(shape: tuple[Any
         wanted = targets_of(y, channel)
         np.testing.assert_allclose(found.gram[group], patches.T @ patches, rtol=1e-12)
         np.testing.assert_allclose(found.cross[group, :, place], patches.T @ wanted, rtol=1e-10)
-        assert float(found.squares[group, place]) == pytest.approx(wanted @ wanted, rel=1e-12)
     assert int(found.gram[0, -1, -1]) == y[:, 0].numel()
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("ridge", [1e-3, 0.5, 100.0])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_solution_is_that_of_ridge_regression_on_explicit_patches(
-    shape: tuple[Any, ...], ridge: float
+    shape: tuple[Any, ...], ridge: float, form: str
 ) -> None:
     conv, prior = made(shape), made(shape, seed=7)
     x, y = drawn(conv, 5)
-    found = accumulated(conv, x, y).solve(prior, ridge)
+    found = solved(accumulated(conv, x, y, form), prior, ridge)
     assert found.pads == conv.pads and found.groups == conv.groups
     outputs = conv.out_channels // conv.groups
     for channel in range(conv.out_channels):
@@ -138,7 +169,7 @@ def test_a_solution_is_that_of_ridge_regression_on_explicit_patches(
 def test_with_enough_images_and_no_ridge_it_is_least_squares() -> None:
     conv = made(SHAPES[1])
     x, y = drawn(conv, 4)
-    found = accumulated(conv, x, y).solve(made(SHAPES[1], seed=3), 1e-13)
+    found = solved(streamed(conv, x, y), made(SHAPES[1], seed=3), 1e-13)
     for channel in range(conv.out_channels):
         patches = patches_of(conv, x, channel)
         columns = torch.from_numpy(np.hstack([patches, np.ones((len(patches), 1))]))
@@ -150,28 +181,28 @@ def test_with_enough_images_and_no_ridge_it_is_least_squares() -> None:
 @pytest.mark.parametrize("ridge", [1e-3, 1.0, 100.0, 1e6])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("images", [1, 4])
+@pytest.mark.parametrize("form", FORMS)
 def test_a_prior_that_is_exact_is_the_solution_whatever_the_ridge(
-    shape: tuple[Any, ...], ridge: float, images: int
+    shape: tuple[Any, ...], ridge: float, images: int, form: str
 ) -> None:
     conv = made(shape)
     x, _ = drawn(conv, images)
-    equations = NormalEquations.like(conv)
-    equations.add(conv, x, conv.run(x))
     # Of one image there are fewer positions than unknowns.
-    found = equations.solve(conv, ridge)
+    found = solved(accumulated(conv, x, conv.run(x), form), conv, ridge)
     torch.testing.assert_close(found.weight, conv.weight, rtol=0, atol=1e-9)
     torch.testing.assert_close(found.bias, conv.bias, rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("ridge", [0.0, 1e-3, 10.0])
 @pytest.mark.parametrize("groups", [1, 6])
-def test_inputs_that_never_change_leave_their_weights_finite(groups: int, ridge: float) -> None:
+def test_inputs_that_never_change_leave_their_weights_finite(
+    groups: int, ridge: float, form: str
+) -> None:
     conv = made(((1, 1), (1, 1), (0, 0, 0, 0), (1, 1), groups))
     x, y = drawn(conv, 4)
     x[:, 0], x[:, 3] = 0.0, 3.7
-    equations = NormalEquations.like(conv)
-    equations.add(conv, x, y)
-    found = equations.solve(conv, ridge)
+    found = solved(accumulated(conv, x, y, form), conv, ridge)
     assert found.weight.isfinite().all() and found.bias.isfinite().all()
     # The constant channel's share goes into the bias, so what it gives is as good as it can be.
     left = found.run(x) - y
@@ -186,100 +217,112 @@ def test_inputs_that_never_change_leave_their_weights_finite(groups: int, ridge:
 
 @pytest.mark.parametrize("value", [0.0, 3.7, 1e5])
 @pytest.mark.parametrize("ridge", [1e-3, 1.0])
+@pytest.mark.parametrize("form", FORMS)
 def test_a_network_that_is_dead_before_a_layer_keeps_its_weights(
-    value: float, ridge: float
+    value: float, ridge: float, form: str
 ) -> None:
     conv = made(SHAPES[0])
     x = torch.full((2, 6, 9, 8), value, dtype=torch.float64)
     y = torch.randn(2, 12, 9, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    equations = NormalEquations.like(conv)
-    equations.add(conv, x, y)
-    found = equations.solve(conv, ridge)
+    found = solved(accumulated(conv, x, y, form), conv, ridge)
     torch.testing.assert_close(found.weight, conv.weight)
     torch.testing.assert_close(found.run(x).mean(dim=(0, 2, 3)), y.mean(dim=(0, 2, 3)))
 
 
-def test_equal_inputs_share_what_least_squares_gives_them() -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_equal_inputs_share_what_least_squares_gives_them(form: str) -> None:
     conv = replace(made(SHAPES[0]), weight=torch.zeros(12, 6, 1, 1, dtype=torch.float64))
     x, y = drawn(made(SHAPES[0]), 4)
     x[:, 1] = x[:, 0]
-    equations = NormalEquations.like(conv)
-    equations.add(conv, x, y)
+    squares = accumulated(conv, x, y, form)
     for ridge in (1e-6, 1e-3):
-        found = equations.solve(conv, ridge).weight
+        found = solved(squares, conv, ridge).weight
         torch.testing.assert_close(found[:, 0], found[:, 1], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_what_is_explained_is_the_share_of_the_variance(shape: tuple[Any, ...]) -> None:
-    conv, other = made(shape), made(shape, seed=5)
+def test_other_targets_of_the_same_inputs_need_no_new_factors(
+    shape: tuple[Any, ...], form: str
+) -> None:
+    conv, prior = made(shape), made(shape, seed=7)
     x, y = drawn(conv, 4)
-    equations = accumulated(conv, x, y)
-    spread = (y - y.mean(dim=(0, 2, 3), keepdim=True)).square().sum()
-    for one in (conv, other, equations.solve(other, 1e-3)):
-        wanted = 1 - float((one.run(x) - y).square().sum() / spread)
-        assert equations.explained(one) == pytest.approx(wanted, rel=1e-9)
-    best = equations.explained(equations.solve(other, 1e-9))
-    assert equations.explained(conv) < best < 1
-
-
-def test_targets_that_do_not_vary_are_explained() -> None:
-    conv = made(SHAPES[0])
-    x, y = drawn(conv, 2)
-    equations = NormalEquations.like(conv)
-    equations.add(conv, x, torch.zeros_like(y))
-    assert equations.explained(conv) == 1.0
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_other_targets_of_the_same_patches_need_no_new_moments(shape: tuple[Any, ...]) -> None:
-    conv = made(shape)
-    x, y = drawn(conv, 4)
-    known = accumulated(conv, x, y)
-    before = known.cross.clone()
+    known = accumulated(conv, x, y, form)
+    factored = known.factored(0.1)
+    before = known.solver(prior)(factored)
     moved = known.without_targets()
-    moved.add_targets(conv, x[:3], -y[:3])
-    moved.add_targets(conv, x[3:], -y[3:])
-    wanted = accumulated(conv, x, -y)
-    assert moved.gram is known.gram
-    torch.testing.assert_close(moved.cross, wanted.cross)
-    torch.testing.assert_close(moved.squares, wanted.squares)
-    torch.testing.assert_close(moved.gram, wanted.gram)
-    assert torch.equal(known.cross, before)
+    moved.add_targets(x[:3], -y[:3])
+    moved.add_targets(x[3:], -y[3:])
+    wanted = solved(accumulated(conv, x, -y, form), prior, 0.1)
+    found = moved.solver(prior)(factored)
+    torch.testing.assert_close(found.weight, wanted.weight)
+    torch.testing.assert_close(found.bias, wanted.bias)
+    assert torch.equal(known.solver(prior)(factored).weight, before.weight)
+
+
+@pytest.mark.parametrize("ridge", [1e-3, 1.0, 100.0])
+@pytest.mark.parametrize("images", [1, 2, 5])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_both_forms_give_the_same_weights_in_float64(
+    shape: tuple[Any, ...], images: int, ridge: float
+) -> None:
+    conv, prior = made(shape), made(shape, seed=7)
+    x, y = drawn(conv, images)
+    one, other = (solved(accumulated(conv, x, y, form), prior, ridge) for form in FORMS)
+    torch.testing.assert_close(one.weight, other.weight, rtol=0, atol=1e-9)
+    torch.testing.assert_close(one.bias, other.bias, rtol=0, atol=1e-9)
+
+
+def test_positions_are_kept_only_while_they_are_fewer_than_unknowns() -> None:
+    """So memory is bounded by that of the sums, whatever the number of images."""
+    conv = made(((9, 8), (1, 1), (0, 0, 0, 0), (1, 1), 1))  # a position an image, 432 unknowns
+    x, y = drawn(conv, 440)
+    squares = LeastSquares(conv)
+    for at in range(0, 440, 8):
+        squares.add(x[at : at + 8], y[at : at + 8])
+        form = squares._equations
+        assert isinstance(form, KernelEquations if at + 8 <= 432 else NormalEquations)
+        if isinstance(form, KernelEquations):
+            assert sum(part.shape[1] for part in form.patches) == at + 8
+    prior = made(((9, 8), (1, 1), (0, 0, 0, 0), (1, 1), 1), seed=7)
+    found, wanted = solved(squares, prior, 0.1), solved(accumulated(conv, x, y), prior, 0.1)
+    torch.testing.assert_close(found.weight, wanted.weight, rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.bias, wanted.bias, rtol=0, atol=1e-9)
 
 
 def test_patches_are_made_for_few_images_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     conv = made(SHAPES[5])
     x, y = drawn(conv, 5)
-    whole = NormalEquations.like(conv)
-    whole.add(conv, x, y)
+    whole = accumulated(conv, x, y)._equations
+    assert isinstance(whole, NormalEquations)
     seen = []
-    made_of = NormalEquations._patches
+    made_of = Patches._made
 
-    def note(self: NormalEquations, conv: ConvWeights, part: Tensor) -> Tensor:
+    def note(self: Patches, part: Tensor) -> Tensor:
         seen.append(len(part))
-        return made_of(self, conv, part)
+        return made_of(self, part)
 
-    monkeypatch.setattr(NormalEquations, "_patches", note)
-    # Of two images: 54 values and a 1 for the bias at each of their 20 positions.
+    monkeypatch.setattr(Patches, "_made", note)
+    # Of two images: 18 values and a 1 for the bias at each of their 20 positions, three groups.
     values = whole.gram.shape[0] * whole.gram.shape[1]
-    monkeypatch.setattr(normal_equations, "_CHUNK_BYTES", 2 * values * y[0, 0].numel() * 8)
-    parts = NormalEquations.like(conv)
-    parts.add(conv, x, y)
+    monkeypatch.setattr(patches_module, "_CHUNK_BYTES", 2 * values * y[0, 0].numel() * 8)
+    parts = LeastSquares(conv)
+    parts.add(x, y)
     assert seen == [2, 2, 1]
-    torch.testing.assert_close(parts.gram, whole.gram)
-    torch.testing.assert_close(parts.cross, whole.cross)
-    monkeypatch.setattr(normal_equations, "_CHUNK_BYTES", 1)
+    assert isinstance(parts._equations, NormalEquations)
+    torch.testing.assert_close(parts._equations.gram, whole.gram)
+    torch.testing.assert_close(parts._equations.cross, whole.cross)
+    monkeypatch.setattr(patches_module, "_CHUNK_BYTES", 1)
     seen.clear()
-    NormalEquations.like(conv).add(conv, x, y)
+    LeastSquares(conv).add(x, y)
     assert seen == [1] * 5
 
 
-def test_sums_are_float64_whatever_the_network_computes_in() -> None:
-    conv = made(SHAPES[1])
+@pytest.mark.parametrize("form", FORMS)
+def test_least_squares_is_in_float64_whatever_the_network_computes_in(form: str) -> None:
+    conv, prior = made(SHAPES[1]), made(SHAPES[1], seed=7)
     x, y = (one.float() for one in drawn(conv, 3))
-    equations = NormalEquations.like(conv)
-    equations.add(conv, x, y)
-    patches = patches_of(conv, x.double(), 0)
-    np.testing.assert_allclose(equations.gram[0, :-1, :-1], patches.T @ patches, rtol=1e-12)
-    assert {equations.gram.dtype, equations.cross.dtype} == {torch.float64}
+    found = solved(accumulated(conv, x, y, form), prior, 0.1)
+    wanted = solved(accumulated(conv, x.double(), y.double(), form), prior, 0.1)
+    assert found.weight.dtype == torch.float64
+    torch.testing.assert_close(found.weight, wanted.weight, rtol=1e-12, atol=1e-12)
