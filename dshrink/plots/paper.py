@@ -32,7 +32,7 @@ def speedups_figure(
     if not drawn:
         raise PlotError(f"{experiment.name}: no network has a speed-up to draw")
     title = heading(experiment)
-    below = f"{style.describe_conditions(conditions)}; published: DepthShrinker, ICML 2022"
+    below = f"{style.describe_conditions(conditions)}; hollow: published (DepthShrinker, ICML 2022)"
     with style.new_figure(1.3 + _ROW_INCHES * len(drawn), title, below) as figure:
         axes = figure.subplots()
         _draw_published(axes, experiment, drawn)
@@ -51,7 +51,7 @@ def speedups_figure(
         axes.grid(axis="x")
         summaries = [_summary(one) for one in drawn]
         style.set_row_axis(axes, [one.network.name for one in drawn], summaries)
-        style.legend_above(axes, columns=4)
+        style.legend_above(axes, columns=5)
     return figure
 
 
@@ -84,7 +84,7 @@ def _draw_published(axes: Axes, experiment: Experiment, drawn: Sequence[PaperRes
                 facecolors="none",
                 edgecolors=style.GREY,
                 linewidths=0.9,
-                label=f"{setting.title}, published",
+                label=setting.title,
                 zorder=3,
             )
 
