@@ -14,6 +14,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any, NoReturn, Self
 
 from devices.agent.protocol import PROTOCOL, Rule
@@ -31,8 +32,6 @@ CRASH, HANG, THROTTLED, DISTURBED = "crash", "hang", "throttled", "disturbed"
 SLOWED = (THROTTLED, DISTURBED)
 #: How many times as long a run takes beside a neighbour on the core.
 DISTURBANCE = 1.2
-#: What it takes whatever it runs.
-WATTS = 10.0
 
 
 def write_spec(spec: OpSpec, *, batch: int = 1, seed: int = 0, precision: str = "fp32") -> bytes:
@@ -61,6 +60,7 @@ class FakeConnection:
     standard deviations of a sample and of an agent process, and ``fault(spec, call)`` names what
     goes wrong when a piece is measured for the ``call``-th time (from 0), or None. ``layers`` gives
     the names and milliseconds of a network's layers; without it the runtime has no such profile.
+    A device of some ``watts`` counts its energy.
     """
 
     latency_ms: Callable[[OpSpec], float]
@@ -77,6 +77,7 @@ class FakeConnection:
     governor: str = "performance"
     board: str | None = None
     threads_counted: bool = True
+    watts: float = 0.0
     agents_started: int = 0
     calls: dict[str, int] = field(default_factory=dict)
 
@@ -161,8 +162,9 @@ class FakeAgent:
         if fault is not None and fault not in SLOWED:
             self._fail(fault, timeout_s)
         result = self._measure(spec, call, Rule(**message["rule"]), fault)
-        if message.get("resources"):
-            result["resources"] = self._resources(spec)
+        if message.get("resources") and self.device.watts:
+            energy_j = self.device.watts * median(result["wall_ns"]) / 1e9
+            result["resources"] = {"energy_j": energy_j, "energy_source": "scripted"}
         return result
 
     def _fail(self, fault: str, timeout_s: float = 0.0) -> NoReturn:
@@ -193,14 +195,6 @@ class FakeAgent:
                 ]
                 for name, ms in layers(spec)
             ]
-        }
-
-    def _resources(self, spec: OpSpec) -> dict[str, Any]:
-        return {
-            "peak_memory_bytes": 4 * max(1, spec.parameters + spec.peak_activations),
-            "memory_source": "scripted",
-            "energy_j": WATTS * self.device.latency_ms(spec) / 1e3,
-            "energy_source": "scripted",
         }
 
     def _measure(self, spec: OpSpec, call: int, rule: Rule, slowed: str | None) -> dict[str, Any]:

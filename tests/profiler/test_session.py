@@ -63,7 +63,8 @@ def test_every_job_is_measured_once_a_round_and_reads_what_the_device_does(
 
 
 def test_memory_and_energy_are_asked_for_in_the_first_rounds_alone(tmp_path: Path) -> None:
-    result = run(tmp_path, quiet(), ProfileSettings(resource_rounds=2))
+    device = quiet(noise=0.0, watts=10.0)
+    result = run(tmp_path, device, ProfileSettings(resource_rounds=2))
     told = {
         line["round"]: "resources" in line["result"]
         for line in lines(tmp_path)
@@ -72,8 +73,9 @@ def test_memory_and_energy_are_asked_for_in_the_first_rounds_alone(tmp_path: Pat
     assert told == {0: True, 1: True, 2: False}
     for job in small_plan().jobs:
         m = result.measurements[job.id]
-        assert m.peak_memory_bytes and m.energy_j == pytest.approx(latency_ms(job.spec) / 100)
-    assert all(m.energy_j is None for m in run(tmp_path / "not", quiet()).measurements.values())
+        assert m.energy_j == pytest.approx(10.0 * latency_ms(job.spec) / 1e3, rel=1e-5)
+    unasked = run(tmp_path / "unasked", quiet(watts=10.0))
+    assert all(m.energy_j is None for m in unasked.measurements.values())
 
 
 def test_rounds_are_shuffled_and_each_has_a_fresh_agent(tmp_path: Path) -> None:
