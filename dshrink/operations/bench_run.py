@@ -42,7 +42,7 @@ BENCH_ROUNDS = FixedRounds(rounds=6, most_rounds=46, effort=4.0)
 MANY_NETWORKS = 12
 MANY_EFFORT = 1.0
 #: Rounds that ask for memory and energy too: memory hardly differs, and each takes a second more.
-RESOURCE_ROUNDS = 3
+RESOURCE_ROUNDS = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
