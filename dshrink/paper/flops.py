@@ -1,8 +1,8 @@
 """FLOPs that the paper publishes of its networks beside ours, and what makes the difference.
 
 Ours are the multiply-accumulates of convolutions and matrix products of the network as it is
-merged. How the paper counts is said nowhere; its figures tell. They are fvcore's count of a network
-in training mode, with these layers:
+merged. How the paper counts is said nowhere and inferred from its figures. They agree with what
+fvcore counts of a network in training mode:
 
 - Each batch norm counts 5 operations an element (fvcore's "rough estimate"); a merged convolution
   has none. In timm's networks a norm follows every convolution.
@@ -17,17 +17,14 @@ published.
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 
 from dshrink.network.models import Network, load
 from dshrink.network.references import ModelChoice
-from dshrink.paper.experiments import RESOLUTIONS
-from dshrink.paper.factories import UNIFORM
+from dshrink.paper.experiments import EXPERIMENTS, PaperNetwork
 from dshrink.pieces.specs import shrunk_spec
 from dshrink.search.published import published_masks
 from latency_tables.opspec import Conv
@@ -39,9 +36,9 @@ FLOPS_COUNTED = (
     "(EfficientNet-Lite3 is at 224x224): counted that way, ours meet every one of them to its last "
     "digit."
 )
-_FOLDER = "data/published"
+_TABLES = ("table1", "table2", "table3", "table7")
 _OPERATIONS_OF_NORM = 5
-#: Two decimals of GFLOPs, to which the unshrunk networks are published.
+#: Two decimals of GFLOPs, to which the networks of Tab. 1 are published in every table.
 _COARSE_DIGIT = 10.0
 
 
@@ -50,9 +47,8 @@ class FlopsRow:
     """One network: ``macs`` as it is merged, and the paper's figure.
 
     ``norm_operations`` are what the paper counts for batch norms, ``first_block`` the
-    multiply-accumulates that merging block 0 adds (negative where it saves some), 0 where it is
-    not merged. ``published_digit`` is what one unit in the figure's last place is worth, in
-    millions.
+    multiply-accumulates that merging block 0 adds, 0 where it is not merged. ``published_digit``
+    is what one unit in the figure's last place is worth, in millions.
     """
 
     table: str
@@ -84,8 +80,7 @@ class FlopsRow:
         """What the paper counts otherwise, in millions."""
         said = [f"the paper counts {self.norm_operations / 1e6:.1f} M more for batch norms"]
         if self.first_block:
-            more = "fewer" if self.first_block > 0 else "more"
-            said.append(f"{abs(self.first_block) / 1e6:.1f} M {more} with block 0 unmerged")
+            said.append(f"{self.first_block / 1e6:.1f} M fewer, with block 0 unmerged")
         if self.base_model == "tf_efficientnet_lite3":
             said.append("at 224x224, where the network was made for 280x280")
         return "; ".join(said)
@@ -99,41 +94,25 @@ def published_flops() -> tuple[FlopsRow, ...]:
 
 def _rows() -> Iterator[FlopsRow]:
     networks: dict[ModelChoice, Network] = {}
-    for table, name, choice, mflops, digit in _published():
-        if choice not in networks:
-            networks[choice] = load(choice)
-        yield _row(table, name, networks[choice], mflops, digit)
+    coarse = {one.name for one in EXPERIMENTS["table1"]().networks}
+    for table in _TABLES:
+        for one in EXPERIMENTS[table]().networks:
+            if one.choice is None or one.mflops is None or one.form == "dense":
+                continue
+            if one.choice not in networks:
+                networks[one.choice] = load(one.choice)
+            is_coarse = one.form == "original" and one.choice.model in coarse
+            digit = _COARSE_DIGIT if is_coarse else 1.0
+            yield _row(table, one, networks[one.choice], one.mflops, digit)
 
 
-def _published() -> Iterator[tuple[str, str, ModelChoice, float, float]]:
-    """Table, name, network, MFLOPs and the worth of their last digit."""
-    coarse = {}
-    for model, gflops in _once("depthshrinker_table1_dense_counterparts.csv", "model", "gflops"):
-        coarse[model] = 1000 * float(gflops)
-        yield "table1", model, _choice(model), coarse[model], _COARSE_DIGIT
-    columns = ("table", "name", "base_model", "mflops")
-    for table, name, base, text in _once("depthshrinker_accuracy_throughput.csv", *columns):
-        mflops = float(text)
-        if name in UNIFORM:
-            yield table, name, UNIFORM[name], mflops, 1.0
-        elif base:
-            unshrunk = name not in published_masks() and base in coarse
-            yield table, name, _choice(base), mflops, _COARSE_DIGIT if unshrunk else 1.0
-
-
-def _choice(model: str) -> ModelChoice:
-    side = RESOLUTIONS.get(model, 224)
-    return ModelChoice(model=model, resolution=(side, side))
-
-
-def _row(table: str, name: str, network: Network, mflops: float, digit: float) -> FlopsRow:
-    found = published_masks().get(name)
-    mask = found.keep_mask if found else "1" * len(network.blocks)
+def _row(table: str, one: PaperNetwork, network: Network, mflops: float, digit: float) -> FlopsRow:
+    mask = published_masks()[one.mask].keep_mask if one.mask else "1" * len(network.blocks)
     macs = shrunk_spec(network, mask).macs
     counted = f"1{mask[1:]}"
     return FlopsRow(
         table=table,
-        name=name,
+        name=one.name,
         base_model=network.name,
         resolution=network.resolution,
         macs=macs,
@@ -158,10 +137,3 @@ def _norm_operations(network: Network, mask: str) -> int:
         for n, op in enumerate(spec.ops)
         if isinstance(op, Conv) and n not in merged
     )
-
-
-def _once(file: str, *columns: str) -> Sequence[tuple[str, ...]]:
-    """These columns of a published file, each combination once, in its order."""
-    text = files("latency_tables").joinpath(_FOLDER, file).read_text(encoding="utf-8")
-    lines = csv.DictReader(text.splitlines())
-    return list(dict.fromkeys(tuple(line[column] for column in columns) for line in lines))

@@ -175,6 +175,8 @@ def test_a_network_that_does_not_merge_throughout_has_no_counterpart(network: Ne
 
 
 def test_a_network_without_blocks_has_none_either(tmp_path: Path) -> None:
-    (tmp_path / "net.py").write_text("from torch import nn\nnet = nn.Conv2d(3, 8, 3)\n")
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\nnet = nn.Sequential(nn.Conv2d(3, 8, 3))\n"
+    )
     with pytest.raises(ShrinkError, match=r"^net\.py:net: no building block found"):
         dense_counterpart(load_network(f"{tmp_path / 'net.py'}:net", resolution=32))

@@ -48,7 +48,7 @@ def _explanations_say_what_is_counted(rows: tuple[FlopsRow, ...]) -> None:
     said = {row.name: row.explanation for row in rows}
     norms = "the paper counts {} M more for batch norms"
     assert said["mobilenetv2_100"] == norms.format(33.4)
-    assert said["MBV2-1.4-DS-F"] == f"{norms.format('8.0')}; 110.2 M fewer with block 0 unmerged"
+    assert said["MBV2-1.4-DS-F"] == f"{norms.format('8.0')}; 110.2 M fewer, with block 0 unmerged"
     assert said["EffLite3-DS-D"].endswith("; at 224x224, where the network was made for 280x280")
     # By hand: 3x3 from 48 to 24 channels at 112x112, or depthwise and pointwise.
     merged, unmerged = 9 * 48 * 24 * 112**2, (9 * 48 + 48 * 24) * 112**2
