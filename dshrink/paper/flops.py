@@ -97,7 +97,7 @@ def _rows() -> Iterator[FlopsRow]:
     coarse = {one.name for one in EXPERIMENTS["table1"]().networks}
     for table in _TABLES:
         for one in EXPERIMENTS[table]().networks:
-            if one.choice is None or one.mflops is None or one.form == "dense":
+            if one.choice is None or one.keeps_block_0 or one.mflops is None or one.form == "dense":
                 continue
             if one.choice not in networks:
                 networks[one.choice] = load(one.choice)

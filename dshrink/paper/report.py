@@ -132,6 +132,11 @@ def notes(
             "Unmerged: the activations are removed and the convolutions are all there; what the "
             "merged network is faster than that is what merging brings."
         )
+    if any(one.network.keeps_block_0 for one in results):
+        found.append(
+            "Block 0 kept: the mask merges it, but by its published MFLOPs the paper's network has "
+            "it unmerged (the authors' code removes its activation only)."
+        )
     for reason, names in _missing(results).items():
         found.append(f"Not measured: {', '.join(names)} ({reason}).")
     waiting = [s.title for s in experiment.settings if s != _here(conditions)]

@@ -84,7 +84,7 @@ def csv_columns(settings: Sequence[Setting]) -> list[str]:
     return [*_COLUMNS, *(name for one in settings for name in _setting_columns(one))]
 
 
-_OF_NETWORK = ("group", "form", "mask", "mflops", "top1_percent", "missing")
+_OF_NETWORK = ("group", "form", "mask", "mflops", "top1_percent", "keeps_block_0", "missing")
 _OF_RESULT = (
     *("model", "resolution", "keep_mask", "padding", "device", "runtime", "precision", "launch"),
     *("threads", "macs", "parameters", "latency_ms", "low_ms", "high_ms"),

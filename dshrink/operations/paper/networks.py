@@ -68,6 +68,7 @@ class PaperNetworks:
         spec: OpSpec = network.spec
         if one.form in ("merged", UNMERGED):
             mask = published_mask(one.mask).keep_mask
+            mask = f"1{mask[1:]}" if one.keeps_block_0 else mask
             spec = shrunk_spec(network, mask, padding=self._padding, merged=one.form != UNMERGED)
         elif one.form == "dense":
             mask, spec = "", dense_counterpart(network)
