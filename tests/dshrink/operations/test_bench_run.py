@@ -119,13 +119,15 @@ def test_rounds_go_on_until_the_ratio_is_known(tmp_path: Path) -> None:
     """Only one is noisy; what it is compared with is measured beside it."""
     calls: dict[str, int] = {}
 
+    def fault(spec: OpSpec, call: int) -> None:
+        calls[DIGESTS[spec.digest]] = call + 1
+
     def latency(spec: OpSpec) -> float:
         name = DIGESTS[spec.digest]
-        calls[name] = calls.get(name, 0) + 1
         luck = random.Random(f"{name} {calls[name]}")
         return MS[name] * math.exp(luck.gauss(0.0, 0.015 if name == "fast" else 0.001))
 
-    found = scripted(NETWORKS, tmp_path, latency_ms=latency, round_noise=0.05)
+    found = scripted(NETWORKS, tmp_path, latency_ms=latency, fault=fault, round_noise=0.05)
 
     assert calls["fast"] > 6
     assert calls["base"] == calls["fast"]
