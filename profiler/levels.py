@@ -61,11 +61,15 @@ _NS_PER_MS = 1e6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visit:
-    """What a job took in one process, in ms; a board of a round is a process."""
+    """What a job took in one process, in ms; a board of a round is a process.
+
+    ``counts``: whether it is one of those that the job's latency is of (``Measurement.counted``).
+    """
 
     job_id: str
     process: str
     latency_ms: float
+    counts: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,19 +125,26 @@ def judge(measurement: Measurement, known: JobLatency | None, half_width: float)
     return "ok", ""
 
 
-def visits_of(measurements: Iterable[Measurement], conditions: Conditions) -> tuple[Visit, ...]:
-    """One visit a reply whose samples count: the statistic's quantile within it."""
+def visits_of(
+    measurements: Iterable[Measurement], conditions: Conditions, *, every: bool = False
+) -> tuple[Visit, ...]:
+    """One visit a reply whose samples count: the statistic's quantile within it.
+
+    With ``every`` those of disturbed rounds come along, which do not count.
+    """
     share = STATISTICS[conditions.statistic][0]
     found = []
     for measurement in measurements:
         counted = {id(part) for part in measurement.counted}
+        wanted = {id(part) for part in measurement.parts} if every else counted
         for reply in measurement.replies:
-            if reply.samples is not None and id(reply.samples) in counted:
+            if reply.samples is not None and id(reply.samples) in wanted:
                 times_ns = reply.samples.times_ns(conditions.clock)
                 visit = Visit(
                     job_id=measurement.job_id,
                     process=f"{reply.round} {reply.board}",
                     latency_ms=quantile(times_ns, share) / _NS_PER_MS,
+                    counts=id(reply.samples) in counted,
                 )
                 found.append(visit)
     return tuple(found)

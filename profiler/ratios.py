@@ -65,31 +65,29 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True)
 class PairedVisits:
-    """The logarithms of visits by job and process, to compare any two jobs."""
+    """The logarithms of visits by job and process, to compare any two jobs.
 
-    logs: Mapping[str, Mapping[str, float]]
+    ``every`` has those that do not count as well: a slow network is disturbed in nearly every
+    process, and a baseline in others than it, so that too few would be left of both. What disturbs
+    one process disturbs both of its visits, and the location is robust.
+    """
+
+    counted: Mapping[str, Mapping[str, float]]
+    every: Mapping[str, Mapping[str, float]]
 
     @classmethod
     def of(cls, visits: Iterable[Visit]) -> PairedVisits:
         """A process that visited a job again counts once, with the mean."""
-        found: dict[str, dict[str, list[float]]] = {}
-        for visit in visits:
-            of_job = found.setdefault(visit.job_id, {})
-            of_job.setdefault(visit.process, []).append(math.log(visit.latency_ms))
-        return cls(
-            {
-                job: {process: math.fsum(logs) / len(logs) for process, logs in of_job.items()}
-                for job, of_job in found.items()
-            }
-        )
+        found = tuple(visits)
+        return cls(_by_process(one for one in found if one.counts), _by_process(found))
 
     def ratio(self, job: str, baseline: str) -> Ratio | None:
         """How many times as fast ``job`` is as ``baseline``; None where no process has both."""
-        own, other = self.logs.get(job, {}), self.logs.get(baseline, {})
-        common = [process for process in own if process in other]
-        if not common:
+        pairs = _pairs(self.counted, job, baseline)
+        if len(pairs) < LEAST_ROBUST:
+            pairs = _pairs(self.every, job, baseline)
+        if not len(pairs):
             return None
-        pairs = np.array([(other[process], own[process]) for process in common])
         counted = _undisturbed(pairs)
         centre, half = _location(counted[:, 0] - counted[:, 1])
         known = math.isfinite(half)
@@ -97,8 +95,25 @@ class PairedVisits:
             speedup=math.exp(centre),
             low=math.exp(centre - half) if known else None,
             high=math.exp(centre + half) if known else None,
-            processes=len(common),
+            processes=len(pairs),
         )
+
+
+def _by_process(visits: Iterable[Visit]) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, list[float]]] = {}
+    for visit in visits:
+        of_job = found.setdefault(visit.job_id, {})
+        of_job.setdefault(visit.process, []).append(math.log(visit.latency_ms))
+    return {
+        job: {process: math.fsum(logs) / len(logs) for process, logs in of_job.items()}
+        for job, of_job in found.items()
+    }
+
+
+def _pairs(logs: Mapping[str, Mapping[str, float]], job: str, baseline: str) -> Floats:
+    """(processes, 2): the baseline's logarithm and the job's in each process that has both."""
+    own, other = logs.get(job, {}), logs.get(baseline, {})
+    return np.array([(other[process], own[process]) for process in own if process in other])
 
 
 def speedup(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dshrink.paper.kim import HeadlineRow
     from dshrink.paper.kim_masks import MaskComparison
     from dshrink.paper.published import Setting
-    from dshrink.paper.report import BlockRow
+    from dshrink.paper.report import BlockRow, MemoryRow
     from dshrink.paper.results import PaperResult
 
 LIST = "list"
@@ -133,6 +133,8 @@ def _print(outcome: PaperOutcome, wide: bool) -> None:
         _print_run(outcome, run, wide)
     if outcome.blocks:
         _print_blocks(outcome, wide)
+    if outcome.memory:
+        _print_memory(outcome, wide)
     if outcome.kim:
         _print_kim(outcome.kim, wide)
     out.print(f"written: {', '.join(map(str, outcome.files))}")
@@ -191,6 +193,23 @@ def _print_blocks(outcome: PaperOutcome, wide: bool) -> None:
         number("2080 Ti saves", lambda row: row.published_saving_percent, ".1f", suffix=" %"),
     ]
     print_grid(columns, outcome.blocks, title=outcome.title, wide=wide)
+    if outcome.most_percent:
+        out.print(
+            f"published: up to {outcome.most_percent:g} % of a block's latency, on an RTX 2080 Ti"
+        )
+
+
+def _print_memory(outcome: PaperOutcome, wide: bool) -> None:
+    columns: list[Column[MemoryRow]] = [
+        Column("network", lambda row: row.model, rank=2),
+        number("block", lambda row: row.block, "d"),
+        Column("name", lambda row: row.name, rank=1),
+        number("weights KiB", lambda row: row.weights_kib, ".1f"),
+        number("merged", lambda row: row.merged_weights_kib, ".1f"),
+        number("peak KiB", lambda row: row.peak_kib, ".1f"),
+        number("merged", lambda row: row.merged_peak_kib, ".1f"),
+    ]
+    print_grid(columns, outcome.memory, title=outcome.title, wide=wide)
 
 
 def _print_kim(found: KimOutcome, wide: bool) -> None:

@@ -112,10 +112,12 @@ def measure_run(
         session.workloads.delete()
     measured = result.measurements
     # A network that was given up may have been measured before.
-    visits = visits_of((one for one in measured.values() if not one.failed), conditions)
+    done = [one for one in measured.values() if not one.failed]
+    visits = visits_of(done, conditions)
     fit = without_levels(visits) if visits else None
     latencies = fit.jobs if fit else {}
-    compared = standings(networks, PairedVisits.of(visits), latencies)
+    paired = PairedVisits.of(visits_of(done, conditions, every=True))
+    compared = standings(networks, paired, latencies)
     return BenchmarkRun(
         conditions=conditions,
         results=tuple(
@@ -158,7 +160,7 @@ def _half_widths(
     def half_widths(measurements: Mapping[str, Measurement]) -> dict[str, float]:
         latencies = levelled(measurements.values(), conditions)
         widths = {name: one.half_width for name, one in latencies.items()}
-        paired = PairedVisits.of(visits_of(measurements.values(), conditions))
+        paired = PairedVisits.of(visits_of(measurements.values(), conditions, every=True))
         for network, baseline in zip(networks, baselines(networks, latencies), strict=True):
             if baseline is None or baseline.job.id == network.job.id:
                 continue

@@ -37,6 +37,22 @@ class BlockRow:
         return 100.0 * (1.0 - self.published[1] / self.published[0]) if self.published else None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryRow:
+    """A block at 16 bit and one image, in KiB, before and after merging; None: it cannot merge.
+
+    A peak is the largest sum of input, output and residual of one convolution of the block.
+    """
+
+    model: str
+    block: int
+    name: str
+    weights_kib: float
+    peak_kib: float
+    merged_weights_kib: float | None
+    merged_peak_kib: float | None
+
+
 def heading(experiment: Experiment | BlockExperiment) -> str:
     """ "Table 2: MobileNetV2-1.4 shrunk"."""
     kind = {"t": "Table", "f": "Figure"}[experiment.name[0]]
@@ -175,7 +191,10 @@ def block_lines(experiment: BlockExperiment, title: str, rows: Sequence[BlockRow
     lines += ["", f"## {title}", "", *markdown_table(heads, cells)]
     savings = [row.saving_percent for row in rows if row.saving_percent is not None]
     if savings:
-        lines += ["", f"A block saves {max(savings):.1f} % at most, {min(savings):.1f} % at least."]
+        said = f"A block saves {max(savings):.1f} % at most, {min(savings):.1f} % at least."
+        if experiment.most_percent:
+            said += f" The paper states up to {experiment.most_percent:g} % on an RTX 2080 Ti."
+        lines += ["", said]
     if with_published:
         lines += [
             "",
@@ -183,3 +202,28 @@ def block_lines(experiment: BlockExperiment, title: str, rows: Sequence[BlockRow
             "code (batch 1024, by their sum; the authors state none).",
         ]
     return lines
+
+
+def memory_lines(experiment: BlockExperiment, rows: Sequence[MemoryRow]) -> list[str]:
+    """The report of the figure of memory."""
+    heads = ("network", "block", "weights KiB", "merged", "peak activations KiB", "merged")
+    cells = [
+        [
+            row.model,
+            f"{row.block} ({row.name})",
+            _number(row.weights_kib, ".1f"),
+            _number(row.merged_weights_kib, ".1f"),
+            _number(row.peak_kib, ".1f"),
+            _number(row.merged_peak_kib, ".1f"),
+        ]
+        for row in rows
+    ]
+    return [
+        f"# {heading(experiment)} (DepthShrinker)",
+        "",
+        f"Published as a drawing: {SOURCE}.",
+        "",
+        "One image at 16 bit; counted, so the same on every device.",
+        "",
+        *markdown_table(heads, cells),
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -120,6 +121,19 @@ def test_only_processes_of_both_count():
 
     assert ratio_of([*found, alone]) == ratio_of(found)
     assert ratio_of([alone, *(v for v in found if v.job_id == "baseline")]) is None
+
+
+def test_networks_disturbed_in_different_processes_are_compared_in_all_of_them():
+    """A slow network hardly has an undisturbed process, and its baseline has other ones."""
+    found = [
+        replace(v, counts=(v.job_id == "network") == (int(v.process.split()[0]) % 2 == 0))
+        for v in visits(4, 10, noise=0.003)
+    ]
+
+    one = ratio_of(found)
+
+    assert (one.low, one.high) != (None, None)
+    assert one == ratio_of(visits(4, 10, noise=0.003))
 
 
 def test_a_ratio_turned_round_is_the_reciprocal():

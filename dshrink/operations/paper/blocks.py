@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -13,8 +14,9 @@ from dshrink.operations.paper.request import PaperOutcome, PaperRequest
 from dshrink.operations.profile import profile_network
 from dshrink.paper.experiments import BlockExperiment, PaperError
 from dshrink.paper.published import block_latencies
-from dshrink.paper.report import BlockRow, block_lines
+from dshrink.paper.report import BlockRow, MemoryRow, block_lines, memory_lines
 from dshrink.plots import blocks_figure, kept_figure, memory_figure, save_figure
+from dshrink.plots.memory import BYTES_A_NUMBER, KIB
 from dshrink.plots.style import describe_conditions
 from dshrink.progress import Notice, OnProgress
 from dshrink.search.plan import Plan, parse_plan
@@ -42,32 +44,66 @@ def measure_blocks(
             notice=notice,
         )
         tables[model] = profiled.table
-    rows = tuple(row for table in tables.values() for row in _block_rows(found, table))
     first = next(iter(tables.values()))
-    conditions = first.conditions
     at = request.folder / found.name
-    records = [
-        {
-            **{name: getattr(row, name) for name in _BLOCK_COLUMNS[:-3]},
-            "published_original_ms": row.published[0] if row.published else None,
-            "published_replaced_ms": row.published[1] if row.published else None,
-            "published_saving_percent": row.published_saving_percent,
-        }
-        for row in rows
-    ]
-    data = {"conditions": conditions.to_json(), "fingerprint": plain(first.fingerprint)}
+    blocks: tuple[BlockRow, ...] = ()
+    memory: tuple[MemoryRow, ...] = ()
+    columns: Sequence[str]
+    if found.kind == "memory":
+        memory = tuple(row for table in tables.values() for row in _memory_rows(table))
+        columns, records = _MEMORY_COLUMNS, [asdict(row) for row in memory]
+        lines = memory_lines(found, memory)
+    else:
+        blocks = tuple(row for table in tables.values() for row in _block_rows(found, table))
+        columns, records = _BLOCK_COLUMNS, [_block_record(row) for row in blocks]
+        lines = block_lines(found, describe_conditions(first.conditions), blocks)
+    data = {"conditions": first.conditions.to_json(), "fingerprint": plain(first.fingerprint)}
     date = max(table.date for table in tables.values())
-    lines = block_lines(found, describe_conditions(conditions), rows)
-    files = write_experiment(at, _BLOCK_COLUMNS, records, lines, data, date)
+    files = write_experiment(at, columns, records, lines, data, date)
     for name, figure in _block_figures(found, tables, request.padding).items():
         files += save_figure(figure, at.with_name(f"{name}.png"))
-    return PaperOutcome(experiment=found, blocks=rows, records=tuple(records), files=tuple(files))
+    return PaperOutcome(
+        experiment=found,
+        blocks=blocks,
+        memory=memory,
+        records=tuple(records),
+        files=tuple(files),
+    )
 
 
+_MEMORY_COLUMNS = tuple(field.name for field in fields(MemoryRow))
 _BLOCK_COLUMNS = (
     *("model", "block", "name", "original_ms", "replaced_ms", "saving_percent"),
     *("published_original_ms", "published_replaced_ms", "published_saving_percent"),
 )
+
+
+def _block_record(row: BlockRow) -> dict[str, Any]:
+    return {
+        **{name: getattr(row, name) for name in _BLOCK_COLUMNS[:-3]},
+        "published_original_ms": row.published[0] if row.published else None,
+        "published_replaced_ms": row.published[1] if row.published else None,
+        "published_saving_percent": row.published_saving_percent,
+    }
+
+
+def _memory_rows(table: LatencyTable) -> list[MemoryRow]:
+    def kib(kind: str, block: int, count: str) -> float | None:
+        row = table.by_place.get((kind, block))
+        return None if row is None else BYTES_A_NUMBER * getattr(row, count) / KIB
+
+    return [
+        MemoryRow(
+            model=table.model,
+            block=block,
+            name=name,
+            weights_kib=kib("original", block, "parameters") or 0.0,
+            peak_kib=kib("original", block, "peak_activations") or 0.0,
+            merged_weights_kib=kib("merged", block, "parameters"),
+            merged_peak_kib=kib("merged", block, "peak_activations"),
+        )
+        for block, name in enumerate(table.block_names)
+    ]
 
 
 def _block_rows(found: BlockExperiment, table: LatencyTable) -> list[BlockRow]:

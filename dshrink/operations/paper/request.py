@@ -10,7 +10,7 @@ from typing import Any
 from dshrink.operations.bench_run import BenchmarkRun
 from dshrink.operations.paper.kim import KimOutcome
 from dshrink.paper.experiments import BlockExperiment, Experiment
-from dshrink.paper.report import BlockRow, heading
+from dshrink.paper.report import BlockRow, MemoryRow, heading
 from dshrink.paper.results import PaperResult
 from latency_tables.schema import Conditions
 from profiler.target import Target
@@ -55,12 +55,13 @@ class SpeedRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaperOutcome:
-    """What came out: ``runs`` of throughputs, ``blocks`` of a figure of blocks, or ``kim``."""
+    """What came out: ``runs`` of throughputs, ``blocks`` or ``memory`` of blocks, or ``kim``."""
 
     experiment: Experiment | BlockExperiment | None
     kim: KimOutcome | None = None
     runs: tuple[SpeedRun, ...] = ()
     blocks: tuple[BlockRow, ...] = ()
+    memory: tuple[MemoryRow, ...] = ()
     records: tuple[Mapping[str, Any], ...] = ()
     files: tuple[Path, ...] = ()
 
@@ -80,3 +81,8 @@ class PaperOutcome:
         """What a block of a figure becomes."""
         assert isinstance(self.experiment, BlockExperiment)
         return self.experiment.kind
+
+    @property
+    def most_percent(self) -> float | None:
+        """The largest saving of a block that the paper states."""
+        return getattr(self.experiment, "most_percent", None)
