@@ -188,7 +188,9 @@ def block_lines(experiment: BlockExperiment, title: str, rows: Sequence[BlockRow
             own += [_number(row.published_saving_percent, ".1f", " %")]
         cells.append(own)
     lines = [f"# {heading(experiment)} (DepthShrinker)", "", f"Published: {SOURCE}."]
-    lines += ["", f"## {title}", "", *markdown_table(heads, cells)]
+    where = "in the network" if experiment.kind == "merged" else "measured alone"
+    lines += ["", f"## {title}", "", f"Latencies are those {where}.", ""]
+    lines += markdown_table(heads, cells)
     savings = [row.saving_percent for row in rows if row.saving_percent is not None]
     if savings:
         said = f"A block saves {max(savings):.1f} % at most, {min(savings):.1f} % at least."

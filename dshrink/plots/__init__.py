@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dshrink.errors import PlotError
 from dshrink.plots.batches import batches_figure
-from dshrink.plots.blocks import blocks_figure
+from dshrink.plots.blocks import blocks_figure, dense_figure
 from dshrink.plots.front import front_figure
 from dshrink.plots.frontier import FrontierCurve, frontier_figure, load_frontier
 from dshrink.plots.kept import kept_figure, plan_labels
@@ -23,6 +23,7 @@ __all__ = [
     "PlotError",
     "batches_figure",
     "blocks_figure",
+    "dense_figure",
     "front_figure",
     "frontier_figure",
     "kept_figure",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -38,6 +38,34 @@ def blocks_figure(table: LatencyTable, *, padding: str = "bias_map") -> Figure:
     return figure
 
 
+def dense_figure(table: LatencyTable) -> Figure:
+    """Blocks beside their dense counterparts of equal MACs, each measured alone (Fig. 1).
+
+    Alone, because no network contains a counterpart: its channels are none of the network's. Below
+    is what it saves in percent. Raises PlotError for a table without them.
+    """
+    title = "Latency of each block, alone, and of its dense counterpart"
+    with style.new_figure(4.8, title, style.describe_table(table)) as figure:
+        latency, saving = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.15))
+        kinds = ("original", "dense")
+        placed = style.draw_bars(latency, table, kinds, lambda row: row.latency_ms or 0.0, _alone)
+        _mark_doubtful(latency, placed)
+        style.set_block_axis(latency, table.block_count)
+        latency.set_ylim(bottom=0)
+        latency.set_ylabel("Latency [ms]")
+        latency.grid(axis="y")
+        style.legend_above(latency, columns=4)
+        savings = {
+            row.block: 100 * (1 - row.latency_ms / original.latency_ms)
+            for row in table.rows
+            if row.kind == "dense" and row.block is not None and row.latency_ms
+            if (original := table.row("original", row.block)).latency_ms
+        }
+        _draw_savings(saving, table, {"dense": savings})
+        saving.set_xlabel(style.block_axis_label(table))
+    return figure
+
+
 def draw_block_latency(axes: Axes, table: LatencyTable, kinds: Sequence[str] = BLOCK_KINDS) -> None:
     """One group of bars a block on ``axes``: the ``kinds`` that the table holds."""
     placed = style.draw_bars(axes, table, kinds, lambda row: row.cost_ms or 0.0, _interval)
@@ -53,6 +81,11 @@ def _interval(row: Row) -> tuple[float, float, float]:
     """Failed and published rows have no interval; a NaN draws none."""
     low, high = (math.nan if end is None else end for end in row.cost_interval_ms)
     return low, row.cost_ms or 0.0, high
+
+
+def _alone(row: Row) -> tuple[float, float, float]:
+    low, high = (math.nan if end is None else end for end in (row.low_ms, row.high_ms))
+    return low, row.latency_ms or 0.0, high
 
 
 def _mark_doubtful(axes: Axes, placed: Sequence[tuple[Row, float]]) -> None:
@@ -73,18 +106,28 @@ def _mark_doubtful(axes: Axes, placed: Sequence[tuple[Row, float]]) -> None:
 
 
 def _draw_saving(axes: Axes, table: LatencyTable, padding: str) -> None:
-    axes.axhline(0, color=style.BLACK, linewidth=0.8)
-    for kind in ("merged", "merged_bias_map"):
-        savings = {
+    savings = {
+        kind: {
             block: saving
             for block in table.mergeable
             if merged_kind(table.by_place, block, padding) == kind
             if (saving := _saving_percent(table, block, kind)) is not None
         }
-        if savings:
+        for kind in ("merged", "merged_bias_map")
+    }
+    _draw_savings(axes, table, savings)
+
+
+def _draw_savings(
+    axes: Axes, table: LatencyTable, savings: Mapping[str, Mapping[int, float]]
+) -> None:
+    """Bars of savings in percent, by kind and block."""
+    axes.axhline(0, color=style.BLACK, linewidth=0.8)
+    for kind, of_kind in savings.items():
+        if of_kind:
             bars = axes.bar(
-                list(savings),
-                list(savings.values()),
+                list(of_kind),
+                list(of_kind.values()),
                 0.5,
                 color=style.KIND_COLOURS[kind],
                 label=kind,

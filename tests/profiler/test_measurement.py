@@ -266,3 +266,12 @@ def test_replies_survive_json() -> None:
         reply = Reply(job_id="a b", round=2, attempt=1, board="b", outcome=outcome, took_s=0.5)
         line = json.loads(json.dumps(write_entry(reply)))
         assert read_entry(line, "here") == reply
+
+
+@pytest.mark.parametrize(("run_ms", "is_undisturbed"), [(150.0, False), (210.0, True)])
+def test_a_run_that_is_always_interrupted_counts_as_it_is(
+    run_ms: float, is_undisturbed: bool
+) -> None:
+    run_ns = int(run_ms * 1e6)
+    samples = Samples(wall_ns=(run_ns, run_ns + 1), cpu_ns=(run_ns, run_ns), disturbed=2)
+    assert samples.undisturbed == is_undisturbed

@@ -15,7 +15,7 @@ from dshrink.operations.profile import profile_network
 from dshrink.paper.experiments import BlockExperiment, PaperError
 from dshrink.paper.published import block_latencies
 from dshrink.paper.report import BlockRow, MemoryRow, block_lines, memory_lines
-from dshrink.plots import blocks_figure, kept_figure, memory_figure, save_figure
+from dshrink.plots import blocks_figure, dense_figure, kept_figure, memory_figure, save_figure
 from dshrink.plots.memory import BYTES_A_NUMBER, KIB
 from dshrink.plots.style import describe_conditions
 from dshrink.progress import Notice, OnProgress
@@ -111,7 +111,10 @@ def _block_rows(found: BlockExperiment, table: LatencyTable) -> list[BlockRow]:
 
     def cost(kind: str, block: int) -> float | None:
         row = table.by_place.get((kind, block))
-        return row.cost_ms if row else None
+        if row is None:
+            return None
+        # No network contains a dense counterpart, so both are compared as they are alone.
+        return row.latency_ms if found.kind == "dense" else row.cost_ms
 
     return [
         BlockRow(
@@ -135,7 +138,8 @@ def _block_figures(
         if found.name == "fig5":
             figures[name] = memory_figure(table)
             continue
-        figures[name] = blocks_figure(table, padding=padding)
+        is_dense = found.kind == "dense"
+        figures[name] = dense_figure(table) if is_dense else blocks_figure(table, padding=padding)
         if found.name == "fig4":
             figures[f"{name}_kept"] = kept_figure(_plans(model), table=table, padding=padding)
     return figures
