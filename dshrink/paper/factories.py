@@ -50,10 +50,13 @@ UNIFORM = {
 }
 
 
-def table8_choice(depth: str, width: float) -> ModelChoice:
-    """The network of a row of Tab. 8: a ResNet of ``depth`` layers, a MobileNetV2 of 7 depths."""
+def table8_choice(depth: str, width: float, divisor: int = 1) -> ModelChoice:
+    """The network of a row of Tab. 8: a ResNet of ``depth`` layers, a MobileNetV2 of 7 depths.
+
+    Channels are multiples of ``divisor``: 1 keeps FLOPs closest to equal, 8 is what networks have.
+    """
     factory, depths = ("mobilenetv2", "depths") if "," in depth else ("resnet", "depth")
-    arguments = (f"{depths}={depth}", f"width={width}", "divisor=1")
+    arguments = (f"{depths}={depth}", f"width={width}", f"divisor={divisor}")
     return ModelChoice(model=f"{_MODEL}{factory}", model_args=arguments)
 
 

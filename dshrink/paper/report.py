@@ -153,6 +153,7 @@ def notes(
             "Block 0 kept: the mask merges it, but by its published MFLOPs the paper's network has "
             "it unmerged (the authors' code removes its activation only)."
         )
+    found += experiment.remarks
     for reason, names in _missing(results).items():
         found.append(f"Not measured: {', '.join(names)} ({reason}).")
     waiting = [s.title for s in experiment.settings if s != _here(conditions)]

@@ -30,10 +30,11 @@ METHOD_STYLES: Mapping[str, tuple[str, str]] = {
     "greedy": (style.SKY, "<"),
     "": (style.BLUE, "p"),
 }
+#: Neighbours differ in colour and mark.
 _OTHER_STYLES = [
     mark
-    for mark in product((*style.SERIES_COLOURS, style.ORANGE), "o^Dv<s")
-    if mark not in METHOD_STYLES.values()
+    for marker, colour in product("^Dv<so", (*style.SERIES_COLOURS, style.ORANGE))
+    if (mark := (colour, marker)) not in METHOD_STYLES.values()
 ]
 
 

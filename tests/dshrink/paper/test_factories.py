@@ -61,6 +61,12 @@ def test_the_mobilenets_of_table_8_have_nearly_equal_ones(depths: str, width: fl
     assert macs == pytest.approx(MOBILENETV2, rel=0.065)
 
 
+@pytest.mark.parametrize(("depth", "width"), RESNET_ROWS)
+def test_resnets_in_multiples_of_8_have_equal_ones_as_well(depth: str, width: float) -> None:
+    macs = load(table8_choice(depth, width, 8)).spec.macs
+    assert macs == pytest.approx(RESNET50, rel=0.04)
+
+
 def test_the_whole_of_a_resnet_is_scaled() -> None:
     network = scaled("resnet", depth=101, width=0.5)
     assert network.spec.shapes[1][0] == 32
