@@ -59,6 +59,24 @@ This page is generated from the files in `benchmarks/results/paper` (`python
 benchmarks/paper_page.py`): nothing is in it that no device measured.
 """
 
+#: What the results of this date say; to be read again when others come in.
+FINDINGS = """\
+## What a cloud machine's CPU makes of them (2026-11-30)
+
+Two shared cores (AMD EPYC), ONNX Runtime, one thread. Little is left of what the paper measures on
+GPUs; latency follows multiply-accumulates here, and merging saves few of those:
+
+- A dense convolution is hardly faster than a block of the same FLOPs: 0.96 to 1.07 times (V100: 2.0
+  to 4.2; table 1), alone 60 % slower to 13 % faster (figure 1).
+- Shrunk networks are 1.04 to 1.47 times as fast as MobileNetV2-1.4 (V100: 1.8 to 5.1; table 2);
+  uniformly narrower ones are 3.1 and 7.4 times as fast (V100: 1.9 and 2.9), and MobileNetV3 is as
+  accurate and faster (figure 6).
+- Merging block 0 costs more than it saves (figure 4). Masks that begin with 0 are 8 to 21 % faster
+  with it unmerged, which is also what the paper's FLOPs are of.
+- The paper's masks were searched with latencies of an RTX 2080 Ti. A search with the table of the
+  device at hand finds others.
+"""
+
 
 def take(folder: Path) -> None:
     """Copy the results of a folder into that of their device."""
@@ -79,7 +97,7 @@ def device_of(data: dict[str, Any]) -> str:
 def page() -> str:
     """The whole page."""
     found = sorted(RESULTS.glob("*/*.json"))
-    lines = [INTRODUCTION, *_overview(found)]
+    lines = [INTRODUCTION, FINDINGS, *_overview(found)]
     for name in names():
         for file in found:
             if file.stem == name:

@@ -80,10 +80,14 @@ def measure_run(
     *,
     tables: Sequence[LatencyTable] = (),
     seed: int = 0,
+    effort: float | None = None,
     on_progress: OnProgress = no_progress,
     notice: Notice = no_notice,
 ) -> BenchmarkRun:
     """Measure the networks interleaved; the journal in ``folder`` lets the same call resume.
+
+    What is not precise enough after the first rounds is measured for up to ``effort`` times as long
+    again; by default that depends on how many networks there are.
 
     ``notice`` reports, before anything is measured, what a table cannot predict.
     """
@@ -94,7 +98,7 @@ def measure_run(
     jobs = {network.job.id: network.job for network in networks}
     rounds = replace(
         BENCH_ROUNDS,
-        effort=MANY_EFFORT if len(jobs) > MANY_NETWORKS else BENCH_ROUNDS.effort,
+        effort=_effort_for(len(jobs)) if effort is None else effort,
         half_widths=_half_widths(networks, conditions),
     )
     with Session(
@@ -145,6 +149,10 @@ def measure_run(
         seed=seed,
         date=_date_of(folder / JOURNAL_NAME),
     )
+
+
+def _effort_for(networks: int) -> float:
+    return MANY_EFFORT if networks > MANY_NETWORKS else BENCH_ROUNDS.effort
 
 
 def _half_widths(

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from dshrink.front_results import fronts_of
-from dshrink.operations.bench_run import measure_run
+from dshrink.operations.bench_run import BENCH_ROUNDS, measure_run
 from dshrink.operations.paper.files import write_experiment
 from dshrink.operations.paper.networks import PaperNetworks, with_unmerged
 from dshrink.operations.paper.request import PaperOutcome, PaperRequest, SpeedRun
@@ -39,6 +39,7 @@ def measure_speeds(
                 scheduler,
                 request.folder / f"{found.name}_batch{size}.journal",
                 seed=request.seed,
+                effort=BENCH_ROUNDS.effort,
                 on_progress=on_progress,
                 notice=notice,
             )
