@@ -31,8 +31,8 @@ from dshrink.fronts import (
     wilson_interval,
 )
 from dshrink.merge.export import METADATA_KEY
-from dshrink.operations.bench import benchmark_result
 from dshrink.operations.bench_networks import BenchmarkError, network_of_file
+from dshrink.operations.bench_rows import Standing, benchmark_result
 from dshrink.results import ResultsError, load_results, save_results
 from latency_tables.schema import Conditions
 from profiler.levels import levelled
@@ -569,7 +569,7 @@ def result_of(candidate):
     reply = Reply(job_id=candidate.job.id, round=0, attempt=0, board="shed", outcome=samples)
     measurement = Measurement(job_id=candidate.job.id, replies=(reply,), clock="wall")
     latency = levelled([measurement], CONDITIONS)[candidate.job.id]
-    return benchmark_result(candidate, measurement, latency, {}, CONDITIONS, None)
+    return benchmark_result(candidate, measurement, latency, {}, CONDITIONS, None, Standing())
 
 
 def test_bench_writes_what_the_file_says_of_itself_and_the_front_reads_it(tmp_path):
