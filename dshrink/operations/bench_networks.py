@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from dshrink.errors import DshrinkError
 from dshrink.merge.export import METADATA_KEY
 from dshrink.network.models import Network
@@ -113,7 +115,7 @@ def network_of_file(
 ) -> BenchNetwork:
     """A network from an ONNX file; files of ``dshrink merge`` say what they are.
 
-    ``resolution`` is what a file that leaves height and width open is measured at.
+    A batch that the file leaves open becomes ``batch``, height and width become ``resolution``.
 
     Another file is a network of its own, which a table may know by the file's name. Raises
     BenchmarkError for a file without an input, with sizes left open, or with another batch than
@@ -138,7 +140,10 @@ def network_of_file(
         for at, size in zip((2, 3), resolution, strict=True):
             dimensions[at].dim_value = shape[at] = size
         content = model.SerializeToString()
-    if shape and shape[0] not in (0, batch):
+    if shape and shape[0] == 0:
+        _set_batch(model, dimensions[0], batch)
+        content = model.SerializeToString()
+    elif shape and shape[0] != batch:
         raise BenchmarkError(
             f"{path}: its batch is {shape[0]}, not {batch}: export it again with --batch {batch}, "
             f"or measure with --batch {shape[0]}"
@@ -154,6 +159,18 @@ def network_of_file(
         file=str(path),
         original=own,
     )
+
+
+def _set_batch(model: onnx.ModelProto, opened: onnx.TensorShapeProto.Dimension, batch: int) -> None:
+    """Give ``opened``, and every dimension of its name, the size of the batch: devices measure
+    fixed sizes alone.
+    """
+    name, graph = opened.dim_param, model.graph
+    opened.dim_value = batch
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dimension in value.type.tensor_type.shape.dim:
+            if name and dimension.dim_param == name:
+                dimension.dim_value = batch
 
 
 def _facts(text: str, path: Path) -> NetworkFacts:

@@ -16,6 +16,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from ran_command import Ran
 from synthetic_tables import synthetic_table
 from typer.testing import CliRunner
@@ -497,6 +498,36 @@ def test_a_file_of_another_batch_is_refused(tmp_path, dshrink):
     dshrink(*merge_words(tmp_path / "a.onnx"))
     ran = dshrink("bench", tmp_path / "a.onnx", "--batch", 4, "--out", tmp_path / "r.csv")
     check_refused(ran, "its batch is 1, not 4: export it again with --batch 4")
+
+
+@pytest.mark.parametrize("opened", ["n", -1])
+def test_a_file_that_leaves_its_batch_open_is_measured_at_each(
+    opened, tmp_path, dshrink, monkeypatch
+):
+    monkeypatch.setattr("dshrink.operations.bench_run.BENCH_ROUNDS", FixedRounds(rounds=2))
+    weight = torch.randn(32, 32, 3, 3).numpy()
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["y"], ["z"]),
+    ]
+    x, z = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [opened, 32, 24, 24])
+        for name in "xz"
+    )
+    graph = helper.make_graph(nodes, "g", [x], [z], [numpy_helper.from_array(weight, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
+    onnx.save(model, tmp_path / "a.onnx")
+    before = (tmp_path / "a.onnx").read_bytes()
+
+    words = ("bench", tmp_path / "a.onnx", "--batch", "1,8", "--out", tmp_path / "r.csv", "--json")
+    ran = dshrink(*words)
+
+    assert ran.status == 0, ran.err
+    one, eight = ran.data
+    assert (one["batch"], eight["batch"]) == (1, 8)
+    assert 4 < eight["latency_ms"] / one["latency_ms"] < 16
+    assert eight["throughput_fps"] == pytest.approx(8000 / eight["latency_ms"])
+    assert (tmp_path / "a.onnx").read_bytes() == before
 
 
 def test_a_file_that_is_no_onnx_is_refused(tmp_path, dshrink):
