@@ -137,7 +137,7 @@ _DETAILS: list[Column[BenchmarkResult]] = [
     number("p95 ms", lambda r: r.p95_ms, ".3f", rank=1),
     number("p99 ms", lambda r: r.p99_ms, ".3f"),
     number("memory MiB", lambda r: r.peak_memory_mib, ".1f"),
-    number("energy mJ", lambda r: r.energy_mj, ".2f"),
+    number("mJ a frame", lambda r: r.energy_mj, ".2f"),
     number("built in s", lambda r: r.build_s, ".1f", rank=3),
     number("engine MiB", lambda r: r.engine_mib, ".1f"),
     number("GPU memory MiB", lambda r: r.gpu_memory_mib, ".1f", rank=4),

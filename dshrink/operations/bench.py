@@ -89,17 +89,25 @@ def bench_networks(
     # What cannot be measured is refused before anything is.
     for batch in [2] if sweep else wanted[1:]:
         inputs.at(batch)
+    runs: list[BenchmarkRun] = []
     if sweep:
         runs = sweep_batches(inputs.at, measure, notice)
+        _save(runs, out_file)
     else:
-        runs = [measure(batch, inputs.at(batch)) for batch in wanted]
+        for batch in wanted:
+            runs.append(measure(batch, inputs.at(batch)))
+            # What ends the next one (memory, a lost link) does not take what is known already.
+            _save(runs, out_file)
     _notice_idle_tables([*loaded.values()], [run.conditions for run in runs], notice)
     results = [result for run in runs for result in run.results]
-    save_results(results, out_file)
-    save_records(runs, out_file)
     if several:
         _draw_batches(results, out_file, notice)
     return results
+
+
+def _save(runs: Sequence[BenchmarkRun], out_file: Path) -> None:
+    save_results([result for run in runs for result in run.results], out_file)
+    save_records(runs, out_file)
 
 
 def _at_batch(batch: int, on_progress: OnProgress) -> OnProgress:

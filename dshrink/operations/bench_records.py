@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dshrink.markdown import markdown_table
 from dshrink.operations.bench_run import BenchmarkRun
 from dshrink.progress import duration
 from dshrink.results import BenchmarkResult
@@ -108,7 +109,7 @@ def interval(low: float | None, high: float | None, form: str) -> str:
 
 
 _COLUMNS: dict[str, Callable[[BenchmarkResult], str]] = {
-    "network": lambda r: r.network.replace("|", "\\|"),
+    "network": lambda r: r.network,
     "batch": _number("batch", "d"),
     "kept": _number("kept_blocks", "d"),
     "latency ms": _number("latency_ms", ".3f"),
@@ -116,7 +117,7 @@ _COLUMNS: dict[str, Callable[[BenchmarkResult], str]] = {
     "FPS": _number("throughput_fps", ".1f"),
     "speed-up": _number("speedup", ".3f"),
     "speed-up 95 %": lambda r: interval(r.speedup_low, r.speedup_high, ".3f"),
-    "against": lambda r: r.baseline.replace("|", "\\|") if r.compared else "",
+    "against": lambda r: r.baseline if r.compared else "",
     "compared": lambda r: r.compared,
     "rank": _number("rank", "d"),
     "p50 ms": _number("p50_ms", ".3f"),
@@ -126,7 +127,7 @@ _COLUMNS: dict[str, Callable[[BenchmarkResult], str]] = {
     "error %": _number("error_percent", "+.1f"),
     "accuracy %": _number("accuracy_percent", ".2f"),
     "peak memory MiB": _number("peak_memory_mib", ".1f"),
-    "energy mJ": _number("energy_mj", ".2f"),
+    "mJ a frame": _number("energy_mj", ".2f"),
     "built in s": _number("build_s", ".1f"),
     "engine MiB": _number("engine_mib", ".1f"),
     "verdict": lambda r: r.verdict,
@@ -137,8 +138,7 @@ def _table(results: Sequence[BenchmarkResult]) -> list[str]:
     """Of the columns that hold something."""
     columns = {name: [cell(r) for r in results] for name, cell in _COLUMNS.items()}
     kept = {name: cells for name, cells in columns.items() if any(cells)}
-    rows = [[*kept], ["---"] * len(kept), *map(list, zip(*kept.values(), strict=True))]
-    return [f"| {' | '.join(row)} |" for row in rows]
+    return markdown_table([*kept], list(zip(*kept.values(), strict=True)))
 
 
 def _saturation_lines(results: Sequence[BenchmarkResult]) -> list[str]:

@@ -206,6 +206,19 @@ def test_memory_that_ends_in_batches_asked_for_is_a_failure(on: Any) -> None:
     assert failed == [("b", 4)]
 
 
+def test_what_ends_a_batch_does_not_take_the_results_of_those_before(
+    on: Any, tmp_path: Path
+) -> None:
+    names = "abcdef"
+    device = Device(latency_ms=dict.fromkeys(names, saturating(4)), fits=dict.fromkeys(names, 2))
+
+    with pytest.raises(SessionError, match="out_of_memory"):
+        on(device, batches=[1, 2, 4])
+
+    assert batches_of(load_results(tmp_path / "r.csv").results, "a") == [1, 2]
+    assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 2 * len(names)
+
+
 def test_a_batch_is_in_a_journal_of_its_own_and_measured_once(on: Any, tmp_path: Path) -> None:
     device = Device(latency_ms={"a": saturating(2), "b": saturating(8)})
     first, _ = on(device, batches=[1, 8])
@@ -271,12 +284,13 @@ def test_the_page_says_what_was_measured_how_and_what_words_mean(on: Any, tmp_pa
 
     head, *_ = page.splitlines()
     assert head.startswith(f"# Throughput on fake, {RUNTIME} {RUNTIME_VERSION}, fp32, batch 1, 2,")
-    rows = [line for line in page.splitlines() if line.startswith("|")]
-    header = rows[0][2:-2].split(" | ")
-    assert len(rows) == 2 + len(found)
+    lines = [line for line in page.splitlines() if line.startswith("|")]
+    assert len({len(line) for line in lines}) == 1, "aligned as plain text"
+    header, _, *rows = ([cell.strip() for cell in line[1:-1].split("|")] for line in lines)
+    assert len(rows) == len(found)
     assert not {"built in s", "predicted ms", "accuracy %"} & set(header)
-    for row, result in zip(rows[2:], found, strict=True):
-        cells = dict(zip(header, row[2:-2].split(" | "), strict=True))
+    for row, result in zip(rows, found, strict=True):
+        cells = dict(zip(header, row, strict=True))
         assert cells["network"] == result.network and int(cells["batch"]) == result.batch
         assert float(cells["speed-up"]) == pytest.approx(result.speedup, abs=6e-4)
         assert cells["compared"] == result.compared
