@@ -2,10 +2,11 @@
 
     python benchmarks/paper_page.py [--take DIR]
 
-Reads ``results/paper/DEVICE/`` next to this file, one folder a device with what ``dshrink paper
-EXPERIMENT --out DIR`` wrote there, and writes ``docs/paper.md``. ``--take DIR`` first copies the
-results of such a DIR (tables and pictures, no journals) into the folder of their device. Nothing is
-in the page that no device measured; what is published for other devices is listed as waiting.
+Reads ``results/paper/PLACE/`` next to this file, one folder a device, runtime, precision and launch
+mode with what ``dshrink paper EXPERIMENT --out DIR`` wrote there, and writes ``docs/paper.md``.
+``--take DIR`` first copies the results of such a DIR (tables and pictures, no journals) into their
+folder. Nothing is in the page that no device measured (``dshrink paper kim`` without a table
+measures nothing); what is published for other devices is listed as waiting.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dshrink.markdown import markdown_table
-from dshrink.paper.experiments import Experiment, experiment, names
+from dshrink.paper.experiments import KIM, experiment, names
 from dshrink.paper.published import Setting
 
 HERE = Path(__file__).parent
@@ -45,7 +46,8 @@ interval of the ratio.
 
 Batch sizes are the paper's for the device (128 on V100 and RTX 2080 Ti, 64 on Jetson TX2, 1 on
 CPUs) unless `--batch` gives others. `--runtime`, `--precision` and `--launch` are those of
-`dshrink profile`.
+`dshrink profile`. A folder is of one device, runtime, precision and launch mode, with one choice of
+`--unmerged` and `--padding`: give another one an `--out` of its own.
 
 `dshrink paper kim` sets the published results of Kim et al. (ICML 2023) beside their own latency
 tables; with a table of spans and importances of a network it compares the paper's masks with the
@@ -79,19 +81,28 @@ GPUs; latency follows multiply-accumulates here, and merging saves few of those:
 
 
 def take(folder: Path) -> None:
-    """Copy the results of a folder into that of their device."""
+    """Copy the results of a folder into that of their conditions."""
     for file in sorted(folder.glob("*.json")):
-        device = device_of(json.loads(file.read_text(encoding="utf-8")))
-        to = RESULTS / device
+        conditions = _first_run(file).get("conditions")
+        if conditions is None:
+            continue
+        to = RESULTS / "_".join(_place(conditions))
         to.mkdir(parents=True, exist_ok=True)
         for one in sorted(folder.glob(f"{file.stem}[._]*")):
             if one.suffix in TAKEN and one.is_file():
                 shutil.copyfile(one, to / one.name)
 
 
-def device_of(data: dict[str, Any]) -> str:
-    conditions = data["conditions"] if "conditions" in data else data["runs"][0]["conditions"]
-    return str(conditions["device"])
+def _first_run(file: Path) -> dict[str, Any]:
+    """What was measured and on what; figures of blocks and kim have no runs."""
+    data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return {**data, **data["runs"][0]} if "runs" in data else data
+
+
+def _place(conditions: dict[str, Any]) -> list[str]:
+    """What tells results apart that are not of one table: device, runtime, precision, launch."""
+    words = [str(conditions[name]) for name in ("device", "runtime", "precision")]
+    return words if conditions["launch"] == "plain" else [*words, str(conditions["launch"])]
 
 
 def page() -> str:
@@ -106,14 +117,15 @@ def page() -> str:
 
 
 def _overview(found: Sequence[Path]) -> Iterator[str]:
-    measured = {(file.stem, file.parent.name) for file in found}
+    measured = [(file.stem, _place(_first_run(file)["conditions"])) for file in found]
     rows = []
     for name in names():
-        here = sorted(device for stem, device in measured if stem == name)
-        one = experiment(name) if name != "kim" else None
-        settings: tuple[Setting, ...] = one.settings if isinstance(one, Experiment) else ()
-        waiting = [setting.title for setting in settings if setting.device not in here]
-        rows.append([name, ", ".join(here) or "not yet", "; ".join(waiting)])
+        here = [words for stem, words in measured if stem == name]
+        devices = {device for device, *_ in here}
+        settings: tuple[Setting, ...] = experiment(name).settings if name != KIM else ()
+        waiting = [setting.title for setting in settings if setting.device not in devices]
+        where = "; ".join(" ".join(words) for words in here)
+        rows.append([name, where or "not yet", "; ".join(waiting)])
     yield "## What is measured, and what waits for a device"
     yield ""
     yield from markdown_table(("experiment", "measured on", "published, not measured by us"), rows)
@@ -121,7 +133,7 @@ def _overview(found: Sequence[Path]) -> Iterator[str]:
 
 def _section(file: Path) -> Iterator[str]:
     """The report with its headings one level lower, its date, and its pictures."""
-    data = json.loads(file.read_text(encoding="utf-8"))
+    data = _first_run(file)
     for line in file.with_suffix(".md").read_text(encoding="utf-8").splitlines():
         yield f"#{line}" if line.startswith("#") else line
     yield ""
@@ -133,7 +145,11 @@ def _section(file: Path) -> Iterator[str]:
 
 
 def _machine(data: dict[str, Any]) -> str:
-    return str(data.get("machine") or device_of(data))
+    """What the device reports that it is."""
+    told = data.get("fingerprint", {})
+    gpu, cpu = (told.get("gpu") or {}).get("name"), told.get("cpu_model")
+    of_gpu = data["conditions"]["clock"] == "cuda_events"
+    return str((gpu if of_gpu else cpu) or data["conditions"]["device"])
 
 
 def main() -> None:

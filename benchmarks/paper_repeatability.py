@@ -50,7 +50,8 @@ def pairs(first: Path, second: Path) -> list[Pair]:
             a, b = ours[key], theirs[key]
             # A baseline is 1 in both.
             if a.get("speedup") and b.get("speedup") and a["speedup"] != 1.0:
-                meets = (
+                # Without an interval nothing is said.
+                meets = all(one["speedup_low"] for one in (a, b)) and (
                     a["speedup_low"] <= b["speedup_high"] and b["speedup_low"] <= a["speedup_high"]
                 )
                 found.append(Pair(file.stem, *key, a["speedup"], b["speedup"], meets))
