@@ -187,16 +187,20 @@ def _cell(value: float | None, form: str, unit: str = "") -> str:
 
 
 def write_kim(outcome: KimOutcome, at: Path) -> tuple[tuple[dict[str, Any], ...], tuple[Path, ...]]:
-    """The comparison's records, and the files written: CSV, JSON, Markdown and a picture."""
-    records = kim_records(outcome)
+    """The records, and the files written: CSV, JSON, Markdown and a picture.
+
+    The records are of the comparison; without one, of the published results.
+    """
+    published = headline_records(outcome)
+    records = kim_records(outcome) or published
     table, compared = outcome.table, outcome.comparisons or ()
     title = describe_table(table) if table else ""
-    data: dict[str, Any] = {"headline": headline_records(outcome)}
+    data: dict[str, Any] = {"headline": published}
     if table:
         data |= {"conditions": table.conditions.to_json(), "model": table.model}
     date = table.date if table else datetime.now(UTC).isoformat(timespec="seconds")
-    columns = list(records[0]) if records else ["mask"]
-    files = write_experiment(at, columns, records, kim_lines(outcome, title), data, date)
+    lines = kim_lines(outcome, title)
+    files = write_experiment(at, list(records[0]), records, lines, data, date)
     if table and any(one.importance is not None for one in compared):
         files += save_figure(kim_figure(table, compared), at.with_suffix(".png"))
     return tuple(records), tuple(files)
