@@ -141,14 +141,15 @@ def _print(outcome: PaperOutcome, wide: bool) -> None:
 
 
 def _print_run(outcome: PaperOutcome, run: SpeedRun, wide: bool) -> None:
-    from dshrink.paper.report import notes, reference_of, speedup
+    from dshrink.paper.report import notes, speedup
+    from dshrink.paper.results import reference
 
     experiment = outcome.speeds
-    against = reference_of(experiment, run.conditions)
+    against = reference(experiment.settings, run.setting)
     columns: list[Column[PaperResult]] = [
         Column("network", lambda one: one.network.name, least=16),
         number("MFLOPs", lambda one: one.macs_millions, ".0f", rank=3),
-        number("published", lambda one: one.network.mflops, "g", rank=5),
+        number("published MFLOPs", lambda one: one.network.mflops, "g", rank=5),
         number("top-1", lambda one: one.network.top1_percent, ".2f", suffix=" %", rank=4),
         number("ms", lambda one: one.measured.latency_ms if one.measured else None, ".3f"),
         number("FPS", lambda one: one.measured.throughput_fps if one.measured else None, ".1f"),
@@ -164,7 +165,7 @@ def _print_run(outcome: PaperOutcome, run: SpeedRun, wide: bool) -> None:
         Column("verdict", lambda one: one.measured.verdict if one.measured else "", rank=2)
     )
     print_grid(columns, run.results, title=_title(outcome, run), wide=wide)
-    for note in notes(experiment, run.conditions, run.results):
+    for note in notes(experiment, {one.setting for one in outcome.runs}, run.results):
         out.print(note)
     for one in run.results:
         if one.measured and one.measured.latency_ms is None:
@@ -192,7 +193,7 @@ def _print_blocks(outcome: PaperOutcome, wide: bool) -> None:
         number("saves", lambda row: row.saving_percent, ".1f", suffix=" %"),
         number("2080 Ti saves", lambda row: row.published_saving_percent, ".1f", suffix=" %"),
     ]
-    print_grid(columns, outcome.blocks, title=outcome.title, wide=wide)
+    print_grid(columns, outcome.blocks, title=f"{outcome.title}\n{outcome.where}", wide=wide)
     if outcome.most_percent:
         out.print(
             f"published: up to {outcome.most_percent:g} % of a block's latency, on an RTX 2080 Ti"
@@ -201,13 +202,13 @@ def _print_blocks(outcome: PaperOutcome, wide: bool) -> None:
 
 def _print_memory(outcome: PaperOutcome, wide: bool) -> None:
     columns: list[Column[MemoryRow]] = [
-        Column("network", lambda row: row.model, rank=2),
+        Column("network", lambda row: row.model, rank=1),
         number("block", lambda row: row.block, "d"),
-        Column("name", lambda row: row.name, rank=1),
+        Column("name", lambda row: row.name, rank=2),
         number("weights KiB", lambda row: row.weights_kib, ".1f"),
-        number("merged", lambda row: row.merged_weights_kib, ".1f"),
+        number("merged weights", lambda row: row.merged_weights_kib, ".1f"),
         number("peak KiB", lambda row: row.peak_kib, ".1f"),
-        number("merged", lambda row: row.merged_peak_kib, ".1f"),
+        number("merged peak", lambda row: row.merged_peak_kib, ".1f"),
     ]
     print_grid(columns, outcome.memory, title=outcome.title, wide=wide)
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from dshrink.markdown import markdown_table
 from dshrink.paper.experiments import UNMERGED, BlockExperiment, Experiment
 from dshrink.paper.published import SOURCE, Setting
 from dshrink.paper.results import PaperResult, reference
-from latency_tables.schema import Conditions
-
-#: From there on a difference of counted operations is pointed at.
-CLEAR_PERCENT = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,32 +57,26 @@ def heading(experiment: Experiment | BlockExperiment) -> str:
 
 def speed_lines(
     experiment: Experiment,
-    runs: Sequence[tuple[str, Conditions, Sequence[PaperResult]]],
+    runs: Sequence[tuple[str, Setting, Sequence[PaperResult]]],
     *,
     about: Sequence[str] = (),
 ) -> list[str]:
-    """The report of a table of throughputs, of runs (title, conditions, rows).
+    """The report of a table of throughputs, of runs (title, setting, rows).
 
-    ``about`` are further sentences on how they were made.
+    ``title`` says where and how; ``about`` are further sentences on how they were made.
     """
     lines = [f"# {heading(experiment)} (DepthShrinker)", "", f"Published: {SOURCE}."]
     lines += [line for sentence in about for line in ("", sentence)]
-    for title, conditions, results in runs:
+    measured = {here for _, here, _ in runs}
+    for title, here, results in runs:
         lines += ["", f"## {title}", ""]
-        lines += _table(experiment, conditions, results)
-        lines += [line for note in notes(experiment, conditions, results) for line in ("", note)]
+        lines += _table(experiment, here, results)
+        lines += [line for note in notes(experiment, measured, results) for line in ("", note)]
     return lines
 
 
-def reference_of(experiment: Experiment, conditions: Conditions) -> Setting | None:
-    """The published figures that a run is compared with."""
-    return reference(experiment.settings, conditions.device, conditions.batch)
-
-
-def _table(
-    experiment: Experiment, conditions: Conditions, results: Sequence[PaperResult]
-) -> list[str]:
-    against = reference_of(experiment, conditions)
+def _table(experiment: Experiment, here: Setting, results: Sequence[PaperResult]) -> list[str]:
+    against = reference(experiment.settings, here)
     heads = ["network", "MFLOPs (published)", "top-1 % (published)", "latency ms (95 %)", "FPS"]
     heads += ["speed-up (95 %)", *(f"{one.title}, published" for one in experiment.settings)]
     heads += [f"ours / {against.title}"] if against else []
@@ -133,9 +123,9 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
 
 
 def notes(
-    experiment: Experiment, conditions: Conditions, results: Sequence[PaperResult]
+    experiment: Experiment, measured: Collection[Setting], results: Sequence[PaperResult]
 ) -> list[str]:
-    """What a reader must know of the rows."""
+    """What a reader must know of the rows; ``measured`` are the settings of all runs."""
     found = []
     first = dict.fromkeys(one.network.group for one in results)
     bases = [next(r.network.name for r in results if r.network.group == group) for group in first]
@@ -156,14 +146,10 @@ def notes(
     found += experiment.remarks
     for reason, names in _missing(results).items():
         found.append(f"Not measured: {', '.join(names)} ({reason}).")
-    waiting = [s.title for s in experiment.settings if s != _here(conditions)]
+    waiting = [setting.title for setting in experiment.settings if setting not in measured]
     if waiting:
         found.append(f"Not measured by us: {'; '.join(waiting)}.")
     return found
-
-
-def _here(conditions: Conditions) -> Setting:
-    return Setting(conditions.device, conditions.batch)
 
 
 def _missing(results: Iterable[PaperResult]) -> dict[str, list[str]]:
@@ -209,7 +195,10 @@ def block_lines(experiment: BlockExperiment, title: str, rows: Sequence[BlockRow
 
 def memory_lines(experiment: BlockExperiment, rows: Sequence[MemoryRow]) -> list[str]:
     """The report of the figure of memory."""
-    heads = ("network", "block", "weights KiB", "merged", "peak activations KiB", "merged")
+    heads = (
+        *("network", "block", "weights KiB", "merged weights KiB"),
+        *("peak activations KiB", "merged peak KiB"),
+    )
     cells = [
         [
             row.model,

@@ -66,8 +66,8 @@ def paper_results(
     )
 
 
-def reference(settings: Sequence[Setting], device: str, batch: int) -> Setting | None:
-    """The published figures that a measurement is compared with.
+def reference(settings: Sequence[Setting], here: Setting) -> Setting | None:
+    """The published figures that what was measured in the setting ``here`` is compared with.
 
     Those of its device and batch; else of its device, or of its batch, or the last (the paper's
     smallest device). None where nothing is published.
@@ -75,7 +75,7 @@ def reference(settings: Sequence[Setting], device: str, batch: int) -> Setting |
 
     def fits(at: int) -> tuple[bool, bool, int]:
         # The last of equals.
-        return settings[at].device == device, settings[at].batch == batch, at
+        return settings[at].device == here.device, settings[at].batch == here.batch, at
 
     return settings[max(range(len(settings)), key=fits)] if settings else None
 

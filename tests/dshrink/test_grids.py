@@ -16,10 +16,20 @@ from typing import Any
 import pytest
 from synthetic_tables import synthetic_row, synthetic_table
 
-from dshrink.cli import bench, chain, devices, grids, refit, render, run, table
+from dshrink.cli import bench, chain, devices, grids, paper, refit, render, run, table
 from dshrink.cli import main as entry
 from dshrink.cli.grids import Column, number, print_grid, print_page, print_report
+from dshrink.operations.paper.kim import KimOutcome
+from dshrink.operations.paper.networks import with_unmerged
+from dshrink.operations.paper.request import PaperOutcome
+from dshrink.paper.experiments import Experiment, experiment
+from dshrink.paper.kim import headline
+from dshrink.paper.kim_masks import MaskComparison
+from dshrink.paper.published import Setting
+from dshrink.paper.report import BlockRow, MemoryRow
+from dshrink.paper.results import paper_results
 from dshrink.refit.fitting import UnitFit
+from dshrink.results import BenchmarkResult
 from dshrink.study.report import RowResult, report_lines
 from latency_tables.io import save_table
 
@@ -102,6 +112,59 @@ def report() -> list[str]:
     return report_lines("MobileNetV2-1.4 on ImageNet", results)
 
 
+def paper_outcomes() -> list[Any]:
+    """A table with its longest names, blocks, memory, and masks against the dynamic program."""
+    table = experiment("table2")
+    assert isinstance(table, Experiment)
+    asked = tuple(with_unmerged(table.networks))
+    measured = [
+        BenchmarkResult(
+            network=one.name, device="v100", runtime="tensorrt", precision="fp16", batch=128,
+            threads=1, latency_ms=1008.866 - at, throughput_fps=12800.125 + at,
+            throughput_low_fps=12800.0, throughput_high_fps=12900.0, macs=518_966_528,
+            speedup=1.0 + at / 7, speedup_low=0.999 + at / 7, speedup_high=1.001 + at / 7,
+            verdict="noisy" if at % 2 else "ok",
+        )
+        for at, one in enumerate(asked)
+        if one.choice
+    ]  # fmt: skip
+    run = SimpleNamespace(
+        results=paper_results(asked, 128, measured), setting=Setting("v100", 128),
+        conditions=block_table().conditions,
+    )  # fmt: skip
+    facts = {"model": "mobilenetv2_140", "name": "blocks.5.2"}
+    blocks = [
+        BlockRow(
+            **facts, block=at, original_ms=138.79 + at, replaced_ms=None if at == 1 else 5.45 * at,
+            published=(138.79, 5.45) if at else None,
+        )
+        for at in range(3)
+    ]  # fmt: skip
+    memory = [
+        MemoryRow(
+            **facts, block=at, weights_kib=1234.5, peak_kib=12345.6,
+            merged_weights_kib=12345.5 if at else None, merged_peak_kib=1234.5 if at else None,
+        )
+        for at in range(3)
+    ]  # fmt: skip
+    masks = [
+        MaskComparison(
+            name=f"MBV2-1.4-DS-{letter}", keep_mask="1", span_mask="1", predicted_ms=12.345,
+            importance=None if letter == "A" else -12.25,
+            reason="1 key(s) (st, end, st_act, end_act) were not evaluated: (2, 5, 0, 1)",
+        )
+        for letter in "ABC"
+    ]  # fmt: skip
+    return [
+        PaperOutcome(experiment=table, runs=(run,)),
+        PaperOutcome(experiment=experiment("fig4"), blocks=tuple(blocks), where="local"),
+        PaperOutcome(experiment=experiment("fig5"), memory=tuple(memory)),
+        PaperOutcome(
+            experiment=None, kim=KimOutcome(headline=headline(), comparisons=tuple(masks))
+        ),
+    ]
+
+
 Table = tuple[Sequence[Column[Any]], Sequence[Any], str]
 
 
@@ -122,6 +185,8 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Table]]:
         "bench": lambda: bench.print_results(bench_results()),
         "refit": lambda: refit._print_fits(refit_result(), wide=False),
         "report": lambda: print_report(report()),
+        "paper list": lambda: paper._list(json=False, wide=False),
+        "paper": lambda: [paper._print(one, wide=False) for one in paper_outcomes()],
     }
     found: dict[str, list[Table]] = {name: [] for name in commands}
     with pytest.MonkeyPatch.context() as patch:
@@ -130,7 +195,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Table]]:
             def record(columns: Any, records: Any, *, title: str = "", wide: bool, to=name) -> None:
                 found[to].append((columns, records, title))
 
-            for module in (bench, chain, devices, grids, refit, render, run, table):
+            for module in (bench, chain, devices, grids, paper, refit, render, run, table):
                 if hasattr(module, "print_grid"):
                     patch.setattr(module, "print_grid", record)
             command()
@@ -138,8 +203,8 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Table]]:
 
 
 NAMES = ("table show", "table show, spans", "table compare", "devices list", "chain", "run --list")
-NAMES += ("run --dry-run", "bench", "refit", "report")
-COUNTS = {"chain": 2, "bench": 2, "report": 3}
+NAMES += ("run --dry-run", "bench", "refit", "report", "paper list", "paper")
+COUNTS = {"chain": 2, "bench": 2, "report": 3, "paper": 5}
 
 
 @pytest.fixture
@@ -178,7 +243,7 @@ def test_on_a_terminal_lines_fit_and_numbers_are_whole(
     for one in tables[name]:
         columns, records, _ = one
         head, rule, *rest = printed(one, width)
-        rows, notes = rest[: len(records)], " ".join(rest[len(records) :])
+        rows, notes = rest[: len(records)], " ".join(" ".join(rest[len(records) :]).split())
         assert all(len(line) <= width for line in (head, rule, *rest))
         shown = {column.header: column for column in columns if column.header in cut(rule, head)}
         assert list(shown) == cut(rule, head)

@@ -21,6 +21,8 @@ from dshrink.plots.style import describe_conditions
 from dshrink.progress import Notice, OnProgress
 from dshrink.search.plan import Plan, parse_plan
 from dshrink.search.published import published_masks
+from latency_tables.forms import merged_kind
+from latency_tables.masks import check_padding
 from latency_tables.records import plain
 from latency_tables.table import LatencyTable
 
@@ -30,6 +32,9 @@ def measure_blocks(
 ) -> PaperOutcome:
     if len(request.batches) > 1:
         raise PaperError(f"{found.name} is of one latency table: give one --batch")
+    check_padding(request.padding)
+    if request.unmerged:
+        raise PaperError(f"--unmerged is for tables of networks, not {found.name}")
     target = replace(request.target, batch=(request.batches or (request.target.batch,))[0])
     tables = {}
     for model in found.models:
@@ -45,6 +50,7 @@ def measure_blocks(
         )
         tables[model] = profiled.table
     first = next(iter(tables.values()))
+    where = describe_conditions(first.conditions)
     at = request.folder / found.name
     blocks: tuple[BlockRow, ...] = ()
     memory: tuple[MemoryRow, ...] = ()
@@ -54,9 +60,11 @@ def measure_blocks(
         columns, records = _MEMORY_COLUMNS, [asdict(row) for row in memory]
         lines = memory_lines(found, memory)
     else:
-        blocks = tuple(row for table in tables.values() for row in _block_rows(found, table))
+        blocks = tuple(
+            row for table in tables.values() for row in _block_rows(found, table, request.padding)
+        )
         columns, records = _BLOCK_COLUMNS, [_block_record(row) for row in blocks]
-        lines = block_lines(found, describe_conditions(first.conditions), blocks)
+        lines = block_lines(found, where, blocks)
     data = {"conditions": first.conditions.to_json(), "fingerprint": plain(first.fingerprint)}
     date = max(table.date for table in tables.values())
     files = write_experiment(at, columns, records, lines, data, date)
@@ -65,6 +73,7 @@ def measure_blocks(
     return PaperOutcome(
         experiment=found,
         blocks=blocks,
+        where=where,
         memory=memory,
         records=tuple(records),
         files=tuple(files),
@@ -106,7 +115,7 @@ def _memory_rows(table: LatencyTable) -> list[MemoryRow]:
     ]
 
 
-def _block_rows(found: BlockExperiment, table: LatencyTable) -> list[BlockRow]:
+def _block_rows(found: BlockExperiment, table: LatencyTable, padding: str) -> list[BlockRow]:
     published = block_latencies(table.model) if found.kind == "merged" else ()
 
     def cost(kind: str, block: int) -> float | None:
@@ -116,13 +125,16 @@ def _block_rows(found: BlockExperiment, table: LatencyTable) -> list[BlockRow]:
         # No network contains a dense counterpart, so both are compared as they are alone.
         return row.latency_ms if found.kind == "dense" else row.cost_ms
 
+    def becomes(block: int) -> str:
+        return found.kind if found.kind == "dense" else merged_kind(table.by_place, block, padding)
+
     return [
         BlockRow(
             model=table.model,
             block=block,
             name=name,
             original_ms=cost("original", block),
-            replaced_ms=cost(found.kind, block),
+            replaced_ms=cost(becomes(block), block),
             published=published[block] if block < len(published) else None,
         )
         for block, name in enumerate(table.block_names)

@@ -10,6 +10,7 @@ from typing import Any
 from dshrink.operations.bench_run import BenchmarkRun
 from dshrink.operations.paper.kim import KimOutcome
 from dshrink.paper.experiments import BlockExperiment, Experiment
+from dshrink.paper.published import Setting
 from dshrink.paper.report import BlockRow, MemoryRow, heading
 from dshrink.paper.results import PaperResult
 from latency_tables.schema import Conditions
@@ -43,9 +44,13 @@ class PaperRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedRun:
-    """The rows of one batch size, and the benchmark that they come from."""
+    """The rows of one batch size, and the benchmark that they come from.
+
+    ``setting`` is the published one that it would be: the device is the kind of the one measured.
+    """
 
     run: BenchmarkRun
+    setting: Setting
     results: tuple[PaperResult, ...]
 
     @property
@@ -55,12 +60,16 @@ class SpeedRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaperOutcome:
-    """What came out: ``runs`` of throughputs, ``blocks`` or ``memory`` of blocks, or ``kim``."""
+    """What came out: ``runs`` of throughputs, ``blocks`` or ``memory`` of blocks, or ``kim``.
+
+    ``where`` says in words what the latencies of blocks were measured on.
+    """
 
     experiment: Experiment | BlockExperiment | None
     kim: KimOutcome | None = None
     runs: tuple[SpeedRun, ...] = ()
     blocks: tuple[BlockRow, ...] = ()
+    where: str = ""
     memory: tuple[MemoryRow, ...] = ()
     records: tuple[Mapping[str, Any], ...] = ()
     files: tuple[Path, ...] = ()

@@ -1,10 +1,15 @@
-"""Measure an experiment of throughputs, a batch size after the other."""
+"""Measure an experiment of throughputs, a batch size after the other.
+
+Each is written when it is measured: what ends a run (memory that is too small for the next batch)
+does not take what is known already.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict, replace
 from typing import Any
 
+from devices.inventory import load_inventory
 from dshrink.front_results import fronts_of
 from dshrink.operations.bench_run import BENCH_ROUNDS, measure_run
 from dshrink.operations.paper.files import write_experiment
@@ -12,6 +17,7 @@ from dshrink.operations.paper.networks import PaperNetworks, with_unmerged
 from dshrink.operations.paper.request import PaperOutcome, PaperRequest, SpeedRun
 from dshrink.paper.experiments import Experiment
 from dshrink.paper.flops import FLOPS_COUNTED
+from dshrink.paper.published import Setting
 from dshrink.paper.report import speed_lines
 from dshrink.paper.results import csv_columns, paper_results, record
 from dshrink.plots import front_figure, save_figure
@@ -27,9 +33,10 @@ def measure_speeds(
 ) -> PaperOutcome:
     asked = tuple(with_unmerged(found.networks)) if request.unmerged else found.networks
     networks = PaperNetworks(request.padding)
-    batches = request.batches or found.batches_on(request.target.device)
-    runs = []
-    for batch in batches:
+    # A user's board is compared with the figures of its kind.
+    kind = load_inventory().get(request.target.device).kind
+    runs: list[SpeedRun] = []
+    for batch in dict.fromkeys(request.batches or found.batches_on(kind)):
         target = replace(request.target, batch=batch or request.target.batch)
         with measuring_on(target, notice) as (scheduler, conditions):
             size = conditions.batch
@@ -44,8 +51,9 @@ def measure_speeds(
                 notice=notice,
             )
         results = paper_results(asked, size, run.results)
-        runs.append(SpeedRun(run=run, results=results))
-    return _written_speeds(found, request, tuple(runs))
+        runs.append(SpeedRun(run=run, setting=Setting(kind, size), results=results))
+        outcome = _written_speeds(found, request, tuple(runs))
+    return outcome
 
 
 def _written_speeds(
@@ -59,7 +67,7 @@ def _written_speeds(
         about += [f"Merged blocks: padding {request.padding}, ReLU6 behind them, as in the paper."]
     if any(one.mflops for one in found.networks):
         about += [FLOPS_COUNTED]
-    titled = [(describe_conditions(run.conditions), run.conditions, run.results) for run in runs]
+    titled = [(describe_conditions(run.conditions), run.setting, run.results) for run in runs]
     lines = speed_lines(found, titled, about=about)
     data = {"runs": [_run_data(run) for run in runs]}
     date = max(run.run.date for run in runs)

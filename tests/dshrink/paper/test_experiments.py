@@ -17,6 +17,7 @@ from dshrink.paper.experiments import (
     names,
 )
 from dshrink.paper.published import Setting, block_latencies, dense_counterparts, of_table
+from dshrink.paper.report import speed_lines
 from dshrink.paper.results import paper_results, reference
 
 V100, RTX, TX2 = Setting("v100", 128), Setting("rtx2080ti", 128), Setting("tx2", 64)
@@ -102,12 +103,20 @@ def test_batches_are_those_published_for_the_device() -> None:
 def test_a_measurement_is_compared_with_its_own_device_then_its_batch_then_the_smallest() -> None:
     settings = speeds("table2").settings
     assert settings == (V100, RTX, TX2)
-    assert reference(settings, "v100", 128) == V100
-    assert reference(settings, "v100", 1) == V100
-    assert reference(settings, "local", 64) == TX2
-    assert reference(settings, "local", 128) == RTX
-    assert reference(settings, "local", 1) == TX2
-    assert reference((), "local", 1) is None
+    assert reference(settings, V100) == V100
+    assert reference(settings, Setting("v100", 1)) == V100
+    assert reference(settings, Setting("local", 64)) == TX2
+    assert reference(settings, Setting("local", 128)) == RTX
+    assert reference(settings, Setting("local", 1)) == TX2
+    assert reference((), Setting("local", 1)) is None
+
+
+def test_a_batch_that_another_run_measured_is_not_said_to_be_missing() -> None:
+    table8 = speeds("table8")
+    rows = paper_results(table8.networks, 32, [])
+    runs = [(f"TX2, batch {batch}", Setting("tx2", batch), rows) for batch in (32, 1)]
+    missing = [line for line in speed_lines(table8, runs) if line.startswith("Not measured by us")]
+    assert missing == ["Not measured by us: RTX 2080 Ti, batch 128."] * 2
 
 
 def test_the_first_of_a_group_is_what_the_others_are_compared_with() -> None:

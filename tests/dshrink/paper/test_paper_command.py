@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from dshrink.network.references import ModelChoice
-from dshrink.operations.paper import blocks
+from dshrink.operations.paper import blocks, speeds
 from dshrink.paper import experiments
 from dshrink.paper.experiments import BlockExperiment, Experiment, PaperNetwork
 from dshrink.paper.published import Setting
+from latency_tables.io import load_table
+from profiler.errors import DeviceMemoryError
 from profiler.schedule import FixedRounds
 
 SIMULATED_GPU = Path(__file__).parents[2] / "support" / "fake_gpu"
@@ -107,7 +109,46 @@ def test_several_batch_sizes_are_several_tables(tmp_path, dshrink):
     assert page.index("batch 2") < page.index("batch 1,")
 
 
-def test_the_grid_fits_a_terminal(tmp_path, dshrink):
+def test_a_batch_asked_for_twice_is_one_table(tmp_path, dshrink):
+    ran = dshrink("paper", "table2", "--out", tmp_path, "--batch", "1,1", "--json")
+    assert [row["batch"] for row in ran.data["rows"]] == [1, 1, 1]
+
+
+def test_what_ends_a_batch_does_not_take_those_before(tmp_path, dshrink, monkeypatch):
+    real = speeds.measure_run
+
+    def too_large(networks, conditions, *more, **options):
+        if conditions.batch == 2:
+            raise DeviceMemoryError("5 jobs failed one after the other")
+        return real(networks, conditions, *more, **options)
+
+    monkeypatch.setattr(speeds, "measure_run", too_large)
+    ran = dshrink("paper", "table2", "--out", tmp_path, "--batch", "1,2")
+    assert ran.status == 2 and "5 jobs failed" in ran.err
+    with (tmp_path / "table2.csv").open() as file:
+        assert [line["batch"] for line in csv.DictReader(file)] == ["1", "1", "1"]
+
+
+def test_a_board_of_ones_own_is_compared_with_the_figures_of_its_kind(
+    tmp_path, dshrink, monkeypatch
+):
+    (tmp_path / "devices.toml").write_text('[lab_machine]\nlike = "local"\n')
+    monkeypatch.setenv("DSHRINK_DEVICES", str(tmp_path / "devices.toml"))
+    here = Setting("local", 2)
+    base, shrunk, _ = small_table().networks
+    networks = (replace(base, fps={here: 10.0, TX2: 1.0}), replace(shrunk, fps={here: 15.0}))
+    table = replace(small_table(), networks=networks)
+    monkeypatch.setitem(experiments.EXPERIMENTS, "table2", lambda: table)
+
+    ran = dshrink("paper", "table2", "--device", "lab_machine", "--out", tmp_path, "--json")
+
+    assert [row["batch"] for row in ran.data["rows"]] == [2, 2]
+    page = (tmp_path / "table2.md").read_text()
+    assert "Not measured by us: Jetson TX2, batch 64." in page
+    assert "| ours / local, batch 2 |" in " ".join(page.split())
+
+
+def test_it_prints_what_was_measured_where_and_what_it_is_compared_with(tmp_path, dshrink):
     ran = dshrink("paper", "table2", "--out", tmp_path)
     assert ran.status == 0
     assert "Table 2: small networks" in ran.out
@@ -134,6 +175,20 @@ def test_a_figure_of_blocks_is_drawn_from_a_table(tmp_path, dshrink, monkeypatch
     assert {"fig4.png", "fig4_kept.png", "fig4.md"} <= {Path(f).name for f in ran.data["files"]}
     assert (tmp_path / "table_mobilenetv2_100" / "table.csv").exists()
 
+    mapped = dshrink("paper", "fig4", "--out", tmp_path, "--padding", "bias_map", "--json")
+    of_table = load_table(tmp_path / "table_mobilenetv2_100").by_place
+    costs = {
+        block: of_table.get(("merged_bias_map", block), of_table["merged", block]).cost_ms
+        for block in range(17)
+    }
+    assert {row["block"]: row["replaced_ms"] for row in mapped.data["rows"]} == costs
+    assert costs != {row["block"]: row["replaced_ms"] for row in rows}
+
+    shown = dshrink("paper", "fig4", "--out", tmp_path)
+    assert "Figure 4: blocks\nlocal, onnxruntime" in shown.out
+    refused = dshrink("paper", "fig4", "--out", tmp_path, "--unmerged")
+    assert "--unmerged is for tables of networks, not fig4" in refused.err
+
 
 def test_a_device_without_an_address_says_what_to_add(tmp_path, dshrink):
     ran = dshrink("paper", "table2", "--device", "v100", "--out", tmp_path)
@@ -145,22 +200,27 @@ def test_a_device_without_an_address_says_what_to_add(tmp_path, dshrink):
 
 def test_on_a_simulated_v100_it_runs_to_the_end(tmp_path, dshrink, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(SIMULATED_GPU))
+    (tmp_path / "devices.toml").write_text('[v100]\nconnection = "local"\n')
+    monkeypatch.setenv("DSHRINK_DEVICES", str(tmp_path / "devices.toml"))
     ran = dshrink(
-        *("paper", "table2", "--device", "local_gpu", "--precision", "fp16", "--out", tmp_path),
+        *("paper", "table2", "--device", "v100", "--precision", "fp16", "--out", tmp_path),
         *("--launch", "cuda_graph", "--json"),
     )
     assert ran.status == 0, ran.err
     shrunk = ran.data["rows"][1]
     assert (shrunk["batch"], shrunk["runtime"], shrunk["precision"]) == (128, "tensorrt", "fp16")
-    assert shrunk["speedup"] > 0
+    assert shrunk["v100_batch128_ratio"] == pytest.approx(shrunk["speedup"] / 1.8)
+    page = (tmp_path / "table2.md").read_text()
+    assert "| ours / V100, batch 128 |" in " ".join(page.split())
+    assert "Not measured by us: Jetson TX2, batch 64." in page
 
 
 @pytest.mark.parametrize(
     ("words", "part"),
     [
         (("table4",), "no experiment 'table4' of the paper; known: table1"),
-        (("table2", "--batch", "0"), "--batch 0: give whole numbers from 1"),
-        (("table2", "--batch", "1,x"), "--batch 1,x: give whole numbers"),
+        (("table2", "--batch", "0"), "'--batch': '0' is no batch size of 1 or more"),
+        (("table2", "--batch", "1,x"), "'--batch': '1,x' is no batch size of 1 or more"),
         (("fig4", "--batch", "1,2"), "fig4 is of one latency table: give one --batch"),
         (("table2", "--padding", "none"), "none"),
         (("table2", "--device", "nowhere"), "nowhere"),
