@@ -97,10 +97,15 @@ class JobLatency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Levelled:
-    """The jobs' latencies by id, and what their processes had in common."""
+    """The jobs' latencies by id, and what their processes had in common.
+
+    ``undisturbed`` are the visits (job, process) that are as far from their job's latency as noise
+    is; the latencies are of these.
+    """
 
     jobs: Mapping[str, JobLatency]
     level: Level
+    undisturbed: frozenset[tuple[str, str]]
 
 
 def levelled(
@@ -175,6 +180,11 @@ def without_levels(visits: Sequence[Visit]) -> Levelled:
             for name, number in jobs.items()
         },
         level=_level(fit.level, fit.distances - shift),
+        undisturbed=frozenset(
+            (visit.job_id, visit.process)
+            for visit, counts in zip(visits, fit.counts, strict=True)
+            if counts
+        ),
     )
 
 
@@ -243,6 +253,11 @@ class _TwoWay:
         used, fitted = int(self._counts.sum()), len(self.latency)
         fitted += len(self.level) if self._has_levels else 0
         return np.asarray(rest**2 * used / max(1, used - fitted))
+
+    @property
+    def counts(self) -> npt.NDArray[np.bool_]:
+        """Which visits are undisturbed."""
+        return self._counts
 
     @property
     def distances(self) -> Floats:

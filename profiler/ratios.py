@@ -13,7 +13,7 @@ is that of all, with n - 1 degrees of freedom.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -76,10 +76,21 @@ class PairedVisits:
     every: Mapping[str, Mapping[str, float]]
 
     @classmethod
-    def of(cls, visits: Iterable[Visit]) -> PairedVisits:
-        """A process that visited a job again counts once, with the mean."""
+    def of(
+        cls, visits: Iterable[Visit], undisturbed: Collection[tuple[str, str]] | None = None
+    ) -> PairedVisits:
+        """A process that visited a job again counts once, with the mean.
+
+        Where they are given, only those count that are ``undisturbed`` (``Levelled``): a latency is
+        of the same, and a ratio of two means the same as the ratio of their latencies.
+        """
         found = tuple(visits)
-        return cls(_by_process(one for one in found if one.counts), _by_process(found))
+        counted = (
+            one
+            for one in found
+            if one.counts and (undisturbed is None or (one.job_id, one.process) in undisturbed)
+        )
+        return cls(_by_process(counted), _by_process(found))
 
     def ratio(self, job: str, baseline: str) -> Ratio | None:
         """How many times as fast ``job`` is as ``baseline``; None where no process has both."""

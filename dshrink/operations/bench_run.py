@@ -26,7 +26,7 @@ from latency_tables.networks import Level
 from latency_tables.schema import Conditions
 from latency_tables.table import LatencyTable
 from profiler.journal import JOURNAL_NAME
-from profiler.levels import levelled, visits_of, without_levels
+from profiler.levels import visits_of, without_levels
 from profiler.measurement import Measurement
 from profiler.planning.jobs import JobPlan
 from profiler.ratios import PairedVisits, speedup
@@ -120,7 +120,8 @@ def measure_run(
     visits = visits_of(done, conditions)
     fit = without_levels(visits) if visits else None
     latencies = fit.jobs if fit else {}
-    paired = PairedVisits.of(visits_of(done, conditions, every=True))
+    every = visits_of(done, conditions, every=True)
+    paired = PairedVisits.of(every, fit.undisturbed if fit else None)
     compared = standings(networks, paired, latencies)
     return BenchmarkRun(
         conditions=conditions,
@@ -166,9 +167,14 @@ def _half_widths(
     """
 
     def half_widths(measurements: Mapping[str, Measurement]) -> dict[str, float]:
-        latencies = levelled(measurements.values(), conditions)
+        known = measurements.values()
+        visits = visits_of(known, conditions)
+        if not visits:
+            return {}
+        fit = without_levels(visits)
+        latencies = fit.jobs
         widths = {name: one.half_width for name, one in latencies.items()}
-        paired = PairedVisits.of(visits_of(measurements.values(), conditions, every=True))
+        paired = PairedVisits.of(visits_of(known, conditions, every=True), fit.undisturbed)
         for network, baseline in zip(networks, baselines(networks, latencies), strict=True):
             if baseline is None or baseline.job.id == network.job.id:
                 continue
