@@ -22,7 +22,7 @@ import torch
 from matplotlib.figure import Figure
 from refit_training import RATE_EPOCHS, RATE_KEEP, RATES
 
-from dshrink.fronts import half_width, wilson_interval
+from dshrink.fronts import wilson_interval
 from dshrink.plots import save_figure
 from dshrink.version import __version__
 from latency_tables.csv_lines import write_csv
@@ -254,8 +254,8 @@ def training_page(models: Mapping[str, Mapping[str, Entry]]) -> list[str]:
         "Handwritten digits at 64x64 (1,078 training images, 719 validation images by other "
         "writers), settings of the recipe `digits`; masks of the digits study. Top-1 accuracy in "
         "percent, the mean over seeds of training (all start from one pre-trained network) with "
-        "its 95 % t-interval where there are several; one validation set of 719 images: a single "
-        "accuracy is known to about +-2 points. Every way has the learning rate that is better for "
+        "the lowest and the highest where there are several; one validation set of 719 images: a "
+        "single accuracy is known to about +-2 points. Every way has the learning rate that is better for "
         "it, of the recipe's and half of it, at 5 kept blocks, 3 epochs and seed 0 "
         "(`python benchmarks/refit_training.py`).",
         "",
@@ -318,8 +318,8 @@ def accuracies(known: Mapping[str, Entry], keep: int, method: str, epochs: int) 
 def cell(found: Sequence[float]) -> str:
     if not found:
         return ""
-    mean = fmean(found)
-    return f"{mean:.1f} +-{half_width(found):.1f}" if len(found) > 1 else f"{mean:.1f}"
+    span = f" ({min(found):.1f} to {max(found):.1f})" if len(found) > 1 else ""
+    return f"{fmean(found):.1f}{span}"
 
 
 def training_figure(known: Mapping[str, Entry]) -> Figure:

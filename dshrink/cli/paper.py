@@ -160,9 +160,9 @@ def _print_run(outcome: PaperOutcome, run: SpeedRun, wide: bool) -> None:
         rank = 0 if setting == against else 6 + at
         columns.append(number(title, partial(_published, setting), ".2f", suffix="x", rank=rank))
     if against:
-        columns.append(number("ratio", lambda one: one.ratio(against), ".2f", rank=1))
+        columns.append(number("ratio", lambda one: one.ratio(against), ".2f", rank=2))
     columns.append(
-        Column("verdict", lambda one: one.measured.verdict if one.measured else "", rank=2)
+        Column("verdict", lambda one: one.measured.verdict if one.measured else "", rank=1)
     )
     print_grid(columns, run.results, title=_title(outcome, run), wide=wide)
     for note in notes(experiment, {one.setting for one in outcome.runs}, run.results):
