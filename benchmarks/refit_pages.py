@@ -255,8 +255,8 @@ def training_page(models: Mapping[str, Mapping[str, Entry]]) -> list[str]:
         "writers), settings of the recipe `digits`; masks of the digits study. Top-1 accuracy in "
         "percent, the mean over seeds of training (all start from one pre-trained network) with "
         "the lowest and the highest where there are several; one validation set of 719 images: a "
-        "single accuracy is known to about +-2 points. Every way has the learning rate that is better for "
-        "it, of the recipe's and half of it, at 5 kept blocks, 3 epochs and seed 0 "
+        "single accuracy is known to about +-2 points. Every way has the learning rate that is "
+        "better for it, of the recipe's and half of it, at 5 kept blocks, 3 epochs and seed 0 "
         "(`python benchmarks/refit_training.py`).",
         "",
         "`at once`: the activations are removed before the first epoch, nothing stands behind "

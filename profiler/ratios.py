@@ -106,7 +106,7 @@ class PairedVisits:
             speedup=math.exp(centre),
             low=math.exp(centre - half) if known else None,
             high=math.exp(centre + half) if known else None,
-            processes=len(counted),
+            processes=len(pairs),
         )
 
 
