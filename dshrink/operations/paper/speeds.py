@@ -25,7 +25,7 @@ from dshrink.plots.paper import speedups_figure
 from dshrink.plots.style import describe_conditions
 from dshrink.progress import Notice, OnProgress
 from latency_tables.records import plain
-from profiler.target import measuring_on
+from profiler.target import batch_on, measuring_on
 
 
 def measure_speeds(
@@ -33,8 +33,10 @@ def measure_speeds(
 ) -> PaperOutcome:
     asked = tuple(with_unmerged(found.networks)) if request.unmerged else found.networks
     networks = PaperNetworks(request.padding)
-    # A user's board is compared with the figures of its kind.
-    kind = load_inventory().get(request.target.device).kind
+    # A user's board is compared with the figures of its kind, on the processor that they are of.
+    device = load_inventory().get(request.target.device)
+    is_published = batch_on(replace(request.target, batch=None)) == device.paper_batch
+    kind = device.kind if is_published else f"the CPU of {device.kind}"
     runs: list[SpeedRun] = []
     for batch in dict.fromkeys(request.batches or found.batches_on(kind)):
         target = replace(request.target, batch=batch or request.target.batch)
