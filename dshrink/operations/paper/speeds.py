@@ -14,7 +14,7 @@ from dshrink.front_results import fronts_of
 from dshrink.operations.bench_run import BENCH_ROUNDS, measure_run
 from dshrink.operations.paper.files import write_experiment
 from dshrink.operations.paper.networks import PaperNetworks, with_unmerged
-from dshrink.operations.paper.request import PaperOutcome, PaperRequest, SpeedRun
+from dshrink.operations.paper.request import PADDING, PaperOutcome, PaperRequest, SpeedRun
 from dshrink.paper.experiments import Experiment
 from dshrink.paper.flops import FLOPS_COUNTED
 from dshrink.paper.published import Setting
@@ -46,7 +46,7 @@ def measure_speeds(
                 networks.built(asked, size),
                 conditions,
                 scheduler,
-                request.folder / f"{found.name}_batch{size}.journal",
+                request.folder / _journal_name(found, request, size),
                 seed=request.seed,
                 effort=BENCH_ROUNDS.effort,
                 on_progress=on_progress,
@@ -56,6 +56,14 @@ def measure_speeds(
         runs.append(SpeedRun(run=run, setting=Setting(kind, size), results=results))
         outcome = _written_speeds(found, request, tuple(runs))
     return outcome
+
+
+def _journal_name(found: Experiment, request: PaperRequest, batch: int) -> str:
+    """Other networks are another run: what was measured before stays."""
+    words = [found.name, f"batch{batch}"]
+    words += ["unmerged"] if request.unmerged else []
+    words += [request.padding] if request.padding != PADDING else []
+    return f"{'_'.join(words)}.journal"
 
 
 def _written_speeds(
