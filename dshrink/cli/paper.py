@@ -96,12 +96,8 @@ def command(
         print_json(_data(outcome))
     else:
         _print(outcome, wide)
-    if any(one.measured and one.measured.latency_ms is None for one in _rows(outcome)):
+    if outcome.failed:
         raise typer.Exit(1)
-
-
-def _rows(outcome: PaperOutcome) -> list[PaperResult]:
-    return [one for run in outcome.runs for one in run.results]
 
 
 def _list(json: bool, wide: bool) -> None:

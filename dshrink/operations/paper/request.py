@@ -80,6 +80,14 @@ class PaperOutcome:
         return heading(self.experiment) if self.experiment else ""
 
     @property
+    def failed(self) -> bool:
+        """Whether a network or a block that is in the device's results could not be measured."""
+        rows = [one.measured for run in self.runs for one in run.results]
+        return any(row is not None and row.latency_ms is None for row in rows) or any(
+            row.original_ms is None for row in self.blocks
+        )
+
+    @property
     def speeds(self) -> Experiment:
         """Of a table of throughputs."""
         assert isinstance(self.experiment, Experiment)
