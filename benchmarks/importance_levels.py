@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
+    parser.add_argument("--remark", help="a sentence for the end of the page")
     asked = parser.parse_args()
     data = str(asked.training / "digits")
     choice = ModelChoice(
@@ -141,6 +142,7 @@ def main() -> None:
             for level, taken in seconds.items()
         ),
         "",
+        *([asked.remark, ""] if asked.remark else []),
     ]
     (RESULTS / "importance_levels_local.md").write_text("\n".join(lines), encoding="utf-8")
 

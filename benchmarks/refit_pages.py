@@ -241,8 +241,13 @@ UNTRAINED = {"at once": "algebraic", "recalibrated": "recalibrated", "refit": "r
 TRAINED = (
     *("at once", "at once, ReLU6 behind", "block distillation", "fading", "progressive", "refit"),
 )
-#: Whose lines the picture has.
-DRAWN = ("at once", "at once, ReLU6 behind", "progressive", "refit")
+#: Whose lines the picture has, and their colours.
+DRAWN = {
+    "at once": "#0072B2",
+    "at once, ReLU6 behind": "#E69F00",
+    "progressive": "#009E73",
+    "refit": "#D55E00",
+}
 
 
 def training_page(models: Mapping[str, Mapping[str, Entry]]) -> list[str]:
@@ -325,11 +330,11 @@ def cell(found: Sequence[float]) -> str:
 def training_figure(known: Mapping[str, Entry]) -> Figure:
     keeps = sorted({e["keep"] for e in known.values() if "keep" in e}, reverse=True)
     epochs = sorted({e["epochs"] for e in known.values() if e.get("epochs")})
-    figure = Figure(figsize=(3 * len(keeps), 3.4), layout="constrained")
+    figure = Figure(figsize=(max(7, 3 * len(keeps)), 3.7), layout="constrained")
     panels = figure.subplots(1, len(keeps), sharey=True, squeeze=False)[0]
     places = range(len(epochs) + 1)
     for panel, keep in zip(panels, keeps, strict=True):
-        for method in DRAWN:
+        for method, colour in DRAWN.items():
             untrained = known.get(f"{keep} {UNTRAINED.get(method)}")
             first = untrained["accuracy"] if untrained else None
             trained = [accuracies(known, keep, method, number) for number in epochs]
@@ -343,12 +348,13 @@ def training_figure(known: Mapping[str, Entry]) -> Figure:
                 [y - 100 * low for y, (low, _) in zip(ys, sides, strict=True)],
                 [100 * high - y for y, (_, high) in zip(ys, sides, strict=True)],
             ]
-            panel.errorbar(xs, ys, yerr=bars, marker="o", capsize=2, label=method)
+            how = {"marker": "o", "capsize": 2, "color": colour, "label": method}
+            panel.errorbar(xs, ys, yerr=bars, **how)
         panel.axhline(known["pretrained"]["accuracy"], color="grey", linestyle=":", linewidth=1)
         panel.set(title=f"{keep} of 17 blocks kept", xlabel="epochs of training")
         panel.set_xticks(list(places), ["0", *map(str, epochs)])
     panels[0].set_ylabel("top-1 accuracy (%)")
-    panels[-1].legend(loc="lower right")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 
