@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 
 from dshrink.cli import main as entry
 from dshrink.network.tracing import import_timm
+from dshrink.operations.bench_networks import network_of_file
 from latency_tables.io import load_table, save_table
 from latency_tables.schema import Conditions
 from profiler.schedule import FixedRounds
@@ -428,7 +429,11 @@ def test_bench_measures_networks_plans_and_files_with_their_predictions(
     assert [row["network"] for row in written] == [row["network"] for row in ran.data]
     original, *shrunk = ran.data
     assert {row["baseline"] for row in ran.data} == {original["network"]}
-    assert all(row["speedup"] > 1.0 and row["rank"] for row in shrunk)
+    # Two processes are too few for a ratio of their own: it is that of the latencies.
+    for row in shrunk:
+        assert row["speedup"] == pytest.approx(original["latency_ms"] / row["latency_ms"])
+        assert (row["speedup_low"], row["speedup_high"], row["compared"]) == (None, None, "")
+        assert row["rank"] in (1, 2, 3)
 
 
 SIMULATED_GPU = Path(__file__).parents[1] / "support" / "fake_gpu"
@@ -525,7 +530,8 @@ def test_a_file_that_leaves_its_batch_open_is_measured_at_each(
     assert ran.status == 0, ran.err
     one, eight = ran.data
     assert (one["batch"], eight["batch"]) == (1, 8)
-    assert 4 < eight["latency_ms"] / one["latency_ms"] < 16
+    measured = onnx.load_from_string(network_of_file(tmp_path / "a.onnx", 8).job.content)
+    assert [d.dim_value for d in measured.graph.input[0].type.tensor_type.shape.dim][:1] == [8]
     assert eight["throughput_fps"] == pytest.approx(8000 / eight["latency_ms"])
     assert (tmp_path / "a.onnx").read_bytes() == before
 
