@@ -71,11 +71,11 @@ GPUs; latency follows multiply-accumulates here, and merging saves few of those:
 - A dense convolution is hardly faster than a block of the same FLOPs: 0.96 to 1.07 times (V100: 2.0
   to 4.2; table 1), alone 60 % slower to 13 % faster (figure 1).
 - Shrunk networks are 1.04 to 1.47 times as fast as MobileNetV2-1.4 (V100: 1.8 to 5.1; table 2);
-  uniformly narrower ones are 3.1 and 7.4 times as fast (V100: 1.9 and 2.9), and MobileNetV3 is as
+  uniformly narrower ones are 3.0 and 7.5 times as fast (V100: 1.9 and 2.9), and MobileNetV3 is as
   accurate and faster (figure 6).
-- Merging block 0 costs more than it saves (figure 4). Masks that begin with 0 are 8 to 21 % faster
+- Merging block 0 costs more than it saves (figure 4). Masks that begin with 0 are 6 to 25 % faster
   with it unmerged, which is also what the paper's FLOPs are of.
-- At equal FLOPs depth and width hardly matter (0.80 to 1.04 times; on a TX2 0.55 to 1.85; table 8).
+- At equal FLOPs depth and width hardly matter (0.80 to 1.05 times; on a TX2 0.55 to 1.85; table 8).
   What matters is that channels are multiples of 8: exactly scaled ones give 0.64 to 0.89.
 - The paper's masks were searched with latencies of an RTX 2080 Ti. A search with the table of the
   device at hand finds others.

@@ -81,7 +81,7 @@ def lines(found: list[Pair], dates: tuple[str, str]) -> list[str]:
         *markdown_table(heads, rows),
         "",
         "Intervals are those of one run. They meet less often than two of 95 % would (99 %): from "
-        "one run to the next a network moves by more than from process to process, by up to 3 %.",
+        "one run to the next a network moves by more than from process to process.",
     ]
 
 

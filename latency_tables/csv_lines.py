@@ -95,6 +95,10 @@ class CsvLine:
             raise self.bad(name, "a finite number" + ("" if above is None else f" above {above:g}"))
         return value
 
+    def number_if_any(self, name: str, *, above: float | None = None) -> float | None:
+        """As ``number_in``; None for an empty cell, and where the file lacks the column."""
+        return self.number_in(name, above=above) if self.values.get(name, "").strip() else None
+
 
 def format_csv(columns: Sequence[str], rows: Iterable[Sequence[Any] | Mapping[str, Any]]) -> str:
     """The text of a CSV; None is written as an empty cell, as is what a mapping lacks."""

@@ -113,7 +113,7 @@ def _cuts(line: CsvLine, i: int, j: int) -> list[int]:
 
 
 def _span_time(line: CsvLine, span: Span) -> PublishedTime:
-    stdev_ms = line.number_in("stdev") if line.values.get("stdev", "").strip() else None
+    stdev_ms = line.number_if_any("stdev")
     if stdev_ms is not None and stdev_ms < 0:
         raise line.bad("stdev", "0 or more")
     latency_ms = line.number_in("time", above=0)

@@ -27,10 +27,8 @@ from dshrink.search.published import published_masks
 
 #: The experiment about Kim et al. (ICML 2023), which is not one of throughputs: ``paper.kim``.
 KIM = "kim"
+#: The form of a shrunk network whose activations are removed and whose convolutions all stay.
 UNMERGED = "unmerged"
-#: What becomes of a network's blocks: nothing, merged as a mask says, dense ones of equal FLOPs,
-#: all convolutions of the merged one without the activations.
-FORMS = ("original", "merged", "dense", UNMERGED)
 #: The paper's second batch size on small devices (Tab. 8).
 SMALL_BATCHES = (32, 1)
 #: Of Tab. 7, by its MFLOPs (``paper.flops``); all others are at 224, EfficientNet-Lite3 too.
@@ -45,11 +43,12 @@ class PaperError(DshrinkError):
 class PaperNetwork:
     """A row of an experiment.
 
-    ``mask`` is a name of Tab. 9 where the form is "merged"; with ``keeps_block_0`` the first block
-    is not merged even if the mask says so. ``fps`` are published frames per
-    second, ``mflops`` published millions of multiply-accumulates, ``top1_percent`` the published
-    accuracy after the longest training. ``method`` names its series in a front. ``missing`` says
-    why it cannot be rebuilt; ``choice`` is None then.
+    ``form`` is what becomes of its blocks: "original", "merged" as ``mask`` says (a name of
+    Tab. 9), UNMERGED, or "dense" (convolutions of equal FLOPs). With ``keeps_block_0`` the first
+    block is not merged even if the mask says so. ``fps`` are published frames per second,
+    ``mflops`` published millions of multiply-accumulates, ``top1_percent`` the published accuracy
+    after the longest training. ``method`` names its series in a front. ``missing`` says why it
+    cannot be rebuilt; ``choice`` is None then.
     """
 
     name: str

@@ -13,7 +13,7 @@ from importlib.resources import files
 
 from dshrink.search.dp.problem import SpanProblem
 from dshrink.search.dp.within import fastest_within
-from latency_tables.csv_lines import CsvLine, CsvSource, load_lines
+from latency_tables.csv_lines import CsvSource, load_lines
 from latency_tables.errors import TableFormatError
 from latency_tables.published import find_published
 
@@ -108,9 +108,9 @@ def headline() -> tuple[HeadlineRow, ...]:
             model=line.text("model"),
             method=line.text("method"),
             top1_percent=line.number_in("top1_percent", above=0),
-            speedup_tensorrt=_maybe(line, "speedup_tensorrt"),
-            speedup_pytorch=_maybe(line, "speedup_pytorch"),
-            budget_ms=_maybe(line, "budget_ms"),
+            speedup_tensorrt=line.number_if_any("speedup_tensorrt", above=0),
+            speedup_pytorch=line.number_if_any("speedup_pytorch", above=0),
+            budget_ms=line.number_if_any("budget_ms", above=0),
             spans=published_spans(line.text("model")),
         )
         for line in load_lines(files("latency_tables").joinpath(_HEADLINE), source)
@@ -145,7 +145,3 @@ def published_spans(model: str) -> PublishedSpans:
         smallest_ms=fastest.time_ms,
         smallest_layers=fastest.layers,
     )
-
-
-def _maybe(line: CsvLine, column: str) -> float | None:
-    return line.number_in(column, above=0) if line.text(column) else None

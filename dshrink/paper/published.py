@@ -95,7 +95,7 @@ def of_table(table: str) -> tuple[PublishedNetwork, ...]:
             base_model=its[0].text("base_model"),
             fps={_setting(line): line.number_in("fps", above=0) for line in its},
             **{
-                field: _maybe(its[0], field)
+                field: its[0].number_if_any(field, above=0)
                 for field in ("mflops", "top1_percent", "top1_kd180_percent", "top1_kd360_percent")
             },
         )
@@ -182,7 +182,3 @@ def _grouped(lines: list[CsvLine], column: str) -> dict[str, list[CsvLine]]:
 
 def _setting(line: CsvLine) -> Setting:
     return Setting(line.text("device"), line.whole("batch"))
-
-
-def _maybe(line: CsvLine, column: str) -> float | None:
-    return line.number_in(column, above=0) if line.text(column) else None

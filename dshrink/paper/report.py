@@ -51,8 +51,8 @@ class MemoryRow:
 
 def heading(experiment: Experiment | BlockExperiment) -> str:
     """ "Table 2: MobileNetV2-1.4 shrunk"."""
-    kind = {"t": "Table", "f": "Figure"}[experiment.name[0]]
-    return f"{kind} {experiment.name.lstrip('tablefig')}: {experiment.title}"
+    name = experiment.name.replace("table", "Table ").replace("fig", "Figure ")
+    return f"{name}: {experiment.title}"
 
 
 def speed_lines(

@@ -29,13 +29,6 @@ class PaperResult:
         macs = self.measured.macs if self.measured else None
         return macs / 1e6 if macs is not None else None
 
-    @property
-    def mflops_difference_percent(self) -> float | None:
-        """Of our count over the published one."""
-        if self.macs_millions is None or self.network.mflops is None:
-            return None
-        return 100.0 * (self.macs_millions / self.network.mflops - 1.0)
-
     def ratio(self, setting: Setting) -> float | None:
         """Our speed-up over the published one."""
         theirs = self.published.get(setting)

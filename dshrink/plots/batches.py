@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, StrMetho
 
 from dshrink.errors import PlotError
 from dshrink.plots import style
-from dshrink.plots.throughput import SERIES_COLUMNS
+from dshrink.plots.throughput import SERIES_COLUMNS, throughput_interval
 from dshrink.results import BenchmarkResult
 from dshrink.saturation import saturated_from
 
@@ -56,7 +56,7 @@ def batches_figure(results: Sequence[BenchmarkResult]) -> Figure:
     with style.new_figure(height, title, ", ".join(shared)) as figure:
         throughput, latency = figure.subplots(2, 1, sharex=True)
         for one in series:
-            _draw(throughput, one, _throughput)
+            _draw(throughput, one, throughput_interval)
             _draw(latency, one, _latency)
         _mark_saturation(throughput, series)
         _dress(throughput, latency, series)
@@ -99,11 +99,6 @@ def _series(results: Sequence[BenchmarkResult]) -> tuple[list[_Series], list[str
 
 #: Low, middle and high.
 _Interval = tuple[float, float, float]
-
-
-def _throughput(r: BenchmarkResult) -> _Interval:
-    fps = r.throughput_fps or 0.0
-    return r.throughput_low_fps or fps, fps, r.throughput_high_fps or fps
 
 
 def _latency(r: BenchmarkResult) -> _Interval:

@@ -67,7 +67,7 @@ def _draw_series(
     axes.errorbar(
         [r.kept_blocks or 0 for r in results],
         [r.throughput_fps or 0.0 for r in results],
-        yerr=style.error_lengths(map(_interval, results)),
+        yerr=style.error_lengths(map(throughput_interval, results)),
         fmt=marker,
         color=colour,
         markersize=5,
@@ -98,7 +98,8 @@ def _draw_series(
     )
 
 
-def _interval(r: BenchmarkResult) -> tuple[float, float, float]:
+def throughput_interval(r: BenchmarkResult) -> tuple[float, float, float]:
+    """Low, middle and high, in frames per second."""
     fps = r.throughput_fps or 0.0
     return r.throughput_low_fps or fps, fps, r.throughput_high_fps or fps
 

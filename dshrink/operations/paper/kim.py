@@ -125,6 +125,8 @@ def headline_records(outcome: KimOutcome) -> list[dict[str, Any]]:
             "published_speedup": row.published_speedup,
             "table_speedup": row.table_speedup,
             "difference_percent": row.difference_percent,
+            "unexplained_ms": row.unexplained_ms,
+            "is_feasible": row.is_feasible,
         }
         for row in outcome.headline
     ]
