@@ -143,12 +143,15 @@ def _print_run(outcome: PaperOutcome, run: SpeedRun, wide: bool) -> None:
     experiment = outcome.speeds
     against = reference(experiment.settings, run.setting)
     columns: list[Column[PaperResult]] = [
-        Column("network", lambda one: one.network.name, least=16),
+        # Hardly shortened: names differ in their middle.
+        Column("network", lambda one: one.network.name, least=27),
         number("MFLOPs", lambda one: one.macs_millions, ".0f", rank=3),
         number("published MFLOPs", lambda one: one.network.mflops, "g", rank=5),
         number("top-1", lambda one: one.network.top1_percent, ".2f", suffix=" %", rank=4),
         number("ms", lambda one: one.measured.latency_ms if one.measured else None, ".3f"),
-        number("FPS", lambda one: one.measured.throughput_fps if one.measured else None, ".1f"),
+        number(
+            "FPS", lambda one: one.measured.throughput_fps if one.measured else None, ".1f", rank=3
+        ),
         Column("speed-up (95 %)", speedup, is_number=True),
     ]
     for at, setting in enumerate(experiment.settings):

@@ -45,6 +45,8 @@ def speedups_figure(
                 axes.axhline(row - 0.5, color=style.GREY, linewidth=0.6)
         axes.set_xscale("log")
         ticks = [tick for tick in _TICKS if _within(tick, drawn)]
+        if ticks[-1] < _NARROW * ticks[0]:
+            ticks = [tick for tick in _FINE_TICKS if _within(tick, drawn)]
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
         axes.set_xlabel("Speed-up over the first network of the group (times, logarithmic)")
@@ -56,6 +58,10 @@ def speedups_figure(
 
 
 _TICKS = (0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0)
+
+#: Where the largest tick is less than so many times the smallest, there is room for finer ones.
+_NARROW = 2.5
+_FINE_TICKS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2, 2.4)
 
 
 def _within(tick: float, drawn: Sequence[PaperResult]) -> bool:
