@@ -74,7 +74,8 @@ def search_mask(
     settings = request.training
     choice = replace(request.choice, seed=settings.seed)
     if table is not None:
-        choice = choice.knowing(known_of_table(table, request.table, choice))
+        whose = f"the table {request.table}"
+        choice = choice.knowing(known_of_table(table, whose, choice.name))
     require_trainable(choice)
     images, network = open_both(request.data, choice, notice)
     found = search_masks(

@@ -17,7 +17,6 @@ from dshrink.operations.search import search_blocks
 from dshrink.search.errors import InfeasibleBudgetError, PlanError
 from dshrink.search.plan import save_plan
 from latency_tables.io import save_table
-from profiler.target import Target
 
 MODEL = "mobilenetv2_035"
 CHOICE = ModelChoice(model=MODEL)
@@ -73,4 +72,4 @@ def test_a_benchmark_refuses_a_resolution_that_its_plan_is_not_for(
     plans = [str(tmp_path / "plan.json")]
     at_64 = ModelChoice(model=MODEL, resolution=(64, 64))
     with pytest.raises(DshrinkError, match="--resolution 64: the plan is for 32x32"):
-        bench_networks([MODEL], plans, [], tmp_path / "r.csv", Target(), choice=at_64)
+        bench_networks([MODEL], tmp_path / "r.csv", plans=plans, choice=at_64)
