@@ -59,13 +59,9 @@ def predict(
     json: options.Json = False,
 ) -> None:
     """Predict the latency of the network with this mask, with its 95 % interval."""
-    from dshrink.search.plan import parse_plan
-    from latency_tables.io import load_table
-    from latency_tables.predictor import predict as predict_latency
+    from dshrink.operations.tables import predict_latency
 
-    table = load_table(folder)
-    mask = parse_plan(keep).mask if ":" in keep else keep
-    prediction = predict_latency(table, mask, padding)
+    prediction = predict_latency(folder, keep, padding)
     interval = ""
     if prediction.low_ms is not None:
         interval = f" (95 %: {prediction.low_ms:.3f} to {prediction.high_ms:.3f})"
@@ -87,10 +83,9 @@ def compare(
     json: options.Json = False,
 ) -> None:
     """Compare two tables of one network row by row."""
-    from latency_tables.compare import compare as compare_tables
-    from latency_tables.io import load_table
+    from dshrink.operations.tables import compare_tables
 
-    result = compare_tables(load_table(a), load_table(b))
+    result = compare_tables(a, b)
     if json:
         print_json(result)
         return

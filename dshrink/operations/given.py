@@ -1,12 +1,14 @@
-"""The plans and tables that operations are given: in hand, by their path, plans by their text too.
+"""The plans, tables and results that operations are given: in hand, or by their path.
 
 Without torch, as reading them is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from dshrink.results import BenchmarkResult, load_results
 from dshrink.search.plan import Plan, parse_plan
 from latency_tables.io import load_table
 from latency_tables.table import LatencyTable
@@ -15,6 +17,8 @@ from latency_tables.table import LatencyTable
 AnyTable = LatencyTable | Path | str
 #: A plan in hand, its file, or its text ("mask:0011", ``search.plan.parse_plan``).
 AnyPlan = Plan | Path | str
+#: Results in hand, or the path of their CSV.
+AnyResults = Sequence[BenchmarkResult] | Path | str
 
 
 def opened_table(table: AnyTable) -> LatencyTable:
@@ -31,9 +35,16 @@ def table_words(table: AnyTable) -> str:
 
 def opened_plan(plan: AnyPlan) -> Plan:
     """Raises PlanError for one that cannot be read."""
-    return plan if isinstance(plan, Plan) else parse_plan(str(plan))
+    return plan if isinstance(plan, Plan) else parse_plan(plan)
 
 
 def plan_words(plan: AnyPlan) -> str:
     """What errors and files call a plan: as it was given, else where it is from."""
     return (plan.source or plan.text) if isinstance(plan, Plan) else str(plan)
+
+
+def opened_results(results: AnyResults) -> Sequence[BenchmarkResult]:
+    """Raises ResultsError for a file that cannot be read."""
+    if isinstance(results, (str, Path)):
+        return load_results(Path(results)).results
+    return results

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dshrink.errors import NetworkError
 from dshrink.network.models import Network, load
 from dshrink.network.references import Known, ModelChoice
+from dshrink.operations.known import known_size
 from dshrink.progress import Notice, no_notice
 
 #: A network in hand, all that decides one, or a name as the commands take it.
@@ -40,6 +41,11 @@ def chosen(network: ModelChoice | str) -> ModelChoice:
         f"{type(network).__name__} is no network: give a name, or what dshrink.load_network makes "
         "of a module"
     )
+
+
+def size_of_weights(network: AnyNetwork) -> Known | None:
+    """The image size that a choice's weights were trained for, where they are a file of ours."""
+    return None if isinstance(network, Network) else known_size(chosen(network).weights)
 
 
 def name_of(network: AnyNetwork) -> str:

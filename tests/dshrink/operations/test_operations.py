@@ -52,7 +52,7 @@ def test_a_search_returns_a_plan_with_the_names_of_the_network(table: Path, capf
 def test_a_merge_returns_what_it_wrote_and_proved(table: Path, tmp_path: Path, capfd) -> None:
     save_plan(search_blocks(CHOICE, table, keep=15), tmp_path / "plan.json")
     file = tmp_path / "new" / "small.onnx"
-    result = merge_by_plan(RANDOM, str(tmp_path / "plan.json"), file)
+    result = merge_by_plan(RANDOM, str(tmp_path / "plan.json"), file).result
     assert (result.keep_mask, result.blocks_merged, result.spans_merged) == (MASK, 2, 0)
     assert result.onnx_difference < 1e-4
     assert result.agreement is None
