@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from devices.errors import DevicesError as DevicesError
     from dshrink.errors import DshrinkError as DshrinkError
+    from dshrink.importance.journal import Shard as Shard
     from dshrink.importance.run import ImportanceResult as ImportanceResult
     from dshrink.importance.settings import ImportanceSettings as ImportanceSettings
     from dshrink.importance.settings import Level as Level
@@ -70,7 +71,9 @@ if TYPE_CHECKING:
     from dshrink.search.plan import save_plan as save_plan
     from dshrink.study.recipe import Recipe as Recipe
     from dshrink.study.recipe import load_recipe as load_recipe
+    from dshrink.train.digits import write_digits as write_digits
     from dshrink.train.settings import Training as Training
+    from dshrink.train.unreadable import Unreadable as Unreadable
     from dshrink.version import __version__ as __version__
     from latency_tables.compare import Comparison as Comparison
     from latency_tables.errors import LatencyTableError as LatencyTableError
@@ -86,6 +89,7 @@ if TYPE_CHECKING:
 _GIVEN_BY = {
     "devices.errors": ("DevicesError",),
     "dshrink.errors": ("DshrinkError",),
+    "dshrink.importance.journal": ("Shard",),
     "dshrink.importance.run": ("ImportanceResult",),
     "dshrink.importance.settings": ("ImportanceSettings", "Level"),
     "dshrink.merge.export": ("export_onnx",),
@@ -116,7 +120,9 @@ _GIVEN_BY = {
     "dshrink.search.goal": ("Goal",),
     "dshrink.search.plan": ("Plan", "parse_plan", "save_plan"),
     "dshrink.study.recipe": ("Recipe", "load_recipe"),
+    "dshrink.train.digits": ("write_digits",),
     "dshrink.train.settings": ("Training",),
+    "dshrink.train.unreadable": ("Unreadable",),
     "dshrink.version": ("__version__",),
     "latency_tables.compare": ("Comparison",),
     "latency_tables.errors": ("LatencyTableError",),
