@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from latency_tables.in_network import with_network_costs
+from latency_tables.measured import VERDICTS
 from latency_tables.records import plain
-from latency_tables.schema import VERDICTS, Conditions
+from latency_tables.schema import Conditions
 from latency_tables.table import LatencyTable
 from profiler.measurement import Measurement
 from profiler.planning.profile_plan import ProfilePlan
