@@ -22,6 +22,8 @@ NO_KEY = (
 ACTIVATIONS = "its keys name inverted bottlenecks with ReLU, ReLU6 or hard-swish only"
 SQUEEZE = "its keys name squeeze-excite with ReLU, hard sigmoid and a quarter of the channels only"
 
+#: The kernels that types of convolutions stand for.
+KERNELS = {"Conv": 3, "Conv_1": 1, "Conv_2": 1}
 #: Operators as letters, so that a pattern says which they are and in which order.
 _LETTERS = {
     **{"conv": "c", "activation": "a", "global_pool": "g", "mul": "m", "add": "+"},
