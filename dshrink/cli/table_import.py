@@ -16,6 +16,7 @@ import typer
 from dshrink.cli import options
 from dshrink.cli.console import show_result
 from dshrink.cli.render import summary_lines, table_data
+from dshrink.cli.render_layers import layer_summary, layer_table_data
 from dshrink.errors import DshrinkError
 
 if TYPE_CHECKING:
@@ -116,9 +117,7 @@ def _import_layers(context: typer.Context, path: Path, out_dir: Path, *, as_json
     from latency_tables.formats.published_layers import published_layer_table
     from latency_tables.formats.registry import load_published_layers
     from latency_tables.layers.io import save_layer_table
-    from latency_tables.layers.texts import described
     from latency_tables.origin import Origin
-    from latency_tables.records import plain
     from latency_tables.schema import Conditions
 
     given = context.params
@@ -138,20 +137,11 @@ def _import_layers(context: typer.Context, path: Path, out_dir: Path, *, as_json
         dshrink_version=__version__,
     )
     file = save_layer_table(table, out_dir)
-    data = {
-        "file": str(file),
-        "conditions": table.conditions.to_json(),
-        "origin": plain(table.origin),
-        "rows": plain(table.rows),
-        "warnings": table.warnings,
-    }
-    lines = [
-        f"{len(table.rows)} layers: {described(row.layer for row in table.rows)}",
-        f"published, not measured by us: {given['source']}; licence: {given['licence']}",
-        *(f"warning: {warning}" for warning in table.warnings),
-        f"table: {file}",
-    ]
-    show_result(data, lines, as_json=as_json)
+    show_result(
+        {"file": str(file), **layer_table_data(table)},
+        (*layer_summary(table), f"table: {file}"),
+        as_json=as_json,
+    )
 
 
 def _pieces(published: PublishedTable, segments: str) -> NetworkPieces:

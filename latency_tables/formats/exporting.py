@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import Protocol
 
 from latency_tables.errors import NoKeyError, TableFormatError
@@ -62,11 +63,11 @@ class Export:
     left_out: Mapping[str, int] = field(default_factory=dict)
 
     def lines(self, name: str) -> list[str]:
-        """For each reason a line that says how many rows have no place in the format ``name``."""
+        """For each reason, the commonest first, how many rows have no place in ``name``."""
         total = self.rows + sum(self.left_out.values())
         return [
             f"{count} of {total} rows have no place in the format {name}: {reason}"
-            for reason, count in self.left_out.items()
+            for reason, count in Counter(self.left_out).most_common()
         ]
 
 
@@ -106,25 +107,28 @@ def by_key(
     """The latencies by the keys of a format, and how many have none, by reason.
 
     A text stands for a row without latency and says why. Equal operators in several places of a
-    network are one row. Raises TableFormatError where nothing is left.
+    network are one row, the mean of what they cost there (alone they cost the same). Raises
+    TableFormatError where nothing is left.
     """
     found: dict[str, TimedSpec] = {}
     left_out: Counter[str] = Counter()
-    seen: set[str] = set()
+    alike: dict[str, list[TimedSpec]] = {}
     for one in timed:
         if isinstance(one, str):
             left_out[one] += 1
-        elif one.spec.digest not in seen:
-            seen.add(one.spec.digest)
-            try:
-                keys = keys_of(one.spec)
-            except NoKeyError as error:
-                left_out[str(error)] += 1
-                continue
-            if found.keys() & set(keys):
-                left_out[SAME_KEY] += 1
-            else:
-                found |= dict.fromkeys(keys, one)
+        else:
+            alike.setdefault(one.spec.digest, []).append(one)
+    for first, *more in alike.values():
+        try:
+            keys = keys_of(first.spec)
+        except NoKeyError as error:
+            left_out[str(error)] += 1
+            continue
+        if found.keys() & set(keys):
+            left_out[SAME_KEY] += 1
+            continue
+        mean_ms = fmean([first.latency_ms, *(one.latency_ms for one in more)])
+        found |= dict.fromkeys(keys, replace(first, latency_ms=mean_ms))
     check_any(found, left_out, name)
     return found, left_out
 

@@ -100,8 +100,8 @@ def holds_layers(path: Path) -> bool:
             f"{path}: a pickle runs whatever it holds, so it is not read: where you trust it, "
             "write its mapping as JSON (json.dump(pickle.load(file), out)) and import that"
         )
-    if suffix in (*YAML, *JSON):
-        return True
+    if suffix in (*YAML, *JSON) or not path.is_file():
+        return suffix in (*YAML, *JSON)
     fix = "give a CSV of layers, spans or blocks, YAML of once-for-all or JSON of HALP"
     source = CsvSource(where=str(path), error=TableFormatError, fix=fix)
     columns = load_lines(path, source)[0].values

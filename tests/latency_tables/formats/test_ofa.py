@@ -176,12 +176,18 @@ def test_what_its_keys_cannot_say_has_none(one: OpSpec, reason: str) -> None:
     assert str(caught.value) == reason
 
 
+def test_equal_operators_are_one_row_of_their_mean(tmp_path: Path) -> None:
+    one = spec((8, 9, 9), conv(0, 8))
+    table = lookup(tmp_path, timed(one, 1.0), timed(one, 2.0))
+    assert table.query("Conv_1", [9, 9, 8], [9, 9, 8]) == 1.5
+
+
 def test_rows_without_a_key_of_their_own_are_counted() -> None:
     plain, active = spec((8, 9, 9), conv(0, 8)), spec((8, 9, 9), conv(0, 8), act(1))
     rows = [timed(plain), timed(plain), timed(active), "it failed", timed(bottleneck(8, 48, 8, 9))]
     export = write_ofa(rows)
     assert (export.rows, dict(export.left_out)) == (2, {SAME_KEY: 1, "it failed": 1})
-    assert export.lines("ofa")[0].startswith("1 of 4 rows have no place in the format ofa: a row")
+    assert "1 of 4 rows have no place in the format ofa: it failed" in export.lines("ofa")
     with pytest.raises(
         TableFormatError, match=r"no row .* in the format ofa \(1 rows: it failed\)"
     ):
