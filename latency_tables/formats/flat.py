@@ -8,6 +8,7 @@ where these are known.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 from latency_tables.csv_lines import CsvLine, CsvSource, format_csv, load_lines
 from latency_tables.errors import PieceError, TableFormatError
 from latency_tables.formats.exporting import Export
-from latency_tables.formats.published_layers import PublishedLayer, PublishedLayers
+from latency_tables.formats.published_layers import PublishedLayer, PublishedLayers, collected
 from latency_tables.layers.layer import LAYER_COLUMNS, Layer
 from latency_tables.layers.layer_table import ROW_COLUMNS, LayerRow, LayerTable
 from latency_tables.layers.texts import SHORT, layer_of
@@ -25,6 +26,9 @@ from latency_tables.schema import Conditions, Row
 from latency_tables.table import LatencyTable
 
 _FIELDS = frozenset((*LAYER_COLUMNS, *SHORT, "hw"))
+#: Verdicts of rows without a latency to trust.
+UNFINISHED = ("failed", "bounded")
+NOT_MEASURED = "layers whose measurement failed or was not finished"
 #: What our own exports hold besides: how a layer was measured, and on what.
 _OURS = frozenset((*ROW_COLUMNS, *Conditions.__dataclass_fields__, "name", "conditions"))
 
@@ -68,7 +72,11 @@ def read_layer_csv(path: Path) -> PublishedLayers:
         raise source.bad(f"unknown column(s) {', '.join(unknown)}", 1)
     first: dict[Layer, int] = {}
     found = []
+    left_out: Counter[str] = Counter()
     for line in lines:
+        if line.values.get("verdict", "").strip() in UNFINISHED:
+            left_out[NOT_MEASURED] += 1
+            continue
         try:
             layer = layer_of({name: text for name, text in line.values.items() if name in _FIELDS})
         except PieceError as error:
@@ -84,7 +92,7 @@ def read_layer_csv(path: Path) -> PublishedLayers:
                 names=tuple(_names(line)),
             )
         )
-    return PublishedLayers(layers=tuple(found))
+    return collected(found, left_out, str(path))
 
 
 def _names(line: CsvLine) -> Iterator[str]:

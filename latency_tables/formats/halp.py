@@ -87,7 +87,7 @@ def read_halp(data: Mapping[str, Any], where: str, batch: int | None) -> Publish
             raise TableFormatError(f"{where}: {key!r}: {error}") from None
         latency_ms = milliseconds(data[key], f"{where}: {key!r}")
         found[layer] = PublishedLayer(layer=layer, latency_ms=latency_ms)
-    return collected(found, left_out, where, chosen)
+    return collected(found.values(), left_out, where, chosen)
 
 
 def _numbers(key: str, where: str) -> tuple[int, ...]:

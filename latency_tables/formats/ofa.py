@@ -72,7 +72,7 @@ def read_ofa(data: Mapping[str, Any], where: str) -> PublishedLayers:
             if stdev is None
             else milliseconds(stdev, f"{where}: std of {key!r}", least=0),
         )
-    return collected(found, left_out, where)
+    return collected(found.values(), left_out, where)
 
 
 def _ofa_layer(key: str, where: str) -> Layer | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,14 +88,14 @@ def published_layer_table(
 
 
 def collected(
-    found: Mapping[Layer, PublishedLayer],
+    found: Iterable[PublishedLayer],
     left_out: Mapping[str, int],
     where: str,
     batch: int | None = None,
 ) -> PublishedLayers:
     """What a file holds. Raises TableFormatError where that is no layer."""
-    result = PublishedLayers(layers=tuple(found.values()), left_out=left_out, batch=batch)
-    if not found:
+    result = PublishedLayers(layers=tuple(found), left_out=left_out, batch=batch)
+    if not result.layers:
         raise TableFormatError(f"{where}: holds no layer ({'; '.join(result.warnings())})")
     return result
 
