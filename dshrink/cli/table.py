@@ -1,4 +1,4 @@
-"""``dshrink table``: import, show, check, predict, compare."""
+"""``dshrink table``: import, export, show, check, predict, compare."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dshrink.cli import options, table_import
+from dshrink.cli import options, table_export, table_import
 from dshrink.cli.console import out, print_json, show_result
 from dshrink.cli.grids import Column, number, print_grid
 from dshrink.cli.render import print_rows, summary_lines, table_data
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Show, check, compare tables; predict from them.")
 app.command(name="import")(table_import.command)
+app.command(name="export")(table_export.command)
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="folder of a latency table")]
 
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from dshrink.search.errors import PlanError
 from dshrink.search.published import published_mask
 from latency_tables.files import write_atomically
-from latency_tables.masks import PADDING_MODES
+from latency_tables.masks import PADDING_MODES, number_hint
 from latency_tables.predictor import Prediction
 from latency_tables.records import format_record, parse_record, plain
 from latency_tables.schema import Conditions
@@ -111,6 +111,7 @@ class Plan:
         elif not self.keep_mask or set(self.keep_mask) - {"0", "1"}:
             raise PlanError(
                 f"keep mask {self.keep_mask!r} must hold one 1 (keep) or 0 (shrink) a block"
+                f"{number_hint(self.keep_mask)}"
             )
         _check_names([block.name for block in self.blocks], self.keep_mask, "keep mask", "block")
         _check_names(self.convolutions, self.span_mask, "span mask", "convolution")
@@ -122,7 +123,7 @@ class Plan:
             raise PlanError(
                 f"span mask {self.span_mask!r} must hold one character a convolution: {ACTIVE} "
                 f"(an activation follows), {LINEAR} (none does) or {MERGED} (merge into the next, "
-                "not the last one)"
+                f"not the last one){number_hint(self.span_mask)}"
             )
 
     @property
