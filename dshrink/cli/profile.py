@@ -117,11 +117,7 @@ def command(
     target = options.call(context, Target)
     choice = options.call(context, ModelChoice)
     result = options.run(
-        context,
-        profile_network,
-        f"profile {choice.name}",
-        choice=choice,
-        target=target,
+        context, profile_network, f"profile {choice.name}", network=choice, target=target
     )
     files = f"table: {folder / 'table.csv'} (and .json); raw samples: {folder}/journal.jsonl"
     show_result(

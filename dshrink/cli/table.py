@@ -111,13 +111,9 @@ def predict(
         raise DshrinkError(
             "give --keep MASK for the table of a network, or --layer TEXT for one of layers"
         )
-    from dshrink.search.plan import parse_plan
-    from latency_tables.io import load_table
-    from latency_tables.predictor import predict as predict_latency
+    from dshrink.operations.tables import predict_latency
 
-    table = load_table(folder)
-    mask = parse_plan(keep).mask if ":" in keep else keep
-    prediction = predict_latency(table, mask, padding)
+    prediction = predict_latency(folder, keep, padding)
     interval = ""
     if prediction.low_ms is not None:
         interval = f" (95 %: {prediction.low_ms:.3f} to {prediction.high_ms:.3f})"
@@ -149,10 +145,9 @@ def compare(
     json: options.Json = False,
 ) -> None:
     """Compare two tables of one network row by row."""
-    from latency_tables.compare import compare as compare_tables
-    from latency_tables.io import load_table
+    from dshrink.operations.tables import compare_tables
 
-    result = compare_tables(load_table(a), load_table(b))
+    result = compare_tables(a, b)
     if json:
         print_json(result)
         return

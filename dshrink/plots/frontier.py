@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -59,8 +59,7 @@ class FrontierCurve:
 def load_frontier(path: Path, label: str) -> FrontierCurve:
     """Read the CSV that ``dshrink search --frontier`` writes, in any order of its lines.
 
-    Points that another one beats in latency and importance are left out: a frontier of several
-    costs (memory beside latency) has some. Raises PlotError.
+    Raises PlotError.
     """
     source = CsvSource(where=str(path), error=PlotError, fix=f"write it with `{COMMAND}`")
     lines = load_lines(path, source, ("time_ms", "importance"))
@@ -72,14 +71,23 @@ def load_frontier(path: Path, label: str) -> FrontierCurve:
             raise line.error(
                 f"mask {mask} ends with {MERGED}, which no span ends with ({as_text('mask')})"
             )
-    points = [
+    points = (
         FrontierPoint(
             time_ms=line.number_in("time_ms", above=0),
             importance=line.number_in("importance"),
             mask=mask,
         )
         for line, mask in masks
-    ]
+    )
+    return curve_of(points, label)
+
+
+def curve_of(points: Iterable[FrontierPoint], label: str) -> FrontierCurve:
+    """The curve of points in any order.
+
+    Those that another one beats in latency and importance are left out: a frontier of several
+    costs (memory beside latency) has some.
+    """
     kept: list[FrontierPoint] = []
     for point in sorted(points, key=lambda point: (point.time_ms, -point.importance)):
         if not kept or point.importance > kept[-1].importance:

@@ -167,12 +167,13 @@ def _check_names(names: Sequence[str], mask: str, kind: str, what: str) -> None:
         raise PlanError(f"the plan has duplicate {what} names")
 
 
-def parse_plan(text: str) -> Plan:
+def parse_plan(text: str | Path) -> Plan:
     """A plan from its text or the path of its JSON file.
 
     Texts are "mask:0011..." (a character a block), "spans:1|01..." (a character a convolution) and
-    "paper:MBV2-1.4-DS-A".
+    "paper:MBV2-1.4-DS-A". Raises PlanError.
     """
+    text = str(text)
     if text.startswith(MASK_PREFIX):
         mask = text.removeprefix(MASK_PREFIX)
         return Plan(keep_mask=mask, padding=DEFAULT_PADDING["blocks"], source=text)
@@ -198,8 +199,9 @@ def plan_data(plan: Plan) -> dict[str, Any]:
     return {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **plain(plan)}
 
 
-def save_plan(plan: Plan, path: Path) -> None:
+def save_plan(plan: Plan, path: Path | str) -> None:
     """Write the plan as JSON; the file is replaced in one step."""
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, format_record(plan, SCHEMA, SCHEMA_VERSION))
 

@@ -233,7 +233,7 @@ def test_what_cannot_be_written_is_said_before_anything_is_measured(
     spec = OpSpec(input_shape=net.spec.input_shape, ops=(*ops[:-1], stuck))
     lowered = replace(net.lowered, spec=spec, layers=(*net.lowered.layers, "sorted"))
     network = replace(net, lowered=lowered)
-    monkeypatch.setattr("dshrink.operations.profile.load", lambda *a, **b: network)
+    monkeypatch.setattr("dshrink.operations.profile.opened", lambda *a, **b: network)
     status, text, problem = profile_command(*words(tmp_path))
     assert (status, text) == (2, "")
     assert "1 of its operators cannot be written to ONNX" in problem
