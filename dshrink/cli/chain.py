@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,7 @@ from dshrink.cli.grids import Column, print_grid
 from dshrink.errors import DshrinkError
 
 if TYPE_CHECKING:
+    from dshrink.cli.payloads.networks import ChainNetwork
     from dshrink.network.chain import Chain, ChainConv
     from dshrink.network.models import Network
     from dshrink.network.trunk import FixedPart
@@ -40,10 +41,11 @@ def command(
 
     A network that cannot be traced is reported, and the others are still printed.
     """
+    from dshrink.cli.payloads.networks import ChainData
     from dshrink.network.models import load
     from dshrink.network.references import ModelChoice
 
-    found: list[dict[str, Any]] = []
+    found: list[ChainNetwork] = []
     failed: list[DshrinkError] = []
     for name in models:
         try:
@@ -64,50 +66,57 @@ def command(
         if not json:
             _print(network, chain, spans, wide=wide)
     if json:
-        print_json(found)
+        print_json(ChainData(networks=tuple(found)))
     if failed:
         raise typer.Exit(2)
 
 
-def _data(network: Network, chain: Chain, mode: str) -> dict[str, Any]:
-    return {
-        "model": network.name,
-        "resolution": network.resolution,
-        "macs": network.spec.macs,
-        "parameters": network.spec.parameters,
-        "not_counted": [network.lowered.layers[n] for n in network.spec.uncounted],
-        "convolutions": [
-            {
-                "position": conv.position,
-                "name": conv.name,
-                "block": conv.block,
-                "kernel": conv.conv.kernel,
-                "stride": conv.conv.stride,
-                "groups": conv.conv.groups,
-                "input_shape": conv.in_shape,
-                "output_shape": conv.out_shape,
-                "activation": conv.activation,
-                "break_after": conv.break_after,
-            }
+def _data(network: Network, chain: Chain, mode: str) -> ChainNetwork:
+    from dshrink.cli.payloads import networks as payloads
+
+    layers = network.lowered.layers
+    return payloads.ChainNetwork(
+        model=network.name,
+        resolution=network.resolution,
+        macs=network.spec.macs,
+        parameters=network.spec.parameters,
+        not_counted=tuple(layers[n] for n in network.spec.uncounted),
+        convolutions=tuple(
+            payloads.ConvolutionData(
+                position=conv.position,
+                name=conv.name,
+                block=conv.block,
+                kernel=conv.conv.kernel,
+                stride=conv.conv.stride,
+                groups=conv.conv.groups,
+                input_shape=conv.in_shape,
+                output_shape=conv.out_shape,
+                activation=conv.activation,
+                break_after=conv.break_after,
+            )
             for conv in chain.convs
-        ],
-        "span_mask": _span_mask(chain),
-        "skips": chain.skips,
-        "blocks": [
-            {"index": b.index, "name": b.name, "unmergeable": b.unmergeable} for b in chain.blocks
-        ],
-        "fixed": [
-            {
-                "first": network.lowered.layers[part.ops[0]],
-                "last": network.lowered.layers[part.ops[-1]],
-                "convolutions": _convolutions(network, part),
-                "reason": part.reason,
-            }
+        ),
+        span_mask=_span_mask(chain),
+        skips=chain.skips,
+        blocks=tuple(
+            payloads.BlockData(index=b.index, name=b.name, unmergeable=b.unmergeable)
+            for b in chain.blocks
+        ),
+        fixed_parts=tuple(
+            payloads.FixedData(
+                first_layer=layers[part.ops[0]],
+                last_layer=layers[part.ops[-1]],
+                convolutions=_convolutions(network, part),
+                reason=part.reason,
+            )
             for part in chain.fixed
-        ],
-        "hard_breaks": {str(at): why for at, why in sorted(chain.hard_breaks(mode).items())},
-        "spans": len(chain.spans(mode)),
-    }
+        ),
+        hard_breaks=tuple(
+            payloads.BreakData(position=at, reason=why)
+            for at, why in sorted(chain.hard_breaks(mode).items())
+        ),
+        span_count=len(chain.spans(mode)),
+    )
 
 
 def _span_mask(chain: Chain) -> str:

@@ -10,7 +10,7 @@ import typer
 
 from dshrink.cli import options
 from dshrink.cli.console import err, show_result
-from dshrink.cli.render import summary_lines, table_data
+from dshrink.cli.render import summary_lines
 
 pieces = partial(typer.Option, rich_help_panel="Pieces")
 
@@ -68,6 +68,7 @@ def command(
 
     Run the same command again to resume an interrupted run.
     """
+    from dshrink.cli.payloads.tables import WrittenTable
     from dshrink.network.references import ModelChoice
     from dshrink.operations.profile import profile_network
     from profiler.target import Target
@@ -80,7 +81,7 @@ def command(
     )
     files = f"table: {folder / 'table.csv'} (and .json); raw samples: {folder}/journal.jsonl"
     show_result(
-        {**table_data(result.table), "table": str(folder)},
+        WrittenTable.of(result.table, folder=str(folder)),
         (*summary_lines(result.table), files),
         as_json=json,
     )

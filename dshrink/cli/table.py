@@ -10,7 +10,7 @@ import typer
 from dshrink.cli import options, table_import
 from dshrink.cli.console import out, print_json, show_result
 from dshrink.cli.grids import Column, number, print_grid
-from dshrink.cli.render import print_rows, summary_lines, table_data
+from dshrink.cli.render import print_rows, summary_lines
 
 if TYPE_CHECKING:
     from latency_tables.compare import RowComparison
@@ -23,11 +23,12 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="folder of a latency
 @app.command()
 def show(folder: Folder, wide: options.Wide = False, json: options.Json = False) -> None:
     """Print what each piece costs in the network and alone, and how well that is known."""
+    from dshrink.cli.payloads.tables import TableData
     from latency_tables.io import load_table
 
     table = load_table(folder)
     if json:
-        print_json(table_data(table))
+        print_json(TableData.of(table))
         return
     print_rows(table, wide=wide)
     out.print("\n".join(summary_lines(table)))
@@ -36,11 +37,11 @@ def show(folder: Folder, wide: options.Wide = False, json: options.Json = False)
 @app.command()
 def check(folder: Folder, json: options.Json = False) -> None:
     """Validate a table and report its prediction error; exit 1 if not fit for search."""
+    from dshrink.cli.payloads.tables import TableSummary
     from latency_tables.io import load_table
 
     table = load_table(folder)
-    data = {key: value for key, value in table_data(table).items() if key != "rows"}
-    show_result(data, summary_lines(table), as_json=json)
+    show_result(TableSummary.of(table), summary_lines(table), as_json=json)
     if not table.fit_for_search:
         raise typer.Exit(1)
 

@@ -12,7 +12,7 @@ import typer
 
 from dshrink.cli import options
 from dshrink.cli.console import show_result
-from dshrink.cli.render import summary_lines, table_data
+from dshrink.cli.render import summary_lines
 from dshrink.errors import DshrinkError
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def command(
     model,block,original_ms,merged_ms holds blocks. A table that ships with dshrink
     (published:NAME) has its conditions; for a file of your own give them.
     """
+    from dshrink.cli.payloads.tables import WrittenTable
     from dshrink.version import __version__
     from latency_tables.io import save_table
     from latency_tables.origin import Origin
@@ -76,7 +77,7 @@ def command(
     )
     path = save_table(imported, out_dir)
     show_result(
-        {"file": str(path), **table_data(imported)},
+        WrittenTable.of(imported, folder=str(out_dir)),
         (*summary_lines(imported), f"table: {path}"),
         as_json=json,
     )
