@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -333,6 +334,30 @@ def test_a_failed_table_is_still_as_its_schema_says() -> None:
 def test_points_of_a_front_have_numbers_for_numbers() -> None:
     hints = FrontPointData.__annotations__
     assert hints["batch"] == "int" and hints["seeds"] == "tuple[int, ...]"
+
+
+# docs/json.md
+
+PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text("utf-8")
+
+
+def test_the_example_of_the_page_is_an_output_that_its_snippet_validates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (example,) = re.findall(r"--json\n(\{.*?^\})", PAGE, re.DOTALL | re.MULTILINE)
+    (snippet,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    check_json(json.loads(example))
+    monkeypatch.chdir(tmp_path)
+    Path("predicted.json").write_text(example)
+    exec(snippet, {})
+    Path("predicted.json").write_text(example.replace('"calibrated": true', '"calibrated": 1'))
+    with pytest.raises(ValidationError):
+        exec(snippet, {})
+
+
+def test_the_page_names_schemas_that_there_are() -> None:
+    named = re.findall(r"`((?:run|paper|table)_\w+)`", PAGE)
+    assert len(named) > 5 and set(named) <= set(SCHEMAS)
 
 
 # dshrink schema
