@@ -73,6 +73,7 @@ def _schema(
 
 
 _PROFILES = ("profile", "table import")
+_LAYERS = ("profile --layers", "profile --grid")
 _SEARCHES = ("search greedy", "search random", "search mask")
 _PROGRAMS = ("search dp", "search csv")
 _BLOCK_FIGURES = ("paper fig1", "paper fig4")
@@ -91,6 +92,14 @@ _ALL = (
     _schema("table_written", "tables:WrittenTable", "a latency table, and its folder", _PROFILES),
     _schema("table_show", "tables:TableData", "a latency table"),
     _schema("table_check", "tables:TableSummary", "a latency table without its rows"),
+    _schema("layers_written", "layers:WrittenLayers", "a table of layers, and its folder", _LAYERS),
+    _schema("layers_show", "layers:LayersData", "a table of layers", ("table show (layers)",)),
+    _schema(
+        "layers_check",
+        "layers:LayersSummary",
+        "a table of layers without its rows",
+        ("table check (layers)",),
+    ),
     _schema("table_predict", "latency_tables.predictor:Prediction", "a predicted latency"),
     _schema("table_compare", "latency_tables.compare:Comparison", "two tables row by row"),
     _schema("plan", "dshrink.search.plan:Plan", "a plan, as its file", _SEARCHES, file_version=2),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import sys
 import tomllib
 import types
@@ -24,6 +25,8 @@ from dshrink.schemas import SCHEMAS, Schema
 FOLDER = Path(dshrink.schemas.__file__).parent
 #: What is not a field's type but what a reader is told of it may change at any time.
 WORDS = frozenset({"description", "title", "$comment"})
+#: In the texts of a record: another one whose texts it has as well.
+LIKE = "_like"
 _PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 
 
@@ -77,7 +80,7 @@ class Derivation:
         if is_typeddict(kind):
             required = [name for name in names if name in kind.__required_keys__]
         return {
-            "description": " ".join((inspect.getdoc(kind) or "").split()).replace("``", "`"),
+            "description": _in_json(inspect.getdoc(kind) or ""),
             "type": "object",
             "properties": properties,
             "required": required,
@@ -85,8 +88,7 @@ class Derivation:
         }
 
     def text(self, kind: Any, name: str) -> str:
-        bases = (base.__name__ for base in getattr(kind, "__mro__", (kind,)))
-        for table in (*dict.fromkeys((kind.__name__, *bases)), "any"):
+        for table in _tables(kind):
             if found := descriptions().get(table, {}).get(name):
                 self.used.add((table, name))
                 return found
@@ -126,6 +128,20 @@ class Derivation:
             self.defs[name] = {}
             self.defs[name] = self.record(kind)
         return {"$ref": f"#/$defs/{name}"}
+
+
+def _in_json(docstring: str) -> str:
+    """On one line, with the names that values have in JSON."""
+    return re.sub(r"\bNone\b", "null", " ".join(docstring.split()).replace("``", "`"))
+
+
+def _tables(kind: Any) -> Iterator[str]:
+    """Where the texts of a record's fields may be, its own first."""
+    for base in getattr(kind, "__mro__", ()) if is_dataclass(kind) else (kind,):
+        yield base.__name__
+        if like := descriptions().get(base.__name__, {}).get(LIKE):
+            yield like
+    yield "any"
 
 
 def _union(parts: list[dict[str, Any]]) -> dict[str, Any]:
