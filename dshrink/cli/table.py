@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,8 @@ from dshrink.cli import options, table_import
 from dshrink.cli.console import out, print_json, show_result
 from dshrink.cli.grids import Column, number, print_grid
 from dshrink.cli.render import print_rows, summary_lines
-from dshrink.cli.render_layers import layer_summary, print_layers
+from dshrink.cli.render_layers import layer_summary, prediction_lines, print_layers
+from dshrink.errors import DshrinkError
 
 if TYPE_CHECKING:
     from latency_tables.compare import RowComparison
@@ -72,16 +74,36 @@ def check(folder: Folder, json: options.Json = False) -> None:
 def predict(
     folder: Folder,
     keep: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--keep",
             help="keep mask (1 keeps a block, 0 merges it), span mask of a table of spans, or plan",
         ),
-    ],
+    ] = None,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--layer",
+            metavar="TEXT",
+            help='of a table of layers: "cin=48 cout=80 k=3 hw=28"; repeatable',
+        ),
+    ] = None,
     padding: options.TablePadding = None,
     json: options.Json = False,
 ) -> None:
-    """Predict the latency of the network with this mask, with its 95 % interval."""
+    """Predict the latency of a network with a mask, or of a layer, with its 95 % interval.
+
+    A layer that was not measured has to lie between measured ones.
+    """
+    if layers:
+        if keep or padding:
+            raise DshrinkError(
+                "--keep and --padding are of a network's table, --layer of a layers'"
+            )
+        _predict_layers(folder, layers, json)
+        return
+    if keep is None:
+        raise DshrinkError("give --keep MASK for a network's table, or --layer TEXT for a layers'")
     from dshrink.search.plan import parse_plan
     from latency_tables.io import load_table
     from latency_tables.predictor import predict as predict_latency
@@ -100,6 +122,18 @@ def predict(
     if not prediction.calibrated:
         lines.append("no whole network was measured: this is the plain sum, its error is unknown")
     show_result(prediction, lines, as_json=json)
+
+
+def _predict_layers(folder: Path, texts: Sequence[str], json: bool) -> None:
+    from dshrink.cli.payloads.layers import LayerPredictions, NamedPrediction
+    from latency_tables.layers.io import load_layer_table
+    from latency_tables.layers.prediction import predict_layer
+    from latency_tables.layers.texts import parse_layer
+
+    table = load_layer_table(folder)
+    found = [predict_layer(table, parse_layer(text)) for text in texts]
+    data = LayerPredictions(predictions=tuple(map(NamedPrediction.of, found)))
+    show_result(data, prediction_lines(found), as_json=json)
 
 
 @app.command()

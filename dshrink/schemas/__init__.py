@@ -74,6 +74,7 @@ def _schema(
 
 _PROFILES = ("profile", "table import")
 _LAYERS = ("profile --layers", "profile --grid")
+_PREDICTED_LAYERS = ("table predict --layer",)
 _SEARCHES = ("search greedy", "search random", "search mask")
 _PROGRAMS = ("search dp", "search csv")
 _BLOCK_FIGURES = ("paper fig1", "paper fig4")
@@ -100,6 +101,7 @@ _ALL = (
         "a table of layers without its rows",
         ("table check (layers)",),
     ),
+    _schema("layers_predict", "layers:LayerPredictions", "predicted layers", _PREDICTED_LAYERS),
     _schema("table_predict", "latency_tables.predictor:Prediction", "a predicted latency"),
     _schema("table_compare", "latency_tables.compare:Comparison", "two tables row by row"),
     _schema("plan", "dshrink.search.plan:Plan", "a plan, as its file", _SEARCHES, file_version=2),

@@ -54,6 +54,7 @@ from latency_tables.io import save_table
 from latency_tables.layers.io import save_layer_table
 from latency_tables.layers.layer import Layer
 from latency_tables.layers.layer_table import LayerRow, LayerTable
+from latency_tables.measured import LATENCIES, SPREADS
 
 WRITE = "if that is intended, write the files again by `python tests/support/schema_files.py`"
 
@@ -224,11 +225,18 @@ MISSING = MissingImportance(key=ImportanceKey(0, 2, 1, 1), reason="out of memory
 
 def layer_table() -> LayerTable:
     layer = Layer(kind="conv", in_channels=8, out_channels=8, kernel=(3, 3), height=7)
-    row = LayerRow(
+    failed = LayerRow(
         **dict(layer=layer, names=("a",), digest=layer.spec.digest, verdict="failed"),
         **dict(reason="timeout", macs=1, parameters=1, peak_activations=1),
     )
-    return LayerTable(rows=(row,), conditions=CONDITIONS)
+    known = Layer(kind="conv", in_channels=4, out_channels=4, height=7)
+    numbers = dict.fromkeys((*LATENCIES, *SPREADS), 1.0)
+    measured = replace(
+        failed,
+        **dict(layer=known, digest=known.spec.digest, verdict="ok", reason="", samples=9),
+        **dict(rounds=3, **numbers),
+    )
+    return LayerTable(rows=(failed, measured), conditions=CONDITIONS)
 
 
 #: A record for each schema that takes training or measuring to make one; other tests do that.
@@ -258,6 +266,7 @@ COMMANDS: dict[str, tuple[object, ...]] = {
     "table_check": ("table", "check", TABLE),
     "layers_show": ("table", "show", LAYERS),
     "layers_check": ("table", "check", LAYERS),
+    "layers_predict": ("table", "predict", LAYERS, "--layer", "cin=4 cout=4 hw=7"),
     "table_predict": ("table", "predict", TABLE, "--keep", "01"),
     "table_compare": ("table", "compare", TABLE, OTHER),
     "search_dp": (
