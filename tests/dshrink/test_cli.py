@@ -417,18 +417,19 @@ def test_bench_measures_networks_plans_and_files_with_their_predictions(
     words = ["bench", MODEL, file, "--table", tmp_path / "table", "--out", results, *SMALL]
     ran = dshrink(*words, "--plan", f"mask:{mask}", "--json")
     assert ran.status == 0
-    assert [row["keep_mask"] for row in ran.data] == ["1" * 17, mask, mask]
+    found = ran.data["results"]
+    assert [row["keep_mask"] for row in found] == ["1" * 17, mask, mask]
     # The rows of block 14 to 16 are halved; the table is made up, the measurement is not.
     predictions = [155.0, 155.0 - 24, 155.0 - 24]
-    assert [row["predicted_ms"] for row in ran.data] == pytest.approx(predictions)
-    for row in ran.data:
+    assert [row["predicted_ms"] for row in found] == pytest.approx(predictions)
+    for row in found:
         assert row["throughput_fps"] == pytest.approx(1000 / row["latency_ms"])
         assert row["low_ms"] <= row["latency_ms"] <= row["high_ms"]
     with results.open() as lines:
         written = list(csv.DictReader(lines))
-    assert [row["network"] for row in written] == [row["network"] for row in ran.data]
-    original, *shrunk = ran.data
-    assert {row["baseline"] for row in ran.data} == {original["network"]}
+    assert [row["network"] for row in written] == [row["network"] for row in found]
+    original, *shrunk = found
+    assert {row["baseline"] for row in found} == {original["network"]}
     # Two processes are too few for a ratio of their own: it is that of the latencies.
     for row in shrunk:
         assert row["speedup"] == pytest.approx(original["latency_ms"] / row["latency_ms"])
