@@ -103,7 +103,9 @@ def predict(
         _predict_layers(folder, layers, json)
         return
     if keep is None:
-        raise DshrinkError("give --keep MASK for a network's table, or --layer TEXT for a layers'")
+        raise DshrinkError(
+            "give --keep MASK for the table of a network, or --layer TEXT for one of layers"
+        )
     from dshrink.search.plan import parse_plan
     from latency_tables.io import load_table
     from latency_tables.predictor import predict as predict_latency

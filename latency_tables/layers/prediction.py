@@ -215,7 +215,7 @@ class _Process:
             self._process.fit(x, (y - self._mean) / self._spread)
 
     def _scaled(self, every: Floats) -> Floats:
-        return ((every - self._centre) / self._scale)[:, self._used]
+        return np.asarray(((every - self._centre) / self._scale)[:, self._used])
 
     def predict(self, layers: Sequence[Layer]) -> tuple[Floats, Floats]:
         """The expected logarithm of each latency and its standard error."""
