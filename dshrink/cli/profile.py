@@ -10,8 +10,8 @@ import typer
 
 from dshrink.cli import options
 from dshrink.cli.console import err, show_result
-from dshrink.cli.render import summary_lines, table_data
-from dshrink.cli.render_layers import layer_summary, layer_table_data
+from dshrink.cli.render import summary_lines
+from dshrink.cli.render_layers import layer_summary
 from dshrink.errors import DshrinkError
 from dshrink.network.references import FORMS
 
@@ -106,6 +106,7 @@ def command(
     if layers is not None or grid is not None:
         _profile_layers(context, layer_context=layer_context)
         return
+    from dshrink.cli.payloads.tables import WrittenTable
     from dshrink.network.references import ModelChoice
     from dshrink.operations.profile import profile_network
     from profiler.target import Target
@@ -121,7 +122,7 @@ def command(
     )
     files = f"table: {folder / 'table.csv'} (and .json); raw samples: {folder}/journal.jsonl"
     show_result(
-        {**table_data(result.table), "table": str(folder)},
+        WrittenTable.of(result.table, folder=str(folder)),
         (*summary_lines(result.table), files),
         as_json=json,
     )
@@ -129,6 +130,7 @@ def command(
 
 
 def _profile_layers(context: typer.Context, *, layer_context: str) -> None:
+    from dshrink.cli.payloads.layers import WrittenLayers
     from dshrink.operations.profile_layers import layers_of, measure_layers
     from profiler.target import Target
 
@@ -150,7 +152,7 @@ def _profile_layers(context: typer.Context, *, layer_context: str) -> None:
     )
     files = f"table: {folder / 'layers.csv'} (and .json); raw samples: {folder}/journal.jsonl"
     show_result(
-        {**layer_table_data(result.table), "table": str(folder)},
+        WrittenLayers.of(result.table, folder=str(folder)),
         (*layer_summary(result.table), files),
         as_json=given["json"],
     )

@@ -15,8 +15,8 @@ import typer
 
 from dshrink.cli import options
 from dshrink.cli.console import show_result
-from dshrink.cli.render import summary_lines, table_data
-from dshrink.cli.render_layers import layer_summary, layer_table_data
+from dshrink.cli.render import summary_lines
+from dshrink.cli.render_layers import layer_summary
 from dshrink.errors import DshrinkError
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def command(
     layers. A table that ships with dshrink (published:NAME) has its conditions; for a file of your
     own give them.
     """
+    from dshrink.cli.payloads.tables import WrittenTable
     from dshrink.version import __version__
     from latency_tables.formats.registry import holds_layers
     from latency_tables.io import save_table
@@ -92,7 +93,7 @@ def command(
     )
     path = save_table(imported, out_dir)
     show_result(
-        {"file": str(path), **table_data(imported)},
+        WrittenTable.of(imported, folder=str(out_dir)),
         (*summary_lines(imported), f"table: {path}"),
         as_json=json,
     )
@@ -113,6 +114,7 @@ def _check_given(
 
 
 def _import_layers(context: typer.Context, path: Path, out_dir: Path, *, as_json: bool) -> None:
+    from dshrink.cli.payloads.layers import WrittenLayers
     from dshrink.version import __version__
     from latency_tables.formats.published_layers import published_layer_table
     from latency_tables.formats.registry import load_published_layers
@@ -138,7 +140,7 @@ def _import_layers(context: typer.Context, path: Path, out_dir: Path, *, as_json
     )
     file = save_layer_table(table, out_dir)
     show_result(
-        {"file": str(file), **layer_table_data(table)},
+        WrittenLayers.of(table, folder=str(out_dir)),
         (*layer_summary(table), f"table: {file}"),
         as_json=as_json,
     )

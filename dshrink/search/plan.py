@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from dshrink.search.errors import PlanError
 from dshrink.search.published import published_mask
 from latency_tables.files import write_atomically
 from latency_tables.masks import PADDING_MODES, number_hint
 from latency_tables.predictor import Prediction
-from latency_tables.records import format_record, parse_record, plain
+from latency_tables.records import format_record, parse_record
 from latency_tables.schema import Conditions
 from latency_tables.span_masks import ACTIVE, LINEAR, MERGED, mask_spans
 
@@ -192,11 +192,6 @@ def parse_plan(text: str | Path) -> Plan:
             source=f"{PAPER_PREFIX}{known.name}",
         )
     return load_plan(Path(text))
-
-
-def plan_data(plan: Plan) -> dict[str, Any]:
-    """The plan as JSON data, as in its file."""
-    return {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **plain(plan)}
 
 
 def save_plan(plan: Plan, path: Path | str) -> None:
