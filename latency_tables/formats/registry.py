@@ -21,7 +21,6 @@ from latency_tables.layers.layer_table import LayerTable
 from latency_tables.layers.texts import SHORT
 from latency_tables.table import LatencyTable
 
-
 #: Those that hold every column of a row, and those whose keys are shapes.
 FLAT, KEYED_BY_SHAPE = ("csv", "json"), ("ofa", "halp", "halp-pickle")
 FORMATS = (*FLAT, *KEYED_BY_SHAPE, "kim")
