@@ -103,7 +103,7 @@ def predict(
     if layers:
         if keep or padding:
             raise DshrinkError(
-                "--keep and --padding are of a network's table, --layer of a layers'"
+                "--keep and --padding are for the table of a network, --layer for one of layers"
             )
         _predict_layers(folder, layers, json)
         return
@@ -133,11 +133,11 @@ def predict(
 
 def _predict_layers(folder: Path, texts: Sequence[str], json: bool) -> None:
     from latency_tables.layers.io import load_layer_table
-    from latency_tables.layers.prediction import predict_layer
+    from latency_tables.layers.prediction import predict_layers
     from latency_tables.layers.texts import parse_layer
 
     table = load_layer_table(folder)
-    found = [predict_layer(table, parse_layer(text)) for text in texts]
+    found = predict_layers(table, [parse_layer(text) for text in texts])
     show_result(prediction_data(found), prediction_lines(found), as_json=json)
 
 
