@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path
 
 from latency_tables.formats.exporting import ALONE, Export, TimedSpec, timed
-from latency_tables.formats.registry import FORMATS, check_format, write_format
+from latency_tables.formats.registry import KEYED_BY_SHAPE, check_format, write_format
 from latency_tables.layers.io import is_layer_table, load_layer_table
 from latency_tables.pieces import NetworkPieces
 from latency_tables.table import LatencyTable
@@ -30,7 +30,7 @@ def export_table(folder: Path, name: str, which: str = ALONE) -> Export:
     if is_layer_table(folder):
         return write_format(name, load_layer_table(folder), which=which)
     table = load_table(folder)
-    rows = _with_specs(table, which) if FORMATS[name].needs_specs else None
+    rows = _with_specs(table, which) if name in KEYED_BY_SHAPE else None
     return write_format(name, table, which=which, rows=rows)
 
 

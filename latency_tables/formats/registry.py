@@ -1,13 +1,12 @@
 """The formats that tables are exported to and layers imported from, by name and by file.
 
-A format is written from the rows alone, or (``needs_specs``) from the operators of each row, which
-a table of a network does not hold: whoever exports one makes them from the network again.
+A format is written from the rows alone or, where its keys are shapes, from the operators of each
+row, which a table of a network does not hold: whoever exports one makes the network again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from latency_tables.csv_lines import CsvSource, load_lines
@@ -22,24 +21,9 @@ from latency_tables.layers.layer_table import LayerTable
 from latency_tables.layers.texts import SHORT
 from latency_tables.table import LatencyTable
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Format:
-    """What a format is, in a line, and whether it needs the operators of each row."""
-
-    about: str
-    needs_specs: bool = False
-    has_latency: bool = True
-
-
-FORMATS = {
-    "csv": Format(about="all columns, a line a row", has_latency=False),
-    "json": Format(about="all columns, an object a row", has_latency=False),
-    "ofa": Format(about="once-for-all's lookup table (YAML)", needs_specs=True),
-    "halp": Format(about="HALP's mapping, as JSON", needs_specs=True),
-    "halp-pickle": Format(about="HALP's mapping, as it reads it", needs_specs=True),
-    "kim": Format(about="Kim et al.'s T(st, end) of a table of spans (CSV)"),
-}
+#: Those that hold every column of a row, and those whose keys are shapes.
+FLAT, KEYED_BY_SHAPE = ("csv", "json"), ("ofa", "halp", "halp-pickle")
+FORMATS = (*FLAT, *KEYED_BY_SHAPE, "kim")
 
 YAML, JSON, PICKLE = (".yaml", ".yml"), (".json",), (".pkl", ".pickle")
 #: What a pickle of protocol 2 or later begins with.
@@ -85,7 +69,7 @@ def check_format(name: str, which: str = ALONE) -> None:
         raise TableFormatError(f"unknown format {name!r}; known: {', '.join(FORMATS)}")
     if which not in COLUMN:
         raise TableFormatError(f"unknown latency {which!r}; known: {', '.join(COLUMN)}")
-    if which != ALONE and not FORMATS[name].has_latency:
+    if which != ALONE and name in FLAT:
         raise TableFormatError(f"the format {name} holds all latencies: leave out {which}")
 
 
