@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -194,10 +194,19 @@ def mask(
 
 
 def _write(
-    figure: Figure, file: Path, as_json: bool, beside: Sequence[Path] = (), **facts: Any
+    figure: Figure,
+    file: Path,
+    as_json: bool,
+    beside: Sequence[Path] = (),
+    points: Sequence[Mapping[str, Any]] | None = None,
 ) -> None:
+    """``points`` are rows of the CSV of a front."""
+    from dshrink.cli.payloads.networks import FrontData, FrontPointData, PlotData
     from dshrink.plots import save_figure
 
     files = [str(path) for path in (*save_figure(figure, file), *beside)]
     wrote = f"wrote {', '.join(files[:-1])} and {files[-1]}"
-    show_result({"files": files, **facts}, [wrote], as_json=as_json)
+    data: PlotData | FrontData = PlotData(files=tuple(files))
+    if points is not None:
+        data = FrontData(files=tuple(files), points=tuple(map(FrontPointData.of, points)))
+    show_result(data, [wrote], as_json=as_json)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from dshrink.network.chain import span_chain
 from dshrink.network.models import Network
@@ -16,52 +17,116 @@ if TYPE_CHECKING:
 SPANS = "kim2023"
 
 
-def describe_chain(network: AnyNetwork, spans: str = SPANS) -> dict[str, Any]:
-    """The chain as JSON data: its convolutions, skips, blocks, fixed parts, and what cannot merge.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvolutionData:
+    """A convolution of the chain; ``position`` is null in the stem and the head."""
+
+    position: int | None
+    name: str
+    block: int | None
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    groups: int
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    activation: str | None
+    break_after: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockData:
+    """A building block."""
+
+    index: int
+    name: str
+    unmergeable: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedData:
+    """A part that no span enters, as it joins tensors by more than a residual addition."""
+
+    first_layer: str
+    last_layer: str
+    convolutions: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakData:
+    """A place that nothing merges across."""
+
+    position: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainNetwork:
+    """The chain of convolutions of a network: positions 1 to L, spans (i, j] between them."""
+
+    model: str
+    resolution: tuple[int, int]
+    macs: int
+    parameters: int
+    not_counted: tuple[str, ...]
+    convolutions: tuple[ConvolutionData, ...]
+    span_mask: str
+    skips: tuple[tuple[int, int], ...]
+    blocks: tuple[BlockData, ...]
+    fixed_parts: tuple[FixedData, ...]
+    hard_breaks: tuple[BreakData, ...]
+    span_count: int
+
+
+def describe_chain(network: AnyNetwork, spans: str = SPANS) -> ChainNetwork:
+    """The chain as data: its convolutions, skips, blocks, fixed parts, and what cannot merge.
 
     Shapes are (channels, height, width) of one image, ``macs`` are of one image. ``spans`` says
     which spans are counted: "kim2023" or "exact". Raises NetworkError.
     """
     found = opened(network)
-    chain = found.chain
-    return {
-        "model": found.name,
-        "resolution": found.resolution,
-        "macs": found.spec.macs,
-        "parameters": found.spec.parameters,
-        "not_counted": [found.lowered.layers[n] for n in found.spec.uncounted],
-        "convolutions": [
-            {
-                "position": conv.position,
-                "name": conv.name,
-                "block": conv.block,
-                "kernel": conv.conv.kernel,
-                "stride": conv.conv.stride,
-                "groups": conv.conv.groups,
-                "input_shape": conv.in_shape,
-                "output_shape": conv.out_shape,
-                "activation": conv.activation,
-                "break_after": conv.break_after,
-            }
+    chain, layers = found.chain, found.lowered.layers
+    return ChainNetwork(
+        model=found.name,
+        resolution=found.resolution,
+        macs=found.spec.macs,
+        parameters=found.spec.parameters,
+        not_counted=tuple(layers[n] for n in found.spec.uncounted),
+        convolutions=tuple(
+            ConvolutionData(
+                position=conv.position,
+                name=conv.name,
+                block=conv.block,
+                kernel=conv.conv.kernel,
+                stride=conv.conv.stride,
+                groups=conv.conv.groups,
+                input_shape=conv.in_shape,
+                output_shape=conv.out_shape,
+                activation=conv.activation,
+                break_after=conv.break_after,
+            )
             for conv in chain.convs
-        ],
-        "span_mask": span_mask(found),
-        "skips": chain.skips,
-        "blocks": [
-            {"index": b.index, "name": b.name, "unmergeable": b.unmergeable} for b in chain.blocks
-        ],
-        "fixed": [
-            {
-                "first": found.lowered.layers[part.ops[0]],
-                "last": found.lowered.layers[part.ops[-1]],
-                "convolutions": convolutions_in(found, part),
-                "reason": part.reason,
-            }
+        ),
+        span_mask=span_mask(found),
+        skips=chain.skips,
+        blocks=tuple(
+            BlockData(index=b.index, name=b.name, unmergeable=b.unmergeable) for b in chain.blocks
+        ),
+        fixed_parts=tuple(
+            FixedData(
+                first_layer=layers[part.ops[0]],
+                last_layer=layers[part.ops[-1]],
+                convolutions=convolutions_in(found, part),
+                reason=part.reason,
+            )
             for part in chain.fixed
-        ],
-        "hard_breaks": {str(at): why for at, why in sorted(chain.hard_breaks(spans).items())},
-        "spans": len(chain.spans(spans)),
-    }
+        ),
+        hard_breaks=tuple(
+            BreakData(position=at, reason=why)
+            for at, why in sorted(chain.hard_breaks(spans).items())
+        ),
+        span_count=len(chain.spans(spans)),
+    )
 
 
 def chain_frame(network: AnyNetwork) -> pd.DataFrame:
@@ -71,7 +136,7 @@ def chain_frame(network: AnyNetwork) -> pd.DataFrame:
     """
     import pandas as pd
 
-    return pd.DataFrame(describe_chain(network)["convolutions"])
+    return pd.DataFrame([asdict(conv) for conv in describe_chain(network).convolutions])
 
 
 def span_mask(network: Network) -> str:

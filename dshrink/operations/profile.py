@@ -42,7 +42,7 @@ def profile_network(
     max_kernel: int | None = None,
     dense: bool = False,
     hold_out: int = CHECK_NETWORKS,
-    target_error: float = TARGET_PERCENT,
+    target_error: float | None = None,
     time_limit: float | None = None,
     seed: int = 0,
     on_progress: OnProgress = no_progress,
@@ -54,9 +54,10 @@ def profile_network(
     counterparts, or "spans" (every run of convolutions that can become one), those of ``span_mode``
     "kim2023" (where it is None) or "exact", none with a merged kernel wider than ``max_kernel``.
     The same call resumes an interrupted run. Measuring ends when predictions should be off by
-    ``target_error`` per cent on average, or after ``time_limit`` seconds; ``hold_out`` networks
-    take no part in the estimate. Raises DshrinkError for options that exclude each other and for
-    what cannot be measured, ProfilerError and DevicesError for what the device cannot do.
+    ``target_error`` per cent on average (0.7 if None), or after ``time_limit`` seconds;
+    ``hold_out`` networks take no part in the estimate. Raises DshrinkError for options that exclude
+    each other and for what cannot be measured, ProfilerError and DevicesError for what the device
+    cannot do.
     """
     folder = Path(folder)
     _check_segments(segments, dense=dense, span_mode=span_mode, max_kernel=max_kernel)
@@ -79,7 +80,7 @@ def profile_network(
             date=datetime.now(UTC).isoformat(timespec="seconds"),
             dshrink_version=__version__,
             check=hold_out,
-            target_percent=target_error,
+            target_percent=TARGET_PERCENT if target_error is None else target_error,
             time_limit_s=math.inf if time_limit is None else time_limit,
             spans=spans,
             settings=settings_for(conditions, seed=seed),

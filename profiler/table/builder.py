@@ -51,7 +51,7 @@ def build_table(
         boards=tuple(plain(board) for board in boards),
     )
     notes = [*warnings, *_rows_not_ok(table), *_evidence_notes(evidence)]
-    notes += audit(plan, measurements, conditions)
+    notes += audit(plan.jobs, measurements, conditions)
     return replace(with_network_costs(table), warnings=tuple(dict.fromkeys(notes)))
 
 

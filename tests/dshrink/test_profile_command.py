@@ -125,7 +125,7 @@ def test_a_profile_is_asked_for_the_target_and_the_time_that_are_given(
         (["--target-error", 0], "the target error (0 %) must be between 0 and 100 %"),
         (["--time-limit", 0], "--time-limit"),
         (["--hold-out", 3], "--hold-out"),
-        (["--context", "pair"], "No such option: --context"),
+        (["--neighbours", 3], "No such option: --neighbours"),
     ],
 )
 def test_options_that_cannot_be_are_refused_before_anything_is_measured(
