@@ -322,7 +322,7 @@ def test_a_chain_has_a_line_for_each_convolution(small: Network) -> None:
     assert list(frame["groups"]) == [m.groups for m in convolutions]
     assert frame["output_shape"][0] == (6, 8, 8)
     data = dshrink.describe_chain(small)
-    assert data["macs"] == small.spec.macs and len(data["blocks"]) == 2
+    assert data.macs == small.spec.macs and len(data.blocks) == 2
 
 
 # pictures and frames
