@@ -83,7 +83,9 @@ _PICTURES = (
     *("plot memory", "plot predicted", "plot throughput"),
 )
 _ALL = (
-    _schema("chain", "networks:ChainData", "convolutions, blocks and spans of networks"),
+    _schema(
+        "chain", "dshrink.operations.chain:Chains", "convolutions, blocks and spans of networks"
+    ),
     _schema("data_digits", "networks:DigitsData", "the folder of digits that was written"),
     _schema(
         "devices_list", "devices:DevicesData", "the devices of the catalog and of devices.toml"

@@ -1,4 +1,4 @@
-"""JSON output about networks: chains, searches, importances, benchmarks, studies, pictures."""
+"""JSON output about networks: searches, importances, benchmarks, studies, pictures."""
 
 from __future__ import annotations
 
@@ -12,74 +12,6 @@ from dshrink.search.dp.many_devices import DeviceOutcome
 from dshrink.search.importance import ImportanceKey
 from dshrink.search.plan import Plan
 from dshrink.study.recipe import ImageCounts
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConvolutionData:
-    """A convolution of the chain; ``position`` is null in the stem and the head."""
-
-    position: int | None
-    name: str
-    block: int | None
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    groups: int
-    input_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
-    activation: str | None
-    break_after: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlockData:
-    """A building block."""
-
-    index: int
-    name: str
-    unmergeable: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FixedData:
-    """A part that no span enters, as it joins tensors by more than a residual addition."""
-
-    first_layer: str
-    last_layer: str
-    convolutions: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BreakData:
-    """A place that nothing merges across."""
-
-    position: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChainNetwork:
-    """The chain of convolutions of a network: positions 1 to L, spans (i, j] between them."""
-
-    model: str
-    resolution: tuple[int, int]
-    macs: int
-    parameters: int
-    not_counted: tuple[str, ...]
-    convolutions: tuple[ConvolutionData, ...]
-    span_mask: str
-    skips: tuple[tuple[int, int], ...]
-    blocks: tuple[BlockData, ...]
-    fixed_parts: tuple[FixedData, ...]
-    hard_breaks: tuple[BreakData, ...]
-    span_count: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChainData:
-    """The networks that could be traced, in the order asked for; errors are on standard error."""
-
-    networks: tuple[ChainNetwork, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
