@@ -14,6 +14,7 @@ from dshrink.errors import DshrinkError
 if TYPE_CHECKING:
     from dshrink.network.chain import Chain, ChainConv
     from dshrink.network.models import Network
+    from dshrink.operations.chain import ChainNetwork
     from latency_tables.opspec import Conv
 
 
@@ -39,11 +40,12 @@ def command(
 
     A network that cannot be traced is reported, and the others are still printed.
     """
+    from dshrink.cli.payloads.networks import ChainData
     from dshrink.network.models import load
     from dshrink.network.references import ModelChoice
-    from dshrink.operations.chain import Chains, describe_chain
+    from dshrink.operations.chain import describe_chain
 
-    found = []
+    found: list[ChainNetwork] = []
     failed: list[DshrinkError] = []
     for name in models:
         try:
@@ -63,7 +65,7 @@ def command(
         if not json:
             _print(network, network.chain, spans, wide=wide)
     if json:
-        print_json(Chains(networks=tuple(found)))
+        print_json(ChainData(networks=tuple(found)))
     if failed:
         raise typer.Exit(2)
 

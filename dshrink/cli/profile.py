@@ -104,7 +104,7 @@ def command(
     """
     options.warn_of_plain_tcp(scheduler)
     if layers is not None or grid is not None:
-        _profile_layers(context)
+        _profile_layers(context, layer_context=layer_context)
         return
     from dshrink.cli.payloads.tables import WrittenTable
     from dshrink.network.references import ModelChoice
@@ -118,11 +118,7 @@ def command(
     target = options.call(context, Target)
     choice = options.call(context, ModelChoice)
     result = options.run(
-        context,
-        profile_network,
-        f"profile {choice.name}",
-        choice=choice,
-        target=target,
+        context, profile_network, f"profile {choice.name}", network=choice, target=target
     )
     files = f"table: {folder / 'table.csv'} (and .json); raw samples: {folder}/journal.jsonl"
     show_result(
@@ -133,7 +129,7 @@ def command(
     _exit_if_nothing([row.latency_ms for row in result.table.rows], result.table.rows[0].reason)
 
 
-def _profile_layers(context: typer.Context) -> None:
+def _profile_layers(context: typer.Context, *, layer_context: str) -> None:
     from dshrink.cli.payloads.layers import WrittenLayers
     from dshrink.operations.profile_layers import layers_of, measure_layers
     from profiler.target import Target
@@ -152,6 +148,7 @@ def _profile_layers(context: typer.Context) -> None:
         "profile layers",
         layers=layers_of(given["layers"], given["grid"]),
         target=options.call(context, Target),
+        layer_context=layer_context,
     )
     files = f"table: {folder / 'layers.csv'} (and .json); raw samples: {folder}/journal.jsonl"
     show_result(

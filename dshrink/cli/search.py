@@ -44,7 +44,7 @@ def greedy(
     from dshrink.operations.search import search_blocks
 
     choice = options.call(context, ModelChoice)
-    _write_plan(options.call(context, search_blocks, choice=choice), out_file, json)
+    _write_plan(options.call(context, search_blocks, network=choice), out_file, json)
 
 
 @app.command()
@@ -69,7 +69,7 @@ def random(
     from dshrink.operations.search import search_blocks
 
     choice = options.call(context, ModelChoice)
-    _write_plan(options.call(context, search_blocks, choice=choice), out_file, json)
+    _write_plan(options.call(context, search_blocks, network=choice), out_file, json)
 
 
 app.command()(search_mask.mask)

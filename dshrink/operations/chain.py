@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from dshrink.network.chain import span_chain
 from dshrink.network.models import Network
 from dshrink.network.trunk import FixedPart
+from dshrink.operations.opening import AnyNetwork, opened
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: The spans that are counted where none are asked for.
 SPANS = "kim2023"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChainConvolution:
+class ConvolutionData:
     """A convolution of the chain; ``position`` is null in the stem and the head."""
 
     position: int | None
@@ -29,7 +34,7 @@ class ChainConvolution:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChainBlock:
+class BlockData:
     """A building block."""
 
     index: int
@@ -38,7 +43,7 @@ class ChainBlock:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChainFixedPart:
+class FixedData:
     """A part that no span enters, as it joins tensors by more than a residual addition."""
 
     first_layer: str
@@ -48,7 +53,7 @@ class ChainFixedPart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChainBreak:
+class BreakData:
     """A place that nothing merges across."""
 
     position: int
@@ -64,36 +69,31 @@ class ChainNetwork:
     macs: int
     parameters: int
     not_counted: tuple[str, ...]
-    convolutions: tuple[ChainConvolution, ...]
+    convolutions: tuple[ConvolutionData, ...]
     span_mask: str
     skips: tuple[tuple[int, int], ...]
-    blocks: tuple[ChainBlock, ...]
-    fixed_parts: tuple[ChainFixedPart, ...]
-    hard_breaks: tuple[ChainBreak, ...]
+    blocks: tuple[BlockData, ...]
+    fixed_parts: tuple[FixedData, ...]
+    hard_breaks: tuple[BreakData, ...]
     span_count: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chains:
-    """The networks that could be traced, in the order asked for; errors are on standard error."""
-
-    networks: tuple[ChainNetwork, ...]
-
-
-def describe_chain(network: Network, spans: str = SPANS) -> ChainNetwork:
+def describe_chain(network: AnyNetwork, spans: str = SPANS) -> ChainNetwork:
     """The chain as data: its convolutions, skips, blocks, fixed parts, and what cannot merge.
 
-    ``spans`` says which spans are counted: "kim2023" or "exact".
+    Shapes are (channels, height, width) of one image, ``macs`` are of one image. ``spans`` says
+    which spans are counted: "kim2023" or "exact". Raises NetworkError.
     """
-    chain, layers = network.chain, network.lowered.layers
+    found = opened(network)
+    chain, layers = found.chain, found.lowered.layers
     return ChainNetwork(
-        model=network.name,
-        resolution=network.resolution,
-        macs=network.spec.macs,
-        parameters=network.spec.parameters,
-        not_counted=tuple(layers[n] for n in network.spec.uncounted),
+        model=found.name,
+        resolution=found.resolution,
+        macs=found.spec.macs,
+        parameters=found.spec.parameters,
+        not_counted=tuple(layers[n] for n in found.spec.uncounted),
         convolutions=tuple(
-            ChainConvolution(
+            ConvolutionData(
                 position=conv.position,
                 name=conv.name,
                 block=conv.block,
@@ -107,26 +107,36 @@ def describe_chain(network: Network, spans: str = SPANS) -> ChainNetwork:
             )
             for conv in chain.convs
         ),
-        span_mask=span_mask(network),
+        span_mask=span_mask(found),
         skips=chain.skips,
         blocks=tuple(
-            ChainBlock(index=b.index, name=b.name, unmergeable=b.unmergeable) for b in chain.blocks
+            BlockData(index=b.index, name=b.name, unmergeable=b.unmergeable) for b in chain.blocks
         ),
         fixed_parts=tuple(
-            ChainFixedPart(
+            FixedData(
                 first_layer=layers[part.ops[0]],
                 last_layer=layers[part.ops[-1]],
-                convolutions=convolutions_in(network, part),
+                convolutions=convolutions_in(found, part),
                 reason=part.reason,
             )
             for part in chain.fixed
         ),
         hard_breaks=tuple(
-            ChainBreak(position=at, reason=why)
+            BreakData(position=at, reason=why)
             for at, why in sorted(chain.hard_breaks(spans).items())
         ),
         span_count=len(chain.spans(spans)),
     )
+
+
+def chain_frame(network: AnyNetwork) -> pd.DataFrame:
+    """The convolutions of the chain in order, a row each, as pandas: what ``describe_chain`` says.
+
+    ``input_shape`` and ``output_shape`` are (channels, height, width). Raises NetworkError.
+    """
+    import pandas as pd
+
+    return pd.DataFrame([asdict(conv) for conv in describe_chain(network).convolutions])
 
 
 def span_mask(network: Network) -> str:

@@ -83,9 +83,7 @@ _PICTURES = (
     *("plot memory", "plot predicted", "plot throughput"),
 )
 _ALL = (
-    _schema(
-        "chain", "dshrink.operations.chain:Chains", "convolutions, blocks and spans of networks"
-    ),
+    _schema("chain", "networks:ChainData", "convolutions, blocks and spans of networks"),
     _schema("data_digits", "networks:DigitsData", "the folder of digits that was written"),
     _schema(
         "devices_list", "devices:DevicesData", "the devices of the catalog and of devices.toml"
@@ -104,6 +102,7 @@ _ALL = (
         ("table check (layers)",),
     ),
     _schema("layers_predict", "layers:LayerPredictions", "predicted layers", _PREDICTED_LAYERS),
+    _schema("table_export", "tables:ExportedTable", "a table in a format of others"),
     _schema("table_predict", "latency_tables.predictor:Prediction", "a predicted latency"),
     _schema("table_compare", "latency_tables.compare:Comparison", "two tables row by row"),
     _schema("plan", "dshrink.search.plan:Plan", "a plan, as its file", _SEARCHES, file_version=2),

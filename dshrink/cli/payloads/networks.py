@@ -1,4 +1,4 @@
-"""JSON output about networks: searches, importances, benchmarks, studies, pictures."""
+"""JSON output about networks: chains, searches, importances, benchmarks, studies, pictures."""
 
 from __future__ import annotations
 
@@ -6,12 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from dshrink.operations.chain import ChainNetwork
 from dshrink.results import BenchmarkResult
 from dshrink.search.dp.frontier import ChainPlan
 from dshrink.search.dp.many_devices import DeviceOutcome
 from dshrink.search.importance import ImportanceKey
 from dshrink.search.plan import Plan
 from dshrink.study.recipe import ImageCounts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainData:
+    """The networks that could be traced, in the order asked for; errors are on standard error."""
+
+    networks: tuple[ChainNetwork, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

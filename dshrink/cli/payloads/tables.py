@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -58,3 +59,14 @@ class WrittenTable(TableData):
     """A latency table that was written to ``folder``; see ``dshrink table show``."""
 
     folder: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportedTable:
+    """A table that was written in a format of others; ``left_out`` counts rows by the reason."""
+
+    file: str
+    format: str
+    latency: str
+    rows: int
+    left_out: Mapping[str, int]
