@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -62,11 +61,19 @@ class WrittenTable(TableData):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """Rows that a format has no key for."""
+
+    reason: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExportedTable:
-    """A table that was written in a format of others; ``left_out`` counts rows by the reason."""
+    """A table that was written to ``file`` in a format of another project."""
 
     file: str
     format: str
     latency: str
     rows: int
-    left_out: Mapping[str, int]
+    left_out: tuple[LeftOut, ...]
