@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dshrink.cli.grids import Column, number, print_grid
+from latency_tables.wording import counted
 
 #: A larger difference between the network and alone is explained.
 NOTED_PERCENT = 10.0
@@ -109,11 +110,11 @@ def _spread(row: Row) -> str:
 
 
 def how_timed(timed: Conditions | BenchmarkResult) -> str:
-    """ "1 thread(s), thread_cpu time" on a CPU, "cuda graph launch, hot cache" on a GPU."""
+    """ "1 thread, thread_cpu time" on a CPU, "cuda graph launch, hot cache" on a GPU."""
     if timed.clock == "cuda_events":
         return f"{timed.launch.replace('_', ' ')} launch, {timed.cache_mode} cache"
     compiled = "" if timed.launch == "plain" else f"{timed.launch}, "
-    return f"{compiled}{timed.threads} thread(s), {timed.clock} time"
+    return f"{compiled}{counted(timed.threads, 'thread')}, {timed.clock} time"
 
 
 def summary_lines(table: LatencyTable) -> list[str]:
@@ -152,8 +153,7 @@ def _estimate(table: LatencyTable) -> str:
     assert table.estimate is not None
     prior = {"alone": "what each piece takes alone", "profile": "the runtime's own profile"}
     fitted = sum(network.role == "fit" for network in table.known_networks)
-    whole = "whole network" if fitted == 1 else "whole networks"
-    return f"from {prior[table.estimate.prior]}, corrected by {fitted} {whole}"
+    return f"from {prior[table.estimate.prior]}, corrected by {counted(fitted, 'whole network')}"
 
 
 def _hold_out_lines(check: HoldOut) -> list[str]:

@@ -12,6 +12,7 @@ from dshrink.cli import options, search_mask
 from dshrink.cli.console import notice, show_result
 from dshrink.cli.render_search import plan_lines, result_data, result_lines
 from dshrink.errors import DshrinkError
+from latency_tables.wording import counted
 
 if TYPE_CHECKING:
     from dshrink.operations.search import DpResult
@@ -143,7 +144,8 @@ def dp(
     files, count = out_file or [], request.plan_count(len(table))
     if len(files) not in (0, count):
         raise DshrinkError(
-            f"--out is given {len(files)} time(s) for {count} plan(s): give one a plan, in the "
+            f"--out is given {counted(len(files), 'time')} for {counted(count, 'plan')}: give "
+            "one a plan, in the "
             "order of the tables; a plan needs a budget, and --one-plan makes one for all tables"
         )
     # Here --weight is that of a table in a mix; a search reads no weights of networks.

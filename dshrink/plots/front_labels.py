@@ -13,6 +13,7 @@ from dshrink.errors import PlotError
 from dshrink.fronts import Front, FrontPoint
 from dshrink.plots import style
 from latency_tables.published_accuracy import SOURCE, PublishedPoint
+from latency_tables.wording import counted
 
 #: Of a recipe behind a method's name: two such labels are side by side.
 _RECIPE_COLUMNS = 18
@@ -113,7 +114,7 @@ def subtitle(
                 "points taken as exact"
             )
     if left_out:
-        parts.append(f"{left_out} result(s) without accuracy or throughput not drawn")
+        parts.append(f"{counted(left_out, 'result')} without accuracy or throughput not drawn")
     if published:
         parts.append(
             f"hollow and grey: published, not measured by us ({SOURCE}, {_batches(published)}; KD: "

@@ -23,6 +23,7 @@ from dshrink.errors import PlotError
 from dshrink.plots import style
 from dshrink.plots.strips import PALE
 from latency_tables.csv_lines import CsvLine, CsvSource, load_lines
+from latency_tables.wording import counted
 
 COLUMNS = ("epoch", "step", "block", "name", "mask", "kept", "saving_ms")
 #: Not in older files.
@@ -154,9 +155,9 @@ def _subtitle(history: MaskHistory, source: str) -> str:
     )
     parts = [
         source,
-        f"{len(history.records)} records to step {last.step}",
+        f"{counted(len(history.records), 'record')} to step {last.step}",
         f"{sum(last.kept)} of {len(last.kept)} blocks kept at the end",
-        f"the kept set changed {changes} times",
+        f"the kept set changed {counted(changes, 'time')}",
     ]
     if last.shares is not None:
         parts.append("kept is what was kept in the largest share of the last epoch's steps")

@@ -24,6 +24,7 @@ from dshrink.errors import PlotError
 from latency_tables.files import write_atomically
 from latency_tables.schema import Conditions, Row
 from latency_tables.table import LatencyTable
+from latency_tables.wording import counted, noun
 
 WIDTH_INCHES = 9.0
 PNG_DPI = 200
@@ -151,7 +152,7 @@ def phrase(column: str, value: str | int) -> str:
     text = str(value)
     phrases = {
         "batch": f"batch {text}",
-        "threads": f"{text} thread{'' if text == '1' else 's'}",
+        "threads": f"{text} {noun(1 if text == '1' else 2, 'thread')}",
         "cache_mode": f"{text} cache",
         "launch": LAUNCH_LABELS.get(text, text),
         "clock": CLOCK_LABELS.get(text, text),
@@ -226,7 +227,7 @@ def block_axis_label(table: LatencyTable) -> str:
     blocked = sorted(table.unmergeable)
     if not blocked:
         return label
-    listed = ", ".join(map(str, blocked)) if len(blocked) <= 12 else f"{len(blocked)} blocks"
+    listed = ", ".join(map(str, blocked)) if len(blocked) <= 12 else counted(len(blocked), "block")
     return f"{label}; cannot merge: {listed}"
 
 

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from dshrink.errors import PlotError
 from dshrink.plots import style
 from dshrink.results import BenchmarkResult
+from latency_tables.wording import counted
 
 #: What was measured: networks that agree in all of these form one series.
 SERIES_COLUMNS = (
@@ -125,7 +126,11 @@ def _name_networks(axes: Axes, results: Sequence[BenchmarkResult]) -> None:
 def _dress(axes: Axes, drawn: Sequence[BenchmarkResult], left_out: int) -> None:
     counts = {len(r.keep_mask) for r in drawn}
     of_all = f" (of {counts.copy().pop()})" if len(counts) == 1 and 0 not in counts else ""
-    note = f"; {left_out} network(s) failed or of unknown blocks: not drawn" if left_out else ""
+    note = (
+        f"; {counted(left_out, 'network')} failed or of unknown blocks: not drawn"
+        if left_out
+        else ""
+    )
     axes.set_xlabel(f"Blocks that keep their activations{of_all}{note}")
     axes.set_ylabel("Throughput [frames/s]")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

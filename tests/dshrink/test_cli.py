@@ -112,7 +112,7 @@ def test_ctrl_c_says_how_to_resume(dshrink, monkeypatch):
 def test_chain_says_which_convolutions_are_fixed_and_why(dshrink):
     words = ["chain", "torchvision:squeezenet1_1", "--resolution", 64]
     text = dshrink(*words).out
-    assert "16 convolutions stand in 8 fixed parts, which no span enters" in text
+    assert "16 convolutions in 8 fixed parts, which no span enters" in text
     assert "block 0 (features.3) cannot merge: features.3.cat: concat" in text
     (data,) = json.loads(dshrink(*words, "--json").out)
     assert data["fixed"][0] == {

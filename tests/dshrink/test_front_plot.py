@@ -268,7 +268,7 @@ def test_each_set_of_conditions_has_a_panel_that_says_what_differs():
     assert not figure.axes[3].axison
     said = words(figure)
     assert "onnxruntime, fp32, 2 threads, wall time, quiet; bars: 95 % intervals" in said
-    assert "2 result(s) without accuracy or throughput not drawn" in said
+    assert "2 results without accuracy or throughput not drawn" in said
     assert "above 60 % and 0 frames/s" in said
     check_texts(figure)
 
@@ -498,7 +498,7 @@ def test_the_front_command_writes_picture_and_points_of_several_files(tmp_path):
     assert [float(row["throughput_fps"]) for row in rows] == [100, 50]
     picture = (tmp_path / "front.svg").read_text(encoding="utf-8")
     assert "<!-- published: DS, KD 360 -->" in picture
-    assert "1 result(s) without" in " ".join(picture.split())
+    assert "1 result without" in " ".join(picture.split())
 
 
 def test_the_front_command_draws_published_points_alone(tmp_path):

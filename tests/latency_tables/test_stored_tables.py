@@ -80,7 +80,7 @@ def test_a_newer_version_is_refused_with_advice(tmp_path: Path) -> None:
     folder = shutil.copytree(STORED, tmp_path / "table")
     path = folder / "table.json"
     path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 3'))
-    with pytest.raises(TableFormatError, match=r"missing column\(s\) in_network_ms"):
+    with pytest.raises(TableFormatError, match=r"missing columns in_network_ms"):
         load_table(folder)
     save_table(load_table(STORED), folder)
     path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 3'))

@@ -24,6 +24,7 @@ from dshrink.search.dp.problem import key_names
 from dshrink.search.dp.stages import Edge, forwards
 from dshrink.search.errors import ImportanceError, NoPlanError
 from latency_tables.csv_lines import CsvLine, CsvSource, load_lines
+from latency_tables.wording import counted
 
 #: How the kernel size may be called: its column marks a table as LayerMerge's.
 KERNEL_COLUMNS = ("kernel", "ker")
@@ -90,7 +91,8 @@ def check_same_keys(
     ):
         if lacking:
             raise ImportanceError(
-                f"{whose} lacks {len(lacking)} key(s) (st, end, kernel, depthwise, stride) of the "
+                f"{whose} lacks {counted(len(lacking), 'key')} (st, end, kernel, depthwise, "
+                "stride) of the "
                 f"other: {key_names(lacking)}"
             )
 
