@@ -21,7 +21,7 @@ from dshrink.saturation import saturated_from
 from dshrink.version import __version__
 from latency_tables.files import write_atomically
 from latency_tables.records import plain
-from latency_tables.wording import counted
+from latency_tables.wording import counted, once_each
 
 SCHEMA = "dshrink.benchmark"
 SCHEMA_VERSION = 1
@@ -202,4 +202,4 @@ def _warnings(runs: Sequence[BenchmarkRun]) -> list[str]:
         for result in run.results
         if result.reason
     ]
-    return list(dict.fromkeys(found))
+    return list(once_each(found))

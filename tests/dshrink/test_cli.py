@@ -178,7 +178,7 @@ def test_chain_refuses_an_unknown_way_to_count_spans(dshrink):
 def test_a_table_is_shown(table, dshrink):
     ran = dshrink("table", "show", table)
     assert ran.status == 0
-    assert "block 16 merged" in ran.out and "this table is fit for search" in ran.out
+    assert "block 16 merged" in ran.out and "Usable: predictions within" in ran.out
     assert len(dshrink("table", "show", table, "--json").data["rows"]) == 36
 
 

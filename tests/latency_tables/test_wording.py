@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from latency_tables.wording import counted, noun
+from latency_tables.wording import counted, noun, once_each
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,3 +38,17 @@ def test_no_message_leaves_the_plural_to_the_reader() -> None:
         if '"' in line and (hit := undecided.search(line)) and "len(s)" not in line
     }
     assert {file for file in found if not file.endswith("wording.py")} == set()
+
+
+def test_warnings_that_differ_in_numbers_are_said_once_with_the_worst_percentage() -> None:
+    found = [
+        "round 0: 120 measurements moved by +2.7 %",
+        "too warm",
+        "round 1: 9 measurements moved by -47.5 %",
+        "round 2: 3 measurements moved by 4 %",
+        "too warm",
+    ]
+    assert once_each(found) == (
+        "round 1: 9 measurements moved by -47.5 % (the worst of 3 such)",
+        "too warm",
+    )
