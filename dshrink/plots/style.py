@@ -29,7 +29,7 @@ from latency_tables.wording import counted, noun
 WIDTH_INCHES = 9.0
 PNG_DPI = 200
 SMALLEST_FONT_PT = 9.0
-_SUBTITLE_COLUMNS = 115
+_SUBTITLE_COLUMNS = 135
 _LABEL_COLUMNS = 30
 
 BLUE, ORANGE, VERMILLION = "#0072B2", "#E69F00", "#D55E00"
@@ -86,7 +86,11 @@ def new_figure(height: float, title: str, subtitle: str) -> Iterator[Figure]:
 
     ``title`` is above the picture, and below it in grey the ``subtitle``: what it was drawn from.
     """
-    lines = textwrap.wrap(subtitle, _SUBTITLE_COLUMNS, break_on_hyphens=False)
+    lines = [
+        line
+        for part in subtitle.splitlines()
+        for line in textwrap.wrap(part, _SUBTITLE_COLUMNS, break_on_hyphens=False)
+    ]
     placed: dict[str, Any] = {"verticalalignment": "top", "horizontalalignment": "left"}
     with house_style():
         figure = Figure(figsize=(WIDTH_INCHES, height))
