@@ -108,7 +108,7 @@ def kept(
     table: Annotated[
         Path | None, typer.Option(help="show block latency and predictions of this table")
     ] = None,
-    padding: options.TablePadding = None,
+    padding: options.PlanPadding = None,
     json: options.Json = False,
 ) -> None:
     """Which blocks, or convolutions, keep their activations: one row for each plan."""
@@ -254,9 +254,12 @@ def mask(
     json: options.Json = False,
 ) -> None:
     """History of a mask search: each block's value, and the kept blocks."""
-    from dshrink.plots import load_mask_history, mask_history_figure
+    from dshrink.plots import PlotError, load_mask_history, mask_history_figure, mask_history_line
 
-    _write(mask_history_figure(load_mask_history(history), history.name), file, json)
+    loaded = load_mask_history(history)
+    if loaded.epochs < 2:
+        raise PlotError(f"{history}: {mask_history_line(loaded)}")
+    _write(mask_history_figure(loaded, history.name), file, json)
 
 
 def _write(

@@ -61,6 +61,11 @@ class MaskHistory:
     saving_ms: tuple[float | None, ...]
     records: tuple[MaskRecord, ...]
 
+    @property
+    def epochs(self) -> int:
+        """How many have a record; of a single one there is nothing to see in a picture."""
+        return len({record.epoch for record in self.records})
+
 
 def load_mask_history(path: Path) -> MaskHistory:
     """Read the CSV beside the plan of a mask search, in any order of its lines.
@@ -145,6 +150,16 @@ def mask_history_figure(history: MaskHistory, source: str = "") -> Figure:
         _name_blocks(values, history)
         _write_savings(kept, history)
     return figure
+
+
+def mask_history_line(history: MaskHistory) -> str:
+    """A search of one epoch in words, as its picture would show next to nothing."""
+    last = history.records[-1]
+    kept = [str(block) for block, is_kept in zip(history.blocks, last.kept, strict=True) if is_kept]
+    return (
+        f"{counted(history.epochs, 'epoch')} to step {last.step}: no history to draw; kept at its "
+        f"end: {counted(len(kept), 'block')} of {len(last.kept)} ({', '.join(kept) or 'none'})"
+    )
 
 
 def _subtitle(history: MaskHistory, source: str) -> str:

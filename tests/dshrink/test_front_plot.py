@@ -556,6 +556,16 @@ def test_the_front_command_draws_published_points_alone(tmp_path):
     assert done.stdout == f"wrote {tmp_path}/front.png and {tmp_path}/front.svg\n"
 
 
+def test_a_history_of_one_epoch_is_a_line_and_no_picture(tmp_path):
+    path = write(tmp_path / "plan.history.csv", history_lines(epochs=1))
+    done = run("mask", path, "--out", tmp_path / "mask.png")
+    assert isinstance(done.exception, PlotError)
+    assert str(done.exception) == (
+        f"{path}: 1 epoch to step 10: no history to draw; kept at its end: 2 blocks of 3 (2, 5)"
+    )
+    assert [*tmp_path.iterdir()] == [path]
+
+
 def test_the_mask_command_draws_a_history(tmp_path):
     path = write(tmp_path / "plan.history.csv", history_lines())
     done = run("mask", path, "--out", tmp_path / "mask.png", "--json")
