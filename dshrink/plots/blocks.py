@@ -103,9 +103,8 @@ def _mark_doubtful(
     axes: Axes, placed: Sequence[tuple[Row, float]], height: Callable[[Row], float]
 ) -> None:
     failed = [(x, 0.0) for row, x in placed if not row.is_measured]
-    width = 0.82 / len({row.kind for row, _ in placed})
     noisy = [
-        (x, height(row), width)
+        (x, height(row))
         for row, x in placed
         if row.is_measured and row.verdict not in ("ok", "published")
     ]
@@ -117,11 +116,10 @@ def _mark_doubtful(
         return
     # Pale hatching: a mark on each bar would be all that is seen where most rows are noisy.
     with matplotlib.rc_context({"hatch.linewidth": 0.5}):
-        x, heights, width = zip(*noisy, strict=True)
         axes.bar(
-            x,
-            heights,
-            width,
+            [x for x, _ in noisy],
+            [tall for _, tall in noisy],
+            0.82 / len({row.kind for row, _ in placed}),
             fill=False,
             hatch="////",
             edgecolor=_HATCH,

@@ -158,7 +158,7 @@ def _cut_axes(axes: Axes, panel: _Panel) -> None:
     x, y = zip(*panel.means, strict=True)
     across, upwards = panel.spans
     if across > 0:
-        axes.set_xlim(min(x) - _MARGIN * across, max(x) + _MARGIN * across)
+        axes.set_xlim(max(min(x) - _MARGIN * across, 0.0), max(x) + _MARGIN * across)
     if upwards > 0:
         axes.set_ylim(min(y) - _MARGIN * upwards, max(y) + _MARGIN * upwards)
 

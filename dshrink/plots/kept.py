@@ -40,8 +40,9 @@ def kept_figure(
     With a table, block latency is drawn above and each plan's predicted latency beside its strip;
     the plans must fit the table then (``search.binding.bind`` puts their blocks in its order); the
     padding is each plan's own where ``padding`` is None. Plans that merge spans have a cell a
-    convolution, below the original network where ``chain``, or the table's, says what that is. Raises PlotError without plans or with both kinds of them,
-    MaskError for a plan that does not fit.
+    convolution, below the original network where ``chain``, or the table's, says what that is.
+    Raises PlotError without plans or with both kinds of them, MaskError for a plan that does not
+    fit.
     """
     if not plans:
         raise PlotError("no plan to draw; give a file, mask:0011..., spans:1|01... or paper:NAME")

@@ -76,7 +76,8 @@ def label_points(
     canvas = figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
     figure.draw_without_rendering()
-    renderer = canvas.get_renderer()
+    # matplotlib before 3.11 does not type it.
+    renderer: Any = canvas.get_renderer()  # type: ignore[no-untyped-call, unused-ignore]
     half = _MARK_POINTS * figure.dpi / 72
     to_pixels = axes.transData.transform
     taken = [
@@ -117,7 +118,7 @@ def _put(text: Annotation, side: tuple[int, int, str, str]) -> None:
 
 def _holds(outer: Bbox, box: Bbox) -> bool:
     across = outer.x0 <= box.x0 and box.x1 <= outer.x1
-    return across and outer.y0 <= box.y0 and box.y1 <= outer.y1
+    return bool(across and outer.y0 <= box.y0 and box.y1 <= outer.y1)
 
 
 def _strokes(axes: Axes) -> Iterator[Any]:
@@ -129,8 +130,9 @@ def _strokes(axes: Axes) -> Iterator[Any]:
     for line in axes.lines:
         x, y = (np.asarray(one, dtype=float) for one in line.get_data())
         if len(x) > 1:
-            stepped = line.get_drawstyle() == "steps-pre"
-            yield np.column_stack(pts_to_prestep(x, y) if stepped else (x, y))
+            if line.get_drawstyle() == "steps-pre":
+                x, y = pts_to_prestep(x, y)
+            yield np.column_stack((x, y))
 
 
 def _dark(colour: str) -> tuple[float, ...]:

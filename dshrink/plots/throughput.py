@@ -58,9 +58,9 @@ def throughput_figure(results: Sequence[BenchmarkResult]) -> Figure:
         # Networks of one name in one column, such as seeds, are named once.
         fastest = sorted(zip(places, drawn, strict=True), key=lambda one: -one[0][1])
         named = {(place[0], network_label(r.network)): place for place, r in reversed(fastest)}
-        labels = [PointLabel(*place, text) for (_, text), place in named.items()]
+        names = [PointLabel(*place, text) for (_, text), place in named.items()]
         with style.house_style():
-            label_points(figure, axes, labels, [*places, *predicted])
+            label_points(figure, axes, names, [*places, *predicted])
     return figure
 
 
@@ -93,7 +93,7 @@ def _draw_series(
             axes.vlines(r.kept_blocks or 0, low, high, colors=colour, alpha=0.25, linewidths=7)
     axes.scatter(
         [r.kept_blocks or 0 for r in predicted],
-        [_predicted_fps(r) for r in predicted],
+        [_predicted_fps(r) or 0.0 for r in predicted],
         s=95,
         marker=marker,
         facecolors="none",
