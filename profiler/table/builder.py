@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from latency_tables.in_network import with_network_costs
+from latency_tables.measured import VERDICTS
 from latency_tables.records import plain
-from latency_tables.schema import VERDICTS, Conditions
+from latency_tables.schema import Conditions
 from latency_tables.table import LatencyTable
 from latency_tables.wording import once_each
 from profiler.measurement import Measurement
@@ -52,7 +53,7 @@ def build_table(
     )
     table = with_network_costs(table)
     notes = [*warnings, *_rows_not_ok(table), *_evidence_notes(evidence)]
-    notes += audit(plan, measurements, conditions)
+    notes += audit(plan.jobs, measurements, conditions)
     return replace(table, warnings=once_each(notes))
 
 
