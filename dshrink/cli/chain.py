@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dshrink.cli import options
-from dshrink.cli.console import out, print_json, show_error
+from dshrink.cli.console import out, print_json, progress, show_error
 from dshrink.cli.grids import Column, print_grid
 from dshrink.errors import DshrinkError
 from latency_tables.wording import counted
@@ -55,7 +55,8 @@ def command(
                 in_channels=in_channels,
                 classes=classes,
             )
-            network = load(choice)
+            with progress(f"trace {name}"):
+                network = load(choice)
         except DshrinkError as error:
             failed.append(error)
             show_error(error)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dshrink.cli import options
-from dshrink.cli.console import show_result
+from dshrink.cli.console import notice, show_result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -254,11 +254,13 @@ def mask(
     json: options.Json = False,
 ) -> None:
     """History of a mask search: each block's value, and the kept blocks."""
-    from dshrink.plots import PlotError, load_mask_history, mask_history_figure, mask_history_line
+    from dshrink.plots import load_mask_history, mask_history_figure, mask_history_line
 
     loaded = load_mask_history(history)
     if loaded.epochs < 2:
-        raise PlotError(f"{history}: {mask_history_line(loaded)}")
+        notice(f"{history}: {mask_history_line(loaded)}")
+        show_result({"files": []}, (), as_json=json)
+        return
     _write(mask_history_figure(loaded, history.name), file, json)
 
 

@@ -558,10 +558,13 @@ def test_the_front_command_draws_published_points_alone(tmp_path):
 
 def test_a_history_of_one_epoch_is_a_line_and_no_picture(tmp_path):
     path = write(tmp_path / "plan.history.csv", history_lines(epochs=1))
-    done = run("mask", path, "--out", tmp_path / "mask.png")
-    assert isinstance(done.exception, PlotError)
-    assert str(done.exception) == (
-        f"{path}: 1 epoch to step 10: no history to draw; kept at its end: 2 blocks of 3 (2, 5)"
+    done = run("mask", path, "--out", tmp_path / "mask.png", "--json")
+    assert (done.exit_code, json.loads(done.stdout)) == (0, {"files": []})
+    assert (
+        done.stderr.split()
+        == (
+            f"{path}: 1 epoch to step 10: no history to draw; kept at its end: 2 blocks of 3 (2, 5)"
+        ).split()
     )
     assert [*tmp_path.iterdir()] == [path]
 

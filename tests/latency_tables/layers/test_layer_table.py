@@ -66,7 +66,7 @@ def test_an_edited_or_mixed_table_is_refused(tmp_path: Path) -> None:
     path = save_layer_table(small(), tmp_path)
     text = path.read_text()
     path.write_text(text.replace(",ok,", ",published,", 1))
-    with pytest.raises(TableFormatError, match="line 2.* a published row has no low_ms"):
+    with pytest.raises(TableFormatError, match=r"line 2.* a published row has no low_ms"):
         load_layer_table(tmp_path)
     path.write_text(text.replace(",0.1,", ",0.2,", 1))
     with pytest.raises(TableFormatError, match="are not the 4 rows"):
