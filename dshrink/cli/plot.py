@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dshrink.cli import options
-from dshrink.cli.console import notice, show_result
+from dshrink.cli.console import show_result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -258,8 +258,7 @@ def mask(
 
     loaded = load_mask_history(history)
     if loaded.epochs < 2:
-        notice(f"{history}: {mask_history_line(loaded)}")
-        show_result({"files": []}, (), as_json=json)
+        show_result({"files": []}, [f"{history}: {mask_history_line(loaded)}"], as_json=json)
         return
     _write(mask_history_figure(loaded, history.name), file, json)
 
