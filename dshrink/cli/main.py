@@ -25,6 +25,7 @@ from dshrink.cli import (
     profile,
     refit,
     run,
+    schema,
     search,
     table,
 )
@@ -43,7 +44,7 @@ PANELS = {
     "Measure": (devices, profile, bench, paper),
     "Search and merge": (importance, search, merge, refit),
     "Train": (data, finetune, expand),
-    "Show": (chain, table, plot),
+    "Show": (chain, table, plot, schema),
 }
 
 app = typer.Typer(

@@ -52,9 +52,10 @@ def command(
 
     choice = options.call(context, ModelChoice)
     with progress(f"merge {choice.name}"):
-        result = options.call(
-            context, merge_by_plan, choice=choice, loaders=loaders or 0, notice=notice
+        merged = options.call(
+            context, merge_by_plan, network=choice, loaders=loaders or 0, notice=notice
         )
+    result = merged.result
     show_result(result, _lines(result), as_json=json)
 
 

@@ -1,9 +1,9 @@
-"""Tables of layers as text and as JSON data."""
+"""Tables of layers as text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dshrink.cli.grids import Column, number, print_grid
 from dshrink.cli.render import how_timed
@@ -12,22 +12,6 @@ from latency_tables.wording import counted, once_each
 if TYPE_CHECKING:
     from latency_tables.layers.layer_table import LayerRow, LayerTable
     from latency_tables.layers.prediction import LayerPrediction
-
-
-def layer_table_data(table: LayerTable) -> dict[str, Any]:
-    """The whole table as JSON data."""
-    from latency_tables.records import plain
-
-    return {
-        "origin": plain(table.origin),
-        "conditions": table.conditions.to_json(),
-        "target_percent": table.target_percent,
-        "context": table.context,
-        "rows": plain(table.rows),
-        "level": plain(table.level),
-        "within_target": table.within_target,
-        "warnings": table.warnings,
-    }
 
 
 def print_layers(table: LayerTable, *, wide: bool = False) -> None:
@@ -81,13 +65,6 @@ def layer_summary(table: LayerTable) -> list[str]:
             )
         ]
     return [*lines, *(f"warning: {warning}" for warning in once_each(table.warnings))]
-
-
-def prediction_data(predictions: Sequence[LayerPrediction]) -> dict[str, Any]:
-    """Predictions of layers as JSON data."""
-    from latency_tables.records import plain
-
-    return {"predictions": [{"name": one.layer.name, **plain(one)} for one in predictions]}
 
 
 def prediction_lines(predictions: Sequence[LayerPrediction]) -> list[str]:

@@ -46,7 +46,7 @@ def greedy(
 
     choice = options.call(context, ModelChoice)
     with progress(f"search {choice.name}"):
-        plan = options.call(context, search_blocks, choice=choice)
+        plan = options.call(context, search_blocks, network=choice)
     _write_plan(plan, out_file, json)
 
 
@@ -73,7 +73,7 @@ def random(
 
     choice = options.call(context, ModelChoice)
     with progress(f"search {choice.name}"):
-        plan = options.call(context, search_blocks, choice=choice)
+        plan = options.call(context, search_blocks, network=choice)
     _write_plan(plan, out_file, json)
 
 
@@ -197,12 +197,12 @@ def csv(
 
 
 def _write_plan(plan: Plan, file: Path | None, json: bool) -> None:
-    from dshrink.search.plan import plan_data, save_plan
+    from dshrink.search.plan import save_plan
 
     if file is not None:
         save_plan(plan, file)
     written = [] if file is None else [f"plan: {file}"]
-    show_result(plan_data(plan), (*plan_lines(plan), *written), as_json=json)
+    show_result(plan, (*plan_lines(plan), *written), as_json=json)
 
 
 def _write_result(
