@@ -13,9 +13,9 @@ from dshrink.errors import DshrinkError
 from latency_tables.wording import counted
 
 if TYPE_CHECKING:
-    from dshrink.cli.payloads.networks import ChainNetwork
     from dshrink.network.chain import Chain, ChainConv
     from dshrink.network.models import Network
+    from dshrink.operations.chain import ChainNetwork
     from latency_tables.opspec import Conv
 
 

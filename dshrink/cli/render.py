@@ -133,7 +133,11 @@ def summary_lines(table: LatencyTable) -> list[str]:
 def _not_measured(table: LatencyTable) -> str:
     """Rows by their verdict where that is not just how well a piece is known."""
     verdicts = [row.verdict for row in table.rows]
-    said = verdicts if is_verbose() else [v for v in verdicts if v in ("failed", "bounded")]
+    said = (
+        verdicts
+        if is_verbose()
+        else [v for v in verdicts if v in ("failed", "bounded", "published")]
+    )
     counts = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(said))
     return f": {counts}" if counts else ""
 
