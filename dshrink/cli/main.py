@@ -24,6 +24,7 @@ from dshrink.cli import (
     plot,
     profile,
     refit,
+    report,
     run,
     search,
     table,
@@ -43,7 +44,7 @@ PANELS = {
     "Measure": (devices, profile, bench, paper),
     "Search and merge": (importance, search, merge, refit),
     "Train": (data, finetune, expand),
-    "Show": (chain, table, plot),
+    "Show": (report, chain, table, plot),
 }
 
 app = typer.Typer(
