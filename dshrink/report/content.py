@@ -28,6 +28,14 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Heading:
+    """What the next blocks are about."""
+
+    kind: ClassVar = "heading"
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fact:
     """A question that a reader has, the answer in a few words, and what belongs to it."""
 
@@ -153,7 +161,7 @@ class Drawing:
         return _csv_uri(self.titles, self.rows)
 
 
-Block = Text | Facts | Warnings | Commands | Grid | Drawing
+Block = Text | Heading | Facts | Warnings | Commands | Grid | Drawing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ brackets.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -15,7 +16,7 @@ from functools import cache
 from bokeh.embed import json_item
 from bokeh.resources import Resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from dshrink.report.content import Section, drawings
 from dshrink.report.folder import Contents
@@ -42,15 +43,19 @@ def page_of(contents: Contents, *, now: datetime | None = None) -> str:
     )
     sections = [section for section in found if section is not None]
     made_at = (now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC")
-    return _environment().get_template("page.html").render(
-        title=answer.title(contents),
-        folder=str(contents.root),
-        made=made_at,
-        version=__version__,
-        sections=sections,
-        unreadable=contents.unreadable,
-        figures=_figures(sections),
-        bokeh=Markup(_bokeh()) if any(drawings(sections)) else "",
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            title=answer.title(contents),
+            folder=str(contents.root),
+            made=made_at,
+            version=__version__,
+            sections=sections,
+            unreadable=contents.unreadable,
+            figures=_figures(sections),
+            bokeh=Markup(_bokeh()) if any(drawings(sections)) else "",
+        )
     )
 
 
@@ -75,7 +80,13 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals["asset"] = _asset
+    environment.filters["coded"] = _coded
     return environment
+
+
+def _coded(text: str) -> Markup:
+    """The text, escaped, with what is between backticks as code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _asset(name: str) -> Markup:

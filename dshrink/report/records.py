@@ -144,9 +144,7 @@ def read_experiment(path: Path) -> ExperimentFacts:
     for run in runs:
         whole = {"dshrink_version": version, "date": data.get("date", ""), **run}
         found.append(convert(whole, RunFacts, path))
-    facts = convert(
-        {**data, "name": data.get("experiment"), "runs": ()}, ExperimentFacts, path
-    )
+    facts = convert({**data, "name": data.get("experiment"), "runs": ()}, ExperimentFacts, path)
     return replace(facts, runs=tuple(found))
 
 
@@ -186,9 +184,7 @@ _FIX = "write it again with the command that made it"
 
 def convert(data: Any, kind: type[T], path: Path) -> T:
     """The record in the fields that it has. Raises ReportError, which names the file."""
-    return convert_record(
-        _chosen(data, kind), kind, where=str(path), error=ReportError, fix=_FIX
-    )
+    return convert_record(_chosen(data, kind), kind, where=str(path), error=ReportError, fix=_FIX)
 
 
 def _chosen(data: Any, kind: type[Any]) -> Any:

@@ -26,18 +26,29 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
-def milliseconds(value: float, low: float | None = None, high: float | None = None) -> str:
-    """ "6.266 ms (95 %: 6.186 to 6.345)"."""
-    digits = 3 if value >= 0.1 else 4
-    if low is None or high is None:
-        return f"{value:.{digits}f} ms"
-    return f"{value:.{digits}f} ms (95 %: {low:.{digits}f} to {high:.{digits}f})"
+def milliseconds(value: float) -> str:
+    """ "6.266 ms", "0.0431 ms"."""
+    return f"{value:.{3 if value >= 0.1 else 4}f} ms"
 
 
-def times(value: float, low: float | None = None, high: float | None = None) -> str:
-    """ "1.265 times as fast (95 %: 1.255 to 1.276)"."""
-    ends = "" if low is None or high is None else f" (95 %: {low:.3f} to {high:.3f})"
-    return f"{value:.3f} times as fast{ends}"
+def latency(value: float, batch: int) -> str:
+    """ "6.266 ms", "61.82 ms a batch of 32"."""
+    return milliseconds(value) + (f" a batch of {batch}" if batch > 1 else "")
+
+
+def times(value: float) -> str:
+    """ "1.265 times as fast"."""
+    return f"{value:.3f} times as fast"
+
+
+def interval(low: float | None, high: float | None, unit: str) -> str:
+    """ "95 %: 6.186 to 6.345 ms"; empty where it is not known."""
+    return "" if low is None or high is None else f"95 %: {low:.4g} to {high:.4g} {unit}"
+
+
+def listed(*parts: str) -> str:
+    """Those that say something, with commas."""
+    return ", ".join(filter(None, parts))
 
 
 def machine(fingerprint: Mapping[str, Any]) -> str:

@@ -1,1 +1,1 @@
-"""Figures of the page, drawn by Bokeh: what is measured, what is predicted, and what was planned."""
+"""Figures of the page, drawn by Bokeh: what was measured, what is predicted, what was planned."""

@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bokeh.models import ColumnDataSource, FactorRange, GlyphRenderer, HoverTool, Legend, Span
+from bokeh.models import (
+    ColumnDataSource,
+    FactorRange,
+    GlyphRenderer,
+    HoverTool,
+    InlineStyleSheet,
+    Legend,
+    Span,
+)
 from bokeh.plotting import figure
 
 #: Okabe and Ito's, which stay apart for colour-blind readers, on white and on black.
@@ -83,7 +91,12 @@ def bars(drawn: figure, columns: Columns, colour: str, label: str, width: float)
 
 
 def zero_line(drawn: figure) -> None:
+    """Along the x axis."""
     drawn.add_layout(Span(location=0, dimension="width", line_color=GREY, line_width=1))
+
+
+def line_at(drawn: figure, x: float) -> None:
+    drawn.add_layout(Span(location=x, dimension="height", line_color=GREY, line_width=1))
 
 
 def legend_above(drawn: figure, columns: int = 3) -> None:
@@ -97,6 +110,7 @@ def legend_above(drawn: figure, columns: int = 3) -> None:
     legend.ncols = columns
     legend.background_fill_color = None
     legend.border_line_color = None
+    legend.stylesheets = [InlineStyleSheet(css=".bk-label { color: var(--text) !important; }")]
     legend.padding = 0
     legend.margin = 0
     legend.click_policy = "hide"

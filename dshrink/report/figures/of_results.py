@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import compress
 
+from bokeh.plotting import figure
+
 from dshrink.fronts import Front, FrontPoint, staircase
 from dshrink.plots.frontier import FrontierCurve
 from dshrink.report.content import Drawing, Value
@@ -17,7 +19,7 @@ def latencies(results: Sequence[BenchmarkResult], name: str) -> Drawing:
     known = [one for one in results if one.latency_ms is not None]
     labels = unique_names([one.network for one in known])
     drawn = chart.chart("latency [ms]", "", rows=labels[::-1], height=chart.row_height(len(known)))
-    columns = {
+    columns: chart.Columns = {
         "y": labels,
         "x": [one.latency_ms for one in known],
         "low": [one.low_ms or one.latency_ms for one in known],
@@ -50,9 +52,7 @@ def latencies(results: Sequence[BenchmarkResult], name: str) -> Drawing:
     )
 
 
-def _predictions(
-    drawn: chart.figure, known: Sequence[BenchmarkResult], labels: Sequence[str]
-) -> None:
+def _predictions(drawn: figure, known: Sequence[BenchmarkResult], labels: Sequence[str]) -> None:
     pairs = [pair for pair in zip(labels, known, strict=True) if pair[1].predicted_ms is not None]
     if not pairs:
         return
@@ -134,7 +134,7 @@ def _accuracy_ends(point: FrontPoint) -> tuple[float, float, float]:
 
 
 def _draw_series(
-    drawn: chart.figure, members: Sequence[tuple[FrontPoint, bool]], at: int, label: str
+    drawn: figure, members: Sequence[tuple[FrontPoint, bool]], at: int, label: str
 ) -> None:
     fps = [point.throughput_fps for point, _ in members]
     accuracy = [_accuracy_ends(point) for point, _ in members]
@@ -206,17 +206,20 @@ def ours_and_published(
     title: str,
     axis: str,
     published: str,
+    nothing: float,
 ) -> Drawing:
-    """A row a network or block: what was measured here beside what was published for it."""
+    """A row a network or block: what was measured here beside what was published for it.
+
+    ``nothing`` is the value of one that neither gains nor loses.
+    """
     labels = unique_names([label for label, _, _ in rows])
     drawn = chart.chart(axis, "", rows=labels[::-1], height=chart.row_height(len(rows)))
+    chart.line_at(drawn, nothing)
     for at, (label, colour, marker) in enumerate(
         (("measured here", chart.BLUE, "circle"), (published, chart.ORANGE, "diamond"))
     ):
         known = [
-            (y, row[at + 1])
-            for y, row in zip(labels, rows, strict=True)
-            if row[at + 1] is not None
+            (y, row[at + 1]) for y, row in zip(labels, rows, strict=True) if row[at + 1] is not None
         ]
         if known:
             data = chart.source({"y": [y for y, _ in known], "x": [x for _, x in known]})

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bokeh.plotting import figure
+
 from dshrink.report.content import Drawing, Value
 from dshrink.report.figures import chart
 from latency_tables.hold_out import HoldOut
@@ -19,7 +21,9 @@ KIND_LABELS = {
     "merged_bias_map": "merged, with bias map",
     "dense": "dense, equal MACs",
 }
-_COLOURS = dict(zip(KIND_LABELS, (chart.BLUE, chart.ORANGE, chart.VERMILLION, chart.GREEN), strict=True))
+_COLOURS = dict(
+    zip(KIND_LABELS, (chart.BLUE, chart.ORANGE, chart.VERMILLION, chart.GREEN), strict=True)
+)
 _DOUBTFUL_ALPHA = 0.35
 
 
@@ -85,7 +89,7 @@ def _interval(row: Row) -> tuple[float, float]:
     return cost if low is None else low, cost if high is None else high
 
 
-def _block_axis(drawn: chart.figure, table: LatencyTable) -> None:
+def _block_axis(drawn: figure, table: LatencyTable) -> None:
     count = table.block_count
     step = 1 if count <= 20 else 2 if count <= 40 else 5
     drawn.xaxis.ticker = list(range(0, count, step))
@@ -112,9 +116,7 @@ def savings(table: LatencyTable, saved_ms: dict[int, float], name: str) -> Drawi
                 "saves": [f"{saved_ms[block]:+.4f} ms" for block in chosen],
             }
         )
-        bar = drawn.vbar(
-            x="x", top="top", width=0.7, source=data, color=colour, legend_label=label
-        )
+        bar = drawn.vbar(x="x", top="top", width=0.7, source=data, color=colour, legend_label=label)
         chart.hover(drawn, bar, [("block", "@name"), ("saves", "@saves")])
     chart.zero_line(drawn)
     _block_axis(drawn, table)
@@ -222,7 +224,7 @@ def kept_counts(
     """Predicted latency for each number of kept blocks, with its interval, beside measurements."""
     drawn = chart.chart("blocks that stay as they are", "latency [ms]", height=320)
     known = sorted(predictions, key=lambda one: one[0])
-    columns = {
+    columns: chart.Columns = {
         "x": [kept for kept, _ in known],
         "y": [p.latency_ms for _, p in known],
         "low": [p.latency_ms if p.low_ms is None else p.low_ms for _, p in known],

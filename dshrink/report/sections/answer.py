@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
+from dshrink.front_results import fronts_of
+from dshrink.fronts import FrontError, FrontPoint
 from dshrink.plots.style import describe_conditions
 from dshrink.report import words
-from dshrink.report.content import Fact, Facts, Section
+from dshrink.report.content import Fact, Facts, Mood, Section
 from dshrink.report.folder import Contents
 from dshrink.report.sections.measured import original_of
 from dshrink.results import BenchmarkResult
@@ -47,7 +50,9 @@ def title(contents: Contents) -> str:
     devices = [held.value.conditions.device for held in contents.tables]
     devices += [one.device for one in results]
     if experiments and not models:
-        devices = [run.conditions.device for held in contents.experiments for run in held.value.runs]
+        devices = [
+            run.conditions.device for held in contents.experiments for run in held.value.runs
+        ]
         return f"The paper's experiments{_on(devices)}"
     return f"{_listed(models) or contents.root.name}{_on(devices)}"
 
@@ -62,86 +67,133 @@ def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(different[:2])}{more}"
 
 
+_NOW = "How fast is it now?"
+
+
 def _now(contents: Contents) -> Fact | None:
-    label = "How fast is it now?"
-    for held in contents.results:
-        original = original_of(held.value.results)
-        if original is not None and original.latency_ms is not None:
-            speed = words.milliseconds(original.latency_ms, original.low_ms, original.high_ms)
-            fps = f", {original.throughput_fps:.1f} FPS" if original.throughput_fps else ""
-            batch = f" a batch of {original.batch}" if original.batch > 1 else ""
-            note = f"{original.network}, as it is: measured{fps}{batch}"
-            return Fact(label=label, value=speed, note=note)
-    for table in (held.value for held in contents.tables):
-        batch = table.conditions.batch
-        whole = next((one for one in table.networks if one.keep_mask == table.forms.base), None)
-        if whole is not None:
-            speed = words.milliseconds(whole.measured_ms, whole.low_ms, whole.high_ms)
-            fps = f"{1000 * batch / whole.measured_ms:.1f} FPS"
-            note = f"{table.model}, as it is: measured, {fps}"
-            return Fact(label=label, value=speed, note=note)
-        if not table.missing_row:
-            sum_ms = predict(table, table.forms.base).latency_ms
-            note = f"{table.model}, as it is: the sum of its pieces, never measured whole"
-            return Fact(label=label, value=words.milliseconds(sum_ms), note=note)
+    originals = (original_of(held.value.results) for held in contents.results)
+    return (
+        next((_now_measured(one) for one in originals if one and one.latency_ms), None)
+        or next(filter(None, (_now_by_table(held.value) for held in contents.tables)), None)
+        or _now_of_experiment(contents)
+    )
+
+
+def _now_measured(original: BenchmarkResult) -> Fact:
+    fps = f"{original.throughput_fps:.1f} FPS" if original.throughput_fps else ""
+    ends = words.interval(original.low_ms, original.high_ms, "ms")
+    speed = words.latency(original.latency_ms or 0.0, original.batch)
+    note = words.listed(f"{original.network}, as it is: measured", fps, ends)
+    return Fact(label=_NOW, value=speed, note=note)
+
+
+def _now_by_table(table: LatencyTable) -> Fact | None:
+    batch, base = table.conditions.batch, table.forms.base
+    whole = next((one for one in table.networks if one.keep_mask == base), None)
+    if whole is not None:
+        fps = f"{1000 * batch / whole.measured_ms:.1f} FPS"
+        ends = words.interval(whole.low_ms, whole.high_ms, "ms")
+        note = words.listed(f"{table.model}, as it is: measured", fps, ends)
+        return Fact(label=_NOW, value=words.latency(whole.measured_ms, batch), note=note)
+    if table.missing_row:
+        return None
+    note = f"{table.model}, as it is: the sum of its pieces, never measured whole"
+    return Fact(label=_NOW, value=words.latency(predict(table, base).latency_ms, batch), note=note)
+
+
+def _now_of_experiment(contents: Contents) -> Fact | None:
+    for experiment in contents.experiments:
+        for row in experiment.value.rows:
+            latency_ms, batch = row.get("latency_ms"), row.get("batch")
+            if row.get("form") == "original" and isinstance(latency_ms, float):
+                note = f"{row.get('network')}, as it is: measured ({experiment.value.name})"
+                speed = words.latency(latency_ms, batch if isinstance(batch, int) else 1)
+                return Fact(label=_NOW, value=speed, note=note)
     return None
 
 
 def _faster(contents: Contents) -> Fact | None:
-    label = "How fast can it be?"
-    shrunk = [one for one in contents.measured if one.speedup and _is_shrunk(one)]
-    if shrunk:
-        best = max(shrunk, key=lambda one: one.speedup or 0.0)
-        value = words.times(best.speedup or 0.0, best.speedup_low, best.speedup_high)
-        kept = words.blocks_kept(best)
-        note = ", ".join(filter(None, (best.network, words.milliseconds(best.latency_ms or 0), kept)))
-        mood = "good" if best.compared == "faster" else "doubtful"
-        return Fact(label=label, value=value, note=f"measured: {note}", mood=mood)
-    plain = _study_best(contents)
-    if plain is not None:
-        return plain
-    for table in (held.value for held in contents.tables):
-        fastest = _fastest(table)
-        if fastest is not None:
-            return Fact(label=label, value=fastest[0], note=fastest[1])
-    return _experiment_best(contents)
+    return (
+        _fastest_point(contents)
+        or _fastest_result(contents)
+        or next(filter(None, (_fastest(held.value) for held in contents.tables)), None)
+        or _experiment_best(contents)
+    )
 
 
-def _is_shrunk(result: BenchmarkResult) -> bool:
-    return result.network != result.baseline and result.method != "original"
+_FASTER = "How fast can it be?"
+#: Rows of a study that are there to compare with: they merge nothing, or not by a plan.
+_RIVALS = frozenset({"original", "random", "layer_pruning", "width"})
 
 
-def _study_best(contents: Contents) -> Fact | None:
-    """Of results that nobody compared: against the original in the same file."""
+def _points(contents: Contents) -> tuple[FrontPoint, ...]:
+    """Networks with accuracy and throughput, over their seeds, of the first file that has any."""
     for held in contents.results:
-        original = original_of(held.value.results)
-        known = [one for one in held.value.results if one.latency_ms and one is not original]
-        if original is None or not original.latency_ms or not known:
-            continue
-        best = min(known, key=lambda one: one.latency_ms or 0.0)
-        ratio = original.latency_ms / (best.latency_ms or 1.0)
-        parts = (best.network, best.method, words.blocks_kept(best))
-        return Fact(
-            label="How fast can it be?",
-            value=f"{ratio:.3f} times as fast",
-            note=f"measured: {', '.join(filter(None, parts))}",
-            mood="good" if ratio > 1 else "doubtful",
-        )
-    return None
+        with contextlib.suppress(FrontError):
+            return fronts_of(held.value.results, source=held.file).fronts[0].points
+    return ()
 
 
-def _fastest(table: LatencyTable) -> tuple[str, str] | None:
+def _original_point(points: Sequence[FrontPoint]) -> FrontPoint | None:
+    whole = [one for one in points if one.method == "original" or one.network == one.model]
+    return whole[0] if whole else None
+
+
+def _best_point(points: Sequence[FrontPoint]) -> FrontPoint | None:
+    """The fastest of those that were planned."""
+    original = _original_point(points)
+    planned = [one for one in points if one.method not in _RIVALS and one is not original]
+    return max(planned, key=lambda one: one.throughput_fps.mean, default=None)
+
+
+def _fastest_point(contents: Contents) -> Fact | None:
+    points = _points(contents)
+    original, best = _original_point(points), _best_point(points)
+    if original is None or best is None:
+        return None
+    ratio = best.throughput_fps.mean / original.throughput_fps.mean
+    kept = "" if best.kept_blocks is None else f"{best.kept_blocks} blocks stay"
+    note = words.listed(f"measured: {best.network}", kept, f"{best.throughput_fps.mean:.1f} FPS")
+    mood: Mood = (
+        "good" if best.throughput_fps.clearly_above(original.throughput_fps) else "doubtful"
+    )
+    return Fact(label=_FASTER, value=words.times(ratio), note=note, mood=mood)
+
+
+def _fastest_result(contents: Contents) -> Fact | None:
+    """Of networks without an accuracy, by the speed-up that the benchmark found."""
+    shrunk = [
+        one
+        for one in contents.measured
+        if one.speedup and one.network != one.baseline and one.method not in _RIVALS
+    ]
+    if not shrunk:
+        return None
+    best = max(shrunk, key=lambda one: one.speedup or 0.0)
+    note = words.listed(
+        f"measured: {best.network}",
+        words.milliseconds(best.latency_ms or 0.0),
+        words.blocks_kept(best),
+        words.interval(best.speedup_low, best.speedup_high, "times"),
+    )
+    mood: Mood = "good" if best.compared == "faster" else "doubtful"
+    return Fact(label=_FASTER, value=words.times(best.speedup or 0.0), note=note, mood=mood)
+
+
+def _fastest(table: LatencyTable) -> Fact | None:
     """What merging every block that saves would bring, by a table of blocks."""
     if not isinstance(table.forms, BlockForms) or table.missing_row or not table.mergeable:
         return None
     saving = [block for block in table.mergeable if table.saving_ms(block) > 0]
     mask = "".join("0" if block in saving else "1" for block in range(table.block_count))
     before, after = predict(table, table.forms.base), predict(table, mask)
-    ratio = before.latency_ms / after.latency_ms
-    latency = words.milliseconds(after.latency_ms, after.low_ms, after.high_ms)
-    return (
-        f"{ratio:.2f} times as fast at most",
-        f"predicted: {latency}, merging the {len(saving)} of {table.block_count} blocks where "
+    latency = words.listed(
+        words.milliseconds(after.latency_ms), words.interval(after.low_ms, after.high_ms, "ms")
+    )
+    return Fact(
+        label=_FASTER,
+        value=f"{before.latency_ms / after.latency_ms:.2f} times as fast at most",
+        note=f"predicted: {latency}; merges the {len(saving)} of {table.block_count} blocks where "
         "that saves; what it does to the accuracy is not in a table",
     )
 
@@ -156,32 +208,38 @@ def _experiment_best(contents: Contents) -> Fact | None:
     if not rows:
         return None
     name, best = max(rows, key=lambda one: float(one[1]["speedup"]))
-    low, high = best.get("speedup_low"), best.get("speedup_high")
+    ends = words.interval(best.get("speedup_low"), best.get("speedup_high"), "times")
+    said = f"the largest of all merged networks: {best.get('network')} ({name})"
     return Fact(
-        label="How fast can it be?",
-        value=words.times(float(best["speedup"]), low, high),
-        note=f"the largest of all merged networks: {best.get('network')} ({name})",
+        label=_FASTER,
+        value=words.times(float(best["speedup"])),
+        note=words.listed(said, ends),
         mood="good",
     )
 
 
+def _accuracy_of_points(label: str, points: Sequence[FrontPoint]) -> Fact:
+    """Of the network that is said to be fastest, beside the original."""
+    original, best = _original_point(points), _best_point(points)
+    shown = best or original or points[0]
+    accuracy = shown.accuracy_percent
+    images = f"of {shown.validation_images} images" if shown.validation_images else ""
+    ends = words.interval(accuracy.low, accuracy.high, "%") if shown.has_accuracy_interval else ""
+    runs = words.counted(len(shown.of_seeds), "run")
+    before = (
+        f"the original: {original.accuracy_percent.mean:.2f} %"
+        if original is not None and original is not shown
+        else ""
+    )
+    note = words.listed(before, shown.network, ends, images, runs)
+    return Fact(label=label, value=f"{accuracy.mean:.2f} %", note=note)
+
+
 def _accuracy(contents: Contents) -> Fact:
     label = "What accuracy?"
-    known = [one for one in contents.measured if one.accuracy_percent is not None]
-    if known:
-        original = original_of(known)
-        shrunk = [one for one in known if one is not original and _is_shrunk(one)]
-        best = max(shrunk or known, key=lambda one: one.accuracy_percent or 0.0)
-        images = f" of {best.validation_images} images" if best.validation_images else ""
-        kept = words.blocks_kept(best)
-        value = f"{best.accuracy_percent:.2f} %{images}"
-        before = (
-            f"; the original: {original.accuracy_percent:.2f} %"
-            if original is not None and original is not best
-            else ""
-        )
-        named = ", ".join(filter(None, (best.network, kept)))
-        return Fact(label=label, value=value, note=f"the most accurate: {named}{before}")
+    points = _points(contents)
+    if points:
+        return _accuracy_of_points(label, points)
     for held in contents.certificates:
         found = held.value.validation
         if found is not None and found.merged_accuracy is not None:
@@ -234,9 +292,9 @@ def _where(contents: Contents) -> Fact | None:
         for run in held.value.runs:
             said = describe_conditions(run.conditions)
             return Fact(label=label, value=said, note=words.machine(run.fingerprint))
-    for table in contents.tables:
-        said = describe_conditions(table.value.conditions)
-        return Fact(label=label, value=said, note=words.machine(table.value.fingerprint))
+    for held_table in contents.tables:
+        said = describe_conditions(held_table.value.conditions)
+        return Fact(label=label, value=said, note=words.machine(held_table.value.fingerprint))
     for experiment in contents.experiments:
         for run in experiment.value.runs:
             said = describe_conditions(run.conditions)
@@ -247,5 +305,3 @@ def _where(contents: Contents) -> Fact | None:
     threads = words.counted(first.threads, "thread")
     said = f"{first.device}, {first.runtime}, {first.precision}, batch {first.batch}, {threads}"
     return Fact(label=label, value=said)
-
-

@@ -53,7 +53,7 @@ def _of_blocks(held: Held[LatencyTable]) -> list[Block]:
     worse = [block for block, ms in saved.items() if ms <= 0]
     if worse:
         listed = ", ".join(map(str, worse))
-        said += f" Merging costs time at {words.counted(len(worse), 'block')}: {listed}."
+        said += f" Merging makes {'block' if len(worse) == 1 else 'blocks'} {listed} slower."
     grid = _block_grid(table, saved, f"{name}_by_block")
     return [Text(text=said), *(one for one in drawn if one is not None), grid]
 
@@ -208,9 +208,7 @@ def kept_section(contents: Contents) -> Section | None:
         "save most: the latency that the table predicts. Which blocks the accuracy can spare is "
         "not in a latency table; `dshrink search mask` or `dshrink search dp` finds that out."
     )
-    return Section(
-        anchor="kept", title="What keeping fewer blocks buys", blocks=(text, *blocks)
-    )
+    return Section(anchor="kept", title="What keeping fewer blocks buys", blocks=(text, *blocks))
 
 
 def _kept(table: LatencyTable) -> list[tuple[int, Prediction]]:
@@ -231,7 +229,11 @@ def _kept_blocks(
         one.network: (one.kept_blocks, one) for one in contents.measured if _is_of(one, table)
     }
     marks = [
-        (kept, network, (one.low_ms or one.latency_ms, one.latency_ms, one.high_ms or one.latency_ms))
+        (
+            kept,
+            network,
+            (one.low_ms or one.latency_ms, one.latency_ms, one.high_ms or one.latency_ms),
+        )
         for network, (kept, one) in measured.items()
         if kept is not None and one.latency_ms is not None
     ]
@@ -294,9 +296,7 @@ def predictions_section(contents: Contents) -> Section | None:
         blocks += [Text(text=text), *_checked(later, "bench_predictions")]
     if not blocks:
         return None
-    return Section(
-        anchor="predictions", title="Predicted against measured", blocks=tuple(blocks)
-    )
+    return Section(anchor="predictions", title="Predicted against measured", blocks=tuple(blocks))
 
 
 def _error_text(held: Held[LatencyTable]) -> str:
@@ -307,9 +307,9 @@ def _error_text(held: Held[LatencyTable]) -> str:
         f"({held.file}). Their predictions are off by {check.mape_percent:.2f} % on average and "
         f"{check.max_error_percent:.2f} % at most; what was measured of them is itself known to "
         f"{check.measuring_percent:.2f} %. The 95 % intervals of predictions are "
-        f"±{check.interval_percent:.1f} % wide. For comparison: the plain sum of pieces measured "
-        f"alone is off by {check.plain_sum_mape_percent:.1f} %, scaled multiply-accumulates by "
-        f"{check.scaled_macs_mape_percent:.1f} %."
+        f"±{check.interval_percent:.1f} % on average. For comparison: the plain sum of pieces "
+        f"measured alone is off by {check.plain_sum_mape_percent:.1f} %, scaled "
+        f"multiply-accumulates by {check.scaled_macs_mape_percent:.1f} %."
     )
     if check.interval_method == "conformal":
         said += (
@@ -346,7 +346,9 @@ def _checked_result(one: BenchmarkResult) -> of_tables.Checked:
         name=one.network,
         series="networks of benchmarks",
         measured=(one.low_ms or latency, latency, one.high_ms or latency),
-        predicted=(one.predicted_low_ms or predicted, predicted, one.predicted_high_ms or predicted),
+        predicted=(
+            one.predicted_low_ms or predicted,
+            predicted,
+            one.predicted_high_ms or predicted,
+        ),
     )
-
-

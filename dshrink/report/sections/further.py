@@ -42,50 +42,74 @@ def _folder(contents: Contents, file: str) -> str:
 
 
 def _commands(contents: Contents) -> Iterator[Command]:
+    yield from _of_tables(contents)
+    yield from _of_plans(contents)
+    yield from _of_merges(contents)
+    yield from _of_importances(contents)
+    if contents.experiments:
+        yield Command(purpose="Measure another table of the paper", line="dshrink paper list")
+
+
+def _of_tables(contents: Contents) -> Iterator[Command]:
     for held in contents.tables[:1]:
-        folder = _folder(contents, held.file)
         if held.value.origin is None and not held.value.fit_for_search:
             yield Command(
                 purpose="Measure the table again while nothing else runs: it is not fit for search",
-                line=f"{held.value.profile_command} --out again",
+                line=held.value.profile_command.replace("--out DIR", "--out again"),
             )
-        if not contents.plans:
-            yield from _search(held.value, folder)
+        if not contents.plans and not contents.measured:
+            yield from _search(held.value, _folder(contents, held.file))
+
+
+def _of_plans(contents: Contents) -> Iterator[Command]:
     plan = next((one for one in contents.plans if one.value.model), None)
-    if plan is not None and not contents.measured:
-        model, path = shlex.quote(plan.value.model or "MODEL"), _path(contents, plan.file)
-        yield from _merge(model, path, has_refit=bool(contents.refits))
-    if contents.certificates and not contents.measured:
-        first = contents.certificates[0]
-        network = _path(contents, first.file.removesuffix(".certificate.json"))
-        table = f" --table {_folder(contents, contents.tables[0].file)}" if contents.tables else ""
-        model = shlex.quote(first.value.model)
+    if plan is None or any(one.accuracy_percent for one in contents.measured):
+        return
+    model, path = shlex.quote(plan.value.model or ""), _path(contents, plan.file)
+    if not contents.refits:
         yield Command(
-            purpose="Measure the merged network beside the original",
-            line=f"dshrink bench {model} {network}{table} --out results.csv",
+            purpose="Refit trained weights to the plan, in minutes, without labels or training",
+            line=f"dshrink refit {model} --plan {path} --data DIR --out refit",
         )
-    accuracies = [one.accuracy_percent for one in contents.measured]
-    if plan is not None and contents.measured and not any(accuracies):
-        yield Command(
-            purpose="Train the plan, so that it has an accuracy: nothing here was run on images",
-            line=f"dshrink finetune {shlex.quote(plan.value.model or 'MODEL')} --plan "
-            f"{_path(contents, plan.file)} --data DIR --out tuned",
-        )
-        yield Command(
-            purpose="Merge what was trained, with its accuracy before and after",
-            line=f"dshrink merge {shlex.quote(plan.value.model or 'MODEL')} --plan tuned/plan.json "
-            "--weights tuned/weights.safetensors --data DIR --out small.onnx",
-        )
-    if contents.importances and contents.tables and not contents.frontiers:
-        table, importance = contents.tables[0], contents.importances[0]
-        yield Command(
-            purpose="Search every budget at once",
-            line=f"dshrink search dp {shlex.quote(table.value.model)} --table "
-            f"{_folder(contents, table.file)} --importance {_path(contents, importance.file)} "
-            "--budget-ms MS --out plan.json --frontier frontier.csv",
-        )
-    if contents.experiments:
-        yield Command(purpose="Measure another table of the paper", line="dshrink paper list")
+        yield _merge(model, "refit")
+    yield Command(
+        purpose="Or train the plan, which keeps more of the accuracy",
+        line=f"dshrink finetune {model} --plan {path} --data DIR --out tuned",
+    )
+    yield _merge(model, "tuned")
+
+
+def _merge(model: str, folder: str) -> Command:
+    return Command(
+        purpose="Merge that into an ONNX file, and see its accuracy",
+        line=f"dshrink merge {model} --plan {folder}/plan.json "
+        f"--weights {folder}/weights.safetensors --data DIR --out {folder}.onnx",
+    )
+
+
+def _of_merges(contents: Contents) -> Iterator[Command]:
+    if not contents.certificates or contents.measured:
+        return
+    first = contents.certificates[0]
+    network = _path(contents, first.file.removesuffix(".certificate.json"))
+    table = f" --table {_folder(contents, contents.tables[0].file)}" if contents.tables else ""
+    yield Command(
+        purpose="Measure the merged network beside the original",
+        line=f"dshrink bench {shlex.quote(first.value.model)} {network}{table} --out results.csv",
+    )
+
+
+def _of_importances(contents: Contents) -> Iterator[Command]:
+    table = next((one for one in contents.tables if one.value.chain is not None), None)
+    if table is None or not contents.importances or contents.frontiers:
+        return
+    importance = _path(contents, contents.importances[0].file)
+    yield Command(
+        purpose="Search every budget at once; give the latency that you want for MS",
+        line=f"dshrink search dp {shlex.quote(table.value.model)} --table "
+        f"{_folder(contents, table.file)} --importance {importance} --budget-ms MS "
+        "--out plan.json --frontier frontier.csv",
+    )
 
 
 def _search(table: LatencyTable, folder: str) -> Iterator[Command]:
@@ -111,19 +135,6 @@ def _search(table: LatencyTable, folder: str) -> Iterator[Command]:
             line=f"dshrink search mask {model} --data DIR --table {folder} --keep {keep}{unfit} "
             "--out plan.json",
         )
-
-
-def _merge(model: str, plan: str, *, has_refit: bool) -> Iterator[Command]:
-    if not has_refit:
-        yield Command(
-            purpose="Refit trained weights to the plan, without labels or training",
-            line=f"dshrink refit {model} --plan {plan} --data DIR --out refit",
-        )
-    yield Command(
-        purpose="Merge the refitted network into an ONNX file, and see its accuracy",
-        line=f"dshrink merge {model} --plan refit/plan.json --weights refit/weights.safetensors "
-        "--data DIR --out small.onnx",
-    )
 
 
 _KINDS = {

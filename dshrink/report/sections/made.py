@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dshrink.plots.style import describe_conditions
 from dshrink.progress import duration
 from dshrink.report import words
-from dshrink.report.content import Block, Fact, Facts, Section, Text, Warned, Warnings
-from dshrink.report.folder import Contents, Held
+from dshrink.report.content import Block, Fact, Facts, Heading, Section, Text, Warned, Warnings
+from dshrink.report.folder import Contents
 from dshrink.report.records import RunFacts
 from latency_tables.networks import Level
 from latency_tables.schema import Conditions
@@ -33,12 +33,12 @@ def section(contents: Contents) -> Section | None:
     warned = tuple(_warnings(contents))
     if warned:
         blocks.append(Warnings(warnings=warned))
-    for held in contents.tables:
-        blocks += [Text(text=f"The table {held.file}"), _of_table(held)]
+    for table in contents.tables:
+        blocks += [Heading(text=f"The table `{table.file}`"), _of_table(table.value)]
     for held in contents.results:
         for run in held.value.runs:
             verdicts = [one.verdict for one in held.value.results]
-            blocks += [Text(text=f"The benchmark {held.file}"), _of_run(run, verdicts)]
+            blocks += [Heading(text=f"The benchmark `{held.file}`"), _of_run(run, verdicts)]
         if not held.value.runs:
             verdicts = [one.verdict for one in held.value.results]
             said = f"The results {held.file}: {words.verdict_counts(verdicts) or 'no verdicts'}."
@@ -50,16 +50,19 @@ def section(contents: Contents) -> Section | None:
                 for row in experiment.value.rows
                 if row.get("batch") in (None, run.conditions.batch)
             ]
-            blocks += [Text(text=f"The experiment {experiment.file}"), _of_run(run, verdicts)]
+            said = f"The experiment `{experiment.file}`, batch {run.conditions.batch}"
+            blocks += [Heading(text=said), _of_run(run, verdicts)]
     if not blocks:
         return None
     return Section(
-        anchor="made", title="How the numbers were made, how far to trust them", blocks=tuple(blocks)
+        anchor="made",
+        title="How the numbers were made, how far to trust them",
+        blocks=tuple(blocks),
     )
 
 
-def _of_table(held: Held[LatencyTable]) -> Facts:
-    table, c = held.value, held.value.conditions
+def _of_table(table: LatencyTable) -> Facts:
+    c = table.conditions
     facts = [Fact(label="Conditions", value=describe_conditions(c)), *_statistic(c)]
     if table.origin is not None:
         origin = table.origin
@@ -146,7 +149,9 @@ def _level(level: Level | None) -> Iterator[Fact]:
 def _made(date: str, version: str) -> Iterator[Fact]:
     if date:
         made = f"dshrink {version}" if version else ""
-        yield Fact(label="Date", value=date.replace("T", " ").removesuffix("+00:00") + " UTC", note=made)
+        yield Fact(
+            label="Date", value=date.replace("T", " ").removesuffix("+00:00") + " UTC", note=made
+        )
 
 
 _NUMBER = re.compile(r"\d+(\.\d+)?")
@@ -170,18 +175,14 @@ def _texts(contents: Contents) -> Iterator[tuple[str, str]]:
     """(file, warning)."""
     for one in contents.unreadable:
         yield one.file, f"could not be read and is left out: {one.reason}"
-    for held in contents.tables:
-        for warning in held.value.warnings:
-            yield held.file, warning
-        if held.value.data_note:
-            yield held.file, held.value.data_note
+    for table in contents.tables:
+        noted = filter(None, (*table.value.warnings, table.value.data_note))
+        yield from ((table.file, text) for text in noted)
     for held in contents.results:
-        for run in held.value.runs:
-            yield from ((held.file, warning) for warning in run.warnings)
+        yield from ((held.file, text) for run in held.value.runs for text in run.warnings)
     for experiment in contents.experiments:
-        for run in experiment.value.runs:
-            yield from ((experiment.file, warning) for warning in run.warnings)
-    for certificate in contents.certificates:
-        for text in (certificate.value.problem, certificate.value.notice):
-            if text:
-                yield certificate.file, text
+        runs = experiment.value.runs
+        yield from ((experiment.file, text) for run in runs for text in run.warnings)
+    for merge in contents.certificates:
+        noted = filter(None, (merge.value.problem, merge.value.notice))
+        yield from ((merge.file, text) for text in noted)

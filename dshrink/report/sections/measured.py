@@ -13,7 +13,7 @@ from dshrink.report.figures.of_results import front_figure, latencies
 from dshrink.report.folder import Contents, Held, ResultsFacts
 from dshrink.results import BenchmarkResult
 
-#: A figure with more rows says less than the table does.
+#: A figure with more rows says less than the table does; seeds are in the figure of the front.
 _MOST_ROWS = 40
 
 
@@ -39,7 +39,8 @@ def original_of(results: Sequence[BenchmarkResult]) -> BenchmarkResult | None:
 def _blocks(held: Held[ResultsFacts]) -> list[Block]:
     results, stem = held.value.results, _stem(held.file)
     blocks: list[Block] = []
-    if 0 < sum(one.latency_ms is not None for one in results) <= _MOST_ROWS:
+    several_seeds = len({one.seed for one in results}) > 1
+    if 0 < sum(one.latency_ms is not None for one in results) <= _MOST_ROWS and not several_seeds:
         blocks.append(latencies(results, f"{stem}_latency"))
     baselines = list(dict.fromkeys(one.baseline for one in results if one.compared))
     if baselines:
@@ -148,9 +149,7 @@ def front_section(contents: Contents) -> Section | None:
         "unless another one is better by more than the noise of both. Networks that differ only "
         "in their seed are one point: its bars are 95 % intervals over seeds and images."
     )
-    return Section(
-        anchor="front", title="Accuracy against throughput", blocks=(text, *blocks)
-    )
+    return Section(anchor="front", title="Accuracy against throughput", blocks=(text, *blocks))
 
 
 def _front_title(front: Front) -> str:

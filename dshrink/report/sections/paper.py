@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dshrink.report.content import Block, Cell, Column, Grid, Section, Text
+from dshrink.report.content import Block, Cell, Column, Grid, Heading, Section
 from dshrink.report.figures.of_results import ours_and_published
 from dshrink.report.folder import Contents
 from dshrink.report.records import ExperimentFacts
 
 #: Columns of an experiment's rows that every table has and no reader asks for.
-_LEFT_OUT = frozenset({"group", "device", "runtime", "precision", "launch", "threads", "resolution"})
+_LEFT_OUT = frozenset(
+    {"group", "device", "runtime", "precision", "launch", "threads", "resolution"}
+)
 _SPEEDUP = "_speedup"
 
 
@@ -29,7 +31,7 @@ def section(contents: Contents) -> Section | None:
 def _blocks(one: ExperimentFacts, file: str) -> list[Block]:
     name, rows = file.removesuffix(".json").replace("/", "_"), one.rows
     title = one.name.replace("table", "Table ").replace("fig", "Figure ")
-    blocks: list[Block] = [Text(text=f"{title} of DepthShrinker ({file}).")]
+    blocks: list[Block] = [Heading(text=f"{title} (`{file}`)")]
     batches = list(dict.fromkeys(row.get("batch") for row in rows))
     if any(row.get("speedup") for row in rows):
         published = _published(rows)
@@ -48,6 +50,7 @@ def _blocks(one: ExperimentFacts, file: str) -> list[Block]:
                     f"{name}{suffix}_speedups",
                     title=f"{title}: speed-ups, batch {batch}",
                     axis="times as fast as the first",
+                    nothing=1.0,
                     published=f"published, {published.removesuffix(_SPEEDUP).replace('_', ' ')}",
                 )
             )
@@ -66,6 +69,7 @@ def _blocks(one: ExperimentFacts, file: str) -> list[Block]:
                 f"{name}_savings",
                 title=f"{title}: what merging, or replacing, a block saves",
                 axis="saves [%]",
+                nothing=0.0,
                 published="published, RTX 2080 Ti",
             )
         )
@@ -86,15 +90,15 @@ def _number(value: Any) -> float | None:
 
 
 def _grid(rows: Sequence[Mapping[str, Any]], name: str, caption: str) -> Grid:
-    names = [one for one in dict.fromkeys(key for row in rows for key in row) if one not in _LEFT_OUT]
+    names = [
+        one for one in dict.fromkeys(key for row in rows for key in row) if one not in _LEFT_OUT
+    ]
     numeric = {
         one
         for one in names
         if any(isinstance(row.get(one), int | float) and row.get(one) is not True for row in rows)
     }
-    columns = tuple(
-        Column(title=one.replace("_", " "), is_number=one in numeric) for one in names
-    )
+    columns = tuple(Column(title=one.replace("_", " "), is_number=one in numeric) for one in names)
     cells = tuple(tuple(_cell(row.get(one)) for one in names) for row in rows)
     return Grid(name=f"{name}_rows", caption=caption, columns=columns, rows=cells)
 

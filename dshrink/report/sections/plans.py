@@ -22,7 +22,9 @@ def section(contents: Contents) -> Section | None:
         plan = held.value
         different.setdefault((plan.model, plan.mask, plan.padding), []).append(held)
     for is_spans in (False, True):
-        shown = [group for group in different.values() if bool(group[0].value.span_mask) == is_spans]
+        shown = [
+            group for group in different.values() if bool(group[0].value.span_mask) == is_spans
+        ]
         if not shown:
             continue
         drawn = [_strip(group[0]) for group in shown[:_MOST_STRIPS]]
@@ -212,9 +214,7 @@ def _certificates(contents: Contents) -> Grid:
                 word(one.mask),
             )
         )
-    return Grid(
-        name="merges", caption="Certificates of merges", columns=columns, rows=tuple(rows)
-    )
+    return Grid(name="merges", caption="Certificates of merges", columns=columns, rows=tuple(rows))
 
 
 def _refits(contents: Contents) -> Grid:
