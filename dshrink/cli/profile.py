@@ -11,6 +11,7 @@ import typer
 from dshrink.cli import options
 from dshrink.cli.console import err, show_result
 from dshrink.cli.render import summary_lines, table_data
+from dshrink.cli.report import also_write
 
 pieces = partial(typer.Option, rich_help_panel="Pieces")
 
@@ -62,6 +63,7 @@ def command(
         typer.Option(min=1, help="seconds of measuring after which it ends all the same"),
     ] = None,
     seed: options.Seed = 0,
+    report: options.Report = None,
     json: options.Json = False,
 ) -> None:
     """Measure every piece of MODEL on a device and write a latency table.
@@ -84,6 +86,7 @@ def command(
         (*summary_lines(result.table), files),
         as_json=json,
     )
+    also_write(report, folder)
     if all(row.latency_ms is None for row in result.table.rows):
         reason = result.table.rows[0].reason
         err.print(f"dshrink: nothing could be measured: {reason}", style="red", soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -25,3 +26,12 @@ def command(
 
     written = write_report(folder, file, notice=notice)
     show_result(written, [f"wrote {written.file} ({written.size_mb:.1f} MB)"], as_json=json)
+
+
+def also_write(file: Path | None, folder: Path, only: Sequence[Path] = ()) -> None:
+    """The page that a command is asked for beside its own files (``--report``)."""
+    if file is not None:
+        from dshrink.operations.report import write_report
+
+        written = write_report(folder, file, only=only, notice=notice)
+        notice(f"report: {written.file}")

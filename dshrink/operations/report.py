@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,14 +20,17 @@ class Report:
     unreadable: tuple[Unreadable, ...]
 
 
-def write_report(folder: Path, file: Path, *, notice: Notice = no_notice) -> Report:
-    """Write the page of ``folder`` to ``file``; a notice names each file that cannot be read.
+def write_report(
+    folder: Path, file: Path, *, only: Sequence[Path] = (), notice: Notice = no_notice
+) -> Report:
+    """Write the page of ``folder``, or of ``only`` these files, to ``file``.
 
-    Raises ReportError for a folder that holds nothing known.
+    A notice names each file that cannot be read. Raises ReportError for a folder that holds
+    nothing known.
     """
     from dshrink.report.page import page_of  # Bokeh takes a second
 
-    contents = read_folder(folder)
+    contents = read_folder(folder, only)
     for one in contents.unreadable:
         notice(f"{folder / one.file} is left out: {one.reason}")
     page = page_of(contents)

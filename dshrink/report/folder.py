@@ -10,7 +10,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -111,13 +111,16 @@ _READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
 }
 
 
-def read_folder(root: Path) -> Contents:
-    """Read what is below ``root``. Raises ReportError for a folder that holds nothing known."""
+def read_folder(root: Path, only: Sequence[Path] = ()) -> Contents:
+    """Read what is below ``root``, or ``only`` these files.
+
+    Raises ReportError for a folder that holds nothing known.
+    """
     if not root.is_dir():
         raise ReportError(f"{root}: no such folder; give one that a dshrink command wrote")
     found = _Found()
-    for path in _files(root):
-        name = path.relative_to(root).as_posix()
+    for path in only or _files(root):
+        name = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
         try:
             kind = _kind(path)
             if kind is not None:

@@ -21,6 +21,7 @@ def latencies(results: Sequence[BenchmarkResult], name: str) -> Drawing:
     drawn = chart.chart("latency [ms]", "", rows=labels[::-1], height=chart.row_height(len(known)))
     columns: chart.Columns = {
         "y": labels,
+        "name": [one.network for one in known],
         "x": [one.latency_ms for one in known],
         "low": [one.low_ms or one.latency_ms for one in known],
         "high": [one.high_ms or one.latency_ms for one in known],
@@ -34,7 +35,7 @@ def latencies(results: Sequence[BenchmarkResult], name: str) -> Drawing:
         line_color=None, legend_label="measured",
     )  # fmt: skip
     drawn.segment("low", "y", "high", "y", source=data, color=chart.GREY, line_width=2)
-    said = [("network", "@y"), ("measured", "@measured"), ("speed-up", "@speed")]
+    said = [("network", "@name"), ("measured", "@measured"), ("speed-up", "@speed")]
     chart.hover(drawn, bar, [*said, ("verdict", "@verdict")])
     _predictions(drawn, known, labels)
     drawn.x_range.start = 0
@@ -78,14 +79,27 @@ def _predictions(drawn: figure, known: Sequence[BenchmarkResult], labels: Sequen
     chart.hover(drawn, mark, said)
 
 
+#: Longer names leave no room for the figure on a phone.
+_MOST_CHARACTERS = 26
+
+
 def unique_names(names: Sequence[str]) -> list[str]:
-    """The names, numbered where one comes twice: a categorical axis wants them unique."""
+    """The names, shortened, numbered where one comes twice: an axis of names wants them unique."""
+    names = [shortened(name) for name in names]
     seen: dict[str, int] = {}
     found = []
     for name in names:
         seen[name] = seen.get(name, 0) + 1
         found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
     return found
+
+
+def shortened(name: str) -> str:
+    """Without the middle of a long name: files differ at their ends, masks at both."""
+    if len(name) <= _MOST_CHARACTERS:
+        return name
+    half = (_MOST_CHARACTERS - 3) // 2
+    return f"{name[:half]}...{name[-half:]}"
 
 
 def front_figure(front: Front, name: str, title: str) -> Drawing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dshrink.paper.published import Setting
 from dshrink.report.content import Block, Cell, Column, Grid, Heading, Section
 from dshrink.report.figures.of_results import ours_and_published
 from dshrink.report.folder import Contents
@@ -15,6 +16,9 @@ _LEFT_OUT = frozenset(
     {"group", "device", "runtime", "precision", "launch", "threads", "resolution"}
 )
 _SPEEDUP = "_speedup"
+_TITLES = {"kim": "Kim et al. (ICML 2023)"}
+#: What a reader looks for first.
+_FIRST = ("network", "batch", "latency_ms", "speedup", "speedup_low", "speedup_high")
 
 
 def section(contents: Contents) -> Section | None:
@@ -31,6 +35,7 @@ def section(contents: Contents) -> Section | None:
 def _blocks(one: ExperimentFacts, file: str) -> list[Block]:
     name, rows = file.removesuffix(".json").replace("/", "_"), one.rows
     title = one.name.replace("table", "Table ").replace("fig", "Figure ")
+    title = _TITLES.get(one.name, title)
     blocks: list[Block] = [Heading(text=f"{title} (`{file}`)")]
     batches = list(dict.fromkeys(row.get("batch") for row in rows))
     if any(row.get("speedup") for row in rows):
@@ -51,7 +56,7 @@ def _blocks(one: ExperimentFacts, file: str) -> list[Block]:
                     title=f"{title}: speed-ups, batch {batch}",
                     axis="times as fast as the first",
                     nothing=1.0,
-                    published=f"published, {published.removesuffix(_SPEEDUP).replace('_', ' ')}",
+                    published=f"published, {_setting(published)}",
                 )
             )
     elif any("saving_percent" in row for row in rows):
@@ -85,14 +90,20 @@ def _published(rows: Sequence[Mapping[str, Any]]) -> str:
     return names[-1] if names else ""
 
 
+def _setting(column: str) -> str:
+    """ "Jetson TX2, batch 64", of tx2_batch64_speedup."""
+    device, _, batch = column.removesuffix(_SPEEDUP).rpartition("_batch")
+    return Setting(device, int(batch)).title
+
+
 def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
 def _grid(rows: Sequence[Mapping[str, Any]], name: str, caption: str) -> Grid:
-    names = [
-        one for one in dict.fromkeys(key for row in rows for key in row) if one not in _LEFT_OUT
-    ]
+    every = dict.fromkeys(key for row in rows for key in row)
+    first = [one for one in _FIRST if one in every]
+    names = [*first, *(one for one in every if one not in _LEFT_OUT and one not in first)]
     numeric = {
         one
         for one in names

@@ -51,8 +51,7 @@ def _label(file: str) -> str:
     """A plan's file, or its folder where all files are called plan.json."""
     folder, _, name = file.rpartition("/")
     stem = name.removesuffix(".json")
-    label = folder.rpartition("/")[2] if stem == "plan" and folder else stem
-    return label if len(label) <= 24 else f"...{label[-21:]}"
+    return folder.rpartition("/")[2] if stem == "plan" and folder else stem
 
 
 def _grid(groups: list[list[Held[Plan]]], name: str) -> Grid:
