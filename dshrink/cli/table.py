@@ -11,6 +11,7 @@ from dshrink.cli import options, table_import
 from dshrink.cli.console import out, print_json, show_result
 from dshrink.cli.grids import Column, number, print_grid
 from dshrink.cli.render import print_rows, summary_lines, table_data
+from dshrink.cli.render_layers import layer_summary, layer_table_data, print_layers
 
 if TYPE_CHECKING:
     from latency_tables.compare import RowComparison
@@ -24,7 +25,16 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="folder of a latency
 def show(folder: Folder, wide: options.Wide = False, json: options.Json = False) -> None:
     """Print what each piece costs in the network and alone, and how well that is known."""
     from latency_tables.io import load_table
+    from latency_tables.layers.io import is_layer_table, load_layer_table
 
+    if is_layer_table(folder):
+        layers = load_layer_table(folder)
+        if json:
+            print_json(layer_table_data(layers))
+            return
+        print_layers(layers, wide=wide)
+        out.print("\n".join(layer_summary(layers)))
+        return
     table = load_table(folder)
     if json:
         print_json(table_data(table))
@@ -35,9 +45,20 @@ def show(folder: Folder, wide: options.Wide = False, json: options.Json = False)
 
 @app.command()
 def check(folder: Folder, json: options.Json = False) -> None:
-    """Validate a table and report its prediction error; exit 1 if not fit for search."""
-    from latency_tables.io import load_table
+    """Validate a table and report its prediction error; exit 1 if not fit for search.
 
+    A table of layers is fit if each layer is known as well as was asked for.
+    """
+    from latency_tables.io import load_table
+    from latency_tables.layers.io import is_layer_table, load_layer_table
+
+    if is_layer_table(folder):
+        layers = load_layer_table(folder)
+        facts = {key: value for key, value in layer_table_data(layers).items() if key != "rows"}
+        show_result(facts, layer_summary(layers), as_json=json)
+        if layers.within_target < len(layers.rows):
+            raise typer.Exit(1)
+        return
     table = load_table(folder)
     data = {key: value for key, value in table_data(table).items() if key != "rows"}
     show_result(data, summary_lines(table), as_json=json)

@@ -34,6 +34,8 @@ from dshrink.search.dp.files import load_importance
 from dshrink.search.plan import Plan, load_plan
 from latency_tables.errors import LatencyTableError
 from latency_tables.io import load_table
+from latency_tables.layers.io import load_layer_table
+from latency_tables.layers.layer_table import LayerTable
 from latency_tables.table import LatencyTable
 
 T = TypeVar("T")
@@ -46,7 +48,12 @@ _BEFORE = re.compile(r'"?(#|sep=)', re.IGNORECASE)
 #: Files that say what they are by their name alone.
 _CERTIFICATE, _REFIT = ".certificate.json", "refit.json"
 #: Names that only files of ours have, so that a damaged one is not passed over.
-_OF_NAME = {"table.json": "table", "plan.json": "plan"}
+_OF_NAME = {"table.json": "table", "layers.json": "layers", "plan.json": "plan"}
+_OF_SCHEMA = {
+    "dshrink.latency_table": "table",
+    "dshrink.layer_table": "layers",
+    "dshrink.plan": "plan",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +84,7 @@ class Contents:
 
     root: Path
     tables: tuple[Held[LatencyTable], ...] = ()
+    layers: tuple[Held[LayerTable], ...] = ()
     results: tuple[Held[ResultsFacts], ...] = ()
     plans: tuple[Held[Plan], ...] = ()
     certificates: tuple[Held[MergeFacts], ...] = ()
@@ -85,6 +93,12 @@ class Contents:
     importances: tuple[Held[dict[Any, float]], ...] = ()
     experiments: tuple[Held[ExperimentFacts], ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
+
+    @property
+    def has_only_layers(self) -> bool:
+        """Whether nothing here is about a network."""
+        others = (self.tables, self.results, self.plans, self.certificates, self.refits)
+        return bool(self.layers) and not any((*others, self.frontiers, self.experiments))
 
     @property
     def measured(self) -> tuple[BenchmarkResult, ...]:
@@ -101,6 +115,7 @@ class _Found:
 
 _READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "table": ("tables", load_table),
+    "layers": ("layers", load_layer_table),
     "results": ("results", lambda path: _read_results(path)),
     "plan": ("plans", load_plan),
     "certificate": ("certificates", read_certificate),
@@ -162,7 +177,7 @@ def _kind(path: Path) -> str | None:
         if '"experiment":' in head and '"dshrink":' in head:
             return "experiment"
         return _OF_NAME.get(path.name)
-    return {"dshrink.latency_table": "table", "dshrink.plan": "plan"}.get(schema[1])
+    return _OF_SCHEMA.get(schema[1])
 
 
 def _kind_of_csv(path: Path) -> str | None:
@@ -172,9 +187,10 @@ def _kind_of_csv(path: Path) -> str | None:
     separator = max(",;\t", key=lines[0].count)
     cells = next(csv.reader(io.StringIO(lines[0]), delimiter=separator))
     columns = {cell.strip().lower() for cell in cells}
-    if {"piece", "in_network_ms", "conditions"} <= columns:
+    for name, kind in (("piece", "table"), ("beside_ms", "layers")):
         # A table is read by its JSON file; without one it is half a table.
-        return None if path.with_suffix(".json").exists() else "table"
+        if {name, "latency_ms", "conditions"} <= columns:
+            return None if path.with_suffix(".json").exists() else kind
     # Points of a front, and rows of an experiment, are in other files as well.
     if "on_front" in columns or {"form", "mflops"} <= columns:
         return None

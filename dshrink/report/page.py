@@ -20,7 +20,7 @@ from markupsafe import Markup, escape
 
 from dshrink.report.content import Section, drawings
 from dshrink.report.folder import Contents
-from dshrink.report.sections import answer, blocks, further, made, measured, paper, plans
+from dshrink.report.sections import answer, blocks, further, layers, made, measured, paper, plans
 from dshrink.version import __version__
 
 
@@ -33,6 +33,7 @@ def page_of(contents: Contents, *, now: datetime | None = None) -> str:
         blocks.kept_section(contents),
         blocks.section(contents),
         blocks.predictions_section(contents),
+        layers.section(contents),
         plans.section(contents),
         plans.merging_section(contents),
         plans.frontier_section(contents),

@@ -14,6 +14,7 @@ from dshrink.report.folder import Contents
 from dshrink.report.sections.measured import original_of
 from dshrink.results import BenchmarkResult
 from latency_tables.forms import BlockForms
+from latency_tables.layers.layer_table import LayerTable
 from latency_tables.predictor import predict
 from latency_tables.table import LatencyTable
 
@@ -42,12 +43,17 @@ def section(contents: Contents) -> Section | None:
 def title(contents: Contents) -> str:
     """The networks and devices that the page is about."""
     results = contents.measured
+    if contents.has_only_layers:
+        count = sum(len(held.value.rows) for held in contents.layers)
+        on = _on([held.value.conditions.device for held in contents.layers])
+        return f"{words.counted(count, 'layer')}{on}"
     experiments = [held.value.name for held in contents.experiments]
     models = [held.value.model for held in contents.tables]
     models += [one.model or one.network for one in results]
     models += [held.value.model for held in contents.plans if held.value.model]
     models += [held.value.model for held in contents.refits]
     devices = [held.value.conditions.device for held in contents.tables]
+    devices += [held.value.conditions.device for held in contents.layers]
     devices += [one.device for one in results]
     if experiments and not models:
         devices = [
@@ -235,8 +241,10 @@ def _accuracy_of_points(label: str, points: Sequence[FrontPoint]) -> Fact:
     return Fact(label=label, value=f"{accuracy.mean:.2f} %", note=note)
 
 
-def _accuracy(contents: Contents) -> Fact:
+def _accuracy(contents: Contents) -> Fact | None:
     label = "What accuracy?"
+    if contents.has_only_layers:
+        return None
     points = _points(contents)
     if points:
         return _accuracy_of_points(label, points)
@@ -274,11 +282,22 @@ def _accuracy(contents: Contents) -> Fact:
 def _trust(contents: Contents) -> Fact | None:
     if contents.tables:
         return words.trust(contents.tables[0].value)
+    if contents.layers:
+        return _known_layers(contents.layers[0].value)
     return words.precision_of(contents.measured) if contents.measured else None
+
+
+def _known_layers(table: LayerTable) -> Fact:
+    count, known = len(table.rows), table.within_target
+    value = f"{known} of {count} layers within {table.target_percent:g} %"
+    mood: Mood = "good" if known == count else "doubtful"
+    note = "half of their 95 % intervals; the table says which are less certain"
+    return Fact(label="Can the numbers be trusted?", value=value, note=note, mood=mood)
 
 
 def _noise(contents: Contents) -> Fact | None:
     levels = [held.value.level for held in contents.tables]
+    levels += [held.value.level for held in contents.layers]
     levels += [run.level for held in contents.results for run in held.value.runs]
     levels += [run.level for held in contents.experiments for run in held.value.runs]
     known = [level for level in levels if level is not None]
@@ -299,6 +318,9 @@ def _where(contents: Contents) -> Fact | None:
         for run in experiment.value.runs:
             said = describe_conditions(run.conditions)
             return Fact(label=label, value=said, note=words.machine(run.fingerprint))
+    for layers in contents.layers:
+        said = describe_conditions(layers.value.conditions)
+        return Fact(label=label, value=said, note=words.machine(layers.value.fingerprint))
     first = contents.measured[0] if contents.measured else None
     if first is None:
         return None

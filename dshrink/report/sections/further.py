@@ -139,6 +139,7 @@ def _search(table: LatencyTable, folder: str) -> Iterator[Command]:
 
 _KINDS = {
     "tables": "latency table",
+    "layers": "table of layers",
     "results": "measured networks",
     "plans": "plan",
     "certificates": "certificate of a merge",

@@ -35,6 +35,17 @@ def section(contents: Contents) -> Section | None:
         blocks.append(Warnings(warnings=warned))
     for table in contents.tables:
         blocks += [Heading(text=f"The table `{table.file}`"), _of_table(table.value)]
+    for layers in contents.layers:
+        found = layers.value
+        run = RunFacts(
+            conditions=found.conditions,
+            fingerprint=found.fingerprint,
+            level=found.level,
+            date=found.date,
+            dshrink_version=found.dshrink_version,
+        )
+        verdicts = [row.verdict for row in found.rows]
+        blocks += [Heading(text=f"The table `{layers.file}`"), _of_run(run, verdicts)]
     for held in contents.results:
         for run in held.value.runs:
             verdicts = [one.verdict for one in held.value.results]
@@ -112,7 +123,7 @@ def _of_run(run: RunFacts, verdicts: list[str]) -> Facts:
         value = count if low == high else f"{low} to {high} processes"
         facts.append(Fact(label="Each network in", value=value, note=spent))
     known = words.verdict_counts([one for one in verdicts if one])
-    facts += [Fact(label="Networks", value=known)] if known else []
+    facts += [Fact(label="Known", value=known)] if known else []
     facts += _level(run.level)
     facts += _made(run.date, run.dshrink_version)
     return Facts(facts=tuple(facts))
@@ -154,6 +165,11 @@ def _made(date: str, version: str) -> Iterator[Fact]:
         )
 
 
+#: Where a warning turns to what to do.
+_ADVICE = re.compile(
+    "[:;] (?=(?:end|close|use|run|cool|copy|measure|profile|write|restore|give|report|finetune|"
+    "refit|if) |`|--)"
+)
 _NUMBER = re.compile(r"\d+(\.\d+)?")
 
 
@@ -164,11 +180,10 @@ def _warnings(contents: Contents) -> Iterator[Warned]:
         found.setdefault(_NUMBER.sub("#", text), []).append((file, text))
     for members in found.values():
         file, text = members[0]
-        said, _, advice = text.rpartition("; ")
+        said, *advice = _ADVICE.split(text, maxsplit=1)
         files = list(dict.fromkeys(one for one, _ in members))
         where = file if len(files) == 1 else f"{file} and {len(files) - 1} more"
-        said, advice = (said, advice) if said else (text, "")
-        yield Warned(text=said, advice=advice, count=len(members), where=where)
+        yield Warned(text=said, advice="".join(advice), count=len(members), where=where)
 
 
 def _texts(contents: Contents) -> Iterator[tuple[str, str]]:
@@ -178,6 +193,8 @@ def _texts(contents: Contents) -> Iterator[tuple[str, str]]:
     for table in contents.tables:
         noted = filter(None, (*table.value.warnings, table.value.data_note))
         yield from ((table.file, text) for text in noted)
+    for layers in contents.layers:
+        yield from ((layers.file, text) for text in layers.value.warnings)
     for held in contents.results:
         yield from ((held.file, text) for run in held.value.runs for text in run.warnings)
     for experiment in contents.experiments:
