@@ -56,6 +56,7 @@ def chart(
         **options,
     )
     drawn.toolbar.logo = None
+    drawn.toolbar.stylesheets = [InlineStyleSheet(css="@media print { :host { display: none; } }")]
     for axis in drawn.axis:
         axis.axis_label_text_font_style = "normal"
         axis.minor_tick_line_color = None

@@ -3,6 +3,11 @@ for (const item of JSON.parse(document.getElementById("figures").textContent)) {
   Bokeh.embed.embed_item(item);
 }
 
+/* Figures take their colours from the style when they are drawn. */
+matchMedia("screen and (prefers-color-scheme: dark)").addEventListener("change", () => {
+  if (!matchMedia("print").matches) location.reload();
+});
+
 /* Numbers sort by their value, texts as people read them; what is empty comes last either way. */
 function sortBy(header) {
   const table = header.closest("table");
