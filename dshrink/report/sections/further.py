@@ -118,7 +118,7 @@ def _search(table: LatencyTable, folder: str) -> Iterator[Command]:
     if table.chain is not None:
         yield Command(
             purpose="Measure what each span means for the accuracy",
-            line=f"dshrink importance {model} --data DIR --out importance.csv",
+            line=f"dshrink importance {model} --data DIR --level recalibrate --out importance.csv",
         )
         return
     if table.mergeable and table.base_ms:

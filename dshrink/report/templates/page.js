@@ -3,9 +3,10 @@ for (const item of JSON.parse(document.getElementById("figures").textContent)) {
   Bokeh.embed.embed_item(item);
 }
 
-/* Figures take their colours from the style when they are drawn. */
+/* Figures take their colours from the style when they are drawn; paper is light. Views of Bokeh's
+   that are no figures draw nothing. */
 matchMedia("screen and (prefers-color-scheme: dark)").addEventListener("change", () => {
-  if (!matchMedia("print").matches) location.reload();
+  for (const view of Bokeh.index) view.repaint?.();
 });
 
 /* Numbers sort by their value, texts as people read them; what is empty comes last either way. */

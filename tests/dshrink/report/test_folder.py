@@ -62,9 +62,7 @@ def test_a_studys_results_are_shown_once_and_measured_by_its_benchmark(tmp_path:
         ("results.jsonl", '{"schema": "dshrink.benchmark"}\n'),
     ],
 )  # fmt: skip
-def test_a_damaged_file_is_named_and_the_rest_is_read(
-    tmp_path: Path, file: str, text: str
-) -> None:
+def test_a_damaged_file_is_named_and_the_rest_is_read(tmp_path: Path, file: str, text: str) -> None:
     write_everything(tmp_path)
     (tmp_path / file).write_text(text)
     found = read_folder(tmp_path)

@@ -7,6 +7,8 @@ import csv
 import io
 import json
 import re
+import shlex
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -23,9 +25,14 @@ from report_folders import (
     shed_table,
     write_everything,
 )
+from synthetic_tables import synthetic_span_table, synthetic_table, without_networks
+from typer.main import get_command
 
+from dshrink.cli import main as entry
+from dshrink.report.content import Commands
 from dshrink.report.folder import read_folder
 from dshrink.report.page import page_of
+from dshrink.report.sections import further
 from dshrink.results import save_results
 from latency_tables.io import save_table
 from latency_tables.predictor import predict
@@ -196,9 +203,36 @@ def test_a_bare_table_says_what_it_cannot(tmp_path: Path) -> None:
     assert "Whole networks, measured" not in page.words
 
 
-def test_an_unfit_table_is_not_usable_and_is_to_be_measured_again(tmp_path: Path) -> None:
-    from synthetic_tables import synthetic_table
+def next_commands(folder: Path) -> list[str]:
+    sections = further.next_section(read_folder(folder)).blocks
+    return [one.line for block in sections if isinstance(block, Commands) for one in block.commands]
 
+
+def test_what_to_run_next_are_commands_that_exist(folder: Path, tmp_path: Path) -> None:
+    """Of everything, of a bare table that is fit or not, and of a plan with and without a merge."""
+    lines = next_commands(folder)
+    save_table(shed_table(), tmp_path / "fit" / "table")
+    save_table(without_networks(shed_table()), tmp_path / "unfit" / "table")
+    lines += next_commands(tmp_path / "fit") + next_commands(tmp_path / "unfit")
+    for name in ("plan.json", "plan.onnx.certificate.json", "importance.csv"):
+        shutil.copy(folder / name, tmp_path / "fit" / name)
+        lines += next_commands(tmp_path / "fit")
+    spans = {(0, 1): 1.0, (1, 2): 1.0, (0, 2): 1.5}
+    save_table(synthetic_span_table(spans, mask="11", block_ends=(2,)), tmp_path / "spans")
+    shutil.copy(folder / "importance.csv", tmp_path / "spans")
+    lines += next_commands(tmp_path / "spans")
+    words = {tuple(line.split()[1:3]) for line in lines}
+    assert {"profile", "refit", "finetune", "merge", "bench"} <= {first for first, _ in words}
+    assert {("search", "greedy"), ("search", "mask"), ("search", "dp")} <= words
+    for line in lines:
+        command, rest = get_command(entry.app), shlex.split(line)[1:]
+        while hasattr(command, "commands"):
+            command, rest = command.commands[rest[0]], rest[1:]
+        numbers = ["7.5" if word == "MS" else word for word in rest]
+        command.make_context("dshrink", numbers)
+
+
+def test_an_unfit_table_is_not_usable_and_is_to_be_measured_again(tmp_path: Path) -> None:
     errors = (3.0, -4.0, 5.0, -3.0, 4.0, -5.0, 3.0, -4.0)
     table = synthetic_table(ORIGINAL_MS, MERGED_MS, hold_out_errors_percent=errors)
     save_table(table, tmp_path)
