@@ -38,6 +38,10 @@ class Target:
     hold_clocks: bool = False
 
 
+#: This machine, as it measures where nothing else is asked for.
+HERE = Target()
+
+
 def probe_conditions(device: Device, scheduler: Scheduler, target: Target) -> Conditions:
     """Ask the device for its runtime's version; check that it can do what is asked.
 

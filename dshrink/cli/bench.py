@@ -72,7 +72,9 @@ def command(
     choice = options.call(context, ModelChoice, model=networks[0])
     results = options.run(context, bench_networks, "benchmark", choice=choice, target=target)
     if json:
-        print_json(results)
+        from dshrink.cli.payloads.networks import BenchData
+
+        print_json(BenchData(results=tuple(results)))
     else:
         print_results(results, wide=wide)
         beside = ", ".join(str(out_file.with_suffix(suffix)) for suffix in (".jsonl", ".md"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,9 +12,9 @@ from dshrink.cli.grids import Column, print_grid
 from dshrink.errors import DshrinkError
 
 if TYPE_CHECKING:
+    from dshrink.cli.payloads.networks import ChainNetwork
     from dshrink.network.chain import Chain, ChainConv
     from dshrink.network.models import Network
-    from dshrink.network.trunk import FixedPart
     from latency_tables.opspec import Conv
 
 
@@ -40,10 +40,12 @@ def command(
 
     A network that cannot be traced is reported, and the others are still printed.
     """
+    from dshrink.cli.payloads.networks import ChainData
     from dshrink.network.models import load
     from dshrink.network.references import ModelChoice
+    from dshrink.operations.chain import describe_chain
 
-    found: list[dict[str, Any]] = []
+    found: list[ChainNetwork] = []
     failed: list[DshrinkError] = []
     for name in models:
         try:
@@ -59,64 +61,17 @@ def command(
             failed.append(error)
             show_error(error)
             continue
-        chain = network.chain
-        found.append(_data(network, chain, spans))
+        found.append(describe_chain(network, spans))
         if not json:
-            _print(network, chain, spans, wide=wide)
+            _print(network, network.chain, spans, wide=wide)
     if json:
-        print_json(found)
+        print_json(ChainData(networks=tuple(found)))
     if failed:
         raise typer.Exit(2)
 
 
-def _data(network: Network, chain: Chain, mode: str) -> dict[str, Any]:
-    return {
-        "model": network.name,
-        "resolution": network.resolution,
-        "macs": network.spec.macs,
-        "parameters": network.spec.parameters,
-        "not_counted": [network.lowered.layers[n] for n in network.spec.uncounted],
-        "convolutions": [
-            {
-                "position": conv.position,
-                "name": conv.name,
-                "block": conv.block,
-                "kernel": conv.conv.kernel,
-                "stride": conv.conv.stride,
-                "groups": conv.conv.groups,
-                "input_shape": conv.in_shape,
-                "output_shape": conv.out_shape,
-                "activation": conv.activation,
-                "break_after": conv.break_after,
-            }
-            for conv in chain.convs
-        ],
-        "span_mask": _span_mask(chain),
-        "skips": chain.skips,
-        "blocks": [
-            {"index": b.index, "name": b.name, "unmergeable": b.unmergeable} for b in chain.blocks
-        ],
-        "fixed": [
-            {
-                "first": network.lowered.layers[part.ops[0]],
-                "last": network.lowered.layers[part.ops[-1]],
-                "convolutions": _convolutions(network, part),
-                "reason": part.reason,
-            }
-            for part in chain.fixed
-        ],
-        "hard_breaks": {str(at): why for at, why in sorted(chain.hard_breaks(mode).items())},
-        "spans": len(chain.spans(mode)),
-    }
-
-
-def _span_mask(chain: Chain) -> str:
-    from dshrink.network.chain import span_chain
-
-    return span_chain(chain).mask if chain.body else ""
-
-
 def _print(network: Network, chain: Chain, mode: str, *, wide: bool) -> None:
+    from dshrink.operations.chain import span_mask
     from dshrink.pieces.advice import not_counted
 
     height, width = network.resolution
@@ -140,7 +95,7 @@ def _print(network: Network, chain: Chain, mode: str, *, wide: bool) -> None:
     )
     if missing := not_counted(network):
         out.print(missing)
-    if mask := _span_mask(chain):
+    if mask := span_mask(network):
         out.print(f"as a plan: spans:{mask}")
     _print_fixed(network, chain, wide=wide)
     for block in chain.blocks:
@@ -152,7 +107,9 @@ def _print_fixed(network: Network, chain: Chain, *, wide: bool) -> None:
     """What no span enters; a part inside of a block that cannot merge is said with the block."""
     if not chain.fixed:
         return
-    if convs := sum(_convolutions(network, part) for part in chain.fixed):
+    from dshrink.operations.chain import convolutions_in
+
+    if convs := sum(convolutions_in(network, part) for part in chain.fixed):
         out.print(
             f"{convs} convolutions stand in {len(chain.fixed)} fixed parts, which no span enters: "
             "measured as they are"
@@ -167,10 +124,6 @@ def _print_fixed(network: Network, chain: Chain, *, wide: bool) -> None:
         out.print(f"fixed: {network.lowered.layers[part.ops[0]]} and on: {part.reason}")
     if len(outside) > len(shown):
         out.print(f"and {len(outside) - len(shown)} more fixed parts: --wide lists them")
-
-
-def _convolutions(network: Network, part: FixedPart) -> int:
-    return sum(network.spec.ops[n].kind == "conv" for n in part.ops)
 
 
 def _after(conv: ChainConv, skip_from: int | None) -> str:

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any, NoReturn
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -22,6 +21,7 @@ from rich.segment import Segment
 
 from dshrink.errors import DshrinkError
 from dshrink.progress import OnProgress
+from dshrink.schemas import schema_of
 
 #: What a terminal acts on, except newlines and tabs: texts of a device may contain any of it.
 _CONTROLS = dict.fromkeys({*range(32), 127, *range(128, 160)} - {ord("\n"), ord("\t")})
@@ -71,15 +71,22 @@ def notice(text: str) -> None:
     err.print(" ".join(text.split()), soft_wrap=True)
 
 
-def print_json(data: Any) -> None:
-    """Machine-readable results, records among them: standard output holds nothing else."""
-    sys.stdout.write(json.dumps(data, indent=2, allow_nan=False, default=asdict) + "\n")
+def json_document(payload: Any) -> dict[str, Any]:
+    """A record that has a schema as JSON data: the schema's name and version, then its fields."""
+    from latency_tables.records import plain
+
+    return {**schema_of(payload).head, **plain(payload)}
 
 
-def show_result(data: Any, lines: Iterable[str], *, as_json: bool) -> None:
-    """A result, as JSON data or line by line."""
+def print_json(payload: Any) -> None:
+    """A record that has a schema (``dshrink.schemas``): standard output holds nothing else."""
+    sys.stdout.write(json.dumps(json_document(payload), indent=2, allow_nan=False) + "\n")
+
+
+def show_result(payload: Any, lines: Iterable[str], *, as_json: bool) -> None:
+    """A result, as JSON or line by line."""
     if as_json:
-        print_json(data)
+        print_json(payload)
         return
     for line in lines:
         out.print(line)

@@ -27,7 +27,9 @@ def list_devices(wide: options.Wide = False, json: options.Json = False) -> None
 
     devices = list(load_inventory().devices.values())
     if json:
-        print_json(devices)
+        from dshrink.cli.payloads.devices import DevicesData
+
+        print_json(DevicesData(devices=tuple(devices)))
         return
     columns: list[Column[Device]] = [
         Column("name", lambda device: device.name),
@@ -61,9 +63,9 @@ def probe(name: Name, json: options.Json = False) -> None:
 
     preflight = probe(load_inventory().get(name))
     if json:
-        runtimes = {one.name: one for one in preflight.runtimes}
-        found = {"device": name, **preflight.found, "runtimes": runtimes}
-        print_json({**found, "advice": preflight.advice})
+        from dshrink.cli.payloads.devices import ProbeData
+
+        print_json(ProbeData.of(preflight))
         return
     print_page(_findings(preflight))
     for finding in preflight.runtimes:

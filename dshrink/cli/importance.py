@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -94,6 +94,7 @@ def command(
 
     Run the same command again to resume an interrupted run.
     """
+    from dshrink.cli.payloads.networks import ImportanceData, MissingImportance
     from dshrink.importance.journal import Shard
     from dshrink.importance.settings import ImportanceSettings, Level
     from dshrink.network.references import ModelChoice
@@ -117,23 +118,27 @@ def command(
         shard=Shard.parse(shard) if shard else None,
     )
     counts = f"{result.evaluated} networks evaluated, {result.reused} known before"
-    facts: dict[str, Any] = {"evaluated": result.evaluated, "reused": result.reused}
     table = result.table
     if table is None:
         lines = [
             f"shard {shard}: {counts}; when all shards are done, the same command without --shard "
             "writes the table"
         ]
-        show_result({**facts, "shard": shard}, lines, as_json=json)
+        known = ImportanceData(evaluated=result.evaluated, reused=result.reused, shard=shard)
+        show_result(known, lines, as_json=json)
         return
     _warn_of_missing(table)
     file, details = result.files
-    facts |= {
-        "importance": str(file),
-        "keys": len(table.evaluations),
-        "missing": list(table.missing),
-        "original_accuracy": table.original.val_accuracy,
-    }
+    facts = ImportanceData(
+        evaluated=result.evaluated,
+        reused=result.reused,
+        file=str(file),
+        keys=len(table.evaluations),
+        missing=tuple(
+            MissingImportance(key=key, reason=reason) for key, reason in table.missing.items()
+        ),
+        original_accuracy_percent=table.original.val_accuracy,
+    )
     lines = [
         f"original {choice.name}: {table.original.val_accuracy:.2f} % of the validation images; "
         f"{counts}",

@@ -26,6 +26,7 @@ from dshrink.cli import (
     refit,
     report,
     run,
+    schema,
     search,
     table,
 )
@@ -44,7 +45,11 @@ PANELS = {
     "Measure": (devices, profile, bench, paper),
     "Search and merge": (importance, search, merge, refit),
     "Train": (data, finetune, expand),
+<<<<<<< HEAD
     "Show": (report, chain, table, plot),
+=======
+    "Show": (chain, table, plot, schema),
+>>>>>>> main
 }
 
 app = typer.Typer(

@@ -51,9 +51,10 @@ def command(
     from dshrink.operations.merge import merge_by_plan
 
     choice = options.call(context, ModelChoice)
-    result = options.call(
-        context, merge_by_plan, choice=choice, loaders=loaders or 0, notice=notice
+    merged = options.call(
+        context, merge_by_plan, network=choice, loaders=loaders or 0, notice=notice
     )
+    result = merged.result
     show_result(result, _lines(result), as_json=json)
 
 

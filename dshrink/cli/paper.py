@@ -95,7 +95,9 @@ def command(
     )
     outcome = options.run(context, measure_experiment, experiment, request=request)
     if json:
-        print_json(_data(outcome))
+        from dshrink.cli.payloads.paper import paper_data
+
+        print_json(paper_data(outcome))
     else:
         _print(outcome, wide)
     also_write(report, folder)
@@ -108,7 +110,9 @@ def _list(json: bool, wide: bool) -> None:
 
     found = listed()
     if json:
-        print_json({one.name: {"title": one.title, "networks": one.networks} for one in found})
+        from dshrink.cli.payloads.paper import ExperimentsData
+
+        print_json(ExperimentsData(experiments=found))
         return
     columns: list[Column[Listed]] = [
         Column("experiment", lambda one: one.name),
@@ -117,14 +121,6 @@ def _list(json: bool, wide: bool) -> None:
         Column("published for", lambda one: one.published, rank=1, least=16, is_prose=True),
     ]
     print_grid(columns, found, wide=wide)
-
-
-def _data(outcome: PaperOutcome) -> dict[str, object]:
-    return {
-        "experiment": outcome.experiment.name if outcome.experiment else "kim",
-        "rows": outcome.records,
-        "files": [str(file) for file in outcome.files],
-    }
 
 
 def _print(outcome: PaperOutcome, wide: bool) -> None:

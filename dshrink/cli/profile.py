@@ -10,9 +10,14 @@ import typer
 
 from dshrink.cli import options
 from dshrink.cli.console import err, show_result
+<<<<<<< HEAD
 from dshrink.cli.render import summary_lines, table_data
 from dshrink.cli.render_layers import layer_summary, layer_table_data
 from dshrink.cli.report import also_write
+=======
+from dshrink.cli.render import summary_lines
+from dshrink.cli.render_layers import layer_summary
+>>>>>>> main
 from dshrink.errors import DshrinkError
 from dshrink.network.references import FORMS
 
@@ -106,8 +111,9 @@ def command(
     """
     options.warn_of_plain_tcp(scheduler)
     if layers is not None or grid is not None:
-        _profile_layers(context)
+        _profile_layers(context, layer_context=layer_context)
         return
+    from dshrink.cli.payloads.tables import WrittenTable
     from dshrink.network.references import ModelChoice
     from dshrink.operations.profile import profile_network
     from profiler.target import Target
@@ -119,15 +125,11 @@ def command(
     target = options.call(context, Target)
     choice = options.call(context, ModelChoice)
     result = options.run(
-        context,
-        profile_network,
-        f"profile {choice.name}",
-        choice=choice,
-        target=target,
+        context, profile_network, f"profile {choice.name}", network=choice, target=target
     )
     files = f"table: {folder / 'table.csv'} (and .json); raw samples: {folder}/journal.jsonl"
     show_result(
-        {**table_data(result.table), "table": str(folder)},
+        WrittenTable.of(result.table, folder=str(folder)),
         (*summary_lines(result.table), files),
         as_json=json,
     )
@@ -135,7 +137,8 @@ def command(
     _exit_if_nothing([row.latency_ms for row in result.table.rows], result.table.rows[0].reason)
 
 
-def _profile_layers(context: typer.Context) -> None:
+def _profile_layers(context: typer.Context, *, layer_context: str) -> None:
+    from dshrink.cli.payloads.layers import WrittenLayers
     from dshrink.operations.profile_layers import layers_of, measure_layers
     from profiler.target import Target
 
@@ -153,10 +156,11 @@ def _profile_layers(context: typer.Context) -> None:
         "profile layers",
         layers=layers_of(given["layers"], given["grid"]),
         target=options.call(context, Target),
+        layer_context=layer_context,
     )
     files = f"table: {folder / 'layers.csv'} (and .json); raw samples: {folder}/journal.jsonl"
     show_result(
-        {**layer_table_data(result.table), "table": str(folder)},
+        WrittenLayers.of(result.table, folder=str(folder)),
         (*layer_summary(result.table), files),
         as_json=given["json"],
     )

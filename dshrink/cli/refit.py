@@ -78,9 +78,10 @@ def command(
     from dshrink.operations.refit import refit_by_plan
 
     choice = options.call(context, ModelChoice)
-    result = options.run(
-        context, refit_by_plan, f"refit {choice.name}", choice=choice, loaders=loaders or 0
+    found = options.run(
+        context, refit_by_plan, f"refit {choice.name}", network=choice, loaders=loaders or 0
     )
+    result = found.result
     words = ("--plan", result.plan, "--weights", result.weights)
     merge = ("dshrink", "merge", *choice.words, *words, "--out", str(folder / "merged.onnx"))
     if not json:

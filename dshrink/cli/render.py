@@ -1,8 +1,8 @@
-"""Latency tables as text and as JSON data."""
+"""Latency tables as text."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dshrink.cli.grids import Column, number, print_grid
 
@@ -16,28 +16,6 @@ if TYPE_CHECKING:
     from latency_tables.hold_out import HoldOut
     from latency_tables.schema import Conditions, Row
     from latency_tables.table import LatencyTable
-
-
-def table_data(table: LatencyTable) -> dict[str, Any]:
-    """The whole table as JSON data."""
-    from latency_tables.records import plain
-
-    return {
-        "model": table.model,
-        "resolution": table.resolution,
-        "chain": plain(table.chain),
-        "origin": plain(table.origin),
-        "conditions": table.conditions.to_json(),
-        "rows": table.rows,
-        "networks": table.networks,
-        "estimate": plain(table.estimate),
-        "level": plain(table.level),
-        "hold_out": plain(table.hold_out),
-        "data_note": table.data_note,
-        "warnings": table.warnings,
-        "fit_for_search": table.fit_for_search,
-        "fit_reason": table.fit_reason,
-    }
 
 
 def print_rows(table: LatencyTable, *, wide: bool = False) -> None:

@@ -1,30 +1,16 @@
-"""Tables of layers as text and as JSON data."""
+"""Tables of layers as text."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from dshrink.cli.grids import Column, number, print_grid
 from dshrink.cli.render import how_timed
 
 if TYPE_CHECKING:
     from latency_tables.layers.layer_table import LayerRow, LayerTable
-
-
-def layer_table_data(table: LayerTable) -> dict[str, Any]:
-    """The whole table as JSON data."""
-    from latency_tables.records import plain
-
-    return {
-        "origin": plain(table.origin),
-        "conditions": table.conditions.to_json(),
-        "target_percent": table.target_percent,
-        "context": table.context,
-        "rows": plain(table.rows),
-        "level": plain(table.level),
-        "within_target": table.within_target,
-        "warnings": table.warnings,
-    }
+    from latency_tables.layers.prediction import LayerPrediction
 
 
 def print_layers(table: LayerTable, *, wide: bool = False) -> None:
@@ -76,3 +62,22 @@ def layer_summary(table: LayerTable) -> list[str]:
             )
         ]
     return [*lines, *(f"warning: {warning}" for warning in table.warnings)]
+
+
+def prediction_lines(predictions: Sequence[LayerPrediction]) -> list[str]:
+    """A line a layer; how good such predictions are is said once for each sort."""
+    lines: dict[str, None] = {}
+    for one in predictions:
+        interval = f"(95 %: {one.low_ms:.4f} to {one.high_ms:.4f})"
+        lines[f"{one.layer.name}: {one.latency_ms:.4f} ms {interval}"] = None
+        if one.held_out is None:
+            lines["measured, not predicted"] = None
+            continue
+        held = one.held_out
+        lines[
+            f"from {one.fitted} measured layers of its sort; of them {held.count} were predicted "
+            f"from the others: off by {held.mean_error_percent:.1f} % on average, at most "
+            f"{held.worst_error_percent:.1f} %; {held.coverage_percent:.0f} % lay in their interval"
+            + (f", which is {held.widened:.2f} times as wide here" if held.widened > 1 else "")
+        ] = None
+    return list(lines)

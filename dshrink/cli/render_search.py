@@ -4,28 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dshrink.cli.payloads.networks import DpData
     from dshrink.operations.search import DpResult
     from dshrink.search.plan import Plan
 
 
-def result_data(found: DpResult) -> dict[str, Any]:
+def result_data(found: DpResult) -> DpData:
     """The plans in full where there is a network, and in any case what the solver chose.
 
     A time of what was chosen is the sum of its spans.
     """
-    from dshrink.search.plan import plan_data
+    from dshrink.cli.payloads.networks import ChosenPlan, DpData, PlanDocument
 
-    return {
-        "plans": [plan_data(plan) for plan in found.plans],
-        "chosen": [plan.data for plan in found.chosen],
-        "devices": list(found.outcomes),
-        "frontier_points": None if found.frontier is None else len(found.frontier),
-        "overrun_ms": found.overrun_ms,
-        "unevaluated_keys": found.unevaluated,
-    }
+    return DpData(
+        plans=tuple(map(PlanDocument.of, found.plans)),
+        chosen=tuple(map(ChosenPlan.of, found.chosen)),
+        devices=found.outcomes,
+        frontier_points=None if found.frontier is None else len(found.frontier),
+        overrun_ms=found.overrun_ms,
+        unevaluated_keys=found.unevaluated,
+    )
 
 
 def result_lines(found: DpResult, frontier: Path | None) -> Iterator[str]:

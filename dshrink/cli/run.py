@@ -16,6 +16,7 @@ from dshrink.errors import DshrinkError
 from dshrink.train.unreadable import Unreadable
 
 if TYPE_CHECKING:
+    from dshrink.cli.payloads.networks import StudySteps
     from dshrink.operations.study_plan import StudyPlan, StudyRequest
     from dshrink.study.recipe import Recipe
     from dshrink.study.steps import Step
@@ -113,7 +114,10 @@ def command(
         return
     also_write(report, request.folder)
     if json:
-        print_json(list(result.results))
+        from dshrink.cli.payloads.networks import StudyData
+
+        files = tuple(map(str, result.files))
+        print_json(StudyData(results=tuple(result.results), files=files))
         return
     print_report(result.report, wide=wide)
     out.print(f"written: {', '.join(map(str, result.files))}")
@@ -135,7 +139,10 @@ def _list(json: bool, wide: bool) -> None:
 
     recipes = {name: load_recipe(name).title for name in shipped_recipes()}
     if json:
-        print_json(recipes)
+        from dshrink.cli.payloads.networks import RecipeData, RecipesData
+
+        listed = (RecipeData(name=name, title=title) for name, title in recipes.items())
+        print_json(RecipesData(recipes=tuple(listed)))
         return
     columns: list[Column[tuple[str, str]]] = [
         Column("recipe", itemgetter(0)),
@@ -144,30 +151,33 @@ def _list(json: bool, wide: bool) -> None:
     print_grid(columns, list(recipes.items()), wide=wide)
 
 
-def _step_data(request: StudyRequest, plan: StudyPlan, step: Step) -> dict[str, object]:
-    return {
-        "step": step.name,
-        "kind": step.kind,
-        "method": step.method,
-        "seed": step.seed,
-        "epochs": step.training.epochs if step.training else None,
-        "from": list(step.needs),
-        "to": str(request.folder / step.name),
-        "done": step.name in plan.done,
-    }
+def _steps(request: StudyRequest, plan: StudyPlan) -> StudySteps:
+    from dshrink.cli.payloads.networks import StudyStep, StudySteps
+
+    return StudySteps(
+        recipe=request.recipe.name,
+        images=plan.images,
+        steps=tuple(
+            StudyStep(
+                step=step.name,
+                kind=step.kind,
+                method=step.method,
+                seed=step.seed,
+                epochs=step.training.epochs if step.training else None,
+                needs=step.needs,
+                folder=str(request.folder / step.name),
+                done=step.name in plan.done,
+            )
+            for step in plan.steps
+        ),
+        epochs_left=plan.epochs_left,
+        jobs=request.jobs,
+    )
 
 
 def _show_plan(request: StudyRequest, plan: StudyPlan, json: bool, wide: bool) -> None:
     if json:
-        print_json(
-            {
-                "recipe": request.recipe.name,
-                "images": plan.images,
-                "steps": [_step_data(request, plan, step) for step in plan.steps],
-                "epochs_left": plan.epochs_left,
-                "jobs": request.jobs,
-            }
-        )
+        print_json(_steps(request, plan))
         return
     recipe, images = request.recipe, plan.images
     height, width = recipe.size

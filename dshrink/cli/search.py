@@ -44,7 +44,7 @@ def greedy(
     from dshrink.operations.search import search_blocks
 
     choice = options.call(context, ModelChoice)
-    _write_plan(options.call(context, search_blocks, choice=choice), out_file, json)
+    _write_plan(options.call(context, search_blocks, network=choice), out_file, json)
 
 
 @app.command()
@@ -69,7 +69,7 @@ def random(
     from dshrink.operations.search import search_blocks
 
     choice = options.call(context, ModelChoice)
-    _write_plan(options.call(context, search_blocks, choice=choice), out_file, json)
+    _write_plan(options.call(context, search_blocks, network=choice), out_file, json)
 
 
 app.command()(search_mask.mask)
@@ -187,12 +187,12 @@ def csv(
 
 
 def _write_plan(plan: Plan, file: Path | None, json: bool) -> None:
-    from dshrink.search.plan import plan_data, save_plan
+    from dshrink.search.plan import save_plan
 
     if file is not None:
         save_plan(plan, file)
     written = [] if file is None else [f"plan: {file}"]
-    show_result(plan_data(plan), (*plan_lines(plan), *written), as_json=json)
+    show_result(plan, (*plan_lines(plan), *written), as_json=json)
 
 
 def _write_result(

@@ -1,43 +1,48 @@
-"""``dshrink table``: import, show, check, predict, compare."""
+"""``dshrink table``: import, export, show, check, predict, compare."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dshrink.cli import options, table_import
+from dshrink.cli import options, table_export, table_import
 from dshrink.cli.console import out, print_json, show_result
 from dshrink.cli.grids import Column, number, print_grid
-from dshrink.cli.render import print_rows, summary_lines, table_data
-from dshrink.cli.render_layers import layer_summary, layer_table_data, print_layers
+from dshrink.cli.render import print_rows, summary_lines
+from dshrink.cli.render_layers import layer_summary, prediction_lines, print_layers
+from dshrink.errors import DshrinkError
 
 if TYPE_CHECKING:
     from latency_tables.compare import RowComparison
 
 app = typer.Typer(no_args_is_help=True, help="Show, check, compare tables; predict from them.")
 app.command(name="import")(table_import.command)
+app.command(name="export")(table_export.command)
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="folder of a latency table")]
 
 
 @app.command()
 def show(folder: Folder, wide: options.Wide = False, json: options.Json = False) -> None:
     """Print what each piece costs in the network and alone, and how well that is known."""
+    from dshrink.cli.payloads.layers import LayersData
+    from dshrink.cli.payloads.tables import TableData
     from latency_tables.io import load_table
     from latency_tables.layers.io import is_layer_table, load_layer_table
 
     if is_layer_table(folder):
         layers = load_layer_table(folder)
         if json:
-            print_json(layer_table_data(layers))
+            print_json(LayersData.of(layers))
             return
         print_layers(layers, wide=wide)
         out.print("\n".join(layer_summary(layers)))
         return
     table = load_table(folder)
     if json:
-        print_json(table_data(table))
+        print_json(TableData.of(table))
         return
     print_rows(table, wide=wide)
     out.print("\n".join(summary_lines(table)))
@@ -49,19 +54,19 @@ def check(folder: Folder, json: options.Json = False) -> None:
 
     A table of layers is fit if each layer is known as well as was asked for.
     """
+    from dshrink.cli.payloads.layers import LayersSummary
+    from dshrink.cli.payloads.tables import TableSummary
     from latency_tables.io import load_table
     from latency_tables.layers.io import is_layer_table, load_layer_table
 
     if is_layer_table(folder):
         layers = load_layer_table(folder)
-        facts = {key: value for key, value in layer_table_data(layers).items() if key != "rows"}
-        show_result(facts, layer_summary(layers), as_json=json)
+        show_result(LayersSummary.of(layers), layer_summary(layers), as_json=json)
         if layers.within_target < len(layers.rows):
             raise typer.Exit(1)
         return
     table = load_table(folder)
-    data = {key: value for key, value in table_data(table).items() if key != "rows"}
-    show_result(data, summary_lines(table), as_json=json)
+    show_result(TableSummary.of(table), summary_lines(table), as_json=json)
     if not table.fit_for_search:
         raise typer.Exit(1)
 
@@ -70,23 +75,41 @@ def check(folder: Folder, json: options.Json = False) -> None:
 def predict(
     folder: Folder,
     keep: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--keep",
             help="keep mask (1 keeps a block, 0 merges it), span mask of a table of spans, or plan",
         ),
-    ],
+    ] = None,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--layer",
+            metavar="TEXT",
+            help='of a table of layers: "cin=48 cout=80 k=3 hw=28"; repeatable',
+        ),
+    ] = None,
     padding: options.TablePadding = None,
     json: options.Json = False,
 ) -> None:
-    """Predict the latency of the network with this mask, with its 95 % interval."""
-    from dshrink.search.plan import parse_plan
-    from latency_tables.io import load_table
-    from latency_tables.predictor import predict as predict_latency
+    """Predict the latency of a network with a mask, or of a layer, with its 95 % interval.
 
-    table = load_table(folder)
-    mask = parse_plan(keep).mask if ":" in keep else keep
-    prediction = predict_latency(table, mask, padding)
+    A layer that was not measured has to lie between measured ones.
+    """
+    if layers:
+        if keep or padding:
+            raise DshrinkError(
+                "--keep and --padding are for the table of a network, --layer for one of layers"
+            )
+        _predict_layers(folder, layers, json)
+        return
+    if keep is None:
+        raise DshrinkError(
+            "give --keep MASK for the table of a network, or --layer TEXT for one of layers"
+        )
+    from dshrink.operations.tables import predict_latency
+
+    prediction = predict_latency(folder, keep, padding)
     interval = ""
     if prediction.low_ms is not None:
         interval = f" (95 %: {prediction.low_ms:.3f} to {prediction.high_ms:.3f})"
@@ -100,6 +123,18 @@ def predict(
     show_result(prediction, lines, as_json=json)
 
 
+def _predict_layers(folder: Path, texts: Sequence[str], json: bool) -> None:
+    from dshrink.cli.payloads.layers import LayerPredictions, NamedPrediction
+    from latency_tables.layers.io import load_layer_table
+    from latency_tables.layers.prediction import predict_layers
+    from latency_tables.layers.texts import parse_layer
+
+    table = load_layer_table(folder)
+    found = predict_layers(table, [parse_layer(text) for text in texts])
+    data = LayerPredictions(predictions=tuple(map(NamedPrediction.of, found)))
+    show_result(data, prediction_lines(found), as_json=json)
+
+
 @app.command()
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="folder of a latency table")],
@@ -108,10 +143,9 @@ def compare(
     json: options.Json = False,
 ) -> None:
     """Compare two tables of one network row by row."""
-    from latency_tables.compare import compare as compare_tables
-    from latency_tables.io import load_table
+    from dshrink.operations.tables import compare_tables
 
-    result = compare_tables(load_table(a), load_table(b))
+    result = compare_tables(a, b)
     if json:
         print_json(result)
         return

@@ -25,6 +25,8 @@ NAMED_WEIGHTS = ("pretrained", "initial", "random")
 FORMS = (
     "a timm name, torchvision:NAME, hf:NAME, FILE.py:FACTORY, package.module:FACTORY or FILE.onnx"
 )
+#: How the names of networks begin that were given as modules; none of a Python package does.
+IN_MEMORY = "in-memory:"
 #: What networks are loaded with where nothing is said: ImageNet's usual.
 USUAL_SIDE, USUAL_CHANNELS = 224, 3
 LEAST_SIDE = 8
@@ -66,6 +68,8 @@ class Source(Enum):
     HF = "hf"
     FACTORY = "factory"
     ONNX = "onnx"
+    #: A module that a Python session holds; nobody can load it by its name.
+    MEMORY = "in-memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ class Reference:
         if text.lower().endswith(".onnx"):
             return cls(Source.ONNX, text)
         place, colon, factory = text.rpartition(":")
-        if place in ("timm", "torchvision") or text.startswith("hf:"):
+        if place in ("timm", "torchvision") or text.startswith(("hf:", IN_MEMORY)):
             library, _, name = text.partition(":")
             return cls(Source(library), name)
         if text.endswith(".py") or (colon and place.endswith(".py") and not factory):

@@ -15,7 +15,7 @@ from profiler.scheduling.dask_connection import connect
 
 def measure_importance(
     settings: ImportanceSettings,
-    file: Path,
+    file: Path | str,
     *,
     shard: Shard | None = None,
     scheduler: str | None = None,
@@ -31,7 +31,7 @@ def measure_importance(
     require_whole(settings.choice.weights, "an importance")
     run = ImportanceRun(
         settings=settings,
-        out=file,
+        out=Path(file),
         shard=shard,
         connect=partial(connect, scheduler) if scheduler else None,
         retry_failed=retry_failed,

@@ -149,10 +149,9 @@ class StudyStages:
         with self.progress("benchmark") as update:
             measured = bench_networks(
                 [str(file) for file in files.values()],
-                [],
-                [self.context.table],
                 self.request.folder / "bench.csv",
                 self.request.target,
+                tables=[self.context.table],
                 on_progress=update,
                 notice=self.notice,
             )

@@ -269,11 +269,12 @@ def error_lengths(
     return [middle - low for low, middle, _ in known], [high - middle for _, middle, high in known]
 
 
-def save_figure(figure: Figure, path: Path) -> tuple[Path, Path]:
+def save_figure(figure: Figure, path: Path | str) -> tuple[Path, Path]:
     """Write FILE.png and FILE.svg side by side; ``path`` may carry either suffix, or none.
 
     Folders are made where they are missing. Raises PlotError for a path that names no file.
     """
+    path = Path(path)
     known = {f".{name}" for name in figure.canvas.get_supported_filetypes()}
     stem = path.stem if path.suffix.lower() in known else path.name
     if not stem or path.is_dir():

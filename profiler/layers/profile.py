@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from latency_tables.layers.layer import Layer
 from latency_tables.layers.layer_table import LayerRow, LayerTable
@@ -25,9 +26,9 @@ from profiler.table.rows import FACTS, STATISTICS_COLUMNS
 from profiler.workload_files import BuildFile
 
 TARGET_PERCENT = 2.0
-#: Rounds for all layers; those that are not known well get more.
-LEAST_ROUNDS = 4
-#: The same where a round builds engines, which takes long, and the most there.
+#: Rounds for all layers, and the most for those that are not known well then.
+LEAST_ROUNDS, MOST_ROUNDS = 4, 20
+#: The same where a round builds engines, which takes long.
 BUILDING_ROUNDS, MOST_BUILDING_ROUNDS = 3, 5
 
 
@@ -79,7 +80,7 @@ def profile_layers(
         target_percent=request.target_percent,
         time_limit_s=request.time_limit_s,
         least_rounds=BUILDING_ROUNDS if builds else LEAST_ROUNDS,
-        **({"most_rounds": MOST_BUILDING_ROUNDS} if builds else {}),
+        most_rounds=MOST_BUILDING_ROUNDS if builds else MOST_ROUNDS,
     )
     with Session(
         plan=plan,
@@ -144,7 +145,7 @@ def _row(
     pair: tuple[str, str] | None,
 ) -> LayerRow:
     spec = layer.spec
-    about = {
+    about: dict[str, Any] = {
         "layer": layer,
         "names": request.names.get(layer, ()),
         "digest": spec.digest,
@@ -169,7 +170,7 @@ def _row(
     )
 
 
-def _beside(latencies: Mapping[str, JobLatency], pair: tuple[str, str] | None) -> dict[str, float]:
+def _beside(latencies: Mapping[str, JobLatency], pair: tuple[str, str] | None) -> dict[str, Any]:
     """The difference that a layer makes behind its neighbour, and its interval."""
     if pair is None or not all(name in latencies for name in pair):
         return {}

@@ -32,9 +32,9 @@ class LayerSchedule:
 
     weigh: Weigh
     target_percent: float
-    time_limit_s: float = math.inf
-    least_rounds: int = 4
-    most_rounds: int = 20
+    time_limit_s: float
+    least_rounds: int
+    most_rounds: int
 
     def __post_init__(self) -> None:
         if not 0 < self.target_percent < 100:

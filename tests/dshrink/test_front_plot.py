@@ -490,8 +490,8 @@ def test_the_front_command_writes_picture_and_points_of_several_files(tmp_path):
     names = ("front.png", "front.svg", "front.csv")
     assert said["files"] == [str(tmp_path / name) for name in names]
     assert [(p["method"], p["on_front"], p["kept_blocks"]) for p in said["points"]] == [
-        ("searched", 1, None),
-        ("random", 0, None),
+        ("searched", True, None),
+        ("random", False, None),
     ]
     assert said["points"][1]["method_hypervolume"] == 50 * 70
     rows = list(csv.DictReader((tmp_path / "front.csv").read_text().splitlines()))
@@ -511,9 +511,7 @@ def test_the_mask_command_draws_a_history(tmp_path):
     path = write(tmp_path / "plan.history.csv", history_lines())
     done = run("mask", path, "--out", tmp_path / "mask.png", "--json")
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout) == {
-        "files": [str(tmp_path / f"mask.{s}") for s in ("png", "svg")]
-    }
+    assert json.loads(done.stdout)["files"] == [str(tmp_path / f"mask.{s}") for s in ("png", "svg")]
     assert "<!-- plan.history.csv; 3 records" in (tmp_path / "mask.svg").read_text("utf-8")
 
 

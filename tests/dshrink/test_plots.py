@@ -618,7 +618,7 @@ def test_a_command_draws_a_table_from_its_folder(command, tmp_path):
     done = run(command, tmp_path / "table", "--out", tmp_path / "x.png", "--json")
     assert done.exit_code == 0, done.output
     expected = [str(tmp_path / "x.png"), str(tmp_path / "x.svg")]
-    assert json.loads(done.stdout) == {"files": expected}
+    assert json.loads(done.stdout)["files"] == expected
     assert (tmp_path / "x.png").stat().st_size and (tmp_path / "x.svg").stat().st_size
 
 

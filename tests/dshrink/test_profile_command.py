@@ -125,7 +125,7 @@ def test_a_profile_is_asked_for_the_target_and_the_time_that_are_given(
         (["--target-error", 0], "the target error (0 %) must be between 0 and 100 %"),
         (["--time-limit", 0], "--time-limit"),
         (["--hold-out", 3], "--hold-out"),
-        (["--context", "pair"], "No such option: --context"),
+        (["--neighbours", 3], "No such option: --neighbours"),
     ],
 )
 def test_options_that_cannot_be_are_refused_before_anything_is_measured(
@@ -233,7 +233,7 @@ def test_what_cannot_be_written_is_said_before_anything_is_measured(
     spec = OpSpec(input_shape=net.spec.input_shape, ops=(*ops[:-1], stuck))
     lowered = replace(net.lowered, spec=spec, layers=(*net.lowered.layers, "sorted"))
     network = replace(net, lowered=lowered)
-    monkeypatch.setattr("dshrink.operations.profile.load", lambda *a, **b: network)
+    monkeypatch.setattr("dshrink.operations.profile.opened", lambda *a, **b: network)
     status, text, problem = profile_command(*words(tmp_path))
     assert (status, text) == (2, "")
     assert "1 of its operators cannot be written to ONNX" in problem

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 from synthetic_tables import synthetic_row, synthetic_table, without_networks
 
-from dshrink.cli.render import (
-    FUSED,
-    LESS,
-    MORE,
-    difference_percent,
-    note,
-    summary_lines,
-    table_data,
-)
+from dshrink.cli.console import json_document
+from dshrink.cli.payloads.tables import TableData
+from dshrink.cli.render import FUSED, LESS, MORE, difference_percent, note, summary_lines
 from latency_tables.networks import Level
 from latency_tables.schema import Row
 from latency_tables.table import LatencyTable
@@ -108,7 +102,7 @@ def test_thin_data_are_noted() -> None:
 
 def test_the_json_data_hold_what_the_lines_say() -> None:
     table = synthetic_table([1.0, 2.0], [0.5, 1.5])
-    data = json.loads(json.dumps(table_data(table), default=asdict))
+    data = json.loads(json.dumps(json_document(TableData.of(table))))
     assert [network["role"] for network in data["networks"]] == ["fit"] * 4 + ["check"] * 8
     assert data["estimate"]["prior"] == "alone"
     assert data["hold_out"]["coverage_percent"] == 100

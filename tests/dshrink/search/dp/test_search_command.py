@@ -102,7 +102,7 @@ def test_a_network_goes_from_its_table_to_a_certified_merge(search, tables, tmp_
         ModelChoice(model=MODEL, weights="random", resolution=(32, 32)),
         str(plan),
         tmp_path / "a.onnx",
-    )
+    ).result
     assert (ran.span_mask, ran.spans_merged) == (mask, len(merged_spans(mask)))
     certificate = json.loads((tmp_path / "a.onnx.certificate.json").read_text())
     assert certificate["problem"] == "" and certificate["span_mask"] == mask
