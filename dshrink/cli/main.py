@@ -45,11 +45,7 @@ PANELS = {
     "Measure": (devices, profile, bench, paper),
     "Search and merge": (importance, search, merge, refit),
     "Train": (data, finetune, expand),
-<<<<<<< HEAD
-    "Show": (report, chain, table, plot),
-=======
-    "Show": (chain, table, plot, schema),
->>>>>>> main
+    "Show": (report, chain, table, plot, schema),
 }
 
 app = typer.Typer(

@@ -10,14 +10,9 @@ import typer
 
 from dshrink.cli import options
 from dshrink.cli.console import err, show_result
-<<<<<<< HEAD
-from dshrink.cli.render import summary_lines, table_data
-from dshrink.cli.render_layers import layer_summary, layer_table_data
-from dshrink.cli.report import also_write
-=======
 from dshrink.cli.render import summary_lines
 from dshrink.cli.render_layers import layer_summary
->>>>>>> main
+from dshrink.cli.report import also_write
 from dshrink.errors import DshrinkError
 from dshrink.network.references import FORMS
 
