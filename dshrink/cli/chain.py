@@ -12,9 +12,9 @@ from dshrink.cli.grids import Column, print_grid
 from dshrink.errors import DshrinkError
 
 if TYPE_CHECKING:
-    from dshrink.cli.payloads.networks import ChainNetwork
     from dshrink.network.chain import Chain, ChainConv
     from dshrink.network.models import Network
+    from dshrink.operations.chain import ChainNetwork
     from latency_tables.opspec import Conv
 
 

@@ -32,17 +32,18 @@ def command(
 
     What a format has no key for is left out, and counted by its reason. Latencies are in ms.
     """
+    from dshrink.cli.payloads.tables import ExportedTable, LeftOut
     from dshrink.operations.export_table import export_table
     from latency_tables.files import write_atomically
 
     export = export_table(folder, format, latency)
     write_atomically(file, export.content)
-    data = {
-        "file": str(file),
-        "format": format,
-        "latency": latency,
-        "rows": export.rows,
-        "left_out": dict(export.left_out),
-    }
+    data = ExportedTable(
+        file=str(file),
+        format=format,
+        latency=latency,
+        rows=export.rows,
+        left_out=tuple(LeftOut(reason=why, rows=count) for why, count in export.left_out.items()),
+    )
     lines = [f"{export.rows} rows as {format}: {file}", *export.lines(format)]
     show_result(data, lines, as_json=json)

@@ -73,7 +73,7 @@ def _schema(
 
 
 _PROFILES = ("profile", "table import")
-_LAYERS = ("profile --layers", "profile --grid")
+_LAYERS = ("profile --layers", "profile --grid", "table import (layers)")
 _PREDICTED_LAYERS = ("table predict --layer",)
 _SEARCHES = ("search greedy", "search random", "search mask")
 _PROGRAMS = ("search dp", "search csv")
@@ -93,6 +93,7 @@ _ALL = (
     _schema("table_written", "tables:WrittenTable", "a latency table, and its folder", _PROFILES),
     _schema("table_show", "tables:TableData", "a latency table"),
     _schema("table_check", "tables:TableSummary", "a latency table without its rows"),
+    _schema("table_export", "tables:ExportedTable", "a table in the format of another project"),
     _schema("layers_written", "layers:WrittenLayers", "a table of layers, and its folder", _LAYERS),
     _schema("layers_show", "layers:LayersData", "a table of layers", ("table show (layers)",)),
     _schema(

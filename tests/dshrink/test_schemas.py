@@ -264,6 +264,7 @@ COMMANDS: dict[str, tuple[object, ...]] = {
     "devices_probe": ("devices", "probe", "local"),
     "table_show": ("table", "show", TABLE),
     "table_check": ("table", "check", TABLE),
+    "table_export": ("table", "export", LAYERS, "--format", "halp", "--out", "halp.json"),
     "layers_show": ("table", "show", LAYERS),
     "layers_check": ("table", "check", LAYERS),
     "layers_predict": ("table", "predict", LAYERS, "--layer", "cin=4 cout=4 hw=7"),

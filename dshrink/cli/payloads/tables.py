@@ -58,3 +58,22 @@ class WrittenTable(TableData):
     """A latency table that was written to ``folder``; see ``dshrink table show``."""
 
     folder: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """Rows that a format has no key for."""
+
+    reason: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportedTable:
+    """A table that was written to ``file`` in a format of another project."""
+
+    file: str
+    format: str
+    latency: str
+    rows: int
+    left_out: tuple[LeftOut, ...]
