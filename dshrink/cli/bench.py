@@ -79,12 +79,12 @@ def command(
         print_results(results, wide=wide)
         beside = ", ".join(str(out_file.with_suffix(suffix)) for suffix in (".jsonl", ".md"))
         out.print(f"results: {out_file}, {beside}")
-    also_write(report, out_file.parent, _files(out_file, plans, tables))
+    also_write(report, out_file.parent, files_of(out_file, plans, tables))
     if any(result.latency_ms is None for result in results):
         raise typer.Exit(1)
 
 
-def _files(
+def files_of(
     results: Path, plans: Sequence[str] | None, tables: Sequence[Path] | None
 ) -> tuple[Path, ...]:
     """What belongs to these results, whatever else lies beside them."""

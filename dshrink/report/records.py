@@ -47,25 +47,40 @@ class _Relative:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgreementFacts:
-    """Of merged and unmerged network on validation images; accuracies are in per cent."""
+    """Of merged and unmerged network on validation images; accuracies are in per cent.
+
+    ``as_original`` counts the images that the merged one classifies as the original does.
+    """
 
     images: int
     differing: int
     unmerged_accuracy: float | None = None
     merged_accuracy: float | None = None
+    original_accuracy: float | None = None
+    as_original: int | None = None
 
     @property
     def percent(self) -> float:
-        """Of the images that both classify alike."""
-        return 100 * (1 - self.differing / self.images) if self.images else 0.0
+        """Of the images that merged and unmerged network classify alike."""
+        return 100 * (1 - self.differing / max(self.images, 1))
+
+    @property
+    def original_percent(self) -> float | None:
+        """Of the images that are classified as by the original; None where it was not run."""
+        return None if self.as_original is None else 100 * self.as_original / max(self.images, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivationFacts:
+    """What the weights of a merge lack, and ways to mend it; empty where they lack nothing."""
+
+    warning: str = ""
+    advice: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeFacts:
-    """A certificate: how far a merged network is from the unmerged one, relative.
-
-    ``notice`` says what its accuracy lacks, where the certificate says so.
-    """
+    """A certificate: how far a merged network is from the unmerged one, relative."""
 
     model: str
     mask: str
@@ -74,7 +89,7 @@ class MergeFacts:
     float64: float
     float32: float
     problem: str = ""
-    notice: str = ""
+    activations: ActivationFacts = ActivationFacts()
     validation: AgreementFacts | None = None
 
 
@@ -119,12 +134,8 @@ def read_certificate(path: Path) -> MergeFacts:
     }
     facts = {**data, **errors, "mask": mask, "merged": len(regions)}
     facts["validation"] = _chosen(data.get("validation"), AgreementFacts)
-    facts["notice"] = next((str(data[key]) for key in _NOTICES if data.get(key)), "")
+    facts["activations"] = _chosen(data.get("activations", {}), ActivationFacts)
     return convert(facts, MergeFacts, path)
-
-
-#: Where a certificate says what its accuracy lacks.
-_NOTICES = ("notice", "warning", "accuracy_notice")
 
 
 def read_refit(path: Path) -> RefitFacts:

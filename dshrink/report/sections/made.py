@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from dshrink.plots.style import describe_conditions
 from dshrink.progress import duration
@@ -175,31 +175,42 @@ _NUMBER = re.compile(r"\d+(\.\d+)?")
 
 def _warnings(contents: Contents) -> Iterator[Warned]:
     """Each warning once, however many files give it, and whatever figures it has."""
-    found: dict[str, list[tuple[str, str]]] = {}
-    for file, text in _texts(contents):
-        found.setdefault(_NUMBER.sub("#", text), []).append((file, text))
+    found: dict[str, list[tuple[str, str, str]]] = {}
+    for file, text, advice in _texts(contents):
+        found.setdefault(_NUMBER.sub("#", text), []).append((file, text, advice))
     for members in found.values():
-        file, text = members[0]
-        said, *advice = _ADVICE.split(text, maxsplit=1)
-        files = list(dict.fromkeys(one for one, _ in members))
+        file, text, advice = members[0]
+        files = list(dict.fromkeys(one for one, *_ in members))
         where = file if len(files) == 1 else f"{file} and {len(files) - 1} more"
-        yield Warned(text=said, advice="".join(advice), count=len(members), where=where)
+        yield Warned(text=text, advice=advice, count=len(members), where=where)
 
 
-def _texts(contents: Contents) -> Iterator[tuple[str, str]]:
-    """(file, warning)."""
+def _texts(contents: Contents) -> Iterator[tuple[str, str, str]]:
+    """(file, warning, what to do)."""
     for one in contents.unreadable:
-        yield one.file, f"could not be read and is left out: {one.reason}"
-    for table in contents.tables:
-        noted = filter(None, (*table.value.warnings, table.value.data_note))
-        yield from ((table.file, text) for text in noted)
-    for layers in contents.layers:
-        yield from ((layers.file, text) for text in layers.value.warnings)
-    for held in contents.results:
-        yield from ((held.file, text) for run in held.value.runs for text in run.warnings)
-    for experiment in contents.experiments:
-        runs = experiment.value.runs
-        yield from ((experiment.file, text) for run in runs for text in run.warnings)
+        yield one.file, *_parted(f"could not be read and is left out: {one.reason}")
     for merge in contents.certificates:
-        noted = filter(None, (merge.value.problem, merge.value.notice))
-        yield from ((merge.file, text) for text in noted)
+        lacks = merge.value.activations
+        if lacks.warning:
+            yield merge.file, lacks.warning, ", or ".join(lacks.advice)
+        if merge.value.problem:
+            yield merge.file, *_parted(merge.value.problem)
+    for file, texts in _of_measurements(contents):
+        yield from ((file, *_parted(text)) for text in texts)
+
+
+def _of_measurements(contents: Contents) -> Iterator[tuple[str, Iterable[str]]]:
+    for table in contents.tables:
+        yield table.file, filter(None, (*table.value.warnings, table.value.data_note))
+    for layers in contents.layers:
+        yield layers.file, layers.value.warnings
+    for held in contents.results:
+        yield held.file, (text for run in held.value.runs for text in run.warnings)
+    for experiment in contents.experiments:
+        yield experiment.file, (text for run in experiment.value.runs for text in run.warnings)
+
+
+def _parted(text: str) -> tuple[str, str]:
+    """What is wrong, and what to do, where a warning says both."""
+    said, *advice = _ADVICE.split(text, maxsplit=1)
+    return said, "".join(advice)

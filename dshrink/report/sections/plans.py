@@ -189,7 +189,8 @@ def _certificates(contents: Contents) -> Grid:
         Column(title="accuracy merged", hint="top-1 on validation images", is_number=True),
         Column(title="unmerged", is_number=True),
         Column(title="images", is_number=True),
-        Column(title="classified alike", is_number=True),
+        Column(title="classified alike", hint="as unmerged", is_number=True),
+        Column(title="as the original", hint="with all of its activations", is_number=True),
         Column(title="padding"),
         Column(title="note"),
         Column(title="mask"),
@@ -208,8 +209,9 @@ def _certificates(contents: Contents) -> Grid:
                 number(seen.unmerged_accuracy if seen else None, ".2f", " %"),
                 number(seen.images if seen else None),
                 number(seen.percent if seen else None, ".2f", " %"),
+                number(seen.original_percent if seen else None, ".2f", " %"),
                 word(one.padding),
-                word(one.problem or one.notice),
+                word(one.problem or one.activations.warning),
                 word(one.mask),
             )
         )

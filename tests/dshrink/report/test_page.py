@@ -19,6 +19,7 @@ from ran_command import Ran
 from report_folders import (
     DRIFT,
     EVIL,
+    LACKS,
     MERGED_MS,
     ORIGINAL_MS,
     shed_results,
@@ -28,6 +29,7 @@ from report_folders import (
 from synthetic_tables import synthetic_span_table, synthetic_table, without_networks
 from typer.main import get_command
 
+from dshrink.cli import bench
 from dshrink.cli import main as entry
 from dshrink.report.content import Commands
 from dshrink.report.folder import read_folder
@@ -168,6 +170,12 @@ def test_a_warning_is_said_once_with_what_to_do(page: Page) -> None:
     assert f"{first[0]} (2 times) What to do: {first[2]}" in page.words
 
 
+def test_a_merge_of_weights_that_were_not_trained_for_it_is_warned_of(page: Page) -> None:
+    assert f"{LACKS} What to do: refit them: dshrink refit, or fine-tune them" in page.words
+    (merge,) = page.csv("merges")
+    assert (float(merge["as the original"]), merge["note"]) == (60.0, LACKS)
+
+
 def test_the_page_names_no_address_but_its_own(html: str, page: Page) -> None:
     assert all(one.startswith(("#", "data:")) for one in page.addresses)
     ours = html.replace(max(page.scripts, key=len), "")
@@ -253,3 +261,23 @@ def test_the_command_writes_the_page_and_names_what_it_could_not_read(
     html = (tmp_path / "out" / "report.html").read_text("utf-8")
     assert "1 file could not be read: plan.json" in Page(html).words.replace(" :", ":")
     assert dshrink("report", tmp_path / "out").status == 2
+
+
+def test_report_writes_the_page_of_what_a_command_made(
+    tmp_path: Path, dshrink: Callable[..., Ran]
+) -> None:
+    done = dshrink("paper", "kim", "--out", tmp_path / "kim", "--report", tmp_path / "kim.html")
+    assert (done.status, f"report: {tmp_path / 'kim.html'}" in done.err) == (0, True)
+    assert "Kim et al. (ICML 2023)" in Page((tmp_path / "kim.html").read_text("utf-8")).words
+
+
+def test_the_page_of_a_benchmark_holds_what_it_was_given_and_not_what_lies_beside(
+    folder: Path,
+) -> None:
+    plans = ["mask:011101", str(folder / "plan.json")]
+    given = bench.files_of(folder / "results.csv", plans, [folder / "table"])
+    found = read_folder(folder, given)
+    assert [held.file for held in (*found.results, *found.plans, *found.tables)] == [
+        *("results.csv", "plan.json", "table/table.json")
+    ]
+    assert found.refits == found.experiments == ()
