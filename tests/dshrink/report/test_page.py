@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from ran_command import Ran
 from report_folders import (
+    CONDITIONS,
     DRIFT,
     EVIL,
     LACKS,
@@ -37,6 +38,10 @@ from dshrink.report.page import page_of
 from dshrink.report.sections import further
 from dshrink.results import save_results
 from latency_tables.io import save_table
+from latency_tables.layers.io import save_layer_table
+from latency_tables.layers.layer import Layer
+from latency_tables.layers.layer_table import LayerRow, LayerTable
+from latency_tables.measured import LATENCIES, SPREADS
 from latency_tables.predictor import predict
 from latency_tables.schema import Conditions
 
@@ -209,6 +214,39 @@ def test_a_bare_table_says_what_it_cannot(tmp_path: Path) -> None:
     assert "What accuracy? Not measured" in page.words
     assert f"dshrink search greedy synthetic --table {tmp_path} --budget-ms" in page.words
     assert "Whole networks, measured" not in page.words
+
+
+def test_a_study_is_answered_by_its_planned_networks_not_by_its_rivals(tmp_path: Path) -> None:
+    results = Path(__file__).parents[3] / "benchmarks" / "results"
+    shutil.copy(results / "digits_study_local.csv", tmp_path / "results.csv")
+    words = Page(page_of(read_folder(tmp_path))).words
+    # As its report has them: layer pruning is faster, and loses nine points.
+    assert "How fast can it be? 1.453 times as fast measured: searched_keep2.onnx" in words
+    assert "What accuracy? 95.32 % the original: 95.92 %" in words
+
+
+def test_a_table_of_layers_says_how_well_they_are_known(tmp_path: Path) -> None:
+    layers = [Layer(in_channels=4, out_channels=at, height=7) for at in (4, 8)]
+    times = {"latency_ms": 1.0, "low_ms": 0.9, "high_ms": 1.1, "samples": 9, "rounds": 3}
+    rows = [
+        LayerRow(
+            layer=layer,
+            digest=layer.spec.digest,
+            macs=layer.spec.macs,
+            parameters=1,
+            peak_activations=1,
+            verdict=verdict,
+            reason=reason,
+            **{**dict.fromkeys((*LATENCIES, *SPREADS), 1.0), **times},  # type: ignore[arg-type]
+        )
+        for layer, verdict, reason in zip(layers, ("ok", "noisy"), ("", "too few"), strict=True)
+    ]
+    save_layer_table(LayerTable(rows=tuple(rows), conditions=CONDITIONS), tmp_path)
+    page = Page(page_of(read_folder(tmp_path)))
+    assert "2 layers on shed" in page.words
+    assert "Can the numbers be trusted? 1 of 2 layers within 2 %" in page.words
+    assert "What accuracy?" not in page.words
+    assert [float(row["±"]) for row in page.csv("layers")] == pytest.approx([10.0, 10.0])
 
 
 def next_commands(folder: Path) -> list[str]:
