@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dshrink.cli import options
-from dshrink.cli.console import out, print_json
+from dshrink.cli.console import is_verbose, out, print_json
 from dshrink.cli.grids import Column, number, print_grid
 from dshrink.cli.render import how_timed
 from dshrink.cli.report import also_write
@@ -95,6 +95,8 @@ def files_of(
 
 def print_results(results: Sequence[BenchmarkResult], *, wide: bool = False) -> None:
     """The results as tables of text: speed, then what single samples, memory and engines are."""
+    from dshrink.result_notes import result_notes
+
     first = results[0]
     batches = list(dict.fromkeys(r.batch for r in results))
     batch: Column[BenchmarkResult] = number("batch", lambda r: r.batch, "d")
@@ -120,10 +122,8 @@ def print_results(results: Sequence[BenchmarkResult], *, wide: bool = False) -> 
         f"batch {', '.join(map(str, batches))}, {how_timed(first)}, {first.statistic}"
     )
     print_grid(columns, results, title=title, wide=wide)
-    for r in results:
-        if r.reason:
-            at = f", batch {r.batch}" if several else ""
-            out.print(f"{r.network}{at}: {r.verdict}, {' '.join(r.reason.split())}")
+    for note in result_notes(results, each=is_verbose()):
+        out.print(note)
     for baseline in dict.fromkeys(r.baseline for r in results if r.compared):
         out.print(f"speed-up: against {baseline}, measured by turns in the same processes")
     if detailed := [r for r in results if r.p50_ms is not None or r.engine_mib is not None]:
