@@ -120,7 +120,7 @@ def test_a_stranger_finds_the_answer_to_ten_questions(page: Page, folder: Path) 
         "How fast is it now? 20.000 ms synthetic, as it is: measured, 50.0 FPS",
         "How fast can it be? 1.250 times as fast measured: plan.onnx, 4 blocks stay",
         "What accuracy? 89.50 % the original: 91.00 %, plan.onnx",
-        "Can predictions be trusted? Usable: predictions within 0.2 % (limit 2 %)",
+        "Can predictions be trusted? Usable: predictions within 0.19 % on average (limit 2 %)",
         "Was it noisy? Yes 40 % of processes were more than 5 % slower",
         "On what? shed, onnxruntime 1.31.1, fp32, batch 1, 1 thread, thread CPU time",
         "Shed CPU, 2 cores, 4.0 GiB",
@@ -283,7 +283,7 @@ def test_an_unfit_table_is_not_usable_and_is_to_be_measured_again(tmp_path: Path
     table = synthetic_table(ORIGINAL_MS, MERGED_MS, hold_out_errors_percent=errors)
     save_table(table, tmp_path)
     words = Page(page_of(read_folder(tmp_path))).words
-    assert "Not usable: predictions off by" in words
+    assert "Not usable: predictions are off by" in words
     assert "Measure the table again while nothing else runs" in words
     assert "--out again" in words
 
