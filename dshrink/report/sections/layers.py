@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dshrink.report import words
 from dshrink.report.content import Block, Column, Drawing, Grid, Section, Text, number, word
 from dshrink.report.figures import chart
 from dshrink.report.folder import Contents
 from latency_tables.layers.layer_table import LayerRow, LayerTable
+from latency_tables.wording import counted
 
 _COLUMNS = (
     Column(title="name"),
@@ -57,7 +57,7 @@ def section(contents: Contents) -> Section | None:
 
 
 def _summary(table: LayerTable) -> str:
-    count = words.counted(len(table.rows), "layer")
+    count = counted(len(table.rows), "layer")
     if table.origin is not None:
         return f"{count}, published by others: {table.origin.source}."
     return (
