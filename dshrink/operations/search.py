@@ -32,6 +32,7 @@ from dshrink.search.greedy import greedy, random_plan
 from dshrink.search.plan import Plan
 from latency_tables.published import PREFIX
 from latency_tables.table import LatencyTable
+from latency_tables.wording import counted
 
 if TYPE_CHECKING:
     from dshrink.network.models import Network
@@ -117,7 +118,8 @@ class DpRequest:
             return 0
         elif len(self.budgets_ms) != tables:
             raise SearchError(
-                f"{tables} latency table(s) and {len(self.budgets_ms)} budget(s): give one "
+                f"{counted(tables, 'latency table')} and "
+                f"{counted(len(self.budgets_ms), 'budget')}: give one "
                 "budget a table, in their order, or a share of the original networks' latencies"
             )
         return 1 if self.one_plan else tables

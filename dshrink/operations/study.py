@@ -30,6 +30,7 @@ from dshrink.study.steps import MERGE, TABLE, StepsFailedError, StudyError
 from dshrink.train.image_sets import Images, open_images
 from dshrink.train.processes import is_main_process, together
 from latency_tables.files import write_atomically
+from latency_tables.wording import counted
 
 #: Opens a progress bar with a title.
 OpenProgress = Callable[[str], AbstractContextManager[OnProgress]]
@@ -177,7 +178,7 @@ class StudyStages:
                     left_out.append(str(error))
                     del steps[name]
         if left_out:
-            self.notice(f"not in the report: {len(left_out)} networks, as {left_out[0]}")
+            self.notice(f"not in the report: {counted(len(left_out), 'network')}, as {left_out[0]}")
         return replace(self, context=replace(context, recipe=recipe, folders=folders))
 
     def write(

@@ -17,6 +17,7 @@ from latency_tables.networks import Level
 from latency_tables.origin import Origin
 from latency_tables.records import convert_record, format_record, parse_record
 from latency_tables.schema import Conditions
+from latency_tables.wording import noun
 
 CSV_NAME, SIDECAR_NAME = "layers.csv", "layers.json"
 SCHEMA = "dshrink.layer_table"
@@ -88,7 +89,7 @@ def load_layer_table(folder: Path | str) -> LayerTable:
     source = CsvSource(where=str(path), error=TableFormatError, fix=FIX)
     lines = read_lines(csv_text, source, COLUMNS)
     if unknown := [name for name in lines[0].values if name not in COLUMNS]:
-        raise source.bad(f"unknown column(s) {', '.join(unknown)}", 1)
+        raise source.bad(f"unknown {noun(len(unknown), 'column')} {', '.join(unknown)}", 1)
     sidecar = parse_record(
         json_text,
         Sidecar,
