@@ -114,6 +114,8 @@ def _default(value: Any) -> str:
         return str(value.__name__)
     if isinstance(value, Enum):
         return f"{type(value).__name__}.{value.name}"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_default, value))}{',' * (len(value) == 1)})"
     if isinstance(value, str):
         return json.dumps(value)  # with the quotes that ruff gives code in pages
     if is_dataclass(value) and value == type(value)():
