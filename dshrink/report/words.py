@@ -104,7 +104,7 @@ def quietness(levels: Sequence[Level]) -> Fact:
         f"speed moved by {moved:.0f} % over the run"
     )
     if disturbed > DISTURBED_PERCENT or moved > MOVED_PERCENT:
-        corrected = "what all networks shared is taken out of the numbers"
+        corrected = "what all of a process had in common is taken out of the numbers"
         return Fact(label=label, value="Yes", note=f"{said}; {corrected}", mood="doubtful")
     return Fact(label=label, value="No", note=said, mood="good")
 
