@@ -24,6 +24,7 @@ from dshrink.cli import (
     plot,
     profile,
     refit,
+    report,
     run,
     schema,
     search,
@@ -44,7 +45,7 @@ PANELS = {
     "Measure": (devices, profile, bench, paper),
     "Search and merge": (importance, search, merge, refit),
     "Train": (data, finetune, expand),
-    "Show": (chain, table, plot, schema),
+    "Show": (report, chain, table, plot, schema),
 }
 
 app = typer.Typer(

@@ -11,6 +11,7 @@ import typer
 from dshrink.cli import options, train_options
 from dshrink.cli.console import notice, out, print_json, progress
 from dshrink.cli.grids import Column, print_grid, print_report
+from dshrink.cli.report import also_write
 from dshrink.errors import DshrinkError
 from dshrink.train.unreadable import Unreadable
 from latency_tables.wording import counted
@@ -70,6 +71,7 @@ def command(
     unreadable: train_options.OnUnreadable = Unreadable.SKIP,
     allow_unfit: options.AllowUnfit = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list the steps, run nothing")] = False,
+    report: options.Report = None,
     listed: Annotated[bool, typer.Option("--list", help="list the recipes")] = False,
     wide: options.Wide = False,
     json: options.Json = False,
@@ -111,6 +113,7 @@ def command(
     result = run_study(request, notice=notice, progress=progress)
     if result is None:
         return
+    also_write(report, request.folder)
     if json:
         from dshrink.cli.payloads.networks import StudyData
 

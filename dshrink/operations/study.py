@@ -53,8 +53,9 @@ class StudyResult:
 def run_study(
     request: StudyRequest, *, notice: Notice = no_notice, progress: OpenProgress = no_bar
 ) -> StudyResult | None:
-    """Do whatever is not done yet; None in all processes but the first.
+    """Train, search, merge and measure every network of a recipe; write its tables and pictures.
 
+    Does whatever is not done yet; None in all processes but the first.
     Where steps fail, the others are measured and reported before StepsFailedError is raised.
     """
     stages = StudyStages.of(request, notice=notice, progress=progress)

@@ -77,11 +77,12 @@ def format_layer_rows(table: LayerTable) -> str:
     return format_csv(COLUMNS, [_cells(row, table.conditions.digest) for row in table.rows])
 
 
-def load_layer_table(folder: Path) -> LayerTable:
+def load_layer_table(folder: Path | str) -> LayerTable:
     """Read and check a table; ``folder`` is its folder or one of its two files.
 
     Raises LatencyTableError: one line that says which file, which line and how to fix it.
     """
+    folder = Path(folder)
     path = (folder if folder.suffix in (".csv", ".json") else folder / CSV_NAME).with_suffix(".csv")
     beside = path.with_suffix(".json")
     csv_text, json_text = _read(path), _read(beside)

@@ -67,7 +67,7 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Command:
 
 
 def bench(
-    networks: Sequence[str], plans: object, tables: object, file: object, target: Any, **more: Any
+    networks: Sequence[str], file: object, target: object, **more: object
 ) -> list[BenchmarkResult]:
     """Each file takes 2 ms more than the one before."""
     found = []
