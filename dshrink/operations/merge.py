@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dshrink.merge.activations import ChangedActivations
 from dshrink.merge.agreement import Agreement
 from dshrink.merge.certified_export import export_merged
 from dshrink.merge.export import (
@@ -30,6 +31,7 @@ from dshrink.operations.merged_weights import (
     open_merged,
     require_same_plan,
 )
+from dshrink.operations.weights_origin import origin_of
 from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.progress import Notice, no_notice
 from dshrink.search.plan import Plan, parse_plan
@@ -46,8 +48,9 @@ class MergeResult:
     """What was merged and written; each ``cost`` is that before and after the merge.
 
     ``agreement`` is None without images, and for weights of a merged network, of which there is no
-    other form and no ``certificate``; ``accuracy_percent`` is the top-1 accuracy of what was
-    written. ``unreadable`` maps images that could not be read to the reasons. ``onnx_difference``
+    other form and no ``certificate``, nor anything to say of ``activations``: whether the weights
+    were trained without those that are removed. ``accuracy_percent`` is the top-1 accuracy of what
+    was written. ``unreadable`` maps images that could not be read to the reasons. ``onnx_difference``
     is that of the file from torch, relative.
     """
 
@@ -62,6 +65,7 @@ class MergeResult:
     spans_merged: int
     merge_s: float | None
     onnx_difference: float
+    activations: ChangedActivations | None
     agreement: Agreement | None
     accuracy_percent: float | None
     validation_images: int
@@ -84,7 +88,9 @@ def merge_by_plan(
 ) -> MergeResult:
     """Merge, certify, export; the certificate is written next to the file.
 
-    With ``data`` the top-1 agreement is checked on its validation images. Raises DshrinkError where
+    With ``data`` the top-1 agreement is checked on its validation images, or on all images of a
+    folder without classes. Weights that were not trained without the activations that the plan
+    removes are merged all the same: the result and the certificate say so. Raises DshrinkError where
     plan, weights and options do not go together, and as ``export_merged``.
     """
     if about := about_merged(choice):
@@ -123,6 +129,7 @@ def merge_by_plan(
         file,
         padding=form,
         certificate_file=certificate_file,
+        origin=origin_of(choice, trained, plan),
         batch=batch,
         images=feed,
         about={"plan": bound.source or plan},
@@ -143,6 +150,7 @@ def merge_by_plan(
         spans_merged=merged if bound.segments == "spans" else 0,
         merge_s=done.merge_s,
         onnx_difference=done.onnx_difference,
+        activations=done.activations,
         agreement=done.agreement,
         accuracy_percent=done.agreement.merged_accuracy if done.agreement else None,
         validation_images=done.agreement.images if done.agreement else 0,
@@ -208,6 +216,7 @@ def _write_merged(
         spans_merged=merged if segments == "spans" else 0,
         merge_s=None,
         onnx_difference=difference,
+        activations=None,
         agreement=None,
         accuracy_percent=accuracy,
         validation_images=images,
