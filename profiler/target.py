@@ -107,8 +107,10 @@ def _support(device: Device, runtime: str) -> RuntimeSupport:
 def _check_choices(device: Device, runtime: str, able: RuntimeTraits, target: Target) -> None:
     """Refuse what the device, or the runtime on it, cannot do."""
     if target.precision not in device.precisions:
-        does = ", ".join(device.precisions)
-        raise SessionError(f"{device.name} cannot measure {target.precision}; it does {does}")
+        does = " or ".join(device.precisions)
+        raise SessionError(
+            f"{device.name} cannot measure {target.precision}: ask for --precision {does}"
+        )
     for what, wanted, known in (
         ("--precision", target.precision, able.precisions),
         ("--launch", target.launch, able.launches),
@@ -138,7 +140,7 @@ def _check_threads(device: Device, environment: Environment, threads: int, is_gp
     if is_gpu and threads != 1:
         raise SessionError(f"--threads {threads}: a GPU is given its work by one thread")
     if threads > cores:
-        raise SessionError(f"{device.name} has {cores} cores; ask for 1 to {cores} threads")
+        raise SessionError(f"{device.name} has {cores} cores: ask for --threads 1 to {cores}")
 
 
 def first_runtime(device: Device) -> str:

@@ -14,8 +14,6 @@ from dshrink.cli.console import show_result
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from dshrink.search.plan import Plan
-    from latency_tables.table import LatencyTable
 
 app = typer.Typer(no_args_is_help=True, help="Draw tables, plans and results as PNG and SVG.")
 
@@ -120,8 +118,10 @@ def kept(
         raise PlotError("--model and --table exclude each other: a table names its network")
     labelled = dict(zip(plan_labels(plans), map(parse_plan, plans), strict=True))
     if table:
+        from dshrink.search.binding import bind_to_table
+
         found = load_table(table)
-        bound = {label: _bound_to_table(plan, found) for label, plan in labelled.items()}
+        bound = {label: bind_to_table(plan, found) for label, plan in labelled.items()}
         figure = kept_figure(bound, table=found, padding=padding)
     elif model:
         from dshrink.network.chain import span_chain
@@ -139,29 +139,6 @@ def kept(
     else:
         figure = kept_figure(labelled)
     _write(figure, file, json)
-
-
-def _bound_to_table(plan: Plan, table: LatencyTable) -> Plan:
-    from dshrink.plots import PlotError
-    from dshrink.search.binding import bind, bind_spans
-
-    segments = "spans" if table.chain else "blocks"
-    if plan.segments != segments:
-        raise PlotError(
-            f"{plan.text} merges {plan.segments}, the table of {table.model} is of {segments}"
-        )
-    reasons = table.unmergeable.items()
-    if table.chain is None:
-        unmergeable = {at: why for at, why in reasons if isinstance(at, int)}
-        names = table.block_names
-        return bind(plan, model=table.model, block_names=names, unmergeable=unmergeable)
-    return bind_spans(
-        plan,
-        model=table.model,
-        chain=table.chain,
-        known=[row.span for row in table.rows if row.kind == "span" and row.span],
-        unmergeable={at: why for at, why in reasons if isinstance(at, tuple)},
-    )
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Top-1 agreement of a merged network with the unmerged one and with the original, on all images."""
+"""Top-1 agreement of a merged network with the unmerged one, and with the original."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def top1_agreement(
     images: ValidationImages,
     original: nn.Module | None = None,
 ) -> Agreement:
-    """Compare the two, and the ``original``, on every validation image, in their weights' precision.
+    """Compare the two, and the ``original``, on every image, in the precision of their weights.
 
     Moves all to the GPU where there is one.
     """

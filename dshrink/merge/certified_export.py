@@ -64,9 +64,10 @@ def export_merged(
 
     The top-1 agreement is checked on ``images``, if given: with the unmerged network, and with the
     original unless its weights are, by their ``origin``, those of the network without activations.
-    Raises nothing for weights that were not trained for the merge: the certificate says so. What is said ``about`` the network goes
-    into the file's metadata, with its accuracy. A network that came from an ONNX file goes out as
-    that file, in its own batch. Raises NotMergeable, CertificateError, ExportError.
+    Weights that were not trained for the merge are no error: the certificate says so. What is said
+    ``about`` the network goes into the file's metadata, with its accuracy. A network that came from
+    an ONNX file goes out as that file, in its own batch. Raises NotMergeable, CertificateError,
+    ExportError.
     """
     start = time.perf_counter()
     merged = merge_network(network, changes, padding=padding)

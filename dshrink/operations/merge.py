@@ -50,8 +50,8 @@ class MergeResult:
     ``agreement`` is None without images, and for weights of a merged network, of which there is no
     other form and no ``certificate``, nor anything to say of ``activations``: whether the weights
     were trained without those that are removed. ``accuracy_percent`` is the top-1 accuracy of what
-    was written. ``unreadable`` maps images that could not be read to the reasons. ``onnx_difference``
-    is that of the file from torch, relative.
+    was written. ``unreadable`` maps images that could not be read to the reasons.
+    ``onnx_difference`` is that of the file from torch, relative.
     """
 
     file: str
@@ -90,8 +90,8 @@ def merge_by_plan(
 
     With ``data`` the top-1 agreement is checked on its validation images, or on all images of a
     folder without classes. Weights that were not trained without the activations that the plan
-    removes are merged all the same: the result and the certificate say so. Raises DshrinkError where
-    plan, weights and options do not go together, and as ``export_merged``.
+    removes are merged all the same: the result and the certificate say so. Raises DshrinkError
+    where plan, weights and options do not go together, and as ``export_merged``.
     """
     if about := about_merged(choice):
         known = open_merged(choice, plan, about, notice)

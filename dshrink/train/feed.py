@@ -28,7 +28,8 @@ class Feed:
     """Images as a training run reads them: bytes (N, C, H, W) and labels (N,).
 
     ``unreadable`` says what to do about images that cannot be read, and collects them. ``labelled``
-    is False where the labels are none of the network's classes. Raises TrainError where a batch is larger than the data set.
+    is False where the labels are none of the network's classes. Raises TrainError where a batch is
+    larger than the data set.
     """
 
     images: Images
