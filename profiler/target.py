@@ -38,12 +38,15 @@ class Target:
     hold_clocks: bool = False
 
 
-def probe_conditions(device: Device, scheduler: Scheduler, target: Target) -> Conditions:
+def probe_conditions(
+    device: Device, scheduler: Scheduler, target: Target, notice: Notice = ignore_notice
+) -> Conditions:
     """Ask the device for its runtime's version; check that it can do what is asked.
 
     On a CPU with one thread the thread's own CPU time is reported: time that other processes took
     from it does not count. With more, the wall clock; on a GPU its own events. Raises SessionError
-    with what is missing and how to install it.
+    with what is missing and how to install it; ``notice`` hears of a machine that is another chip
+    than the device's entry says.
     """
     runtime = target.runtime or first_runtime(device)
     support = _support(device, runtime)
@@ -51,6 +54,8 @@ def probe_conditions(device: Device, scheduler: Scheduler, target: Target) -> Co
     _check_choices(device, runtime, traits(runtime, support.processor), target)
     _check_onnx_versions(device, runtime)
     environment = scheduler.probe()
+    if problem := device.chip_problem(environment.cpu_model, environment.gpu):
+        notice(f"warning: {problem}")
     if is_gpu and environment.gpu is None:
         raise SessionError(
             f"{device.name} shows no GPU: `nvidia-smi` must list one there, and "
@@ -173,10 +178,7 @@ def measuring_on(
     device = inventory.get(target.device)
     scheduler = _open_scheduler(inventory, device, target, notice)
     try:
-        yield (
-            scheduler,
-            probe_conditions(device, scheduler, target),
-        )
+        yield scheduler, probe_conditions(device, scheduler, target, notice)
     finally:
         scheduler.close()
 
