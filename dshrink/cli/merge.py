@@ -22,7 +22,7 @@ def command(
     model: options.Model,
     plan: train_options.Plan,
     file: Annotated[Path, typer.Option("--out", help="ONNX file to write")],
-    weights: train_options.MergeWeights = "pretrained",
+    weights: options.Weights = "pretrained",
     weights_ema: options.Ema = False,
     data: Annotated[
         str | None,

@@ -65,6 +65,15 @@ Classes = Annotated[
         "the library's",
     ),
 ]
+Weights = Annotated[
+    str,
+    network(
+        metavar="initial|pretrained|random|FILE",
+        help="initial: as the library or your factory makes them; pretrained: downloaded, unless "
+        "the library has them already; random: norms drawn as well, for speed and proofs; or a file"
+        " of weights",
+    ),
+]
 Ema = Annotated[
     bool,
     network(

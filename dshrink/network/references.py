@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from dshrink.errors import NetworkError
 
 #: What ``weights`` may be besides files.
-NAMED_WEIGHTS = ("pretrained", "initial", "random")
+NAMED_WEIGHTS = ("initial", "pretrained", "random")
 FORMS = (
     "a timm name, torchvision:NAME, hf:NAME, FILE.py:FACTORY, package.module:FACTORY or FILE.onnx"
 )

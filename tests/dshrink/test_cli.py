@@ -392,6 +392,7 @@ def test_weights_that_cannot_be_downloaded_are_one_line(tmp_path, dshrink, monke
         raise ConnectionError("no route\nto host")
 
     monkeypatch.setattr(timm, "create_model", offline)
+    monkeypatch.setattr("dshrink.network.downloads.unreachable", lambda url: "")
     ran = dshrink(*merge_words(tmp_path / "a.onnx", "--weights", "pretrained"))
     check_refused(ran, "pre-trained weights cannot be downloaded (no route)", "--weights FILE")
 
