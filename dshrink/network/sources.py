@@ -27,7 +27,6 @@ from dshrink.network.references import FORMS, USUAL_CHANNELS, ModelChoice, Refer
 from dshrink.network.tracing import import_timm, import_torchvision_models
 from dshrink.network.user_code import users_errors
 
-
 PRETRAINED = "pretrained"
 #: The name in ``sys.modules`` of a user's file: its own may be that of an installed package.
 _FILE_MODULE = "dshrink_model_file"

@@ -42,6 +42,7 @@ def bench_networks(
     *,
     batches: Sequence[int] | None = None,
     sweep: bool = False,
+    tables_must_fit: bool = True,
     choice: ModelChoice | None = None,
     padding: str | None = None,
     seed: int = 0,
@@ -54,7 +55,8 @@ def bench_networks(
     the batch from 1 until throughput saturates. ``choice`` says what is asked of each network by
     name, whatever its own name is. ``notice`` reports what a table cannot predict, and merged files
     whose weights were not trained for it. The same call resumes an interrupted run. Raises
-    DshrinkError, before anything is measured, for a table of other networks or conditions.
+    DshrinkError, before anything is measured, for a table of other networks or conditions, unless
+    ``tables_must_fit`` is False: then it is only reported.
     """
     if sweep and batches:
         raise DshrinkError("--sweep chooses the batch sizes itself: leave --batch out, or --sweep")
@@ -77,7 +79,8 @@ def bench_networks(
     def measure(batch: int, at_batch: Sequence[BenchNetwork]) -> BenchmarkRun:
         name = f"{out_file.stem}.batch{batch}.journal" if several else f"{out_file.stem}.journal"
         with measuring_on(replace(target, batch=batch), notice) as (scheduler, conditions):
-            require_tables_under(loaded, conditions, None if sweep else wanted)
+            if tables_must_fit:
+                require_tables_under(loaded, conditions, None if sweep else wanted)
             return measure_run(
                 at_batch,
                 conditions,
@@ -93,7 +96,8 @@ def bench_networks(
     found = inputs.at(1 if sweep else wanted[0])
     for batch in [2] if sweep else wanted[1:]:
         inputs.at(batch)
-    require_tables_of(loaded, found)
+    if tables_must_fit:
+        require_tables_of(loaded, found)
     _notice_unfit_weights(found, notice)
     runs: list[BenchmarkRun] = []
     if sweep:

@@ -153,6 +153,7 @@ class StudyStages:
                 [self.context.table],
                 self.request.folder / "bench.csv",
                 self.request.target,
+                tables_must_fit=False,
                 on_progress=update,
                 notice=self.notice,
             )
