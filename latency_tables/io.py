@@ -15,6 +15,7 @@ from latency_tables.csv_rows import CsvRow, format_rows, parse_rows
 from latency_tables.errors import ConditionsError, LatencyTableError, TableFormatError
 from latency_tables.files import write_atomically
 from latency_tables.in_network import with_network_costs
+from latency_tables.layers.io import is_layer_table
 from latency_tables.schema import COLUMNS, Conditions
 from latency_tables.schema_1 import (
     COLUMNS_1,
@@ -69,6 +70,11 @@ def _read(path: Path) -> str:
     try:
         return read_text(path)
     except FileNotFoundError:
+        if is_layer_table(path.parent):
+            raise TableFormatError(
+                f"{path.parent} holds a table of layers, and a network's is needed: measure one "
+                "with `dshrink profile MODEL`"
+            ) from None
         raise TableFormatError(
             f"{path}: no such file; a table is {CSV_NAME} with {path.stem}.json next to it: copy "
             "both, or measure one with `dshrink profile`"

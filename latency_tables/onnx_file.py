@@ -50,8 +50,8 @@ PRECISIONS = ("fp32", "fp16", "int8")
 ACTIVATION_RANGE = 8.0
 INT8_MAX = 127
 
-#: The arrays of one operator: convolution and linear (weight, bias), bias map (map,), batch norm
-#: (scale, shift); empty for the rest.
+#: The arrays of one operator: convolution and linear (weight, and bias if any), bias map (map,),
+#: batch norm (scale, shift); empty for the rest.
 Arrays = tuple[npt.NDArray[np.floating], ...]
 
 
@@ -99,11 +99,8 @@ class _Writer:
 
     def affine(self, x: str, arrays: Arrays, output: str) -> list[str]:
         """The inputs of a convolution or linear layer."""
-        return [
-            self.activation(x),
-            self.kernel(arrays[0], f"{output}.weight"),
-            self.constant(arrays[1], f"{output}.bias"),
-        ]
+        biases = (self.constant(bias, f"{output}.bias") for bias in arrays[1:])
+        return [self.activation(x), self.kernel(arrays[0], f"{output}.weight"), *biases]
 
     def _quantize(self, name: str, scale: npt.NDArray[np.float32], **axis: int) -> str:
         constants = [
@@ -180,6 +177,9 @@ def _linear(writer: _Writer, x: str, output: str, arrays: Arrays, *, flat: bool)
         return
     # Gemm takes matrices only; a weight a column of MatMul is an output feature.
     kernel = writer.kernel(np.ascontiguousarray(arrays[0].T), f"{output}.weight", axis=1)
+    if len(arrays) == 1:
+        writer.node("MatMul", [writer.activation(x), kernel], output)
+        return
     product = writer.node("MatMul", [writer.activation(x), kernel], f"{output}.product")
     writer.node("Add", [product, writer.constant(arrays[1], f"{output}.bias")], output)
 

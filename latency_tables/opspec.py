@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 #: Part of every digest.
 SPEC_VERSION = 1
@@ -43,6 +43,11 @@ def _window(size: int, kernel: int, stride: int, pads: int, dilation: int, ceil:
     return (math.ceil(span / stride) if ceil else span // stride) + 1
 
 
+def _affine(weight: Shape, bias: bool) -> tuple[Shape, ...]:
+    """The arrays of a product with this weight: it, and a number an output channel."""
+    return (weight, weight[:1]) if bias else (weight,)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Op:
     """An operator; ``inputs`` are tensor numbers (0 is the input of the piece)."""
@@ -65,7 +70,10 @@ class Op:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conv(Op):
-    """Convolution (cross-correlation) with its bias; ``pads`` is top, left, bottom, right."""
+    """Convolution (cross-correlation); ``pads`` is top, left, bottom, right.
+
+    Those of a network have a bias, as batch norms are folded into them.
+    """
 
     kind: ClassVar[str] = "conv"
     out_channels: int
@@ -74,6 +82,7 @@ class Conv(Op):
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
+    bias: bool = True
 
     def __post_init__(self) -> None:
         numbers = (self.out_channels, *self.kernel, *self.stride, *self.dilation, self.groups)
@@ -104,7 +113,7 @@ class Conv(Op):
         return math.prod(self.weight_shape(shapes[0][0])) * h * w
 
     def array_shapes(self, shape: Shape) -> tuple[Shape, ...]:
-        return self.weight_shape(shape[0]), (self.out_channels,)
+        return _affine(self.weight_shape(shape[0]), self.bias)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,6 +239,7 @@ class Linear(Op):
 
     kind: ClassVar[str] = "linear"
     out_features: int
+    bias: bool = True
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         return (*shapes[0][:-1], self.out_features)
@@ -238,7 +248,7 @@ class Linear(Op):
         return math.prod(shapes[0]) * self.out_features
 
     def array_shapes(self, shape: Shape) -> tuple[Shape, ...]:
-        return (self.out_features, shape[-1]), (self.out_features,)
+        return _affine((self.out_features, shape[-1]), self.bias)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -343,10 +353,16 @@ class OpSpec:
         said = {
             "spec_version": SPEC_VERSION,
             "input_shape": self.input_shape,
-            "ops": [{"kind": op.kind, **asdict(op)} for op in self.ops],
+            "ops": [_said(op) for op in self.ops],
         }
         text = json.dumps(said, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _said(op: Op) -> dict[str, Any]:
+    """What a digest is made of: a bias goes without saying, as in the digests of old tables."""
+    fields = {name: value for name, value in asdict(op).items() if (name, value) != ("bias", True)}
+    return {"kind": op.kind, **fields}
 
 
 def join(specs: Sequence[OpSpec]) -> OpSpec:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from latency_tables.errors import TableFormatError
-from latency_tables.schema import one_line
+from latency_tables.measured import one_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,9 +17,10 @@ from typing import Any
 
 from latency_tables.errors import PieceError
 from latency_tables.forms import CutNetwork
+from latency_tables.measured import one_line
 from latency_tables.opspec import OpSpec
 from latency_tables.places import Place, check_place, piece_name
-from latency_tables.schema import Row, one_line
+from latency_tables.schema import Row
 from latency_tables.span_masks import Span
 
 

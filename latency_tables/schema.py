@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
 
 from latency_tables.errors import ConditionsError, PieceError, TableFormatError
+from latency_tables.measured import check_measured, check_order, one_line, settle_types
 from latency_tables.places import Place, check_place, piece_name
 from latency_tables.span_masks import Span
 
@@ -37,15 +37,6 @@ LAUNCHES = ("plain", "cuda_graph", "compiled")
 STATISTICS = {"quiet": (0.25, 0.5), "median": (0.5, 0.5)}
 #: Those that only tables of schema version 1 have; nothing is measured by them.
 OLD_STATISTICS = ("quiet-1",)
-#: The worst last. ``host_bound``: the device waited for the host, so the latency says little about
-#: the device. ``bounded``: so slow that it was not measured to the end, if at all; what it has for
-#: a latency is in no prediction. ``published``: taken from others, so no verdict of ours.
-VERDICTS = ("ok", "host_bound", "noisy", "throttled", "bounded", "failed", "published")
-
-
-def one_line(text: str) -> str:
-    """``text`` on one line without control characters, so that a row of the CSV stays a line."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,27 +98,8 @@ class Conditions:
         return asdict(self)
 
 
-#: Latencies that every row has unless its measurement failed.
-LATENCIES = (
-    "latency_ms",
-    "low_ms",
-    "high_ms",
-    "median_ms",
-    "min_ms",
-    "p90_ms",
-    "p99_ms",
-    "wall_latency_ms",
-)
-#: Spreads: as the latencies, but 0 is possible.
-SPREADS = ("iqr_ms", "round_spread_percent")
-COUNTS = ("macs", "parameters", "peak_activations")
-#: What conditions or a source may have or not.
-OPTIONAL = ("cpu_latency_ms", "enqueue_ms", "stdev_ms")
-MAY_BE_ZERO = (*SPREADS, "enqueue_ms", "stdev_ms")
-MILLISECONDS_AND_PERCENT = (*LATENCIES, *SPREADS, *OPTIONAL)
 #: What whole networks say of a piece, and in which order these three are.
 IN_NETWORK = ("in_network_low_ms", "in_network_ms", "in_network_high_ms")
-INTEGERS = (*COUNTS, "samples", "rounds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,20 +158,10 @@ class Row:
     stdev_ms: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("reason", "board", "built_precision"):
-            object.__setattr__(self, name, one_line(getattr(self, name)))
-        # 1 and 1.0, or a numpy number, would be written differently from what is read back.
-        decimals = (*IN_NETWORK, "profiled_ms", *MILLISECONDS_AND_PERCENT)
-        for names, convert in ((decimals, float), (INTEGERS, int)):
-            for name in names:
-                if getattr(self, name) is not None:
-                    object.__setattr__(self, name, convert(getattr(self, name)))
+        settle_types(self, (*IN_NETWORK, "profiled_ms"))
         self._check_names()
-        if self.verdict not in VERDICTS:
-            raise TableFormatError(f"verdict {self.verdict!r} is not one of {', '.join(VERDICTS)}")
-        if self.verdict not in ("ok", "published") and not self.reason:
-            raise TableFormatError(f"a row that is {self.verdict} needs a reason")
-        self._check_numbers()
+        check_measured(self)
+        self._check_in_network()
 
     def _check_names(self) -> None:
         if (self.start is None) != (self.end is None) or None not in (self.block, self.start):
@@ -224,31 +186,6 @@ class Row:
             if getattr(self, name) != one_line(getattr(self, name)):
                 raise TableFormatError(f"{name} {getattr(self, name)!r} is not one line of text")
 
-    def _check_numbers(self) -> None:
-        for name in COUNTS:
-            if getattr(self, name) < 0:
-                raise TableFormatError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.verdict == "published":
-            self._check_latencies(("latency_ms",), ("stdev_ms",))
-            if self.samples or self.rounds:
-                raise TableFormatError(
-                    f"a published row has no samples of ours, got {self.samples}"
-                )
-        elif self.verdict == "failed" or (self.verdict == "bounded" and self.latency_ms is None):
-            self._check_latencies((), ())
-            if min(self.samples, self.rounds) < 0:
-                raise TableFormatError("samples and rounds must not be negative")
-        else:
-            self._check_latencies((*LATENCIES, *SPREADS), ("cpu_latency_ms", "enqueue_ms"))
-            if min(self.samples, self.rounds) < 1:
-                raise TableFormatError(
-                    f"{self.samples} samples in {self.rounds} rounds: a measured row needs at "
-                    "least 1"
-                )
-            self._check_order("low_ms", "latency_ms", "high_ms")
-            self._check_order("min_ms", "median_ms", "p90_ms", "p99_ms")
-        self._check_in_network()
-
     def _check_in_network(self) -> None:
         if self.profiled_ms is not None and not 0 <= self.profiled_ms < math.inf:
             raise TableFormatError(f"profiled_ms must be 0 or more, got {self.profiled_ms}")
@@ -262,28 +199,7 @@ class Row:
                 f"no network says what this row ({self.kind}, {self.verdict}) costs in it: leave "
                 f"{', '.join(IN_NETWORK)} empty"
             )
-        self._check_order(*IN_NETWORK)
-
-    def _check_latencies(self, needed: Sequence[str], optional: Sequence[str]) -> None:
-        for name in MILLISECONDS_AND_PERCENT:
-            value = getattr(self, name)
-            if value is None:
-                if name in needed:
-                    raise TableFormatError(
-                        f"{name} is empty; only a row whose verdict is 'failed' may be"
-                    )
-            elif name not in (*needed, *optional):
-                raise TableFormatError(f"a {self.verdict} row has no {name}, got {value}")
-            elif not math.isfinite(value):
-                raise TableFormatError(f"{name} must be a finite number, got {value}")
-            elif value < 0 or (value == 0 and name not in MAY_BE_ZERO):
-                bound = "0 or more" if name in MAY_BE_ZERO else "above 0"
-                raise TableFormatError(f"{name} must be {bound}, got {value}")
-
-    def _check_order(self, *names: str) -> None:
-        values = [getattr(self, name) for name in names]
-        if values != sorted(values):
-            raise TableFormatError(f"expected {' <= '.join(names)}, got {values}")
+        check_order(self, *IN_NETWORK)
 
     @property
     def span(self) -> Span | None:

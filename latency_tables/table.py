@@ -16,10 +16,10 @@ from latency_tables.errors import TableFormatError
 from latency_tables.estimator import Costs
 from latency_tables.forms import merged_kind
 from latency_tables.hold_out import HoldOut, HoldOutNetwork, fitted_line
+from latency_tables.measured import one_line
 from latency_tables.networks import Level, MeasuredNetwork
 from latency_tables.places import Place
 from latency_tables.priors import Estimate, known_networks, network_costs, observations
-from latency_tables.schema import one_line
 from latency_tables.span_masks import Span
 from latency_tables.table_rows import TableRows, digest_of
 

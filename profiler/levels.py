@@ -200,8 +200,10 @@ class _TwoWay:
         self._free = np.maximum(self._free, LEAST_FREE)
         self.level: Floats = np.zeros(int(process.max()) + 1)
         self._sd = np.full(len(self.level), 0.02)
-        groups = [logs[job == number] for number in range(int(job.max()) + 1)]
-        self.latency: Floats = np.array([np.quantile(group, LOW_QUANTILE) for group in groups])
+        self._of_job, self._of_process = _members(job), _members(process)
+        self.latency: Floats = np.array(
+            [np.quantile(logs[own], LOW_QUANTILE) for own in self._of_job]
+        )
         for iteration in range(ITERATIONS):
             is_first = iteration < FIRST_ITERATIONS
             if has_levels:
@@ -210,8 +212,8 @@ class _TwoWay:
 
     def _fit_levels(self, from_modes: bool) -> None:
         rest = self._logs - self.latency[self._job]
-        for number in range(len(self.level)):
-            own = rest[self._process == number]
+        for number, visits in enumerate(self._of_process):
+            own = rest[visits]
             centre = half_sample_mode(own) if from_modes else self.level[number]
             reach = max(LEAST_DISTANCE, COUNTED_SD * self._sd[number])
             near = own[np.abs(own - centre) < reach]
@@ -234,13 +236,12 @@ class _TwoWay:
             self._sd[:] = max(LEAST_SD, NORMAL_MAD * float(np.median(np.abs(rest))))
         plain = self._logs - self.level[self._process]
         if from_quantiles:
-            for number in range(len(self.latency)):
-                self.latency[number] = np.quantile(plain[self._job == number], LOW_QUANTILE)
+            for number, own in enumerate(self._of_job):
+                self.latency[number] = np.quantile(plain[own], LOW_QUANTILE)
         reach = COUNTED_SD * self._sd[self._process]
         self._counts = np.abs(plain - self.latency[self._job]) < np.maximum(LEAST_DISTANCE, reach)
         weights = self._counts * self._weights
-        for number in range(len(self.latency)):
-            own = self._job == number
+        for number, own in enumerate(self._of_job):
             if weights[own].sum():
                 self.latency[number] = np.average(plain[own], weights=weights[own])
             else:
@@ -276,27 +277,36 @@ class _TwoWay:
         """The standard error of each latency, and in how many processes it was looked for."""
         weights = self._weights
         errors, counts = np.zeros(len(self.latency)), np.zeros(len(self.latency), dtype=np.int64)
-        for number in range(len(self.latency)):
-            every = self._job == number
-            own = every & self._counts if (every & self._counts).any() else every
+        undisturbed = _is_undisturbed(self.level)[self._process]
+        for number, every in enumerate(self._of_job):
+            counted = every[self._counts[every]]
+            own = counted if len(counted) else every
             counts[number] = len(set(self._process[every].tolist()))
             each = np.array([*self._squares[own], self._spread**2])
-            variance = np.average(each, weights=[*[1.0] * int(own.sum()), POOLED_VISITS])
+            variance = np.average(each, weights=[*[1.0] * len(own), POOLED_VISITS])
             effective = weights[own].sum() ** 2 / np.sum(weights[own] ** 2 / self._free[own])
-            errors[number] = max(math.sqrt(variance / effective), self._doubt(number))
+            errors[number] = max(
+                math.sqrt(variance / effective), self._doubt(number, every[undisturbed[every]])
+            )
         return errors, counts
 
-    def _doubt(self, number: int) -> float:
+    def _doubt(self, number: int, own: Integers) -> float:
         """A standard error for a job of which more than few visits were clearly faster, else 0.
 
-        Disturbance explains slow visits and, in undisturbed processes, no fast ones: such a job may
-        be anywhere as far from its latency as those are (a uniform distribution).
+        ``own`` are its visits in undisturbed processes. Disturbance explains slow visits and, in
+        undisturbed processes, no fast ones: such a job may be anywhere as far from its latency as
+        those are (a uniform distribution).
         """
-        own = (self._job == number) & _is_undisturbed(self.level)[self._process]
         rest = self._logs[own] - self.level[self._process[own]] - self.latency[number]
         reach = np.maximum(LEAST_DISTANCE, COUNTED_SD * self._sd[self._process[own]])
         faster = rest[rest < -reach]
         return float(-np.median(faster)) / math.sqrt(3) if len(faster) > FEW * len(rest) else 0.0
+
+
+def _members(groups: Integers) -> list[Integers]:
+    """The places of each group's number, in their order."""
+    order = np.argsort(groups, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(groups))[:-1])
 
 
 def half_sample_mode(values: Floats) -> float:

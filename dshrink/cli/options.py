@@ -201,6 +201,12 @@ def call(context: typer.Context, function: Callable[..., Result], **more: Any) -
     return function(**{**taken, **more})
 
 
+def was_given(context: typer.Context, name: str) -> bool:
+    """Whether the user gave this parameter."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def run(
     context: typer.Context,
     function: Callable[..., Result],

@@ -11,13 +11,26 @@ import typer
 from dshrink.cli import options
 from dshrink.cli.console import err, show_result
 from dshrink.cli.render import summary_lines, table_data
+from dshrink.cli.render_layers import layer_summary, layer_table_data
+from dshrink.errors import DshrinkError
+from dshrink.network.references import FORMS
 
-pieces = partial(typer.Option, rich_help_panel="Pieces")
+pieces = partial(typer.Option, rich_help_panel="Pieces of a network")
+of_layers = partial(typer.Option, rich_help_panel="Layers")
+
+#: Options that say something of a network only.
+_OF_NETWORKS = (
+    *("model_args", "resolution", "in_channels", "classes", "segments", "span_mode"),
+    *("max_kernel", "dense", "hold_out"),
+)
 
 
 def command(
     context: typer.Context,
-    model: options.Model,
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help=f"{FORMS}; left out with --layers")
+    ] = None,
+    *,
     folder: Annotated[Path, typer.Option("--out", help="folder of the table and its journal")],
     device: options.Device = "local",
     runtime: options.Runtime = None,
@@ -49,14 +62,35 @@ def command(
     dense: Annotated[
         bool, pieces("--dense", help="with blocks: also measure same-FLOPs dense counterparts")
     ] = False,
+    layers: Annotated[
+        Path | None,
+        of_layers(
+            metavar="FILE.csv",
+            help="measure these layers instead of a network: one a line (docs/layers.md)",
+        ),
+    ] = None,
+    grid: Annotated[
+        str | None,
+        of_layers(
+            metavar="TEXT",
+            help='measure a grid of layers: "cin=16:64:16 cout=32,64 k=1,3 hw=28"',
+        ),
+    ] = None,
+    layer_context: Annotated[
+        str,
+        of_layers(
+            "--context",
+            help="alone, or pair: also what each layer adds behind a pointwise convolution",
+        ),
+    ] = "alone",
     hold_out: Annotated[int, typer.Option(min=8, help="number of hold-out networks")] = 20,
     target_error: Annotated[
-        float,
+        float | None,
         typer.Option(
-            help="per cent that predictions are to be off by on average; measuring goes on until "
-            "they should be"
+            help="per cent that predictions are to be off by on average (default: 0.7), or half "
+            "the interval of each layer (default: 2); measuring goes on until they should be"
         ),
-    ] = 0.7,
+    ] = None,
     time_limit: Annotated[
         float | None,
         typer.Option(min=1, help="seconds of measuring after which it ends all the same"),
@@ -64,19 +98,30 @@ def command(
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
-    """Measure every piece of MODEL on a device and write a latency table.
+    """Measure every piece of MODEL, or a list of layers, and write a latency table.
 
     Run the same command again to resume an interrupted run.
     """
+    options.warn_of_plain_tcp(scheduler)
+    if layers is not None or grid is not None:
+        _profile_layers(context)
+        return
     from dshrink.network.references import ModelChoice
     from dshrink.operations.profile import profile_network
     from profiler.target import Target
 
-    options.warn_of_plain_tcp(scheduler)
+    if model is None:
+        raise DshrinkError("give a MODEL, or layers with --layers FILE.csv or --grid TEXT")
+    if options.was_given(context, "layer_context"):
+        raise DshrinkError("--context is for --layers and --grid")
     target = options.call(context, Target)
     choice = options.call(context, ModelChoice)
     result = options.run(
-        context, profile_network, f"profile {choice.name}", choice=choice, target=target
+        context,
+        profile_network,
+        f"profile {choice.name}",
+        choice=choice,
+        target=target,
     )
     files = f"table: {folder / 'table.csv'} (and .json); raw samples: {folder}/journal.jsonl"
     show_result(
@@ -84,7 +129,38 @@ def command(
         (*summary_lines(result.table), files),
         as_json=json,
     )
-    if all(row.latency_ms is None for row in result.table.rows):
-        reason = result.table.rows[0].reason
+    _exit_if_nothing([row.latency_ms for row in result.table.rows], result.table.rows[0].reason)
+
+
+def _profile_layers(context: typer.Context) -> None:
+    from dshrink.operations.profile_layers import layers_of, measure_layers
+    from profiler.target import Target
+
+    given = context.params
+    if given["model"] is not None:
+        raise DshrinkError("--layers and --grid measure layers of no network: leave MODEL out")
+    for name in _OF_NETWORKS:
+        if options.was_given(context, name):
+            option = {"model_args": "model-arg"}.get(name, name.replace("_", "-"))
+            raise DshrinkError(f"--{option} is for a network: leave it out with --layers or --grid")
+    folder = given["folder"]
+    result = options.run(
+        context,
+        measure_layers,
+        "profile layers",
+        layers=layers_of(given["layers"], given["grid"]),
+        target=options.call(context, Target),
+    )
+    files = f"table: {folder / 'layers.csv'} (and .json); raw samples: {folder}/journal.jsonl"
+    show_result(
+        {**layer_table_data(result.table), "table": str(folder)},
+        (*layer_summary(result.table), files),
+        as_json=given["json"],
+    )
+    _exit_if_nothing([row.latency_ms for row in result.table.rows], result.table.rows[0].reason)
+
+
+def _exit_if_nothing(latencies: list[float | None], reason: str) -> None:
+    if all(latency is None for latency in latencies):
         err.print(f"dshrink: nothing could be measured: {reason}", style="red", soft_wrap=True)
         raise typer.Exit(1)

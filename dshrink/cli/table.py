@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +13,14 @@ from dshrink.cli import options, table_import
 from dshrink.cli.console import err, out, print_json, show_result
 from dshrink.cli.grids import Column, number, print_grid
 from dshrink.cli.render import print_rows, summary_lines, table_data
+from dshrink.cli.render_layers import (
+    layer_summary,
+    layer_table_data,
+    prediction_data,
+    prediction_lines,
+    print_layers,
+)
+from dshrink.errors import DshrinkError
 
 if TYPE_CHECKING:
     from latency_tables.compare import Comparison, RowComparison, Verdict
@@ -26,7 +34,16 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="folder of a latency
 def show(folder: Folder, wide: options.Wide = False, json: options.Json = False) -> None:
     """Print what each piece costs in the network and alone, and how well that is known."""
     from latency_tables.io import load_table
+    from latency_tables.layers.io import is_layer_table, load_layer_table
 
+    if is_layer_table(folder):
+        layers = load_layer_table(folder)
+        if json:
+            print_json(layer_table_data(layers))
+            return
+        print_layers(layers, wide=wide)
+        out.print("\n".join(layer_summary(layers)))
+        return
     table = load_table(folder)
     if json:
         print_json(table_data(table))
@@ -37,9 +54,20 @@ def show(folder: Folder, wide: options.Wide = False, json: options.Json = False)
 
 @app.command()
 def check(folder: Folder, json: options.Json = False) -> None:
-    """Validate a table and report its prediction error; exit 1 if not fit for search."""
-    from latency_tables.io import load_table
+    """Validate a table and report its prediction error; exit 1 if not fit for search.
 
+    A table of layers is fit if each layer is known as well as was asked for.
+    """
+    from latency_tables.io import load_table
+    from latency_tables.layers.io import is_layer_table, load_layer_table
+
+    if is_layer_table(folder):
+        layers = load_layer_table(folder)
+        facts = {key: value for key, value in layer_table_data(layers).items() if key != "rows"}
+        show_result(facts, layer_summary(layers), as_json=json)
+        if layers.within_target < len(layers.rows):
+            raise typer.Exit(1)
+        return
     table = load_table(folder)
     data = {key: value for key, value in table_data(table).items() if key != "rows"}
     show_result(data, summary_lines(table), as_json=json)
@@ -51,17 +79,39 @@ def check(folder: Folder, json: options.Json = False) -> None:
 def predict(
     folder: Folder,
     keep: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--keep",
             help="keep mask (1 keeps a block, 0 merges it), span mask of a table of spans, or a "
             "plan: a file, mask:..., spans:... or paper:NAME",
         ),
-    ],
+    ] = None,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--layer",
+            metavar="TEXT",
+            help='of a table of layers: "cin=48 cout=80 k=3 hw=28"; repeatable',
+        ),
+    ] = None,
     padding: options.TablePadding = None,
     json: options.Json = False,
 ) -> None:
-    """Predict the latency of the network with this mask, with its 95 % interval."""
+    """Predict the latency of a network with a mask, or of a layer, with its 95 % interval.
+
+    A layer that was not measured has to lie between measured ones.
+    """
+    if layers:
+        if keep or padding:
+            raise DshrinkError(
+                "--keep and --padding are of a network's table, --layer of a layers'"
+            )
+        _predict_layers(folder, layers, json)
+        return
+    if keep is None:
+        raise DshrinkError(
+            "give --keep MASK for the table of a network, or --layer TEXT for one of layers"
+        )
     from dshrink.search.binding import bind_to_table
     from dshrink.search.plan import parse_plan
     from latency_tables.io import load_table
@@ -92,6 +142,16 @@ def _percent(text: str) -> float:
     if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", number):
         raise typer.BadParameter(f"{text!r} is no share such as 5% or 2.5%")
     return float(number)
+
+
+def _predict_layers(folder: Path, texts: Sequence[str], json: bool) -> None:
+    from latency_tables.layers.io import load_layer_table
+    from latency_tables.layers.prediction import predict_layer
+    from latency_tables.layers.texts import parse_layer
+
+    table = load_layer_table(folder)
+    found = [predict_layer(table, parse_layer(text)) for text in texts]
+    show_result(prediction_data(found), prediction_lines(found), as_json=json)
 
 
 @app.command()

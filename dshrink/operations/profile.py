@@ -42,7 +42,7 @@ def profile_network(
     max_kernel: int | None = None,
     dense: bool = False,
     hold_out: int = CHECK_NETWORKS,
-    target_error: float = TARGET_PERCENT,
+    target_error: float | None = None,
     time_limit: float | None = None,
     seed: int = 0,
     on_progress: OnProgress = no_progress,
@@ -51,8 +51,9 @@ def profile_network(
     """Trace and measure a network; save the table in ``folder``.
 
     The same call resumes an interrupted run. Measuring ends when predictions should be off
-    by ``target_error`` per cent on average, or after ``time_limit`` seconds; ``hold_out`` networks
-    take no part in the estimate. Raises DshrinkError for options that exclude each other.
+    by ``target_error`` per cent on average (0.7 if None), or after ``time_limit`` seconds;
+    ``hold_out`` networks take no part in the estimate. Raises DshrinkError for options that exclude
+    each other.
     """
     _check_segments(segments, dense=dense, span_mode=span_mode, max_kernel=max_kernel)
     asked = SpanChoice(mode=span_mode or SPAN_MODE, max_kernel=max_kernel)
@@ -74,7 +75,7 @@ def profile_network(
             date=datetime.now(UTC).isoformat(timespec="seconds"),
             dshrink_version=__version__,
             check=hold_out,
-            target_percent=target_error,
+            target_percent=TARGET_PERCENT if target_error is None else target_error,
             time_limit_s=math.inf if time_limit is None else time_limit,
             spans=spans,
             settings=settings_for(conditions, seed=seed),

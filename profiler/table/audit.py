@@ -17,7 +17,6 @@ from latency_tables.opspec import Conv, Op, OpSpec, Shape
 from latency_tables.schema import Conditions
 from profiler.measurement import Measurement
 from profiler.planning.jobs import Job
-from profiler.planning.profile_plan import ProfilePlan
 
 #: Pieces that a warning names before it stops.
 NAMED = 2
@@ -70,10 +69,10 @@ def speed_limit(conditions: Conditions) -> SpeedLimit | None:
 
 
 def audit(
-    plan: ProfilePlan, measurements: Mapping[str, Measurement], conditions: Conditions
+    jobs: Iterable[Job], measurements: Mapping[str, Measurement], conditions: Conditions
 ) -> tuple[str, ...]:
     """Compare the measurements with each other and with what is possible at all; warnings."""
-    timed = (job for job in plan.jobs if job.kind in ("piece", "network"))
+    timed = (job for job in jobs if job.kind in ("piece", "network"))
     known = [job for job in timed if not measurements[job.id].failed]
     pieces = [job for job in known if job.kind == "piece"]
     return (
@@ -114,7 +113,13 @@ def _out_of_order(
 ) -> Iterator[str]:
     if conditions.clock == "cuda_events":
         pieces = [piece for piece in pieces if _is_aligned(piece.spec)]
-    for larger, smaller in permutations(pieces, 2):
+    alike: dict[Any, list[Job]] = {}
+    for piece in pieces:
+        kinds = tuple(op.kind for op in piece.spec.ops)
+        sizes = tuple(shape[1:] for shape in piece.spec.shapes)
+        alike.setdefault((kinds, sizes), []).append(piece)
+    pairs = (pair for group in alike.values() for pair in permutations(group, 2))
+    for larger, smaller in pairs:
         if not does_more(larger.spec, smaller.spec):
             continue
         fast, slow = measurements[larger.id], measurements[smaller.id]

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from latency_tables.in_network import with_network_costs
+from latency_tables.measured import VERDICTS
 from latency_tables.records import plain
-from latency_tables.schema import VERDICTS, Conditions
+from latency_tables.schema import Conditions
 from latency_tables.table import LatencyTable
 from profiler.measurement import Measurement
 from profiler.planning.profile_plan import ProfilePlan
@@ -50,7 +51,7 @@ def build_table(
         boards=tuple(plain(board) for board in boards),
     )
     notes = [*warnings, *_rows_not_ok(table), *_evidence_notes(evidence)]
-    notes += audit(plan, measurements, conditions)
+    notes += audit(plan.jobs, measurements, conditions)
     return replace(with_network_costs(table), warnings=tuple(dict.fromkeys(notes)))
 
 

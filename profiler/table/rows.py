@@ -19,12 +19,12 @@ from profiler.planning.profile_plan import ProfilePlan
 PIECE_HALF_WIDTH = 0.1
 
 #: Columns that are properties of a measurement, and empty where it failed.
-_STATISTICS = (
+STATISTICS_COLUMNS = (
     *("median_ms", "iqr_ms", "min_ms", "p90_ms", "p99_ms"),
     *("wall_latency_ms", "cpu_latency_ms", "enqueue_ms", "round_spread_percent"),
 )
 #: Columns that are properties of any measurement.
-_FACTS = ("samples", "rounds", "reason", "board", "built_precision")
+FACTS = ("samples", "rounds", "reason", "board", "built_precision")
 
 
 def piece_rows(
@@ -58,10 +58,10 @@ def piece_rows(
 def _row(piece: Piece, measurement: Measurement, known: JobLatency | None, is_held: bool) -> Row:
     """The row of a piece at its place; a failed measurement leaves its latencies empty."""
     if measurement.failed or known is None:
-        facts = {name: getattr(measurement, name) for name in _FACTS}
+        facts = {name: getattr(measurement, name) for name in FACTS}
         return piece_row(piece, verdict="failed", **facts)
     verdict, reason = judge(measurement, known, math.inf if is_held else PIECE_HALF_WIDTH)
-    values = {name: getattr(measurement, name) for name in (*_STATISTICS, *_FACTS)}
+    values = {name: getattr(measurement, name) for name in (*STATISTICS_COLUMNS, *FACTS)}
     return piece_row(
         piece,
         verdict=verdict,

@@ -35,9 +35,10 @@ from dshrink.results import ResultsError, load_results
 from dshrink.search.plan import parse_plan, save_plan
 from latency_tables.errors import LatencyTableError, MaskError
 from latency_tables.io import save_table
+from latency_tables.measured import LATENCIES, OPTIONAL, SPREADS
 from latency_tables.origin import Origin
 from latency_tables.predictor import predict
-from latency_tables.schema import IN_NETWORK, LATENCIES, OPTIONAL, SPREADS, Conditions
+from latency_tables.schema import IN_NETWORK, Conditions
 
 ORIGINAL = (4.0, 2.0, 3.0, 1.0, 5.0)
 MERGED = (1.0, 2.5, None, 0.25, 2.0)

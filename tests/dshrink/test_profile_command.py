@@ -16,10 +16,11 @@ from synthetic_tables import synthetic_table
 from dshrink.cli import main as entry
 from dshrink.network.models import load_network
 from latency_tables.io import load_table, save_table
+from latency_tables.measured import MILLISECONDS_AND_PERCENT
 from latency_tables.onnx_file import NotRepresentableError
 from latency_tables.opspec import Opaque, OpSpec
 from latency_tables.origin import Origin
-from latency_tables.schema import IN_NETWORK, MILLISECONDS_AND_PERCENT, Conditions
+from latency_tables.schema import IN_NETWORK, Conditions
 from latency_tables.span_masks import mask_of
 from profiler.errors import SessionError
 from profiler.fake_device import RUNTIME, RUNTIME_VERSION, FakeConnection, write_spec

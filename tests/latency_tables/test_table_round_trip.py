@@ -11,8 +11,9 @@ from synthetic_tables import synthetic_row, synthetic_table, without_networks
 
 from latency_tables.csv_rows import format_rows, parse_rows
 from latency_tables.io import load_table, save_table
+from latency_tables.measured import one_line
 from latency_tables.records import convert_record
-from latency_tables.schema import CLOCKS, PRECISIONS, STATISTICS, Conditions, Row, one_line
+from latency_tables.schema import CLOCKS, PRECISIONS, STATISTICS, Conditions, Row
 from latency_tables.table import LatencyTable
 
 latency = st.floats(1e-6, 1e6)

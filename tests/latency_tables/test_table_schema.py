@@ -8,8 +8,9 @@ import pytest
 from synthetic_tables import CONDITIONS, synthetic_row
 
 from latency_tables.errors import ConditionsError, TableFormatError
+from latency_tables.measured import one_line
 from latency_tables.records import convert_record
-from latency_tables.schema import COLUMNS, Conditions, one_line
+from latency_tables.schema import COLUMNS, Conditions
 
 
 def read_conditions(data: object) -> Conditions:

@@ -46,7 +46,7 @@ def audit_of(
 ) -> tuple[str, ...]:
     plan = plan_of(specs)
     found = {s.digest: measured(s.digest, *latencies[name]) for name, s in specs.items()}
-    return audit(plan, found, CONDITIONS)
+    return audit(plan.jobs, found, CONDITIONS)
 
 
 SPECS = {

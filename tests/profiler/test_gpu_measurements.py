@@ -140,9 +140,9 @@ def test_no_gpu_is_as_fast_as_the_limit_and_real_ones_stay_below() -> None:
     assert limit.macs_per_s > 2 * 33.5e12 and limit.bytes_per_s > 4.8e12
     plan = small_plan()
     impossible = {job.id: measurement(*[of_gpu(1e-6)] * 3, job_id=job.id) for job in plan.jobs}
-    assert audit(plan, impossible, GPU_FP32)
+    assert audit(plan.jobs, impossible, GPU_FP32)
     possible = {job.id: measurement(*[of_gpu(1.0)] * 3, job_id=job.id) for job in plan.jobs}
-    assert not audit(plan, possible, GPU_FP32)
+    assert not audit(plan.jobs, possible, GPU_FP32)
 
 
 def recall(monkeypatch: pytest.MonkeyPatch, answer: Any) -> tuple[Any, list[Any], DirectBoard]:

@@ -1,0 +1,90 @@
+"""Measure a list or a grid of layers on a device, and write their latency table."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dshrink.errors import DshrinkError
+from dshrink.progress import Notice, OnProgress, no_notice, no_progress
+from dshrink.version import __version__
+from latency_tables.layers.io import save_layer_table
+from latency_tables.layers.layer_table import CONTEXTS
+from latency_tables.layers.texts import LayerList, described, load_layers, parse_grid
+from profiler.layers.profile import TARGET_PERCENT, LayersProfile, LayersRequest, profile_layers
+from profiler.settings import settings_for
+from profiler.target import Target, measuring_on
+from profiler.workloads import build_onnx
+
+
+def layers_of(path: Path | None, grid: str | None) -> LayerList:
+    """The layers of a CSV or of a grid's combinations. Raises DshrinkError unless one is given."""
+    if path is not None and grid is None:
+        return load_layers(path)
+    if grid is not None and path is None:
+        return parse_grid(grid)
+    raise DshrinkError("give either --layers FILE or --grid TEXT")
+
+
+def measure_layers(
+    layers: LayerList,
+    folder: Path,
+    target: Target,
+    *,
+    layer_context: str = "alone",
+    target_error: float | None = None,
+    time_limit: float | None = None,
+    seed: int = 0,
+    on_progress: OnProgress = no_progress,
+    notice: Notice = no_notice,
+) -> LayersProfile:
+    """Measure each distinct layer; save the table in ``folder``.
+
+    The same call resumes an interrupted run. Measuring ends when half of each layer's 95 %
+    interval is at most ``target_error`` per cent of its latency (2 if None), or after
+    ``time_limit`` seconds. With ``layer_context`` "pair" each layer is measured behind a pointwise
+    convolution as well. Raises DshrinkError for an unknown context.
+    """
+    if layer_context not in CONTEXTS:
+        raise DshrinkError(f"unknown --context {layer_context!r}; known: {', '.join(CONTEXTS)}")
+    target_percent = TARGET_PERCENT if target_error is None else target_error
+    _say_what(layers, notice)
+    with measuring_on(target, notice) as (scheduler, conditions):
+        request = LayersRequest(
+            layers=layers.layers,
+            names=layers.names,
+            context=layer_context,
+            build=build_onnx,
+            conditions=conditions,
+            folder=folder,
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            dshrink_version=__version__,
+            target_percent=target_percent,
+            time_limit_s=math.inf if time_limit is None else time_limit,
+            settings=settings_for(conditions, seed=seed, half_width=target_percent / 100.0),
+        )
+        result = profile_layers(
+            request,
+            scheduler,
+            on_start=lambda estimate: notice(str(estimate)),
+            progress=on_progress,
+        )
+    save_layer_table(result.table, folder)
+    session = result.session
+    notice(
+        f"{session.measured} measurements made ({session.remeasured} of them again), "
+        f"{session.reused} reused from the journal, {session.failed} jobs failed"
+    )
+    return result
+
+
+def _say_what(layers: LayerList, notice: Notice) -> None:
+    equal = layers.given - len(layers.layers) - len(layers.impossible)
+    same = f", {equal} more are equal to one of them" if equal else ""
+    notice(f"{len(layers.layers)} layers ({described(layers.layers)}){same}")
+    if layers.impossible:
+        notice(
+            f"{len(layers.impossible)} of {layers.given} combinations of the grid are no layer, "
+            f"as {layers.impossible[0]}"
+        )

@@ -1,0 +1,284 @@
+"""What a layer between measured ones takes: a Gaussian process on logarithms, with its interval.
+
+Latency is smooth in the logarithms of sizes as long as the runtime computes alike, so layers of one
+sort (family, stride, activation, ...) are fitted together and others have no say. Kernels of a
+runtime work on blocks of channels: how many powers of two the channels hold is part of what is
+fitted, and a layer whose channels hold fewer than any measured one is refused, as is one beyond the
+measured sizes: nothing there says how fast it is.
+
+The interval is the process's own (C. Rasmussen and C. Williams, "Gaussian Processes for Machine
+Learning", 2006, eq. 2.25 and 2.26), widened where layers that were held out lie outside of theirs.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from latency_tables.errors import MissingPieceError
+from latency_tables.estimator import NORMAL_95
+from latency_tables.layers.layer import Layer
+from latency_tables.layers.layer_table import LayerRow, LayerTable
+
+Floats = npt.NDArray[np.float64]
+
+#: With fewer layers of a sort nothing can be held out that would show how good predictions are.
+LEAST_LAYERS = 12
+#: Parts that held-out layers are taken in.
+FOLDS = 5
+#: Blocks of channels that kernels work on are at most so large.
+LARGEST_BLOCK = 16
+#: No measured latency is known better than to this share.
+LEAST_ERROR = 1e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOutLayers:
+    """How predictions of ``count`` measured layers turned out that the fit did not know.
+
+    ``mean_error_percent`` is the mean absolute error, ``coverage_percent`` how many lay in their
+    95 % interval before it was widened by ``widened``.
+    """
+
+    count: int
+    mean_error_percent: float
+    worst_error_percent: float
+    coverage_percent: float
+    widened: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerPrediction:
+    """A layer's latency and 95 % interval in ms, for a batch.
+
+    ``held_out`` is None for a layer that was measured itself: then it is what was measured.
+    ``fitted`` is from how many layers of its sort.
+    """
+
+    layer: Layer
+    latency_ms: float
+    low_ms: float
+    high_ms: float
+    fitted: int
+    held_out: HeldOutLayers | None
+
+
+def predict_layer(table: LayerTable, layer: Layer) -> LayerPrediction:
+    """The latency of a layer that is in the table, or between layers that are.
+
+    Raises MissingPieceError, with the reason, for one that is not.
+    """
+    row = table.by_layer.get(layer)
+    if row and row.latency_ms is not None and row.low_ms is not None and row.high_ms is not None:
+        return LayerPrediction(
+            layer=layer,
+            latency_ms=row.latency_ms,
+            low_ms=row.low_ms,
+            high_ms=row.high_ms,
+            fitted=1,
+            held_out=None,
+        )
+    rows = same_sort(table, layer)
+    _check_range(rows, layer)
+    held_out = held_out_layers(rows)
+    process = _Process(rows)
+    mean, error = process.predict([layer])
+    half = NORMAL_95 * held_out.widened * float(error[0])
+    return LayerPrediction(
+        layer=layer,
+        latency_ms=math.exp(mean[0]),
+        low_ms=math.exp(mean[0] - half),
+        high_ms=math.exp(mean[0] + half),
+        fitted=len(rows),
+        held_out=held_out,
+    )
+
+
+def same_sort(table: LayerTable, layer: Layer) -> list[LayerRow]:
+    """The measured layers that are computed like this one. Raises MissingPieceError for too few."""
+    rows = [
+        row for row in table.rows if row.low_ms is not None and sort_of(row.layer) == sort_of(layer)
+    ]
+    if len(rows) < LEAST_LAYERS:
+        raise MissingPieceError(
+            f"{layer.name}: the table has {len(rows)} measured layers of its sort (equal kernel, "
+            f"stride, padding, groups, activation, bias, residual), and {LEAST_LAYERS} are needed "
+            "to predict one: measure the layer itself, or a grid around it, with "
+            "`dshrink profile --grid`"
+        )
+    return rows
+
+
+def sort_of(layer: Layer) -> tuple[Any, ...]:
+    """What layers share that are fitted together: all but their sizes."""
+    groups = "each" if layer.is_depthwise else layer.groups
+    kernel = None if layer.kind == "global_pool" else layer.kernel
+    return (
+        *(layer.kind, kernel, layer.stride, layer.padding, layer.dilation, groups),
+        *(layer.activation, layer.bias, layer.residual),
+    )
+
+
+def sizes_of(layer: Layer) -> dict[str, float]:
+    """The sizes that a fit sees, and that a prediction must not leave."""
+    spec = layer.spec
+    numbers = math.prod(spec.input_shape) + math.prod(spec.output_shape) + spec.parameters
+    return {
+        "MACs": max(spec.macs, 1),
+        "numbers moved": numbers,
+        "input channels": layer.in_channels,
+        "output channels": layer.out_channels,
+        "positions": layer.out_height * layer.out_width,
+    }
+
+
+def _block(channels: int) -> int:
+    """The largest power of two that divides the channels, up to LARGEST_BLOCK."""
+    return min(channels & -channels, LARGEST_BLOCK)
+
+
+def _check_range(rows: Sequence[LayerRow], layer: Layer) -> None:
+    known = [sizes_of(row.layer) for row in rows]
+    for name, value in sizes_of(layer).items():
+        low, high = min(one[name] for one in known), max(one[name] for one in known)
+        if not low <= value <= high:
+            raise MissingPieceError(
+                f"{layer.name}: {name} {value:.0f} is outside of the measured {low:.0f} to "
+                f"{high:.0f}: measure a grid that holds it with `dshrink profile --grid`"
+            )
+    for name in ("in_channels", "out_channels"):
+        channels = getattr(layer, name)
+        least = min(_block(getattr(row.layer, name)) for row in rows)
+        if _block(channels) < least:
+            raise MissingPieceError(
+                f"{layer.name}: all measured layers have {name} in multiples of {least}, and "
+                f"{channels} is none: runtimes compute these with other kernels; measure some "
+                "with `dshrink profile --grid`"
+            )
+
+
+def features(layers: Sequence[Layer]) -> Floats:
+    """(layers, features): logarithms of the sizes, of the blocks of channels, of the form."""
+    return np.log(
+        [
+            [
+                *sizes_of(layer).values(),
+                _block(layer.in_channels),
+                _block(layer.out_channels),
+                layer.out_height / layer.out_width,
+            ]
+            for layer in layers
+        ]
+    )
+
+
+def _latencies(rows: Sequence[LayerRow]) -> Floats:
+    """Of measured rows, in ms."""
+    return np.array([row.latency_ms or math.nan for row in rows])
+
+
+def _errors(rows: Sequence[LayerRow]) -> Floats:
+    """The standard errors of these, as shares."""
+    return np.array([(row.half_width_percent or 0.0) / 100.0 / NORMAL_95 for row in rows])
+
+
+class _Process:
+    """A Gaussian process of the logarithm of the latency."""
+
+    def __init__(self, rows: Sequence[LayerRow]) -> None:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.gaussian_process import GaussianProcessRegressor
+        from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, WhiteKernel
+
+        every = features([row.layer for row in rows])
+        self._used = _independent(every)
+        self._centre, self._scale = every.mean(axis=0), np.maximum(every.std(axis=0), 1e-9)
+        x = self._scaled(every)
+        y = np.log(_latencies(rows))
+        self._mean, self._spread = float(y.mean()), max(float(y.std()), 1e-6)
+        noise = (np.maximum(_errors(rows), LEAST_ERROR) / self._spread) ** 2
+        kernel = (
+            ConstantKernel(1.0, (1e-3, 1e3)) * DotProduct(1.0, (1e-2, 1e2))
+            + ConstantKernel(0.1, (1e-5, 1e2)) * RBF([1.0] * x.shape[1], (0.1, 1e2))
+            + WhiteKernel(1e-3, (1e-6, 1e-1))
+        )
+        self._process = GaussianProcessRegressor(kernel, alpha=noise, random_state=0)
+        with warnings.catch_warnings():
+            # A length scale at its bound is one that does not matter.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            self._process.fit(x, (y - self._mean) / self._spread)
+
+    def _scaled(self, every: Floats) -> Floats:
+        return np.asarray(((every - self._centre) / self._scale)[:, self._used])
+
+    def predict(self, layers: Sequence[Layer]) -> tuple[Floats, Floats]:
+        """The expected logarithm of each latency and its standard error."""
+        mean, error = self._process.predict(self._scaled(features(layers)), return_std=True)
+        return self._mean + self._spread * mean, self._spread * error
+
+
+def _independent(every: Floats) -> list[int]:
+    """The features that vary and are no copy of an earlier one."""
+    used: list[int] = []
+    for column in range(every.shape[1]):
+        values = every[:, column]
+        if values.std() < 1e-9:
+            continue
+        if all(abs(np.corrcoef(values, every[:, one])[0, 1]) < 1 - 1e-9 for one in used):
+            used.append(column)
+    return used or [0]
+
+
+def held_out_layers(
+    rows: Sequence[LayerRow], *, folds: int = FOLDS, seed: int = 0
+) -> HeldOutLayers:
+    """Predict each layer from a fit that does not know it; those at the edges are left out.
+
+    An edge is a layer that the others would refuse: it is not between them.
+    """
+    parts = np.random.default_rng(seed).permutation(len(rows)) % folds
+    errors: list[float] = []
+    scores: list[float] = []
+    for part in range(folds):
+        known = [row for row, own in zip(rows, parts, strict=True) if own != part]
+        asked = [
+            row
+            for row, own in zip(rows, parts, strict=True)
+            if own == part and _is_inside(known, row)
+        ]
+        if not asked:
+            continue
+        mean, error = _Process(known).predict([row.layer for row in asked])
+        measured = np.log([row.latency_ms or math.nan for row in asked])
+        own = [(row.half_width_percent or 0.0) / 100.0 / NORMAL_95 for row in asked]
+        errors += np.abs(np.expm1(mean - measured)).tolist()
+        scores += (np.abs(mean - measured) / np.hypot(error, own)).tolist()
+    if not errors:
+        raise MissingPieceError(
+            "no measured layer lies between others: nothing shows how good a prediction is; "
+            "measure a finer grid with `dshrink profile --grid`"
+        )
+    inside = sum(score <= NORMAL_95 for score in scores)
+    # So that 95 of 100 held-out layers would have been inside.
+    widened = max(1.0, float(np.quantile(scores, 0.95)) / NORMAL_95)
+    return HeldOutLayers(
+        count=len(errors),
+        mean_error_percent=100.0 * float(np.mean(errors)),
+        worst_error_percent=100.0 * max(errors),
+        coverage_percent=100.0 * inside / len(scores),
+        widened=widened,
+    )
+
+
+def _is_inside(known: Sequence[LayerRow], row: LayerRow) -> bool:
+    try:
+        _check_range(known, row.layer)
+    except MissingPieceError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Measuring layers that belong to no network: their plan, their rounds, their table."""
