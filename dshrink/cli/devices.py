@@ -113,6 +113,7 @@ def _facts(device: Device) -> Iterator[tuple[str, str]]:
         "paper's batch": str(device.paper_batch),
         "precisions": ", ".join(device.precisions),
         "power mode": device.power_mode,
+        "known by": ", ".join(device.known_by),
     }
     yield from ((name, value) for name, value in facts.items() if value)
     for runtime, support in device.runtimes.items():

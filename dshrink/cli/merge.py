@@ -77,8 +77,9 @@ def _lines(result: MergeResult) -> Iterator[str]:
     certificate = f" and {result.certificate}" if result.certificate else ""
     yield f"wrote {result.file}{certificate}"
     if (activations := result.activations) and activations.warning:
-        advice = f"; {activations.advice}" if activations.advice else ""
-        yield f"warning: {activations.warning}{advice}"
+        kind = "note" if activations.trained == "never" else "warning"
+        yield f"{kind}: {activations.warning}"
+        yield from (f"  {way}" for way in activations.advice)
 
 
 def _agreement(found: Agreement) -> Iterator[str]:

@@ -68,10 +68,9 @@ Classes = Annotated[
 Weights = Annotated[
     str,
     network(
-        metavar="initial|pretrained|random|FILE",
-        help="initial: as the library or your factory makes them; pretrained: downloaded, unless "
-        "the library has them already; random: norms drawn as well, for speed and proofs; or a file"
-        " of weights",
+        metavar="NAME|FILE",
+        help="initial (as library or factory make them), pretrained (downloaded, or kept from an "
+        "earlier download), random (norms drawn, too: for speed and proofs) or a file of weights",
     ),
 ]
 Ema = Annotated[

@@ -23,12 +23,12 @@ Trained = Literal["without", "with", "unknown", "never"]
 class WeightsOrigin:
     """How weights were ``trained``; ``whose`` names them in a sentence.
 
-    ``advice`` says how to come by weights that fit, where these may not.
+    ``advice`` says how to come by weights that fit, where these may not: ways to choose from.
     """
 
     trained: Trained
     whose: str
-    advice: str = ""
+    advice: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class ChangedActivations:
     added: int
     trained: Trained
     warning: str
-    advice: str
+    advice: tuple[str, ...]
 
 
 def changed_activations(
@@ -61,7 +61,7 @@ def changed_activations(
         added=added,
         trained=origin.trained,
         warning=warning,
-        advice=origin.advice if warning else "",
+        advice=origin.advice if warning else (),
     )
 
 
@@ -70,7 +70,8 @@ def _warning(removed: int, added: int, origin: WeightsOrigin, agreement: Agreeme
         return f"{origin.whose} are untrained: the network shows the speed, not the accuracy"
     if origin.trained == "without" or not (removed or added):
         return ""
-    parts = [f"with the {removed} activation(s) that the merge removes"] if removed else []
+    gone = "activation" if removed == 1 else f"{removed} activations"
+    parts = [f"with the {gone} that the merge removes"] if removed else []
     parts += [f"without the {added} that it adds"] if added else []
     if origin.trained == "with":
         said, lost = f"{origin.whose} were trained {' and '.join(parts)}", "the accuracy"

@@ -89,7 +89,13 @@ def predicted(
         if not is_table_of(table, network) or table.conditions.differences(conditions):
             continue
         # Tables hold merged blocks with the free activation; without it there is no prediction.
-        same = facts.free_activation and facts.segments == ("spans" if table.chain else "blocks")
+        segments = "spans" if table.chain else "blocks"
+        same = facts.free_activation and facts.segments == segments
+        if not network.original and facts.keep_mask and facts.segments != segments:
+            notice(
+                f"no prediction for {network.label}: its plan merges {facts.segments}, the table "
+                f"is of {segments} (dshrink profile --segments {facts.segments})"
+            )
         mask = table.forms.base if network.original else facts.keep_mask if same else ""
         try:
             if mask:

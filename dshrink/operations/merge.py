@@ -129,7 +129,7 @@ def merge_by_plan(
         file,
         padding=form,
         certificate_file=certificate_file,
-        origin=origin_of(choice, trained, plan),
+        origin=origin_of(choice, trained, plan, data),
         batch=batch,
         images=feed,
         about={"plan": bound.source or plan},

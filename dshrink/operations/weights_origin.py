@@ -5,22 +5,27 @@ from __future__ import annotations
 import shlex
 
 from dshrink.merge.activations import WeightsOrigin
-from dshrink.network.references import NAMED_WEIGHTS, ModelChoice, Source
+from dshrink.network.references import ModelChoice, Source
 from dshrink.network.weights.metadata import WeightsAbout
+from dshrink.train.image_sets import is_labelled
 
 
-def origin_of(choice: ModelChoice, trained: WeightsAbout | None, plan: str) -> WeightsOrigin:
+def origin_of(
+    choice: ModelChoice, trained: WeightsAbout | None, plan: str, data: str | None = None
+) -> WeightsOrigin:
     """The origin of ``choice``'s weights; ``trained`` is what a file of ours says of itself.
 
-    ``plan`` is what they are to be merged by, as it was given.
+    ``plan`` is what they are to be merged by and ``data`` the images, as they were given.
     """
     source, weights = choice.reference.source, choice.weights
     if source is Source.ONNX:
         return WeightsOrigin(
             trained="with",
             whose=f"the weights in {choice.name}",
-            advice="an ONNX file is not trained here: refit or fine-tune the network in PyTorch "
-            "(MODEL as FILE.py:FACTORY)",
+            advice=(
+                "an ONNX file is not trained here: refit or fine-tune the network in PyTorch "
+                "(MODEL as FILE.py:FACTORY)",
+            ),
         )
     if weights == "random" or (weights == "initial" and source is not Source.FACTORY):
         return WeightsOrigin(trained="never", whose=f"{weights} weights")
@@ -30,12 +35,12 @@ def origin_of(choice: ModelChoice, trained: WeightsAbout | None, plan: str) -> W
     return WeightsOrigin(
         trained="with" if weights == "pretrained" or trained is not None else "unknown",
         whose=whose.get(weights, weights),
-        advice=_advice(choice, plan),
+        advice=_advice(choice, plan, data),
     )
 
 
-def _advice(choice: ModelChoice, plan: str) -> str:
-    """The two commands that make the weights fit, to copy."""
+def _advice(choice: ModelChoice, plan: str, data: str | None) -> tuple[str, ...]:
+    """The commands that make the weights fit, to copy."""
     asked = {
         "--resolution": choice.resolution and str(choice.size),
         "--in-channels": choice.in_channels,
@@ -47,8 +52,10 @@ def _advice(choice: ModelChoice, plan: str) -> str:
     if choice.weights_ema:
         words.append("--weights-ema")
     words += [word for name, value in asked.items() if value for word in (name, str(value))]
-    tune = shlex.join(["dshrink", "finetune", *words, "--data", "DIR", "--out", "tuned"])
-    if choice.weights not in NAMED_WEIGHTS or choice.weights == "pretrained":
-        refit = shlex.join(["dshrink", "refit", *words, "--data", "DIR", "--out", "refit"])
-        return f"fit it to images without labels: {refit}; or fine-tune it: {tune}"
-    return f"fine-tune it: {tune}"  # a refit wants weights that are known to be trained
+    labelled = data if data and is_labelled(data) else "DIR"
+    tune = ["dshrink", "finetune", *words, "--data", labelled, "--out", "tuned"]
+    ways = [f"fine-tune it: {shlex.join(tune)}"]
+    if choice.weights not in ("initial", "random"):  # a refit wants weights known to be trained
+        refit = ["dshrink", "refit", *words, "--data", data or "DIR", "--out", "refit"]
+        ways.insert(0, f"fit it to images without labels: {shlex.join(refit)}")
+    return tuple(ways)

@@ -65,6 +65,17 @@ def test_the_tag_of_a_network_of_timm_makes_no_other_network() -> None:
     assert predicted(tagged, TABLE.conditions, [TABLE], print) is not None
 
 
+def test_a_table_that_cuts_the_network_otherwise_says_why_it_predicts_nothing() -> None:
+    said: list[str] = []
+    facts = NetworkFacts(model=TABLE.model, segments="spans", keep_mask="|0|")
+    merged = replace(a_network(TABLE.model), label="m.onnx", facts=facts, original=False)
+    assert predicted(merged, TABLE.conditions, [TABLE], said.append) is None
+    assert said == [
+        "no prediction for m.onnx: its plan merges spans, the table is of blocks (dshrink profile "
+        "--segments spans)"
+    ]
+
+
 def test_bench_refuses_such_a_table_before_it_reaches_the_device(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
