@@ -154,9 +154,9 @@ def _notice_unfit_weights(networks: Sequence[BenchNetwork], notice: Notice) -> N
     unfit = [one.label for one in networks if one.facts.trained in ("with", "unknown")]
     if unfit:
         notice(
-            f"{', '.join(unfit)}: merged from weights that were not trained without the "
-            "activations that were removed; the speed is right, the accuracy mostly lost: see the "
-            "warning of `dshrink merge`"
+            f"{', '.join(unfit)}: merged from weights that were not trained, or are not known to "
+            "be, without the activations that were removed: the speed is right, the accuracy "
+            "mostly lost (docs/merging.md, Without training)"
         )
 
 
