@@ -89,7 +89,7 @@ def measure(
             file = folder / f"{name}-{repeat}.csv"
             _share_timing_cache(folder, name, repeat)
             try:
-                results = bench_networks([model], plans, [], file, target, notice=print)
+                results = bench_networks([model], file, target, plans=plans, notice=print)
             except (ProfilerError, DevicesError) as error:
                 failed.append(f"{way.name}, repeat {repeat}: {error}")
             else:

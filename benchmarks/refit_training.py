@@ -128,7 +128,7 @@ class Trainings:
             self.data,
             self.folder / f"refit{keep}",
             padding=PADDING,
-        )
+        ).result
         assert found.validation is not None
         self.note(
             f"{keep} refit",

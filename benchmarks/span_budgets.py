@@ -142,10 +142,9 @@ def main() -> None:
     assert frontier is not None
     results = bench_networks(
         [given.model],
-        [str(budget.plan) for budget in budgets],
-        [given.out / "table"],
         given.out / "results.csv",
-        Target(device="local"),
+        plans=[budget.plan for budget in budgets],
+        tables=[given.out / "table"],
         notice=print,
     )
     save_results(results, RESULTS / f"{given.name}.csv")

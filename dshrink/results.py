@@ -10,11 +10,14 @@ from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from dshrink.errors import DshrinkError
 from latency_tables.csv_lines import CsvLine, CsvSource, load_lines, write_csv
 from latency_tables.mask_cells import as_text, check_lengths, mask_in
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NEEDED = (
     *("network", "device", "runtime", "precision", "batch", "threads"),
@@ -113,11 +116,11 @@ class StoredResults:
     places: tuple[str, ...]
 
 
-def load_results(*paths: Path) -> StoredResults:
+def load_results(*paths: Path | str) -> StoredResults:
     """Read the CSVs that ``dshrink bench`` and ``dshrink run`` write. Raises ResultsError."""
     fix = "write it with `dshrink bench MODEL ... --out results.csv`"
     lines: list[CsvLine] = []
-    for path in paths:
+    for path in map(Path, paths):
         source = CsvSource(where=str(path), error=ResultsError, fix=fix, title="network")
         lines += load_lines(path, source, NEEDED)
     _check_masks(lines)
@@ -127,6 +130,13 @@ def load_results(*paths: Path) -> StoredResults:
             f"{line.source.where}: line {line.number} ({line.text('network')})" for line in lines
         ),
     )
+
+
+def results_frame(results: Sequence[BenchmarkResult]) -> pd.DataFrame:
+    """A line a result, its columns those of the CSV; what is not known is NaN or None."""
+    import pandas as pd
+
+    return pd.DataFrame([asdict(one) for one in results], columns=list(_kinds()))
 
 
 def save_results(results: Sequence[BenchmarkResult], path: Path) -> None:

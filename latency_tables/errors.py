@@ -8,6 +8,7 @@ LatencyTableError (a ValueError)
     MaskError            a keep mask that does not fit the network
     CalibrationError     networks, or an estimate from them, that cannot be
     OnnxFileError        an ONNX file that is damaged, or that lacks data of its own
+    NoKeyError           operators that another project's format has no key for
 """
 
 from __future__ import annotations
@@ -43,3 +44,7 @@ class CalibrationError(LatencyTableError):
 
 class OnnxFileError(LatencyTableError):
     """An ONNX file that is damaged, or that lacks data of its own."""
+
+
+class NoKeyError(LatencyTableError):
+    """Operators that another project's format has no key for; the text is the reason."""

@@ -30,19 +30,20 @@ from latency_tables.table import LatencyTable
 CSV_NAME = "table.csv"
 
 
-def save_table(table: LatencyTable, directory: Path) -> Path:
+def save_table(table: LatencyTable, directory: Path | str) -> Path:
     """Write both files into ``directory`` (made if missing); returns the path of the CSV."""
-    path = directory / CSV_NAME
+    path = Path(directory) / CSV_NAME
     write_atomically(path, format_rows(table.rows, table.conditions.digest))
     write_atomically(path.with_suffix(".json"), format_sidecar(table))
     return path
 
 
-def load_table(path: Path) -> LatencyTable:
+def load_table(path: Path | str) -> LatencyTable:
     """Read and check a table; ``path`` is its directory or one of its two files.
 
     Raises LatencyTableError: one line that says which file, which line and how to fix it.
     """
+    path = Path(path)
     is_file = path.suffix in (".csv", ".json") and not path.is_dir()
     csv_path = path.with_suffix(".csv") if is_file else path / CSV_NAME
     sidecar_path = csv_path.with_suffix(".json")

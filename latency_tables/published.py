@@ -102,7 +102,7 @@ def join_published(
     left_out = sum(
         piece.kind in ("span", "merged") and piece.place not in by_place for piece in pieces.pieces
     )
-    warning = (
+    unmerged = (
         f"no published latency for {left_out} of the {times.segments} that could merge: "
         "they stay unmerged"
     )
@@ -117,7 +117,7 @@ def join_published(
         ),
         conditions=published.conditions,
         origin=published.origin,
-        warnings=(warning,) if left_out else (),
+        warnings=tuple(text for text in (unmerged if left_out else "", times.note) if text),
         date=date,
         dshrink_version=dshrink_version,
     )

@@ -1,7 +1,8 @@
 """Latencies that others published, read by key from their CSV files.
 
-Two forms are known. Kim et al. (ICML 2023): ``id,st,end,time,stdev``, a line a span (st, end] with
-T(st, end) in ms; ``id`` is a line's number and means nothing. DepthShrinker (ICML 2022):
+Three forms are known. Kim et al. (ICML 2023): ``id,st,end,time,stdev``, a line a span (st, end]
+with T(st, end) in ms; ``id`` is a line's number and means nothing. LayerMerge (ICML 2024) has lines
+of several kernel sizes a span (``formats.layer_merge``). DepthShrinker (ICML 2022):
 ``model,block,original_ms,merged_ms``, a line a block.
 
 The ``opt_time_*.csv`` of Kim et al. have T_opt in place of T, and ``breaks``, where the fastest way
@@ -19,13 +20,16 @@ from itertools import pairwise
 
 from latency_tables.csv_lines import CsvLine, CsvSource, load_lines
 from latency_tables.errors import TableFormatError
+from latency_tables.formats.layer_merge import KERNEL_COLUMNS, kernel_column, whole_spans
 from latency_tables.places import Place, piece_name
 from latency_tables.span_masks import Span
+from latency_tables.wording import noun
 
 SPAN_COLUMNS = ("st", "end", "time")
 BLOCK_COLUMNS = ("model", "block", "original_ms", "merged_ms")
-#: Optional columns of a table of spans.
+#: Optional columns of a table of spans, and those that LayerMerge's have besides.
 _SPAN_EXTRAS = ("id", "stdev", "breaks")
+_KERNEL_EXTRAS = ("id", "stdev", "str", "is_dw", *KERNEL_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,16 +45,18 @@ class PublishedTime:
 class PublishedTimes:
     """The latencies of one network; ``segments`` says what it is cut into: "spans" or "blocks".
 
-    ``split`` are the spans that are known to be fastest as several convolutions.
+    ``split`` are the spans that are known to be fastest as several convolutions. ``note`` says what
+    else the file holds, which no table of spans has a place for.
     """
 
     segments: str
     times: tuple[PublishedTime, ...]
     split: frozenset[Span] = frozenset()
+    note: str = ""
 
 
 def load_times(path: Traversable, where: str, model: str = "") -> PublishedTimes:
-    """The latencies of ``model`` from a CSV in either form.
+    """The latencies of ``model`` from a CSV in any of the forms.
 
     A table of spans does not name its network; without ``model`` no other table will do. Raises
     TableFormatError, which names ``where``, the line, and what is wrong with it.
@@ -62,13 +68,22 @@ def load_times(path: Traversable, where: str, model: str = "") -> PublishedTimes
     )
     lines = load_lines(path, CsvSource(where=where, error=TableFormatError, fix=fix))
     if "st" in lines[0].values or "end" in lines[0].values:
-        _check_columns(lines[0], SPAN_COLUMNS, _SPAN_EXTRAS)
+        kernels = bool(kernel_column(lines[0]))
+        _check_columns(lines[0], SPAN_COLUMNS, _KERNEL_EXTRAS if kernels else _SPAN_EXTRAS)
+        given = len(lines)
+        lines = whole_spans(lines) if kernels else lines
         spans = [(line, _span(line)) for line in lines]
         found = [(line, _span_time(line, span)) for line, span in spans]
         _check_keys(found)
         split = _split(spans)
         times = tuple(time for _, time in found if time.place[1] not in split)
-        return PublishedTimes(segments="spans", times=times, split=split)
+        note = (
+            f"{given - len(lines)} of {given} latencies are of spans from which convolutions were "
+            "dropped (LayerMerge): left out, `dshrink search csv` takes them"
+        )
+        return PublishedTimes(
+            segments="spans", times=times, split=split, note=note if len(lines) < given else ""
+        )
     _check_columns(lines[0], BLOCK_COLUMNS, ())
     found = list(_block_times(lines, model))
     _check_keys(found)
@@ -80,7 +95,7 @@ def _check_columns(line: CsvLine, needed: Collection[str], extras: Collection[st
     unknown = [name for name in line.values if name not in (*needed, *extras)]
     for problem, names in (("missing", missing), ("unknown", unknown)):
         if names:
-            raise line.source.bad(f"{problem} column(s) {', '.join(names)}", 1)
+            raise line.source.bad(f"{problem} {noun(len(names), 'column')} {', '.join(names)}", 1)
 
 
 def _span(line: CsvLine) -> Span:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from latency_tables.errors import MaskError, PieceError
+from latency_tables.masks import number_hint
 
 #: (i, j): the convolutions i+1..j.
 Span = tuple[int, int]
@@ -120,12 +121,13 @@ def check_span_mask(
     if wrong:
         raise MaskError(
             f"span mask {mask!r}: {wrong[0]!r} is none of {ACTIVE} (activation stays), {LINEAR} "
-            f"(no activation, no merge) and {MERGED} (merge into the next)"
+            f"(no activation, no merge) and {MERGED} (merge into the next){number_hint(mask)}"
         )
     if len(mask) != chain.length:
         raise MaskError(
             f"span mask {mask!r} has {len(mask)} characters, the chain of {model} has "
             f"{chain.length} convolutions: give one character a convolution"
+            f"{number_hint(mask, chain.length)}"
         )
     if mask[-1] == MERGED:
         raise MaskError(f"span mask {mask!r} ends with {MERGED}: there is nothing to merge into")

@@ -11,6 +11,7 @@ from devices.environment import Environment
 from devices.inventory import Device, Inventory, RuntimeSupport, connect, load_inventory
 from latency_tables.onnx_file import IR_VERSION, OPSET
 from latency_tables.schema import STATISTICS, Conditions
+from latency_tables.wording import counted
 from profiler.errors import SessionError
 from profiler.runtimes import RuntimeTraits, traits
 from profiler.scheduling.direct_board import Notice, ignore_notice
@@ -36,6 +37,10 @@ class Target:
     cache_mode: str = "hot"
     scheduler: str | None = None
     hold_clocks: bool = False
+
+
+#: This machine, as it measures where nothing else is asked for.
+HERE = Target()
 
 
 def probe_conditions(
@@ -145,7 +150,8 @@ def _check_threads(device: Device, environment: Environment, threads: int, is_gp
     if is_gpu and threads != 1:
         raise SessionError(f"--threads {threads}: a GPU is given its work by one thread")
     if threads > cores:
-        raise SessionError(f"{device.name} has {cores} cores: ask for --threads 1 to {cores}")
+        most = "1" if cores == 1 else f"1 to {cores}"
+        raise SessionError(f"{device.name} has {counted(cores, 'core')}: ask for --threads {most}")
 
 
 def first_runtime(device: Device) -> str:

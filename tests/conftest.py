@@ -42,6 +42,15 @@ def device_lock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def valid_json() -> Iterator[None]:
+    """Whatever a test makes a command print as JSON must be as its schema says."""
+    from valid_json import all_json_checked
+
+    with all_json_checked():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
     """The networks of the tests are too small to share, and other tests run beside this one."""
     threads = torch.get_num_threads()

@@ -71,7 +71,7 @@ def forbidden(module: str) -> frozenset[str]:
     if package == "dshrink":
         if module == "dshrink.__main__" or _within(module, "dshrink.cli"):
             return frozenset()
-        if _within(module, "dshrink.operations"):
+        if module == "dshrink" or _within(module, "dshrink.operations"):
             return SCREEN
         alone = TORCH if _within(module, "dshrink.search") else frozenset()
         return frozenset({"profiler", "devices"}) | alone | SCREEN

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dshrink.cli import options
-from dshrink.cli.console import out, print_json, show_error
+from dshrink.cli.console import out, print_json, progress, show_error
 from dshrink.cli.grids import Column, print_grid
 from dshrink.errors import DshrinkError
+from latency_tables.wording import counted
 
 if TYPE_CHECKING:
     from dshrink.network.chain import Chain, ChainConv
     from dshrink.network.models import Network
-    from dshrink.network.trunk import FixedPart
+    from dshrink.operations.chain import ChainNetwork
     from latency_tables.opspec import Conv
 
 
@@ -40,10 +41,12 @@ def command(
 
     A network that cannot be traced is reported, and the others are still printed.
     """
+    from dshrink.cli.payloads.networks import ChainData
     from dshrink.network.models import load
     from dshrink.network.references import ModelChoice
+    from dshrink.operations.chain import describe_chain
 
-    found: list[dict[str, Any]] = []
+    found: list[ChainNetwork] = []
     failed: list[DshrinkError] = []
     for name in models:
         try:
@@ -54,69 +57,23 @@ def command(
                 in_channels=in_channels,
                 classes=classes,
             )
-            network = load(choice)
+            with progress(f"trace {name}"):
+                network = load(choice)
         except DshrinkError as error:
             failed.append(error)
             show_error(error)
             continue
-        chain = network.chain
-        found.append(_data(network, chain, spans))
+        found.append(describe_chain(network, spans))
         if not json:
-            _print(network, chain, spans, wide=wide)
+            _print(network, network.chain, spans, wide=wide)
     if json:
-        print_json(found)
+        print_json(ChainData(networks=tuple(found)))
     if failed:
         raise typer.Exit(2)
 
 
-def _data(network: Network, chain: Chain, mode: str) -> dict[str, Any]:
-    return {
-        "model": network.name,
-        "resolution": network.resolution,
-        "macs": network.spec.macs,
-        "parameters": network.spec.parameters,
-        "not_counted": [network.lowered.layers[n] for n in network.spec.uncounted],
-        "convolutions": [
-            {
-                "position": conv.position,
-                "name": conv.name,
-                "block": conv.block,
-                "kernel": conv.conv.kernel,
-                "stride": conv.conv.stride,
-                "groups": conv.conv.groups,
-                "input_shape": conv.in_shape,
-                "output_shape": conv.out_shape,
-                "activation": conv.activation,
-                "break_after": conv.break_after,
-            }
-            for conv in chain.convs
-        ],
-        "span_mask": _span_mask(chain),
-        "skips": chain.skips,
-        "blocks": [
-            {"index": b.index, "name": b.name, "unmergeable": b.unmergeable} for b in chain.blocks
-        ],
-        "fixed": [
-            {
-                "first": network.lowered.layers[part.ops[0]],
-                "last": network.lowered.layers[part.ops[-1]],
-                "convolutions": _convolutions(network, part),
-                "reason": part.reason,
-            }
-            for part in chain.fixed
-        ],
-        "hard_breaks": {str(at): why for at, why in sorted(chain.hard_breaks(mode).items())},
-        "spans": len(chain.spans(mode)),
-    }
-
-
-def _span_mask(chain: Chain) -> str:
-    from dshrink.network.chain import span_chain
-
-    return span_chain(chain).mask if chain.body else ""
-
-
 def _print(network: Network, chain: Chain, mode: str, *, wide: bool) -> None:
+    from dshrink.operations.chain import span_mask
     from dshrink.pieces.advice import not_counted
 
     height, width = network.resolution
@@ -134,13 +91,14 @@ def _print(network: Network, chain: Chain, mode: str, *, wide: bool) -> None:
     title = f"{network.name} at {height}x{width}"
     print_grid(columns, chain.convs, title=title, wide=wide)
     out.print(
-        f"{len(chain.blocks)} blocks, {chain.length} positions, {len(chain.skips)} skips, "
-        f"{len(chain.spans(mode))} spans ({mode}); {network.spec.macs / 1e6:.1f} M "
+        f"{counted(len(chain.blocks), 'block')}, {counted(chain.length, 'position')}, "
+        f"{counted(len(chain.skips), 'skip')}, "
+        f"{counted(len(chain.spans(mode)), 'span')} ({mode}); {network.spec.macs / 1e6:.1f} M "
         f"multiply-accumulates, {network.spec.parameters / 1e6:.2f} M parameters"
     )
     if missing := not_counted(network):
         out.print(missing)
-    if mask := _span_mask(chain):
+    if mask := span_mask(network):
         out.print(f"as a plan: spans:{mask}")
     _print_fixed(network, chain, wide=wide)
     for block in chain.blocks:
@@ -152,10 +110,13 @@ def _print_fixed(network: Network, chain: Chain, *, wide: bool) -> None:
     """What no span enters; a part inside of a block that cannot merge is said with the block."""
     if not chain.fixed:
         return
-    if convs := sum(_convolutions(network, part) for part in chain.fixed):
+    from dshrink.operations.chain import convolutions_in
+
+    if convs := sum(convolutions_in(network, part) for part in chain.fixed):
         out.print(
-            f"{convs} convolutions stand in {len(chain.fixed)} fixed parts, which no span enters: "
-            "measured as they are"
+            f"{counted(convs, 'convolution')} in {counted(len(chain.fixed), 'fixed part')}, "
+            "which no "
+            "span enters: measured as they are"
         )
     outside = [
         part
@@ -166,11 +127,7 @@ def _print_fixed(network: Network, chain: Chain, *, wide: bool) -> None:
     for part in shown:
         out.print(f"fixed: {network.lowered.layers[part.ops[0]]} and on: {part.reason}")
     if len(outside) > len(shown):
-        out.print(f"and {len(outside) - len(shown)} more fixed parts: --wide lists them")
-
-
-def _convolutions(network: Network, part: FixedPart) -> int:
-    return sum(network.spec.ops[n].kind == "conv" for n in part.ops)
+        out.print(f"and {counted(len(outside) - len(shown), 'more fixed part')}: --wide lists all")
 
 
 def _after(conv: ChainConv, skip_from: int | None) -> str:

@@ -22,16 +22,17 @@ def digits(
 
     A folder that has them already is left unchanged.
     """
+    from dshrink.cli.payloads.networks import DigitsData
     from dshrink.train.digits import write_digits
 
     tree = write_digits(folder)
-    data = {
-        "data": str(tree.folder),
-        "classes": tree.classes,
-        "training_images": tree.training,
-        "validation_images": tree.validation,
-        "written": tree.written,
-    }
+    data = DigitsData(
+        folder=str(tree.folder),
+        classes=tree.classes,
+        training_images=tree.training,
+        validation_images=tree.validation,
+        written=tree.written,
+    )
     line = (
         f"{tree.folder}: {tree.training} training images of {tree.classes} digits, "
         f"{tree.validation} validation images by other writers"

@@ -10,6 +10,7 @@ import typer
 from dshrink.cli import options
 from dshrink.cli.console import err, out, print_json
 from dshrink.cli.grids import Column, number, print_grid, print_page
+from latency_tables.wording import counted
 
 if TYPE_CHECKING:
     from devices.inventory import Device
@@ -27,7 +28,9 @@ def list_devices(wide: options.Wide = False, json: options.Json = False) -> None
 
     devices = list(load_inventory().devices.values())
     if json:
-        print_json(devices)
+        from dshrink.cli.payloads.devices import DevicesData
+
+        print_json(DevicesData(devices=tuple(devices)))
         return
     columns: list[Column[Device]] = [
         Column("name", lambda device: device.name),
@@ -64,9 +67,9 @@ def probe(name: Name, json: options.Json = False) -> None:
 
     preflight = probe(load_inventory().get(name))
     if json:
-        runtimes = {one.name: one for one in preflight.runtimes}
-        found = {"device": name, **preflight.found, "runtimes": runtimes}
-        print_json({**found, "advice": preflight.advice, "problems": preflight.problems})
+        from dshrink.cli.payloads.devices import ProbeData
+
+        print_json(ProbeData.of(preflight))
     else:
         _print_preflight(preflight)
     if preflight.problems:
@@ -157,7 +160,9 @@ def _findings(preflight: Preflight) -> Iterator[tuple[str, str]]:
 def _cores(facts: dict[str, Any]) -> str:
     usable = facts["cpu_affinity"]
     few = usable is not None and len(usable) != facts["cores"]
-    return f"{facts['cores']} cores" + (f" (usable: {', '.join(map(str, usable))})" if few else "")
+    return counted(facts["cores"], "core") + (
+        f" (usable: {', '.join(map(str, usable))})" if few else ""
+    )
 
 
 def _memory(total_gib: float | None, available_gib: float | None) -> str:
@@ -213,8 +218,8 @@ def _throttling(health: dict[str, Any]) -> str:
 
     now = throttled_now(health)
     events, quota = health["throttle_events"], health["quota_throttled"]
-    before = [f"the CPU {events} times since boot"] if events else []
-    before += [f"the container's CPU quota {quota} times"] if quota else []
+    before = [f"the CPU {counted(events, 'time')} since boot"] if events else []
+    before += [f"the container's CPU quota {counted(quota, 'time')}"] if quota else []
     signs = ("throttle_bits", "cooling_level", "throttle_events")
     gpu_reports = (health["gpu"] or {}).get("slowed_by") is not None
     if all(health[sign] is None for sign in signs) and not before and not gpu_reports:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dshrink.cli import options, train_options
 from dshrink.cli.console import err, show_result
 from dshrink.train.unreadable import Unreadable
+from latency_tables.wording import counted
 
 if TYPE_CHECKING:
     from dshrink.importance.table import ImportanceTable
@@ -94,6 +95,7 @@ def command(
 
     Run the same command again to resume an interrupted run.
     """
+    from dshrink.cli.payloads.networks import ImportanceData, MissingImportance
     from dshrink.importance.journal import Shard
     from dshrink.importance.settings import ImportanceSettings, Level
     from dshrink.network.references import ModelChoice
@@ -116,24 +118,28 @@ def command(
         settings=settings,
         shard=Shard.parse(shard) if shard else None,
     )
-    counts = f"{result.evaluated} networks evaluated, {result.reused} known before"
-    facts: dict[str, Any] = {"evaluated": result.evaluated, "reused": result.reused}
+    counts = f"{counted(result.evaluated, 'network')} evaluated, {result.reused} known before"
     table = result.table
     if table is None:
         lines = [
             f"shard {shard}: {counts}; when all shards are done, the same command without --shard "
             "writes the table"
         ]
-        show_result({**facts, "shard": shard}, lines, as_json=json)
+        known = ImportanceData(evaluated=result.evaluated, reused=result.reused, shard=shard)
+        show_result(known, lines, as_json=json)
         return
     _warn_of_missing(table)
     file, details = result.files
-    facts |= {
-        "importance": str(file),
-        "keys": len(table.evaluations),
-        "missing": list(table.missing),
-        "original_accuracy": table.original.val_accuracy,
-    }
+    facts = ImportanceData(
+        evaluated=result.evaluated,
+        reused=result.reused,
+        file=str(file),
+        keys=len(table.evaluations),
+        missing=tuple(
+            MissingImportance(key=key, reason=reason) for key, reason in table.missing.items()
+        ),
+        original_accuracy_percent=table.original.val_accuracy,
+    )
     lines = [
         f"original {choice.name}: {table.original.val_accuracy:.2f} % of the validation images; "
         f"{counts}",

@@ -11,6 +11,7 @@ import typer
 from dshrink.cli import options
 from dshrink.cli.console import out, print_json
 from dshrink.cli.grids import Column, number, print_grid
+from dshrink.cli.report import also_write
 
 if TYPE_CHECKING:
     from dshrink.operations.paper import PaperOutcome, SpeedRun
@@ -70,6 +71,7 @@ def command(
         bool, of_kim("--allow-unfit", help="use a table that is not fit for search")
     ] = False,
     seed: options.Seed = 0,
+    report: options.Report = None,
     wide: options.Wide = False,
     json: options.Json = False,
 ) -> None:
@@ -93,9 +95,12 @@ def command(
     )
     outcome = options.run(context, measure_experiment, experiment, request=request)
     if json:
-        print_json(_data(outcome))
+        from dshrink.cli.payloads.paper import paper_data
+
+        print_json(paper_data(outcome))
     else:
         _print(outcome, wide)
+    also_write(report, folder)
     if outcome.failed:
         raise typer.Exit(1)
 
@@ -105,7 +110,9 @@ def _list(json: bool, wide: bool) -> None:
 
     found = listed()
     if json:
-        print_json({one.name: {"title": one.title, "networks": one.networks} for one in found})
+        from dshrink.cli.payloads.paper import ExperimentsData
+
+        print_json(ExperimentsData(experiments=found))
         return
     columns: list[Column[Listed]] = [
         Column("experiment", lambda one: one.name),
@@ -114,14 +121,6 @@ def _list(json: bool, wide: bool) -> None:
         Column("published for", lambda one: one.published, rank=1, least=16, is_prose=True),
     ]
     print_grid(columns, found, wide=wide)
-
-
-def _data(outcome: PaperOutcome) -> dict[str, object]:
-    return {
-        "experiment": outcome.experiment.name if outcome.experiment else "kim",
-        "rows": outcome.records,
-        "files": [str(file) for file in outcome.files],
-    }
 
 
 def _print(outcome: PaperOutcome, wide: bool) -> None:

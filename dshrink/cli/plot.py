@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +13,6 @@ from dshrink.cli.console import show_result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
 
 app = typer.Typer(no_args_is_help=True, help="Draw tables, plans and results as PNG and SVG.")
 
@@ -32,10 +31,9 @@ def batches(
     json: options.Json = False,
 ) -> None:
     """Throughput and latency against the batch size, and where throughput saturates."""
-    from dshrink.plots import batches_figure
-    from dshrink.results import load_results
+    from dshrink.operations.figures import plot_batches
 
-    _write(batches_figure(load_results(results).results), file, json)
+    _write(plot_batches(results), file, json)
 
 
 @app.command()
@@ -46,10 +44,9 @@ def blocks(
     json: options.Json = False,
 ) -> None:
     """Latency of each block before and after merging, and what merging saves."""
-    from dshrink.plots import blocks_figure
-    from latency_tables.io import load_table
+    from dshrink.operations.figures import plot_blocks
 
-    _write(blocks_figure(load_table(table), padding=padding), file, json)
+    _write(plot_blocks(table, padding=padding), file, json)
 
 
 @app.command()
@@ -70,20 +67,9 @@ def frontier(
     json: options.Json = False,
 ) -> None:
     """Importance against latency: the best network for every budget, with chosen plans."""
-    from dshrink.plots import frontier_figure, load_frontier, plan_labels
-    from dshrink.plots.style import describe_table
-    from latency_tables.io import load_table
+    from dshrink.operations.figures import plot_frontier
 
-    labels = plan_labels([str(path) for path in frontiers])
-    loaded = [load_frontier(path, label) for path, label in zip(frontiers, labels, strict=True)]
-    searched = load_table(table) if table else None
-    figure = frontier_figure(
-        loaded,
-        budgets_ms=budget_ms or (),
-        chain=searched.chain if searched else None,
-        source=describe_table(searched) if searched else "",
-    )
-    _write(figure, file, json)
+    _write(plot_frontier(frontiers, budgets_ms=budget_ms or (), table=table), file, json)
 
 
 @app.command()
@@ -106,39 +92,15 @@ def kept(
     table: Annotated[
         Path | None, typer.Option(help="show block latency and predictions of this table")
     ] = None,
-    padding: options.TablePadding = None,
+    padding: options.PlanPadding = None,
     json: options.Json = False,
 ) -> None:
     """Which blocks, or convolutions, keep their activations: one row for each plan."""
-    from dshrink.plots import PlotError, kept_figure, plan_labels
-    from dshrink.search.plan import parse_plan
-    from latency_tables.io import load_table
+    from dshrink.network.references import ModelChoice
+    from dshrink.operations.figures import plot_kept
 
-    if model and table:
-        raise PlotError("--model and --table exclude each other: a table names its network")
-    labelled = dict(zip(plan_labels(plans), map(parse_plan, plans), strict=True))
-    if table:
-        from dshrink.search.binding import bind_to_table
-
-        found = load_table(table)
-        bound = {label: bind_to_table(plan, found) for label, plan in labelled.items()}
-        figure = kept_figure(bound, table=found, padding=padding)
-    elif model:
-        from dshrink.network.chain import span_chain
-        from dshrink.network.models import load
-        from dshrink.network.references import ModelChoice
-        from dshrink.operations.known import known_of_plans
-        from dshrink.pieces.plan_binding import bind_to_network
-
-        network = load(
-            options.call(context, ModelChoice).knowing(known_of_plans([*labelled.values()]))
-        )
-        bound = {label: bind_to_network(plan, network) for label, plan in labelled.items()}
-        names, chain = [block.name for block in network.blocks], span_chain(network.chain)
-        figure = kept_figure(bound, block_names=names, chain=chain)
-    else:
-        figure = kept_figure(labelled)
-    _write(figure, file, json)
+    network = options.call(context, ModelChoice) if model else None
+    _write(plot_kept(plans, network=network, table=table, padding=padding), file, json)
 
 
 @app.command()
@@ -146,10 +108,9 @@ def memory(
     table: TableArgument, file: OutOption = Path("memory.png"), json: options.Json = False
 ) -> None:
     """Weights and peak activations of each block at 16 bit, before and after merging."""
-    from dshrink.plots import memory_figure
-    from latency_tables.io import load_table
+    from dshrink.operations.figures import plot_memory
 
-    _write(memory_figure(load_table(table)), file, json)
+    _write(plot_memory(table), file, json)
 
 
 @app.command()
@@ -157,10 +118,9 @@ def predicted(
     table: TableArgument, file: OutOption = Path("predicted.png"), json: options.Json = False
 ) -> None:
     """Predicted against measured latency of the table's held-out networks."""
-    from dshrink.plots import predicted_figure
-    from latency_tables.io import load_table
+    from dshrink.operations.figures import plot_predicted
 
-    _write(predicted_figure(load_table(table)), file, json)
+    _write(plot_predicted(table), file, json)
 
 
 @app.command()
@@ -170,13 +130,9 @@ def throughput(
     json: options.Json = False,
 ) -> None:
     """Measured frames per second against the number of kept blocks, with predictions."""
-    from dshrink.operations.result_masks import check_masks
-    from dshrink.plots import throughput_figure
-    from dshrink.results import load_results
+    from dshrink.operations.figures import plot_throughput
 
-    stored = load_results(results)
-    check_masks(stored)
-    _write(throughput_figure(stored.results), file, json)
+    _write(plot_throughput(results), file, json)
 
 
 @app.command()
@@ -206,14 +162,15 @@ def front(
     json: options.Json = False,
 ) -> None:
     """Accuracy against measured throughput, with the Pareto front of each set of conditions."""
-    from dshrink.front_results import front_rows, load_fronts, save_fronts
+    from dshrink.front_results import front_rows, save_fronts
+    from dshrink.operations.figures import found_fronts
     from dshrink.plots import PlotError, front_figure
     from latency_tables.published_accuracy import points_on
 
     if csv and not results:
         raise PlotError("--csv writes measured points: give RESULTS.csv")
     points = points_on(published or [], model)
-    loaded = load_fronts(results or [], model=model, reference_percent=reference)
+    loaded = found_fronts(results or [], model=model, reference=reference)
     figure = front_figure(loaded.fronts, published=points, left_out=loaded.left_out)
     if csv:
         save_fronts(loaded.fronts, csv)
@@ -231,16 +188,32 @@ def mask(
     json: options.Json = False,
 ) -> None:
     """History of a mask search: each block's value, and the kept blocks."""
-    from dshrink.plots import load_mask_history, mask_history_figure
+    from dshrink.cli.payloads.networks import PlotData
+    from dshrink.operations.figures import plot_mask
+    from dshrink.plots import load_mask_history, mask_history_line
 
-    _write(mask_history_figure(load_mask_history(history), history.name), file, json)
+    loaded = load_mask_history(history)
+    if loaded.epochs < 2:
+        line = f"{history}: {mask_history_line(loaded)}"
+        show_result(PlotData(files=()), [line], as_json=json)
+        return
+    _write(plot_mask(history), file, json)
 
 
 def _write(
-    figure: Figure, file: Path, as_json: bool, beside: Sequence[Path] = (), **facts: Any
+    figure: Figure,
+    file: Path,
+    as_json: bool,
+    beside: Sequence[Path] = (),
+    points: Sequence[Mapping[str, Any]] | None = None,
 ) -> None:
+    """``points`` are rows of the CSV of a front."""
+    from dshrink.cli.payloads.networks import FrontData, FrontPointData, PlotData
     from dshrink.plots import save_figure
 
     files = [str(path) for path in (*save_figure(figure, file), *beside)]
     wrote = f"wrote {', '.join(files[:-1])} and {files[-1]}"
-    show_result({"files": files, **facts}, [wrote], as_json=as_json)
+    data: PlotData | FrontData = PlotData(files=tuple(files))
+    if points is not None:
+        data = FrontData(files=tuple(files), points=tuple(map(FrontPointData.of, points)))
+    show_result(data, [wrote], as_json=as_json)

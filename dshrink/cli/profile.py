@@ -10,8 +10,9 @@ import typer
 
 from dshrink.cli import options
 from dshrink.cli.console import err, show_result
-from dshrink.cli.render import summary_lines, table_data
-from dshrink.cli.render_layers import layer_summary, layer_table_data
+from dshrink.cli.render import summary_lines
+from dshrink.cli.render_layers import layer_summary
+from dshrink.cli.report import also_write
 from dshrink.errors import DshrinkError
 from dshrink.network.references import FORMS
 
@@ -96,6 +97,7 @@ def command(
         typer.Option(min=1, help="seconds of measuring after which it ends all the same"),
     ] = None,
     seed: options.Seed = 0,
+    report: options.Report = None,
     json: options.Json = False,
 ) -> None:
     """Measure every piece of MODEL, or a list of layers, and write a latency table.
@@ -104,8 +106,9 @@ def command(
     """
     options.warn_of_plain_tcp(scheduler)
     if layers is not None or grid is not None:
-        _profile_layers(context)
+        _profile_layers(context, layer_context=layer_context)
         return
+    from dshrink.cli.payloads.tables import WrittenTable
     from dshrink.network.references import ModelChoice
     from dshrink.operations.profile import profile_network
     from profiler.target import Target
@@ -117,22 +120,20 @@ def command(
     target = options.call(context, Target)
     choice = options.call(context, ModelChoice)
     result = options.run(
-        context,
-        profile_network,
-        f"profile {choice.name}",
-        choice=choice,
-        target=target,
+        context, profile_network, f"profile {choice.name}", network=choice, target=target
     )
     files = f"table: {folder / 'table.csv'} (and .json); raw samples: {folder}/journal.jsonl"
     show_result(
-        {**table_data(result.table), "table": str(folder)},
+        WrittenTable.of(result.table, folder=str(folder)),
         (*summary_lines(result.table), files),
         as_json=json,
     )
+    also_write(report, folder)
     _exit_if_nothing([row.latency_ms for row in result.table.rows], result.table.rows[0].reason)
 
 
-def _profile_layers(context: typer.Context) -> None:
+def _profile_layers(context: typer.Context, *, layer_context: str) -> None:
+    from dshrink.cli.payloads.layers import WrittenLayers
     from dshrink.operations.profile_layers import layers_of, measure_layers
     from profiler.target import Target
 
@@ -150,13 +151,15 @@ def _profile_layers(context: typer.Context) -> None:
         "profile layers",
         layers=layers_of(given["layers"], given["grid"]),
         target=options.call(context, Target),
+        layer_context=layer_context,
     )
     files = f"table: {folder / 'layers.csv'} (and .json); raw samples: {folder}/journal.jsonl"
     show_result(
-        {**layer_table_data(result.table), "table": str(folder)},
+        WrittenLayers.of(result.table, folder=str(folder)),
         (*layer_summary(result.table), files),
         as_json=given["json"],
     )
+    also_write(given["report"], folder)
     _exit_if_nothing([row.latency_ms for row in result.table.rows], result.table.rows[0].reason)
 
 

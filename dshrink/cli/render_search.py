@@ -4,41 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from latency_tables.wording import counted
 
 if TYPE_CHECKING:
+    from dshrink.cli.payloads.networks import DpData
     from dshrink.operations.search import DpResult
     from dshrink.search.plan import Plan
 
 
-def result_data(found: DpResult) -> dict[str, Any]:
+def result_data(found: DpResult) -> DpData:
     """The plans in full where there is a network, and in any case what the solver chose.
 
     A time of what was chosen is the sum of its spans.
     """
-    from dshrink.search.plan import plan_data
+    from dshrink.cli.payloads.networks import ChosenPlan, DpData, PlanDocument
 
-    return {
-        "plans": [plan_data(plan) for plan in found.plans],
-        "chosen": [plan.data for plan in found.chosen],
-        "devices": list(found.outcomes),
-        "frontier_points": None if found.frontier is None else len(found.frontier),
-        "overrun_ms": found.overrun_ms,
-        "unevaluated_keys": found.unevaluated,
-    }
+    return DpData(
+        plans=tuple(map(PlanDocument.of, found.plans)),
+        chosen=tuple(map(ChosenPlan.of, found.chosen)),
+        devices=found.outcomes,
+        frontier_points=None if found.frontier is None else len(found.frontier),
+        overrun_ms=found.overrun_ms,
+        unevaluated_keys=found.unevaluated,
+    )
 
 
 def result_lines(found: DpResult, frontier: Path | None) -> Iterator[str]:
     """What the dynamic program found; ``frontier`` is the file that its points were written to."""
     if frontier and found.frontier:
-        yield f"frontier of {len(found.frontier)} plans: {frontier}"
+        yield f"frontier of {counted(len(found.frontier), 'plan')}: {frontier}"
     for number, chosen in enumerate(found.chosen):
         plan = found.plans[number] if found.plans else None
         # One plan for all devices is followed by what each makes of it.
         own = plan if not found.outcomes else None
         device = f"{own.table.conditions.device}: " if own and own.table else ""
         yield (
-            f"{device}plan {chosen.text}: {chosen.layers} layers, importance "
+            f"{device}plan {chosen.text}: {counted(chosen.layers, 'layer')}, importance "
             f"{chosen.importance:.6g}"
         )
         if plan is None:

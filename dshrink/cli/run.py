@@ -12,10 +12,13 @@ from dshrink.cli import options, train_options
 from dshrink.cli.bench import exit_unless_measured
 from dshrink.cli.console import notice, out, print_json, progress
 from dshrink.cli.grids import Column, print_grid, print_report
+from dshrink.cli.report import also_write
 from dshrink.errors import DshrinkError
 from dshrink.train.unreadable import Unreadable
+from latency_tables.wording import counted
 
 if TYPE_CHECKING:
+    from dshrink.cli.payloads.networks import StudySteps
     from dshrink.operations.study_plan import StudyPlan, StudyRequest
     from dshrink.study.recipe import Recipe
     from dshrink.study.steps import Step
@@ -69,6 +72,7 @@ def command(
     unreadable: train_options.OnUnreadable = Unreadable.SKIP,
     allow_unfit: options.AllowUnfit = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list the steps, run nothing")] = False,
+    report: options.Report = None,
     listed: Annotated[bool, typer.Option("--list", help="list the recipes")] = False,
     wide: options.Wide = False,
     json: options.Json = False,
@@ -110,8 +114,12 @@ def command(
     result = run_study(request, notice=notice, progress=progress)
     if result is None:
         return
+    also_write(report, request.folder)
     if json:
-        print_json(list(result.results))
+        from dshrink.cli.payloads.networks import StudyData
+
+        files = tuple(map(str, result.files))
+        print_json(StudyData(results=tuple(result.results), files=files))
     else:
         print_report(result.report, wide=wide)
         out.print(f"written: {', '.join(map(str, result.files))}")
@@ -134,7 +142,10 @@ def _list(json: bool, wide: bool) -> None:
 
     recipes = {name: load_recipe(name).title for name in shipped_recipes()}
     if json:
-        print_json(recipes)
+        from dshrink.cli.payloads.networks import RecipeData, RecipesData
+
+        listed = (RecipeData(name=name, title=title) for name, title in recipes.items())
+        print_json(RecipesData(recipes=tuple(listed)))
         return
     columns: list[Column[tuple[str, str]]] = [
         Column("recipe", itemgetter(0)),
@@ -143,37 +154,40 @@ def _list(json: bool, wide: bool) -> None:
     print_grid(columns, list(recipes.items()), wide=wide)
 
 
-def _step_data(request: StudyRequest, plan: StudyPlan, step: Step) -> dict[str, object]:
-    return {
-        "step": step.name,
-        "kind": step.kind,
-        "method": step.method,
-        "seed": step.seed,
-        "epochs": step.training.epochs if step.training else None,
-        "from": list(step.needs),
-        "to": str(request.folder / step.name),
-        "done": step.name in plan.done,
-    }
+def _steps(request: StudyRequest, plan: StudyPlan) -> StudySteps:
+    from dshrink.cli.payloads.networks import StudyStep, StudySteps
+
+    return StudySteps(
+        recipe=request.recipe.name,
+        images=plan.images,
+        steps=tuple(
+            StudyStep(
+                step=step.name,
+                kind=step.kind,
+                method=step.method,
+                seed=step.seed,
+                epochs=step.training.epochs if step.training else None,
+                needs=step.needs,
+                folder=str(request.folder / step.name),
+                done=step.name in plan.done,
+            )
+            for step in plan.steps
+        ),
+        epochs_left=plan.epochs_left,
+        jobs=request.jobs,
+    )
 
 
 def _show_plan(request: StudyRequest, plan: StudyPlan, json: bool, wide: bool) -> None:
     if json:
-        print_json(
-            {
-                "recipe": request.recipe.name,
-                "images": plan.images,
-                "steps": [_step_data(request, plan, step) for step in plan.steps],
-                "epochs_left": plan.epochs_left,
-                "jobs": request.jobs,
-            }
-        )
+        print_json(_steps(request, plan))
         return
     recipe, images = request.recipe, plan.images
     height, width = recipe.size
     out.print(f"{recipe.name}: {recipe.title}")
     out.print(
-        f"{recipe.choice.name} at {height}x{width}, {images.classes} classes; "
-        f"{images.training} images to train on, {images.validation} to validate"
+        f"{recipe.choice.name} at {height}x{width}, {counted(images.classes, 'class', 'classes')}; "
+        f"{counted(images.training, 'image')} to train on, {images.validation} to validate"
     )
     columns: list[Column[Step]] = [
         Column("step", lambda step: step.name),
@@ -181,13 +195,17 @@ def _show_plan(request: StudyRequest, plan: StudyPlan, json: bool, wide: bool) -
         Column("done", lambda step: "done" if step.name in plan.done else ""),
     ]
     print_grid(columns, plan.steps, wide=wide)
-    out.print(f"all in {request.folder}; {len(plan.steps)} steps, {len(plan.done)} of them done")
+    out.print(
+        f"all in {request.folder}; {counted(len(plan.steps), 'step')}, {len(plan.done)} of "
+        "them done"
+    )
     out.print(
         "then: all networks measured interleaved, results.csv, front.csv, front.png, report.md"
     )
-    how = "one run at a time" if request.jobs == 1 else f"{request.jobs} runs at a time"
+    how = f"{counted(request.jobs, 'run')} at a time"
     out.print(
-        f"{plan.epochs_left} epochs of training are left, {how}; a run estimates the time once its "
+        f"{counted(plan.epochs_left, 'epoch')} of training left, {how}; a run estimates the "
+        "time once its "
         "first epoch has been timed"
     )
 
@@ -200,4 +218,7 @@ def _what(recipe: Recipe, step: Step) -> str:
     if recipe.pretrain is not None and not step.from_initial:
         start = "pretrain"
     searched = any(need.startswith("search/") for need in step.needs)
-    return f"{step.training.epochs} epochs from {start}{', searched mask' if searched else ''}"
+    return (
+        f"{counted(step.training.epochs, 'epoch')} from "
+        f"{start}{', searched mask' if searched else ''}"
+    )

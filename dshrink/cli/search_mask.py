@@ -69,7 +69,6 @@ def mask(
     from dshrink.network.references import ModelChoice
     from dshrink.operations.mask_search import MaskRequest, mask_defaults, search_mask
     from dshrink.search.goal import Goal
-    from dshrink.search.plan import plan_data
 
     settings, usual_decay, usual_limit = mask_defaults(recipe)
     settings = train_options.given(context, settings)
@@ -87,7 +86,7 @@ def mask(
     with train_options.progress_of_main("mask search") as update:
         found = search_mask(request, on_progress=update, notice=notice)
     if found is not None:
-        show_result(plan_data(found.plan), _lines(found, request), as_json=json)
+        show_result(found.plan, _lines(found, request), as_json=json)
 
 
 def _lines(found: MaskSearch, request: MaskRequest) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""``dshrink table``: import, show, check, predict, compare."""
+"""``dshrink table``: import, export, show, check, predict, compare."""
 
 from __future__ import annotations
 
@@ -9,17 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dshrink.cli import options, table_import
+from dshrink.cli import options, table_export, table_import
 from dshrink.cli.console import err, out, print_json, show_result
 from dshrink.cli.grids import Column, number, print_grid
-from dshrink.cli.render import print_rows, summary_lines, table_data
-from dshrink.cli.render_layers import (
-    layer_summary,
-    layer_table_data,
-    prediction_data,
-    prediction_lines,
-    print_layers,
-)
+from dshrink.cli.render import print_rows, summary_lines
+from dshrink.cli.render_layers import layer_summary, prediction_lines, print_layers
 from dshrink.errors import DshrinkError
 
 if TYPE_CHECKING:
@@ -27,26 +21,29 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Show, check, compare tables; predict from them.")
 app.command(name="import")(table_import.command)
+app.command(name="export")(table_export.command)
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="folder of a latency table")]
 
 
 @app.command()
 def show(folder: Folder, wide: options.Wide = False, json: options.Json = False) -> None:
     """Print what each piece costs in the network and alone, and how well that is known."""
+    from dshrink.cli.payloads.layers import LayersData
+    from dshrink.cli.payloads.tables import TableData
     from latency_tables.io import load_table
     from latency_tables.layers.io import is_layer_table, load_layer_table
 
     if is_layer_table(folder):
         layers = load_layer_table(folder)
         if json:
-            print_json(layer_table_data(layers))
+            print_json(LayersData.of(layers))
             return
         print_layers(layers, wide=wide)
         out.print("\n".join(layer_summary(layers)))
         return
     table = load_table(folder)
     if json:
-        print_json(table_data(table))
+        print_json(TableData.of(table))
         return
     print_rows(table, wide=wide)
     out.print("\n".join(summary_lines(table)))
@@ -58,19 +55,19 @@ def check(folder: Folder, json: options.Json = False) -> None:
 
     A table of layers is fit if each layer is known as well as was asked for.
     """
+    from dshrink.cli.payloads.layers import LayersSummary
+    from dshrink.cli.payloads.tables import TableSummary
     from latency_tables.io import load_table
     from latency_tables.layers.io import is_layer_table, load_layer_table
 
     if is_layer_table(folder):
         layers = load_layer_table(folder)
-        facts = {key: value for key, value in layer_table_data(layers).items() if key != "rows"}
-        show_result(facts, layer_summary(layers), as_json=json)
+        show_result(LayersSummary.of(layers), layer_summary(layers), as_json=json)
         if layers.within_target < len(layers.rows):
             raise typer.Exit(1)
         return
     table = load_table(folder)
-    data = {key: value for key, value in table_data(table).items() if key != "rows"}
-    show_result(data, summary_lines(table), as_json=json)
+    show_result(TableSummary.of(table), summary_lines(table), as_json=json)
     if not table.fit_for_search:
         raise typer.Exit(1)
 
@@ -104,7 +101,7 @@ def predict(
     if layers:
         if keep or padding:
             raise DshrinkError(
-                "--keep and --padding are of a network's table, --layer of a layers'"
+                "--keep and --padding are for the table of a network, --layer for one of layers"
             )
         _predict_layers(folder, layers, json)
         return
@@ -112,18 +109,9 @@ def predict(
         raise DshrinkError(
             "give --keep MASK for the table of a network, or --layer TEXT for one of layers"
         )
-    from dshrink.search.binding import bind_to_table
-    from dshrink.search.plan import parse_plan
-    from latency_tables.io import load_table
-    from latency_tables.predictor import predict as predict_latency
+    from dshrink.operations.tables import predict_latency
 
-    table, mask = load_table(folder), keep
-    is_file = keep.endswith(".json") or Path(keep).is_file()
-    if is_file or ":" in keep:
-        plan = bind_to_table(parse_plan(keep), table)
-        # A file says the padding that its network has; a bare mask takes the table's usual one.
-        mask, padding = plan.mask, padding or (plan.padding if is_file else None)
-    prediction = predict_latency(table, mask, padding)
+    prediction = predict_latency(folder, keep, padding)
     interval = ""
     if prediction.low_ms is not None:
         interval = f" (95 %: {prediction.low_ms:.3f} to {prediction.high_ms:.3f})"
@@ -145,13 +133,15 @@ def _percent(text: str) -> float:
 
 
 def _predict_layers(folder: Path, texts: Sequence[str], json: bool) -> None:
+    from dshrink.cli.payloads.layers import LayerPredictions, NamedPrediction
     from latency_tables.layers.io import load_layer_table
-    from latency_tables.layers.prediction import predict_layer
+    from latency_tables.layers.prediction import predict_layers
     from latency_tables.layers.texts import parse_layer
 
     table = load_layer_table(folder)
-    found = [predict_layer(table, parse_layer(text)) for text in texts]
-    show_result(prediction_data(found), prediction_lines(found), as_json=json)
+    found = predict_layers(table, [parse_layer(text) for text in texts])
+    data = LayerPredictions(predictions=tuple(map(NamedPrediction.of, found)))
+    show_result(data, prediction_lines(found), as_json=json)
 
 
 @app.command()
@@ -175,10 +165,9 @@ def compare(
 
     Exit with status 0 whatever the difference, unless --fail-above says which one is too large.
     """
-    from latency_tables.compare import compare as compare_tables
-    from latency_tables.io import load_table
+    from dshrink.operations.tables import compare_tables
 
-    result = compare_tables(load_table(a), load_table(b))
+    result = compare_tables(a, b)
     if json:
         print_json(result)
     else:

@@ -36,31 +36,31 @@ class CertifiedExport:
     """What was merged, and how it was proven; ``agreement`` is None without images.
 
     ``activations`` says what the proof does not: whether the weights were trained for the merge.
-    ``onnx_difference`` is that of the file in ONNX Runtime from torch, relative; ``merge_s`` the
-    time of the merge alone.
+    ``onnx_difference`` is that of the file in ONNX Runtime from torch, relative, None where no file
+    was asked for; ``merge_s`` the time of the merge alone.
     """
 
     merged: MergedNetwork
     certificate: Certificate
     agreement: Agreement | None
     activations: ChangedActivations
-    onnx_difference: float
+    onnx_difference: float | None
     merge_s: float
 
 
 def export_merged(
     network: Network,
     changes: Rewriting,
-    file: Path,
+    file: Path | None,
     *,
     padding: str,
-    certificate_file: Path,
+    certificate_file: Path | None,
     origin: WeightsOrigin,
     batch: int = 1,
     images: ValidationImages | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> CertifiedExport:
-    """Merge ``network`` as ``changes`` say and write it to ``file`` and its certificate.
+    """Merge ``network`` as ``changes`` say and write it to ``file``, and its certificate, if asked.
 
     The top-1 agreement is checked on ``images``, if given: with the unmerged network, and with the
     original unless its weights are, by their ``origin``, those of the network without activations.
@@ -89,11 +89,14 @@ def export_merged(
     activations = changed_activations(changes, origin, agreement)
     document["activations"] = asdict(activations)
     metadata["trained"] = activations.trained
-    if source := source_of(network.module):
-        difference = export_edited(merged, source, file, metadata=metadata)
-    else:
-        difference = export_onnx(merged.network, file, batch=batch, metadata=metadata)
-    write_atomically(certificate_file, json.dumps(document, indent=2) + "\n")
+    difference = None
+    if file is not None:
+        if source := source_of(network.module):
+            difference = export_edited(merged, source, file, metadata=metadata)
+        else:
+            difference = export_onnx(merged.network, file, batch=batch, metadata=metadata)
+    if certificate_file is not None:
+        write_atomically(certificate_file, json.dumps(document, indent=2) + "\n")
     return CertifiedExport(
         merged=merged,
         certificate=certificate,

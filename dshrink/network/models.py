@@ -1,4 +1,8 @@
-"""A network, traced and lowered: the one way in which networks come in."""
+"""A network, traced and lowered: the one way in which networks come in.
+
+By a ``ModelChoice``, which says in words what to make, or as a module that is there already. What
+is kept is a copy in eval mode and float32: the module of the caller is not touched.
+"""
 
 from __future__ import annotations
 
@@ -19,23 +23,41 @@ from dshrink.network.chain import Chain, make_chain
 from dshrink.network.lowering import LoweredNetwork, lower
 from dshrink.network.onnx_files.reader import read_onnx
 from dshrink.network.onnx_files.source import open_onnx
-from dshrink.network.references import NAMED_WEIGHTS, Known, ModelChoice, Source
+from dshrink.network.references import (
+    IN_MEMORY,
+    NAMED_WEIGHTS,
+    USUAL_CHANNELS,
+    USUAL_SIDE,
+    Known,
+    ModelChoice,
+    Size,
+    Source,
+)
 from dshrink.network.sources import check_options, create, folders_of
 from dshrink.network.tracing import trace
 from dshrink.network.user_code import importing_from, user_code_error
-from dshrink.network.weights.metadata import known_of_weights
+from dshrink.network.weights.metadata import WeightsAbout, about_weights, known_of_weights
 from dshrink.network.weights.state_dicts import load_state, load_weights
 from dshrink.progress import Notice, no_notice
 from latency_tables.opspec import OpSpec, OpSpecError
 
+#: ``Network.weights`` of a module that came with its own.
+OWN = "own"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """A network with its graph. ``module`` holds the weights, ``lowered`` the structure."""
+    """A network with its graph. ``module`` holds the weights, ``lowered`` the structure.
+
+    ``weights`` says where they are from: "initial", "pretrained", "random", a file, or "own" where
+    a module came with them. ``trained`` is what such a file of ours says of itself, None otherwise.
+    """
 
     name: str
     module: fx.GraphModule
     lowered: LoweredNetwork
+    weights: str = "initial"
+    trained: WeightsAbout | None = None
 
     @property
     def spec(self) -> OpSpec:
@@ -57,7 +79,7 @@ class Network:
 
 
 def load_network(
-    name: str,
+    model: str | Path | nn.Module,
     *,
     resolution: int | tuple[int, int] | None = None,
     weights: str | Path = "initial",
@@ -65,17 +87,48 @@ def load_network(
     classes: int | None = None,
     in_channels: int | None = None,
     model_args: Sequence[str] = (),
-    ema: bool = False,
+    weights_ema: bool = False,
+    name: str | None = None,
 ) -> Network:
-    """``load`` of the network called ``name``, at 224x224 with 3 input channels unless said."""
+    """The network ``model``, traced for images of ``in_channels`` x height x width.
+
+    ``model`` is what the commands take (a timm name, torchvision:NAME, hf:NAME, FILE.py:FACTORY,
+    package.module:FACTORY, FILE.onnx) or an ``nn.Module``, of which a copy in eval mode and float32
+    is kept. ``resolution`` is in pixels, (height, width) or one number for both. Where nothing is
+    said both are ImageNet's (3 x 224 x 224), or an ONNX file's own. ``weights``: "initial",
+    "pretrained" (downloads), "random" or a file, from which ``weights_ema`` takes the moving
+    average; ``seed`` draws what is initial or random. ``model_args`` are texts KEY=VALUE for the
+    factory.
+
+    A module has its weights, and is called "in-memory:NAME" by tables and plans: ``name``, by
+    default its class. What is done with it in this session works as with any other network; a
+    command, which has only that name, cannot load it. Raises NetworkError, UserCodeError.
+    """
+    if isinstance(resolution, int):
+        resolution = (resolution, resolution)
+    if isinstance(model, nn.Module):
+        asked = {"weights": weights != "initial", "classes": classes is not None}
+        asked |= {"model_args": bool(model_args), "weights_ema": weights_ema}
+        if refused := [option for option, is_asked in asked.items() if is_asked]:
+            raise NetworkError(
+                f"{type(model).__name__}: a module comes as it is: leave out {', '.join(refused)}"
+            )
+        return _of_module(
+            model,
+            type(model).__name__ if name is None else name,
+            Size.of(*(resolution or (USUAL_SIDE, USUAL_SIDE))),
+            USUAL_CHANNELS if in_channels is None else in_channels,
+        )
+    if name is not None:
+        raise NetworkError(f"{model}: name is for a module: this network has a name")
     choice = ModelChoice(
-        model=name,
+        model=str(model),
         model_args=tuple(model_args),
-        resolution=(resolution, resolution) if isinstance(resolution, int) else resolution,
+        resolution=resolution,
         in_channels=in_channels,
         classes=classes,
         weights=str(weights),
-        weights_ema=ema,
+        weights_ema=weights_ema,
         seed=seed,
     )
     return load(choice)
@@ -93,7 +146,9 @@ def load(choice: ModelChoice, notice: Notice = no_notice) -> Network:
     check_options(choice)
     if choice.reference.source is Source.ONNX:
         return _of_onnx_file(choice)
+    trained = None
     if choice.weights not in NAMED_WEIGHTS:
+        trained = about_weights(Path(choice.weights))
         choice = choice.knowing(known_of_weights(Path(choice.weights), choice))
     with importing_from(folders_of(choice)):
         torch.manual_seed(choice.seed)
@@ -102,12 +157,34 @@ def load(choice: ModelChoice, notice: Notice = no_notice) -> Network:
         module = module.float().eval()
         shape = (choice.channels, *choice.size)
         if choice.reference.source is Source.FACTORY:
-            _try(module, choice, shape)
+            _try(module, choice.name, shape)
         if choice.weights == "random":
             randomise(module, shape, seed=choice.seed)
         elif choice.weights not in NAMED_WEIGHTS:
             load_weights(module, choice, notice)
-        return _traced(module, choice, shape)
+        is_own = choice.reference.source is Source.FACTORY
+        found = _traced(module, choice.name, shape, is_own=is_own)
+    return replace(found, weights=choice.weights, trained=trained)
+
+
+def _of_module(module: nn.Module, name: str, size: Size, channels: int) -> Network:
+    """The network of a copy of ``module``."""
+    module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
+    if channels < 1:
+        raise NetworkError(f"{IN_MEMORY}{name}: in_channels counts from 1, got {channels}")
+    if name.strip() != name or not name or "=" in name or any(map(str.isspace, name)):
+        raise NetworkError(f"name {name!r}: give a word without spaces and =, such as MyNet")
+    try:
+        module = copy.deepcopy(module)
+    except Exception as error:
+        raise NetworkError(
+            f"{IN_MEMORY}{name}: the module cannot be copied ({first_line(error)[:160]}): give one "
+            "that copy.deepcopy takes"
+        ) from error
+    module = module.cpu().float().eval()
+    shape, name = (channels, *size), f"{IN_MEMORY}{name}"
+    _try(module, name, shape)
+    return replace(_traced(module, name, shape, is_own=True), weights=OWN)
 
 
 def _of_onnx_file(choice: ModelChoice) -> Network:
@@ -115,13 +192,13 @@ def _of_onnx_file(choice: ModelChoice) -> Network:
     source = open_onnx(Path(choice.reference.place).expanduser())
     known = Known(whose=choice.name, resolution=source.size, in_channels=source.channels)
     module = read_onnx(source, choice.knowing(known).size)
-    return Network(name=choice.name, module=module, lowered=lower(module))
+    return Network(name=choice.name, module=module, lowered=lower(module), weights=OWN)
 
 
-def _try(module: nn.Module, choice: ModelChoice, shape: tuple[int, int, int]) -> None:
+def _try(module: nn.Module, name: str, shape: tuple[int, int, int]) -> None:
     """Run a network of one's own once: its mistakes are clearer there than when it is traced."""
     image = torch.zeros(1, *shape)
-    what = f"{choice.name}: on an image of 1x{'x'.join(map(str, shape))} its forward raises"
+    what = f"{name}: on an image of 1x{'x'.join(map(str, shape))} its forward raises"
     try:
         with torch.no_grad():  # what the module keeps of this run must be good for training
             module(image)
@@ -131,14 +208,14 @@ def _try(module: nn.Module, choice: ModelChoice, shape: tuple[int, int, int]) ->
         wants = re.search(r"to have (\d+) channels, but got (\d+) channels", str(error))
         of_shapes = isinstance(error, RuntimeError | ValueError | AssertionError)
         hint = "; is it for another --resolution or --in-channels?" if of_shapes else ""
-        if wants and int(wants[2]) == choice.channels:
+        if wants and int(wants[2]) == shape[0]:
             hint = f"; give --in-channels {wants[1]}"
         raise user_code_error(error, what, hint) from error
 
 
-def _traced(module: nn.Module, choice: ModelChoice, shape: tuple[int, int, int]) -> Network:
-    name = choice.name
-    what = f"{name}: torch.fx cannot trace it at {choice.size.height}x{choice.size.width}"
+def _traced(module: nn.Module, name: str, shape: tuple[int, int, int], *, is_own: bool) -> Network:
+    """``is_own``: what fails in its code is the user's to see."""
+    what = f"{name}: torch.fx cannot trace it at {shape[1]}x{shape[2]}"
     advice = "; control flow may depend on sizes, not on the batch size or on values of the image"
     try:
         traced = trace(module, shape)
@@ -146,7 +223,7 @@ def _traced(module: nn.Module, choice: ModelChoice, shape: tuple[int, int, int])
     except (NetworkError, OpSpecError) as error:
         raise NetworkError(f"{name}: {error}") from error
     except Exception as error:  # torch.fx raises whatever the forward pass raises
-        if choice.reference.source is Source.FACTORY:
+        if is_own:
             raise user_code_error(error, what, advice) from error
         reason = first_line(error)
         raise NetworkError(f"{what}: {reason[:200]}{advice}") from error
@@ -174,7 +251,7 @@ def with_state(network: Network, state: Mapping[str, torch.Tensor]) -> Network:
     """
     module = copy.deepcopy(network.module)
     load_state(module, state, "a trained copy", network.name)
-    return replace(network, module=module)
+    return replace(network, module=module, weights=OWN)
 
 
 def randomise(module: nn.Module, input_shape: tuple[int, int, int], *, seed: int = 0) -> None:

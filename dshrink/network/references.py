@@ -19,12 +19,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dshrink.errors import NetworkError
+from latency_tables.wording import counted
 
 #: What ``weights`` may be besides files.
 NAMED_WEIGHTS = ("initial", "pretrained", "random")
 FORMS = (
     "a timm name, torchvision:NAME, hf:NAME, FILE.py:FACTORY, package.module:FACTORY or FILE.onnx"
 )
+#: How the names of networks begin that were given as modules; none of a Python package does.
+IN_MEMORY = "in-memory:"
 #: What networks are loaded with where nothing is said: ImageNet's usual.
 USUAL_SIDE, USUAL_CHANNELS = 224, 3
 LEAST_SIDE = 8
@@ -66,6 +69,8 @@ class Source(Enum):
     HF = "hf"
     FACTORY = "factory"
     ONNX = "onnx"
+    #: A module that a Python session holds; nobody can load it by its name.
+    MEMORY = "in-memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +87,7 @@ class Reference:
         if text.lower().endswith(".onnx"):
             return cls(Source.ONNX, text)
         place, colon, factory = text.rpartition(":")
-        if place in ("timm", "torchvision") or text.startswith("hf:"):
+        if place in ("timm", "torchvision") or text.startswith(("hf:", IN_MEMORY)):
             library, _, name = text.partition(":")
             return cls(Source(library), name)
         if text.endswith(".py") or (colon and place.endswith(".py") and not factory):
@@ -228,7 +233,7 @@ class ModelChoice:
                 theirs = (
                     "x".join(map(str, known))
                     if field == "resolution"
-                    else f"{known} {_NOUN[field]}"
+                    else counted(known, *_NOUN[field])
                 )
                 raise NetworkError(
                     f"{option} {given}: {source.whose} is for {theirs}; leave {option} out"
@@ -250,7 +255,7 @@ class ModelChoice:
         return [self.model, *(word for one in self.model_args for word in ("--model-arg", one))]
 
 
-_NOUN = {"in_channels": "input channel(s)", "classes": "classes"}
+_NOUN = {"in_channels": ("input channel",), "classes": ("class", "classes")}
 
 
 @lru_cache(maxsize=256)

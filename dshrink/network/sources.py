@@ -55,6 +55,11 @@ def folders_of(choice: ModelChoice) -> tuple[Path, ...]:
 def check_options(choice: ModelChoice) -> None:
     """Raise NetworkError for what is asked of a network that its kind has no answer to."""
     name, at = choice.name, choice.reference
+    if at.source is Source.MEMORY:
+        raise NetworkError(
+            f"{name}: was a module of a Python session, which has no name to load it by: give the "
+            "module itself to dshrink.load_network there, or FILE.py:FACTORY"
+        )
     if choice.weights == PRETRAINED and choice.classes is not None:
         raise NetworkError(
             f"{name}: pre-trained weights classify what they were trained on, not "

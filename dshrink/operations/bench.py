@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dshrink.errors import DshrinkError, PlotError
+from dshrink.network.models import Network
 from dshrink.network.references import ModelChoice
 from dshrink.operations.bench_inputs import BenchInputs
 from dshrink.operations.bench_networks import BenchNetwork
@@ -19,27 +20,26 @@ from dshrink.operations.bench_records import save_records
 from dshrink.operations.bench_run import BenchmarkRun, measure_run
 from dshrink.operations.bench_sweep import sweep_batches
 from dshrink.operations.bench_tables import require_tables_of, require_tables_under
+from dshrink.operations.given import AnyPlan, AnyTable, opened_plan, opened_table, table_words
 from dshrink.plots import batches_figure, save_figure
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.results import BenchmarkResult, save_results
-from dshrink.search.plan import parse_plan
-from latency_tables.io import load_table
 from latency_tables.schema import Conditions
 from latency_tables.table import LatencyTable
 from profiler.scheduling.serial import Scheduler
-from profiler.target import Target, batch_on, measuring_on
+from profiler.target import HERE, Target, batch_on, measuring_on
 
 #: What is written beside the CSV.
 _BESIDE = (".jsonl", ".md", ".png", ".svg")
 
 
 def bench_networks(
-    networks: Sequence[str],
-    plans: Sequence[str],
-    tables: Sequence[Path],
-    out_file: Path,
-    target: Target,
+    networks: Sequence[str | Network],
+    out_file: Path | str,
+    target: Target = HERE,
     *,
+    plans: Sequence[AnyPlan] = (),
+    tables: Sequence[AnyTable] = (),
     batches: Sequence[int] | None = None,
     sweep: bool = False,
     tables_must_fit: bool = True,
@@ -49,15 +49,19 @@ def bench_networks(
     on_progress: OnProgress = no_progress,
     notice: Notice = no_notice,
 ) -> list[BenchmarkResult]:
-    """Measure networks by name or ONNX file, and by name under each plan; write the results.
+    """Measure networks, and under each plan those that are no merged file; write the results.
 
+    A network is in hand, a name as the commands take it, or a file; the first is what the others
+    are compared with. The rows of ``out_file`` are returned; its journal, samples and a table for
+    readers are written beside it. Where ``tables`` know a network, their predictions are given.
     ``batches`` are measured one after the other, by default the target's alone; ``sweep`` doubles
     the batch from 1 until throughput saturates. ``choice`` says what is asked of each network by
     name, whatever its own name is. ``notice`` reports what a table cannot predict, and merged files
     whose weights were not trained for it. The same call resumes an interrupted run. Raises
-    DshrinkError, before anything is measured, for a table of other networks or conditions, unless
-    ``tables_must_fit`` is False: then it is only reported.
+    ProfilerError, DevicesError and DshrinkError; the last before anything is measured for a table
+    of other networks or conditions, unless ``tables_must_fit`` is False: then it is reported.
     """
+    out_file = Path(out_file)
     if sweep and batches:
         raise DshrinkError("--sweep chooses the batch sizes itself: leave --batch out, or --sweep")
     if out_file.suffix in _BESIDE:
@@ -65,10 +69,10 @@ def bench_networks(
             f"--out {out_file}: a file of this name is written beside the CSV: name it "
             f"{out_file.with_suffix('.csv').name}"
         )
-    loaded = {path: load_table(path) for path in tables}
+    loaded = {table_words(table): opened_table(table) for table in tables}
     inputs = BenchInputs(
-        names=networks,
-        plans=[parse_plan(plan) for plan in plans],
+        networks=networks,
+        plans=[opened_plan(plan) for plan in plans],
         tables=loaded,
         choice=choice,
         padding=padding,

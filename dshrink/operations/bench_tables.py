@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from dshrink.network.references import same_model
 from dshrink.operations.bench_networks import BenchmarkError, BenchNetwork
@@ -23,23 +22,21 @@ def is_table_of(table: LatencyTable, network: BenchNetwork) -> bool:
     return same and table.resolution == network.resolution
 
 
-def require_tables_of(
-    tables: Mapping[Path, LatencyTable], networks: Sequence[BenchNetwork]
-) -> None:
-    """Raise BenchmarkError for a table, by its folder, of none of the networks."""
-    for folder, table in tables.items():
+def require_tables_of(tables: Mapping[str, LatencyTable], networks: Sequence[BenchNetwork]) -> None:
+    """Raise BenchmarkError for a table, by what it is called, of none of the networks."""
+    for name, table in tables.items():
         if any(is_table_of(table, network) for network in networks):
             continue
         there = {_at(network.facts.model, network.resolution) for network in networks}
         raise BenchmarkError(
-            f"--table {folder}: it is of {_at(table.model, table.resolution)}, which is not among "
+            f"the table {name} is of {_at(table.model, table.resolution)}, which is not among "
             f"the networks to measure ({', '.join(sorted(there))}): give the table of one of them, "
             f"{LEAVE_OUT}"
         )
 
 
 def require_tables_under(
-    tables: Mapping[Path, LatencyTable],
+    tables: Mapping[str, LatencyTable],
     conditions: Conditions,
     batches: Sequence[int] | None,
 ) -> None:
@@ -47,13 +44,13 @@ def require_tables_under(
 
     ``batches`` are all batch sizes of it, None for a sweep, whose last one nobody knows.
     """
-    for folder, table in tables.items():
+    for name, table in tables.items():
         theirs = table.conditions
         known = batches is None or theirs.batch in batches
         now = replace(conditions, batch=theirs.batch) if known else conditions
         if found := theirs.differences(now):
             raise BenchmarkError(
-                f"--table {folder}: it was measured under other conditions than are asked for "
+                f"the table {name} was measured under other conditions than are asked for "
                 f"({'; '.join(found)}): ask for the table's, {LEAVE_OUT}"
             )
 

@@ -11,11 +11,12 @@ from dshrink.errors import DshrinkError
 from dshrink.network.mask_changes import rewriting
 from dshrink.network.references import NAMED_WEIGHTS, ModelChoice
 from dshrink.network.weights.metadata import about_weights
+from dshrink.operations.given import AnyPlan, opened_plan, plan_words
 from dshrink.operations.known import known_of_plan, known_size
 from dshrink.operations.merged_weights import about_merged, open_merged, require_same_plan
 from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
-from dshrink.search.plan import parse_plan, save_plan
+from dshrink.search.plan import save_plan
 from dshrink.train.finetune import PADDING, finetune
 from dshrink.train.image_sets import open_images
 from dshrink.train.opening import check_classes, feed_of, load_for, open_both, require_trainable
@@ -43,9 +44,9 @@ class FinetuneResult:
 
 def finetune_by_plan(
     choice: ModelChoice,
-    plan: str,
-    data: str,
-    folder: Path,
+    plan: AnyPlan,
+    data: str | Path,
+    folder: Path | str,
     settings: Training,
     *,
     teacher: str | None = None,
@@ -54,14 +55,16 @@ def finetune_by_plan(
     on_progress: OnProgress = no_progress,
     notice: Notice = no_notice,
 ) -> FinetuneResult | None:
-    """Fine-tune a network without the activations that the plan removes.
+    """Fine-tune a network without the activations that the plan removes, so that it merges exactly.
 
-    Weights of a merged network (``refit``) are trained in that form, with the free activation or
-    without it as they were fitted; others with it, unless said. ``folder`` takes weights, plan and
+    ``data`` is a folder with train/CLASS/ and val/CLASS/, or a data set of timm's. Weights of a
+    merged network (``refit_by_plan``) are trained in that form, with the free activation or without
+    it as they were fitted; others with it, unless said. ``folder`` takes weights, plan and
     checkpoints. The same call resumes an interrupted run. None in all processes but the first.
     Raises DshrinkError for an untrained teacher or one without distillation, and as
     ``train.finetune``.
     """
+    data, folder = str(data), Path(folder)
     if teacher is not None or settings.distillation or settings.block_distillation:
         _check_teacher(choice.weights, teacher, settings)
     require_trainable(choice)
@@ -77,10 +80,11 @@ def finetune_by_plan(
         merged, padding = known.weights, known.weights.padding
         images = open_images(data, network.spec.input_shape[0])
         check_classes(images, network, choice.weights)
-        choice = choice.knowing(known_of_plan(bound, plan), known_size(choice.weights))
+        choice = choice.knowing(known_of_plan(bound, plan_words(plan)), known_size(choice.weights))
     else:
-        wanted, merged, padding = parse_plan(plan), None, PADDING
-        choice = replace(choice, seed=settings.seed).knowing(known_of_plan(wanted, plan))
+        wanted, merged, padding = opened_plan(plan), None, PADDING
+        of_plan = known_of_plan(wanted, plan_words(plan))
+        choice = replace(choice, seed=settings.seed).knowing(of_plan)
         images, network = open_both(data, choice, notice)
         bound = bind_to_network(wanted, network)
         changes = rewriting(

@@ -15,7 +15,7 @@ from profiler.scheduling.dask_connection import connect
 
 def measure_importance(
     settings: ImportanceSettings,
-    file: Path,
+    file: Path | str,
     *,
     shard: Shard | None = None,
     scheduler: str | None = None,
@@ -23,15 +23,17 @@ def measure_importance(
     on_progress: OnProgress = no_progress,
     notice: Notice = no_notice,
 ) -> ImportanceResult:
-    """Evaluate all networks, or those of a shard; without a shard, write the table to ``file``.
+    """Measure what removed activations cost in accuracy, span by span, for ``search_dp``.
 
-    The workers of the Dask cluster at ``scheduler`` evaluate, this process where there is none. The
-    same call resumes an interrupted run. Raises as ``ImportanceRun.run``.
+    All networks are evaluated, or those of a ``shard``; without one the table, I(i, j, a, b) of Kim
+    et al. (ICML 2023), goes to ``file``. The workers of the Dask cluster at ``scheduler`` evaluate,
+    this process where there is none. The same call resumes an interrupted run. Raises as
+    ``ImportanceRun.run``.
     """
     require_whole(settings.choice.weights, "an importance")
     run = ImportanceRun(
         settings=settings,
-        out=file,
+        out=Path(file),
         shard=shard,
         connect=partial(connect, scheduler) if scheduler else None,
         retry_failed=retry_failed,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dshrink.errors import DshrinkError
-from dshrink.network.references import NAMED_WEIGHTS, Known, ModelChoice, same_model
+from dshrink.network.references import NAMED_WEIGHTS, Known, same_model
 from dshrink.network.weights.metadata import about_weights
 from dshrink.search.plan import Plan
 from latency_tables.table import LatencyTable
@@ -34,12 +34,12 @@ def known_of_plans(plans: Sequence[Plan]) -> Known:
     return Known(whose="the plan", **found)
 
 
-def known_of_table(table: LatencyTable, folder: Path | None, choice: ModelChoice) -> Known | None:
-    """None where the table is of another network: then binding to it says so."""
-    if not same_model(table.model, choice.name):
+def known_of_table(table: LatencyTable, whose: str, name: str) -> Known | None:
+    """None where the table is of another network than ``name``: then binding to it says so."""
+    if not same_model(table.model, name):
         return None
     return Known(
-        whose=f"the table {folder}",
+        whose=whose,
         resolution=table.resolution,
         in_channels=table.in_channels,
     )

@@ -29,9 +29,9 @@ class MaskRequest:
     choice: ModelChoice
     data: str
     goal: Goal
-    file: Path
+    file: Path | str
     training: Training
-    table: Path | None = None
+    table: Path | str | None = None
     decay: float | None = None
     limit: float | None = None
     allow_unfit: bool = False
@@ -49,7 +49,8 @@ class MaskRequest:
 
     def _next_to(self, ending: str) -> Path:
         """A path of the plan's own: a dot in its name, as of 1.4, is no suffix."""
-        return self.file.with_name(self.file.name.removesuffix(".json") + ending)
+        file = Path(self.file)
+        return file.with_name(file.name.removesuffix(".json") + ending)
 
 
 def mask_defaults(recipe: str | None) -> tuple[Training, float | None, float | None]:
@@ -68,13 +69,14 @@ def search_mask(
     The same request resumes an interrupted search. None in all processes but the first. Raises
     DshrinkError.
     """
-    if request.file.is_dir():
+    if Path(request.file).is_dir():
         raise DshrinkError(f"{request.file} is a folder: give --out a file for the plan")
     table = load_table(request.table) if request.table else None
     settings = request.training
     choice = replace(request.choice, seed=settings.seed)
     if table is not None:
-        choice = choice.knowing(known_of_table(table, request.table, choice))
+        whose = f"the table {request.table}"
+        choice = choice.knowing(known_of_table(table, whose, choice.name))
     require_trainable(choice)
     images, network = open_both(request.data, choice, notice)
     found = search_masks(

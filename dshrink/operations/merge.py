@@ -1,4 +1,7 @@
-"""Merge the blocks or spans of a plan with real weights, verify, and export to ONNX."""
+"""Merge the blocks or spans of a plan with real weights, verify, and export to ONNX.
+
+The merged network is given back as a module as well; a file is written where one is asked for.
+"""
 
 from __future__ import annotations
 
@@ -18,23 +21,25 @@ from dshrink.merge.export import (
 )
 from dshrink.merge.merged_network import network_of
 from dshrink.merge.merged_weights import merged_module
+from dshrink.merge.verify import Certificate
 from dshrink.network.mask_changes import rewriting
-from dshrink.network.models import Network, load
+from dshrink.network.models import Network
 from dshrink.network.precision import exact_float32
-from dshrink.network.references import NAMED_WEIGHTS, ModelChoice
 from dshrink.network.torch_device import best_device
-from dshrink.network.weights.metadata import WeightsAbout, about_weights
-from dshrink.operations.known import known_of_plan, known_size
+from dshrink.network.weights.metadata import WeightsAbout
+from dshrink.operations.given import AnyPlan, opened_plan, plan_words
+from dshrink.operations.known import known_of_plan
 from dshrink.operations.merged_weights import (
     MergedChoice,
     about_merged,
     open_merged,
     require_same_plan,
 )
+from dshrink.operations.opening import AnyNetwork, chosen, opened, size_of_weights
 from dshrink.operations.weights_origin import origin_of
 from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.progress import Notice, no_notice
-from dshrink.search.plan import Plan, parse_plan
+from dshrink.search.plan import Plan
 from dshrink.train.feed import Feed
 from dshrink.train.opening import open_to_validate
 from dshrink.train.tuning import evaluate
@@ -51,10 +56,11 @@ class MergeResult:
     other form and no ``certificate``, nor anything to say of ``activations``: whether the weights
     were trained without those that are removed. ``accuracy_percent`` is the top-1 accuracy of what
     was written. ``unreadable`` maps images that could not be read to the reasons.
-    ``onnx_difference`` is that of the file from torch, relative.
+    ``onnx_difference`` is that of the file from torch, relative. It and ``file`` are None where
+    none was asked for.
     """
 
-    file: str
+    file: str | None
     certificate: str | None
     certificate_line: str
     segments: str
@@ -64,7 +70,7 @@ class MergeResult:
     blocks_merged: int
     spans_merged: int
     merge_s: float | None
-    onnx_difference: float
+    onnx_difference: float | None
     activations: ChangedActivations | None
     agreement: Agreement | None
     accuracy_percent: float | None
@@ -73,74 +79,96 @@ class MergeResult:
     cost: Mapping[str, tuple[int, int]]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Merged:
+    """A merged network: ``network.module`` computes it, in eval mode and float32.
+
+    ``plan`` names what was merged as this network does. ``certificate`` says how far the merged
+    network is from the unmerged one; None where its weights were fitted or trained as merged ones.
+    """
+
+    network: Network
+    plan: Plan
+    certificate: Certificate | None
+    result: MergeResult
+
+
 def merge_by_plan(
-    choice: ModelChoice,
-    plan: str,
-    file: Path,
+    network: AnyNetwork,
+    plan: AnyPlan,
+    file: Path | str | None = None,
     *,
-    data: str | None = None,
+    data: str | Path | None = None,
     loaders: int = 0,
     unreadable: Unreadable = Unreadable.SKIP,
     padding: str | None = None,
     free_activation: bool | None = None,
     batch: int = 1,
     notice: Notice = no_notice,
-) -> MergeResult:
-    """Merge, certify, export; the certificate is written next to the file.
+) -> Merged:
+    """Merge, certify, and export to ONNX where ``file`` is given, the certificate next to it.
 
-    With ``data`` the top-1 agreement is checked on its validation images, or on all images of a
-    folder without classes. Weights that were not trained without the activations that the plan
-    removes are merged all the same: the result and the certificate say so. Raises DshrinkError
-    where plan, weights and options do not go together, and as ``export_merged``.
+    ``padding`` is how merged convolutions treat the border: "bias_map", "repad" or "interior"
+    (None: as the plan says). With ``free_activation`` a ReLU6 follows merged blocks (None: as
+    fine-tuned weights say, else it does). ``batch`` is the file's. With ``data``, a folder of
+    images, the top-1 agreement is checked on its validation images, or on all of one without
+    classes. Weights that were not trained without the activations that the plan removes are merged
+    all the same: the result and the certificate say so. Weights of a merged network
+    (``refit_by_plan``) need no merge: a choice names them, and the plan. The module of ``network``
+    is not changed. Raises DshrinkError where plan, weights and options do not go together, and as
+    ``export_merged``.
     """
-    if about := about_merged(choice):
-        known = open_merged(choice, plan, about, notice)
+    file = None if file is None else Path(file)
+    data = None if data is None else str(data)
+    if not isinstance(network, Network) and (about := about_merged(chosen(network))):
+        choice = chosen(network)
+        known = open_merged(choice, opened_plan(plan), about, notice)
         require_same_plan(
             known.plan, about, choice.weights, padding=padding, free_activation=free_activation
         )
         return _write_merged(
             known,
             file,
-            plan=plan,
+            plan=plan_words(plan),
             data=data,
             loaders=loaders,
             unreadable=unreadable,
             batch=batch,
             notice=notice,
         )
-    wanted = parse_plan(plan)
-    weights = choice.weights
-    trained = about_weights(Path(weights)) if weights not in NAMED_WEIGHTS else None
-    network = load(choice.knowing(known_of_plan(wanted, plan), known_size(weights)), notice)
-    require_same_when_written(network)
-    bound = bind_to_network(wanted, network)
+    wanted = opened_plan(plan)
+    of_plan = known_of_plan(wanted, plan_words(plan))
+    source = opened(network, of_plan, size_of_weights(network), notice=notice)
+    weights, trained = source.weights, source.trained
+    require_same_when_written(source)
+    bound = bind_to_network(wanted, source)
     if free_activation is None:
         free_activation = trained.free_activation if trained and trained.padding else True
     form = _padding(bound, padding, free_activation, trained, weights)
     feed = None
     if data is not None:
         feed = open_to_validate(
-            data, network, weights=weights, loaders=loaders, unreadable=unreadable
+            data, source, weights=weights, loaders=loaders, unreadable=unreadable
         )
-    certificate_file = file.with_name(f"{file.name}.certificate.json")
+    certificate_file = file.with_name(f"{file.name}.certificate.json") if file else None
     done = export_merged(
-        network,
-        rewriting(network, bound.mask, segments=bound.segments, free_activation=free_activation),
+        source,
+        rewriting(source, bound.mask, segments=bound.segments, free_activation=free_activation),
         file,
         padding=form,
         certificate_file=certificate_file,
-        origin=origin_of(choice, trained, plan, data),
+        origin=origin_of(source, network, plan_words(plan), data),
         batch=batch,
         images=feed,
-        about={"plan": bound.source or plan},
+        about={"plan": bound.source or plan_words(plan)},
     )
     if feed and feed.unreadable.line:
         notice(feed.unreadable.line)
     merged = len(done.merged.regions)
-    before, after = network.spec, done.merged.network.spec
-    return MergeResult(
-        file=str(file),
-        certificate=str(certificate_file),
+    before, after = source.spec, done.merged.network.spec
+    result = MergeResult(
+        file=_text(file),
+        certificate=_text(certificate_file),
         certificate_line=done.certificate.line,
         segments=bound.segments,
         keep_mask=bound.keep_mask,
@@ -157,6 +185,13 @@ def merge_by_plan(
         unreadable=dict(feed.unreadable.reasons) if feed else {},
         cost={name: (getattr(before, name), getattr(after, name)) for name in _COSTS},
     )
+    return Merged(
+        network=done.merged.network, plan=bound, certificate=done.certificate, result=result
+    )
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _padding(
@@ -179,7 +214,7 @@ def _padding(
 
 def _write_merged(
     known: MergedChoice,
-    file: Path,
+    file: Path | None,
     *,
     plan: str,
     data: str | None,
@@ -187,7 +222,7 @@ def _write_merged(
     unreadable: Unreadable,
     batch: int,
     notice: Notice,
-) -> MergeResult:
+) -> Merged:
     """Write weights that are those of the merged network already: there is nothing to prove."""
     source, whose = known.network, known.weights.where
     network = network_of(source, merged_module(source, known.changes, known.weights))
@@ -200,12 +235,12 @@ def _write_merged(
         feed = open_to_validate(data, source, weights=whose, loaders=loaders, unreadable=unreadable)
         accuracy, images = _accuracy(network, feed)
         about |= accuracy_metadata(accuracy, images, feed.digest)
-    difference = export_onnx(network, file, batch=batch, metadata=about)
+    difference = export_onnx(network, file, batch=batch, metadata=about) if file else None
     if feed and feed.unreadable.line:
         notice(feed.unreadable.line)
     merged, segments = len(known.changes.regions), known.plan.segments
-    return MergeResult(
-        file=str(file),
+    result = MergeResult(
+        file=_text(file),
         certificate=None,
         certificate_line=f"{whose} are weights of the merged network: nothing was left to merge",
         segments=segments,
@@ -223,6 +258,7 @@ def _write_merged(
         unreadable=dict(feed.unreadable.reasons) if feed else {},
         cost={name: (getattr(source.spec, name), getattr(network.spec, name)) for name in _COSTS},
     )
+    return Merged(network=network, plan=known.plan, certificate=None, result=result)
 
 
 def _accuracy(network: Network, feed: Feed) -> tuple[float, int]:

@@ -12,10 +12,11 @@ from dshrink.network.models import Network, load
 from dshrink.network.references import NAMED_WEIGHTS, ModelChoice, same_model
 from dshrink.network.weights.files import read_state
 from dshrink.network.weights.metadata import MERGED, WeightsAbout, about_weights
+from dshrink.operations.given import AnyPlan, opened_plan, plan_words
 from dshrink.operations.known import known_of_plan, known_size
 from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.progress import Notice, no_notice
-from dshrink.search.plan import Plan, parse_plan
+from dshrink.search.plan import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ def about_merged(choice: ModelChoice) -> WeightsAbout | None:
 
 
 def open_merged(
-    choice: ModelChoice, plan: str, about: WeightsAbout, notice: Notice = no_notice
+    choice: ModelChoice, plan: AnyPlan, about: WeightsAbout, notice: Notice = no_notice
 ) -> MergedChoice:
     """The weights of ``choice`` with the network that they are of, which ``plan`` must be for.
 
@@ -51,9 +52,9 @@ def open_merged(
         raise NetworkError(
             f"{file}: its weights are of {about.model}, the network is {choice.name}"
         )
-    wanted = parse_plan(plan)
+    wanted = opened_plan(plan)
     structure = replace(choice, weights="initial", weights_ema=False)
-    known = known_of_plan(wanted, plan), known_size(file), about.known(file, choice)
+    known = known_of_plan(wanted, plan_words(plan)), known_size(file), about.known(file, choice)
     network = load(structure.knowing(*known), notice)
     bound = bind_to_network(wanted, network)
     require_same_plan(bound, about, file)
@@ -74,7 +75,13 @@ def require_whole(weights: str, what: str) -> None:
 
     ``what`` is what cannot be done with them.
     """
-    about = about_weights(Path(weights)) if weights not in NAMED_WEIGHTS else None
+    check_whole(
+        about_weights(Path(weights)) if weights not in NAMED_WEIGHTS else None, weights, what
+    )
+
+
+def check_whole(about: WeightsAbout | None, weights: str, what: str) -> None:
+    """``require_whole`` by what the weights say ``about`` themselves."""
     if about and about.padding and about.form != MERGED:
         raise DshrinkError(
             f"{weights}: {what} wants the network with all of its activations, and these weights "

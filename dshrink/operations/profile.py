@@ -8,8 +8,8 @@ from pathlib import Path
 
 from dshrink.errors import DshrinkError
 from dshrink.merge.export import require_same_when_written
-from dshrink.network.models import Network, load
-from dshrink.network.references import ModelChoice
+from dshrink.network.models import Network
+from dshrink.operations.opening import AnyNetwork, opened
 from dshrink.pieces.advice import not_counted, require_batch, require_writable
 from dshrink.pieces.block_pieces import network_pieces
 from dshrink.pieces.operator_places import operator_places
@@ -20,11 +20,12 @@ from dshrink.version import __version__
 from latency_tables.io import save_table
 from latency_tables.pieces import NetworkPieces
 from latency_tables.span_masks import SpanChoice
+from latency_tables.wording import counted
 from profiler.planning.profile_plan import CHECK_NETWORKS
 from profiler.profile import Profile, ProfileRequest, profile
 from profiler.profile_schedule import TARGET_PERCENT
 from profiler.settings import settings_for
-from profiler.target import Target, measuring_on
+from profiler.target import HERE, Target, measuring_on
 from profiler.workloads import build_onnx
 
 SEGMENTS = ("blocks", "spans")
@@ -33,9 +34,9 @@ SPAN_MODE = "kim2023"
 
 
 def profile_network(
-    choice: ModelChoice,
-    folder: Path,
-    target: Target,
+    network: AnyNetwork,
+    folder: Path | str,
+    target: Target = HERE,
     *,
     segments: str = "blocks",
     span_mode: str | None = None,
@@ -48,26 +49,31 @@ def profile_network(
     on_progress: OnProgress = no_progress,
     notice: Notice = no_notice,
 ) -> Profile:
-    """Trace and measure a network; save the table in ``folder``.
+    """Trace and measure a network; save its table in ``folder``.
 
-    The same call resumes an interrupted run. Measuring ends when predictions should be off
-    by ``target_error`` per cent on average (0.7 if None), or after ``time_limit`` seconds;
+    ``segments`` is what is measured: "blocks", with ``dense`` also their same-FLOPs dense
+    counterparts, or "spans" (every run of convolutions that can become one), those of ``span_mode``
+    "kim2023" (where it is None) or "exact", none with a merged kernel wider than ``max_kernel``.
+    The same call resumes an interrupted run. Measuring ends when predictions should be off by
+    ``target_error`` per cent on average (0.7 if None), or after ``time_limit`` seconds;
     ``hold_out`` networks take no part in the estimate. Raises DshrinkError for options that exclude
-    each other.
+    each other and for what cannot be measured, ProfilerError and DevicesError for what the device
+    cannot do.
     """
+    folder = Path(folder)
     _check_segments(segments, dense=dense, span_mode=span_mode, max_kernel=max_kernel)
     asked = SpanChoice(mode=span_mode or SPAN_MODE, max_kernel=max_kernel)
     spans = asked if segments == "spans" else None
     with measuring_on(target, notice) as (scheduler, conditions):
-        network = load(choice)
-        require_batch(network, conditions.batch)
+        found = opened(network)
+        require_batch(found, conditions.batch)
         request = ProfileRequest(
-            pieces=_pieces(network, spans, dense, notice),
+            pieces=_pieces(found, spans, dense, notice),
             compose=lambda mask, padding: shrunk_spec(
-                network, mask, segments=segments, padding=padding
+                found, mask, segments=segments, padding=padding
             ),
             operators=lambda mask, padding: operator_places(
-                network, mask, segments=segments, padding=padding
+                found, mask, segments=segments, padding=padding
             ),
             build=build_onnx,
             conditions=conditions,
@@ -79,7 +85,7 @@ def profile_network(
             time_limit_s=math.inf if time_limit is None else time_limit,
             spans=spans,
             settings=settings_for(conditions, seed=seed),
-            warnings=tuple(filter(None, [not_counted(network)])),
+            warnings=tuple(filter(None, [not_counted(found)])),
         )
         result = profile(
             request,
@@ -90,8 +96,8 @@ def profile_network(
     save_table(result.table, folder)
     session = result.session
     notice(
-        f"{session.measured} measurements made ({session.remeasured} of them again), "
-        f"{session.reused} reused from the journal, {session.failed} jobs failed"
+        f"{counted(session.measured, 'measurement')} made ({session.remeasured} of them again), "
+        f"{session.reused} reused from the journal, {counted(session.failed, 'job')} failed"
     )
     return result
 
@@ -121,8 +127,9 @@ def _pieces(
         count = sum(piece.kind == "span" for piece in pieces.pieces)
         distinct = len({piece.spec.digest for piece in pieces.pieces})
         notice(
-            f"{count} spans of {network.name}, {distinct} distinct pieces with the "
-            f"fixed ones; {len(pieces.unmergeable)} spans cannot merge"
+            f"{counted(count, 'span')} of {network.name}, "
+            f"{counted(distinct, 'distinct piece')} with "
+            f"the fixed ones; {counted(len(pieces.unmergeable), 'span')} cannot merge"
         )
         return pieces
     pieces = network_pieces(network, dense=dense)

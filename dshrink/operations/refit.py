@@ -12,15 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dshrink.merge.merged_network import merge_network
+from dshrink.merge.merged_network import merge_network, network_of
 from dshrink.network.mask_changes import rewriting
-from dshrink.network.models import Network, load, weights_digest
+from dshrink.network.models import Network, weights_digest
+from dshrink.network.onnx_files.source import source_of
 from dshrink.network.precision import exact_float32
 from dshrink.network.references import ModelChoice
-from dshrink.network.torch_device import best_device
+from dshrink.network.torch_device import best_device, on_device
 from dshrink.network.weights.metadata import WEIGHTS_KEY
-from dshrink.operations.known import known_of_plan, known_size
-from dshrink.operations.merged_weights import require_whole
+from dshrink.operations.given import AnyPlan, opened_plan, plan_words
+from dshrink.operations.known import known_of_plan
+from dshrink.operations.merged_weights import check_whole, require_whole
+from dshrink.operations.opening import AnyNetwork, chosen, opened, size_of_weights
 from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.refit.agreement import Closeness, compare
@@ -28,7 +31,7 @@ from dshrink.refit.fitting import UnitFit
 from dshrink.refit.images import calibration_images
 from dshrink.refit.journal import RefitError, RefitJournal
 from dshrink.refit.network_refit import refit_network
-from dshrink.search.plan import parse_plan, save_plan
+from dshrink.search.plan import Plan, save_plan
 from dshrink.train.checkpoint import held, save_tensors
 from dshrink.train.feed import Feed
 from dshrink.train.finetune import WEIGHTS, weights_about
@@ -69,11 +72,23 @@ class RefitResult:
     unreadable: Mapping[str, str]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Refitted:
+    """A merged network with fitted weights: ``network.module`` computes it, in eval mode.
+
+    ``plan`` names what was merged, under the padding that was fitted.
+    """
+
+    network: Network
+    plan: Plan
+    result: RefitResult
+
+
 def refit_by_plan(
-    choice: ModelChoice,
-    plan: str,
-    data: str,
-    folder: Path,
+    network: AnyNetwork,
+    plan: AnyPlan,
+    data: str | Path,
+    folder: Path | str,
     *,
     images: int = 256,
     padding: str | None = None,
@@ -81,52 +96,52 @@ def refit_by_plan(
     merged_only: bool = False,
     loaders: int = 0,
     unreadable: Unreadable = Unreadable.SKIP,
+    seed: int | None = None,
     on_progress: OnProgress = no_progress,
     notice: Notice = no_notice,
-) -> RefitResult:
+) -> Refitted:
     """Refit the merged convolutions of a plan on ``images`` images of ``data``.
 
-    ``folder`` takes the weights of the merged network, the plan and a report. The same call resumes
-    an interrupted run. ``free_activation`` None: a plan's blocks get none, for that only costs
-    accuracy without training; its spans those that they were rated with. Raises DshrinkError where
+    ``data`` is a folder of images, with or without classes; of one with train/ and val/ the first
+    is fitted, the second only measured. With ``merged_only`` the convolutions behind are left as
+    they are. ``folder`` takes the weights of the merged network, the plan and a report. The same
+    call resumes an interrupted run. ``free_activation`` None: a plan's blocks get none, for that
+    only costs accuracy without training; its spans those that they were rated with. ``seed`` draws
+    crops and the images that are held out; None: the choice's, or 0. Raises DshrinkError where
     plan, network and images do not go together.
     """
     start = time.perf_counter()
-    if choice.weights in ("initial", "random"):
-        raise RefitError(
-            f"--weights {choice.weights}: a refit keeps what trained weights compute, and these "
-            "are not trained; give a state-dict file, or pretrained"
-        )
-    require_whole(choice.weights, "a refit")
-    require_trainable(choice)
-    wanted = parse_plan(plan)
-    size = known_size(choice.weights)
-    network = load(choice.knowing(known_of_plan(wanted, plan), size), notice)
-    bound = bind_to_network(wanted, network)
+    data, folder = str(data), Path(folder)
+    require_refittable(network)
+    wanted = opened_plan(plan)
+    of_plan = known_of_plan(wanted, plan_words(plan))
+    source = opened(network, of_plan, size_of_weights(network), notice=notice)
+    if seed is None:
+        seed = 0 if isinstance(network, Network) else chosen(network).seed
+    bound = bind_to_network(wanted, source)
     if free_activation is None:  # those of a span plan were chosen, and rated with what they do
         free_activation = bound.segments == "spans"
     changes = rewriting(
-        network, bound.mask, segments=bound.segments, free_activation=free_activation
+        source, bound.mask, segments=bound.segments, free_activation=free_activation
     )
     padding = padding or bound.padding
-    split, labelled = open_unlabelled(data, network.spec.input_shape[0])
+    split, labelled = open_unlabelled(data, source.spec.input_shape[0])
     bad = UnreadableImages(unreadable)
     device = best_device()
     calibration = calibration_images(
         split,
-        preprocessing_for(network),
+        preprocessing_for(source),
         count=images,
-        seed=choice.seed,
+        seed=seed,
         device=device,
         loaders=loaders,
         unreadable=bad,
     )
-    algebraic = merge_network(network, changes, padding=padding).module(torch.float32)
-    network.module.to(device)
+    algebraic = merge_network(source, changes, padding=padding).module(torch.float32)
     identity = {
-        "model": network.name,
-        "resolution": list(network.resolution),
-        "weights": weights_digest(network.module),
+        "model": source.name,
+        "resolution": list(source.resolution),
+        "weights": weights_digest(source.module),
         "segments": bound.segments,
         "mask": bound.mask,
         "padding": padding,
@@ -134,14 +149,14 @@ def refit_by_plan(
         "merged_only": merged_only,
         "data": split.digest,
         "images": images,
-        "seed": choice.seed,
+        "seed": seed,
     }
-    with held(folder), exact_float32():
+    with held(folder), exact_float32(), on_device(source.module, device):
         journal = RefitJournal.open(folder, identity)
         if journal.fitted:
             notice(f"{folder}: resumed after {len(journal.fitted)} fitted convolutions")
         found = refit_network(
-            network,
+            source,
             changes,
             calibration.fit,
             calibration.held_out,
@@ -154,12 +169,12 @@ def refit_by_plan(
         seconds = time.perf_counter() - start
         networks = {"algebraic": algebraic.to(device), "refitted": found.module}
         unlabelled = ((batch, None) for batch in calibration.held_out)
-        held_out = compare(network.module, networks, unlabelled)
+        held_out = compare(source.module, networks, unlabelled)
         validation = None
         if labelled is not None:
             settings = Training(batch=min(VALIDATION_BATCH, len(labelled.train)), loaders=loaders)
-            feed = feed_of(labelled, network, settings, unreadable)
-            validation = compare(network.module, networks, _validation(feed, network, device))
+            feed = feed_of(labelled, source, settings, unreadable)
+            validation = compare(source.module, networks, _validation(feed, source, device))
             bad.reasons.update(feed.unreadable.reasons)
         result = RefitResult(
             fits=found.fits,
@@ -172,15 +187,34 @@ def refit_by_plan(
             plan=str(folder / PLAN),
             unreadable=dict(bad.reasons),
         )
-        _write(
-            result, folder, found.module, weights_about(network, changes, merged_padding=padding)
-        )
-        save_plan(replace(bound, padding=padding), folder / PLAN)
+        _write(result, folder, found.module, weights_about(source, changes, merged_padding=padding))
+        fitted = replace(bound, padding=padding)
+        save_plan(fitted, folder / PLAN)
         report = {"dshrink_version": __version__, **identity, **plain(result)}
         write_atomically(folder / REPORT, json.dumps(report, indent=2) + "\n")
     if bad.line:
         notice(bad.line)
-    return result
+    module = found.module.cpu().eval()
+    return Refitted(network=network_of(source, module), plan=fitted, result=result)
+
+
+def require_refittable(network: AnyNetwork) -> None:
+    """Raise DshrinkError for a network whose weights are not trained, or not its own to change."""
+    if isinstance(network, Network):
+        weights = network.weights
+        check_whole(network.trained, weights, "a refit")
+        if source_of(network.module) is not None:
+            require_trainable(ModelChoice(model=network.name))
+    else:
+        choice = chosen(network)
+        weights = choice.weights
+        require_whole(weights, "a refit")
+        require_trainable(choice)
+    if weights in ("initial", "random"):
+        raise RefitError(
+            f"--weights {weights}: a refit keeps what trained weights compute, and these "
+            "are not trained; give a state-dict file, or pretrained"
+        )
 
 
 def _validation(

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dshrink.network.references import ModelChoice
+from dshrink.operations.given import AnyTable, opened_table, table_words
 from dshrink.operations.known import known_of_table
 from dshrink.search.dp.bounds import Bounds, PieceSizes, sizes_of
 from dshrink.search.dp.compat import DEFAULT_PREC, TruncatedProgram
@@ -30,19 +30,20 @@ from dshrink.search.errors import SearchError
 from dshrink.search.goal import check_fit
 from dshrink.search.greedy import greedy, random_plan
 from dshrink.search.plan import Plan
-from latency_tables.io import load_table
 from latency_tables.published import PREFIX
 from latency_tables.table import LatencyTable
+from latency_tables.wording import counted
 
 if TYPE_CHECKING:
     from dshrink.network.models import Network
+    from dshrink.operations.opening import AnyNetwork
 
 COMPAT = "kim2023"
 
 
 def search_blocks(
-    choice: ModelChoice,
-    table: Path,
+    network: AnyNetwork,
+    table: AnyTable,
     *,
     budget_ms: float | None = None,
     keep: int | None = None,
@@ -52,20 +53,22 @@ def search_blocks(
 ) -> Plan:
     """Merge the blocks of largest saving, or those that ``seed`` draws, by a table of blocks.
 
-    Raises SearchError.
+    As many as it takes to meet ``budget_ms``, or until ``keep`` are left: one of the two is given.
+    Raises SearchError, for a table that is not fit for search unless ``allow_unfit``.
     """
-    latencies = load_table(table)
+    latencies = opened_table(table)
     search = greedy if seed is None else partial(random_plan, seed=seed)
     plan = search(
         latencies, budget_ms=budget_ms, keep=keep, padding=padding, allow_unfit=allow_unfit
     )
-    return _bound([plan], _network(choice, latencies, table))[0]
+    return _bound([plan], _network(network, latencies, table))[0]
 
 
-def _network(choice: ModelChoice, table: LatencyTable, folder: Path) -> Network:
-    from dshrink.network.models import load
+def _network(network: AnyNetwork, table: LatencyTable, given: AnyTable) -> Network:
+    from dshrink.operations.opening import name_of, opened
 
-    return load(choice.knowing(known_of_table(table, folder, choice)))
+    whose = f"the table {table_words(given)}"
+    return opened(network, known_of_table(table, whose, name_of(network)))
 
 
 def _bound(plans: Sequence[Plan], network: Network) -> tuple[Plan, ...]:
@@ -85,7 +88,7 @@ class DpRequest:
     own plan.
     """
 
-    importance: Path
+    importance: Path | str
     alpha: float | None = None
     bounds: Bounds = field(default_factory=Bounds)
     padding: str | None = None
@@ -115,7 +118,8 @@ class DpRequest:
             return 0
         elif len(self.budgets_ms) != tables:
             raise SearchError(
-                f"{tables} latency table(s) and {len(self.budgets_ms)} budget(s): give one "
+                f"{counted(tables, 'latency table')} and "
+                f"{counted(len(self.budgets_ms), 'budget')}: give one "
                 "budget a table, in their order, or a share of the original networks' latencies"
             )
         return 1 if self.one_plan else tables
@@ -140,22 +144,23 @@ class DpResult:
     unevaluated: int = 0
 
 
-def search_dp(choice: ModelChoice, tables: Sequence[Path], request: DpRequest) -> DpResult:
+def search_dp(network: AnyNetwork, tables: Sequence[AnyTable], request: DpRequest) -> DpResult:
     """The plans of largest importance within budgets, by tables of the network's spans.
 
-    Raises SearchError.
+    The two-stage dynamic program of Kim et al. (ICML 2023), exact, for one table or for those of
+    several devices. Raises SearchError.
     """
-    latencies = [load_table(folder) for folder in tables]
+    latencies = [opened_table(one) for one in tables]
     request.plan_count(len(latencies))
-    network = _network(choice, latencies[0], tables[0])
+    found = _network(network, latencies[0], tables[0])
     sizes = None
     if request.bounds.need_sizes:
         from dshrink.pieces.span_pieces import span_pieces
 
         # Its spans are those of every mode.
-        sizes = sizes_of(span_pieces(network, mode="exact"))
-    found = search_tables(latencies, request, sizes)
-    return replace(found, plans=_bound(found.plans, network))
+        sizes = sizes_of(span_pieces(found, mode="exact"))
+    result = search_tables(latencies, request, sizes)
+    return replace(result, plans=_bound(result.plans, found))
 
 
 def search_tables(
@@ -163,9 +168,10 @@ def search_tables(
 ) -> DpResult:
     """``search_dp`` without a network; ``sizes`` are those of its pieces, which bounds need."""
     count = request.plan_count(len(tables))
-    values = load_importance(request.importance, request.alpha)
+    importance = Path(request.importance)
+    values = load_importance(importance, request.alpha)
     # The tables are of one network, so one list of keys holds for all.
-    excused = load_unevaluated(request.importance, tables[0].model)
+    excused = load_unevaluated(importance, tables[0].model)
     problems = []
     for table in tables:
         check_fit(table, allow_unfit=request.allow_unfit)
@@ -203,7 +209,7 @@ def search_tables(
 
 def search_csv(
     times: Path | str,
-    importance: Path,
+    importance: Path | str,
     *,
     budget_ms: float | None = None,
     alpha: float | None = None,
@@ -213,8 +219,11 @@ def search_csv(
     """The frontier of two CSV files, and the plan of a budget; no network is needed.
 
     ``times`` is a file or ``published:NAME``, a table that ships with the package. With a kernel
-    column both files are LayerMerge's. Raises SearchError.
+    column both files are LayerMerge's. ``budget_ms`` is a sum of their times; ``alpha`` normalises
+    raw importances. With ``compat`` "kim2023" it is the public
+    code's program, which truncates times to ``prec`` steps a millisecond. Raises SearchError.
     """
+    importance = Path(importance)
     if compat not in (None, COMPAT):
         raise SearchError(f"compat {compat!r} is not known; known: {COMPAT}")
     if prec is not None and compat is None:

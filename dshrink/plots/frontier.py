@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -22,8 +22,9 @@ from dshrink.plots.strips import (
 )
 from latency_tables.csv_lines import CsvSource, load_lines
 from latency_tables.errors import LatencyTableError
-from latency_tables.mask_cells import check_lengths, mask_in
-from latency_tables.span_masks import SpanChain, check_span_mask
+from latency_tables.mask_cells import as_text, check_lengths, mask_in
+from latency_tables.span_masks import MERGED, SpanChain, check_span_mask
+from latency_tables.wording import counted
 
 COMMAND = "dshrink search dp ... --frontier FILE.csv"
 _CURVES_INCHES = 3.4
@@ -59,20 +60,35 @@ class FrontierCurve:
 def load_frontier(path: Path, label: str) -> FrontierCurve:
     """Read the CSV that ``dshrink search --frontier`` writes, in any order of its lines.
 
-    Points that another one beats in latency and importance are left out: a frontier of several
-    costs (memory beside latency) has some. Raises PlotError.
+    Raises PlotError.
     """
     source = CsvSource(where=str(path), error=PlotError, fix=f"write it with `{COMMAND}`")
     lines = load_lines(path, source, ("time_ms", "importance"))
-    check_lengths(((line, mask_in(line, "mask")) for line in lines), "mask")
-    points = [
+    masks = [(line, mask_in(line, "mask")) for line in lines]
+    check_lengths(masks, "mask")
+    for line, mask in masks:
+        if mask.endswith(MERGED):
+            # A spreadsheet keeps 15 digits and writes zeros for the rest.
+            raise line.error(
+                f"mask {mask} ends with {MERGED}, which no span ends with ({as_text('mask')})"
+            )
+    points = (
         FrontierPoint(
             time_ms=line.number_in("time_ms", above=0),
             importance=line.number_in("importance"),
-            mask=mask_in(line, "mask"),
+            mask=mask,
         )
-        for line in lines
-    ]
+        for line, mask in masks
+    )
+    return curve_of(points, label)
+
+
+def curve_of(points: Iterable[FrontierPoint], label: str) -> FrontierCurve:
+    """The curve of points in any order.
+
+    Those that another one beats in latency and importance are left out: a frontier of several
+    costs (memory beside latency) has some.
+    """
     kept: list[FrontierPoint] = []
     for point in sorted(points, key=lambda point: (point.time_ms, -point.importance)):
         if not kept or point.importance > kept[-1].importance:
@@ -118,7 +134,7 @@ def frontier_figure(
     if strips:
         strips = list(with_original(strips, chain))
     count = sum(len(frontier.points) for frontier in frontiers)
-    subtitle = "; ".join(text for text in (source, f"{count} points") if text)
+    subtitle = "; ".join(text for text in (source, counted(count, "point")) if text)
     strips_inches = FRAME_INCHES + STRIP_INCHES * len(strips)
     height = _CURVES_INCHES + (0.7 + strips_inches if strips else 0.9)
     with style.new_figure(height, "The best network for every latency budget", subtitle) as figure:

@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from dshrink.search.errors import PlanError
 from dshrink.search.published import published_mask
 from latency_tables.files import write_atomically
-from latency_tables.masks import PADDING_MODES
+from latency_tables.masks import PADDING_MODES, number_hint
 from latency_tables.predictor import Prediction
-from latency_tables.records import format_record, parse_record, plain
+from latency_tables.records import format_record, parse_record
 from latency_tables.schema import Conditions
 from latency_tables.span_masks import ACTIVE, LINEAR, MERGED, mask_spans
 
@@ -111,6 +111,7 @@ class Plan:
         elif not self.keep_mask or set(self.keep_mask) - {"0", "1"}:
             raise PlanError(
                 f"keep mask {self.keep_mask!r} must hold one 1 (keep) or 0 (shrink) a block"
+                f"{number_hint(self.keep_mask)}"
             )
         _check_names([block.name for block in self.blocks], self.keep_mask, "keep mask", "block")
         _check_names(self.convolutions, self.span_mask, "span mask", "convolution")
@@ -122,7 +123,7 @@ class Plan:
             raise PlanError(
                 f"span mask {self.span_mask!r} must hold one character a convolution: {ACTIVE} "
                 f"(an activation follows), {LINEAR} (none does) or {MERGED} (merge into the next, "
-                "not the last one)"
+                f"not the last one){number_hint(self.span_mask)}"
             )
 
     @property
@@ -166,12 +167,13 @@ def _check_names(names: Sequence[str], mask: str, kind: str, what: str) -> None:
         raise PlanError(f"the plan has duplicate {what} names")
 
 
-def parse_plan(text: str) -> Plan:
+def parse_plan(text: str | Path) -> Plan:
     """A plan from its text or the path of its JSON file.
 
     Texts are "mask:0011..." (a character a block), "spans:1|01..." (a character a convolution) and
-    "paper:MBV2-1.4-DS-A".
+    "paper:MBV2-1.4-DS-A". Raises PlanError.
     """
+    text = str(text)
     if text.startswith(MASK_PREFIX):
         mask = text.removeprefix(MASK_PREFIX)
         return Plan(keep_mask=mask, padding=DEFAULT_PADDING["blocks"], source=text)
@@ -192,13 +194,9 @@ def parse_plan(text: str) -> Plan:
     return load_plan(Path(text))
 
 
-def plan_data(plan: Plan) -> dict[str, Any]:
-    """The plan as JSON data, as in its file."""
-    return {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **plain(plan)}
-
-
-def save_plan(plan: Plan, path: Path) -> None:
+def save_plan(plan: Plan, path: Path | str) -> None:
     """Write the plan as JSON; the file is replaced in one step."""
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, format_record(plan, SCHEMA, SCHEMA_VERSION))
 

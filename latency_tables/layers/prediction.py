@@ -69,34 +69,42 @@ class LayerPrediction:
     held_out: HeldOutLayers | None
 
 
-def predict_layer(table: LayerTable, layer: Layer) -> LayerPrediction:
-    """The latency of a layer that is in the table, or between layers that are.
+def predict_layers(table: LayerTable, layers: Sequence[Layer]) -> list[LayerPrediction]:
+    """The latencies of layers that are in the table, or between layers that are.
 
-    Raises MissingPieceError, with the reason, for one that is not.
+    Each sort of layer is fitted once. Raises MissingPieceError, with the reason, for one that is
+    neither.
     """
+    fits: dict[tuple[Any, ...], _Fit] = {}
+    found = []
+    for layer in layers:
+        if (measured := _measured(table, layer)) is not None:
+            found.append(measured)
+            continue
+        rows = same_sort(table, layer)
+        _check_range(rows, layer)
+        if sort_of(layer) not in fits:
+            fits[sort_of(layer)] = _Fit(rows, _Process(rows), held_out_layers(rows))
+        found.append(fits[sort_of(layer)].predict(layer))
+    return found
+
+
+def predict_layer(table: LayerTable, layer: Layer) -> LayerPrediction:
+    """``predict_layers`` of one."""
+    return predict_layers(table, [layer])[0]
+
+
+def _measured(table: LayerTable, layer: Layer) -> LayerPrediction | None:
     row = table.by_layer.get(layer)
-    if row and row.latency_ms is not None and row.low_ms is not None and row.high_ms is not None:
-        return LayerPrediction(
-            layer=layer,
-            latency_ms=row.latency_ms,
-            low_ms=row.low_ms,
-            high_ms=row.high_ms,
-            fitted=1,
-            held_out=None,
-        )
-    rows = same_sort(table, layer)
-    _check_range(rows, layer)
-    held_out = held_out_layers(rows)
-    process = _Process(rows)
-    mean, error = process.predict([layer])
-    half = NORMAL_95 * held_out.widened * float(error[0])
+    if row is None or row.latency_ms is None or row.low_ms is None or row.high_ms is None:
+        return None
     return LayerPrediction(
         layer=layer,
-        latency_ms=math.exp(mean[0]),
-        low_ms=math.exp(mean[0] - half),
-        high_ms=math.exp(mean[0] + half),
-        fitted=len(rows),
-        held_out=held_out,
+        latency_ms=row.latency_ms,
+        low_ms=row.low_ms,
+        high_ms=row.high_ms,
+        fitted=1,
+        held_out=None,
     )
 
 
@@ -221,6 +229,27 @@ class _Process:
         """The expected logarithm of each latency and its standard error."""
         mean, error = self._process.predict(self._scaled(features(layers)), return_std=True)
         return self._mean + self._spread * mean, self._spread * error
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """The layers of a sort, their process, and how good its predictions are."""
+
+    rows: Sequence[LayerRow]
+    process: _Process
+    held_out: HeldOutLayers
+
+    def predict(self, layer: Layer) -> LayerPrediction:
+        mean, error = self.process.predict([layer])
+        half = NORMAL_95 * self.held_out.widened * float(error[0])
+        return LayerPrediction(
+            layer=layer,
+            latency_ms=math.exp(mean[0]),
+            low_ms=math.exp(mean[0] - half),
+            high_ms=math.exp(mean[0] + half),
+            fitted=len(self.rows),
+            held_out=self.held_out,
+        )
 
 
 def _independent(every: Floats) -> list[int]:

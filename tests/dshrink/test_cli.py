@@ -113,12 +113,12 @@ def test_ctrl_c_says_how_to_resume(dshrink, monkeypatch):
 def test_chain_says_which_convolutions_are_fixed_and_why(dshrink):
     words = ["chain", "torchvision:squeezenet1_1", "--resolution", 64]
     text = dshrink(*words).out
-    assert "16 convolutions stand in 8 fixed parts, which no span enters" in text
+    assert "16 convolutions in 8 fixed parts, which no span enters" in text
     assert "block 0 (features.3) cannot merge: features.3.cat: concat" in text
-    (data,) = json.loads(dshrink(*words, "--json").out)
-    assert data["fixed"][0] == {
-        "first": "features.3.expand1x1",
-        "last": "features.3.cat",
+    (data,) = json.loads(dshrink(*words, "--json").out)["networks"]
+    assert data["fixed_parts"][0] == {
+        "first_layer": "features.3.expand1x1",
+        "last_layer": "features.3.cat",
         "convolutions": 2,
         "reason": "features.3.cat joins tensors by concat",
     }
@@ -134,7 +134,7 @@ def test_the_installed_command_prints_json_and_nothing_else(tmp_path):
     command = [Path(sys.executable).with_name("dshrink"), "chain", MODEL, *SMALL, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout)[0]["model"] == MODEL
+    assert json.loads(done.stdout)["networks"][0]["model"] == MODEL
 
 
 # chain
@@ -151,7 +151,7 @@ def test_chain_continues_after_a_network_that_cannot_be_traced(dshrink):
     fixed = "vit_tiny_patch16_224"
     ran = dshrink("chain", fixed, MODEL, "nosuchnet", "--resolution", "64", "--json")
     assert ran.status == 2
-    assert [found["model"] for found in ran.data] == [MODEL]
+    assert [found["model"] for found in ran.data["networks"]] == [MODEL]
     first, second = ran.err.strip().splitlines()
     assert f"{fixed}: torch.fx cannot trace it at 64x64: Input height (64)" in first
     assert "nosuchnet: no such network" in second
@@ -164,8 +164,8 @@ def test_chain_says_which_blocks_cannot_merge_and_why(dshrink):
 
 
 def test_chain_as_json_counts_exact_spans(dshrink):
-    (found,) = dshrink("chain", MODEL, *SMALL, "--spans", "exact", "--json").data
-    assert len(found["blocks"]) == 17 and found["spans"] > 171
+    (found,) = dshrink("chain", MODEL, *SMALL, "--spans", "exact", "--json").data["networks"]
+    assert len(found["blocks"]) == 17 and found["span_count"] > 171
     assert [block["name"] for block in found["blocks"]] == NAMES
 
 
@@ -179,7 +179,7 @@ def test_chain_refuses_an_unknown_way_to_count_spans(dshrink):
 def test_a_table_is_shown(table, dshrink):
     ran = dshrink("table", "show", table)
     assert ran.status == 0
-    assert "block 16 merged" in ran.out and "this table is fit for search" in ran.out
+    assert "block 16 merged" in ran.out and "Usable: predictions within" in ran.out
     assert len(dshrink("table", "show", table, "--json").data["rows"]) == 36
 
 
@@ -451,18 +451,19 @@ def test_bench_measures_networks_plans_and_files_with_their_predictions(
     words = ["bench", MODEL, file, "--table", tmp_path / "table", "--out", results, *SMALL]
     ran = dshrink(*words, "--plan", f"mask:{mask}", "--json")
     assert ran.status == 0
-    assert [row["keep_mask"] for row in ran.data] == ["1" * 17, mask, mask]
+    found = ran.data["results"]
+    assert [row["keep_mask"] for row in found] == ["1" * 17, mask, mask]
     # The rows of block 14 to 16 are halved; the table is made up, the measurement is not.
     predictions = [155.0, 155.0 - 24, 155.0 - 24]
-    assert [row["predicted_ms"] for row in ran.data] == pytest.approx(predictions)
-    for row in ran.data:
+    assert [row["predicted_ms"] for row in found] == pytest.approx(predictions)
+    for row in found:
         assert row["throughput_fps"] == pytest.approx(1000 / row["latency_ms"])
         assert row["low_ms"] <= row["latency_ms"] <= row["high_ms"]
     with results.open() as lines:
         written = list(csv.DictReader(lines))
-    assert [row["network"] for row in written] == [row["network"] for row in ran.data]
-    original, *shrunk = ran.data
-    assert {row["baseline"] for row in ran.data} == {original["network"]}
+    assert [row["network"] for row in written] == [row["network"] for row in found]
+    original, *shrunk = found
+    assert {row["baseline"] for row in found} == {original["network"]}
     # Two processes are too few for a ratio of their own: it is that of the latencies.
     for row in shrunk:
         assert row["speedup"] == pytest.approx(original["latency_ms"] / row["latency_ms"])
@@ -481,14 +482,14 @@ def test_bench_on_a_gpu_reports_what_was_built(tmp_path, dshrink, monkeypatch):
     save_table(made_up_table(), tmp_path / "table")
     check_refused(
         dshrink(*words, "--table", tmp_path / "table"),
-        "table: it was measured under other conditions",
+        "table was measured under other conditions",
         "launch: plain / cuda_graph",
         "leave it out",
     )
     assert not (tmp_path / "r.journal").exists()
     ran = dshrink(*words, "--json")
     assert ran.status == 0
-    (row,) = ran.data
+    (row,) = ran.data["results"]
     assert (row["batch"], row["launch"], row["clock"]) == (128, "cuda_graph", "cuda_events")
     assert row["built_precision"] == "fp16" and row["predicted_ms"] is None
     assert min(row["engine_mib"], row["gpu_memory_mib"], row["build_s"], row["enqueue_ms"]) > 0
@@ -566,7 +567,7 @@ def test_a_file_that_leaves_its_batch_open_is_measured_at_each(
     ran = dshrink(*words)
 
     assert ran.status == 0, ran.err
-    one, eight = ran.data
+    one, eight = ran.data["results"]
     assert (one["batch"], eight["batch"]) == (1, 8)
     measured = onnx.load_from_string(network_of_file(tmp_path / "a.onnx", 8).job.content)
     assert [d.dim_value for d in measured.graph.input[0].type.tensor_type.shape.dim][:1] == [8]

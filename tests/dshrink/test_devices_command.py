@@ -49,7 +49,7 @@ def test_the_list_shows_each_device_whole_on_a_line(devices, tmp_path: Path, col
 
 
 def test_the_list_is_there_as_json_too(devices) -> None:
-    listed = json.loads(devices("list", "--json")[1])
+    listed = json.loads(devices("list", "--json")[1])["devices"]
     tx2 = next(one for one in listed if one["name"] == "tx2")
     assert tx2["paper_batch"] == 64
     assert tx2["runtimes"]["tensorrt"]["max_opset"] == 13

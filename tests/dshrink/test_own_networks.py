@@ -24,7 +24,6 @@ from dshrink.network.references import ModelChoice
 from dshrink.operations.bench import bench_networks
 from dshrink.search.plan import load_plan
 from latency_tables.io import load_table
-from profiler.target import Target
 
 PAGE = (Path(__file__).parents[2] / "docs" / "own_networks.md").read_text("utf-8")
 NET, CHECKPOINT, EXPORT = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.M | re.S)
@@ -150,10 +149,7 @@ def test_two_networks_of_one_name_are_not_taken_for_one(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"another network of these is called net\.py:make"):
         bench_networks(
             ["a/net.py:make", "b/net.py:make"],
-            [],
-            [],
             folder / "r.csv",
-            Target(),
             choice=ModelChoice(model="a/net.py:make", resolution=(64, 64)),
         )
 

@@ -86,10 +86,11 @@ def test_a_profile_prints_what_its_predictions_are_worth(tmp_path, profile_comma
     assert table.fit_for_search, table.fit_reason
     assert len(table.hold_out.networks) == 8
     assert table.hold_out.max_error_percent < 0.1
-    assert "this table is fit for search" in text
+    assert "Usable: predictions within" in text
     assert "prediction error on 8 other networks: 0.0" in text
     fitted = sum(network.role == "fit" for network in table.networks)
-    assert f"corrected by {fitted} whole networks" in text
+    shown = profile_command("--verbose", "table", "check", tmp_path)[1]
+    assert f"corrected by {fitted} whole networks" in shown
     assert "warning: " not in text
     assert table.profile_command.endswith("--resolution 32 --out DIR")
     shown = json.loads(profile_command("table", "show", tmp_path, "--json")[1])
@@ -125,7 +126,7 @@ def test_a_profile_is_asked_for_the_target_and_the_time_that_are_given(
         (["--target-error", 0], "the target error (0 %) must be between 0 and 100 %"),
         (["--time-limit", 0], "--time-limit"),
         (["--hold-out", 3], "--hold-out"),
-        (["--context", "pair"], "No such option: --context"),
+        (["--neighbours", 3], "No such option: --neighbours"),
     ],
 )
 def test_options_that_cannot_be_are_refused_before_anything_is_measured(
@@ -233,7 +234,7 @@ def test_what_cannot_be_written_is_said_before_anything_is_measured(
     spec = OpSpec(input_shape=net.spec.input_shape, ops=(*ops[:-1], stuck))
     lowered = replace(net.lowered, spec=spec, layers=(*net.lowered.layers, "sorted"))
     network = replace(net, lowered=lowered)
-    monkeypatch.setattr("dshrink.operations.profile.load", lambda *a, **b: network)
+    monkeypatch.setattr("dshrink.operations.profile.opened", lambda *a, **b: network)
     status, text, problem = profile_command(*words(tmp_path))
     assert (status, text) == (2, "")
     assert "1 of its operators cannot be written to ONNX" in problem

@@ -44,7 +44,7 @@ def test_a_plan_of_spans_is_merged_certified_and_written(network, tmp_path):
         ModelChoice(model=MODEL, weights="random", resolution=(32, 32)),
         str(tmp_path / "plan.json"),
         file,
-    )
+    ).result
     assert (ran.segments, ran.spans_merged, ran.blocks_merged) == ("spans", 1, 0)
     assert (ran.span_mask, ran.padding, ran.keep_mask) == (MASK, "repad", "")
     assert ran.onnx_difference < 1e-4

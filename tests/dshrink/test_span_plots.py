@@ -192,11 +192,15 @@ def test_points_that_another_one_beats_are_not_on_the_frontier(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("time_ms\n1\n", "line 1: missing column(s) importance ("),
+        ("time_ms\n1\n", "line 1: missing column importance ("),
         ("time_ms,importance\n", "no rows below the header"),
         ("time_ms,importance\n0,1\n", "line 2: time_ms must be a finite number above 0, got 0"),
         ("time_ms,importance\n1,inf\n", "line 2: importance must be a finite number, got inf"),
         ("time_ms,importance\n1,1,2\n", "line 2: 3 values for 2 columns"),
+        (
+            f"time_ms,importance,mask\n1,1,{'1' * 15}00\n",
+            "line 2: mask 11111111111111100 ends with 0, which no span ends with (read as a number",
+        ),
     ],
 )
 def test_a_broken_frontier_is_one_line_with_the_place(tmp_path, text, message):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -53,16 +53,6 @@ class ChainPlan:
     def text(self) -> str:
         """The plan in one line: as on a command line, where that takes it."""
         return f"{SPANS_PREFIX if self.kind == 'mask' else ''}{self.mask}"
-
-    @property
-    def data(self) -> dict[str, Any]:
-        """As JSON data."""
-        return {
-            self.kind: self.mask,
-            "time_ms": self.time_ms,
-            "importance": self.importance,
-            "layers": self.layers,
-        }
 
 
 @dataclass(frozen=True, slots=True)

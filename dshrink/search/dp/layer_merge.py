@@ -24,11 +24,8 @@ from dshrink.search.dp.problem import key_names
 from dshrink.search.dp.stages import Edge, forwards
 from dshrink.search.errors import ImportanceError, NoPlanError
 from latency_tables.csv_lines import CsvLine, CsvSource, load_lines
-
-#: How the kernel size may be called: its column marks a table as LayerMerge's.
-KERNEL_COLUMNS = ("kernel", "ker")
-
-_TRUE, _FALSE = ("1", "1.0", "true"), ("0", "0.0", "false", "")
+from latency_tables.formats.layer_merge import KERNEL_COLUMNS, is_depthwise, kernel_column
+from latency_tables.wording import counted
 
 
 class KernelKey(NamedTuple):
@@ -90,7 +87,8 @@ def check_same_keys(
     ):
         if lacking:
             raise ImportanceError(
-                f"{whose} lacks {len(lacking)} key(s) (st, end, kernel, depthwise, stride) of the "
+                f"{whose} lacks {counted(len(lacking), 'key')} (st, end, kernel, depthwise, "
+                "stride) of the "
                 f"other: {key_names(lacking)}"
             )
 
@@ -98,7 +96,7 @@ def check_same_keys(
 def has_kernels(file: Path) -> bool:
     """Whether a file is a table of LayerMerge. Raises SearchError where it cannot be read."""
     source = CsvSource(where=str(file), error=ImportanceError, fix="give a CSV of latencies")
-    return any(name in KERNEL_COLUMNS for name in load_lines(file, source)[0].values)
+    return bool(kernel_column(load_lines(file, source)[0]))
 
 
 def load_kernel_times(file: Path) -> dict[KernelKey, float]:
@@ -129,12 +127,10 @@ def _load(file: Path, columns: Sequence[str]) -> tuple[str, dict[KernelKey, CsvL
 
 
 def _key(line: CsvLine) -> KernelKey:
-    kernel = next((name for name in KERNEL_COLUMNS if name in line.values), None)
-    if kernel is None:
+    kernel = kernel_column(line)
+    if not kernel:
         raise line.source.bad(f"no column {' or '.join(KERNEL_COLUMNS)}", 1)
-    depthwise = line.values.get("is_dw", "").strip().lower()
-    if depthwise not in (*_TRUE, *_FALSE):
-        raise line.error(f"is_dw must be True or False, got {depthwise!r}")
+    depthwise = is_depthwise(line)
     i, j, size = (line.whole(name) for name in ("st", "end", kernel))
     stride = line.whole("str") if "str" in line.values else 0
-    return KernelKey(i, j, size, int(depthwise in _TRUE), stride)
+    return KernelKey(i, j, size, int(depthwise), stride)

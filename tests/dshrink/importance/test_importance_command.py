@@ -45,12 +45,15 @@ def test_the_command_writes_the_table_and_says_where(
     ran = importance(*words, "--batch", 8, "--out", out, "--json")
     assert ran.status == 0
     assert json.loads(ran.out) == {
+        "schema": "dshrink.output.importance",
+        "schema_version": 1,
         "evaluated": 0,
         "reused": 18,
-        "importance": str(out),
+        "shard": None,
+        "file": str(out),
         "keys": 28,
         "missing": [],
-        "original_accuracy": pytest.approx(100 / 3),
+        "original_accuracy_percent": pytest.approx(100 / 3),
     }
     assert "28 keys of test_resnet; 18 networks to evaluate, 18 of them" in ran.err
     assert out.read_bytes() == finished.read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from safetensors.torch import save_file
 
 from dshrink.merge.activations import Trained, WeightsOrigin, changed_activations
 from dshrink.merge.agreement import Agreement
-from dshrink.merge.export import METADATA_KEY
+from dshrink.merge.export import METADATA_KEY, export_onnx
 from dshrink.network.mask_changes import rewriting
+from dshrink.network.models import load_network
 from dshrink.network.references import ModelChoice
 from dshrink.network.weights.metadata import WeightsAbout
 from dshrink.operations.merge import merge_by_plan
@@ -43,43 +45,54 @@ def about(**more: Any) -> WeightsAbout:
 
 
 @pytest.mark.parametrize(
-    ("model", "weights", "known", "trained"),
+    ("name", "weights", "known", "trained"),
     [
         (MODEL, "random", None, "never"),
         (MODEL, "initial", None, "never"),
         ("torchvision:resnet18", "initial", None, "never"),
         # What a factory gives may be loaded from a file.
         ("net.py:make", "initial", None, "unknown"),
+        ("in-memory:Net", "own", None, "unknown"),
         (MODEL, "pretrained", None, "with"),
         (MODEL, "w.pth", None, "unknown"),
         (MODEL, "w.safetensors", about(), "without"),
         # Weights of ours of the whole network, as of `dshrink expand`.
         (MODEL, "w.safetensors", about(padding=""), "with"),
-        ("net.onnx", "pretrained", None, "with"),
-        ("net.onnx", "initial", None, "with"),
     ],
 )
 def test_the_source_of_weights_says_how_they_were_trained(
-    model: str, weights: str, known: WeightsAbout | None, trained: Trained
+    network: Any, name: str, weights: str, known: WeightsAbout | None, trained: Trained
 ) -> None:
-    choice = ModelChoice(model=model, weights=weights)
-    assert origin_of(choice, known, "plan.json").trained == trained
+    made = replace(network(MODEL, 32), name=name, weights=weights, trained=known)
+    assert origin_of(made, made, "plan.json").trained == trained
 
 
-def test_the_advice_is_a_command_to_copy() -> None:
+def test_the_weights_of_an_onnx_file_were_trained_with_its_activations(
+    network: Any, tmp_path: Path
+) -> None:
+    export_onnx(network(MODEL, 32, "random"), tmp_path / "net.onnx")
+    found = load_network(tmp_path / "net.onnx")
+    assert origin_of(found, found, "plan.json").trained == "with"
+
+
+def test_the_advice_is_a_command_to_copy(network: Any) -> None:
     choice = ModelChoice(
         model="net.py:make", model_args=("width=0.5",), weights="my w.pth", resolution=(64, 32)
     )
+    made = replace(network(MODEL, 32), name=choice.name, weights="my w.pth")
     words = (
         "net.py:make --model-arg width=0.5 --plan plan.json --weights 'my w.pth' "
         "--resolution 64x32 --data DIR"
     )
-    assert origin_of(choice, None, "plan.json").advice == (
+    assert origin_of(made, choice, "plan.json").advice == (
         f"fit it to images without labels: dshrink refit {words} --out refit",
         f"fine-tune it: dshrink finetune {words} --out tuned",
     )
-    first = ModelChoice(model="net.py:make", weights="initial")
-    assert "refit" not in " ".join(origin_of(first, None, "plan.json").advice)
+    first = replace(choice, weights="initial")
+    made = replace(made, weights="initial")
+    assert "refit" not in " ".join(origin_of(made, first, "plan.json").advice)
+    # A network in hand has no command.
+    assert "refit_by_plan(" in origin_of(made, made, "plan.json").advice[0]
 
 
 @pytest.mark.parametrize(
@@ -191,5 +204,5 @@ def test_weights_that_were_trained_for_the_plan_are_merged_without_a_warning(
     state = dict(network(MODEL, 32, "random").module.state_dict())
     save_file(state, file, metadata={METADATA_KEY: json.dumps(facts)})
     choice = ModelChoice(model=MODEL, weights=str(file))
-    found = merge_by_plan(choice, f"mask:{MASK}", tmp_path / "m.onnx").activations
+    found = merge_by_plan(choice, f"mask:{MASK}", tmp_path / "m.onnx").result.activations
     assert found is not None and (found.trained, found.warning) == ("without", "")

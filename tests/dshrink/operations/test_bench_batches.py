@@ -100,10 +100,7 @@ def on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         notices: list[str] = []
         found = bench_networks(
             [*device.latency_ms],
-            [],
-            [],
             tmp_path / "r.csv",
-            Target(),
             notice=notices.append,
             **more,
         )
@@ -246,9 +243,9 @@ def test_one_batch_keeps_its_journal_and_draws_nothing(on: Any, tmp_path: Path) 
 
 def test_what_excludes_each_other_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DshrinkError, match="--sweep chooses the batch sizes itself"):
-        bench_networks(["a"], [], [], tmp_path / "r.csv", Target(), batches=[2], sweep=True)
+        bench_networks(["a"], tmp_path / "r.csv", batches=[2], sweep=True)
     with pytest.raises(DshrinkError, match=r"written beside the CSV: name it r\.csv"):
-        bench_networks(["a"], [], [], tmp_path / "r.md", Target())
+        bench_networks(["a"], tmp_path / "r.md")
 
 
 # records

@@ -18,10 +18,9 @@ from dshrink.results import BenchmarkResult
 from latency_tables.io import save_table
 from latency_tables.opspec import Conv, OpSpec
 from profiler.planning.jobs import Job
-from profiler.target import Target
 
 TABLE = synthetic_table([2.0], [1.0])
-AT = Path("table")
+AT = "there"
 
 
 def a_network(model: str, resolution: tuple[int, int] = TABLE.resolution) -> BenchNetwork:
@@ -39,7 +38,7 @@ def a_network(model: str, resolution: tuple[int, int] = TABLE.resolution) -> Ben
 def test_a_table_of_another_network_or_resolution_is_refused() -> None:
     require_tables_of({AT: TABLE}, [a_network("other"), a_network(TABLE.model)])
     for network in (a_network("other"), a_network(TABLE.model, (64, 64))):
-        with pytest.raises(BenchmarkError, match=rf"--table table: it is of {TABLE.model} at "):
+        with pytest.raises(BenchmarkError, match=rf"the table there is of {TABLE.model} at "):
             require_tables_of({AT: TABLE}, [network])
 
 
@@ -82,7 +81,7 @@ def test_bench_refuses_such_a_table_before_it_reaches_the_device(
     save_table(TABLE, tmp_path / "table")
     monkeypatch.setattr("dshrink.operations.bench.measuring_on", None)
     with pytest.raises(BenchmarkError, match="not among the networks to measure"):
-        bench_networks(["mobilenetv2_035"], [], [tmp_path / "table"], tmp_path / "r.csv", Target())
+        bench_networks(["mobilenetv2_035"], tmp_path / "r.csv", tables=[tmp_path / "table"])
 
 
 def result(network: str, latency_ms: float | None) -> BenchmarkResult:

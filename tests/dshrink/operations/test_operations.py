@@ -17,7 +17,6 @@ from dshrink.operations.search import search_blocks
 from dshrink.search.errors import InfeasibleBudgetError, PlanError
 from dshrink.search.plan import save_plan
 from latency_tables.io import save_table
-from profiler.target import Target
 
 MODEL = "mobilenetv2_035"
 CHOICE = ModelChoice(model=MODEL)
@@ -53,7 +52,7 @@ def test_a_search_returns_a_plan_with_the_names_of_the_network(table: Path, capf
 def test_a_merge_returns_what_it_wrote_and_proved(table: Path, tmp_path: Path, capfd) -> None:
     save_plan(search_blocks(CHOICE, table, keep=15), tmp_path / "plan.json")
     file = tmp_path / "new" / "small.onnx"
-    result = merge_by_plan(RANDOM, str(tmp_path / "plan.json"), file)
+    result = merge_by_plan(RANDOM, str(tmp_path / "plan.json"), file).result
     assert (result.keep_mask, result.blocks_merged, result.spans_merged) == (MASK, 2, 0)
     assert result.onnx_difference < 1e-4
     assert result.agreement is None
@@ -73,4 +72,4 @@ def test_a_benchmark_refuses_a_resolution_that_its_plan_is_not_for(
     plans = [str(tmp_path / "plan.json")]
     at_64 = ModelChoice(model=MODEL, resolution=(64, 64))
     with pytest.raises(DshrinkError, match="--resolution 64: the plan is for 32x32"):
-        bench_networks([MODEL], plans, [], tmp_path / "r.csv", Target(), choice=at_64)
+        bench_networks([MODEL], tmp_path / "r.csv", plans=plans, choice=at_64)

@@ -42,15 +42,16 @@ def test_without_a_table_it_is_what_was_published(tmp_path, dshrink):
     ran = dshrink("paper", "kim", "--out", tmp_path, "--json")
 
     assert ran.status == 0, ran.err
-    assert [row["published_speedup"] for row in ran.data["rows"]] == [
+    assert ran.data["masks"] is None
+    assert [row["published_speedup"] for row in ran.data["headline"]] == [
         row.published_speedup for row in headline()
     ]
     with (tmp_path / "kim.csv").open() as file:
         assert [line["model"] for line in csv.DictReader(file)] == [
-            row["model"] for row in ran.data["rows"]
+            row["model"] for row in ran.data["headline"]
         ]
     stored = json.loads((tmp_path / "kim.json").read_text())
-    assert stored["headline"] == ran.data["rows"]
+    assert stored["headline"] == ran.data["headline"]
     page = (tmp_path / "kim.md").read_text()
     assert "No plan of Kim et al. can be rebuilt" in page
     assert "Masks against" not in page
@@ -61,7 +62,7 @@ def test_with_a_table_masks_are_compared_with_the_plans_of_the_program(tmp_path,
     ran = dshrink("paper", "kim", *measured, *plans, "--out", tmp_path, "--json")
 
     assert ran.status == 0, ran.err
-    merged, kept = ran.data["rows"]
+    merged, kept = ran.data["masks"]
     assert (merged["keep_mask"], kept["keep_mask"]) == ("001", "111")
     for row in (merged, kept):
         assert row["dp_ms_at_latency"] <= row["predicted_ms"]
@@ -75,7 +76,7 @@ def test_with_a_table_masks_are_compared_with_the_plans_of_the_program(tmp_path,
     page = (tmp_path / "kim.md").read_text()
     assert f"| mask:001 | {merged['predicted_ms']:.3f} " in " ".join(page.split())
     stored = json.loads((tmp_path / "kim.json").read_text())
-    assert stored["rows"] == ran.data["rows"]
+    assert stored["rows"] == ran.data["masks"]
     assert len(stored["headline"]) == len(headline())
 
 

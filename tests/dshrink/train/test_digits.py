@@ -115,7 +115,9 @@ def test_the_command_says_what_there_is(few: dict[str, Any], tmp_path: Path) -> 
     assert "already" not in first.stdout
     assert "already" in CliRunner().invoke(app, words).stdout
     assert json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout) == {
-        "data": str(tmp_path / "digits"),
+        "schema": "dshrink.output.data_digits",
+        "schema_version": 1,
+        "folder": str(tmp_path / "digits"),
         "classes": 10,
         "training_images": 2,
         "validation_images": 1,

@@ -106,7 +106,7 @@ def test_a_table_gives_a_plan_with_its_prediction_and_importance(importance):
     assert plan.predicted and plan.predicted.latency_ms == predict(table, "11").latency_ms
     merged = search_tables([table], DpRequest(importance=importance, share=0.7))
     assert merged.plans[0].span_mask == "01"
-    assert result_data(merged)["plans"][0]["span_mask"] == "01"
+    assert result_data(merged).plans[0].span_mask == "01"
 
 
 def test_a_frontier_of_a_table_holds_predictions_of_the_whole_network(importance, tmp_path):
@@ -126,7 +126,7 @@ def test_several_tables_give_a_plan_each_or_one_for_all(importance):
     shared = search_tables(both, replace(wanted, one_plan="worst"))
     assert [plan.span_mask for plan in shared.plans] == ["01"]
     assert [one.lost_importance for one in shared.outcomes] == [1.5, 0.0]
-    assert result_data(shared)["devices"][0].lost_importance == 1.5
+    assert result_data(shared).devices[0].lost_importance == 1.5
 
 
 def test_keys_that_were_not_evaluated_are_counted(importance):
@@ -135,7 +135,7 @@ def test_keys_that_were_not_evaluated_are_counted(importance):
     importance.with_suffix(".json").write_text(json.dumps(about))
     importance.write_text(IMPORTANCE.replace("0,2,1,1,0.5\n", ""))
     found = search_tables([make_table()], DpRequest(importance=importance, budgets_ms=[100]))
-    assert (found.unevaluated, result_data(found)["unevaluated_keys"]) == (1, 1)
+    assert (found.unevaluated, result_data(found).unevaluated_keys) == (1, 1)
     assert [plan.span_mask for plan in found.plans] == ["11"]
 
 
@@ -211,7 +211,7 @@ def test_layer_merge_is_searched_where_both_files_have_a_kernel_column(search, t
         assert "are for tables without a kernel column" in err
     for mixed, part in (
         ([*words[:2], *FILES[2:]], "importance_raw.csv: line 1: no column kernel or ker: give"),
-        ([*FILES[:2], *words[2:]], "i.csv: line 1: missing column(s) st_act, end_act"),
+        ([*FILES[:2], *words[2:]], "i.csv: line 1: missing columns st_act, end_act"),
     ):
         status, out, err = search(*mixed, kind="csv")
         assert (status, out, err.count("\n")) == (2, "", 1)

@@ -102,7 +102,7 @@ def test_a_network_goes_from_its_table_to_a_certified_merge(search, tables, tmp_
         ModelChoice(model=MODEL, weights="random", resolution=(32, 32)),
         str(plan),
         tmp_path / "a.onnx",
-    )
+    ).result
     assert (ran.span_mask, ran.spans_merged) == (mask, len(merged_spans(mask)))
     certificate = json.loads((tmp_path / "a.onnx.certificate.json").read_text())
     assert certificate["problem"] == "" and certificate["span_mask"] == mask
@@ -209,9 +209,9 @@ def test_two_devices_get_a_plan_and_a_file_each(search, tables, tmp_path):
     ("more", "part"),
     [
         (["--budget-ms", 1], "on pi: the smallest possible latency is "),
-        (["--frontier", "x.csv", "--out", "x.json"], "--out is given 1 time(s) for 0 plan(s)"),
-        (["--budget-ms", 9, "--out", "x", "--out", "y"], "--out is given 2 time(s) for 1 plan(s)"),
-        (["--budget-ms", 9, "--budget-ms", 9], "1 latency table(s) and 2 budget(s)"),
+        (["--frontier", "x.csv", "--out", "x.json"], "--out is given 1 time for 0 plans"),
+        (["--budget-ms", 9, "--out", "x", "--out", "y"], "--out is given 2 times for 1 plan"),
+        (["--budget-ms", 9, "--budget-ms", 9], "1 latency table and 2 budgets"),
         (["--budget-ms", 9, "--weight", 1], "weights are those of the tables in one plan"),
         (["--budget-ms", 9, "--keep-block", 17], "blocks 0 to 16"),
         (["--budget-ms", 9, "--max-parameters", 1], "no plan has at most"),

@@ -1,0 +1,1 @@
+"""Latency tables in the formats that other projects read and write."""
