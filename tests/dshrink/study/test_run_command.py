@@ -182,7 +182,7 @@ def test_a_study_ends_in_results_front_and_report_and_is_not_done_twice(
     few = command(*words, "--rows", "searched")
     assert few.exit_code == 0, few.exception
     assert (
-        "not in the report: 1 networks, as " in few.stderr
+        "not in the report: 1 network, as " in few.stderr
         and "no_free_activation/keep0" in few.stderr
     )
     assert len(lines_of_csv(tmp_path / "out" / "results.csv")) == 3
