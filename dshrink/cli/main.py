@@ -13,12 +13,14 @@ import typer
 from dshrink.cli import (
     bench,
     chain,
+    config,
     data,
     demo,
     devices,
     expand,
     finetune,
     importance,
+    init,
     merge,
     paper,
     plot,
@@ -29,6 +31,7 @@ from dshrink.cli import (
     search,
     table,
 )
+from dshrink.cli.configuration import load_configuration
 from dshrink.cli.console import err, errors, fail, out
 from dshrink.version import __version__
 
@@ -45,6 +48,7 @@ PANELS = {
     "Search and merge": (importance, search, merge, refit),
     "Train": (data, finetune, expand),
     "Show": (chain, table, plot, schema),
+    "Settings": (init, config),
 }
 
 app = typer.Typer(
@@ -59,7 +63,10 @@ for panel, commands in PANELS.items():
         if hasattr(command, "app"):
             app.add_typer(command.app, name=name, rich_help_panel=panel)
         else:
-            app.command(name=name, rich_help_panel=panel)(command.command)
+            settings = getattr(command, "PARSING", None)
+            app.command(name=name, rich_help_panel=panel, context_settings=settings)(
+                command.command
+            )
 
 
 def _print_version(asked: bool) -> None:
@@ -70,12 +77,14 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def options_of_all(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="print the version"),
     ] = False,
 ) -> None:
-    pass
+    context.obj = load_configuration(context.command)
+    context.default_map = context.obj.default_map
 
 
 def main() -> None:
