@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,8 @@ def tracked(accelerator: Accelerator, folder: Path, about: Mapping[str, Any]) ->
             init_kwargs={"wandb": {"name": name}, "mlflow": {"run_name": name}},
         )
     except Exception as error:
-        _finish(accelerator)
+        with suppress(Exception):  # one that did not start may not know how to end
+            _finish(accelerator)
         names = ", ".join(map(str, accelerator.log_with))
         raise TrainError(
             f"--log-with: {names} did not start ({first_line(error)}): set it up, or leave it out"
