@@ -514,7 +514,7 @@ def test_what_was_made_with_the_old_table_is_removed_before_it_is_made_again(
     context.folders.finish("table", MeasuredStep(digest="another"))
     study(context, notice=told.append).run()
     assert left == [False] * 11  # six steps, then all but the pre-training
-    assert told[0] == "the table was measured again: 5 steps are done again"
+    assert told[0] == "the table was measured again: 5 steps to do again"
     assert (context.folders.folder("pretrain") / "checkpoint.json").exists()
 
 
@@ -560,9 +560,9 @@ def test_the_first_epoch_is_timed_by_its_steps_and_a_resumed_one_from_where_it_w
 
 def test_the_estimate_counts_the_first_epoch_up() -> None:
     assert estimate_line(30.0, 41, 1).startswith(
-        "the first epoch took 30.0 s: about 20.5 min for the 41 epochs that are left (one run at"
+        "the first epoch took 30.0 s: about 20.5 min for 41 more epochs (1 run at"
     )
-    assert "about 2.0 h for the 960 epochs that are left (4 runs" in estimate_line(30.0, 960, 4)
+    assert "about 2.0 h for 960 more epochs (4 runs" in estimate_line(30.0, 960, 4)
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -574,7 +574,7 @@ def test_a_study_says_how_much_there_is_and_how_long_it_takes_once_an_epoch_was_
     context = make_context(replace(SMALL, rows=("random",)), tmp_path)
     study(context, jobs=jobs, notice=told.append).run()
     assert told[0] == "3 steps, 2 epochs of training: an estimate follows the first epoch"
-    assert "for the 1 epochs that are left" in told[1] and len(told) == 2
+    assert "for 1 more epoch" in told[1] and len(told) == 2
 
 
 def rows(
@@ -671,4 +671,4 @@ def test_the_report_says_what_is_not_there() -> None:
     assert "Tab. 4" not in text
     assert "All seeds" not in text and "against" not in text
     assert "ratio" in text
-    assert "on 11 of 12 validation images (1 networks)" in text
+    assert "on 11 of 12 validation images (1 network)" in text
