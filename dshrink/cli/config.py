@@ -43,6 +43,8 @@ def command(
     found: Configuration = context.find_root().obj
     listed = tuple(_options_of(context, found, words) if words else _keys(found))
     file = str(found.file) if found.file else None
+    # Behind COMMAND they are read as its own, and mean this output all the same.
+    json, wide = json or "--json" in (words or ()), wide or "--wide" in (words or ())
     if json:
         print_json(ConfigData(file=file, options=listed))
         return
