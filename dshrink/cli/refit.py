@@ -34,9 +34,7 @@ def command(
         ),
     ],
     folder: Annotated[Path, typer.Option("--out", help="folder for weights, plan and report")],
-    weights: Annotated[
-        str, typer.Option(help="pretrained, or a state-dict file: a refit keeps what is trained")
-    ] = "pretrained",
+    weights: options.Weights = "pretrained",
     weights_ema: options.Ema = False,
     images: Annotated[
         int,
@@ -73,6 +71,7 @@ def command(
 ) -> None:
     """Merge a plan in MODEL and fit the merged convolutions to it: no labels, no training.
 
+    A refit keeps what trained weights compute: initial and random ones are refused.
     Run the same command again to resume an interrupted run.
     """
     from dshrink.network.references import ModelChoice

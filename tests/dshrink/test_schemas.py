@@ -39,6 +39,7 @@ from dshrink.cli.payloads.networks import (
 )
 from dshrink.cli.payloads.tables import TableData, WrittenTable
 from dshrink.errors import DshrinkError
+from dshrink.merge.activations import ChangedActivations
 from dshrink.merge.agreement import Agreement
 from dshrink.operations.expand import ExpandResult
 from dshrink.operations.finetune import FinetuneResult
@@ -181,6 +182,9 @@ def merge_result() -> MergeResult:
         **dict(keep_mask="01", span_mask="", padding="repad", blocks_merged=1, spans_merged=0),
         **dict(merge_s=0.1, onnx_difference=1e-7, agreement=AGREEMENT, accuracy_percent=70.0),
         **dict(validation_images=10, unreadable={"a.png": "empty"}),
+        activations=ChangedActivations(
+            removed=2, added=1, trained="with", warning="lost", advice=("refit it",)
+        ),
         cost={"macs": (10, 8), "parameters": (5, 6)},
     )
 
