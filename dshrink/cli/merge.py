@@ -86,13 +86,13 @@ def _lines(result: MergeResult) -> Iterator[str]:
 
 def _agreement(found: Agreement) -> Iterator[str]:
     """Of the merged network with the unmerged one, and with the original where that is known."""
-    if found.merged_accuracy is not None and found.unmerged_accuracy is not None:
-        original = found.original_accuracy
+    if found.merged_accuracy_percent is not None and found.unmerged_accuracy_percent is not None:
+        original = found.original_accuracy_percent
         whole = "" if original is None else f"{original:.2f} % with all activations, "
         yield (
             f"top-1 accuracy on {found.images} validation images: {whole}"
-            f"{found.unmerged_accuracy:.2f} % before the merge, {found.merged_accuracy:.2f} % "
-            f"after it; top-1 agreement on {found.images - found.differing} of {found.images}"
+            f"{found.unmerged_accuracy_percent:.2f} % before the merge, "
+            f"{found.merged_accuracy_percent:.2f} % after it; top-1 agreement on {found.images - found.differing} of {found.images}"
         )
     else:
         same = found.images - found.differing

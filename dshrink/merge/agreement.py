@@ -44,10 +44,10 @@ class Agreement:
     """
 
     images: int
-    unmerged_accuracy: float | None
-    merged_accuracy: float | None
+    unmerged_accuracy_percent: float | None
+    merged_accuracy_percent: float | None
     differing: int
-    original_accuracy: float | None = None
+    original_accuracy_percent: float | None = None
     as_original: int | None = None
 
 
@@ -89,9 +89,9 @@ def top1_agreement(
     }
     return Agreement(
         images=count,
-        unmerged_accuracy=accuracy["unmerged"],
-        merged_accuracy=accuracy["merged"],
+        unmerged_accuracy_percent=accuracy["unmerged"],
+        merged_accuracy_percent=accuracy["merged"],
         differing=differing,
-        original_accuracy=accuracy.get("original"),
+        original_accuracy_percent=accuracy.get("original"),
         as_original=None if original is None else as_original,
     )

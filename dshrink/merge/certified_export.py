@@ -82,9 +82,9 @@ def export_merged(
         agreement = top1_agreement(*both, images, whole)
         network.module.cpu()
         document |= {"validation": asdict(agreement), "unreadable": dict(images.unreadable_files)}
-        if agreement.merged_accuracy is not None:
+        if agreement.merged_accuracy_percent is not None:
             metadata |= accuracy_metadata(
-                agreement.merged_accuracy, agreement.images, images.digest
+                agreement.merged_accuracy_percent, agreement.images, images.digest
             )
     activations = changed_activations(changes, origin, agreement)
     document["activations"] = asdict(activations)

@@ -67,7 +67,7 @@ def expand_network(
     if shrunk is None:
         return None
     before, grown = network.spec, shrunk.grown
-    contracted = shrunk.agreement.merged_accuracy
+    contracted = shrunk.agreement.merged_accuracy_percent
     assert contracted is not None  # the images of a training have labels
     return ExpandResult(
         weights=str(shrunk.weights),

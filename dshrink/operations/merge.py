@@ -180,7 +180,7 @@ def merge_by_plan(
         onnx_difference=done.onnx_difference,
         activations=done.activations,
         agreement=done.agreement,
-        accuracy_percent=done.agreement.merged_accuracy if done.agreement else None,
+        accuracy_percent=done.agreement.merged_accuracy_percent if done.agreement else None,
         validation_images=done.agreement.images if done.agreement else 0,
         unreadable=dict(feed.unreadable.reasons) if feed else {},
         cost={name: (getattr(before, name), getattr(after, name)) for name in _COSTS},

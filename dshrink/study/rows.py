@@ -280,8 +280,8 @@ def _exported(
 def _found(done: CertifiedExport) -> dict[str, Any]:
     assert done.agreement is not None
     return {
-        "accuracy_percent": done.agreement.merged_accuracy,
-        "unmerged_accuracy_percent": done.agreement.unmerged_accuracy,
+        "accuracy_percent": done.agreement.merged_accuracy_percent,
+        "unmerged_accuracy_percent": done.agreement.unmerged_accuracy_percent,
         "validation_images": done.agreement.images,
         "differing": done.agreement.differing,
         "certificate": done.certificate.network_float64.relative,

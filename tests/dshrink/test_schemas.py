@@ -190,7 +190,9 @@ def merge_result() -> MergeResult:
 
 
 SPANS = synthetic_span_table({(0, 1): 2.0, (1, 2): 2.0, (0, 2): 1.0}, mask="11")
-AGREEMENT = Agreement(images=10, unmerged_accuracy=70.0, merged_accuracy=70.0, differing=0)
+AGREEMENT = Agreement(
+    images=10, unmerged_accuracy_percent=70.0, merged_accuracy_percent=70.0, differing=0
+)
 
 
 def refit_result() -> RefitResult:
@@ -199,7 +201,10 @@ def refit_result() -> RefitResult:
         **dict(explained=0.9, error=0.1),
     )
     shares = {"algebraic": 10.0, "refitted": 90.0}
-    close = Closeness(images=4, agreement=shares, in_top5=shares, error=shares, accuracy={})
+    close = Closeness(
+        **dict(images=4, agreement_percent=shares, in_top5_percent=shares, error=shares),
+        accuracy_percent={},
+    )
     return RefitResult(
         **dict(fits=[fit], norms_matched=True, images=8, held_out=close, validation=None),
         **dict(seconds=1.0, weights="w", plan="p", unreadable={}),

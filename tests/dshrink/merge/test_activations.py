@@ -126,7 +126,11 @@ def test_a_plan_that_changes_nothing_needs_no_warning(network: Any) -> None:
 def test_a_measured_agreement_takes_the_place_of_the_expectation(network: Any) -> None:
     changes = rewriting(network(MODEL, 32), MASK)
     agreement = Agreement(
-        images=200, unmerged_accuracy=None, merged_accuracy=None, differing=0, as_original=3
+        images=200,
+        unmerged_accuracy_percent=None,
+        merged_accuracy_percent=None,
+        differing=0,
+        as_original=3,
     )
     found = changed_activations(changes, WeightsOrigin(trained="with", whose="w"), agreement)
     assert "still the original's on 1.5 % of the images" in found.warning
@@ -180,7 +184,7 @@ def test_images_without_classes_show_the_agreement_with_the_original(
     assert "--resolution 32 --data DIR --out tuned" in ran.out
     certificate = json.loads(Path(f"{file}.certificate.json").read_text())
     assert certificate["validation"]["as_original"] == same
-    assert certificate["validation"]["merged_accuracy"] is None
+    assert certificate["validation"]["merged_accuracy_percent"] is None
     assert certificate["activations"]["trained"] == "unknown"
     assert "still the original's" in certificate["activations"]["warning"]
     metadata = {p.key: p.value for p in onnx.load(file).metadata_props}
