@@ -15,14 +15,18 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any, Self
 
-from devices.agent.checks import ERROR_TYPES
-from devices.agent.protocol import PROTOCOL
+from devices.agent.checks import ERROR_TYPES, MAX_MESSAGE_CHARACTERS
+from devices.agent.protocol import FILE_REQUESTS, PROTOCOL, RUNTIME_REQUESTS
 from devices.environment import Environment
 from devices.errors import AgentLostError, JobFailedError
 from devices.line_process import LineProcess, LineTooLongError
+from devices.records import RecordError
+from devices.replies import checked_report, parse_line
 
-#: A reply of 15 s of 1 ms samples has 0.5 MB.
+#: A reply of 15 s of 1 ms samples has 0.5 MB; what a runtime learned from its builds has some.
 MAX_REPLY_BYTES = 64 << 20
+#: What a device says about itself.
+MAX_REPORT_BYTES = 1 << 20
 START_TIMEOUT_S = 60.0
 #: A Jetson's tools wait until it has been up for a minute, and are several.
 HOLD_TIMEOUT_S = 240.0
@@ -82,7 +86,8 @@ class AgentProcess:
         if reply["ok"]:
             result: dict[str, Any] = reply["result"]
             return result
-        raise JobFailedError(**reply["error"])
+        said = {name: text[: 2 * MAX_MESSAGE_CHARACTERS] for name, text in reply["error"].items()}
+        raise JobFailedError(**said)
 
     def close(self) -> None:
         """Let the agent end (it does at the end of its input), and kill it if it does not."""
@@ -102,7 +107,7 @@ class AgentProcess:
         try:
             return Environment.from_hello(self.request({"do": "hello"}, timeout_s))
         except AgentLostError as error:
-            if error.type not in ("agent_crashed", "timeout"):
+            if error.type not in ("agent_crashed", "bad_reply", "timeout"):
                 raise
             raise AgentLostError(
                 "start_failed",
@@ -114,14 +119,21 @@ class AgentProcess:
     def _hold(self) -> None:
         result = self.request({"do": "hold"}, HOLD_TIMEOUT_S)
         self.environment = Environment.from_hello(result)
-        self.held = tuple(result["held"])
+        try:
+            self.held = checked_report(tuple[str, ...], result.get("held"), "held")
+        except RecordError as error:
+            raise AgentLostError(
+                "start_failed", f"what the agent holds is not valid: {error}", _SAME_VERSION
+            ) from error
 
     def _ask(self, whole: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
         """Return a well-formed reply; raise AgentLostError otherwise."""
         line = json.dumps(whole).encode("ascii") + b"\n"
         start_s = time.monotonic()
         try:
-            reply = self._process.exchange([line], timeout_s, MAX_REPLY_BYTES)
+            is_long = whole["do"] in FILE_REQUESTS + RUNTIME_REQUESTS
+            most = MAX_REPLY_BYTES if is_long else MAX_REPORT_BYTES
+            reply = self._process.exchange([line], timeout_s, most)
             return _parse_reply(reply, whole["id"])
         except TimeoutError as error:
             self.kill()
@@ -134,7 +146,7 @@ class AgentProcess:
         except (ValueError, LineTooLongError) as error:
             self.kill()
             raise AgentLostError(
-                "agent_crashed",
+                "bad_reply",
                 f"the agent answered what is no reply: {error}",
                 _SAME_VERSION,
                 exit_status=self._process.process.returncode,
@@ -166,7 +178,7 @@ def _at_time_limit(
 def _parse_reply(line: bytes, identity: str) -> dict[str, Any]:
     """Return a well-formed reply to this request; raise ValueError otherwise."""
     try:
-        reply = json.loads(line)
+        reply = parse_line(line)
         spoken = reply["protocol"]
         if isinstance(spoken, bool) or not isinstance(spoken, int):
             raise ValueError("no protocol version")
@@ -186,7 +198,7 @@ def _parse_reply(line: bytes, identity: str) -> dict[str, Any]:
             is_whole = is_whole and error["type"] in ERROR_TYPES
         # A request that the agent could not read is answered without its id.
         is_ours = reply["id"] == identity or (reply["id"] == "" and not reply["ok"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{line[:200]!r} ({error})") from error
     if not is_whole or not is_ours:
         raise ValueError(f"{line[:200]!r}")

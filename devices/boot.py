@@ -69,7 +69,10 @@ def main():
         os.environ["DSHRINK_IN_USE"] = str(in_use)
     if header["lock"] is not None:
         os.environ["DSHRINK_DEVICE_LOCK"] = header["lock"]
-    return run([sys.executable, os.path.join(agent, "__main__.py"), header["mode"], root], shared)
+    # No bytecode, here and in what the agent starts: it would be cut short where the disk is full.
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    program = os.path.join(agent, "__main__.py")
+    return run([sys.executable, "-B", program, header["mode"], root], shared)
 
 
 def say(words):

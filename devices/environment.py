@@ -10,21 +10,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Self, TypedDict
+from typing import Any, ClassVar, Self
 
 from devices.errors import AgentLostError
 from devices.records import RecordError, checked_fields
-
-
-class Gpu(TypedDict):
-    """A GPU: ``compute_capability`` is such as "9.0", ``held_mhz`` what the agent locked it to."""
-
-    name: str
-    compute_capability: str
-    driver: str | None
-    cuda: str
-    memory_mib: int
-    held_mhz: int | None
+from devices.reports import Gpu
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from devices.agent.checks import ERROR_TYPES
 #: What only the host can find, beside what the agent may answer.
 HOST_ERROR_TYPES = (
     "agent_crashed",
+    "bad_reply",  # what it answered makes no sense
     "start_failed",
     "unreachable",  # no link came about
     "connection_lost",  # there was one, and it broke

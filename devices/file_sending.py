@@ -13,6 +13,8 @@ from devices.agent.protocol import file_digest
 from devices.connection import PushedFile
 from devices.errors import AgentLostError, JobFailedError
 from devices.line_process import LineProcess, LineTooLongError
+from devices.records import RecordError
+from devices.replies import checked_report, parse_line
 
 #: The device may have to write a file that it has all of: SD cards are slow.
 STALL_TIMEOUT_S = 120.0
@@ -80,9 +82,10 @@ def send(link: LineProcess, files: Sequence[Outgoing]) -> tuple[PushedFile, ...]
     looking_s = sum(one.size_bytes for one in by_digest.values()) / READ_BYTES_PER_S
     answer = _ask(link, [listed], "the list", STALL_TIMEOUT_S + looking_s)
     try:
-        folder, lacking = str(answer["folder"]), [by_digest[one] for one in answer["lacking"]]
-    except (KeyError, TypeError) as error:
-        raise _nonsense(link, f"{answer} ({error!r})") from error
+        folder = checked_report(str, answer["folder"], "folder")
+        lacking = [by_digest[one] for one in dict.fromkeys(answer["lacking"])]
+    except (RecordError, KeyError, TypeError) as error:
+        raise _nonsense(link, f"{str(answer)[:200]} ({error!r})") from error
     for one in lacking:
         _ask(link, one.pieces(), str(one.file), STALL_TIMEOUT_S)
     return tuple(PushedFile(path=f"{folder}/{one.sha256}.onnx", sha256=one.sha256) for one in files)
@@ -102,18 +105,18 @@ def _ask(link: LineProcess, pieces: Iterable[bytes], what: str, timeout_s: float
     except LineTooLongError as error:
         raise _nonsense(link, str(error)) from error
     try:
-        answer = json.loads(line)
+        answer = parse_line(line)
         if answer["ok"] is True:
-            return dict(answer)
-        failure = JobFailedError(**answer["error"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+            return answer
+        failure = JobFailedError(**checked_report(dict[str, str], answer["error"], "error"))
+    except (ValueError, KeyError, TypeError) as error:
         raise _nonsense(link, f"{line[:200]!r} ({error!r})") from error
     raise failure
 
 
 def _nonsense(link: LineProcess, what: str) -> AgentLostError:
     return AgentLostError(
-        "agent_crashed",
+        "bad_reply",
         f"{link.name} answered a push with what is no answer: {what}",
         "bring host and agent to the same version of dshrink",
     )

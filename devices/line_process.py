@@ -18,6 +18,7 @@ from typing import IO, NamedTuple
 
 from devices.agent.ending import how_ended
 from devices.errors import AgentLostError
+from devices.replies import printable
 
 TAIL_BYTES = 4096
 EXIT_PATIENCE_S = 5.0
@@ -46,7 +47,7 @@ class End(NamedTuple):
     def last_words(self) -> str:
         """The last line of its standard error, as the end of a sentence; "" where it said none."""
         lines = self.errors.strip().splitlines()
-        return f"; its last words: {lines[-1][-300:]}" if lines else ""
+        return f"; its last words: {printable(lines[-1][-300:])}" if lines else ""
 
 
 def crashed(end: End) -> AgentLostError:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
 
 from devices.agent.health import throttled_now
 from devices.agent.power import BEST_GOVERNOR, BY_HAND_GOVERNOR, BY_HAND_JETSON
 from devices.agent.runtimes import RUNTIMES
+from devices.errors import AgentLostError
 from devices.inventory import Device, connect
+from devices.records import RecordError
+from devices.replies import checked_report
+from devices.reports import Probe
 
 PROBE_TIMEOUT_S = 60.0
 #: Percent of a core from which another process is a neighbour to be sent away.
@@ -122,7 +125,16 @@ class Preflight:
 def probe(device: Device) -> Preflight:
     """Connect to a device and ask it; raises InventoryError or AgentError."""
     with closing(connect(device)) as connection, connection.start_agent() as agent:
-        return Preflight(device=device, found=agent.request({"do": "probe"}, PROBE_TIMEOUT_S))
+        said = agent.request({"do": "probe"}, PROBE_TIMEOUT_S)
+    try:
+        found: Mapping[str, Any] = checked_report(Probe, said, "probe")
+        return Preflight(device=device, found=found)
+    except RecordError as error:
+        raise AgentLostError(
+            "bad_reply",
+            f"what {device.name} says about itself is not valid: {error}",
+            "bring host and agent to the same version of dshrink",
+        ) from error
 
 
 def _state(name: str, version: str | None, includes: Callable[[str], bool]) -> str:

@@ -34,7 +34,7 @@ def checked_fields(kind: type, facts: Mapping[str, Any], apart: str = "") -> dic
     if missing := {one for one, is_needed in wanted.items() if is_needed} - set(facts):
         raise RecordError(f"lacks the fields {listed(missing)}; known are {listed(wanted)}")
     types = get_type_hints(kind)
-    return {name: _converted(name, fact, types[name]) for name, fact in facts.items()}
+    return {name: converted(name, fact, types[name]) for name, fact in facts.items()}
 
 
 def listed(names: Iterable[str]) -> str:
@@ -42,13 +42,27 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
 
 
-def _converted(name: str, fact: Any, kind: Any) -> Any:
+def converted(name: str, fact: Any, kind: Any) -> Any:
+    """The fact as the type has it. Raises RecordError, which calls it by this name."""
     try:
         return msgspec.convert(fact, kind)
+    except RecursionError:
+        raise RecordError(f"{name} is nested too deeply") from None
     except msgspec.ValidationError as error:
         said, _, inside = str(error).partition(" - at `$")
-        place, shown = name + inside.rstrip("`"), repr(fact)[:200]
-        raise RecordError(f"{place} {_in_words(said)}, got {shown}") from None
+        place, words = name + inside.rstrip("`"), _in_words(said)
+        if not words.startswith("lacks"):
+            words += f", got {repr(_inner(fact, inside))[:200]}"
+        raise RecordError(f"{place} {words}") from None
+
+
+def _inner(fact: Any, inside: str) -> Any:
+    """The part of a fact at a place such as ".clocks.cpu[0]"; "[...]" is some value of a table."""
+    for name, number in re.findall(r"\.(\w+)|\[([0-9]+|\.\.\.)\]", inside):
+        if number == "...":
+            return fact
+        fact = fact[int(number)] if number else fact[name]
+    return fact
 
 
 def _in_words(said: str) -> str:

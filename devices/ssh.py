@@ -8,7 +8,6 @@ and is deleted in the end.
 from __future__ import annotations
 
 import contextlib
-import json
 import shlex
 import time
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from devices.errors import AgentError, AgentLostError, InventoryError
 from devices.file_sending import outgoing, send
 from devices.line_process import LineProcess, LineTooLongError
 from devices.parcel import agent_parcel, boot_command
+from devices.replies import parse_line, printable
 from devices.ssh_failures import after_boot, before_boot, old_python, refused
 
 #: ssh takes the first value that it is given: the user's options come before these.
@@ -116,7 +116,7 @@ class SshConnection:
             with contextlib.closing(link):
                 answer = link.exchange([], REMOVE_TIMEOUT_S, MAX_NOISE_BYTES)
             with contextlib.suppress(ValueError, KeyError, TypeError):
-                if json.loads(answer)["ok"] is True:
+                if parse_line(answer)["ok"] is True:
                     self._left.clear()
 
     @property
@@ -156,7 +156,7 @@ class SshConnection:
                 left_s = max(0.0, deadline - time.monotonic())
                 line = link.exchange(pieces, left_s, MAX_NOISE_BYTES)
                 if line.startswith(marker):
-                    return line[len(marker) :].decode("utf-8", "replace")
+                    return printable(line[len(marker) :].decode("utf-8", "replace"))
                 noise_bytes += len(line) + 1
                 pieces = []
         except TimeoutError as error:

@@ -9,13 +9,13 @@ error, because guessing would mix up measurements.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from devices.replies import parse_line
 from latency_tables.line_file import LineFile
 from profiler.errors import JournalError
 from profiler.journal_lines import (
@@ -49,7 +49,7 @@ class JournalState:
     first_of_board: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     discarded: list[Reply] = field(default_factory=list)
-    _last_round: int = -1
+    _of_job: dict[str, dict[int, Reply]] = field(default_factory=dict)
 
     def measured_by(self, board: str) -> dict[int, list[str]]:
         """The jobs that a board measured, by round."""
@@ -77,8 +77,8 @@ class JournalState:
 
     def replies(self, job_id: str) -> tuple[Reply, ...]:
         """The accepted replies about a job, in order of rounds."""
-        found = (self.accepted.get((job_id, number)) for number in range(self._last_round + 1))
-        return tuple(reply for reply in found if reply is not None)
+        found = self._of_job.get(job_id, {})
+        return tuple(found[number] for number in sorted(found))
 
     def take(self, entry: Entry) -> None:
         """Add one line's meaning. Raises JournalError for one that the lines before rule out."""
@@ -102,7 +102,7 @@ class JournalState:
         if reply.attempt != self.attempts.get(key, 0):
             raise JournalError(f"attempt {reply.attempt} of {reply.job_id} is out of order")
         self.accepted[key] = reply
-        self._last_round = max(self._last_round, reply.round)
+        self._of_job.setdefault(reply.job_id, {})[reply.round] = reply
         self.attempts[key] = reply.attempt + 1
 
     def _take_shared(self, reply: Reply) -> None:
@@ -116,6 +116,7 @@ class JournalState:
             if (job, line.round) not in self.accepted:
                 raise JournalError(f"no reply about {job} in round {line.round} to take back")
             self.discarded.append(self.accepted.pop((job, line.round)))
+            del self._of_job[job][line.round]
         if line.cause == "board":
             self.warnings.append(line.reason)
 
@@ -163,12 +164,9 @@ class Journal:
 
     def _parse(self, text: bytes, number: int) -> dict[str, Any]:
         try:
-            line = json.loads(text)
-            if not isinstance(line, dict):
-                raise ValueError("not an object")
+            return parse_line(text)
         except ValueError as error:
             raise JournalError(f"{self._where(number)}: {error}: {FIX}") from None
-        return line
 
     def record(self, *entries: Entry) -> None:
         """Write lines down, and take them into the state."""

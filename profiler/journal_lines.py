@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from latency_tables.records import convert_record, plain
-from profiler.errors import JournalError
+from profiler.errors import JournalError, MeasurementError
 from profiler.replies import Failure, Reply, parse_result
 
 SCHEMA = "dshrink.journal"
@@ -169,11 +169,14 @@ def _read_reply(said: Line, where: str) -> Reply:
     result = said.pop("result", {})
     line = convert_record(said, _ReplyLine, where=where, error=JournalError, fix=FIX)
     outcome = line.error or parse_result(result, where=where, error=JournalError, fix=FIX)
-    return Reply(
-        job_id=line.job,
-        round=line.round,
-        attempt=line.attempt,
-        board=line.board,
-        outcome=outcome,
-        took_s=line.took_s,
-    )
+    try:
+        return Reply(
+            job_id=line.job,
+            round=line.round,
+            attempt=line.attempt,
+            board=line.board,
+            outcome=outcome,
+            took_s=line.took_s,
+        )
+    except MeasurementError as error:
+        raise JournalError(f"{where}: {error}: {FIX}") from None

@@ -1,6 +1,8 @@
 """What the agent sends back about one job: raw samples, or a failure as a value.
 
-A ``Reply`` is journalled as it came, so whatever is derived from it can be derived again.
+A ``Reply`` is journalled as it came, so whatever is derived from it can be derived again. Devices
+and journals are read as if strangers had written them: what these records accept, everybody may
+compute with.
 """
 
 from __future__ import annotations
@@ -10,6 +12,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from devices.agent.health import throttle_reason
+from devices.records import RecordError
+from devices.replies import check_facts
+from devices.reports import Built, Health
 from latency_tables.records import convert_record
 from latency_tables.wording import counted
 from profiler.errors import MeasurementError
@@ -22,6 +27,13 @@ NOT_ABOUT: Mapping[str, tuple[str, ...]] = {
 }
 #: Runs this long are always interrupted once (the kernel's own threads wake about that often).
 LONG_RUN_NS = 200_000_000
+#: A run of a minute a round would take two years.
+MOST_ROUNDS = 10**6
+#: No run takes a hundred days.
+LONGEST_NS = 10**16
+LONGEST_S = 1e7
+#: The failure of a job whose answer makes no sense; the next run asks again.
+BAD_REPLY = "bad_reply"
 #: How to fix results of an agent that do not read.
 SAME_VERSION = "bring host and agent to the same version of dshrink"
 #: Failures that no second try fixes: the same file fails in the same way.
@@ -62,20 +74,36 @@ class Samples:
     resources: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("wall_ns", "cpu_ns", "device_ns"):
-            values = getattr(self, name)
-            if values is not None and (not values or min(values) <= 0):
-                raise MeasurementError(
-                    f"{name} holds {counted(len(values), 'sample')}, the smallest "
-                    f"{min(values, default=0)}; "
-                    "need at least one, all positive"
-                )
+        for name, least in (("wall_ns", 1), ("cpu_ns", 1), ("device_ns", 1), ("enqueue_ns", 0)):
+            if (values := getattr(self, name)) is not None:
+                self._check_times(name, values, least)
+        if self.runs_per_sample < 1 or not 0 <= self.dropped <= self.disturbed:
+            raise MeasurementError(
+                f"runs_per_sample is {self.runs_per_sample}, dropped {self.dropped}, disturbed "
+                f"{self.disturbed}; need 1 or more, and 0 <= dropped <= disturbed"
+            )
+        _check_seconds(self, "warmup_s", "prepare_s", "waited_s")
+        _check_report(Health, self.health_before, "health_before")
+        _check_report(Health, self.health_after, "health_after")
+        _check_report(Built, self.built, "built")
         for name in ("peak_memory_bytes", "energy_j"):
             told = self.resources.get(name)
             if told is not None and (type(told) not in (int, float) or not told > 0):
                 raise MeasurementError(
-                    f"resources.{name} is {told!r}; need a number above 0, or none: {SAME_VERSION}"
+                    f"resources.{name} is {told!r}; need a number above 0, or none"
                 )
+
+    def _check_times(self, name: str, values: tuple[int, ...], least: int) -> None:
+        if not values or min(values) < least or max(values) > LONGEST_NS:
+            raise MeasurementError(
+                f"{name} holds {counted(len(values), 'sample')}, from {min(values, default=0)} to "
+                f"{max(values, default=0)}; need at least one, all positive and up to {LONGEST_NS}"
+            )
+        if len(values) != len(self.wall_ns):
+            raise MeasurementError(
+                f"{name} holds {counted(len(values), 'sample')}, wall_ns {len(self.wall_ns)}: "
+                "need as many"
+            )
 
     @property
     def undisturbed(self) -> bool:
@@ -142,24 +170,47 @@ class LayerTimes:
     def __post_init__(self) -> None:
         if not self.layers:
             raise MeasurementError("a profile without layers; need at least one")
-        if not all(times and min(times) >= 0 for _, times in self.layers):
-            raise MeasurementError("a profile has a layer without times, or with one below 0")
+        for name, times in self.layers:
+            if not times or min(times) < 0 or max(times) > LONGEST_NS:
+                raise MeasurementError(
+                    f"the profile's layer {name[:60]!r} has no times, or one below 0 or above "
+                    f"{LONGEST_NS}"
+                )
+        _check_seconds(self, "waited_s")
+        _check_report(Built, self.built, "built")
+
+
+def _check_seconds(record: Any, *names: str) -> None:
+    for name in names:
+        if not 0.0 <= getattr(record, name) <= LONGEST_S:  # nor is NaN
+            raise MeasurementError(
+                f"{name} is {getattr(record, name)}; need 0 to {LONGEST_S:g} seconds"
+            )
+
+
+def _check_report(kind: type, facts: Mapping[str, Any], name: str) -> None:
+    try:
+        check_facts(kind, facts, name)
+    except RecordError as error:
+        raise MeasurementError(str(error)) from None
 
 
 def parse_result(
     data: Any,
     *,
+    do: str | None = None,
     where: str = "the result of a job",
     error: type[ValueError] = MeasurementError,
     fix: str = SAME_VERSION,
 ) -> Samples | LayerTimes:
     """The outcome that an agent's result is; other fields are left out.
 
-    Raises ``error`` for what is none.
+    ``do`` is what was asked for, where that is known. Raises ``error`` for what is none.
     """
     kind: type[Samples | LayerTimes] = Samples
     if isinstance(data, Mapping):
-        kind = LayerTimes if "layers" in data else Samples
+        is_profile = "layers" in data if do is None else do == "profile"
+        kind = LayerTimes if is_profile else Samples
         data = {one.name: data[one.name] for one in fields(kind) if one.name in data}
     return convert_record(data, kind, where=where, error=error, fix=fix)
 
@@ -190,6 +241,14 @@ class Reply:
     board: str
     outcome: Samples | LayerTimes | Failure
     took_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.round <= MOST_ROUNDS or self.attempt < 0:
+            raise MeasurementError(
+                f"round {self.round}, attempt {self.attempt}; need 0 to {MOST_ROUNDS}, and 0 or "
+                "more"
+            )
+        _check_seconds(self, "took_s")
 
     @property
     def samples(self) -> Samples | None:

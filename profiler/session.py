@@ -21,7 +21,7 @@ from profiler.journal import JOURNAL_NAME, Journal, JournalState
 from profiler.journal_lines import Header
 from profiler.measurement import Measurement
 from profiler.planning.jobs import JobPlan
-from profiler.replies import Reply
+from profiler.replies import BAD_REPLY, Reply
 from profiler.rounds import run_round
 from profiler.run_state import Report, RunState
 from profiler.runtimes import file_precision
@@ -148,6 +148,7 @@ class Session:
         was begun on another machine. What was measured until then stays in the journal.
         """
         self._check_disk()
+        self._take_back_bad_replies()
         before = self._counts()
         try:
             self._run_rounds(progress)
@@ -193,6 +194,14 @@ class Session:
             measurements={job.id: self.measurement(job.id, before_round) for job in self.plan.jobs},
             spent_s=self._state.spent_s(before_round),
         )
+
+    def _take_back_bad_replies(self) -> None:
+        """Ask again what an earlier run was answered without sense: it says nothing of the job."""
+        for reply in list(self._state.accepted.values()):
+            if reply.failure and reply.failure.type == BAD_REPLY:
+                self._journal.discard(
+                    reply.round, [reply.job_id], cause="failures", reason=str(reply.failure)
+                )
 
     def _run_rounds(self, progress: Progress) -> None:
         number = 0

@@ -4,6 +4,7 @@ The lock is the kernel's own (flock), so that it is free as soon as its holder e
 ends.  Who waits for it sleeps: polling would disturb the one who measures.
 """
 
+import errno
 import fcntl
 import os
 import tempfile
@@ -38,8 +39,16 @@ def device_lock(path: Optional[str] = None, patience_s: Optional[float] = None) 
 
 def default_path() -> str:
     """The file that every agent of this device locks."""
-    given = os.environ.get(PATH_VARIABLE)
-    return given or os.path.join(tempfile.gettempdir(), FILE_NAME)
+    return os.environ.get(PATH_VARIABLE) or os.path.join(folder(), FILE_NAME)
+
+
+def folder() -> str:
+    """The folder for temporary files, also where it is full.
+
+    Python's own answer is one that it can write to: then two runs would lock two files.
+    """
+    usual = [os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")] + ["/tmp"]
+    return next((one for one in usual if one and os.path.isdir(one)), tempfile.gettempdir())
 
 
 def flock(file: int, shared: bool = False, wait: bool = True) -> bool:
@@ -80,10 +89,13 @@ def _open_lock_file(path: str) -> int:
         except FileNotFoundError:
             return _create(path, flags)
     except OSError as error:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise RequestError(
-            "not_permitted",
+            "disk_full" if is_full else "not_permitted",
             f"{path}, which one run at a time locks, cannot be opened: {error.strerror}",
-            f"remove it, or name another file in {PATH_VARIABLE}",
+            f"make room there, or name another file in {PATH_VARIABLE}"
+            if is_full
+            else f"remove it, or name another file in {PATH_VARIABLE}",
         ) from error
 
 

@@ -88,7 +88,7 @@ def hold(root: str = "/", commands: Commands = SYSTEM, lock_path: Optional[str] 
     """
     # What a run puts back must not be undone by the next.
     held_file = lock.locked_file(
-        lock_path or os.path.join(tempfile.gettempdir(), LOCK_FILE),
+        lock_path or os.path.join(lock.folder(), LOCK_FILE),
         LOCK_PATIENCE_S,
         "another run holds this device's clocks",
     )

@@ -35,10 +35,11 @@ MARKER = "in-use"
 IN_USE_VARIABLE = "DSHRINK_IN_USE"
 FILES = "files"
 PIECE_BYTES = 1 << 20
-_OUR_FILE = re.compile(r"[0-9a-f]{64}(\.onnx(\.[0-9a-f]{64}\.engine)?|\..+\.part)\Z")
+_OUR_FILE = re.compile(r"[0-9a-f]{64}\.onnx(\.[0-9a-f]{64}\.engine)?(\.[a-z0-9_]+\.part)?\Z")
 #: Where trtexec worked for a worker that was killed.
 _OUR_WORK = re.compile(r"trtexec-[a-z0-9_]{8}\Z")
-_OUR_AGENT = re.compile(r"agent-[0-9a-f]{16}")
+#: Also what a killed boot program left: what it unpacked, and what it put aside.
+_OUR_AGENT = re.compile(r"agent-[0-9a-f]{16}(\.[a-z0-9_]{8}(\.old)?)?\Z")
 
 
 def receive_main(root: str) -> int:
@@ -113,9 +114,10 @@ def remove(root: str, in_use: Optional[int] = None) -> bool:
         if os.fstat(in_use).st_nlink == 0:
             return not os.path.exists(root)  # what is there now is of a run that came later
         _delete_files(os.path.join(root, FILES))
-        for name in os.listdir(root):
-            if _OUR_AGENT.match(name):
-                shutil.rmtree(os.path.join(root, name))
+        for name in _ours(root, _OUR_AGENT):
+            path = os.path.join(root, name)
+            if _is_folder(path):
+                shutil.rmtree(path)
         os.unlink(os.path.join(root, MARKER))
         with suppress(OSError):
             os.rmdir(root)

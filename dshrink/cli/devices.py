@@ -139,7 +139,7 @@ def _findings(preflight: Preflight) -> Iterator[tuple[str, str]]:
     if facts["gpu"] is not None:
         yield "GPU", _gpu(facts["gpu"])
     yield "Python", facts["python"]
-    yield "board", facts["board"]
+    yield "board", facts["board"] or NOT_REPORTED
     yield "governor", facts["governor"] or NOT_REPORTED
     if facts["power_mode"] is not None:
         yield "power mode", facts["power_mode"]

@@ -8,17 +8,17 @@ killed process left unfinished is dropped, and its network evaluated again.
 from __future__ import annotations
 
 import glob
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from devices.replies import parse_line
 from dshrink.importance.evaluation import Evaluation
 from dshrink.importance.settings import Candidate, EvaluationError
 from dshrink.train.identity import differences, listed
-from latency_tables.line_file import LineFile
+from latency_tables.line_file import LineFile, whole_lines
 from latency_tables.records import convert_record
 
 SCHEMA = "dshrink.importance.journal"
@@ -66,7 +66,7 @@ class ImportanceJournal:
         shards = table.parent.glob(f"{glob.escape(table.stem)}.shard-*-of-*{ENDING}")
         others = {*shards, journal_path(table, None)} - {self.path}
         try:
-            for other in sorted(filter(Path.exists, others)):
+            for other in sorted(filter(Path.is_file, others)):
                 self._take(_lines_of(other, alone=shard is None), other)
             try:
                 lines = self._file.read(beginning=_BEGINNING)
@@ -94,8 +94,8 @@ class ImportanceJournal:
         for number, text in enumerate(lines, start=1):
             where = f"{path}, line {number}"
             try:
-                line = json.loads(text)
-            except (RecursionError, ValueError) as error:
+                line = parse_line(text)
+            except ValueError as error:
                 raise EvaluationError(f"{where}: {error}; {fix}") from None
             if number == 1:
                 self._check(line, path)
@@ -136,10 +136,11 @@ def _lines_of(path: Path, *, alone: bool) -> list[bytes]:
     """Another shard's. ``alone``: the run collects all shards, so none may still be running."""
     if alone:
         _hold(path).close()
-    whole = path.read_bytes().rpartition(b"\n")[0]
-    if whole and not whole.startswith(_BEGINNING):
-        raise _no_journal(path)
-    return whole.splitlines()
+    try:
+        with path.open("rb") as file:
+            return whole_lines(file, _BEGINNING)
+    except ValueError:
+        raise _no_journal(path) from None
 
 
 def _no_journal(path: Path) -> EvaluationError:

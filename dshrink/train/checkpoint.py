@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from dshrink.train.errors import CheckpointError
@@ -88,7 +88,7 @@ def save_tensors(
     """Write a safetensors file, whole or not at all."""
     # safetensors refuses two names for one memory.
     own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    write_atomically(file, lambda part: save_file(own, part, metadata=metadata))
+    write_atomically(file, save(own, metadata=metadata))
 
 
 def load_checkpoint(folder: Path, identity: Mapping[str, Any]) -> Checkpoint | None:

@@ -17,7 +17,7 @@ from devices.connection import Agent, Connection, PushedFile
 from devices.environment import Environment
 from devices.errors import AgentError, AgentLostError
 from profiler.errors import MeasurementError, SessionError
-from profiler.replies import Failure, parse_result
+from profiler.replies import BAD_REPLY, Failure, parse_result
 from profiler.scheduling.board_protocol import Outcome, Request
 
 #: Failures of a single job; after any other failure no other job would succeed either.
@@ -28,6 +28,7 @@ JOB_FAILURES = (
     "out_of_memory",
     "runtime_error",
     "agent_crashed",
+    BAD_REPLY,
     "worker_crashed",
     "wrong_precision",
     "timeout",
@@ -40,6 +41,7 @@ PAUSES_S: Mapping[str, Sequence[float]] = {
     "unreachable": _RECONNECT_S,
     "device_busy": (1.0, 5.0, 15.0, 30.0),
     "agent_crashed": (0.0,),
+    BAD_REPLY: (0.0,),
     "missing_file": (0.0,),
     "wrong_digest": (0.0,),
 }
@@ -121,14 +123,14 @@ class DirectBoard:
         start = self._clock()
         try:
             said = self._persist(lambda: self._request(request, timeout_s))
-            result = parse_result(said)
+            result = parse_result(said, do=request["do"])
             return Outcome(result=result, lost_s=self._asked_at - start + result.waited_s)
         except AgentError as error:
             if error.type not in JOB_FAILURES:
                 raise SessionError(str(error)) from error
             failure = Failure(type=error.type, message=error.message, advice=error.advice)
         except MeasurementError as error:
-            failure = Failure(type="runtime_error", message=str(error))
+            failure = Failure(type=BAD_REPLY, message=str(error))
         return Outcome(result=failure)
 
     async def recall(self, runtime: str) -> bytes | None:

@@ -222,7 +222,7 @@ def test_a_reply_without_end_ends_the_agent(
 ) -> None:
     body = "ask()\nwhile True: sys.stdout.write('x' * 1000)"
     with AgentProcess(stand_in(tmp_path, body)) as process:
-        monkeypatch.setattr(agent_process, "MAX_REPLY_BYTES", 100_000)
+        monkeypatch.setattr(agent_process, "MAX_REPORT_BYTES", 100_000)
         with pytest.raises(AgentLostError, match="more than 100000 bytes"):
             process.request({"do": "hello"}, PATIENCE_S)
 

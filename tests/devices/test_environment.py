@@ -50,7 +50,7 @@ def test_a_fact_of_a_gpu_that_a_newer_agent_tells_is_left_out() -> None:
     ("fact", "value", "said"),
     [
         ("cpu_affinity", 5, "cpu_affinity must be a list, got 5"),
-        ("cpu_affinity", ["0"], "cpu_affinity[0] must be an integer, got ['0']"),
+        ("cpu_affinity", ["0"], "cpu_affinity[0] must be an integer, got '0'"),
         ("runtimes", None, "runtimes must be a table of fields, got None"),
         ("runtimes", [], "runtimes must be a table of fields, got []"),
         ("runtimes", {"onnxruntime": 1}, "runtimes[...] must be a text, got {'onnxruntime': 1}"),
@@ -62,9 +62,9 @@ def test_a_fact_of_a_gpu_that_a_newer_agent_tells_is_left_out() -> None:
         ("gpu", [], "gpu must be a table of fields, got []"),
         ("gpu", "V100", "gpu must be a table of fields, got 'V100'"),
         ("gpu", {}, "gpu lacks "),
-        ("gpu", GPU | {"memory_mib": "much"}, "gpu.memory_mib must be an integer, got {"),
-        ("gpu", GPU | {"held_mhz": True}, "gpu.held_mhz must be an integer, got {"),
-        ("gpu", GPU | {"name": None}, "gpu.name must be a text, got {"),
+        ("gpu", GPU | {"memory_mib": "much"}, "gpu.memory_mib must be an integer, got 'much'"),
+        ("gpu", GPU | {"held_mhz": True}, "gpu.held_mhz must be an integer, got True"),
+        ("gpu", GPU | {"name": None}, "gpu.name must be a text, got None"),
     ],
 )
 def test_a_fact_of_another_type_is_refused_by_name(fact: str, value: object, said: str) -> None:

@@ -208,7 +208,7 @@ def test_the_user_s_file_is_found_where_the_environment_says(
         ("[local]\nhost = 3", "host must be a text, got 3"),
         ('[local]\nconnection = "pigeon"', "'pigeon' is none of adb, local, ssh"),
         ('[local]\nprecisions = ["fp12"]', "'fp12' is none of"),
-        ("[local]\nprecisions = [3]", "precisions[0] must be a text, got [3]"),
+        ("[local]\nprecisions = [3]", "precisions[0] must be a text, got 3"),
         ("[local]\npaper_batch = 0", "paper_batch must be at least 1"),
         ("[local]\npaper_batch = true", "paper_batch must be an integer, got True"),
         ("[local]\nkeep = 1", "keep must be true or false, got 1"),

@@ -166,7 +166,7 @@ def test_a_reply_that_is_no_result_is_a_failure_of_its_job(
     monkeypatch.setattr(FakeAgent, "request", lambda *arguments: {"wall_ns": []})
     outcome = execute(board, request)
     assert isinstance(outcome, Failure)
-    assert outcome.type == "runtime_error"
+    assert outcome.type == "bad_reply"
 
 
 def test_an_agent_that_does_not_start_ends_the_run(

@@ -87,7 +87,8 @@ def test_the_latency_is_the_median_of_the_builds_of_the_rounds() -> None:
 
 def test_each_processor_answers_for_its_own_throttling() -> None:
     slowed = {"gpu": {"slowed_by": ["hardware slowdown"]}, "throttle_events": 0}
-    gpu = replace(of_gpu(1.0), cpu_ns=(1,), health_before=slowed, health_after=slowed)
+    gpu = of_gpu(1.0)
+    gpu = replace(gpu, cpu_ns=gpu.wall_ns, health_before=slowed, health_after=slowed)
     assert "hardware slowdown" in gpu.throttled("cuda_events")
     assert gpu.throttled("thread_cpu") == "" == gpu.throttled("wall")
     cpu = replace(gpu, health_before={"throttle_events": 0}, health_after={"throttle_events": 2})

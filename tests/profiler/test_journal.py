@@ -213,7 +213,7 @@ def test_a_journal_of_version_2_still_loads(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("not JSON", "Expecting value"),
+        ("not JSON", "JSON is malformed"),
         ('{"line":"new invention"}', "unknown line 'new invention'"),
         (
             '{"line":"environment","round":"0","board":"b","environment":{}}',

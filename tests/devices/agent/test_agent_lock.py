@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -205,8 +206,35 @@ def test_the_lock_is_in_the_folder_for_temporary_files_unless_named(
 ) -> None:
     assert lock.default_path() == os.environ[lock.PATH_VARIABLE]
     monkeypatch.delenv(lock.PATH_VARIABLE)
-    monkeypatch.setattr(lock.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     assert lock.default_path() == str(tmp_path / lock.FILE_NAME)
+
+
+def test_the_lock_does_not_move_when_its_folder_is_full(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv(lock.PATH_VARIABLE)
+    for name in ("TMPDIR", "TEMP", "TMP"):
+        monkeypatch.delenv(name, raising=False)
+    # What Python answers where it cannot write to /tmp.
+    monkeypatch.setattr(lock.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert lock.default_path() == f"/tmp/{lock.FILE_NAME}"
+
+
+def test_a_lock_for_which_there_is_no_room_is_a_full_disk(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(*arguments: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(lock, "_create", full)
+    with (
+        pytest.raises(RequestError, match="No space left") as caught,
+        lock.device_lock(str(tmp_path / "lock")),
+    ):
+        pass
+    assert caught.value.kind == "disk_full"
+    assert "make room" in caught.value.advice
 
 
 def test_outside_the_main_thread_a_taken_lock_is_busy_at_once(tmp_path: Path) -> None:

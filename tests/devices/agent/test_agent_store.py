@@ -396,3 +396,22 @@ def test_serving_is_what_is_done_without_arguments(root: Path) -> None:
     for arguments in ((), ("serve",), ("serve", str(root))):
         assert run(*arguments).returncode == 0
     assert names(root) == ["in-use"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "agent-0123456789abcdef-mine",
+        "agent-0123456789abcdef.notes.txt",
+        f"files/{'0' * 64}.onnx.bak",
+        f"files/{'0' * 64}.my thesis.part",
+    ],
+)
+def test_a_name_that_only_begins_as_ours_is_left_alone(root: Path, name: str) -> None:
+    for folder in ("agent-0123456789abcdef", "agent-0123456789abcdef.a1b2c3d4.old", "files"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / name).mkdir()
+    (root / store.MARKER).touch()
+    assert store.remove(str(root))
+    left = sorted(str(path.relative_to(root)) for path in root.rglob("*"))
+    assert left == sorted({name, str(Path(name).parent)} - {"."})
