@@ -35,7 +35,10 @@ MARKER = "in-use"
 IN_USE_VARIABLE = "DSHRINK_IN_USE"
 FILES = "files"
 PIECE_BYTES = 1 << 20
-_OUR_FILE = re.compile(r"[0-9a-f]{64}\.onnx(\.[0-9a-f]{64}\.engine)?(\.[a-z0-9_]+\.part)?\Z")
+_OUR_PART = r"\.[a-z0-9_]+\.part"
+_OUR_FILE = re.compile(
+    r"[0-9a-f]{64}(\.onnx(\.[0-9a-f]{64}\.engine)?(" + _OUR_PART + ")?|" + _OUR_PART + r")\Z"
+)
 #: Where trtexec worked for a worker that was killed.
 _OUR_WORK = re.compile(r"trtexec-[a-z0-9_]{8}\Z")
 #: Also what a killed boot program left: what it unpacked, and what it put aside.

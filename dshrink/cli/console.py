@@ -31,7 +31,8 @@ from dshrink.schemas import schema_of
 
 BAR_AFTER_S, LINE_EVERY_S = 1.0, 60.0
 #: What a terminal acts on, except newlines and tabs: texts of a device may contain any of it.
-_CONTROLS = dict.fromkeys({*range(32), 127, *range(128, 160)} - {ord("\n"), ord("\t")})
+_DIRECTIONS = {0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
+_CONTROLS = dict.fromkeys({*range(32), *range(127, 160), *_DIRECTIONS} - {ord("\n"), ord("\t")})
 
 
 class _TextOnly(Console):
