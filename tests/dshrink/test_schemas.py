@@ -274,7 +274,7 @@ COMMANDS: dict[str, tuple[object, ...]] = {
         *("search", "csv", "--time-table", TIMES, "--importance", IMPORTANCE),
         *("--budget-ms", 2),
     ),
-    "run_dry_run": ("run", "digits_demo", "--dry-run"),
+    "run_dry_run": ("run", "digits_short", "--dry-run"),
     "run_list": ("run", "--list"),
     "paper_list": ("paper", "list"),
     "paper_kim": ("paper", "kim", "--out", "paper"),
