@@ -1,0 +1,316 @@
+"""The whole journey with one network on this machine, step by step: ``dshrink demo``.
+
+Each step is an operation that has a command of its own, and finds in the folder what it has done
+before. Budgets are shares of what the table says that merging can save, so that they are in reach
+of any network and device.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dshrink.errors import DshrinkError, NetworkError
+from dshrink.network.models import Network, load, weights_digest
+from dshrink.network.references import ModelChoice
+from dshrink.operations.bench import bench_networks
+from dshrink.operations.bench_networks import network_of_file
+from dshrink.operations.figures import plot_blocks, plot_kept, plot_predicted, plot_throughput
+from dshrink.operations.merge import merge_by_plan
+from dshrink.operations.profile import profile_network
+from dshrink.operations.refit import REPORT, refit_by_plan, require_refittable
+from dshrink.operations.search import search_blocks
+from dshrink.operations.study import OpenProgress, no_bar
+from dshrink.plots import save_figure
+from dshrink.progress import Notice, no_notice
+from dshrink.refit.agreement import Closeness
+from dshrink.refit.photographs import write_photographs
+from dshrink.results import BenchmarkResult
+from dshrink.search.goal import smallest_latency
+from dshrink.search.plan import Plan, save_plan
+from latency_tables.files import write_atomically
+from latency_tables.predictor import predict
+from latency_tables.records import convert_record
+from latency_tables.table import LatencyTable
+from profiler.target import HERE, Target, batch_on
+
+MODEL = "mobilenetv2_140"
+#: Of what merging can save, so much is asked for: MobileNetV2-1.4 becomes 1.2, 1.3 and 1.45 times
+#: as fast on a CPU.
+SHARES = (0.5, 0.7, 0.95)
+#: A saving that is smaller than this part of the network is none to show.
+LEAST_SAVING = 0.02
+#: Measuring ends after so many seconds, however restless the machine is.
+PROFILE_LIMIT_S = 120.0
+#: Crops of the photographs: as many as a refit of some blocks takes seconds for.
+REFIT_IMAGES = 64
+STATE = "demo.json"
+
+
+class DemoError(DshrinkError):
+    """A folder of another demo, or a network that merging makes no faster here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoRequest:
+    """What to show it with. ``or_random``: where pre-trained weights cannot be had, random ones.
+
+    ``data`` are images to refit on; None: photographs that come with a dependency.
+    """
+
+    choice: ModelChoice
+    folder: Path
+    or_random: bool = True
+    data: str | None = None
+    target: Target = HERE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shrunk:
+    """What a budget buys. ``certificate`` is the merge's largest relative error in float64."""
+
+    budget_ms: float
+    plan: Plan
+    plan_file: Path
+    file: Path
+    certificate: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """How often a merged network says what the original says, before and after its refit.
+
+    Of crops of photographs that were not fitted; ``file`` is the network's without the refit.
+    """
+
+    file: str
+    blocks: int
+    closeness: Closeness
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """The steps in their order; each says what the next ones need."""
+
+    request: DemoRequest
+    network: Network
+    notice: Notice = no_notice
+    progress: OpenProgress = no_bar
+
+    @classmethod
+    def of(
+        cls, request: DemoRequest, *, notice: Notice = no_notice, progress: OpenProgress = no_bar
+    ) -> Demo:
+        """Load the network. Raises DemoError where the folder holds another demo."""
+        network = _loaded(request, notice)
+        if _is_trained(network):
+            require_refittable(network)
+        _keep_state(request, network)
+        return cls(request=request, network=network, notice=notice, progress=progress)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the weights are worth keeping what they compute."""
+        return _is_trained(self.network)
+
+    def measure_table(self) -> LatencyTable:
+        with self.progress(f"profile {self.network.name}") as update:
+            profile = profile_network(
+                self.network,
+                self.request.folder / "table",
+                self.request.target,
+                time_limit=PROFILE_LIMIT_S,
+                on_progress=update,
+                notice=self.notice,
+            )
+        return profile.table
+
+    def search(self, table: LatencyTable) -> list[tuple[float, Plan]]:
+        """A plan for each budget. Raises DemoError where merging saves next to nothing."""
+        found: dict[str, tuple[float, Plan]] = {}
+        for budget_ms in budgets_ms(table):
+            # A table that is not fit is used all the same: the demo says that it is not.
+            plan = search_blocks(self.network, table, budget_ms=budget_ms, allow_unfit=True)
+            found.setdefault(plan.mask, (budget_ms, plan))
+        return [*found.values()]
+
+    def merge(self, plans: Sequence[tuple[float, Plan]]) -> list[Shrunk]:
+        """Merge by each plan, write the file, and prove that it computes the same."""
+        done = []
+        with self.progress("merge and certify") as update:
+            for number, (budget_ms, plan) in enumerate(plans, start=1):
+                plan_file = self.request.folder / f"plan{number}.json"
+                file = self.request.folder / f"shrunk{number}.onnx"
+                update(number - 1, len(plans), file.name)
+                save_plan(plan, plan_file)
+                if not self._is_merged(plan, file):
+                    merge_by_plan(
+                        self.network, plan_file, file, batch=self._batch, notice=self.notice
+                    )
+                shrunk = Shrunk(
+                    budget_ms=budget_ms,
+                    plan=plan,
+                    plan_file=plan_file,
+                    file=file,
+                    certificate=float(_read(_certificate(file))["network_float64"]["relative"]),
+                )
+                done.append(shrunk)
+                update(number, len(plans), file.name)
+        return done
+
+    def refit(self, shrunk: Shrunk) -> Agreement | None:
+        """Fit the merged convolutions to the original on a few photographs.
+
+        None for weights that are not trained: there is nothing to keep.
+        """
+        if not self.is_trained:
+            return None
+        folder = self.request.folder / "refit"
+        data = self.request.data
+        if data is None:
+            photographs = self.request.folder / "photographs"
+            write_photographs(photographs)
+            data = str(photographs)
+        closeness = _known_closeness(folder / REPORT, shrunk.plan)
+        if closeness is None:
+            with self.progress("refit") as update:
+                closeness = refit_by_plan(
+                    self.network,
+                    shrunk.plan,
+                    data,
+                    folder,
+                    images=REFIT_IMAGES,
+                    on_progress=update,
+                    notice=self.notice,
+                ).result.held_out
+        blocks = shrunk.plan.mask.count("0")
+        return Agreement(file=shrunk.file.name, blocks=blocks, closeness=closeness)
+
+    def measure_networks(
+        self, table: LatencyTable, shrunk: Sequence[Shrunk]
+    ) -> list[BenchmarkResult]:
+        """The original and what was made of it, by turns, beside the table's predictions."""
+        with self.progress("benchmark") as update:
+            return bench_networks(
+                [self.network, *(str(one.file) for one in shrunk)],
+                self.request.folder / "results.csv",
+                self.request.target,
+                tables=[table],
+                on_progress=update,
+                notice=self.notice,
+            )
+
+    def draw(
+        self, table: LatencyTable, shrunk: Sequence[Shrunk], results: Sequence[BenchmarkResult]
+    ) -> list[Path]:
+        """The pictures, as PNG and SVG."""
+        plans = {one.plan_file.name: one.plan for one in shrunk}
+        folder = self.request.folder / "pictures"
+        folder.mkdir(exist_ok=True)
+        figures = {
+            "blocks.png": plot_blocks(table),
+            "predicted.png": plot_predicted(table),
+            "kept.png": plot_kept(plans, table=table),
+            "throughput.png": plot_throughput(results),
+        }
+        return [
+            file for name, figure in figures.items() for file in save_figure(figure, folder / name)
+        ]
+
+    @property
+    def _batch(self) -> int:
+        return batch_on(self.request.target)
+
+    def _is_merged(self, plan: Plan, file: Path) -> bool:
+        """Whether this plan's file, and its certificate, are there."""
+        if not (file.exists() and _certificate(file).exists()):
+            return False
+        facts = network_of_file(file, self._batch).facts
+        return (facts.keep_mask, facts.padding) == (plan.mask, plan.padding)
+
+
+def budgets_ms(table: LatencyTable) -> tuple[float, ...]:
+    """Latency budgets that reach ``SHARES`` of what merging can save.
+
+    Raises DemoError where that is next to nothing.
+    """
+    whole_ms = predict(table, table.forms.base).latency_ms
+    saved_ms = whole_ms - smallest_latency(table).latency_ms
+    if saved_ms < LEAST_SAVING * whole_ms:
+        raise DemoError(
+            f"{table.model}: merging saves {max(saved_ms, 0.0):.3g} of {whole_ms:.4g} ms on "
+            f"{table.conditions.device} with {table.conditions.runtime}, too little to show: "
+            "choose another --model"
+        )
+    # Three digits, of which rounding must not take the plan that is asked for.
+    return tuple(float(f"{whole_ms - share * saved_ms:.3g}") for share in SHARES)
+
+
+def _loaded(request: DemoRequest, notice: Notice) -> Network:
+    choice = request.choice
+    if not request.or_random:
+        return load(choice, notice)
+    if _state(request.folder).get("weights") != "random":
+        try:
+            return load(replace(choice, weights="pretrained"), notice)
+        except NetworkError as error:
+            notice(f"{error}; until then the weights are random, which speed does not depend on")
+    return load(replace(choice, weights="random"), notice)
+
+
+def _is_trained(network: Network) -> bool:
+    return network.weights not in ("initial", "random")
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    """What the demo in the folder is about; empty where there is none."""
+    return _read(folder / STATE) if (folder / STATE).exists() else {}
+
+
+def _keep_state(request: DemoRequest, network: Network) -> None:
+    now = {
+        "model": network.name,
+        "resolution": list(network.resolution),
+        "weights": network.weights,
+        "weights_digest": weights_digest(network.module),
+        "data": request.data,
+    }
+    known = _state(request.folder)
+    differing = [name for name in now if known and known.get(name) != now[name]]
+    if differing:
+        name = differing[0]
+        raise DemoError(
+            f"{request.folder} holds a demo with {name.replace('_', ' ')} {known.get(name)}, now "
+            f"{now[name]}: choose another folder with --out, or remove that one"
+        )
+    request.folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(request.folder / STATE, json.dumps(now, indent=2) + "\n")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise DemoError(f"{path}: cannot be read ({error}): remove it, and run again") from None
+    if not isinstance(found, dict):
+        raise DemoError(f"{path}: holds something else: remove it, and run again")
+    return found
+
+
+def _certificate(file: Path) -> Path:
+    return file.with_name(f"{file.name}.certificate.json")
+
+
+def _known_closeness(report: Path, plan: Plan) -> Closeness | None:
+    """What the refit in the folder has found, if it is of this plan."""
+    if not report.exists():
+        return None
+    found = _read(report)
+    if found.get("mask") != plan.mask:
+        return None
+    return convert_record(
+        found["held_out"], Closeness, where=str(report), error=DemoError, fix="remove it"
+    )
