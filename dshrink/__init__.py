@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from devices.errors import DevicesError as DevicesError
     from dshrink.errors import DshrinkError as DshrinkError
+    from dshrink.importance.journal import Shard as Shard
     from dshrink.importance.run import ImportanceResult as ImportanceResult
     from dshrink.importance.settings import ImportanceSettings as ImportanceSettings
     from dshrink.importance.settings import Level as Level
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from dshrink.operations.bench import bench_networks as bench_networks
     from dshrink.operations.chain import chain_frame as chain_frame
     from dshrink.operations.chain import describe_chain as describe_chain
+    from dshrink.operations.export_table import export_table as export_table
     from dshrink.operations.figures import plot_batches as plot_batches
     from dshrink.operations.figures import plot_blocks as plot_blocks
     from dshrink.operations.figures import plot_front as plot_front
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from dshrink.operations.paper import PaperRequest as PaperRequest
     from dshrink.operations.paper import measure_experiment as measure_experiment
     from dshrink.operations.profile import profile_network as profile_network
+    from dshrink.operations.profile_layers import measure_layers as measure_layers
     from dshrink.operations.refit import RefitResult as RefitResult
     from dshrink.operations.refit import Refitted as Refitted
     from dshrink.operations.refit import refit_by_plan as refit_by_plan
@@ -70,12 +73,24 @@ if TYPE_CHECKING:
     from dshrink.search.plan import save_plan as save_plan
     from dshrink.study.recipe import Recipe as Recipe
     from dshrink.study.recipe import load_recipe as load_recipe
+    from dshrink.train.digits import write_digits as write_digits
     from dshrink.train.settings import Training as Training
+    from dshrink.train.unreadable import Unreadable as Unreadable
     from dshrink.version import __version__ as __version__
     from latency_tables.compare import Comparison as Comparison
     from latency_tables.errors import LatencyTableError as LatencyTableError
     from latency_tables.io import load_table as load_table
     from latency_tables.io import save_table as save_table
+    from latency_tables.layers.io import load_layer_table as load_layer_table
+    from latency_tables.layers.layer import Layer as Layer
+    from latency_tables.layers.layer_table import LayerTable as LayerTable
+    from latency_tables.layers.prediction import LayerPrediction as LayerPrediction
+    from latency_tables.layers.prediction import predict_layer as predict_layer
+    from latency_tables.layers.prediction import predict_layers as predict_layers
+    from latency_tables.layers.texts import LayerList as LayerList
+    from latency_tables.layers.texts import load_layers as load_layers
+    from latency_tables.layers.texts import parse_grid as parse_grid
+    from latency_tables.layers.texts import parse_layer as parse_layer
     from latency_tables.predictor import Prediction as Prediction
     from latency_tables.table import LatencyTable as LatencyTable
     from profiler.errors import ProfilerError as ProfilerError
@@ -86,6 +101,7 @@ if TYPE_CHECKING:
 _GIVEN_BY = {
     "devices.errors": ("DevicesError",),
     "dshrink.errors": ("DshrinkError",),
+    "dshrink.importance.journal": ("Shard",),
     "dshrink.importance.run": ("ImportanceResult",),
     "dshrink.importance.settings": ("ImportanceSettings", "Level"),
     "dshrink.merge.export": ("export_onnx",),
@@ -93,6 +109,7 @@ _GIVEN_BY = {
     "dshrink.network.references": ("ModelChoice",),
     "dshrink.operations.bench": ("bench_networks",),
     "dshrink.operations.chain": ("chain_frame", "describe_chain"),
+    "dshrink.operations.export_table": ("export_table",),
     "dshrink.operations.figures": (
         *("plot_batches", "plot_blocks", "plot_front", "plot_frontier", "plot_kept", "plot_mask"),
         *("plot_memory", "plot_predicted", "plot_throughput"),
@@ -103,6 +120,7 @@ _GIVEN_BY = {
     "dshrink.operations.merge": ("MergeResult", "Merged", "merge_by_plan"),
     "dshrink.operations.paper": ("PaperOutcome", "PaperRequest", "measure_experiment"),
     "dshrink.operations.profile": ("profile_network",),
+    "dshrink.operations.profile_layers": ("measure_layers",),
     "dshrink.operations.refit": ("RefitResult", "Refitted", "refit_by_plan"),
     "dshrink.operations.search": (
         *("DpRequest", "DpResult", "search_blocks", "search_csv", "search_dp"),
@@ -116,11 +134,18 @@ _GIVEN_BY = {
     "dshrink.search.goal": ("Goal",),
     "dshrink.search.plan": ("Plan", "parse_plan", "save_plan"),
     "dshrink.study.recipe": ("Recipe", "load_recipe"),
+    "dshrink.train.digits": ("write_digits",),
     "dshrink.train.settings": ("Training",),
+    "dshrink.train.unreadable": ("Unreadable",),
     "dshrink.version": ("__version__",),
     "latency_tables.compare": ("Comparison",),
     "latency_tables.errors": ("LatencyTableError",),
     "latency_tables.io": ("load_table", "save_table"),
+    "latency_tables.layers.io": ("load_layer_table",),
+    "latency_tables.layers.layer": ("Layer",),
+    "latency_tables.layers.layer_table": ("LayerTable",),
+    "latency_tables.layers.prediction": ("LayerPrediction", "predict_layer", "predict_layers"),
+    "latency_tables.layers.texts": ("LayerList", "load_layers", "parse_grid", "parse_layer"),
     "latency_tables.predictor": ("Prediction",),
     "latency_tables.table": ("LatencyTable",),
     "profiler.errors": ("ProfilerError",),

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from latency_tables.files import write_atomically
+from latency_tables.wording import noun
 
 _SEPARATORS = (",", ";", "\t")
 #: Lines that may stand before the header; the first is Excel's.
@@ -133,7 +134,9 @@ def read_lines(text: str, source: CsvSource, needed: Collection[str] = ()) -> li
     if missing := [name for name in needed if name not in columns]:
         expected = "separated by commas, semicolons or tabs, named as in"
         expected += f" {','.join([*needed][:3])},..."
-        raise source.bad(f"missing column(s) {', '.join(missing)} ({expected})", at)
+        raise source.bad(
+            f"missing {noun(len(missing), 'column')} {', '.join(missing)} ({expected})", at
+        )
     if not filled:
         raise source.bad("no rows below the header")
     by_name = {name: [cells[at] for _, cells in filled] for name, at in columns.items()}

@@ -10,6 +10,7 @@ from latency_tables.errors import TableFormatError
 from latency_tables.places import Place
 from latency_tables.records import convert_record
 from latency_tables.schema import COLUMNS, Row
+from latency_tables.wording import noun
 
 FIX = "correct it, or write the table again with `dshrink profile`"
 
@@ -41,7 +42,8 @@ def parse_rows(text: str, where: str, columns: Collection[str] = COLUMNS) -> tup
     lines = read_lines(text, source, columns)
     if unknown := [name for name in lines[0].values if name not in COLUMNS]:
         raise TableFormatError(
-            f"{where}: line 1: unknown column(s) {', '.join(unknown)}; remove them, or update "
+            f"{where}: line 1: unknown {noun(len(unknown), 'column')} {', '.join(unknown)}; "
+            "remove them, or update "
             "dshrink if a newer one wrote the table"
         )
     first: dict[Place, int] = {}

@@ -23,6 +23,7 @@ from latency_tables.errors import TableFormatError
 from latency_tables.formats.layer_merge import KERNEL_COLUMNS, kernel_column, whole_spans
 from latency_tables.places import Place, piece_name
 from latency_tables.span_masks import Span
+from latency_tables.wording import noun
 
 SPAN_COLUMNS = ("st", "end", "time")
 BLOCK_COLUMNS = ("model", "block", "original_ms", "merged_ms")
@@ -94,7 +95,7 @@ def _check_columns(line: CsvLine, needed: Collection[str], extras: Collection[st
     unknown = [name for name in line.values if name not in (*needed, *extras)]
     for problem, names in (("missing", missing), ("unknown", unknown)):
         if names:
-            raise line.source.bad(f"{problem} column(s) {', '.join(names)}", 1)
+            raise line.source.bad(f"{problem} {noun(len(names), 'column')} {', '.join(names)}", 1)
 
 
 def _span(line: CsvLine) -> Span:

@@ -8,6 +8,7 @@ pieces cost in a network is estimated from these anew.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
@@ -17,12 +18,18 @@ from latency_tables.networks import MeasuredNetwork
 from latency_tables.records import parse_record
 from latency_tables.schema import COLUMNS, IN_NETWORK, SCHEMA, Conditions
 from latency_tables.sidecar import FIX, CommonSidecar, Sidecar
+from latency_tables.wording import counted
 
 #: The columns of the CSV that came later.
 NEW_COLUMNS = (*IN_NETWORK, "profiled_ms")
 COLUMNS_1 = tuple(name for name in COLUMNS if name not in NEW_COLUMNS)
 #: The interval of the networks of a line was not kept: this share of the latency on either side.
 _HALF_WIDTH = 0.01
+_DRIFT = re.compile(
+    r"round \d+: \d+ measurements? (?:was|were) kept although the anchor moved by "
+    r"([+-]?[\d.]+) % around (?:it|them)"
+)
+_REPEAT = re.compile(r".+: two measurements of it, .+ differ by ([\d.]+) %; at most .+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +112,29 @@ def parse_sidecar_1(text: str, where: str) -> Sidecar:
         networks = _networks(old)
     except LatencyTableError as error:
         raise type(error)(f"{where}: {error}: {FIX}") from None
+    common["warnings"] = _warnings(old)
     return Sidecar(**common, networks=networks, estimate=None, level=None)
+
+
+def _warnings(old: _Sidecar1) -> tuple[str, ...]:
+    """Each kind once, with its worst figure: there was a line a round, and a line a piece."""
+    drifts = [float(hit.group(1)) for one in old.warnings if (hit := _DRIFT.fullmatch(one))]
+    repeats = [float(hit.group(1)) for one in old.warnings if (hit := _REPEAT.fullmatch(one))]
+    found = [
+        one for one in old.warnings if not _DRIFT.fullmatch(one) and not _REPEAT.fullmatch(one)
+    ]
+    if drifts:
+        found.append(
+            f"the machine's speed drifted by up to {max(map(abs, drifts)):.1f} %; close other "
+            "programs and profile again"
+        )
+    if repeats:
+        checked = counted(max(len(old.twins), len(repeats)), "piece")
+        found.append(
+            f"Repeat check: {len(repeats)} of {checked} differed by more than 1 % (worst "
+            f"{max(repeats):.1f} %)"
+        )
+    return tuple(found)
 
 
 def _networks(old: _Sidecar1) -> tuple[MeasuredNetwork, ...]:

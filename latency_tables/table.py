@@ -22,6 +22,7 @@ from latency_tables.places import Place
 from latency_tables.priors import Estimate, known_networks, network_costs, observations
 from latency_tables.span_masks import Span
 from latency_tables.table_rows import TableRows, digest_of
+from latency_tables.wording import counted
 
 #: A table whose hold-out error is larger is not fit for search.
 FIT_MAPE_PERCENT = 2.0
@@ -190,7 +191,7 @@ class LatencyTable(TableRows):
             notes.append("no whole network was measured: each piece counts as much as alone")
         elif count < FEW_NETWORKS and not self.missing_row:
             notes.append(
-                f"only {count} whole network{'' if count == 1 else 's'} could be used: costs in "
+                f"only {counted(count, 'whole network')} could be used: costs in "
                 "the network are nearly those of pieces alone"
             )
         return "; ".join(notes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from latency_tables.wording import counted
 from profiler.planning.jobs import expected_s
 from profiler.replies import Reply
 from profiler.settings import ProfileSettings
@@ -35,7 +36,8 @@ class DurationEstimate:
         large = self.file_bytes >= MENTIONED_BYTES
         files = f"; about {self.file_bytes / 1e9:.1f} GB of files" if large else ""
         return (
-            f"{self.jobs} jobs in the first round, about {self.remaining} measurements to go"
+            f"{counted(self.jobs, 'job')} in the first round, about "
+            f"{counted(self.remaining, 'measurement')} to go"
             f"{boards}{known}: about {self.remaining_s:.0f} s{files}"
         )
 

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from latency_tables.estimator import NORMAL_95
 from latency_tables.networks import Level
 from latency_tables.schema import STATISTICS, Conditions
+from latency_tables.wording import counted
 from profiler.errors import MeasurementError
 from profiler.measurement import Measurement
 from profiler.statistics import quantile
@@ -125,7 +126,7 @@ def judge(measurement: Measurement, known: JobLatency | None, half_width: float)
     if known.half_width > half_width:
         return "noisy", (
             f"known to ±{100 * known.half_width:.1f} % (target: ±{100 * half_width:g} %) from "
-            f"{known.processes} processes"
+            f"{counted(known.processes, 'process', 'processes')}"
         )
     return "ok", ""
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from latency_tables.schema import STATISTICS
+from latency_tables.wording import counted
 from profiler.errors import MeasurementError
 from profiler.replies import Failure, LayerTimes, Reply, Samples
 from profiler.statistics import latency, latency_interval, median, quantile, spread_percent
@@ -249,15 +250,15 @@ class Measurement:
             return self._layers_verdict()
         slowed = [why for part in self.parts if (why := part.throttled(self.clock))]
         if slowed:
-            return "throttled", f"in {len(slowed)} of {self.rounds} rounds {slowed[-1]}"
+            return "throttled", f"in {len(slowed)} of {counted(self.rounds, 'round')} {slowed[-1]}"
         if self.rounds < self.rounds_wanted:
             why = f" ({self.failures[-1]})" if self.failures else ""
-            return "noisy", f"only {self.rounds} of {self.rounds_wanted} rounds{why}"
+            return "noisy", f"only {self.rounds} of {counted(self.rounds_wanted, 'round')}{why}"
         if self.relative_half_width > self.half_width:
             return "noisy", (
                 f"interval of ±{100 * self.relative_half_width:.1f} % (target: "
-                f"±{100 * self.half_width:g} %) after {self.rounds} rounds, which differ by "
-                f"{self.round_spread_percent:.1f} %"
+                f"±{100 * self.half_width:g} %) after "
+                f"{counted(self.rounds, 'round')} that differ by {self.round_spread_percent:.1f} %"
             )
         return ("host_bound", self.host_bound_reason) if self.host_bound else ("ok", "")
 
@@ -271,5 +272,5 @@ class Measurement:
 
     def _layers_verdict(self) -> tuple[str, str]:
         if len(self.layers) < self.rounds_wanted:
-            return "noisy", f"only {len(self.layers)} of {self.rounds_wanted} rounds"
+            return "noisy", f"only {len(self.layers)} of {counted(self.rounds_wanted, 'round')}"
         return "ok", ""

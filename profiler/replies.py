@@ -11,6 +11,7 @@ from typing import Any
 
 from devices.agent.health import throttle_reason
 from latency_tables.records import convert_record
+from latency_tables.wording import counted
 from profiler.errors import MeasurementError
 
 #: Facts of health that do not affect the times of a clock.
@@ -65,7 +66,8 @@ class Samples:
             values = getattr(self, name)
             if values is not None and (not values or min(values) <= 0):
                 raise MeasurementError(
-                    f"{name} holds {len(values)} sample(s), the smallest {min(values, default=0)}; "
+                    f"{name} holds {counted(len(values), 'sample')}, the smallest "
+                    f"{min(values, default=0)}; "
                     "need at least one, all positive"
                 )
         for name in ("peak_memory_bytes", "energy_j"):

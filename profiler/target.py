@@ -11,6 +11,7 @@ from devices.environment import Environment
 from devices.inventory import Device, Inventory, RuntimeSupport, connect, load_inventory
 from latency_tables.onnx_file import IR_VERSION, OPSET
 from latency_tables.schema import STATISTICS, Conditions
+from latency_tables.wording import counted
 from profiler.errors import SessionError
 from profiler.runtimes import RuntimeTraits, traits
 from profiler.scheduling.direct_board import Notice, ignore_notice
@@ -142,7 +143,10 @@ def _check_threads(device: Device, environment: Environment, threads: int, is_gp
     if is_gpu and threads != 1:
         raise SessionError(f"--threads {threads}: a GPU is given its work by one thread")
     if threads > cores:
-        raise SessionError(f"{device.name} has {cores} cores; ask for 1 to {cores} threads")
+        raise SessionError(
+            f"{device.name} has {counted(cores, 'core')}; ask for "
+            f"{'1 thread' if cores == 1 else f'1 to {cores} threads'}"
+        )
 
 
 def first_runtime(device: Device) -> str:

@@ -54,12 +54,12 @@ def read_health(root: str = "/", commands: Commands = SYSTEM) -> Dict[str, Any]:
 def throttle_reason(before: Dict[str, Any], after: Dict[str, Any]) -> str:
     """Why the time between two readings cannot be trusted; "" where nothing speaks against it."""
     for name, what in (
-        ("throttle_events", "the CPU throttled itself {} time(s) for heat or power"),
-        ("quota_throttled", "the container's CPU quota ran out {} time(s)"),
+        ("throttle_events", "the CPU throttled itself {} for heat or power"),
+        ("quota_throttled", "the container's CPU quota ran out {}"),
     ):
         count = _growth(name, before, after)
         if count > 0:
-            return what.format(count)
+            return what.format("once" if count == 1 else "%d times" % count)
     for name, what in GPU_VIOLATIONS.items():
         ns = _growth(name, before.get("gpu") or {}, after.get("gpu") or {})
         if ns > 0:

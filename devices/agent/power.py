@@ -218,7 +218,10 @@ def _governor_plan(root: str) -> PowerPlan:
     others = {path: one for path, one in was.items() if one != BEST_GOVERNOR}
     before = "+".join(sorted(set(others.values()))) or "so already"
     return PowerPlan(
-        [f"governor {BEST_GOVERNOR} on {len(was)} core(s) (was {before})"],
+        [
+            f"governor {BEST_GOVERNOR} on {len(was)} core{'s' if len(was) > 1 else ''} (was "
+            f"{before})"
+        ],
         [functools.partial(_set_governor, path) for path in others],
         [{"write": path, "text": one} for path, one in others.items()],
     )

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dshrink.cli import options
-from dshrink.cli.console import out, print_json
+from dshrink.cli.console import is_verbose, out, print_json
 from dshrink.cli.grids import Column, number, print_grid
 from dshrink.cli.render import how_timed
+from dshrink.cli.report import also_write
 
 if TYPE_CHECKING:
     from dshrink.results import BenchmarkResult
@@ -54,6 +55,7 @@ def command(
     scheduler: options.Scheduler = None,
     hold_clocks: options.HoldClocks = False,
     seed: options.Seed = 0,
+    report: options.Report = None,
     wide: options.Wide = False,
     json: options.Json = False,
 ) -> None:
@@ -77,12 +79,24 @@ def command(
         print_results(results, wide=wide)
         beside = ", ".join(str(out_file.with_suffix(suffix)) for suffix in (".jsonl", ".md"))
         out.print(f"results: {out_file}, {beside}")
+    also_write(report, out_file.parent, files_of(out_file, plans, tables))
     if any(result.latency_ms is None for result in results):
         raise typer.Exit(1)
 
 
+def files_of(
+    results: Path, plans: Sequence[str] | None, tables: Sequence[Path] | None
+) -> tuple[Path, ...]:
+    """What belongs to these results, whatever else lies beside them."""
+    given = [table if table.is_file() else table / "table.json" for table in tables or ()]
+    given += [Path(plan) for plan in plans or () if Path(plan).is_file()]
+    return (results, *(path.with_suffix(".json") for path in given))
+
+
 def print_results(results: Sequence[BenchmarkResult], *, wide: bool = False) -> None:
     """The results as tables of text: speed, then what single samples, memory and engines are."""
+    from dshrink.result_notes import result_notes
+
     first = results[0]
     batches = list(dict.fromkeys(r.batch for r in results))
     batch: Column[BenchmarkResult] = number("batch", lambda r: r.batch, "d")
@@ -108,10 +122,8 @@ def print_results(results: Sequence[BenchmarkResult], *, wide: bool = False) -> 
         f"batch {', '.join(map(str, batches))}, {how_timed(first)}, {first.statistic}"
     )
     print_grid(columns, results, title=title, wide=wide)
-    for r in results:
-        if r.reason:
-            at = f", batch {r.batch}" if several else ""
-            out.print(f"{r.network}{at}: {r.verdict}, {' '.join(r.reason.split())}")
+    for note in result_notes(results, each=is_verbose()):
+        out.print(note)
     for baseline in dict.fromkeys(r.baseline for r in results if r.compared):
         out.print(f"speed-up: against {baseline}, measured by turns in the same processes")
     if detailed := [r for r in results if r.p50_ms is not None or r.engine_mib is not None]:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dshrink.cli import options
-from dshrink.cli.console import out, print_json, show_error
+from dshrink.cli.console import out, print_json, progress, show_error
 from dshrink.cli.grids import Column, print_grid
 from dshrink.errors import DshrinkError
+from latency_tables.wording import counted
 
 if TYPE_CHECKING:
     from dshrink.network.chain import Chain, ChainConv
@@ -56,7 +57,8 @@ def command(
                 in_channels=in_channels,
                 classes=classes,
             )
-            network = load(choice)
+            with progress(f"trace {name}"):
+                network = load(choice)
         except DshrinkError as error:
             failed.append(error)
             show_error(error)
@@ -89,8 +91,9 @@ def _print(network: Network, chain: Chain, mode: str, *, wide: bool) -> None:
     title = f"{network.name} at {height}x{width}"
     print_grid(columns, chain.convs, title=title, wide=wide)
     out.print(
-        f"{len(chain.blocks)} blocks, {chain.length} positions, {len(chain.skips)} skips, "
-        f"{len(chain.spans(mode))} spans ({mode}); {network.spec.macs / 1e6:.1f} M "
+        f"{counted(len(chain.blocks), 'block')}, {counted(chain.length, 'position')}, "
+        f"{counted(len(chain.skips), 'skip')}, "
+        f"{counted(len(chain.spans(mode)), 'span')} ({mode}); {network.spec.macs / 1e6:.1f} M "
         f"multiply-accumulates, {network.spec.parameters / 1e6:.2f} M parameters"
     )
     if missing := not_counted(network):
@@ -111,8 +114,9 @@ def _print_fixed(network: Network, chain: Chain, *, wide: bool) -> None:
 
     if convs := sum(convolutions_in(network, part) for part in chain.fixed):
         out.print(
-            f"{convs} convolutions stand in {len(chain.fixed)} fixed parts, which no span enters: "
-            "measured as they are"
+            f"{counted(convs, 'convolution')} in {counted(len(chain.fixed), 'fixed part')}, "
+            "which no "
+            "span enters: measured as they are"
         )
     outside = [
         part
@@ -123,7 +127,7 @@ def _print_fixed(network: Network, chain: Chain, *, wide: bool) -> None:
     for part in shown:
         out.print(f"fixed: {network.lowered.layers[part.ops[0]]} and on: {part.reason}")
     if len(outside) > len(shown):
-        out.print(f"and {len(outside) - len(shown)} more fixed parts: --wide lists them")
+        out.print(f"and {counted(len(outside) - len(shown), 'more fixed part')}: --wide lists all")
 
 
 def _after(conv: ChainConv, skip_from: int | None) -> str:

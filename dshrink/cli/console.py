@@ -1,4 +1,8 @@
-"""What the commands share: the consoles, the JSON form, the errors that are the user's."""
+"""What the commands share: the consoles, the JSON form, the errors that are the user's.
+
+Colours, and whether there are any (``NO_COLOR``, ``TERM=dumb``, a pipe), are rich's. A bar is for
+terminals that can redraw a line; elsewhere progress is lines.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from threading import Timer
 from typing import Any, NoReturn
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -19,10 +24,12 @@ from rich.progress import (
 )
 from rich.segment import Segment
 
+from dshrink.cli.progress_lines import ProgressLines, repeated
 from dshrink.errors import DshrinkError
 from dshrink.progress import OnProgress
 from dshrink.schemas import schema_of
 
+BAR_AFTER_S, LINE_EVERY_S = 1.0, 60.0
 #: What a terminal acts on, except newlines and tabs: texts of a device may contain any of it.
 _CONTROLS = dict.fromkeys({*range(32), 127, *range(128, 160)} - {ord("\n"), ord("\t")})
 
@@ -92,9 +99,36 @@ def show_result(payload: Any, lines: Iterable[str], *, as_json: bool) -> None:
         out.print(line)
 
 
+class _Verbosity:
+    """Whether details are shown; of the process, as the consoles are."""
+
+    details = False
+
+
+def set_verbose(verbose: bool) -> None:
+    """Whether commands show how they know what they say (``--verbose``)."""
+    _Verbosity.details = verbose
+
+
+def is_verbose() -> bool:
+    """Whether the user asked for details."""
+    return _Verbosity.details
+
+
 @contextmanager
 def progress(title: str) -> Iterator[OnProgress]:
-    """A progress bar with an estimate on standard error, from the first update on."""
+    """Progress with an estimate on standard error: a bar, or a line a minute (``ProgressLines``).
+
+    The bar appears with the first update, or when preparing takes more than a second.
+    """
+    if not err.is_terminal or err.is_dumb_terminal:
+        lines = ProgressLines(title, notice)
+        try:
+            with repeated(lines.tick, LINE_EVERY_S):
+                yield lines.update
+        finally:
+            lines.end()
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
@@ -105,15 +139,19 @@ def progress(title: str) -> Iterator[OnProgress]:
         TextColumn("[dim]{task.fields[label]}"),
     )
     bar = Progress(*columns, console=err, transient=True)
+    task = bar.add_task(title, total=None, label="preparing")
 
     def update(done: int, total: int, label: str) -> None:
-        if not bar.tasks:  # what is refused before anything is done stays one line
-            bar.start()
-            bar.add_task(title, total=None, label="")
-        bar.update(bar.task_ids[0], completed=done, total=total, label=label)
+        bar.start()
+        bar.update(task, completed=done, total=total, label=label)
 
+    # What is refused at once stays one line.
+    preparing = Timer(BAR_AFTER_S, bar.start)
+    preparing.daemon = True
+    preparing.start()
     try:
         yield update
     finally:
-        if bar.tasks:
-            bar.stop()
+        preparing.cancel()
+        preparing.join()
+        bar.stop()

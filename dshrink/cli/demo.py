@@ -15,6 +15,7 @@ from dshrink.cli.bench import print_results
 from dshrink.cli.console import notice, out, progress
 from dshrink.cli.grids import print_report
 from dshrink.cli.render import summary_lines
+from latency_tables.wording import counted
 
 if TYPE_CHECKING:
     from dshrink.study.rows import StudyContext
@@ -96,7 +97,8 @@ def _say_merges(context: StudyContext) -> None:
     images = sum(merged.validation_images for merged in merges)
     differing = sum(merged.differing or 0 for merged in merges)
     out.print(
-        f"{len(merges)} networks merged: in float64 they differ from the unmerged ones by "
+        f"{counted(len(merges), 'network')} merged: in float64 they differ from the unmerged "
+        "ones by "
         f"{worst:.1e} (relative) at most; top-1 agreement on {images - differing} of {images} "
         "validation images"
     )

@@ -10,6 +10,7 @@ import typer
 from dshrink.cli import options
 from dshrink.cli.console import out, print_json
 from dshrink.cli.grids import Column, number, print_grid, print_page
+from latency_tables.wording import counted
 
 if TYPE_CHECKING:
     from devices.inventory import Device
@@ -147,7 +148,9 @@ def _findings(preflight: Preflight) -> Iterator[tuple[str, str]]:
 def _cores(facts: dict[str, Any]) -> str:
     usable = facts["cpu_affinity"]
     few = usable is not None and len(usable) != facts["cores"]
-    return f"{facts['cores']} cores" + (f" (usable: {', '.join(map(str, usable))})" if few else "")
+    return counted(facts["cores"], "core") + (
+        f" (usable: {', '.join(map(str, usable))})" if few else ""
+    )
 
 
 def _memory(total_gib: float | None, available_gib: float | None) -> str:
@@ -203,8 +206,8 @@ def _throttling(health: dict[str, Any]) -> str:
 
     now = throttled_now(health)
     events, quota = health["throttle_events"], health["quota_throttled"]
-    before = [f"the CPU {events} times since boot"] if events else []
-    before += [f"the container's CPU quota {quota} times"] if quota else []
+    before = [f"the CPU {counted(events, 'time')} since boot"] if events else []
+    before += [f"the container's CPU quota {counted(quota, 'time')}"] if quota else []
     signs = ("throttle_bits", "cooling_level", "throttle_events")
     gpu_reports = (health["gpu"] or {}).get("slowed_by") is not None
     if all(health[sign] is None for sign in signs) and not before and not gpu_reports:

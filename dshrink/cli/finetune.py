@@ -13,6 +13,7 @@ from dshrink.cli import options, train_options
 from dshrink.cli.console import show_result
 from dshrink.cli.train_options import training
 from dshrink.train.unreadable import Unreadable
+from latency_tables.wording import counted
 
 distilling = partial(typer.Option, rich_help_panel="Distillation")
 
@@ -100,7 +101,7 @@ def command(
     merge = ("dshrink", "merge", *choice.words, *words, "--out", str(folder / "merged.onnx"))
     lines = (
         f"top-1 accuracy {result.accuracy_percent:.2f} % of the validation images after "
-        f"{settings.epochs} epochs (loss {result.val_loss:.4f})",
+        f"{counted(settings.epochs, 'epoch')} (loss {result.val_loss:.4f})",
         f"weights: {result.weights}, plan: {result.plan}",
         f"merge it: {shlex.join(merge)}",
     )

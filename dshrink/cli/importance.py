@@ -11,6 +11,7 @@ import typer
 from dshrink.cli import options, train_options
 from dshrink.cli.console import err, show_result
 from dshrink.train.unreadable import Unreadable
+from latency_tables.wording import counted
 
 if TYPE_CHECKING:
     from dshrink.importance.table import ImportanceTable
@@ -117,7 +118,7 @@ def command(
         settings=settings,
         shard=Shard.parse(shard) if shard else None,
     )
-    counts = f"{result.evaluated} networks evaluated, {result.reused} known before"
+    counts = f"{counted(result.evaluated, 'network')} evaluated, {result.reused} known before"
     table = result.table
     if table is None:
         lines = [

@@ -24,12 +24,13 @@ from dshrink.cli import (
     plot,
     profile,
     refit,
+    report,
     run,
     schema,
     search,
     table,
 )
-from dshrink.cli.console import err, errors, fail, out
+from dshrink.cli.console import err, errors, fail, out, set_verbose
 from dshrink.version import __version__
 
 #: Exit status after Ctrl-C, as typer and shells have it.
@@ -44,7 +45,7 @@ PANELS = {
     "Measure": (devices, profile, bench, paper),
     "Search and merge": (importance, search, merge, refit),
     "Train": (data, finetune, expand),
-    "Show": (chain, table, plot, schema),
+    "Show": (report, chain, table, plot, schema),
 }
 
 app = typer.Typer(
@@ -74,8 +75,16 @@ def options_of_all(
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="print the version"),
     ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose",
+            envvar="DSHRINK_VERBOSE",
+            help="show details: how results are known, all verdicts and reasons",
+        ),
+    ] = False,
 ) -> None:
-    pass
+    set_verbose(verbose)
 
 
 def main() -> None:
@@ -97,4 +106,7 @@ def _fail_usage(error: Any) -> NoReturn:
         error.show()
         sys.exit(error.exit_code)
     command = error.ctx.command_path if error.ctx else "dshrink"
-    fail(f"{error.format_message().rstrip('.')} (see `{command} --help`)")
+    message = error.format_message().rstrip(".")
+    if getattr(error, "option_name", "") == "--verbose":
+        fail(f"{message} (it comes before the command: `dshrink --verbose {command[8:]} ...`)")
+    fail(f"{message} (see `{command} --help`)")

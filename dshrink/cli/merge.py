@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dshrink.cli import options, train_options
-from dshrink.cli.console import notice, show_result
+from dshrink.cli.console import notice, progress, show_result
 from dshrink.train.unreadable import Unreadable
 
 if TYPE_CHECKING:
@@ -51,9 +51,10 @@ def command(
     from dshrink.operations.merge import merge_by_plan
 
     choice = options.call(context, ModelChoice)
-    merged = options.call(
-        context, merge_by_plan, network=choice, loaders=loaders or 0, notice=notice
-    )
+    with progress(f"merge {choice.name}"):
+        merged = options.call(
+            context, merge_by_plan, network=choice, loaders=loaders or 0, notice=notice
+        )
     result = merged.result
     show_result(result, _lines(result), as_json=json)
 

@@ -134,6 +134,12 @@ HoldClocks = Annotated[
 Seed = Annotated[int, typer.Option(help="random seed")]
 Wide = Annotated[bool, typer.Option("--wide", help="all columns of tables, untruncated")]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable result")]
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        "--report", metavar="FILE", help="also write one page of it all (HTML; `dshrink report`)"
+    ),
+]
 Table = Annotated[Path, typer.Option("--table", help="folder of a latency table")]
 Padding = Annotated[str, merging(help="padding of merged blocks: bias_map, repad or interior")]
 TablePadding = Annotated[

@@ -11,6 +11,7 @@ import typer
 from dshrink.cli import options
 from dshrink.cli.console import out, print_json
 from dshrink.cli.grids import Column, number, print_grid
+from dshrink.cli.report import also_write
 
 if TYPE_CHECKING:
     from dshrink.operations.paper import PaperOutcome, SpeedRun
@@ -70,6 +71,7 @@ def command(
         bool, of_kim("--allow-unfit", help="use a table that is not fit for search")
     ] = False,
     seed: options.Seed = 0,
+    report: options.Report = None,
     wide: options.Wide = False,
     json: options.Json = False,
 ) -> None:
@@ -98,6 +100,7 @@ def command(
         print_json(paper_data(outcome))
     else:
         _print(outcome, wide)
+    also_write(report, folder)
     if outcome.failed:
         raise typer.Exit(1)
 

@@ -92,7 +92,7 @@ def kept(
     table: Annotated[
         Path | None, typer.Option(help="show block latency and predictions of this table")
     ] = None,
-    padding: options.TablePadding = None,
+    padding: options.PlanPadding = None,
     json: options.Json = False,
 ) -> None:
     """Which blocks, or convolutions, keep their activations: one row for each plan."""
@@ -188,8 +188,15 @@ def mask(
     json: options.Json = False,
 ) -> None:
     """History of a mask search: each block's value, and the kept blocks."""
+    from dshrink.cli.payloads.networks import PlotData
     from dshrink.operations.figures import plot_mask
+    from dshrink.plots import load_mask_history, mask_history_line
 
+    loaded = load_mask_history(history)
+    if loaded.epochs < 2:
+        line = f"{history}: {mask_history_line(loaded)}"
+        show_result(PlotData(files=()), [line], as_json=json)
+        return
     _write(plot_mask(history), file, json)
 
 

@@ -12,6 +12,7 @@ from dshrink.cli import options
 from dshrink.cli.console import err, show_result
 from dshrink.cli.render import summary_lines
 from dshrink.cli.render_layers import layer_summary
+from dshrink.cli.report import also_write
 from dshrink.errors import DshrinkError
 from dshrink.network.references import FORMS
 
@@ -96,6 +97,7 @@ def command(
         typer.Option(min=1, help="seconds of measuring after which it ends all the same"),
     ] = None,
     seed: options.Seed = 0,
+    report: options.Report = None,
     json: options.Json = False,
 ) -> None:
     """Measure every piece of MODEL, or a list of layers, and write a latency table.
@@ -126,6 +128,7 @@ def command(
         (*summary_lines(result.table), files),
         as_json=json,
     )
+    also_write(report, folder)
     _exit_if_nothing([row.latency_ms for row in result.table.rows], result.table.rows[0].reason)
 
 
@@ -156,6 +159,7 @@ def _profile_layers(context: typer.Context, *, layer_context: str) -> None:
         (*layer_summary(result.table), files),
         as_json=given["json"],
     )
+    also_write(given["report"], folder)
     _exit_if_nothing([row.latency_ms for row in result.table.rows], result.table.rows[0].reason)
 
 

@@ -13,6 +13,7 @@ from dshrink.cli import options, train_options
 from dshrink.cli.console import show_result
 from dshrink.cli.grids import Column, number, print_grid
 from dshrink.train.unreadable import Unreadable
+from latency_tables.wording import counted
 
 if TYPE_CHECKING:
     from dshrink.operations.refit import RefitResult
@@ -109,10 +110,11 @@ def percent(share: float | None) -> float | None:
 def _lines(result: RefitResult) -> Iterator[str]:
     merged = [fit for fit in result.fits if fit.merged]
     others = sum(fit.ridge is not None for fit in result.fits if not fit.merged)
-    behind = f"; {_counted(others, 'convolution')} behind them corrected" if others else ""
+    behind = f"; {counted(others, 'convolution')} behind them corrected" if others else ""
     norms = "; norms matched" if result.norms_matched else ""
     yield (
-        f"{_counted(len(merged), 'merged convolution')} fitted to {result.images} images in "
+        f"{counted(len(merged), 'merged convolution')} fitted to "
+        f"{counted(result.images, 'image')} in "
         f"{result.seconds:.0f} s{behind}{norms}"
     )
     if result.validation:
@@ -121,14 +123,10 @@ def _lines(result: RefitResult) -> Iterator[str]:
     yield f"weights: {result.weights}, plan: {result.plan}"
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def _closeness(what: str, found: Closeness) -> Iterator[str]:
     """The merged networks beside their original, refitted and not."""
     chosen = " (which chose the ridges)" if what == "held-out" else ""
-    on = f"on {found.images} {what} images{chosen}"
+    on = f"on {counted(found.images, f'{what} image')}{chosen}"
     if found.agreement:
         yield (
             f"{on} the top-1 class is the original's for {found.agreement['refitted']:.1f} % "

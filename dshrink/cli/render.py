@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dshrink.cli.console import is_verbose
 from dshrink.cli.grids import Column, number, print_grid
+from latency_tables.wording import counted
 
 #: A larger difference between the network and alone is explained.
 NOTED_PERCENT = 10.0
@@ -87,19 +89,22 @@ def _spread(row: Row) -> str:
 
 
 def how_timed(timed: Conditions | BenchmarkResult) -> str:
-    """ "1 thread(s), thread_cpu time" on a CPU, "cuda graph launch, hot cache" on a GPU."""
+    """ "1 thread, thread_cpu time" on a CPU, "cuda graph launch, hot cache" on a GPU."""
     if timed.clock == "cuda_events":
         return f"{timed.launch.replace('_', ' ')} launch, {timed.cache_mode} cache"
     compiled = "" if timed.launch == "plain" else f"{timed.launch}, "
-    return f"{compiled}{timed.threads} thread(s), {timed.clock} time"
+    return f"{compiled}{counted(timed.threads, 'thread')}, {timed.clock} time"
 
 
 def summary_lines(table: LatencyTable) -> list[str]:
-    """The size, the errors and the warnings of a table, a line each."""
-    verdicts = [row.verdict for row in table.rows]
-    counts = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts))
-    pieces = len({row.digest or row.piece for row in table.rows})
-    lines = [f"{len(table.rows)} rows of {pieces} pieces: {counts}"]
+    """The size, the errors and the warnings of a table, a line each; the last one is its verdict.
+
+    With --verbose they say how all that is known.
+    """
+    from latency_tables.trust import verdict_line, warning_lines
+
+    pieces = counted(len({row.digest or row.piece for row in table.rows}), "piece")
+    lines = [f"{counted(len(table.rows), 'row')} of {pieces}{_not_measured(table)}"]
     if table.origin:
         note = f" ({table.origin.note})" if table.origin.note else ""
         lines.append(
@@ -108,21 +113,33 @@ def summary_lines(table: LatencyTable) -> list[str]:
         )
     if table.base_ms is not None:
         lines.append(f"whole network, measured: {table.base_ms:.3f} ms")
-    if table.estimate:
+    if table.estimate and is_verbose():
         lines.append(f"costs in the network: {_estimate(table)}")
     if table.hold_out:
         lines += _hold_out_lines(table.hold_out)
-    if level := table.level:
+    if (level := table.level) and is_verbose():
+        processes = counted(level.processes, "process", "processes")
         lines += [
             f"a single process: 95 % of visits were within +-{level.spread_percent:.1f} % of these "
             f"numbers, {level.disturbed_percent:.0f} % were more than 5 % slower",
             f"the machine's level is known to +-{level.known_percent:.1f} % and moved by "
-            f"{level.moved_percent:.1f} % during the run ({level.processes} processes)",
+            f"{level.moved_percent:.1f} % during the run ({processes})",
         ]
     lines += [f"note: {table.data_note}"] if table.data_note else []
-    lines += [f"warning: {warning}" for warning in table.warnings]
-    fit = "fit for search" if table.fit_for_search else f"NOT fit for search: {table.fit_reason}"
-    return [*lines, f"this table is {fit}"]
+    lines += [f"warning: {warning}" for warning in warning_lines(table)]
+    return [*lines, verdict_line(table)]
+
+
+def _not_measured(table: LatencyTable) -> str:
+    """Rows by their verdict where that is not just how well a piece is known."""
+    verdicts = [row.verdict for row in table.rows]
+    said = (
+        verdicts
+        if is_verbose()
+        else [v for v in verdicts if v in ("failed", "bounded", "published")]
+    )
+    counts = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(said))
+    return f": {counts}" if counts else ""
 
 
 def _estimate(table: LatencyTable) -> str:
@@ -130,8 +147,7 @@ def _estimate(table: LatencyTable) -> str:
     assert table.estimate is not None
     prior = {"alone": "what each piece takes alone", "profile": "the runtime's own profile"}
     fitted = sum(network.role == "fit" for network in table.known_networks)
-    whole = "whole network" if fitted == 1 else "whole networks"
-    return f"from {prior[table.estimate.prior]}, corrected by {fitted} {whole}"
+    return f"from {prior[table.estimate.prior]}, corrected by {counted(fitted, 'whole network')}"
 
 
 def _hold_out_lines(check: HoldOut) -> list[str]:
@@ -143,11 +159,17 @@ def _hold_out_lines(check: HoldOut) -> list[str]:
             f"conformal: widened {check.interval_factor:.1f} times, for the posterior's own holds "
             f"only {check.coverage_percent:.0f} % of them"
         )
+    error = (
+        f"prediction error on {counted(len(check.networks), 'other network')}: "
+        f"{check.mape_percent:.2f} % on average, {check.max_error_percent:.2f} % at most"
+    )
+    interval = f"95 % prediction interval: +-{check.interval_percent:.2f} % on average"
+    if not is_verbose():
+        return [error, interval]
     return [
-        f"prediction error on {len(check.networks)} other networks: {check.mape_percent:.2f} % on "
-        f"average, {check.max_error_percent:.2f} % at most; they are known to "
-        f"{check.measuring_percent:.2f} % themselves; Kendall's tau {tau}",
-        f"95 % prediction interval: +-{check.interval_percent:.2f} % on average ({method})",
+        f"{error}; they are known to {check.measuring_percent:.2f} % themselves; Kendall's tau "
+        f"{tau}",
+        f"{interval} ({method})",
         f"for comparison: plain sum of the pieces alone {check.plain_sum_mape_percent:.2f} %, "
         + (f"the best line through such sums {line:.2f} %, " if line is not None else "")
         + f"scaled MACs {check.scaled_macs_mape_percent:.2f} %",

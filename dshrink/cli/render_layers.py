@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dshrink.cli.grids import Column, number, print_grid
 from dshrink.cli.render import how_timed
+from latency_tables.wording import counted, once_each
 
 if TYPE_CHECKING:
     from latency_tables.layers.layer_table import LayerRow, LayerTable
@@ -29,7 +30,8 @@ def print_layers(table: LayerTable, *, wide: bool = False) -> None:
         number("GMAC/s", lambda row: _gmac_per_s(row, c.batch), ".1f", rank=6),
     ]
     timed = f"{c.precision}, batch {c.batch}, {how_timed(c)}, {c.statistic}"
-    title = f"{len(table.rows)} layers on {c.device}, {c.runtime} {c.runtime_version}, {timed}"
+    layers = counted(len(table.rows), "layer")
+    title = f"{layers} on {c.device}, {c.runtime} {c.runtime_version}, {timed}"
     print_grid(columns, table.rows, title=title, wide=wide)
 
 
@@ -47,13 +49,14 @@ def layer_summary(table: LayerTable) -> list[str]:
     """How many layers are known well, and the warnings, a line each."""
     count = len(table.rows)
     if table.origin is not None:
-        lines = [f"{count} layers, published by others: {table.origin.source}"]
+        lines = [f"{counted(count, 'layer')}, published by others: {table.origin.source}"]
     else:
         widths = sorted(
             row.half_width_percent for row in table.rows if row.half_width_percent is not None
         )
         lines = [
-            f"{table.within_target} of {count} layers known within {table.target_percent:g} %"
+            f"{table.within_target} of {counted(count, 'layer')} known within "
+            f"{table.target_percent:g} %"
             + (
                 f" (95 % intervals; median {widths[len(widths) // 2]:.1f} %, widest "
                 f"{widths[-1]:.1f} %)"
@@ -61,7 +64,7 @@ def layer_summary(table: LayerTable) -> list[str]:
                 else ""
             )
         ]
-    return [*lines, *(f"warning: {warning}" for warning in table.warnings)]
+    return [*lines, *(f"warning: {warning}" for warning in once_each(table.warnings))]
 
 
 def prediction_lines(predictions: Sequence[LayerPrediction]) -> list[str]:

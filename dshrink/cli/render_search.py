@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from latency_tables.wording import counted
+
 if TYPE_CHECKING:
     from dshrink.cli.payloads.networks import DpData
     from dshrink.operations.search import DpResult
@@ -32,14 +34,14 @@ def result_data(found: DpResult) -> DpData:
 def result_lines(found: DpResult, frontier: Path | None) -> Iterator[str]:
     """What the dynamic program found; ``frontier`` is the file that its points were written to."""
     if frontier and found.frontier:
-        yield f"frontier of {len(found.frontier)} plans: {frontier}"
+        yield f"frontier of {counted(len(found.frontier), 'plan')}: {frontier}"
     for number, chosen in enumerate(found.chosen):
         plan = found.plans[number] if found.plans else None
         # One plan for all devices is followed by what each makes of it.
         own = plan if not found.outcomes else None
         device = f"{own.table.conditions.device}: " if own and own.table else ""
         yield (
-            f"{device}plan {chosen.text}: {chosen.layers} layers, importance "
+            f"{device}plan {chosen.text}: {counted(chosen.layers, 'layer')}, importance "
             f"{chosen.importance:.6g}"
         )
         if plan is None:

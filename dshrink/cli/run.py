@@ -12,8 +12,10 @@ import typer
 from dshrink.cli import options, train_options
 from dshrink.cli.console import notice, out, print_json, progress
 from dshrink.cli.grids import Column, print_grid, print_report
+from dshrink.cli.report import also_write
 from dshrink.errors import DshrinkError
 from dshrink.train.unreadable import Unreadable
+from latency_tables.wording import counted
 
 if TYPE_CHECKING:
     from dshrink.cli.payloads.networks import StudySteps
@@ -71,6 +73,7 @@ def command(
     unreadable: train_options.OnUnreadable = Unreadable.SKIP,
     allow_unfit: options.AllowUnfit = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list the steps, run nothing")] = False,
+    report: options.Report = None,
     listed: Annotated[bool, typer.Option("--list", help="list the recipes")] = False,
     wide: options.Wide = False,
     json: options.Json = False,
@@ -112,6 +115,7 @@ def command(
     result = run_study(request, notice=notice, progress=progress)
     if result is None:
         return
+    also_write(report, request.folder)
     if json:
         from dshrink.cli.payloads.networks import StudyData
 
@@ -182,8 +186,8 @@ def _show_plan(request: StudyRequest, plan: StudyPlan, json: bool, wide: bool) -
     height, width = recipe.size
     out.print(f"{recipe.name}: {recipe.title}")
     out.print(
-        f"{recipe.choice.name} at {height}x{width}, {images.classes} classes; "
-        f"{images.training} images to train on, {images.validation} to validate"
+        f"{recipe.choice.name} at {height}x{width}, {counted(images.classes, 'class', 'classes')}; "
+        f"{counted(images.training, 'image')} to train on, {images.validation} to validate"
     )
     columns: list[Column[Step]] = [
         Column("step", lambda step: step.name),
@@ -191,13 +195,17 @@ def _show_plan(request: StudyRequest, plan: StudyPlan, json: bool, wide: bool) -
         Column("done", lambda step: "done" if step.name in plan.done else ""),
     ]
     print_grid(columns, plan.steps, wide=wide)
-    out.print(f"all in {request.folder}; {len(plan.steps)} steps, {len(plan.done)} of them done")
+    out.print(
+        f"all in {request.folder}; {counted(len(plan.steps), 'step')}, {len(plan.done)} of "
+        "them done"
+    )
     out.print(
         "then: all networks measured interleaved, results.csv, front.csv, front.png, report.md"
     )
-    how = "one run at a time" if request.jobs == 1 else f"{request.jobs} runs at a time"
+    how = f"{counted(request.jobs, 'run')} at a time"
     out.print(
-        f"{plan.epochs_left} epochs of training are left, {how}; a run estimates the time once its "
+        f"{counted(plan.epochs_left, 'epoch')} of training left, {how}; a run estimates the "
+        "time once its "
         "first epoch has been timed"
     )
 
@@ -210,4 +218,7 @@ def _what(recipe: Recipe, step: Step) -> str:
     if recipe.pretrain is not None and not step.from_initial:
         start = "pretrain"
     searched = any(need.startswith("search/") for need in step.needs)
-    return f"{step.training.epochs} epochs from {start}{', searched mask' if searched else ''}"
+    return (
+        f"{counted(step.training.epochs, 'epoch')} from "
+        f"{start}{', searched mask' if searched else ''}"
+    )

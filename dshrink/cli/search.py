@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dshrink.cli import options, search_mask
-from dshrink.cli.console import notice, show_result
+from dshrink.cli.console import notice, progress, show_result
 from dshrink.cli.render_search import plan_lines, result_data, result_lines
 from dshrink.errors import DshrinkError
+from latency_tables.wording import counted
 
 if TYPE_CHECKING:
     from dshrink.operations.search import DpResult
@@ -44,7 +45,9 @@ def greedy(
     from dshrink.operations.search import search_blocks
 
     choice = options.call(context, ModelChoice)
-    _write_plan(options.call(context, search_blocks, network=choice), out_file, json)
+    with progress(f"search {choice.name}"):
+        plan = options.call(context, search_blocks, network=choice)
+    _write_plan(plan, out_file, json)
 
 
 @app.command()
@@ -69,7 +72,9 @@ def random(
     from dshrink.operations.search import search_blocks
 
     choice = options.call(context, ModelChoice)
-    _write_plan(options.call(context, search_blocks, network=choice), out_file, json)
+    with progress(f"search {choice.name}"):
+        plan = options.call(context, search_blocks, network=choice)
+    _write_plan(plan, out_file, json)
 
 
 app.command()(search_mask.mask)
@@ -143,11 +148,14 @@ def dp(
     files, count = out_file or [], request.plan_count(len(table))
     if len(files) not in (0, count):
         raise DshrinkError(
-            f"--out is given {len(files)} time(s) for {count} plan(s): give one a plan, in the "
+            f"--out is given {counted(len(files), 'time')} for {counted(count, 'plan')}: give "
+            "one a plan, in the "
             "order of the tables; a plan needs a budget, and --one-plan makes one for all tables"
         )
     # Here --weight is that of a table in a mix; a search reads no weights of networks.
-    found = search_dp(options.call(context, ModelChoice, weights="initial"), table, request)
+    choice = options.call(context, ModelChoice, weights="initial")
+    with progress(f"search {choice.name}"):
+        found = search_dp(choice, table, request)
     if found.unevaluated:
         about = importance.with_suffix(".json")
         notice(f"keys without importance, which no plan uses: {found.unevaluated} (see {about})")
@@ -183,7 +191,9 @@ def csv(
     """Solve two CSV files as they were published, without a network: Kim et al., LayerMerge."""
     from dshrink.operations.search import search_csv
 
-    _write_result(options.call(context, search_csv), frontier_file, (), json)
+    with progress("search"):
+        found = options.call(context, search_csv)
+    _write_result(found, frontier_file, (), json)
 
 
 def _write_plan(plan: Plan, file: Path | None, json: bool) -> None:

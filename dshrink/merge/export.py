@@ -32,12 +32,18 @@ class ExportError(DshrinkError):
 
 
 def export_onnx(
-    network: Network, path: Path, *, batch: int = 1, metadata: Mapping[str, Any] | None = None
+    network: Network,
+    path: Path | str,
+    *,
+    batch: int = 1,
+    metadata: Mapping[str, Any] | None = None,
 ) -> float:
     """Write ``network`` as ONNX and return its relative difference from torch on random images.
 
-    The file is written only once it has been shown to be equal. Raises ExportError otherwise.
+    The file takes (``batch``, channels, height, width). It is written only once it has been shown
+    to be equal. Raises ExportError otherwise.
     """
+    path = Path(path)
     _check_path(path)
     weights = network.lowered.weights(network.module)
     data = write_onnx(network.spec, weights, batch=batch, metadata=_properties(metadata))

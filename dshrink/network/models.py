@@ -115,7 +115,7 @@ def load_network(
             )
         return _of_module(
             model,
-            name or type(model).__name__,
+            type(model).__name__ if name is None else name,
             Size.of(*(resolution or (USUAL_SIDE, USUAL_SIDE))),
             USUAL_CHANNELS if in_channels is None else in_channels,
         )

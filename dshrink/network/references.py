@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dshrink.errors import NetworkError
+from latency_tables.wording import counted
 
 #: What ``weights`` may be besides files.
 NAMED_WEIGHTS = ("pretrained", "initial", "random")
@@ -232,7 +233,7 @@ class ModelChoice:
                 theirs = (
                     "x".join(map(str, known))
                     if field == "resolution"
-                    else f"{known} {_NOUN[field]}"
+                    else counted(known, *_NOUN[field])
                 )
                 raise NetworkError(
                     f"{option} {given}: {source.whose} is for {theirs}; leave {option} out"
@@ -254,7 +255,7 @@ class ModelChoice:
         return [self.model, *(word for one in self.model_args for word in ("--model-arg", one))]
 
 
-_NOUN = {"in_channels": "input channel(s)", "classes": "classes"}
+_NOUN = {"in_channels": ("input channel",), "classes": ("class", "classes")}
 
 
 @lru_cache(maxsize=256)

@@ -21,6 +21,7 @@ from dshrink.saturation import saturated_from
 from dshrink.version import __version__
 from latency_tables.files import write_atomically
 from latency_tables.records import plain
+from latency_tables.wording import counted, once_each
 
 SCHEMA = "dshrink.benchmark"
 SCHEMA_VERSION = 1
@@ -90,7 +91,7 @@ def _title(runs: Sequence[BenchmarkRun]) -> str:
     if c.clock == "cuda_events":
         parts.append(f"{c.launch.replace('_', ' ')} launch, {c.cache_mode} cache")
     else:
-        parts.append(f"{c.threads} thread{'s' if c.threads > 1 else ''}")
+        parts.append(counted(c.threads, "thread"))
         parts += [] if c.launch == "plain" else [c.launch]
     return ", ".join([*parts, f"{c.clock} time"])
 
@@ -168,7 +169,7 @@ def _how(runs: Sequence[BenchmarkRun]) -> list[str]:
 def _how_of_run(run: BenchmarkRun, *, is_alone: bool) -> list[str]:
     counts = [effort.processes for effort in run.efforts if effort.processes]
     spent_s = sum(effort.measured_s for effort in run.efforts)
-    processes = f"{min(counts)} to {max(counts)} processes a network" if counts else "no process"
+    processes = f"{_range(counts)} a network" if counts else "no process"
     batch = "" if is_alone else f"Batch {run.conditions.batch}: "
     lines = [
         f"- {batch}{processes}, {duration(spent_s)} of measuring, {run.date}, dshrink {__version__}"
@@ -186,6 +187,12 @@ def _how_of_run(run: BenchmarkRun, *, is_alone: bool) -> list[str]:
     return lines
 
 
+def _range(counts: Sequence[int]) -> str:
+    """ "6 to 24 processes", "1 process"."""
+    low, high = min(counts), max(counts)
+    return f"{'' if low == high else f'{low} to '}{counted(high, 'process', 'processes')}"
+
+
 def _warnings(runs: Sequence[BenchmarkRun]) -> list[str]:
     found = [warning for run in runs for warning in run.warnings]
     found += [
@@ -195,4 +202,4 @@ def _warnings(runs: Sequence[BenchmarkRun]) -> list[str]:
         for result in run.results
         if result.reason
     ]
-    return list(dict.fromkeys(found))
+    return list(once_each(found))

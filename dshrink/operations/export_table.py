@@ -18,7 +18,7 @@ from latency_tables.table import LatencyTable
 OTHER = "the network that its name stands for now has another piece there"
 
 
-def export_table(folder: Path, name: str, which: str = ALONE) -> Export:
+def export_table(folder: Path | str, name: str, which: str = ALONE) -> Export:
     """The table in ``folder``, of a network or of layers, in the format ``name``.
 
     ``which`` is the latency of each row: "alone", "in-network" or "beside" (a neighbour). Raises
@@ -26,6 +26,7 @@ def export_table(folder: Path, name: str, which: str = ALONE) -> Export:
     """
     from latency_tables.io import load_table
 
+    folder = Path(folder)
     check_format(name, which)
     if is_layer_table(folder):
         return write_format(name, load_layer_table(folder), which=which)

@@ -112,9 +112,9 @@ def plot_frontier(
 ) -> Figure:
     """Importance against latency (ms): the best network for every budget, with chosen plans.
 
-    ``frontiers`` are results of ``search_dp`` with ``frontier``, or files of ``dshrink search dp
-    --frontier``; the plan of each of ``budgets_ms`` is drawn. ``table``, the one that was searched,
-    adds the original network and the ends of its blocks. Raises PlotError, LatencyTableError.
+    ``frontiers`` are results of ``search_dp`` with ``frontier``, or files of ``dshrink search dp``;
+    the plan of each of ``budgets_ms`` is drawn. ``table``, the one that was searched, adds the
+    original network and the ends of its blocks. Raises PlotError, LatencyTableError.
     """
     texts = [
         str(one) if isinstance(one, (str, Path)) else f"search {number}"

@@ -55,10 +55,11 @@ def finetune_by_plan(
     on_progress: OnProgress = no_progress,
     notice: Notice = no_notice,
 ) -> FinetuneResult | None:
-    """Fine-tune a network without the activations that the plan removes.
+    """Fine-tune a network without the activations that the plan removes, so that it merges exactly.
 
-    Weights of a merged network (``refit``) are trained in that form, with the free activation or
-    without it as they were fitted; others with it, unless said. ``folder`` takes weights, plan and
+    ``data`` is a folder with train/CLASS/ and val/CLASS/, or a data set of timm's. Weights of a
+    merged network (``refit_by_plan``) are trained in that form, with the free activation or without
+    it as they were fitted; others with it, unless said. ``folder`` takes weights, plan and
     checkpoints. The same call resumes an interrupted run. None in all processes but the first.
     Raises DshrinkError for an untrained teacher or one without distillation, and as
     ``train.finetune``.

@@ -23,10 +23,12 @@ def measure_importance(
     on_progress: OnProgress = no_progress,
     notice: Notice = no_notice,
 ) -> ImportanceResult:
-    """Evaluate all networks, or those of a shard; without a shard, write the table to ``file``.
+    """Measure what removed activations cost in accuracy, span by span, for ``search_dp``.
 
-    The workers of the Dask cluster at ``scheduler`` evaluate, this process where there is none. The
-    same call resumes an interrupted run. Raises as ``ImportanceRun.run``.
+    All networks are evaluated, or those of a ``shard``; without one the table, I(i, j, a, b) of Kim
+    et al. (ICML 2023), goes to ``file``. The workers of the Dask cluster at ``scheduler`` evaluate,
+    this process where there is none. The same call resumes an interrupted run. Raises as
+    ``ImportanceRun.run``.
     """
     require_whole(settings.choice.weights, "an importance")
     run = ImportanceRun(

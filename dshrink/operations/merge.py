@@ -93,7 +93,7 @@ def merge_by_plan(
     plan: AnyPlan,
     file: Path | str | None = None,
     *,
-    data: str | None = None,
+    data: str | Path | None = None,
     loaders: int = 0,
     unreadable: Unreadable = Unreadable.SKIP,
     padding: str | None = None,
@@ -112,6 +112,7 @@ def merge_by_plan(
     ``export_merged``.
     """
     file = None if file is None else Path(file)
+    data = None if data is None else str(data)
     if not isinstance(network, Network) and (about := about_merged(chosen(network))):
         choice = chosen(network)
         known = open_merged(choice, opened_plan(plan), about, notice)

@@ -20,6 +20,7 @@ from dshrink.version import __version__
 from latency_tables.io import save_table
 from latency_tables.pieces import NetworkPieces
 from latency_tables.span_masks import SpanChoice
+from latency_tables.wording import counted
 from profiler.planning.profile_plan import CHECK_NETWORKS
 from profiler.profile import Profile, ProfileRequest, profile
 from profiler.profile_schedule import TARGET_PERCENT
@@ -95,8 +96,8 @@ def profile_network(
     save_table(result.table, folder)
     session = result.session
     notice(
-        f"{session.measured} measurements made ({session.remeasured} of them again), "
-        f"{session.reused} reused from the journal, {session.failed} jobs failed"
+        f"{counted(session.measured, 'measurement')} made ({session.remeasured} of them again), "
+        f"{session.reused} reused from the journal, {counted(session.failed, 'job')} failed"
     )
     return result
 
@@ -126,8 +127,9 @@ def _pieces(
         count = sum(piece.kind == "span" for piece in pieces.pieces)
         distinct = len({piece.spec.digest for piece in pieces.pieces})
         notice(
-            f"{count} spans of {network.name}, {distinct} distinct pieces with the "
-            f"fixed ones; {len(pieces.unmergeable)} spans cannot merge"
+            f"{counted(count, 'span')} of {network.name}, "
+            f"{counted(distinct, 'distinct piece')} with "
+            f"the fixed ones; {counted(len(pieces.unmergeable), 'span')} cannot merge"
         )
         return pieces
     pieces = network_pieces(network, dense=dense)

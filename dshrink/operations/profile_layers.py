@@ -14,7 +14,7 @@ from latency_tables.layers.layer_table import CONTEXTS
 from latency_tables.layers.texts import LayerList, described, load_layers, parse_grid
 from profiler.layers.profile import TARGET_PERCENT, LayersProfile, LayersRequest, profile_layers
 from profiler.settings import settings_for
-from profiler.target import Target, measuring_on
+from profiler.target import HERE, Target, measuring_on
 from profiler.workloads import build_onnx
 
 
@@ -29,8 +29,8 @@ def layers_of(path: Path | None, grid: str | None) -> LayerList:
 
 def measure_layers(
     layers: LayerList,
-    folder: Path,
-    target: Target,
+    folder: Path | str,
+    target: Target = HERE,
     *,
     layer_context: str = "alone",
     target_error: float | None = None,
@@ -46,6 +46,7 @@ def measure_layers(
     ``time_limit`` seconds. With ``layer_context`` "pair" each layer is measured behind a pointwise
     convolution as well. Raises DshrinkError for an unknown context.
     """
+    folder = Path(folder)
     if layer_context not in CONTEXTS:
         raise DshrinkError(f"unknown --context {layer_context!r}; known: {', '.join(CONTEXTS)}")
     target_percent = TARGET_PERCENT if target_error is None else target_error

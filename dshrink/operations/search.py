@@ -32,6 +32,7 @@ from dshrink.search.greedy import greedy, random_plan
 from dshrink.search.plan import Plan
 from latency_tables.published import PREFIX
 from latency_tables.table import LatencyTable
+from latency_tables.wording import counted
 
 if TYPE_CHECKING:
     from dshrink.network.models import Network
@@ -117,7 +118,8 @@ class DpRequest:
             return 0
         elif len(self.budgets_ms) != tables:
             raise SearchError(
-                f"{tables} latency table(s) and {len(self.budgets_ms)} budget(s): give one "
+                f"{counted(tables, 'latency table')} and "
+                f"{counted(len(self.budgets_ms), 'budget')}: give one "
                 "budget a table, in their order, or a share of the original networks' latencies"
             )
         return 1 if self.one_plan else tables
@@ -145,7 +147,8 @@ class DpResult:
 def search_dp(network: AnyNetwork, tables: Sequence[AnyTable], request: DpRequest) -> DpResult:
     """The plans of largest importance within budgets, by tables of the network's spans.
 
-    Raises SearchError.
+    The two-stage dynamic program of Kim et al. (ICML 2023), exact, for one table or for those of
+    several devices. Raises SearchError.
     """
     latencies = [opened_table(one) for one in tables]
     request.plan_count(len(latencies))
@@ -216,7 +219,9 @@ def search_csv(
     """The frontier of two CSV files, and the plan of a budget; no network is needed.
 
     ``times`` is a file or ``published:NAME``, a table that ships with the package. With a kernel
-    column both files are LayerMerge's. Raises SearchError.
+    column both files are LayerMerge's. ``budget_ms`` is a sum of their times; ``alpha`` normalises
+    raw importances. With ``compat`` "kim2023" it is the public
+    code's program, which truncates times to ``prec`` steps a millisecond. Raises SearchError.
     """
     importance = Path(importance)
     if compat not in (None, COMPAT):

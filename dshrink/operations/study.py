@@ -30,6 +30,7 @@ from dshrink.study.steps import MERGE, TABLE, StepsFailedError, StudyError
 from dshrink.train.image_sets import Images, open_images
 from dshrink.train.processes import is_main_process, together
 from latency_tables.files import write_atomically
+from latency_tables.wording import counted
 
 #: Opens a progress bar with a title.
 OpenProgress = Callable[[str], AbstractContextManager[OnProgress]]
@@ -52,8 +53,9 @@ class StudyResult:
 def run_study(
     request: StudyRequest, *, notice: Notice = no_notice, progress: OpenProgress = no_bar
 ) -> StudyResult | None:
-    """Do whatever is not done yet; None in all processes but the first.
+    """Train, search, merge and measure every network of a recipe; write its tables and pictures.
 
+    Does whatever is not done yet; None in all processes but the first.
     Where steps fail, the others are measured and reported before StepsFailedError is raised.
     """
     stages = StudyStages.of(request, notice=notice, progress=progress)
@@ -176,7 +178,7 @@ class StudyStages:
                     left_out.append(str(error))
                     del steps[name]
         if left_out:
-            self.notice(f"not in the report: {len(left_out)} networks, as {left_out[0]}")
+            self.notice(f"not in the report: {counted(len(left_out), 'network')}, as {left_out[0]}")
         return replace(self, context=replace(context, recipe=recipe, folders=folders))
 
     def write(

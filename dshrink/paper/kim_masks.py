@@ -23,6 +23,7 @@ from dshrink.search.published import published_masks
 from latency_tables.errors import LatencyTableError
 from latency_tables.places import piece_name
 from latency_tables.span_masks import ACTIVE, MERGED, Span, SpanChain, mask_spans
+from latency_tables.wording import counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +179,7 @@ def _importance(problem: TableProblem, chain: SpanChain, mask: str) -> float:
             "were not evaluated" if known else "are not among the published ones: no plan has them"
         )
         raise NoPlanError(
-            f"{len(known or lost)} key(s) (st, end, st_act, end_act) {why}: "
+            f"{counted(len(known or lost), 'key')} (st, end, st_act, end_act) {why}: "
             f"{key_names(known or lost)}"
         ) from None
     over = [

@@ -8,6 +8,7 @@ from dshrink.errors import ShrinkError
 from dshrink.network.models import Network
 from dshrink.network.tracing import only_batch
 from latency_tables.opspec import Conv, Opaque
+from latency_tables.wording import counted
 
 #: So many layers are named in one line.
 _NAMED = 3
@@ -61,8 +62,10 @@ def no_blocks(network: Network) -> str:
     positions = network.chain.length
     if not positions:
         return _nothing(network)
-    noun = "convolution" if positions == 1 else "convolutions"
-    return f"{found}; the spans of its {positions} {noun} can be profiled: --segments spans"
+    return (
+        f"{found}; the spans of its {counted(positions, 'convolution')} can be profiled: "
+        "--segments spans"
+    )
 
 
 def no_spans(network: Network) -> str:
@@ -70,13 +73,17 @@ def no_spans(network: Network) -> str:
     if not network.blocks:
         return _nothing(network)
     convs = sum(isinstance(op, Conv) for op in network.spec.ops)
-    says = f"none of its {convs} convolutions is on the trunk" if convs else "it has no convolution"
+    says = (
+        f"none of its {counted(convs, 'convolution')} is on the trunk"
+        if convs
+        else "it has no convolution"
+    )
     if convs and network.chain.fixed:
         says += f" ({network.chain.fixed[0].reason})"
     blocks = len(network.blocks)
     return (
-        f"{network.name}: {says}, so there are no spans; its {blocks} "
-        f"{'block' if blocks == 1 else 'blocks'} can be profiled: --segments blocks"
+        f"{network.name}: {says}, so there are no spans; its "
+        f"{counted(blocks, 'block')} can be profiled: --segments blocks"
     )
 
 

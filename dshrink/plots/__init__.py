@@ -12,7 +12,11 @@ from dshrink.plots.blocks import blocks_figure, dense_figure
 from dshrink.plots.front import front_figure
 from dshrink.plots.frontier import FrontierCurve, frontier_figure, load_frontier
 from dshrink.plots.kept import kept_figure, plan_labels
-from dshrink.plots.mask_history import load_mask_history, mask_history_figure
+from dshrink.plots.mask_history import (
+    load_mask_history,
+    mask_history_figure,
+    mask_history_line,
+)
 from dshrink.plots.memory import memory_figure
 from dshrink.plots.predicted import predicted_figure
 from dshrink.plots.style import save_figure
@@ -30,6 +34,7 @@ __all__ = [
     "load_frontier",
     "load_mask_history",
     "mask_history_figure",
+    "mask_history_line",
     "memory_figure",
     "plan_labels",
     "predicted_figure",

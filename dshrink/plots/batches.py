@@ -15,6 +15,7 @@ from dshrink.plots import style
 from dshrink.plots.throughput import SERIES_COLUMNS, throughput_interval
 from dshrink.results import BenchmarkResult
 from dshrink.saturation import saturated_from
+from latency_tables.wording import counted
 
 #: What is measured under one set of conditions but for the batch, by which network.
 _COLUMNS = ("network", *(name for name in SERIES_COLUMNS if name not in ("batch", "model")))
@@ -49,7 +50,7 @@ def batches_figure(results: Sequence[BenchmarkResult]) -> Figure:
     """
     series, shared = _series(results)
     failed = sum(r.throughput_fps is None for r in results)
-    shared += [f"{failed} result(s) without throughput not drawn"] if failed else []
+    shared += [f"{counted(failed, 'result')} without throughput not drawn"] if failed else []
     lines = -(-(len(series) + any(one.saturated for one in series)) // _LEGEND_COLUMNS)
     height = 5.6 + _LEGEND_LINE_INCHES * lines
     title = "Throughput and latency by batch size, with 95 % intervals"

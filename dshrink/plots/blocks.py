@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -17,6 +18,8 @@ from latency_tables.table import LatencyTable
 
 #: Numbers above the bars are upright where that many blocks share the width.
 _CROWDED = 32
+_LEAST_SAVING = -100.0
+_HATCH = "#FFFFFF99"
 
 
 def blocks_figure(table: LatencyTable, *, padding: str = "bias_map") -> Figure:
@@ -48,8 +51,8 @@ def dense_figure(table: LatencyTable) -> Figure:
     with style.new_figure(4.8, title, style.describe_table(table)) as figure:
         latency, saving = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.15))
         kinds = ("original", "dense")
-        placed = style.draw_bars(latency, table, kinds, lambda row: row.latency_ms or 0.0, _alone)
-        _mark_doubtful(latency, placed)
+        placed = style.draw_bars(latency, table, kinds, _alone_ms, _alone)
+        _mark_doubtful(latency, placed, _alone_ms)
         style.set_block_axis(latency, table.block_count)
         latency.set_ylim(bottom=0)
         latency.set_ylabel("Latency [ms]")
@@ -68,13 +71,21 @@ def dense_figure(table: LatencyTable) -> Figure:
 
 def draw_block_latency(axes: Axes, table: LatencyTable, kinds: Sequence[str] = BLOCK_KINDS) -> None:
     """One group of bars a block on ``axes``: the ``kinds`` that the table holds."""
-    placed = style.draw_bars(axes, table, kinds, lambda row: row.cost_ms or 0.0, _interval)
-    _mark_doubtful(axes, placed)
+    placed = style.draw_bars(axes, table, kinds, _cost_ms, _interval)
+    _mark_doubtful(axes, placed, _cost_ms)
     style.set_block_axis(axes, table.block_count)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("Latency [ms]")
     axes.grid(axis="y")
     style.legend_above(axes, columns=6)
+
+
+def _cost_ms(row: Row) -> float:
+    return row.cost_ms or 0.0
+
+
+def _alone_ms(row: Row) -> float:
+    return row.latency_ms or 0.0
 
 
 def _interval(row: Row) -> tuple[float, float, float]:
@@ -88,21 +99,43 @@ def _alone(row: Row) -> tuple[float, float, float]:
     return low, row.latency_ms or 0.0, high
 
 
-def _mark_doubtful(axes: Axes, placed: Sequence[tuple[Row, float]]) -> None:
+def _mark_doubtful(
+    axes: Axes, placed: Sequence[tuple[Row, float]], height: Callable[[Row], float]
+) -> None:
     failed = [(x, 0.0) for row, x in placed if not row.is_measured]
     noisy = [
-        (x, row.cost_interval_ms[1] or 0.0)
+        (x, height(row))
         for row, x in placed
         if row.is_measured and row.verdict not in ("ok", "published")
     ]
     by_host = any(row.verdict == "host_bound" for row, _ in placed)
-    for points, marker, label in (
-        (failed, "x", "failed"),
-        (noisy, "v", "noisy, throttled or host-bound" if by_host else "noisy or throttled"),
-    ):
-        if points:
-            x, y = zip(*points, strict=True)
-            axes.scatter(x, y, s=22, marker=marker, color=style.BLACK, label=label, clip_on=False)
+    if failed:
+        x, y = zip(*failed, strict=True)
+        axes.scatter(x, y, s=22, marker="x", color=style.BLACK, label="failed", clip_on=False)
+    if not noisy:
+        return
+    # Pale hatching: a mark on each bar would be all that is seen where most rows are noisy.
+    with matplotlib.rc_context({"hatch.linewidth": 0.5}):
+        axes.bar(
+            [x for x, _ in noisy],
+            [tall for _, tall in noisy],
+            0.82 / len({row.kind for row, _ in placed}),
+            fill=False,
+            hatch="////",
+            edgecolor=_HATCH,
+            linewidth=0.0,
+            label="_noisy",
+        )
+        # White lines are nothing in a legend: a bar without height stands for them.
+        axes.bar(
+            [0],
+            [0],
+            color=style.GREY,
+            hatch="////",
+            edgecolor="white",
+            linewidth=0.0,
+            label="noisy, throttled or host-bound" if by_host else "noisy or throttled",
+        )
 
 
 def _draw_saving(axes: Axes, table: LatencyTable, padding: str) -> None:
@@ -121,19 +154,26 @@ def _draw_saving(axes: Axes, table: LatencyTable, padding: str) -> None:
 def _draw_savings(
     axes: Axes, table: LatencyTable, savings: Mapping[str, Mapping[int, float]]
 ) -> None:
-    """Bars of savings in percent, by kind and block."""
+    """Bars of savings in percent, by kind and block.
+
+    A block that loses more than merging can ever save (100 %) is cut there, and has its number.
+    """
     axes.axhline(0, color=style.BLACK, linewidth=0.8)
     for kind, of_kind in savings.items():
         if of_kind:
             bars = axes.bar(
                 list(of_kind),
-                list(of_kind.values()),
+                [max(percent, _LEAST_SAVING) for percent in of_kind.values()],
                 0.5,
                 color=style.KIND_COLOURS[kind],
                 label=kind,
             )
             rotation = 90 if table.block_count > _CROWDED else 0
-            axes.bar_label(bars, fmt="%.0f", padding=2, rotation=rotation)
+            numbers = [
+                f"{percent:.0f}" if percent >= _LEAST_SAVING else f"{percent:.0f} ↓"
+                for percent in of_kind.values()
+            ]
+            axes.bar_label(bars, numbers, padding=2, rotation=rotation)
     axes.margins(y=0.35)
     style.set_block_axis(axes, table.block_count)
     axes.set_ylabel("Saving [%]")

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from itertools import product
 
 from dshrink.errors import PlotError
-from dshrink.fronts import Front, FrontPoint
+from dshrink.fronts import FrontPoint
 from dshrink.plots import style
 from latency_tables.published_accuracy import SOURCE, PublishedPoint
+from latency_tables.wording import counted
 
 #: Of a recipe behind a method's name: two such labels are side by side.
 _RECIPE_COLUMNS = 18
@@ -90,49 +91,26 @@ def _batches(points: Sequence[PublishedPoint]) -> str:
 
 
 def subtitle(
-    fronts: Sequence[Front],
+    points: Sequence[FrontPoint],
     published: Sequence[PublishedPoint],
     shared: Sequence[str],
+    *,
+    hidden_bars: int,
     left_out: int,
 ) -> str:
-    """What all panels share, and how to read the picture."""
-    parts = [", ".join(shared)]
-    if fronts:
-        references = {front.reference_percent for front in fronts}
-        above = f"{references.pop():.4g} %" if len(references) == 1 else "its lowest accuracy"
-        parts += [
-            *_noise([point for front in fronts for point in front.points]),
-            "outlined: on the front",
-            "percentages: share of the hypervolume of all points measured in a panel, above "
-            f"{above} and 0 frames/s",
-        ]
-        halves = [front.series_hypervolume(one)[1] for front in fronts for one in front.series]
-        if any(half is not None for half in halves):
-            parts.append(
-                "with ±: mean and 95 % interval over the volumes of single seeds, that of all "
-                "points taken as exact"
-            )
+    """What all panels share, in a line, and how to read the picture, in another."""
+    reading: list[str] = []
+    if points:
+        reading.append("outlined: on the front, with 95 % intervals")
+        if not all(point.has_accuracy_interval for point in points):
+            reading.append("no bar of accuracy where its noise is unknown")
+    if hidden_bars:
+        reading.append(
+            f"{counted(hidden_bars, 'interval')} wider than a quarter of the points' range left out"
+        )
     if left_out:
-        parts.append(f"{left_out} result(s) without accuracy or throughput not drawn")
+        reading.append(f"{counted(left_out, 'result')} without accuracy or throughput not drawn")
+    lines = [", ".join(shared), "; ".join(reading)]
     if published:
-        parts.append(
-            f"hollow and grey: published, not measured by us ({SOURCE}, {_batches(published)}; KD: "
-            "self-distilled for 180 or 360 epochs)"
-        )
-    return "; ".join(part for part in parts if part)
-
-
-def _noise(points: Sequence[FrontPoint]) -> list[str]:
-    """What the bars are, and what it means that a point has none."""
-    rules = ["t over seeds"] if any(len(point.of_seeds) > 1 for point in points) else []
-    if any(point.validation_images for point in points):
-        rules.append("Wilson's over the validation images")
-    wider = "the wider of " if len(rules) > 1 else ""
-    of_accuracy = f" (of accuracy: {wider}{' and '.join(rules)})" if rules else ""
-    said = [f"bars: 95 % intervals{of_accuracy}"]
-    if not all(point.has_accuracy_interval for point in points):
-        said.append(
-            "no bar of accuracy: one seed, number of images unknown, so that accuracy alone beats "
-            "nothing and is not beaten"
-        )
-    return said
+        lines.append(f"hollow: published, not measured by us ({SOURCE}, {_batches(published)})")
+    return "\n".join(line for line in lines if line)

@@ -24,6 +24,7 @@ from latency_tables.csv_lines import CsvSource, load_lines
 from latency_tables.errors import LatencyTableError
 from latency_tables.mask_cells import as_text, check_lengths, mask_in
 from latency_tables.span_masks import MERGED, SpanChain, check_span_mask
+from latency_tables.wording import counted
 
 COMMAND = "dshrink search dp ... --frontier FILE.csv"
 _CURVES_INCHES = 3.4
@@ -133,7 +134,7 @@ def frontier_figure(
     if strips:
         strips = list(with_original(strips, chain))
     count = sum(len(frontier.points) for frontier in frontiers)
-    subtitle = "; ".join(text for text in (source, f"{count} points") if text)
+    subtitle = "; ".join(text for text in (source, counted(count, "point")) if text)
     strips_inches = FRAME_INCHES + STRIP_INCHES * len(strips)
     height = _CURVES_INCHES + (0.7 + strips_inches if strips else 0.9)
     with style.new_figure(height, "The best network for every latency budget", subtitle) as figure:

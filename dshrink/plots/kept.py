@@ -38,10 +38,11 @@ def kept_figure(
     """A strip a plan, by its label: filled squares keep their activations, hollow ones are merged.
 
     With a table, block latency is drawn above and each plan's predicted latency beside its strip;
-    the plans must fit the table then (``search.binding.bind`` puts their blocks in its order).
-    Plans that merge spans have a cell a convolution, below the original network where ``chain``, or
-    the table's, says what that is. Raises PlotError without plans or with both kinds of them,
-    MaskError for a plan that does not fit.
+    the plans must fit the table then (``search.binding.bind`` puts their blocks in its order); the
+    padding is each plan's own where ``padding`` is None. Plans that merge spans have a cell a
+    convolution, below the original network where ``chain``, or the table's, says what that is.
+    Raises PlotError without plans or with both kinds of them, MaskError for a plan that does not
+    fit.
     """
     if not plans:
         raise PlotError("no plan to draw; give a file, mask:0011..., spans:1|01... or paper:NAME")
@@ -118,7 +119,7 @@ def _short(text: str) -> str:
 
 def _latency(plan: Plan, table: LatencyTable | None, padding: str | None, note: str = "") -> str:
     """ ", 1.234 ms", by the table where there is one; nothing where no prediction is known."""
-    predicted = predict(table, plan.mask, padding) if table else plan.predicted
+    predicted = predict(table, plan.mask, padding or plan.padding) if table else plan.predicted
     return f", {predicted.latency_ms:.4g} ms{note}" if predicted else ""
 
 

@@ -23,6 +23,7 @@ from dshrink.errors import PlotError
 from dshrink.plots import style
 from dshrink.plots.strips import PALE
 from latency_tables.csv_lines import CsvLine, CsvSource, load_lines
+from latency_tables.wording import counted
 
 COLUMNS = ("epoch", "step", "block", "name", "mask", "kept", "saving_ms")
 #: Not in older files.
@@ -59,6 +60,11 @@ class MaskHistory:
     names: tuple[str, ...]
     saving_ms: tuple[float | None, ...]
     records: tuple[MaskRecord, ...]
+
+    @property
+    def epochs(self) -> int:
+        """How many have a record; of a single one there is nothing to see in a picture."""
+        return len({record.epoch for record in self.records})
 
 
 def load_mask_history(path: Path) -> MaskHistory:
@@ -146,6 +152,16 @@ def mask_history_figure(history: MaskHistory, source: str = "") -> Figure:
     return figure
 
 
+def mask_history_line(history: MaskHistory) -> str:
+    """A search of one epoch in words, as its picture would show next to nothing."""
+    last = history.records[-1]
+    kept = [str(block) for block, is_kept in zip(history.blocks, last.kept, strict=True) if is_kept]
+    return (
+        f"{counted(history.epochs, 'epoch')} to step {last.step}: no history to draw; kept at its "
+        f"end: {counted(len(kept), 'block')} of {len(last.kept)} ({', '.join(kept) or 'none'})"
+    )
+
+
 def _subtitle(history: MaskHistory, source: str) -> str:
     last = history.records[-1]
     changes = sum(
@@ -154,9 +170,9 @@ def _subtitle(history: MaskHistory, source: str) -> str:
     )
     parts = [
         source,
-        f"{len(history.records)} records to step {last.step}",
+        f"{counted(len(history.records), 'record')} to step {last.step}",
         f"{sum(last.kept)} of {len(last.kept)} blocks kept at the end",
-        f"the kept set changed {changes} times",
+        f"the kept set changed {counted(changes, 'time')}",
     ]
     if last.shares is not None:
         parts.append("kept is what was kept in the largest share of the last epoch's steps")

@@ -12,6 +12,7 @@ from dshrink.plots import style
 from latency_tables.estimator import NORMAL_95
 from latency_tables.hold_out import HoldOut
 from latency_tables.table import LatencyTable
+from latency_tables.wording import counted
 
 
 class _Method(NamedTuple):
@@ -50,8 +51,7 @@ def predicted_figure(table: LatencyTable) -> Figure:
             f"to compare predictions with; measure them: {table.profile_command}"
         )
     count = len(hold_out.networks)
-    plural = "" if count == 1 else "s"
-    title = f"Predicted and measured latency of {count} held-out shrunk network{plural}"
+    title = f"Predicted and measured latency of {counted(count, 'held-out shrunk network')}"
     with style.new_figure(6.2, title, style.describe_table(table)) as figure:
         latency, errors = figure.subplots(2, 1, sharex=True, height_ratios=(1.5, 1))
         _draw_perfect(latency, errors, hold_out)

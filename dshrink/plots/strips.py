@@ -16,6 +16,7 @@ from matplotlib.patches import Patch
 from dshrink.errors import PlotError
 from dshrink.plots import style
 from latency_tables.span_masks import ACTIVE, SpanChain, mask_spans
+from latency_tables.wording import counted
 
 #: The tint of a convolution that stays alone; dots must stay readable on it.
 PALE = "#C9DDEC"
@@ -47,7 +48,7 @@ def with_original(strips: Sequence[Strip], chain: SpanChain | None) -> tuple[Str
     """The strips, below that of the original network where its chain is known."""
     if chain is None:
         return tuple(strips)
-    layers = f"{chain.length} layers"
+    layers = counted(chain.length, "layer")
     return (Strip(label="original", mask=chain.mask, summary=layers), *strips)
 
 

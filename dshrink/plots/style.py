@@ -24,11 +24,12 @@ from dshrink.errors import PlotError
 from latency_tables.files import write_atomically
 from latency_tables.schema import Conditions, Row
 from latency_tables.table import LatencyTable
+from latency_tables.wording import counted, noun
 
 WIDTH_INCHES = 9.0
 PNG_DPI = 200
 SMALLEST_FONT_PT = 9.0
-_SUBTITLE_COLUMNS = 115
+_SUBTITLE_COLUMNS = 135
 _LABEL_COLUMNS = 30
 
 BLUE, ORANGE, VERMILLION = "#0072B2", "#E69F00", "#D55E00"
@@ -85,7 +86,11 @@ def new_figure(height: float, title: str, subtitle: str) -> Iterator[Figure]:
 
     ``title`` is above the picture, and below it in grey the ``subtitle``: what it was drawn from.
     """
-    lines = textwrap.wrap(subtitle, _SUBTITLE_COLUMNS, break_on_hyphens=False)
+    lines = [
+        line
+        for part in subtitle.splitlines()
+        for line in textwrap.wrap(part, _SUBTITLE_COLUMNS, break_on_hyphens=False)
+    ]
     placed: dict[str, Any] = {"verticalalignment": "top", "horizontalalignment": "left"}
     with house_style():
         figure = Figure(figsize=(WIDTH_INCHES, height))
@@ -151,7 +156,7 @@ def phrase(column: str, value: str | int) -> str:
     text = str(value)
     phrases = {
         "batch": f"batch {text}",
-        "threads": f"{text} thread{'' if text == '1' else 's'}",
+        "threads": f"{text} {noun(1 if text == '1' else 2, 'thread')}",
         "cache_mode": f"{text} cache",
         "launch": LAUNCH_LABELS.get(text, text),
         "clock": CLOCK_LABELS.get(text, text),
@@ -226,7 +231,7 @@ def block_axis_label(table: LatencyTable) -> str:
     blocked = sorted(table.unmergeable)
     if not blocked:
         return label
-    listed = ", ".join(map(str, blocked)) if len(blocked) <= 12 else f"{len(blocked)} blocks"
+    listed = ", ".join(map(str, blocked)) if len(blocked) <= 12 else counted(len(blocked), "block")
     return f"{label}; cannot merge: {listed}"
 
 

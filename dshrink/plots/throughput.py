@@ -10,7 +10,9 @@ from matplotlib.ticker import MaxNLocator
 
 from dshrink.errors import PlotError
 from dshrink.plots import style
+from dshrink.plots.point_labels import PointLabel, label_points, network_label
 from dshrink.results import BenchmarkResult
+from latency_tables.wording import counted
 
 #: What was measured: networks that agree in all of these form one series.
 SERIES_COLUMNS = (
@@ -18,8 +20,6 @@ SERIES_COLUMNS = (
     *("launch", "cache_mode", "resolution"),
 )
 _MARKERS = ("o", "s", "^", "D", "v", "P")
-#: More names than that would cover each other.
-_MOST_NAMED = 10
 
 
 def throughput_figure(results: Sequence[BenchmarkResult]) -> Figure:
@@ -52,8 +52,15 @@ def throughput_figure(results: Sequence[BenchmarkResult]) -> Figure:
             of_series = [r for r in drawn if _series(r) == key]
             _draw_series(axes, of_series, label or "measured", colour, marker)
         _dress(axes, drawn, len(results) - len(drawn))
-        if len(series) == 1 and len(drawn) <= _MOST_NAMED:
-            _name_networks(axes, drawn)
+    places = [(r.kept_blocks or 0, r.throughput_fps or 0.0) for r in drawn]
+    predicted = [(r.kept_blocks or 0, fps) for r in drawn if (fps := _predicted_fps(r))]
+    if len(series) == 1:
+        # Networks of one name in one column, such as seeds, are named once.
+        fastest = sorted(zip(places, drawn, strict=True), key=lambda one: -one[0][1])
+        named = {(place[0], network_label(r.network)): place for place, r in reversed(fastest)}
+        names = [PointLabel(*place, text) for (_, text), place in named.items()]
+        with style.house_style():
+            label_points(figure, axes, names, [*places, *predicted])
     return figure
 
 
@@ -86,7 +93,7 @@ def _draw_series(
             axes.vlines(r.kept_blocks or 0, low, high, colors=colour, alpha=0.25, linewidths=7)
     axes.scatter(
         [r.kept_blocks or 0 for r in predicted],
-        [1000 * r.batch / (r.predicted_ms or 1) for r in predicted],
+        [_predicted_fps(r) or 0.0 for r in predicted],
         s=95,
         marker=marker,
         facecolors="none",
@@ -98,40 +105,29 @@ def _draw_series(
     )
 
 
+def _predicted_fps(r: BenchmarkResult) -> float | None:
+    return 1000 * r.batch / r.predicted_ms if r.predicted_ms else None
+
+
 def throughput_interval(r: BenchmarkResult) -> tuple[float, float, float]:
     """Low, middle and high, in frames per second."""
     fps = r.throughput_fps or 0.0
     return r.throughput_low_fps or fps, fps, r.throughput_high_fps or fps
 
 
-def _name_networks(axes: Axes, results: Sequence[BenchmarkResult]) -> None:
-    previous, below = None, False
-    for r in sorted(results, key=lambda r: (r.kept_blocks or 0, -(r.throughput_fps or 0.0))):
-        # Slanted names pass each other; of two marks in one column the lower one is named below.
-        below = r.kept_blocks == previous and not below
-        previous = r.kept_blocks
-        axes.annotate(
-            style.shortened(r.network),
-            (r.kept_blocks or 0, r.throughput_fps or 0.0),
-            xytext=(-4, -4) if below else (4, 4),
-            textcoords="offset points",
-            rotation=35,
-            rotation_mode="anchor",
-            horizontalalignment="right" if below else "left",
-            verticalalignment="top" if below else "bottom",
-        )
-
-
 def _dress(axes: Axes, drawn: Sequence[BenchmarkResult], left_out: int) -> None:
     counts = {len(r.keep_mask) for r in drawn}
     of_all = f" (of {counts.copy().pop()})" if len(counts) == 1 and 0 not in counts else ""
-    note = f"; {left_out} network(s) failed or of unknown blocks: not drawn" if left_out else ""
+    note = (
+        f"; {counted(left_out, 'network')} failed or of unknown blocks: not drawn"
+        if left_out
+        else ""
+    )
     axes.set_xlabel(f"Blocks that keep their activations{of_all}{note}")
     axes.set_ylabel("Throughput [frames/s]")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    # Room above for the slanted names.
-    axes.margins(x=0.06)
-    axes.set_ylim(0, 1.35 * axes.get_ylim()[1])
+    axes.margins(x=0.08)
+    axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
     axes.grid()
     handles = axes.get_legend_handles_labels()[0]
     if any(r.predicted_ms is not None for r in drawn):

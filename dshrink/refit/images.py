@@ -14,6 +14,7 @@ from dshrink.train.image_sets import Preprocessing, Split
 from dshrink.train.settings import Augmentation
 from dshrink.train.tuning import prepared
 from dshrink.train.unreadable import UnreadableImages
+from latency_tables.wording import counted
 
 #: Where there are fewer images than asked for, each gives several crops.
 CROPS = Augmentation(auto_augment="", crop_scale=(0.25, 1.0), flip=0.5, color_jitter=0.0)
@@ -61,7 +62,8 @@ def calibration_images(
     available = len(split)
     if available < 2 or count < 2:
         raise DataError(
-            f"{split.name}: {min(available, count)} image(s); a refit needs two, one of them to "
+            f"{split.name}: {counted(min(available, count), 'image')}; a refit needs two, one "
+            "of them to "
             "choose by"
         )
     generator = torch.Generator().manual_seed(drawn_seed(seed, available))

@@ -123,6 +123,7 @@ _ALL = (
     _schema("paper_memory", "paper:PaperMemory", "the figure of memory", ("paper fig5",)),
     _schema("paper_kim", "paper:KimData", "Kim et al. beside DepthShrinker"),
     _schema("paper_list", "paper:ExperimentsData", "the experiments of `dshrink paper`"),
+    _schema("report", "dshrink.operations.report:Report", "the page of a folder that was written"),
     _schema("plot", "networks:PlotData", "the files of a picture", _PICTURES),
     _schema("plot_front", "networks:FrontData", "the files of a picture of fronts, and its points"),
     _schema("schema", "networks:SchemasData", "the schemas that there are"),

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from dshrink.progress import OnProgress, duration
+from latency_tables.wording import counted
 
 
 def epoch_timer(
@@ -29,10 +30,11 @@ def epoch_timer(
 
 def estimate_line(epoch_s: float, epochs: int, jobs: int) -> str:
     """The notice once an epoch was timed, and ``epochs`` of all runs are left."""
-    at_once = "one run at a time" if jobs == 1 else f"{jobs} runs at a time"
+    at_once = f"{counted(jobs, 'run')} at a time"
     left = duration(epoch_s * epochs / jobs)
     return (
-        f"the first epoch took {duration(epoch_s)}: about {left} for the {epochs} epochs that are "
-        f"left ({at_once}); a teacher or a mask search makes an epoch longer, merging and "
+        f"the first epoch took {duration(epoch_s)}: about {left} for "
+        f"{counted(epochs, 'more epoch')} ({at_once}); a teacher or a mask search makes an "
+        "epoch longer, merging and "
         "measuring come on top"
     )

@@ -34,8 +34,9 @@ def draw_study(context: StudyContext, results: Sequence[BenchmarkResult]) -> lis
         "memory": plots.memory_figure(table),
         "kept": plots.kept_figure(searched_plans(context), table=table),
         "throughput": plots.throughput_figure(shown),
-        "mask": plots.mask_history_figure(history, search),
     }
+    if history.epochs > 1:
+        figures["mask"] = plots.mask_history_figure(history, search)
     if table.hold_out:
         figures["predicted"] = plots.predicted_figure(table)
     written: list[Path] = []

@@ -10,6 +10,7 @@ from dshrink.fronts import mean_interval
 from dshrink.markdown import markdown_table
 from dshrink.study.comparison import AccuracyDifference, paired, welch
 from dshrink.study.recipe import FROM_INITIAL, ROWS
+from latency_tables.wording import counted
 
 #: The columns of the paper's Tab. 4, and our rows of which they are: those of a recipe whose merged
 #: blocks have the free activation, and of one whose blocks have none.
@@ -81,7 +82,7 @@ def report_lines(
         lines += [
             "",
             f"Top-1 agreement of merged with unmerged networks: on {images - wrong} of {images} "
-            f"validation images ({len(agreed)} networks).",
+            f"validation images ({counted(len(agreed), 'network')}).",
         ]
     return lines
 

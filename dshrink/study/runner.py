@@ -30,6 +30,7 @@ from dshrink.study.steps import MERGE, TABLE, Step, StepsFailedError, StudyError
 from dshrink.train.image_sets import Images, open_images
 from dshrink.train.processes import is_main_process, together
 from dshrink.train.unreadable import UnreadableImages
+from latency_tables.wording import counted
 
 #: How often the time of the first epoch is asked for while processes train.
 LOOK_EVERY_S = 5.0
@@ -90,7 +91,8 @@ class Study:
         self._epochs_left = sum(step.training.epochs for step in steps if step.training)
         if self._epochs_left and is_main_process():
             self.notice(
-                f"{len(steps)} steps, {self._epochs_left} epochs of training: an estimate follows "
+                f"{counted(len(steps), 'step')}, {counted(self._epochs_left, 'epoch')} of "
+                "training: an estimate follows "
                 "the first epoch"
             )
         if self.jobs > 1 and len(steps) > 1:
@@ -106,7 +108,7 @@ class Study:
         stale = [step.name for step in steps if folders.is_stale(step.name)]
         state.wait_for_everyone()
         if stale and is_main_process():
-            self.notice(f"the table was measured again: {len(stale)} steps are done again")
+            self.notice(f"the table was measured again: {counted(len(stale), 'step')} to do again")
             for name in stale:
                 shutil.rmtree(folders.folder(name))
         state.wait_for_everyone()

@@ -40,11 +40,12 @@ class DigitsTree:
     classes: int = CLASSES
 
 
-def write_digits(folder: Path) -> DigitsTree:
+def write_digits(folder: Path | str) -> DigitsTree:
     """Write the digits into ``folder``, all or nothing; one that holds them already is unchanged.
 
     Raises DataError without scikit-learn, and where ``folder`` holds something else.
     """
+    folder = Path(folder)
     images = dict(_images())
     training = sum(name.startswith("train/") for name in images)
     empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from dshrink.train.errors import DataError
+from latency_tables.wording import counted
 
 #: So many images are named, the others counted.
 NAMED = 3
@@ -52,7 +53,7 @@ class UnreadableImages:
             return ""
         named = [f"{file} ({reason})" for file, reason in list(self.reasons.items())[:NAMED]]
         more = f" and {count - NAMED} more" if count > NAMED else ""
-        images = "1 image" if count == 1 else f"{count} images"
         return (
-            f"{images} could not be read, and the run continued without: {', '.join(named)}{more}"
+            f"{counted(count, 'image')} could not be read, and the run continued without: "
+            f"{', '.join(named)}{more}"
         )

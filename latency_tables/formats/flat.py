@@ -24,6 +24,7 @@ from latency_tables.layers.texts import SHORT, layer_of
 from latency_tables.records import plain
 from latency_tables.schema import Conditions, Row
 from latency_tables.table import LatencyTable
+from latency_tables.wording import noun
 
 _FIELDS = frozenset((*LAYER_COLUMNS, *SHORT, "hw"))
 #: Verdicts of rows without a latency to trust.
@@ -69,7 +70,7 @@ def read_layer_csv(path: Path) -> PublishedLayers:
     source = CsvSource(where=str(path), error=TableFormatError, fix=fix)
     lines = load_lines(path, source, ("latency_ms",))
     if unknown := [name for name in lines[0].values if name not in _FIELDS | _OURS]:
-        raise source.bad(f"unknown column(s) {', '.join(unknown)}", 1)
+        raise source.bad(f"unknown {noun(len(unknown), 'column')} {', '.join(unknown)}", 1)
     first: dict[Layer, int] = {}
     found = []
     left_out: Counter[str] = Counter()

@@ -17,6 +17,7 @@ from latency_tables.networks import Level
 from latency_tables.origin import Origin
 from latency_tables.records import convert_record, format_record, parse_record
 from latency_tables.schema import Conditions
+from latency_tables.wording import noun
 
 CSV_NAME, SIDECAR_NAME = "layers.csv", "layers.json"
 SCHEMA = "dshrink.layer_table"
@@ -76,18 +77,19 @@ def format_layer_rows(table: LayerTable) -> str:
     return format_csv(COLUMNS, [_cells(row, table.conditions.digest) for row in table.rows])
 
 
-def load_layer_table(folder: Path) -> LayerTable:
+def load_layer_table(folder: Path | str) -> LayerTable:
     """Read and check a table; ``folder`` is its folder or one of its two files.
 
     Raises LatencyTableError: one line that says which file, which line and how to fix it.
     """
+    folder = Path(folder)
     path = (folder if folder.suffix in (".csv", ".json") else folder / CSV_NAME).with_suffix(".csv")
     beside = path.with_suffix(".json")
     csv_text, json_text = _read(path), _read(beside)
     source = CsvSource(where=str(path), error=TableFormatError, fix=FIX)
     lines = read_lines(csv_text, source, COLUMNS)
     if unknown := [name for name in lines[0].values if name not in COLUMNS]:
-        raise source.bad(f"unknown column(s) {', '.join(unknown)}", 1)
+        raise source.bad(f"unknown {noun(len(unknown), 'column')} {', '.join(unknown)}", 1)
     sidecar = parse_record(
         json_text,
         Sidecar,

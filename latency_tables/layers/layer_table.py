@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from latency_tables.errors import MissingPieceError, TableFormatError
 from latency_tables.layers.layer import LAYER_COLUMNS, Layer
@@ -16,6 +16,9 @@ from latency_tables.networks import Level
 from latency_tables.origin import Origin
 from latency_tables.schema import Conditions
 from latency_tables.table_rows import digest_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BESIDE = ("beside_low_ms", "beside_ms", "beside_high_ms")
 #: What a layer is measured in: alone, and in addition behind a neighbour.
@@ -149,6 +152,19 @@ class LayerTable:
                 "between measured ones"
             )
         return found
+
+    def to_frame(self) -> pd.DataFrame:
+        """A line a row: the conditions, what the layer is, and what it takes.
+
+        Latencies are in ms, NaN where a measurement failed.
+        """
+        import pandas as pd
+
+        about = self.conditions.to_json()
+        return pd.DataFrame(
+            {**about, **asdict(row.layer), **{name: getattr(row, name) for name in ROW_COLUMNS}}
+            for row in self.rows
+        )
 
     @cached_property
     def measured(self) -> tuple[LayerRow, ...]:

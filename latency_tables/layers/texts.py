@@ -16,6 +16,7 @@ from latency_tables.csv_lines import CsvSource, load_lines
 from latency_tables.errors import PieceError, TableFormatError
 from latency_tables.layers.layer import KINDS, LAYER_COLUMNS, Layer, Pair
 from latency_tables.measured import one_line
+from latency_tables.wording import counted
 
 #: Other names of fields; ``hw`` stands for both height and width.
 SHORT = {
@@ -165,7 +166,7 @@ def parse_grid(text: str) -> LayerList:
 def _check_count(count: int, where: str) -> None:
     if count > MOST_LAYERS:
         raise PieceError(
-            f"{where}: {count} layers; at most {MOST_LAYERS} are measured in one table"
+            f"{where}: {counted(count, 'layer')}; at most {MOST_LAYERS} are measured in one table"
         )
 
 

@@ -12,6 +12,7 @@ from latency_tables.layers.layer import Layer
 from latency_tables.layers.layer_table import LayerRow, LayerTable
 from latency_tables.records import plain
 from latency_tables.schema import Conditions
+from latency_tables.wording import counted
 from profiler.duration import DurationEstimate
 from profiler.layers.plan import LayerPlan, plan_layers
 from profiler.layers.schedule import LayerSchedule
@@ -200,5 +201,5 @@ def _not_ok(rows: Sequence[LayerRow]) -> list[str]:
     for verdict, advice in _ADVICE.items():
         count = sum(row.verdict == verdict for row in rows)
         if count:
-            found.append(f"{count} of {len(rows)} layers are {verdict}: {advice}")
+            found.append(f"{count} of {counted(len(rows), 'layer')} are {verdict}: {advice}")
     return found

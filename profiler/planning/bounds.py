@@ -16,6 +16,7 @@ from latency_tables.opspec import Conv, OpSpec
 from latency_tables.pieces import NetworkPieces, Piece
 from latency_tables.places import Place
 from latency_tables.span_masks import MOST_WEIGHT_BYTES, Span
+from latency_tables.wording import counted
 from profiler.measurement import Measurement
 
 #: Not built either is what does more than so many times the MACs of its layers.
@@ -92,7 +93,8 @@ def too_slow(
         if own.low_ms > TOO_SLOW * sum(part.high_ms for part in layers):
             layers_ms = sum(part.latency_ms for part in layers)
             found[piece.place] = (
-                f"after {own.rounds} of {own.rounds_wanted} rounds it takes {own.latency_ms:.4g} "
+                f"after {own.rounds} of {counted(own.rounds_wanted, 'round')} it takes "
+                f"{own.latency_ms:.4g} "
                 f"ms, more than {TOO_SLOW:g} times the {layers_ms:.4g} ms of its layers one by one"
             )
     return found

@@ -11,6 +11,7 @@ from latency_tables.measured import VERDICTS
 from latency_tables.records import plain
 from latency_tables.schema import Conditions
 from latency_tables.table import LatencyTable
+from latency_tables.wording import once_each
 from profiler.measurement import Measurement
 from profiler.planning.profile_plan import ProfilePlan
 from profiler.scheduling.board_comparison import BoardComparison
@@ -50,16 +51,19 @@ def build_table(
         **provenance,
         boards=tuple(plain(board) for board in boards),
     )
+    table = with_network_costs(table)
     notes = [*warnings, *_rows_not_ok(table), *_evidence_notes(evidence)]
     notes += audit(plan.jobs, measurements, conditions)
-    return replace(with_network_costs(table), warnings=tuple(dict.fromkeys(notes)))
+    return replace(table, warnings=once_each(notes))
 
 
 def _rows_not_ok(table: LatencyTable) -> list[str]:
     notes = []
     for verdict in VERDICTS[1:]:
         names = [row.piece for row in table.rows if row.verdict == verdict]
-        if names and verdict != "bounded":
+        # Predictions that were found to be right do not suffer from rough rows.
+        is_right = verdict == "noisy" and table.fit_for_search
+        if names and verdict != "bounded" and not is_right:
             shown = names[:NAMED] + (["..."] if len(names) > NAMED else [])
             notes.append(
                 f"{len(names)} of {len(table.rows)} rows are {verdict}: {', '.join(shown)}; "

@@ -112,7 +112,7 @@ def test_ctrl_c_says_how_to_resume(dshrink, monkeypatch):
 def test_chain_says_which_convolutions_are_fixed_and_why(dshrink):
     words = ["chain", "torchvision:squeezenet1_1", "--resolution", 64]
     text = dshrink(*words).out
-    assert "16 convolutions stand in 8 fixed parts, which no span enters" in text
+    assert "16 convolutions in 8 fixed parts, which no span enters" in text
     assert "block 0 (features.3) cannot merge: features.3.cat: concat" in text
     (data,) = json.loads(dshrink(*words, "--json").out)["networks"]
     assert data["fixed_parts"][0] == {
@@ -178,7 +178,7 @@ def test_chain_refuses_an_unknown_way_to_count_spans(dshrink):
 def test_a_table_is_shown(table, dshrink):
     ran = dshrink("table", "show", table)
     assert ran.status == 0
-    assert "block 16 merged" in ran.out and "this table is fit for search" in ran.out
+    assert "block 16 merged" in ran.out and "Usable: predictions within" in ran.out
     assert len(dshrink("table", "show", table, "--json").data["rows"]) == 36
 
 

@@ -1,13 +1,15 @@
-"""What reaches a terminal: texts, and no control characters of a device."""
+"""What reaches a terminal, a pipe and a log: texts, progress, and no control characters."""
 
 from __future__ import annotations
 
 import io
+import threading
 
 import pytest
 from rich.table import Table
 
 from dshrink.cli import console
+from dshrink.cli.progress_lines import ProgressLines, repeated
 
 #: Sets the window's title, hides what was said before, and rings, in 7 and in 8 bits.
 HOSTILE = "a\x1b]0;owned\x07b\x1b[2Jc\x9b31md\re\x00f\x7fg"
@@ -44,3 +46,114 @@ def test_an_error_with_control_characters_is_one_readable_line(
         console.fail(f"the device says {HOSTILE}\nand more")
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "\x1b" not in said and "and more" in said
+
+
+class Clock:
+    """Seconds that a test moves."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def logged(clock: Clock) -> tuple[ProgressLines, list[str]]:
+    said: list[str] = []
+    return ProgressLines("profile resnet18", said.append, clock), said
+
+
+def test_a_log_gets_a_line_a_minute_with_an_estimate_and_one_at_the_end() -> None:
+    clock = Clock()
+    lines, said = logged(clock)
+    clock.now_s = 10
+    lines.update(40, 400, "round 0")  # 40 were in the journal
+    clock.now_s = 60
+    lines.tick()
+    lines.update(100, 400, "round 1")
+    clock.now_s = 130
+    lines.tick()
+    lines.update(400, 400, "done")
+    clock.now_s = 400
+    lines.end()
+    assert said == [
+        "profile resnet18: 40 of 400 in 1.0 min (round 0)",
+        # 60 in 120 s, 300 are left.
+        "profile resnet18: 100 of 400 in 2.2 min, about 10.0 min left (round 1)",
+        "profile resnet18: 400 of 400 in 6.7 min, ended",
+    ]
+
+
+def test_short_work_leaves_no_line_in_a_log_and_a_long_start_is_no_silence() -> None:
+    clock = Clock()
+    lines, said = logged(clock)
+    lines.update(400, 400, "done")
+    lines.end()
+    assert said == []
+    lines, said = logged(clock)
+    clock.now_s += 60
+    lines.tick()
+    assert said == ["profile resnet18: preparing for 1.0 min"]
+
+
+def test_lines_come_while_the_work_says_nothing() -> None:
+    came = threading.Event()
+    with repeated(came.set, every_s=0.001):
+        assert came.wait(10)
+
+
+@pytest.mark.parametrize("term", ["dumb", "unknown"])
+def test_a_dumb_terminal_gets_lines_and_no_control_characters(
+    monkeypatch: pytest.MonkeyPatch, term: str
+) -> None:
+    monkeypatch.setenv("TERM", term)
+    screen = io.StringIO()
+    printer = console._TextOnly(file=screen, force_terminal=True, highlight=False, width=200)
+    monkeypatch.setattr(console, "err", printer)
+    monkeypatch.setattr(console, "LINE_EVERY_S", 0.001)
+    came = threading.Event()
+    monkeypatch.setattr(ProgressLines, "tick", lambda lines: came.set())
+    with console.progress("epochs") as update:
+        update(1, 3, "search")
+        assert came.wait(10)
+    printer.print("red", style="red")
+    assert "\x1b" not in screen.getvalue()
+
+
+def test_no_color_is_obeyed_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    for value, coloured in (("1", False), ("", True)):
+        monkeypatch.setenv("NO_COLOR", value)
+        screen = io.StringIO()
+        printer = console._TextOnly(file=screen, force_terminal=True, highlight=False)
+        printer.print("text", style="red")
+        assert ("\x1b[31m" in screen.getvalue()) == coloured
+
+
+def test_a_bar_shows_that_work_is_being_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    screen = io.StringIO()
+    printer = console._TextOnly(file=screen, force_terminal=True, highlight=False, width=200)
+    monkeypatch.setattr(console, "err", printer)
+    monkeypatch.setattr(console, "BAR_AFTER_S", 0.0)
+    shown = threading.Event()
+    start = console.Progress.start
+    monkeypatch.setattr(console.Progress, "start", lambda bar: (start(bar), shown.set()))
+    with console.progress("merge"):
+        assert shown.wait(10)
+    assert "preparing" in screen.getvalue()
+
+
+def test_what_is_refused_at_once_shows_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    printer = console._TextOnly(file=screen, force_terminal=True, highlight=False, width=200)
+    monkeypatch.setattr(console, "err", printer)
+    monkeypatch.setenv("TERM", "xterm")
+    with pytest.raises(OSError), console.progress("merge"):
+        raise OSError
+    assert "merge" not in screen.getvalue()
+
+
+def test_verbose_behind_the_command_says_where_it_goes(dshrink) -> None:
+    ran = dshrink("table", "check", ".", "--verbose")
+    assert ran.status == 2
+    assert "`dshrink --verbose table check ...`" in ran.err

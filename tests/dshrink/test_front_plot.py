@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 
 import matplotlib
@@ -14,10 +15,11 @@ from typer.testing import CliRunner
 
 from dshrink.cli.plot import app
 from dshrink.errors import DshrinkError
-from dshrink.front_results import CONDITION_COLUMNS
+from dshrink.front_results import CONDITION_COLUMNS, front_rows
 from dshrink.fronts import Front, FrontPoint, MeanWithInterval
 from dshrink.plots import PlotError, front_figure, load_mask_history, mask_history_figure
 from dshrink.plots.front_labels import METHOD_STYLES
+from dshrink.plots.point_labels import network_label
 from dshrink.plots.style import BLACK, BLUE, GREY, PURPLE
 from latency_tables.errors import LatencyTableError
 from latency_tables.published_accuracy import points_on, published_points
@@ -143,30 +145,74 @@ def test_the_front_is_a_step_line_from_axis_to_axis():
     (left, _), (bottom, _) = axes.get_xlim(), axes.get_ylim()
     assert line.get_drawstyle() == "steps-pre"
     assert line.get_xydata().tolist() == [[left, 90], [100, 90], [200, 80], [200, bottom]]
-    # What the line steps around lies below it, and nothing is cut off.
-    assert left < 89 and bottom < 64.5
+    assert left < 90 and bottom < 65
 
 
-def test_the_legend_tells_each_methods_share_of_the_hypervolume():
+def test_the_legend_has_names_and_the_rows_have_the_hypervolume_of_each_method():
     (axes,) = front_figure([front(POINTS)]).axes
-    whole = 100 * 30 + 100 * 20
+    assert legend(axes) == ["searched", "random", "layer pruning", "Pareto front"]
+    rows = {row["method"]: row for row in front_rows(front(POINTS))}
+    assert rows["searched"]["hypervolume"] == 100 * 30 + 100 * 20
     # Of seeds: 5000 and 102 * 29 + 100 * 19 = 4858, whose mean is known to 12.706 * 142 / 2.
-    searched = f"searched, {100 * 4929 / whole:.0f} ± {100 * 12.706 * 71 / whole:.0f} %"
-    volumes = (1500, 152 * 9)
-    mean, half = sum(volumes) / 2, 12.706 * (volumes[0] - volumes[1]) / 2
-    random = f"random, {100 * mean / whole:.0f} ± {100 * half / whole:.0f} %"
-    assert legend(axes)[:2] == [searched, random]
-    assert legend(axes)[2].startswith("layer pruning, 8 ± ") and legend(axes)[3] == "Pareto front"
-
-
-def test_a_method_without_known_spread_has_no_spread_and_without_reach_no_share():
-    single = point(100, 90, seeds=(0,))
-    (axes,) = front_figure([front([single])]).axes
-    assert legend(axes)[0] == "searched, 100 %"
-    (axes,) = front_figure([front([single], reference=90)]).axes
-    assert legend(axes)[0] == "searched"
+    assert rows["searched"]["method_hypervolume"] == 4929
+    assert rows["searched"]["method_half_width"] == pytest.approx(12.706 * 71, rel=1e-4)
     (axes,) = front_figure([front([point(1, 90, "", seeds=(0,))])]).axes
-    assert legend(axes)[0] == "measured, 100 %"
+    assert legend(axes)[0] == "measured"
+
+
+def bars_of(axes):
+    """The segments of all bars, those of hidden intervals left out."""
+    return [
+        segment.tolist()
+        for bars in axes.containers
+        if isinstance(bars, ErrorbarContainer)
+        for lines in bars.lines[2]
+        for segment in lines.get_segments()
+        if len(segment) > 1
+    ]
+
+
+def test_intervals_that_would_hide_the_points_are_left_out_and_counted():
+    wide = dataclasses.replace(
+        point(150, 85), throughput_fps=around(150, 30), accuracy_percent=around(85, 1)
+    )
+    figure = front_figure([front([point(100, 90), wide, point(200, 80)])])
+    (axes,) = figure.axes
+    assert [[150, 84], [150, 86]] in bars_of(axes)
+    assert [[120, 85], [180, 85]] not in bars_of(axes) and len(bars_of(axes)) == 5
+    assert "1 interval wider than a quarter" in words(figure)
+
+
+def test_points_off_the_front_have_no_bars_and_axes_are_cut_to_the_points():
+    off = dataclasses.replace(point(90, 65, "random"), throughput_fps=around(90, 80))
+    (axes,) = front_figure([front([*POINTS[:2], off])]).axes
+    assert len(bars_of(axes)) == 4
+    assert axes.get_xlim() == pytest.approx((90 - 0.12 * 110, 200 + 0.12 * 110))
+
+
+def test_points_are_named_without_their_files_seeds_and_methods():
+    for name, said in (
+        ("searched_keep2_seed0.onnx", "keep 2"),
+        ("random_keep11.onnx", "keep 11"),
+        ("searched_6.5ms_seed1.onnx", "6.5 ms"),
+        ("original_seed0.onnx", "original"),
+        ("plan1.onnx", "plan1"),
+        ("mobilenetv2_035", "mobilenetv2_035"),
+        ("seed0", "seed0"),
+    ):
+        assert network_label(name) == said
+    points = [dataclasses.replace(one, network=f"x_keep{n}") for n, one in enumerate(POINTS)]
+    (axes,) = front_figure([front(points)]).axes
+    assert {text.get_text() for text in axes.texts} == {f"keep {n}" for n in range(4)}
+
+
+def test_a_name_without_room_is_left_out_and_the_fronts_come_first():
+    crowd = [point(100 + n / 100, 90 - n / 100, "random") for n in range(30)]
+    best = dataclasses.replace(point(130, 95), network="best")
+    figure = front_figure([front([*crowd, best])])
+    (axes,) = figure.axes
+    assert "best" in {text.get_text() for text in axes.texts} and len(axes.texts) < 15
+    check_texts(figure)
 
 
 def mixed_recipes(names=("kd180", "kd360")):
@@ -193,15 +239,15 @@ def test_recipes_of_one_method_are_named_and_marked_apart():
 
 def test_one_recipe_is_told_once_and_none_not_at_all():
     figure = front_figure([front([point(100, 90, recipe="kd180")])])
-    assert legend(figure.axes[0])[0].startswith("searched, 99 ±")
-    assert "quiet, recipe kd180; bars" in words(figure)
+    assert legend(figure.axes[0])[0] == "searched"
+    assert "quiet, recipe kd180 outlined: on the front" in words(figure)
     assert "recipe" not in words(front_figure([front(POINTS)]))
 
 
 def test_long_recipes_of_many_methods_have_no_texts_that_meet():
     points = mixed_recipes([f"imagenet_mobilenetv2_140_kd{n}" for n in (180, 360)])
     figure = front_figure([front(points)])
-    assert legend(figure.axes[0])[2].startswith("searched (...netv2_140_kd180), ")
+    assert legend(figure.axes[0])[2] == "searched (...netv2_140_kd180)"
     check_texts(figure)
     check_texts(front_figure([front(points), front(points, device="tx2")]))
 
@@ -212,24 +258,24 @@ def test_panels_of_other_images_say_which_and_those_of_unknown_ones_say_so():
     titles = [axes.get_legend().get_title().get_text() for axes in figure.axes[:3]]
     assert titles == ["shed, data 01234567", "shed, data fedcba98", "shed, data unknown"]
     check_texts(figure)
-    assert "quiet, data 01234567; bars" in words(front_figure([front(POINTS, data=digests[0])]))
+    assert "quiet, data 01234567 outlined" in words(front_figure([front(POINTS, data=digests[0])]))
     assert "data" not in words(front_figure([front(POINTS)]))
 
 
 def test_the_picture_says_what_its_bars_are():
     seeds, images = point(100, 90), point(100, 80, "random", (0,), validation_images=719)
     nothing = point(100, 70, "width", (0,))
-    volumes = "with ±: mean and 95 % interval over the volumes of single seeds, that of all points "
-    for points, said in (
-        ([seeds], "bars: 95 % intervals (of accuracy: t over seeds)"),
-        ([images], "bars: 95 % intervals (of accuracy: Wilson's over the validation images)"),
-        ([seeds, images], "(of accuracy: the wider of t over seeds and Wilson's over the valid"),
-        ([nothing], "bars: 95 % intervals; no bar of accuracy: one seed, number of images unknown"),
-    ):
+    for points in ([seeds], [images], [seeds, images], [nothing]):
         found = words(front_figure([front(points)]))
-        assert said in found
-        assert ("accuracy alone beats nothing" in found) == (nothing in points)
-        assert (f"{volumes}taken as exact" in found) == (seeds in points)
+        assert "outlined: on the front, with 95 % intervals" in found
+        assert ("no bar of accuracy where its noise is unknown" in found) == (nothing in points)
+
+
+def test_what_is_said_of_a_panel_are_two_lines():
+    figure = front_figure([front(POINTS, data="0123456789abcdef")])
+    (title, below) = sorted(figure.texts, key=lambda text: -text.get_fontsize())
+    assert title.get_text() == "Accuracy against throughput"
+    assert below.get_text().count("\n") == 1
 
 
 def test_every_method_has_a_mark_of_its_own_that_is_the_same_in_all_pictures():
@@ -267,15 +313,9 @@ def test_each_set_of_conditions_has_a_panel_that_says_what_differs():
     assert [len(marks(axes)) for axes in figure.axes[:3]] == [3, 1, 2]
     assert not figure.axes[3].axison
     said = words(figure)
-    assert "onnxruntime, fp32, 2 threads, wall time, quiet; bars: 95 % intervals" in said
-    assert "2 result(s) without accuracy or throughput not drawn" in said
-    assert "above 60 % and 0 frames/s" in said
+    assert "onnxruntime, fp32, 2 threads, wall time, quiet outlined: on the front" in said
+    assert "2 results without accuracy or throughput not drawn" in said
     check_texts(figure)
-
-
-def test_references_that_differ_are_not_given_as_one():
-    figure = front_figure([front(POINTS), front(POINTS, 50.0, device="barn")])
-    assert "above its lowest accuracy and 0 frames/s" in words(figure)
 
 
 # Published points
@@ -300,6 +340,15 @@ def test_a_models_published_points_are_its_own_and_its_rivals():
     assert names == {"MBV2", "AMC", *(f"MBV2-DS-{letter}" for letter in "ABCD")}
     assert {p.device for p in points_on(["tx2", "v100"])} == {"tx2", "v100"}
     assert points_on(["all"]) == published_points() and points_on([]) == ()
+
+
+def test_a_published_series_is_a_line_a_training_and_names_are_beside_its_points():
+    (axes,) = front_figure([], published=points_on(["tx2"], "mobilenetv2_100")).axes
+    lines = [line for line in axes.lines if line.get_label() == "_published line"]
+    assert len(lines) == 3 and all(
+        sorted(line.get_xdata()) == [*line.get_xdata()] for line in lines
+    )
+    assert {"MBV2", "AMC", "MBV2-DS-A", "MBV2-DS-D"} <= {text.get_text() for text in axes.texts}
 
 
 def test_published_points_are_hollow_and_only_in_a_panel_of_their_device():
@@ -375,7 +424,7 @@ def test_the_strips_are_the_values_and_the_kept_blocks(tmp_path):
     assert [t.get_text() for t in kept.get_xticklabels()] == ["1", "2", "3"]
     said = words(figure)
     assert "plan.history.csv; 3 records to step 30; 1 of 3 blocks kept at the end" in said
-    assert "the kept set changed 1 times" in said
+    assert "the kept set changed 1 time" in said
     assert said.count("+0.250") == 3 and "Saving [ms]" in said
     check_texts(figure)
 
@@ -498,13 +547,25 @@ def test_the_front_command_writes_picture_and_points_of_several_files(tmp_path):
     assert [float(row["throughput_fps"]) for row in rows] == [100, 50]
     picture = (tmp_path / "front.svg").read_text(encoding="utf-8")
     assert "<!-- published: DS, KD 360 -->" in picture
-    assert "1 result(s) without" in " ".join(picture.split())
+    assert "1 result without" in " ".join(picture.split())
 
 
 def test_the_front_command_draws_published_points_alone(tmp_path):
     done = run("front", "--published", "tx2", "--out", tmp_path / "front.png")
     assert done.exit_code == 0, done.output
     assert done.stdout == f"wrote {tmp_path}/front.png and {tmp_path}/front.svg\n"
+
+
+def test_a_history_of_one_epoch_is_a_line_and_no_picture(tmp_path):
+    path = write(tmp_path / "plan.history.csv", history_lines(epochs=1))
+    done = run("mask", path, "--out", tmp_path / "mask.png")
+    assert done.exit_code == 0
+    assert done.stdout == (
+        f"{path}: 1 epoch to step 10: no history to draw; kept at its end: 2 blocks of 3 (2, 5)\n"
+    )
+    done = run("mask", path, "--out", tmp_path / "mask.png", "--json")
+    assert (done.exit_code, json.loads(done.stdout)["files"]) == (0, [])
+    assert [*tmp_path.iterdir()] == [path]
 
 
 def test_the_mask_command_draws_a_history(tmp_path):

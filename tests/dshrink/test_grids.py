@@ -151,7 +151,7 @@ def paper_outcomes() -> list[Any]:
         MaskComparison(
             name=f"MBV2-1.4-DS-{letter}", keep_mask="1", span_mask="1", predicted_ms=12.345,
             importance=None if letter == "A" else -12.25,
-            reason="1 key(s) (st, end, st_act, end_act) were not evaluated: (2, 5, 0, 1)",
+            reason="1 key (st, end, st_act, end_act) were not evaluated: (2, 5, 0, 1)",
         )
         for letter in "ABC"
     ]  # fmt: skip

@@ -154,10 +154,24 @@ def test_a_failed_row_and_a_noisy_row_are_marked():
     figure = blocks_figure(replace(table, rows=rows))
     ((x, y),) = marks(figure.axes[0], "failed")
     assert (round(x), y) == (0, 0)
-    ((x, y),) = marks(figure.axes[0], "noisy or throttled")
-    assert (round(x), y) == (3, pytest.approx(1.005))
+    # As high and wide as the bar of the row, hatched over it.
+    (hatched,) = [c for c in figure.axes[0].containers if c.get_label() == "_noisy"]
+    (bar,) = hatched
+    assert (round(bar.get_x() + bar.get_width() / 2), bar.get_height()) == (3, 1.0)
+    assert bar.get_hatch() and "noisy or throttled" in words(figure)
     saved = {block for group in bars(figure.axes[1]).values() for block in group}
     assert saved == {1, 3, 4}
+
+
+def test_a_block_that_loses_most_is_cut_and_does_not_flatten_the_others():
+    table = synthetic_table([1.0, 2.0], [2.75, 1.0], conditions=CONDITIONS)
+    saving = blocks_figure(table, padding="repad").axes[1]
+    heights = {block: one for group in bars(saving).values() for block, one in group.items()}
+    assert heights == pytest.approx({0: -100, 1: 50}, rel=0.01)
+    (written,) = [t.get_text() for t in saving.texts if "↓" in t.get_text()]
+    assert float(written.split()[0]) == pytest.approx(-175, abs=1)
+    low, high = saving.get_ylim()
+    assert low > -175 and high > 50
 
 
 def test_a_published_table_has_no_intervals_and_no_doubtful_marks():
@@ -258,6 +272,16 @@ def test_a_table_adds_latencies_and_the_prediction_of_each_plan():
     expected = predict(table, "01101", "repad").latency_ms
     assert [t.get_text() for t in strips.texts] == [f"3 of 5 kept, {expected:.4g} ms predicted"]
     assert [t.get_text() for t in strips.get_xticklabels()][3] == "3  blocks.3"
+
+
+def test_a_plans_latency_is_that_of_its_own_padding():
+    table, plan = table_of_five(), replace(parse_plan("mask:10101"), padding="repad")
+    own, other = (predict(table, "10101", padding).latency_ms for padding in ("repad", "bias_map"))
+    assert own != other
+    (strip,) = kept_figure({"a": plan}, table=table).axes[1].texts
+    assert f"{own:.4g} ms" in strip.get_text()
+    (strip,) = kept_figure({"a": plan}, table=table, padding="bias_map").axes[1].texts
+    assert f"{other:.4g} ms" in strip.get_text()
 
 
 def test_plans_without_a_square_of_one_kind_are_drawn():
@@ -422,6 +446,23 @@ def test_a_prediction_is_a_hollow_mark_in_frames_per_second(tmp_path):
     assert interval.get_segments()[0].tolist() == [[1, 320], [1, 500]]
 
 
+def test_names_stay_inside_of_the_axes_and_one_is_said_once_a_column(tmp_path):
+    names = ["searched_keep2_seed0.onnx", "searched_keep2_seed1.onnx", "original_seed0.onnx"]
+    masks = ["110", "011", "111"]
+    lines = [
+        result(mask, 250.0 + n, network=name)
+        for n, (mask, name) in enumerate(zip(masks, names, strict=True))
+    ]
+    figure = throughput_figure(load_results(write_csv(tmp_path / "r.csv", lines)).results)
+    (axes,) = figure.axes
+    figure.canvas.draw()
+    assert sorted(text.get_text() for text in axes.texts) == ["keep 2", "original"]
+    for text in axes.texts:
+        box, page = text.get_window_extent(), axes.get_window_extent()
+        assert page.x0 <= box.x0 and box.x1 <= page.x1
+        assert page.y0 <= box.y0 and box.y1 <= page.y1
+
+
 def test_each_batch_is_a_series_named_by_what_differs(tmp_path):
     lines = [result("11", 100.0), result("01", 200.0), result("11", 300.0, batch=8)]
     figure = throughput_figure(load_results(write_csv(tmp_path / "r.csv", lines)).results)
@@ -451,7 +492,7 @@ def test_what_cannot_be_drawn_is_counted(tmp_path):
     path = write_csv(tmp_path / "r.csv", [result("11", 100.0), failed, file])
     (axes,) = throughput_figure(load_results(path).results).axes
     assert [p[:2] for p in measured(axes)["measured"]] == [(2, 100)]
-    assert "2 network(s)" in axes.get_xlabel()
+    assert "2 networks" in axes.get_xlabel()
     with pytest.raises(PlotError, match="none of the 2 results can be drawn: 1 have no throughput"):
         throughput_figure(load_results(write_csv(tmp_path / "r.csv", [failed, file])).results)
 
@@ -467,7 +508,7 @@ def test_missing_columns_are_all_named(tmp_path):
     path = write_csv(tmp_path / "r.csv", [result("11", 100.0)], columns)
     with pytest.raises(
         ResultsError,
-        match=r"line 1: missing column\(s\) batch, throughput_fps \(separated by",
+        match=r"line 1: missing columns batch, throughput_fps \(separated by",
     ):
         load_results(path)
 

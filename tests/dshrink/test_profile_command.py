@@ -86,10 +86,11 @@ def test_a_profile_prints_what_its_predictions_are_worth(tmp_path, profile_comma
     assert table.fit_for_search, table.fit_reason
     assert len(table.hold_out.networks) == 8
     assert table.hold_out.max_error_percent < 0.1
-    assert "this table is fit for search" in text
+    assert "Usable: predictions within" in text
     assert "prediction error on 8 other networks: 0.0" in text
     fitted = sum(network.role == "fit" for network in table.networks)
-    assert f"corrected by {fitted} whole networks" in text
+    shown = profile_command("--verbose", "table", "check", tmp_path)[1]
+    assert f"corrected by {fitted} whole networks" in shown
     assert "warning: " not in text
     assert table.profile_command.endswith("--resolution 32 --out DIR")
     shown = json.loads(profile_command("table", "show", tmp_path, "--json")[1])

@@ -280,6 +280,7 @@ COMMANDS: dict[str, tuple[object, ...]] = {
     "paper_kim": ("paper", "kim", "--out", "paper"),
     "plot": ("plot", "memory", TABLE, "--out", "memory.png"),
     "plot_front": ("plot", "front", RESULTS, "--out", "front.png"),
+    "report": ("report", ".", "--out", "report.html"),
     "schema": ("schema",),
 }
 

@@ -192,7 +192,7 @@ def test_points_that_another_one_beats_are_not_on_the_frontier(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("time_ms\n1\n", "line 1: missing column(s) importance ("),
+        ("time_ms\n1\n", "line 1: missing column importance ("),
         ("time_ms,importance\n", "no rows below the header"),
         ("time_ms,importance\n0,1\n", "line 2: time_ms must be a finite number above 0, got 0"),
         ("time_ms,importance\n1,inf\n", "line 2: importance must be a finite number, got inf"),

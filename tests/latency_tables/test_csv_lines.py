@@ -96,7 +96,7 @@ def test_encodings_and_line_ends_of_spreadsheets(encoding: str, end: str, tmp_pa
         (PLAIN.replace("0.81", ""), "line 2: time must be a finite number, got an empty value"),
         (PLAIN.replace("0.81", "inf"), "line 2: time must be a finite number, got inf"),
         (f"# a\n\n{PLAIN}".replace("1,12", "1,x"), "line 5: end must be a whole number"),
-        (f"sep=;\n{PLAIN}", "line 2: missing column(s) st, end"),
+        (f"sep=;\n{PLAIN}", "line 2: missing columns st, end"),
         (PLAIN.replace("note", "Time"), "line 1: column time is given twice"),
         (PLAIN.replace("a\n", '"a\nb"\n').replace("1,12", "1,x"), "line 4: end must be"),
         ("# nothing else\n\n", "empty file"),

@@ -228,7 +228,7 @@ def test_blocks_that_do_not_fit_the_network_are_named(tmp_path: Path) -> None:
         ("st,end,time\n0,1\n", "line 2: 2 values for 3 columns"),
         ("st,end,time\n0,1,1,5\n", "line 2: 4 values for 3 columns (cut off, or a decimal comma?)"),
         ("st,end,end\n0,1,1\n", "line 1: column end is given twice"),
-        ("st,end,ms\n0,1,1\n", "line 1: missing column(s) time"),
+        ("st,end,ms\n0,1,1\n", "line 1: missing column time"),
         (
             "st,end,time,breaks\n0,1,1,2\n",
             "line 2: breaks must be positions from 0 to 1, as in 0,1",
@@ -238,7 +238,7 @@ def test_blocks_that_do_not_fit_the_network_are_named(tmp_path: Path) -> None:
             'st,end,time,breaks\n0,1,1,"0,1"\n0,2,2,"0,1,2"\n',
             "line 3: span 1-2, one of its convolutions by breaks, has no latency of its own",
         ),
-        ("model,block,ms\na,0,1\n", "line 1: missing column(s) original_ms, merged_ms"),
+        ("model,block,ms\na,0,1\n", "line 1: missing columns original_ms, merged_ms"),
         ("st,end,time\n0,1,1\n0,2,2\n0,1,1\n", "line 4: span 0-1 is a duplicate of line 2"),
         ("st,end,time\n1,1,1\n", "line 2: st must be smaller than end 1"),
         ("st,end,time\n-1,1,1\n", "line 2: st must be a whole number, 0 or more, got -1"),

@@ -235,8 +235,8 @@ def test_what_is_held_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(
         FakeConnection,
         "start_agent",
-        lambda device: FakeAgent(device=device, held=("governor performance on 4 core(s)",)),
+        lambda device: FakeAgent(device=device, held=("governor performance on 4 cores",)),
     )
     run_blocking(board.begin())
     run_blocking(board.begin())
-    assert said == ["fake: governor performance on 4 core(s)"]
+    assert said == ["fake: governor performance on 4 cores"]

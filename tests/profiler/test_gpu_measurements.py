@@ -92,7 +92,7 @@ def test_each_processor_answers_for_its_own_throttling() -> None:
     assert gpu.throttled("thread_cpu") == "" == gpu.throttled("wall")
     cpu = replace(gpu, health_before={"throttle_events": 0}, health_after={"throttle_events": 2})
     assert cpu.throttled("cuda_events") == ""
-    assert "2 time(s)" in cpu.throttled("thread_cpu")
+    assert "2 times" in cpu.throttled("thread_cpu")
 
 
 def test_samples_of_a_cpu_have_no_gpu_times() -> None:

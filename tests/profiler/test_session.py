@@ -362,7 +362,7 @@ def test_a_throttled_reply_is_measured_again_and_kept_when_it_stays(tmp_path: Pa
     assert result.measurements[warm].verdict == "ok"
     assert result.measurements[hot].verdict == "throttled"
     taken_back = [line for line in lines(tmp_path) if line.get("cause") == "throttled"]
-    assert taken_back[0]["reason"].startswith("the CPU throttled itself 1 time(s)")
+    assert taken_back[0]["reason"].startswith("the CPU throttled itself once")
     assert set(accepted(tmp_path).values()) == {1}
 
 

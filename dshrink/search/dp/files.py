@@ -26,6 +26,7 @@ from latency_tables.published import PREFIX, find_published
 from latency_tables.published_times import load_times
 from latency_tables.records import convert_record, parse_record
 from latency_tables.span_masks import Span
+from latency_tables.wording import counted
 
 #: What single layers' mean is multiplied by for raw tables: MobileNetV2-1.0's in the paper.
 DEFAULT_ALPHA = 1.6
@@ -183,7 +184,7 @@ def check_keys(
     ):
         if keys:
             raise ImportanceError(
-                f"{where}: {len(keys)} key(s) (st, end, st_act, end_act) {problem}: "
+                f"{where}: {counted(len(keys), 'key')} (st, end, st_act, end_act) {problem}: "
                 f"{key_names(keys)}; {fix}"
             )
 

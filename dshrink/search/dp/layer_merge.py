@@ -25,6 +25,7 @@ from dshrink.search.dp.stages import Edge, forwards
 from dshrink.search.errors import ImportanceError, NoPlanError
 from latency_tables.csv_lines import CsvLine, CsvSource, load_lines
 from latency_tables.formats.layer_merge import KERNEL_COLUMNS, is_depthwise, kernel_column
+from latency_tables.wording import counted
 
 
 class KernelKey(NamedTuple):
@@ -86,7 +87,8 @@ def check_same_keys(
     ):
         if lacking:
             raise ImportanceError(
-                f"{whose} lacks {len(lacking)} key(s) (st, end, kernel, depthwise, stride) of the "
+                f"{whose} lacks {counted(len(lacking), 'key')} (st, end, kernel, depthwise, "
+                "stride) of the "
                 f"other: {key_names(lacking)}"
             )
 

@@ -51,7 +51,7 @@ def test_governors_are_held_and_put_back(cores, lock_path: str) -> None:
     held = power.hold(str(cores["root"]), lock_path=lock_path)
     try:
         assert governors(cores) == ["performance"] * 3
-        assert held.descriptions == ["governor performance on 3 core(s) (was powersave+schedutil)"]
+        assert held.descriptions == ["governor performance on 3 cores (was powersave+schedutil)"]
     finally:
         held.release()
     assert governors(cores) == BEFORE

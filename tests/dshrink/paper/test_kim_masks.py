@@ -125,7 +125,7 @@ def test_a_free_activation_at_a_blocks_end_needs_its_key():
     lost = {(2, 5, 0, 1), (1, 5, 1, 1)}
     problem = problem_of(1, lost=lost)
     merged, kept = compare(problem, "101", "111")
-    assert merged.reason == ("1 key(s) (st, end, st_act, end_act) were not evaluated: (2, 5, 0, 1)")
+    assert merged.reason == ("1 key (st, end, st_act, end_act) were not evaluated: (2, 5, 0, 1)")
     assert merged.importance is None and merged.at_importance is None
     # What the dynamic program does at its latency is known all the same.
     assert merged.at_latency.predicted_ms <= merged.predicted_ms

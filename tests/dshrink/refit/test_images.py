@@ -89,7 +89,7 @@ def test_where_images_are_few_each_gives_other_crops(split: Split) -> None:
 def test_one_image_is_too_few(count: int, tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     split, _ = open_unlabelled(str(tmp_path))
-    with pytest.raises(DataError, match=r"1 image\(s\); a refit needs two") as caught:
+    with pytest.raises(DataError, match=r"1 image; a refit needs two") as caught:
         calibration(split, count)
     assert "\n" not in str(caught.value)
 

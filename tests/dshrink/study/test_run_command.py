@@ -119,13 +119,13 @@ def test_every_shipped_recipe_says_what_it_would_do_without_images(
     monkeypatch.chdir(tmp_path)
     result = command(recipe, "--dry-run", "--jobs", 1)
     assert result.exit_code == 0, result.exception
-    assert "epochs of training are left, one run at a time" in result.output
+    assert "epochs of training left, 1 run at a time" in result.output
     known = json.loads(command(recipe, "--dry-run", "--jobs", 1, "--json").stdout)
     epochs = {step["step"]: step["epochs"] for step in known["steps"] if step["epochs"]}
     for name, number in epochs.items():
         assert any(line.split()[:3] == [name, str(number), "epochs"] for line in lines_of(result))
     assert known["epochs_left"] == sum(epochs.values())
-    assert f"{known['epochs_left']} epochs of training are left" in result.output
+    assert f"{known['epochs_left']} epochs of training left" in result.output
     assert known["images"]["training"] == (1078 if recipe.startswith("digits") else 1281167)
     assert list(tmp_path.iterdir()) == []
 

@@ -560,9 +560,9 @@ def test_the_first_epoch_is_timed_by_its_steps_and_a_resumed_one_from_where_it_w
 
 def test_the_estimate_counts_the_first_epoch_up() -> None:
     assert estimate_line(30.0, 41, 1).startswith(
-        "the first epoch took 30.0 s: about 20.5 min for the 41 epochs that are left (one run at"
+        "the first epoch took 30.0 s: about 20.5 min for 41 more epochs (1 run at"
     )
-    assert "about 2.0 h for the 960 epochs that are left (4 runs" in estimate_line(30.0, 960, 4)
+    assert "about 2.0 h for 960 more epochs (4 runs" in estimate_line(30.0, 960, 4)
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -574,7 +574,7 @@ def test_a_study_says_how_much_there_is_and_how_long_it_takes_once_an_epoch_was_
     context = make_context(replace(SMALL, rows=("random",)), tmp_path)
     study(context, jobs=jobs, notice=told.append).run()
     assert told[0] == "3 steps, 2 epochs of training: an estimate follows the first epoch"
-    assert "for the 1 epochs that are left" in told[1] and len(told) == 2
+    assert "for 1 more epoch" in told[1] and len(told) == 2
 
 
 def rows(

@@ -264,11 +264,11 @@ def test_keys_of_halp_name_the_batch_size(tmp_path: Path) -> None:
             "must be a number of ms 0 or more, got -1",
         ),
         ("t.yaml", "Conv-input:8x8x3-output:9x9x4: {mean: 1}", "holds no layer (1 of 1 entries"),
-        ("t.csv", "in_channels,latency_ms,speed\n1,1,1\n", "line 1: unknown column(s) speed"),
+        ("t.csv", "in_channels,latency_ms,speed\n1,1,1\n", "line 1: unknown column speed"),
         ("t.csv", "cin,cout,hw,latency_ms\n1,1,7,0\n", "line 2: latency_ms must be a finite"),
         ("t.csv", "cin,cout,hw,latency_ms\n1,1,7,1\n1.0,1,7,1\n", "line 3: conv 1x1 1->1 at 7x7 i"),
         ("t.csv", "cin,cout,latency_ms\n1,1,1\n", "line 2: height (or hw) is missing"),
-        ("t.csv", "cin,cout,hw\n1,1,7\n", "line 1: missing column(s) latency_ms"),
+        ("t.csv", "cin,cout,hw\n1,1,7\n", "line 1: missing column latency_ms"),
     ],
 )
 def test_a_broken_file_is_one_line(tmp_path: Path, name: str, text: str, message: str) -> None:

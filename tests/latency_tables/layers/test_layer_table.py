@@ -102,3 +102,12 @@ def test_published_rows_need_their_origin_and_no_others_have_one() -> None:
         replace(row, latency_ms=2.0)
     with pytest.raises(TableFormatError, match="all be numbers"):
         replace(row, beside_ms=2.0)
+
+
+def test_a_frame_has_a_line_for_each_layer_with_what_it_is_and_takes() -> None:
+    table = small()
+    frame = table.to_frame()
+    assert list(frame["latency_ms"]) == [row.latency_ms for row in table.rows]
+    assert list(frame["in_channels"]) == [row.layer.in_channels for row in table.rows]
+    assert list(frame["kernel"]) == [(1, 1), (3, 3), (1, 1), (3, 3)]
+    assert set(frame["device"]) == {"here"}

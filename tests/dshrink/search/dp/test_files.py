@@ -92,7 +92,7 @@ def test_times_that_cannot_be_are_refused_by_line(times, part, files):
         (RAW + "3,1,3,1,1,-1\n", r"belong to no span of the latency table: \(1, 3, 1, 1\)"),
         (RAW + "3,1,2,0,0,-1\n", r"missing: \(1, 2, 0, 1\)"),
         (RAW + "3,1,2\n", r"line 5: 3 values for 6 columns"),
-        (RAW.replace("st_act", "start"), r"line 1: missing column\(s\) st_act"),
+        (RAW.replace("st_act", "start"), r"line 1: missing column st_act"),
         (RAW.replace("val_acc", "accuracy"), r"line 1: no column importance or imp or val_acc"),
         (RAW.replace("val_acc", "end"), r"column end is given twice"),
         ("", "empty file"),

@@ -211,7 +211,7 @@ def test_layer_merge_is_searched_where_both_files_have_a_kernel_column(search, t
         assert "are for tables without a kernel column" in err
     for mixed, part in (
         ([*words[:2], *FILES[2:]], "importance_raw.csv: line 1: no column kernel or ker: give"),
-        ([*FILES[:2], *words[2:]], "i.csv: line 1: missing column(s) st_act, end_act"),
+        ([*FILES[:2], *words[2:]], "i.csv: line 1: missing columns st_act, end_act"),
     ):
         status, out, err = search(*mixed, kind="csv")
         assert (status, out, err.count("\n")) == (2, "", 1)

@@ -209,9 +209,9 @@ def test_two_devices_get_a_plan_and_a_file_each(search, tables, tmp_path):
     ("more", "part"),
     [
         (["--budget-ms", 1], "on pi: the smallest possible latency is "),
-        (["--frontier", "x.csv", "--out", "x.json"], "--out is given 1 time(s) for 0 plan(s)"),
-        (["--budget-ms", 9, "--out", "x", "--out", "y"], "--out is given 2 time(s) for 1 plan(s)"),
-        (["--budget-ms", 9, "--budget-ms", 9], "1 latency table(s) and 2 budget(s)"),
+        (["--frontier", "x.csv", "--out", "x.json"], "--out is given 1 time for 0 plans"),
+        (["--budget-ms", 9, "--out", "x", "--out", "y"], "--out is given 2 times for 1 plan"),
+        (["--budget-ms", 9, "--budget-ms", 9], "1 latency table and 2 budgets"),
         (["--budget-ms", 9, "--weight", 1], "weights are those of the tables in one plan"),
         (["--budget-ms", 9, "--keep-block", 17], "blocks 0 to 16"),
         (["--budget-ms", 9, "--max-parameters", 1], "no plan has at most"),

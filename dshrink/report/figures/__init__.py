@@ -1,0 +1,1 @@
+"""Figures of the page, drawn by Bokeh: what was measured, what is predicted, what was planned."""
