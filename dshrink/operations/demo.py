@@ -8,26 +8,31 @@ of any network and device.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from matplotlib.figure import Figure
 
 from dshrink.errors import DshrinkError, NetworkError
 from dshrink.network.models import Network, load, weights_digest
 from dshrink.network.references import ModelChoice
 from dshrink.operations.bench import bench_networks
 from dshrink.operations.bench_networks import network_of_file
+from dshrink.operations.demo_results import DemoAgreement, DemoNetwork, DemoResult
 from dshrink.operations.figures import plot_blocks, plot_kept, plot_predicted, plot_throughput
 from dshrink.operations.merge import merge_by_plan
 from dshrink.operations.profile import profile_network
 from dshrink.operations.refit import REPORT, refit_by_plan, require_refittable
+from dshrink.operations.report import write_report
 from dshrink.operations.search import search_blocks
 from dshrink.operations.study import OpenProgress, no_bar
 from dshrink.plots import save_figure
 from dshrink.progress import Notice, no_notice
 from dshrink.refit.agreement import Closeness
 from dshrink.refit.photographs import write_photographs
+from dshrink.result_notes import result_notes
 from dshrink.results import BenchmarkResult
 from dshrink.search.goal import smallest_latency
 from dshrink.search.plan import Plan, save_plan
@@ -35,9 +40,9 @@ from latency_tables.files import write_atomically
 from latency_tables.predictor import predict
 from latency_tables.records import convert_record
 from latency_tables.table import LatencyTable
+from latency_tables.trust import verdict_line
 from profiler.target import HERE, Target, batch_on
 
-MODEL = "mobilenetv2_140"
 #: Of what merging can save, so much is asked for: MobileNetV2-1.4 becomes 1.2, 1.3 and 1.45 times
 #: as fast on a CPU.
 SHARES = (0.5, 0.7, 0.95)
@@ -77,18 +82,6 @@ class Shrunk:
     plan_file: Path
     file: Path
     certificate: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Agreement:
-    """How often a merged network says what the original says, before and after its refit.
-
-    Of crops of photographs that were not fitted; ``file`` is the network's without the refit.
-    """
-
-    file: str
-    blocks: int
-    closeness: Closeness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +154,7 @@ class Demo:
                 update(number, len(plans), file.name)
         return done
 
-    def refit(self, shrunk: Shrunk) -> Agreement | None:
+    def refit(self, shrunk: Shrunk) -> DemoAgreement | None:
         """Fit the merged convolutions to the original on a few photographs.
 
         None for weights that are not trained: there is nothing to keep.
@@ -186,8 +179,8 @@ class Demo:
                     on_progress=update,
                     notice=self.notice,
                 ).result.held_out
-        blocks = shrunk.plan.mask.count("0")
-        return Agreement(file=shrunk.file.name, blocks=blocks, closeness=closeness)
+        merged = shrunk.plan.keep_mask.count("0")
+        return DemoAgreement(file=str(shrunk.file), merged=merged, closeness=closeness)
 
     def measure_networks(
         self, table: LatencyTable, shrunk: Sequence[Shrunk]
@@ -203,22 +196,66 @@ class Demo:
                 notice=self.notice,
             )
 
-    def draw(
-        self, table: LatencyTable, shrunk: Sequence[Shrunk], results: Sequence[BenchmarkResult]
-    ) -> list[Path]:
-        """The pictures, as PNG and SVG."""
-        plans = {one.plan_file.name: one.plan for one in shrunk}
-        folder = self.request.folder / "pictures"
-        folder.mkdir(exist_ok=True)
-        figures = {
-            "blocks.png": plot_blocks(table),
-            "predicted.png": plot_predicted(table),
-            "kept.png": plot_kept(plans, table=table),
-            "throughput.png": plot_throughput(results),
-        }
-        return [
-            file for name, figure in figures.items() for file in save_figure(figure, folder / name)
-        ]
+    def write(
+        self,
+        table: LatencyTable,
+        shrunk: Sequence[Shrunk],
+        agreement: DemoAgreement | None,
+        results: Sequence[BenchmarkResult],
+    ) -> DemoResult:
+        """Draw the pictures, write the page, and put together what was found."""
+        folder = self.request.folder
+        pictures, page = folder / "pictures", folder / "report.html"
+        with self.progress("draw") as update:
+            figures: dict[str, Callable[[], Figure]] = {
+                "blocks": lambda: plot_blocks(table),
+                "predicted": lambda: plot_predicted(table),
+                "kept": lambda: plot_kept(
+                    {one.plan_file.name: one.plan for one in shrunk}, table=table
+                ),
+                "throughput": lambda: plot_throughput(results),
+            }
+            for number, (name, draw) in enumerate(figures.items()):
+                update(number, len(figures) + 1, name)
+                save_figure(draw(), pictures / f"{name}.png")
+            update(len(figures), len(figures) + 1, page.name)
+            write_report(folder, page, only=self._on_the_page(shrunk), notice=self.notice)
+        first, *others = results
+        return DemoResult(
+            model=self.network.name,
+            resolution=self.network.resolution,
+            weights=self.network.weights,
+            table=str(folder / "table"),
+            fit_for_search=table.fit_for_search,
+            usable=verdict_line(table),
+            networks=(
+                DemoNetwork(result=first, blocks=table.block_count),
+                *(
+                    DemoNetwork(
+                        result=result,
+                        blocks=table.block_count,
+                        budget_ms=one.budget_ms,
+                        plan=str(one.plan_file),
+                        file=str(one.file),
+                        certificate=one.certificate,
+                    )
+                    for one, result in zip(shrunk, others, strict=True)
+                ),
+            ),
+            agreement=agreement,
+            notes=tuple(result_notes(results)),
+            report=str(page),
+            pictures=str(pictures),
+        )
+
+    def _on_the_page(self, shrunk: Sequence[Shrunk]) -> list[Path]:
+        """The files of these steps, whatever else lies in the folder."""
+        folder = self.request.folder
+        found = [folder / "table" / "table.json", folder / "results.csv"]
+        for one in shrunk:
+            found += [one.plan_file, _certificate(one.file)]
+        refit = folder / "refit" / REPORT
+        return [*found, refit] if self.is_trained else found
 
     @property
     def _batch(self) -> int:

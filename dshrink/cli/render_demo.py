@@ -1,0 +1,174 @@
+"""The last screen of the demo: what a network costs, what each budget buys, and what to do next.
+
+It fits a terminal of 80 columns and 40 lines. It says what was measured and what was not; where the
+machine was disturbed, that comes before any doubt about a prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dshrink.cli.console import out
+from dshrink.cli.grids import Column, print_grid, screen_width
+from dshrink.cli.render import how_timed
+from dshrink.operations.demo_results import DemoAgreement, DemoNetwork, DemoResult
+from latency_tables.wording import counted
+
+#: A level that moved by more than this is told.
+DRIFT_PERCENT = 1.5
+OWN = (
+    "$ dshrink profile MODEL --out table",
+    "$ dshrink search greedy MODEL --table table --budget-ms N --out plan.json",
+    "$ dshrink merge MODEL --plan plan.json --weights FILE --out shrunk.onnx",
+)
+TUNE = "dshrink finetune MODEL --plan plan.json --data DIR --out tuned"
+
+
+def print_demo(result: DemoResult, *, wide: bool = False) -> None:
+    """Print the last screen."""
+    for line in _now(result):
+        _say(line)
+    columns: list[Column[DemoNetwork]] = [
+        Column("network", _name, least=12),
+        Column("kept", lambda one: f"{one.result.kept_blocks}/{one.blocks}", is_number=True),
+        Column("budget", lambda one: _ms(one.budget_ms, " ms"), rank=1, is_number=True),
+        Column("predicted ms", _predicted, is_number=True),
+        Column("measured ms", _measured, is_number=True),
+        Column("speed-up", _speedup, is_number=True),
+    ]
+    print_grid(columns, result.networks, wide=wide)
+    for line in (*_trust(result), *_accuracy(result)):
+        _say(line)
+    out.print()
+    _say(f"the page of all this: {result.report}; pictures: {result.pictures}")
+    out.print()
+    _say("the same with a network of your own (a timm name, FILE.py:FACTORY or FILE.onnx):")
+    for line in OWN:
+        out.print(f"  {line}")
+    _say(f"and, to keep its accuracy, before the merge: {TUNE} (docs/training.md)")
+
+
+def _say(line: str) -> None:
+    """A line, wrapped between words on a terminal."""
+    out.print(line, soft_wrap=screen_width() is None)
+
+
+def _now(result: DemoResult) -> Iterator[str]:
+    one = result.original.result
+    height, width = result.resolution
+    yield (
+        f"{result.model} at {height}x{width} on {one.device}: {one.runtime}, {one.precision}, "
+        f"batch {one.batch}, {how_timed(one)}"
+    )
+    if one.latency_ms is None:
+        yield f"the original could not be measured: {one.reason}"
+    else:
+        yield (
+            f"now it takes {_ms(one.latency_ms)} ms, {one.throughput_fps:.1f} frames per second; "
+            "with its blocks merged for three budgets:"
+        )
+
+
+def _name(one: DemoNetwork) -> str:
+    return one.result.network if one.budget_ms is not None else "original"
+
+
+def _ms(value: float | None, unit: str = "") -> str:
+    """Four digits, of which none is needed below a microsecond."""
+    if value is None:
+        return ""
+    places = 2 if value >= 10 else 3 if value >= 1 else 4
+    return f"{value:.{places}f}{unit}"
+
+
+def _with_half(value: float | None, low: float | None, high: float | None) -> str:
+    """ "14.24 +- 0.10": the wider half of the interval."""
+    if value is None:
+        return "not known"
+    if low is None or high is None:
+        return _ms(value)
+    places = len(_ms(value).partition(".")[2])
+    return f"{_ms(value)} +- {max(value - low, high - value):.{places}f}"
+
+
+def _predicted(one: DemoNetwork) -> str:
+    found = one.result
+    return _with_half(found.predicted_ms, found.predicted_low_ms, found.predicted_high_ms)
+
+
+def _measured(one: DemoNetwork) -> str:
+    found = one.result
+    return _with_half(found.latency_ms, found.low_ms, found.high_ms)
+
+
+def _speedup(one: DemoNetwork) -> str:
+    found = one.result
+    if one.budget_ms is None or found.speedup is None:
+        return ""
+    if found.speedup_low is None or found.speedup_high is None:
+        return f"{found.speedup:.2f}x"
+    half = max(found.speedup - found.speedup_low, found.speedup_high - found.speedup)
+    return f"{found.speedup:.3f} +- {half:.3f}"
+
+
+def _trust(result: DemoResult) -> Iterator[str]:
+    """The table, the predictions, the machine, and the merges."""
+    yield f"the table is {result.usable[0].lower()}{result.usable[1:]}"
+    known = [one.is_predicted for one in result.networks if one.is_predicted is not None]
+    if known:
+        yield (
+            f"{sum(known)} of {len(known)} measured latencies lie within the predicted 95 % "
+            "intervals"
+        )
+    drift = result.drift_percent
+    if known and not all(known) and drift is not None and abs(drift) > DRIFT_PERCENT:
+        ratios = ", ".join(
+            f"{ratio:.3f}"
+            for one in result.networks[1:]
+            if (ratio := result.predicted_speedup(one))
+        )
+        yield (
+            f"the machine was disturbed: all of it ran {abs(drift):.1f} % "
+            f"{'slower' if drift > 0 else 'faster'} while the networks were measured than while "
+            f"the table was, which says nothing of the method; predicted speed-ups: {ratios}"
+        )
+    yield from result.notes
+    errors = [one.certificate for one in result.networks if one.certificate is not None]
+    if errors:
+        yield (
+            "the merges are exact: without the removed activations the networks compute the same, "
+            f"to {max(errors):.0e} in float64"
+        )
+
+
+def _accuracy(result: DemoResult) -> Iterator[str]:
+    if result.agreement is None:
+        yield (
+            f"accuracy was not measured: the weights are {result.weights}, on which speed does not "
+            "depend; without those activations a network has to be fine-tuned (the paper: 180 "
+            "epochs of ImageNet)"
+        )
+    else:
+        yield from _agreement(result.agreement)
+
+
+def _agreement(found: DemoAgreement) -> Iterator[str]:
+    closeness = found.closeness
+    name = found.file.rpartition("/")[2]
+    images = counted(closeness.images, "crop")
+    if closeness.agreement:
+        before, after = closeness.agreement["algebraic"], closeness.agreement["refitted"]
+        yield (
+            f"{name} ({counted(found.merged, 'block')} merged) names the original's class for "
+            f"{before:.0f} % of {images} of photographs that were not fitted; refitted on other "
+            f"ones, without labels or training, for {after:.0f} %"
+        )
+    else:
+        yield (
+            f"{name}: error of the result on {images} of photographs that were not fitted "
+            f"{closeness.error['algebraic']:.3g}, refitted {closeness.error['refitted']:.3g}"
+        )
+    yield (
+        "accuracy was not measured; what the removed activations cost is won back by fine-tuning "
+        "(the paper: 180 epochs of ImageNet)"
+    )
