@@ -30,7 +30,7 @@ def command(
     weights: Annotated[
         str | None,
         typer.Option(
-            metavar="pretrained|FILE|random",
+            metavar="initial|pretrained|random|FILE",
             help="default: pretrained if they can be had, else random, of which speed can be shown "
             "and agreement cannot",
         ),
@@ -85,8 +85,8 @@ def command(
         say(f"  at most {budget_ms:g} ms: merge {merged} of {len(plan.keep_mask)} blocks")
     shrunk = demo.merge(plans)
 
-    say("4 of 6: refit the mildest of them on a few photographs, without labels or training")
-    agreement = demo.refit(shrunk[0])
+    say("4 of 6: merge a few blocks only and refit them to photographs, without training")
+    agreement = demo.refit(table)
     if agreement is None:
         say(f"  left out: the weights are {demo.network.weights}, nothing in them is worth keeping")
 

@@ -154,21 +154,23 @@ def _accuracy(result: DemoResult) -> Iterator[str]:
 
 def _agreement(found: DemoAgreement) -> Iterator[str]:
     closeness = found.closeness
-    name = found.file.rpartition("/")[2]
-    images = counted(closeness.images, "crop")
+    on = f"on {counted(closeness.images, 'crop')} of photographs that were not fitted"
+    what = (
+        f"with {counted(found.merged, 'block')} merged (predicted {found.predicted_speedup:.2f}x as "
+        "fast)"
+    )
     if closeness.agreement:
         before, after = closeness.agreement["algebraic"], closeness.agreement["refitted"]
         yield (
-            f"{name} ({counted(found.merged, 'block')} merged) names the original's class for "
-            f"{before:.0f} % of {images} of photographs that were not fitted; refitted on other "
-            f"ones, without labels or training, for {after:.0f} %"
+            f"{what} the network names the original's class for {before:.0f} % {on}, and after a "
+            f"refit, without labels or training, for {after:.0f} %"
         )
     else:
         yield (
-            f"{name}: error of the result on {images} of photographs that were not fitted "
-            f"{closeness.error['algebraic']:.3g}, refitted {closeness.error['refitted']:.3g}"
+            f"{what} the error of the result {on} is {closeness.error['algebraic']:.3g}, and after "
+            f"a refit, without labels or training, {closeness.error['refitted']:.3g}"
         )
     yield (
-        "accuracy was not measured; what the removed activations cost is won back by fine-tuning "
-        "(the paper: 180 epochs of ImageNet)"
+        "accuracy was not measured: what merging more blocks loses is won back by fine-tuning "
+        "without their activations (the paper: 180 epochs of ImageNet)"
     )

@@ -205,8 +205,7 @@ def _show_plan(request: StudyRequest, plan: StudyPlan, json: bool, wide: bool) -
     how = f"{counted(request.jobs, 'run')} at a time"
     out.print(
         f"{counted(plan.epochs_left, 'epoch')} of training left, {how}; a run estimates the "
-        "time once its "
-        "first epoch has been timed"
+        "time once its first epoch has been timed"
     )
 
 

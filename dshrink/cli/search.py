@@ -148,9 +148,9 @@ def dp(
     files, count = out_file or [], request.plan_count(len(table))
     if len(files) not in (0, count):
         raise DshrinkError(
-            f"--out is given {counted(len(files), 'time')} for {counted(count, 'plan')}: give "
-            "one a plan, in the "
-            "order of the tables; a plan needs a budget, and --one-plan makes one for all tables"
+            f"--out is given {counted(len(files), 'time')} for {counted(count, 'plan')}: give one "
+            "a plan, in the order of the tables; a plan needs a budget, and --one-plan makes one "
+            "for all tables"
         )
     # Here --weight is that of a table in a mix; a search reads no weights of networks.
     choice = options.call(context, ModelChoice, weights="initial")

@@ -34,9 +34,11 @@ from dshrink.refit.agreement import Closeness
 from dshrink.refit.photographs import write_photographs
 from dshrink.result_notes import result_notes
 from dshrink.results import BenchmarkResult
-from dshrink.search.goal import smallest_latency
-from dshrink.search.plan import Plan, save_plan
+from dshrink.search.binding import plan_from_table
+from dshrink.search.goal import keep_mask, savings_ms, smallest_latency
+from dshrink.search.plan import DEFAULT_PADDING, Plan, save_plan
 from latency_tables.files import write_atomically
+from latency_tables.opspec import Add
 from latency_tables.predictor import predict
 from latency_tables.records import convert_record
 from latency_tables.table import LatencyTable
@@ -50,6 +52,9 @@ SHARES = (0.5, 0.7, 0.95)
 LEAST_SAVING = 0.02
 #: Measuring ends after so many seconds, however restless the machine is.
 PROFILE_LIMIT_S = 120.0
+#: So many blocks are refitted.
+MILD = 3
+PADDING = DEFAULT_PADDING["blocks"]
 #: Crops of the photographs: as many as a refit of some blocks takes seconds for.
 REFIT_IMAGES = 64
 STATE = "demo.json"
@@ -154,33 +159,39 @@ class Demo:
                 update(number, len(plans), file.name)
         return done
 
-    def refit(self, shrunk: Shrunk) -> DemoAgreement | None:
-        """Fit the merged convolutions to the original on a few photographs.
+    def refit(self, table: LatencyTable) -> DemoAgreement | None:
+        """Merge a few blocks, and fit them to the original on a few photographs.
 
-        None for weights that are not trained: there is nothing to keep.
+        Some that have a skip, which keeps most of what they compute: more than that takes training.
+        None for weights that are not trained, of which there is nothing to keep.
         """
         if not self.is_trained:
             return None
+        plan = self._mild(table)
         folder = self.request.folder / "refit"
         data = self.request.data
         if data is None:
             photographs = self.request.folder / "photographs"
             write_photographs(photographs)
             data = str(photographs)
-        closeness = _known_closeness(folder / REPORT, shrunk.plan)
+        closeness = _known_closeness(folder / REPORT, plan)
         if closeness is None:
             with self.progress("refit") as update:
                 closeness = refit_by_plan(
                     self.network,
-                    shrunk.plan,
+                    plan,
                     data,
                     folder,
                     images=REFIT_IMAGES,
                     on_progress=update,
                     notice=self.notice,
                 ).result.held_out
-        merged = shrunk.plan.keep_mask.count("0")
-        return DemoAgreement(file=str(shrunk.file), merged=merged, closeness=closeness)
+        whole_ms = predict(table, table.forms.base).latency_ms
+        return DemoAgreement(
+            merged=plan.keep_mask.count("0"),
+            predicted_speedup=whole_ms / predict(table, plan.keep_mask, plan.padding).latency_ms,
+            closeness=closeness,
+        )
 
     def measure_networks(
         self, table: LatencyTable, shrunk: Sequence[Shrunk]
@@ -260,6 +271,20 @@ class Demo:
     @property
     def _batch(self) -> int:
         return batch_on(self.request.target)
+
+    def _mild(self, table: LatencyTable) -> Plan:
+        """The ``MILD`` blocks with a skip that save most; if there are none, the one that does."""
+        savings = savings_ms(table, PADDING)
+        order = sorted(savings, key=lambda block: (-savings[block], block))
+        ops = self.network.spec.ops
+        skips = {
+            block.index
+            for block in self.network.blocks
+            if any(isinstance(op, Add) for op in ops[block.first : block.last + 1])
+        }
+        merged = [block for block in order if block in skips and savings[block] > 0][:MILD]
+        mask = keep_mask(table.block_count, merged or order[:1])
+        return plan_from_table(table, predict(table, mask, PADDING), method="greedy")
 
     def _is_merged(self, plan: Plan, file: Path) -> bool:
         """Whether this plan's file, and its certificate, are there."""

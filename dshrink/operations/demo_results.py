@@ -40,12 +40,12 @@ class DemoNetwork:
 class DemoAgreement:
     """How often a merged network says what the original says, before and after its refit.
 
-    On crops of images that were not fitted; ``file`` is the network before the refit, of which
-    ``merged`` blocks are merged.
+    On crops of images that were not fitted; ``merged`` blocks are merged, which should make it
+    ``predicted_speedup`` times as fast as the original.
     """
 
-    file: str
     merged: int
+    predicted_speedup: float
     closeness: Closeness
 
 

@@ -63,8 +63,7 @@ def calibration_images(
     if available < 2 or count < 2:
         raise DataError(
             f"{split.name}: {counted(min(available, count), 'image')}; a refit needs two, one "
-            "of them to "
-            "choose by"
+            "of them to choose by"
         )
     generator = torch.Generator().manual_seed(drawn_seed(seed, available))
     order = torch.randperm(available, generator=generator).tolist()[:count]

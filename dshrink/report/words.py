@@ -13,17 +13,11 @@ from dshrink.report.content import Fact
 from dshrink.results import BenchmarkResult
 from latency_tables.networks import Level
 from latency_tables.table import FIT_MAPE_PERCENT, LatencyTable
+from latency_tables.trust import AGAIN, verdict_line
+from latency_tables.wording import counted
 
-#: Single rows whose interval is wider, as a share of their cost, are rough.
-ROUGH_PERCENT = 10.0
 #: A machine on which more visits were slowed is not quiet, nor one whose speed moved further.
 DISTURBED_PERCENT, MOVED_PERCENT = 20.0, 10.0
-AGAIN = "close other programs and run the same command again into another folder"
-
-
-def counted(count: int, noun: str, plural: str = "") -> str:
-    """ "1 thread", "2 threads"."""
-    return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
 def milliseconds(value: float) -> str:
@@ -85,28 +79,17 @@ def trust(table: LatencyTable) -> Fact:
         )
     if check is None:
         return Fact(label=label, value="Never tried", note=table.fit_reason, mood="doubtful")
-    error = f"predictions within {check.mape_percent:.1f} % (limit {FIT_MAPE_PERCENT:g} %)"
-    rough = "; single rows are rough" if rows_are_rough(table) else ""
     tried = (
         f"the mean error on {counted(len(check.networks), 'network')} that took no part; "
         f"{check.max_error_percent:.1f} % at most"
     )
     if table.fit_for_search:
-        return Fact(label=label, value=f"Usable: {error}{rough}", note=tried, mood="good")
+        value, _, rough = verdict_line(table).partition("; ")
+        return Fact(label=label, value=value, note=f"{tried}; {rough}".strip("; "), mood="good")
     if check.mape_percent <= FIT_MAPE_PERCENT:
         return Fact(label=label, value="Not usable", note=table.fit_reason, mood="bad")
-    value = f"Not usable: {error.replace('within', 'off by')}"
-    return Fact(label=label, value=value, note=f"{tried}; {AGAIN}", mood="bad")
-
-
-def rows_are_rough(table: LatencyTable) -> bool:
-    """Whether the cost of a single row is hardly known, though sums of them may be."""
-    widths = [
-        100 * (row.in_network_high_ms - row.in_network_ms) / row.latency_ms
-        for row in table.rows
-        if row.in_network_ms is not None and row.in_network_high_ms is not None and row.latency_ms
-    ]
-    return bool(widths) and median(widths) > ROUGH_PERCENT
+    off = f"predictions are off by {check.mape_percent:.2g} % (limit {FIT_MAPE_PERCENT:g} %)"
+    return Fact(label=label, value=f"Not usable: {off}", note=f"{tried}; {AGAIN}", mood="bad")
 
 
 def quietness(levels: Sequence[Level]) -> Fact:
@@ -121,7 +104,7 @@ def quietness(levels: Sequence[Level]) -> Fact:
         f"speed moved by {moved:.0f} % over the run"
     )
     if disturbed > DISTURBED_PERCENT or moved > MOVED_PERCENT:
-        corrected = "what all networks shared is taken out of the numbers"
+        corrected = "what all of a process had in common is taken out of the numbers"
         return Fact(label=label, value="Yes", note=f"{said}; {corrected}", mood="doubtful")
     return Fact(label=label, value="No", note=said, mood="good")
 
@@ -147,7 +130,7 @@ def precision_of(results: Sequence[BenchmarkResult]) -> Fact:
 
 VERDICTS = {
     "ok": "measured as precisely as wanted",
-    "noisy": f"measured, but less precisely: {AGAIN}",
+    "noisy": "measured, but less precisely: close other programs and run again",
     "throttled": "the device slowed itself down: cool it, or lower its power mode",
     "host_bound": "the GPU waited for the host: use --launch cuda_graph or a larger batch",
     "bounded": "so slow that it was not measured to the end; in no prediction",

@@ -35,6 +35,5 @@ def estimate_line(epoch_s: float, epochs: int, jobs: int) -> str:
     return (
         f"the first epoch took {duration(epoch_s)}: about {left} for "
         f"{counted(epochs, 'more epoch')} ({at_once}); a teacher or a mask search makes an "
-        "epoch longer, merging and "
-        "measuring come on top"
+        "epoch longer, merging and measuring come on top"
     )

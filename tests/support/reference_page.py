@@ -6,6 +6,7 @@ After a change write it again: python tests/support/reference_page.py
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
@@ -113,6 +114,10 @@ def _default(value: Any) -> str:
         return str(value.__name__)
     if isinstance(value, Enum):
         return f"{type(value).__name__}.{value.name}"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_default, value))}{',' * (len(value) == 1)})"
+    if isinstance(value, str):
+        return json.dumps(value)  # with the quotes that ruff gives code in pages
     if is_dataclass(value) and value == type(value)():
         return f"{type(value).__name__}()"
     return repr(value)

@@ -45,7 +45,7 @@ def block_costs(table: LatencyTable, name: str) -> Drawing | None:
         rows += [(row.block, *_names(table, row), kind, *_numbers(row)) for row in found]
     drawn.y_range.start = min(0.0, *(float(row[3] or 0) for row in rows))
     _block_axis(drawn, table)
-    chart.legend_above(drawn)
+    chart.legend_above(drawn, 3 if len(kinds) < 4 else 2)
     titles = ("block", "name", "form", "cost_ms", "low_ms", "high_ms", "alone_ms", "verdict")
     return Drawing(
         name=name,

@@ -17,6 +17,7 @@ from latency_tables.forms import BlockForms
 from latency_tables.layers.layer_table import LayerTable
 from latency_tables.predictor import predict
 from latency_tables.table import LatencyTable
+from latency_tables.wording import counted
 
 
 def section(contents: Contents) -> Section | None:
@@ -46,7 +47,7 @@ def title(contents: Contents) -> str:
     if contents.has_only_layers:
         count = sum(len(held.value.rows) for held in contents.layers)
         on = _on([held.value.conditions.device for held in contents.layers])
-        return f"{words.counted(count, 'layer')}{on}"
+        return f"{counted(count, 'layer')}{on}"
     experiments = [held.value.name for held in contents.experiments]
     models = [held.value.model for held in contents.tables]
     models += [one.model or one.network for one in results]
@@ -231,7 +232,7 @@ def _accuracy_of_points(label: str, points: Sequence[FrontPoint]) -> Fact:
     accuracy = shown.accuracy_percent
     images = f"of {shown.validation_images} images" if shown.validation_images else ""
     ends = words.interval(accuracy.low, accuracy.high, "%") if shown.has_accuracy_interval else ""
-    runs = words.counted(len(shown.of_seeds), "run")
+    runs = counted(len(shown.of_seeds), "run")
     before = (
         f"the original: {original.accuracy_percent.mean:.2f} %"
         if original is not None and original is not shown
@@ -324,6 +325,6 @@ def _where(contents: Contents) -> Fact | None:
     first = contents.measured[0] if contents.measured else None
     if first is None:
         return None
-    threads = words.counted(first.threads, "thread")
+    threads = counted(first.threads, "thread")
     said = f"{first.device}, {first.runtime}, {first.precision}, batch {first.batch}, {threads}"
     return Fact(label=label, value=said)

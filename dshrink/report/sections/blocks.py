@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 
-from dshrink.report import words
 from dshrink.report.content import Block, Cell, Column, Grid, Section, Text, number, word
 from dshrink.report.figures import of_tables
 from dshrink.report.folder import Contents, Held
@@ -17,6 +16,7 @@ from latency_tables.forms import merged_kind
 from latency_tables.predictor import Prediction, predict
 from latency_tables.schema import Row
 from latency_tables.table import LatencyTable
+from latency_tables.wording import counted
 
 
 def section(contents: Contents) -> Section | None:
@@ -290,7 +290,7 @@ def predictions_section(contents: Contents) -> Section | None:
         worst = max(abs(one.error_percent) for one in later)
         mean = sum(abs(one.error_percent) for one in later) / len(later)
         text = (
-            f"{words.counted(len(later), 'network')} measured by `dshrink bench` after "
+            f"{counted(len(later), 'network')} measured by `dshrink bench` after "
             f"a prediction: off by {mean:.1f} % on average, {worst:.1f} % at most."
         )
         blocks += [Text(text=text), *_checked(later, "bench_predictions")]
@@ -303,7 +303,7 @@ def _error_text(held: Held[LatencyTable]) -> str:
     check = held.value.hold_out
     assert check is not None
     said = (
-        f"{words.counted(len(check.networks), 'network')} took no part in the estimate "
+        f"{counted(len(check.networks), 'network')} took no part in the estimate "
         f"({held.file}). Their predictions are off by {check.mape_percent:.2f} % on average and "
         f"{check.max_error_percent:.2f} % at most; what was measured of them is itself known to "
         f"{check.measuring_percent:.2f} %. The 95 % intervals of predictions are "

@@ -62,11 +62,14 @@ def _of_tables(contents: Contents) -> Iterator[Command]:
 
 
 def _of_plans(contents: Contents) -> Iterator[Command]:
-    plan = next((one for one in contents.plans if one.value.model), None)
+    named = (one for one in contents.plans if one.value.model)
+    plan = next((one for one in named if "0" in one.value.keep_mask or one.value.span_mask), None)
     if plan is None or any(one.accuracy_percent for one in contents.measured):
         return
     model, path = shlex.quote(plan.value.model or ""), _path(contents, plan.file)
-    if not contents.refits:
+    if contents.refits:
+        yield _merge(model, _folder(contents, contents.refits[0].file))
+    else:
         yield Command(
             purpose="Refit trained weights to the plan, in minutes, without labels or training",
             line=f"dshrink refit {model} --plan {path} --data DIR --out refit",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dshrink.report import words
+from collections import Counter
+from collections.abc import Collection
+
 from dshrink.report.content import Block, Column, Drawing, Grid, Section, Text, number, word
 from dshrink.report.figures import chart
 from dshrink.report.folder import Contents
 from latency_tables.layers.layer_table import LayerRow, LayerTable
+from latency_tables.wording import counted
 
 _COLUMNS = (
     Column(title="name"),
@@ -57,7 +60,7 @@ def section(contents: Contents) -> Section | None:
 
 
 def _summary(table: LayerTable) -> str:
-    count = words.counted(len(table.rows), "layer")
+    count = counted(len(table.rows), "layer")
     if table.origin is not None:
         return f"{count}, published by others: {table.origin.source}."
     return (
@@ -70,13 +73,20 @@ def _speed(row: LayerRow, batch: int) -> float | None:
     return row.macs * batch / row.latency_ms / 1e6 if row.macs and row.latency_ms else None
 
 
+def _series(row: LayerRow, named: Collection[str]) -> str:
+    """What the legend calls it: as many families have a name as there are colours."""
+    return row.layer.family if row.layer.family in named else "others"
+
+
 def _figure(table: LayerTable, name: str) -> Drawing:
-    """Latency against multiply-accumulates, both in powers of ten, a series a kind of layer."""
+    """Latency against multiply-accumulates, both in powers of ten, a series a family of layers."""
     scales = {"x_axis_type": "log", "y_axis_type": "log"}
     drawn = chart.chart("multiply-accumulates [M]", "latency [ms]", height=380, **scales)
     rows = [row for row in table.measured if row.macs]
-    for at, kind in enumerate(dict.fromkeys(row.layer.kind for row in rows)):
-        members = [row for row in rows if row.layer.kind == kind]
+    common = Counter(row.layer.family for row in rows).most_common(len(chart.SERIES) - 1)
+    names = dict(common)
+    for at, family in enumerate(dict.fromkeys(_series(row, names) for row in rows)):
+        members = [row for row in rows if _series(row, names) == family]
         data = chart.source(
             {
                 "x": [row.macs / 1e6 for row in members],
@@ -90,7 +100,7 @@ def _figure(table: LayerTable, name: str) -> Drawing:
         colour = chart.SERIES[at % len(chart.SERIES)]
         drawn.segment("x", "y0", "x", "y1", source=data, color=colour, alpha=0.5)
         mark = drawn.scatter(
-            "x", "y", size=7, source=data, color=colour, alpha=0.7, legend_label=kind,
+            "x", "y", size=7, source=data, color=colour, alpha=0.7, legend_label=family,
             marker=chart.MARKERS[at % len(chart.MARKERS)],
         )  # fmt: skip
         said = [("layer", "@layer"), ("latency", "@y{0.0000} ms"), ("MMAC", "@x{0.000}")]

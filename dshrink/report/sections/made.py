@@ -14,6 +14,8 @@ from dshrink.report.records import RunFacts
 from latency_tables.networks import Level
 from latency_tables.schema import Conditions
 from latency_tables.table import LatencyTable
+from latency_tables.trust import warning_lines
+from latency_tables.wording import counted, once_each
 
 _STATISTICS = {
     "quiet": "the lower quartile of a process's samples, then the median over processes: the "
@@ -90,7 +92,7 @@ def _of_table(table: LatencyTable) -> Facts:
             f"{max(measured)} samples a piece"
         )
         value = (
-            f"{words.counted(len(table.rows), 'row')}, {fitted} whole networks to estimate from, "
+            f"{counted(len(table.rows), 'row')}, {fitted} whole networks to estimate from, "
             f"{len(table.networks) - fitted} to try the predictions on"
         )
         facts.append(Fact(label="Measured", value=value, note=note))
@@ -119,7 +121,7 @@ def _of_run(run: RunFacts, verdicts: list[str]) -> Facts:
     if run.processes:
         low, high = run.processes
         spent = f"{duration(run.measured_s)} of measuring" if run.measured_s else ""
-        count = words.counted(high, "process", "processes")
+        count = counted(high, "process", "processes")
         value = count if low == high else f"{low} to {high} processes"
         facts.append(Fact(label="Each network in", value=value, note=spent))
     known = words.verdict_counts([one for one in verdicts if one])
@@ -165,6 +167,8 @@ def _made(date: str, version: str) -> Iterator[Fact]:
         )
 
 
+#: What says of a warning how often it was given, which the page says itself.
+_WORST = re.compile(r" \(the worst of \d+ such\)$")
 #: Where a warning turns to what to do.
 _ADVICE = re.compile(
     "[:;] (?=(?:end|close|use|run|cool|copy|measure|profile|write|restore|give|report|finetune|"
@@ -179,10 +183,11 @@ def _warnings(contents: Contents) -> Iterator[Warned]:
     for file, text, advice in _texts(contents):
         found.setdefault(_NUMBER.sub("#", text), []).append((file, text, advice))
     for members in found.values():
-        file, text, advice = members[0]
+        file, _, advice = members[0]
+        (worst,) = once_each(text for _, text, _ in members)
         files = list(dict.fromkeys(one for one, *_ in members))
         where = file if len(files) == 1 else f"{file} and {len(files) - 1} more"
-        yield Warned(text=text, advice=advice, count=len(members), where=where)
+        yield Warned(text=_WORST.sub("", worst), advice=advice, count=len(members), where=where)
 
 
 def _texts(contents: Contents) -> Iterator[tuple[str, str, str]]:
@@ -201,7 +206,7 @@ def _texts(contents: Contents) -> Iterator[tuple[str, str, str]]:
 
 def _of_measurements(contents: Contents) -> Iterator[tuple[str, Iterable[str]]]:
     for table in contents.tables:
-        yield table.file, filter(None, (*table.value.warnings, table.value.data_note))
+        yield table.file, filter(None, (*warning_lines(table.value), table.value.data_note))
     for layers in contents.layers:
         yield layers.file, layers.value.warnings
     for held in contents.results:

@@ -7,11 +7,11 @@ from pathlib import PurePosixPath
 
 from dshrink.front_results import fronts_of
 from dshrink.fronts import Front, FrontError
-from dshrink.report import words
 from dshrink.report.content import Block, Cell, Column, Grid, Section, Text, number, word
 from dshrink.report.figures.of_results import front_figure, latencies
 from dshrink.report.folder import Contents, Held, ResultsFacts
 from dshrink.results import BenchmarkResult
+from latency_tables.wording import counted
 
 #: A figure with more rows says less than the table does; seeds are in the figure of the front.
 _MOST_ROWS = 40
@@ -154,7 +154,7 @@ def front_section(contents: Contents) -> Section | None:
 
 def _front_title(front: Front) -> str:
     device, runtime, precision, batch, threads = front.conditions[:5]
-    count = words.counted(int(threads), "thread")
+    count = counted(int(threads), "thread")
     return f"{device}, {runtime}, {precision}, batch {batch}, {count}"
 
 

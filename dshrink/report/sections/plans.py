@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dshrink.plots.strips import layers_label
-from dshrink.report import words
 from dshrink.report.content import Block, Cell, Column, Grid, Section, Text, number, word
 from dshrink.report.figures.of_results import frontier_figure
 from dshrink.report.figures.strips import Strip, strips
 from dshrink.report.folder import Contents, Held
 from dshrink.search.plan import Plan
+from latency_tables.wording import counted
 
 #: More strips than that are a wall; the table has them all.
 _MOST_STRIPS = 24
@@ -135,7 +135,7 @@ def _importance(held: Held[dict[tuple[int, int, int, int], float]]) -> list[Bloc
     worst = sorted(values, key=lambda key: values[key])[:3]
     listed = ", ".join(f"convolutions {i + 1} to {j}" for i, j, _, _ in worst)
     text = (
-        f"{held.file}: {words.counted(len(values), 'importance')}, normalised as the search uses "
+        f"{held.file}: {counted(len(values), 'importance')}, normalised as the search uses "
         f"them; the least, which the accuracy can spare worst: {listed}."
     )
     columns = (

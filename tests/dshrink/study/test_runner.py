@@ -514,7 +514,7 @@ def test_what_was_made_with_the_old_table_is_removed_before_it_is_made_again(
     context.folders.finish("table", MeasuredStep(digest="another"))
     study(context, notice=told.append).run()
     assert left == [False] * 11  # six steps, then all but the pre-training
-    assert told[0] == "the table was measured again: 5 steps are done again"
+    assert told[0] == "the table was measured again: 5 steps to do again"
     assert (context.folders.folder("pretrain") / "checkpoint.json").exists()
 
 
@@ -671,4 +671,4 @@ def test_the_report_says_what_is_not_there() -> None:
     assert "Tab. 4" not in text
     assert "All seeds" not in text and "against" not in text
     assert "ratio" in text
-    assert "on 11 of 12 validation images (1 networks)" in text
+    assert "on 11 of 12 validation images (1 network)" in text
