@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dshrink.cli.console import out
-from dshrink.cli.grids import Column, print_grid, screen_width
+from dshrink.cli.grids import Column, number, print_grid, screen_width
 from dshrink.cli.render import how_timed
 from dshrink.operations.demo_results import DemoAgreement, DemoNetwork, DemoResult
 from latency_tables.wording import counted
@@ -28,12 +28,23 @@ def print_demo(result: DemoResult, *, wide: bool = False) -> None:
     """Print the last screen."""
     for line in _now(result):
         _say(line)
+    places = _places(result.original.result.latency_ms)
+
+    def predicted(one: DemoNetwork) -> str:
+        found = one.result
+        interval = (found.predicted_low_ms, found.predicted_high_ms)
+        return _with_half(found.predicted_ms, *interval, places)
+
+    def measured(one: DemoNetwork) -> str:
+        found = one.result
+        return _with_half(found.latency_ms, found.low_ms, found.high_ms, places)
+
     columns: list[Column[DemoNetwork]] = [
         Column("network", _name, least=12),
         Column("kept", lambda one: f"{one.result.kept_blocks}/{one.blocks}", is_number=True),
-        Column("budget", lambda one: _ms(one.budget_ms, " ms"), rank=1, is_number=True),
-        Column("predicted ms", _predicted, is_number=True),
-        Column("measured ms", _measured, is_number=True),
+        number("budget", lambda one: one.budget_ms, "g", suffix=" ms", rank=1),
+        Column("predicted ms", predicted, is_number=True),
+        Column("measured ms", measured, is_number=True),
         Column("speed-up", _speedup, is_number=True),
     ]
     print_grid(columns, result.networks, wide=wide)
@@ -64,8 +75,8 @@ def _now(result: DemoResult) -> Iterator[str]:
         yield f"the original could not be measured: {one.reason}"
     else:
         yield (
-            f"now it takes {_ms(one.latency_ms)} ms, {one.throughput_fps:.1f} frames per second; "
-            "with its blocks merged for three budgets:"
+            f"now it takes {one.latency_ms:.{_places(one.latency_ms)}f} ms, "
+            f"{one.throughput_fps:.1f} frames per second; with its blocks merged for three budgets:"
         )
 
 
@@ -73,32 +84,18 @@ def _name(one: DemoNetwork) -> str:
     return one.result.network if one.budget_ms is not None else "original"
 
 
-def _ms(value: float | None, unit: str = "") -> str:
-    """Four digits, of which none is needed below a microsecond."""
-    if value is None:
-        return ""
-    places = 2 if value >= 10 else 3 if value >= 1 else 4
-    return f"{value:.{places}f}{unit}"
+def _places(ms: float | None) -> int:
+    """The digits behind the point, of all networks as many: four digits of the original."""
+    return 3 if ms is None else 2 if ms >= 10 else 3 if ms >= 1 else 4
 
 
-def _with_half(value: float | None, low: float | None, high: float | None) -> str:
+def _with_half(value: float | None, low: float | None, high: float | None, places: int) -> str:
     """ "14.24 +- 0.10": the wider half of the interval."""
     if value is None:
         return "not known"
     if low is None or high is None:
-        return _ms(value)
-    places = len(_ms(value).partition(".")[2])
-    return f"{_ms(value)} +- {max(value - low, high - value):.{places}f}"
-
-
-def _predicted(one: DemoNetwork) -> str:
-    found = one.result
-    return _with_half(found.predicted_ms, found.predicted_low_ms, found.predicted_high_ms)
-
-
-def _measured(one: DemoNetwork) -> str:
-    found = one.result
-    return _with_half(found.latency_ms, found.low_ms, found.high_ms)
+        return f"{value:.{places}f}"
+    return f"{value:.{places}f} +- {max(value - low, high - value):.{places}f}"
 
 
 def _speedup(one: DemoNetwork) -> str:
@@ -155,20 +152,20 @@ def _accuracy(result: DemoResult) -> Iterator[str]:
 def _agreement(found: DemoAgreement) -> Iterator[str]:
     closeness = found.closeness
     on = f"on {counted(closeness.images, 'crop')} of photographs that were not fitted"
-    what = (
-        f"with {counted(found.merged, 'block')} merged (predicted {found.predicted_speedup:.2f}x as "
-        "fast)"
-    )
+    speed = f"predicted to be {found.predicted_speedup:.2f}x as fast"
+    what = f"with {counted(found.merged, 'block')} merged ({speed})"
     if closeness.agreement:
         before, after = closeness.agreement["algebraic"], closeness.agreement["refitted"]
         yield (
-            f"{what} the network names the original's class for {before:.0f} % {on}, and after a "
-            f"refit, without labels or training, for {after:.0f} %"
+            f"{what} the network names the original's class for {before:.0f} % {on}; refitted, "
+            f"without labels or training, for {after:.0f} % ({closeness.in_top5['refitted']:.0f} % "
+            "among its first five)"
         )
     else:
+        before, after = closeness.error["algebraic"], closeness.error["refitted"]
         yield (
-            f"{what} the error of the result {on} is {closeness.error['algebraic']:.3g}, and after "
-            f"a refit, without labels or training, {closeness.error['refitted']:.3g}"
+            f"{what} the error of the result {on} is {before:.3g}; refitted, without labels or "
+            f"training, {after:.3g}"
         )
     yield (
         "accuracy was not measured: what merging more blocks loses is won back by fine-tuning "

@@ -36,7 +36,7 @@ from dshrink.result_notes import result_notes
 from dshrink.results import BenchmarkResult
 from dshrink.search.binding import plan_from_table
 from dshrink.search.goal import keep_mask, savings_ms, smallest_latency
-from dshrink.search.plan import DEFAULT_PADDING, Plan, save_plan
+from dshrink.search.plan import Plan, save_plan
 from latency_tables.files import write_atomically
 from latency_tables.opspec import Add
 from latency_tables.predictor import predict
@@ -54,7 +54,6 @@ LEAST_SAVING = 0.02
 PROFILE_LIMIT_S = 120.0
 #: So many blocks are refitted.
 MILD = 3
-PADDING = DEFAULT_PADDING["blocks"]
 #: Crops of the photographs: as many as a refit of some blocks takes seconds for.
 REFIT_IMAGES = 64
 STATE = "demo.json"
@@ -131,7 +130,13 @@ class Demo:
         found: dict[str, tuple[float, Plan]] = {}
         for budget_ms in budgets_ms(table):
             # A table that is not fit is used all the same: the demo says that it is not.
-            plan = search_blocks(self.network, table, budget_ms=budget_ms, allow_unfit=True)
+            plan = search_blocks(
+                self.network,
+                table,
+                budget_ms=budget_ms,
+                padding=padding_of(table),
+                allow_unfit=True,
+            )
             found.setdefault(plan.mask, (budget_ms, plan))
         return [*found.values()]
 
@@ -167,7 +172,7 @@ class Demo:
         """
         if not self.is_trained:
             return None
-        plan = self._mild(table)
+        plan = self.mild(table)
         folder = self.request.folder / "refit"
         data = self.request.data
         if data is None:
@@ -272,9 +277,10 @@ class Demo:
     def _batch(self) -> int:
         return batch_on(self.request.target)
 
-    def _mild(self, table: LatencyTable) -> Plan:
+    def mild(self, table: LatencyTable) -> Plan:
         """The ``MILD`` blocks with a skip that save most; if there are none, the one that does."""
-        savings = savings_ms(table, PADDING)
+        padding = padding_of(table)
+        savings = savings_ms(table, padding)
         order = sorted(savings, key=lambda block: (-savings[block], block))
         ops = self.network.spec.ops
         skips = {
@@ -284,7 +290,7 @@ class Demo:
         }
         merged = [block for block in order if block in skips and savings[block] > 0][:MILD]
         mask = keep_mask(table.block_count, merged or order[:1])
-        return plan_from_table(table, predict(table, mask, PADDING), method="greedy")
+        return plan_from_table(table, predict(table, mask, padding), method="greedy")
 
     def _is_merged(self, plan: Plan, file: Path) -> bool:
         """Whether this plan's file, and its certificate, are there."""
@@ -300,7 +306,7 @@ def budgets_ms(table: LatencyTable) -> tuple[float, ...]:
     Raises DemoError where that is next to nothing.
     """
     whole_ms = predict(table, table.forms.base).latency_ms
-    saved_ms = whole_ms - smallest_latency(table).latency_ms
+    saved_ms = whole_ms - smallest_latency(table, padding_of(table)).latency_ms
     if saved_ms < LEAST_SAVING * whole_ms:
         raise DemoError(
             f"{table.model}: merging saves {max(saved_ms, 0.0):.3g} of {whole_ms:.4g} ms on "
@@ -309,6 +315,12 @@ def budgets_ms(table: LatencyTable) -> tuple[float, ...]:
         )
     # Three digits, of which rounding must not take the plan that is asked for.
     return tuple(float(f"{whole_ms - share * saved_ms:.3g}") for share in SHARES)
+
+
+def padding_of(table: LatencyTable) -> str:
+    """Bias maps are exact to the last pixel, but not every network has them; then the paper's."""
+    has_maps = any(row.kind == "merged_bias_map" for row in table.rows)
+    return "bias_map" if has_maps else "repad"
 
 
 def _loaded(request: DemoRequest, notice: Notice) -> Network:
