@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dshrink.cli.console import out
-from dshrink.cli.grids import Column, number, print_grid, screen_width
+from dshrink.cli.grids import Column, number, print_grid, print_page, screen_width
 from dshrink.cli.render import how_timed
 from dshrink.operations.demo_results import DemoAgreement, DemoNetwork, DemoResult
 from latency_tables.wording import counted
@@ -21,7 +21,7 @@ OWN = (
     "$ dshrink search greedy MODEL --table table --budget-ms N --out plan.json",
     "$ dshrink merge MODEL --plan plan.json --weights FILE --out shrunk.onnx",
 )
-TUNE = "dshrink finetune MODEL --plan plan.json --data DIR --out tuned"
+TUNE = "$ dshrink finetune MODEL --plan plan.json --data DIR --out tuned"
 
 
 def print_demo(result: DemoResult, *, wide: bool = False) -> None:
@@ -48,15 +48,20 @@ def print_demo(result: DemoResult, *, wide: bool = False) -> None:
         Column("speed-up", _speedup, is_number=True),
     ]
     print_grid(columns, result.networks, wide=wide)
-    for line in (*_trust(result), *_accuracy(result)):
-        _say(line)
     out.print()
-    _say(f"the page of all this: {result.report}; pictures: {result.pictures}")
+    print_page(
+        [
+            *_trust(result),
+            *_accuracy(result),
+            ("page", f"{result.report} (pictures as files: {result.pictures})"),
+        ]
+    )
     out.print()
     _say("the same with a network of your own (a timm name, FILE.py:FACTORY or FILE.onnx):")
     for line in OWN:
         out.print(f"  {line}")
-    _say(f"and, to keep its accuracy, before the merge: {TUNE} (docs/training.md)")
+    _say("and before the merge, to keep its accuracy (docs/training.md):")
+    out.print(f"  {TUNE}")
 
 
 def _say(line: str) -> None:
@@ -108,14 +113,15 @@ def _speedup(one: DemoNetwork) -> str:
     return f"{found.speedup:.3f} +- {half:.3f}"
 
 
-def _trust(result: DemoResult) -> Iterator[str]:
+def _trust(result: DemoResult) -> Iterator[tuple[str, str]]:
     """The table, the predictions, the machine, and the merges."""
-    yield f"the table is {result.usable[0].lower()}{result.usable[1:]}"
+    yield "table", result.usable
     known = [one.is_predicted for one in result.networks if one.is_predicted is not None]
     if known:
         yield (
+            "predictions",
             f"{sum(known)} of {len(known)} measured latencies lie within the predicted 95 % "
-            "intervals"
+            "intervals",
         )
     drift = result.drift_percent
     if known and not all(known) and drift is not None and abs(drift) > DRIFT_PERCENT:
@@ -125,49 +131,56 @@ def _trust(result: DemoResult) -> Iterator[str]:
             if (ratio := result.predicted_speedup(one))
         )
         yield (
-            f"the machine was disturbed: all of it ran {abs(drift):.1f} % "
+            "machine",
+            f"it was disturbed: everything ran {abs(drift):.1f} % "
             f"{'slower' if drift > 0 else 'faster'} while the networks were measured than while "
-            f"the table was, which says nothing of the method; predicted speed-ups: {ratios}"
+            "the table was, which says nothing of the method; the speed-ups, which that does not "
+            f"touch, were predicted as {ratios}",
         )
-    yield from result.notes
+    for note in result.notes:
+        yield "measured", note
     errors = [one.certificate for one in result.networks if one.certificate is not None]
     if errors:
         yield (
-            "the merges are exact: without the removed activations the networks compute the same, "
-            f"to {max(errors):.0e} in float64"
+            "merges",
+            "exact: without the removed activations the networks compute the same, to "
+            f"{max(errors):.0e} in float64",
         )
 
 
-def _accuracy(result: DemoResult) -> Iterator[str]:
+def _accuracy(result: DemoResult) -> Iterator[tuple[str, str]]:
     if result.agreement is None:
         yield (
-            f"accuracy was not measured: the weights are {result.weights}, on which speed does not "
-            "depend; without those activations a network has to be fine-tuned (the paper: 180 "
-            "epochs of ImageNet)"
+            "accuracy",
+            f"not measured: the weights are {result.weights}, on which speed does not depend; "
+            "a network that loses activations has to be fine-tuned (the paper: 180 epochs of "
+            "ImageNet)",
         )
-    else:
-        yield from _agreement(result.agreement)
+        return
+    yield "refit", _refit(result.agreement)
+    yield (
+        "accuracy",
+        "not measured: what merging more blocks loses is won back by fine-tuning without their "
+        "activations (the paper: 180 epochs of ImageNet)",
+    )
 
 
-def _agreement(found: DemoAgreement) -> Iterator[str]:
+def _refit(found: DemoAgreement) -> str:
     closeness = found.closeness
     on = f"on {counted(closeness.images, 'crop')} of photographs that were not fitted"
-    speed = f"predicted to be {found.predicted_speedup:.2f}x as fast"
-    what = f"with {counted(found.merged, 'block')} merged ({speed})"
+    what = (
+        f"with {counted(found.merged, 'block')} merged (predicted: {found.predicted_speedup:.2f} "
+        "times as fast)"
+    )
     if closeness.agreement:
         before, after = closeness.agreement["algebraic"], closeness.agreement["refitted"]
-        yield (
+        return (
             f"{what} the network names the original's class for {before:.0f} % {on}; refitted, "
             f"without labels or training, for {after:.0f} % ({closeness.in_top5['refitted']:.0f} % "
             "among its first five)"
         )
-    else:
-        before, after = closeness.error["algebraic"], closeness.error["refitted"]
-        yield (
-            f"{what} the error of the result {on} is {before:.3g}; refitted, without labels or "
-            f"training, {after:.3g}"
-        )
-    yield (
-        "accuracy was not measured: what merging more blocks loses is won back by fine-tuning "
-        "without their activations (the paper: 180 epochs of ImageNet)"
+    before, after = closeness.error["algebraic"], closeness.error["refitted"]
+    return (
+        f"{what} the error of the result {on} is {before:.3g}; refitted, without labels or "
+        f"training, {after:.3g}"
     )
