@@ -30,7 +30,7 @@ def command(
     weights: Annotated[
         str | None,
         typer.Option(
-            metavar="initial|pretrained|random|FILE",
+            metavar="NAME|FILE",
             help="default: pretrained if they can be had, else random, of which speed can be shown "
             "and agreement cannot",
         ),
@@ -87,8 +87,6 @@ def command(
 
     say("4 of 6: merge a few blocks only and refit them to photographs, without training")
     agreement = demo.refit(table)
-    if agreement is None:
-        say(f"  left out: the weights are {demo.network.weights}, nothing in them is worth keeping")
 
     say("5 of 6: measure the networks by turns in the same processes")
     results = demo.measure_networks(table, shrunk)

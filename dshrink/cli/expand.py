@@ -40,7 +40,7 @@ def command(
     ratio: Annotated[
         int, expanding(min=1, help="middle channels of an expansion for each input channel")
     ] = 6,
-    weights: train_options.Weights = "initial",
+    weights: options.Weights = "initial",
     recipe: train_options.Recipe = None,
     weights_ema: options.WeightsEma = False,
     model_args: options.ModelArgs = None,

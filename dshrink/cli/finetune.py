@@ -26,7 +26,7 @@ def command(
     folder: Annotated[
         Path, typer.Option("--out", help="folder for weights, history, plan and checkpoints")
     ],
-    weights: train_options.Weights = "pretrained",
+    weights: options.Weights = "pretrained",
     recipe: train_options.Recipe = None,
     weights_ema: options.WeightsEma = False,
     model_args: options.ModelArgs = None,

@@ -150,11 +150,12 @@ def _trust(result: DemoResult) -> Iterator[tuple[str, str]]:
 
 def _accuracy(result: DemoResult) -> Iterator[tuple[str, str]]:
     if result.agreement is None:
+        random = result.weights in ("random", "initial")
+        why = f": the weights are {result.weights}, on which speed does not depend" * random
         yield (
             "accuracy",
-            f"not measured: the weights are {result.weights}, on which speed does not depend; "
-            "a network that loses activations has to be fine-tuned (the paper: 180 epochs of "
-            "ImageNet)",
+            f"not measured{why}; a network that loses activations has to be fine-tuned (the paper: "
+            "180 epochs of ImageNet)",
         )
         return
     yield "refit", _refit(result.agreement)
@@ -172,11 +173,11 @@ def _refit(found: DemoAgreement) -> str:
         f"with {counted(found.merged, 'block')} merged (predicted: {found.predicted_speedup:.2f} "
         "times as fast)"
     )
-    if closeness.agreement:
-        before, after = closeness.agreement["algebraic"], closeness.agreement["refitted"]
+    if same := closeness.agreement_percent:
+        near = closeness.in_top5_percent["refitted"]
         return (
-            f"{what} the network names the original's class for {before:.0f} % {on}; refitted, "
-            f"without labels or training, for {after:.0f} % ({closeness.in_top5['refitted']:.0f} % "
+            f"{what} the network names the original's class for {same['algebraic']:.0f} % {on}; "
+            f"refitted, without labels or training, for {same['refitted']:.0f} % ({near:.0f} % "
             "among its first five)"
         )
     before, after = closeness.error["algebraic"], closeness.error["refitted"]

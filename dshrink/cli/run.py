@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dshrink.cli import options, train_options
+from dshrink.cli.bench import exit_unless_measured
 from dshrink.cli.console import notice, out, print_json, progress
 from dshrink.cli.grids import Column, print_grid, print_report
 from dshrink.cli.report import also_write
@@ -121,9 +122,10 @@ def command(
 
         files = tuple(map(str, result.files))
         print_json(StudyData(results=tuple(result.results), files=files))
-        return
-    print_report(result.report, wide=wide)
-    out.print(f"written: {', '.join(map(str, result.files))}")
+    else:
+        print_report(result.report, wide=wide)
+        out.print(f"written: {', '.join(map(str, result.files))}")
+    exit_unless_measured(result.results)
 
 
 def _names(text: str | None) -> tuple[str, ...]:

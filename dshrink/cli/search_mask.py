@@ -42,7 +42,7 @@ def mask(
         ),
     ] = None,
     allow_unfit: options.AllowUnfit = False,
-    weights: train_options.Weights = "pretrained",
+    weights: options.Weights = "pretrained",
     weights_ema: options.Ema = False,
     model_args: options.ModelArgs = None,
     resolution: options.Resolution = None,

@@ -26,10 +26,6 @@ Data = Annotated[
         "torch/cifar10:DIR, hfds/NAME",
     ),
 ]
-Weights = Annotated[str, typer.Option(help="pretrained, initial, or a state-dict file")]
-MergeWeights = Annotated[
-    str, typer.Option(help="pretrained, initial, random, or a state-dict file")
-]
 Plan = Annotated[str, typer.Option(help="a plan file, mask:0011..., spans:1|01..., or paper:NAME")]
 Recipe = Annotated[
     str | None,

@@ -103,15 +103,8 @@ class Demo:
     ) -> Demo:
         """Load the network. Raises DemoError where the folder holds another demo."""
         network = _loaded(request, notice)
-        if _is_trained(network):
-            require_refittable(network)
         _keep_state(request, network)
         return cls(request=request, network=network, notice=notice, progress=progress)
-
-    @property
-    def is_trained(self) -> bool:
-        """Whether the weights are worth keeping what they compute."""
-        return _is_trained(self.network)
 
     def measure_table(self) -> LatencyTable:
         with self.progress(f"profile {self.network.name}") as update:
@@ -168,9 +161,12 @@ class Demo:
         """Merge a few blocks, and fit them to the original on a few photographs.
 
         Some that have a skip, which keeps most of what they compute: more than that takes training.
-        None for weights that are not trained, of which there is nothing to keep.
+        None, with a notice, for weights that are not trained or cannot be changed.
         """
-        if not self.is_trained:
+        try:
+            require_refittable(self.network)
+        except DshrinkError as error:
+            self.notice(f"no refit: {error}")
             return None
         plan = self.mild(table)
         folder = self.request.folder / "refit"
@@ -271,7 +267,7 @@ class Demo:
         for one in shrunk:
             found += [one.plan_file, _certificate(one.file)]
         refit = folder / "refit" / REPORT
-        return [*found, refit] if self.is_trained else found
+        return [*found, refit] if refit.exists() else found
 
     @property
     def _batch(self) -> int:
@@ -333,10 +329,6 @@ def _loaded(request: DemoRequest, notice: Notice) -> Network:
         except NetworkError as error:
             notice(f"{error}; until then the weights are random, which speed does not depend on")
     return load(replace(choice, weights="random"), notice)
-
-
-def _is_trained(network: Network) -> bool:
-    return network.weights not in ("initial", "random")
 
 
 def _state(folder: Path) -> dict[str, Any]:

@@ -67,6 +67,8 @@ def expand_network(
     if shrunk is None:
         return None
     before, grown = network.spec, shrunk.grown
+    contracted = shrunk.agreement.merged_accuracy_percent
+    assert contracted is not None  # the images of a training have labels
     return ExpandResult(
         weights=str(shrunk.weights),
         rule=expanded.rule,
@@ -76,7 +78,7 @@ def expand_network(
         accuracy_percent={
             "expanded": shrunk.expanded.accuracy,
             "without_activations": shrunk.linear.accuracy,
-            "contracted": shrunk.agreement.merged_accuracy,
+            "contracted": contracted,
         },
         agreement=shrunk.agreement,
         relative_error_float64=shrunk.error,

@@ -154,6 +154,7 @@ class StudyStages:
                 self.request.folder / "bench.csv",
                 self.request.target,
                 tables=[self.context.table],
+                tables_must_fit=False,
                 on_progress=update,
                 notice=self.notice,
             )

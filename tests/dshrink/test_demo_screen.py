@@ -18,10 +18,10 @@ Show = Callable[..., list[str]]
 
 CLOSENESS = Closeness(
     images=13,
-    agreement={"algebraic": 0.0, "refitted": 46.2},
-    in_top5={"algebraic": 0.0, "refitted": 84.6},
+    agreement_percent={"algebraic": 0.0, "refitted": 46.2},
+    in_top5_percent={"algebraic": 0.0, "refitted": 84.6},
     error={"algebraic": 4.88, "refitted": 0.18},
-    accuracy={},
+    accuracy_percent={},
 )
 
 
@@ -153,7 +153,7 @@ def test_with_weights_the_agreement_is_said_and_no_accuracy(show: Show) -> None:
         "or training, for 46 % (85 % among its first five)"
     ) in said
     assert "accuracy not measured" in said
-    no_logits = replace(CLOSENESS, agreement={}, in_top5={})
+    no_logits = replace(CLOSENESS, agreement_percent={}, in_top5_percent={})
     said = text(show(result(agreement=replace(agreement, closeness=no_logits)), width=None))
     assert "is 4.88; refitted, without labels or training, 0.18" in said
 

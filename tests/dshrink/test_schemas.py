@@ -39,6 +39,7 @@ from dshrink.cli.payloads.networks import (
 )
 from dshrink.cli.payloads.tables import TableData, WrittenTable
 from dshrink.errors import DshrinkError
+from dshrink.merge.activations import ChangedActivations
 from dshrink.merge.agreement import Agreement
 from dshrink.operations.expand import ExpandResult
 from dshrink.operations.finetune import FinetuneResult
@@ -181,12 +182,17 @@ def merge_result() -> MergeResult:
         **dict(keep_mask="01", span_mask="", padding="repad", blocks_merged=1, spans_merged=0),
         **dict(merge_s=0.1, onnx_difference=1e-7, agreement=AGREEMENT, accuracy_percent=70.0),
         **dict(validation_images=10, unreadable={"a.png": "empty"}),
+        activations=ChangedActivations(
+            removed=2, added=1, trained="with", warning="lost", advice=("refit it",)
+        ),
         cost={"macs": (10, 8), "parameters": (5, 6)},
     )
 
 
 SPANS = synthetic_span_table({(0, 1): 2.0, (1, 2): 2.0, (0, 2): 1.0}, mask="11")
-AGREEMENT = Agreement(images=10, unmerged_accuracy=70.0, merged_accuracy=70.0, differing=0)
+AGREEMENT = Agreement(
+    images=10, unmerged_accuracy_percent=70.0, merged_accuracy_percent=70.0, differing=0
+)
 
 
 def refit_result() -> RefitResult:
@@ -195,7 +201,10 @@ def refit_result() -> RefitResult:
         **dict(explained=0.9, error=0.1),
     )
     shares = {"algebraic": 10.0, "refitted": 90.0}
-    close = Closeness(images=4, agreement=shares, in_top5=shares, error=shares, accuracy={})
+    close = Closeness(
+        **dict(images=4, agreement_percent=shares, in_top5_percent=shares, error=shares),
+        accuracy_percent={},
+    )
     return RefitResult(
         **dict(fits=[fit], norms_matched=True, images=8, held_out=close, validation=None),
         **dict(seconds=1.0, weights="w", plan="p", unreadable={}),

@@ -29,10 +29,10 @@ from latency_tables.table import LatencyTable
 MODEL = "test_resnet"
 CLOSENESS = Closeness(
     images=13,
-    agreement={"algebraic": 0.0, "refitted": 46.0},
-    in_top5={"algebraic": 0.0, "refitted": 92.0},
+    agreement_percent={"algebraic": 0.0, "refitted": 46.0},
+    in_top5_percent={"algebraic": 0.0, "refitted": 92.0},
     error={"algebraic": 4.8, "refitted": 0.4},
-    accuracy={},
+    accuracy_percent={},
 )
 
 
@@ -74,13 +74,17 @@ def calls(table: LatencyTable, small: Network, monkeypatch: pytest.MonkeyPatch) 
     def refit(network: Network, plan: Any, data: str, folder: Path, **more: Any) -> Any:
         found.append(f"refit {Path(data).name}")
         folder.mkdir()
-        agreement = '"images": 13, "agreement": {"algebraic": 0.0, "refitted": 46.0}'
-        rest = '"in_top5": {"algebraic": 0.0, "refitted": 92.0}, "accuracy": {}'
+        agreement = '"images": 13, "agreement_percent": {"algebraic": 0.0, "refitted": 46.0}'
+        rest = '"in_top5_percent": {"algebraic": 0.0, "refitted": 92.0}, "accuracy_percent": {}'
         error = '"error": {"algebraic": 4.8, "refitted": 0.4}'
         (folder / "refit.json").write_text(
             f'{{"mask": "{plan.mask}", "held_out": {{{agreement}, {rest}, {error}}}}}'
         )
         return SimpleNamespace(result=SimpleNamespace(held_out=CLOSENESS))
+
+    def refittable(network: Network) -> None:
+        if network.weights == "random":
+            raise DshrinkError("random weights have nothing to keep")
 
     def bench(networks: Any, file: Path, target: Any, **more: Any) -> list[BenchmarkResult]:
         found.append("bench")
@@ -92,7 +96,7 @@ def calls(table: LatencyTable, small: Network, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(demo, "profile_network", profile)
     monkeypatch.setattr(demo, "merge_by_plan", merged)
     monkeypatch.setattr(demo, "refit_by_plan", refit)
-    monkeypatch.setattr(demo, "require_refittable", lambda network: None)
+    monkeypatch.setattr(demo, "require_refittable", refittable)
     monkeypatch.setattr(demo, "bench_networks", bench)
     return found
 
@@ -171,10 +175,11 @@ def test_weights_that_cannot_be_had_are_random_and_say_so_once(
     (line,) = notices
     assert line.startswith("no weights here") and "the weights are random" in line
     assert steps.refit(table) is None
+    assert notices[1:] == ["no refit: random weights have nothing to keep"]
     # A run that goes on stays with them.
     Demo.of(request, notice=notices.append)
     assert calls[2:] == ["load random"]
-    assert len(notices) == 1
+    assert len(notices) == 2
     with pytest.raises(NetworkError, match="no weights here"):
         Demo.of(replace(request, folder=tmp_path / "other", or_random=False))
 
