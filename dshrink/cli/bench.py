@@ -70,7 +70,11 @@ def command(
     options.warn_of_plain_tcp(scheduler)
     target = options.call(context, Target)
     choice = options.call(context, ModelChoice, model=networks[0])
-    results = options.run(context, bench_networks, "benchmark", choice=choice, target=target)
+    if sweep and not options.was_given(context, "batches"):
+        batches = None
+    results = options.run(
+        context, bench_networks, "benchmark", choice=choice, target=target, batches=batches
+    )
     if json:
         from dshrink.cli.payloads.networks import BenchData
 

@@ -13,12 +13,14 @@ import typer
 from dshrink.cli import (
     bench,
     chain,
+    config,
     data,
     demo,
     devices,
     expand,
     finetune,
     importance,
+    init,
     merge,
     paper,
     plot,
@@ -30,6 +32,7 @@ from dshrink.cli import (
     search,
     table,
 )
+from dshrink.cli.configuration import load_configuration
 from dshrink.cli.console import err, errors, fail, out, set_verbose
 from dshrink.version import __version__
 
@@ -46,6 +49,7 @@ PANELS = {
     "Search and merge": (importance, search, merge, refit),
     "Train": (data, finetune, expand),
     "Show": (report, chain, table, plot, schema),
+    "Settings": (init, config),
 }
 
 app = typer.Typer(
@@ -60,7 +64,10 @@ for panel, commands in PANELS.items():
         if hasattr(command, "app"):
             app.add_typer(command.app, name=name, rich_help_panel=panel)
         else:
-            app.command(name=name, rich_help_panel=panel)(command.command)
+            settings = getattr(command, "PARSING", None)
+            app.command(name=name, rich_help_panel=panel, context_settings=settings)(
+                command.command
+            )
 
 
 def _print_version(asked: bool) -> None:
@@ -71,6 +78,7 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def options_of_all(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="print the version"),
@@ -85,6 +93,8 @@ def options_of_all(
     ] = False,
 ) -> None:
     set_verbose(verbose)
+    context.obj = load_configuration(context.command)
+    context.default_map = context.obj.default_map
 
 
 def main() -> None:

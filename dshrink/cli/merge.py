@@ -92,7 +92,8 @@ def _agreement(found: Agreement) -> Iterator[str]:
         yield (
             f"top-1 accuracy on {found.images} validation images: {whole}"
             f"{found.unmerged_accuracy_percent:.2f} % before the merge, "
-            f"{found.merged_accuracy_percent:.2f} % after it; top-1 agreement on {found.images - found.differing} of {found.images}"
+            f"{found.merged_accuracy_percent:.2f} % after it; top-1 agreement on "
+            f"{found.images - found.differing} of {found.images}"
         )
     else:
         same = found.images - found.differing

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 def command(
+    context: typer.Context,
     recipe: Annotated[
         str | None,
         typer.Argument(metavar="RECIPE", help="a name of `dshrink run --list`, or a file *.toml"),
@@ -71,6 +72,7 @@ def command(
             min=1, help="trainings in parallel; default: one per core without a GPU, else one"
         ),
     ] = None,
+    log_with: train_options.LogWith = None,
     unreadable: train_options.OnUnreadable = Unreadable.SKIP,
     allow_unfit: options.AllowUnfit = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list the steps, run nothing")] = False,
@@ -94,9 +96,11 @@ def command(
         return
     if recipe is None:
         raise DshrinkError("give a RECIPE; `dshrink run --list` names them")
-    whole = load_recipe(recipe)
+    whole = load_recipe(recipe).logged(log_with or ())
     given = {"device": device, "runtime": runtime, "precision": precision, "batch": batch}
     asked = {name: v for name, v in {**given, "threads": threads}.items() if v is not None}
+    if table is not None:  # it knows better than a file of options, which is for all tables
+        asked = {name: v for name, v in asked.items() if options.was_given(context, name)}
     request = StudyRequest(
         recipe=whole.changed(rows=_names(rows), seeds=_numbers(seeds)),
         whole=whole,

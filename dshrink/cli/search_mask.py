@@ -59,6 +59,7 @@ def mask(
     loaders: train_options.Loaders = None,
     unreadable: train_options.OnUnreadable = Unreadable.SKIP,
     checkpoint_steps: train_options.CheckpointSteps = None,
+    log_with: train_options.LogWith = None,
     seed: train_options.Seed = None,
     json: options.Json = False,
 ) -> None:

@@ -24,7 +24,11 @@ from torch import nn
 from dshrink.errors import NetworkError, first_line
 from dshrink.network.downloads import downloaded, quiet
 from dshrink.network.references import FORMS, USUAL_CHANNELS, ModelChoice, Reference, Source
-from dshrink.network.tracing import import_timm, import_torchvision_models
+from dshrink.network.tracing import (
+    declare_missing_operators,
+    import_timm,
+    import_torchvision_models,
+)
 from dshrink.network.user_code import users_errors
 
 PRETRAINED = "pretrained"
@@ -217,6 +221,7 @@ def _logits_of(model: nn.Module) -> nn.Module:
 
 def _factory(choice: ModelChoice) -> nn.Module:
     at, name = choice.reference, choice.name
+    declare_missing_operators()  # it may import timm
     module = _file_module(at, name) if at.is_file else _named_module(at, name)
     found: Any = module
     for part in at.factory.split("."):

@@ -57,7 +57,7 @@ def expand_network(
     The same call resumes an interrupted run. None in all processes but the first. Raises as
     ``expand_and_shrink``.
     """
-    require_trainable(choice)
+    require_trainable(choice, settings)
     images, network = open_both(data, replace(choice, seed=settings.seed), notice)
     expanded = choose(network, rule, layers)
     feed = feed_of(images, network, settings, unreadable)

@@ -84,6 +84,8 @@ _PICTURES = (
 )
 _ALL = (
     _schema("chain", "networks:ChainData", "convolutions, blocks and spans of networks"),
+    _schema("config", "configuration:ConfigData", "options and where their values come from"),
+    _schema("init", "configuration:InitData", "the file of options that was written"),
     _schema("data_digits", "networks:DigitsData", "the folder of digits that was written"),
     _schema(
         "devices_list", "devices:DevicesData", "the devices of the catalog and of devices.toml"

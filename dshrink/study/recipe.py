@@ -238,6 +238,19 @@ class Recipe:
         narrower = self.narrower if "width" in rows else ()
         return replace(self, rows=rows, seeds=tuple(seeds) or self.seeds, narrower=narrower)
 
+    def logged(self, log_with: Sequence[str]) -> Recipe:
+        """The recipe with all its trainings told to these trackers where some are given."""
+        names = ("finetune", "search", "distilled", "pretrain")
+        trainings = {name: training for name in names if (training := getattr(self, name))}
+        told = {name: replace(one, log_with=tuple(log_with)) for name, one in trainings.items()}
+        return replace(self, **told) if log_with else self
+
+    @property
+    def log_with(self) -> tuple[str, ...]:
+        """The trackers of all its trainings."""
+        trainings = (self.finetune, self.search, self.distilled, self.pretrain)
+        return tuple(dict.fromkeys(name for one in trainings if one for name in one.log_with))
+
     def with_all_of(self, other: Recipe) -> Recipe:
         """The recipe with the rows and seeds of another one, a ``changed`` one, besides its own."""
         return self.changed(

@@ -40,13 +40,20 @@ def open_both(data: str, choice: ModelChoice, notice: Notice = no_notice) -> tup
     return images, network
 
 
-def require_trainable(choice: ModelChoice) -> None:
-    """Raise NetworkError for a network whose trained weights could not be given back."""
+def require_trainable(choice: ModelChoice, settings: Training | None = None) -> None:
+    """Raise NetworkError for a network whose trained weights could not be given back.
+
+    With ``settings`` also TrainError where they ask for a tracker that is not installed.
+    """
     if choice.reference.source is Source.ONNX:
         raise NetworkError(
             f"{choice.name}: an ONNX file is not trained here, for its weights could not go back "
             "into it: train the network in PyTorch (FILE.py:FACTORY), and export it again"
         )
+    if settings is not None and settings.log_with:
+        from dshrink.train.trackers import require_trackers  # Accelerate takes a second to import
+
+        require_trackers(settings.log_with)
 
 
 def feed_of(

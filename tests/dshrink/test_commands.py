@@ -65,7 +65,16 @@ def test_help_at_80_columns_cuts_no_word_and_names_required_options_first(
 
 
 def test_a_command_that_prints_a_table_takes_wide() -> None:
-    for name in ("bench", "chain", "demo", "devices list", "run", "table compare", "table show"):
+    for name in (
+        "bench",
+        "chain",
+        "config",
+        "demo",
+        "devices list",
+        "run",
+        "table compare",
+        "table show",
+    ):
         assert [
             " --wide" in one for one in command_lines() if one.startswith(f"dshrink {name} ")
         ] == [True]

@@ -267,6 +267,8 @@ IMPORTANCE, TIMES = "importance.csv", "times.csv"
 #: Words of a command for each of the others, run in a folder with the files above.
 COMMANDS: dict[str, tuple[object, ...]] = {
     "chain": ("chain", *NETWORK),
+    "config": ("config", "profile"),
+    "init": ("init",),
     "data_digits": ("data", "digits", "--out", "digits"),
     "devices_list": ("devices", "list"),
     "devices_show": ("devices", "show", "tx2"),

@@ -155,7 +155,11 @@ REFIT = {
     "padding": "repad",
     "images": 205,
     "seconds": 12.0,
-    "held_out": {"images": 51, "agreement": {"algebraic": 17.6, "refitted": 98.0}, "accuracy": {}},
+    "held_out": {
+        "images": 51,
+        "agreement_percent": {"algebraic": 17.6, "refitted": 98.0},
+        "accuracy_percent": {},
+    },
     "validation": None,
 }
 EXPERIMENT = {
