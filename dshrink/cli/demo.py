@@ -60,17 +60,18 @@ def command(
     Run the same command again to resume an interrupted run.
     """
     from dshrink.network.references import ModelChoice
-    from dshrink.operations.demo import Demo, DemoRequest
     from profiler.target import Target
 
     say = notice if json else out.print
     say(f"1 of 6: load {model}")
     choice = ModelChoice(model=model, resolution=resolution, weights=weights or "pretrained")
     target = options.call(context, Target)
-    request = DemoRequest(
-        choice=choice, folder=folder, or_random=weights is None, data=data, target=target
-    )
     with progress(f"load {model}"):
+        from dshrink.operations.demo import Demo, DemoRequest  # torch takes seconds
+
+        request = DemoRequest(
+            choice=choice, folder=folder, or_random=weights is None, data=data, target=target
+        )
         demo = Demo.of(request, notice=notice, progress=progress)
 
     say("2 of 6: measure its blocks, original and merged, and whole networks on this machine")

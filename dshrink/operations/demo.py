@@ -1,25 +1,30 @@
 """The whole journey with one network on this machine, step by step: ``dshrink demo``.
 
 Each step is an operation that has a command of its own, and finds in the folder what it has done
-before. Budgets are shares of what the table says that merging can save, so that they are in reach
-of any network and device.
+before.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
 from dshrink.errors import DshrinkError, NetworkError
-from dshrink.network.models import Network, load, weights_digest
+from dshrink.network.models import Network, load
 from dshrink.network.references import ModelChoice
 from dshrink.operations.bench import bench_networks
 from dshrink.operations.bench_networks import network_of_file
+from dshrink.operations.demo_folder import (
+    certificate_of,
+    keep_state,
+    known_closeness,
+    read_object,
+    state_of,
+)
+from dshrink.operations.demo_plans import budgets_ms, mild_plan, padding_of
 from dshrink.operations.demo_results import DemoAgreement, DemoNetwork, DemoResult
 from dshrink.operations.figures import plot_blocks, plot_kept, plot_predicted, plot_throughput
 from dshrink.operations.merge import merge_by_plan
@@ -30,37 +35,19 @@ from dshrink.operations.search import search_blocks
 from dshrink.operations.study import OpenProgress, no_bar
 from dshrink.plots import save_figure
 from dshrink.progress import Notice, no_notice
-from dshrink.refit.agreement import Closeness
 from dshrink.refit.photographs import write_photographs
 from dshrink.result_notes import result_notes
 from dshrink.results import BenchmarkResult
-from dshrink.search.binding import plan_from_table
-from dshrink.search.goal import keep_mask, savings_ms, smallest_latency
 from dshrink.search.plan import Plan, save_plan
-from latency_tables.files import write_atomically
-from latency_tables.opspec import Add
 from latency_tables.predictor import predict
-from latency_tables.records import convert_record
 from latency_tables.table import LatencyTable
 from latency_tables.trust import verdict_line
 from profiler.target import HERE, Target, batch_on
 
-#: Of what merging can save, so much is asked for: MobileNetV2-1.4 becomes 1.2, 1.3 and 1.45 times
-#: as fast on a CPU.
-SHARES = (0.5, 0.7, 0.95)
-#: A saving that is smaller than this part of the network is none to show.
-LEAST_SAVING = 0.02
 #: Measuring ends after so many seconds, however restless the machine is.
 PROFILE_LIMIT_S = 120.0
-#: So many blocks are refitted.
-MILD = 3
 #: Crops of the photographs: as many as a refit of some blocks takes seconds for.
 REFIT_IMAGES = 64
-STATE = "demo.json"
-
-
-class DemoError(DshrinkError):
-    """A folder of another demo, or a network that merging makes no faster here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +90,7 @@ class Demo:
     ) -> Demo:
         """Load the network. Raises DemoError where the folder holds another demo."""
         network = _loaded(request, notice)
-        _keep_state(request, network)
+        keep_state(request.folder, network, request.data)
         return cls(request=request, network=network, notice=notice, progress=progress)
 
     def measure_table(self) -> LatencyTable:
@@ -151,7 +138,9 @@ class Demo:
                     plan=plan,
                     plan_file=plan_file,
                     file=file,
-                    certificate=float(_read(_certificate(file))["network_float64"]["relative"]),
+                    certificate=float(
+                        read_object(certificate_of(file))["network_float64"]["relative"]
+                    ),
                 )
                 done.append(shrunk)
                 update(number, len(plans), file.name)
@@ -168,14 +157,14 @@ class Demo:
         except DshrinkError as error:
             self.notice(f"no refit: {error}")
             return None
-        plan = self.mild(table)
+        plan = mild_plan(self.network, table)
         folder = self.request.folder / "refit"
         data = self.request.data
         if data is None:
             photographs = self.request.folder / "photographs"
             write_photographs(photographs)
             data = str(photographs)
-        closeness = _known_closeness(folder / REPORT, plan)
+        closeness = known_closeness(folder / REPORT, plan)
         if closeness is None:
             with self.progress("refit") as update:
                 closeness = refit_by_plan(
@@ -265,7 +254,7 @@ class Demo:
         folder = self.request.folder
         found = [folder / "table" / "table.json", folder / "results.csv"]
         for one in shrunk:
-            found += [one.plan_file, _certificate(one.file)]
+            found += [one.plan_file, certificate_of(one.file)]
         refit = folder / "refit" / REPORT
         return [*found, refit] if refit.exists() else found
 
@@ -273,110 +262,24 @@ class Demo:
     def _batch(self) -> int:
         return batch_on(self.request.target)
 
-    def mild(self, table: LatencyTable) -> Plan:
-        """The ``MILD`` blocks with a skip that save most; if there are none, the one that does."""
-        padding = padding_of(table)
-        savings = savings_ms(table, padding)
-        order = sorted(savings, key=lambda block: (-savings[block], block))
-        ops = self.network.spec.ops
-        skips = {
-            block.index
-            for block in self.network.blocks
-            if any(isinstance(op, Add) for op in ops[block.first : block.last + 1])
-        }
-        merged = [block for block in order if block in skips and savings[block] > 0][:MILD]
-        mask = keep_mask(table.block_count, merged or order[:1])
-        return plan_from_table(table, predict(table, mask, padding), method="greedy")
-
     def _is_merged(self, plan: Plan, file: Path) -> bool:
         """Whether this plan's file, and its certificate, are there."""
-        if not (file.exists() and _certificate(file).exists()):
+        if not (file.exists() and certificate_of(file).exists()):
             return False
         facts = network_of_file(file, self._batch).facts
         return (facts.keep_mask, facts.padding) == (plan.mask, plan.padding)
-
-
-def budgets_ms(table: LatencyTable) -> tuple[float, ...]:
-    """Latency budgets that reach ``SHARES`` of what merging can save.
-
-    Raises DemoError where that is next to nothing.
-    """
-    whole_ms = predict(table, table.forms.base).latency_ms
-    saved_ms = whole_ms - smallest_latency(table, padding_of(table)).latency_ms
-    if saved_ms < LEAST_SAVING * whole_ms:
-        raise DemoError(
-            f"{table.model}: merging saves {max(saved_ms, 0.0):.3g} of {whole_ms:.4g} ms on "
-            f"{table.conditions.device} with {table.conditions.runtime}, too little to show: "
-            "choose another --model"
-        )
-    # Three digits, of which rounding must not take the plan that is asked for.
-    return tuple(float(f"{whole_ms - share * saved_ms:.3g}") for share in SHARES)
-
-
-def padding_of(table: LatencyTable) -> str:
-    """Bias maps are exact to the last pixel, but not every network has them; then the paper's."""
-    has_maps = any(row.kind == "merged_bias_map" for row in table.rows)
-    return "bias_map" if has_maps else "repad"
 
 
 def _loaded(request: DemoRequest, notice: Notice) -> Network:
     choice = request.choice
     if not request.or_random:
         return load(choice, notice)
-    if _state(request.folder).get("weights") != "random":
+    if state_of(request.folder).get("weights") != "random":
         try:
             return load(replace(choice, weights="pretrained"), notice)
         except NetworkError as error:
-            notice(f"{error}; until then the weights are random, which speed does not depend on")
+            why = str(error).partition(";")[0]
+            notice(
+                f"{why}: random ones stand in, on which speed does not depend; or --weights FILE"
+            )
     return load(replace(choice, weights="random"), notice)
-
-
-def _state(folder: Path) -> dict[str, Any]:
-    """What the demo in the folder is about; empty where there is none."""
-    return _read(folder / STATE) if (folder / STATE).exists() else {}
-
-
-def _keep_state(request: DemoRequest, network: Network) -> None:
-    now = {
-        "model": network.name,
-        "resolution": list(network.resolution),
-        "weights": network.weights,
-        "weights_digest": weights_digest(network.module),
-        "data": request.data,
-    }
-    known = _state(request.folder)
-    differing = [name for name in now if known and known.get(name) != now[name]]
-    if differing:
-        name = differing[0]
-        raise DemoError(
-            f"{request.folder} holds a demo with {name.replace('_', ' ')} {known.get(name)}, now "
-            f"{now[name]}: choose another folder with --out, or remove that one"
-        )
-    request.folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(request.folder / STATE, json.dumps(now, indent=2) + "\n")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise DemoError(f"{path}: cannot be read ({error}): remove it, and run again") from None
-    if not isinstance(found, dict):
-        raise DemoError(f"{path}: holds something else: remove it, and run again")
-    return found
-
-
-def _certificate(file: Path) -> Path:
-    return file.with_name(f"{file.name}.certificate.json")
-
-
-def _known_closeness(report: Path, plan: Plan) -> Closeness | None:
-    """What the refit in the folder has found, if it is of this plan."""
-    if not report.exists():
-        return None
-    found = _read(report)
-    if found.get("mask") != plan.mask:
-        return None
-    return convert_record(
-        found["held_out"], Closeness, where=str(report), error=DemoError, fix="remove it"
-    )
