@@ -20,12 +20,12 @@ from urllib.request import Request, urlopen
 
 from dshrink.errors import NetworkError, first_line
 from dshrink.network.references import ModelChoice, Source
+from dshrink.network.tracing import import_torchvision_models
 
 Made = TypeVar("Made")
 
 #: So long a host may take to answer, its name to be looked up included.
 PATIENCE_S = 5.0
-TORCHVISION_URL = "https://download.pytorch.org"
 
 
 def downloaded(choice: ModelChoice, make: Callable[[], Made]) -> Made:
@@ -34,7 +34,7 @@ def downloaded(choice: ModelChoice, make: Callable[[], Made]) -> Made:
     Raises NetworkError, one line that says what to do.
     """
     at_torchvision = choice.reference.source is Source.TORCHVISION
-    url = TORCHVISION_URL if at_torchvision else hub_url()
+    url = torchvision_url(choice.reference.place) if at_torchvision else hub_url()
     # A folder of transformers' is here already.
     asking = nullcontext("") if choice.reference.is_file else short_of(url)
     with quiet(), asking as missing:
@@ -62,6 +62,12 @@ def quiet() -> Iterator[None]:
 def hub_url() -> str:
     """Where the hub's client downloads from: HF_ENDPOINT, else huggingface.co."""
     return str(_hub().ENDPOINT)
+
+
+def torchvision_url(name: str) -> str:
+    """Where torchvision downloads the weights of a network from."""
+    weights = import_torchvision_models().get_model_weights(name)
+    return str(next(iter(weights)).url)
 
 
 def _hub() -> Any:
