@@ -17,11 +17,11 @@ from latency_tables.wording import counted
 #: A level that moved by more than this is told.
 DRIFT_PERCENT = 1.5
 OWN = (
-    "$ dshrink profile MODEL --out table",
-    "$ dshrink search greedy MODEL --table table --budget-ms N --out plan.json",
-    "$ dshrink merge MODEL --plan plan.json --weights FILE --out shrunk.onnx",
+    "dshrink profile MODEL --out table",
+    "dshrink search greedy MODEL --table table --budget-ms N --out plan.json",
+    "dshrink merge MODEL --plan plan.json --weights FILE --out shrunk.onnx",
 )
-TUNE = "$ dshrink finetune MODEL --plan plan.json --data DIR --out tuned"
+TUNE = "dshrink finetune MODEL --plan plan.json --data DIR --out tuned"
 
 
 def print_demo(result: DemoResult, *, wide: bool = False) -> None:

@@ -115,7 +115,7 @@ def test_the_screen_fits_80_columns_and_40_lines_and_cuts_no_number(
         assert f"{network.result.predicted_ms:.2f} +- " in said
     for name in ("shrunk1.onnx", "13/17", "11.9 ms", "demo/report.html", "demo/pictures"):
         assert name in said
-    assert [line.strip() for line in lines if line.startswith("  $ dshrink")] == [
+    assert [line.strip() for line in lines if line.startswith("  dshrink")] == [
         *render_demo.OWN,
         render_demo.TUNE,
     ]
