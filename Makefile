@@ -1,5 +1,5 @@
 # Two commands do everything, installation included:
-#   make demo   train a small network, profile it on this machine, shrink it, prove it, measure it, draw it
+#   make demo   measure a network on this machine, merge it for three budgets, prove it, measure it, show it
 #   make test   lint, type-check, test
 #
 # PYTHON  the interpreter to make the environment with (3.11 or later)
