@@ -171,6 +171,7 @@ GIVEN = given_commands()
 def test_a_command_of_the_documentation_parses(page: str, text: str) -> None:
     del page
     command, words = get_command(entry.app), shlex.split(text, comments=True)
+    words = [word for word in words if word != entry.SHOW_CONFIG]
     while hasattr(command, "commands"):
         command, words = command.commands[words[0]], words[1:]
     command.make_context("dshrink", words)
