@@ -719,7 +719,35 @@ def test_models_whose_names_are_alike_keep_their_own_engines(tmp_path: Path) -> 
     assert kept == {b"a.onnx", b"a.onnx.b", b"ab.onnx", b"another"}
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_a_build_warns_of_is_not_why_it_failed(
+    install: Install, save: Callable[[bytes], str], version: str
+) -> None:
+    """Every build skips tactics that want too much memory."""
+    trt, runtime = install(version)
+    trt.world.fails["build"] = "10: Could not find any implementation for node t1/Conv."
+    error = failure(runtime, save(models.convolution()))
+    assert error.kind == "runtime_error" and "insufficient" not in error.message
+
+
 # Which machines
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("what", ["Builder", "Runtime"])
+def test_a_driver_that_does_not_fit_is_missing_with_the_warning_that_says_so(
+    install: Install, save: Callable[[bytes], str], version: str, what: str
+) -> None:
+    trt, runtime = install(version)
+    trt.world.fails[what] = (
+        "CUDA initialization failure with error: 35. Please check your CUDA installation"
+    )
+    error = failure(runtime, save(models.convolution()))
+    assert error.kind == "missing_runtime"
+    assert f"TensorRT {version} does not start on Simulated H200" in error.message
+    assert "CUDA initialization failure with error: 35" in error.message
+    assert "serves CUDA 12.4" in error.advice
+    assert trt.world.gpu.memory == {}
 
 
 def test_without_a_gpu_tensorrt_is_never_imported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -353,6 +353,7 @@ FAULTS: dict[str, tuple[str, str]] = {
     "memory": ("out_of_memory", "8589934592"),
     "old gpu": ("missing_runtime", "SM 70 is not supported"),
     "no gpu": ("missing_runtime", "no CUDA-capable device"),
+    "old driver": ("missing_runtime", "CUDA initialization failure with error: 35"),
     "other": ("runtime_error", "Could not find any implementation"),
     "crash": ("worker_crashed", "SIGSEGV"),
     "does not save": ("runtime_error", "save the engine"),

@@ -14,7 +14,7 @@ from .world import World
 
 class Runtime:
     def made(self: Any, logger: Any) -> None:
-        self._world.need_gpu("Runtime")
+        self._world.made("Runtime", logger)
         self.__dict__["_logger"] = logger
         self._world.note_end(self, "Runtime")
 

@@ -15,7 +15,7 @@ from ...checks import RequestError, bad_model, bad_request
 from ...cuda.clocks import EventClocks
 from ...protocol import Rule
 from .. import Options, Prepared
-from . import api, inspection
+from . import api, build, inspection
 from .api import Capabilities, Tensor
 
 #: Bytes an element, and how ``struct`` calls it; types without a name cannot be inputs here.
@@ -136,8 +136,7 @@ class Engine(Prepared):
 
     def _prepare(self, plan: bytes) -> None:
         free = self._gpu.memory_free_bytes()
-        del self._logger.errors[:]
-        self._runtime = self._trt.Runtime(self._logger)
+        self._runtime = build.make(self._trt.Runtime, self._able, self._logger, self._gpu.info)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise RuntimeError(f"TensorRT does not take the engine: {self._logger.last()}")

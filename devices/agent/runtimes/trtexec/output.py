@@ -17,12 +17,15 @@ MEMORY = re.compile(
 )
 OPTION = re.compile(r"^(?:\[[^]]*\] \[I\] )?([A-Z][\w -]*): (Enabled|Disabled)\s*$", re.M)
 ERROR_LINE = re.compile(r"^(?:\[[^]]*\] )?\[E\] (.*)$", re.M)
+WARNING_LINE = re.compile(r"^(?:\[[^]]*\] )?\[W\] (.*)$", re.M)
 UNKNOWN_OPTION = re.compile(r"Unknown option: (\S+)")
 NOT_JSON = re.compile(r"(:\s*)-?(?:nan|inf)\b")
 GRAPH_IGNORED = "--useCudaGraph flag has been ignored"
 #: The cause comes up to five lines before the last.
 LAST_ERRORS = 6
 
+#: What it says of a driver that does not fit it, in all versions as a warning alone.
+NO_DRIVER = r"no CUDA-capable device|driver version is insufficient|CUDA initialization failure"
 #: Words of its errors -> what kind of error that is, and how to fix it.
 KINDS: List[Tuple[str, str, str]] = [
     (
@@ -36,7 +39,7 @@ KINDS: List[Tuple[str, str, str]] = [
         "install a TensorRT that supports this GPU: 10.4 is the last one for a V100",
     ),
     (
-        r"no CUDA-capable device|driver version is insufficient|CUDA initialization failure",
+        NO_DRIVER,
         "missing_runtime",
         "nvidia-smi must show a GPU, with a driver that is new enough for this TensorRT",
     ),
@@ -154,7 +157,9 @@ def layers(written: str) -> List[Tuple[str, int]]:
 def error(said: str, status: int, what: str) -> RequestError:
     """What went wrong, from its last words."""
     lines = ERROR_LINE.findall(said) or said.strip().splitlines()[-1:]
-    words = "; ".join(line.strip() for line in lines[-LAST_ERRORS:]) or "it said nothing"
+    causes = [line for line in WARNING_LINE.findall(said) if re.search(NO_DRIVER, line)]
+    lines = causes[-1:] + lines[-LAST_ERRORS:]
+    words = "; ".join(line.strip() for line in lines) or "it said nothing"
     unknown = UNKNOWN_OPTION.findall(said)
     if unknown:
         return UnknownOptionError(unknown)

@@ -309,6 +309,11 @@ def main() -> None:
     if fault == "crash":
         sys.stdout.flush()
         os.kill(os.getpid(), signal.SIGSEGV)
+    if fault == "old driver":
+        warn(
+            "[TRT] CUDA initialization failure with error: 35. Please check your CUDA installation"
+        )
+        failed("Failed to create engine from model or file.", "Engine set up failed")
     if fault == "no gpu":
         failed("Cuda failure: no CUDA-capable device is detected")
     info("Selected Device: NVIDIA TITAN Fake")
