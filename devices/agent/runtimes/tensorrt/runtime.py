@@ -113,7 +113,7 @@ class TensorRT(Runtime):
 
     def _import(self) -> Any:
         if self._trt is None:
-            with starting("TensorRT", "tensorrt (a Jetson: use JetPack's Python)"):
+            with starting("TensorRT", "tensorrt-cu12 (a Jetson: use JetPack's Python)"):
                 self._trt = importlib.import_module("tensorrt")
         return self._trt
 
