@@ -20,7 +20,10 @@ ERROR_LINE = re.compile(r"^(?:\[[^]]*\] )?\[E\] (.*)$", re.M)
 WARNING_LINE = re.compile(r"^(?:\[[^]]*\] )?\[W\] (.*)$", re.M)
 UNKNOWN_OPTION = re.compile(r"Unknown option: (\S+)")
 NOT_JSON = re.compile(r"(:\s*)-?(?:nan|inf)\b")
-GRAPH_IGNORED = "--useCudaGraph flag has been ignored"
+#: A graph that was not recorded: up to 10.16 "The specified --useCudaGraph flag has been ignored. The
+#: inference will be launched without using CUDA graph launch.", from 11.0 on "CUDA graph capture
+#: failed. ..."; any other warning or error about a graph is taken for the same.
+GRAPH_FAILED = re.compile(r"^(?:\[[^]]*\] )?\[[WE]\] .*CUDA graph", re.M | re.I)
 #: The cause comes up to five lines before the last.
 LAST_ERRORS = 6
 
@@ -114,7 +117,7 @@ def check_options(said: str, launch: str) -> None:
             f"trtexec did not time what was asked for; it says: {', '.join(wrong)}",
             "this version of trtexec may have other flags than we know: use the tensorrt runtime",
         )
-    if launch == "cuda_graph" and GRAPH_IGNORED in said:
+    if launch == "cuda_graph" and GRAPH_FAILED.search(said):
         raise RequestError(
             "runtime_error",
             "trtexec could not record this model as a CUDA graph and timed plain launches",

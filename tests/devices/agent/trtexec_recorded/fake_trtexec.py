@@ -323,7 +323,22 @@ def main() -> None:
         "CPU +0, GPU +80, now: CPU 0, GPU 266 (MiB)"
     )
     if done["CUDA Graph"] and fault == "graph":
-        warn("The specified --useCudaGraph flag has been ignored. The inference will be launched ")
+        warn(
+            "The built TensorRT engine contains operations that are not permitted under CUDA graph "
+            "capture mode."
+        )
+        if release >= (11, 0):
+            warn(
+                "CUDA graph capture failed. The inference will be launched without using CUDA "
+                "graph."
+            )
+        else:
+            warn(
+                "The specified --useCudaGraph flag has been ignored. The inference will be "
+                "launched without using CUDA graph launch."
+            )
+    elif done["CUDA Graph"] and release >= (11, 0):
+        info("Successfully captured CUDA graph for the current execution context. When profiling ")
     export(options, "--exportLayerInfo", layer_info(engine))
     export(options, "--exportTimes", times(options, done["CUDA Graph"]))
     export(options, "--exportProfile", profile())
