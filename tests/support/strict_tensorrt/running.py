@@ -100,7 +100,10 @@ class EngineInspector:
     def get_engine_information(self: Any, format: Any) -> str:
         if format.name != "JSON":
             return "a line a layer"
-        return json.dumps(_information(self._world, self._engine))
+        text = json.dumps(_information(self._world, self._engine))
+        if self._world.version.startswith("8.6.0"):  # issue 2779 of NVIDIA/TensorRT
+            text = text.replace('"LayerType": "', '"LayerType": "\x01\x1f')
+        return text
 
 
 class IExecutionContext:

@@ -77,9 +77,9 @@ class Inspected(NamedTuple):
 
 
 def inspect(text: str) -> Inspected:
-    """Read an inspector's JSON."""
+    """Read an inspector's JSON; that of 8.6.0 holds control characters (issue 2779 of TensorRT)."""
     try:
-        found = json.loads(text)
+        found = json.loads(text, strict=False)
         layers = found["Layers"]
     except (ValueError, KeyError, TypeError) as error:
         raise RequestError(

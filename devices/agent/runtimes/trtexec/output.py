@@ -174,9 +174,9 @@ def error(said: str, status: int, what: str) -> RequestError:
 
 
 def read_json(written: str, flag: str) -> Any:
-    """Parse what it wrote; streams of C++ write nan and inf, which JSON lacks."""
+    """Parse what it wrote; streams of C++ write nan, inf and control characters, which JSON lacks."""
     try:
-        return json.loads(NOT_JSON.sub(r"\1null", written))
+        return json.loads(NOT_JSON.sub(r"\1null", written), strict=False)
     except ValueError as bad:
         raise _unreadable(flag, str(bad)) from bad
 

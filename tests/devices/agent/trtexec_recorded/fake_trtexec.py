@@ -279,7 +279,10 @@ def layer_info(engine: dict[str, Any]) -> str:
         }
         for index, name in enumerate(LAYERS)
     ]
-    return json.dumps({"Layers": layers, "Bindings": ["image", "result"]})
+    text = json.dumps({"Layers": layers, "Bindings": ["image", "result"]})
+    if release == (8, 6):  # issue 2779 of NVIDIA/TensorRT
+        text = text.replace('"TacticName": "', '"TacticName": "\x01\x1f')
+    return text
 
 
 def export(options: dict[str, str], flag: str, content: str) -> None:
