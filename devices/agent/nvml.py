@@ -59,10 +59,11 @@ class _ProcessOfInstance(ctypes.Structure):
     _fields_ = [("pid", c_uint), ("used", c_ulonglong), ("gpu", c_uint), ("compute", c_uint)]
 
 
-#: The newest name first; each goes with a structure.
+#: Each goes with a structure. ``_v3`` is not the first: the drivers 535.43 to 535.86 return larger
+#: records from it (issues 79 and 89 of nvitop), and all that have it have ``_v2``.
 _PROCESS_FUNCTIONS = (
-    ("nvmlDeviceGetComputeRunningProcesses_v3", _ProcessOfInstance),
     ("nvmlDeviceGetComputeRunningProcesses_v2", _ProcessOfInstance),
+    ("nvmlDeviceGetComputeRunningProcesses_v3", _ProcessOfInstance),
     ("nvmlDeviceGetComputeRunningProcesses", _Process),
 )
 _FUNCTIONS: Dict[str, List[Any]] = {

@@ -35,6 +35,8 @@ PROCESSES = {
     "nvmlDeviceGetComputeRunningProcesses_v2": 24,
     "nvmlDeviceGetComputeRunningProcesses_v3": 24,
 }
+#: Drivers whose records of ``_v3`` are larger than nvml.h says, and by how much.
+LARGER_V3 = (("535.43.02", "535.54.03", "535.86.05"), 8)
 
 
 class FakeNvml:
@@ -117,8 +119,12 @@ class _Function:
         room, count.value = count.value, len(processes)
         if len(processes) > room:
             return INSUFFICIENT_SIZE
+        size = PROCESSES[self.name]
+        if self.name.endswith("_v3") and self.library.facts["driver"] in LARGER_V3[0]:
+            size += LARGER_V3[1]
         for place, (pid, used) in enumerate(processes):
-            found[place].pid, found[place].used = pid, used
+            one = found._type_.from_buffer(found, place * size)
+            one.pid, one.used = pid, used
         return 0
 
 

@@ -139,9 +139,19 @@ def test_the_reasons_are_read_by_their_old_name_too(install) -> None:
     assert facts["throttle_bits"] is facts["slowed_by"] is facts["power_capped"] is None
 
 
+@pytest.mark.parametrize("driver", ["535.43.02", "535.54.03", "535.86.05"])
+def test_a_driver_with_larger_records_in_the_newest_list_is_read_by_an_older_one(
+    install, driver: str
+) -> None:
+    library = install(FakeNvml())
+    library.facts["driver"] = driver
+    library.processes = [(77, 512 << 20), (78, 5 << 20), (79, 1 << 20)]
+    assert [one["pid"] for one in nvml.processes(UUID)] == [77, 78, 79]
+
+
 @pytest.mark.parametrize(
     "lacks",
-    [(), ("_v3",), ("_v3", "_v2")],
+    [(), ("_v3",), ("_v2",), ("_v3", "_v2")],
 )
 def test_who_computes_is_listed_by_drivers_of_three_generations(install, lacks) -> None:
     name = "nvmlDeviceGetComputeRunningProcesses"
