@@ -30,6 +30,10 @@ WORKSPACE_MIB = 1024
 #: It cannot stop by how well the median is known, so it always takes at least so long.
 LEAST_TIMING_S = 1.0
 
+#: Before it profiles have means alone, in which the cold first run is: of many more runs then.
+MEDIANS_SINCE: Tuple[int, int] = (8, 5)
+PASSES_FOR_A_MEAN = 100
+
 #: Tells the layers of an engine; a binary that lacks it is run without.
 LAYER_INFO = "--exportLayerInfo"
 
@@ -136,6 +140,8 @@ def profile(version: Version, engine: str, passes: int, layers: str) -> List[str
 
     Nothing else is taken from that run, so before 11 it needs no ``--separateProfileRun``.
     """
+    if version[:2] < MEDIANS_SINCE:
+        passes = max(passes, PASSES_FOR_A_MEAN)
     words = [f"--loadEngine={engine}", f"--exportProfile={layers}"]
     return words + _launch(version, "plain") + _length(passes, 0, 0)
 
