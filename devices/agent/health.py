@@ -34,7 +34,7 @@ def read_health(root: str = "/", commands: Commands = SYSTEM) -> Dict[str, Any]:
     """
     is_jetson = jetson.is_jetson(root)
     mode = jetson.power_mode(commands) if is_jetson else None
-    clocks = jetson.statistics(commands) if is_jetson else {}
+    clocks = jetson.statistics(commands, root) if is_jetson else {}
     return {
         "governor": governor(root),
         "frequency_mhz": frequency_mhz(root),

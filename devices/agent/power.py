@@ -118,7 +118,7 @@ def clocks(root: str = "/", commands: Commands = SYSTEM) -> Dict[str, Any]:
     folders = sysfs.found(root, "sys/devices/system/cpu/cpufreq/policy*")
     folders = folders or sysfs.of_cores(root, "cpufreq")
     if jetson.is_jetson(root):
-        said = health.jetson_gpu(jetson.statistics(commands)) or {}
+        said = health.jetson_gpu(jetson.statistics(commands, root)) or {}
     else:
         said = health.gpu(root) or {}
     return {
