@@ -500,6 +500,16 @@ def test_a_cold_run_has_an_empty_cache_and_the_fill_is_not_timed(gpu) -> None:
     assert simulated().memory == {}  # what flushed is given back
 
 
+def test_no_cold_run_waits_for_its_launch(gpu) -> None:
+    """A queue is empty after each wait: what is launched then reaches an idle GPU."""
+    stream = gpu.stream()
+    simulated().host_ns_per_launch(5 * US)
+    cold = VirtualClocks(gpu, stream, cold=True)
+    for runs in (1, clocks.COLD_BATCH, clocks.COLD_BATCH + 1):
+        assert cold.take(work(stream, 50 * US), runs).device_ns == runs * 50 * US
+    cold.release()
+
+
 def test_what_flushes_has_twice_the_cache_s_size_at_least(gpu, monkeypatch) -> None:
     stream = gpu.stream()
     cold = VirtualClocks(gpu, stream, cold=True)
