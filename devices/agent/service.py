@@ -180,7 +180,7 @@ def work(do: str, request: Measure) -> Dict[str, Any]:
         return _do_within_limit(do, runtime, request, options)
     except Exception as error:
         known = as_request_error(error)
-        known.ends_process = _is_sticky(error) or _is_broken(runtime)
+        known.ends_process = known.ends_process or _is_sticky(error) or _is_broken(runtime)
         raise known from error
 
 

@@ -176,6 +176,20 @@ def out_of_memory(said: str) -> RequestError:
     )
 
 
+def not_captured(said: str) -> RequestError:
+    """The error of a model that is no CUDA graph; it ends the process.
+
+    CUDA keeps the capture's own error for a later call, which may be one of the next job.
+    """
+    error = RequestError(
+        "bad_request",
+        f"this model cannot be captured as a CUDA graph: {clip(said)}",
+        "measure it with launch=plain",
+    )
+    error.ends_process = True
+    return error
+
+
 def get(name: str) -> Runtime:
     """Return the runtime of that name; raise ``missing_runtime`` for a name we do not know."""
     if name not in _loaded:

@@ -846,6 +846,18 @@ def test_a_builder_that_ends_its_process_costs_one_job(
     assert worker.ask("tensorrt", request)["device_ns"]
 
 
+def test_a_capture_that_failed_ends_its_process_and_the_next_job_has_a_new_one(
+    worker_with: Callable[..., None], save: Callable[[bytes], str]
+) -> None:
+    worker_with(ONE, FAKE_TENSORRT_FAILS="capture=in the middle")
+    options = {"launch": "cuda_graph"}
+    request = asked("measure", save(models.convolution()), rule=QUICK._asdict(), options=options)
+    with pytest.raises(RequestError, match="cannot be captured"):
+        worker.ask("tensorrt", request)
+    assert "tensorrt" not in worker._workers
+    assert worker.ask("tensorrt", dict(request, options={}))["device_ns"]
+
+
 def test_a_worker_without_a_gpu_tells_no_version(worker_with: Callable[..., None]) -> None:
     worker_with(ONE, SIMULATED_GPU_COUNT="0")
     assert worker.version("tensorrt") is None

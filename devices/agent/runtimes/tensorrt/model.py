@@ -11,10 +11,10 @@ import struct
 from typing import Any, Callable, Dict, List, Tuple
 
 from ... import cuda, timing
-from ...checks import RequestError, bad_model, bad_request
+from ...checks import bad_model, bad_request
 from ...cuda.clocks import EventClocks
 from ...protocol import Rule
-from .. import Options, Prepared
+from .. import Options, Prepared, not_captured
 from . import api, build, inspection
 from .api import Capabilities, Tensor
 
@@ -184,11 +184,7 @@ class Engine(Prepared):
             return launch
         except (cuda.GpuError, RuntimeError) as error:
             error.__traceback__ = None  # its frames hold the context
-            raise RequestError(
-                "bad_request",
-                f"this engine cannot be captured as a CUDA graph: {error}",
-                "measure it with launch=plain",
-            ) from error
+            raise not_captured(str(error)) from error
 
     def _filled(self, tensor: Tensor, number: int) -> int:
         """Allocate a tensor's memory; fill it with numbers of the seed if it is an input."""
