@@ -20,8 +20,8 @@ ERROR_LINE = re.compile(r"^(?:\[[^]]*\] )?\[E\] (.*)$", re.M)
 WARNING_LINE = re.compile(r"^(?:\[[^]]*\] )?\[W\] (.*)$", re.M)
 UNKNOWN_OPTION = re.compile(r"Unknown option: (\S+)")
 NOT_JSON = re.compile(r"(:\s*)-?(?:nan|inf)\b")
-#: A graph that was not recorded: up to 10.16 "The specified --useCudaGraph flag has been ignored. The
-#: inference will be launched without using CUDA graph launch.", from 11.0 on "CUDA graph capture
+#: A graph that was not recorded: up to 10.16 "The specified --useCudaGraph flag has been ignored.
+#: The inference will be launched without using CUDA graph launch.", from 11.0 on "CUDA graph capture
 #: failed. ..."; any other warning or error about a graph is taken for the same.
 GRAPH_FAILED = re.compile(r"^(?:\[[^]]*\] )?\[[WE]\] .*CUDA graph", re.M | re.I)
 #: The cause comes up to five lines before the last.
@@ -174,7 +174,7 @@ def error(said: str, status: int, what: str) -> RequestError:
 
 
 def read_json(written: str, flag: str) -> Any:
-    """Parse what it wrote; streams of C++ write nan, inf and control characters, which JSON lacks."""
+    """Parse what it wrote; C++ writes nan, inf and control characters, which JSON lacks."""
     try:
         return json.loads(NOT_JSON.sub(r"\1null", written), strict=False)
     except ValueError as bad:

@@ -294,6 +294,27 @@ def export(options: dict[str, str], flag: str, content: str) -> None:
         Path(options[flag]).write_text(damaged)
 
 
+def say_graph() -> None:
+    """What it says of recording a graph."""
+    if fault == "graph":
+        warn(
+            "The built TensorRT engine contains operations that are not permitted under CUDA graph "
+            "capture mode."
+        )
+        if release >= (11, 0):
+            warn(
+                "CUDA graph capture failed. The inference will be launched without using CUDA "
+                "graph."
+            )
+        else:
+            warn(
+                "The specified --useCudaGraph flag has been ignored. The inference will be "
+                "launched without using CUDA graph launch."
+            )
+    elif release >= (11, 0):
+        info("Successfully captured CUDA graph for the current execution context. When profiling ")
+
+
 def main() -> None:
     if fault == "mute":
         raise SystemExit(0)
@@ -328,23 +349,8 @@ def main() -> None:
         "[TRT] [MemUsageChange] TensorRT-managed allocation in IExecutionContext creation: "
         "CPU +0, GPU +80, now: CPU 0, GPU 266 (MiB)"
     )
-    if done["CUDA Graph"] and fault == "graph":
-        warn(
-            "The built TensorRT engine contains operations that are not permitted under CUDA graph "
-            "capture mode."
-        )
-        if release >= (11, 0):
-            warn(
-                "CUDA graph capture failed. The inference will be launched without using CUDA "
-                "graph."
-            )
-        else:
-            warn(
-                "The specified --useCudaGraph flag has been ignored. The inference will be "
-                "launched without using CUDA graph launch."
-            )
-    elif done["CUDA Graph"] and release >= (11, 0):
-        info("Successfully captured CUDA graph for the current execution context. When profiling ")
+    if done["CUDA Graph"]:
+        say_graph()
     export(options, "--exportLayerInfo", layer_info(engine))
     export(options, "--exportTimes", times(options, done["CUDA Graph"]))
     export(options, "--exportProfile", profile(int(options["--iterations"])))
