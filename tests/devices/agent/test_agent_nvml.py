@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_nvml import NOT_TOLD, UUID, FakeNvml
+from fake_nvml import GONE_IN_14, NOT_TOLD, UUID, FakeNvml
 
 from devices.agent import nvml
 
@@ -95,13 +95,16 @@ def test_only_heat_and_a_power_supply_in_need_slow_a_gpu_down(
 
 VIOLATIONS = ("thermal", "board", "reliability", "power")
 LEFT_OUT = (
-    ("nvmlDeviceGetViolationStatus", {f"{cause}_violation_ns" for cause in VIOLATIONS}),
+    (
+        "nvmlDeviceGetViolationStatus nvmlDeviceGetFieldValues",
+        {f"{cause}_violation_ns" for cause in VIOLATIONS},
+    ),
     ("nvmlDeviceGetClockInfo", {"sm_mhz", "memory_mhz"}),
     ("nvmlDeviceGetMaxClockInfo", {"sm_max_mhz", "memory_max_mhz"}),
-    ("nvmlDeviceGetDefaultApplicationsClock", {"sm_default_mhz"}),
+    ("nvmlDeviceGetDefaultApplicationsClock nvmlDeviceGetClock", {"sm_default_mhz"}),
     ("nvmlDeviceGetPowerUsage", {"power_w"}),
     ("nvmlDeviceGetEnforcedPowerLimit", {"power_limit_w"}),
-    ("nvmlDeviceGetTemperature", {"temperature_c"}),
+    ("nvmlDeviceGetTemperature nvmlDeviceGetTemperatureV", {"temperature_c"}),
     ("nvmlDeviceGetUtilizationRates", {"utilisation_percent"}),
     ("nvmlDeviceGetPersistenceMode", {"persistence"}),
     ("nvmlDeviceGetEccMode", {"ecc"}),
@@ -110,16 +113,35 @@ LEFT_OUT = (
 
 
 @pytest.mark.parametrize("how", ["lacks", "refuses"])
-@pytest.mark.parametrize(("function", "facts"), LEFT_OUT)
+@pytest.mark.parametrize(("functions", "facts"), LEFT_OUT)
 def test_what_a_driver_cannot_tell_is_none_and_the_rest_is_told(
-    install, how: str, function: str, facts: set[str]
+    install, how: str, functions: str, facts: set[str]
 ) -> None:
-    install(FakeNvml(**{how: (function,)}))
+    install(FakeNvml(**{how: tuple(functions.split())}))
     assert {name for name, fact in nvml.read(UUID).items() if fact is None} == facts
 
 
-def test_a_cause_that_a_gpu_does_not_count_is_none(install) -> None:
-    counted = install(FakeNvml()).facts["violations_ns"]
+@pytest.mark.parametrize("how", ["lacks", "refuses"])
+def test_a_driver_without_the_functions_that_cuda_14_removes_tells_the_same(install, how) -> None:
+    install(FakeNvml())
+    before = nvml.read(UUID)
+    nvml.load.cache_clear()
+    install(FakeNvml(**{how: GONE_IN_14}))
+    assert nvml.read(UUID) == before and None not in before.values()
+
+
+def test_a_driver_without_the_functions_of_13_tells_the_same(install) -> None:
+    install(FakeNvml())
+    before = nvml.read(UUID)
+    nvml.load.cache_clear()
+    new = ("nvmlDeviceGetFieldValues", "nvmlDeviceGetTemperatureV", "nvmlDeviceGetClock")
+    install(FakeNvml(lacks=new))
+    assert nvml.read(UUID) == before
+
+
+@pytest.mark.parametrize("lacks", [(), GONE_IN_14])
+def test_a_cause_that_a_gpu_does_not_count_is_none(install, lacks) -> None:
+    counted = install(FakeNvml(lacks=lacks)).facts["violations_ns"]
     del counted[5]
     counted[1] = NOT_TOLD
     facts = nvml.read(UUID)
@@ -229,3 +251,5 @@ def test_the_structures_are_as_large_as_those_of_the_header() -> None:
     assert ctypes.sizeof(nvml._Process) == 16
     assert ctypes.sizeof(nvml._ProcessOfInstance) == 24
     assert ctypes.sizeof(nvml._Violation) == 16
+    assert ctypes.sizeof(nvml._Field) == 40
+    assert ctypes.sizeof(nvml._Temperature) == 12

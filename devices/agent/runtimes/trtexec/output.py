@@ -21,8 +21,8 @@ WARNING_LINE = re.compile(r"^(?:\[[^]]*\] )?\[W\] (.*)$", re.M)
 UNKNOWN_OPTION = re.compile(r"Unknown option: (\S+)")
 NOT_JSON = re.compile(r"(:\s*)-?(?:nan|inf)\b")
 #: A graph that was not recorded: up to 10.16 "The specified --useCudaGraph flag has been ignored.
-#: The inference will be launched without using CUDA graph launch.", from 11.0 on "CUDA graph capture
-#: failed. ..."; any other warning or error about a graph is taken for the same.
+#: The inference will be launched without using CUDA graph launch.", from 11.0 on "CUDA graph
+#: capture failed. ..."; any other warning or error about a graph is taken for the same.
 GRAPH_FAILED = re.compile(r"^(?:\[[^]]*\] )?\[[WE]\] .*CUDA graph", re.M | re.I)
 #: The cause comes up to five lines before the last.
 LAST_ERRORS = 6
