@@ -57,10 +57,7 @@ def probe_conditions(device: Device, scheduler: Scheduler, target: Target) -> Co
     _check_onnx_versions(device, runtime)
     environment = scheduler.probe()
     if is_gpu and environment.gpu is None:
-        raise SessionError(
-            f"{device.name} shows no GPU: `nvidia-smi` must list one there, and "
-            "CUDA_VISIBLE_DEVICES must not hide it"
-        )
+        raise SessionError(f"{device.name} shows no GPU: {environment.gpu_problem}")
     if target.statistic is not None and target.statistic not in STATISTICS:
         raise SessionError(f"statistic {target.statistic!r} is not one of {', '.join(STATISTICS)}")
     version = _version(device, runtime, environment)

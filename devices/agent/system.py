@@ -35,6 +35,7 @@ def describe(
         "load_average": health.load_average(root),
         "memory_gib": memory_gib(),
         "gpu": gpu(root, held),
+        "gpu_problem": gpu_problem(root),
         "runtimes": runtimes.found(),
         "agent_digest": folder_digest(AGENT_FOLDER),
         "protocol": PROTOCOL,
@@ -72,6 +73,13 @@ def gpu(root: str = "/", held: Optional[power.Held] = None) -> Optional[Dict[str
         "memory_mib": found.memory_bytes >> 20,
         "held_mhz": None if held is None else held.gpu_mhz,
     }
+
+
+def gpu_problem(root: str = "/") -> Optional[str]:
+    """Why there is no GPU, and where to look; None where there is one, or another root."""
+    if root != "/" or cuda.find_gpu() is not None:
+        return None
+    return f"{cuda.gpu_advice(root)} ({cuda.gpu_problem()})"
 
 
 def board(root: str = "/") -> str:

@@ -54,6 +54,7 @@ class ProbedEnvironment(TypedDict):
     load_average: float | None
     memory_gib: float | None
     gpu: Gpu | None
+    gpu_problem: str | None
     runtimes: Mapping[str, str]
     agent_digest: str
     protocol: int

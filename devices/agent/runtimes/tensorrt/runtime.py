@@ -49,8 +49,8 @@ class TensorRT(Runtime):
         gpu = cuda.find_gpu()
         if gpu is None:
             raise missing_runtime(
-                "TensorRT needs an NVIDIA GPU, and no usable one was found",
-                "check `nvidia-smi` on the device, and that the driver is installed",
+                f"TensorRT needs an NVIDIA GPU, and no usable one was found: {cuda.gpu_problem()}",
+                cuda.gpu_advice(),
             )
         trt = self._import()
         chips.check(gpu, str(trt.__version__))
