@@ -70,6 +70,14 @@ def throttle_reason(before: Dict[str, Any], after: Dict[str, Any]) -> str:
     return throttled_now(before) or throttled_now(after)
 
 
+def power_capped_ns(before: Dict[str, Any], after: Dict[str, Any]) -> int:
+    """How long its power limit held a GPU's clock down between two readings; 0 where not counted.
+
+    Under full load that is how fast the GPU is, and no fault.
+    """
+    return max(0, _growth("power_violation_ns", before.get("gpu") or {}, after.get("gpu") or {}))
+
+
 def throttled_now(health: Dict[str, Any]) -> str:
     """What holds the machine back at the time of a reading; "" where nothing is known to."""
     bits = health.get("throttle_bits") or 0

@@ -115,8 +115,11 @@ def set_precision(trt: Any, able: Capabilities, config: Any, precision: str) -> 
 def set_io(trt: Any, able: Capabilities, network: Any, precision: str) -> Dict[str, str]:
     """Make floating inputs and outputs fp16 where the layers may be; returns a flag that says so.
 
-    They stay fp32 in a weakly typed network otherwise, and each is converted in every run.
+    They stay fp32 in a weakly typed network otherwise, and each is converted in every run.  In int8
+    they are fp32 in all versions: the scales of the neighbours are not the piece's own.
     """
+    if precision == "int8":
+        return {"io": "fp32"}
     if not (able.precision_flags and precision == "fp16"):
         return {}
     tensors = [network.get_input(index) for index in range(network.num_inputs)]

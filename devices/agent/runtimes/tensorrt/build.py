@@ -35,6 +35,8 @@ SHOWN_LINES = 5
 
 #: Types of a network's layers that multiply.
 PRODUCTS = {"CONVOLUTION", "DECONVOLUTION", "FULLY_CONNECTED", "MATRIX_MULTIPLY"}
+#: The type of the layers that have the scales of int8.
+SCALED = "QUANTIZE"
 #: Types of an input that are not what fp16 needs.
 FLOATS = ("FLOAT", "BF16")
 GRAPH_OF_MODEL, NODE_OF_GRAPH, NAME_OF_NODE = 7, 1, 3
@@ -47,7 +49,6 @@ class Built(NamedTuple):
 
     plan: bytes
     build_s: float
-    has_products: bool
     tactic_sources: List[str]
     flags: Dict[str, Any]
     cache: Optional[bytes]
@@ -132,7 +133,9 @@ def build(
     workspace = min(gpu.memory_bytes // WORKSPACE_SHARE, WORKSPACE_MOST_BYTES)
     set_workspace(trt, able, config, workspace)
     config.avg_timing_iterations = AVERAGED_TIMINGS
-    flags: Dict[str, Any] = dict(set_precision(trt, able, config, precision))
+    # Without scales nothing can be in int8; fp16 is what is allowed beside it.
+    allowed = "fp16" if precision == "int8" and SCALED not in layers else precision
+    flags: Dict[str, Any] = dict(set_precision(trt, able, config, allowed))
     flags.update(set_io(trt, able, network, precision))
     flags.update(workspace_bytes=workspace, avg_timing_iterations=AVERAGED_TIMINGS)
     if set_detail(trt, able, config, OPTIMIZATION_LEVEL):
@@ -151,7 +154,6 @@ def build(
     return Built(
         plan=bytes(memoryview(plan)),
         build_s=build_s,
-        has_products=bool(layers & PRODUCTS),
         tactic_sources=sources,
         flags=flags,
         cache=learned,
@@ -177,7 +179,7 @@ def _check_network(
     able: Capabilities, network: Any, layers: Set[str], file: str, precision: str
 ) -> None:
     """Refuse what would be built as something else than what was asked for."""
-    if precision == "int8" and "QUANTIZE" not in layers:
+    if precision == "int8" and layers & PRODUCTS and SCALED not in layers:
         raise bad_model(
             f"{file} has no QuantizeLinear nodes: without them int8 would have no scales",
             "write the file with quantize and dequantize nodes (precision int8)",

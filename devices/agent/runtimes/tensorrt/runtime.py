@@ -78,14 +78,14 @@ class TensorRT(Runtime):
             )
         engine = Engine(self._trt, self._able, self._logger, plan, wanted, seed)
         try:
-            has_products = None if built is None else built.has_products
-            inspection.check(engine.inspected, wanted.precision, has_products)
+            note = inspection.check(engine.inspected, wanted.precision)
             if built is not None:
                 engines.save(file, plan)
         except BaseException:
             engine.close()
             raise
-        engine.built.update(facts, engine_bytes=len(plan), engine_sha256=engines.digest_of(plan))
+        engine.built.update(facts, precision_note=note)
+        engine.built.update(engine_bytes=len(plan), engine_sha256=engines.digest_of(plan))
         return engine
 
     def failure(self, error: Exception) -> Optional[RequestError]:

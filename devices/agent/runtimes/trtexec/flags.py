@@ -113,7 +113,7 @@ def build(
         words.append(f"--builderOptimizationLevel={OPTIMIZATION_LEVEL}")
     allowed = {"fp16": ["--fp16"], "int8": ["--fp16", "--int8"]}.get(precision, [])
     words += [one for one in allowed if takes(version, one)]
-    if io(version, precision):
+    if io(version, precision).get("io") == "fp16":
         words += ["--inputIOFormats=fp16:chw", "--outputIOFormats=fp16:chw"]
     if timing_cache is None:
         words.append("--noBuilderCache")
@@ -123,7 +123,9 @@ def build(
 
 
 def io(version: Version, precision: str) -> Dict[str, str]:
-    """The fact of a build whose inputs and outputs are made fp16, as in tensorrt/api.py."""
+    """The fact of what a build's inputs and outputs are, as in tensorrt/api.py."""
+    if precision == "int8":
+        return {"io": "fp32"}
     return {"io": "fp16"} if precision == "fp16" and takes(version, "--inputIOFormats") else {}
 
 
