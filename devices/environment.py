@@ -33,7 +33,7 @@ class Environment:
 
     MOMENTARY: ClassVar[frozenset[str]] = frozenset({"frequency_mhz", "load_average"})
     #: For messages alone: no facts of a device, and in no fingerprint.
-    NOT_KEPT: ClassVar[frozenset[str]] = frozenset({"gpu_problem"})
+    NOT_KEPT: ClassVar[frozenset[str]] = frozenset({"gpu_problem", "runtime_problems"})
 
     python: str
     os: str
@@ -56,17 +56,20 @@ class Environment:
     gpu: Gpu | None = None
     #: Why there is no GPU, and where to look.
     gpu_problem: str | None = None
+    #: Why runtimes that are installed do not start.
+    runtime_problems: Mapping[str, str] | None = None
 
     @classmethod
     def from_hello(cls, result: Mapping[str, Any]) -> Self:
         """Read the result of ``hello``; facts that this version does not know are left out."""
         said = result.get("environment")
         said = said if isinstance(said, dict) else {}
-        names = [field.name for field in fields(cls)]
+        names = [one.name for one in fields(cls)]
         try:
             if missing := [name for name in names if name not in {*said, *cls.NOT_KEPT}]:
                 raise RecordError(f"lacks the fields {', '.join(missing)}")
-            return cls(**checked_fields(cls, {name: said.get(name) for name in names}))
+            known = {name: said[name] for name in names if name in said}
+            return cls(**checked_fields(cls, known))
         except RecordError as error:
             raise AgentLostError(
                 "start_failed",

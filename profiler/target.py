@@ -125,6 +125,9 @@ def _check_choices(device: Device, runtime: str, able: RuntimeTraits, target: Ta
 
 def _version(device: Device, runtime: str, environment: Environment) -> str:
     support, version = device.runtimes[runtime], environment.runtimes.get(runtime)
+    problem = (environment.runtime_problems or {}).get(runtime)
+    if version is None and problem:
+        raise SessionError(f"{device.name}: {problem}")
     if version is None:
         raise SessionError(f"{device.name} has no {runtime}; install it there: {support.install}")
     if not support.includes(version):

@@ -136,7 +136,8 @@ class Jobs(object):
             return worker.ask(name, {"do": do, "runtime": name})
         alarm.end_process_after(worker.VERSION_TIMEOUT_S)
         if do == "version":
-            return {"version": runtime.version()}
+            version, problem = runtimes.version_and_problem(runtime)
+            return {"version": version, "problem": problem}
         state = runtime.state()
         return {"state": None if state is None else base64.b64encode(state).decode("ascii")}
 

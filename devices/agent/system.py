@@ -20,6 +20,7 @@ def describe(
     ``held`` are the clocks that this agent holds.
     """
     mode = jetson.power_mode(commands) if jetson.is_jetson(root) else None
+    found = runtimes.found()
     return {
         "board": board(root),
         "python": platform.python_version(),
@@ -36,7 +37,8 @@ def describe(
         "memory_gib": memory_gib(),
         "gpu": gpu(root, held),
         "gpu_problem": gpu_problem(root),
-        "runtimes": runtimes.found(),
+        "runtimes": found.versions,
+        "runtime_problems": found.problems,
         "agent_digest": folder_digest(AGENT_FOLDER),
         "protocol": PROTOCOL,
     }

@@ -56,6 +56,7 @@ class ProbedEnvironment(TypedDict):
     gpu: Gpu | None
     gpu_problem: str | None
     runtimes: Mapping[str, str]
+    runtime_problems: Mapping[str, str]
     agent_digest: str
     protocol: int
 

@@ -794,6 +794,7 @@ def test_a_tensorrt_that_does_not_import_is_missing(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     runtime = TensorRT()
     assert runtime.version() is None
+    assert "does not start" in runtime.problem() and "install tensorrt-cu12" in runtime.problem()
     with pytest.raises(RequestError, match="does not start") as caught:
         runtime.load()
     assert caught.value.kind == "missing_runtime" and "pip install" in caught.value.advice
@@ -843,7 +844,7 @@ def test_a_worker_measures_profiles_and_tells_its_timing_cache(
     worker_with: Callable[..., None], save: Callable[[bytes], str], version: str, binding: str
 ) -> None:
     worker_with(version, SIMULATED_GPU_BINDING=binding)
-    assert worker.version("tensorrt") == version
+    assert worker.version("tensorrt") == (version, "")
     file = save(models.convolution())
     options = {"launch": "cuda_graph", "precision": "fp32"}
     rule = QUICK._asdict()
@@ -885,7 +886,7 @@ def test_a_capture_that_failed_ends_its_process_and_the_next_job_has_a_new_one(
 
 def test_a_worker_without_a_gpu_tells_no_version(worker_with: Callable[..., None]) -> None:
     worker_with(ONE, SIMULATED_GPU_COUNT="0")
-    assert worker.version("tensorrt") is None
+    assert worker.version("tensorrt")[0] is None
 
 
 # Inputs

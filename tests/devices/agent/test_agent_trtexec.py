@@ -428,6 +428,7 @@ def test_the_path_comes_before_the_usual_place_and_the_user_s_word_before_both(
 def test_a_version_whose_flags_nobody_knows_is_refused(device: Device, version: str) -> None:
     error = failure(device, version)
     assert error.kind == "missing_runtime" and version in error.message
+    assert version in device.become(version).problem()
     assert device.become(version).version() is None
 
 
