@@ -101,6 +101,8 @@ def test_every_version_builds_runs_and_tells_what_it_built(
     assert facts["device_memory_bytes"] > 0
     assert facts["tactics"] and facts["tactic_sources"]
     assert facts["flags"]["tf32"] is False
+    has_streams = not version.startswith(("8.2", "8.4", "8.5"))
+    assert facts["auxiliary_streams"] == int(has_streams)
     assert (facts["gpu"], facts["binding"]) == ("Simulated H200", "libcuda")
     named = not version.startswith(("8.2", "8.4"))
     assert facts["api"] == ("tensors" if named else "bindings")

@@ -50,6 +50,9 @@ class ICudaEngine:
 
     get_num_bindings = get_num_io_tensors
 
+    def get_num_aux_streams(self: Any) -> int:
+        return 1
+
     def get_tensor_name(self: Any, index: int) -> str:
         return str(self._tensors[index].name)
 

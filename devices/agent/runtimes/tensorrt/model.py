@@ -151,6 +151,7 @@ class Engine(Prepared):
             "tactics": self.inspected.tactics,
             "device_memory_bytes": max(0, free - self._gpu.memory_free_bytes()),
             "gpu": self._gpu.info.name,
+            "auxiliary_streams": api.auxiliary_streams(self._able, self._engine),
             "api": self._api,
             "binding": self._gpu.binding,
         }
