@@ -273,8 +273,8 @@ class Measurement:
         if self.relative_half_width > self.half_width:
             return "noisy", (
                 f"interval of ±{100 * self.relative_half_width:.1f} % (target: "
-                f"±{100 * self.half_width:g} %) after "
-                f"{counted(self.rounds, 'round')} that differ by {self.round_spread_percent:.1f} %"
+                f"±{100 * self.half_width:g} %) after {counted(self.rounds, 'round')}, which "
+                f"differ by {self.round_spread_percent:.1f} %"
             )
         return ("host_bound", self.host_bound_reason) if self.host_bound else ("ok", self.note)
 

@@ -139,6 +139,7 @@ class ProbeData:
     memory_available_gib: float | None
     runtimes: Mapping[str, RuntimeFinding]
     advice: tuple[str, ...]
+    problems: tuple[str, ...]
 
     @classmethod
     def of(cls, found: Preflight) -> ProbeData:
@@ -147,4 +148,5 @@ class ProbeData:
             **found.found,
             runtimes={one.name: one for one in found.runtimes},
             advice=found.advice,
+            problems=found.problems,
         )
