@@ -52,7 +52,7 @@ types: install
 
 test: lint types $(if $(PYTHON36),$(VENV36)/installed)
 	# Who is done first takes tests over from the others.
-	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow and not hardware"
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow and not hardware and not tensorrt"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo
