@@ -1,12 +1,16 @@
 # Two commands do everything, installation included:
 #   make demo   train a small network, profile it on this machine, shrink it, prove it, measure it, draw it
 #   make test   lint, type-check, test
+# A third is for who changes the code for GPUs. It fetches a gigabyte of NVIDIA's wheels from pip's index,
+# and needs no GPU; PARTIAL=1 skips what could not be had instead of failing:
+#   make test-tensorrt  build and parse all kinds of files with TensorRT's own builder and parsers
 #
 # PYTHON  the interpreter to make the environment with (3.11 or later)
 # TORCH   what pip installs as torch: the version that the tests run with. Any 2.11 to 2.15 will do. On
 #         Linux pip's default build brings gigabytes of CUDA; the file or address of a CPU wheel does
 #         not: make demo TORCH=./torch-2.13.0+cpu-....whl
 # JOBS    the processes that run the tests, of 1.5 GB each
+# PYTHON310  a Python 3.10 for the tests with NVIDIA's own bindings, found in the same way
 # PYTHON36  a Python 3.6 for the tests of the oldest devices, found on the path or among pyenv's; where
 #         there is none (or with an empty PYTHON36=) they are skipped
 JOBS ?= 2
@@ -15,14 +19,18 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN = $(VENV)/bin
 # pyenv puts a python3.6 on the path that fails unless 3.6 is the chosen version: it has to run.
-ifeq ($(origin PYTHON36),undefined)
-PYTHON36 := $(shell for python in python3.6 "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.6.*/bin/python; \
+python_of = $(shell for python in python$(1) "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$(1).*/bin/python; \
 	do if "$$python" -c "" 2>/dev/null; then echo "$$python"; break; fi; done)
+ifeq ($(origin PYTHON36),undefined)
+PYTHON36 := $(call python_of,3.6)
 endif
 # Here the tests look for it.
 VENV36 = $(VENV)/python36
 
-.PHONY: demo test lint types install clean
+# What the tests with NVIDIA's bindings fetch and make: none of it may be passed on.
+TENSORRT = build/tensorrt
+
+.PHONY: demo test test-tensorrt lint types install clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -53,6 +61,11 @@ types: install
 test: lint types $(if $(PYTHON36),$(VENV36)/installed)
 	# Who is done first takes tests over from the others.
 	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow and not hardware and not tensorrt"
+
+test-tensorrt: PYTHON310 ?= $(call python_of,3.10)
+test-tensorrt: install
+	$(BIN)/python tests/tensorrt/real/environment.py $(TENSORRT) --python '$(PYTHON310)'
+	$(if $(PARTIAL),DSHRINK_TENSORRT_PARTIAL=1) OMP_NUM_THREADS=1 $(BIN)/pytest -m tensorrt tests/tensorrt
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parents[2] / "build" / "tensorrt"
 PARTIAL = "DSHRINK_TENSORRT_PARTIAL"
-#: What was done, by who did it, precision and kind: the counts behind the last line.
-counts: Counter[tuple[str, str]] = Counter()
+#: What was done, in words, and how often.
+counts: Counter[str] = Counter()
 
 
 @pytest.fixture(scope="session")
@@ -69,12 +69,12 @@ def parser(
 
 
 @pytest.fixture(scope="session")
-def counted() -> Counter[tuple[str, str]]:
-    """Where a test says what it did: who, and in which precision."""
+def counted() -> Counter[str]:
+    """Where a test says what it did, and how often."""
     return counts
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say how many files were built and parsed."""
-    for (who, precision), count in sorted(counts.items()):
-        terminalreporter.write_line(f"{who}: {count} files in {precision}")
+    for what, count in sorted(counts.items()):
+        terminalreporter.write_line(f"{count} {what}")

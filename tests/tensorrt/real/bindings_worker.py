@@ -1,20 +1,26 @@
 """Builds files on NVIDIA's own Python bindings, by the agent's own code; run by their Python.
 
-Reads a JSON object a line ({"file": ..., "precision": ...}), answers with one: what the network
-definition holds and what came of the build, or the error as a user gets it. A fresh timing cache
-is kept for the whole of the process, as the agent does.
+Reads a JSON object a line, answers with one:
+
+- ``{"file": ..., "precision": ...}`` builds: the answer is what the network definition holds and
+  facts of the build. ``"plan"`` is where to write the engine to. The timing cache is kept for the
+  life of the process, as the agent does it; ``"cache"`` is text to take in place of it.
+- ``{"engine": ...}`` loads an engine.
+
+An error is answered as a user gets it.
 """
 
 import json
 import sys
-import time
 from pathlib import Path
 
 import tensorrt_bindings as trt
 
-from devices.agent.checks import RequestError, as_request_error
+from devices.agent import cuda
+from devices.agent.checks import as_request_error
 from devices.agent.cuda.gpu import GpuInfo
-from devices.agent.runtimes.tensorrt import api, build
+from devices.agent.runtimes import Options
+from devices.agent.runtimes.tensorrt import api, build, model
 
 #: No builder that builds ahead of time looks for a GPU: this one only bounds the workspace.
 GPU = GpuInfo(
@@ -65,6 +71,18 @@ CLASSES = {
 }
 
 networks = []
+
+
+class NoGpu:
+    """What an engine asks of a GPU before it is loaded; without one nothing else is reached."""
+
+    info = GPU
+
+    def memory_free_bytes(self):
+        return GPU.memory_bytes
+
+    def close(self):
+        pass
 
 
 class Builder(trt.Builder):
@@ -118,34 +136,35 @@ def definition(network):
     }
 
 
+def built(able, logger, asked, cache):
+    """The answer to a build, and the timing cache after it."""
+    cache = asked["cache"].encode() if "cache" in asked else cache
+    done = build.build(Module(), able, logger, GPU, asked["file"], asked["precision"], cache)
+    if "plan" in asked:
+        Path(asked["plan"]).write_bytes(done.plan)
+    answer = definition(networks[0])
+    answer.update(plan_bytes=len(done.plan), flags=done.flags, cache_bytes=len(done.cache))
+    return answer, done.cache
+
+
 def main():
     able = api.Capabilities.of(trt)
     logger = build.logger_of(trt)
-    module, cache = Module(), b""
+    cuda.open_gpu = NoGpu
+    cache = b""
     print(json.dumps({"version": able.version}), flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
-        start = time.perf_counter()
         try:
             if "engine" in asked:
-                answer = taken(logger, Path(asked["engine"]))
+                plan = Path(asked["engine"]).read_bytes()
+                answer = model.Engine(trt, able, logger, plan, Options(), 0).facts()
             else:
-                built = build.build(
-                    module, able, logger, GPU, asked["file"], asked["precision"], cache
-                )
-                cache = built.cache
-                answer = definition(networks[0])
-                answer.update(
-                    plan_bytes=len(built.plan),
-                    has_products=built.has_products,
-                    flags=built.flags,
-                    tactic_sources=built.tactic_sources,
-                    cache_bytes=len(cache),
-                )
-        except RequestError as error:
-            answer = {"kind": error.kind, "message": error.message, "advice": error.advice}
-        answer["seconds"] = time.perf_counter() - start
-        del networks[:]
+                answer, cache = built(able, logger, asked, cache)
+        except Exception as error:
+            found = as_request_error(error)
+            answer = {"kind": found.kind, "message": found.message, "advice": found.advice}
+        networks[:] = []
         print(json.dumps(answer), flush=True)
 
 
