@@ -539,7 +539,7 @@ def test_an_operator_that_the_parser_does_not_know_is_named_with_its_node(
     nodes = [models.node("Relu", ["image"], "t1"), models.node("Det", ["t1"], "result")]
     error = failure(runtime, save(models.write(nodes, result=[2, 8])))
     assert error.kind == "bad_model"
-    assert "node 1 (result/Det)" in error.message
+    assert "node 1 (Det result/Det)" in error.message
     assert "No importer registered for op: Det" in error.message
     assert "UNSUPPORTED_NODE" in error.message
 
