@@ -1,5 +1,5 @@
 # Two commands do everything, installation included:
-#   make demo   train a small network, profile it on this machine, shrink it, prove it, measure it, draw it
+#   make demo   measure a network on this machine, merge it for three budgets, prove it, measure it, show it
 #   make test   lint, type-check, test
 # A third is for who changes the code for GPUs. It fetches a gigabyte of NVIDIA's wheels from pip's index,
 # and needs no GPU; PARTIAL=1 skips what could not be had instead of failing:
@@ -9,6 +9,8 @@
 # TORCH   what pip installs as torch: the version that the tests run with. Any 2.11 to 2.15 will do. On
 #         Linux pip's default build brings gigabytes of CUDA; the file or address of a CPU wheel does
 #         not: make demo TORCH=./torch-2.13.0+cpu-....whl
+# TORCHVISION  the torchvision of a CPU build of torch, a file or address as well. PyPI's is for CUDA:
+#         dshrink works with it, a bare `import timm` does not (docs/installing.md)
 # JOBS    the processes that run the tests, of 1.5 GB each
 # PYTHON310  a Python 3.10 for the tests with NVIDIA's own bindings, found in the same way
 # PYTHON36  a Python 3.6 for the tests of the oldest devices, found on the path or among pyenv's; where
@@ -16,6 +18,7 @@
 JOBS ?= 2
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+TORCHVISION ?=
 VENV ?= .venv
 BIN = $(VENV)/bin
 # pyenv puts a python3.6 on the path that fails unless 3.6 is the chosen version: it has to run.
@@ -35,7 +38,7 @@ TENSORRT = build/tensorrt
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	# One command: a second one would let another package's wish replace the torch of the first.
-	$(BIN)/python -m pip install --quiet '$(TORCH)' --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet '$(TORCH)' $(if $(TORCHVISION),'$(TORCHVISION)') --editable '.[dev]'
 	touch $@
 
 # The oldest that is promised. Python 3.6 brings a pip that does not know the wheels of today.

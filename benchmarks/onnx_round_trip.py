@@ -24,6 +24,7 @@ import onnxruntime
 import torch
 from torch import nn
 
+from dshrink.merge.activations import WeightsOrigin
 from dshrink.merge.certified_export import export_merged
 from dshrink.network.chain import span_chain
 from dshrink.network.lowering import lower
@@ -125,7 +126,13 @@ def merged_file(network: Network, file: Path) -> str:
     certificate = file.with_suffix(".json")
     changes = rewriting(network, mask)
     export_merged(
-        network, changes, file, padding="repad", certificate_file=certificate, batch=BATCH
+        network,
+        changes,
+        file,
+        padding="repad",
+        certificate_file=certificate,
+        origin=WeightsOrigin(trained="never", whose="random weights"),
+        batch=BATCH,
     )
     return f"{mask.count('0')} of {len(mask)} blocks"
 

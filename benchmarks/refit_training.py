@@ -134,8 +134,8 @@ class Trainings:
             f"{keep} refit",
             keep=keep,
             epochs=0,
-            accuracy=found.validation.accuracy["refitted"],
-            agreement=found.validation.agreement["refitted"],
+            accuracy=found.validation.accuracy_percent["refitted"],
+            agreement=found.validation.agreement_percent["refitted"],
             seconds=found.seconds,
         )
 

@@ -88,6 +88,8 @@ class Device:
     keep: bool = False
     #: The kind that a board is of; None for a kind.
     like: str | None = None
+    #: Texts of which the machine has one in the name of its CPU or GPU; empty where any will do.
+    known_by: tuple[str, ...] = ()
     notes: str = ""
 
     def __post_init__(self) -> None:
@@ -105,6 +107,19 @@ class Device:
             )
         if self.lock is not None and not self.lock.startswith("/"):
             raise InventoryError(f"{self.name}: lock {self.lock!r} is no absolute path")
+
+    def chip_problem(self, cpu: str, gpu: Mapping[str, Any] | None) -> str:
+        """What is wrong where a machine that reports these is no such device; empty if nothing.
+
+        ``gpu`` is as the agent describes it (``name``, ``compute_capability``).
+        """
+        reported = f"{cpu}, {gpu['name']}" if gpu else f"{cpu}, no GPU"
+        if not self.known_by or any(one.lower() in reported.lower() for one in self.known_by):
+            return ""
+        return (
+            f"{self.name} should be a {self.title} ({self.chip}), the machine reports {reported}: "
+            "correct the host, or give it an entry of its own (docs/adding_a_device.md)"
+        )
 
     @property
     def kind(self) -> str:

@@ -55,6 +55,30 @@ class Preflight:
         )
 
     @property
+    def problems(self) -> tuple[str, ...]:
+        """Why this is not the device of the entry, or cannot measure, a line each.
+
+        Of the runtimes the first counts, which is what is measured with unless another is asked
+        for.
+        """
+        facts = self.found["environment"]
+        found = [self.device.chip_problem(facts["cpu_model"], facts["gpu"])]
+        first = next((one for one in self.runtimes if one.state != "not driven"), None)
+        if first is None:
+            known = ", ".join(RUNTIMES)
+            found.append(f"this version of dshrink supports none of its runtimes, but {known}")
+        elif self.device.runtimes[first.name].processor == "gpu" and facts["gpu"] is None:
+            found.append(
+                f"{first.name} wants a GPU, and none is reported: `nvidia-smi` must list one there"
+            )
+        if first is not None and first.state != "ok":
+            what = first.version or "missing"
+            found.append(
+                f"{first.name} is {what}, its entry allows {first.versions}: {first.install}"
+            )
+        return tuple(filter(None, found))
+
+    @property
     def advice(self) -> tuple[str, ...]:
         """What would disturb a measurement now, a line each, with what to do about it."""
         throttled = throttled_now(dict(self.found["health"]))

@@ -189,7 +189,7 @@ class SpanForms:
         if padding == "bias_map" and MERGED in mask:
             raise MaskError(
                 f"padding bias_map: a table of spans ({self.model}) holds the plain form of what "
-                "merges; ask for repad or interior"
+                "merges; ask for padding repad or interior"
             )
         additions = self.chain.additions(mask)
         found: list[Place] = [("stem", None)]

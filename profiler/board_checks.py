@@ -34,7 +34,7 @@ def check_conditions(board: str, environment: Environment, conditions: Condition
     if mode != conditions.power_mode:
         raise SessionError(
             f"{board} is in power mode {mode}, the conditions require "
-            f"{conditions.power_mode}: set that mode there, or begin in another folder"
+            f"{conditions.power_mode}: set that mode there, or begin in another folder (--out)"
         )
 
 
@@ -55,7 +55,7 @@ def check_identity(board: str, now: _Facts, journal: Journal, conditions: Condit
             raise JournalError(
                 f"{journal.path} was begun where {of}{name} is {before.get(name)}, on "
                 f"{board} it is {after.get(name)}: resume there, choose another "
-                "folder, or delete the file"
+                "folder (--out), or delete the file"
             )
 
 

@@ -130,7 +130,7 @@ class Journal:
             self._file = LineFile(path)
         except BlockingIOError:
             raise JournalError(
-                f"{path} is in use by another run: wait for it, or choose another folder"
+                f"{path} is in use by another run: wait for it, or choose another folder (--out)"
             ) from None
         try:
             self._load(header)

@@ -23,7 +23,7 @@ Cause = Literal["disturbed", "throttled", "failures", "board"]
 
 def not_a_journal(path: Path) -> JournalError:
     """The error for a file that is something else."""
-    return JournalError(f"{path} is no journal of dshrink; choose another folder")
+    return JournalError(f"{path} is no journal of dshrink; choose another folder (--out)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,21 +46,21 @@ class Header:
         if line.get("schema_version") in range(SCHEMA_VERSION):
             raise JournalError(
                 f"{path} was begun by an earlier version of dshrink, which measured otherwise: "
-                "choose another folder, or delete the file"
+                "choose another folder (--out), or delete the file"
             )
         found = convert_record(
             {name: value for name, value in line.items() if name != "line"},
             Header,
             where=str(path),
             error=JournalError,
-            fix="choose another folder",
+            fix="choose another folder (--out)",
             schema=SCHEMA,
             version=SCHEMA_VERSION,
         )
         if differences := found.differences(self):
             raise JournalError(
                 f"{path} belongs to another run ({'; '.join(differences)}): "
-                "run the same command as then, choose another folder, or delete the file"
+                "run the same command as then, choose another folder (--out), or delete the file"
             )
 
     def differences(self, now: Header) -> list[str]:

@@ -43,12 +43,15 @@ class Target:
 HERE = Target()
 
 
-def probe_conditions(device: Device, scheduler: Scheduler, target: Target) -> Conditions:
+def probe_conditions(
+    device: Device, scheduler: Scheduler, target: Target, notice: Notice = ignore_notice
+) -> Conditions:
     """Ask the device for its runtime's version; check that it can do what is asked.
 
     On a CPU with one thread the thread's own CPU time is reported: time that other processes took
     from it does not count. With more, the wall clock; on a GPU its own events. Raises SessionError
-    with what is missing and how to install it.
+    with what is missing and how to install it; ``notice`` hears of a machine that is another chip
+    than the device's entry says.
     """
     runtime = target.runtime or first_runtime(device)
     support = _support(device, runtime)
@@ -56,11 +59,10 @@ def probe_conditions(device: Device, scheduler: Scheduler, target: Target) -> Co
     _check_choices(device, runtime, traits(runtime, support.processor), target)
     _check_onnx_versions(device, runtime)
     environment = scheduler.probe()
+    if problem := device.chip_problem(environment.cpu_model, environment.gpu):
+        notice(f"warning: {problem}")
     if is_gpu and environment.gpu is None:
-        raise SessionError(
-            f"{device.name} shows no GPU: `nvidia-smi` must list one there, and "
-            "CUDA_VISIBLE_DEVICES must not hide it"
-        )
+        raise SessionError(f"{device.name} shows no GPU: {environment.gpu_problem}")
     if target.statistic is not None and target.statistic not in STATISTICS:
         raise SessionError(f"statistic {target.statistic!r} is not one of {', '.join(STATISTICS)}")
     version = _version(device, runtime, environment)
@@ -112,8 +114,10 @@ def _support(device: Device, runtime: str) -> RuntimeSupport:
 def _check_choices(device: Device, runtime: str, able: RuntimeTraits, target: Target) -> None:
     """Refuse what the device, or the runtime on it, cannot do."""
     if target.precision not in device.precisions:
-        does = ", ".join(device.precisions)
-        raise SessionError(f"{device.name} cannot measure {target.precision}; it does {does}")
+        does = " or ".join(device.precisions)
+        raise SessionError(
+            f"{device.name} cannot measure {target.precision}: ask for --precision {does}"
+        )
     for what, wanted, known in (
         ("--precision", target.precision, able.precisions),
         ("--launch", target.launch, able.launches),
@@ -128,6 +132,9 @@ def _check_choices(device: Device, runtime: str, able: RuntimeTraits, target: Ta
 
 def _version(device: Device, runtime: str, environment: Environment) -> str:
     support, version = device.runtimes[runtime], environment.runtimes.get(runtime)
+    problem = (environment.runtime_problems or {}).get(runtime)
+    if version is None and problem:
+        raise SessionError(f"{device.name}: {problem}")
     if version is None:
         raise SessionError(f"{device.name} has no {runtime}; install it there: {support.install}")
     if not support.includes(version):
@@ -143,10 +150,8 @@ def _check_threads(device: Device, environment: Environment, threads: int, is_gp
     if is_gpu and threads != 1:
         raise SessionError(f"--threads {threads}: a GPU is given its work by one thread")
     if threads > cores:
-        raise SessionError(
-            f"{device.name} has {counted(cores, 'core')}; ask for "
-            f"{'1 thread' if cores == 1 else f'1 to {cores} threads'}"
-        )
+        most = "1" if cores == 1 else f"1 to {cores}"
+        raise SessionError(f"{device.name} has {counted(cores, 'core')}: ask for --threads {most}")
 
 
 def first_runtime(device: Device) -> str:
@@ -179,10 +184,7 @@ def measuring_on(
     device = inventory.get(target.device)
     scheduler = _open_scheduler(inventory, device, target, notice)
     try:
-        yield (
-            scheduler,
-            probe_conditions(device, scheduler, target),
-        )
+        yield scheduler, probe_conditions(device, scheduler, target, notice)
     finally:
         scheduler.close()
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 for size in ("COLUMNS", "LINES"):
     os.environ.pop(size, None)
 
+# Wherever they are run: what a dshrink.toml there sets is not for the tests.
+os.environ["DSHRINK_CONFIG"] = ""
+
 # Tests of every folder may import what lies there (not here: tests/devices would hide devices).
 sys.path.append(str(Path(__file__).parent / "support"))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dshrink.cli import options
-from dshrink.cli.console import is_verbose, out, print_json
+from dshrink.cli.console import err, is_verbose, out, print_json
 from dshrink.cli.grids import Column, number, print_grid
 from dshrink.cli.render import how_timed
 from dshrink.cli.report import also_write
@@ -70,7 +70,11 @@ def command(
     options.warn_of_plain_tcp(scheduler)
     target = options.call(context, Target)
     choice = options.call(context, ModelChoice, model=networks[0])
-    results = options.run(context, bench_networks, "benchmark", choice=choice, target=target)
+    if sweep and not options.was_given(context, "batches"):
+        batches = None
+    results = options.run(
+        context, bench_networks, "benchmark", choice=choice, target=target, batches=batches
+    )
     if json:
         from dshrink.cli.payloads.networks import BenchData
 
@@ -80,8 +84,23 @@ def command(
         beside = ", ".join(str(out_file.with_suffix(suffix)) for suffix in (".jsonl", ".md"))
         out.print(f"results: {out_file}, {beside}")
     also_write(report, out_file.parent, files_of(out_file, plans, tables))
-    if any(result.latency_ms is None for result in results):
-        raise typer.Exit(1)
+    exit_unless_measured(results)
+
+
+def exit_unless_measured(results: Sequence[BenchmarkResult]) -> None:
+    """Exit with status 1 where a network has no latency, and say how many and why."""
+    failed = [result for result in results if result.latency_ms is None]
+    if not failed:
+        return
+    first = failed[0]
+    what = "nothing" if len(failed) == len(results) else f"not all ({len(failed)} failed)"
+    err.print(
+        f"dshrink: {what} could be measured: {first.network}, batch {first.batch}: "
+        f"{' '.join((first.reason or first.verdict).split())}",
+        style="red",
+        soft_wrap=True,
+    )
+    raise typer.Exit(1)
 
 
 def files_of(

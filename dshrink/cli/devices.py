@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dshrink.cli import options
-from dshrink.cli.console import out, print_json
+from dshrink.cli.console import err, out, print_json
 from dshrink.cli.grids import Column, number, print_grid, print_page
 from latency_tables.wording import counted
 
@@ -58,7 +58,10 @@ def show(name: Name, json: options.Json = False) -> None:
 
 @app.command()
 def probe(name: Name, json: options.Json = False) -> None:
-    """Connect to a device; report its software and what would disturb a measurement."""
+    """Connect to a device; report its software and what would disturb a measurement.
+
+    Exit with status 1 where it is another chip than its entry says, or lacks its first runtime.
+    """
     from devices.inventory import load_inventory
     from devices.preflight import probe
 
@@ -67,7 +70,13 @@ def probe(name: Name, json: options.Json = False) -> None:
         from dshrink.cli.payloads.devices import ProbeData
 
         print_json(ProbeData.of(preflight))
-        return
+    else:
+        _print_preflight(preflight)
+    if preflight.problems:
+        raise typer.Exit(1)
+
+
+def _print_preflight(preflight: Preflight) -> None:
     print_page(_findings(preflight))
     for finding in preflight.runtimes:
         if finding.state in ("missing", "other version"):
@@ -76,6 +85,8 @@ def probe(name: Name, json: options.Json = False) -> None:
         out.print(f"advice: {line}")
     if not preflight.advice:
         out.print("nothing found that would disturb a measurement")
+    for line in preflight.problems:
+        err.print(f"warning: {line}", style="red", soft_wrap=True)
 
 
 def _print_install(runtime: str, line: str) -> None:
@@ -105,6 +116,7 @@ def _facts(device: Device) -> Iterator[tuple[str, str]]:
         "paper's batch": str(device.paper_batch),
         "precisions": ", ".join(device.precisions),
         "power mode": device.power_mode,
+        "known by": ", ".join(device.known_by),
     }
     yield from ((name, value) for name, value in facts.items() if value)
     for runtime, support in device.runtimes.items():

@@ -40,7 +40,7 @@ def command(
     ratio: Annotated[
         int, expanding(min=1, help="middle channels of an expansion for each input channel")
     ] = 6,
-    weights: train_options.Weights = "initial",
+    weights: options.Weights = "initial",
     recipe: train_options.Recipe = None,
     weights_ema: options.WeightsEma = False,
     model_args: options.ModelArgs = None,
@@ -66,6 +66,7 @@ def command(
     loaders: train_options.Loaders = None,
     unreadable: train_options.OnUnreadable = Unreadable.SKIP,
     checkpoint_steps: train_options.CheckpointSteps = None,
+    log_with: train_options.LogWith = None,
     seed: train_options.Seed = None,
     json: options.Json = False,
 ) -> None:

@@ -26,7 +26,7 @@ def command(
     folder: Annotated[
         Path, typer.Option("--out", help="folder for weights, history, plan and checkpoints")
     ],
-    weights: train_options.Weights = "pretrained",
+    weights: options.Weights = "pretrained",
     recipe: train_options.Recipe = None,
     weights_ema: options.WeightsEma = False,
     model_args: options.ModelArgs = None,
@@ -73,6 +73,7 @@ def command(
     loaders: train_options.Loaders = None,
     unreadable: train_options.OnUnreadable = Unreadable.SKIP,
     checkpoint_steps: train_options.CheckpointSteps = None,
+    log_with: train_options.LogWith = None,
     seed: train_options.Seed = None,
     json: options.Json = False,
 ) -> None:

@@ -36,7 +36,7 @@ def command(
     file: Annotated[
         Path, typer.Option("--out", help="CSV to write; the journal is written next to it")
     ],
-    weights: train_options.MergeWeights = "pretrained",
+    weights: options.Weights = "pretrained",
     weights_ema: options.Ema = False,
     model_args: options.ModelArgs = None,
     resolution: options.Resolution = None,

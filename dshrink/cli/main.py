@@ -13,12 +13,14 @@ import typer
 from dshrink.cli import (
     bench,
     chain,
+    config,
     data,
     demo,
     devices,
     expand,
     finetune,
     importance,
+    init,
     merge,
     paper,
     plot,
@@ -30,11 +32,14 @@ from dshrink.cli import (
     search,
     table,
 )
+from dshrink.cli.configuration import load_configuration
 from dshrink.cli.console import err, errors, fail, out, set_verbose
 from dshrink.version import __version__
 
 #: Exit status after Ctrl-C, as typer and shells have it.
 INTERRUPTED = 130
+
+SHOW_CONFIG = "--show-config"
 
 #: click's UsageError; some versions of typer bring their own click, so it is taken from a subclass.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -46,6 +51,7 @@ PANELS = {
     "Search and merge": (importance, search, merge, refit),
     "Train": (data, finetune, expand),
     "Show": (report, chain, table, plot, schema),
+    "Settings": (init, config),
 }
 
 app = typer.Typer(
@@ -60,7 +66,10 @@ for panel, commands in PANELS.items():
         if hasattr(command, "app"):
             app.add_typer(command.app, name=name, rich_help_panel=panel)
         else:
-            app.command(name=name, rich_help_panel=panel)(command.command)
+            settings = getattr(command, "PARSING", None)
+            app.command(name=name, rich_help_panel=panel, context_settings=settings)(
+                command.command
+            )
 
 
 def _print_version(asked: bool) -> None:
@@ -71,6 +80,7 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def options_of_all(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="print the version"),
@@ -83,14 +93,27 @@ def options_of_all(
             help="show details: how results are known, all verdicts and reasons",
         ),
     ] = False,
+    show_config: Annotated[
+        bool,
+        typer.Option(
+            SHOW_CONFIG, help="show which options the command would have, and run nothing"
+        ),
+    ] = False,
 ) -> None:
+    del show_config  # main has made it `dshrink config` before anything was parsed
     set_verbose(verbose)
+    context.obj = load_configuration(context.command)
+    context.default_map = context.obj.default_map
 
 
 def main() -> None:
     """Entry point: user errors print one line and exit with status 2; defects keep a traceback."""
+    words = sys.argv[1:]
+    if SHOW_CONFIG in words:
+        # Wherever it stands, as a user puts it behind the command that it is about.
+        words = ["config", *(word for word in words if word != SHOW_CONFIG)]
     try:
-        status = app(prog_name="dshrink", standalone_mode=False)
+        status = app(words, prog_name="dshrink", standalone_mode=False)
     except UsageError as error:
         _fail_usage(error)
     except errors() as error:

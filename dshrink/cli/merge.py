@@ -13,6 +13,7 @@ from dshrink.cli.console import notice, progress, show_result
 from dshrink.train.unreadable import Unreadable
 
 if TYPE_CHECKING:
+    from dshrink.merge.agreement import Agreement
     from dshrink.operations.merge import MergeResult
 
 
@@ -21,13 +22,14 @@ def command(
     model: options.Model,
     plan: train_options.Plan,
     file: Annotated[Path, typer.Option("--out", help="ONNX file to write")],
-    weights: train_options.MergeWeights = "pretrained",
+    weights: options.Weights = "pretrained",
     weights_ema: options.Ema = False,
     data: Annotated[
         str | None,
         typer.Option(
             metavar="DIR",
-            help="image folder (as for `dshrink finetune`), to report accuracy before and after",
+            help="image folder (as for `dshrink finetune`), to report accuracy before and after, "
+            "or one of images without classes; and the agreement with the original network",
         ),
     ] = None,
     loaders: train_options.Loaders = None,
@@ -66,11 +68,7 @@ def _lines(result: MergeResult) -> Iterator[str]:
     yield result.certificate_line
     yield f"in ONNX Runtime the file differs from torch by {result.onnx_difference:.1e}"
     if found := result.agreement:
-        yield (
-            f"top-1 accuracy on {found.images} validation images: {found.unmerged_accuracy:.2f} % "
-            f"before the merge, {found.merged_accuracy:.2f} % after it; top-1 agreement on "
-            f"{found.images - found.differing} of {found.images}"
-        )
+        yield from _agreement(found)
     elif result.accuracy_percent is not None:
         yield (
             f"top-1 accuracy on {result.validation_images} validation images: "
@@ -80,3 +78,29 @@ def _lines(result: MergeResult) -> Iterator[str]:
         yield f"{name}: {before / 1e6:.2f} M before, {after / 1e6:.2f} M after"
     certificate = f" and {result.certificate}" if result.certificate else ""
     yield f"wrote {result.file}{certificate}"
+    if (activations := result.activations) and activations.warning:
+        kind = "note" if activations.trained == "never" else "warning"
+        yield f"{kind}: {activations.warning}"
+        yield from (f"  {way}" for way in activations.advice)
+
+
+def _agreement(found: Agreement) -> Iterator[str]:
+    """Of the merged network with the unmerged one, and with the original where that is known."""
+    if found.merged_accuracy_percent is not None and found.unmerged_accuracy_percent is not None:
+        original = found.original_accuracy_percent
+        whole = "" if original is None else f"{original:.2f} % with all activations, "
+        yield (
+            f"top-1 accuracy on {found.images} validation images: {whole}"
+            f"{found.unmerged_accuracy_percent:.2f} % before the merge, "
+            f"{found.merged_accuracy_percent:.2f} % after it; top-1 agreement on "
+            f"{found.images - found.differing} of {found.images}"
+        )
+    else:
+        same = found.images - found.differing
+        yield f"top-1 agreement before and after the merge: {same} of {found.images} images"
+    if found.as_original is not None:
+        percent = 100 * found.as_original / max(found.images, 1)
+        yield (
+            f"top-1 agreement with the original, all activations in it: {found.as_original} of "
+            f"{found.images} images ({percent:.1f} %)"
+        )

@@ -65,6 +65,14 @@ Classes = Annotated[
         "the library's",
     ),
 ]
+Weights = Annotated[
+    str,
+    network(
+        metavar="NAME|FILE",
+        help="initial (as library or factory make them), pretrained (downloaded, or kept from an "
+        "earlier download), random (norms drawn, too: for speed and proofs) or a file of weights",
+    ),
+]
 Ema = Annotated[
     bool,
     network(

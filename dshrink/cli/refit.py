@@ -34,9 +34,7 @@ def command(
         ),
     ],
     folder: Annotated[Path, typer.Option("--out", help="folder for weights, plan and report")],
-    weights: Annotated[
-        str, typer.Option(help="pretrained, or a state-dict file: a refit keeps what is trained")
-    ] = "pretrained",
+    weights: options.Weights = "pretrained",
     weights_ema: options.Ema = False,
     images: Annotated[
         int,
@@ -73,6 +71,7 @@ def command(
 ) -> None:
     """Merge a plan in MODEL and fit the merged convolutions to it: no labels, no training.
 
+    A refit keeps what trained weights compute: initial and random ones are refused.
     Run the same command again to resume an interrupted run.
     """
     from dshrink.network.references import ModelChoice
@@ -127,20 +126,21 @@ def _closeness(what: str, found: Closeness) -> Iterator[str]:
     """The merged networks beside their original, refitted and not."""
     chosen = " (which chose the ridges)" if what == "held-out" else ""
     on = f"on {counted(found.images, f'{what} image')}{chosen}"
-    if found.agreement:
+    if found.agreement_percent:
         yield (
-            f"{on} the top-1 class is the original's for {found.agreement['refitted']:.1f} % "
-            f"(merged without refit: {found.agreement['algebraic']:.1f} %), among the first five "
-            f"for {found.in_top5['refitted']:.1f} %"
+            f"{on} the top-1 class is the original's for "
+            f"{found.agreement_percent['refitted']:.1f} % (merged without refit: "
+            f"{found.agreement_percent['algebraic']:.1f} %), among the first five for "
+            f"{found.in_top5_percent['refitted']:.1f} %"
         )
     else:
         yield (
             f"{on} the result's error is {found.error['refitted']:.3g} (merged without refit: "
             f"{found.error['algebraic']:.3g})"
         )
-    if found.accuracy:
+    if found.accuracy_percent:
         yield (
-            f"top-1 accuracy: original {found.accuracy['original']:.2f} %, refitted "
-            f"{found.accuracy['refitted']:.2f} %, merged without refit "
-            f"{found.accuracy['algebraic']:.2f} %"
+            f"top-1 accuracy: original {found.accuracy_percent['original']:.2f} %, refitted "
+            f"{found.accuracy_percent['refitted']:.2f} %, merged without refit "
+            f"{found.accuracy_percent['algebraic']:.2f} %"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dshrink.cli import options, train_options
+from dshrink.cli.bench import exit_unless_measured
 from dshrink.cli.console import notice, out, print_json, progress
 from dshrink.cli.grids import Column, print_grid, print_report
 from dshrink.cli.report import also_write
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 
 def command(
+    context: typer.Context,
     recipe: Annotated[
         str | None,
         typer.Argument(metavar="RECIPE", help="a name of `dshrink run --list`, or a file *.toml"),
@@ -31,7 +34,8 @@ def command(
     data: Annotated[
         str | None,
         typer.Option(
-            metavar="DIR", help="image folder, as for `dshrink finetune`; --dry-run needs none"
+            metavar="DIR",
+            help="image folder, as for `dshrink finetune`; --dry-run and the digits need none",
         ),
     ] = None,
     folder: Annotated[Path | None, typer.Option("--out", help="folder to write into")] = None,
@@ -68,6 +72,7 @@ def command(
             min=1, help="trainings in parallel; default: one per core without a GPU, else one"
         ),
     ] = None,
+    log_with: train_options.LogWith = None,
     unreadable: train_options.OnUnreadable = Unreadable.SKIP,
     allow_unfit: options.AllowUnfit = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list the steps, run nothing")] = False,
@@ -82,7 +87,7 @@ def command(
     `accelerate launch -m dshrink run ... --table DIR`
     """
     from dshrink.operations.study import run_study
-    from dshrink.operations.study_plan import StudyRequest, plan_study, study_target
+    from dshrink.operations.study_plan import StudyRequest, own_images, plan_study, study_target
     from dshrink.study.recipe import load_recipe
     from dshrink.study.runner import jobs_here
 
@@ -91,9 +96,11 @@ def command(
         return
     if recipe is None:
         raise DshrinkError("give a RECIPE; `dshrink run --list` names them")
-    whole = load_recipe(recipe)
+    whole = load_recipe(recipe).logged(log_with or ())
     given = {"device": device, "runtime": runtime, "precision": precision, "batch": batch}
     asked = {name: v for name, v in {**given, "threads": threads}.items() if v is not None}
+    if table is not None:  # it knows better than a file of options, which is for all tables
+        asked = {name: v for name, v in asked.items() if options.was_given(context, name)}
     request = StudyRequest(
         recipe=whole.changed(rows=_names(rows), seeds=_numbers(seeds)),
         whole=whole,
@@ -109,7 +116,7 @@ def command(
         _show_plan(request, plan_study(request, notice), json, wide)
         return
     if data is None:
-        raise DshrinkError("give --data DIR: the images to train on (or --dry-run)")
+        request = replace(request, data=str(own_images(whole, request.folder)))
     result = run_study(request, notice=notice, progress=progress)
     if result is None:
         return
@@ -119,9 +126,10 @@ def command(
 
         files = tuple(map(str, result.files))
         print_json(StudyData(results=tuple(result.results), files=files))
-        return
-    print_report(result.report, wide=wide)
-    out.print(f"written: {', '.join(map(str, result.files))}")
+    else:
+        print_report(result.report, wide=wide)
+        out.print(f"written: {', '.join(map(str, result.files))}")
+    exit_unless_measured(result.results)
 
 
 def _names(text: str | None) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ def mask(
         ),
     ] = None,
     allow_unfit: options.AllowUnfit = False,
-    weights: train_options.Weights = "pretrained",
+    weights: options.Weights = "pretrained",
     weights_ema: options.Ema = False,
     model_args: options.ModelArgs = None,
     resolution: options.Resolution = None,
@@ -59,6 +59,7 @@ def mask(
     loaders: train_options.Loaders = None,
     unreadable: train_options.OnUnreadable = Unreadable.SKIP,
     checkpoint_steps: train_options.CheckpointSteps = None,
+    log_with: train_options.LogWith = None,
     seed: train_options.Seed = None,
     json: options.Json = False,
 ) -> None:

@@ -26,10 +26,6 @@ Data = Annotated[
         "torch/cifar10:DIR, hfds/NAME",
     ),
 ]
-Weights = Annotated[str, typer.Option(help="pretrained, initial, or a state-dict file")]
-MergeWeights = Annotated[
-    str, typer.Option(help="pretrained, initial, random, or a state-dict file")
-]
 Plan = Annotated[str, typer.Option(help="a plan file, mask:0011..., spans:1|01..., or paper:NAME")]
 Recipe = Annotated[
     str | None,
@@ -58,6 +54,13 @@ Seed = Annotated[int | None, training(min=0, help="random seed; default: the rec
 TrainPrecision = Annotated[
     str | None, training("--precision", help="fp32, fp16 or bf16 (mixed precision)")
 ]
+LogWith = Annotated[
+    list[str] | None,
+    training(
+        metavar="TRACKER",
+        help="also log to wandb, mlflow, tensorboard or another tracker of Accelerate; repeatable",
+    ),
+]
 Loaders = Annotated[
     int | None, typer.Option(min=0, help="data loader workers; 0 loads in the main process")
 ]
@@ -81,7 +84,8 @@ def recipe_settings(recipe: str | None) -> Training:
 def given(context: typer.Context, base: Training) -> Training:
     """``base`` with the options that were given: the command's parameters of its fields' names."""
     names = (field.name for field in fields(base))
-    return settings_of(base, **{name: context.params.get(name) for name in names})
+    params = {**context.params, "log_with": tuple(context.params["log_with"] or ()) or None}
+    return settings_of(base, **{name: params.get(name) for name in names})
 
 
 def settings_of(base: Training, **given: Any) -> Training:

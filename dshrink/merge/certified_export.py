@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from dshrink.merge.activations import ChangedActivations, WeightsOrigin, changed_activations
 from dshrink.merge.agreement import Agreement, ValidationImages, top1_agreement
 from dshrink.merge.export import (
     accuracy_metadata,
@@ -34,6 +35,7 @@ from latency_tables.files import write_atomically
 class CertifiedExport:
     """What was merged, and how it was proven; ``agreement`` is None without images.
 
+    ``activations`` says what the proof does not: whether the weights were trained for the merge.
     ``onnx_difference`` is that of the file in ONNX Runtime from torch, relative, None where no file
     was asked for; ``merge_s`` the time of the merge alone.
     """
@@ -41,6 +43,7 @@ class CertifiedExport:
     merged: MergedNetwork
     certificate: Certificate
     agreement: Agreement | None
+    activations: ChangedActivations
     onnx_difference: float | None
     merge_s: float
 
@@ -52,15 +55,19 @@ def export_merged(
     *,
     padding: str,
     certificate_file: Path | None,
+    origin: WeightsOrigin,
     batch: int = 1,
     images: ValidationImages | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> CertifiedExport:
     """Merge ``network`` as ``changes`` say and write it to ``file``, and its certificate, if asked.
 
-    The top-1 agreement is checked on ``images``, if given. What is said ``about`` the network goes
-    into the file's metadata, with its accuracy. A network that came from an ONNX file goes out as
-    that file, in its own batch. Raises NotMergeable, CertificateError, ExportError.
+    The top-1 agreement is checked on ``images``, if given: with the unmerged network, and with the
+    original unless its weights are, by their ``origin``, those of the network without activations.
+    Weights that were not trained for the merge are no error: the certificate says so. What is said
+    ``about`` the network goes into the file's metadata, with its accuracy. A network that came from
+    an ONNX file goes out as that file, in its own batch. Raises NotMergeable, CertificateError,
+    ExportError.
     """
     start = time.perf_counter()
     merged = merge_network(network, changes, padding=padding)
@@ -71,9 +78,17 @@ def export_merged(
     document, agreement = certificate.to_json(), None
     if images is not None:
         both = merged.unmerged(torch.float32), merged.module(torch.float32)
-        agreement = top1_agreement(*both, images)
+        whole = None if origin.trained == "without" else network.module
+        agreement = top1_agreement(*both, images, whole)
+        network.module.cpu()
         document |= {"validation": asdict(agreement), "unreadable": dict(images.unreadable_files)}
-        metadata |= accuracy_metadata(agreement.merged_accuracy, agreement.images, images.digest)
+        if agreement.merged_accuracy_percent is not None:
+            metadata |= accuracy_metadata(
+                agreement.merged_accuracy_percent, agreement.images, images.digest
+            )
+    activations = changed_activations(changes, origin, agreement)
+    document["activations"] = asdict(activations)
+    metadata["trained"] = activations.trained
     difference = None
     if file is not None:
         if source := source_of(network.module):
@@ -86,6 +101,7 @@ def export_merged(
         merged=merged,
         certificate=certificate,
         agreement=agreement,
+        activations=activations,
         onnx_difference=difference,
         merge_s=merge_s,
     )

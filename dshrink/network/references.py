@@ -22,7 +22,7 @@ from dshrink.errors import NetworkError
 from latency_tables.wording import counted
 
 #: What ``weights`` may be besides files.
-NAMED_WEIGHTS = ("pretrained", "initial", "random")
+NAMED_WEIGHTS = ("initial", "pretrained", "random")
 FORMS = (
     "a timm name, torchvision:NAME, hf:NAME, FILE.py:FACTORY, package.module:FACTORY or FILE.onnx"
 )

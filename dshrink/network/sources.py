@@ -13,10 +13,8 @@ import difflib
 import importlib
 import importlib.util
 import inspect
-import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,8 +22,13 @@ from typing import Any
 from torch import nn
 
 from dshrink.errors import NetworkError, first_line
+from dshrink.network.downloads import downloaded, quiet
 from dshrink.network.references import FORMS, USUAL_CHANNELS, ModelChoice, Reference, Source
-from dshrink.network.tracing import import_timm, import_torchvision_models
+from dshrink.network.tracing import (
+    declare_missing_operators,
+    import_timm,
+    import_torchvision_models,
+)
 from dshrink.network.user_code import users_errors
 
 PRETRAINED = "pretrained"
@@ -132,31 +135,18 @@ def _given(**options: Any) -> dict[str, Any]:
 
 def _made(choice: ModelChoice, make: Callable[[], nn.Module]) -> nn.Module:
     """What a library makes; its errors in one line."""
+    if choice.weights == PRETRAINED:
+        return downloaded(choice, make)
     try:
-        with _quiet():
+        with quiet():
             return make()
     except Exception as error:
+        asked = [f"--model-arg {one}" for one in choice.model_args]
+        if choice.channels != USUAL_CHANNELS:
+            asked.append(f"--in-channels {choice.channels}")
+        advice = f"; change {', '.join(asked)}" if asked else ""
         reason = first_line(error)[:160]
-        if choice.weights != PRETRAINED:
-            asked = [f"--model-arg {one}" for one in choice.model_args]
-            if choice.channels != USUAL_CHANNELS:
-                asked.append(f"--in-channels {choice.channels}")
-            advice = f"; change {', '.join(asked)}" if asked else ""
-            raise NetworkError(f"{choice.name}: cannot be made ({reason}){advice}") from error
-        raise NetworkError(
-            f"{choice.name}: pre-trained weights cannot be downloaded ({reason}); download them "
-            "elsewhere and give the file: --weights FILE.safetensors"
-        ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the log: the hub's client logs every retry, of which one error comes."""
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
+        raise NetworkError(f"{choice.name}: cannot be made ({reason}){advice}") from error
 
 
 # transformers
@@ -176,17 +166,7 @@ def _hf(choice: ModelChoice) -> nn.Module:
     if choice.reference.is_file:
         place = str(Path(place).expanduser())
     pretrained = choice.weights == PRETRAINED
-    try:
-        with _quiet():
-            config = transformers.AutoConfig.from_pretrained(
-                place, local_files_only=not pretrained, **choice.arguments
-            )
-    except Exception as error:
-        raise NetworkError(
-            f"{choice.name}: its config.json is not on this machine, and nothing is downloaded "
-            f"unless by --weights pretrained: `hf download {place} config.json`, or give the "
-            "folder that it lies in: hf:./FOLDER"
-        ) from error
+    config = _hf_config(choice, transformers, place)
     if choice.classes is not None:
         config.num_labels = choice.classes
     if choice.channels != getattr(config, "num_channels", USUAL_CHANNELS):
@@ -202,6 +182,27 @@ def _hf(choice: ModelChoice) -> nn.Module:
     make = classifier.from_pretrained if pretrained else classifier.from_config
     options = {"config": config} if pretrained else {}
     return _logits_of(_made(choice, lambda: make(place if pretrained else config, **options)))
+
+
+def _hf_config(choice: ModelChoice, transformers: Any, place: str) -> Any:
+    pretrained = choice.weights == PRETRAINED
+
+    def configured() -> Any:
+        return transformers.AutoConfig.from_pretrained(
+            place, local_files_only=not pretrained, **choice.arguments
+        )
+
+    if pretrained:
+        return downloaded(choice, configured)
+    try:
+        with quiet():
+            return configured()
+    except Exception as error:
+        raise NetworkError(
+            f"{choice.name}: its config.json is not on this machine, and nothing is downloaded "
+            f"unless by --weights pretrained: `hf download {place} config.json`, or give the "
+            "folder that it lies in: hf:./FOLDER"
+        ) from error
 
 
 def _logits_of(model: nn.Module) -> nn.Module:
@@ -220,6 +221,7 @@ def _logits_of(model: nn.Module) -> nn.Module:
 
 def _factory(choice: ModelChoice) -> nn.Module:
     at, name = choice.reference, choice.name
+    declare_missing_operators()  # it may import timm
     module = _file_module(at, name) if at.is_file else _named_module(at, name)
     found: Any = module
     for part in at.factory.split("."):

@@ -6,10 +6,12 @@ What comes out is checked: the graph computes what the module computes, or the n
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,38 +39,37 @@ ONLY_BATCH = "only_batch"
 
 def import_timm() -> Any:
     """timm, also with a torchvision whose compiled operators do not load."""
-    _import_torchvision()
+    declare_missing_operators()
     return importlib.import_module("timm")
 
 
 def import_torchvision_models() -> Any:
     """``torchvision.models``, under the same condition as ``import_timm``."""
-    _import_torchvision()
+    declare_missing_operators()
     return importlib.import_module("torchvision.models")
 
 
-def _import_torchvision() -> None:
-    """Import torchvision, which timm needs; declare operators whose absence stops its import.
+def declare_missing_operators() -> None:
+    """Declare torchvision's operators whose absence stops its import; nothing is imported here.
 
-    torchvision's wheels for Linux are built for CUDA; with a CPU build of torch their operators
-    are missing, and the import stops at the first that it decorates, which no classification
-    network uses. With that operator's signature declared, the import passes.
+    torchvision's wheels of PyPI for Linux are built for CUDA; with a CPU build of torch their
+    operators do not load, and ``import torchvision``, and so ``import timm``, stops at the first
+    that it decorates, which no classification network uses. With that operator's signature
+    declared, the import passes (docs/installing.md).
     """
-    try:
-        importlib.import_module("torchvision")
+    found = importlib.util.find_spec("torchvision")
+    if _LIBRARIES or found is None or not found.submodule_search_locations:
         return
-    except ImportError:
-        return  # timm works without it, or says itself what it misses
-    except RuntimeError as error:
-        if "torchvision::" not in str(error):
-            raise
+    try:
+        for file in Path(found.submodule_search_locations[0]).glob("_C*.so"):
+            torch.ops.load_library(file)  # type: ignore[no-untyped-call]
+            return
+    except OSError:
+        pass
     library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for signature in _MISSING_OPERATORS:
         library.define(signature)  # type: ignore[no-untyped-call]
     _LIBRARIES.append(library)
-    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-        del sys.modules[name]
-    importlib.import_module("torchvision")
 
 
 def trace(module: nn.Module, input_shape: tuple[int, int, int]) -> fx.GraphModule:

@@ -19,6 +19,7 @@ from dshrink.operations.bench_networks import BenchNetwork
 from dshrink.operations.bench_records import save_records
 from dshrink.operations.bench_run import BenchmarkRun, measure_run
 from dshrink.operations.bench_sweep import sweep_batches
+from dshrink.operations.bench_tables import require_tables_of, require_tables_under
 from dshrink.operations.given import AnyPlan, AnyTable, opened_plan, opened_table, table_words
 from dshrink.plots import batches_figure, save_figure
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
@@ -41,6 +42,7 @@ def bench_networks(
     tables: Sequence[AnyTable] = (),
     batches: Sequence[int] | None = None,
     sweep: bool = False,
+    tables_must_fit: bool = True,
     choice: ModelChoice | None = None,
     padding: str | None = None,
     seed: int = 0,
@@ -54,8 +56,10 @@ def bench_networks(
     readers are written beside it. Where ``tables`` know a network, their predictions are given.
     ``batches`` are measured one after the other, by default the target's alone; ``sweep`` doubles
     the batch from 1 until throughput saturates. ``choice`` says what is asked of each network by
-    name, whatever its own name is. ``notice`` reports tables that predict nothing. The same call
-    resumes an interrupted run. Raises DshrinkError, ProfilerError and DevicesError.
+    name, whatever its own name is. ``notice`` reports what a table cannot predict, and merged files
+    whose weights were not trained for it. The same call resumes an interrupted run. Raises
+    ProfilerError, DevicesError and DshrinkError; the last before anything is measured for a table
+    of other networks or conditions, unless ``tables_must_fit`` is False: then it is reported.
     """
     out_file = Path(out_file)
     if sweep and batches:
@@ -79,6 +83,8 @@ def bench_networks(
     def measure(batch: int, at_batch: Sequence[BenchNetwork]) -> BenchmarkRun:
         name = f"{out_file.stem}.batch{batch}.journal" if several else f"{out_file.stem}.journal"
         with measuring_on(replace(target, batch=batch), notice) as (scheduler, conditions):
+            if tables_must_fit:
+                require_tables_under(loaded, conditions, None if sweep else wanted)
             return measure_run(
                 at_batch,
                 conditions,
@@ -91,8 +97,12 @@ def bench_networks(
             )
 
     # What cannot be measured is refused before anything is.
+    found = inputs.at(1 if sweep else wanted[0])
     for batch in [2] if sweep else wanted[1:]:
         inputs.at(batch)
+    if tables_must_fit:
+        require_tables_of(loaded, found)
+    _notice_unfit_weights(found, notice)
     runs: list[BenchmarkRun] = []
     if sweep:
         runs = sweep_batches(inputs.at, measure, notice)
@@ -141,6 +151,17 @@ def _notice_idle_tables(
                 f"the table of {table.model} predicts nothing here: measured under other "
                 f"conditions ({'; '.join(nearest)})"
             )
+
+
+def _notice_unfit_weights(networks: Sequence[BenchNetwork], notice: Notice) -> None:
+    """Speeds of such files are real, their accuracy is not what a reader may take it for."""
+    unfit = [one.label for one in networks if one.facts.trained in ("with", "unknown")]
+    if unfit:
+        notice(
+            f"{', '.join(unfit)}: merged from weights that were not trained, or are not known to "
+            "be, without the activations that were removed: the speed is right, the accuracy "
+            "mostly lost (docs/merging.md, Without training)"
+        )
 
 
 def run_benchmark(

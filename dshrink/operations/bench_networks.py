@@ -30,7 +30,9 @@ class NetworkFacts:
     """What is known of a network beside its speed; files of ``dshrink merge`` record it.
 
     ``keep_mask`` is empty where it is not known (a foreign file), and a span mask where the network
-    is cut into ``segments`` "spans". ``data`` is the digest of the images of its accuracy.
+    is cut into ``segments`` "spans". ``data`` is the digest of the images of its accuracy;
+    ``trained`` says whether merged weights were trained without what was removed
+    (``merge.activations``), empty where nothing is known.
     """
 
     model: str = ""
@@ -44,6 +46,7 @@ class NetworkFacts:
     accuracy_percent: float | None = None
     validation_images: int | None = None
     data: str = ""
+    trained: str = ""
 
     def __post_init__(self) -> None:
         for name, lowest, highest in (

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dshrink.operations.bench_networks import BenchmarkError, BenchNetwork
+from dshrink.operations.bench_tables import is_table_of
 from dshrink.progress import Notice
 from dshrink.results import BenchmarkResult
 from latency_tables.errors import LatencyTableError
@@ -85,11 +86,16 @@ def predicted(
     """What the first table of this network under these conditions says that can predict it."""
     facts = network.facts
     for table in tables:
-        its = (table.model, table.resolution) == (facts.model, network.resolution)
-        if not its or table.conditions.differences(conditions):
+        if not is_table_of(table, network) or table.conditions.differences(conditions):
             continue
         # Tables hold merged blocks with the free activation; without it there is no prediction.
-        same = facts.free_activation and facts.segments == ("spans" if table.chain else "blocks")
+        segments = "spans" if table.chain else "blocks"
+        same = facts.free_activation and facts.segments == segments
+        if not network.original and facts.keep_mask and facts.segments != segments:
+            notice(
+                f"no prediction for {network.label}: its plan merges {facts.segments}, the table "
+                f"is of {segments} (dshrink profile --segments {facts.segments})"
+            )
         mask = table.forms.base if network.original else facts.keep_mask if same else ""
         try:
             if mask:

@@ -57,7 +57,7 @@ def expand_network(
     The same call resumes an interrupted run. None in all processes but the first. Raises as
     ``expand_and_shrink``.
     """
-    require_trainable(choice)
+    require_trainable(choice, settings)
     images, network = open_both(data, replace(choice, seed=settings.seed), notice)
     expanded = choose(network, rule, layers)
     feed = feed_of(images, network, settings, unreadable)
@@ -67,6 +67,8 @@ def expand_network(
     if shrunk is None:
         return None
     before, grown = network.spec, shrunk.grown
+    contracted = shrunk.agreement.merged_accuracy_percent
+    assert contracted is not None  # the images of a training have labels
     return ExpandResult(
         weights=str(shrunk.weights),
         rule=expanded.rule,
@@ -76,7 +78,7 @@ def expand_network(
         accuracy_percent={
             "expanded": shrunk.expanded.accuracy,
             "without_activations": shrunk.linear.accuracy,
-            "contracted": shrunk.agreement.merged_accuracy,
+            "contracted": contracted,
         },
         agreement=shrunk.agreement,
         relative_error_float64=shrunk.error,

@@ -42,10 +42,8 @@ from dshrink.plots import (
 from dshrink.plots.frontier import FrontierPoint, curve_of
 from dshrink.plots.style import describe_table
 from dshrink.results import BenchmarkResult, load_results
-from dshrink.search.binding import bind, bind_spans
-from dshrink.search.plan import Plan
+from dshrink.search.binding import bind_to_table
 from latency_tables.published_accuracy import points_on
-from latency_tables.table import LatencyTable
 
 if TYPE_CHECKING:
     from dshrink.operations.opening import AnyNetwork
@@ -168,7 +166,7 @@ def plot_kept(
     labelled = {label: opened_plan(plan) for label, plan in plans.items()}
     if table is not None:
         found = opened_table(table)
-        bound = {label: _bound_to_table(plan, found) for label, plan in labelled.items()}
+        bound = {label: bind_to_table(plan, found) for label, plan in labelled.items()}
         return kept_figure(bound, table=found, padding=padding)
     if network is None:
         return kept_figure(labelled)
@@ -181,26 +179,6 @@ def plot_kept(
     bound = {label: bind_to_network(plan, made) for label, plan in labelled.items()}
     names = [block.name for block in made.blocks]
     return kept_figure(bound, block_names=names, chain=span_chain(made.chain))
-
-
-def _bound_to_table(plan: Plan, table: LatencyTable) -> Plan:
-    segments = "spans" if table.chain else "blocks"
-    if plan.segments != segments:
-        raise PlotError(
-            f"{plan.text} merges {plan.segments}, the table of {table.model} is of {segments}"
-        )
-    reasons = table.unmergeable.items()
-    if table.chain is None:
-        unmergeable = {at: why for at, why in reasons if isinstance(at, int)}
-        names = table.block_names
-        return bind(plan, model=table.model, block_names=names, unmergeable=unmergeable)
-    return bind_spans(
-        plan,
-        model=table.model,
-        chain=table.chain,
-        known=[row.span for row in table.rows if row.kind == "span" and row.span],
-        unmergeable={at: why for at, why in reasons if isinstance(at, tuple)},
-    )
 
 
 def plot_front(

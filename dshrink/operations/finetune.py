@@ -67,7 +67,7 @@ def finetune_by_plan(
     data, folder = str(data), Path(folder)
     if teacher is not None or settings.distillation or settings.block_distillation:
         _check_teacher(choice.weights, teacher, settings)
-    require_trainable(choice)
+    require_trainable(choice, settings)
     if about := about_merged(choice):
         if settings.fade_epochs:
             raise DshrinkError(

@@ -77,7 +77,7 @@ def search_mask(
     if table is not None:
         whose = f"the table {request.table}"
         choice = choice.knowing(known_of_table(table, whose, choice.name))
-    require_trainable(choice)
+    require_trainable(choice, settings)
     images, network = open_both(request.data, choice, notice)
     found = search_masks(
         network,

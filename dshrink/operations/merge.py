@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dshrink.merge.activations import ChangedActivations
 from dshrink.merge.agreement import Agreement
 from dshrink.merge.certified_export import export_merged
 from dshrink.merge.export import (
@@ -35,6 +36,7 @@ from dshrink.operations.merged_weights import (
     require_same_plan,
 )
 from dshrink.operations.opening import AnyNetwork, chosen, opened, size_of_weights
+from dshrink.operations.weights_origin import origin_of
 from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.progress import Notice, no_notice
 from dshrink.search.plan import Plan
@@ -51,9 +53,11 @@ class MergeResult:
     """What was merged and written; each ``cost`` is that before and after the merge.
 
     ``agreement`` is None without images, and for weights of a merged network, of which there is no
-    other form and no ``certificate``; ``accuracy_percent`` is the top-1 accuracy of what was
-    written. ``unreadable`` maps images that could not be read to the reasons. ``onnx_difference``
-    is that of the file from torch, relative. It and ``file`` are None where none was asked for.
+    other form and no ``certificate``, nor anything to say of ``activations``: whether the weights
+    were trained without those that are removed. ``accuracy_percent`` is the top-1 accuracy of what
+    was written. ``unreadable`` maps images that could not be read to the reasons.
+    ``onnx_difference`` is that of the file from torch, relative. It and ``file`` are None where
+    none was asked for.
     """
 
     file: str | None
@@ -67,6 +71,7 @@ class MergeResult:
     spans_merged: int
     merge_s: float | None
     onnx_difference: float | None
+    activations: ChangedActivations | None
     agreement: Agreement | None
     accuracy_percent: float | None
     validation_images: int
@@ -106,7 +111,9 @@ def merge_by_plan(
     ``padding`` is how merged convolutions treat the border: "bias_map", "repad" or "interior"
     (None: as the plan says). With ``free_activation`` a ReLU6 follows merged blocks (None: as
     fine-tuned weights say, else it does). ``batch`` is the file's. With ``data``, a folder of
-    images, the top-1 agreement is checked on its validation images. Weights of a merged network
+    images, the top-1 agreement is checked on its validation images, or on all of one without
+    classes. Weights that were not trained without the activations that the plan removes are merged
+    all the same: the result and the certificate say so. Weights of a merged network
     (``refit_by_plan``) need no merge: a choice names them, and the plan. The module of ``network``
     is not changed. Raises DshrinkError where plan, weights and options do not go together, and as
     ``export_merged``.
@@ -150,6 +157,7 @@ def merge_by_plan(
         file,
         padding=form,
         certificate_file=certificate_file,
+        origin=origin_of(source, network, plan_words(plan), data),
         batch=batch,
         images=feed,
         about={"plan": bound.source or plan_words(plan)},
@@ -170,8 +178,9 @@ def merge_by_plan(
         spans_merged=merged if bound.segments == "spans" else 0,
         merge_s=done.merge_s,
         onnx_difference=done.onnx_difference,
+        activations=done.activations,
         agreement=done.agreement,
-        accuracy_percent=done.agreement.merged_accuracy if done.agreement else None,
+        accuracy_percent=done.agreement.merged_accuracy_percent if done.agreement else None,
         validation_images=done.agreement.images if done.agreement else 0,
         unreadable=dict(feed.unreadable.reasons) if feed else {},
         cost={name: (getattr(before, name), getattr(after, name)) for name in _COSTS},
@@ -242,6 +251,7 @@ def _write_merged(
         spans_merged=merged if segments == "spans" else 0,
         merge_s=None,
         onnx_difference=difference,
+        activations=None,
         agreement=None,
         accuracy_percent=accuracy,
         validation_images=images,

@@ -227,6 +227,6 @@ def _validation(
 
 
 def _write(result: RefitResult, folder: Path, module: nn.Module, about: Mapping[str, Any]) -> None:
-    accuracy = result.validation.accuracy if result.validation else {}
+    accuracy = result.validation.accuracy_percent if result.validation else {}
     entry = {**about, "accuracy_percent": accuracy.get("refitted")}
     save_tensors(module.state_dict(), folder / WEIGHTS, {WEIGHTS_KEY: json.dumps(entry)})

@@ -29,6 +29,7 @@ from dshrink.study.runner import Study
 from dshrink.study.steps import MERGE, TABLE, StepsFailedError, StudyError
 from dshrink.train.image_sets import Images, open_images
 from dshrink.train.processes import is_main_process, together
+from dshrink.train.trackers import require_trackers
 from latency_tables.files import write_atomically
 from latency_tables.wording import counted
 
@@ -90,7 +91,8 @@ class StudyStages:
     def of(
         cls, request: StudyRequest, *, notice: Notice = no_notice, progress: OpenProgress = no_bar
     ) -> StudyStages:
-        """Open the images. Raises on an unreadable table."""
+        """Open the images. Raises on an unreadable table, and for a tracker that is missing."""
+        require_trackers(request.recipe.log_with)
         images = open_images(request.data, request.recipe.choice.channels)
         context = study_context(request, images)
         return cls(
@@ -154,6 +156,7 @@ class StudyStages:
                 self.request.folder / "bench.csv",
                 self.request.target,
                 tables=[self.context.table],
+                tables_must_fit=False,
                 on_progress=update,
                 notice=self.notice,
             )

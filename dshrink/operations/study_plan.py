@@ -9,15 +9,18 @@ from typing import Any
 
 from devices.agent.protocol import file_digest
 from dshrink.errors import DshrinkError
-from dshrink.network.references import NAMED_WEIGHTS
+from dshrink.network.references import NAMED_WEIGHTS, same_model
 from dshrink.progress import Notice, no_notice
+from dshrink.search.goal import check_fit
 from dshrink.study.folders import StepFolders
 from dshrink.study.recipe import ImageCounts, Recipe
 from dshrink.study.rows import StudyContext
-from dshrink.study.steps import Step, steps_of
+from dshrink.study.steps import SEARCH, Step, steps_of
+from dshrink.train.digits import write_digits
 from dshrink.train.image_sets import Images, open_images
 from dshrink.train.unreadable import Unreadable
 from latency_tables.io import load_table
+from latency_tables.table import LatencyTable
 from profiler.target import Target, batch_on
 
 TABLE_FOLDER = "table"
@@ -83,6 +86,16 @@ def study_target(table: Path | None, asked: Mapping[str, Any]) -> Target:
     return Target(**{name: getattr(conditions, name) for name in names})
 
 
+def own_images(recipe: Recipe, folder: Path) -> Path:
+    """The images that the recipe brings itself, written into the study's folder.
+
+    Raises DshrinkError for one that brings none.
+    """
+    if recipe.data != "digits":
+        raise DshrinkError("give --data DIR: the images to train on (or --dry-run)")
+    return write_digits(folder / recipe.data).folder
+
+
 def plan_study(request: StudyRequest, notice: Notice = no_notice) -> StudyPlan:
     """Every step, and what is done of it; nothing is trained or written.
 
@@ -103,7 +116,11 @@ def plan_study(request: StudyRequest, notice: Notice = no_notice) -> StudyPlan:
 
 
 def study_context(request: StudyRequest, images: Images) -> StudyContext:
-    """What the steps are done with. Raises on an unreadable table."""
+    """What the steps are done with.
+
+    Raises on a table that cannot be read, is of another network, or that no search may use: hours
+    of training come before its use.
+    """
     recipe = request.recipe
     identity = {
         "model": recipe.choice.name,
@@ -116,7 +133,11 @@ def study_context(request: StudyRequest, images: Images) -> StudyContext:
     # A table that is measured here is identified by its conditions.
     table: Any = asdict(request.target)
     if request.table is not None:
-        table = load_table(request.table).digest
+        given = load_table(request.table)
+        _require_table_of(recipe, given, request.table)
+        if any(step.kind == SEARCH for step in request.steps()):
+            check_fit(given, allow_unfit=request.allow_unfit)
+        table = given.digest
     return StudyContext(
         recipe=recipe,
         data=request.data,
@@ -125,6 +146,17 @@ def study_context(request: StudyRequest, images: Images) -> StudyContext:
         allow_unfit=request.allow_unfit,
         unreadable=request.unreadable,
     )
+
+
+def _require_table_of(recipe: Recipe, table: LatencyTable, folder: Path) -> None:
+    size = (recipe.size.height, recipe.size.width)
+    if not same_model(table.model, recipe.choice.name) or table.resolution != size:
+        theirs, ours = ("x".join(map(str, each)) for each in (table.resolution, size))
+        raise DshrinkError(
+            f"--table {folder}: it is of {table.model} at {theirs}, the recipe is about "
+            f"{recipe.choice.name} at {ours}: give the table of that network, or leave it out to "
+            "measure one"
+        )
 
 
 def _weights_identity(weights: str) -> str:

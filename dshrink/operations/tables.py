@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from dshrink.operations.given import AnyPlan, AnyTable, opened_table
+from dshrink.search.binding import bind_to_table
 from dshrink.search.plan import Plan, parse_plan
 from latency_tables.compare import Comparison, compare
 from latency_tables.predictor import Prediction, predict
@@ -14,12 +17,18 @@ def predict_latency(table: AnyTable, keep: AnyPlan, padding: str | None = None) 
     ``keep`` is a keep mask ("0110": 1 keeps a block, 0 merges it), the span mask of a table of
     spans, or a plan. ``padding`` is that of merged pieces: "bias_map" (of blocks, where it is
     None), "repad" (of spans) or "interior". Raises LatencyTableError for a mask that does not fit
-    the table, or a piece without a latency, PlanError.
+    the table, or a piece without a latency, PlanError for a plan of another network.
     """
-    if not isinstance(keep, Plan) and (":" in str(keep) or str(keep).endswith(".json")):
-        keep = parse_plan(keep)
-    mask = keep.mask if isinstance(keep, Plan) else str(keep)
-    return predict(opened_table(table), mask, padding)
+    known = opened_table(table)
+    if isinstance(keep, Plan):
+        # A plan says the padding that its network has; a bare mask takes the table's usual one.
+        return predict(known, bind_to_table(keep, known).mask, padding or keep.padding)
+    is_file = str(keep).endswith(".json") or Path(keep).is_file()
+    if not is_file and ":" not in str(keep):
+        return predict(known, str(keep), padding)
+    plan = parse_plan(str(keep))
+    mask = bind_to_table(plan, known).mask
+    return predict(known, mask, padding or (plan.padding if is_file else None))
 
 
 def compare_tables(a: AnyTable, b: AnyTable) -> Comparison:

@@ -15,17 +15,17 @@ from dshrink.refit.distances import result_error
 class Closeness:
     """Of merged networks to their original on the same images, by name; all in percent but errors.
 
-    ``agreement`` is the share of images whose top-1 class is the original's, ``in_top5`` that of
-    images where it is among the five likeliest; ``error`` the mean ``result_error``. ``accuracy``
-    holds the top-1 accuracies, the original's as "original"; empty without labels. Networks that
-    give no logits (N, C) have an error alone.
+    ``agreement_percent`` is the share of images whose top-1 class is the original's,
+    ``in_top5_percent`` that of images where it is among the five likeliest; ``error`` the mean
+    ``result_error``. ``accuracy_percent`` holds the top-1 accuracies, the original's as "original";
+    empty without labels. Networks that give no logits (N, C) have an error alone.
     """
 
     images: int
-    agreement: Mapping[str, float]
-    in_top5: Mapping[str, float]
+    agreement_percent: Mapping[str, float]
+    in_top5_percent: Mapping[str, float]
     error: Mapping[str, float]
-    accuracy: Mapping[str, float]
+    accuracy_percent: Mapping[str, float]
 
 
 @torch.inference_mode()
@@ -68,8 +68,8 @@ def compare(
 
     return Closeness(
         images=images,
-        agreement=percent(same) if classes else {},
-        in_top5=percent(near) if classes else {},
+        agreement_percent=percent(same) if classes else {},
+        in_top5_percent=percent(near) if classes else {},
         error={name: total / max(images, 1) for name, total in errors.items()},
-        accuracy=percent(right) if labelled else {},
+        accuracy_percent=percent(right) if labelled else {},
     )

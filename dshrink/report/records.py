@@ -54,9 +54,9 @@ class AgreementFacts:
 
     images: int
     differing: int
-    unmerged_accuracy: float | None = None
-    merged_accuracy: float | None = None
-    original_accuracy: float | None = None
+    unmerged_accuracy_percent: float | None = None
+    merged_accuracy_percent: float | None = None
+    original_accuracy_percent: float | None = None
     as_original: int | None = None
 
     @property
@@ -98,8 +98,8 @@ class ClosenessFacts:
     """Per cent of images, by "algebraic" (merged as it was), "refitted", "original"."""
 
     images: int
-    agreement: Mapping[str, float]
-    accuracy: Mapping[str, float] = field(default_factory=dict)
+    agreement_percent: Mapping[str, float]
+    accuracy_percent: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -84,6 +84,8 @@ _PICTURES = (
 )
 _ALL = (
     _schema("chain", "networks:ChainData", "convolutions, blocks and spans of networks"),
+    _schema("config", "configuration:ConfigData", "options and where their values come from"),
+    _schema("init", "configuration:InitData", "the file of options that was written"),
     _schema("data_digits", "networks:DigitsData", "the folder of digits that was written"),
     _schema(
         "devices_list", "devices:DevicesData", "the devices of the catalog and of devices.toml"
@@ -113,6 +115,7 @@ _ALL = (
     _schema("finetune", "dshrink.operations.finetune:FinetuneResult", "a fine-tuned network"),
     _schema("expand", "dshrink.operations.expand:ExpandResult", "a network trained expanded"),
     _schema("bench", "networks:BenchData", "latency and throughput of networks"),
+    _schema("demo", "dshrink.operations.demo_results:DemoResult", "what a demo has found"),
     _schema("run", "networks:StudyData", "results and files of a study"),
     _schema("run_dry_run", "networks:StudySteps", "the steps of a study", ("run --dry-run",)),
     _schema(

@@ -73,6 +73,42 @@ def bind_spans(
     return replace(plan, model=model, span_mask=span_mask, convolutions=chain.convolutions)
 
 
+def bind_to_table(plan: Plan, table: LatencyTable) -> Plan:
+    """The plan for the network that a table is of, in the table's order.
+
+    Raises PlanError where the plan is for another network or image size, cuts it otherwise than the
+    table does, or merges what has no row.
+    """
+    _check_model(plan, table.model)
+    if plan.resolution not in (None, table.resolution):
+        wanted, known = ("x".join(map(str, each)) for each in (plan.resolution, table.resolution))
+        raise PlanError(
+            f"the plan {plan.text} is for images of {wanted}, the table of {table.model} for "
+            f"{known}: give the table of that size"
+        )
+    segments = "spans" if table.chain else "blocks"
+    if plan.segments != segments:
+        raise PlanError(
+            f"{plan.text} merges {plan.segments}, the table of {table.model} is of {segments}: "
+            f"measure one with --segments {plan.segments}"
+        )
+    reasons = table.unmergeable.items()
+    if table.chain is None:
+        return bind(
+            plan,
+            model=table.model,
+            block_names=table.block_names,
+            unmergeable={at: why for at, why in reasons if isinstance(at, int)},
+        )
+    return bind_spans(
+        plan,
+        model=table.model,
+        chain=table.chain,
+        known=[row.span for row in table.rows if row.kind == "span" and row.span],
+        unmergeable={at: why for at, why in reasons if isinstance(at, tuple)},
+    )
+
+
 def _check_model(plan: Plan, model: str) -> None:
     if plan.model is not None and not same_model(plan.model, model):
         raise PlanError(

@@ -66,7 +66,8 @@ def check_fit(table: LatencyTable, *, allow_unfit: bool) -> None:
     if table.fit_reason and not allow_unfit:
         raise UnfitTableError(
             f"the table of {table.model} on {table.conditions.device} is not fit for search: "
-            f"{table.fit_reason}; measure it again on an idle machine, or allow an unfit table"
+            f"{table.fit_reason}; measure it again on an idle machine, or use it all the same: "
+            "--allow-unfit (in Python allow_unfit=True)"
         )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dshrink.network.references import LEAST_SIDE, ModelChoice, Size
 from dshrink.search.published import published_mask
@@ -99,6 +99,7 @@ class TableSettings:
 class Recipe:
     """A study: a network, how far to shrink it, what to compare, and how all of it is trained.
 
+    ``data`` "digits": the images that a run writes itself where none are given.
     ``free_activation``: whether merged blocks have an activation after them, but for the rows that
     are about it. ``model_args``, ``in_channels`` and ``weights_ema`` are those of ``ModelChoice``,
     ``narrower`` the names of the row ``width``, which take no arguments; ``remarks`` are sentences
@@ -112,6 +113,7 @@ class Recipe:
     search: Training
     distilled: Training
     name: str = ""
+    data: Literal["", "digits"] = ""
     pretrain: Training | None = None
     resolution: int | tuple[int, int] = 224
     in_channels: int | None = None
@@ -235,6 +237,19 @@ class Recipe:
         rows = tuple(rows) or self.rows
         narrower = self.narrower if "width" in rows else ()
         return replace(self, rows=rows, seeds=tuple(seeds) or self.seeds, narrower=narrower)
+
+    def logged(self, log_with: Sequence[str]) -> Recipe:
+        """The recipe with all its trainings told to these trackers where some are given."""
+        names = ("finetune", "search", "distilled", "pretrain")
+        trainings = {name: training for name in names if (training := getattr(self, name))}
+        told = {name: replace(one, log_with=tuple(log_with)) for name, one in trainings.items()}
+        return replace(self, **told) if log_with else self
+
+    @property
+    def log_with(self) -> tuple[str, ...]:
+        """The trackers of all its trainings."""
+        trainings = (self.finetune, self.search, self.distilled, self.pretrain)
+        return tuple(dict.fromkeys(name for one in trainings if one for name in one.log_with))
 
     def with_all_of(self, other: Recipe) -> Recipe:
         """The recipe with the rows and seeds of another one, a ``changed`` one, besides its own."""

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from dshrink.merge.activations import WeightsOrigin
 from dshrink.merge.certified_export import CertifiedExport, export_merged
 from dshrink.merge.export import export_onnx
 from dshrink.network.mask_changes import Rewriting, rewriting
@@ -232,6 +233,7 @@ def _merge(runner: StepRunner, step: Step) -> MergedStep:
             file,
             padding=PADDING,
             certificate_file=folder / "certificate.json",
+            origin=WeightsOrigin(trained="without", whose=f"the weights of {trained}"),
             batch=step.batch or 1,
             images=runner.feed(network, runner.context.recipe.finetune),
             about=origin,
@@ -278,8 +280,8 @@ def _exported(
 def _found(done: CertifiedExport) -> dict[str, Any]:
     assert done.agreement is not None
     return {
-        "accuracy_percent": done.agreement.merged_accuracy,
-        "unmerged_accuracy_percent": done.agreement.unmerged_accuracy,
+        "accuracy_percent": done.agreement.merged_accuracy_percent,
+        "unmerged_accuracy_percent": done.agreement.unmerged_accuracy_percent,
         "validation_images": done.agreement.images,
         "differing": done.agreement.differing,
         "certificate": done.certificate.network_float64.relative,

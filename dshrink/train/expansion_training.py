@@ -108,7 +108,7 @@ def expand_and_shrink(
         )
     shrunk = with_state(network, contract(linear))
     agreed = top1_agreement(linear.module, shrunk.module, feed)
-    entry = {**about, "accuracy_percent": agreed.merged_accuracy}
+    entry = {**about, "accuracy_percent": agreed.merged_accuracy_percent}
     file = folder / WEIGHTS
     save_tensors(shrunk.module.state_dict(), file, {WEIGHTS_KEY: json.dumps(entry)})
     return Shrunk(

@@ -27,14 +27,16 @@ from latency_tables.records import plain
 class Feed:
     """Images as a training run reads them: bytes (N, C, H, W) and labels (N,).
 
-    ``unreadable`` says what to do about images that cannot be read, and collects them. Raises
-    TrainError where a batch is larger than the data set.
+    ``unreadable`` says what to do about images that cannot be read, and collects them. ``labelled``
+    is False where the labels are none of the network's classes. Raises TrainError where a batch is
+    larger than the data set.
     """
 
     images: Images
     preprocessing: Preprocessing
     settings: Training
     unreadable: UnreadableImages = field(default_factory=UnreadableImages)
+    labelled: bool = True
 
     def __post_init__(self) -> None:
         if not self.steps:

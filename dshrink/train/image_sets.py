@@ -160,6 +160,13 @@ def open_unlabelled(data: str, channels: int = 3) -> tuple[Split, Images | None]
     return Split(name=str(folder), source=source, mode=_mode(data, channels), folder=folder), None
 
 
+def is_labelled(data: str) -> bool:
+    """Whether ``data`` is meant as a data set with classes, not as a folder of mere images."""
+    folder = _folder(data)
+    parts = (*TRAIN_FOLDERS, *VALIDATION_FOLDERS)
+    return bool(_named(data)) or any((folder / name).is_dir() for name in parts)
+
+
 def absolute(data: str) -> str:
     """The same data set, for a process that works in another folder."""
     named = _named(data)

@@ -40,6 +40,7 @@ from dshrink.train.feed import Feed
 from dshrink.train.objectives import Objective, smoothed
 from dshrink.train.optimiser import sgd_along_cosine
 from dshrink.train.processes import make_accelerator, without_casts
+from dshrink.train.trackers import Log, require_trackers, tracked
 from dshrink.train.tuning import Batch, Score, evaluate, prepared
 from dshrink.train.unreadable import UnreadableImages
 
@@ -99,7 +100,9 @@ def fit(
     state, and before such weights would be kept; CheckpointError where ``folder`` holds another
     run, or is not the same for all processes; TrainError for a batch that cannot be divided evenly.
     """
-    settings, accelerator = feed.settings, make_accelerator(feed.settings)
+    settings = feed.settings
+    require_trackers(settings.log_with)
+    accelerator = make_accelerator(settings, folder)
     with ExitStack() as stack:
         if accelerator.is_main_process:
             stack.enter_context(held(folder))
@@ -130,6 +133,8 @@ class _Run:
     progress: OnProgress
     notice: Notice
     at: TrainingState = field(default_factory=TrainingState)
+    #: Takes what is known after so many steps.
+    log: Log = field(default=lambda values, step: None)
     #: Mean losses of the latest steps, still on the device.
     waiting: list[Tensor] = field(default_factory=list)
     since: float = 0.0
@@ -138,9 +143,9 @@ class _Run:
 
     def fit(self, module: nn.Module) -> Fitted:
         self._prepare(module)
-        while self.at.epoch < self.feed.settings.epochs:
-            self._train_epoch()
-            self._end_epoch()
+        if self.at.epoch < self.feed.settings.epochs:
+            with tracked(self.accelerator, self.folder, self.identity) as self.log:
+                self._train()
         # Takes the casts of mixed precision off the module again.
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         state = self.kept.state_dict()
@@ -201,6 +206,13 @@ class _Run:
                 buffer = known[name].to(parameter.device)
                 optimiser.state[parameter]["momentum_buffer"] = buffer
 
+    def _train(self) -> None:
+        for entry in self.at.history:
+            self.log(entry, entry["epoch"] * self.feed.steps)
+        while self.at.epoch < self.feed.settings.epochs:
+            self._train_epoch()
+            self._end_epoch()
+
     def _train_epoch(self) -> None:
         at, settings, steps = self.at, self.feed.settings, self.feed.steps
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
@@ -258,6 +270,8 @@ class _Run:
                     f"{len(self.at.losses) + 1} of {self.feed.steps}; {self._last_good()}"
                 )
             self.at.losses.append(value)
+        done = self.at.epoch * self.feed.steps + len(self.at.losses)
+        self.log({"loss": math.fsum(mean.tolist()) / len(mean)}, done)
         now = time.perf_counter()
         self.at.seconds += now - self.since
         self.since = now
@@ -292,6 +306,7 @@ class _Run:
             }
         )
         at.epoch, at.step, at.losses = at.epoch + 1, 0, []
+        self.log(at.history[-1], at.epoch * self.feed.steps)
         self._keep()
 
     def _validate(self, module: nn.Module) -> Score:

@@ -5,12 +5,21 @@ The network has as many inputs as the images have channels, and an output for ea
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dshrink.errors import NetworkError, WeightsMisfitError
 from dshrink.network.models import Network, load
 from dshrink.network.references import Known, ModelChoice, Reference, Source
 from dshrink.progress import Notice, no_notice
 from dshrink.train.feed import Feed
-from dshrink.train.image_sets import Images, Preprocessing, open_images, preprocessing_of
+from dshrink.train.image_sets import (
+    Images,
+    Preprocessing,
+    is_labelled,
+    open_images,
+    open_unlabelled,
+    preprocessing_of,
+)
 from dshrink.train.settings import Training
 from dshrink.train.unreadable import Unreadable, UnreadableImages
 
@@ -31,13 +40,20 @@ def open_both(data: str, choice: ModelChoice, notice: Notice = no_notice) -> tup
     return images, network
 
 
-def require_trainable(choice: ModelChoice) -> None:
-    """Raise NetworkError for a network whose trained weights could not be given back."""
+def require_trainable(choice: ModelChoice, settings: Training | None = None) -> None:
+    """Raise NetworkError for a network whose trained weights could not be given back.
+
+    With ``settings`` also TrainError where they ask for a tracker that is not installed.
+    """
     if choice.reference.source is Source.ONNX:
         raise NetworkError(
             f"{choice.name}: an ONNX file is not trained here, for its weights could not go back "
             "into it: train the network in PyTorch (FILE.py:FACTORY), and export it again"
         )
+    if settings is not None and settings.log_with:
+        from dshrink.train.trackers import require_trackers  # Accelerate takes a second to import
+
+        require_trackers(settings.log_with)
 
 
 def feed_of(
@@ -70,12 +86,20 @@ def open_to_validate(
 ) -> Feed:
     """The images as a network reads them that is loaded already, from ``weights``; no training.
 
-    Raises DataError, and NetworkError where its outputs are not the classes of the images.
+    A folder without ``train/`` and ``val/`` has images without labels. Raises DataError, and
+    NetworkError where its outputs are not the classes of the images.
     """
-    images = open_images(data, network.spec.input_shape[0])
-    check_classes(images, network, weights)
+    channels = network.spec.input_shape[0]
+    labelled = is_labelled(data)
+    if labelled:
+        images = open_images(data, channels)
+        check_classes(images, network, weights)
+    else:
+        split, _ = open_unlabelled(data, channels)
+        images = Images(data=data, train=split, validation=split, classes=())
     batch = min(VALIDATION_BATCH, len(images.train))
-    return feed_of(images, network, Training(batch=batch, loaders=loaders), unreadable)
+    feed = feed_of(images, network, Training(batch=batch, loaders=loaders), unreadable)
+    return replace(feed, labelled=labelled)
 
 
 def load_for(images: Images, choice: ModelChoice, notice: Notice = no_notice) -> Network:

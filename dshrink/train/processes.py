@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,14 +15,19 @@ from torch import nn
 from dshrink.train.settings import Training
 
 
-def make_accelerator(settings: Training) -> Accelerator:
-    """For one run; a process may train several networks, each in its own precision."""
+def make_accelerator(settings: Training, folder: Path | None = None) -> Accelerator:
+    """For one run; a process may train several networks, each in its own precision.
+
+    ``folder`` is for what trackers write to the disk.
+    """
     AcceleratorState._reset_state()
     return Accelerator(
         # Several processes on a CPU are found only where the CPU is asked for.
         cpu=_on_cpu(),
         mixed_precision="no" if settings.precision == "fp32" else settings.precision,
         gradient_accumulation_steps=settings.accumulate,
+        log_with=list(settings.log_with) or None,
+        project_dir=folder,
     )
 
 

@@ -16,7 +16,7 @@ from latency_tables.records import plain
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 #: These change how fast a run is, or how much of it a crash can cost, not what comes out.
-_WITHOUT_EFFECT = ("loaders", "checkpoint_steps")
+_WITHOUT_EFFECT = ("loaders", "checkpoint_steps", "log_with")
 #: What only a network has that is trained without activations which its weights know, and the value
 #: of each that means no such thing. Identities name the others alone, and so equal older ones.
 OF_SHRINKING: Mapping[str, Any] = {"fade_epochs": 0, "block_distillation": 0.0}
@@ -58,6 +58,7 @@ class Training:
     ``ema`` is the decay of an average of the weights, which is then what is validated and kept.
     ``precision`` is that of training; validation is always in float32.
     ``checkpoint_steps``: a checkpoint after so many steps, in addition to the one after each epoch.
+    ``log_with`` names Accelerate's trackers that are told of it (``trackers``).
     """
 
     epochs: int = 180
@@ -80,6 +81,7 @@ class Training:
     seed: int = 0
     loaders: int = 0
     checkpoint_steps: int | None = None
+    log_with: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "accumulate", "checkpoint_steps"):

@@ -29,10 +29,17 @@ def preflight(
     gpu: dict[str, Any] | None = None,
     gpu_processes: tuple[dict[str, Any], ...] = (),
     by_hand: str | None = None,
+    cpu_model: str = "Raspberry Pi 4 Model B Rev 1.4",
     health_gpu: dict[str, Any] | None = None,
     **health: Any,
 ) -> Preflight:
-    facts = {"runtimes": runtimes or {}, "governor": governor, "power_mode": power_mode, "gpu": gpu}
+    facts = {
+        "runtimes": runtimes or {},
+        "governor": governor,
+        "power_mode": power_mode,
+        "gpu": gpu,
+        "cpu_model": cpu_model,
+    }
     found = {
         "environment": facts,
         "health": {**health, "gpu": health_gpu},
@@ -58,6 +65,37 @@ def test_runtimes_are_supported_too_old_missing_or_not_driven() -> None:
         assert (first.name, first.state) == ("onnxruntime", state)
         assert first.version == found.get("onnxruntime")
         assert (second.name, second.state) == ("litert", "not driven")
+
+
+RUNS = {"onnxruntime": "1.16.3"}
+V100 = {"name": "Tesla V100-SXM2-16GB", "compute_capability": "7.0"}
+TURING = {"name": "NVIDIA GeForce RTX 2080 Ti", "compute_capability": "7.5"}
+
+
+@pytest.mark.parametrize(
+    ("device", "facts", "said"),
+    [
+        ("raspi4", {"runtimes": RUNS}, ""),
+        (
+            "raspi4",
+            {"runtimes": RUNS, "cpu_model": "AMD EPYC"},
+            "raspi4 should be a Raspberry Pi 4 Model B (BCM2711: 4 Cortex-A72), the machine "
+            "reports AMD EPYC, no GPU",
+        ),
+        ("raspi4", {}, "onnxruntime is missing, its entry allows >=1.10"),
+        ("raspi4", {"runtimes": {"onnxruntime": "1.9.0"}}, "onnxruntime is 1.9.0"),
+        # What runs without being asked for is the first; the others may be missing.
+        ("local", {"runtimes": RUNS, "cpu_model": "any"}, ""),
+        ("v100", {"runtimes": {"tensorrt": "8.6.1"}, "gpu": V100}, ""),
+        ("v100", {"runtimes": {"tensorrt": "8.6.1"}, "gpu": TURING}, "reports Raspberry Pi 4"),
+        ("local_gpu", {"runtimes": {"tensorrt": "8.6.1"}}, "wants a GPU, and none is reported"),
+    ],
+)
+def test_another_chip_or_a_missing_runtime_is_a_problem(
+    device: str, facts: dict[str, Any], said: str
+) -> None:
+    problems = preflight(device, **facts).problems
+    assert said in " ".join(problems) and len(problems) == bool(said)
 
 
 def test_a_quiet_device_needs_no_advice() -> None:

@@ -224,7 +224,7 @@ def test_tables_in_hand_and_in_folders_give_the_same_plan(
     dshrink.save_plan(plan, str(tmp_path / "plan.json"))
     for given in (plan, "10", "mask:10", tmp_path / "plan.json", str(tmp_path / "plan.json")):
         assert dshrink.predict_latency(table, given) == dshrink.predict_latency(tmp_path, "10")
-    assert dshrink.compare_tables(table, tmp_path).count("same") == len(table.rows)
+    assert dshrink.compare_tables(table, tmp_path).count("equal") == len(table.rows)
     assert capfd.readouterr() == ("", "")
 
 

@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import onnx
@@ -24,6 +25,7 @@ from typer.testing import CliRunner
 from dshrink.cli import main as entry
 from dshrink.network.tracing import import_timm
 from dshrink.operations.bench_networks import network_of_file
+from dshrink.search.plan import BlockLayers, Plan, save_plan
 from latency_tables.io import load_table, save_table
 from latency_tables.schema import Conditions
 from profiler.schedule import FixedRounds
@@ -52,7 +54,7 @@ def check_refused(ran: Ran, *parts: str) -> None:
     [
         (["profilee"], ["No such command 'profilee'", "`dshrink --help`"]),
         (["search", "gredy", "resnet18"], ["No such command 'gredy'", "`dshrink search --help`"]),
-        (["profile"], ["Missing argument", "`dshrink profile --help`"]),
+        (["merge"], ["Missing argument", "`dshrink merge --help`"]),
         (["chain", "resnet18", "--foo"], ["No such option: --foo", "`dshrink chain --help`"]),
         (["chain", "resnet18", "--resolution", "big"], ["'--resolution'", "224x160"]),
         (["bench", "resnet18", "--batch", "0"], ["'--batch'", "1"]),
@@ -103,6 +105,8 @@ def test_ctrl_c_says_how_to_resume(dshrink, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
+    # What is imported on first use would keep the one of this test.
+    import_module("dshrink.operations.chain")
     monkeypatch.setattr("dshrink.network.models.load", interrupted)
     ran = dshrink("chain", MODEL)
     assert ran.status == 130
@@ -217,11 +221,36 @@ def test_a_prediction_is_the_sum_of_the_rows_that_were_made_up(table, dshrink):
         (["--keep", "01"], "17 blocks"),
         (["--keep", "mask:01"], "17 blocks"),
         (["--keep", "paper:nothing"], "the paper has no network 'nothing'"),
+        # As many blocks, another network: refused as `merge` refuses it.
+        (["--keep", "paper:MBV2-1.4-DS-A"], f"for mobilenetv2_140, the network is {MODEL}"),
+        (["--keep", "spans:" + "|" * 17], "merges spans, the table of"),
         (["--keep", "0" * 17, "--padding", "zero"], "unknown padding 'zero'"),
     ],
 )
 def test_a_prediction_that_makes_no_sense_is_refused(words, part, table, dshrink):
     check_refused(dshrink("table", "predict", table, *words), part)
+
+
+def test_a_plan_in_a_file_is_predicted_with_its_padding(table, tmp_path, dshrink):
+    mask = "1" * 16 + "0"
+    blocks = tuple(BlockLayers(name=name) for name in reversed(NAMES))
+    plan = Plan(model=MODEL, keep_mask=mask[::-1], padding="repad", blocks=blocks)
+    save_plan(plan, tmp_path / "plan.json")
+    words = ("table", "predict", table, "--json", "--keep")
+    found = dshrink(*words, tmp_path / "plan.json").data
+    assert (found["keep_mask"], found["padding"]) == (mask, "repad")
+    assert (
+        dshrink(*words, tmp_path / "plan.json", "--padding", "bias_map").data["padding"] != "repad"
+    )
+
+    save_plan(replace(plan, resolution=(64, 64)), tmp_path / "plan.json")
+    check_refused(dshrink(*words, tmp_path / "plan.json"), "is for images of 64x64", "for 32x32")
+
+
+def test_the_option_that_uses_an_unfit_table_is_named(tmp_path, dshrink):
+    save_table(made_up_table(hold_out_errors_percent=[9.0, -9.0] * 4), tmp_path / "unfit")
+    words = ("search", "greedy", MODEL, "--table", tmp_path / "unfit", "--keep", 15)
+    check_refused(dshrink(*words, "--out", tmp_path / "p.json"), "not fit", "--allow-unfit")
 
 
 def test_tables_are_compared_row_by_row(table, tmp_path, dshrink):
@@ -230,7 +259,14 @@ def test_tables_are_compared_row_by_row(table, tmp_path, dshrink):
     found = dshrink("table", "compare", table, tmp_path / "slower", "--json").data
     verdicts = {row["piece"]: row["verdict"] for row in found["rows"]}
     assert [piece for piece, verdict in verdicts.items() if verdict == "slower"] == ["stem", "head"]
-    assert "Kendall 1.000" in dshrink("table", "compare", table, table).out
+    ran = dshrink("table", "compare", table, table)
+    assert "Kendall 1.000" in ran.out and ran.out.endswith("A and B hold the same measurements\n")
+    words = ("table", "compare", table, tmp_path / "slower")
+    # Two ms of 155 more in every network.
+    ran = dshrink(*words, "--fail-above", "1%")
+    assert ran.status == 1 and "above the limit of 1 %" in ran.err
+    assert dshrink(*words, "--fail-above", "2.5").status == 0
+    check_refused(dshrink(*words, "--fail-above", "much"), "'much' is no share such as 5%")
 
 
 # search
@@ -359,6 +395,7 @@ def test_weights_that_cannot_be_downloaded_are_one_line(tmp_path, dshrink, monke
         raise ConnectionError("no route\nto host")
 
     monkeypatch.setattr(timm, "create_model", offline)
+    monkeypatch.setattr("dshrink.network.downloads.unreachable", lambda url: "")
     ran = dshrink(*merge_words(tmp_path / "a.onnx", "--weights", "pretrained"))
     check_refused(ran, "pre-trained weights cannot be downloaded (no route)", "--weights FILE")
 
@@ -440,22 +477,26 @@ def test_bench_measures_networks_plans_and_files_with_their_predictions(
 SIMULATED_GPU = Path(__file__).parents[1] / "support" / "fake_gpu"
 
 
-def test_bench_on_a_gpu_reports_what_was_built_and_why_a_table_predicts_nothing(
-    tmp_path, dshrink, monkeypatch
-):
+def test_bench_on_a_gpu_reports_what_was_built(tmp_path, dshrink, monkeypatch):
     monkeypatch.setattr("dshrink.operations.bench_run.BENCH_ROUNDS", FixedRounds(rounds=2))
     monkeypatch.setenv("PYTHONPATH", str(SIMULATED_GPU))
-    save_table(made_up_table(), tmp_path / "table")
     words = ["bench", MODEL, "--device", "local_gpu", "--resolution", 32, "--precision", "fp16"]
-    words += ["--launch", "cuda_graph", "--table", tmp_path / "table"]
-    ran = dshrink(*words, "--out", tmp_path / "r.csv", "--json")
+    words += ["--launch", "cuda_graph", "--out", tmp_path / "r.csv"]
+    save_table(made_up_table(), tmp_path / "table")
+    check_refused(
+        dshrink(*words, "--table", tmp_path / "table"),
+        "table was measured under other conditions",
+        "launch: plain / cuda_graph",
+        "leave it out",
+    )
+    assert not (tmp_path / "r.journal").exists()
+    ran = dshrink(*words, "--json")
     assert ran.status == 0
     (row,) = ran.data["results"]
     assert (row["batch"], row["launch"], row["clock"]) == (128, "cuda_graph", "cuda_events")
     assert row["built_precision"] == "fp16" and row["predicted_ms"] is None
     assert min(row["engine_mib"], row["gpu_memory_mib"], row["build_s"], row["enqueue_ms"]) > 0
     assert row["throughput_fps"] == pytest.approx(128_000 / row["latency_ms"])
-    assert "predicts nothing here" in ran.err and "launch: plain / cuda_graph" in ran.err
 
 
 def test_without_a_gpu_bench_says_where_to_look(tmp_path, dshrink):
@@ -566,7 +607,7 @@ def test_a_file_whose_data_is_in_another_file_is_refused_before_anything_is_meas
         (["--segments", "layers"], "known: blocks, spans"),
         (["--runtime", "tensorrt"], "has no runtime 'tensorrt'"),
         (["--precision", "fp16"], "cannot measure fp16"),
-        (["--threads", "4096"], "cores; ask for 1 to"),
+        (["--threads", "4096"], "cores: ask for --threads 1 to"),
         (["--statistic", "mean"], "statistic 'mean' is not one of quiet, median"),
     ],
 )

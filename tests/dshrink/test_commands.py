@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from command_list import LIST, command_lines, commands
+from layer_tables import table_of
 from synthetic_tables import synthetic_table
 from typer import rich_utils
 from typer.main import get_command
@@ -30,6 +31,7 @@ from dshrink.train.settings import Training
 from dshrink.version import __version__
 from latency_tables.csv_lines import write_csv
 from latency_tables.io import load_table, save_table
+from latency_tables.layers.io import save_layer_table
 from latency_tables.predictor import predict
 from latency_tables.table import LatencyTable
 
@@ -65,7 +67,16 @@ def test_help_at_80_columns_cuts_no_word_and_names_required_options_first(
 
 
 def test_a_command_that_prints_a_table_takes_wide() -> None:
-    for name in ("bench", "chain", "demo", "devices list", "run", "table compare", "table show"):
+    for name in (
+        "bench",
+        "chain",
+        "config",
+        "demo",
+        "devices list",
+        "run",
+        "table compare",
+        "table show",
+    ):
         assert [
             " --wide" in one for one in command_lines() if one.startswith(f"dshrink {name} ")
         ] == [True]
@@ -159,6 +170,7 @@ GIVEN = given_commands()
 def test_a_command_of_the_documentation_parses(page: str, text: str) -> None:
     del page
     command, words = get_command(entry.app), shlex.split(text, comments=True)
+    words = [word for word in words if word != entry.SHOW_CONFIG]
     while hasattr(command, "commands"):
         command, words = command.commands[words[0]], words[1:]
     command.make_context("dshrink", words)
@@ -196,7 +208,10 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     table = synthetic_table([0.5] * 17, [0.3] * 17, fixed_ms=0.2)
     names = tuple(f"blocks.{stage}.{block}" for stage, block in blocks)
-    save_table(replace(table, model="mobilenetv2_100", block_names=names), folder / "table")
+    for place in ("table", "last_week"):
+        save_table(replace(table, model="mobilenetv2_100", block_names=names), folder / place)
+    grid = "cin=16:128:16 cout=16:128:16 k=3 hw=28,14"
+    save_layer_table(table_of(grid, lambda layer: 1e-6 * layer.spec.macs), folder / "layers")
     results = ROOT / "benchmarks" / "results"
     shutil.copy(results / "span_budgets_local_frontier.csv", folder / "frontier.csv")
     shutil.copy(results / "digits_study_local.csv", folder / "results.csv")

@@ -129,7 +129,7 @@ def test_a_probe_is_there_as_json_too(devices) -> None:
     found = json.loads(devices("probe", "local", "--json")[1])
     assert found["device"] == "local"
     assert found["runtimes"]["onnxruntime"]["state"] == "ok"
-    assert set(found) >= {"environment", "health", "clocks", "processes", "advice"}
+    assert set(found) >= {"environment", "health", "clocks", "processes", "advice", "problems"}
 
 
 def test_a_runtime_that_is_missing_comes_with_the_line_that_installs_it(
@@ -139,7 +139,8 @@ def test_a_runtime_that_is_missing_comes_with_the_line_that_installs_it(
         '[local.runtimes.onnxruntime]\nversions = ">=99"\n'
         '[local.runtimes.toaster]\nversions = ">=1"\ninstall = "buy one"\n'
     )
-    out = devices("probe", "local")[1]
+    status, out, err = devices("probe", "local")
+    assert status == 1 and "warning: onnxruntime is" in err and "allows >=99" in err
     assert "NOT within >=99" in out
     assert "to install onnxruntime on the device: python -m pip install onnxruntime" in out
     assert "toaster not looked for" in out and "to install toaster" not in out
@@ -157,8 +158,8 @@ def test_a_board_behind_ssh_is_probed_and_nothing_stays_on_it(
         f"folder = {json.dumps(str(ssh_server.folder))}",
     ]
     (tmp_path / "devices.toml").write_text("\n".join(lines))
-    status, out, _ = devices("probe", "bench")
-    assert status == 0
+    status, out, err = devices("probe", "bench")
+    assert status == 1 and "warning: bench should be a Raspberry Pi 4 Model B" in err
     assert f"bench, Raspberry Pi 4 Model B ({ssh_server.host})" in out
     assert not ssh_server.folder.exists()
 

@@ -39,7 +39,9 @@ from dshrink.cli.payloads.networks import (
 )
 from dshrink.cli.payloads.tables import TableData, WrittenTable
 from dshrink.errors import DshrinkError
+from dshrink.merge.activations import ChangedActivations
 from dshrink.merge.agreement import Agreement
+from dshrink.operations.demo_results import DemoAgreement, DemoNetwork, DemoResult
 from dshrink.operations.expand import ExpandResult
 from dshrink.operations.finetune import FinetuneResult
 from dshrink.operations.merge import MergeResult
@@ -181,12 +183,17 @@ def merge_result() -> MergeResult:
         **dict(keep_mask="01", span_mask="", padding="repad", blocks_merged=1, spans_merged=0),
         **dict(merge_s=0.1, onnx_difference=1e-7, agreement=AGREEMENT, accuracy_percent=70.0),
         **dict(validation_images=10, unreadable={"a.png": "empty"}),
+        activations=ChangedActivations(
+            removed=2, added=1, trained="with", warning="lost", advice=("refit it",)
+        ),
         cost={"macs": (10, 8), "parameters": (5, 6)},
     )
 
 
 SPANS = synthetic_span_table({(0, 1): 2.0, (1, 2): 2.0, (0, 2): 1.0}, mask="11")
-AGREEMENT = Agreement(images=10, unmerged_accuracy=70.0, merged_accuracy=70.0, differing=0)
+AGREEMENT = Agreement(
+    images=10, unmerged_accuracy_percent=70.0, merged_accuracy_percent=70.0, differing=0
+)
 
 
 def refit_result() -> RefitResult:
@@ -195,7 +202,10 @@ def refit_result() -> RefitResult:
         **dict(explained=0.9, error=0.1),
     )
     shares = {"algebraic": 10.0, "refitted": 90.0}
-    close = Closeness(images=4, agreement=shares, in_top5=shares, error=shares, accuracy={})
+    close = Closeness(
+        **dict(images=4, agreement_percent=shares, in_top5_percent=shares, error=shares),
+        accuracy_percent={},
+    )
     return RefitResult(
         **dict(fits=[fit], norms_matched=True, images=8, held_out=close, validation=None),
         **dict(seconds=1.0, weights="w", plan="p", unreadable={}),
@@ -240,6 +250,16 @@ def layer_table() -> LayerTable:
 
 
 #: A record for each schema that takes training or measuring to make one; other tests do that.
+def demo_result() -> DemoResult:
+    held_out = refit_result().held_out
+    agreement = DemoAgreement(merged=3, predicted_speedup=1.06, closeness=held_out)
+    return DemoResult(
+        model="m", resolution=(224, 224), weights="pretrained", table="t", fit_for_search=True,
+        usable="Usable", networks=(DemoNetwork(result=result(), blocks=17),),
+        agreement=agreement, notes=(), report="r.html", pictures="p",
+    )  # fmt: skip
+
+
 RECORDS: dict[str, Callable[[], object]] = {
     "table_written": lambda: WrittenTable.of(SPANS, folder="table"),
     "layers_written": lambda: WrittenLayers.of(layer_table(), folder="layers"),
@@ -250,6 +270,7 @@ RECORDS: dict[str, Callable[[], object]] = {
     "finetune": finetune_result,
     "expand": expand_result,
     "bench": lambda: BenchData(results=(result(), result(throughput_fps=None))),
+    "demo": demo_result,
     "run": lambda: StudyData(results=(result(),), files=("results.csv",)),
 }
 TABLE, OTHER, LAYERS, RESULTS = "table", "other", "layers", "results.csv"
@@ -258,6 +279,8 @@ IMPORTANCE, TIMES = "importance.csv", "times.csv"
 #: Words of a command for each of the others, run in a folder with the files above.
 COMMANDS: dict[str, tuple[object, ...]] = {
     "chain": ("chain", *NETWORK),
+    "config": ("config", "profile"),
+    "init": ("init",),
     "data_digits": ("data", "digits", "--out", "digits"),
     "devices_list": ("devices", "list"),
     "devices_show": ("devices", "show", "tx2"),
@@ -274,7 +297,7 @@ COMMANDS: dict[str, tuple[object, ...]] = {
         *("search", "csv", "--time-table", TIMES, "--importance", IMPORTANCE),
         *("--budget-ms", 2),
     ),
-    "run_dry_run": ("run", "digits_demo", "--dry-run"),
+    "run_dry_run": ("run", "digits_short", "--dry-run"),
     "run_list": ("run", "--list"),
     "paper_list": ("paper", "list"),
     "paper_kim": ("paper", "kim", "--out", "paper"),

@@ -180,7 +180,9 @@ def test_a_span_table_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_table_of_spans_has_no_price_for_bias_maps() -> None:
-    with pytest.raises(MaskError, match=r"bias_map: a table of spans .* ask for repad or interior"):
+    with pytest.raises(
+        MaskError, match=r"bias_map: a table of spans .* ask for padding repad or interior"
+    ):
         predict(table(), "0111", "bias_map")
     base = table().chain.mask
     assert predict(table(), base, "bias_map").plain_sum_ms == predict(table(), base).plain_sum_ms

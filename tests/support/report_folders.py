@@ -142,7 +142,7 @@ CERTIFICATE = {
     "problem": "",
     "validation": {
         **{"images": 400, "differing": 3},
-        **{"unmerged_accuracy": 89.75, "merged_accuracy": 89.5, "as_original": 240},
+        **{"unmerged_accuracy_percent": 89.75, "merged_accuracy_percent": 89.5, "as_original": 240},
     },
     "activations": {
         **{"removed": 4, "added": 0, "trained": "with", "warning": LACKS},
@@ -155,7 +155,11 @@ REFIT = {
     "padding": "repad",
     "images": 205,
     "seconds": 12.0,
-    "held_out": {"images": 51, "agreement": {"algebraic": 17.6, "refitted": 98.0}, "accuracy": {}},
+    "held_out": {
+        "images": 51,
+        "agreement_percent": {"algebraic": 17.6, "refitted": 98.0},
+        "accuracy_percent": {},
+    },
     "validation": None,
 }
 EXPERIMENT = {

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
+from real.workers import Bindings, Parser
 
 if TYPE_CHECKING:
-    from real.workers import Bindings, Parser
+    from real.environment import Environment
 
 pytestmark = pytest.mark.tensorrt
 
@@ -157,18 +158,13 @@ def test_the_parser_of_8_4_refuses_the_same_and_numbers_the_node(
     assert error["node"] == (-1 if name in ("garbage", "cut") else 0)
 
 
-def test_what_a_worker_says_before_it_ends_is_told(parser: Parser, tmp_path: Path) -> None:
-    """A function of the network that nothing recorded is named, instead of a crash."""
-    from real.environment import load
-    from real.workers import ROOT
-    from real.workers import Parser as Fresh
-
-    made = load(ROOT / "build" / "tensorrt")
-    assert made is not None
-    file = tmp_path / "loop.onnx"
+def test_a_call_that_is_not_recorded_is_named(
+    part: Callable[[str], Environment], tmp_path: Path
+) -> None:
+    file = tmp_path / "network.onnx"
     file.write_bytes(content(node("Softmax", axis=1)))
     with (
-        Fresh(made, tmp_path / "said.log") as fresh,
+        Parser(part("recorder"), tmp_path / "said.log") as parser,
         pytest.raises(AssertionError, match=r"called function \d+ of the network"),
     ):
-        fresh.parse(file)
+        parser.parse(file)

@@ -54,7 +54,9 @@ class ProbedEnvironment(TypedDict):
     load_average: float | None
     memory_gib: float | None
     gpu: Gpu | None
+    gpu_problem: str | None
     runtimes: Mapping[str, str]
+    runtime_problems: Mapping[str, str]
     agent_digest: str
     protocol: int
 
@@ -137,6 +139,7 @@ class ProbeData:
     memory_available_gib: float | None
     runtimes: Mapping[str, RuntimeFinding]
     advice: tuple[str, ...]
+    problems: tuple[str, ...]
 
     @classmethod
     def of(cls, found: Preflight) -> ProbeData:
@@ -145,4 +148,5 @@ class ProbeData:
             **found.found,
             runtimes={one.name: one for one in found.runtimes},
             advice=found.advice,
+            problems=found.problems,
         )

@@ -251,18 +251,19 @@ def _accuracy(contents: Contents) -> Fact | None:
         return _accuracy_of_points(label, points)
     for held in contents.certificates:
         found = held.value.validation
-        if found is not None and found.merged_accuracy is not None:
+        if found is not None and found.merged_accuracy_percent is not None:
             note = (
-                f"merged, of {found.images} images; unmerged {found.unmerged_accuracy:.2f} %"
-                if found.unmerged_accuracy is not None
+                f"merged, of {found.images} images; unmerged "
+                f"{found.unmerged_accuracy_percent:.2f} %"
+                if found.unmerged_accuracy_percent is not None
                 else f"merged, of {found.images} images"
             )
-            return Fact(label=label, value=f"{found.merged_accuracy:.2f} %", note=note)
+            return Fact(label=label, value=f"{found.merged_accuracy_percent:.2f} %", note=note)
     for one in (held.value for held in contents.refits):
         seen = one.validation or one.held_out
-        agreement = seen.agreement.get("refitted")
+        agreement = seen.agreement_percent.get("refitted")
         if agreement is not None:
-            before = seen.agreement.get("algebraic")
+            before = seen.agreement_percent.get("algebraic")
             was = "" if before is None else f"; before the refit {before:.1f} %"
             return Fact(
                 label=label,

@@ -155,7 +155,7 @@ def within_peak(
             for place, mib in always.items()
             if mib > most
         )
-        + f"; the least is {steps[at]:.4g}; ask for at least {round_up(steps[at])}"
+        + f"; the least is {steps[at]:.4g}; ask for at least --max-peak-mib {round_up(steps[at])}"
     )
 
 

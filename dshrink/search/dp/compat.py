@@ -92,7 +92,7 @@ class TruncatedProgram:
         if last is None:
             raise InfeasibleBudgetError(
                 f"the truncated program finds no plan for {budget_ms:g} ms at {prec:g} steps a ms: "
-                "raise the budget"
+                "raise --budget-ms"
             )
         path: list[Edge] = []
         cell: _Cell | None = last

@@ -65,7 +65,7 @@ def shared_plan(
             pairs = zip(problems, budgets_ms, strict=True)
             raise InfeasibleBudgetError(
                 f"no single plan meets {', '.join(f'{b:g} ms on {p.device}' for p, b in pairs)} "
-                "together, though each device has one of its own: raise a budget"
+                "together, though each device has one of its own: raise a --budget-ms"
             ) from None
     else:
         raise SearchError(f"one plan for all devices is worst or mix, not {mode!r}")

@@ -19,6 +19,7 @@ from torch import nn
 
 import dshrink.merge.export
 from dshrink.errors import CertificateError
+from dshrink.merge.activations import WeightsOrigin
 from dshrink.merge.certified_export import export_merged
 from dshrink.merge.export import ExportError
 from dshrink.merge.onnx_surgery import edited_model
@@ -49,7 +50,13 @@ def relative(result, expected):
 def merged_file(net, mask, path, *, segments="blocks", padding="bias_map", **options):
     changes = rewriting(net, mask, segments=segments)
     return export_merged(
-        net, changes, path, padding=padding, certificate_file=path.with_suffix(".json"), **options
+        net,
+        changes,
+        path,
+        padding=padding,
+        certificate_file=path.with_suffix(".json"),
+        origin=WeightsOrigin(trained="never", whose="random weights"),
+        **options,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -361,3 +362,21 @@ def test_a_file_is_found_from_another_folder(
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path / "other")
     assert load(choice).name == "net.py:make"
+
+
+def test_a_file_may_import_torchvision_whose_operators_do_not_load(tmp_path: Path) -> None:
+    """In a process of its own: here somebody else has imported it already."""
+    (tmp_path / "own.py").write_text(
+        "import torchvision\nfrom torch import nn\n\n\ndef make():\n"
+        "    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), *head)\n"
+    )
+    code = (
+        "from dshrink.network.models import load\n"
+        "from dshrink.network.references import ModelChoice, Size\n"
+        "choice = ModelChoice(model='own.py:make', resolution=Size(32, 32), weights='random')\n"
+        "print(load(choice).name)\n"
+    )
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "own.py:make\n", done.stderr

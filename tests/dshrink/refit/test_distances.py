@@ -103,23 +103,31 @@ def test_agreement_counts_images_over_batches_of_any_size() -> None:
     same = [int(best[n, 0]) == int(own[n]) for n in range(11)]
     near = [int(own[n]) in best[n, :5].tolist() for n in range(11)]
     assert found.images == 11
-    assert found.agreement == {"a": pytest.approx(100 * np.mean(same)), "b": 100.0}
-    assert found.in_top5 == {"a": pytest.approx(100 * np.mean(near)), "b": 100.0}
+    assert found.agreement_percent == {"a": pytest.approx(100 * np.mean(same)), "b": 100.0}
+    assert found.in_top5_percent == {"a": pytest.approx(100 * np.mean(near)), "b": 100.0}
     assert found.error["a"] == pytest.approx(divergence(wanted, result))
     right = [int(own[n]) == n % 8 for n in range(11)]
-    assert found.accuracy["original"] == found.accuracy["b"] == pytest.approx(100 * np.mean(right))
+    assert (
+        found.accuracy_percent["original"]
+        == found.accuracy_percent["b"]
+        == pytest.approx(100 * np.mean(right))
+    )
     right = [int(best[n, 0]) == n % 8 for n in range(11)]
-    assert found.accuracy["a"] == pytest.approx(100 * np.mean(right))
+    assert found.accuracy_percent["a"] == pytest.approx(100 * np.mean(right))
 
 
 def test_without_labels_there_is_no_accuracy_and_without_logits_no_agreement() -> None:
     wanted = draw(3, 4, seed=1)
     found = compare(Constant(wanted), {"a": Constant(wanted)}, [(torch.zeros(3, 1), None)])
-    assert (found.accuracy, found.agreement, found.in_top5) == ({}, {"a": 100.0}, {"a": 100.0})
+    assert (found.accuracy_percent, found.agreement_percent, found.in_top5_percent) == (
+        {},
+        {"a": 100.0},
+        {"a": 100.0},
+    )
     maps = draw(3, 4, 2, 2, seed=1)
     labelled = [(torch.zeros(3, 1), torch.zeros(3, dtype=torch.long))]
     found = compare(Constant(maps), {"a": Constant(maps + 1)}, labelled)
-    assert (found.accuracy, found.agreement, found.in_top5) == ({}, {}, {})
+    assert (found.accuracy_percent, found.agreement_percent, found.in_top5_percent) == ({}, {}, {})
     assert found.error["a"] == pytest.approx(1 / float(maps.var(correction=0)))
 
 

@@ -52,7 +52,7 @@ def test_the_weights_say_what_they_are_of(refitted: Any) -> None:
         padding="bias_map",
         in_channels=3,
         form="merged",
-        accuracy_percent=result["validation"]["accuracy"]["refitted"],
+        accuracy_percent=result["validation"]["accuracy_percent"]["refitted"],
     )
     plan = load_plan(Path(result["plan"]))
     assert (plan.mask, plan.padding) == ("011", "bias_map")
@@ -70,7 +70,7 @@ def test_the_result_and_the_report_say_the_same(refitted: Any) -> None:
     assert [fit["merged"] for fit in result["fits"]] == [True, False, False]
     assert (result["images"], result["held_out"]["images"]) == (16, 4)
     assert result["validation"]["images"] == 12 and result["unreadable"] == {}
-    assert result["held_out"]["accuracy"] == {}
+    assert result["held_out"]["accuracy_percent"] == {}
     held_out = result["held_out"]["error"]
     assert held_out["refitted"] < held_out["algebraic"]
 
@@ -102,9 +102,9 @@ def test_accuracies_are_those_of_the_networks(refitted: Any, weights: Path, pict
         told = {"original": network.module(x), "refitted": merged.eval()(x)}
     for name, logits in told.items():
         right = 100 * float((logits.argmax(1) == labels).float().mean())
-        assert found["accuracy"][name] == pytest.approx(right)
+        assert found["accuracy_percent"][name] == pytest.approx(right)
     agree = (told["original"].argmax(1) == told["refitted"].argmax(1)).float().mean()
-    assert found["agreement"]["refitted"] == pytest.approx(100 * float(agree))
+    assert found["agreement_percent"]["refitted"] == pytest.approx(100 * float(agree))
 
 
 def test_images_need_neither_classes_nor_a_part_to_validate(
@@ -117,7 +117,7 @@ def test_images_need_neither_classes_nor_a_part_to_validate(
         ran = invoke(*words, "--data", folder, "--out", tmp_path / name, "--json")
         result = json.loads(ran.stdout)
         assert result["validation"] is None
-        assert result["images"] == 16 and result["held_out"]["accuracy"] == {}
+        assert result["images"] == 16 and result["held_out"]["accuracy_percent"] == {}
         about = about_weights(Path(result["weights"]))
         assert about is not None and about.accuracy_percent is None
     # The same pictures in the same order are the same refit.
@@ -132,8 +132,8 @@ def test_images_of_other_classes_are_good_to_fit(
         shutil.rmtree(data / part / "class_2")
     ran = invoke(*words, "--data", data, "--out", tmp_path / "out", "--json")
     validation = json.loads(ran.stdout)["validation"]
-    assert (validation["images"], validation["accuracy"]) == (8, {})
-    assert set(validation["agreement"]) == {"algebraic", "refitted"}
+    assert (validation["images"], validation["accuracy_percent"]) == (8, {})
+    assert set(validation["agreement_percent"]) == {"algebraic", "refitted"}
 
 
 @pytest.mark.parametrize("labelled", [True, False])
@@ -355,7 +355,7 @@ def test_the_weights_merge_to_a_file_that_computes_what_was_fitted(
         (told,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
         with torch.no_grad():
             torch.testing.assert_close(torch.tensor(told), module(x), rtol=1e-4, atol=1e-5)
-    accuracy = refitted.result["validation"]["accuracy"]["refitted"]
+    accuracy = refitted.result["validation"]["accuracy_percent"]["refitted"]
     assert result["accuracy_percent"] == pytest.approx(accuracy)
     assert (result["validation_images"], result["blocks_merged"]) == (12, 1)
     assert [result[name] for name in ("agreement", "certificate", "merge_s")] == [None] * 3
@@ -451,4 +451,6 @@ def test_spans_are_refitted_and_merge(words: list[str], tmp_path: Path, pictures
     )
     told = json.loads(merged.stdout)
     assert told["spans_merged"] == 2
-    assert told["accuracy_percent"] == pytest.approx(result["validation"]["accuracy"]["refitted"])
+    assert told["accuracy_percent"] == pytest.approx(
+        result["validation"]["accuracy_percent"]["refitted"]
+    )

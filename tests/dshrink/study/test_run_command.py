@@ -22,7 +22,7 @@ from dshrink.network.models import Network
 from dshrink.operations import study as study_operation
 from dshrink.operations.bench_networks import network_of_file
 from dshrink.operations.study import StudyStages
-from dshrink.operations.study_plan import StudyRequest, study_context
+from dshrink.operations.study_plan import StudyRequest, own_images, study_context
 from dshrink.results import BenchmarkResult
 from dshrink.study.folders import MeasuredStep, StepFolders, StepResult
 from dshrink.study.recipe import load_recipe, shipped_recipes
@@ -30,7 +30,7 @@ from dshrink.study.rows import StepRunner
 from dshrink.study.steps import Step, StepsFailedError
 from dshrink.train.errors import DivergedError
 from dshrink.train.image_sets import open_images
-from latency_tables.io import save_table
+from latency_tables.io import load_table, save_table
 from profiler.target import Target
 
 TINY = """
@@ -182,7 +182,7 @@ def test_a_study_ends_in_results_front_and_report_and_is_not_done_twice(
     few = command(*words, "--rows", "searched")
     assert few.exit_code == 0, few.exception
     assert (
-        "not in the report: 1 networks, as " in few.stderr
+        "not in the report: 1 network, as " in few.stderr
         and "no_free_activation/keep0" in few.stderr
     )
     assert len(lines_of_csv(tmp_path / "out" / "results.csv")) == 3
@@ -235,6 +235,39 @@ def test_networks_are_measured_as_the_table_was(
     assert [request.target for request in asked[1:]] == [Target(threads=3)]
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"model": "resnet18"},
+            "is of resnet18 at 32x32, the recipe is about test_resnet at 32x32",
+        ),
+        ({"resolution": (64, 64)}, "is of test_resnet at 64x64"),
+        ({"networks": ()}, "not fit for search"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_refused_before_anything_is_trained(
+    command: Command,
+    tiny: tuple[Path, Path],
+    pictures: Path,
+    tmp_path: Path,
+    change: dict[str, Any],
+    said: str,
+) -> None:
+    recipe, folder = tiny
+    table = load_table(folder)
+    rows = tuple(
+        replace(row, in_network_ms=None, in_network_low_ms=None, in_network_high_ms=None)
+        for row in table.rows
+    )
+    known = {"rows": rows, "estimate": None} if "networks" in change else {}
+    save_table(replace(table, **change, **known), folder)
+    words = [recipe, "--data", pictures, "--table", folder, "--out", tmp_path / "out"]
+    error = command(*words).exception
+    assert isinstance(error, DshrinkError) and said in str(error)
+    assert not (tmp_path / "out" / "pretrain").exists()
+
+
 def test_weights_of_a_file_are_known_by_what_is_in_it(
     tiny: tuple[Path, Path], pictures: Path, tmp_path: Path
 ) -> None:
@@ -257,7 +290,7 @@ def test_weights_of_a_file_are_known_by_what_is_in_it(
     ("words", "said"),
     [
         ([], "give a RECIPE; `dshrink run --list` names them"),
-        (["digits"], "give --data DIR: the images to train on"),
+        (["mobilenetv2_100_180"], "give --data DIR: the images to train on"),
         (["digits", "--seeds", "one"], "--seeds 'one': give whole numbers, such as 0,1,2"),
         (["digits", "--rows", "fast", "--dry-run"], "unknown row 'fast'"),
         (["digits", "--data", "nowhere", "--dry-run"], "nowhere"),
@@ -268,6 +301,14 @@ def test_what_is_missing_is_said(command: Command, words: list[str], said: str) 
     assert isinstance(error, DshrinkError)
     assert said in str(error)
     assert "\n" not in str(error)
+
+
+def test_the_digits_bring_their_images(tmp_path: Path) -> None:
+    recipe = load_recipe("digits")
+    images = open_images(str(own_images(recipe, tmp_path)), recipe.choice.channels)
+    assert recipe.images is not None
+    assert (len(images.train), len(images.validation)) == (1078, 719)
+    assert (len(images.train), len(images.classes)) == (recipe.images.training, 10)
 
 
 def test_processes_that_train_together_do_not_measure(

@@ -112,7 +112,11 @@ def test_the_weights_are_those_of_the_librarys_network_and_tell_every_image_the_
     model.load_state_dict(state)
     agreed = ran.shrunk.agreement
     assert (agreed.images, agreed.differing) == (12, 0)
-    assert agreed.merged_accuracy == agreed.unmerged_accuracy == ran.shrunk.linear.accuracy
+    assert (
+        agreed.merged_accuracy_percent
+        == agreed.unmerged_accuracy_percent
+        == ran.shrunk.linear.accuracy
+    )
     assert ran.shrunk.error < 1e-9
     # The weights that are kept are the average's; the classifier is no part of an expansion.
     assert torch.equal(state["fc.weight"], ran.shrunk.linear.state["fc.weight"])
@@ -127,7 +131,7 @@ def test_the_file_says_what_its_weights_are(ran: Ran) -> None:
     assert about["model"] == "test_resnet"
     assert (about["resolution"], about["classes"], about["padding"]) == ([32, 32], 3, "")
     assert (about["expanded"], about["ratio"]) == (list(LAYERS), 6)
-    assert about["accuracy_percent"] == ran.shrunk.agreement.merged_accuracy
+    assert about["accuracy_percent"] == ran.shrunk.agreement.merged_accuracy_percent
     found = about_weights(ran.folder / "weights.safetensors")
     assert found is not None and (found.expanded, found.ratio) == (tuple(LAYERS), 6)
     known = load_network("test_resnet", resolution=32, weights=ran.folder / "weights.safetensors")

@@ -99,8 +99,8 @@ def test_merged_it_gives_every_image_the_class_that_was_trained(
     assert result["padding"] == "repad" and result["blocks_merged"] == 3
     assert result["agreement"] == {
         "images": 12,
-        "unmerged_accuracy": pytest.approx(about.accuracy_percent),
-        "merged_accuracy": pytest.approx(about.accuracy_percent),
+        "unmerged_accuracy_percent": pytest.approx(about.accuracy_percent),
+        "merged_accuracy_percent": pytest.approx(about.accuracy_percent),
         "differing": 0,
     }
     certificate = json.loads((tmp_path / "merged.onnx.certificate.json").read_text())
@@ -201,7 +201,7 @@ def test_what_was_trained_is_what_merges(
     merged = merge_network(found.network, changes, padding="repad")
     both = top1_agreement(merged.unmerged(torch.float64), merged.module(torch.float64), feed)
     assert both.images == 12 and both.differing == 0
-    assert both.merged_accuracy == pytest.approx(found.fitted.accuracy)
+    assert both.merged_accuracy_percent == pytest.approx(found.fitted.accuracy)
     # It has learnt something: the network that came in is another one.
     before = network.module.state_dict()
     assert any(not torch.equal(before[name], value) for name, value in found.fitted.state.items())
@@ -278,8 +278,8 @@ def test_agreement_counts_images_that_are_classified_differently(make_feed: Make
     other = [2, *right[1:11], 1]
     found = top1_agreement(Classifies(other), Classifies(right), make_feed(Training(batch=8)))
     assert (found.images, found.differing) == (12, 2)
-    assert found.unmerged_accuracy == pytest.approx(100 * 10 / 12)
-    assert found.merged_accuracy == 100
+    assert found.unmerged_accuracy_percent == pytest.approx(100 * 10 / 12)
+    assert found.merged_accuracy_percent == 100
 
 
 def test_a_plan_for_another_network_is_one_line(pictures: Path, tmp_path: Path) -> None:

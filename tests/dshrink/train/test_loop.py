@@ -88,9 +88,9 @@ def assert_same(one: Fitted, other: Fitted) -> None:
         assert torch.equal(value, other.state[name]), name
 
 
-def scaling(settings: Training) -> Accelerator:
+def scaling(settings: Training, folder: Path | None = None) -> Accelerator:
     """Losses are scaled on a CPU too, by a number that rounds."""
-    accelerator = make_accelerator(settings)
+    accelerator = make_accelerator(settings, folder)
     if settings.precision == "fp16":
         accelerator.scaler = torch.amp.GradScaler(
             "cpu", init_scale=3.0, growth_factor=1.7, growth_interval=2

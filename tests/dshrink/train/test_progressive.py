@@ -87,7 +87,7 @@ def test_activations_fade_step_by_step_and_validation_sees_what_is_trained(
     feed = make_feed(settings)
     both = top1_agreement(merged.unmerged(torch.float64), merged.module(torch.float64), feed)
     assert both.differing == 0
-    assert both.merged_accuracy == pytest.approx(found.fitted.accuracy)
+    assert both.merged_accuracy_percent == pytest.approx(found.fitted.accuracy)
 
 
 def test_the_last_step_is_without_activations_however_long_they_fade(

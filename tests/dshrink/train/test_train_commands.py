@@ -115,7 +115,9 @@ def test_agreement_is_checked_on_a_gpu_where_there_is_one(monkeypatch: pytest.Mo
             went.append(device)
             return self
 
-    images: Any = SimpleNamespace(validation_on=lambda device: went.append(device) or ())
+    images: Any = SimpleNamespace(
+        validation_on=lambda device: went.append(device) or (), labelled=True
+    )
     for there, kind in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
         top1_agreement(Goes(1, 1), Goes(1, 1), images)
