@@ -12,9 +12,9 @@
 # TORCHVISION  the torchvision of a CPU build of torch, a file or address as well. PyPI's is for CUDA:
 #         dshrink works with it, a bare `import timm` does not (docs/installing.md)
 # JOBS    the processes that run the tests, of 1.5 GB each
-# PYTHON310  a Python 3.10 for the tests with NVIDIA's own bindings, found in the same way
 # PYTHON36  a Python 3.6 for the tests of the oldest devices, found on the path or among pyenv's; where
 #         there is none (or with an empty PYTHON36=) they are skipped
+# PYTHON310  a Python 3.10 for NVIDIA's bindings in make test-tensorrt, found in the same way
 JOBS ?= 2
 PYTHON ?= python3
 TORCH ?= torch==2.13.0

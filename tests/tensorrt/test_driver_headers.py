@@ -206,9 +206,7 @@ def same_layout(kind: type[ctypes.Structure], header: Path) -> Iterable[str]:
         yield f'static_assert({same_place}, "{theirs}.{their}");'
 
 
-def test_a_wrong_prototype_is_noticed(
-    part: Callable[[str], Environment], tmp_path: Path
-) -> None:
+def test_a_wrong_prototype_is_noticed(part: Callable[[str], Environment], tmp_path: Path) -> None:
     header = Path(next(iter(part("cuda_headers").cuda_headers.values())))
     for kinds in ([ctypes.c_int], [ctypes.c_ulonglong], [], [ctypes.c_void_p], [ctypes.c_float]):
         lines = list(same({"cuInit": kinds}, header).values())

@@ -172,9 +172,7 @@ def _needed(library: Path) -> dict[str, list[str]]:
     return found
 
 
-def _make_headers(
-    folder: Path, wheels: tuple[str, ...], header: str, made: dict[str, str]
-) -> None:
+def _make_headers(folder: Path, wheels: tuple[str, ...], header: str, made: dict[str, str]) -> None:
     for wheel in wheels:
         name, version = wheel.split("==")
         (found,) = _unpacked(folder, wheel, rf".*/include/{re.escape(header)}").rglob(header)

@@ -48,7 +48,9 @@ FORMS: dict[type[Op], tuple[tuple[str, ...], ...]] = {
 ROWS_AND_COLUMNS = 0b1100
 
 
-def differences(spec: OpSpec, found: Mapping[str, Any], precision: str, batch: int = 1) -> list[str]:
+def differences(
+    spec: OpSpec, found: Mapping[str, Any], precision: str, batch: int = 1
+) -> list[str]:
     """What is not as it should be, a sentence each."""
     element = "HALF" if precision == "fp16" else "FLOAT"
     names = [INPUT_NAME, *(f"t{n}" for n in range(1, len(spec.ops))), OUTPUT_NAME]
