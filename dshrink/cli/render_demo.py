@@ -17,11 +17,11 @@ from latency_tables.wording import counted
 #: A level that moved by more than this is told.
 DRIFT_PERCENT = 1.5
 OWN = (
-    "$ dshrink profile MODEL --out table",
-    "$ dshrink search greedy MODEL --table table --budget-ms N --out plan.json",
-    "$ dshrink merge MODEL --plan plan.json --weights FILE --out shrunk.onnx",
+    "dshrink profile MODEL --out table",
+    "dshrink search greedy MODEL --table table --budget-ms N --out plan.json",
+    "dshrink merge MODEL --plan plan.json --weights FILE --out shrunk.onnx",
 )
-TUNE = "$ dshrink finetune MODEL --plan plan.json --data DIR --out tuned"
+TUNE = "dshrink finetune MODEL --plan plan.json --data DIR --out tuned"
 
 
 def print_demo(result: DemoResult, *, wide: bool = False) -> None:
@@ -116,27 +116,7 @@ def _speedup(one: DemoNetwork) -> str:
 def _trust(result: DemoResult) -> Iterator[tuple[str, str]]:
     """The table, the predictions, the machine, and the merges."""
     yield "table", result.usable
-    known = [one.is_predicted for one in result.networks if one.is_predicted is not None]
-    if known:
-        yield (
-            "predictions",
-            f"{sum(known)} of {len(known)} measured latencies lie within the predicted 95 % "
-            "intervals",
-        )
-    drift = result.drift_percent
-    if known and not all(known) and drift is not None and abs(drift) > DRIFT_PERCENT:
-        ratios = ", ".join(
-            f"{ratio:.3f}"
-            for one in result.networks[1:]
-            if (ratio := result.predicted_speedup(one))
-        )
-        yield (
-            "machine",
-            f"it was disturbed: everything ran {abs(drift):.1f} % "
-            f"{'slower' if drift > 0 else 'faster'} while the networks were measured than while "
-            "the table was, which says nothing of the method; the speed-ups, which that does not "
-            f"touch, were predicted as {ratios}",
-        )
+    yield from _predictions(result)
     for note in result.notes:
         yield "measured", note
     errors = [one.certificate for one in result.networks if one.certificate is not None]
@@ -145,6 +125,28 @@ def _trust(result: DemoResult) -> Iterator[tuple[str, str]]:
             "merges",
             "exact: without the removed activations the networks compute the same, to "
             f"{max(errors):.0e} in float64",
+        )
+
+
+def _predictions(result: DemoResult) -> Iterator[tuple[str, str]]:
+    off = [one.off_percent for one in result.networks if one.off_percent is not None]
+    meet = [one.meets_prediction for one in result.networks if one.meets_prediction is not None]
+    if not off or not meet:
+        return
+    ratios = [result.predicted_speedup(one) for one in result.networks[1:]]
+    said = ", ".join(f"{ratio:.3f}" for ratio in ratios if ratio)
+    yield (
+        "predictions",
+        f"latencies off by {max(map(abs, off)):.1f} % at most, {sum(meet)} of {len(meet)} measured "
+        f"intervals meet the predicted ones; predicted speed-ups: {said}",
+    )
+    drift = result.drift_percent
+    if not all(meet) and drift is not None and abs(drift) > DRIFT_PERCENT:
+        yield (
+            "machine",
+            f"it was disturbed: everything ran {abs(drift):.1f} % "
+            f"{'slower' if drift > 0 else 'faster'} while the networks were measured than while "
+            "the table was, which says nothing of the method and does not touch the speed-ups",
         )
 
 

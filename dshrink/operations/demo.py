@@ -45,7 +45,7 @@ from latency_tables.trust import verdict_line
 from profiler.target import HERE, Target, batch_on
 
 #: Measuring ends after so many seconds, however restless the machine is.
-PROFILE_LIMIT_S = 120.0
+PROFILE_LIMIT_S = 100.0
 #: Crops of the photographs: as many as a refit of some blocks takes seconds for.
 REFIT_IMAGES = 64
 

@@ -28,12 +28,22 @@ class DemoNetwork:
     certificate: float | None = None
 
     @property
-    def is_predicted(self) -> bool | None:
-        """Whether its latency lies within the predicted interval; None where one is not known."""
+    def off_percent(self) -> float | None:
+        """How much slower it is than predicted; None where either is not known."""
         one = self.result
-        if one.latency_ms is None or one.predicted_low_ms is None or one.predicted_high_ms is None:
+        if one.latency_ms is None or one.predicted_ms is None:
             return None
-        return one.predicted_low_ms <= one.latency_ms <= one.predicted_high_ms
+        return 100.0 * (one.latency_ms / one.predicted_ms - 1.0)
+
+    @property
+    def meets_prediction(self) -> bool | None:
+        """Whether measured and predicted interval meet; None where one is not known."""
+        one = self.result
+        bounds = (one.low_ms, one.high_ms, one.predicted_low_ms, one.predicted_high_ms)
+        low, high, predicted_low, predicted_high = bounds
+        if low is None or high is None or predicted_low is None or predicted_high is None:
+            return None
+        return low <= predicted_high and predicted_low <= high
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +86,7 @@ class DemoResult:
     @property
     def drift_percent(self) -> float | None:
         """How much slower the original ran than its table has it; None where that is not known."""
-        one = self.original.result
-        if one.latency_ms is None or one.predicted_ms is None:
-            return None
-        return 100.0 * (one.latency_ms / one.predicted_ms - 1.0)
+        return self.original.off_percent
 
     def predicted_speedup(self, network: DemoNetwork) -> float | None:
         """The table's ratio of the original to the network, in which the level cancels."""

@@ -115,7 +115,7 @@ def test_the_screen_fits_80_columns_and_40_lines_and_cuts_no_number(
         assert f"{network.result.predicted_ms:.2f} +- " in said
     for name in ("shrunk1.onnx", "13/17", "11.9 ms", "demo/report.html", "demo/pictures"):
         assert name in said
-    assert [line.strip() for line in lines if line.startswith("  $ dshrink")] == [
+    assert [line.strip() for line in lines if line.startswith("  dshrink")] == [
         *render_demo.OWN,
         render_demo.TUNE,
     ]
@@ -125,7 +125,8 @@ def test_a_quiet_run_says_that_its_predictions_hold(show: Show) -> None:
     said = text(show(result()))
     assert "now it takes 14.24 ms, 70.2 frames per second" in said
     assert "table Usable: predictions within 0.8 %" in said
-    assert "4 of 4 measured latencies lie within the predicted 95 % intervals" in said
+    assert "latencies off by 0.0 % at most, 4 of 4 measured intervals meet" in said
+    assert "predicted speed-ups: 1.204, 1.300, 1.458" in said
     assert "disturbed" not in said
     assert "to 3e-15 in float64" in said
     assert "accuracy not measured: the weights are random" in said
@@ -133,14 +134,14 @@ def test_a_quiet_run_says_that_its_predictions_hold(show: Show) -> None:
 
 def test_a_machine_at_another_speed_is_told_apart_from_wrong_predictions(show: Show) -> None:
     said = text(show(result(factor=1.06)))
-    assert "0 of 4 measured latencies" in said
+    assert "0 of 4 measured intervals" in said
     assert "it was disturbed: everything ran 6.0 % slower" in said
-    assert "were predicted as 1.204, 1.300, 1.458" in said
+    assert "predicted speed-ups: 1.204, 1.300, 1.458" in said
     # One network that is off is not the machine's fault.
     one = result()
     wrong = replace(one.networks[3], result=measured("shrunk3.onnx", 3, 10.5, 9.77))
     said = text(show(replace(one, networks=(*one.networks[:3], wrong))))
-    assert "3 of 4 measured latencies" in said
+    assert "3 of 4 measured intervals" in said
     assert "disturbed" not in said
 
 
@@ -169,7 +170,7 @@ def test_a_network_that_failed_is_named_and_the_rest_is_shown(show: Show) -> Non
     said = text(show(replace(one, networks=networks, notes=("shrunk2.onnx: failed, crash",))))
     assert "not known" in said
     assert "shrunk2.onnx: failed, crash" in said
-    assert "3 of 3 measured latencies" in said
+    assert "3 of 3 measured intervals" in said
 
 
 def test_the_network_of_the_demo_is_one_of_the_paper() -> None:

@@ -177,7 +177,7 @@ def test_the_command_prints_the_screen_or_its_record(
     words = ("demo", "--model", MODEL, "--resolution", 32, "--out", tmp_path)
     ran = dshrink(*words)
     assert ran.status == 0
-    assert "6 of 6" in ran.out and "$ dshrink profile MODEL" in ran.out
+    assert "6 of 6" in ran.out and "  dshrink profile MODEL" in ran.out
     assert "no weights here: random ones stand in" in ran.err
     ran = dshrink(*words, "--json")
     assert "6 of 6" in ran.err
