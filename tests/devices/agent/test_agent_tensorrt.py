@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from fake_cuda import FOLDER, simulated
-from onnx import TensorProto
+from onnx import TensorProto, helper
 from strict_tensorrt import VERSIONS, machine, models
 
 from devices.agent import worker
@@ -344,8 +344,10 @@ def test_an_engine_of_another_version_is_refused_with_what_tensorrt_says(
     sha256 = first.facts()["engine_sha256"]
     first.close()
     _, other = install(version)
-    with pytest.raises(RuntimeError, match="Version tag does not match"):
-        other.prepare(file, 1, 0, {"engine_sha256": sha256})
+    error = failure(other, file, engine_sha256=sha256)
+    assert error.kind == "runtime_error" and "builds it anew" in error.advice
+    assert f"TensorRT {version} does not take the engine" in error.message
+    assert "Version tag does not match" in error.message
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -566,9 +568,36 @@ def test_an_operator_that_the_parser_does_not_know_is_named_with_its_node(
     nodes = [models.node("Relu", ["image"], "t1"), models.node("Det", ["t1"], "result")]
     error = failure(runtime, save(models.write(nodes, result=[2, 8])))
     assert error.kind == "bad_model"
-    assert "node 1 (result/Det)" in error.message
+    assert "node 1 (Det result/Det)" in error.message
     assert "No importer registered for op: Det" in error.message
     assert "UNSUPPORTED_NODE" in error.message
+
+
+def test_an_operator_without_a_name_is_named_by_its_kind(
+    install: Install, save: Callable[[bytes], str]
+) -> None:
+    _, runtime = install()
+    nodes = [helper.make_node("Det", ["image"], ["result"])]
+    assert "node 0 (Det): " in failure(runtime, save(models.write(nodes))).message
+
+
+def test_what_the_parser_says_in_several_lines_is_one(
+    install: Install, save: Callable[[bytes], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trt, runtime = install()
+    said = "Invalid Node - result/Det\nITensor::getDimensions: Error Code 4\n"
+    monkeypatch.setattr(trt.ParserError, "desc", lambda self: said)
+    error = failure(runtime, save(models.write([models.node("Det", ["image"], "result")])))
+    assert "Invalid Node - result/Det ITensor::getDimensions: Error Code 4 [" in error.message
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_empty_file_which_the_parsers_take_is_a_bad_model(
+    install: Install, save: Callable[[bytes], str], version: str
+) -> None:
+    _, runtime = install(version)
+    error = failure(runtime, save(b""))
+    assert error.kind == "bad_model" and "holds no network" in error.message
 
 
 def test_a_shape_that_is_not_fixed_is_refused_by_the_tensor_s_name(

@@ -39,7 +39,7 @@ PRODUCTS = {"CONVOLUTION", "DECONVOLUTION", "FULLY_CONNECTED", "MATRIX_MULTIPLY"
 SCALED = "QUANTIZE"
 #: Types of an input that are not what fp16 needs.
 FLOATS = ("FLOAT", "BF16")
-GRAPH_OF_MODEL, NODE_OF_GRAPH, NAME_OF_NODE = 7, 1, 3
+GRAPH_OF_MODEL, NODE_OF_GRAPH, NAME_OF_NODE, OPERATOR_OF_NODE = 7, 1, 3, 4
 #: Protobuf's kinds of fields: those of fixed size, and those that say their size first.
 VARINT, WITH_LENGTH, FIXED_BYTES = 0, 2, {1: 8, 5: 4}
 
@@ -147,7 +147,11 @@ def build(
     plan = builder.build_serialized_network(network, config)
     build_s = time.perf_counter() - start
     if plan is None:
-        raise _not_built(logger, able, file)
+        raise _refused(
+            logger,
+            f"TensorRT {able.version} cannot build {file}",
+            "the whole of what it said is in the agent's standard error",
+        )
     learned = None
     if cache is not None:
         learned = bytes(memoryview(config.get_timing_cache().serialize()))
@@ -179,6 +183,8 @@ def _check_network(
     able: Capabilities, network: Any, layers: Set[str], file: str, precision: str
 ) -> None:
     """Refuse what would be built as something else than what was asked for."""
+    if not network.num_outputs:  # as in an empty file, which the parsers take
+        raise bad_model(f"{file} holds no network: it has no outputs", "export the model again")
     if precision == "int8" and layers & PRODUCTS and SCALED not in layers:
         raise bad_model(
             f"{file} has no QuantizeLinear nodes: without them int8 would have no scales",
@@ -200,9 +206,10 @@ def _bad_model(able: Capabilities, parser: Any, file: str, content: bytes) -> Re
     for index in range(parser.num_errors):
         error = parser.get_error(index)
         number, name = parser_error_node(able, error)
-        name = name or _node_name(content, number)
-        where = f"node {number} ({name}): " if name else ""
-        said.append(f"{where}{error.desc()} [{error.code().name}]")
+        operator, in_file = _operator_and_name(content, number)
+        node = f"{operator} {name or in_file}".strip()
+        where = f"node {number} ({node}): " if node else ""
+        said.append(f"{where}{' '.join(error.desc().split())} [{error.code().name}]")
     shown = clip("; ".join(said) or "it gave no error")
     return bad_model(
         f"TensorRT {able.version} cannot read {file}: {shown}",
@@ -211,17 +218,21 @@ def _bad_model(able: Capabilities, parser: Any, file: str, content: bytes) -> Re
     )
 
 
-def _node_name(content: bytes, number: int) -> str:
-    """The name of a node of the graph, by the number that the parser gives; "" for none.
+def _operator_and_name(content: bytes, number: int) -> Tuple[str, str]:
+    """Of a node of the graph, by the number that the parser gives; "" for what it lacks.
 
     Before TensorRT 10 the number is all there is, and the device may lack the onnx package.
     """
     try:
         (graph,) = _parts(memoryview(content), GRAPH_OF_MODEL)
         node = list(_parts(graph, NODE_OF_GRAPH))[number] if number >= 0 else memoryview(b"")
-        return "".join(bytes(name).decode("utf-8") for name in _parts(node, NAME_OF_NODE))
+        return _text(node, OPERATOR_OF_NODE), _text(node, NAME_OF_NODE)
     except (ValueError, LookupError):
-        return ""
+        return "", ""
+
+
+def _text(message: memoryview, wanted: int) -> str:
+    return "".join(bytes(part).decode("utf-8") for part in _parts(message, wanted))
 
 
 def _parts(message: memoryview, wanted: int) -> Iterator[memoryview]:
@@ -249,12 +260,18 @@ def _varint(message: memoryview, at: int) -> Tuple[int, int]:
             return value, at
 
 
-def _not_built(logger: Any, able: Capabilities, file: str) -> RequestError:
-    said = logger.last()
+def not_taken(logger: Any, able: Capabilities) -> RequestError:
+    """The error of an engine that TensorRT does not load."""
+    return _refused(
+        logger,
+        f"TensorRT {able.version} does not take the engine",
+        "run it again, which builds it anew: an engine is for the version, the GPU and the driver "
+        "that it was built with",
+    )
+
+
+def _refused(logger: Any, what: str, advice: str) -> RequestError:
+    said = clip(logger.last())
     if says_out_of_memory("; ".join(logger.errors)):
         return out_of_memory(said)
-    return RequestError(
-        "runtime_error",
-        f"TensorRT {able.version} cannot build {file}: {clip(said)}",
-        "the whole of what it said is in the agent's standard error",
-    )
+    return RequestError("runtime_error", f"{what}: {said}", advice)

@@ -139,7 +139,7 @@ class Engine(Prepared):
         self._runtime = build.make(self._trt.Runtime, self._able, self._logger, self._gpu.info)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            raise RuntimeError(f"TensorRT does not take the engine: {self._logger.last()}")
+            raise build.not_taken(self._logger, self._able)
         self.inspected = inspection.inspect(self._inspector_json())
         tensors = api.tensors_of(self._trt, self._api, self._engine)
         self._buffers = [(one, self._filled(one, number)) for number, one in enumerate(tensors)]
