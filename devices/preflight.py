@@ -127,6 +127,10 @@ def probe(device: Device) -> Preflight:
     """Connect to a device and ask it; raises InventoryError or AgentError."""
     with closing(connect(device)) as connection, connection.start_agent() as agent:
         said = agent.request({"do": "probe"}, PROBE_TIMEOUT_S)
+    facts = said.get("environment")
+    if isinstance(facts, dict):  # what not every agent tells
+        said["environment"] = {"gpu_problem": None, "runtime_problems": {}, **facts}
+        said["environment"]["board"] = "" if facts.get("board") is None else facts["board"]
     try:
         found: Mapping[str, Any] = checked_report(Probe, said, "probe")
         return Preflight(device=device, found=found)

@@ -40,7 +40,7 @@ class GpuProcess(TypedDict):
 class ProbedEnvironment(TypedDict):
     """Hardware and software of the device; null where it does not report one."""
 
-    board: str | None
+    board: str
     python: str
     os: str
     kernel: str
@@ -54,7 +54,9 @@ class ProbedEnvironment(TypedDict):
     load_average: float | None
     memory_gib: float | None
     gpu: Gpu | None
+    gpu_problem: str | None
     runtimes: Mapping[str, str]
+    runtime_problems: Mapping[str, str]
     agent_digest: str
     protocol: int
 

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from devices.replies import parse_line
 from dshrink.importance.evaluation import Evaluation
 from dshrink.importance.settings import Candidate, EvaluationError
 from dshrink.train.identity import differences, listed
 from latency_tables.line_file import LineFile, whole_lines
-from latency_tables.records import convert_record
+from latency_tables.records import convert_record, parse_record
 
 SCHEMA = "dshrink.importance.journal"
 SCHEMA_VERSION = 1
@@ -93,10 +92,13 @@ class ImportanceJournal:
         fix = "delete the lines from there on, or the file to start afresh"
         for number, text in enumerate(lines, start=1):
             where = f"{path}, line {number}"
-            try:
-                line = parse_line(text)
-            except ValueError as error:
-                raise EvaluationError(f"{where}: {error}; {fix}") from None
+            line = parse_record(
+                text.decode("utf-8", "replace"),
+                dict[str, Any],
+                where=where,
+                error=EvaluationError,
+                fix=fix,
+            )
             if number == 1:
                 self._check(line, path)
             else:

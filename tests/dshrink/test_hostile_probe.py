@@ -49,6 +49,8 @@ PROBE: dict[str, Any] = {
         "protocol": 1,
         "board": "01234567",
         "power_mode": None,
+        "gpu_problem": None,
+        "runtime_problems": {},
         "gpu": {
             "name": "a GPU",
             "compute_capability": "9.0",
