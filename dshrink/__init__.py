@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from latency_tables.errors import LatencyTableError as LatencyTableError
     from latency_tables.io import load_table as load_table
     from latency_tables.io import save_table as save_table
+    from latency_tables.layers.compare import LayersComparison as LayersComparison
     from latency_tables.layers.io import load_layer_table as load_layer_table
     from latency_tables.layers.layer import Layer as Layer
     from latency_tables.layers.layer_table import LayerTable as LayerTable
@@ -141,6 +142,7 @@ _GIVEN_BY = {
     "latency_tables.compare": ("Comparison",),
     "latency_tables.errors": ("LatencyTableError",),
     "latency_tables.io": ("load_table", "save_table"),
+    "latency_tables.layers.compare": ("LayersComparison",),
     "latency_tables.layers.io": ("load_layer_table",),
     "latency_tables.layers.layer": ("Layer",),
     "latency_tables.layers.layer_table": ("LayerTable",),

@@ -8,7 +8,12 @@ from dshrink.operations.given import AnyPlan, AnyTable, opened_table
 from dshrink.search.binding import bind_to_table
 from dshrink.search.plan import Plan, parse_plan
 from latency_tables.compare import Comparison, compare
+from latency_tables.errors import LatencyTableError
+from latency_tables.layers.compare import LayersComparison, compare_layers
+from latency_tables.layers.io import is_layer_table, load_layer_table
+from latency_tables.layers.layer_table import LayerTable
 from latency_tables.predictor import Prediction, predict
+from latency_tables.table import LatencyTable
 
 
 def predict_latency(table: AnyTable, keep: AnyPlan, padding: str | None = None) -> Prediction:
@@ -31,9 +36,27 @@ def predict_latency(table: AnyTable, keep: AnyPlan, padding: str | None = None) 
     return predict(known, mask, padding or (plan.padding if is_file else None))
 
 
-def compare_tables(a: AnyTable, b: AnyTable) -> Comparison:
-    """Two tables of one network row by row: which pieces became faster, and is it significant?
+def compare_tables(
+    a: AnyTable | LayerTable, b: AnyTable | LayerTable
+) -> Comparison | LayersComparison:
+    """Two tables of one network, or of layers: which rows became faster, and is it significant?
 
-    Raises LatencyTableError for tables of two networks.
+    Raises LatencyTableError for tables of two networks, of no layer in common, or one of each kind.
     """
-    return compare(opened_table(a), opened_table(b))
+    ours, theirs = _opened(a), _opened(b)
+    if isinstance(ours, LayerTable) and isinstance(theirs, LayerTable):
+        return compare_layers(ours, theirs)
+    if isinstance(ours, LatencyTable) and isinstance(theirs, LatencyTable):
+        return compare(ours, theirs)
+    raise LatencyTableError(
+        f"{'A' if isinstance(ours, LayerTable) else 'B'} is a table of layers, the other one of a network: "
+        "compare two of a kind"
+    )
+
+
+def _opened(table: AnyTable | LayerTable) -> LatencyTable | LayerTable:
+    if isinstance(table, LayerTable):
+        return table
+    if not isinstance(table, LatencyTable) and is_layer_table(Path(table)):
+        return load_layer_table(table)
+    return opened_table(table)

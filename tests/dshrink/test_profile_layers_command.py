@@ -8,8 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from layer_tables import table_of
+from synthetic_tables import synthetic_table
 
-from latency_tables.layers.io import load_layer_table
+from latency_tables.io import save_table
+from latency_tables.layers.io import load_layer_table, save_layer_table
 from latency_tables.opspec import OpSpec
 from latency_tables.schema import Conditions
 from profiler.fake_device import RUNTIME, RUNTIME_VERSION, FakeConnection, write_spec
@@ -135,3 +138,24 @@ def test_the_same_command_again_measures_nothing(tmp_path: Path, scripted, dshri
     again = dshrink(*words)
     assert "0 measurements made" in again.err
     assert json.loads(again.out)["rows"] == json.loads(first.out)["rows"]
+
+
+def test_tables_of_layers_are_compared_and_a_limit_is_kept(tmp_path: Path, dshrink) -> None:
+    def rule(layer):
+        return 0.01 + 1e-7 * layer.spec.macs
+
+    save_layer_table(table_of(GRID, rule), tmp_path / "a")
+    save_layer_table(table_of(GRID, lambda layer: 1.1 * rule(layer)), tmp_path / "b")
+    ran = dshrink("table", "compare", tmp_path / "a", tmp_path / "b")
+    assert ran.status == 0, ran.err
+    assert "conv 3x3 16->16 at 28x28" in ran.out and "24 slower" in ran.out
+    last = ran.out.splitlines()[-1]
+    assert last.startswith("geometric mean: B / A 1.100 (95 %: 1.09")
+    assert last.endswith("24 layers measured in both): B is slower than A")
+    words = ("table", "compare", tmp_path / "a", tmp_path / "b", "--fail-above")
+    ran = dshrink(*words, "5%")
+    assert ran.status == 1 and "B is 10.0 % slower than A, above the limit of 5 %" in ran.err
+    assert dshrink(*words, "12%", "--json").data["whole"]["layers"] == 24
+    save_table(synthetic_table([1.0], [0.5]), tmp_path / "network")
+    ran = dshrink("table", "compare", tmp_path / "a", tmp_path / "network")
+    assert ran.status == 2 and "A is a table of layers, the other one of a network" in ran.err
