@@ -1,4 +1,4 @@
-"""Ratios of latencies, b over a, and what they say of b: the words of every comparison of tables."""
+"""Ratios of latencies, b over a, and what they say of b: the words of all comparisons of tables."""
 
 from __future__ import annotations
 

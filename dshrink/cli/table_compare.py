@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from latency_tables.ratios import Ratio, SideBySide, Verdict
 
 #: Of rows that are in one table only.
-_NAMED = 12
+_NAMED = 6
 
 
 def _percent(text: str) -> float:
@@ -59,12 +59,12 @@ def command(
         print_json(result)
     elif isinstance(result, LayersComparison):
         print_grid(_LAYERS, result.rows, wide=wide)
-        out.print("\n".join([*_common_lines(result), _layers_line(result.whole, result.identical)]))
+        last = _layers_line(result.whole, result.identical)
+        out.print("\n".join([*_common_lines(result), last]))
     else:
         print_grid(_PIECES, result.rows, wide=wide)
-        out.print(
-            "\n".join([*_common_lines(result), _network_line(result.whole, result.identical)])
-        )
+        last = _network_line(result.whole, result.identical)
+        out.print("\n".join([*_common_lines(result), last]))
     if fail_above is not None and result.whole.is_above(fail_above):
         slower = 100 * (result.whole.ratio - 1)
         err.print(

@@ -12,6 +12,7 @@ from dshrink.version import __version__
 from latency_tables.layers.io import save_layer_table
 from latency_tables.layers.layer_table import CONTEXTS
 from latency_tables.layers.texts import LayerList, described, load_layers, parse_grid
+from latency_tables.wording import counted, noun
 from profiler.layers.profile import TARGET_PERCENT, LayersProfile, LayersRequest, profile_layers
 from profiler.settings import settings_for
 from profiler.target import HERE, Target, measuring_on
@@ -82,10 +83,10 @@ def measure_layers(
 
 def _say_what(layers: LayerList, notice: Notice) -> None:
     equal = layers.given - len(layers.layers) - len(layers.impossible)
-    same = f", {equal} more are equal to one of them" if equal else ""
-    notice(f"{len(layers.layers)} layers ({described(layers.layers)}){same}")
-    if layers.impossible:
+    same = f", {equal} more {noun(equal, 'is', 'are')} equal to one of them" if equal else ""
+    notice(f"{counted(len(layers.layers), 'layer')} ({described(layers.layers)}){same}")
+    if none := len(layers.impossible):
         notice(
-            f"{len(layers.impossible)} of {layers.given} combinations of the grid are no layer, "
-            f"as {layers.impossible[0]}"
+            f"{none} of {layers.given} combinations of the grid {noun(none, 'is', 'are')} no "
+            f"layer, as {layers.impossible[0]}"
         )

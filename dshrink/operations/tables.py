@@ -48,9 +48,9 @@ def compare_tables(
         return compare_layers(ours, theirs)
     if isinstance(ours, LatencyTable) and isinstance(theirs, LatencyTable):
         return compare(ours, theirs)
+    layers, network = "AB" if isinstance(ours, LayerTable) else "BA"
     raise LatencyTableError(
-        f"{'A' if isinstance(ours, LayerTable) else 'B'} is a table of layers, the other one of a network: "
-        "compare two of a kind"
+        f"{layers} is a table of layers and {network} one of a network: compare two of a kind"
     )
 
 

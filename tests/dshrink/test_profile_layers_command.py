@@ -50,7 +50,7 @@ def test_a_list_is_measured_shown_checked_and_asked(tmp_path: Path, scripted, ds
     folder = tmp_path / "table"
     ran = dshrink("profile", "--layers", file, "--out", folder, "--context", "pair")
     assert ran.status == 0, ran.err
-    assert "2 layers (1 conv 3x3, 1 conv 1x1), 1 more are equal to one of them" in ran.err
+    assert "2 layers (1 conv 3x3, 1 conv 1x1), 1 more is equal to one of them" in ran.err
     assert "jobs in the first round, about " in ran.err
     assert "2 of 2 layers known within 2 %" in ran.out
     table = load_layer_table(folder)
@@ -158,4 +158,4 @@ def test_tables_of_layers_are_compared_and_a_limit_is_kept(tmp_path: Path, dshri
     assert dshrink(*words, "12%", "--json").data["whole"]["layers"] == 24
     save_table(synthetic_table([1.0], [0.5]), tmp_path / "network")
     ran = dshrink("table", "compare", tmp_path / "a", tmp_path / "network")
-    assert ran.status == 2 and "A is a table of layers, the other one of a network" in ran.err
+    assert ran.status == 2 and "A is a table of layers and B one of a network" in ran.err
