@@ -122,12 +122,9 @@ def predict(
 
 def _predict_layers(folder: Path, texts: Sequence[str], json: bool) -> None:
     from dshrink.cli.payloads.layers import LayerPredictions, NamedPrediction
-    from latency_tables.layers.io import load_layer_table
-    from latency_tables.layers.prediction import predict_layers
-    from latency_tables.layers.texts import parse_layer
+    from dshrink.operations.tables import predict_layers
 
-    table = load_layer_table(folder)
-    found = predict_layers(table, [parse_layer(text) for text in texts])
+    found = predict_layers(folder, texts)
     data = LayerPredictions(predictions=tuple(map(NamedPrediction.of, found)))
     show_result(data, prediction_lines(found), as_json=json)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from dshrink.errors import DshrinkError
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.version import __version__
 from latency_tables.layers.io import save_layer_table
+from latency_tables.layers.layer import Layer
 from latency_tables.layers.layer_table import CONTEXTS
 from latency_tables.layers.texts import LayerList, described, load_layers, parse_grid
 from latency_tables.wording import counted, noun
@@ -29,7 +31,7 @@ def layers_of(path: Path | None, grid: str | None) -> LayerList:
 
 
 def measure_layers(
-    layers: LayerList,
+    layers: LayerList | Iterable[Layer],
     folder: Path | str,
     target: Target = HERE,
     *,
@@ -40,7 +42,7 @@ def measure_layers(
     on_progress: OnProgress = no_progress,
     notice: Notice = no_notice,
 ) -> LayersProfile:
-    """Measure each distinct layer; save the table in ``folder``.
+    """Measure each distinct layer of a list or grid; save the table in ``folder``.
 
     The same call resumes an interrupted run. Measuring ends when half of each layer's 95 %
     interval is at most ``target_error`` per cent of its latency (2 if None), or after
@@ -48,6 +50,11 @@ def measure_layers(
     convolution as well. Raises DshrinkError for an unknown context.
     """
     folder = Path(folder)
+    if not isinstance(layers, LayerList):
+        given = list(layers)
+        layers = LayerList(layers=tuple(dict.fromkeys(given)), given=len(given))
+    if not layers.layers:
+        raise DshrinkError("no layer given")
     if layer_context not in CONTEXTS:
         raise DshrinkError(f"unknown --context {layer_context!r}; known: {', '.join(CONTEXTS)}")
     target_percent = TARGET_PERCENT if target_error is None else target_error

@@ -11,6 +11,7 @@ import pytest
 from layer_tables import table_of
 from synthetic_tables import synthetic_table
 
+import dshrink as api
 from latency_tables.io import save_table
 from latency_tables.layers.io import load_layer_table, save_layer_table
 from latency_tables.opspec import OpSpec
@@ -159,3 +160,15 @@ def test_tables_of_layers_are_compared_and_a_limit_is_kept(tmp_path: Path, dshri
     save_table(synthetic_table([1.0], [0.5]), tmp_path / "network")
     ran = dshrink("table", "compare", tmp_path / "a", tmp_path / "network")
     assert ran.status == 2 and "A is a table of layers and B one of a network" in ran.err
+
+
+def test_layers_and_tables_in_hand_do_as_well_as_texts_and_paths(tmp_path: Path, scripted) -> None:
+    layers = api.parse_grid("cin=16:64:16 cout=16,32,64 k=3 hw=14,28").layers
+    found = api.measure_layers([*layers, layers[0]], tmp_path / "hand", time_limit=1)
+    assert [row.layer for row in found.table.rows] == [*layers]
+    text = "cin=48 cout=32 k=3 hw=21"
+    by_path = api.predict_layer(tmp_path / "hand", text)
+    assert by_path == api.predict_layer(found.table, api.parse_layer(text))
+    assert api.export_table(found.table, "halp") == api.export_table(tmp_path / "hand", "halp")
+    with pytest.raises(api.DshrinkError, match="no layer given"):
+        api.measure_layers([], tmp_path / "none")
