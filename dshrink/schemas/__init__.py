@@ -121,6 +121,7 @@ _ALL = (
     _schema("finetune", "dshrink.operations.finetune:FinetuneResult", "a fine-tuned network"),
     _schema("expand", "dshrink.operations.expand:ExpandResult", "a network trained expanded"),
     _schema("bench", "networks:BenchData", "latency and throughput of networks"),
+    _schema("demo", "dshrink.operations.demo_results:DemoResult", "what a demo has found"),
     _schema("run", "networks:StudyData", "results and files of a study"),
     _schema("run_dry_run", "networks:StudySteps", "the steps of a study", ("run --dry-run",)),
     _schema(
