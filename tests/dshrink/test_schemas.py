@@ -290,6 +290,7 @@ COMMANDS: dict[str, tuple[object, ...]] = {
     "table_export": ("table", "export", LAYERS, "--format", "halp", "--out", "halp.json"),
     "layers_show": ("table", "show", LAYERS),
     "layers_check": ("table", "check", LAYERS),
+    "layers_compare": ("table", "compare", LAYERS, LAYERS),
     "layers_predict": ("table", "predict", LAYERS, "--layer", "cin=4 cout=4 hw=7"),
     "table_predict": ("table", "predict", TABLE, "--keep", "01"),
     "table_compare": ("table", "compare", TABLE, OTHER),

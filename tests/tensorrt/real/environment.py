@@ -1,4 +1,4 @@
-"""What NVIDIA's parsers and bindings need to run without a GPU: fetched, unpacked, linked, compiled.
+"""What NVIDIA's parsers and bindings need to run without a GPU: fetched, linked, compiled.
 
     python tests/tensorrt/real/environment.py build/tensorrt --python python3.10
 
@@ -59,7 +59,7 @@ int initLibNvInferPlugins(void *logger, const char *name) {
 CUBLAS_STATUS_NOT_SUPPORTED, CUDNN_STATUS_NOT_SUPPORTED = 15, 9
 
 
-class Missing(Exception):
+class MissingError(Exception):
     """Something that could not be had, and why."""
 
 
@@ -92,7 +92,7 @@ def make(folder: Path, python: str) -> Environment:
     for name, step in _steps(folder, python, made):
         try:
             step()
-        except Missing as error:
+        except MissingError as error:
             made.missing[name] = str(error)
     (folder / FILE).write_text(json.dumps(asdict(made), indent=1))
     return made
@@ -114,7 +114,9 @@ def _make_bindings(folder: Path, python: str, made: Environment) -> None:
     except (OSError, subprocess.CalledProcessError):
         version = "none"
     if version != PYTHON:
-        raise Missing(f"{BINDINGS} is for Python {PYTHON}, found {version}: give PYTHON310=...")
+        raise MissingError(
+            f"{BINDINGS} is for Python {PYTHON}, found {version}: give PYTHON310=..."
+        )
     package = _unpacked(folder, BINDINGS, ".*")
     libraries = _unpacked(folder, LIBRARIES_OF_RTX, r".*/lib(tensorrt|cudart).*")
     linked = folder / "linked"
@@ -200,7 +202,7 @@ def _unpacked(folder: Path, wheel: str, pattern: str) -> Path:
         wanted = [name for name in archive.namelist() if re.fullmatch(pattern, name)]
         archive.extractall(partial, wanted)
     if not wanted:
-        raise Missing(f"{wheel} has no file like {pattern}")
+        raise MissingError(f"{wheel} has no file like {pattern}")
     partial.rename(target)
     shutil.rmtree(fetched)
     return target
@@ -212,14 +214,14 @@ def _compile(*flags: str, out: Path, text: str | None = None) -> None:
 
 
 def _ran(*words: str, text: str | None = None) -> str:
-    """What a command printed; ``Missing`` with its last line where it failed."""
+    """What a command printed; ``MissingError`` with its last line where it failed."""
     try:
         done = subprocess.run(words, input=text, capture_output=True, text=True)
     except OSError as error:
-        raise Missing(f"{words[0]} does not run: {error}") from error
+        raise MissingError(f"{words[0]} does not run: {error}") from error
     if done.returncode:
         last = (done.stderr.strip() or "no output").splitlines()[-1]
-        raise Missing(f"{' '.join(words[:4])} ... failed: {last}")
+        raise MissingError(f"{' '.join(words[:4])} ... failed: {last}")
     return done.stdout
 
 
