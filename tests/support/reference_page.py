@@ -103,7 +103,8 @@ def _code(name: str, signature: inspect.Signature) -> str:
         starred = starred or one.kind is one.VAR_POSITIONAL
         star = "*" if one.kind is one.VAR_POSITIONAL else ""
         default = "" if one.default is one.empty else f" = {_default(one.default)}"
-        parts.append(f"{star}{one.name}: {one.annotation}{default}")
+        annotation = str(one.annotation).replace("'", '"')  # as ruff gives code in pages
+        parts.append(f"{star}{one.name}: {annotation}{default}")
     result = f" -> {signature.return_annotation}"
     line = f"{name}({', '.join(parts)}){result}"
     if len(line) > WIDTH:
@@ -119,7 +120,7 @@ def _default(value: Any) -> str:
     if isinstance(value, tuple):
         return f"({', '.join(map(_default, value))}{',' * (len(value) == 1)})"
     if isinstance(value, str):
-        return json.dumps(value)  # with the quotes that ruff gives code in pages
+        return json.dumps(value)
     if is_dataclass(value) and value == type(value)():
         return f"{type(value).__name__}()"
     return repr(value)
