@@ -279,7 +279,7 @@ def test_a_sidecar_that_makes_no_sense_is_refused(
         (lambda d: d["conditions"].update(colour=1), "unknown field 'colour'"),
         (lambda d: network(d, 1, measured_ms="11"), "'measured_ms' must be a number"),
         (lambda d: network(d, 1, measured_ms=-1), "measured_ms must be above 0"),
-        (lambda d: network(d, 1, measured_ms=10**400), "'measured_ms' must be a finite number"),
+        (lambda d: network(d, 1, measured_ms=10**400), "'measured_ms' must be a number of up to"),
         (lambda d: network(d, 1, measured_ms=5.0), "lies outside its interval"),
         (lambda d: network(d, 1, low_ms=99.0), "lies outside its interval"),
         (lambda d: network(d, 1, measured_ms=8.0, low_ms=7.9), "original': in_network_low_ms"),
