@@ -104,8 +104,10 @@ class Device:
             raise InventoryError(f"{self.name}: paper_batch must be from 1 to {MOST_BATCH}")
         _check_texts(
             self.name,
-            (self.name, self.title, self.chip, self.host, self.python, self.folder, self.lock)
-            + (*self.ssh_options, *self.known_by),
+            (
+                *(self.name, self.title, self.chip, self.host, self.python),
+                *(self.folder, self.lock, *self.ssh_options, *self.known_by),
+            ),
         )
         if self.host is not None and (self.host.startswith("-") or len(self.host.split()) != 1):
             raise InventoryError(f"{self.name}: host {self.host!r} is no such as user@machine")

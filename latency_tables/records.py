@@ -206,14 +206,14 @@ class _Reader:
             raise self._refusal(("schema_version",), f"an integer from 1 to {version}", found)
         if found > version:
             raise self.error(
-                f"{self.where}: schema_version {_quote(found)} is newer than {version}, the newest that "
-                "this dshrink reads: update dshrink"
+                f"{self.where}: schema_version {_quote(found)} is newer than {version}, the newest "
+                "that this dshrink reads: update dshrink"
             )
         rest = {name: data[name] for name in data if name not in ("schema", "schema_version")}
         return rest, found
 
     def _check(self, data: Any, kind: Any, path: Steps) -> None:
-        """Refuse what msgspec would let pass: unknown fields, numbers and texts that break later."""
+        """Refuse what msgspec would let pass: unknown fields, odd numbers, odd texts."""
         if isinstance(data, float) and not math.isfinite(data):
             raise self._refusal(path, "a finite number", data)
         if isinstance(data, int) and not -_BEYOND_64_BITS < data < _BEYOND_64_BITS:
@@ -351,7 +351,8 @@ def _said(problem: Exception) -> str:
     return getattr(problem, "strerror", None) or str(problem)
 
 
-def _quote(value: Any, words: Callable[[Any], str] = partial(json.dumps, default=str)) -> str:
+def _quote(value: Any, words: Callable[[Any], str] | None = None) -> str:
+    words = words or partial(json.dumps, default=str)
     try:
         text = words(value)
     except ValueError:  # an integer of thousands of digits

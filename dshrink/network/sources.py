@@ -102,6 +102,13 @@ def _timm(choice: ModelChoice) -> nn.Module:
     timm = import_timm()
     short = choice.reference.place
     _check_known(choice.name, short.partition(".")[0], timm.list_models(), "timm")
+    try:
+        timm.models.get_pretrained_cfg(short)
+    except RuntimeError as error:
+        tag = short.partition(".")[2]
+        raise NetworkError(
+            f"{choice.name}: timm knows no weights {tag!r} of it: leave .{tag} out"
+        ) from error
     options = {**_given(num_classes=choice.classes), **choice.arguments}
     if choice.channels != USUAL_CHANNELS:
         options["in_chans"] = choice.channels

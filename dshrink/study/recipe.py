@@ -90,8 +90,8 @@ class TableSettings:
     hold_out: int = 20
 
     def __post_init__(self) -> None:
-        if self.hold_out < 8:
-            raise RecipeError("hold_out is 8 or more")
+        if not 8 <= self.hold_out <= 1000:
+            raise RecipeError("hold_out is from 8 to 1000")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

