@@ -31,6 +31,8 @@ _SEPARATOR = re.compile(r'"?sep=(.)"?\s*$', re.IGNORECASE)
 _PREAMBLE = re.compile(rf'#|"#|{_SEPARATOR.pattern}', re.IGNORECASE)
 #: What pandas calls an index, or a column without a name that it reads and writes again.
 _NAMELESS = re.compile(r"(unnamed: \d+(\.\d+)*|index|level_\d+)?")
+#: No time, rate or count here is larger, and the sums and axes of larger ones overflow.
+_LARGEST = 1e15
 #: Of up to 18 digits: larger ones fit no integer of 64 bits.
 _WHOLE = re.compile(r"0*(\d{1,18})(?:\.0*)?", re.ASCII)
 _COMMA_NUMBER = re.compile(r"[+-]?\d+(,\d+)?(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
@@ -94,7 +96,7 @@ class CsvLine:
             value = float(text if "_" not in text else "")
         except ValueError:
             value = math.nan
-        if not math.isfinite(value) or (above is not None and value <= above):
+        if not abs(value) <= _LARGEST or (above is not None and value <= above):
             raise self.bad(name, "a finite number" + ("" if above is None else f" above {above:g}"))
         return value
 

@@ -409,8 +409,9 @@ def _is_like(value: object, like: object) -> bool:
     if isinstance(like, float):
         return isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(like, list):
-        same = isinstance(value, list) and len(value) == len(like)
-        return same and all(map(_is_like, value, like))
+        if not isinstance(value, list) or len(value) != len(like):
+            return False
+        return all(map(_is_like, value, like))
     return type(value) is type(like) and len(str(value)) == len(str(like))
 
 

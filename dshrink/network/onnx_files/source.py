@@ -194,7 +194,7 @@ def _misfit(tensor: onnx.TensorProto) -> str:
     if count > MOST_BYTES:
         return f"has {count} values"
     if tensor.HasField("raw_data") and tensor.data_type in _FLOATS:
-        size = np.dtype(_FLOATS[tensor.data_type]).itemsize
+        size = 4 if tensor.data_type == TensorProto.FLOAT else 2
         if len(tensor.raw_data) != count * size:
             return f"of {list(tensor.dims)} holds {len(tensor.raw_data)} bytes of data"
     return ""
