@@ -32,6 +32,8 @@ class Environment:
     """The facts of ``hello``; None where the device does not offer one."""
 
     MOMENTARY: ClassVar[frozenset[str]] = frozenset({"frequency_mhz", "load_average"})
+    #: For messages alone: no facts of a device, and in no fingerprint.
+    NOT_KEPT: ClassVar[frozenset[str]] = frozenset({"gpu_problem", "runtime_problems"})
 
     python: str
     os: str
@@ -52,17 +54,22 @@ class Environment:
     #: The name of a Jetson's power mode.
     power_mode: str | None = None
     gpu: Gpu | None = None
+    #: Why there is no GPU, and where to look.
+    gpu_problem: str | None = None
+    #: Why runtimes that are installed do not start.
+    runtime_problems: Mapping[str, str] | None = None
 
     @classmethod
     def from_hello(cls, result: Mapping[str, Any]) -> Self:
         """Read the result of ``hello``; facts that this version does not know are left out."""
         said = result.get("environment")
         said = said if isinstance(said, dict) else {}
-        names = [field.name for field in fields(cls)]
+        names = [one.name for one in fields(cls)]
         try:
-            if missing := [name for name in names if name not in said]:
+            if missing := [name for name in names if name not in {*said, *cls.NOT_KEPT}]:
                 raise RecordError(f"lacks the fields {', '.join(missing)}")
-            return cls(**checked_fields(cls, {name: said[name] for name in names}))
+            known = {name: said[name] for name in names if name in said}
+            return cls(**checked_fields(cls, known))
         except RecordError as error:
             raise AgentLostError(
                 "start_failed",
@@ -83,7 +90,8 @@ class Environment:
 
     def fingerprint(self) -> dict[str, Any]:
         """All facts as plain JSON, for the sidecar of a table."""
-        return json.loads(json.dumps({**asdict(self), "runtimes": dict(self.runtimes)}))  # type: ignore[no-any-return]
+        facts = {name: fact for name, fact in asdict(self).items() if name not in self.NOT_KEPT}
+        return json.loads(json.dumps({**facts, "runtimes": dict(self.runtimes)}))  # type: ignore[no-any-return]
 
     @property
     def digest(self) -> str:

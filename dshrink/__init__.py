@@ -61,6 +61,8 @@ if TYPE_CHECKING:
     from dshrink.operations.study_plan import StudyRequest as StudyRequest
     from dshrink.operations.tables import compare_tables as compare_tables
     from dshrink.operations.tables import predict_latency as predict_latency
+    from dshrink.operations.tables import predict_layer as predict_layer
+    from dshrink.operations.tables import predict_layers as predict_layers
     from dshrink.plots import save_figure as save_figure
     from dshrink.results import BenchmarkResult as BenchmarkResult
     from dshrink.results import StoredResults as StoredResults
@@ -81,12 +83,11 @@ if TYPE_CHECKING:
     from latency_tables.errors import LatencyTableError as LatencyTableError
     from latency_tables.io import load_table as load_table
     from latency_tables.io import save_table as save_table
+    from latency_tables.layers.compare import LayersComparison as LayersComparison
     from latency_tables.layers.io import load_layer_table as load_layer_table
     from latency_tables.layers.layer import Layer as Layer
     from latency_tables.layers.layer_table import LayerTable as LayerTable
     from latency_tables.layers.prediction import LayerPrediction as LayerPrediction
-    from latency_tables.layers.prediction import predict_layer as predict_layer
-    from latency_tables.layers.prediction import predict_layers as predict_layers
     from latency_tables.layers.texts import LayerList as LayerList
     from latency_tables.layers.texts import load_layers as load_layers
     from latency_tables.layers.texts import parse_grid as parse_grid
@@ -127,7 +128,9 @@ _GIVEN_BY = {
     ),
     "dshrink.operations.study": ("StudyResult", "run_study"),
     "dshrink.operations.study_plan": ("StudyRequest",),
-    "dshrink.operations.tables": ("compare_tables", "predict_latency"),
+    "dshrink.operations.tables": (
+        *("compare_tables", "predict_latency", "predict_layer", "predict_layers"),
+    ),
     "dshrink.plots": ("save_figure",),
     "dshrink.results": ("BenchmarkResult", "StoredResults", "load_results", "results_frame"),
     "dshrink.search.dp.bounds": ("Bounds",),
@@ -141,10 +144,11 @@ _GIVEN_BY = {
     "latency_tables.compare": ("Comparison",),
     "latency_tables.errors": ("LatencyTableError",),
     "latency_tables.io": ("load_table", "save_table"),
+    "latency_tables.layers.compare": ("LayersComparison",),
     "latency_tables.layers.io": ("load_layer_table",),
     "latency_tables.layers.layer": ("Layer",),
     "latency_tables.layers.layer_table": ("LayerTable",),
-    "latency_tables.layers.prediction": ("LayerPrediction", "predict_layer", "predict_layers"),
+    "latency_tables.layers.prediction": ("LayerPrediction",),
     "latency_tables.layers.texts": ("LayerList", "load_layers", "parse_grid", "parse_layer"),
     "latency_tables.predictor": ("Prediction",),
     "latency_tables.table": ("LatencyTable",),

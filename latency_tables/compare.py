@@ -19,29 +19,31 @@ from latency_tables.errors import LatencyTableError
 from latency_tables.estimator import NORMAL_95
 from latency_tables.networks import MeasuredNetwork
 from latency_tables.places import Place
-from latency_tables.ranks import kendall_tau, spearman_rho
+from latency_tables.ratios import (
+    Known,
+    Ratio,
+    RowRatio,
+    SideBySide,
+    joint_half,
+    level_halves,
+    over_rows,
+)
 from latency_tables.schema import Row
 from latency_tables.span_masks import Span
 from latency_tables.table import LatencyTable
 
-#: Latencies are called equal where the 95 % interval of their ratio lies within this of 1.
-EQUAL_PERCENT = 2.0
 #: A median of n is known less well than their mean, by the square root of pi / 2.
 OF_MEDIAN = math.sqrt(math.pi / 2)
 
 Key = tuple[Place, str]
 Cost = Literal["in_network", "alone"]
-Verdict = Literal["equal", "faster", "slower", "unclear", "unknown"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RowComparison:
+class RowComparison(RowRatio):
     """One piece in both tables; ``ratio`` is b over a, the verdict speaks of b.
 
-    ``cost`` says what was compared: "in_network" or "alone". ``ratio_low`` to ``ratio_high`` is the
-    95 % interval of the ratio, None where a row was published without one. "equal": it lies within
-    2 % of 1. "faster" and "slower": it does not hold 1. "unclear": it is too wide to say either.
-    "unknown": there is none.
+    ``cost`` says what was compared: "in_network" or "alone".
     """
 
     piece: str
@@ -49,16 +51,10 @@ class RowComparison:
     block: int | None
     span: Span | None
     cost: Cost
-    a_ms: float
-    b_ms: float
-    ratio: float
-    ratio_low: float | None
-    ratio_high: float | None
-    verdict: Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WholeComparison:
+class WholeComparison(Ratio):
     """The ratio of whole networks, b over a, and what that says of b.
 
     It is the median over the ``networks`` that both tables measured; with none of them it is the
@@ -67,39 +63,18 @@ class WholeComparison:
     """
 
     networks: int
-    ratio: float
-    ratio_low: float | None
-    ratio_high: float | None
-    verdict: Verdict
-
-    def is_above(self, percent: float) -> bool:
-        """Whether b is slower than a by more than so many per cent, and not only by chance."""
-        chance = self.ratio_low is not None and self.ratio_low <= 1.0
-        return self.ratio > 1.0 + percent / 100.0 and not chance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """Two tables side by side; ``kendall_tau`` and ``spearman_rho`` are over the common rows.
+class Comparison(SideBySide):
+    """Two tables of one network side by side.
 
-    ``identical`` tables hold the same measurements. Rows whose measurement failed, or was cut
+    ``identical`` tables hold the same measurements. Pieces whose measurement failed, or was cut
     short, in either table are named in ``failed`` and compared nowhere.
     """
 
-    identical: bool
     whole: WholeComparison
-    median_ratio: float
     rows: tuple[RowComparison, ...]
-    only_a: tuple[str, ...]
-    only_b: tuple[str, ...]
-    failed: tuple[str, ...]
-    differing_conditions: tuple[str, ...]
-    kendall_tau: float | None
-    spearman_rho: float | None
-
-    def count(self, verdict: Verdict) -> int:
-        """How many rows have this verdict."""
-        return sum(row.verdict == verdict for row in self.rows)
 
 
 def compare(a: LatencyTable, b: LatencyTable) -> Comparison:
@@ -118,18 +93,14 @@ def compare(a: LatencyTable, b: LatencyTable) -> Comparison:
             "resolution"
         )
     compared = tuple(_compare_rows(rows_a[key], rows_b[key]) for key in measured)
-    a_ms, b_ms = [row.a_ms for row in compared], [row.b_ms for row in compared]
     return Comparison(
         identical=a.digest == b.digest,
         whole=_compare_networks(a, b) or _sums(compared),
-        median_ratio=median(row.ratio for row in compared),
-        rows=compared,
         only_a=tuple(row.piece for key, row in rows_a.items() if key not in rows_b),
         only_b=tuple(row.piece for key, row in rows_b.items() if key not in rows_a),
         failed=tuple(rows_a[key].piece for key in common if key not in measured),
         differing_conditions=a.conditions.differences(b.conditions),
-        kendall_tau=kendall_tau(a_ms, b_ms),
-        spearman_rho=spearman_rho(a_ms, b_ms),
+        **over_rows(compared),
     )
 
 
@@ -137,50 +108,31 @@ def _by_key(table: LatencyTable) -> dict[Key, Row]:
     return {(row.place, row.digest): row for row in table.rows}
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """A latency and its half width, relative, at 95 %; infinite where that is not known."""
-
-    ms: float
-    half: float
-
-    @classmethod
-    def of(cls, ms: float, low_ms: float | None, high_ms: float | None) -> _Known:
-        if low_ms is None or high_ms is None:
-            return cls(ms, math.inf)
-        return cls(ms, (high_ms - low_ms) / 2 / ms)
-
-
-def _alone(row: Row) -> _Known:
+def _alone(row: Row) -> Known:
     assert row.latency_ms is not None
-    return _Known.of(row.latency_ms, row.low_ms, row.high_ms)
+    return Known.of(row.latency_ms, row.low_ms, row.high_ms)
 
 
-def _in_network(row: Row) -> _Known | None:
+def _in_network(row: Row) -> Known | None:
     """What it costs in the network, where that is known to be above 0: else it has no ratio."""
     low_ms, ms = row.in_network_low_ms, row.in_network_ms
     if ms is None or low_ms is None or low_ms <= 0:
         return None
-    return _Known.of(ms, low_ms, row.in_network_high_ms)
-
-
-def _half(ours: _Known, theirs: _Known) -> float:
-    """Half the width of the interval of their ratio, relative."""
-    return math.hypot(ours.half, theirs.half)
+    return Known.of(ms, low_ms, row.in_network_high_ms)
 
 
 def _compare_rows(a: Row, b: Row) -> RowComparison:
-    known: dict[Cost, tuple[_Known, _Known]] = {}
+    known: dict[Cost, tuple[Known, Known]] = {}
     before, after = _in_network(a), _in_network(b)
     if before is not None and after is not None:
         known["in_network"] = before, after
     known["alone"] = _alone(a), _alone(b)
-    cost = min(known, key=lambda cost: _half(*known[cost]))
+    cost = min(known, key=lambda cost: joint_half(*known[cost]))
     ours, theirs = known[cost]
-    half = 0.0 if a == b else _half(ours, theirs)  # one measurement is equal to itself
-    ratio = theirs.ms / ours.ms
-    low, high = _interval(ratio, half if math.isfinite(half) else None)
-    return RowComparison(
+    half = 0.0 if a == b else joint_half(ours, theirs)  # one measurement is equal to itself
+    return RowComparison.of(
+        theirs.ms / ours.ms,
+        half,
         piece=a.piece,
         kind=a.kind,
         block=a.block,
@@ -188,10 +140,6 @@ def _compare_rows(a: Row, b: Row) -> RowComparison:
         cost=cost,
         a_ms=ours.ms,
         b_ms=theirs.ms,
-        ratio=ratio,
-        ratio_low=low,
-        ratio_high=high,
-        verdict=_verdict(low, high),
     )
 
 
@@ -207,16 +155,8 @@ def _compare_networks(a: LatencyTable, b: LatencyTable) -> WholeComparison | Non
     if any(x != y for x, y in pairs):
         errors = [math.hypot(_error(x), _error(y)) for x, y in pairs]
         shrinks = OF_MEDIAN / math.sqrt(len(pairs)) if len(pairs) > 2 else 1.0
-        levels = [each.level.known_percent / 100.0 if each.level else 0.0 for each in (a, b)]
-        half = math.hypot(NORMAL_95 * fmean(errors) * shrinks, *levels)
-    low, high = _interval(ratio, half)
-    return WholeComparison(
-        networks=len(common),
-        ratio=ratio,
-        ratio_low=low,
-        ratio_high=high,
-        verdict=_verdict(low, high),
-    )
+        half = math.hypot(NORMAL_95 * fmean(errors) * shrinks, *level_halves((a.level, b.level)))
+    return WholeComparison.of(ratio, half, networks=len(common))
 
 
 def _networks(table: LatencyTable) -> Mapping[tuple[str, str], MeasuredNetwork]:
@@ -234,22 +174,4 @@ def _error(network: MeasuredNetwork) -> float:
 
 def _sums(rows: tuple[RowComparison, ...]) -> WholeComparison:
     ratio = math.fsum(row.b_ms for row in rows) / math.fsum(row.a_ms for row in rows)
-    return WholeComparison(
-        networks=0, ratio=ratio, ratio_low=None, ratio_high=None, verdict="unknown"
-    )
-
-
-def _interval(ratio: float, half: float | None) -> tuple[float, float] | tuple[None, None]:
-    """Of a ratio whose logarithm has this half width, so that b over a says what a over b does."""
-    return (None, None) if half is None else (ratio * math.exp(-half), ratio * math.exp(half))
-
-
-def _verdict(low: float | None, high: float | None) -> Verdict:
-    if low is None or high is None:
-        return "unknown"
-    within = 1.0 + EQUAL_PERCENT / 100.0
-    if 1.0 / within <= low and high <= within:
-        return "equal"
-    if high < 1.0:
-        return "faster"
-    return "slower" if low > 1.0 else "unclear"
+    return WholeComparison.of(ratio, math.inf, networks=0)

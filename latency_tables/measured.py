@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from latency_tables.errors import TableFormatError
 
@@ -44,7 +44,46 @@ MILLISECONDS_AND_PERCENT = (*LATENCIES, *SPREADS, *OPTIONAL)
 INTEGERS = (*COUNTS, "samples", "rounds")
 
 
-def settle_types(row: Any, more_decimals: Sequence[str] = ()) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What a row says of its measurement, whatever was measured.
+
+    ``latency_ms`` is what it takes alone, as the conditions' statistic says, ``low_ms`` and
+    ``high_ms`` its 95 % interval, ``median_ms`` the median of all samples. ``board`` names what
+    measured it, several boards joined by "+". ``macs``, ``parameters`` and ``peak_activations``
+    count for one image. A failed row has no latencies; its ``reason`` says why. ``cpu_latency_ms``
+    is None where more than one thread ran. On a GPU ``enqueue_ms`` is what the host takes to hand
+    over the work of one run, and ``built_precision`` the precision of what the runtime really
+    built; elsewhere they are None and empty. A published row has its latency, the standard
+    deviation ``stdev_ms`` where the source gives one, and counts where these are known (0 where
+    not).
+    """
+
+    latency_ms: float | None = None
+    low_ms: float | None = None
+    high_ms: float | None = None
+    median_ms: float | None = None
+    iqr_ms: float | None = None
+    min_ms: float | None = None
+    p90_ms: float | None = None
+    p99_ms: float | None = None
+    wall_latency_ms: float | None = None
+    cpu_latency_ms: float | None = None
+    samples: int = 0
+    rounds: int = 0
+    round_spread_percent: float | None = None
+    macs: int
+    parameters: int
+    peak_activations: int
+    verdict: str
+    reason: str = ""
+    board: str = ""
+    enqueue_ms: float | None = None
+    built_precision: str = ""
+    stdev_ms: float | None = None
+
+
+def settle_types(row: Measured, more_decimals: Sequence[str] = ()) -> None:
     """Make a new row's texts one line, and its numbers int and float.
 
     1 and 1.0, or a numpy number, would be written differently from what is read back.
@@ -57,7 +96,7 @@ def settle_types(row: Any, more_decimals: Sequence[str] = ()) -> None:
                 object.__setattr__(row, name, convert(getattr(row, name)))
 
 
-def check_measured(row: Any) -> None:
+def check_measured(row: Measured) -> None:
     """Raise TableFormatError where verdict, reason, latencies and counts do not go together."""
     if row.verdict not in VERDICTS:
         raise TableFormatError(f"verdict {row.verdict!r} is not one of {', '.join(VERDICTS)}")
@@ -84,7 +123,7 @@ def check_measured(row: Any) -> None:
         check_order(row, "min_ms", "median_ms", "p90_ms", "p99_ms")
 
 
-def _check_latencies(row: Any, needed: Sequence[str], optional: Sequence[str]) -> None:
+def _check_latencies(row: Measured, needed: Sequence[str], optional: Sequence[str]) -> None:
     for name in MILLISECONDS_AND_PERCENT:
         value = getattr(row, name)
         if value is None:
@@ -101,7 +140,7 @@ def _check_latencies(row: Any, needed: Sequence[str], optional: Sequence[str]) -
             raise TableFormatError(f"{name} must be {bound}, got {value}")
 
 
-def check_order(row: Any, *names: str) -> None:
+def check_order(row: Measured, *names: str) -> None:
     """Raise TableFormatError where these fields do not grow."""
     values = [getattr(row, name) for name in names]
     if values != sorted(values):

@@ -14,7 +14,13 @@ from functools import cached_property
 from typing import Any
 
 from latency_tables.errors import ConditionsError, PieceError, TableFormatError
-from latency_tables.measured import check_measured, check_order, one_line, settle_types
+from latency_tables.measured import (
+    Measured,
+    check_measured,
+    check_order,
+    one_line,
+    settle_types,
+)
 from latency_tables.places import Place, check_place, piece_name
 from latency_tables.span_masks import Span
 
@@ -103,7 +109,7 @@ IN_NETWORK = ("in_network_low_ms", "in_network_ms", "in_network_high_ms")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class Row(Measured):
     """What one piece costs, at one place of the network.
 
     ``start`` and ``end`` are the i and j of a span (i, j], in a table cut into blocks None.
@@ -111,15 +117,7 @@ class Row:
     where the runtime fuses the piece with others. They are None for rows of which no network says
     anything: those that are in none, and those without latency. ``profiled_ms`` is what the
     runtime's own profile of whole networks says, None where it is not known.
-    ``latency_ms`` is what the piece costs alone, as the conditions' statistic says, ``low_ms`` and
-    ``high_ms`` its 95 % interval, ``median_ms`` the median of all samples. ``board`` names what
-    measured it, several boards joined by "+". ``macs``, ``parameters`` and ``peak_activations``
-    count for one image. A failed row has no latencies; its ``reason`` says why. ``cpu_latency_ms``
-    is None where more than one thread ran. On a GPU ``enqueue_ms`` is what the host takes to hand
-    over the work of one run, and ``built_precision`` the precision of what the runtime really
-    built; elsewhere they are None and empty. A published row has its latency, the standard
-    deviation ``stdev_ms`` where the source gives one, and counts and a digest where these are known
-    (0 and empty where not).
+    Of a published row the digest is empty where what it computes is not known.
     """
 
     piece: str
@@ -132,30 +130,8 @@ class Row:
     in_network_low_ms: float | None = None
     in_network_high_ms: float | None = None
     profiled_ms: float | None = None
-    latency_ms: float | None = None
-    low_ms: float | None = None
-    high_ms: float | None = None
-    median_ms: float | None = None
-    iqr_ms: float | None = None
-    min_ms: float | None = None
-    p90_ms: float | None = None
-    p99_ms: float | None = None
-    wall_latency_ms: float | None = None
-    cpu_latency_ms: float | None = None
-    samples: int = 0
-    rounds: int = 0
-    round_spread_percent: float | None = None
-    macs: int
-    parameters: int
-    peak_activations: int
-    verdict: str
-    reason: str = ""
-    board: str = ""
-    enqueue_ms: float | None = None
-    built_precision: str = ""
     start: int | None = None
     end: int | None = None
-    stdev_ms: float | None = None
 
     def __post_init__(self) -> None:
         settle_types(self, (*IN_NETWORK, "profiled_ms"))
@@ -234,4 +210,9 @@ class Row:
 
 
 #: The columns of the CSV, in order: a row's fields, then the digest of the conditions.
-COLUMNS = (*(field.name for field in fields(Row)), "conditions")
+COLUMNS = (
+    *("piece", "kind", "block", "first_layer", "last_layer", "digest"),
+    *("in_network_ms", "in_network_low_ms", "in_network_high_ms", "profiled_ms"),
+    *(one.name for one in fields(Measured) if one.name != "stdev_ms"),
+    *("start", "end", "stdev_ms", "conditions"),
+)

@@ -11,7 +11,7 @@ import json
 import math
 import shlex
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from latency_tables.errors import LatencyTableError, MissingPieceError, TableFor
 from latency_tables.forms import CutNetwork
 from latency_tables.origin import Origin
 from latency_tables.places import Place, piece_name
-from latency_tables.schema import IN_NETWORK, Conditions, Row
+from latency_tables.schema import COLUMNS, IN_NETWORK, Conditions, Row
 from latency_tables.span_masks import Span, SpanChoice
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class TableRows(CutNetwork):
 
     def digest_without(self, columns: Collection[str]) -> str:
         """16 hex digits of the conditions and of all other columns of the rows."""
-        names = [field.name for field in fields(Row) if field.name not in columns]
+        names = [name for name in COLUMNS[:-1] if name not in columns]
         rows = [[getattr(row, name) for name in names] for row in self.rows]
         return digest_of([self.conditions.digest, *rows])
 
@@ -103,7 +103,9 @@ class TableRows(CutNetwork):
         import pandas as pd
 
         about = {"model": self.model, **self.conditions.to_json()}
-        return pd.DataFrame({**about, **asdict(row)} for row in self.rows)
+        return pd.DataFrame(
+            {**about, **{name: getattr(row, name) for name in COLUMNS[:-1]}} for row in self.rows
+        )
 
     @property
     def profile_command(self) -> str:

@@ -122,13 +122,13 @@ def judge(measurement: Measurement, known: JobLatency | None, half_width: float)
     if known is None or measurement.failed or measurement.verdict == "throttled":
         return measurement.verdict, measurement.reason
     if measurement.host_bound:
-        return "host_bound", measurement.host_bound_reason
+        return "host_bound", measurement.with_note(measurement.host_bound_reason)
     if known.half_width > half_width:
-        return "noisy", (
+        return "noisy", measurement.with_note(
             f"known to ±{100 * known.half_width:.1f} % (target: ±{100 * half_width:g} %) from "
             f"{counted(known.processes, 'process', 'processes')}"
         )
-    return "ok", ""
+    return "ok", measurement.note
 
 
 def visits_of(

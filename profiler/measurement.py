@@ -27,6 +27,8 @@ HALF_WIDTH = 0.01
 UNDISTURBED_ROUNDS = 2
 #: Above this share of the device's time the host, not the device, sets the pace.
 HOST_BOUND_SHARE = 0.8
+#: From this share of the time on it is worth a note that the power limit held the clock down.
+POWER_CAPPED_SHARE = 0.01
 #: A job is given up after this many failures that a second attempt might have fixed.
 FAILURES_ALLOWED = 1
 
@@ -218,6 +220,20 @@ class Measurement:
         said = (str(part.built.get("precision", "")) for part in self.parts)
         return " / ".join(sorted({one for one in said if one}))
 
+    @cached_property
+    def note(self) -> str:
+        """What to know of a latency that is valid: what the runtime built, and the power limit."""
+        parts = self.parts if self.clock == "cuda_events" else ()
+        notes = sorted({str(part.built.get("precision_note", "")) for part in parts} - {""})[:1]
+        capped = max((part.power_capped for part in parts), default=0.0)
+        if capped >= POWER_CAPPED_SHARE:
+            notes.append(f"the power limit held the GPU's clock down for {100 * capped:.0f} %")
+        return "; ".join(notes)
+
+    def with_note(self, reason: str) -> str:
+        """A reason, and the note."""
+        return "; ".join(filter(None, (reason, self.note)))
+
     @property
     def samples(self) -> int:
         return sum(len(values) for values in self._rounds_ns(self.clock))
@@ -260,7 +276,7 @@ class Measurement:
                 f"±{100 * self.half_width:g} %) after {counted(self.rounds, 'round')}, which "
                 f"differ by {self.round_spread_percent:.1f} %"
             )
-        return ("host_bound", self.host_bound_reason) if self.host_bound else ("ok", "")
+        return ("host_bound", self.host_bound_reason) if self.host_bound else ("ok", self.note)
 
     @property
     def host_bound_reason(self) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from devices.agent.health import throttle_reason
+from devices.agent.health import power_capped_ns, throttle_reason
 from latency_tables.records import convert_record
 from latency_tables.wording import counted
 from profiler.errors import MeasurementError
@@ -115,6 +115,12 @@ class Samples:
             for health in (self.health_before, self.health_after)
         )
         return throttle_reason(before, after)
+
+    @property
+    def power_capped(self) -> float:
+        """The share of the time of its runs in which a GPU's power limit held the clock down."""
+        capped_ns = power_capped_ns(dict(self.health_before), dict(self.health_after))
+        return min(1.0, capped_ns / (sum(self.wall_ns) * self.runs_per_sample))
 
     def times_ns(self, clock: str) -> tuple[int, ...]:
         """Nanoseconds of one run by a clock of ``CLOCKS``. Raises MeasurementError without any."""

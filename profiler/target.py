@@ -62,10 +62,7 @@ def probe_conditions(
     if problem := device.chip_problem(environment.cpu_model, environment.gpu):
         notice(f"warning: {problem}")
     if is_gpu and environment.gpu is None:
-        raise SessionError(
-            f"{device.name} shows no GPU: `nvidia-smi` must list one there, and "
-            "CUDA_VISIBLE_DEVICES must not hide it"
-        )
+        raise SessionError(f"{device.name} shows no GPU: {environment.gpu_problem}")
     if target.statistic is not None and target.statistic not in STATISTICS:
         raise SessionError(f"statistic {target.statistic!r} is not one of {', '.join(STATISTICS)}")
     version = _version(device, runtime, environment)
@@ -135,6 +132,9 @@ def _check_choices(device: Device, runtime: str, able: RuntimeTraits, target: Ta
 
 def _version(device: Device, runtime: str, environment: Environment) -> str:
     support, version = device.runtimes[runtime], environment.runtimes.get(runtime)
+    problem = (environment.runtime_problems or {}).get(runtime)
+    if version is None and problem:
+        raise SessionError(f"{device.name}: {problem}")
     if version is None:
         raise SessionError(f"{device.name} has no {runtime}; install it there: {support.install}")
     if not support.includes(version):

@@ -34,7 +34,7 @@ def read_health(root: str = "/", commands: Commands = SYSTEM) -> Dict[str, Any]:
     """
     is_jetson = jetson.is_jetson(root)
     mode = jetson.power_mode(commands) if is_jetson else None
-    clocks = jetson.statistics(commands) if is_jetson else {}
+    clocks = jetson.statistics(commands, root) if is_jetson else {}
     return {
         "governor": governor(root),
         "frequency_mhz": frequency_mhz(root),
@@ -68,6 +68,14 @@ def throttle_reason(before: Dict[str, Any], after: Dict[str, Any]) -> str:
     if None not in modes and modes[0] != modes[1]:
         return f"somebody changed the power mode from {modes[0]} to {modes[1]}"
     return throttled_now(before) or throttled_now(after)
+
+
+def power_capped_ns(before: Dict[str, Any], after: Dict[str, Any]) -> int:
+    """How long its power limit held a GPU's clock down between two readings; 0 where not counted.
+
+    Under full load that is how fast the GPU is, and no fault.
+    """
+    return max(0, _growth("power_violation_ns", before.get("gpu") or {}, after.get("gpu") or {}))
 
 
 def throttled_now(health: Dict[str, Any]) -> str:

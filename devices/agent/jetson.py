@@ -9,6 +9,8 @@ from .commands import SYSTEM, Commands
 
 #: The first line of tegrastats comes after its interval, a second unless given.
 TEGRASTATS = ["tegrastats", "--interval", "100"]
+#: A Jetson's GPU among the devices whose clock the kernel sets: a Nano's, TX2's, Xavier's, Orin's.
+GPUS = ("*.gpu", "*.gm20b", "*.gp10b", "*.gv11b", "*.ga10b")
 #: A part that the power supply reports at 100 degrees always; under /sys it is PMIC-Die.
 DUMMY_SENSOR = "PMIC"
 
@@ -39,9 +41,23 @@ def power_mode(
     return PowerMode(int(mode.group(2)), mode.group(1).strip()) if mode else None
 
 
-def statistics(commands: Commands = SYSTEM) -> Dict[str, Any]:
-    """What tegrastats says now; {} where it says nothing."""
-    return parse_statistics(commands.first_line(TEGRASTATS))
+def statistics(commands: Commands = SYSTEM, root: str = "/") -> Dict[str, Any]:
+    """What tegrastats says now; {} where it says nothing.
+
+    The GPU's clock, which it tells root alone, is then the kernel's.
+    """
+    said = parse_statistics(commands.first_line(TEGRASTATS))
+    if said.get("gpu_mhz") is None:
+        mhz = gpu_mhz(root)
+        return said if mhz is None else dict(said, gpu_mhz=mhz)
+    return said
+
+
+def gpu_mhz(root: str = "/") -> Optional[int]:
+    """The GPU's clock as the kernel reports it to everybody; None where it does not."""
+    files = (sysfs.found(root, f"sys/class/devfreq/{name}/cur_freq") for name in GPUS)
+    hz = sysfs.numbers(file for found in files for file in found)
+    return hz[0] // 1000000 if hz else None
 
 
 def parse_statistics(line: str) -> Dict[str, Any]:

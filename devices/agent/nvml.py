@@ -7,11 +7,15 @@ here raises.
 
 CUDA and NVML number GPUs differently (CUDA_VISIBLE_DEVICES, fastest first), so the GPU is found by
 its UUID.
+
+nvml.h of 13.4 announces the removal, with CUDA 14, of the functions for violations, temperature and
+the default applications clock.  Old drivers have those alone; where one is gone its successor is
+asked, which the clock has in part.
 """
 
 import atexit
 import ctypes
-from ctypes import POINTER, byref, c_char_p, c_int, c_uint, c_ulonglong, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_int, c_longlong, c_uint, c_ulonglong, c_void_p
 from functools import lru_cache
 from typing import Any, Callable, Dict, List, Optional
 
@@ -32,6 +36,10 @@ SLOWDOWNS = {
 POWER_CAP = 0x04
 #: Why the clock may have been lower than it should be, and NVML's number of it.
 POWER, THERMAL, BOARD_LIMIT, RELIABILITY = 0, 1, 3, 5
+#: The field values of the same numbers count the same from here on (NVML_FI_DEV_PERF_POLICY_POWER).
+FIRST_VIOLATION_FIELD = 74
+#: NVML's number of a clock's default among the clocks that there are.
+DEFAULT_CLOCK = 2
 #: What tells the bits that hold the clock; it was renamed in R535.
 REASONS = ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons")
 COMPUTE_MODES = {0: "default", 1: "exclusive thread", 2: "prohibited", 3: "exclusive process"}
@@ -49,6 +57,24 @@ class _Violation(ctypes.Structure):
     _fields_ = [("now_us", c_ulonglong), ("ns", c_ulonglong)]
 
 
+class _Field(ctypes.Structure):
+    _fields_ = [
+        ("field", c_uint),
+        ("scope", c_uint),
+        ("at_us", c_longlong),
+        ("latency_us", c_longlong),
+        ("kind", c_int),
+        ("status", c_int),
+        ("value", c_ulonglong),
+    ]
+
+
+class _Temperature(ctypes.Structure):
+    """``version`` is the size of this, and 1 in the highest byte."""
+
+    _fields_ = [("version", c_uint), ("sensor", c_int), ("celsius", c_int)]
+
+
 class _Process(ctypes.Structure):
     _fields_ = [("pid", c_uint), ("used", c_ulonglong)]
 
@@ -59,10 +85,11 @@ class _ProcessOfInstance(ctypes.Structure):
     _fields_ = [("pid", c_uint), ("used", c_ulonglong), ("gpu", c_uint), ("compute", c_uint)]
 
 
-#: The newest name first; each goes with a structure.
+#: Each goes with a structure. ``_v3`` is not the first: the drivers 535.43 to 535.86 return larger
+#: records from it (issues 79 and 89 of nvitop), and all that have it have ``_v2``.
 _PROCESS_FUNCTIONS = (
-    ("nvmlDeviceGetComputeRunningProcesses_v3", _ProcessOfInstance),
     ("nvmlDeviceGetComputeRunningProcesses_v2", _ProcessOfInstance),
+    ("nvmlDeviceGetComputeRunningProcesses_v3", _ProcessOfInstance),
     ("nvmlDeviceGetComputeRunningProcesses", _Process),
 )
 _FUNCTIONS: Dict[str, List[Any]] = {
@@ -75,11 +102,14 @@ _FUNCTIONS: Dict[str, List[Any]] = {
     "nvmlDeviceGetClockInfo": [_DEVICE, c_int, _NUMBER],
     "nvmlDeviceGetMaxClockInfo": [_DEVICE, c_int, _NUMBER],
     "nvmlDeviceGetDefaultApplicationsClock": [_DEVICE, c_int, _NUMBER],
+    "nvmlDeviceGetClock": [_DEVICE, c_int, c_int, _NUMBER],
     "nvmlDeviceGetPowerUsage": [_DEVICE, _NUMBER],
     "nvmlDeviceGetTotalEnergyConsumption": [_DEVICE, POINTER(c_ulonglong)],
     "nvmlDeviceGetEnforcedPowerLimit": [_DEVICE, _NUMBER],
     "nvmlDeviceGetTemperature": [_DEVICE, c_int, _NUMBER],
+    "nvmlDeviceGetTemperatureV": [_DEVICE, POINTER(_Temperature)],
     "nvmlDeviceGetViolationStatus": [_DEVICE, c_int, POINTER(_Violation)],
+    "nvmlDeviceGetFieldValues": [_DEVICE, c_int, POINTER(_Field)],
     "nvmlDeviceGetUtilizationRates": [_DEVICE, POINTER(_Utilisation)],
     "nvmlDeviceGetPersistenceMode": [_DEVICE, POINTER(c_int)],
     "nvmlDeviceGetComputeMode": [_DEVICE, POINTER(c_int)],
@@ -119,7 +149,28 @@ class Nvml(object):
     def violation_ns(self, device: c_void_p, cause: int) -> Optional[int]:
         """How long a cause has held the clock down, ever since the driver was loaded."""
         time = self.answer(_Violation, "nvmlDeviceGetViolationStatus", device, cause)
-        return None if time is None or time.ns == NOT_AVAILABLE else int(time.ns)
+        if time is not None:
+            return None if time.ns == NOT_AVAILABLE else int(time.ns)
+        field = _Field(field=FIRST_VIOLATION_FIELD + cause)
+        if self._status("nvmlDeviceGetFieldValues", device, 1, byref(field)) or field.status:
+            return None
+        return int(field.value)
+
+    def temperature_c(self, device: c_void_p) -> Optional[int]:
+        """How hot the GPU is."""
+        told = self.number("nvmlDeviceGetTemperature", device, TEMPERATURE_GPU)
+        if told is not None:
+            return told
+        found = _Temperature(ctypes.sizeof(_Temperature) | 1 << 24, TEMPERATURE_GPU)
+        failed = self._status("nvmlDeviceGetTemperatureV", device, byref(found))
+        return None if failed else int(found.celsius)
+
+    def default_mhz(self, device: c_void_p) -> Optional[int]:
+        """The default applications clock, which most GeForces lack."""
+        told = self.number("nvmlDeviceGetDefaultApplicationsClock", device, CLOCK_SM)
+        if told is not None:
+            return told
+        return self.number("nvmlDeviceGetClock", device, CLOCK_SM, DEFAULT_CLOCK)
 
     def processes(self, device: c_void_p) -> List[Dict[str, Any]]:
         """Who computes on the GPU: pid and memory."""
@@ -202,12 +253,12 @@ def _facts(nvml: Nvml, device: c_void_p) -> Dict[str, Any]:
         "driver": nvml.text("nvmlSystemGetDriverVersion"),
         "sm_mhz": nvml.number(clock, device, CLOCK_SM),
         "sm_max_mhz": nvml.number(most, device, CLOCK_SM),
-        "sm_default_mhz": nvml.number("nvmlDeviceGetDefaultApplicationsClock", device, CLOCK_SM),
+        "sm_default_mhz": nvml.default_mhz(device),
         "memory_mhz": nvml.number(clock, device, CLOCK_MEMORY),
         "memory_max_mhz": nvml.number(most, device, CLOCK_MEMORY),
         "power_w": _watts(nvml.number("nvmlDeviceGetPowerUsage", device)),
         "power_limit_w": _watts(nvml.number("nvmlDeviceGetEnforcedPowerLimit", device)),
-        "temperature_c": nvml.number("nvmlDeviceGetTemperature", device, TEMPERATURE_GPU),
+        "temperature_c": nvml.temperature_c(device),
         "throttle_bits": bits,
         "slowed_by": None
         if bits is None

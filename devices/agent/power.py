@@ -6,7 +6,8 @@ and a GPU's clock are the system's defaults again, but a Jetson remembers its po
 
 An NVIDIA GPU is locked to a clock that it can keep: its default applications clock, which is rated
 for full load, and not the highest one, from which heat and power would soon push it away.  Where
-the driver reports no default (GeForce), it is ``HELD_SHARE`` of the highest.  Whether somebody had
+the driver reports no default (GeForce; all GPUs, once CUDA 14 removes these clocks), it is
+``HELD_SHARE`` of the highest, and what is held says so.  Whether somebody had
 locked the clock before is not reported by any driver; it is free afterwards.
 """
 
@@ -118,7 +119,7 @@ def clocks(root: str = "/", commands: Commands = SYSTEM) -> Dict[str, Any]:
     folders = sysfs.found(root, "sys/devices/system/cpu/cpufreq/policy*")
     folders = folders or sysfs.of_cores(root, "cpufreq")
     if jetson.is_jetson(root):
-        said = health.jetson_gpu(jetson.statistics(commands)) or {}
+        said = health.jetson_gpu(jetson.statistics(commands, root)) or {}
     else:
         said = health.gpu(root) or {}
     return {
@@ -176,7 +177,7 @@ def _gpu_plan(facts: Dict[str, Any], commands: Commands) -> PowerPlan:
         [],
         [],
         [{"run": tool + ["-rgc"], "if_file": locked}, {"remove": folder}],
-        functools.partial(_lock_gpu, commands, words, locked, mhz, by_hand),
+        functools.partial(_lock_gpu, commands, words, locked, facts, by_hand),
     )
 
 
@@ -189,7 +190,12 @@ def _mhz_to_hold(facts: Dict[str, Any]) -> Optional[int]:
 
 
 def _lock_gpu(
-    commands: Commands, words: List[str], locked: str, mhz: int, by_hand: str, held: Held
+    commands: Commands,
+    words: List[str],
+    locked: str,
+    facts: Dict[str, Any],
+    by_hand: str,
+    held: Held,
 ) -> None:
     """Lock the clock and note that in ``held``, or why it is not possible.
 
@@ -200,8 +206,9 @@ def _lock_gpu(
     ended = commands.run(words, timeout_s=STEP_TIMEOUT_S)
     said = "" if ended is None else (ended.out + "\n" + ended.err).strip()
     if ended is not None and ended.status == 0 and "not supported" not in said:
-        held.gpu_mhz = mhz
-        held.descriptions.append(f"GPU clock {mhz} MHz (was free)")
+        held.gpu_mhz = mhz = _mhz_to_hold(facts)
+        share = "" if facts.get("sm_default_mhz") else f"{HELD_SHARE} of its highest; "
+        held.descriptions.append(f"GPU clock {mhz} MHz ({share}was free)")
         return
     if ended is not None:  # else it may have been ended after it had locked the clock
         os.remove(locked)

@@ -136,7 +136,8 @@ class Jobs(object):
             return worker.ask(name, {"do": do, "runtime": name})
         alarm.end_process_after(worker.VERSION_TIMEOUT_S)
         if do == "version":
-            return {"version": runtime.version()}
+            version, problem = runtimes.version_and_problem(runtime)
+            return {"version": version, "problem": problem}
         state = runtime.state()
         return {"state": None if state is None else base64.b64encode(state).decode("ascii")}
 
@@ -180,7 +181,7 @@ def work(do: str, request: Measure) -> Dict[str, Any]:
         return _do_within_limit(do, runtime, request, options)
     except Exception as error:
         known = as_request_error(error)
-        known.ends_process = _is_sticky(error) or _is_broken(runtime)
+        known.ends_process = known.ends_process or _is_sticky(error) or _is_broken(runtime)
         raise known from error
 
 

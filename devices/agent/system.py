@@ -20,6 +20,7 @@ def describe(
     ``held`` are the clocks that this agent holds.
     """
     mode = jetson.power_mode(commands) if jetson.is_jetson(root) else None
+    found = runtimes.found()
     return {
         "board": board(root),
         "python": platform.python_version(),
@@ -35,7 +36,9 @@ def describe(
         "load_average": health.load_average(root),
         "memory_gib": memory_gib(),
         "gpu": gpu(root, held),
-        "runtimes": runtimes.found(),
+        "gpu_problem": gpu_problem(root),
+        "runtimes": found.versions,
+        "runtime_problems": found.problems,
         "agent_digest": folder_digest(AGENT_FOLDER),
         "protocol": PROTOCOL,
     }
@@ -72,6 +75,13 @@ def gpu(root: str = "/", held: Optional[power.Held] = None) -> Optional[Dict[str
         "memory_mib": found.memory_bytes >> 20,
         "held_mhz": None if held is None else held.gpu_mhz,
     }
+
+
+def gpu_problem(root: str = "/") -> Optional[str]:
+    """Why there is no GPU, and where to look; None where there is one, or another root."""
+    if root != "/" or cuda.find_gpu() is not None:
+        return None
+    return f"{cuda.gpu_advice(root)} ({cuda.gpu_problem()})"
 
 
 def board(root: str = "/") -> str:

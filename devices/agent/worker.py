@@ -14,7 +14,7 @@ import sys
 import tempfile
 from contextlib import suppress
 from itertools import count
-from typing import IO, Any, Dict, Optional
+from typing import IO, Any, Dict, Optional, Tuple
 
 from .checks import RequestError
 from .ending import how_ended
@@ -161,16 +161,16 @@ def ask_fresh(runtime: str, message: Dict[str, Any], patience_s: float) -> Dict[
         fresh.close()
 
 
-def version(runtime: str, patience_s: float = VERSION_TIMEOUT_S) -> Optional[str]:
-    """The runtime's version; None where it does not import in time, or ends its process."""
+def version(runtime: str, patience_s: float = VERSION_TIMEOUT_S) -> Tuple[Optional[str], str]:
+    """The runtime's version; None, and why, where it does not import, or ends its process."""
     patience_s = min(patience_s, VERSION_TIMEOUT_S)
     if patience_s <= 0:
-        return None
+        return None, "no time was left to look for it"
     try:
-        found = ask(runtime, {"do": "version", "runtime": runtime}, patience_s)["version"]
-    except (RequestError, OSError):  # there may be no room for another process
-        return None
-    return None if found is None else str(found)
+        told = ask(runtime, {"do": "version", "runtime": runtime}, patience_s)
+    except (RequestError, OSError) as error:  # there may be no room for another process
+        return None, str(error)
+    return told["version"], str(told["problem"])
 
 
 def close_all() -> None:

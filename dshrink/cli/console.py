@@ -24,6 +24,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.segment import Segment
+from rich.table import Column
 
 from dshrink.cli.progress_lines import ProgressLines, repeated
 from dshrink.errors import DshrinkError
@@ -143,16 +144,18 @@ def progress(title: str) -> Iterator[OnProgress]:
         finally:
             lines.end()
         return
+    # What there is no room for is a part of the label, and never of a number.
+    rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[label]}"),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=min(30, err.width // 6)),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        TimeElapsedColumn(table_column=Column(no_wrap=True)),
+        TextColumn("left", table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
+        TextColumn("[dim]{task.fields[label]}", table_column=rest),
     )
-    bar = Progress(*columns, console=err, transient=True)
+    bar = Progress(*columns, console=err, transient=True, expand=True)
     task = bar.add_task(title, total=None, label="preparing")
 
     def update(done: int, total: int, label: str) -> None:

@@ -41,6 +41,8 @@ from dshrink.version import __version__
 #: Exit status after Ctrl-C, as typer and shells have it.
 INTERRUPTED = 130
 
+SHOW_CONFIG = "--show-config"
+
 #: click's UsageError; some versions of typer bring their own click, so it is taken from a subclass.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
@@ -93,7 +95,14 @@ def options_of_all(
             help="show details: how results are known, all verdicts and reasons",
         ),
     ] = False,
+    show_config: Annotated[
+        bool,
+        typer.Option(
+            SHOW_CONFIG, help="show which options the command would have, and run nothing"
+        ),
+    ] = False,
 ) -> None:
+    del show_config  # main has made it `dshrink config` before anything was parsed
     set_verbose(verbose)
     context.obj = load_configuration(context.command)
     context.default_map = context.obj.default_map
@@ -102,8 +111,12 @@ def options_of_all(
 def main() -> None:
     """Entry point: user errors print one line and exit with status 2; defects keep a traceback."""
     _mend_streams()
+    words = sys.argv[1:]
+    if SHOW_CONFIG in words:
+        # Wherever it stands, as a user puts it behind the command that it is about.
+        words = ["config", *(word for word in words if word != SHOW_CONFIG)]
     try:
-        status = app(prog_name="dshrink", standalone_mode=False)
+        status = app(words, prog_name="dshrink", standalone_mode=False)
     except UsageError as error:
         _fail_usage(error)
     except errors() as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -33,7 +34,8 @@ def command(
     data: Annotated[
         str | None,
         typer.Option(
-            metavar="DIR", help="image folder, as for `dshrink finetune`; --dry-run needs none"
+            metavar="DIR",
+            help="image folder, as for `dshrink finetune`; --dry-run and the digits need none",
         ),
     ] = None,
     folder: Annotated[Path | None, typer.Option("--out", help="folder to write into")] = None,
@@ -85,7 +87,7 @@ def command(
     `accelerate launch -m dshrink run ... --table DIR`
     """
     from dshrink.operations.study import run_study
-    from dshrink.operations.study_plan import StudyRequest, plan_study, study_target
+    from dshrink.operations.study_plan import StudyRequest, own_images, plan_study, study_target
     from dshrink.study.recipe import load_recipe
     from dshrink.study.runner import jobs_here
 
@@ -114,7 +116,7 @@ def command(
         _show_plan(request, plan_study(request, notice), json, wide)
         return
     if data is None:
-        raise DshrinkError("give --data DIR: the images to train on (or --dry-run)")
+        request = replace(request, data=str(own_images(whole, request.folder)))
     result = run_study(request, notice=notice, progress=progress)
     if result is None:
         return

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from dshrink.cli import options, table_export, table_import
-from dshrink.cli.console import err, out, print_json, show_result
-from dshrink.cli.grids import Column, number, print_grid
+from dshrink.cli import options, table_compare, table_export, table_import
+from dshrink.cli.console import out, print_json, show_result
 from dshrink.cli.render import print_rows, summary_lines
 from dshrink.cli.render_layers import layer_summary, prediction_lines, print_layers
 from dshrink.errors import DshrinkError
-
-if TYPE_CHECKING:
-    from latency_tables.compare import Comparison, RowComparison, Verdict
 
 app = typer.Typer(no_args_is_help=True, help="Show, check, compare tables; predict from them.")
 app.command(name="import")(table_import.command)
@@ -125,113 +120,13 @@ def predict(
     show_result(prediction, lines, as_json=json)
 
 
-def _percent(text: str) -> float:
-    number = text.strip().removesuffix("%").strip()
-    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", number):
-        raise typer.BadParameter(f"{text!r} is no share such as 5% or 2.5%")
-    return float(number)
-
-
 def _predict_layers(folder: Path, texts: Sequence[str], json: bool) -> None:
     from dshrink.cli.payloads.layers import LayerPredictions, NamedPrediction
-    from latency_tables.layers.io import load_layer_table
-    from latency_tables.layers.prediction import predict_layers
-    from latency_tables.layers.texts import parse_layer
+    from dshrink.operations.tables import predict_layers
 
-    table = load_layer_table(folder)
-    found = predict_layers(table, [parse_layer(text) for text in texts])
+    found = predict_layers(folder, texts)
     data = LayerPredictions(predictions=tuple(map(NamedPrediction.of, found)))
     show_result(data, prediction_lines(found), as_json=json)
 
 
-@app.command()
-def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help="folder of a latency table")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="folder of the other one")],
-    fail_above: Annotated[
-        float | None,
-        typer.Option(
-            "--fail-above",
-            parser=_percent,
-            metavar="PERCENT",
-            help="exit with status 1 where whole networks of B are slower than A's by more than "
-            "this, such as 5%",
-        ),
-    ] = None,
-    wide: options.Wide = False,
-    json: options.Json = False,
-) -> None:
-    """Compare two tables of one network: each piece, and the whole networks that both measured.
-
-    Exit with status 0 whatever the difference, unless --fail-above says which one is too large.
-    """
-    from dshrink.operations.tables import compare_tables
-
-    result = compare_tables(a, b)
-    if json:
-        print_json(result)
-    else:
-        print_grid(_COMPARED, result.rows, wide=wide)
-        out.print("\n".join(_compared_lines(result)))
-    if fail_above is not None and result.whole.is_above(fail_above):
-        slower = 100 * (result.whole.ratio - 1)
-        err.print(
-            f"dshrink: B is {slower:.1f} % slower than A, above the limit of {fail_above:g} %",
-            style="red",
-            soft_wrap=True,
-        )
-        raise typer.Exit(1)
-
-
-_COMPARED: list[Column[RowComparison]] = [
-    Column("piece", lambda row: row.piece),
-    number("A ms", lambda row: row.a_ms, ".4f"),
-    number("B ms", lambda row: row.b_ms, ".4f"),
-    number("B / A", lambda row: row.ratio, ".3f"),
-    Column("95 %", lambda row: _interval(row.ratio_low, row.ratio_high), rank=2, is_number=True),
-    Column("B is", lambda row: row.verdict),
-    Column("compared", lambda row: row.cost.replace("_", " "), rank=1),
-]
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f"{low:.3f} - {high:.3f}"
-
-
-def _compared_lines(result: Comparison) -> Iterator[str]:
-    for label, names in (("only in A", result.only_a), ("only in B", result.only_b)):
-        if names:
-            yield f"{label}: {', '.join(names)}"
-    if result.failed:
-        yield f"not compared, failed in one: {', '.join(result.failed)}"
-    if result.differing_conditions:
-        yield f"conditions differ: {'; '.join(result.differing_conditions)}"
-    tau, rho = (
-        "undefined" if v is None else f"{v:.3f}" for v in (result.kendall_tau, result.spearman_rho)
-    )
-    yield f"rank correlation over {len(result.rows)} rows: Kendall {tau}, Spearman {rho}"
-    words: dict[Verdict, str] = {
-        "slower": "slower",
-        "faster": "faster",
-        "equal": "equal within 2 %",
-        "unclear": "not known well enough to tell",
-        "unknown": "published without an interval",
-    }
-    counts = [f"{n} {said}" for name, said in words.items() if (n := result.count(name))]
-    yield f"rows: B / A {result.median_ratio:.3f} in the median; B's are {', '.join(counts)}"
-    if result.identical:
-        yield "A and B hold the same measurements"
-        return
-    whole = result.whole
-    if not whole.networks:
-        yield f"sum of these rows: B / A {whole.ratio:.3f}; no network was measured in both"
-        return
-    said = {
-        "equal": "B is equal to A within 2 %",
-        "unclear": "which of them is faster is not known well enough to tell",
-    }.get(whole.verdict, f"B is {whole.verdict} than A")
-    yield (
-        f"whole networks: B / A {whole.ratio:.3f} (95 %: "
-        f"{_interval(whole.ratio_low, whole.ratio_high).replace(' - ', ' to ')}; {whole.networks} "
-        f"measured in both): {said}"
-    )
+app.command(name="compare")(table_compare.command)

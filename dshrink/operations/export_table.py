@@ -7,32 +7,29 @@ need that: the network is made again, and a row is written only where its piece 
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 
+from dshrink.operations.given import AnyTable, opened_any
 from latency_tables.formats.exporting import ALONE, Export, TimedSpec, timed
 from latency_tables.formats.registry import KEYED_BY_SHAPE, check_format, write_format
-from latency_tables.layers.io import is_layer_table, load_layer_table
+from latency_tables.layers.layer_table import LayerTable
 from latency_tables.pieces import NetworkPieces
 from latency_tables.table import LatencyTable
 
 OTHER = "the network that its name stands for now has another piece there"
 
 
-def export_table(folder: Path | str, name: str, which: str = ALONE) -> Export:
-    """The table in ``folder``, of a network or of layers, in the format ``name``.
+def export_table(table: AnyTable | LayerTable, name: str, which: str = ALONE) -> Export:
+    """A table of a network or of layers in the format ``name``.
 
     ``which`` is the latency of each row: "alone", "in-network" or "beside" (a neighbour). Raises
     DshrinkError or LatencyTableError where the table cannot be read or has no row for the format.
     """
-    from latency_tables.io import load_table
-
-    folder = Path(folder)
     check_format(name, which)
-    if is_layer_table(folder):
-        return write_format(name, load_layer_table(folder), which=which)
-    table = load_table(folder)
-    rows = _with_specs(table, which) if name in KEYED_BY_SHAPE else None
-    return write_format(name, table, which=which, rows=rows)
+    known = opened_any(table)
+    if isinstance(known, LayerTable):
+        return write_format(name, known, which=which)
+    rows = _with_specs(known, which) if name in KEYED_BY_SHAPE else None
+    return write_format(name, known, which=which, rows=rows)
 
 
 def _with_specs(table: LatencyTable, which: str) -> list[TimedSpec | str]:

@@ -11,6 +11,8 @@ from pathlib import Path
 from dshrink.results import BenchmarkResult, load_results
 from dshrink.search.plan import Plan, parse_plan
 from latency_tables.io import load_table
+from latency_tables.layers.io import is_layer_table, load_layer_table
+from latency_tables.layers.layer_table import LayerTable
 from latency_tables.table import LatencyTable
 
 #: A table in hand, or its folder.
@@ -24,6 +26,13 @@ AnyResults = Sequence[BenchmarkResult] | Path | str
 def opened_table(table: AnyTable) -> LatencyTable:
     """Raises LatencyTableError for one that cannot be read."""
     return table if isinstance(table, LatencyTable) else load_table(Path(table))
+
+
+def opened_any(table: AnyTable | LayerTable) -> LatencyTable | LayerTable:
+    """A table of a network or of layers. Raises LatencyTableError for one that cannot be read."""
+    if isinstance(table, LatencyTable | LayerTable):
+        return table
+    return load_layer_table(table) if is_layer_table(Path(table)) else load_table(Path(table))
 
 
 def table_words(table: AnyTable) -> str:

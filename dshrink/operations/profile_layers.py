@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from dshrink.errors import DshrinkError
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.version import __version__
 from latency_tables.layers.io import save_layer_table
+from latency_tables.layers.layer import Layer
 from latency_tables.layers.layer_table import CONTEXTS
 from latency_tables.layers.texts import LayerList, described, load_layers, parse_grid
+from latency_tables.wording import counted, noun
 from profiler.layers.profile import TARGET_PERCENT, LayersProfile, LayersRequest, profile_layers
 from profiler.settings import settings_for
 from profiler.target import HERE, Target, measuring_on
@@ -28,7 +31,7 @@ def layers_of(path: Path | None, grid: str | None) -> LayerList:
 
 
 def measure_layers(
-    layers: LayerList,
+    layers: LayerList | Iterable[Layer],
     folder: Path | str,
     target: Target = HERE,
     *,
@@ -39,7 +42,7 @@ def measure_layers(
     on_progress: OnProgress = no_progress,
     notice: Notice = no_notice,
 ) -> LayersProfile:
-    """Measure each distinct layer; save the table in ``folder``.
+    """Measure each distinct layer of a list or grid; save the table in ``folder``.
 
     The same call resumes an interrupted run. Measuring ends when half of each layer's 95 %
     interval is at most ``target_error`` per cent of its latency (2 if None), or after
@@ -47,6 +50,11 @@ def measure_layers(
     convolution as well. Raises DshrinkError for an unknown context.
     """
     folder = Path(folder)
+    if not isinstance(layers, LayerList):
+        given = list(layers)
+        layers = LayerList(layers=tuple(dict.fromkeys(given)), given=len(given))
+    if not layers.layers:
+        raise DshrinkError("no layer given")
     if layer_context not in CONTEXTS:
         raise DshrinkError(f"unknown --context {layer_context!r}; known: {', '.join(CONTEXTS)}")
     target_percent = TARGET_PERCENT if target_error is None else target_error
@@ -82,10 +90,10 @@ def measure_layers(
 
 def _say_what(layers: LayerList, notice: Notice) -> None:
     equal = layers.given - len(layers.layers) - len(layers.impossible)
-    same = f", {equal} more are equal to one of them" if equal else ""
-    notice(f"{len(layers.layers)} layers ({described(layers.layers)}){same}")
-    if layers.impossible:
+    same = f", {equal} more {noun(equal, 'is', 'are')} equal to one of them" if equal else ""
+    notice(f"{counted(len(layers.layers), 'layer')} ({described(layers.layers)}){same}")
+    if none := len(layers.impossible):
         notice(
-            f"{len(layers.impossible)} of {layers.given} combinations of the grid are no layer, "
-            f"as {layers.impossible[0]}"
+            f"{none} of {layers.given} combinations of the grid {noun(none, 'is', 'are')} no "
+            f"layer, as {layers.impossible[0]}"
         )

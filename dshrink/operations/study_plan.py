@@ -16,6 +16,7 @@ from dshrink.study.folders import StepFolders
 from dshrink.study.recipe import ImageCounts, Recipe
 from dshrink.study.rows import StudyContext
 from dshrink.study.steps import SEARCH, Step, steps_of
+from dshrink.train.digits import write_digits
 from dshrink.train.image_sets import Images, open_images
 from dshrink.train.unreadable import Unreadable
 from latency_tables.io import load_table
@@ -83,6 +84,16 @@ def study_target(table: Path | None, asked: Mapping[str, Any]) -> Target:
             )
     names = (*("device", "runtime", "precision", "batch", "threads"), *_TABLES_OWN)
     return Target(**{name: getattr(conditions, name) for name in names})
+
+
+def own_images(recipe: Recipe, folder: Path) -> Path:
+    """The images that the recipe brings itself, written into the study's folder.
+
+    Raises DshrinkError for one that brings none.
+    """
+    if recipe.data != "digits":
+        raise DshrinkError("give --data DIR: the images to train on (or --dry-run)")
+    return write_digits(folder / recipe.data).folder
 
 
 def plan_study(request: StudyRequest, notice: Notice = no_notice) -> StudyPlan:

@@ -101,7 +101,7 @@ def subtitle(
     """What all panels share, in a line, and how to read the picture, in another."""
     reading: list[str] = []
     if points:
-        reading.append("outlined: on the front, with 95 % intervals")
+        reading.append("outlined: on the front (not clearly beaten), with 95 % intervals")
         if not all(point.has_accuracy_interval for point in points):
             reading.append("no bar of accuracy where its noise is unknown")
     if hidden_bars:

@@ -105,6 +105,12 @@ _ALL = (
         ("table check (layers)",),
     ),
     _schema("layers_predict", "layers:LayerPredictions", "predicted layers", _PREDICTED_LAYERS),
+    _schema(
+        "layers_compare",
+        "latency_tables.layers.compare:LayersComparison",
+        "two tables of layers row by row",
+        ("table compare (layers)",),
+    ),
     _schema("table_predict", "latency_tables.predictor:Prediction", "a predicted latency"),
     _schema("table_compare", "latency_tables.compare:Comparison", "two tables row by row"),
     _schema("plan", "dshrink.search.plan:Plan", "a plan, as its file", _SEARCHES, file_version=2),
@@ -115,6 +121,7 @@ _ALL = (
     _schema("finetune", "dshrink.operations.finetune:FinetuneResult", "a fine-tuned network"),
     _schema("expand", "dshrink.operations.expand:ExpandResult", "a network trained expanded"),
     _schema("bench", "networks:BenchData", "latency and throughput of networks"),
+    _schema("demo", "dshrink.operations.demo_results:DemoResult", "what a demo has found"),
     _schema("run", "networks:StudyData", "results and files of a study"),
     _schema("run_dry_run", "networks:StudySteps", "the steps of a study", ("run --dry-run",)),
     _schema(

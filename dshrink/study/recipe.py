@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dshrink.network.references import LEAST_SIDE, ModelChoice, Size
 from dshrink.search.published import published_mask
@@ -98,6 +98,7 @@ class TableSettings:
 class Recipe:
     """A study: a network, how far to shrink it, what to compare, and how all of it is trained.
 
+    ``data`` "digits": the images that a run writes itself where none are given.
     ``free_activation``: whether merged blocks have an activation after them, but for the rows that
     are about it. ``model_args``, ``in_channels`` and ``weights_ema`` are those of ``ModelChoice``,
     ``narrower`` the names of the row ``width``, which take no arguments; ``remarks`` are sentences
@@ -111,6 +112,7 @@ class Recipe:
     search: Training
     distilled: Training
     name: str = ""
+    data: Literal["", "digits"] = ""
     pretrain: Training | None = None
     resolution: int | tuple[int, int] = 224
     in_channels: int | None = None

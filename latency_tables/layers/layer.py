@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 from functools import cached_property
+from operator import index
 from typing import Any
 
 from latency_tables.errors import PieceError
@@ -49,7 +50,8 @@ _PLAIN = dict.fromkeys(_PAIRS, (1, 1)) | {"padding": (0, 0)} | dict.fromkeys(_SI
 class Layer:
     """A layer on an input of (``in_channels``, ``height``, ``width``), whatever the batch.
 
-    ``kernel``, ``stride``, ``padding`` and ``dilation`` are (height, width). A linear layer has
+    ``kernel``, ``stride``, ``padding`` and ``dilation`` are (height, width); one number is taken
+    for both. A linear layer has
     features for channels, and a map of 1x1. A pooling has as many output channels as input ones.
     With ``residual`` the input is added to the output, before ``activation`` ("" for none). Equal
     layers are equal. Raises PieceError for what is no layer.
@@ -72,12 +74,28 @@ class Layer:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise PieceError(f"kind {self.kind!r} is not one of {', '.join(KINDS)}")
+        self._settle_types()
         self._fill_in()
         self._check_numbers()
         if self.activation and self.activation not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
             raise PieceError(f"activation {self.activation!r} is not one of {known}, or empty")
         _ = self.spec
+
+    def _settle_types(self) -> None:
+        """A number for a pair, a list and numpy's integers are what they mean."""
+        for name in (*_PAIRS, *_SINGLE):
+            value = getattr(self, name)
+            try:
+                if name in _PAIRS:
+                    rows, columns = value if isinstance(value, tuple | list) else (value, value)
+                    value = (index(rows), index(columns))
+                else:
+                    value = index(value)
+            except (TypeError, ValueError):
+                what = "a whole number or two of them" if name in _PAIRS else "a whole number"
+                raise PieceError(f"{name} must be {what}, got {value!r}") from None
+            object.__setattr__(self, name, value)
 
     def _fill_in(self) -> None:
         """Set what follows from the rest where it was not given."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from latency_tables.errors import MissingPieceError, TableFormatError
 from latency_tables.layers.layer import LAYER_COLUMNS, Layer
-from latency_tables.measured import check_measured, check_order, one_line, settle_types
+from latency_tables.measured import Measured, check_measured, check_order, one_line, settle_types
 from latency_tables.networks import Level
 from latency_tables.origin import Origin
 from latency_tables.schema import Conditions
@@ -26,43 +26,20 @@ CONTEXTS = ("alone", "pair")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LayerRow:
-    """What one layer takes; the columns of its measurement are those of ``schema.Row``.
+class LayerRow(Measured):
+    """What one layer takes, alone in a file.
 
-    ``names`` are what the list of layers calls it. ``latency_ms`` is the layer alone in a file.
-    ``beside_ms`` is what it adds behind a pointwise convolution of its own input, with its 95 %
-    interval; None where that was not asked for, and it may be 0 or below where the runtime fuses
-    the two. ``macs``, ``parameters`` and ``peak_activations`` count for one image.
+    ``names`` are what the list of layers calls it. ``beside_ms`` is what it adds behind a pointwise
+    convolution of its own input, with its 95 % interval; None where that was not asked for, and it
+    may be 0 or below where the runtime fuses the two.
     """
 
     layer: Layer
     names: tuple[str, ...] = ()
     digest: str
-    latency_ms: float | None = None
-    low_ms: float | None = None
-    high_ms: float | None = None
     beside_ms: float | None = None
     beside_low_ms: float | None = None
     beside_high_ms: float | None = None
-    median_ms: float | None = None
-    iqr_ms: float | None = None
-    min_ms: float | None = None
-    p90_ms: float | None = None
-    p99_ms: float | None = None
-    wall_latency_ms: float | None = None
-    cpu_latency_ms: float | None = None
-    samples: int = 0
-    rounds: int = 0
-    round_spread_percent: float | None = None
-    macs: int
-    parameters: int
-    peak_activations: int
-    verdict: str
-    reason: str = ""
-    board: str = ""
-    enqueue_ms: float | None = None
-    built_precision: str = ""
-    stdev_ms: float | None = None
 
     def __post_init__(self) -> None:
         settle_types(self, BESIDE)
@@ -95,7 +72,10 @@ class LayerRow:
 
 
 #: The columns of the CSV: the layer's, the row's, the digest of the conditions.
-ROW_COLUMNS = tuple(one.name for one in fields(LayerRow) if one.name != "layer")
+_FIRST = ("names", "digest", "latency_ms", "low_ms", "high_ms", "beside_ms")
+ROW_COLUMNS = tuple(
+    dict.fromkeys((*_FIRST, *(one.name for one in fields(LayerRow) if one.name != "layer")))
+)
 COLUMNS = (*LAYER_COLUMNS, *ROW_COLUMNS, "conditions")
 
 

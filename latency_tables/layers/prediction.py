@@ -113,6 +113,12 @@ def same_sort(table: LayerTable, layer: Layer) -> list[LayerRow]:
     rows = [
         row for row in table.rows if row.low_ms is not None and sort_of(row.layer) == sort_of(layer)
     ]
+    if not rows and table.origin is not None:
+        raise MissingPieceError(
+            f"{layer.name}: this table was published, without intervals, so no interval of a "
+            "prediction follows from it: measure the layer with `dshrink profile --layers`, or "
+            "read the published ones with `dshrink table show`"
+        )
     if len(rows) < LEAST_LAYERS:
         raise MissingPieceError(
             f"{layer.name}: the table has {len(rows)} measured layers of its sort (equal kernel, "
@@ -152,13 +158,13 @@ def _block(channels: int) -> int:
 
 
 def _check_range(rows: Sequence[LayerRow], layer: Layer) -> None:
-    known = [sizes_of(row.layer) for row in rows]
-    for name, value in sizes_of(layer).items():
+    known = [_range_of(row.layer) for row in rows]
+    for name, value in _range_of(layer).items():
         low, high = min(one[name] for one in known), max(one[name] for one in known)
         if not low <= value <= high:
             raise MissingPieceError(
-                f"{layer.name}: {name} {value:.0f} is outside of the measured {low:.0f} to "
-                f"{high:.0f}: measure a grid that holds it with `dshrink profile --grid`"
+                f"{layer.name}: {name} {value:.10g} is outside of the measured {low:.10g} to "
+                f"{high:.10g}: measure a grid that holds it with `dshrink profile --grid`"
             )
     for name in ("in_channels", "out_channels"):
         channels = getattr(layer, name)
@@ -171,6 +177,17 @@ def _check_range(rows: Sequence[LayerRow], layer: Layer) -> None:
             )
 
 
+def _range_of(layer: Layer) -> dict[str, float]:
+    """What must be within that of measured layers: first what the user chose, then what follows."""
+    sizes = sizes_of(layer)
+    channels = {name: sizes[name] for name in ("input channels", "output channels")}
+    return {**channels, "height / width of the output": _form(layer), **sizes}
+
+
+def _form(layer: Layer) -> float:
+    return layer.out_height / layer.out_width
+
+
 def features(layers: Sequence[Layer]) -> Floats:
     """(layers, features): logarithms of the sizes, of the blocks of channels, of the form."""
     return np.log(
@@ -179,7 +196,7 @@ def features(layers: Sequence[Layer]) -> Floats:
                 *sizes_of(layer).values(),
                 _block(layer.in_channels),
                 _block(layer.out_channels),
-                layer.out_height / layer.out_width,
+                _form(layer),
             ]
             for layer in layers
         ]

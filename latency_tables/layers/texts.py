@@ -46,6 +46,8 @@ _ACTIVATIONS |= {"h_swish": "hard_swish", "hardswish": "hard_swish", "hsigmoid":
 _WHOLE = re.compile(r"(\d{1,9})(?:\.0*)?", re.ASCII)
 _RANGE = re.compile(r"(\d{1,9}):(\d{1,9})(?::(\d{1,9}))?", re.ASCII)
 
+#: Between several names of a layer in a cell of a table.
+NAMES_END = ";"
 #: More layers than anyone measures, and fewer than fill the memory.
 MOST_LAYERS = 100_000
 FIX = "one layer a line: in_channels, out_channels, kernel, height (see docs/layers.md)"
@@ -68,7 +70,10 @@ class LayerList:
 def parse_layer(text: str) -> Layer:
     """The layer of "cin=96 cout=96 k=3 hw=28 g=dw act=relu6". Raises PieceError."""
     values = _assignments(text)
-    return layer_of(values)
+    try:
+        return layer_of(values)
+    except PieceError as error:
+        raise PieceError(f"layer {text!r}: {error}") from None
 
 
 def layer_of(texts: Mapping[str, str]) -> Layer:
@@ -94,7 +99,7 @@ def layer_of(texts: Mapping[str, str]) -> Layer:
         values["height"], values["width"] = size
     kind = values.get("kind", "conv")
     if kind != "linear" and "height" not in values:
-        raise PieceError(f"height (or hw) is missing: a {kind} layer costs what its map is large")
+        raise PieceError(f"height (or hw) is missing: the cost of a {kind} depends on it")
     if kind in ("conv", "linear") and "out_channels" not in values:
         raise PieceError("out_channels (cout) is missing")
     return Layer(**values)
@@ -108,7 +113,7 @@ def field_name(key: str) -> str:
         known = [*FIELDS, *SHORT]
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
         mend = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-        raise PieceError(f"a layer has no {key.strip()!r}; {mend}")
+        raise PieceError(f"unknown field of a layer {key.strip()!r}; {mend}")
     return name
 
 
@@ -125,7 +130,7 @@ def load_layers(path: Any) -> LayerList:
             if column != "name":
                 field_name(column)
     except PieceError as error:
-        raise source.bad(f"column {error}", 1) from None
+        raise source.bad(str(error), 1) from None
     _check_count(len(lines), str(path))
     names: dict[Layer, tuple[str, ...]] = {}
     for line in lines:
@@ -134,6 +139,8 @@ def load_layers(path: Any) -> LayerList:
         except PieceError as error:
             raise line.error(str(error)) from None
         said = one_line(line.values.get("name", ""))
+        if NAMES_END in said:
+            raise line.error(f"name {said!r} must not contain {NAMES_END!r}, which separates names")
         before = names.setdefault(layer, ())
         names[layer] = (*before, said) if said and said not in before else before
     return LayerList(layers=tuple(names), names=names, given=len(lines))
@@ -192,6 +199,8 @@ EXAMPLE = "cin=96 cout=96 k=3 hw=28"
 def _values(name: str, text: str) -> Iterator[str]:
     """The values of an axis, each as text."""
     for part in text.split(","):
+        if not part:
+            raise PieceError(f"{name}={text}: a value is missing beside a comma")
         if not (found := _RANGE.fullmatch(part)):
             yield part
             continue

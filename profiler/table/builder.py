@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,9 +12,10 @@ from latency_tables.measured import VERDICTS
 from latency_tables.records import plain
 from latency_tables.schema import Conditions
 from latency_tables.table import LatencyTable
-from latency_tables.wording import once_each
+from latency_tables.wording import counted, once_each
 from profiler.measurement import Measurement
 from profiler.planning.profile_plan import ProfilePlan
+from profiler.runtimes import processor_of
 from profiler.scheduling.board_comparison import BoardComparison
 from profiler.table.audit import audit
 from profiler.table.evidence import Evidence, weigh
@@ -52,7 +54,8 @@ def build_table(
         boards=tuple(plain(board) for board in boards),
     )
     table = with_network_costs(table)
-    notes = [*warnings, *_rows_not_ok(table), *_evidence_notes(evidence)]
+    notes = [*warnings, *_rows_not_ok(table), *precision_notes(table)]
+    notes += _evidence_notes(evidence)
     notes += audit(plan.jobs, measurements, conditions)
     return replace(table, warnings=once_each(notes))
 
@@ -79,6 +82,31 @@ _ADVICE = {
     "throttled": "cool the device or lower its power mode, and profile again",
     "failed": "`dshrink table show` gives the reasons",
 }
+
+
+def precision_notes(table: LatencyTable) -> list[str]:
+    """What the engines of a table really compute in, where that is not what was asked for.
+
+    Rows without products have no scales, and so nothing in int8.
+    """
+    wanted, notes = table.conditions.precision, []
+    others = [
+        row.piece
+        for row in table.rows
+        if row.built_precision and row.macs and wanted not in re.split(r"\W+", row.built_precision)
+    ]
+    if others:
+        shown = ", ".join(others[:NAMED] + (["..."] if len(others) > NAMED else []))
+        notes.append(
+            f"{len(others)} of {counted(len(table.rows), 'row')} have nothing in {wanted}, because "
+            f"the runtime found another precision faster (built_precision says which): {shown}"
+        )
+    if wanted == "int8" and processor_of(table.conditions) == "gpu":
+        notes.append(
+            "alone, pieces in int8 read and write fp32, so those that move more than they compute "
+            "look dear: go by what they cost in the network (in_network_ms)"
+        )
+    return notes
 
 
 def _evidence_notes(evidence: Evidence | None) -> list[str]:

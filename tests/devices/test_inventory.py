@@ -36,6 +36,17 @@ def test_the_catalog_has_the_devices_of_the_paper_at_its_batch_sizes() -> None:
     }
 
 
+def test_no_install_line_brings_a_cuda_that_the_usual_driver_does_not_serve() -> None:
+    """Today's wheel ``tensorrt`` is that of CUDA 13, which wants driver 580."""
+    root = Path(CATALOG).parents[1]
+    places = [CATALOG, root / "pyproject.toml", *root.glob("docs/**/*.md"), root / "README.md"]
+    places += root.glob("devices/agent/runtimes/**/*.py")
+    bare = re.compile(r"""['"\[ ]tensorrt(?P<range>[<>=][^'"\]]*)['"]""")
+    for place in map(Path, places):
+        for found in bare.finditer(place.read_text()):
+            assert found["range"].endswith("<10.5"), f"{place}: {found[0]}"
+
+
 def test_every_device_of_the_catalog_says_how_to_install_what_it_needs() -> None:
     inventory = load_inventory()
     for device in inventory.devices.values():

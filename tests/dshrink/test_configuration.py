@@ -202,6 +202,20 @@ def test_config_names_keys_with_their_commands_and_takes_no_wrong_command(
     assert "No such option: --foo" in dshrink("config", "chain", "--foo").err
 
 
+def test_show_config_behind_a_command_runs_nothing(
+    write: Callable[[str], None], dshrink: Callable[..., Ran]
+) -> None:
+    write("threads = 2\n")
+    words = ("profile", "resnet18", "--batch", 4)
+    ran = dshrink(*words, "--show-config")
+    assert ran.status == 0
+    assert ran.out == dshrink("config", *words).out
+    cells = {line.split()[0]: line.split()[1:] for line in ran.out.splitlines()[1:]}
+    assert cells["threads"] == ["2", "dshrink.toml"]
+    assert cells["batch"] == ["4", "command", "line"]
+    assert dshrink("--show-config").out == dshrink("config").out
+
+
 def test_shared_keys_are_options_of_several_commands_and_of_one_kind() -> None:
     for key in SHARED:
         takers = [

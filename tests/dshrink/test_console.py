@@ -145,6 +145,18 @@ def test_a_bar_shows_that_work_is_being_prepared(monkeypatch: pytest.MonkeyPatch
     assert "preparing" in screen.getvalue()
 
 
+def test_at_80_columns_a_long_label_is_cut_and_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    screen = io.StringIO()
+    printer = console._TextOnly(file=screen, force_terminal=True, width=80, color_system=None)
+    monkeypatch.setattr(console, "err", printer)
+    with console.progress("profile mobilenetv2_140") as update:
+        update(103, 372, "error 0.62 %, layers of network 10011000001100010 bias_map")
+    shown = screen.getvalue()
+    assert "103/372 0:00:00 left -:--:-- error 0.62" in shown
+    assert "profile mobilenetv2_140" in shown
+
+
 def test_what_is_refused_at_once_shows_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     printer = console._TextOnly(file=screen, force_terminal=True, highlight=False, width=200)
@@ -180,7 +192,7 @@ def test_a_text_that_the_terminal_s_encoding_lacks_is_escaped(
     monkeypatch.setattr("sys.stderr", None)
     main._mend_streams()
     console.out.print("µs of \udcff")
-    print("gone", file=sys.stderr)
+    sys.stderr.write("gone\n")
     sys.stdout.flush()
     sys.stderr.close()
     assert written.getvalue() == b"\\xb5s of \\udcff\n"

@@ -267,7 +267,7 @@ def test_the_picture_says_what_its_bars_are():
     nothing = point(100, 70, "width", (0,))
     for points in ([seeds], [images], [seeds, images], [nothing]):
         found = words(front_figure([front(points)]))
-        assert "outlined: on the front, with 95 % intervals" in found
+        assert "outlined: on the front (not clearly beaten), with 95 % intervals" in found
         assert ("no bar of accuracy where its noise is unknown" in found) == (nothing in points)
 
 

@@ -8,8 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from layer_tables import table_of
+from synthetic_tables import synthetic_table
 
-from latency_tables.layers.io import load_layer_table
+import dshrink as api
+from latency_tables.io import save_table
+from latency_tables.layers.io import load_layer_table, save_layer_table
 from latency_tables.opspec import OpSpec
 from latency_tables.schema import Conditions
 from profiler.fake_device import RUNTIME, RUNTIME_VERSION, FakeConnection, write_spec
@@ -47,7 +51,7 @@ def test_a_list_is_measured_shown_checked_and_asked(tmp_path: Path, scripted, ds
     folder = tmp_path / "table"
     ran = dshrink("profile", "--layers", file, "--out", folder, "--context", "pair")
     assert ran.status == 0, ran.err
-    assert "2 layers (1 conv 3x3, 1 conv 1x1), 1 more are equal to one of them" in ran.err
+    assert "2 layers (1 conv 3x3, 1 conv 1x1), 1 more is equal to one of them" in ran.err
     assert "jobs in the first round, about " in ran.err
     assert "2 of 2 layers known within 2 %" in ran.out
     table = load_layer_table(folder)
@@ -135,3 +139,36 @@ def test_the_same_command_again_measures_nothing(tmp_path: Path, scripted, dshri
     again = dshrink(*words)
     assert "0 measurements made" in again.err
     assert json.loads(again.out)["rows"] == json.loads(first.out)["rows"]
+
+
+def test_tables_of_layers_are_compared_and_a_limit_is_kept(tmp_path: Path, dshrink) -> None:
+    def rule(layer):
+        return 0.01 + 1e-7 * layer.spec.macs
+
+    save_layer_table(table_of(GRID, rule), tmp_path / "a")
+    save_layer_table(table_of(GRID, lambda layer: 1.1 * rule(layer)), tmp_path / "b")
+    ran = dshrink("table", "compare", tmp_path / "a", tmp_path / "b")
+    assert ran.status == 0, ran.err
+    assert "conv 3x3 16->16 at 28x28" in ran.out and "24 slower" in ran.out
+    last = ran.out.splitlines()[-1]
+    assert last.startswith("geometric mean: B / A 1.100 (95 %: 1.09")
+    assert last.endswith("24 layers measured in both): B is slower than A")
+    words = ("table", "compare", tmp_path / "a", tmp_path / "b", "--fail-above")
+    ran = dshrink(*words, "5%")
+    assert ran.status == 1 and "B is 10.0 % slower than A, above the limit of 5 %" in ran.err
+    assert dshrink(*words, "12%", "--json").data["whole"]["layers"] == 24
+    save_table(synthetic_table([1.0], [0.5]), tmp_path / "network")
+    ran = dshrink("table", "compare", tmp_path / "a", tmp_path / "network")
+    assert ran.status == 2 and "A is a table of layers and B one of a network" in ran.err
+
+
+def test_layers_and_tables_in_hand_do_as_well_as_texts_and_paths(tmp_path: Path, scripted) -> None:
+    layers = api.parse_grid("cin=16:64:16 cout=16,32,64 k=3 hw=14,28").layers
+    found = api.measure_layers([*layers, layers[0]], tmp_path / "hand", time_limit=1)
+    assert [row.layer for row in found.table.rows] == [*layers]
+    text = "cin=48 cout=32 k=3 hw=21"
+    by_path = api.predict_layer(tmp_path / "hand", text)
+    assert by_path == api.predict_layer(found.table, api.parse_layer(text))
+    assert api.export_table(found.table, "halp") == api.export_table(tmp_path / "hand", "halp")
+    with pytest.raises(api.DshrinkError, match="no layer given"):
+        api.measure_layers([], tmp_path / "none")

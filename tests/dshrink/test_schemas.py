@@ -41,6 +41,7 @@ from dshrink.cli.payloads.tables import TableData, WrittenTable
 from dshrink.errors import DshrinkError
 from dshrink.merge.activations import ChangedActivations
 from dshrink.merge.agreement import Agreement
+from dshrink.operations.demo_results import DemoAgreement, DemoNetwork, DemoResult
 from dshrink.operations.expand import ExpandResult
 from dshrink.operations.finetune import FinetuneResult
 from dshrink.operations.merge import MergeResult
@@ -249,6 +250,16 @@ def layer_table() -> LayerTable:
 
 
 #: A record for each schema that takes training or measuring to make one; other tests do that.
+def demo_result() -> DemoResult:
+    held_out = refit_result().held_out
+    agreement = DemoAgreement(merged=3, predicted_speedup=1.06, closeness=held_out)
+    return DemoResult(
+        model="m", resolution=(224, 224), weights="pretrained", table="t", fit_for_search=True,
+        usable="Usable", networks=(DemoNetwork(result=result(), blocks=17),),
+        agreement=agreement, notes=(), report="r.html", pictures="p",
+    )  # fmt: skip
+
+
 RECORDS: dict[str, Callable[[], object]] = {
     "table_written": lambda: WrittenTable.of(SPANS, folder="table"),
     "layers_written": lambda: WrittenLayers.of(layer_table(), folder="layers"),
@@ -259,6 +270,7 @@ RECORDS: dict[str, Callable[[], object]] = {
     "finetune": finetune_result,
     "expand": expand_result,
     "bench": lambda: BenchData(results=(result(), result(throughput_fps=None))),
+    "demo": demo_result,
     "run": lambda: StudyData(results=(result(),), files=("results.csv",)),
 }
 TABLE, OTHER, LAYERS, RESULTS = "table", "other", "layers", "results.csv"
@@ -278,6 +290,7 @@ COMMANDS: dict[str, tuple[object, ...]] = {
     "table_export": ("table", "export", LAYERS, "--format", "halp", "--out", "halp.json"),
     "layers_show": ("table", "show", LAYERS),
     "layers_check": ("table", "check", LAYERS),
+    "layers_compare": ("table", "compare", LAYERS, LAYERS),
     "layers_predict": ("table", "predict", LAYERS, "--layer", "cin=4 cout=4 hw=7"),
     "table_predict": ("table", "predict", TABLE, "--keep", "01"),
     "table_compare": ("table", "compare", TABLE, OTHER),
@@ -285,7 +298,7 @@ COMMANDS: dict[str, tuple[object, ...]] = {
         *("search", "csv", "--time-table", TIMES, "--importance", IMPORTANCE),
         *("--budget-ms", 2),
     ),
-    "run_dry_run": ("run", "digits_demo", "--dry-run"),
+    "run_dry_run": ("run", "digits_short", "--dry-run"),
     "run_list": ("run", "--list"),
     "paper_list": ("paper", "list"),
     "paper_kim": ("paper", "kim", "--out", "paper"),

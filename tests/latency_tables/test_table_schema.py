@@ -10,7 +10,7 @@ from synthetic_tables import CONDITIONS, synthetic_row
 from latency_tables.errors import ConditionsError, TableFormatError
 from latency_tables.measured import one_line
 from latency_tables.records import convert_record
-from latency_tables.schema import COLUMNS, Conditions
+from latency_tables.schema import COLUMNS, Conditions, Row
 
 
 def read_conditions(data: object) -> Conditions:
@@ -191,3 +191,8 @@ def test_costs_in_the_network_refuse_what_cannot_be(
 ) -> None:
     with pytest.raises(TableFormatError, match=message):
         replace(synthetic_row("original", 1), **changes)
+
+
+def test_each_field_of_a_row_is_a_column_once() -> None:
+    names = [field.name for field in fields(Row)]
+    assert sorted([*names, "conditions"]) == sorted(COLUMNS)

@@ -16,6 +16,7 @@ from latency_tables.schema import Conditions
 from profiler.errors import MeasurementError
 from profiler.fake_device import FakeAgent, FakeConnection
 from profiler.journal_lines import read_entry, write_entry
+from profiler.levels import judge, levelled
 from profiler.measurement import Measurement
 from profiler.replies import Failure, LayerTimes, Reply, Samples, parse_result
 from profiler.scheduling.board_protocol import run_blocking
@@ -50,6 +51,32 @@ def test_the_latency_is_what_the_gpu_says_and_the_wall_clock_stands_beside_it() 
     m = measurement(of_gpu(1.0), of_gpu(1.0), of_gpu(1.0))
     assert (m.latency_ms, m.wall_latency_ms, m.cpu_latency_ms) == (1.0, 2.0, None)
     assert m.verdict == "ok" and m.enqueue_ms == 0.01 and m.built_precision == "fp16"
+
+
+def capped(samples: Samples, ns: int) -> Samples:
+    """The same, its clock held down by the power limit for so long."""
+    before, after = ({"gpu": {"power_violation_ns": 7_000_000 + more}} for more in (0, ns))
+    return replace(samples, health_before=before, health_after=after)
+
+
+def test_a_latency_that_the_power_limit_decides_says_so_and_is_valid() -> None:
+    """12 runs of 2 ms by the wall clock are 24 ms."""
+    m = measurement(of_gpu(1.0), capped(of_gpu(1.0), 6 * MS), capped(of_gpu(1.0), 3 * MS))
+    assert (m.verdict, m.latency_ms) == ("ok", 1.0)
+    assert m.reason == "the power limit held the GPU's clock down for 25 %"
+    assert measurement(*[capped(of_gpu(1.0), 100)] * 3).reason == ""
+    assert measurement(*[of_gpu(1.0)] * 3).reason == ""
+    bound = measurement(*[capped(of_gpu(1.0, enqueue_ms=0.9), 6 * MS)] * 3)
+    verdict, reason = judge(bound, levelled([bound], GPU_FP32)["j"], 0.1)
+    assert verdict == "host_bound" and reason.endswith("; " + bound.note)
+
+
+def test_what_was_built_in_place_of_what_was_asked_for_is_the_note_of_a_valid_row() -> None:
+    note = "fp32 was built where fp16 was asked for: none of its 1 layers that multiply is in fp16"
+    other = replace(of_gpu(1.0), built={"precision": "fp32", "precision_note": note})
+    m = measurement(other, other, of_gpu(1.0))
+    assert (m.verdict, m.reason, m.built_precision) == ("ok", note, "fp16 / fp32")
+    assert judge(m, levelled([m], GPU_FP32)["j"], 0.1) == ("ok", note)
 
 
 def test_a_row_whose_host_sets_the_pace_is_marked_and_says_the_way_out() -> None:

@@ -180,6 +180,14 @@ def test_what_cannot_be_is_refused_before_anything_runs(target: Target, problem:
         conditions(target)
 
 
+def test_a_runtime_that_is_installed_and_does_not_start_says_why() -> None:
+    problems = {"trtexec": "trtexec cannot be run: it ended by SIGILL; run it by hand"}
+    with pytest.raises(SessionError, match="local_gpu: trtexec cannot be run: it ended by SIGILL"):
+        conditions(Target(runtime="trtexec"), runtime_problems=problems)
+
+
 def test_a_machine_without_a_gpu_is_told_where_to_look() -> None:
-    with pytest.raises(SessionError, match="local_gpu shows no GPU: `nvidia-smi` must list one"):
-        conditions(Target(runtime="tensorrt"), gpu=None)
+    with pytest.raises(SessionError, match="local_gpu shows no GPU: join the group `video`"):
+        conditions(
+            Target(runtime="tensorrt"), gpu=None, gpu_problem="join the group `video` (error 100)"
+        )

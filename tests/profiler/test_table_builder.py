@@ -29,7 +29,7 @@ from profiler.planning.profile_plan import PlannedNetwork, ProfilePlan, plan_job
 from profiler.replies import Samples
 from profiler.session import SessionResult
 from profiler.table import rows
-from profiler.table.builder import NAMED, UNNAMED_LIMIT_PERCENT, build_table
+from profiler.table.builder import NAMED, UNNAMED_LIMIT_PERCENT, build_table, precision_notes
 
 PROVENANCE: dict[str, Any] = dict(
     fingerprint={"cpu_model": "x"}, seed=0, date="2026-01-01", dshrink_version="1"
@@ -265,3 +265,28 @@ def test_a_network_that_cannot_merge_gets_a_table_all_the_same(tmp_path: Path) -
     assert table.estimate is not None
     assert table.hold_out is None
     assert not table.fit_for_search
+
+
+def on_gpu(table: LatencyTable, precision: str, built: str) -> LatencyTable:
+    """As if a GPU had been asked for a precision, and had built another for all rows but one."""
+    conditions = dataclasses.replace(
+        table.conditions, runtime="tensorrt", clock="cuda_events", precision=precision
+    )
+    first, *others = table.rows
+    new = [dataclasses.replace(first, built_precision=f"{precision}+fp32")]
+    new += [dataclasses.replace(row, built_precision=built) for row in others]
+    return dataclasses.replace(table, conditions=conditions, rows=tuple(new))
+
+
+def test_a_table_names_the_rows_that_were_built_in_another_precision(table: LatencyTable) -> None:
+    multiplying = sum(row.macs > 0 for row in table.rows[1:])
+    (note,) = precision_notes(on_gpu(table, "fp16", "fp32 / tf32"))
+    assert note.startswith(f"{multiplying} of {len(table.rows)} rows have nothing in fp16")
+    assert table.rows[1].piece in note and table.rows[0].piece not in note
+    assert precision_notes(on_gpu(table, "fp16", "fp16 / fp16+fp32")) == []
+    assert precision_notes(table) == []
+
+
+def test_a_table_in_int8_says_that_its_pieces_alone_look_dear(table: LatencyTable) -> None:
+    (note,) = precision_notes(on_gpu(table, "int8", "int8"))
+    assert "read and write fp32" in note and "in_network_ms" in note

@@ -159,6 +159,7 @@ class FakeCuda:
     def __init__(self, version=12040):
         self.version = version
         self.fail = {}
+        self.lacking = set()  # attributes that the device does not have
         self.calls = []
         self._is_ready = False
         self._graphs = {}
@@ -218,7 +219,7 @@ class FakeCuda:
     def _cuDeviceGetAttribute(self, out, attribute, device):  # noqa: N802
         gpu = simulated().gpu
         known = {38: gpu.l2_bytes, 75: gpu.capability[0], 76: gpu.capability[1]}
-        if attribute not in known:
+        if attribute not in known or attribute in self.lacking:
             return 1
         out.value = known[attribute]
 

@@ -13,6 +13,7 @@ from typing import Any
 HANDLE = 0x4321
 UUID = "GPU-00112233-4455-6677-8899-aabbccddeeff"
 NOT_FOUND, NOT_SUPPORTED, INSUFFICIENT_SIZE, INVALID_ARGUMENT, UNINITIALIZED = 6, 3, 7, 2, 1
+ARGUMENT_VERSION_MISMATCH = 25
 NOT_TOLD = 2**64 - 1
 
 #: Functions with a number as their last argument: what stands between, the number's type, the fact.
@@ -20,6 +21,7 @@ NUMBERS: dict[str, tuple[list[Any], Any, str]] = {
     "nvmlDeviceGetClockInfo": ([c_int], c_uint, "clock"),
     "nvmlDeviceGetMaxClockInfo": ([c_int], c_uint, "most"),
     "nvmlDeviceGetDefaultApplicationsClock": ([c_int], c_uint, "default"),
+    "nvmlDeviceGetClock": ([c_int, c_int], c_uint, "default"),
     "nvmlDeviceGetPowerUsage": ([], c_uint, "milliwatts"),
     "nvmlDeviceGetEnforcedPowerLimit": ([], c_uint, "limit_milliwatts"),
     "nvmlDeviceGetTemperature": ([c_int], c_uint, "degrees"),
@@ -35,6 +37,8 @@ PROCESSES = {
     "nvmlDeviceGetComputeRunningProcesses_v2": 24,
     "nvmlDeviceGetComputeRunningProcesses_v3": 24,
 }
+#: Drivers whose records of ``_v3`` are larger than nvml.h says, and by how much.
+LARGER_V3 = (("535.43.02", "535.54.03", "535.86.05"), 8)
 
 
 class FakeNvml:
@@ -103,6 +107,8 @@ class _Function:
         between, kind, fact = NUMBERS[self.name]
         assert self.argtypes == [c_void_p, *between, POINTER(kind)], self.name
         value = self.library.facts[fact]
+        if self.name == "nvmlDeviceGetClock" and rest[1] != 2:  # only the default is known here
+            return INVALID_ARGUMENT
         if between:
             if rest[0] not in value:
                 return NOT_SUPPORTED
@@ -117,8 +123,12 @@ class _Function:
         room, count.value = count.value, len(processes)
         if len(processes) > room:
             return INSUFFICIENT_SIZE
+        size = PROCESSES[self.name]
+        if self.name.endswith("_v3") and self.library.facts["driver"] in LARGER_V3[0]:
+            size += LARGER_V3[1]
         for place, (pid, used) in enumerate(processes):
-            found[place].pid, found[place].used = pid, used
+            one = found._type_.from_buffer(found, place * size)
+            one.pid, one.used = pid, used
         return 0
 
 
@@ -169,6 +179,28 @@ def _violation(library: FakeNvml, kinds: Any, device: Any, cause: int, time: Any
     return 0
 
 
+def _fields(library: FakeNvml, kinds: Any, device: Any, count: int, fields: Any) -> int:
+    """``nvmlFieldValue_t`` has 40 bytes: id, scope, two times of 64 bits, kind, status, value."""
+    assert kinds[:2] == [c_void_p, c_int] and ctypes.sizeof(kinds[2]._type_) == 40
+    assert count == 1 and device.value == HANDLE
+    words = (c_uint * 10).from_buffer(fields)
+    counted = library.facts["violations_ns"]
+    known = words[0] - 74 in counted and counted[words[0] - 74] != NOT_TOLD
+    words[6], words[7] = 3, 0 if known else NOT_SUPPORTED  # an unsigned number of 64 bits
+    if known:
+        (c_ulonglong * 5).from_buffer(fields)[4] = counted[words[0] - 74]
+    return 0
+
+
+def _temperature_v(library: FakeNvml, kinds: Any, device: Any, told: Any) -> int:
+    assert kinds[0] == c_void_p and ctypes.sizeof(kinds[1]._type_) == 12
+    words = (c_int * 3).from_buffer(told)
+    if words[0] != 12 | 1 << 24:  # NVML_STRUCT_VERSION(Temperature, 1)
+        return ARGUMENT_VERSION_MISMATCH
+    words[2] = library.facts["degrees"][words[1]]
+    return 0
+
+
 def _utilisation(library: FakeNvml, kinds: Any, device: Any, rates: Any) -> int:
     assert ctypes.sizeof(rates) == 8
     rates.gpu, rates.memory = 97, 40
@@ -183,4 +215,13 @@ _OTHERS: dict[str, Any] = {
     "nvmlDeviceGetEccMode": _ecc,
     "nvmlDeviceGetViolationStatus": _violation,
     "nvmlDeviceGetUtilizationRates": _utilisation,
+    "nvmlDeviceGetFieldValues": _fields,
+    "nvmlDeviceGetTemperatureV": _temperature_v,
 }
+#: What nvml.h of 13.4 announces to be removed with CUDA 14.
+GONE_IN_14 = (
+    "nvmlDeviceGetViolationStatus",
+    "nvmlDeviceGetTemperature",
+    "nvmlDeviceGetDefaultApplicationsClock",
+    "nvmlDeviceGetCurrentClocksThrottleReasons",
+)

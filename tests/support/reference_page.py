@@ -78,8 +78,10 @@ def _class(kind: Any) -> Iterator[str]:
 
 
 def _members(kind: Any) -> Iterator[str]:
-    """Properties and methods, a line each."""
-    for name, member in vars(kind).items():
+    """Properties and methods, a line each; of a record also what it has from other records."""
+    bases = [base for base in reversed(kind.__mro__) if base is kind or is_dataclass(base)]
+    members = {name: member for base in bases for name, member in vars(base).items()}
+    for name, member in members.items():
         found = getattr(member, "func", None) or getattr(member, "fget", None)
         if isinstance(member, (classmethod, staticmethod)):
             member = member.__func__

@@ -3,11 +3,17 @@
 from functools import lru_cache
 from typing import Optional
 
+from .. import jetson
 from . import libcuda, through_pycuda
 from .errors import GpuError
 from .gpu import Gpu, GpuInfo
 
-__all__ = ["Gpu", "GpuError", "GpuInfo", "find_gpu", "open_gpu"]
+__all__ = ["Gpu", "GpuError", "GpuInfo", "find_gpu", "gpu_advice", "gpu_problem", "open_gpu"]
+
+JETSON_ADVICE = (
+    "the user must be in the group `video`: sudo usermod -aG video $USER, then log in again"
+)
+ADVICE = "`nvidia-smi` must list one there, and CUDA_VISIBLE_DEVICES must not hide it"
 
 
 @lru_cache(maxsize=None)
@@ -20,6 +26,20 @@ def find_gpu() -> Optional[GpuInfo]:
         return libcuda.load().info()
     except Exception:  # a broken library fails in any way it likes
         return None
+
+
+def gpu_problem() -> Optional[str]:
+    """Why ``find_gpu`` finds none, in the driver's words; None where there is one."""
+    try:
+        libcuda.load().info()
+    except Exception as error:  # as above
+        return str(error) or repr(error)
+    return None
+
+
+def gpu_advice(root: str = "/") -> str:
+    """Where to look on a machine that shows no GPU; a Jetson has no ``nvidia-smi``."""
+    return JETSON_ADVICE if jetson.is_jetson(root) else ADVICE
 
 
 def open_gpu() -> Gpu:

@@ -5,8 +5,8 @@ launches the next, so that the first launch's way to the GPU (some microseconds)
 sample, and it leaves the caches as the runs before the others leave them.
 
 With a cold cache each run has events of its own, behind a fill of memory that pushes everything
-else out of the L2 cache.  Events resolve about 0.5 us: a cold run of 20 us is known to 3 % only,
-and the sum of many to better.
+else out of the L2 cache; a fill and a run that is not timed come first here, too.  Events resolve
+about 0.5 us: a cold run of 20 us is known to 3 % only, and the sum of many to better.
 """
 
 from typing import Any, List, Optional, Tuple
@@ -85,6 +85,8 @@ class EventClocks(Clocks):
         device_ns = enqueue_ns = 0
         for done in range(0, runs, COLD_BATCH):
             pairs = self._events(min(COLD_BATCH, runs - done))
+            self._gpu.fill(pointer, 0, count, self._stream)
+            run(1)
             for first, last in pairs:
                 self._gpu.fill(pointer, 0, count, self._stream)
                 self._gpu.record(first, self._stream)

@@ -9,6 +9,7 @@ TensorRT uses the legacy one.)
 import ctypes
 import os
 import uuid
+from contextlib import suppress
 from ctypes import (
     POINTER,
     byref,
@@ -117,7 +118,7 @@ class Driver(object):
         return value.value or 0
 
     def info(self) -> GpuInfo:
-        """What the first device is."""
+        """What the first device is; for what nothing here depends on it need have no answer."""
         device = self.number("cuDeviceGet", 0)
         name = ctypes.create_string_buffer(256)
         self.call("cuDeviceGetName", name, len(name), device)
@@ -132,7 +133,7 @@ class Driver(object):
             ),
             driver_cuda=f"{version // 1000}.{version % 1000 // 10}",
             memory_bytes=memory.value,
-            l2_bytes=self.number("cuDeviceGetAttribute", L2_CACHE_SIZE, device) or None,
+            l2_bytes=self._l2_bytes(device),
             uuid=self._uuid(device),
         )
 
@@ -148,10 +149,18 @@ class Driver(object):
             return self.handle("cuGraphInstantiateWithFlags", graph, 0)
         return self.handle("cuGraphInstantiate", graph, None, None, 0)
 
+    def _l2_bytes(self, device: int) -> Optional[int]:
+        with suppress(GpuError):
+            return self.number("cuDeviceGetAttribute", L2_CACHE_SIZE, device) or None
+        return None
+
     def _uuid(self, device: int) -> str:
+        """What NVML knows the device by; "" where the driver does not tell it."""
         raw = ctypes.create_string_buffer(16)
-        self.call("cuDeviceGetUuid", raw, device)
-        return f"GPU-{uuid.UUID(bytes=raw.raw)}"
+        with suppress(GpuError):
+            self.call("cuDeviceGetUuid", raw, device)
+            return f"GPU-{uuid.UUID(bytes=raw.raw)}"
+        return ""
 
     def _text(self, name: str, code: int) -> str:
         text = c_char_p()

@@ -58,6 +58,13 @@ class Options(NamedTuple):
         return self.cache == "cold"
 
 
+class Found(NamedTuple):
+    """What ``found`` finds: versions of those that work, and why others do not, by name."""
+
+    versions: Dict[str, str]
+    problems: Dict[str, str]
+
+
 class Prepared(object):
     """A model that is ready to run with its inputs and outputs in place."""
 
@@ -110,6 +117,14 @@ class Runtime(object):
     def load(self) -> None:
         """Import the runtime; raise a ``missing_runtime`` error where that does not work."""
         raise NotImplementedError
+
+    def problem(self) -> str:
+        """Why there is no version; "" where nothing tells it."""
+        try:
+            self.load()
+        except RequestError as error:
+            return f"{error.message}; {error.advice}"
+        return ""
 
     def prepare(self, file: str, threads: int, seed: int, options: Dict[str, Any]) -> Prepared:
         """Load a file whose digest was checked, with inputs drawn from the seed."""
@@ -176,6 +191,20 @@ def out_of_memory(said: str) -> RequestError:
     )
 
 
+def not_captured(said: str) -> RequestError:
+    """The error of a model that is no CUDA graph; it ends the process.
+
+    CUDA keeps the capture's own error for a later call, which may be one of the next job.
+    """
+    error = RequestError(
+        "bad_request",
+        f"this model cannot be captured as a CUDA graph: {clip(said)}",
+        "measure it with launch=plain",
+    )
+    error.ends_process = True
+    return error
+
+
 def get(name: str) -> Runtime:
     """Return the runtime of that name; raise ``missing_runtime`` for a name we do not know."""
     if name not in _loaded:
@@ -190,21 +219,30 @@ def get(name: str) -> Runtime:
     return _loaded[name]
 
 
-def found() -> Dict[str, str]:
+def found() -> Found:
     """Return the versions of the runtimes that are installed here and can be imported.
 
     One that does not answer in the time that is left of ``FINDING_S`` is left out.  Those that need
     no worker come first: they are quick, or have a limit of their own.
     """
     end = time.monotonic() + FINDING_S
-    versions: Dict[str, Optional[str]] = {}
+    told: Dict[str, Tuple[Optional[str], str]] = {}
     for name in sorted(RUNTIMES, key=lambda name: get(name).VERSION_IMPORTS):
         runtime = get(name)
         if not runtime.is_installed():
             continue
         if runtime.VERSION_IMPORTS:
-            versions[name] = worker.version(name, end - time.monotonic())
+            told[name] = worker.version(name, end - time.monotonic())
         else:
-            versions[name] = runtime.version()
-    in_order = ((name, versions.get(name)) for name in RUNTIMES)
-    return {name: version for name, version in in_order if version is not None}
+            told[name] = version_and_problem(runtime)
+    in_order = [(name,) + told[name] for name in RUNTIMES if name in told]
+    return Found(
+        {name: version for name, version, _ in in_order if version is not None},
+        {name: problem for name, version, problem in in_order if version is None and problem},
+    )
+
+
+def version_and_problem(runtime: Runtime) -> Tuple[Optional[str], str]:
+    """A runtime's version, or why there is none."""
+    version = runtime.version()
+    return version, runtime.problem() if version is None else ""

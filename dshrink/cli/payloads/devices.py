@@ -54,7 +54,9 @@ class ProbedEnvironment(TypedDict):
     load_average: float | None
     memory_gib: float | None
     gpu: Gpu | None
+    gpu_problem: str | None
     runtimes: Mapping[str, str]
+    runtime_problems: Mapping[str, str]
     agent_digest: str
     protocol: int
 

@@ -16,8 +16,16 @@ import pytest
 from fake_cuda import EXPORTED, FOLDER, FakeCuda, simulated
 from pythons import needs
 
-from devices.agent import cuda, timing
-from devices.agent.cuda import GpuError, clocks, find_gpu, libcuda, open_gpu, through_pycuda
+from devices.agent import cuda, nvml, system, timing
+from devices.agent.cuda import (
+    GpuError,
+    clocks,
+    find_gpu,
+    gpu_problem,
+    libcuda,
+    open_gpu,
+    through_pycuda,
+)
 from devices.agent.cuda.clocks import EventClocks
 from devices.agent.protocol import Rule
 
@@ -326,12 +334,46 @@ def test_a_broken_library_has_no_gpu(monkeypatch, broken: Any) -> None:
     assert find_gpu() is None
 
 
-@pytest.mark.parametrize(
-    "function", ["cuInit", "cuDeviceGet", "cuDeviceGetName", "cuDeviceGetUuid"]
-)
-def test_a_device_that_cannot_be_asked_is_no_gpu(library, function: str) -> None:
+@pytest.mark.parametrize("function", ["cuInit", "cuDeviceGet", "cuDeviceGetName"])
+def test_a_device_that_cannot_be_asked_is_no_gpu_and_says_why(library, function: str) -> None:
+    assert gpu_problem() is None
     library.fail[function] = 999
     assert find_gpu() is None
+    assert gpu_problem() == f"{function}: CUDA_ERROR_UNKNOWN (unknown error)"
+
+
+@pytest.mark.parametrize("how", ["fails", "is lacking"])
+def test_what_nothing_depends_on_need_not_be_answered(library, monkeypatch, how: str) -> None:
+    """Neither a GPU without a UUID is hidden, nor one without a size of its L2 cache."""
+    if how == "fails":
+        library.fail["cuDeviceGetUuid"] = 801
+    else:
+        monkeypatch.setitem(EXPORTED, "cuDeviceGetUuid", ([], 99000))
+    monkeypatch.setattr(library, "lacking", {libcuda.L2_CACHE_SIZE})
+    info = find_gpu()
+    assert info is not None and (info.uuid, info.l2_bytes) == ("", None)
+    assert info.name == "Simulated H200" and info.memory_bytes > 0
+    with closing(open_gpu()) as gpu:
+        assert gpu.info == info
+    assert nvml.read(info.uuid) == {}
+
+
+def test_a_jetson_is_not_told_to_run_what_it_does_not_have(tmp_path: Path) -> None:
+    assert "nvidia-smi" in cuda.gpu_advice(str(tmp_path))
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/nv_tegra_release").write_text("# R32 (release), REVISION: 7.1")
+    assert "group `video`" in cuda.gpu_advice(str(tmp_path))
+    assert "nvidia-smi" not in cuda.gpu_advice(str(tmp_path))
+
+
+def test_a_machine_that_shows_no_gpu_tells_why(library) -> None:
+    library.fail["cuInit"] = 100
+    assert system.gpu() is None
+    problem = system.gpu_problem()
+    assert problem is not None and "cuInit: CUDA_ERROR_NO_DEVICE (no CUDA-capable" in problem
+    library.fail.clear()
+    find_gpu.cache_clear()
+    assert system.gpu() is not None and system.gpu_problem() is None
 
 
 def test_looking_for_the_gpu_makes_no_context_and_imports_no_runtime(library) -> None:
@@ -498,6 +540,16 @@ def test_a_cold_run_has_an_empty_cache_and_the_fill_is_not_timed(gpu) -> None:
     assert cold.device_ns is not None
     assert all(65 * US <= one <= 70 * US for one in cold.device_ns)
     assert simulated().memory == {}  # what flushed is given back
+
+
+def test_no_cold_run_waits_for_its_launch(gpu) -> None:
+    """A queue is empty after each wait: what is launched then reaches an idle GPU."""
+    stream = gpu.stream()
+    simulated().host_ns_per_launch(5 * US)
+    cold = VirtualClocks(gpu, stream, cold=True)
+    for runs in (1, clocks.COLD_BATCH, clocks.COLD_BATCH + 1):
+        assert cold.take(work(stream, 50 * US), runs).device_ns == runs * 50 * US
+    cold.release()
 
 
 def test_what_flushes_has_twice_the_cache_s_size_at_least(gpu, monkeypatch) -> None:

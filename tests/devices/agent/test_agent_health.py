@@ -173,7 +173,7 @@ def test_the_quota_is_read_from_the_older_cgroups_too(tmp_path: Path) -> None:
     ("before", "after", "reason"),
     [
         ({"throttle_events": 3}, {"throttle_events": 5}, "throttled itself 2 time"),
-        ({"quota_throttled": 0}, {"quota_throttled": 1}, "quota ran out 1 time"),
+        ({"quota_throttled": 0}, {"quota_throttled": 1}, "quota ran out once"),
         ({"throttle_bits": 0x50005}, {}, "under-voltage, throttled"),
         ({}, {"throttle_bits": 0x8}, "soft temperature limit"),
         ({}, {"cooling_level": 1}, "cools the CPU or GPU down"),

@@ -8,6 +8,7 @@ import pytest
 from ssh_server import wait_until
 
 from devices.agent.commands import Commands
+from devices.agent.health import read_health
 from devices.agent.jetson import is_jetson, parse_statistics, power_mode, statistics
 
 # Recorded on real boards and published; a TX2 (JetPack 4.6), one with cores off and without root, a
@@ -81,6 +82,27 @@ def test_lines_of_other_boards_are_read_too(line, cpu_mhz, gpu_mhz, memory_mhz, 
     said = parse_statistics(line)
     assert (said["cpu_mhz"], said["gpu_mhz"], said["memory_mhz"]) == (cpu_mhz, gpu_mhz, memory_mhz)
     assert max(said["temperatures_c"].values()) == hottest
+
+
+@pytest.mark.parametrize(
+    ("said", "mhz"), [(TX2, 624), (TX2_NO_ROOT, 1122), ("", 1122)], ids=["root", "user", "nothing"]
+)
+@pytest.mark.parametrize("gpu", ["17000000.gp10b", "57000000.gpu", "17000000.gv11b"])
+def test_the_gpu_s_clock_is_the_kernel_s_where_tegrastats_tells_it_to_root_alone(
+    tmp_path: Path, tools: Path, said: str, mhz: int, gpu: str
+) -> None:
+    root = tmp_path / "root"
+    folder = root / "sys/class/devfreq" / gpu
+    folder.mkdir(parents=True)
+    (folder / "cur_freq").write_text("1122000000\n")
+    other = root / "sys/class/devfreq/13e10000.host1x"
+    other.mkdir()
+    (other / "cur_freq").write_text("408000000\n")
+    (root / "etc").mkdir()
+    (root / "etc/nv_tegra_release").write_text("# R32 (release), REVISION: 7.1")
+    command(tools, "tegrastats", f"echo '{said}'")
+    health = read_health(str(root))
+    assert health["gpu_mhz"] == health["gpu"]["sm_mhz"] == mhz
 
 
 def test_a_line_that_says_nothing_known_is_no_error() -> None:

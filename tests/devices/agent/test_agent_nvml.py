@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_nvml import NOT_TOLD, UUID, FakeNvml
+from fake_nvml import GONE_IN_14, NOT_TOLD, UUID, FakeNvml
 
 from devices.agent import nvml
 
@@ -95,13 +95,16 @@ def test_only_heat_and_a_power_supply_in_need_slow_a_gpu_down(
 
 VIOLATIONS = ("thermal", "board", "reliability", "power")
 LEFT_OUT = (
-    ("nvmlDeviceGetViolationStatus", {f"{cause}_violation_ns" for cause in VIOLATIONS}),
+    (
+        "nvmlDeviceGetViolationStatus nvmlDeviceGetFieldValues",
+        {f"{cause}_violation_ns" for cause in VIOLATIONS},
+    ),
     ("nvmlDeviceGetClockInfo", {"sm_mhz", "memory_mhz"}),
     ("nvmlDeviceGetMaxClockInfo", {"sm_max_mhz", "memory_max_mhz"}),
-    ("nvmlDeviceGetDefaultApplicationsClock", {"sm_default_mhz"}),
+    ("nvmlDeviceGetDefaultApplicationsClock nvmlDeviceGetClock", {"sm_default_mhz"}),
     ("nvmlDeviceGetPowerUsage", {"power_w"}),
     ("nvmlDeviceGetEnforcedPowerLimit", {"power_limit_w"}),
-    ("nvmlDeviceGetTemperature", {"temperature_c"}),
+    ("nvmlDeviceGetTemperature nvmlDeviceGetTemperatureV", {"temperature_c"}),
     ("nvmlDeviceGetUtilizationRates", {"utilisation_percent"}),
     ("nvmlDeviceGetPersistenceMode", {"persistence"}),
     ("nvmlDeviceGetEccMode", {"ecc"}),
@@ -110,16 +113,35 @@ LEFT_OUT = (
 
 
 @pytest.mark.parametrize("how", ["lacks", "refuses"])
-@pytest.mark.parametrize(("function", "facts"), LEFT_OUT)
+@pytest.mark.parametrize(("functions", "facts"), LEFT_OUT)
 def test_what_a_driver_cannot_tell_is_none_and_the_rest_is_told(
-    install, how: str, function: str, facts: set[str]
+    install, how: str, functions: str, facts: set[str]
 ) -> None:
-    install(FakeNvml(**{how: (function,)}))
+    install(FakeNvml(**{how: tuple(functions.split())}))
     assert {name for name, fact in nvml.read(UUID).items() if fact is None} == facts
 
 
-def test_a_cause_that_a_gpu_does_not_count_is_none(install) -> None:
-    counted = install(FakeNvml()).facts["violations_ns"]
+@pytest.mark.parametrize("how", ["lacks", "refuses"])
+def test_a_driver_without_the_functions_that_cuda_14_removes_tells_the_same(install, how) -> None:
+    install(FakeNvml())
+    before = nvml.read(UUID)
+    nvml.load.cache_clear()
+    install(FakeNvml(**{how: GONE_IN_14}))
+    assert nvml.read(UUID) == before and None not in before.values()
+
+
+def test_a_driver_without_the_functions_of_13_tells_the_same(install) -> None:
+    install(FakeNvml())
+    before = nvml.read(UUID)
+    nvml.load.cache_clear()
+    new = ("nvmlDeviceGetFieldValues", "nvmlDeviceGetTemperatureV", "nvmlDeviceGetClock")
+    install(FakeNvml(lacks=new))
+    assert nvml.read(UUID) == before
+
+
+@pytest.mark.parametrize("lacks", [(), GONE_IN_14])
+def test_a_cause_that_a_gpu_does_not_count_is_none(install, lacks) -> None:
+    counted = install(FakeNvml(lacks=lacks)).facts["violations_ns"]
     del counted[5]
     counted[1] = NOT_TOLD
     facts = nvml.read(UUID)
@@ -139,9 +161,19 @@ def test_the_reasons_are_read_by_their_old_name_too(install) -> None:
     assert facts["throttle_bits"] is facts["slowed_by"] is facts["power_capped"] is None
 
 
+@pytest.mark.parametrize("driver", ["535.43.02", "535.54.03", "535.86.05"])
+def test_a_driver_with_larger_records_in_the_newest_list_is_read_by_an_older_one(
+    install, driver: str
+) -> None:
+    library = install(FakeNvml())
+    library.facts["driver"] = driver
+    library.processes = [(77, 512 << 20), (78, 5 << 20), (79, 1 << 20)]
+    assert [one["pid"] for one in nvml.processes(UUID)] == [77, 78, 79]
+
+
 @pytest.mark.parametrize(
     "lacks",
-    [(), ("_v3",), ("_v3", "_v2")],
+    [(), ("_v3",), ("_v2",), ("_v3", "_v2")],
 )
 def test_who_computes_is_listed_by_drivers_of_three_generations(install, lacks) -> None:
     name = "nvmlDeviceGetComputeRunningProcesses"
@@ -219,3 +251,5 @@ def test_the_structures_are_as_large_as_those_of_the_header() -> None:
     assert ctypes.sizeof(nvml._Process) == 16
     assert ctypes.sizeof(nvml._ProcessOfInstance) == 24
     assert ctypes.sizeof(nvml._Violation) == 16
+    assert ctypes.sizeof(nvml._Field) == 40
+    assert ctypes.sizeof(nvml._Temperature) == 12

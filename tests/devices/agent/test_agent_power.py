@@ -283,6 +283,19 @@ def test_a_gpu_is_locked_to_its_default_clock_and_freed_again(
     assert leftovers(nvidia) == []
 
 
+def test_a_clock_that_is_a_share_of_the_highest_is_said_to_be_one(
+    nvidia, cores, lock_path: str, monkeypatch
+) -> None:
+    """As on every GPU, once CUDA 14 removes the default applications clock."""
+    monkeypatch.setattr(power.health, "gpu", lambda root: {**GPU, "sm_default_mhz": None})
+    held = power.hold(str(cores["root"]), lock_path=lock_path)
+    try:
+        assert held.descriptions[1:] == ["GPU clock 1386 MHz (0.7 of its highest; was free)"]
+        assert held.gpu_mhz == 1386 and clock(nvidia) == "1386,1386"
+    finally:
+        held.release()
+
+
 def test_a_gpu_is_locked_where_the_cpu_s_clock_is_nobody_s_to_choose(
     nvidia, tmp_path: Path, lock_path: str
 ) -> None:

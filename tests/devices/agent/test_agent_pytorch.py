@@ -351,6 +351,35 @@ def test_options_outside_of_what_there_is_are_refused() -> None:
             pytorch.PyTorch.OPTIONS[name](name, value)
 
 
+@pytest.mark.parametrize(
+    ("cuda", "raised", "why"),
+    [
+        (None, None, "it was built without CUDA"),
+        ("12.6", None, "no GPU was found"),
+        ("12.6", RuntimeError("The NVIDIA driver is too old\nC++ frames"), "driver is too old"),
+        ("12.6", AssertionError("no _cuda_init"), "no _cuda_init"),
+    ],
+)
+def test_why_pytorch_finds_no_gpu_is_what_it_says_itself(
+    cuda: str | None, raised: Exception | None, why: str
+) -> None:
+    """``is_available`` answers no, and makes the reason a warning."""
+
+    def init() -> None:
+        if raised is not None:
+            raise raised
+
+    runtime = pytorch.PyTorch()
+    runtime._torch = types.SimpleNamespace(
+        __version__="2.6.0",
+        version=types.SimpleNamespace(cuda=cuda),
+        cuda=types.SimpleNamespace(is_available=lambda: False, init=init),
+    )
+    with pytest.raises(RequestError, match=why) as caught:
+        runtime._device(on_gpu=True)
+    assert caught.value.kind == "missing_runtime" and "\n" not in caught.value.message
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_gpu_that_is_not_there_is_a_missing_runtime(
     runtime: pytorch.PyTorch, save: Callable[[bytes], str]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from strict_torch_cuda import IN_USE_BEFORE, LOST, MODEL, ONE_RUN, StrictTorch
 
+from devices.agent.checks import RequestError
 from devices.agent.cuda.clocks import EventClocks
 from devices.agent.protocol import Rule
 from devices.agent.runtimes.pytorch import build as onnx_in_torch
@@ -168,8 +169,9 @@ def test_an_error_while_a_graph_is_recorded_leaves_no_recording_open(
             raise RuntimeError(LOST)
 
     monkeypatch.setattr(gpu.cuda, "ran", fail_when_recorded)
-    with pytest.raises(RuntimeError, match="illegal memory access"):
+    with pytest.raises(RequestError, match="illegal memory access") as caught:
         prepare(launch="cuda_graph")
+    assert "launch=plain" in caught.value.advice and caught.value.ends_process
     gpu.cuda.synchronize()  # which a recording would forbid
 
 

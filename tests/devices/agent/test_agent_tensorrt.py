@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from fake_cuda import FOLDER, simulated
-from onnx import TensorProto
+from onnx import TensorProto, helper
 from strict_tensorrt import VERSIONS, machine, models
 
 from devices.agent import worker
@@ -101,6 +101,8 @@ def test_every_version_builds_runs_and_tells_what_it_built(
     assert facts["device_memory_bytes"] > 0
     assert facts["tactics"] and facts["tactic_sources"]
     assert facts["flags"]["tf32"] is False
+    has_streams = not version.startswith(("8.2", "8.4", "8.5"))
+    assert facts["auxiliary_streams"] == int(has_streams)
     assert (facts["gpu"], facts["binding"]) == ("Simulated H200", "libcuda")
     named = not version.startswith(("8.2", "8.4"))
     assert facts["api"] == ("tensors" if named else "bindings")
@@ -138,7 +140,8 @@ def test_inputs_and_outputs_are_fp16_where_the_layers_are(
     element = "HALF" if precision == "fp16" else "FLOAT"
     assert trt.world.configs[0]["io"] == {"image": element, "result": element}
     is_set = precision == "fp16" and version in WITH_FLAGS
-    assert model.facts()["flags"].get("io") == ("fp16" if is_set else None)
+    told = "fp32" if precision == "int8" else "fp16" if is_set else None
+    assert model.facts()["flags"].get("io") == told
     model.close()
 
 
@@ -341,8 +344,10 @@ def test_an_engine_of_another_version_is_refused_with_what_tensorrt_says(
     sha256 = first.facts()["engine_sha256"]
     first.close()
     _, other = install(version)
-    with pytest.raises(RuntimeError, match="Version tag does not match"):
-        other.prepare(file, 1, 0, {"engine_sha256": sha256})
+    error = failure(other, file, engine_sha256=sha256)
+    assert error.kind == "runtime_error" and "builds it anew" in error.advice
+    assert f"TensorRT {version} does not take the engine" in error.message
+    assert "Version tag does not match" in error.message
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -446,18 +451,24 @@ def test_a_timing_cache_that_was_lost_on_the_device_is_begun_anew(
 
 @pytest.mark.parametrize("version", WITH_FLAGS)
 @pytest.mark.parametrize(("asked", "chosen"), [("fp16", "fp32"), ("int8", "fp16")])
-def test_an_engine_in_another_precision_than_was_asked_for_fails_and_is_not_kept(
+def test_a_faster_precision_than_was_allowed_is_measured_and_told(
     install: Install, save: Callable[[bytes], str], version: str, asked: str, chosen: str
 ) -> None:
+    """A TX2 may prefer fp32: the latency with fp16 allowed is what a user gets."""
     trt, runtime = install(version)
     trt.world.chooses = chosen
     file = save(typed(version, asked))
-    memory = len(trt.world.gpu.memory)
-    error = failure(runtime, file, precision=asked)
-    assert error.kind == "wrong_precision"
-    assert asked in error.message and f"{chosen} was built" in error.message
-    assert not list(Path(file).parent.glob(f"*{engines.ENGINE_SUFFIX}"))
-    assert len(trt.world.gpu.memory) == memory
+    model = runtime.prepare(file, 1, 0, {"precision": asked})
+    told = model.facts()
+    assert told["precision"] == chosen
+    assert told["precision_note"].startswith(f"{chosen} was built where {asked} was asked for: ")
+    assert model.measure(QUICK, 1).device_ns
+    model.close()
+    again = runtime.prepare(
+        file, 1, 0, {"precision": asked, "engine_sha256": told["engine_sha256"]}
+    )
+    assert again.facts()["engine_reused"] and again.facts()["precision_note"]
+    again.close()
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -467,8 +478,11 @@ def test_an_fp32_engine_with_anything_less_in_it_fails(
 ) -> None:
     trt, runtime = install(version)
     trt.world.chooses = chosen
-    error = failure(runtime, save(models.convolution()))
+    file = save(models.convolution())
+    error = failure(runtime, file)
     assert error.kind == "wrong_precision" and f"in {chosen}" in error.message
+    assert not list(Path(file).parent.glob(f"*{engines.ENGINE_SUFFIX}"))
+    assert trt.world.gpu.memory == {}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -506,8 +520,9 @@ def test_a_piece_that_multiplies_nothing_is_in_fp16_all_the_same(
         assert model.facts()["precision"] == "fp16"
         model.close()
         trt.world.chooses = "fp32"
-        error = failure(runtime, file, precision="fp16")
-        assert error.kind == "wrong_precision" and "layers that compute" in error.message
+        model = runtime.prepare(file, 1, 0, {"precision": "fp16"})
+        assert "layers that compute" in model.facts()["precision_note"]
+        model.close()
     else:
         assert failure(runtime, file, precision="fp16").kind == "bad_model"
 
@@ -523,7 +538,21 @@ def test_from_11_on_an_fp16_engine_needs_a_file_in_fp16(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_int8_without_scales_is_refused(
+def test_a_piece_without_products_needs_no_scales_in_int8(
+    install: Install, save: Callable[[bytes], str], version: str
+) -> None:
+    """A bias map, an addition or a pool alone has no Q/DQ nodes."""
+    trt, runtime = install(version)
+    model = runtime.prepare(save(models.pooling()), 1, 0, {"precision": "int8"})
+    assert model.facts()["precision_note"] == "" and model.facts()["flags"]["io"] == "fp32"
+    assert "INT8" not in trt.world.configs[0]["flags"]
+    assert trt.world.configs[0]["io"] == {"image": "FLOAT", "result": "FLOAT"}
+    assert model.measure(QUICK, 1).device_ns
+    model.close()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_int8_products_without_scales_are_refused(
     install: Install, save: Callable[[bytes], str], version: str
 ) -> None:
     _, runtime = install(version)
@@ -539,9 +568,36 @@ def test_an_operator_that_the_parser_does_not_know_is_named_with_its_node(
     nodes = [models.node("Relu", ["image"], "t1"), models.node("Det", ["t1"], "result")]
     error = failure(runtime, save(models.write(nodes, result=[2, 8])))
     assert error.kind == "bad_model"
-    assert "node 1 (result/Det)" in error.message
+    assert "node 1 (Det result/Det)" in error.message
     assert "No importer registered for op: Det" in error.message
     assert "UNSUPPORTED_NODE" in error.message
+
+
+def test_an_operator_without_a_name_is_named_by_its_kind(
+    install: Install, save: Callable[[bytes], str]
+) -> None:
+    _, runtime = install()
+    nodes = [helper.make_node("Det", ["image"], ["result"])]
+    assert "node 0 (Det): " in failure(runtime, save(models.write(nodes))).message
+
+
+def test_what_the_parser_says_in_several_lines_is_one(
+    install: Install, save: Callable[[bytes], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trt, runtime = install()
+    said = "Invalid Node - result/Det\nITensor::getDimensions: Error Code 4\n"
+    monkeypatch.setattr(trt.ParserError, "desc", lambda self: said)
+    error = failure(runtime, save(models.write([models.node("Det", ["image"], "result")])))
+    assert "Invalid Node - result/Det ITensor::getDimensions: Error Code 4 [" in error.message
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_empty_file_which_the_parsers_take_is_a_bad_model(
+    install: Install, save: Callable[[bytes], str], version: str
+) -> None:
+    _, runtime = install(version)
+    error = failure(runtime, save(b""))
+    assert error.kind == "bad_model" and "holds no network" in error.message
 
 
 def test_a_shape_that_is_not_fixed_is_refused_by_the_tensor_s_name(
@@ -719,7 +775,35 @@ def test_models_whose_names_are_alike_keep_their_own_engines(tmp_path: Path) -> 
     assert kept == {b"a.onnx", b"a.onnx.b", b"ab.onnx", b"another"}
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_a_build_warns_of_is_not_why_it_failed(
+    install: Install, save: Callable[[bytes], str], version: str
+) -> None:
+    """Every build skips tactics that want too much memory."""
+    trt, runtime = install(version)
+    trt.world.fails["build"] = "10: Could not find any implementation for node t1/Conv."
+    error = failure(runtime, save(models.convolution()))
+    assert error.kind == "runtime_error" and "insufficient" not in error.message
+
+
 # Which machines
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("what", ["Builder", "Runtime"])
+def test_a_driver_that_does_not_fit_is_missing_with_the_warning_that_says_so(
+    install: Install, save: Callable[[bytes], str], version: str, what: str
+) -> None:
+    trt, runtime = install(version)
+    trt.world.fails[what] = (
+        "CUDA initialization failure with error: 35. Please check your CUDA installation"
+    )
+    error = failure(runtime, save(models.convolution()))
+    assert error.kind == "missing_runtime"
+    assert f"TensorRT {version} does not start on Simulated H200" in error.message
+    assert "CUDA initialization failure with error: 35" in error.message
+    assert "serves CUDA 12.4" in error.advice
+    assert trt.world.gpu.memory == {}
 
 
 def test_without_a_gpu_tensorrt_is_never_imported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -729,7 +813,7 @@ def test_without_a_gpu_tensorrt_is_never_imported(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "tensorrt", None)  # importing it would fail
     runtime = TensorRT()
     assert runtime.version() is None
-    with pytest.raises(RequestError, match="no usable one was found") as caught:
+    with pytest.raises(RequestError, match="was found: cuInit: CUDA_ERROR_NO_DEVICE") as caught:
         runtime.load()
     assert caught.value.kind == "missing_runtime"
 
@@ -741,6 +825,7 @@ def test_a_tensorrt_that_does_not_import_is_missing(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     runtime = TensorRT()
     assert runtime.version() is None
+    assert "does not start" in runtime.problem() and "install tensorrt-cu12" in runtime.problem()
     with pytest.raises(RequestError, match="does not start") as caught:
         runtime.load()
     assert caught.value.kind == "missing_runtime" and "pip install" in caught.value.advice
@@ -790,7 +875,7 @@ def test_a_worker_measures_profiles_and_tells_its_timing_cache(
     worker_with: Callable[..., None], save: Callable[[bytes], str], version: str, binding: str
 ) -> None:
     worker_with(version, SIMULATED_GPU_BINDING=binding)
-    assert worker.version("tensorrt") == version
+    assert worker.version("tensorrt") == (version, "")
     file = save(models.convolution())
     options = {"launch": "cuda_graph", "precision": "fp32"}
     rule = QUICK._asdict()
@@ -818,9 +903,21 @@ def test_a_builder_that_ends_its_process_costs_one_job(
     assert worker.ask("tensorrt", request)["device_ns"]
 
 
+def test_a_capture_that_failed_ends_its_process_and_the_next_job_has_a_new_one(
+    worker_with: Callable[..., None], save: Callable[[bytes], str]
+) -> None:
+    worker_with(ONE, FAKE_TENSORRT_FAILS="capture=in the middle")
+    options = {"launch": "cuda_graph"}
+    request = asked("measure", save(models.convolution()), rule=QUICK._asdict(), options=options)
+    with pytest.raises(RequestError, match="cannot be captured"):
+        worker.ask("tensorrt", request)
+    assert "tensorrt" not in worker._workers
+    assert worker.ask("tensorrt", dict(request, options={}))["device_ns"]
+
+
 def test_a_worker_without_a_gpu_tells_no_version(worker_with: Callable[..., None]) -> None:
     worker_with(ONE, SIMULATED_GPU_COUNT="0")
-    assert worker.version("tensorrt") is None
+    assert worker.version("tensorrt")[0] is None
 
 
 # Inputs

@@ -120,7 +120,8 @@ def test_each_version_builds_and_times_in_each_precision_and_launch(
     assert not built["tf32"] and built["verbosity"] == "detailed"
     is_set = precision == "fp16" and version != "11.1.0"
     assert built["io"] == (["fp16:chw"] * 2 if is_set else [None] * 2)
-    assert facts["flags"].get("io") == ("fp16" if is_set else None)
+    told = "fp32" if precision == "int8" else "fp16" if is_set else None
+    assert facts["flags"].get("io") == told and facts["precision_note"] == ""
     model.close()
     assert device.left == {Path(engines.path_of("m.onnx", facts["engine_sha256"])).name}
 
@@ -130,10 +131,10 @@ def test_each_version_profiles_its_layers(device: Device, version: str) -> None:
     model = device.prepare(device.become(version))
     layers = model.layers(7)
     assert layers[0][0] == FIRST and len(layers) == 3
-    # The stand-in's means are 0.1 ms above its medians, which came with 8.5.
-    first_ns = 200_000 if version in ("8.2.1", "8.4.2") else 100_000
-    assert layers[0][1] == [first_ns]
-    assert "--iterations=7" in device.calls[-1]
+    # The first run of the stand-in is ten times as slow; medians came with 8.5.
+    has_medians = version not in ("8.2.1", "8.4.2")
+    assert layers[0][1] == ([100_000] if has_medians else pytest.approx([100_000], rel=0.1))
+    assert ("--iterations=7" in device.calls[-1]) is has_medians
     model.close()
 
 
@@ -353,6 +354,7 @@ FAULTS: dict[str, tuple[str, str]] = {
     "memory": ("out_of_memory", "8589934592"),
     "old gpu": ("missing_runtime", "SM 70 is not supported"),
     "no gpu": ("missing_runtime", "no CUDA-capable device"),
+    "old driver": ("missing_runtime", "CUDA initialization failure with error: 35"),
     "other": ("runtime_error", "Could not find any implementation"),
     "crash": ("worker_crashed", "SIGSEGV"),
     "does not save": ("runtime_error", "save the engine"),
@@ -376,13 +378,20 @@ def test_each_failure_says_what_happened_and_leaves_nothing_behind(
     assert all(name.endswith(".engine") for name in device.left)
 
 
-def test_an_engine_of_another_precision_than_asked_for_fails(device: Device) -> None:
-    error = failure(device, "8.5.3", "ignores precision", precision="fp16")
-    assert error.kind == "wrong_precision" and "fp16" in error.message and "fp32" in error.message
+def test_an_engine_of_another_precision_than_was_allowed_is_measured_and_told(
+    device: Device,
+) -> None:
+    model = device.prepare(device.become("8.5.3", "ignores precision"), precision="fp16")
+    assert model.measure(RULE, 1).device_ns
+    assert model.facts()["precision"] == "fp32"
+    assert "fp32 was built where fp16 was asked for" in model.facts()["precision_note"]
+    model.close()
 
 
-def test_a_graph_that_could_not_be_recorded_is_no_result(device: Device) -> None:
-    error = failure(device, "8.5.3", "graph", launch="cuda_graph")
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_graph_that_could_not_be_recorded_is_no_result(device: Device, version: str) -> None:
+    """11.0 says it in other words."""
+    error = failure(device, version, "graph", launch="cuda_graph")
     assert error.kind == "runtime_error" and "CUDA graph" in error.message
 
 
@@ -419,6 +428,7 @@ def test_the_path_comes_before_the_usual_place_and_the_user_s_word_before_both(
 def test_a_version_whose_flags_nobody_knows_is_refused(device: Device, version: str) -> None:
     error = failure(device, version)
     assert error.kind == "missing_runtime" and version in error.message
+    assert version in device.become(version).problem()
     assert device.become(version).version() is None
 
 

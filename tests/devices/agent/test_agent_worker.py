@@ -212,8 +212,9 @@ def test_state_is_what_this_process_has_learned(jobs: Jobs, tmp_path: Path) -> N
 
 
 def test_the_version_of_an_isolated_runtime_is_asked_of_its_process(jobs: Jobs) -> None:
-    assert worker.version("isolated_fake") == "1"
-    assert worker.version("no such runtime") is None
+    assert worker.version("isolated_fake") == ("1", "")
+    version, problem = worker.version("no such runtime")
+    assert version is None and "no runtime called 'no such runtime'" in problem
 
 
 def test_a_machine_without_room_for_another_process_tells_no_version(
@@ -225,8 +226,8 @@ def test_a_machine_without_room_for_another_process_tells_no_version(
     for module, name in ((worker.subprocess, "Popen"), (worker.tempfile, "TemporaryFile")):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, refuse)
-            assert worker.version("isolated_fake") is None
-    assert worker.version("isolated_fake") == "1"
+            assert worker.version("isolated_fake") == (None, "Cannot allocate memory")
+    assert worker.version("isolated_fake") == ("1", "")
 
 
 HANGS = "import os, signal\nopen(os.environ['STARTED'], 'a').write('x')\nsignal.pause()\n"
@@ -245,7 +246,10 @@ def test_runtimes_whose_version_hangs_are_left_out_and_share_one_budget(
     monkeypatch.setattr(runtimes, "_loaded", {})
     monkeypatch.setattr(IsolatedFake, "VERSION_IMPORTS", True)
     monkeypatch.setattr(runtimes, "FINDING_S", 3.0)
-    assert runtimes.found() == {"fake": "1"}
+    found = runtimes.found()
+    assert found.versions == {"fake": "1"}
+    assert "ended its process" in found.problems["hangs"]
+    assert found.problems["hangs too"] == "no time was left to look for it"
     # The first used it up; nothing was started for the second, and the first is gone.
     assert started.read_text() == "x" and not worker._workers
 
@@ -257,7 +261,7 @@ def test_versions_are_told_in_the_order_of_the_runtimes(
     monkeypatch.setattr(runtimes, "RUNTIMES", found)
     monkeypatch.setattr(runtimes, "_loaded", {})
     monkeypatch.setattr(IsolatedFake, "VERSION_IMPORTS", True)
-    assert list(runtimes.found().items()) == [("isolated_fake", "1"), ("fake", "1")]
+    assert list(runtimes.found().versions.items()) == [("isolated_fake", "1"), ("fake", "1")]
 
 
 def test_a_worker_waits_for_ever_between_two_jobs() -> None:

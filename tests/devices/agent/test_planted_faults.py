@@ -171,12 +171,7 @@ FAULTS = {
         "10 11",
     ),
     "a logger without its base": (BUILD, "trt.ILogger.__init__(self)", "pass", ALL),
-    "a runtime without logger": (
-        ENGINE,
-        "self._trt.Runtime(self._logger)",
-        "self._trt.Runtime()",
-        ALL,
-    ),
+    "a runtime without logger": (BUILD, "return kind(logger)", "return kind()", ALL),
     "the format by its number": (ENGINE, "self._trt.LayerInformationFormat.JSON", "1", ALL),
     "a profiler without its base": (ENGINE, "trt.IProfiler.__init__(self)", "pass", ALL),
     "a profiler's old method": (ENGINE, "def report_layer_time", "def report", ALL),
@@ -209,6 +204,7 @@ def run_everything(version: str, patch: pytest.MonkeyPatch, folder: Path) -> Non
         file.write_bytes(content)
         model = runtime.prepare(str(file), 1, 0, {"precision": precision, "launch": "cuda_graph"})
         try:
+            assert model.facts()["precision"] == precision
             assert model.measure(QUICK, 1).device_ns
             assert model.layers(2)
         finally:

@@ -110,7 +110,7 @@ def test_the_recorded_requests_are_still_understood(tmp_path: Path) -> None:
 
 def test_the_host_reads_what_the_worker_answered() -> None:
     by_request = {asked["id"]: (asked, reply) for asked, reply in recorded()}
-    assert by_request["0"][1]["result"] == {"version": VERSION}
+    assert by_request["0"][1]["result"] == {"version": VERSION, "problem": ""}
     assert by_request["1"][1]["result"] == {"state": None}
     assert by_request["3"][1]["result"]["state"]
     fp16, cold = (parse_result(by_request[n][1]["result"]) for n in ("2", "4"))

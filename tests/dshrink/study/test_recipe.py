@@ -44,7 +44,7 @@ def load_text(write: Write, text: str) -> Recipe:
 def test_the_paper_s_networks_ship_in_both_lengths_beside_the_digits() -> None:
     networks = ("efficientnet_lite0", "efficientnet_lite3", "mobilenetv2_100", "mobilenetv2_140")
     expected = {f"{name}_{epochs}" for name in networks for epochs in (180, 360)}
-    assert set(shipped_recipes()) == {"digits", "digits_demo"} | expected
+    assert set(shipped_recipes()) == {"digits", "digits_short"} | expected
 
 
 @pytest.mark.parametrize("name", IMAGENET)
@@ -75,20 +75,20 @@ def test_recipes_of_imagenet_are_the_paper_s(name: str) -> None:
     assert set(recipe.keep) == {mask.keep_mask.count("1") for mask in masks}
 
 
-def test_the_digits_recipe_has_all_rows_over_three_seeds_and_the_demo_shortens_it() -> None:
-    digits, demo = load_recipe("digits"), load_recipe("digits_demo")
+def test_the_digits_recipe_has_all_rows_over_three_seeds_and_a_short_form() -> None:
+    digits, short = load_recipe("digits"), load_recipe("digits_short")
     assert len(digits.rows) == 8
     assert len(digits.seeds) == 3
     assert digits.random_draws == 5
     assert not digits.free_activation and "free_activation" in digits.rows
-    assert digits.remarks == demo.remarks != ()
+    assert digits.remarks == short.remarks != ()
     assert "were chosen on the same validation images" in digits.remarks[0]
-    assert set(demo.rows) == {"original", "searched", "random", "layer_pruning"}
-    assert (demo.model, demo.keep) == (digits.model, digits.keep)
-    assert demo.finetune.epochs < digits.finetune.epochs
+    assert set(short.rows) == {"original", "searched", "random", "layer_pruning"}
+    assert (short.model, short.keep) == (digits.model, digits.keep)
+    assert short.finetune.epochs < digits.finetune.epochs
     # Sections are merged field by field.
-    assert demo.finetune.augmentation == digits.finetune.augmentation
-    assert demo.finetune.learning_rate == digits.finetune.learning_rate
+    assert short.finetune.augmentation == digits.finetune.augmentation
+    assert short.finetune.learning_rate == digits.finetune.learning_rate
 
 
 def test_what_a_section_leaves_out_is_as_in_the_fine_tuning(write: Write) -> None:
@@ -209,7 +209,7 @@ def test_nonsense_is_refused_in_one_line_with_the_file(
 
 
 def test_a_name_that_is_no_recipe_gets_those_that_are(tmp_path: Path) -> None:
-    with pytest.raises(TrainError, match=r"no recipe 'digit'; there are digits, digits_demo, "):
+    with pytest.raises(TrainError, match=r"no recipe 'digit'; there are digits, digits_short, "):
         load_recipe("digit")
     with pytest.raises(TrainError, match="cannot be read"):
         load_recipe(str(tmp_path / "none.toml"))

@@ -22,7 +22,7 @@ from dshrink.network.models import Network
 from dshrink.operations import study as study_operation
 from dshrink.operations.bench_networks import network_of_file
 from dshrink.operations.study import StudyStages
-from dshrink.operations.study_plan import StudyRequest, study_context
+from dshrink.operations.study_plan import StudyRequest, own_images, study_context
 from dshrink.results import BenchmarkResult
 from dshrink.study.folders import MeasuredStep, StepFolders, StepResult
 from dshrink.study.recipe import load_recipe, shipped_recipes
@@ -290,7 +290,7 @@ def test_weights_of_a_file_are_known_by_what_is_in_it(
     ("words", "said"),
     [
         ([], "give a RECIPE; `dshrink run --list` names them"),
-        (["digits"], "give --data DIR: the images to train on"),
+        (["mobilenetv2_100_180"], "give --data DIR: the images to train on"),
         (["digits", "--seeds", "one"], "--seeds 'one': give whole numbers, such as 0,1,2"),
         (["digits", "--rows", "fast", "--dry-run"], "unknown row 'fast'"),
         (["digits", "--data", "nowhere", "--dry-run"], "nowhere"),
@@ -301,6 +301,14 @@ def test_what_is_missing_is_said(command: Command, words: list[str], said: str) 
     assert isinstance(error, DshrinkError)
     assert said in str(error)
     assert "\n" not in str(error)
+
+
+def test_the_digits_bring_their_images(tmp_path: Path) -> None:
+    recipe = load_recipe("digits")
+    images = open_images(str(own_images(recipe, tmp_path)), recipe.choice.channels)
+    assert recipe.images is not None
+    assert (len(images.train), len(images.validation)) == (1078, 719)
+    assert (len(images.train), len(images.classes)) == (recipe.images.training, 10)
 
 
 def test_processes_that_train_together_do_not_measure(

@@ -139,3 +139,12 @@ def test_a_name_says_what_is_unusual_and_nothing_else() -> None:
     )
     assert unusual.name == "depthwise 3x5 96->96 at 28x14, stride 2x1, no bias, relu6"
     assert Layer(kind="linear", in_channels=1280, out_channels=1000).name == "linear 1280->1000"
+
+
+def test_a_layer_in_python_takes_numbers_for_pairs_and_refuses_what_is_no_number() -> None:
+    one = Layer(in_channels=np.int64(3), out_channels=4, kernel=3, stride=[2, 2], height=8)
+    assert one == Layer(in_channels=3, out_channels=4, kernel=(3, 3), stride=(2, 2), height=8)
+    assert type(one.in_channels) is int and hash(one)
+    for name, value in (("in_channels", 3.0), ("kernel", (3, 3, 3)), ("stride", "2")):
+        with pytest.raises(PieceError, match=f"{name} must be a whole number"):
+            Layer(**{"in_channels": 3, "out_channels": 4, "height": 8, name: value})

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from layer_tables import table_of
 
 from latency_tables.errors import MissingPieceError
 from latency_tables.layers.layer import Layer
+from latency_tables.layers.layer_table import LayerRow
 from latency_tables.layers.prediction import LEAST_LAYERS, predict_layer, same_sort
 from latency_tables.layers.texts import parse_layer
+from latency_tables.origin import Origin
 
 GRID = "cin=16,32,64,128 cout=16,32,64,128 k=3 hw=28,14"
 
@@ -72,8 +75,9 @@ def test_a_measured_layer_is_what_was_measured() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("cin=256 cout=64 k=3 hw=28", "outside of the measured"),
         ("cin=64 cout=64 k=3 hw=56", "outside of the measured"),
+        ("cin=256 cout=64 k=3 hw=28", "input channels 256 is outside of the measured 16 to"),
+        ("cin=64 cout=64 k=3 h=14 w=28", "height / width of the output 0.5 is outside of"),
         ("cin=50 cout=64 k=3 hw=28", "in_channels in multiples of 16, and 50 is none"),
         ("cin=64 cout=64 k=5 hw=28", "the table has 0 measured layers of its sort"),
         ("cin=64 cout=64 k=3 hw=28 act=relu", "the table has 0 measured layers of its sort"),
@@ -85,6 +89,25 @@ def test_what_no_measured_layer_speaks_for_is_refused(text: str, says: str) -> N
         predict_layer(table_of(GRID, noisy_ms), parse_layer(text))
     assert says in str(refused.value)
     assert "dshrink profile" in str(refused.value)
+
+
+def test_a_published_table_has_no_intervals_to_predict_from() -> None:
+    table = table_of(GRID, noisy_ms)
+    rows = tuple(
+        LayerRow(
+            layer=row.layer,
+            digest=row.digest,
+            latency_ms=row.latency_ms,
+            macs=row.macs,
+            parameters=row.parameters,
+            peak_activations=row.peak_activations,
+            verdict="published",
+        )
+        for row in table.rows
+    )
+    published = replace(table, rows=rows, origin=Origin(source="them", licence="MIT"))
+    with pytest.raises(MissingPieceError, match="was published, without intervals"):
+        predict_layer(published, rows[0].layer)
 
 
 def test_few_layers_predict_nothing() -> None:

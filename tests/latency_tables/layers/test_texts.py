@@ -130,6 +130,8 @@ def test_a_grid_is_bounded_before_it_is_built() -> None:
             parse_grid(text)
     with pytest.raises(PieceError, match="has no layer"):
         parse_grid("cin=3 cout=4,5 hw=4 g=2")
+    with pytest.raises(PieceError, match="in_channels=8,: a value is missing beside a comma"):
+        parse_grid("cin=8, cout=4 hw=4")
     with pytest.raises(PieceError, match="from:to:step"):
         parse_grid("cin=9:3:1 cout=4 hw=4")
 
@@ -138,7 +140,8 @@ def test_a_grid_is_bounded_before_it_is_built() -> None:
     ("text", "says"),
     [
         ("in_channels,out_channels,height\n3,4,8\n3,x,8\n", "line 3: out_channels must be"),
-        ("in_channels,out_channels,height,colour\n3,4,8,red\n", "line 1: column a layer has no"),
+        ("in_channels,out_channels,height,colour\n3,4,8,red\n", "line 1: unknown field of a layer"),
+        ("name,cin,cout,hw\na,3,4,8\nb;c,4,4,8\n", "line 3: name 'b;c' must not contain ';'"),
         ("in_channels,out_channels,height\n", "no rows below the header"),
         ("in_channels,out_channels,height,groups\n3,4,8,2\n", "line 2: 3 input channels do not"),
     ],

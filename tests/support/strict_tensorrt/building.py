@@ -23,6 +23,17 @@ NO_MEMORY = (
     "2: [virtualMemoryBuffer.cpp::resizePhysical::140] Error Code 2: OutOfMemory (no further "
     "information)"
 )
+#: What a build says that goes well.
+SAID_IN_EVERY_BUILD = (
+    ("VERBOSE", "Applying generic optimizations to the graph for inference."),
+    ("INFO", "Detected 1 inputs and 1 output network tensors."),
+    (
+        "WARNING",
+        "Tactic Device request: 6163MB Available: 5837MB. Device memory is insufficient to use "
+        "tactic.",
+    ),
+    ("WARNING", "Skipping tactic 4 due to insufficient memory on requested size of 6462373888"),
+)
 
 
 class ILogger:
@@ -40,7 +51,7 @@ class Logger:
 
 class Builder:
     def made(self: Any, logger: Any) -> None:
-        self._world.need_gpu("Builder")
+        self._world.made("Builder", logger)
         self.__dict__["_logger"] = logger
 
     def create_network(self: Any, flags: int = 0) -> Any:
@@ -249,6 +260,8 @@ def _build(world: World, logger: Any, parsed: Any, config: Any) -> Any:
             "io": {one.name: one.element for one in [*parsed.inputs, *parsed.outputs]},
         }
     )
+    for severity, text in SAID_IN_EVERY_BUILD:
+        world.tell(logger, severity, text)
     if world.fail("build", logger):
         return None
     has_scales = any(node.op_type == "QuantizeLinear" for node in parsed.nodes)

@@ -14,7 +14,7 @@ from .world import World
 
 class Runtime:
     def made(self: Any, logger: Any) -> None:
-        self._world.need_gpu("Runtime")
+        self._world.made("Runtime", logger)
         self.__dict__["_logger"] = logger
         self._world.note_end(self, "Runtime")
 
@@ -49,6 +49,9 @@ class ICudaEngine:
         return len(self._tensors)
 
     get_num_bindings = get_num_io_tensors
+
+    def get_num_aux_streams(self: Any) -> int:
+        return 1
 
     def get_tensor_name(self: Any, index: int) -> str:
         return str(self._tensors[index].name)
@@ -100,7 +103,10 @@ class EngineInspector:
     def get_engine_information(self: Any, format: Any) -> str:
         if format.name != "JSON":
             return "a line a layer"
-        return json.dumps(_information(self._world, self._engine))
+        text = json.dumps(_information(self._world, self._engine))
+        if self._world.version.startswith("8.6.0"):  # issue 2779 of NVIDIA/TensorRT
+            text = text.replace('"LayerType": "', '"LayerType": "\x01\x1f')
+        return text
 
 
 class IExecutionContext:

@@ -19,7 +19,8 @@ MAGIC = b"FAKE TENSORRT "
 class World:
     """``fails`` makes a step fail with a text; ``chooses`` is the builder's own mind.
 
-    Steps: "build", "deserialize", "context", "enqueue", "capture".  A text of "CRASH" ends the
+    Steps: "Builder" and "Runtime", which cannot be made then and say why in a warning; "build",
+    "deserialize", "context", "enqueue", "capture".  A text of "CRASH" ends the
     process as a fault in native code does; one of "BROKEN" leaves a GPU that nothing works on.
     """
 
@@ -43,9 +44,20 @@ class World:
         if not self.gpu.gpu.count:
             raise Crash(f"{what} without a GPU")
 
+    def made(self, what: str, logger: Any) -> None:
+        """Refuse to make it as pybind does (seen with 8.4.1.5 and 8.5.3.1) where it is to fail."""
+        self.need_gpu(what)
+        if what in self.fails:
+            self.tell(logger, "WARNING", self.fails[what])
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+
     def error(self, logger: Any, text: str) -> None:
+        """Tell the program's logger of an error."""
+        self.tell(logger, "ERROR", text)
+
+    def tell(self, logger: Any, severity: str, text: str) -> None:
         """Tell the program's logger."""
-        logger.log(self.classes["ILogger"].ERROR, text)  # type: ignore[attr-defined]
+        logger.log(getattr(self.classes["ILogger"], severity), text)
 
     def fail(self, step: str, logger: Any) -> bool:
         """Whether a step is to fail; its text is told."""

@@ -9,7 +9,7 @@ from ... import timing
 from ...checks import RequestError, bad_model, clip, missing_runtime
 from ...cuda.clocks import EventClocks
 from ...protocol import Rule
-from .. import Options, Prepared, is_out_of_memory
+from .. import Options, Prepared, is_out_of_memory, not_captured
 from .clocks import TorchGpu
 
 #: Runs before anything is recorded: the first of them choose algorithms and fill the allocator.
@@ -163,8 +163,13 @@ class TorchModel(Prepared):
             self.outputs = None
             cuda.reset_peak_memory_stats()
             graph = cuda.CUDAGraph()
-            with cuda.graph(graph):
-                self.outputs = self._call(*self._inputs)
+            try:
+                with cuda.graph(graph):
+                    self.outputs = self._call(*self._inputs)
+            except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
+                raise not_captured(str(error)) from error
             self._recorded_peak = int(cuda.max_memory_allocated())
         self._graph = graph
 

@@ -15,7 +15,7 @@ import time
 from contextlib import suppress
 from typing import Any, Dict, List, Optional
 
-from ...checks import Check, RequestError, missing_runtime, one_of
+from ...checks import Check, RequestError, clip, missing_runtime, one_of
 from .. import Options, Prepared, Runtime, starting
 from . import build
 from .model import TorchModel
@@ -112,12 +112,22 @@ class PyTorch(Runtime):
     def _device(self, on_gpu: bool) -> Any:
         torch = self._torch
         if on_gpu and not torch.cuda.is_available():
-            why = "no GPU was found" if torch.version.cuda else "it was built without CUDA"
             raise missing_runtime(
-                f"PyTorch {torch.__version__} cannot use a GPU here: {why}",
+                f"PyTorch {torch.__version__} cannot use a GPU here: {_why_no_gpu(torch)}",
                 "install a build of PyTorch for this machine's CUDA driver, or ask for the cpu",
             )
         return torch.device("cuda" if on_gpu else "cpu")
+
+
+def _why_no_gpu(torch: Any) -> str:
+    """The reason, which ``is_available`` makes a warning, if anything."""
+    if not torch.version.cuda:
+        return "it was built without CUDA"
+    try:
+        torch.cuda.init()
+    except Exception as error:  # also an assertion of torch's own
+        return clip(str(error).strip().partition("\n")[0])
+    return "no GPU was found"
 
 
 def _check_for_cpu(chosen: Options) -> None:

@@ -42,6 +42,8 @@ class Capabilities(NamedTuple):
     parser_names_nodes: bool
     #: 8.5 to 9.
     no_foreign_tactics: bool
+    #: 8.6 on: branches may run on streams that TensorRT adds.
+    auxiliary_streams: bool
     #: Names of the tactic sources.
     tactic_sources: Tuple[str, ...]
 
@@ -63,6 +65,7 @@ class Capabilities(NamedTuple):
             nvtx_verbosity=hasattr(context, "nvtx_verbosity"),
             parser_names_nodes=hasattr(trt.ParserError, "node_name"),
             no_foreign_tactics=hasattr(getattr(trt, "PreviewFeature", None), NO_FOREIGN_TACTICS),
+            auxiliary_streams=hasattr(engine, "num_aux_streams"),
             tactic_sources=tuple(sorted(trt.TacticSource.__members__)),
         )
 
@@ -115,8 +118,11 @@ def set_precision(trt: Any, able: Capabilities, config: Any, precision: str) -> 
 def set_io(trt: Any, able: Capabilities, network: Any, precision: str) -> Dict[str, str]:
     """Make floating inputs and outputs fp16 where the layers may be; returns a flag that says so.
 
-    They stay fp32 in a weakly typed network otherwise, and each is converted in every run.
+    They stay fp32 in a weakly typed network otherwise, and each is converted in every run.  In int8
+    they are fp32 in all versions: the scales of the neighbours are not the piece's own.
     """
+    if precision == "int8":
+        return {"io": "fp32"}
     if not (able.precision_flags and precision == "fp16"):
         return {}
     tensors = [network.get_input(index) for index in range(network.num_inputs)]
@@ -148,6 +154,11 @@ def set_detail(trt: Any, able: Capabilities, config: Any, level: int) -> bool:
     if able.optimization_level:
         config.builder_optimization_level = level
     return able.optimization_level
+
+
+def auxiliary_streams(able: Capabilities, engine: Any) -> int:
+    """On how many streams beside ours the engine runs branches; how many is TensorRT's choice."""
+    return int(engine.num_aux_streams) if able.auxiliary_streams else 0
 
 
 def quiet_context(trt: Any, able: Capabilities, engine: Any) -> Any:

@@ -7,9 +7,9 @@ the same times; it is refused by another version or GPU, and then replaced by an
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
-from ...checks import RequestError, bad_model, clip
+from ...checks import RequestError, bad_model, clip, missing_runtime
 from .. import check_static, out_of_memory, says_out_of_memory
 from .api import (
     Capabilities,
@@ -35,9 +35,11 @@ SHOWN_LINES = 5
 
 #: Types of a network's layers that multiply.
 PRODUCTS = {"CONVOLUTION", "DECONVOLUTION", "FULLY_CONNECTED", "MATRIX_MULTIPLY"}
+#: The type of the layers that have the scales of int8.
+SCALED = "QUANTIZE"
 #: Types of an input that are not what fp16 needs.
 FLOATS = ("FLOAT", "BF16")
-GRAPH_OF_MODEL, NODE_OF_GRAPH, NAME_OF_NODE = 7, 1, 3
+GRAPH_OF_MODEL, NODE_OF_GRAPH, NAME_OF_NODE, OPERATOR_OF_NODE = 7, 1, 3, 4
 #: Protobuf's kinds of fields: those of fixed size, and those that say their size first.
 VARINT, WITH_LENGTH, FIXED_BYTES = 0, 2, {1: 8, 5: 4}
 
@@ -47,34 +49,62 @@ class Built(NamedTuple):
 
     plan: bytes
     build_s: float
-    has_products: bool
     tactic_sources: List[str]
     flags: Dict[str, Any]
     cache: Optional[bytes]
 
 
 def logger_of(trt: Any) -> Any:
-    """A logger that keeps the last errors in ``errors``, and writes them to standard error.
+    """A logger that keeps the last errors and warnings, and writes them to standard error.
 
-    ``last`` returns some of them, for a message.
+    ``last`` returns some of them, for a message: of the warnings, where there is no error. Builds
+    that go well warn a lot, and a driver that does not fit TensorRT is a warning too.
     """
-    kept = (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR)
+    levels = trt.ILogger
 
     class Lines(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: List[str] = []
+            self.warnings: List[str] = []
+
+        def forget(self) -> None:
+            del self.errors[:]
+            del self.warnings[:]
 
         def last(self) -> str:
-            return "; ".join(self.errors[-SHOWN_LINES:]) or "TensorRT said nothing"
+            said = self.errors or self.warnings
+            return "; ".join(said[-SHOWN_LINES:]) or "TensorRT said nothing"
 
         def log(self, severity: Any, msg: str) -> None:
-            if severity in kept:
-                self.errors.append(str(msg))
-                del self.errors[:-KEPT_LINES]
-                sys.stderr.write(f"TensorRT: {msg}\n")
+            if severity in (levels.INTERNAL_ERROR, levels.ERROR):
+                kept = self.errors
+            elif severity == levels.WARNING:
+                kept = self.warnings
+            else:
+                return
+            kept.append(str(msg))
+            del kept[:-KEPT_LINES]
+            sys.stderr.write(f"TensorRT: {msg}\n")
 
     return Lines()
+
+
+def make(kind: Callable[[Any], Any], able: Capabilities, logger: Any, gpu: Any) -> Any:
+    """A new ``Builder`` or ``Runtime``; ``missing_runtime`` where TensorRT cannot make one.
+
+    Its bindings then say no more than that a function returned nothing; the reason is in the log.
+    """
+    logger.forget()
+    try:
+        return kind(logger)
+    except Exception as error:
+        raise missing_runtime(
+            f"TensorRT {able.version} does not start on {gpu.name}: {clip(logger.last())} "
+            f"({error})",
+            f"its driver serves CUDA {gpu.driver_cuda}: install a TensorRT that was built for this "
+            "CUDA or an older one, or a newer driver (docs/gpus.md says which)",
+        ) from error
 
 
 def build(
@@ -90,9 +120,8 @@ def build(
 
     ``cache`` is a serialized timing cache, empty for a new one; None builds without.
     """
-    del logger.errors[:]
     content = Path(file).read_bytes()
-    builder = trt.Builder(logger)
+    builder = make(trt.Builder, able, logger, gpu)
     network = builder.create_network(network_flags(trt, able))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(content):
@@ -104,7 +133,9 @@ def build(
     workspace = min(gpu.memory_bytes // WORKSPACE_SHARE, WORKSPACE_MOST_BYTES)
     set_workspace(trt, able, config, workspace)
     config.avg_timing_iterations = AVERAGED_TIMINGS
-    flags: Dict[str, Any] = dict(set_precision(trt, able, config, precision))
+    # Without scales nothing can be in int8; fp16 is what is allowed beside it.
+    allowed = "fp16" if precision == "int8" and SCALED not in layers else precision
+    flags: Dict[str, Any] = dict(set_precision(trt, able, config, allowed))
     flags.update(set_io(trt, able, network, precision))
     flags.update(workspace_bytes=workspace, avg_timing_iterations=AVERAGED_TIMINGS)
     if set_detail(trt, able, config, OPTIMIZATION_LEVEL):
@@ -116,14 +147,17 @@ def build(
     plan = builder.build_serialized_network(network, config)
     build_s = time.perf_counter() - start
     if plan is None:
-        raise _not_built(logger, able, file)
+        raise _refused(
+            logger,
+            f"TensorRT {able.version} cannot build {file}",
+            "the whole of what it said is in the agent's standard error",
+        )
     learned = None
     if cache is not None:
         learned = bytes(memoryview(config.get_timing_cache().serialize()))
     return Built(
         plan=bytes(memoryview(plan)),
         build_s=build_s,
-        has_products=bool(layers & PRODUCTS),
         tactic_sources=sources,
         flags=flags,
         cache=learned,
@@ -149,7 +183,9 @@ def _check_network(
     able: Capabilities, network: Any, layers: Set[str], file: str, precision: str
 ) -> None:
     """Refuse what would be built as something else than what was asked for."""
-    if precision == "int8" and "QUANTIZE" not in layers:
+    if not network.num_outputs:  # as in an empty file, which the parsers take
+        raise bad_model(f"{file} holds no network: it has no outputs", "export the model again")
+    if precision == "int8" and layers & PRODUCTS and SCALED not in layers:
         raise bad_model(
             f"{file} has no QuantizeLinear nodes: without them int8 would have no scales",
             "write the file with quantize and dequantize nodes (precision int8)",
@@ -170,9 +206,10 @@ def _bad_model(able: Capabilities, parser: Any, file: str, content: bytes) -> Re
     for index in range(parser.num_errors):
         error = parser.get_error(index)
         number, name = parser_error_node(able, error)
-        name = name or _node_name(content, number)
-        where = f"node {number} ({name}): " if name else ""
-        said.append(f"{where}{error.desc()} [{error.code().name}]")
+        operator, in_file = _operator_and_name(content, number)
+        node = f"{operator} {name or in_file}".strip()
+        where = f"node {number} ({node}): " if node else ""
+        said.append(f"{where}{' '.join(error.desc().split())} [{error.code().name}]")
     shown = clip("; ".join(said) or "it gave no error")
     return bad_model(
         f"TensorRT {able.version} cannot read {file}: {shown}",
@@ -181,17 +218,21 @@ def _bad_model(able: Capabilities, parser: Any, file: str, content: bytes) -> Re
     )
 
 
-def _node_name(content: bytes, number: int) -> str:
-    """The name of a node of the graph, by the number that the parser gives; "" for none.
+def _operator_and_name(content: bytes, number: int) -> Tuple[str, str]:
+    """Of a node of the graph, by the number that the parser gives; "" for what it lacks.
 
     Before TensorRT 10 the number is all there is, and the device may lack the onnx package.
     """
     try:
         (graph,) = _parts(memoryview(content), GRAPH_OF_MODEL)
         node = list(_parts(graph, NODE_OF_GRAPH))[number] if number >= 0 else memoryview(b"")
-        return "".join(bytes(name).decode("utf-8") for name in _parts(node, NAME_OF_NODE))
+        return _text(node, OPERATOR_OF_NODE), _text(node, NAME_OF_NODE)
     except (ValueError, LookupError):
-        return ""
+        return "", ""
+
+
+def _text(message: memoryview, wanted: int) -> str:
+    return "".join(bytes(part).decode("utf-8") for part in _parts(message, wanted))
 
 
 def _parts(message: memoryview, wanted: int) -> Iterator[memoryview]:
@@ -219,12 +260,18 @@ def _varint(message: memoryview, at: int) -> Tuple[int, int]:
             return value, at
 
 
-def _not_built(logger: Any, able: Capabilities, file: str) -> RequestError:
-    said = logger.last()
+def not_taken(logger: Any, able: Capabilities) -> RequestError:
+    """The error of an engine that TensorRT does not load."""
+    return _refused(
+        logger,
+        f"TensorRT {able.version} does not take the engine",
+        "run it again, which builds it anew: an engine is for the version, the GPU and the driver "
+        "that it was built with",
+    )
+
+
+def _refused(logger: Any, what: str, advice: str) -> RequestError:
+    said = clip(logger.last())
     if says_out_of_memory("; ".join(logger.errors)):
         return out_of_memory(said)
-    return RequestError(
-        "runtime_error",
-        f"TensorRT {able.version} cannot build {file}: {clip(said)}",
-        "the whole of what it said is in the agent's standard error",
-    )
+    return RequestError("runtime_error", f"{what}: {said}", advice)

@@ -1,7 +1,7 @@
 """What an engine is made of, from its inspector's JSON: precisions and tactics.
 
-The builder may use less precision than it is allowed to, and none of it: what was built counts,
-not what was asked for.  The form changed over the versions:
+The builder need not use the precision that it is allowed: what was built counts, not what was asked
+for.  The form changed over the versions:
 
 - "Format/Datatype": "Row major linear FP32", "Two wide channel vectorized row major FP16 format"
   (8.x); "Half", "Float", "Int8 NC/32HW32" (10.x); split in "Format" and "DataType" (11.x);
@@ -11,7 +11,7 @@ not what was asked for.  The form changed over the versions:
 import json
 import re
 from collections import Counter
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Tuple
 
 from ...checks import RequestError
 
@@ -77,9 +77,9 @@ class Inspected(NamedTuple):
 
 
 def inspect(text: str) -> Inspected:
-    """Read an inspector's JSON."""
+    """Read an inspector's JSON; that of 8.6.0 holds control characters (issue 2779 of TensorRT)."""
     try:
-        found = json.loads(text)
+        found = json.loads(text, strict=False)
         layers = found["Layers"]
     except (ValueError, KeyError, TypeError) as error:
         raise RequestError(
@@ -90,11 +90,12 @@ def inspect(text: str) -> Inspected:
     return Inspected(tuple(_layer(one) for one in layers))
 
 
-def check(inspected: Inspected, precision: str, has_products: Optional[bool] = None) -> None:
-    """Raise ``wrong_precision`` where an engine is not what was asked for.
+def check(inspected: Inspected, precision: str) -> str:
+    """Say what else was built than what was asked for; "" where that was built.
 
-    ``has_products``: the network multiplies (a convolution, a linear layer); None where only the
-    engine can say so.
+    In fp16 and int8 the builder is allowed that precision, and takes another where it is faster:
+    that is no failure, but what a user gets.  Raises where there is no telling, and
+    ``wrong_precision`` where an fp32 engine computes in less.
     """
     if not all(layer.has_details for layer in inspected.layers):
         raise RequestError(
@@ -104,42 +105,35 @@ def check(inspected: Inspected, precision: str, has_products: Optional[bool] = N
             "build the engine again: it must be built with detailed profiling verbosity",
         )
     computing = [layer for layer in inspected.layers if layer.precision]
-    right = [layer for layer in computing if layer.precision == precision]
     if precision == "fp32":
-        wrong = [layer for layer in computing if layer not in right]
-        if wrong:
-            shown = ", ".join(f"{one.name!r} in {one.precision}" for one in wrong[:3])
-            raise _wrong(precision, inspected, f"{len(wrong)} layers are not in fp32: {shown}")
-        return
-    if precision == "fp16" and computing and not right:
-        why = f"none of its {len(computing)} layers that compute is in fp16"
-        raise _wrong(precision, inspected, why)
-    if has_products is None:
-        has_products = any(layer.multiplies for layer in inspected.layers)
-    if has_products:
-        _check_products(inspected, precision)
-
-
-def _check_products(inspected: Inspected, precision: str) -> None:
-    """Half of the products in fp16 at least; one in int8, where files ask for fp ones as well."""
-    multiplying = inspected.multiplying
-    right = [layer for layer in multiplying if layer.precision == precision]
-    if not right:
-        why = f"none of its {len(multiplying)} layers that multiply is in {precision}"
-    elif precision == "fp16" and 2 * len(right) < len(multiplying):
-        why = f"only {len(right)} of its {len(multiplying)} layers that multiply are in fp16"
-    else:
-        return
-    raise _wrong(precision, inspected, why)
-
-
-def _wrong(asked: str, inspected: Inspected, why: str) -> RequestError:
-    built = inspected.precision or "an unknown precision"
-    return RequestError(
-        "wrong_precision",
-        f"{asked} was asked for and {built} was built: {why}",
-        "TensorRT found this faster, or the GPU cannot do it: measure it in another precision",
+        _check_fp32(inspected, computing)
+        return ""
+    what = "that multiply"
+    counted = [layer for layer in inspected.layers if layer.multiplies]
+    if precision == "fp16":  # in int8 nothing else has scales
+        counted = inspected.multiplying or computing
+        what = what if inspected.multiplying else "that compute"
+    right = [layer for layer in counted if layer.precision == precision]
+    # Files in int8 ask for products of floats as well.
+    if not counted or (right and (precision == "int8" or 2 * len(right) >= len(counted))):
+        return ""
+    how_many = f"only {len(right)}" if right else "none"
+    return (
+        f"{inspected.precision or 'an unknown precision'} was built where {precision} was asked "
+        f"for: {how_many} of its {len(counted)} layers {what} is in {precision}"
     )
+
+
+def _check_fp32(inspected: Inspected, computing: List[Layer]) -> None:
+    wrong = [layer for layer in computing if layer.precision != "fp32"]
+    if wrong:
+        shown = ", ".join(f"{one.name!r} in {one.precision}" for one in wrong[:3])
+        raise RequestError(
+            "wrong_precision",
+            f"fp32 was asked for and {inspected.precision} was built: {len(wrong)} layers are not "
+            f"in fp32: {shown}",
+            "this version of TensorRT ignores that TF32 is off: measure it in another precision",
+        )
 
 
 def _layer(found: Any) -> Layer:

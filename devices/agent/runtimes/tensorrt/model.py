@@ -11,11 +11,11 @@ import struct
 from typing import Any, Callable, Dict, List, Tuple
 
 from ... import cuda, timing
-from ...checks import RequestError, bad_model, bad_request
+from ...checks import bad_model, bad_request
 from ...cuda.clocks import EventClocks
 from ...protocol import Rule
-from .. import Options, Prepared
-from . import api, inspection
+from .. import Options, Prepared, not_captured
+from . import api, build, inspection
 from .api import Capabilities, Tensor
 
 #: Bytes an element, and how ``struct`` calls it; types without a name cannot be inputs here.
@@ -136,11 +136,10 @@ class Engine(Prepared):
 
     def _prepare(self, plan: bytes) -> None:
         free = self._gpu.memory_free_bytes()
-        del self._logger.errors[:]
-        self._runtime = self._trt.Runtime(self._logger)
+        self._runtime = build.make(self._trt.Runtime, self._able, self._logger, self._gpu.info)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            raise RuntimeError(f"TensorRT does not take the engine: {self._logger.last()}")
+            raise build.not_taken(self._logger, self._able)
         self.inspected = inspection.inspect(self._inspector_json())
         tensors = api.tensors_of(self._trt, self._api, self._engine)
         self._buffers = [(one, self._filled(one, number)) for number, one in enumerate(tensors)]
@@ -152,6 +151,7 @@ class Engine(Prepared):
             "tactics": self.inspected.tactics,
             "device_memory_bytes": max(0, free - self._gpu.memory_free_bytes()),
             "gpu": self._gpu.info.name,
+            "auxiliary_streams": api.auxiliary_streams(self._able, self._engine),
             "api": self._api,
             "binding": self._gpu.binding,
         }
@@ -185,11 +185,7 @@ class Engine(Prepared):
             return launch
         except (cuda.GpuError, RuntimeError) as error:
             error.__traceback__ = None  # its frames hold the context
-            raise RequestError(
-                "bad_request",
-                f"this engine cannot be captured as a CUDA graph: {error}",
-                "measure it with launch=plain",
-            ) from error
+            raise not_captured(str(error)) from error
 
     def _filled(self, tensor: Tensor, number: int) -> int:
         """Allocate a tensor's memory; fill it with numbers of the seed if it is an input."""

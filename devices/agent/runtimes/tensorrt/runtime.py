@@ -49,8 +49,8 @@ class TensorRT(Runtime):
         gpu = cuda.find_gpu()
         if gpu is None:
             raise missing_runtime(
-                "TensorRT needs an NVIDIA GPU, and no usable one was found",
-                "check `nvidia-smi` on the device, and that the driver is installed",
+                f"TensorRT needs an NVIDIA GPU, and no usable one was found: {cuda.gpu_problem()}",
+                cuda.gpu_advice(),
             )
         trt = self._import()
         chips.check(gpu, str(trt.__version__))
@@ -78,14 +78,14 @@ class TensorRT(Runtime):
             )
         engine = Engine(self._trt, self._able, self._logger, plan, wanted, seed)
         try:
-            has_products = None if built is None else built.has_products
-            inspection.check(engine.inspected, wanted.precision, has_products)
+            note = inspection.check(engine.inspected, wanted.precision)
             if built is not None:
                 engines.save(file, plan)
         except BaseException:
             engine.close()
             raise
-        engine.built.update(facts, engine_bytes=len(plan), engine_sha256=engines.digest_of(plan))
+        engine.built.update(facts, precision_note=note)
+        engine.built.update(engine_bytes=len(plan), engine_sha256=engines.digest_of(plan))
         return engine
 
     def failure(self, error: Exception) -> Optional[RequestError]:
@@ -113,7 +113,7 @@ class TensorRT(Runtime):
 
     def _import(self) -> Any:
         if self._trt is None:
-            with starting("TensorRT", "tensorrt (a Jetson: use JetPack's Python)"):
+            with starting("TensorRT", "tensorrt-cu12 (a Jetson: use JetPack's Python)"):
                 self._trt = importlib.import_module("tensorrt")
         return self._trt
 

@@ -30,6 +30,10 @@ WORKSPACE_MIB = 1024
 #: It cannot stop by how well the median is known, so it always takes at least so long.
 LEAST_TIMING_S = 1.0
 
+#: Before it profiles have means alone, in which the cold first run is: of many more runs then.
+MEDIANS_SINCE: Tuple[int, int] = (8, 5)
+PASSES_FOR_A_MEAN = 100
+
 #: Tells the layers of an engine; a binary that lacks it is run without.
 LAYER_INFO = "--exportLayerInfo"
 
@@ -109,7 +113,7 @@ def build(
         words.append(f"--builderOptimizationLevel={OPTIMIZATION_LEVEL}")
     allowed = {"fp16": ["--fp16"], "int8": ["--fp16", "--int8"]}.get(precision, [])
     words += [one for one in allowed if takes(version, one)]
-    if io(version, precision):
+    if io(version, precision).get("io") == "fp16":
         words += ["--inputIOFormats=fp16:chw", "--outputIOFormats=fp16:chw"]
     if timing_cache is None:
         words.append("--noBuilderCache")
@@ -119,7 +123,9 @@ def build(
 
 
 def io(version: Version, precision: str) -> Dict[str, str]:
-    """The fact of a build whose inputs and outputs are made fp16, as in tensorrt/api.py."""
+    """The fact of what a build's inputs and outputs are, as in tensorrt/api.py."""
+    if precision == "int8":
+        return {"io": "fp32"}
     return {"io": "fp16"} if precision == "fp16" and takes(version, "--inputIOFormats") else {}
 
 
@@ -136,6 +142,8 @@ def profile(version: Version, engine: str, passes: int, layers: str) -> List[str
 
     Nothing else is taken from that run, so before 11 it needs no ``--separateProfileRun``.
     """
+    if version[:2] < MEDIANS_SINCE:
+        passes = max(passes, PASSES_FOR_A_MEAN)
     words = [f"--loadEngine={engine}", f"--exportProfile={layers}"]
     return words + _launch(version, "plain") + _length(passes, 0, 0)
 

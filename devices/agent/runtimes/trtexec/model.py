@@ -153,7 +153,7 @@ class Engine(Prepared):
         if not self._tells_layers:
             return
         found = inspection.inspect(said.written[LAYERS])
-        inspection.check(found, self._precision)
+        self._facts["precision_note"] = inspection.check(found, self._precision)
         if found.precision:
             self._facts["precision"] = found.precision
             self._facts["precision_layers"] = found.precision_layers

@@ -17,12 +17,18 @@ MEMORY = re.compile(
 )
 OPTION = re.compile(r"^(?:\[[^]]*\] \[I\] )?([A-Z][\w -]*): (Enabled|Disabled)\s*$", re.M)
 ERROR_LINE = re.compile(r"^(?:\[[^]]*\] )?\[E\] (.*)$", re.M)
+WARNING_LINE = re.compile(r"^(?:\[[^]]*\] )?\[W\] (.*)$", re.M)
 UNKNOWN_OPTION = re.compile(r"Unknown option: (\S+)")
 NOT_JSON = re.compile(r"(:\s*)-?(?:nan|inf)\b")
-GRAPH_IGNORED = "--useCudaGraph flag has been ignored"
+#: A graph that was not recorded: up to 10.16 "The specified --useCudaGraph flag has been ignored.
+#: The inference will be launched without using CUDA graph launch.", from 11.0 on "CUDA graph
+#: capture failed. ..."; any other warning or error about a graph is taken for the same.
+GRAPH_FAILED = re.compile(r"^(?:\[[^]]*\] )?\[[WE]\] .*CUDA graph", re.M | re.I)
 #: The cause comes up to five lines before the last.
 LAST_ERRORS = 6
 
+#: What it says of a driver that does not fit it, in all versions as a warning alone.
+NO_DRIVER = r"no CUDA-capable device|driver version is insufficient|CUDA initialization failure"
 #: Words of its errors -> what kind of error that is, and how to fix it.
 KINDS: List[Tuple[str, str, str]] = [
     (
@@ -36,7 +42,7 @@ KINDS: List[Tuple[str, str, str]] = [
         "install a TensorRT that supports this GPU: 10.4 is the last one for a V100",
     ),
     (
-        r"no CUDA-capable device|driver version is insufficient|CUDA initialization failure",
+        NO_DRIVER,
         "missing_runtime",
         "nvidia-smi must show a GPU, with a driver that is new enough for this TensorRT",
     ),
@@ -111,7 +117,7 @@ def check_options(said: str, launch: str) -> None:
             f"trtexec did not time what was asked for; it says: {', '.join(wrong)}",
             "this version of trtexec may have other flags than we know: use the tensorrt runtime",
         )
-    if launch == "cuda_graph" and GRAPH_IGNORED in said:
+    if launch == "cuda_graph" and GRAPH_FAILED.search(said):
         raise RequestError(
             "runtime_error",
             "trtexec could not record this model as a CUDA graph and timed plain launches",
@@ -154,7 +160,9 @@ def layers(written: str) -> List[Tuple[str, int]]:
 def error(said: str, status: int, what: str) -> RequestError:
     """What went wrong, from its last words."""
     lines = ERROR_LINE.findall(said) or said.strip().splitlines()[-1:]
-    words = "; ".join(line.strip() for line in lines[-LAST_ERRORS:]) or "it said nothing"
+    causes = [line for line in WARNING_LINE.findall(said) if re.search(NO_DRIVER, line)]
+    lines = causes[-1:] + lines[-LAST_ERRORS:]
+    words = "; ".join(line.strip() for line in lines) or "it said nothing"
     unknown = UNKNOWN_OPTION.findall(said)
     if unknown:
         return UnknownOptionError(unknown)
@@ -166,9 +174,9 @@ def error(said: str, status: int, what: str) -> RequestError:
 
 
 def read_json(written: str, flag: str) -> Any:
-    """Parse what it wrote; streams of C++ write nan and inf, which JSON lacks."""
+    """Parse what it wrote; C++ writes nan, inf and control characters, which JSON lacks."""
     try:
-        return json.loads(NOT_JSON.sub(r"\1null", written))
+        return json.loads(NOT_JSON.sub(r"\1null", written), strict=False)
     except ValueError as bad:
         raise _unreadable(flag, str(bad)) from bad
 
