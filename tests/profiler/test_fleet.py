@@ -207,15 +207,13 @@ def test_tls_without_certificates_is_one_line(monkeypatch: pytest.MonkeyPatch) -
 def test_a_worker_whose_heart_stops_is_silent_after_a_minute_of_the_hosts_clock() -> None:
     scheduler = DaskScheduler.__new__(DaskScheduler)
     scheduler._beats = {}
-    now = 0.0
+    times = iter((0.0, 30.0, 60.0, 61.0, 62.0))
 
     class Loop:
         def time(self) -> float:
-            return now
+            return next(times)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("profiler.scheduling.fleet.asyncio.get_running_loop", Loop)
-        seen = []
-        for now, beat in [(0.0, 5.0), (30.0, 5.0), (60.0, 5.0), (61.0, 5.0), (62.0, 6.0)]:
-            seen.append(scheduler._is_silent("tcp://a", beat))
+        seen = [scheduler._is_silent("tcp://a", beat) for beat in (5.0, 5.0, 5.0, 5.0, 6.0)]
     assert seen == [False, False, False, True, False]
