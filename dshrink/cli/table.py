@@ -58,7 +58,7 @@ def check(folder: Folder, json: options.Json = False) -> None:
     if is_layer_table(folder):
         layers = load_layer_table(folder)
         show_result(LayersSummary.of(layers), layer_summary(layers), as_json=json)
-        if layers.within_target < len(layers.rows):
+        if not layers.is_fit:
             raise typer.Exit(1)
         return
     table = load_table(folder)

@@ -153,8 +153,14 @@ class LayerTable:
 
     @property
     def within_target(self) -> int:
-        """How many rows are known as well as was asked for, and have no other fault."""
-        return sum(row.verdict in ("ok", "published") for row in self.rows)
+        """How many rows are known as well as was asked for, whatever else is to be said of them."""
+        widths = [row.half_width_percent for row in self.rows]
+        return sum(width is not None and width <= self.target_percent for width in widths)
+
+    @property
+    def is_fit(self) -> bool:
+        """Whether every row is known as well as was asked for, and has no other fault."""
+        return all(row.verdict in ("ok", "published") for row in self.rows)
 
     @cached_property
     def rows_digest(self) -> str:

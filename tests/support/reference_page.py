@@ -70,7 +70,7 @@ def _class(kind: Any) -> Iterator[str]:
                 default = "" if field.default is MISSING else f" = {_default(field.default)}"
                 if field.default_factory is not MISSING:
                     default = " = ..."
-                lines.append(f"{field.name}: {field.type}{default}")
+                lines.append(f"{field.name}: {_annotation(field.type)}{default}")
         yield "```python\n" + "\n".join(lines) + "\n```\n"
     members = list(_members(kind))
     if members:
@@ -103,12 +103,17 @@ def _code(name: str, signature: inspect.Signature) -> str:
         starred = starred or one.kind is one.VAR_POSITIONAL
         star = "*" if one.kind is one.VAR_POSITIONAL else ""
         default = "" if one.default is one.empty else f" = {_default(one.default)}"
-        parts.append(f"{star}{one.name}: {one.annotation}{default}")
+        parts.append(f"{star}{one.name}: {_annotation(one.annotation)}{default}")
     result = f" -> {signature.return_annotation}"
     line = f"{name}({', '.join(parts)}){result}"
     if len(line) > WIDTH:
         line = "\n".join([f"{name}(", *(f"    {part}," for part in parts), f"){result}"])
     return f"```python\n{line}\n```\n"
+
+
+def _annotation(found: Any) -> str:
+    """With the quotes that ruff gives code in pages."""
+    return str(found).replace("'", '"')
 
 
 def _default(value: Any) -> str:
@@ -119,7 +124,7 @@ def _default(value: Any) -> str:
     if isinstance(value, tuple):
         return f"({', '.join(map(_default, value))}{',' * (len(value) == 1)})"
     if isinstance(value, str):
-        return json.dumps(value)  # with the quotes that ruff gives code in pages
+        return json.dumps(value)
     if is_dataclass(value) and value == type(value)():
         return f"{type(value).__name__}()"
     return repr(value)

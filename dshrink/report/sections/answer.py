@@ -292,7 +292,7 @@ def _trust(contents: Contents) -> Fact | None:
 def _known_layers(table: LayerTable) -> Fact:
     count, known = len(table.rows), table.within_target
     value = f"{known} of {count} layers within {table.target_percent:g} %"
-    mood: Mood = "good" if known == count else "doubtful"
+    mood: Mood = "good" if table.is_fit else "doubtful"
     note = "half of their 95 % intervals; the table says which are less certain"
     return Fact(label="Can the numbers be trusted?", value=value, note=note, mood=mood)
 

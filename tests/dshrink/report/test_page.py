@@ -244,7 +244,7 @@ def test_a_table_of_layers_says_how_well_they_are_known(tmp_path: Path) -> None:
     save_layer_table(LayerTable(rows=tuple(rows), conditions=CONDITIONS), tmp_path)
     page = Page(page_of(read_folder(tmp_path)))
     assert "2 layers on shed" in page.words
-    assert "Can the numbers be trusted? 1 of 2 layers within 2 %" in page.words
+    assert "Can the numbers be trusted? 0 of 2 layers within 2 %" in page.words
     assert "What accuracy?" not in page.words
     assert [float(row["±"]) for row in page.csv("layers")] == pytest.approx([10.0, 10.0])
 
