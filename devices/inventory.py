@@ -14,9 +14,10 @@ would otherwise be found only when a run starts.
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -31,6 +32,9 @@ CATALOG = Path(__file__).with_name("catalog.toml")
 PRECISIONS = ("fp32", "fp16", "int8")
 CONNECTIONS = ("local", "ssh", "adb")
 PROCESSORS = ("cpu", "gpu")
+#: Of a file of devices: a table of one board has 200 bytes.
+MOST_BYTES = 1 << 20
+MOST_BATCH = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,8 +100,15 @@ class Device:
         _check_known(f"{self.name}: connection", self.connection, CONNECTIONS)
         for precision in self.precisions:
             _check_known(f"{self.name}: precisions", precision, PRECISIONS)
-        if self.paper_batch < 1:
-            raise InventoryError(f"{self.name}: paper_batch must be at least 1")
+        if not 1 <= self.paper_batch <= MOST_BATCH:
+            raise InventoryError(f"{self.name}: paper_batch must be from 1 to {MOST_BATCH}")
+        _check_texts(
+            self.name,
+            (
+                *(self.name, self.title, self.chip, self.host, self.python),
+                *(self.folder, self.lock, *self.ssh_options, *self.known_by),
+            ),
+        )
         if self.host is not None and (self.host.startswith("-") or len(self.host.split()) != 1):
             raise InventoryError(f"{self.name}: host {self.host!r} is no such as user@machine")
         if self.host is not None and self.connection == "local":
@@ -169,9 +180,17 @@ def load_inventory(user_file: Path | None = None) -> Inventory:
 
 
 def default_user_file() -> Path:
-    """Where the user's own devices are: $DSHRINK_DEVICES, else ~/.config/dshrink/devices.toml."""
+    """Where the user's own devices are: $DSHRINK_DEVICES, else ~/.config/dshrink/devices.toml.
+
+    Where the user has no home folder it is /etc/dshrink/devices.toml.
+    """
     named = os.environ.get("DSHRINK_DEVICES")
-    return Path(named) if named else Path("~/.config/dshrink/devices.toml").expanduser()
+    if named:
+        return Path(named)
+    try:
+        return Path("~/.config/dshrink/devices.toml").expanduser()
+    except RuntimeError:  # no HOME, and no entry of this user: containers have such users
+        return Path("/etc/dshrink/devices.toml")
 
 
 def connect(device: Device, hold: bool = False) -> Connection:
@@ -203,6 +222,22 @@ def connect(device: Device, hold: bool = False) -> Connection:
         hold=hold,
         name=device.name,
     )
+
+
+def _regular(path: str, flags: int) -> int:
+    """Open a regular file; a pipe would be waited for, a device read without end."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError("no regular file")
+
+
+def _check_texts(name: str, texts: Iterable[str | None]) -> None:
+    """Refuse what no command line can hold, and no file name."""
+    for text in texts:
+        if text is not None and any(ord(one) < 32 or 0x7F <= ord(one) < 0xA0 for one in text):
+            raise InventoryError(f"{name}: {text[:60]!r} holds control characters: remove them")
 
 
 def _check_known(what: str, value: str, known: tuple[str, ...]) -> None:
@@ -248,10 +283,16 @@ def _runtime(place: str, facts: Any) -> RuntimeSupport:
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:
     try:
-        tables = tomllib.loads(file.read_text(encoding="utf-8"))
+        with open(file, "rb", opener=_regular) as stream:
+            content = stream.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise InventoryError(f"{file} is above {MOST_BYTES >> 20} MiB: is it devices.toml?")
+        tables = tomllib.loads(content.decode("utf-8-sig").replace("\r\n", "\n"))
     except OSError as error:
-        raise InventoryError(f"{file} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InventoryError(f"{file} cannot be read: {error.strerror or error}") from error
+    except RecursionError:
+        raise InventoryError(f"{file} is not valid TOML: nested too deeply") from None
+    except ValueError as error:  # TOMLDecodeError, no UTF-8, an integer of thousands of digits
         raise InventoryError(f"{file} is not valid TOML: {error}") from error
     for name, table in tables.items():
         if not isinstance(table, dict):

@@ -30,6 +30,8 @@ _INTERVALS = (
     ("predicted_low_ms", "predicted_ms", "predicted_high_ms"),
     ("speedup_low", "speedup", "speedup_high"),
 )
+#: Of a name in a file: no figure has room for a longer one.
+LONGEST_TEXT = 300
 _ABOVE_ZERO = frozenset(name for names in _INTERVALS for name in names)
 
 
@@ -188,6 +190,8 @@ def _value(line: CsvLine, name: str) -> Any:
         return line.whole(name)
     if kind is float:
         return line.number_in(name, above=0 if name in _ABOVE_ZERO else None)
+    if len(line.text(name)) > LONGEST_TEXT:
+        raise line.error(f"{name} has {len(line.text(name))} characters, at most {LONGEST_TEXT}")
     return line.text(name)
 
 

@@ -11,7 +11,6 @@ same number.
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import math
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from latency_tables.files import write_atomically
+from latency_tables.reading import read_text
 from latency_tables.wording import noun
 
 _SEPARATORS = (",", ";", "\t")
@@ -31,7 +31,10 @@ _SEPARATOR = re.compile(r'"?sep=(.)"?\s*$', re.IGNORECASE)
 _PREAMBLE = re.compile(rf'#|"#|{_SEPARATOR.pattern}', re.IGNORECASE)
 #: What pandas calls an index, or a column without a name that it reads and writes again.
 _NAMELESS = re.compile(r"(unnamed: \d+(\.\d+)*|index|level_\d+)?")
-_WHOLE = re.compile(r"(\d+)(?:\.0*)?", re.ASCII)
+#: No time, rate or count here is larger, and the sums and axes of larger ones overflow.
+_LARGEST = 1e15
+#: Of up to 18 digits: larger ones fit no integer of 64 bits.
+_WHOLE = re.compile(r"0*(\d{1,18})(?:\.0*)?", re.ASCII)
 _COMMA_NUMBER = re.compile(r"[+-]?\d+(,\d+)?(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
@@ -76,7 +79,8 @@ class CsvLine:
         """The error of a value."""
         text = self.text(name)
         mend = " (write a decimal point)" if "," in text else ""
-        return self.error(f"{name} must be {expected}, got {text or 'an empty value'}{mend}")
+        shown = text if len(text) <= 60 else f"{text[:57]}..."
+        return self.error(f"{name} must be {expected}, got {shown or 'an empty value'}{mend}")
 
     def whole(self, name: str) -> int:
         """A whole number, 0 or more; 3.0 is one. Raises the source's error."""
@@ -92,7 +96,7 @@ class CsvLine:
             value = float(text if "_" not in text else "")
         except ValueError:
             value = math.nan
-        if not math.isfinite(value) or (above is not None and value <= above):
+        if not abs(value) <= _LARGEST or (above is not None and value <= above):
             raise self.bad(name, "a finite number" + ("" if above is None else f" above {above:g}"))
         return value
 
@@ -159,20 +163,14 @@ def load_lines(path: Traversable, source: CsvSource, needed: Collection[str] = (
     return read_lines(text, source, needed)
 
 
-def read_text(path: Traversable) -> str:
-    """A file in UTF-8, or in UTF-16 where its byte-order mark says so, with "\\n" as line ends."""
-    data = path.read_bytes()
-    is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    text = data.decode("utf-16" if is_wide else "utf-8-sig")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
 #: The number of a line, and its cells.
 _Cells = tuple[int, list[str]]
 
 
 def _cells(text: str, source: CsvSource) -> tuple[str, _Cells, list[_Cells]]:
     """The separator, the header and the rows below it."""
+    if "\0" in text:
+        raise source.bad("holds a null character", 1 + text[: text.index("\0")].count("\n"))
     lines = list(io.StringIO(text))
     separator, before = "", 0
     while before < len(lines) and (not lines[before].strip() or _PREAMBLE.match(lines[before])):

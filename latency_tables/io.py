@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from latency_tables.consistency import check_consistency
-from latency_tables.csv_lines import read_text
 from latency_tables.csv_rows import CsvRow, format_rows, parse_rows
 from latency_tables.errors import ConditionsError, LatencyTableError, TableFormatError
 from latency_tables.files import write_atomically
 from latency_tables.in_network import with_network_costs
 from latency_tables.layers.io import is_layer_table
+from latency_tables.reading import read_text
 from latency_tables.schema import COLUMNS, Conditions
 from latency_tables.schema_1 import (
     COLUMNS_1,

@@ -16,7 +16,10 @@ from google.protobuf.message import DecodeError, Message
 from onnx import external_data_helper
 
 from latency_tables.errors import OnnxFileError
+from latency_tables.reading import read_bytes
 
+#: A protobuf message is no larger.
+MOST_BYTES = 2 << 30
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -25,7 +28,7 @@ def load_complete(file: Path) -> onnx.ModelProto:
 
     Raises OnnxFileError where it is damaged, or data of it is elsewhere.
     """
-    content = file.read_bytes()
+    content = read_bytes(file, most=MOST_BYTES)
     if content.startswith(_LFS_POINTER):
         raise OnnxFileError(f"{file} is a pointer of Git LFS, not the model: run `git lfs pull`")
     if not content:

@@ -1,8 +1,9 @@
 """Records from JSON and TOML, checked against the annotations of their dataclass.
 
 msgspec converts and checks the types. What is stricter here: files are edited by people and carried
-between machines, so a field that is unknown or given twice is refused, as is a number that is not
-finite, and every error is one line that names the file, the field, and what was found there.
+between machines, so a field that is unknown or given twice is refused, as are a number that is not
+finite or has more than 64 bits and a text that no file or terminal takes, and every error is one
+line that names the file, the field, and what was found there.
 
 A record may name properties in a class variable ``DERIVED``: ``format_record`` writes them for
 whoever opens the file, and they are accepted but computed again when it is read. A later version of
@@ -14,17 +15,21 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from latency_tables.errors import LatencyTableError
+from latency_tables.reading import read_text
 
 T = TypeVar("T")
+_BEYOND_64_BITS = 1 << 64
 Steps = tuple[str | int, ...]
 
 _WORDS = {
@@ -35,6 +40,46 @@ _WORDS = {
     "array": "a list",
     "object": "an object",
 }
+
+
+def load_record(
+    path: Path,
+    kind: type[T],
+    *,
+    error: type[ValueError],
+    fix: str,
+    schema: str = "",
+    version: int = 1,
+) -> T:
+    """``parse_record`` of a file, which has to be there. Raises ``error``."""
+    try:
+        text = read_text(path)
+    except (OSError, UnicodeDecodeError) as problem:
+        raise error(f"{path}: cannot be read as text ({_said(problem)}): {fix}") from None
+    return parse_record(
+        text, kind, where=str(path), error=error, fix=fix, schema=schema, version=version
+    )
+
+
+def load_toml(path: Path, *, error: type[ValueError]) -> dict[str, Any]:
+    """The document in a file of TOML. Raises ``error``."""
+    try:
+        text = read_text(path)
+    except (OSError, UnicodeDecodeError) as problem:
+        raise error(
+            f"{path}: cannot be read as text ({_said(problem)}): restore the file"
+        ) from None
+    return parse_toml(text, where=str(path), error=error)
+
+
+def parse_toml(text: str, *, where: str, error: type[ValueError]) -> dict[str, Any]:
+    """The document in a text of TOML. Raises ``error``."""
+    try:
+        return tomllib.loads(text)
+    except ValueError as problem:  # TOMLDecodeError, or an integer of too many digits
+        raise error(f"{where}: not valid TOML: {problem}") from None
+    except RecursionError:
+        raise error(f"{where}: nested too deeply: correct the file") from None
 
 
 def parse_record(
@@ -109,10 +154,14 @@ class _Reader:
             raise self.error(f"{self.where}: {name} is not a JSON number: {self.fix}")
 
         def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-            names = [name for name, _ in pairs]
-            if twice := next((name for name in names if names.count(name) > 1), None):
-                raise self.error(f"{self.where}: field {twice!r} is given twice: {self.fix}")
-            return dict(pairs)
+            found: dict[str, Any] = {}
+            for name, value in pairs:
+                if name in found:
+                    raise self.error(
+                        f"{self.where}: field {_quote(name, repr)} is given twice: {self.fix}"
+                    )
+                found[name] = value
+            return found
 
         try:
             return json.loads(text, parse_constant=refuse_constant, object_pairs_hook=unique)
@@ -123,8 +172,10 @@ class _Reader:
             raise self._too_deep() from None
         except self.error:
             raise
-        except ValueError as problem:  # an integer of more digits than Python converts
-            raise self.error(f"{self.where}: {problem}: {self.fix}") from None
+        except ValueError:
+            raise self.error(
+                f"{self.where}: holds an integer of thousands of digits: {self.fix}"
+            ) from None
 
     def record(self, data: Any, kind: Any, schema: str, version: int) -> Any:
         checked = self
@@ -155,20 +206,27 @@ class _Reader:
             raise self._refusal(("schema_version",), f"an integer from 1 to {version}", found)
         if found > version:
             raise self.error(
-                f"{self.where}: schema_version {found} is newer than {version}, the newest that "
-                "this dshrink reads: update dshrink"
+                f"{self.where}: schema_version {_quote(found)} is newer than {version}, the newest "
+                "that this dshrink reads: update dshrink"
             )
         rest = {name: data[name] for name in data if name not in ("schema", "schema_version")}
         return rest, found
 
     def _check(self, data: Any, kind: Any, path: Steps) -> None:
-        """Refuse what msgspec would let pass: unknown fields, and numbers that are not finite."""
+        """Refuse what msgspec would let pass: unknown fields, odd numbers, odd texts."""
         if isinstance(data, float) and not math.isfinite(data):
             raise self._refusal(path, "a finite number", data)
+        if isinstance(data, int) and not -_BEYOND_64_BITS < data < _BEYOND_64_BITS:
+            raise self._refusal(path, "a number of up to 64 bits", data)
+        if isinstance(data, str) and not _is_plain(data):
+            raise self._refusal(path, "a text that UTF-8 can hold, without null characters", data)
         if (choices := _choices(kind)) and data not in choices:
             raise self._refusal(path, " or ".join(_quote(each) for each in choices), data)
-        if isinstance(data, Mapping) and (record := _record(kind)):
-            self._check_names(data, record, path)
+        if isinstance(data, Mapping):
+            if record := _record(kind):
+                self._check_names(data, record, path)
+            if odd := next((name for name in data if not _is_plain(name)), None):
+                raise self._refusal(path, "an object whose names are plain texts", odd)
         for name, inner, inner_kind in _parts(data, kind):
             self._check(inner, inner_kind, (*path, name))
 
@@ -178,8 +236,8 @@ class _Reader:
         for name in data:
             if name not in known:
                 raise self.error(
-                    f"{self._at(path)}: unknown field {name!r}: remove or correct it, or "
-                    f"update dshrink if a newer one wrote the file (known: {', '.join(known)})"
+                    f"{self._at(path)}: unknown field {_quote(name, repr)}: remove or correct it, "
+                    f"or update dshrink if a newer one wrote the file (known: {', '.join(known)})"
                 )
         if missing := [name for name in names if self.complete and name not in data]:
             raise self._missing((*path, missing[0]))
@@ -277,6 +335,26 @@ def _words(path: Steps) -> list[str]:
     return words
 
 
-def _quote(value: Any) -> str:
-    text = json.dumps(value, default=str)
+def _is_plain(text: object) -> bool:
+    """Whether it can be written to any file and printed."""
+    if not isinstance(text, str) or "\0" in text:
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # JSON may hold half of a pair of surrogates
+        return False
+    return True
+
+
+def _said(problem: Exception) -> str:
+    """The reason alone: the file is named already."""
+    return getattr(problem, "strerror", None) or str(problem)
+
+
+def _quote(value: Any, words: Callable[[Any], str] | None = None) -> str:
+    words = words or partial(json.dumps, default=str)
+    try:
+        text = words(value)
+    except ValueError:  # an integer of thousands of digits
+        return "a number of thousands of digits"
     return text if len(text) <= 60 else f"{text[:57]}..."

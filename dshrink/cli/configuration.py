@@ -12,7 +12,6 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -121,13 +120,12 @@ def load_configuration(program: Any) -> Configuration:
 
     Raises ConfigurationError, one line with file, section, key and what to write instead.
     """
+    from latency_tables.records import load_toml
+
     file = configuration_file()
     if file is None:
         return Configuration()
-    try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{file}: not valid TOML: {error}") from None
+    values = load_toml(file, error=ConfigurationError)
     reading = _Reading(file=file)
     reading.section(program, (), values)
     return Configuration(file=file, settings=tuple(reading.settings), taken=reading.taken)

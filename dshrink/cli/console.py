@@ -7,6 +7,7 @@ terminals that can redraw a line; elsewhere progress is lines.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from dshrink.progress import OnProgress
 from dshrink.schemas import schema_of
 
 BAR_AFTER_S, LINE_EVERY_S = 1.0, 60.0
+LONGEST_ERROR = 2000
 #: What a terminal acts on, except newlines and tabs: texts of a device may contain any of it.
 _DIRECTIONS = {0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
 _CONTROLS = dict.fromkeys({*range(32), *range(127, 160), *_DIRECTIONS} - {ord("\n"), ord("\t")})
@@ -45,6 +47,15 @@ class _TextOnly(Console):
         for one in super().render(renderable, options):
             yield one if one.control else one._replace(text=one.text.translate(_CONTROLS))
 
+
+def _drop_odd_columns() -> None:
+    """Leave out a COLUMNS of 0, into which rich prints nothing, or one of a billion."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and not 10 <= int(columns[:9]) < 10_000:
+        del os.environ["COLUMNS"]
+
+
+_drop_odd_columns()
 
 # No markup, no emoji: names and paths may contain brackets and colons. No wrapping: a path stays
 # whole when it is piped.
@@ -64,7 +75,10 @@ def errors() -> tuple[type[BaseException], ...]:
 
 def show_error(error: BaseException) -> None:
     """One line on standard error; below it the user's own traceback, if it is the user's code."""
-    err.print(f"dshrink: {' '.join(str(error).split())}", markup=False, soft_wrap=True, style="red")
+    text = " ".join(str(error).split())
+    if len(text) > LONGEST_ERROR:  # it quotes a file; its end says how to mend it
+        text = f"{text[: LONGEST_ERROR - 500]} ... {text[-450:]}"
+    err.print(f"dshrink: {text}", markup=False, soft_wrap=True, style="red")
     if trace := getattr(error, "trace", ""):
         err.print(trace.rstrip(), soft_wrap=True)
 

@@ -5,7 +5,9 @@ Commands import what they need when they run, so that ``dshrink --help`` answers
 
 from __future__ import annotations
 
+import os
 import sys
+from io import TextIOWrapper
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -108,6 +110,7 @@ def options_of_all(
 
 def main() -> None:
     """Entry point: user errors print one line and exit with status 2; defects keep a traceback."""
+    _mend_streams()
     words = sys.argv[1:]
     if SHOW_CONFIG in words:
         # Wherever it stands, as a user puts it behind the command that it is about.
@@ -118,9 +121,30 @@ def main() -> None:
         _fail_usage(error)
     except errors() as error:
         fail(error)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        fail(f"not enough memory ({reason}): lower the resolution, the batch or the classes")
     if status == INTERRUPTED:
         err.print("interrupted; run the same command again to resume")
     sys.exit(status)
+
+
+def _mend_streams() -> None:
+    """Texts reach any terminal: escaped where its encoding lacks them, nowhere if it is closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - to the end
+        elif isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether torch found no room; it has no class for that on a CPU."""
+    words = ("allocate memory", "out of memory", "Storage size calculation overflowed")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def _fail_usage(error: Any) -> NoReturn:

@@ -17,6 +17,8 @@ from dshrink.network.references import FORMS, Size
 from dshrink.progress import OnProgress
 
 Result = TypeVar("Result")
+#: Images of a batch: above, no device holds them.
+MOST_BATCH = 65536
 
 # The groups that ``--help`` shows options in; the rest is "Options".
 condition = partial(typer.Option, rich_help_panel="Measurement conditions")
@@ -94,7 +96,8 @@ Runtime = Annotated[
 ]
 Precision = Annotated[str, condition(help="fp32, fp16 or int8, if device and runtime support it")]
 Batch = Annotated[
-    int | None, condition(min=1, help="batch size; default: the paper's for this device")
+    int | None,
+    condition(min=1, max=MOST_BATCH, help="batch size; default: the paper's for this device"),
 ]
 
 
@@ -104,8 +107,10 @@ class BatchSizes(tuple[int, ...]):
 
 def _batch_sizes(text: str) -> BatchSizes:
     sizes = text.split(",")
-    if not all(size.strip().isdecimal() and int(size) for size in sizes):
+    if not all(size.strip().isdecimal() and len(size) < 10 and int(size) for size in sizes):
         raise typer.BadParameter(f"{text!r} is no batch size of 1 or more, nor several as in 1,2,4")
+    if max(map(int, sizes)) > MOST_BATCH:
+        raise typer.BadParameter(f"{text[:60]!r}: a batch is at most {MOST_BATCH}")
     return BatchSizes(map(int, sizes))
 
 
@@ -118,7 +123,7 @@ Batches = Annotated[
         help="batch size, or several; default: the paper's for this device",
     ),
 ]
-FileBatch = Annotated[int, typer.Option(min=1, help="batch size of the file")]
+FileBatch = Annotated[int, typer.Option(min=1, max=MOST_BATCH, help="batch size of the file")]
 Threads = Annotated[int, condition(min=1, help="threads on a CPU")]
 Statistic = Annotated[
     str | None,
@@ -139,7 +144,15 @@ HoldClocks = Annotated[
     bool,
     condition("--hold-clocks", help="lock the device's clocks during the run (needs permission)"),
 ]
-Seed = Annotated[int, typer.Option(help="random seed")]
+
+
+def _seed(value: int) -> int:
+    if not -(1 << 63) <= value < 1 << 63:
+        raise typer.BadParameter("a seed is an integer of up to 64 bits")
+    return value
+
+
+Seed = Annotated[int, typer.Option(callback=_seed, help="random seed")]
 Wide = Annotated[bool, typer.Option("--wide", help="all columns of tables, untruncated")]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable result")]
 Report = Annotated[

@@ -84,7 +84,9 @@ def command(
             help="alone, or pair: also what each layer adds behind a pointwise convolution",
         ),
     ] = "alone",
-    hold_out: Annotated[int, typer.Option(min=8, help="number of hold-out networks")] = 20,
+    hold_out: Annotated[
+        int, typer.Option(min=8, max=1000, help="number of hold-out networks")
+    ] = 20,
     target_error: Annotated[
         float | None,
         typer.Option(

@@ -62,7 +62,8 @@ LogWith = Annotated[
     ),
 ]
 Loaders = Annotated[
-    int | None, typer.Option(min=0, help="data loader workers; 0 loads in the main process")
+    int | None,
+    typer.Option(min=0, max=256, help="data loader workers; 0 loads in the main process"),
 ]
 OnUnreadable = Annotated[
     Unreadable, typer.Option("--unreadable", help="images that cannot be read: skip, or stop")

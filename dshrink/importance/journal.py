@@ -35,10 +35,10 @@ class Shard(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Shard:
         """ "2/4". Raises EvaluationError."""
-        match = re.fullmatch("([0-9]+)/([0-9]+)", text)
+        match = re.fullmatch("([0-9]{1,6})/([0-9]{1,6})", text)
         if match and 1 <= int(match[1]) <= int(match[2]):
             return cls(int(match[1]), int(match[2]))
-        raise EvaluationError(f"--shard {text!r}: give K/N with K from 1 to N, such as 2/4")
+        raise EvaluationError(f"--shard {text[:60]!r}: give K/N with K from 1 to N, such as 2/4")
 
 
 def journal_path(table: Path, shard: Shard | None) -> Path:

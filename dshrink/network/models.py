@@ -32,6 +32,7 @@ from dshrink.network.references import (
     ModelChoice,
     Size,
     Source,
+    expanded,
 )
 from dshrink.network.sources import check_options, create, folders_of
 from dshrink.network.tracing import trace
@@ -189,7 +190,7 @@ def _of_module(module: nn.Module, name: str, size: Size, channels: int) -> Netwo
 
 def _of_onnx_file(choice: ModelChoice) -> Network:
     """The network of an ONNX file, for the image that the file says where it says one."""
-    source = open_onnx(Path(choice.reference.place).expanduser())
+    source = open_onnx(expanded(choice.reference.place))
     known = Known(whose=choice.name, resolution=source.size, in_channels=source.channels)
     module = read_onnx(source, choice.knowing(known).size)
     return Network(name=choice.name, module=module, lowered=lower(module), weights=OWN)

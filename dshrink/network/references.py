@@ -30,7 +30,9 @@ FORMS = (
 IN_MEMORY = "in-memory:"
 #: What networks are loaded with where nothing is said: ImageNet's usual.
 USUAL_SIDE, USUAL_CHANNELS = 224, 3
-LEAST_SIDE = 8
+#: From which and up to which side images are taken: above, no machine here holds the activations.
+LEAST_SIDE, MOST_SIDE = 8, 8192
+MOST_CHANNELS, MOST_CLASSES = 4096, 1_000_000
 _WEIGHT_FILES = (".pt", ".pth", ".tar", ".bin", ".ckpt", ".safetensors")
 
 
@@ -54,11 +56,21 @@ class Size(NamedTuple):
             raise NetworkError(
                 f"resolution {height}x{width}: height and width are {LEAST_SIDE} or more"
             )
+        if max(height, width) > MOST_SIDE:
+            raise NetworkError(
+                f"resolution {height}x{width}: height and width are at most {MOST_SIDE}"
+            )
         return cls(height, width)
 
     def __str__(self) -> str:
         """As the option takes it."""
         return f"{self.height}" if self.height == self.width else f"{self.height}x{self.width}"
+
+
+def check_channels(count: int) -> None:
+    """Raise NetworkError for what is no number of channels of an image."""
+    if not 1 <= count <= MOST_CHANNELS:
+        raise NetworkError(f"in_channels {count}: an image has 1 to {MOST_CHANNELS}")
 
 
 class Source(Enum):
@@ -171,6 +183,12 @@ class ModelChoice:
             Size.of(*self.resolution)
         if any(count is not None and count < 1 for count in (self.in_channels, self.classes)):
             raise NetworkError("--in-channels and --classes count from 1")
+        if self.in_channels is not None:
+            check_channels(self.in_channels)
+        if self.classes is not None and self.classes > MOST_CLASSES:
+            raise NetworkError(f"--classes {self.classes}: at most {MOST_CLASSES}")
+        if not -(1 << 63) <= self.seed < 1 << 63:
+            raise NetworkError(f"--seed {self.seed}: give an integer of up to 64 bits")
         if self.weights_ema and self.weights in NAMED_WEIGHTS:
             raise NetworkError(
                 f"--weights {self.weights} has no moving average: give a file, or no --weights-ema"
@@ -246,7 +264,7 @@ class ModelChoice:
         at = self.reference
         if not at.is_file:
             return self
-        place = str(Path(at.place).expanduser().absolute())
+        place = str(expanded(at.place).absolute())
         return replace(self, model=replace(at, place=place).text)
 
     @property
@@ -264,6 +282,14 @@ def _value(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return text
+
+
+def expanded(place: str) -> Path:
+    """The path with the user's home folder for ``~``, where the user has one."""
+    try:
+        return Path(place).expanduser()
+    except RuntimeError:  # no HOME, and no entry of this user
+        return Path(place)
 
 
 def same_model(one: str, other: str) -> bool:

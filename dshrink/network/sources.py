@@ -23,7 +23,14 @@ from torch import nn
 
 from dshrink.errors import NetworkError, first_line
 from dshrink.network.downloads import downloaded, quiet
-from dshrink.network.references import FORMS, USUAL_CHANNELS, ModelChoice, Reference, Source
+from dshrink.network.references import (
+    FORMS,
+    USUAL_CHANNELS,
+    ModelChoice,
+    Reference,
+    Source,
+    expanded,
+)
 from dshrink.network.tracing import (
     declare_missing_operators,
     import_timm,
@@ -53,7 +60,7 @@ def folders_of(choice: ModelChoice) -> tuple[Path, ...]:
     at = choice.reference
     if at.source is not Source.FACTORY:
         return ()
-    return (*((Path(at.place).expanduser().parent,) if at.is_file else ()), Path.cwd())
+    return (*((expanded(at.place).parent,) if at.is_file else ()), Path.cwd())
 
 
 def check_options(choice: ModelChoice) -> None:
@@ -95,6 +102,13 @@ def _timm(choice: ModelChoice) -> nn.Module:
     timm = import_timm()
     short = choice.reference.place
     _check_known(choice.name, short.partition(".")[0], timm.list_models(), "timm")
+    try:
+        timm.models.get_pretrained_cfg(short)
+    except RuntimeError as error:
+        tag = short.partition(".")[2]
+        raise NetworkError(
+            f"{choice.name}: timm knows no weights {tag!r} of it: leave .{tag} out"
+        ) from error
     options = {**_given(num_classes=choice.classes), **choice.arguments}
     if choice.channels != USUAL_CHANNELS:
         options["in_chans"] = choice.channels
@@ -164,7 +178,7 @@ def _hf(choice: ModelChoice) -> nn.Module:
         ) from None
     place = choice.reference.place
     if choice.reference.is_file:
-        place = str(Path(place).expanduser())
+        place = str(expanded(place))
     pretrained = choice.weights == PRETRAINED
     config = _hf_config(choice, transformers, place)
     if choice.classes is not None:
@@ -248,7 +262,7 @@ def _factory(choice: ModelChoice) -> nn.Module:
 
 
 def _file_module(at: Reference, name: str) -> ModuleType:
-    path = Path(at.place).expanduser()
+    path = expanded(at.place)
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
         hint = f"did you mean {path.with_name(near[0])}?" if near else "give its path"

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from dshrink.errors import DshrinkError
 from latency_tables.networks import Level
-from latency_tables.records import convert_record, parse_record
+from latency_tables.reading import read_text
+from latency_tables.records import convert_record, load_record, parse_record
 from latency_tables.schema import Conditions
 
 T = TypeVar("T")
@@ -166,7 +167,11 @@ def read_runs(path: Path) -> tuple[RunFacts, ...]:
     runs: dict[str, RunFacts] = {}
     counts: dict[str, list[int]] = {}
     spent: dict[str, float] = {}
-    for line in path.read_text("utf-8").splitlines():
+    try:
+        text = read_text(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ReportError(f"{path}: cannot be read as text ({error}): {_FIX}") from None
+    for line in text.splitlines():
         data = parse_record(line, dict[str, Any], where=str(path), error=ReportError, fix=_FIX)
         effort = convert(data, _Effort, path)
         run = convert({**data, "processes": None, "measured_s": 0.0}, RunFacts, path)
@@ -206,10 +211,9 @@ def _chosen(data: Any, kind: type[Any]) -> Any:
 
 
 def _object(path: Path, command: str) -> Mapping[str, Any]:
-    return parse_record(
-        path.read_text("utf-8"),
+    return load_record(
+        path,
         dict[str, Any],
-        where=str(path),
         error=ReportError,
         fix=f"write it again with {command}",
     )

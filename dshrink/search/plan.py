@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from dshrink.network.references import Size, check_channels
 from dshrink.search.errors import PlanError
 from dshrink.search.published import published_mask
 from latency_tables.files import write_atomically
 from latency_tables.masks import PADDING_MODES, number_hint
 from latency_tables.predictor import Prediction
-from latency_tables.records import format_record, parse_record
+from latency_tables.records import format_record, load_record
 from latency_tables.schema import Conditions
 from latency_tables.span_masks import ACTIVE, LINEAR, MERGED, mask_spans
 
@@ -104,6 +105,10 @@ class Plan:
     convolutions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.resolution is not None:
+            Size.of(*self.resolution)
+        if self.in_channels is not None:
+            check_channels(self.in_channels)
         if self.padding not in PADDING_MODES:
             raise PlanError(f"padding must be {', '.join(PADDING_MODES)}, got {self.padding!r}")
         if self.span_mask:
@@ -203,19 +208,14 @@ def save_plan(plan: Plan, path: Path | str) -> None:
 
 def load_plan(path: Path) -> Plan:
     """Read ``save_plan``'s file. Raises PlanError, one line that says what and where."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
+    if not path.exists():
         raise PlanError(
             f"{path}: no such file; a plan is a JSON file of `dshrink search`, "
             f"{MASK_PREFIX}0011..., {SPANS_PREFIX}1|01... or {PAPER_PREFIX}MBV2-1.4-DS-A"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise PlanError(f"{path}: cannot be read as text ({error}): {FIX}") from None
-    return parse_record(
-        text,
+        )
+    return load_record(
+        path,
         Plan,
-        where=str(path),
         error=PlanError,
         fix=FIX,
         schema=SCHEMA,

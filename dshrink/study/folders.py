@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from dshrink.study.steps import MERGE, PRETRAIN, SEARCH, TABLE, TRAIN, Step, StudyError
 from dshrink.train.identity import differences, listed
 from latency_tables.files import write_atomically
-from latency_tables.records import convert_record, format_record, parse_record, plain
+from latency_tables.records import convert_record, format_record, load_record, plain
 
 DONE = "step.json"
 SCHEMA, SCHEMA_VERSION = "dshrink.study_step", 1
@@ -141,10 +141,9 @@ class StepFolders:
         path = self.folder(name) / DONE
         if not path.exists():
             return None, False
-        known = parse_record(
-            path.read_text(encoding="utf-8"),
+        known = load_record(
+            path,
             _DoneStep,
-            where=str(path),
             error=StudyError,
             fix=_FIX,
             schema=SCHEMA,

@@ -8,7 +8,6 @@ An unknown field is an error: a misspelled one would be ignored for days of trai
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
@@ -19,7 +18,7 @@ from dshrink.network.references import LEAST_SIDE, ModelChoice, Size
 from dshrink.search.published import published_mask
 from dshrink.train.errors import TrainError
 from dshrink.train.settings import OF_SHRINKING, Training
-from latency_tables.records import convert_record
+from latency_tables.records import convert_record, load_toml, parse_toml
 
 #: What a row is, in the order in which tables show them.
 ROWS: Mapping[str, str] = {
@@ -91,8 +90,8 @@ class TableSettings:
     hold_out: int = 20
 
     def __post_init__(self) -> None:
-        if self.hold_out < 8:
-            raise RecipeError("hold_out is 8 or more")
+        if not 8 <= self.hold_out <= 1000:
+            raise RecipeError("hold_out is from 8 to 1000")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,11 +272,7 @@ def load_recipe(name: str) -> Recipe:
     """
     if name.endswith(".toml"):
         path = Path(name)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"{path}: cannot be read ({error})") from None
-        return _recipe(path.stem, _layered(text, name), name)
+        return _recipe(path.stem, _layered(load_toml(path, error=RecipeError), name), name)
     return _recipe(name, _shipped(name), f"{name}.toml")
 
 
@@ -287,15 +282,12 @@ def _shipped(name: str) -> dict[str, Any]:
             f"no recipe {name!r}; there are {', '.join(shipped_recipes())}, or give a file *.toml"
         )
     entry = files("dshrink.study").joinpath("recipes", f"{name}.toml")
-    return _layered(entry.read_text(encoding="utf-8"), f"{name}.toml")
+    where = f"{name}.toml"
+    return _layered(parse_toml(entry.read_text("utf-8"), where=where, error=RecipeError), where)
 
 
-def _layered(text: str, where: str) -> dict[str, Any]:
+def _layered(values: dict[str, Any], where: str) -> dict[str, Any]:
     """The file's fields over those of the recipe that it is like."""
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{where}: not valid TOML: {error}") from None
     like = values.pop("like", None)
     if like is None:
         return values

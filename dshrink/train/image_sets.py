@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -33,6 +34,8 @@ TRAIN_FOLDERS = ("train", "training")
 VALIDATION_FOLDERS = ("val", "validation", "valid", "eval", "evaluation")
 #: Names of validation splits; sets on the Hugging Face hub often call it "test".
 VALIDATION_SPLITS = ("validation", "test")
+#: Of an image's file.
+MOST_IMAGE_BYTES = 1 << 30
 #: timm's prefixes of sets that can only be read from one end to the other.
 STREAMED = ("hfids", "tfds", "wds")
 _NAMED = re.compile(r"(?P<library>torch|hfds|hfids|tfds|wds)/(?P<rest>[^:]+)(?::(?P<root>.+))?")
@@ -58,6 +61,9 @@ class Split:
         """An image and its label. Raises UnreadableError with the reason."""
         try:
             if hasattr(self.source, "reader"):
+                if self.folder is not None:
+                    # A pipe would be waited for, a device read without end.
+                    _require_image_file(self.source.reader.samples[number][0])
                 # timm's own way takes the next image, of whatever class, for an unreadable one.
                 file, label = self.source.reader[number]
                 with file:
@@ -77,7 +83,9 @@ class Split:
         """The path of an image, or what to call it where it is not a file."""
         if self.folder is None:
             return f"{self.name}, image {number}"
-        return str(self.source.reader.samples[number][0])
+        file = str(self.source.reader.samples[number][0])
+        # A name in another encoding, as a terminal or JSON can have it.
+        return file.encode(errors="backslashreplace").decode()
 
     @property
     def digest(self) -> str:
@@ -110,11 +118,20 @@ class Images:
         return _digest((self.train, self.validation))
 
 
+def _require_image_file(file: str) -> None:
+    """Raise OSError for what is no regular file, or is larger than any image."""
+    status = os.stat(file)  # noqa: PTH116 (of a million files, without a Path each)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("no regular file")
+    if status.st_size > MOST_IMAGE_BYTES:
+        raise OSError(f"above {MOST_IMAGE_BYTES >> 20} MiB")
+
+
 def _digest(splits: Iterable[Split]) -> str:
     found = hashlib.sha256()
     for split in splits:
         for entry in split.entries():
-            found.update(entry.encode())
+            found.update(entry.encode(errors="surrogateescape"))
     return found.hexdigest()[:16]
 
 

@@ -27,11 +27,13 @@ from dshrink.network.tracing import import_timm
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.train.batches import drawn_seed
 from dshrink.train.checkpoint import (
+    FIX,
     NAME,
     Checkpoint,
     TrainingState,
     held,
     load_checkpoint,
+    require_tensors,
     save_checkpoint,
     save_tensors,
 )
@@ -48,6 +50,8 @@ from dshrink.train.unreadable import UnreadableImages
 FETCH_EVERY = 20
 #: The weights of the last checkpoint before a loss that was not finite, to start from again.
 LAST_GOOD = "last_good.safetensors"
+#: What an epoch's entry of the history holds besides what is observed.
+_SCORES = ("train_loss", "val_loss", "val_accuracy", "learning_rate")
 _MODEL, _OPTIMISER, _AVERAGE = "model.", "optimiser.", "average."
 
 
@@ -167,6 +171,7 @@ class _Run:
         # Loaded before the module is distributed and averaged.
         found = self._found()
         if found:
+            self._check(found, module)
             module.load_state_dict(_named(found.tensors, _MODEL))
         self.bare = module.to(accelerator.device)
         self.average = None
@@ -179,6 +184,8 @@ class _Run:
         self.model, self.optimiser = accelerator.prepare(self.bare, optimiser)
         # Half precision scales losses by a factor that adapts during training.
         if accelerator.scaler is not None and self.at.scaler:
+            if set(self.at.scaler) != set(accelerator.scaler.state_dict()):
+                raise CheckpointError(f"{self.folder / NAME}: scaler is none of torch's: {FIX}")
             accelerator.scaler.load_state_dict(self.at.scaler)
 
     def _found(self) -> Checkpoint | None:
@@ -192,6 +199,34 @@ class _Run:
                     f"after {place}: --out must lie on a disk that all processes share"
                 )
         return found
+
+    def _check(self, found: Checkpoint, module: nn.Module) -> None:
+        """Raise CheckpointError for one that no run of these settings writes."""
+        state, settings, steps = found.state, self.feed.settings, self.feed.steps
+        where = self.folder / NAME
+        ended = state.epoch == settings.epochs and not state.step
+        if not ended and not (state.epoch < settings.epochs and state.step < steps):
+            raise CheckpointError(
+                f"{where}: {state} is none of {settings.epochs} epochs of {steps} steps: {FIX}"
+            )
+        if [entry.get("epoch") for entry in state.history] != list(range(1, state.epoch + 1)):
+            raise CheckpointError(
+                f"{where}: history is not of the epochs 1 to {state.epoch}: {FIX}"
+            )
+        form = {**dict.fromkeys(_SCORES, 0.0), **self.observe()}
+        for entry in state.history:
+            for name, value in form.items():
+                if not _is_like(entry.get(name), value):
+                    raise CheckpointError(
+                        f"{where}: history: epoch {entry['epoch']}: {name} is missing, or is none "
+                        f"of this run: {FIX}"
+                    )
+        now = module.state_dict()
+        needed = {f"{_MODEL}{name}": value for name, value in now.items()}
+        if settings.ema is not None:
+            needed |= {f"{_AVERAGE}{name}": value for name, value in now.items()}
+        momenta = {f"{_OPTIMISER}{name}": one for name, one in module.named_parameters()}
+        require_tensors(self.folder, found.tensors, needed, momenta)
 
     def _resume(self, found: Checkpoint, optimiser: torch.optim.Optimizer) -> None:
         self.at = found.state
@@ -367,6 +402,17 @@ class _Run:
         self.at.scaler = scaler.state_dict() if scaler else None
         self.at.unreadable = self.feed.unreadable.reasons
         return Checkpoint(state=self.at, tensors=tensors)
+
+
+def _is_like(value: object, like: object) -> bool:
+    """Whether a value from a file has the form of one: its type, and as many entries."""
+    if isinstance(like, float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(like, list):
+        if not isinstance(value, list) or len(value) != len(like):
+            return False
+        return all(map(_is_like, value, like))
+    return type(value) is type(like) and len(str(value)) == len(str(like))
 
 
 def _timm_utils() -> Any:

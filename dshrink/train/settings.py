@@ -14,6 +14,10 @@ from typing import Any
 from dshrink.train.errors import TrainError
 from latency_tables.records import plain
 
+#: Above, no setting makes sense: sums of them overflow what optimisers compute in.
+MOST = 1_000_000
+#: Processes that read images; each takes some 200 MB, and a second to start.
+MOST_LOADERS = 256
 PRECISIONS = ("fp32", "fp16", "bf16")
 #: These change how fast a run is, or how much of it a crash can cost, not what comes out.
 _WITHOUT_EFFECT = ("loaders", "checkpoint_steps", "log_with")
@@ -86,23 +90,25 @@ class Training:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "accumulate", "checkpoint_steps"):
             value = getattr(self, name)
-            _require(self, value is None or value >= 1, name, "1 or more")
+            _require(self, value is None or 1 <= value <= MOST, name, f"1 or more, up to {MOST}")
         for name in (
             *("warmup_epochs", "fade_epochs", "loaders"),
             *("min_learning_rate", "weight_decay", "block_distillation"),
         ):
-            _require(self, getattr(self, name) >= 0, name, "0 or more")
+            _require(self, 0 <= getattr(self, name) <= MOST, name, f"0 or more, up to {MOST}")
         _require(
             self, self.batch % self.accumulate == 0, "batch", f"a multiple of {self.accumulate}"
         )
         _require(self, self.warmup_epochs < self.epochs, "warmup_epochs", "fewer than the epochs")
         what = f"no more than the epochs ({self.epochs})"
         _require(self, self.fade_epochs <= self.epochs, "fade_epochs", what)
-        _require(self, self.learning_rate > 0, "learning_rate", "above 0")
+        _require(self, 0 < self.learning_rate <= MOST, "learning_rate", "above 0 and finite")
+        _require(self, self.loaders <= MOST_LOADERS, "loaders", f"from 0 to {MOST_LOADERS}")
+        _require(self, -(2**63) <= self.seed < 2**63, "seed", "an integer of up to 64 bits")
         _require(self, 0 <= self.momentum < 1, "momentum", "from 0 to below 1")
         _require(self, 0 <= self.label_smoothing < 1, "label_smoothing", "from 0 to below 1")
         _require(self, 0 <= self.distillation <= 1, "distillation", "a weight from 0 to 1")
-        _require(self, self.temperature > 0, "temperature", "above 0")
+        _require(self, 0 < self.temperature <= MOST, "temperature", "above 0 and finite")
         _require(self, self.ema is None or 0 < self.ema < 1, "ema", "a decay between 0 and 1")
         _require(self, self.clip is None or self.clip > 0, "clip", "a largest norm above 0")
         _require(self, self.precision in PRECISIONS, "precision", " or ".join(PRECISIONS))

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from latency_tables.csv_lines import read_text
 from latency_tables.errors import TableFormatError
 from latency_tables.layers.layer import Layer
 from latency_tables.layers.layer_table import LayerRow, LayerTable
 from latency_tables.measured import one_line
 from latency_tables.origin import Origin
+from latency_tables.reading import read_text
 from latency_tables.schema import Conditions
 
 NO_LAYER = "blocks of several layers, or what follows from the rest of a network"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from latency_tables.csv_lines import CsvLine, CsvSource, format_csv, read_lines, read_text
+from latency_tables.csv_lines import CsvLine, CsvSource, format_csv, read_lines
 from latency_tables.errors import ConditionsError, LatencyTableError, TableFormatError
 from latency_tables.files import write_atomically
 from latency_tables.layers.layer import LAYER_COLUMNS
@@ -15,6 +15,7 @@ from latency_tables.layers.layer_table import COLUMNS, ROW_COLUMNS, LayerRow, La
 from latency_tables.layers.texts import layer_of
 from latency_tables.networks import Level
 from latency_tables.origin import Origin
+from latency_tables.reading import read_text
 from latency_tables.records import convert_record, format_record, parse_record
 from latency_tables.schema import Conditions
 from latency_tables.wording import noun

@@ -21,6 +21,8 @@ from profiler.scheduling.worker_board import PARCELS_AT_ONCE, FleetWorker, Worke
 
 #: How often the list of workers is looked at.
 WATCH_S = 1.0
+#: So long a worker may be silent; they beat every second or so.
+SILENT_S = 60.0
 #: How long a run waits for a worker to appear where there is none.
 PATIENCE_S = 60.0
 #: A task costs the host and Dask's scheduler some milliseconds, so that with many boards several
@@ -51,6 +53,8 @@ class DaskScheduler:
         self._patience_s = patience_s
         self._run = uuid.uuid4().hex
         self._asked: set[FleetWorker] = set()
+        #: The last beat of each worker's heart, and when it was seen here.
+        self._beats: dict[str, tuple[float | None, float]] = {}
         self._runner = asyncio.Runner()
         self._sending = asyncio.Semaphore(PARCELS_AT_ONCE)
         self._lanes = 1
@@ -110,6 +114,8 @@ class DaskScheduler:
             ) from error
         found: dict[str, FleetWorker] = {}
         for address, facts in sorted(identity["workers"].items()):
+            if self._is_silent(address, facts["last_seen"]):
+                continue
             for resource in sorted(set(facts["resources"]) & set(self._names)):
                 board = self._board_name(address, resource, facts)
                 worker = FleetWorker(
@@ -120,6 +126,18 @@ class DaskScheduler:
                 )
                 found.setdefault(board, worker)
         return dict(sorted(found.items()))
+
+    def _is_silent(self, address: str, last_seen: float) -> bool:
+        """Whether a worker's heart has not beaten for too long, by this machine's own clock.
+
+        A process that is stopped, or a machine that hangs, keeps its connection open.
+        """
+        now = asyncio.get_running_loop().time()
+        before, since = self._beats.get(address, (None, now))
+        if last_seen != before:
+            self._beats[address] = last_seen, now
+            return False
+        return now - since > SILENT_S
 
     def _board_name(self, address: str, resource: str, facts: Any) -> str:
         """A board's own resource names it; else the worker's name, or the machine it runs on."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
+import sys
 import threading
 
 import pytest
 from rich.table import Table
 
-from dshrink.cli import console
+from dshrink.cli import console, main
 from dshrink.cli.progress_lines import ProgressLines, repeated
 
 #: Sets the window's title, hides what was said before, and rings, in 7 and in 8 bits.
@@ -169,3 +171,50 @@ def test_verbose_behind_the_command_says_where_it_goes(dshrink) -> None:
     ran = dshrink("table", "check", ".", "--verbose")
     assert ran.status == 2
     assert "`dshrink --verbose table check ...`" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("columns", "kept"), [("0", False), ("9" * 30, False), ("100", True), ("x", True)]
+)
+def test_a_width_that_nothing_fits_into_is_left_out(
+    columns: str, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    console._drop_odd_columns()
+    assert ("COLUMNS" in os.environ) == kept
+
+
+def test_a_text_that_the_terminal_s_encoding_lacks_is_escaped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, "ascii"))
+    monkeypatch.setattr("sys.stderr", None)
+    main._mend_streams()
+    console.out.print("µs of \udcff")
+    sys.stderr.write("gone\n")
+    sys.stdout.flush()
+    sys.stderr.close()
+    assert written.getvalue() == b"\\xb5s of \\udcff\n"
+
+
+def test_a_long_error_keeps_its_beginning_and_the_way_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    console.show_error(ValueError(f"plan.json: {'y' * 9000}: write it again"))
+    said = capsys.readouterr().err
+    assert said.startswith("dshrink: plan.json: yyy") and said.endswith("yyy: write it again\n")
+    assert len(said) < 2100
+
+
+@pytest.mark.parametrize(
+    ("error", "known"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("Storage size calculation overflowed with sizes=[4]"), True),
+        (RuntimeError("a defect"), False),
+    ],
+)
+def test_what_found_no_memory_is_told_from_a_defect(error: Exception, known: bool) -> None:
+    assert main._is_of_memory(error) == known

@@ -136,3 +136,18 @@ def test_masks_that_became_numbers_are_refused(cells: tuple[str, ...], message: 
         masks(*cells)
     assert message in str(caught.value)
     assert "dtype={'keep_mask': str}" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["1e300", "-1e16", "1e999", "9" * 5000])
+def test_a_number_that_no_sum_or_axis_holds_is_refused(text: str) -> None:
+    (line,) = read_lines(f"a\n{text}\n", SOURCE)
+    with pytest.raises(RefusedError, match="a must be a finite number, got"):
+        line.number_in("a")
+
+
+def test_a_whole_number_beyond_64_bits_and_a_null_character_are_refused() -> None:
+    (line,) = read_lines(f"a\n{'9' * 5000}\n", SOURCE)
+    with pytest.raises(RefusedError, match=r"a whole number, 0 or more, got 9{57}\.\.\."):
+        line.whole("a")
+    with pytest.raises(RefusedError, match="line 2: holds a null character"):
+        read_lines("a\n\0\n", SOURCE)

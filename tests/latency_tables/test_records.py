@@ -168,8 +168,14 @@ def test_a_document_that_is_none_is_refused(text: str, message: str) -> None:
         ),
         (
             {"parts": [{**PART, "latency_ms": 10**400}]},
-            "f.json: parts[0]: field 'latency_ms' must be a finite number, got 1000",
+            "f.json: parts[0]: field 'latency_ms' must be a number of up to 64 bits, got 1000",
         ),
+        (
+            {"parts": [{**PART, "name": "a\0"}]},
+            "parts[0]: field 'name' must be a text that UTF-8 can hold, without null characters",
+        ),
+        ({"parts": [{**PART, "name": "\ud800"}]}, "field 'name' must be a text that UTF-8 can"),
+        ({"counts": {"\ud800": 1}}, "must be an object whose names are plain texts, got"),
         (
             {"parts": [{**PART, "kernel": [3]}]},
             "f.json: parts[0]: field 'kernel' must be a list of length 2, got [3]: write it again",

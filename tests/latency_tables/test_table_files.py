@@ -206,7 +206,8 @@ def test_a_table_that_went_through_pandas_is_the_same(saved: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [('"stem', "not CSV"), ('a,"b"c\n', "not CSV"), ("\x00", "1 values for")]
+    ("text", "message"),
+    [('"stem', "not CSV"), ('a,"b"c\n', "not CSV"), ("\x00", "holds a null character")],
 )
 def test_broken_csv_is_refused(saved: Path, text: str, message: str) -> None:
     path = saved / "table.csv"
@@ -279,7 +280,7 @@ def test_a_sidecar_that_makes_no_sense_is_refused(
         (lambda d: d["conditions"].update(colour=1), "unknown field 'colour'"),
         (lambda d: network(d, 1, measured_ms="11"), "'measured_ms' must be a number"),
         (lambda d: network(d, 1, measured_ms=-1), "measured_ms must be above 0"),
-        (lambda d: network(d, 1, measured_ms=10**400), "'measured_ms' must be a finite number"),
+        (lambda d: network(d, 1, measured_ms=10**400), "'measured_ms' must be a number of up to"),
         (lambda d: network(d, 1, measured_ms=5.0), "lies outside its interval"),
         (lambda d: network(d, 1, low_ms=99.0), "lies outside its interval"),
         (lambda d: network(d, 1, measured_ms=8.0, low_ms=7.9), "original': in_network_low_ms"),

@@ -202,3 +202,18 @@ def test_tls_without_certificates_is_one_line(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("profiler.scheduling.dask_connection.CONNECT_TIMEOUT_S", 0.5)
     with pytest.raises(SessionError, match=r"cannot connect to tls://.*distributed\.comm\.tls"):
         DaskScheduler("tls://127.0.0.1:9", ("fake",))
+
+
+def test_a_worker_whose_heart_stops_is_silent_after_a_minute_of_the_hosts_clock() -> None:
+    scheduler = DaskScheduler.__new__(DaskScheduler)
+    scheduler._beats = {}
+    times = iter((0.0, 30.0, 60.0, 61.0, 62.0))
+
+    class Loop:
+        def time(self) -> float:
+            return next(times)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("profiler.scheduling.fleet.asyncio.get_running_loop", Loop)
+        seen = [scheduler._is_silent("tcp://a", beat) for beat in (5.0, 5.0, 5.0, 5.0, 6.0)]
+    assert seen == [False, False, False, True, False]

@@ -7,6 +7,7 @@ an operator.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from onnx import TensorProto, numpy_helper
 from torch import nn
 
 from dshrink.errors import NetworkError
+from dshrink.network.references import Size, check_channels
 from latency_tables.errors import OnnxFileError
 from latency_tables.onnx_data import load_complete
 
@@ -27,6 +29,7 @@ SUFFIX = ".onnx"
 OLDEST_OPSET = 7
 #: Of a serialized message; beyond it data must be outside, where no runtime here is sent them.
 MOST_BYTES = 2**31 - 1
+MOST_BATCH = 4096
 #: Of ``fx.GraphModule.meta``: what the module was read from, and the batch that it is fixed to.
 SOURCE_KEY = "onnx_source"
 #: Of a graph node's meta data: the names of the values that it makes in the file.
@@ -98,6 +101,14 @@ def open_onnx(path: Path) -> OnnxSource:
             f"onnx.utils.extract_model(FILE, NEW, [{image.name!r}], {names[:1]})"
         )
     batch, channels, size = _dimensions(path, image)
+    try:
+        if size:
+            Size.of(*size)
+        check_channels(channels)
+    except NetworkError as error:
+        raise NetworkError(f"{path}: its input {image.name[:60]!r}: {error}") from None
+    if batch is not None and batch > MOST_BATCH:
+        raise NetworkError(f"{path}: its batch of {batch} is above {MOST_BATCH}: export it with 1")
     result = model.graph.output[0]
     element = result.type.tensor_type.elem_type
     if element not in (*_FLOATS, TensorProto.UNDEFINED):
@@ -165,10 +176,28 @@ def _check_operators(path: Path, model: onnx.ModelProto) -> None:
 
 def _check_weights(path: Path, model: onnx.ModelProto) -> None:
     for tensor in model.graph.initializer:
+        if problem := _misfit(tensor):
+            raise NetworkError(
+                f"{path}: tensor {tensor.name[:60]!r} {problem}: it is damaged; export it again"
+            )
         if tensor.data_type in _FLOATS and np.isnan(numpy_helper.to_array(tensor)).any():
             raise NetworkError(
                 f"{path}: tensor {tensor.name!r} holds NaN: give a network that was trained without"
             )
+
+
+def _misfit(tensor: onnx.TensorProto) -> str:
+    """What is wrong with a tensor's dimensions, before an array is made of them."""
+    if any(side < 0 for side in tensor.dims):
+        return f"has negative dimensions {list(tensor.dims)}"
+    count = math.prod(tensor.dims)
+    if count > MOST_BYTES:
+        return f"has {count} values"
+    if tensor.HasField("raw_data") and tensor.data_type in _FLOATS:
+        size = 4 if tensor.data_type == TensorProto.FLOAT else 2
+        if len(tensor.raw_data) != count * size:
+            return f"of {list(tensor.dims)} holds {len(tensor.raw_data)} bytes of data"
+    return ""
 
 
 def _one_input(path: Path, model: onnx.ModelProto) -> onnx.ValueInfoProto:

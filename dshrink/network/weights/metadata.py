@@ -7,9 +7,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dshrink.errors import NetworkError
-from dshrink.network.references import Known, ModelChoice, same_model
+from dshrink.network.references import (
+    MOST_CHANNELS,
+    MOST_CLASSES,
+    Known,
+    ModelChoice,
+    Size,
+    check_channels,
+    same_model,
+)
 from latency_tables.masks import check_padding
 from latency_tables.records import convert_record, parse_record
+from latency_tables.span_masks import ACTIVE, LINEAR
+from latency_tables.span_masks import MERGED as MERGED_NEXT
 
 WEIGHTS_KEY = "dshrink"
 #: ``WeightsAbout.form`` of weights of a merged network.
@@ -42,9 +52,17 @@ class WeightsAbout:
     def __post_init__(self) -> None:
         if self.padding:
             check_padding(self.padding)
-        channels = 1 if self.in_channels is None else self.in_channels
-        if min(*self.resolution, self.classes, channels) < 1:
-            raise NetworkError("resolution, classes and in_channels count from 1")
+        if set(self.mask) - {ACTIVE, LINEAR, MERGED_NEXT}:
+            raise NetworkError(f"mask {self.mask[:60]!r} is none of a plan")
+        if self.accuracy_percent is not None and not 0 <= self.accuracy_percent <= 100:
+            raise NetworkError(f"accuracy_percent {self.accuracy_percent:g}: from 0 to 100")
+        if self.ratio is not None and not 1 <= self.ratio <= MOST_CHANNELS:
+            raise NetworkError(f"ratio {self.ratio}: from 1 to {MOST_CHANNELS}")
+        Size.of(*self.resolution)
+        if self.in_channels is not None:
+            check_channels(self.in_channels)
+        if not 1 <= self.classes <= MOST_CLASSES:
+            raise NetworkError(f"classes {self.classes}: from 1 to {MOST_CLASSES}")
 
     def known(self, whose: str, choice: ModelChoice) -> Known:
         """What the file ``whose`` says of the network, where ``choice`` has not asked for it."""

@@ -24,7 +24,7 @@ from dshrink.search.importance import importance_keys
 from latency_tables.csv_lines import CsvLine, CsvSource, load_lines, write_csv
 from latency_tables.published import PREFIX, find_published
 from latency_tables.published_times import load_times
-from latency_tables.records import convert_record, parse_record
+from latency_tables.records import convert_record, load_record
 from latency_tables.span_masks import Span
 from latency_tables.wording import counted
 
@@ -124,9 +124,7 @@ def load_unevaluated(path: Path, model: str) -> frozenset[Key]:
     if not sidecar.is_file():
         return frozenset()
     where, fix = str(sidecar), "write it again with `dshrink importance`, or remove the file"
-    data = parse_record(
-        sidecar.read_text("utf-8"), dict[str, Any], where=where, error=ImportanceError, fix=fix
-    )
+    data = load_record(sidecar, dict[str, Any], error=ImportanceError, fix=fix)
     if data.get("schema") != SIDECAR_SCHEMA:
         return frozenset()
     names = {"schema", "schema_version", *_Sidecar.__dataclass_fields__}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -624,3 +625,43 @@ def test_an_operator_of_several_results_gives_each_of_them(tmp_path):
     module = read_onnx(path)
     assert isinstance(module.get_submodule("top"), OnnxOperator)
     check_equal(path, module, image_of(1, 3, 16, 16))
+
+
+@pytest.mark.parametrize(
+    ("image", "dims", "location", "said"),
+    [
+        ((1, 3, 10**6, 10**6), (), "", "input 'x': resolution 1000000x1000000: height and width"),
+        ((1, 10**9, 32, 32), (), "", "input 'x': in_channels 1000000000: an image has 1 to 4096"),
+        ((10**9, 3, 32, 32), (), "", "its batch of 1000000000 is above 4096"),
+        ((1, 3, 32, 32), (2**40, 3, 3, 3), "", "tensor 'w' has 29686813949952 values"),
+        ((1, 3, 32, 32), (-4, 3, 3, 3), "", "tensor 'w' has negative dimensions"),
+        ((1, 3, 32, 32), (5, 3, 3, 3), "", "tensor 'w' of [5, 3, 3, 3] holds 432 bytes of data"),
+        ((1, 3, 32, 32), (), "../a", "is in another file, '../a'"),
+        ((1, 3, 32, 32), (), "/dev/zero", "is in another file, '/dev/zero'"),
+    ],
+)
+def test_a_hostile_file_is_refused_before_anything_is_made_of_it(
+    image: tuple[int, ...], dims: tuple[int, ...], location: str, said: str, tmp_path: Path
+) -> None:
+    weight = onnx.numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "w")
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Conv", ["x", "w"], ["y"])],
+        "g",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, image)],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        [weight],
+    )
+    opset = onnx.helper.make_opsetid("", 13)
+    model = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=7)
+    tensor = model.graph.initializer[0]
+    if dims:
+        del tensor.dims[:]
+        tensor.dims.extend(dims)
+    if location:
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=location)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(NetworkError) as caught:
+        open_onnx(tmp_path / "m.onnx")
+    assert said in str(caught.value)

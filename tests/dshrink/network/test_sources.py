@@ -380,3 +380,25 @@ def test_a_file_may_import_torchvision_whose_operators_do_not_load(tmp_path: Pat
     words = [sys.executable, "-c", code]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.stdout == "own.py:make\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"resolution": (100_000, 100_000)}, "height and width are at most 8192"),
+        ({"resolution": (0, 0)}, "height and width are 8 or more"),
+        ({"classes": 10**12}, "--classes 1000000000000: at most 1000000"),
+        ({"in_channels": 10**9}, "an image has 1 to 4096"),
+        ({"seed": 1 << 64}, "give an integer of up to 64 bits"),
+    ],
+)
+def test_a_network_of_absurd_size_is_refused_before_it_is_made(
+    asked: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(NetworkError, match=said):
+        ModelChoice(model="mobilenetv2_035", **asked)
+
+
+def test_a_tag_of_weights_that_timm_does_not_know_is_one_line() -> None:
+    with pytest.raises(NetworkError, match=r"timm knows no weights 'none' of it: leave \.none out"):
+        load_network("mobilenetv2_035.none")

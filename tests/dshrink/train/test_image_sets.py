@@ -19,6 +19,7 @@ from dshrink.train.augmentation import training_transform
 from dshrink.train.errors import DataError
 from dshrink.train.image_sets import Preprocessing, absolute, open_images, preprocessing_of
 from dshrink.train.settings import Augmentation
+from dshrink.train.unreadable import UnreadableError
 
 PREPROCESSING = Preprocessing(
     size=(24, 24), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), crop=0.75, interpolation="bilinear"
@@ -358,3 +359,27 @@ def test_a_data_set_is_the_same_from_another_folder(tmp_path: Path) -> None:
     assert absolute("a/b") == absolute("folder:a/b") == f"{here}/a/b"
     assert absolute("torch/cifar10:a") == f"torch/cifar10:{here}/a"
     assert absolute("hfds/owner/name") == "hfds/owner/name"
+
+
+def test_a_pipe_among_the_images_is_unreadable_and_not_waited_for(tmp_path: Path) -> None:
+    root = write_pictures(tmp_path / "pictures", train=2)
+    split = open_images(root).train
+    file = Path(split.source.reader.samples[0][0])
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(UnreadableError, match="no regular file"):
+        split.read(0)
+    assert split.read(1)[1] == 0
+
+
+def test_a_file_name_that_is_no_utf_8_has_a_digest_and_a_printable_name(tmp_path: Path) -> None:
+    root = write_pictures(tmp_path / "pictures", train=2)
+    before = open_images(root)
+    assert before.digest
+    first = Path(before.train.source.reader.samples[0][0])
+    first.rename(first.with_name(os.fsdecode(b"a\xff.png")))
+    after = open_images(root)
+    assert after.digest != before.digest
+    (number,) = (n for n in range(2) if "\\udcff" in after.train.file(n))
+    after.train.file(number).encode()
+    assert after.train.read(number)[1] == 0

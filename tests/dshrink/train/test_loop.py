@@ -7,6 +7,7 @@ import csv
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -341,6 +342,73 @@ def test_a_broken_checkpoint_is_one_line(text: str, tmp_path: Path) -> None:
     (tmp_path / "checkpoint.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"checkpoint\.json: .* delete the folder to start"):
         load_checkpoint(tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"identity": [1]}, "'identity' must be an object"),
+        ({"epoch": None}, "'epoch' must be an integer, got null"),
+        ({"epoch": "x"}, "'epoch' must be an integer"),
+        ({"epoch": -1}, "epoch -1 is no count"),
+        ({"epoch": 3}, "epoch 3 is none of 2 epochs of 3 steps"),
+        ({"epoch": 1}, "history is not of the epochs 1 to 1"),
+        ({"step": 2}, "0 losses for 2 steps"),
+        ({"losses": ["a"]}, "must be a number"),
+        ({"history": "x"}, "'history' must be a list"),
+        ({"history": [{"epoch": 1}, {"epoch": 2}]}, "epoch 1: train_loss is missing"),
+        ({"seconds": "x"}, "'seconds' must be a number"),
+        ({"unreadable": [1]}, "'unreadable' must be an object"),
+        ({"tensors": "../x.safetensors"}, "is no such name as checkpoint-000001.safetensors"),
+    ],
+)
+def test_a_finished_checkpoint_with_a_wrong_field_is_one_line(
+    changes: dict[str, Any],
+    said: str,
+    training: Training,
+    make_feed: MakeFeed,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+) -> None:
+    done = tmp_path_factory.getbasetemp() / "finished_run"
+    if not done.exists():
+        trained(make_feed(training), done)
+    path = done / "checkpoint.json"
+    before = path.read_text()
+    request.addfinalizer(lambda: path.write_text(before))
+    path.write_text(json.dumps({**json.loads(before), **changes}))
+    with pytest.raises(CheckpointError, match=re.escape(said)) as caught:
+        trained(make_feed(training), done)
+    assert str(caught.value).startswith(str(path))
+    assert str(caught.value).endswith("delete the folder to start afresh")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda tensors: {n: t * math.nan for n, t in tensors.items()}, "holds NaN or infinity"),
+        (lambda tensors: {"model.x": torch.ones(1), **tensors}, "'model.x' is none of the run's"),
+        (lambda tensors: {"model.0.bias": torch.ones(1)}, "tensor 'model.0.bias' is 1 float32, "),
+        (lambda tensors: {"optimiser.0.bias": torch.ones(4)}, "'model.0.bias' is missing"),
+        (
+            lambda tensors: {**tensors, "model.0.bias": tensors["model.0.bias"].half()},
+            "tensor 'model.0.bias' is 4 float16, the run's is 4 float32",
+        ),
+    ],
+)
+def test_tensors_of_a_finished_checkpoint_that_are_not_the_run_s_are_one_line(
+    change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]],
+    said: str,
+    training: Training,
+    make_feed: MakeFeed,
+    tmp_path: Path,
+) -> None:
+    trained(make_feed(training), tmp_path)
+    (file,) = tmp_path.glob("checkpoint-*.safetensors")
+    floats = load_file(file)
+    save_file(change(floats), file)
+    with pytest.raises(CheckpointError, match=re.escape(said)):
+        trained(make_feed(training), tmp_path)
 
 
 def test_a_newer_checkpoint_and_one_without_tensors_are_refused(tmp_path: Path) -> None:

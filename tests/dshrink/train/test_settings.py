@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -86,3 +87,18 @@ def test_settings_that_do_not_fade_are_those_that_older_checkpoints_hold() -> No
     assert Training(fade_epochs=0, block_distillation=0.0).identity == Training().identity
     fading = Training(fade_epochs=2, block_distillation=0.5).identity
     assert fading == {**Training().identity, "fade_epochs": 2, "block_distillation": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"loaders": 10_000}, "loaders must be from 0 to 256, got 10000"),
+        ({"learning_rate": 1e300}, "learning_rate must be above 0 and finite"),
+        ({"seed": 1 << 64}, "seed must be an integer of up to 64 bits"),
+        ({"epochs": 10**9}, "epochs must be 1 or more, up to 1000000"),
+        ({"weight_decay": 1e300}, "weight_decay must be 0 or more, up to 1000000"),
+    ],
+)
+def test_a_setting_of_absurd_size_is_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        Training(**changes)
