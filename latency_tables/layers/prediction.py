@@ -1,41 +1,36 @@
 """What a layer between measured ones takes: a Gaussian process on logarithms, with its interval.
 
 Latency is smooth in the logarithms of sizes as long as the runtime computes alike, so layers of one
-sort (family, stride, activation, ...) are fitted together and others have no say. Kernels of a
-runtime work on blocks of channels: how many powers of two the channels hold is part of what is
-fitted, and a layer whose channels hold fewer than any measured one is refused, as is one beyond the
-measured sizes: nothing there says how fast it is.
-
-The interval is the process's own (C. Rasmussen and C. Williams, "Gaussian Processes for Machine
-Learning", 2006, eq. 2.25 and 2.26), widened where layers that were held out lie outside of theirs.
+sort (family, stride, activation, ...) are fitted together and others have no say. A layer whose
+channels hold fewer powers of two than any measured one is refused, as is one beyond the measured
+sizes: nothing there says how fast it is. The interval is the process's own (``process``), widened
+where layers that were held out lie outside of theirs.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from latency_tables.errors import MissingPieceError
 from latency_tables.estimator import NORMAL_95
 from latency_tables.layers.layer import Layer
 from latency_tables.layers.layer_table import LayerRow, LayerTable
-
-Floats = npt.NDArray[np.float64]
+from latency_tables.layers.process import (
+    LatencyProcess,
+    block_of,
+    form_of,
+    sizes_of,
+)
 
 #: With fewer layers of a sort nothing can be held out that would show how good predictions are.
 LEAST_LAYERS = 12
 #: Parts that held-out layers are taken in.
 FOLDS = 5
-#: Blocks of channels that kernels work on are at most so large.
-LARGEST_BLOCK = 16
-#: No measured latency is known better than to this share.
-LEAST_ERROR = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +79,7 @@ def predict_layers(table: LayerTable, layers: Sequence[Layer]) -> list[LayerPred
         rows = same_sort(table, layer)
         _check_range(rows, layer)
         if sort_of(layer) not in fits:
-            fits[sort_of(layer)] = _Fit(rows, _Process(rows), held_out_layers(rows))
+            fits[sort_of(layer)] = _Fit(rows, LatencyProcess(rows), held_out_layers(rows))
         found.append(fits[sort_of(layer)].predict(layer))
     return found
 
@@ -139,24 +134,6 @@ def sort_of(layer: Layer) -> tuple[Any, ...]:
     )
 
 
-def sizes_of(layer: Layer) -> dict[str, float]:
-    """The sizes that a fit sees, and that a prediction must not leave."""
-    spec = layer.spec
-    numbers = math.prod(spec.input_shape) + math.prod(spec.output_shape) + spec.parameters
-    return {
-        "MACs": max(spec.macs, 1),
-        "numbers moved": numbers,
-        "input channels": layer.in_channels,
-        "output channels": layer.out_channels,
-        "positions": layer.out_height * layer.out_width,
-    }
-
-
-def _block(channels: int) -> int:
-    """The largest power of two that divides the channels, up to LARGEST_BLOCK."""
-    return min(channels & -channels, LARGEST_BLOCK)
-
-
 def _check_range(rows: Sequence[LayerRow], layer: Layer) -> None:
     known = [_range_of(row.layer) for row in rows]
     for name, value in _range_of(layer).items():
@@ -168,8 +145,8 @@ def _check_range(rows: Sequence[LayerRow], layer: Layer) -> None:
             )
     for name in ("in_channels", "out_channels"):
         channels = getattr(layer, name)
-        least = min(_block(getattr(row.layer, name)) for row in rows)
-        if _block(channels) < least:
+        least = min(block_of(getattr(row.layer, name)) for row in rows)
+        if block_of(channels) < least:
             raise MissingPieceError(
                 f"{layer.name}: all measured layers have {name} in multiples of {least}, and "
                 f"{channels} is none: runtimes compute these with other kernels; measure some "
@@ -181,71 +158,7 @@ def _range_of(layer: Layer) -> dict[str, float]:
     """What must be within that of measured layers: first what the user chose, then what follows."""
     sizes = sizes_of(layer)
     channels = {name: sizes[name] for name in ("input channels", "output channels")}
-    return {**channels, "height / width of the output": _form(layer), **sizes}
-
-
-def _form(layer: Layer) -> float:
-    return layer.out_height / layer.out_width
-
-
-def features(layers: Sequence[Layer]) -> Floats:
-    """(layers, features): logarithms of the sizes, of the blocks of channels, of the form."""
-    return np.log(
-        [
-            [
-                *sizes_of(layer).values(),
-                _block(layer.in_channels),
-                _block(layer.out_channels),
-                _form(layer),
-            ]
-            for layer in layers
-        ]
-    )
-
-
-def _latencies(rows: Sequence[LayerRow]) -> Floats:
-    """Of measured rows, in ms."""
-    return np.array([row.latency_ms or math.nan for row in rows])
-
-
-def _errors(rows: Sequence[LayerRow]) -> Floats:
-    """The standard errors of these, as shares."""
-    return np.array([(row.half_width_percent or 0.0) / 100.0 / NORMAL_95 for row in rows])
-
-
-class _Process:
-    """A Gaussian process of the logarithm of the latency."""
-
-    def __init__(self, rows: Sequence[LayerRow]) -> None:
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.gaussian_process import GaussianProcessRegressor
-        from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, WhiteKernel
-
-        every = features([row.layer for row in rows])
-        self._used = _independent(every)
-        self._centre, self._scale = every.mean(axis=0), np.maximum(every.std(axis=0), 1e-9)
-        x = self._scaled(every)
-        y = np.log(_latencies(rows))
-        self._mean, self._spread = float(y.mean()), max(float(y.std()), 1e-6)
-        noise = (np.maximum(_errors(rows), LEAST_ERROR) / self._spread) ** 2
-        kernel = (
-            ConstantKernel(1.0, (1e-3, 1e3)) * DotProduct(1.0, (1e-2, 1e2))
-            + ConstantKernel(0.1, (1e-5, 1e2)) * RBF([1.0] * x.shape[1], (0.1, 1e2))
-            + WhiteKernel(1e-3, (1e-6, 1e-1))
-        )
-        self._process = GaussianProcessRegressor(kernel, alpha=noise, random_state=0)
-        with warnings.catch_warnings():
-            # A length scale at its bound is one that does not matter.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            self._process.fit(x, (y - self._mean) / self._spread)
-
-    def _scaled(self, every: Floats) -> Floats:
-        return np.asarray(((every - self._centre) / self._scale)[:, self._used])
-
-    def predict(self, layers: Sequence[Layer]) -> tuple[Floats, Floats]:
-        """The expected logarithm of each latency and its standard error."""
-        mean, error = self._process.predict(self._scaled(features(layers)), return_std=True)
-        return self._mean + self._spread * mean, self._spread * error
+    return {**channels, "height / width of the output": form_of(layer), **sizes}
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +166,7 @@ class _Fit:
     """The layers of a sort, their process, and how good its predictions are."""
 
     rows: Sequence[LayerRow]
-    process: _Process
+    process: LatencyProcess
     held_out: HeldOutLayers
 
     def predict(self, layer: Layer) -> LayerPrediction:
@@ -267,18 +180,6 @@ class _Fit:
             fitted=len(self.rows),
             held_out=self.held_out,
         )
-
-
-def _independent(every: Floats) -> list[int]:
-    """The features that vary and are no copy of an earlier one."""
-    used: list[int] = []
-    for column in range(every.shape[1]):
-        values = every[:, column]
-        if values.std() < 1e-9:
-            continue
-        if all(abs(np.corrcoef(values, every[:, one])[0, 1]) < 1 - 1e-9 for one in used):
-            used.append(column)
-    return used or [0]
 
 
 def held_out_layers(
@@ -300,7 +201,7 @@ def held_out_layers(
         ]
         if not asked:
             continue
-        mean, error = _Process(known).predict([row.layer for row in asked])
+        mean, error = LatencyProcess(known).predict([row.layer for row in asked])
         measured = np.log([row.latency_ms or math.nan for row in asked])
         own = [(row.half_width_percent or 0.0) / 100.0 / NORMAL_95 for row in asked]
         errors += np.abs(np.expm1(mean - measured)).tolist()
