@@ -18,15 +18,10 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from latency_tables.reading import kind_of
+
 #: Hidden, and recognised by whoever clears up.
 _TEMPORARY = re.compile(r"\..*\.dshrink-[0-9a-f]{8}\.tmp")
-_KINDS = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFSOCK: "a socket",
-}
 
 
 class WriteError(OSError):
@@ -75,8 +70,7 @@ def _target(path: Path) -> Path:
 
 def _refuse_others(mode: int, path: Path) -> None:
     if not stat.S_ISREG(mode):
-        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
-        reason = f"it is {kind}, and only regular files are replaced"
+        reason = f"it is {kind_of(mode)}, and only regular files are replaced"
         raise WriteError(errno.EINVAL, reason, str(path))
 
 

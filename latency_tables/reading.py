@@ -24,6 +24,11 @@ _KINDS = {
 }
 
 
+def kind_of(mode: int) -> str:
+    """What a file of this ``st_mode`` is that is no regular one."""
+    return _KINDS.get(stat.S_IFMT(mode), "something else")
+
+
 def read_text(path: Traversable) -> str:
     """A file in UTF-8, or in UTF-16 where its byte-order mark says so, with "\\n" as line ends.
 
@@ -57,8 +62,8 @@ def _opened(path: Path) -> int:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except ValueError as error:  # a null character in its name
         raise OSError(str(error)) from None
-    kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
-    if kind == stat.S_IFREG:
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
         return descriptor
     os.close(descriptor)
-    raise OSError(f"{_KINDS.get(kind, 'something else')}, no regular file")
+    raise OSError(f"{kind_of(mode)}, no regular file")
