@@ -39,6 +39,8 @@ class Environment:
     runtimes: Mapping[str, str]
     agent_digest: str
     protocol: int
+    #: The cores' worth of time that the job's cgroup leaves it; None without a limit.
+    cpu_quota: float | None = None
     #: Tells a board from others of its kind; no serial number can be read from it.
     board: str | None = None
     #: The name of a Jetson's power mode.

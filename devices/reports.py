@@ -48,6 +48,7 @@ class ProbedEnvironment(TypedDict):
     cpu_model: str
     cores: int | None
     cpu_affinity: list[int] | None
+    cpu_quota: float | None
     governor: str | None
     power_mode: str | None
     frequency_mhz: float | None

@@ -149,9 +149,19 @@ def _check_threads(device: Device, environment: Environment, threads: int, is_gp
     cores = environment.cores or threads
     if is_gpu and threads != 1:
         raise SessionError(f"--threads {threads}: a GPU is given its work by one thread")
+    allowed = environment.cpu_affinity
+    what = f"has {counted(cores, 'core')}"
+    if allowed and len(allowed) < cores:
+        cores = len(allowed)
+        what = f"lets this job run on {counted(cores, 'core')} (its CPU set)"
+    quota = environment.cpu_quota
+    if quota is not None and int(quota) < cores:
+        # A thread at least: with less than a core its visits are marked as throttled.
+        cores = max(1, int(quota))
+        what = f"leaves this job {quota:g} cores' worth of time (its cgroup's CPU quota)"
     if threads > cores:
         most = "1" if cores == 1 else f"1 to {cores}"
-        raise SessionError(f"{device.name} has {counted(cores, 'core')}: ask for --threads {most}")
+        raise SessionError(f"{device.name} {what}: ask for --threads {most}")
 
 
 def first_runtime(device: Device) -> str:

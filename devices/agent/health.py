@@ -9,7 +9,7 @@ import os
 import re
 from typing import Any, Dict, Optional
 
-from . import cuda, jetson, nvml, sysfs
+from . import cgroup, cuda, jetson, nvml, sysfs
 from .commands import SYSTEM, Commands
 
 #: Bits of the Raspberry Pi's firmware that say what is so now; higher ones say what once was.
@@ -42,7 +42,7 @@ def read_health(root: str = "/", commands: Commands = SYSTEM) -> Dict[str, Any]:
         "throttle_events": throttle_events(root),
         "throttle_bits": throttle_bits(root, commands),
         "cooling_level": cooling_level(root),
-        "quota_throttled": quota_throttled(root),
+        "quota_throttled": cgroup.quota_throttled(root),
         "load_average": load_average(root),
         "steal_ms": steal_ms(root),
         "power_mode": mode.name if mode else None,
@@ -175,15 +175,6 @@ def cooling_level(root: str = "/") -> Optional[int]:
         if "cpufreq" in kind or kind.endswith("-throttle-alert")
     )
     return max(levels, default=None)
-
-
-def quota_throttled(root: str = "/") -> Optional[int]:
-    """How often the container's CPU quota ran out (cgroup version 2, else 1)."""
-    for name in ("sys/fs/cgroup/cpu.stat", "sys/fs/cgroup/cpu/cpu.stat"):
-        count = sysfs.fields(os.path.join(root, name), " ").get("nr_throttled", "")
-        if count.isdigit():
-            return int(count)
-    return None
 
 
 def load_average(root: str = "/") -> Optional[float]:

@@ -5,7 +5,7 @@ import os
 import platform
 from typing import Any, Dict, List, Optional
 
-from . import cuda, health, jetson, nvml, power, processes, runtimes, sysfs
+from . import cgroup, cuda, health, jetson, nvml, power, processes, runtimes, sysfs
 from .commands import SYSTEM, Commands
 from .protocol import PROTOCOL, folder_digest
 
@@ -30,6 +30,7 @@ def describe(
         "cpu_model": cpu_model(root),
         "cores": os.cpu_count(),
         "cpu_affinity": affinity(),
+        "cpu_quota": cgroup.cpu_quota(root),
         "governor": health.governor(root),
         "power_mode": mode.name if mode else None,
         "frequency_mhz": health.frequency_mhz(root),

@@ -40,6 +40,7 @@ PROBE: dict[str, Any] = {
         "cpu_model": "a CPU",
         "cores": 2,
         "cpu_affinity": [0, 1],
+        "cpu_quota": 1.5,
         "governor": "performance",
         "frequency_mhz": 2600.0,
         "load_average": 0.1,

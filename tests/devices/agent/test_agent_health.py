@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from devices.agent import cuda, nvml
+from devices.agent.cgroup import cpu_quota
 from devices.agent.commands import Commands
 from devices.agent.cuda import GpuInfo
 from devices.agent.health import read_health, throttle_reason, throttled_now
@@ -162,6 +163,55 @@ def test_cores_with_different_governors_show_both(tmp_path: Path) -> None:
 def test_frequency_comes_from_cpuinfo_where_sys_has_none(tmp_path: Path) -> None:
     root = tree(tmp_path, {"proc/cpuinfo": "cpu MHz\t\t: 2000.0\ncpu MHz\t\t: 2400.0\n"})
     assert read_health(root)["frequency_mhz"] == 2200.0
+
+
+@pytest.mark.parametrize(
+    ("files", "quota", "throttled"),
+    [
+        # A container: its own cgroup is the root of what it sees, whatever its path is outside.
+        (
+            {
+                "proc/self/cgroup": "0::/../../outside",
+                "sys/fs/cgroup/cpu.max": "150000 100000",
+                "sys/fs/cgroup/cpu.stat": "nr_periods 9\nnr_throttled 4\n",
+            },
+            1.5,
+            4,
+        ),
+        # A job of a batch system, below a service with the smaller quota.
+        (
+            {
+                "proc/self/cgroup": "0::/batch/job",
+                "sys/fs/cgroup/batch/cpu.max": "50000 100000",
+                "sys/fs/cgroup/batch/job/cpu.max": "max 100000",
+                "sys/fs/cgroup/batch/job/cpu.stat": "nr_throttled 7",
+            },
+            0.5,
+            7,
+        ),
+        # Version 1, where the controller's folder is named after all that it holds.
+        (
+            {
+                "proc/self/cgroup": "5:cpuset:/\n4:cpu,cpuacct:/job\n1:name=systemd:/job",
+                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "-1",
+                "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000",
+                "sys/fs/cgroup/cpu,cpuacct/job/cpu.cfs_quota_us": "200000",
+                "sys/fs/cgroup/cpu,cpuacct/job/cpu.cfs_period_us": "100000",
+                "sys/fs/cgroup/cpu,cpuacct/job/cpu.stat": "nr_throttled 1",
+            },
+            2.0,
+            1,
+        ),
+        ({"proc/self/cgroup": "0::/"}, None, None),
+        ({"sys/fs/cgroup/cpu.max": "nonsense"}, None, None),
+    ],
+)
+def test_the_quota_is_that_of_the_job_s_own_cgroup_and_those_above_it(
+    tmp_path: Path, files: dict[str, str], quota: float | None, throttled: int | None
+) -> None:
+    root = tree(tmp_path, files)
+    assert cpu_quota(root) == quota
+    assert read_health(root)["quota_throttled"] == throttled
 
 
 def test_the_quota_is_read_from_the_older_cgroups_too(tmp_path: Path) -> None:
