@@ -124,9 +124,15 @@ def convert_record(
 
 
 def format_record(record: Any, schema: str = "", version: int = 1) -> str:
-    """The JSON document of a record, as ``parse_record`` reads it."""
+    """The JSON document of a record, as ``parse_record`` reads it.
+
+    Raises LatencyTableError for texts and numbers that it would not read.
+    """
     head = {"schema": schema, "schema_version": version} if schema else {}
-    return json.dumps({**head, **plain(record)}, indent=2, allow_nan=False) + "\n"
+    data = {**head, **plain(record)}
+    where = f"a {type(record).__name__} to write"
+    _Reader(where, LatencyTableError, "give it another value")._check(data, Any, ())
+    return json.dumps(data, indent=2, allow_nan=False) + "\n"
 
 
 def plain(value: Any) -> Any:

@@ -74,9 +74,7 @@ def no_spans(network: Network) -> str:
         return _nothing(network)
     convs = sum(isinstance(op, Conv) for op in network.spec.ops)
     says = (
-        f"none of its {counted(convs, 'convolution')} is on the trunk"
-        if convs
-        else "it has no convolution"
+        f"none of its convolutions ({convs}) is on the trunk" if convs else "it has no convolution"
     )
     if convs and network.chain.fixed:
         says += f" ({network.chain.fixed[0].reason})"

@@ -424,3 +424,10 @@ def test_which_board_measured_a_row_survives_and_counts(tmp_path: Path) -> None:
     save_table(pooled, tmp_path)
     assert load_table(tmp_path) == pooled
     assert pooled.digest != first.digest
+
+
+@pytest.mark.parametrize("odd", ["\0", "\ud800", 2**64])
+def test_what_could_not_be_read_back_is_not_written(odd: object, tmp_path: Path) -> None:
+    table = replace(synthetic_table([1.0], [0.5]), fingerprint={"odd": odd})
+    with pytest.raises(LatencyTableError, match="to write: fingerprint: field 'odd' must be"):
+        save_table(table, tmp_path)

@@ -18,8 +18,11 @@ from latency_tables.table import LatencyTable
 
 latency = st.floats(1e-6, 1e6)
 line = st.text(max_size=20).map(one_line)
-numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
-short = st.text(max_size=5)
+# What files hold: numbers of 64 bits, texts without null characters.
+whole = st.integers(-(2**63), 2**63 - 1)
+numbers = whole | st.floats(allow_nan=False, allow_infinity=False)
+plain = st.characters(codec="utf-8", exclude_characters="\0")
+short = st.text(plain, max_size=5)
 json_data = st.recursive(
     st.none() | st.booleans() | numbers | short,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(short, inner, max_size=3),
@@ -103,12 +106,12 @@ def tables(draw: st.DrawFn) -> LatencyTable:
     free_form: dict[str, Any] = draw(st.dictionaries(short, json_data, max_size=3))
     return replace(
         made,
-        model=draw(st.text(min_size=1, max_size=10)),
+        model=draw(st.text(plain, min_size=1, max_size=10)),
         fingerprint=free_form,
         boards=(free_form,),
-        warnings=tuple(draw(st.lists(st.text(max_size=10), max_size=2))),
-        seed=draw(st.integers()),
-        date=draw(st.text(max_size=10)),
+        warnings=tuple(draw(st.lists(st.text(plain, max_size=10), max_size=2))),
+        seed=draw(whole),
+        date=draw(st.text(plain, max_size=10)),
     )
 
 

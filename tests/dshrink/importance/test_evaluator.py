@@ -134,7 +134,7 @@ def test_tuning_learns_what_the_original_does_not_know(settings: ImportanceSetti
 
 
 def test_what_fails_for_one_candidate_is_a_reason(settings: ImportanceSettings) -> None:
-    evaluator = Evaluator(replace(settings, level=Level.parse("steps:4"), learning_rate=1e30))
+    evaluator = Evaluator(replace(settings, level=Level.parse("steps:4"), learning_rate=1e6))
     diverged = evaluator.evaluate(Candidate(MERGED))
     assert "lower --lr" in diverged.reason
     assert diverged.scores == (None,) * 4

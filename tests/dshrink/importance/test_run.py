@@ -199,7 +199,7 @@ def test_a_failure_does_not_hide_what_another_shard_knows(
 def test_where_nothing_can_be_evaluated_the_run_says_why(
     settings: ImportanceSettings, tmp_path: Path
 ) -> None:
-    diverging = replace(settings, level=Level.parse("steps:2"), learning_rate=1e30)
+    diverging = replace(settings, level=Level.parse("steps:4"), learning_rate=1e6)
     with pytest.raises(EvaluationError, match=r"no network could be evaluated.*lower --lr"):
         ImportanceRun(settings=diverging, out=tmp_path / "a.csv", shard=Shard(9, 9)).run()
     assert not (tmp_path / "a.csv").exists()

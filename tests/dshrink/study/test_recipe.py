@@ -180,7 +180,7 @@ def test_rows_and_seeds_can_be_chosen_for_one_run() -> None:
         ("keep = [2]", "keep = [2]\nremarks = 'one'", "field 'remarks' must be a list"),
         ("keep = [2]", "keep = [2]\nimages = 3", "field 'images' must be an object or null, got 3"),
         ("keep = [2]", "keep = [2]\nimages.training = 3", "images: field 'validation' is missing"),
-        ("keep = [2]", "keep = [2]\ntable.hold_out = 4", "table: hold_out is 8 or more"),
+        ("keep = [2]", "keep = [2]\ntable.hold_out = 4", "table: hold_out is from 8 to 1000"),
         ("keep = [2]", "keep = [2]\ntable.dense = 1", "table: field 'dense' must be true or fals"),
         ('title = "tiny"', "", "field 'title' is missing"),
         ('title = "tiny"', "title = 2026-11-21", "field 'title' must be a text"),

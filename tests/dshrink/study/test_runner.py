@@ -406,7 +406,7 @@ def test_a_step_that_fails_stops_only_what_starts_from_it(
 def test_a_step_names_the_one_that_failed_of_those_it_needs(
     jobs: int, make_context: MakeContext, tmp_path: Path
 ) -> None:
-    recipe = replace(SMALL, rows=("random",), pretrain=replace(TRAINING, learning_rate=1e30))
+    recipe = replace(SMALL, rows=("random",), pretrain=replace(TRAINING, learning_rate=1e6))
     steps = steps_of(recipe, measure_table=True, batch=2)
     folders = StepFolders.of(tmp_path, {}, "these conditions", steps)
     folders.finish("table", MeasuredStep(digest="one"))

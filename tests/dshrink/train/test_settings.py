@@ -93,7 +93,7 @@ def test_settings_that_do_not_fade_are_those_that_older_checkpoints_hold() -> No
     ("changes", "said"),
     [
         ({"loaders": 10_000}, "loaders must be from 0 to 256, got 10000"),
-        ({"learning_rate": 1e300}, "learning_rate must be above 0 and finite"),
+        ({"learning_rate": 1e300}, "learning_rate must be above 0, up to 1000000"),
         ({"seed": 1 << 64}, "seed must be an integer of up to 64 bits"),
         ({"epochs": 10**9}, "epochs must be 1 or more, up to 1000000"),
         ({"weight_decay": 1e300}, "weight_decay must be 0 or more, up to 1000000"),
