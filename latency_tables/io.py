@@ -15,7 +15,6 @@ from latency_tables.errors import ConditionsError, LatencyTableError, TableForma
 from latency_tables.files import write_atomically
 from latency_tables.in_network import with_network_costs
 from latency_tables.layers.io import is_layer_table
-from latency_tables.reading import read_text
 from latency_tables.schema import COLUMNS, Conditions
 from latency_tables.schema_1 import (
     COLUMNS_1,
@@ -26,6 +25,7 @@ from latency_tables.schema_1 import (
 )
 from latency_tables.sidecar import Sidecar, build_table, format_sidecar, parse_sidecar
 from latency_tables.table import LatencyTable
+from latency_tables.two_files import TwoFiles
 
 CSV_NAME = "table.csv"
 
@@ -43,12 +43,14 @@ def load_table(path: Path | str) -> LatencyTable:
 
     Raises LatencyTableError: one line that says which file, which line and how to fix it.
     """
-    path = Path(path)
-    is_file = path.suffix in (".csv", ".json") and not path.is_dir()
-    csv_path = path.with_suffix(".csv") if is_file else path / CSV_NAME
-    sidecar_path = csv_path.with_suffix(".json")
-    csv_text = _read(csv_path)
-    sidecar_text = _read(sidecar_path)
+    files = TwoFiles.of(Path(path), name=CSV_NAME, what="a table", command="dshrink profile")
+    csv_path, sidecar_path = files.csv, files.sidecar
+    if is_layer_table(csv_path.parent) and not csv_path.exists():
+        raise TableFormatError(
+            f"{csv_path.parent} holds a table of layers, and a network's is needed: measure one "
+            "with `dshrink profile MODEL`"
+        )
+    csv_text, sidecar_text = files.read()
     old = is_version_1(sidecar_text)
     entries = parse_rows(csv_text, str(csv_path), COLUMNS_1 if old else COLUMNS)
     sidecar = (parse_sidecar_1 if old else parse_sidecar)(sidecar_text, str(sidecar_path))
@@ -56,7 +58,7 @@ def load_table(path: Path | str) -> LatencyTable:
     _check_blocks(entries, sidecar, csv_path)
     table = build_table(sidecar, tuple(entry.row for entry in entries), str(sidecar_path))
     digest = table.digest_without(NEW_COLUMNS) if old else table.rows_digest
-    _check_pair(table, digest, sidecar, csv_path, sidecar_path)
+    files.require_pair(len(table.rows), digest, told=(sidecar.row_count, sidecar.rows_digest))
     if old:
         conditions = conditions_of_today(table.conditions)
         return with_network_costs(replace(table, conditions=conditions))
@@ -65,25 +67,6 @@ def load_table(path: Path | str) -> LatencyTable:
     except LatencyTableError as error:
         raise type(error)(f"{sidecar_path}: {error}") from None
     return table
-
-
-def _read(path: Path) -> str:
-    try:
-        return read_text(path)
-    except FileNotFoundError:
-        if is_layer_table(path.parent):
-            raise TableFormatError(
-                f"{path.parent} holds a table of layers, and a network's is needed: measure one "
-                "with `dshrink profile MODEL`"
-            ) from None
-        raise TableFormatError(
-            f"{path}: no such file; a table is {CSV_NAME} with {path.stem}.json next to it: copy "
-            "both, or measure one with `dshrink profile`"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise TableFormatError(
-            f"{path}: cannot be read as text ({error}): restore the file"
-        ) from None
 
 
 def _check_conditions(
@@ -114,16 +97,3 @@ def _check_blocks(entries: tuple[CsvRow, ...], sidecar: Sidecar, csv_path: Path)
                 f"not exist, {sidecar.model} has {count} blocks numbered from 0: delete "
                 "the line"
             )
-
-
-def _check_pair(
-    table: LatencyTable, digest: str, sidecar: Sidecar, csv_path: Path, sidecar_path: Path
-) -> None:
-    count = sidecar.row_count
-    if count == len(table.rows) and sidecar.rows_digest == digest:
-        return
-    raise TableFormatError(
-        f"{csv_path}: its {len(table.rows)} rows are not the {count} rows that {sidecar_path} was "
-        "written with (edited, or only one of the two files written): restore both files, or "
-        "run `dshrink profile` again, which reuses what it has measured"
-    )

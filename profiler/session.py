@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from latency_tables.schema import Conditions
+from latency_tables.wording import counted
 from profiler.duration import DurationEstimate, job_s
 from profiler.errors import SessionError
 from profiler.journal import JOURNAL_NAME, Journal, JournalState
@@ -55,6 +56,14 @@ class SessionResult:
     environments: tuple[Mapping[str, Any], ...]
     boards: tuple[BoardComparison, ...]
     built: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def counts(self) -> str:
+        """How much was measured, reused and lost, in one line."""
+        return (
+            f"{counted(self.measured, 'measurement')} made ({self.remeasured} of them again), "
+            f"{self.reused} reused from the journal, {counted(self.failed, 'job')} failed"
+        )
 
 
 @dataclass(kw_only=True)

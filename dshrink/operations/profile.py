@@ -94,11 +94,7 @@ def profile_network(
             progress=on_progress,
         )
     save_table(result.table, folder)
-    session = result.session
-    notice(
-        f"{counted(session.measured, 'measurement')} made ({session.remeasured} of them again), "
-        f"{session.reused} reused from the journal, {counted(session.failed, 'job')} failed"
-    )
+    notice(result.session.counts)
     return result
 
 

@@ -80,11 +80,7 @@ def measure_layers(
             progress=on_progress,
         )
     save_layer_table(result.table, folder)
-    session = result.session
-    notice(
-        f"{session.measured} measurements made ({session.remeasured} of them again), "
-        f"{session.reused} reused from the journal, {session.failed} jobs failed"
-    )
+    notice(result.session.counts)
     return result
 
 

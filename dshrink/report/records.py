@@ -20,7 +20,6 @@ from latency_tables.schema import Conditions
 T = TypeVar("T")
 
 BENCHMARK_SCHEMA = "dshrink.benchmark"
-STEP_SCHEMA = "dshrink.study_step"
 
 
 class ReportError(DshrinkError):

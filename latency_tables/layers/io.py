@@ -15,9 +15,9 @@ from latency_tables.layers.layer_table import COLUMNS, ROW_COLUMNS, LayerRow, La
 from latency_tables.layers.texts import layer_of
 from latency_tables.networks import Level
 from latency_tables.origin import Origin
-from latency_tables.reading import read_text
 from latency_tables.records import convert_record, format_record, parse_record
 from latency_tables.schema import Conditions
+from latency_tables.two_files import TwoFiles
 from latency_tables.wording import noun
 
 CSV_NAME, SIDECAR_NAME = "layers.csv", "layers.json"
@@ -83,10 +83,14 @@ def load_layer_table(folder: Path | str) -> LayerTable:
 
     Raises LatencyTableError: one line that says which file, which line and how to fix it.
     """
-    folder = Path(folder)
-    path = (folder if folder.suffix in (".csv", ".json") else folder / CSV_NAME).with_suffix(".csv")
-    beside = path.with_suffix(".json")
-    csv_text, json_text = _read(path), _read(beside)
+    files = TwoFiles.of(
+        Path(folder),
+        name=CSV_NAME,
+        what="a table of layers",
+        command="dshrink profile --layers",
+    )
+    path, beside = files.csv, files.sidecar
+    csv_text, json_text = files.read()
     source = CsvSource(where=str(path), error=TableFormatError, fix=FIX)
     lines = read_lines(csv_text, source, COLUMNS)
     if unknown := [name for name in lines[0].values if name not in COLUMNS]:
@@ -111,12 +115,7 @@ def load_layer_table(folder: Path | str) -> LayerTable:
         table = LayerTable(rows=rows, **{name: getattr(sidecar, name) for name in _SHARED})
     except LatencyTableError as error:
         raise type(error)(f"{path}: {error}: {FIX}") from None
-    if (sidecar.row_count, sidecar.rows_digest) != (len(rows), table.rows_digest):
-        raise TableFormatError(
-            f"{path}: its {len(rows)} rows are not the {sidecar.row_count} rows that {beside} was "
-            "written with (edited, or only one of the two files written): restore both files, or "
-            "run `dshrink profile --layers` again, which reuses what it has measured"
-        )
+    files.require_pair(len(rows), table.rows_digest, told=(sidecar.row_count, sidecar.rows_digest))
     return table
 
 
@@ -142,17 +141,3 @@ def _row(line: CsvLine) -> LayerRow:
     return convert_record(
         values, LayerRow, where=where, error=line.source.error, fix=FIX, strict=False
     )
-
-
-def _read(path: Path) -> str:
-    try:
-        return read_text(path)
-    except FileNotFoundError:
-        raise TableFormatError(
-            f"{path}: no such file; a table of layers is {CSV_NAME} with {path.stem}.json next to "
-            "it: copy both, or measure one with `dshrink profile --layers`"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise TableFormatError(
-            f"{path}: cannot be read as text ({error}): restore the file"
-        ) from None

@@ -16,7 +16,7 @@ from latency_tables.wording import counted
 from profiler.duration import DurationEstimate
 from profiler.layers.plan import LayerPlan, plan_layers
 from profiler.layers.schedule import LayerSchedule
-from profiler.levels import JobLatency, Levelled, judge, visits_of, without_levels
+from profiler.levels import JobLatency, judge, levelled, visits_of, without_levels
 from profiler.measurement import Measurement
 from profiler.runtimes import traits_of
 from profiler.scheduling.serial import Scheduler
@@ -77,7 +77,7 @@ def profile_layers(
     plan = plan_layers(request.layers, context=request.context)
     builds = traits_of(conditions).builds
     schedule = LayerSchedule(
-        weigh=lambda measured: _levelled(measured, conditions)[0],
+        weigh=lambda measured: levelled(_usable(measured), conditions),
         target_percent=request.target_percent,
         time_limit_s=request.time_limit_s,
         least_rounds=BUILDING_ROUNDS if builds else LEAST_ROUNDS,
@@ -99,19 +99,16 @@ def profile_layers(
     return LayersProfile(table=_table(request, plan, result), session=result)
 
 
-def _levelled(
-    measured: Mapping[str, Measurement], conditions: Conditions
-) -> tuple[Mapping[str, JobLatency], Levelled | None]:
-    visits = visits_of((one for one in measured.values() if not one.failed), conditions)
-    if not visits:
-        return {}, None
-    found = without_levels(visits)
-    return found.jobs, found
+def _usable(measured: Mapping[str, Measurement]) -> list[Measurement]:
+    """What was given up may have been measured before, and says nothing."""
+    return [one for one in measured.values() if not one.failed]
 
 
 def _table(request: LayersRequest, plan: LayerPlan, result: SessionResult) -> LayerTable:
     measured, conditions = result.measurements, request.conditions
-    latencies, fit = _levelled(measured, conditions)
+    visits = visits_of(_usable(measured), conditions)
+    fit = without_levels(visits) if visits else None
+    latencies = fit.jobs if fit else {}
     rows = tuple(
         _row(layer, request, measured[layer.spec.digest], latencies, plan.pairs.get(layer))
         for layer in request.layers
