@@ -163,6 +163,14 @@ Report = Annotated[
 ]
 Table = Annotated[Path, typer.Option("--table", help="folder of a latency table")]
 Padding = Annotated[str, merging(help="padding of merged blocks: bias_map, repad or interior")]
+BlockPadding = Annotated[
+    str | None,
+    merging(
+        "--padding",
+        help="padding of merged blocks: bias_map (default), repad (default for networks without "
+        "bias maps, such as ResNets) or interior",
+    ),
+]
 TablePadding = Annotated[
     str | None,
     merging(

@@ -24,7 +24,7 @@ from dshrink.operations.demo_folder import (
     read_object,
     state_of,
 )
-from dshrink.operations.demo_plans import budgets_ms, mild_plan, padding_of
+from dshrink.operations.demo_plans import budgets_ms, mild_plan
 from dshrink.operations.demo_results import DemoAgreement, DemoNetwork, DemoResult
 from dshrink.operations.figures import plot_blocks, plot_kept, plot_predicted, plot_throughput
 from dshrink.operations.merge import merge_by_plan
@@ -38,6 +38,7 @@ from dshrink.progress import Notice, no_notice
 from dshrink.refit.photographs import write_photographs
 from dshrink.result_notes import result_notes
 from dshrink.results import BenchmarkResult
+from dshrink.search.greedy import padding_of
 from dshrink.search.plan import Plan, save_plan
 from latency_tables.predictor import predict
 from latency_tables.table import LatencyTable

@@ -9,6 +9,7 @@ from dshrink.errors import DshrinkError
 from dshrink.network.models import Network
 from dshrink.search.binding import plan_from_table
 from dshrink.search.goal import keep_mask, round_up, savings_ms, smallest_latency
+from dshrink.search.greedy import padding_of
 from dshrink.search.plan import Plan
 from latency_tables.opspec import Add
 from latency_tables.predictor import predict
@@ -41,12 +42,6 @@ def budgets_ms(table: LatencyTable) -> tuple[float, ...]:
             "choose another --model"
         )
     return tuple(float(round_up(whole_ms - share * saved_ms)) for share in SHARES)
-
-
-def padding_of(table: LatencyTable) -> str:
-    """Bias maps are exact to the last pixel, but not every network has them; then the paper's."""
-    has_maps = any(row.kind == "merged_bias_map" for row in table.rows)
-    return "bias_map" if has_maps else "repad"
 
 
 def mild_plan(network: Network, table: LatencyTable) -> Plan:

@@ -28,7 +28,7 @@ from dshrink.search.dp.many_devices import DeviceOutcome, own_plan, shared_plan
 from dshrink.search.dp.tables import TableProblem, table_problem
 from dshrink.search.errors import SearchError
 from dshrink.search.goal import check_fit
-from dshrink.search.greedy import greedy, random_plan
+from dshrink.search.greedy import greedy, padding_of, random_plan
 from dshrink.search.plan import Plan
 from latency_tables.published import PREFIX
 from latency_tables.table import LatencyTable
@@ -48,18 +48,23 @@ def search_blocks(
     budget_ms: float | None = None,
     keep: int | None = None,
     seed: int | None = None,
-    padding: str = "bias_map",
+    padding: str | None = None,
     allow_unfit: bool = False,
 ) -> Plan:
     """Merge the blocks of largest saving, or those that ``seed`` draws, by a table of blocks.
 
     As many as it takes to meet ``budget_ms``, or until ``keep`` are left: one of the two is given.
+    ``padding`` is that of merged blocks, None: the usual one of this network (``padding_of``).
     Raises SearchError, for a table that is not fit for search unless ``allow_unfit``.
     """
     latencies = opened_table(table)
     search = greedy if seed is None else partial(random_plan, seed=seed)
     plan = search(
-        latencies, budget_ms=budget_ms, keep=keep, padding=padding, allow_unfit=allow_unfit
+        latencies,
+        budget_ms=budget_ms,
+        keep=keep,
+        padding=padding or padding_of(latencies),
+        allow_unfit=allow_unfit,
     )
     return _bound([plan], _network(network, latencies, table))[0]
 

@@ -26,6 +26,16 @@ from latency_tables.predictor import predict
 from latency_tables.table import LatencyTable
 
 
+def padding_of(table: LatencyTable) -> str:
+    """Of merged blocks where none is asked for: bias maps, which are exact to the last pixel.
+
+    Of a network that has none (a ResNet's blocks pad what a kernel computed, so its merge refuses
+    them) the paper's, repad.
+    """
+    has_maps = any(row.kind == "merged_bias_map" for row in table.rows)
+    return "bias_map" if has_maps else "repad"
+
+
 def greedy(
     table: LatencyTable,
     *,

@@ -222,8 +222,13 @@ def test_tables_in_hand_and_in_folders_give_the_same_plan(
     assert (plan.keep_mask, plan.model) == ("10", "in-memory:Small")
     assert plan.merged == ("blocks.1",)
     dshrink.save_plan(plan, str(tmp_path / "plan.json"))
-    for given in (plan, "10", "mask:10", tmp_path / "plan.json", str(tmp_path / "plan.json")):
+    for given in ("10", "mask:10"):
         assert dshrink.predict_latency(table, given) == dshrink.predict_latency(tmp_path, "10")
+    # A plan says how its blocks are padded: this network has no bias maps.
+    assert plan.padding == "repad"
+    for given in (plan, tmp_path / "plan.json", str(tmp_path / "plan.json")):
+        expected = dshrink.predict_latency(tmp_path, "10", "repad")
+        assert dshrink.predict_latency(table, given) == expected
     assert dshrink.compare_tables(table, tmp_path).count("equal") == len(table.rows)
     assert capfd.readouterr() == ("", "")
 

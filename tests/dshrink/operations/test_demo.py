@@ -17,7 +17,7 @@ from dshrink.network.models import Network
 from dshrink.network.references import ModelChoice
 from dshrink.operations import demo
 from dshrink.operations.demo import Demo, DemoRequest
-from dshrink.operations.demo_plans import SHARES, DemoError, budgets_ms, mild_plan, padding_of
+from dshrink.operations.demo_plans import SHARES, DemoError, budgets_ms, mild_plan
 from dshrink.operations.demo_results import DemoResult
 from dshrink.refit.agreement import Closeness
 from dshrink.refit.photographs import write_photographs
@@ -221,11 +221,6 @@ def test_the_blocks_that_are_refitted_have_a_skip_and_save_most(
     table = synthetic_table([2.0] * 17, [2.0 - 0.05 * at for at in range(17)])
     plan = mild_plan(inverted, table)
     assert [at for at, kept in enumerate(plan.keep_mask) if kept == "0"] == [12, 14, 15]
-
-
-def test_bias_maps_are_used_where_the_network_has_them() -> None:
-    assert padding_of(synthetic_table([5.0], [3.0], bias_map_ms={0: 3.1})) == "bias_map"
-    assert padding_of(synthetic_table([5.0], [3.0])) == "repad"
 
 
 def test_photographs_come_with_packages_and_are_copied_once(tmp_path: Path) -> None:

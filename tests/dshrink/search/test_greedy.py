@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 from synthetic_tables import synthetic_row, synthetic_table, without_networks
 
+from dshrink.network.models import load_network
+from dshrink.operations.search import search_blocks
+from dshrink.pieces.block_pieces import network_pieces
 from dshrink.search.errors import InfeasibleBudgetError, SearchError, UnfitTableError
 from dshrink.search.goal import smallest_latency
-from dshrink.search.greedy import greedy, random_plan
+from dshrink.search.greedy import greedy, padding_of, random_plan
 from dshrink.search.plan import Plan
 from latency_tables.predictor import predict
 from latency_tables.table import LatencyTable
@@ -173,3 +176,25 @@ def test_the_fastest_mask_takes_pairs_of_merged_blocks_into_account():
     every = [predict(table, "".join(mask), "repad") for mask in itertools.product("01", repeat=4)]
     assert fastest.latency_ms == min(one.latency_ms for one in every)
     assert "00" not in fastest.keep_mask
+
+
+def test_bias_maps_are_the_usual_padding_where_the_network_has_them() -> None:
+    assert padding_of(synthetic_table([5.0], [3.0], bias_map_ms={0: 3.1})) == "bias_map"
+    assert padding_of(synthetic_table([5.0], [3.0])) == "repad"
+
+
+def test_a_plan_for_a_network_without_bias_maps_has_a_padding_that_merges() -> None:
+    """A ResNet's blocks pad what a 3x3 kernel computed: no constant map is exact there."""
+    network = load_network("test_resnet", resolution=32)
+    pieces = network_pieces(network, dense=False)
+    count = len(network.blocks)
+    assert not any(piece.kind == "merged_bias_map" for piece in pieces.pieces)
+    table = synthetic_table(
+        [2.0] * count, [None if at in pieces.unmergeable else 1.0 for at in range(count)]
+    )
+    cut = {name: pieces.cut[name] for name in ("model", "resolution", "block_names")}
+    table = replace(without_networks(table), **cut)
+    plan = search_blocks(network, table, keep=count - 1, allow_unfit=True)
+    assert plan.padding == "repad"
+    asked = search_blocks(network, table, keep=count - 1, padding="interior", allow_unfit=True)
+    assert asked.padding == "interior"
