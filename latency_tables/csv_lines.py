@@ -23,7 +23,7 @@ from typing import Any
 
 from latency_tables.files import write_atomically
 from latency_tables.reading import read_text
-from latency_tables.wording import noun
+from latency_tables.wording import counted, noun
 
 _SEPARATORS = (",", ";", "\t")
 #: Lines that may stand before the header; the first is Excel's.
@@ -130,7 +130,8 @@ def read_lines(text: str, source: CsvSource, needed: Collection[str] = ()) -> li
             continue
         if len(cells) < len(names) or any(map(str.strip, cells[len(names) :])):
             raise source.bad(
-                f"{len(cells)} values for {len(names)} columns (cut off, or a decimal comma?)",
+                f"{counted(len(cells), 'value')} for {counted(len(names), 'column')} (cut off, or a "
+                "decimal comma?)",
                 number,
             )
         filled.append((number, cells))
