@@ -130,8 +130,8 @@ def read_lines(text: str, source: CsvSource, needed: Collection[str] = ()) -> li
             continue
         if len(cells) < len(names) or any(map(str.strip, cells[len(names) :])):
             raise source.bad(
-                f"{counted(len(cells), 'value')} for {counted(len(names), 'column')} (cut off, or a "
-                "decimal comma?)",
+                f"{counted(len(cells), 'value')} for {counted(len(names), 'column')} "
+                "(cut off, or a decimal comma?)",
                 number,
             )
         filled.append((number, cells))
