@@ -134,7 +134,7 @@ def test_a_merged_network_is_the_old_one_or_the_new_one(
     assert dshrink(*commands[0]).status == 0
     check = one_of(tmp_path / "out", [tmp_path / "a", tmp_path / "b"])
     record_testsuite_property(
-        "merge, killed inside", killed(commands, tmp_path / "out", check, slow_s=0.5, longest_s=3.0)
+        "merge, killed inside", killed(commands, tmp_path / "out", check, slow_s=1.0, longest_s=4.0)
     )
     files._clear_up.cache_clear()
     assert dshrink(*commands[1]).status == 0
