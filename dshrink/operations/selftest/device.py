@@ -6,7 +6,7 @@ What was found is written after each check, so that nothing of it is lost.
 from __future__ import annotations
 
 import json
-import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -62,7 +62,7 @@ NETWORKS = {
 }
 #: Ways to launch whose outputs are compared.
 LAUNCHES = ("plain", "cuda_graph")
-REPORT, DATA, FILES = "selftest.md", "selftest.json", "files"
+REPORT, DATA = "selftest.md", "selftest.json"
 #: What this host computes and writes files with.
 PACKAGES = ("onnxruntime", "torch", "onnx", "numpy")
 _ERRORS = (DevicesError, ProfilerError, DshrinkError)
@@ -96,12 +96,16 @@ def selftest_device(
     device = load_inventory().get(request.device)
     preflight = probe(device)
     request.folder.mkdir(parents=True, exist_ok=True)
-    with closing(AskedDevice(connect(device))) as asked:
+    with (
+        tempfile.TemporaryDirectory(prefix="dshrink-selftest-") as files,
+        closing(AskedDevice(connect(device))) as asked,
+    ):
         test = _Test(
             request=request,
             device=device,
             preflight=preflight,
             asked=asked,
+            files=Path(files),
             progress=progress,
             on_check=on_check,
         )
@@ -126,6 +130,7 @@ class _Test:
     device: Device
     preflight: Preflight
     asked: AskedDevice
+    files: Path
     progress: OpenProgress
     on_check: Callable[[Check], None]
     checks: list[Check] = field(default_factory=list)
@@ -139,15 +144,12 @@ class _Test:
             self.network = selftest_network()
         every = self._conditions(self.asked.environment)
         steps = [*self._of_outputs(every), *self._of_times(every), *self._of_tables(every)]
-        try:
-            for number, step in enumerate(steps, start=1):
-                if step.runtime in self.unusable:
-                    continue
-                with self.progress(f"{number} of {len(steps)}: {step.name}") as update:
-                    update(0, 1, step.of)
-                    self._found(self._made(step, update))
-        finally:
-            shutil.rmtree(self._files, ignore_errors=True)
+        for number, step in enumerate(steps, start=1):
+            if step.runtime in self.unusable:
+                continue
+            with self.progress(f"{number} of {len(steps)}: {step.name}") as update:
+                update(0, 1, step.of)
+                self._found(self._made(step, update))
         return self._write(complete=True)
 
     def _made(self, step: _Step, update: OnProgress) -> Check:
@@ -305,14 +307,10 @@ class _Test:
             figures=figures,
         )
 
-    @property
-    def _files(self) -> Path:
-        return self.request.folder / FILES
-
     def _file(self, network: str, batch: int, precision: str) -> Path:
         """The ONNX file of one of ``NETWORKS``, written where it is missing."""
         mask, padding = NETWORKS[network]
-        file = self._files / f"{mask}-{padding}-batch{batch}-{precision}.onnx"
+        file = self.files / f"{mask}-{padding}-batch{batch}-{precision}.onnx"
         if not file.exists():
             spec = shrunk_spec(self.network, mask, segments="blocks", padding=padding)
             write_atomically(file, build_onnx(spec, batch=batch, precision=precision))

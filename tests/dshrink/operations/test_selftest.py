@@ -308,7 +308,9 @@ def test_this_machine_is_tested_and_the_report_can_be_sent(
     assert page.startswith("# Self-test of local\n\n6 checks: ")
     assert all(one.finding in page for one in made)
     assert "has not ended" not in page
-    assert not (tmp_path / "files").exists()
+    assert {one.name for one in tmp_path.iterdir()} == {
+        *("selftest.json", "selftest.md", "table_onnxruntime_fp32")
+    }
 
 
 def simulate(
