@@ -7,6 +7,7 @@ The fakes of libcuda and pycuda drive it, and the fake of TensorRT launches its 
     simulated_gpu.memory                            # {pointer: bytearray}, one entry an allocation
     simulated_gpu.read(pointer, count)              # checked, a pointer into an allocation too
     simulated_gpu.write(pointer, data)
+    simulated_gpu.defer(pointer, content)           # written when somebody looks: ``content()``
     simulated_gpu.allocate(count)                   # raises Fault(2) where memory is short
     simulated_gpu.release(pointer)
     simulated_gpu.host_ns_per_launch(4000)          # sets, and without a number gets
@@ -86,6 +87,7 @@ class SimulatedGpu:
     def reset(self):
         """As new, but for handles and pointers: what was given back late must not hit new ones."""
         memory.clear()
+        self.deferred = {}
         environment = os.environ.get
         self.count = int(environment("SIMULATED_GPU_COUNT", "1"))
         self.name = environment("SIMULATED_GPU_NAME", "Simulated H200")
@@ -124,6 +126,7 @@ class SimulatedGpu:
         self.check()
         if pointer not in memory:
             raise Fault(INVALID_VALUE, f"free of {pointer:#x}, which is not allocated")
+        self.deferred.pop(pointer, None)
         del memory[pointer]
 
     def free_bytes(self):
@@ -141,11 +144,19 @@ class SimulatedGpu:
         start, data = self._within(pointer, len(content))
         data[pointer - start : pointer - start + len(content)] = content
 
+    def defer(self, pointer, content):
+        """Have the bytes of ``content()`` there, made when that allocation is looked at."""
+        start, _ = self._within(pointer, 0)
+        self.deferred[start] = (pointer, content)
+
     def _within(self, pointer, count):
         starts = sorted(memory)
         place = bisect.bisect_right(starts, pointer) - 1
         if place < 0 or count < 0 or pointer + count > starts[place] + len(memory[starts[place]]):
             raise Fault(ILLEGAL_ADDRESS, f"{count} bytes at {pointer:#x} are not allocated")
+        later = self.deferred.pop(starts[place], None) if count else None
+        if later is not None:
+            self.write(later[0], later[1]())
         return starts[place], memory[starts[place]]
 
     # Work
@@ -337,6 +348,7 @@ allocate = gpu.allocate
 release = gpu.release
 read = gpu.read
 write = gpu.write
+defer = gpu.defer
 launch = gpu.launch
 host_ns = gpu.host_ns
 host_ns_per_launch = gpu.host_ns_per_launch
