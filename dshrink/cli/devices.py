@@ -137,7 +137,8 @@ def _notice_check(check: Check) -> None:
 def _print_preflight(preflight: Preflight) -> None:
     print_page(_findings(preflight))
     for finding in preflight.runtimes:
-        if finding.state in ("missing", "other version"):
+        is_missing = finding.state == "missing" and not preflight.why_missing(finding.name)
+        if is_missing or finding.state == "other version":
             _print_install(finding.name, finding.install)
     for line in preflight.advice:
         out.print(f"advice: {line}")
@@ -197,6 +198,8 @@ def _findings(preflight: Preflight) -> Iterator[tuple[str, str]]:
     yield "memory", _memory(facts["memory_gib"], found["memory_available_gib"])
     if facts["gpu"] is not None:
         yield "GPU", _gpu(facts["gpu"])
+    elif preflight.no_gpu:
+        yield "GPU", f"none reported: {preflight.no_gpu}"
     yield "Python", facts["python"]
     yield "board", facts["board"] or NOT_REPORTED
     yield "governor", facts["governor"] or NOT_REPORTED
@@ -213,7 +216,8 @@ def _findings(preflight: Preflight) -> Iterator[tuple[str, str]]:
         processes = ", ".join(map(_gpu_process, found["gpu_processes"]))
         yield "on the GPU", processes or "no other process"
     for finding in preflight.runtimes:
-        yield "runtime", _runtime(finding)
+        reason = preflight.why_missing(finding.name)
+        yield "runtime", _runtime(finding) + (f": {reason}" if reason else "")
 
 
 def _cores(facts: dict[str, Any]) -> str:
