@@ -1,9 +1,9 @@
 """What goes ahead of the agent: unpacks it on the device, starts it, and watches the link.
 
 The text of this file is an argument of the device's Python (``parcel`` makes the command); its
-standard input begins with ``FIRST_LINE``, a line of JSON and the agent's archive.  It answers with one line that
-begins with ``MARKER`` and then belongs to the agent's process, which has its standard input and
-output.  Every Python must be able to read it, so that one that is too old can say so.
+standard input begins with ``FIRST_LINE``, a line of JSON and the agent's archive.  It answers with
+one line that begins with ``MARKER`` and then belongs to the agent's process, which has its standard
+input and output.  Every Python must be able to read it, so that one that is too old can say so.
 """
 
 # mypy: ignore-errors

@@ -151,7 +151,7 @@ def test_a_lock_that_the_hosts_locale_cannot_write_is_no_obstacle(tmp_path: Path
     """The host itself under ASCII."""
     code = (
         "from devices.connection import LocalConnection\n"
-        f"with LocalConnection(lock={ascii(str(tmp_path / NAME))}).start_agent() as agent:\n"
+        f"with LocalConnection(lock={str(tmp_path / NAME)!a}).start_agent() as agent:\n"
         "    print(agent.environment.python)\n"
     )
     done = subprocess.run(
