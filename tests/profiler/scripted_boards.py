@@ -12,7 +12,6 @@ from small_network import latency_ms
 from profiler.fake_device import RUNTIME_VERSION, FakeClock, FakeConnection
 from profiler.scheduling import board_tasks
 
-
 #: Above the limit that the tests set; at their end the worker waits for it.
 HANGS_S = 8.0
 

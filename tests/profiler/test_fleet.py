@@ -1,6 +1,7 @@
 """A fleet of scripted boards behind real Dask workers, each a process of its own."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -17,8 +18,10 @@ from journal_counts import accepted_replies
 from small_network import CONDITIONS, latency_ms, run, small_plan
 from ssh_server import free_port
 
+from latency_tables.layers.texts import parse_grid
 from profiler.errors import SessionError
 from profiler.fake_device import FakeConnection, write_spec
+from profiler.layers.profile import LayersRequest, profile_layers
 from profiler.schedule import FixedRounds
 from profiler.session import Session, SessionResult
 from profiler.settings import ProfileSettings
@@ -155,6 +158,28 @@ def test_a_board_with_another_version_of_the_runtime_takes_no_part(
     assert {m.board for m in result.measurements.values()} == {"fake-1"}
 
 
+def test_layers_are_measured_by_all_boards_too(tmp_path: Path, cluster: Cluster) -> None:
+    cluster.script()
+    layers = parse_grid("cin=8,16,32 cout=8,16 k=1,3 hw=14").layers
+    request = LayersRequest(
+        layers=layers,
+        build=write_spec,
+        conditions=CONDITIONS,
+        folder=tmp_path,
+        date="2026-11-30",
+        dshrink_version="0",
+        time_limit_s=math.inf,
+        settings=SETTINGS,
+    )
+    scheduler = DaskScheduler(cluster.address, ("fake",))
+    table = profile_layers(request, scheduler).table
+    scheduler.close()
+    assert len(table.rows) == len(layers)
+    assert {name for row in table.rows for name in row.board.split("+")} == {"fake-0", "fake-1"}
+    for row in table.rows:
+        assert row.latency_ms == pytest.approx(latency_ms(row.layer.spec), rel=0.02)
+
+
 def test_where_no_board_can_do_it_the_run_says_why(tmp_path: Path, cluster: Cluster) -> None:
     cluster.script(versions={"0": "2.0-other", "1": "2.0-other"})
     with pytest.raises(SessionError, match=r"fake-. has onnxruntime 2\.0-other, the conditions"):
@@ -277,15 +302,14 @@ def test_a_worker_that_beats_and_answers_nothing_is_excluded(
 def test_a_worker_whose_heart_stops_is_silent_after_a_minute_of_the_hosts_clock() -> None:
     now_s = 0.0
     hearts = Hearts(clock=lambda: now_s)
-    for now_s in range(0, 61, 5):
+    while now_s <= 60.0:
         assert not hearts.is_silent("tcp://a", 5.0)
-    now_s = 61
+        now_s += 5.0
     assert hearts.is_silent("tcp://a", 5.0)
     assert not hearts.is_silent("tcp://a", 6.0)
 
 
 def test_the_time_in_which_the_host_itself_was_stopped_is_no_silence() -> None:
-    now_s = 0.0
-    hearts = Hearts(clock=lambda: now_s)
-    for now_s in (0.0, 1.0, 500.0, 501.0):
-        assert not hearts.is_silent("tcp://a", 5.0)
+    times = iter((0.0, 1.0, 500.0, 501.0))
+    hearts = Hearts(clock=lambda: next(times))
+    assert not any(hearts.is_silent("tcp://a", 5.0) for _ in range(4))
