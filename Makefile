@@ -63,7 +63,7 @@ types: install
 
 test: lint types $(if $(PYTHON36),$(VENV36)/installed)
 	# Who is done first takes tests over from the others.
-	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow and not hardware and not tensorrt"
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow and not tensorrt"
 
 test-tensorrt: PYTHON310 ?= $(call python_of,3.10)
 test-tensorrt: install

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
 
 from devices.agent.health import throttled_now
 from devices.agent.power import BEST_GOVERNOR, BY_HAND_GOVERNOR, BY_HAND_JETSON
@@ -41,7 +40,7 @@ class Preflight:
     """What a device said to ``probe``, and what follows from it."""
 
     device: Device
-    found: Mapping[str, Any]
+    found: Probe
 
     @property
     def runtimes(self) -> tuple[RuntimeFinding, ...]:
@@ -132,7 +131,7 @@ def probe(device: Device) -> Preflight:
         said["environment"] = {"gpu_problem": None, "runtime_problems": {}, **facts}
         said["environment"]["board"] = "" if facts.get("board") is None else facts["board"]
     try:
-        found: Mapping[str, Any] = checked_report(Probe, said, "probe")
+        found: Probe = checked_report(Probe, said, "probe")
         return Preflight(device=device, found=found)
     except RecordError as error:
         raise AgentLostError(

@@ -147,3 +147,22 @@ class Built(TypedDict, total=False):
     engine_reused: bool | None
     engine_sha256: str | None
     precision: str | None
+
+
+class TensorReport(TypedDict):
+    """An input or output of a file: ``content`` is base64 of what lies in memory, row-major.
+
+    ``element`` is numpy's name of the type of its elements.
+    """
+
+    name: str
+    element: str
+    shape: list[int]
+    content: str
+
+
+class TensorsReport(TypedDict):
+    """The result of ``tensors``, as far as anybody here asks for it."""
+
+    inputs: list[TensorReport]
+    outputs: list[TensorReport]

@@ -25,7 +25,7 @@ class RuntimeTraits:
 
     ``builds``: it builds an engine, which takes seconds to minutes; what it learns from that
     (TensorRT's timing cache) is kept next to the journal. ``layer_profiles``: it reports how long
-    each layer took.
+    each layer took. ``gives_tensors``: it gives out what a network read and computed.
     """
 
     precisions: tuple[str, ...] = ("fp32",)
@@ -33,6 +33,7 @@ class RuntimeTraits:
     cache_modes: tuple[str, ...] = ("hot",)
     builds: bool = False
     layer_profiles: bool = False
+    gives_tensors: bool = True
 
 
 _TENSORRT = RuntimeTraits(
@@ -46,7 +47,7 @@ _TENSORRT = RuntimeTraits(
 TRAITS: Mapping[tuple[str, str], RuntimeTraits] = {
     ("onnxruntime", "cpu"): RuntimeTraits(layer_profiles=True),
     ("tensorrt", "gpu"): _TENSORRT,
-    ("trtexec", "gpu"): replace(_TENSORRT, cache_modes=("hot",)),
+    ("trtexec", "gpu"): replace(_TENSORRT, cache_modes=("hot",), gives_tensors=False),
     ("pytorch", "cpu"): RuntimeTraits(launches=("plain", "compiled"), layer_profiles=True),
     ("pytorch", "gpu"): RuntimeTraits(
         precisions=("fp32", "fp16"),

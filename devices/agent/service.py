@@ -237,9 +237,13 @@ def _do_with(
     try:
         prepare_s = time.perf_counter() - start
         before = read_health()
-        if do == "profile":
+        if do == "tensors":
+            inputs, outputs = model.tensors()
+            result: Dict[str, Any] = {"inputs": _sent(inputs), "outputs": _sent(outputs)}
+            after = read_health()
+        elif do == "profile":
             layers: List[List[Any]] = [[name, ns] for name, ns in model.layers(request.passes)]
-            result: Dict[str, Any] = {"layers": layers}
+            result = {"layers": layers}
             after = read_health()
         else:
             taken = model.measure(request.rule, request.threads)
@@ -257,6 +261,14 @@ def _do_with(
         )
     finally:
         model.close()
+
+
+def _sent(tensors: List[runtimes.TensorContent]) -> List[Dict[str, Any]]:
+    """As a reply has them: the content in base64."""
+    return [
+        dict(one._asdict(), content=base64.b64encode(one.content).decode("ascii"))
+        for one in tensors
+    ]
 
 
 @contextmanager
