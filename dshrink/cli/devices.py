@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dshrink.cli import options
+from dshrink.cli import options, outputs
 from dshrink.cli.console import err, notice, out, print_json, progress
 from dshrink.cli.grids import Column, number, print_grid, print_page
 from latency_tables.wording import counted
@@ -83,7 +83,9 @@ def selftest(
     name: Name,
     folder: Annotated[
         Path | None,
-        typer.Option("--out", help="folder of the report and the tables; default: selftest_NAME"),
+        outputs.folder_option(
+            "--out", help="folder of the report and the tables; default: selftest_NAME"
+        ),
     ] = None,
     runtime: Annotated[
         str | None, typer.Option(help="test this runtime; default: all of the device")
