@@ -25,6 +25,7 @@ from .checks import (
     sha256_hex,
     text,
 )
+from .file_names import readable
 
 PROTOCOL = 1
 #: No legal request comes near this; a longer line is refused without being parsed.
@@ -210,7 +211,8 @@ def encode_error(identity: str, error: RequestError, is_last: bool = False) -> b
 
 def error_body(error: RequestError) -> Dict[str, str]:
     """The error as replies carry it."""
-    return {"type": error.kind, "message": clip(error.message), "advice": clip(error.advice)}
+    said = {"message": error.message, "advice": error.advice}
+    return dict({name: readable(clip(text)) for name, text in said.items()}, type=error.kind)
 
 
 def encode(reply: Dict[str, Any]) -> bytes:

@@ -25,6 +25,7 @@ from .checks import (
     integer,
 )
 from .ending import ends_with
+from .file_names import to_message
 from .health import read_health
 from .lock import device_lock
 from .protocol import (
@@ -152,7 +153,9 @@ def measure(do: str, request: Measure) -> Dict[str, Any]:
     options = _check_options(runtime, request)
     if do == "memory":
         raise bad_request("memory is told with a measurement: ask to measure with resources")
-    message = dict(request._asdict(), do=do, rule=request.rule._asdict())
+    message = dict(
+        request._asdict(), do=do, rule=request.rule._asdict(), file=to_message(request.file)
+    )
     given = {name: value for name, value in message.items() if value is not None}
     with device_lock() as waited_s:
         start = time.monotonic()

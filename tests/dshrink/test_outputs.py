@@ -21,7 +21,17 @@ from latency_tables.files import WriteError
 #: Options with a path that is read; all others are written to.
 READ = {"--table", "--importance", "--layers", "--time-table"}
 FOLDERS = {
-    *("data digits", "demo", "expand", "finetune", "paper", "profile", "refit", "run"),
+    *(
+        "data digits",
+        "demo",
+        "devices selftest",
+        "expand",
+        "finetune",
+        "paper",
+        "profile",
+        "refit",
+        "run",
+    ),
     "table import",
 }
 Case = tuple[tuple[str, ...], str, Any]

@@ -210,7 +210,7 @@ def _touch(gpu: Any, engine: Any, addresses: dict[str, int]) -> Any:
 
     def touch() -> None:
         for name in inputs:
-            gpu.read(*places[name])
+            gpu.check_range(*places[name])
         for name in set(places) - inputs:
             gpu.defer(places[name][0], partial(content_of, name))
 
