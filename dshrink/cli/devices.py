@@ -11,6 +11,7 @@ import typer
 from dshrink.cli import options, outputs
 from dshrink.cli.console import err, notice, out, print_json, progress
 from dshrink.cli.grids import Column, number, print_grid, print_page
+from latency_tables.files import require_writable_folder
 from latency_tables.wording import counted
 
 if TYPE_CHECKING:
@@ -102,13 +103,14 @@ def selftest(
 
     Writes a report that can be sent to others. Exit with status 1 where a check failed.
     """
+    folder = folder or Path(f"selftest_{name}")
+    require_writable_folder(folder)
     with progress(f"connect to {name}"):
         from dshrink.operations.selftest.device import (  # torch: seconds
             SelfTestRequest,
             selftest_device,
         )
 
-    folder = folder or Path(f"selftest_{name}")
     request = SelfTestRequest(
         device=name,
         folder=folder,

@@ -146,15 +146,23 @@ def test_a_default_and_what_lies_beside_it_are_looked_at_as_well(
         program().main(words, standalone_mode=False)
 
 
-def test_a_study_looks_at_the_folder_that_its_recipe_names(
-    dshrink: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("words", "folder"),
+    [(("run", "digits"), "digits"), (("devices", "selftest", "local"), "selftest_local")],
+)
+def test_a_folder_that_is_named_after_something_is_looked_at_as_well(
+    words: tuple[str, ...],
+    folder: str,
+    dshrink: Callable[..., Ran],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("digits").touch()
-    ran = dshrink("run", "digits")
+    Path(folder).touch()
+    ran = dshrink(*words)
     assert (ran.status, ran.err) == (
         2,
-        "dshrink: digits cannot be written: it is a file, no folder; give another path\n",
+        f"dshrink: {folder} cannot be written: it is a file, no folder; give another path\n",
     )
 
 
