@@ -139,14 +139,21 @@ class Probe(TypedDict):
 
 
 class Built(TypedDict, total=False):
-    """What a runtime made of a file, as far as anybody here asks for it."""
+    """What a runtime made of a file, as far as anybody here asks for it.
 
+    ``precision_note`` says what else was built than what was asked for; ``api`` and ``binding``
+    are the interface of TensorRT and the CUDA binding that drove it.
+    """
+
+    api: str | None
+    binding: str | None
     build_s: float | None
     device_memory_bytes: int | None
     engine_bytes: int | None
     engine_reused: bool | None
     engine_sha256: str | None
     precision: str | None
+    precision_note: str | None
 
 
 class TensorReport(TypedDict):

@@ -95,7 +95,8 @@ def selftest(
         str | None, typer.Option(help="test this precision; default: all of the device")
     ] = None,
     time_limit: Annotated[
-        float, typer.Option(min=1, help="seconds after which measuring a table ends")
+        float,
+        typer.Option(min=0, help="seconds after which measuring a table ends; 0 measures none"),
     ] = 120.0,
     json: options.Json = False,
 ) -> None:

@@ -17,8 +17,8 @@ from devices.connection import Agent, Connection, PushedFile
 from devices.environment import Environment
 from devices.errors import AgentLostError
 from devices.records import RecordError
-from devices.replies import checked_report
-from devices.reports import TensorReport, TensorsReport
+from devices.replies import check_facts, checked_report
+from devices.reports import Built, TensorReport, TensorsReport
 from dshrink.operations.selftest.check import SelfTestError
 from latency_tables.schema import Conditions
 from profiler.planning.jobs import FileJob, measure_request, timeout_s
@@ -52,6 +52,9 @@ class AskedDevice:
         self._connection = connection
         self._agent: Agent | None = None
         self._pushed: dict[Path, PushedFile] = {}
+        #: The engine that was built last of a file by a runtime in a precision: what is compared
+        #: is one build, and a build may take minutes.
+        self._engines: dict[tuple[Path, str, str], str] = {}
 
     @property
     def environment(self) -> Environment:
@@ -77,28 +80,32 @@ class AskedDevice:
         engine: str = "",
         resources: bool = False,
     ) -> Samples:
-        """The samples of a file; ``engine`` is the digest of one built of it before."""
-        options = {"engine_sha256": engine} if engine else {}
-        request = self._request(file, conditions, rule, options, resources=resources)
+        """The samples of a file; ``engine`` is the digest of one that another runtime built."""
+        request = self._request(file, conditions, rule, engine, resources=resources)
         found = parse_result(self._ask(request, rule, conditions), do="measure")
         assert isinstance(found, Samples)
+        self._keep(file, conditions, found.built)
         return found
 
     def compute(self, file: Path, conditions: Conditions, rule: Rule) -> Computed:
         """What a file reads and computes under these conditions."""
-        request = {**self._request(file, conditions, rule, {}), "do": "tensors"}
+        request = {**self._request(file, conditions, rule), "do": "tensors"}
         said = self._ask(request, rule, conditions)
+        built = said.get("built")
+        if not isinstance(built, dict):
+            built = {}
         try:
             report: TensorsReport = checked_report(TensorsReport, said, "tensors")
+            check_facts(Built, built, "built")
         except RecordError as error:
             raise SelfTestError(
                 f"what the agent says of the tensors is not valid: {error}"
             ) from None
-        built = said.get("built")
+        self._keep(file, conditions, built)
         return Computed(
             inputs={one["name"]: _array(one) for one in report["inputs"]},
             outputs={one["name"]: _array(one) for one in report["outputs"]},
-            built=built if isinstance(built, dict) else {},
+            built=built,
         )
 
     def _request(
@@ -106,16 +113,22 @@ class AskedDevice:
         file: Path,
         conditions: Conditions,
         rule: Rule,
-        options: Mapping[str, Any],
+        engine: str = "",
         *,
         resources: bool = False,
     ) -> dict[str, Any]:
         if file not in self._pushed:
             (self._pushed[file],) = self._connection.push([file])
+        engine = engine or self._engines.get(_engine_of(file, conditions), "")
+        options = {"engine_sha256": engine} if engine else {}
         job = FileJob(id=file.name, kind="network", label=file.name, file=file)
         return measure_request(
             job, self._pushed[file], conditions, rule, options, resources=resources
         )
+
+    def _keep(self, file: Path, conditions: Conditions, built: Mapping[str, Any]) -> None:
+        if engine := built.get("engine_sha256"):
+            self._engines[_engine_of(file, conditions)] = engine
 
     def _ask(
         self, request: Mapping[str, Any], rule: Rule, conditions: Conditions
@@ -131,6 +144,10 @@ class AskedDevice:
         if self._agent is None:
             self._agent = self._connection.start_agent()
         return self._agent
+
+
+def _engine_of(file: Path, conditions: Conditions) -> tuple[Path, str, str]:
+    return file, conditions.runtime, conditions.precision
 
 
 def _array(report: TensorReport) -> Array:

@@ -23,12 +23,13 @@ from dshrink.errors import DshrinkError
 from dshrink.operations.profile import profile_network
 from dshrink.operations.selftest.asking import AskedDevice
 from dshrink.operations.selftest.check import Check, SelfTestError, State
-from dshrink.operations.selftest.network import selftest_network
+from dshrink.operations.selftest.network import selftest_features, selftest_network
 from dshrink.operations.selftest.outputs import check_outputs
 from dshrink.operations.selftest.result import SelfTest, page_of
 from dshrink.operations.selftest.times import (
     LOAD_S,
     check_agent,
+    check_host_clock,
     check_launch,
     check_load,
     check_plain_loop,
@@ -44,7 +45,7 @@ from latency_tables.predictor import predict
 from latency_tables.schema import Conditions
 from latency_tables.trust import verdict_line
 from profiler.errors import ProfilerError, SessionError
-from profiler.runtimes import file_precision, traits, traits_of
+from profiler.runtimes import file_precision, processor_of, traits, traits_of
 from profiler.target import Target, check_supported, conditions_of, first_runtime, support_of
 from profiler.workloads import build_onnx
 
@@ -54,11 +55,12 @@ TABLE_LIMIT_S = 120.0
 HOLD_OUT = 8
 #: Images in what is compared, few enough that the outputs can be sent.
 FEW = 2
-#: The networks whose outputs are compared, by mask and padding.
+#: The networks whose outputs are compared, by mask and padding; all but the first without a head.
 NETWORKS = {
     "original": ("1111", "repad"),
-    "merged": ("0000", "repad"),
-    "merged with bias maps": ("0000", "bias_map"),
+    "features": ("1111", "repad"),
+    "features, merged": ("0000", "repad"),
+    "features, merged with bias maps": ("0000", "bias_map"),
 }
 #: Ways to launch whose outputs are compared.
 LAUNCHES = ("plain", "cuda_graph")
@@ -66,11 +68,19 @@ REPORT, DATA = "selftest.md", "selftest.json"
 #: What this host computes and writes files with.
 PACKAGES = ("onnxruntime", "torch", "onnx", "numpy")
 _ERRORS = (DevicesError, ProfilerError, DshrinkError)
+#: The device cannot be reached, or used at all: no other check could be made.
+ENDING = (
+    *("unreachable", "permission_denied", "host_key", "no_python", "old_python"),
+    *("start_failed", "disk_full", "not_permitted", "protocol_version"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelfTestRequest:
-    """What to test; all runtimes and precisions of the device where these are None."""
+    """What to test; all runtimes and precisions of the device where these are None.
+
+    With a ``table_limit_s`` of 0 no table is measured.
+    """
 
     device: str
     folder: Path
@@ -89,8 +99,9 @@ def selftest_device(
     """Test a device; write ``selftest.md`` and ``selftest.json`` into the folder.
 
     ``on_check`` is called with each check as it is made. One that cannot be made is one that
-    failed, with the reason; the others are made all the same. Tables resume where an earlier run
-    ended. Raises DevicesError for a device that is not in the inventory or cannot be reached,
+    failed, with the reason; the others are made all the same, but for those of a runtime that
+    does not start, or took longer than its time limit. Tables resume where an earlier run ended.
+    Raises DevicesError for a device that is not in the inventory or cannot be reached (any more),
     SelfTestError for one without the runtime.
     """
     device = load_inventory().get(request.device)
@@ -134,7 +145,7 @@ class _Test:
     progress: OpenProgress
     on_check: Callable[[Check], None]
     checks: list[Check] = field(default_factory=list)
-    #: Runtimes that are installed, and do not start.
+    #: Runtimes that are installed, and do not start, or hang.
     unusable: set[str] = field(default_factory=set)
 
     def run(self) -> SelfTest:
@@ -142,6 +153,7 @@ class _Test:
         self._found(_environment(self.preflight))
         with self.progress("load the network"):
             self.network = selftest_network()
+            self.features = selftest_features()
         every = self._conditions(self.asked.environment)
         steps = [*self._of_outputs(every), *self._of_times(every), *self._of_tables(every)]
         for number, step in enumerate(steps, start=1):
@@ -156,8 +168,12 @@ class _Test:
         try:
             return step.make(update)
         except _ERRORS as error:
-            if isinstance(error, AgentError) and error.type == "missing_runtime":
+            kind = error.type if isinstance(error, AgentError) else ""
+            if kind in ENDING:
+                raise
+            if kind in ("missing_runtime", "timeout"):
                 self.unusable.add(step.runtime)
+            if kind == "missing_runtime":
                 return self._without(step.runtime, str(error))
             return Check(name=step.name, of=step.of, state="failed", finding=str(error))
 
@@ -247,6 +263,8 @@ class _Test:
                 yield self._step("launch", alone, lambda c, f: check_launch(self.asked, c, f))
         first = every[0]
         second = firsts.get("trtexec")
+        if processor_of(first) == "gpu" and first.runtime != "trtexec":
+            yield self._step("host clock", first, lambda c, f: check_host_clock(self.asked, c, f))
         if first.runtime == "tensorrt" and second is not None:
             yield self._step(
                 "second timer", first, lambda c, f: check_second_timer(self.asked, c, second, f)
@@ -272,7 +290,7 @@ class _Test:
 
     def _of_tables(self, every: Sequence[Conditions]) -> Iterator[_Step]:
         """Of the first runtime alone: a table is what takes long."""
-        for conditions in every:
+        for conditions in every if self.request.table_limit_s else ():
             if conditions.runtime == every[0].runtime:
                 of = f"{conditions.runtime} {conditions.precision}"
                 make = partial(self._table, conditions)
@@ -310,9 +328,11 @@ class _Test:
     def _file(self, network: str, batch: int, precision: str) -> Path:
         """The ONNX file of one of ``NETWORKS``, written where it is missing."""
         mask, padding = NETWORKS[network]
-        file = self.files / f"{mask}-{padding}-batch{batch}-{precision}.onnx"
+        part = "whole" if network == "original" else "features"
+        file = self.files / f"{part}-{mask}-{padding}-batch{batch}-{precision}.onnx"
         if not file.exists():
-            spec = shrunk_spec(self.network, mask, segments="blocks", padding=padding)
+            whole = self.network if network == "original" else self.features
+            spec = shrunk_spec(whole, mask, segments="blocks", padding=padding)
             write_atomically(file, build_onnx(spec, batch=batch, precision=precision))
         return file
 

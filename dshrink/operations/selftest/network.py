@@ -14,12 +14,23 @@ RESOLUTION = 128
 CLASSES = 100
 
 
+#: Pooling, flattening and the classifier.
+HEAD_LAYERS = 3
+
+
 def selftest_network() -> Network:
     """The network with weights of a fixed seed; its input is (N, 3, 128, 128)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        module = _SelfTest().eval()
-    return load_network(module, resolution=RESOLUTION, name="SelfTest")
+    return load_network(_layers(), resolution=RESOLUTION, name="SelfTest")
+
+
+def selftest_features() -> Network:
+    """The same without its head; the output is (N, 80, 16, 16).
+
+    The mean over an image of drawn numbers is much the same for all images, and hides what is
+    wrong at a border, or in one image of a batch.
+    """
+    features = _layers()[:-HEAD_LAYERS]
+    return load_network(features, resolution=RESOLUTION, name="SelfTestFeatures")
 
 
 def _conv(inside: int, outside: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Module:
@@ -61,9 +72,10 @@ class _Gate(nn.Module):
         return x * nn.functional.hardsigmoid(scale)
 
 
-class _SelfTest(nn.Sequential):
-    def __init__(self) -> None:
-        super().__init__(
+def _layers() -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers = nn.Sequential(
             _conv(3, 16, 3, 2),
             nn.Hardswish(),
             nn.MaxPool2d(3, 2, 1),
@@ -78,3 +90,4 @@ class _SelfTest(nn.Sequential):
             nn.Flatten(),
             nn.Linear(80, CLASSES),
         )
+    return layers.eval()

@@ -1,4 +1,4 @@
-"""Whether what is timed is the network: launches, what the agent adds, a second timer, a long run.
+"""Whether what is timed is the network: launches, what the agent adds, other clocks, a long run.
 
 Two ways of running are compared by turns, and by the median over the turns: machines are shared.
 """
@@ -13,17 +13,19 @@ from typing import TypeVar
 
 from devices.agent.protocol import Rule
 from dshrink.operations.selftest.asking import AskedDevice
-from dshrink.operations.selftest.check import Check
+from dshrink.operations.selftest.check import Check, State
 from latency_tables.schema import Conditions
 from latency_tables.wording import counted
 from profiler.planning.jobs import PROFILE_RULE
 from profiler.replies import Samples
-from profiler.runtimes import GPU_RULE, processor_of
+from profiler.runtimes import GPU_RULE, processor_of, traits_of
 from profiler.statistics import median
 
 TURNS = 5
 #: So far apart may two ways lie that should be the same.
 NOTED_SHARE = 0.05
+#: Two timers that differ by more than this factor do not time the same runs.
+FAILED_FACTOR = 2.0
 #: Above this a job's own time is worth knowing; a table has hundreds of jobs.
 NOTED_JOB_S = 1.0
 #: How long the device is kept busy: a board without a fan is hot after that.
@@ -40,7 +42,8 @@ B = TypeVar("B")
 def check_launch(device: AskedDevice, conditions: Conditions, file: Path) -> Check:
     """Compare a recorded CUDA graph with kernels that are launched one by one.
 
-    ``conditions`` are those of the plain launch. A graph may not be slower.
+    ``conditions`` are those of the plain launch. A graph may not be slower: both are of one engine,
+    where one is built.
     """
     graph = replace(conditions, launch="cuda_graph")
     plain_samples, graph_samples = _by_turns(
@@ -66,7 +69,7 @@ def check_agent(device: AskedDevice, conditions: Conditions, file: Path) -> Chec
     spent_s = []
     for _ in range(TURNS):
         start = time.monotonic()
-        samples = device.measure(file, conditions, rule, engine=first.engine)
+        samples = device.measure(file, conditions, rule)
         sampled_s = sum(samples.wall_ns) * samples.runs_per_sample / 1e9
         timed_s = samples.prepare_s + samples.warmup_s + sampled_s + samples.waited_s
         spent_s.append(max(0.0, time.monotonic() - start - timed_s))
@@ -84,12 +87,13 @@ def check_agent(device: AskedDevice, conditions: Conditions, file: Path) -> Chec
         for name, value in (("memory", first.peak_memory_bytes), ("energy", first.energy_j))
         if value is None
     ]
+    prepared = "building" if traits_of(conditions).builds else "loading"
     without = f"; does not report {' and '.join(lacking)}" if lacking else ""
     return Check(
         name="agent",
         of=f"{conditions.runtime} {conditions.precision}",
         state="noted" if overhead_s > NOTED_JOB_S or "memory" in lacking else "passed",
-        finding=f"a job takes {overhead_s:.2g} s beside loading ({first.prepare_s:.2g} s) and "
+        finding=f"a job takes {overhead_s:.2g} s beside {prepared} ({first.prepare_s:.2g} s) and "
         f"timing; {', '.join(told) or 'no resources'}{without}",
         figures=figures,
     )
@@ -98,9 +102,42 @@ def check_agent(device: AskedDevice, conditions: Conditions, file: Path) -> Chec
 def check_second_timer(
     device: AskedDevice, conditions: Conditions, second: Conditions, file: Path
 ) -> Check:
-    """Compare the latency with that of another program under the conditions ``second``."""
-    ours, theirs = _by_turns(_measuring(device, file, conditions), _measuring(device, file, second))
-    return _compared(conditions, _ms(ours, conditions), second.runtime, _ms(theirs, second))
+    """Compare the latency with that of another program under the conditions ``second``.
+
+    Both run one engine, as two builds of a file differ: it takes the same TensorRT.
+    """
+    versions = [".".join(one.runtime_version.split(".")[:3]) for one in (conditions, second)]
+    if versions[0] != versions[1]:
+        return Check(
+            name="second timer",
+            of=f"{conditions.runtime} {conditions.precision}",
+            state="skipped",
+            finding=f"{second.runtime} is of TensorRT {versions[1]}, and cannot run an engine of "
+            f"{versions[0]}",
+        )
+    engine = device.measure(file, conditions, rule_for(conditions)).engine
+    ours, theirs = _by_turns(
+        _measuring(device, file, conditions), _measuring(device, file, second, engine)
+    )
+    return _compared(
+        "second timer", conditions, _ms(ours, conditions), second.runtime, _ms(theirs, second)
+    )
+
+
+def check_host_clock(device: AskedDevice, conditions: Conditions, file: Path) -> Check:
+    """Compare the GPU's events with the host's clock around the same blocks of runs.
+
+    The host sees one run more a block: the one before the first event.
+    """
+    measure = _measuring(device, file, conditions)
+    visits = [measure() for _ in range(TURNS)]
+    host_ms = [
+        median(one.wall_ns) * one.runs_per_sample / (one.runs_per_sample + 1) / _NS_PER_MS
+        for one in visits
+    ]
+    return _compared(
+        "host clock", conditions, _ms(visits, conditions), "the host's clock", median(host_ms)
+    )
 
 
 def check_plain_loop(device: AskedDevice, conditions: Conditions, file: Path) -> Check:
@@ -111,9 +148,8 @@ def check_plain_loop(device: AskedDevice, conditions: Conditions, file: Path) ->
     ours, here_ms = _by_turns(
         _measuring(device, file, conditions), lambda: _loop_ms(file, conditions.threads)
     )
-    return _compared(
-        conditions, _ms(ours, replace(conditions, clock="wall")), "a plain loop", median(here_ms)
-    )
+    ours_ms = _ms(ours, replace(conditions, clock="wall"))
+    return _compared("second timer", conditions, ours_ms, "a plain loop", median(here_ms))
 
 
 def check_load(
@@ -129,7 +165,7 @@ def check_load(
     first = device.measure(file, conditions, rule)
     visits, end = [first], clock() + seconds
     while clock() < end:
-        visits.append(device.measure(file, conditions, rule, engine=first.engine))
+        visits.append(device.measure(file, conditions, rule))
     each_ms = [_ms([visit], conditions) for visit in visits]
     count = max(1, round(END_SHARE * len(each_ms)))
     change = median(each_ms[-count:]) / median(each_ms[:count]) - 1.0
@@ -162,17 +198,11 @@ def rule_for(conditions: Conditions) -> Rule:
     return GPU_RULE if processor_of(conditions) == "gpu" else PROFILE_RULE
 
 
-def _measuring(device: AskedDevice, file: Path, conditions: Conditions) -> Callable[[], Samples]:
-    """What measures the file once more; where an engine is built, with that of the first time."""
-    engine = ""
-
-    def measure() -> Samples:
-        nonlocal engine
-        found = device.measure(file, conditions, rule_for(conditions), engine=engine)
-        engine = engine or found.engine
-        return found
-
-    return measure
+def _measuring(
+    device: AskedDevice, file: Path, conditions: Conditions, engine: str = ""
+) -> Callable[[], Samples]:
+    """What measures the file once more."""
+    return lambda: device.measure(file, conditions, rule_for(conditions), engine=engine)
 
 
 def _by_turns(first: Callable[[], A], second: Callable[[], B]) -> tuple[list[A], list[B]]:
@@ -203,12 +233,16 @@ def _loop_ms(file: Path, threads: int) -> float:
     return median(times_ms)
 
 
-def _compared(conditions: Conditions, ours_ms: float, whose: str, theirs_ms: float) -> Check:
+def _compared(
+    name: str, conditions: Conditions, ours_ms: float, whose: str, theirs_ms: float
+) -> Check:
     difference = ours_ms / theirs_ms - 1.0
+    is_other = not 1 / FAILED_FACTOR <= ours_ms / theirs_ms <= FAILED_FACTOR
+    near: State = "passed" if abs(difference) <= NOTED_SHARE else "noted"
     return Check(
-        name="second timer",
+        name=name,
         of=f"{conditions.runtime} {conditions.precision}",
-        state="passed" if abs(difference) <= NOTED_SHARE else "noted",
+        state="failed" if is_other else near,
         finding=f"{ours_ms:.4g} ms, {_more(difference)} than the {theirs_ms:.4g} ms of {whose}",
         figures={"ours_ms": ours_ms, "second_ms": theirs_ms},
     )
