@@ -207,22 +207,30 @@ class _Test:
     def _conditions(self, environment: Environment) -> list[Conditions]:
         """Each runtime that is there in each precision; the others are noted as skipped.
 
-        Raises SelfTestError where nothing is left.
+        Raises SelfTestError where what is asked for can be had on no device of this kind.
         """
         wanted = [self.request.runtime] if self.request.runtime else list(self.device.runtimes)
-        found: list[Conditions] = []
-        reasons: list[str] = []
+        targets: dict[str, list[Target]] = {}
+        reasons: dict[str, str] = {}
         for runtime in wanted:
             try:
-                found += self._conditions_of(runtime, environment)
+                targets[runtime] = list(self._targets(runtime))
             except SessionError as error:
-                reasons.append(str(error))
-                self._found(self._without(runtime, str(error)))
-        if not found:
-            raise SelfTestError(reasons[0])
+                reasons[runtime] = str(error)
+        if not targets:
+            raise SelfTestError(reasons[wanted[0]])
+        found: list[Conditions] = []
+        for runtime in wanted:
+            try:
+                for target in targets.get(runtime, ()):
+                    found.append(conditions_of(self.device, environment, target))
+            except SessionError as error:
+                reasons[runtime] = str(error)
+            if runtime in reasons:
+                self._found(self._without(runtime, reasons[runtime]))
         return found
 
-    def _conditions_of(self, runtime: str, environment: Environment) -> Iterator[Conditions]:
+    def _targets(self, runtime: str) -> Iterator[Target]:
         target = Target(device=self.device.name, runtime=runtime)
         able = traits(runtime, support_of(self.device, runtime).processor)
         asked = self.request.precision
@@ -231,7 +239,7 @@ class _Test:
             if asked or precision in able.precisions:
                 one = replace(target, precision=precision)
                 check_supported(self.device, one)
-                yield conditions_of(self.device, environment, one)
+                yield one
 
     def _of_outputs(self, every: Sequence[Conditions]) -> Iterator[_Step]:
         for conditions in every:
@@ -255,6 +263,8 @@ class _Test:
         return _Step(name="outputs", of=of, runtime=conditions.runtime, make=make)
 
     def _of_times(self, every: Sequence[Conditions]) -> Iterator[_Step]:
+        if not every:
+            return
         firsts = {one.runtime: one for one in reversed(every)}
         for conditions in reversed(firsts.values()):
             alone = replace(conditions, batch=1)  # where launching takes the largest share

@@ -90,6 +90,7 @@ class Scripted:
     facts: Mapping[str, Any] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     engines: list[tuple[str, str]] = field(default_factory=list)
+    refused: str = "none"
 
     def compute(self, file: Path, conditions: Conditions, rule: Any) -> Computed:
         return self.answer(file)
@@ -101,6 +102,8 @@ class Scripted:
         name = next(one for one in names if one in self.visits)
         self.asked.append(name)
         self.engines.append((conditions.runtime, engine))
+        if engine == self.refused:
+            raise JobFailedError("runtime_error", "Got invalid engine!", "")
         ms = self.visits[name][min(self.asked.count(name), len(self.visits[name])) - 1]
         ns = (int(ms * 1e6),) * 3
         is_gpu = conditions.clock == "cuda_events"
@@ -232,28 +235,29 @@ def test_a_graph_that_is_slower_than_plain_launches_is_noted(
 def test_two_timers_that_disagree_are_noted_and_twice_as_much_is_a_failure(
     files: dict[str, Path],
 ) -> None:
-    ours = replace(ON_GPU, runtime_version="8.5.3.1")
-    second = replace(ON_GPU, runtime="trtexec", runtime_version="8.5.3")
+    second = replace(ON_GPU, runtime="trtexec")
     for theirs_ms, state in ((0.98, "passed"), (0.8, "noted"), (0.4, "failed")):
         device = Scripted(visits={"tensorrt": [1.0], "trtexec": [theirs_ms]})
-        found = check_second_timer(device, ours, second, files["original"])  # type: ignore[arg-type]
+        found = check_second_timer(device, ON_GPU, second, files["original"])  # type: ignore[arg-type]
         assert found.state == state
         assert f"higher than the {theirs_ms:g} ms of trtexec" in found.finding
 
 
-def test_a_second_timer_runs_the_engine_that_the_first_built_or_is_skipped(
+def test_a_second_timer_runs_the_engine_that_the_first_built_or_its_own(
     files: dict[str, Path],
 ) -> None:
-    ours = replace(ON_GPU, runtime_version="10.3.0")
-    second = replace(ON_GPU, runtime="trtexec", runtime_version="10.3.0")
-    device = Scripted(
-        visits={"tensorrt": [1.0], "trtexec": [1.0]}, facts={"built": {"engine_sha256": "5" * 64}}
-    )
-    check_second_timer(device, ours, second, files["original"])  # type: ignore[arg-type]
+    second = replace(ON_GPU, runtime="trtexec", runtime_version="8.6.1")
+    visits = {"tensorrt": [1.0], "trtexec": [1.0]}
+    built = {"built": {"engine_sha256": "5" * 64}}
+    device = Scripted(visits=visits, facts=built)
+    found = check_second_timer(device, ON_GPU, second, files["original"])  # type: ignore[arg-type]
     assert set(device.engines) == {("tensorrt", ""), ("trtexec", "5" * 64)}
-    older = replace(second, runtime_version="8.6.1")
-    found = check_second_timer(device, ours, older, files["original"])  # type: ignore[arg-type]
-    assert found.state == "skipped" and "is of TensorRT 8.6.1" in found.finding
+    assert found.finding.endswith("of trtexec with the same engine")
+    device = Scripted(visits=visits, facts=built, refused="5" * 64)
+    found = check_second_timer(device, ON_GPU, second, files["original"])  # type: ignore[arg-type]
+    # Not by turns: of a file the device keeps one engine.
+    assert device.asked[2:] == ["tensorrt"] * TURNS + ["trtexec"] * TURNS
+    assert found.finding.endswith("of trtexec 8.6.1 with an engine of its own")
 
 
 @pytest.mark.parametrize(
@@ -513,6 +517,21 @@ def test_a_runtime_that_hangs_or_does_not_start_is_asked_once(
     fail_always(monkeypatch, tmp_path, AgentLostError(kind, "it does not work", ""))
     result = selftest_device(SelfTestRequest(device="local", folder=tmp_path, runtime="pytorch"))
     assert [(one.name, one.state) for one in result.checks][1:] == checks
+
+
+def test_a_device_without_any_of_its_runtimes_has_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulate(tmp_path, monkeypatch, "v100", "Tesla V100-SXM2-16GB", "7.0", ["fp16"])
+    monkeypatch.setenv("SIMULATED_GPU_COUNT", "0")
+    result = selftest_device(SelfTestRequest(device="v100", folder=tmp_path))
+    states = {(one.name, one.of): one.state for one in result.checks[1:]}
+    assert states == {
+        ("runtime", "tensorrt"): "failed",
+        ("runtime", "pytorch"): "skipped",
+        ("runtime", "trtexec"): "skipped",
+    }
+    assert result.complete and "has not ended" not in (tmp_path / "selftest.md").read_text()
 
 
 def test_a_device_that_is_gone_ends_the_test_and_leaves_what_was_found(
