@@ -167,7 +167,7 @@ class Runtime(object):
 
 
 def check_size(byte_counts: Iterable[int]) -> None:
-    """Refuse to give out tensors that are too large for a message, before they are copied."""
+    """Refuse to give out tensors that are too large for a message."""
     count = sum(byte_counts)
     if count > MAX_TENSOR_BYTES:
         raise bad_request(

@@ -55,6 +55,9 @@ def check_outputs(
     limit = TOLERANCES[conditions.precision]
     worst = max(errors, key=lambda name: errors[name])
     is_equal = errors[worst] <= limit
+    told = f"relative error at most {errors[worst]:.1e}"
+    if not isfinite(errors[worst]):
+        told = "another shape, or values that are not finite"
     state: State = "noted" if notes else "passed"
     return Check(
         name="outputs",
@@ -62,8 +65,8 @@ def check_outputs(
         state=state if is_equal else "failed",
         finding="; ".join(
             (
-                f"{'equal to' if is_equal else 'NOT equal to'} ONNX Runtime's: relative error at "
-                f"most {errors[worst]:.1e} (limit {limit:.0e}, {worst})",
+                f"{'equal to' if is_equal else 'NOT equal to'} ONNX Runtime's: {told} (limit "
+                f"{limit:.0e}, {worst})",
                 f"built in {', '.join(built)}",
                 *notes,
             )

@@ -31,6 +31,8 @@ FAILED_FACTOR = 2.0
 NOTED_JOB_S = 1.0
 #: How long the device is kept busy: a board without a fan is hot after that.
 LOAD_S = 20.0
+#: That is in so few visits, since the device idles between them, while a file is loaded.
+LEAST_VISITS = 8
 #: Of each end of a long run this share is compared.
 END_SHARE = 0.25
 MIB = 1 << 20
@@ -162,7 +164,8 @@ def check_load(
     clock: Callable[[], float] = time.monotonic,
 ) -> Check:
     """Keep the device busy, and compare the latency at the end with that at the beginning."""
-    rule = rule_for(conditions)._replace(min_total_s=0.5, cap_s=1.0)
+    visit_s = seconds / LEAST_VISITS
+    rule = rule_for(conditions)._replace(min_total_s=visit_s, cap_s=1.5 * visit_s)
     first = device.measure(file, conditions, rule)
     visits, end = [first], clock() + seconds
     while clock() < end:

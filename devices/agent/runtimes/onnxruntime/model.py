@@ -48,12 +48,13 @@ class BoundSession(Prepared):
 
     def tensors(self) -> Tuple[List[TensorContent], List[TensorContent]]:
         """The inputs, and the outputs of one run."""
+        self.run(1)
         sides = [
+            # Only now: up to 1.10 at least it is a copy of what is there.
             [(name, value.numpy()) for name, value in side.items()]
             for side in (self._inputs, self._outputs)
         ]
         check_size(array.nbytes for side in sides for _, array in side)
-        self.run(1)
         inputs, outputs = [[_tensor(*one) for one in side] for side in sides]
         return inputs, outputs
 
