@@ -193,7 +193,10 @@ def _of_onnx_file(choice: ModelChoice) -> Network:
     source = open_onnx(expanded(choice.reference.place))
     known = Known(whose=choice.name, resolution=source.size, in_channels=source.channels)
     module = read_onnx(source, choice.knowing(known).size)
-    return Network(name=choice.name, module=module, lowered=lower(module), weights=OWN)
+    try:
+        return Network(name=choice.name, module=module, lowered=lower(module), weights=OWN)
+    except (NetworkError, OpSpecError) as error:
+        raise NetworkError(f"{choice.name}: {error}") from error
 
 
 def _try(module: nn.Module, name: str, shape: tuple[int, int, int]) -> None:
