@@ -17,8 +17,8 @@ from dshrink.merge.onnx_surgery import edited_model
 from dshrink.merge.verify import TOLERANCE, Certificate, allowed_float32
 from dshrink.network.mask_changes import Rewriting
 from dshrink.network.models import Network
-from dshrink.network.onnx_files.runtime import run_onnx
 from dshrink.network.onnx_files.bounds import MOST_BYTES
+from dshrink.network.onnx_files.runtime import run_onnx
 from dshrink.network.onnx_files.source import OnnxSource
 from dshrink.network.tracing import only_batch
 from dshrink.version import __version__

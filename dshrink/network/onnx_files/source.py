@@ -156,7 +156,7 @@ def _check_versions(path: Path, model: onnx.ModelProto) -> None:
 
 
 def _check_operators(path: Path, model: onnx.ModelProto) -> None:
-    """Raise for a loop, and for an operator that ONNX does not define: nothing could evaluate it."""
+    """Raise for a loop, and for an operator that ONNX does not define: who could evaluate it?"""
     versions = {one.domain: one.version for one in model.opset_import}
     for node in nodes_below(model.graph):
         domain = "" if node.domain in _DEFAULT_DOMAINS else node.domain

@@ -1,4 +1,4 @@
-"""ONNX files that ask for too much, or hold what cannot be: one line, before anything is computed."""
+"""ONNX files that ask for too much, or hold what cannot be: one line, before any computing."""
 
 from __future__ import annotations
 
