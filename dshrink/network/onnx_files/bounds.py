@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ _SMALL = 1024
 
 
 def check_weights(path: Path, model: onnx.ModelProto) -> None:
-    """Raise NetworkError for tensors that cannot be read, hold NaN or have one name."""
+    """Raise NetworkError for tensors that cannot be read, or have one name."""
     counts = Counter(one.name for one in model.graph.initializer)
     if twice := next((name for name, count in counts.items() if count > 1), None):
         raise NetworkError(f"{path}: tensor {twice[:60]!r} is given twice: export it again")
@@ -44,13 +44,18 @@ def check_weights(path: Path, model: onnx.ModelProto) -> None:
                 f"{path}: tensor {tensor.name[:60]!r} {problem}: it is damaged; export it again"
             )
         try:
-            values = numpy_helper.to_array(tensor)
+            numpy_helper.to_array(tensor)
         except Exception as error:  # what NumPy and onnx raise for types and sizes of any kind
             raise NetworkError(
                 f"{path}: tensor {tensor.name[:60]!r} cannot be read ({first_line(error)[:160]}): "
                 "it is damaged; export it again"
             ) from error
-        if tensor.data_type in _FLOATS and np.isnan(values).any():
+
+
+def check_numbers(path: Path, model: onnx.ModelProto) -> None:
+    """Raise NetworkError for weights that are NaN; they can be read (``check_weights``)."""
+    for tensor in model.graph.initializer:
+        if tensor.data_type in _FLOATS and np.isnan(numpy_helper.to_array(tensor)).any():
             raise NetworkError(
                 f"{path}: tensor {tensor.name!r} holds NaN: give a network that was trained without"
             )
@@ -118,9 +123,7 @@ def _size(
     return found
 
 
-def check_sizes(
-    path: Path, model: onnx.ModelProto, image: str, shape: tuple[int, int, int, int]
-) -> None:
+def check_sizes(path: Path, model: onnx.ModelProto, image: str, shape: Sequence[int]) -> None:
     """Raise NetworkError for a tensor above ``MOST_VALUES``, given an ``image`` of that shape."""
     if math.prod(shape) > MOST_VALUES:
         raise NetworkError(
@@ -149,9 +152,7 @@ def check_sizes(
             )
 
 
-def _outline(
-    model: onnx.ModelProto, image: str, shape: tuple[int, int, int, int]
-) -> onnx.ModelProto:
+def _outline(model: onnx.ModelProto, image: str, shape: Sequence[int]) -> onnx.ModelProto:
     """The model without its weights, whose shapes stay, and with an input of this shape."""
     made = onnx.ModelProto(ir_version=model.ir_version)
     made.opset_import.extend(model.opset_import)

@@ -17,7 +17,7 @@ from onnx import TensorProto
 from torch import nn
 
 from dshrink.errors import NetworkError
-from dshrink.network.onnx_files.bounds import MOST_BYTES, check_weights, inlined
+from dshrink.network.onnx_files.bounds import MOST_BYTES, check_numbers, check_weights, inlined
 from dshrink.network.references import Size, check_channels
 from latency_tables.errors import OnnxFileError
 from latency_tables.onnx_data import load_complete
@@ -90,6 +90,7 @@ def open_onnx(path: Path) -> OnnxSource:
     model = inlined(path, model)
     _check_operators(path, model)
     check_weights(path, model)
+    check_numbers(path, model)
     image = _one_input(path, model)
     if len(model.graph.output) != 1:
         names = [one.name for one in model.graph.output]

@@ -14,6 +14,7 @@ from onnx_exports import array, model
 
 from dshrink.errors import NetworkError
 from dshrink.network.models import load_network
+from dshrink.operations.bench_networks import network_of_file
 
 node = helper.make_node
 WEIGHT = array("w", 8, 3, 3, 3)
@@ -201,3 +202,15 @@ def test_data_beside_a_file_has_a_name_and_a_size(location: str, tmp_path: Path)
     path.write_bytes(made.SerializeToString())
     expected = "is above 2 GiB" if location == "w.bin" else "cannot be read beside it"
     assert expected in refusal(path)
+
+
+@pytest.mark.parametrize("name", ["tiles", "a type nobody knows", "a batch of 4096"])
+def test_a_benchmark_refuses_it_before_a_device_is_asked(name: str, tmp_path: Path) -> None:
+    make, part = HOSTILE[name]
+    made = make()
+    path = tmp_path / "m.onnx"
+    path.write_bytes(made.SerializeToString())
+    batch = made.graph.input[-1].type.tensor_type.shape.dim[0].dim_value
+    with pytest.raises(NetworkError) as caught:
+        network_of_file(path, batch)
+    assert part in str(caught.value)
