@@ -13,7 +13,7 @@ import onnx
 from dshrink.errors import DshrinkError
 from dshrink.merge.export import METADATA_KEY
 from dshrink.network.models import Network
-from dshrink.network.onnx_files.bounds import check_sizes, check_weights
+from dshrink.network.onnx_files.bounds import check_loops, check_sizes, check_weights, inlined
 from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.pieces.specs import shrunk_spec
 from dshrink.search.plan import Plan
@@ -154,6 +154,7 @@ def network_of_file(
             f"or measure with --batch {shape[0]}"
         )
     check_weights(path, model)
+    check_loops(path, inlined(path, model), counted=True)
     if all(shape):
         check_sizes(path, model, inputs[0].name, shape)
     properties = {entry.key: entry.value for entry in model.metadata_props}
@@ -185,7 +186,7 @@ def _facts(text: str, path: Path) -> NetworkFacts:
     """What a file says of itself, nothing where it is not ours. Raises BenchmarkError."""
     try:
         found: Any = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     known = {field.name for field in fields(NetworkFacts)}
     said = found.items() if isinstance(found, dict) else ()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,10 @@ MOST_BYTES = 2**31 - 1
 MOST_VALUES, MOST_CONSTANT_VALUES = 1 << 30, 1 << 28
 #: Of a graph in which functions are written out; the largest networks have some ten thousand.
 MOST_NODES = 200_000
+#: Of a loop that is measured as it is.
+MOST_STEPS = 10_000
 
+_LOOPS = ("Loop", "Scan", "SequenceMap")
 #: Bytes of a number, where its kind says so.
 _FLOATS = {TensorProto.FLOAT: 4, TensorProto.FLOAT16: 2}
 #: Above, a tensor holds weights, and nothing that a shape is computed from.
@@ -121,6 +124,35 @@ def _size(
             for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
                 found += _size(graph.node, functions, sizes)
     return found
+
+
+def nodes_below(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Every node, those of subgraphs too."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from nodes_below(inner)
+
+
+def check_loops(path: Path, model: onnx.ModelProto, *, counted: bool = False) -> None:
+    """Raise NetworkError for what repeats operators: how long it takes is known in the end.
+
+    ``counted``: those that the file itself says to end are left in.
+    """
+    stored = {one.name: one for one in model.graph.initializer}
+    for node in nodes_below(model.graph):
+        if node.op_type not in _LOOPS or node.domain not in ("", "ai.onnx"):
+            continue
+        times = stored.get(node.input[0]) if node.input else None
+        ends = node.op_type != "Loop" or (
+            times is not None and numpy_helper.to_array(times).max(initial=0) <= MOST_STEPS
+        )
+        if not (counted and ends):
+            raise NetworkError(
+                f"{path}: {node.op_type} (node {node.name[:60]!r}) repeats operators, nobody knows "
+                "how often: export the network by tracing, which writes its steps out"
+            )
 
 
 def check_sizes(path: Path, model: onnx.ModelProto, image: str, shape: Sequence[int]) -> None:

@@ -7,7 +7,6 @@ an operator.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,14 @@ from onnx import TensorProto
 from torch import nn
 
 from dshrink.errors import NetworkError
-from dshrink.network.onnx_files.bounds import MOST_BYTES, check_numbers, check_weights, inlined
+from dshrink.network.onnx_files.bounds import (
+    MOST_BYTES,
+    check_loops,
+    check_numbers,
+    check_weights,
+    inlined,
+    nodes_below,
+)
 from dshrink.network.references import Size, check_channels
 from latency_tables.errors import OnnxFileError
 from latency_tables.onnx_data import load_complete
@@ -33,8 +39,6 @@ VALUE_KEY = "onnx"
 
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
-#: How long they take is known when they have ended.
-_LOOPS = ("Loop", "Scan", "SequenceMap")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +92,7 @@ def open_onnx(path: Path) -> OnnxSource:
     model = _load(path)
     _check_versions(path, model)
     model = inlined(path, model)
+    check_loops(path, model)
     _check_operators(path, model)
     check_weights(path, model)
     check_numbers(path, model)
@@ -157,15 +162,10 @@ def _check_versions(path: Path, model: onnx.ModelProto) -> None:
 
 
 def _check_operators(path: Path, model: onnx.ModelProto) -> None:
-    """Raise for a loop, and for an operator that ONNX does not define: who could evaluate it?"""
+    """Raise for an operator that ONNX does not define: nothing here could evaluate it."""
     versions = {one.domain: one.version for one in model.opset_import}
     for node in nodes_below(model.graph):
         domain = "" if node.domain in _DEFAULT_DOMAINS else node.domain
-        if not domain and node.op_type in _LOOPS:
-            raise NetworkError(
-                f"{path}: {node.op_type} (node {node.name[:60]!r}) repeats operators, nobody knows "
-                "how often: export the network by tracing, which writes its steps out"
-            )
         version = opset_of(model) if not domain else versions.get(domain, 1)
         if onnx.defs.has(node.op_type, version, domain):
             continue
@@ -218,15 +218,6 @@ def _dimensions(
             f"--inputs-as-nchw {image.name}"
         )
     return batch, channels, (height, width) if height and width else None
-
-
-def nodes_below(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Every node, those of subgraphs too."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from nodes_below(inner)
 
 
 def reads_of(node: onnx.NodeProto) -> list[str]:

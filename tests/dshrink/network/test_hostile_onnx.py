@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_exports import array, model
 
 from dshrink.errors import NetworkError
+from dshrink.merge.export import METADATA_KEY
 from dshrink.network.models import load_network
 from dshrink.operations.bench_networks import network_of_file
 
@@ -161,6 +162,25 @@ def test_a_file_that_asks_for_too_much_is_one_line(name: str, tmp_path: Path) ->
     assert part in said and "m.onnx" in said and len(said) < 500
 
 
+def test_a_benchmark_takes_loops_that_the_file_says_to_end(tmp_path: Path) -> None:
+    made = loop("Loop")
+    path = tmp_path / "m.onnx"
+    path.write_bytes(made.SerializeToString())
+    with pytest.raises(NetworkError, match="repeats operators"):
+        network_of_file(path, 1)
+    made.graph.initializer[1].CopyFrom(constant("many", 3))
+    path.write_bytes(made.SerializeToString())
+    assert network_of_file(path, 1).resolution == (16, 16)
+
+
+def test_what_a_file_says_of_itself_is_no_reason_to_fail(tmp_path: Path) -> None:
+    made = model([node("Conv", ["x", "w"], ["y"])], [WEIGHT])
+    made.metadata_props.add(key=METADATA_KEY, value="[" * 100_000)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(made.SerializeToString())
+    assert network_of_file(path, 1).original
+
+
 def refusal(path: Path) -> str:
     with pytest.raises(NetworkError) as caught:
         load_network(str(path))
@@ -204,7 +224,9 @@ def test_data_beside_a_file_has_a_name_and_a_size(location: str, tmp_path: Path)
     assert expected in refusal(path)
 
 
-@pytest.mark.parametrize("name", ["tiles", "a type nobody knows", "a batch of 4096"])
+@pytest.mark.parametrize(
+    "name", [*BENCHED]
+)
 def test_a_benchmark_refuses_it_before_a_device_is_asked(name: str, tmp_path: Path) -> None:
     make, part = HOSTILE[name]
     made = make()
