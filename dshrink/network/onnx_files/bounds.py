@@ -31,7 +31,7 @@ MOST_STEPS = 10_000
 
 _LOOPS = ("Loop", "Scan", "SequenceMap")
 #: Bytes of a number, where its kind says so.
-_FLOATS = {TensorProto.FLOAT: 4, TensorProto.FLOAT16: 2}
+_FLOATS: Mapping[int, int] = {TensorProto.FLOAT: 4, TensorProto.FLOAT16: 2}
 #: Above, a tensor holds weights, and nothing that a shape is computed from.
 _SMALL = 1024
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx_exports import array, model
+from torch import nn
 
 from dshrink.errors import NetworkError
 from dshrink.merge.export import METADATA_KEY
@@ -225,7 +228,7 @@ def test_data_beside_a_file_has_a_name_and_a_size(location: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "name", [*BENCHED]
+    "name", ["tiles", "a type nobody knows", "a batch of 4096", "a function of itself"]
 )
 def test_a_benchmark_refuses_it_before_a_device_is_asked(name: str, tmp_path: Path) -> None:
     make, part = HOSTILE[name]
@@ -236,3 +239,31 @@ def test_a_benchmark_refuses_it_before_a_device_is_asked(name: str, tmp_path: Pa
     with pytest.raises(NetworkError) as caught:
         network_of_file(path, batch)
     assert part in str(caught.value)
+
+
+def test_operators_without_a_layer_run_as_fast_as_the_runtime(tmp_path: Path) -> None:
+    """The reference implementation takes minutes for such a map: it visits every pixel."""
+    made = model(
+        [CONV, node("ConvTranspose", ["c", "u"], ["y"], strides=[2, 2], name="up")],
+        [WEIGHT, array("u", 8, 16, 3, 3)],
+        image=(1, 3, 192, 192),
+    )
+    path = tmp_path / "m.onnx"
+    path.write_bytes(made.SerializeToString())
+    begun = time.monotonic()
+    net = load_network(str(path))
+    assert net.spec.shapes[-1] == (16, 381, 381)
+    assert time.monotonic() - begun < 20
+
+
+def test_an_operator_keeps_the_precision_that_it_is_called_in(tmp_path: Path) -> None:
+    made = model([CONV, node("Softsign", ["c"], ["y"], name="sign")], [WEIGHT])
+    path = tmp_path / "m.onnx"
+    path.write_bytes(made.SerializeToString())
+    layer = load_network(str(path)).module.get_submodule("sign")
+    image = torch.randn(1, 8, 5, 5, dtype=torch.float64)
+    found = [layer(image.to(kind)) for kind in (torch.float32, torch.float64)]
+    assert [one.dtype for one in found] == [torch.float32, torch.float64]
+    expected = nn.Softsign()(image)
+    assert float((found[1] - expected).abs().max()) < 1e-15
+    assert float((found[0] - expected).abs().max()) < 1e-6
