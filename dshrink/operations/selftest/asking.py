@@ -16,8 +16,7 @@ from devices.agent.protocol import MAX_TENSOR_BYTES, Rule
 from devices.connection import Agent, Connection, PushedFile
 from devices.environment import Environment
 from devices.errors import AgentLostError
-from devices.records import RecordError
-from devices.replies import checked_report
+from devices.records import RecordError, checked
 from devices.reports import TensorReport, TensorsReport
 from dshrink.operations.selftest.check import SelfTestError
 from latency_tables.schema import Conditions
@@ -89,7 +88,7 @@ class AskedDevice:
         request = {**self._request(file, conditions, rule, {}), "do": "tensors"}
         said = self._ask(request, rule, conditions)
         try:
-            report: TensorsReport = checked_report(TensorsReport, said, "tensors")
+            report: TensorsReport = checked(TensorsReport, said, "tensors")
         except RecordError as error:
             raise SelfTestError(
                 f"what the agent says of the tensors is not valid: {error}"
