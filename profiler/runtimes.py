@@ -17,6 +17,8 @@ from profiler.errors import SessionError
 
 #: From this major version on TensorRT takes an operator's type from the file.
 TYPED_FROM = 11
+#: The runtimes that TensorRT is behind.
+_BY_TENSORRT = ("tensorrt", "trtexec")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +96,17 @@ def traits_of(conditions: Conditions) -> RuntimeTraits:
     return traits(conditions.runtime, processor_of(conditions))
 
 
+def is_weakly_typed(conditions: Conditions) -> bool:
+    """Whether the types in the file are no wish: TensorRT before 11 chooses among those allowed.
+
+    It is to have fp32 files, since its parsers (seen with 8.4) take the bounds of a Clip in fp16
+    for fp32, without an error.
+    """
+    major = conditions.runtime_version.partition(".")[0]
+    is_typed = major.isdigit() and int(major) >= TYPED_FROM
+    return conditions.runtime in _BY_TENSORRT and not is_typed
+
+
 def file_precision(conditions: Conditions) -> str:
     """The types in the file that the runtime is given.
 
@@ -102,11 +115,8 @@ def file_precision(conditions: Conditions) -> str:
     """
     if conditions.precision == "int8":
         return "int8"
-    by_tensorrt = conditions.runtime in ("tensorrt", "trtexec")
-    if by_tensorrt and conditions.precision == "fp16":
-        major = conditions.runtime_version.partition(".")[0]
-        return "fp16" if major.isdigit() and int(major) >= TYPED_FROM else "fp32"
-    return "fp32"
+    is_typed = conditions.runtime in _BY_TENSORRT and not is_weakly_typed(conditions)
+    return "fp16" if conditions.precision == "fp16" and is_typed else "fp32"
 
 
 def request_options(conditions: Conditions) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dshrink.cli import options
+from dshrink.cli import options, outputs
 from dshrink.cli.console import err, notice, out, print_json, progress
 from dshrink.cli.grids import Column, number, print_grid, print_page
+from latency_tables.files import require_writable_folder
 from latency_tables.wording import counted
 
 if TYPE_CHECKING:
@@ -83,7 +84,9 @@ def selftest(
     name: Name,
     folder: Annotated[
         Path | None,
-        typer.Option("--out", help="folder of the report and the tables; default: selftest_NAME"),
+        outputs.folder_option(
+            "--out", help="folder of the report and the tables; default: selftest_NAME"
+        ),
     ] = None,
     runtime: Annotated[
         str | None, typer.Option(help="test this runtime; default: all of the device")
@@ -100,13 +103,14 @@ def selftest(
 
     Writes a report that can be sent to others. Exit with status 1 where a check failed.
     """
+    folder = folder or Path(f"selftest_{name}")
+    require_writable_folder(folder)
     with progress(f"connect to {name}"):
         from dshrink.operations.selftest.device import (  # torch: seconds
             SelfTestRequest,
             selftest_device,
         )
 
-    folder = folder or Path(f"selftest_{name}")
     request = SelfTestRequest(
         device=name,
         folder=folder,
@@ -137,7 +141,8 @@ def _notice_check(check: Check) -> None:
 def _print_preflight(preflight: Preflight) -> None:
     print_page(_findings(preflight))
     for finding in preflight.runtimes:
-        if finding.state in ("missing", "other version"):
+        is_missing = finding.state == "missing" and not preflight.why_missing(finding.name)
+        if is_missing or finding.state == "other version":
             _print_install(finding.name, finding.install)
     for line in preflight.advice:
         out.print(f"advice: {line}")
@@ -197,6 +202,8 @@ def _findings(preflight: Preflight) -> Iterator[tuple[str, str]]:
     yield "memory", _memory(facts["memory_gib"], found["memory_available_gib"])
     if facts["gpu"] is not None:
         yield "GPU", _gpu(facts["gpu"])
+    elif preflight.no_gpu:
+        yield "GPU", f"none reported: {preflight.no_gpu}"
     yield "Python", facts["python"]
     yield "board", facts["board"] or NOT_REPORTED
     yield "governor", facts["governor"] or NOT_REPORTED
@@ -213,7 +220,8 @@ def _findings(preflight: Preflight) -> Iterator[tuple[str, str]]:
         processes = ", ".join(map(_gpu_process, found["gpu_processes"]))
         yield "on the GPU", processes or "no other process"
     for finding in preflight.runtimes:
-        yield "runtime", _runtime(finding)
+        reason = preflight.why_missing(finding.name)
+        yield "runtime", _runtime(finding) + (f": {reason}" if reason else "")
 
 
 def _cores(facts: dict[str, Any]) -> str:
