@@ -11,7 +11,7 @@
 #         not: make demo TORCH=./torch-2.13.0+cpu-....whl
 # TORCHVISION  the torchvision of a CPU build of torch, a file or address as well. PyPI's is for CUDA:
 #         dshrink works with it, a bare `import timm` does not (docs/installing.md)
-# JOBS    the processes that run the tests, of 1.5 GB each
+# JOBS    the processes that run the tests, of 1.5 GB each, now and then 4 GB
 # PYTHON36  a Python 3.6 for the tests of the oldest devices, found on the path or among pyenv's; where
 #         there is none (or with an empty PYTHON36=) they are skipped
 # PYTHON310  a Python 3.10 for NVIDIA's bindings in make test-tensorrt, found in the same way
@@ -63,7 +63,7 @@ types: install
 
 test: lint types $(if $(PYTHON36),$(VENV36)/installed)
 	# Who is done first takes tests over from the others.
-	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow and not hardware and not tensorrt"
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow and not tensorrt"
 
 test-tensorrt: PYTHON310 ?= $(call python_of,3.10)
 test-tensorrt: install

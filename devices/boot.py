@@ -1,9 +1,9 @@
 """What goes ahead of the agent: unpacks it on the device, starts it, and watches the link.
 
 The text of this file is an argument of the device's Python (``parcel`` makes the command); its
-standard input begins with a line of JSON and the agent's archive.  It answers with one line that
-begins with ``MARKER`` and then belongs to the agent's process, which has its standard input and
-output.  Every Python must be able to read it, so that one that is too old can say so.
+standard input begins with ``FIRST_LINE``, a line of JSON and the agent's archive.  It answers with
+one line that begins with ``MARKER`` and then belongs to the agent's process, which has its standard
+input and output.  Every Python must be able to read it, so that one that is too old can say so.
 """
 
 # mypy: ignore-errors
@@ -28,6 +28,10 @@ import threading
 import zipfile
 
 MARKER = "dshrink: "
+#: What comes first ends a shell that a login shell has started, and that takes its input for
+#: commands: none of the archive's bytes is executed, and the status says what happened.
+SHELL_STATUS = 93
+FIRST_LINE = b"exit %d\n" % SHELL_STATUS
 OLDEST = (3, 6)
 #: Above what any header has, so that noise on standard input is not read for ever.
 MAX_HEADER_BYTES = 65536
@@ -56,7 +60,7 @@ def main():
         return 3
     try:
         header, archive = read_parcel()
-        root, in_use = claim(header["folder"])
+        root, in_use = claim(local_name(header["folder"]))
         agent = install(root, header["digest"], archive)
     except (RefusedError, OSError, ValueError) as error:
         say("failed %s %s" % (kind_of(error), error))
@@ -68,7 +72,7 @@ def main():
         shared = (in_use,)
         os.environ["DSHRINK_IN_USE"] = str(in_use)
     if header["lock"] is not None:
-        os.environ["DSHRINK_DEVICE_LOCK"] = header["lock"]
+        os.environ["DSHRINK_DEVICE_LOCK"] = local_name(header["lock"])
     # No bytecode, here and in what the agent starts: it would be cut short where the disk is full.
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     program = os.path.join(agent, "__main__.py")
@@ -77,7 +81,7 @@ def main():
 
 def say(words):
     """Tell the host, on a line that begins where noise without a line end may not reach."""
-    line = ("\n" + MARKER + words.replace("\n", " ") + "\n").encode("utf-8", "replace")
+    line = ("\n" + MARKER + words.replace("\n", " ") + "\n").encode("utf-8", "surrogateescape")
     while line:
         line = line[os.write(1, line) :]
 
@@ -95,11 +99,9 @@ def kind_of(error):
 
 def read_parcel():
     """Return the header and the archive, read without a byte of what is the agent's."""
-    line = b""
-    while not line.endswith(b"\n"):
-        line += read(1)
-        if len(line) > MAX_HEADER_BYTES:
-            raise damaged()
+    line = read_line()
+    if line == FIRST_LINE:  # a shell on the way may have taken it
+        line = read_line()
     if not line.startswith(b"{"):
         raise damaged()
     header = json.loads(line.decode("ascii"))
@@ -107,6 +109,21 @@ def read_parcel():
     if hashlib.sha256(archive).hexdigest() != header["sha256"]:
         raise damaged()
     return header, archive
+
+
+def read_line():
+    """Return the next line of standard input."""
+    line = b""
+    while not line.endswith(b"\n"):
+        line += read(1)
+        if len(line) > MAX_HEADER_BYTES:
+            raise damaged()
+    return line
+
+
+def local_name(name):
+    """A file name as this Python has it, whatever its locale: ``file_names`` of the agent."""
+    return name and os.fsdecode(name.encode("utf-8"))
 
 
 def read(count):
@@ -161,6 +178,8 @@ def own_folder(folder):
     """Make the folder where it is missing; refuse one in which others could change the agent."""
     cache = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "dshrink")
     root = os.path.abspath(os.path.expanduser(folder or cache))
+    if root.startswith(os.path.abspath("~")):
+        raise RefusedError("start_failed", "this user has no home folder")
     os.makedirs(os.path.dirname(root), exist_ok=True)
     try:
         os.mkdir(root, 0o700)
@@ -173,6 +192,7 @@ def own_folder(folder):
         raise RefusedError("start_failed", "%s belongs to another user" % root)
     if state.st_mode & 0o022:
         raise RefusedError("start_failed", "%s can be written by other users" % root)
+    os.fsencode(root).decode("utf-8")  # in messages it is UTF-8
     return root
 
 

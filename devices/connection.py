@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from devices.agent.file_names import from_message, to_message
 from devices.agent.lock import PATH_VARIABLE
 from devices.agent.protocol import file_digest
 from devices.agent_process import START_TIMEOUT_S, AgentProcess
 from devices.environment import Environment
+from devices.errors import JobFailedError
 from devices.line_process import LineProcess
 
 AGENT_FOLDER = Path(__file__).parent / "agent"
@@ -88,14 +90,23 @@ class LocalConnection:
         """Start an agent as a subprocess."""
         process = LineProcess(
             [self.python, str(AGENT_FOLDER / "__main__.py")],
-            environment={} if self.lock is None else {PATH_VARIABLE: self.lock},
+            environment={} if self.lock is None else {PATH_VARIABLE: from_message(self.lock)},
         )
         return AgentProcess(process, timeout_s=self.start_timeout_s, hold=self.hold)
 
     def push(self, files: Sequence[Path]) -> tuple[PushedFile, ...]:
         """Return where the files are: they need not move."""
         paths = [str(file.resolve()) for file in files]
-        return tuple(PushedFile(path=path, sha256=file_digest(path)) for path in paths)
+        try:
+            return tuple(
+                PushedFile(path=to_message(path), sha256=file_digest(path)) for path in paths
+            )
+        except UnicodeDecodeError as error:
+            raise JobFailedError(
+                "missing_file",
+                f"the name of a file, or of a folder above it, is not UTF-8: {error.object!r}",
+                "rename it",
+            ) from error
 
     def close(self) -> None:
         """Nothing was brought anywhere."""

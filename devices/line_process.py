@@ -100,6 +100,12 @@ class LineProcess:
             raise AgentLostError(
                 "start_failed", f"`{command[0]}` cannot be run: {error.strerror}", missing
             ) from error
+        except UnicodeEncodeError as error:
+            raise AgentLostError(
+                "start_failed",
+                f"{error.object!r} cannot be written in this locale, which is {error.encoding}",
+                "choose one of UTF-8, such as LC_ALL=C.UTF-8",
+            ) from error
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             os.set_blocking(_pipe(stream).fileno(), False)
 
@@ -110,6 +116,13 @@ class LineProcess:
         the end of its output, LineTooLongError beyond ``max_bytes``.
         """
         outgoing = _Outgoing(pieces)
+        if outgoing or b"\n" not in self._received:
+            self._wait(outgoing, timeout_s, max_bytes)
+        line, _, self._received = self._received.partition(b"\n")
+        return bytes(line)
+
+    def _wait(self, outgoing: _Outgoing, timeout_s: float, max_bytes: int) -> None:
+        """Write all, and read until there is a line."""
         stdin, stdout = _pipe(self.process.stdin), _pipe(self.process.stdout)
         with selectors.DefaultSelector() as selector:
             if outgoing:
@@ -132,8 +145,6 @@ class LineProcess:
                             outgoing.drop()
                     elif not self._keep_errors(key.fd):
                         selector.unregister(key.fileobj)
-        line, _, self._received = self._received.partition(b"\n")
-        return bytes(line)
 
     def explained(self, during: str) -> AgentLostError:
         """The error of its end, after EOFError: waits for its status and its last words."""

@@ -51,7 +51,7 @@ class Parcel:
             "folder": folder,
             "lock": lock,
         }
-        return json.dumps(header).encode("ascii") + b"\n" + self.archive
+        return boot.FIRST_LINE + json.dumps(header).encode("ascii") + b"\n" + self.archive
 
 
 @cache

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
 
 from devices.agent.health import throttled_now
 from devices.agent.power import BEST_GOVERNOR, BY_HAND_GOVERNOR, BY_HAND_JETSON
 from devices.agent.runtimes import RUNTIMES
 from devices.errors import AgentLostError
 from devices.inventory import Device, connect
-from devices.records import RecordError
-from devices.replies import checked_report
+from devices.records import RecordError, checked
 from devices.reports import Probe
 
 PROBE_TIMEOUT_S = 60.0
@@ -41,7 +39,7 @@ class Preflight:
     """What a device said to ``probe``, and what follows from it."""
 
     device: Device
-    found: Mapping[str, Any]
+    found: Probe
 
     @property
     def runtimes(self) -> tuple[RuntimeFinding, ...]:
@@ -71,16 +69,34 @@ class Preflight:
         if first is None:
             known = ", ".join(RUNTIMES)
             found.append(f"this version of dshrink supports none of its runtimes, but {known}")
-        elif self.device.runtimes[first.name].processor == "gpu" and facts["gpu"] is None:
-            found.append(
-                f"{first.name} wants a GPU, and none is reported: `nvidia-smi` must list one there"
-            )
-        if first is not None and first.state != "ok":
+            return tuple(filter(None, found))
+        no_gpu = self.no_gpu if self.device.runtimes[first.name].processor == "gpu" else ""
+        if no_gpu:
+            found.append(f"{first.name} wants a GPU, and none is reported: {no_gpu}")
+        reason = self.why_missing(first.name)
+        if first.state != "ok" and not reason:
             what = first.version or "missing"
             found.append(
                 f"{first.name} is {what}, its entry allows {first.versions}: {first.install}"
             )
+        elif reason and not no_gpu:  # the same else, once more
+            found.append(f"{first.name} is missing: {reason}")
         return tuple(filter(None, found))
+
+    @property
+    def no_gpu(self) -> str:
+        """Why there is no GPU, and where to look; "" where there is one, or none is wanted."""
+        facts = self.found["environment"]
+        wanted = any(one.processor == "gpu" for one in self.device.runtimes.values())
+        if facts["gpu"] is not None or not wanted:
+            return ""
+        return _line(facts["gpu_problem"]) or "`nvidia-smi` must list one there"
+
+    def why_missing(self, runtime: str) -> str:
+        """Why a runtime that is installed does not start there; "" where nothing tells it."""
+        facts = self.found["environment"]
+        known = "" if runtime in facts["runtimes"] else facts["runtime_problems"].get(runtime)
+        return _line(known)
 
     @property
     def advice(self) -> tuple[str, ...]:
@@ -132,7 +148,7 @@ def probe(device: Device) -> Preflight:
         said["environment"] = {"gpu_problem": None, "runtime_problems": {}, **facts}
         said["environment"]["board"] = "" if facts.get("board") is None else facts["board"]
     try:
-        found: Mapping[str, Any] = checked_report(Probe, said, "probe")
+        found: Probe = checked(Probe, said, "probe")
         return Preflight(device=device, found=found)
     except RecordError as error:
         raise AgentLostError(
@@ -140,6 +156,10 @@ def probe(device: Device) -> Preflight:
             f"what {device.name} says about itself is not valid: {error}",
             "bring host and agent to the same version of dshrink",
         ) from error
+
+
+def _line(said: str | None) -> str:
+    return " ".join((said or "").split())
 
 
 def _state(name: str, version: str | None, includes: Callable[[str], bool]) -> str:

@@ -1,7 +1,7 @@
 """What an agent reports, by its fields.
 
 The agent is Python 3.6 and has no records of its own. What a device answers is checked against
-these (``devices.replies``) before anybody reads it; fields that are not named here are left out.
+these (``devices.records``) before anybody reads it; fields that are not named here are left out.
 """
 
 from __future__ import annotations
@@ -147,3 +147,22 @@ class Built(TypedDict, total=False):
     engine_reused: bool | None
     engine_sha256: str | None
     precision: str | None
+
+
+class TensorReport(TypedDict):
+    """An input or output of a file: ``content`` is base64 of what lies in memory, row-major.
+
+    ``element`` is numpy's name of the type of its elements.
+    """
+
+    name: str
+    element: str
+    shape: list[int]
+    content: str
+
+
+class TensorsReport(TypedDict):
+    """The result of ``tensors``, as far as anybody here asks for it."""
+
+    inputs: list[TensorReport]
+    outputs: list[TensorReport]

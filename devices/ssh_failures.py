@@ -9,6 +9,7 @@ import re
 import signal
 from collections.abc import Callable
 
+from devices.boot import SHELL_STATUS
 from devices.errors import AgentLostError
 from devices.line_process import End, crashed
 
@@ -80,6 +81,14 @@ def before_boot(host: str, python: str, by_hand: str) -> Callable[[End], AgentLo
     def explain(end: End) -> AgentLostError:
         if end.status == SSH_FAILED:
             return _not_connected(host, by_hand, end)
+        if end.status == SHELL_STATUS:
+            return AgentLostError(
+                "start_failed",
+                f"the login shell of {host} starts another one, which takes what is sent for "
+                "commands",
+                "have its login scripts do that only where there is a terminal",
+                exit_status=end.status,
+            )
         if end.status in NOT_FOUND or _NO_COMMAND.search(end.errors):
             message = f"{host} cannot run `{python}`{end.last_words}"
             return AgentLostError("no_python", message, _NAME_PYTHON, exit_status=end.status)

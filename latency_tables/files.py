@@ -2,7 +2,8 @@
 
 Every file that dshrink writes goes through here. Only regular files are replaced, never a device or
 a folder of that name. What a killed run left half written has a name that is ours alone and no
-lock, by which the next run that writes into the folder knows it, and removes it.
+lock, by which the next run that writes into the folder knows it, and removes it. Whether a file can
+be written is found out by writing one: permissions do not tell of all file systems.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import fcntl
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,10 +27,10 @@ _TEMPORARY = re.compile(r"\..*\.dshrink-[0-9a-f]{8}\.tmp")
 
 
 class WriteError(OSError):
-    """A file that could not be written; what was there before is unchanged."""
+    """What could not be written; what was there before is unchanged."""
 
     def __str__(self) -> str:
-        advice = "name another file"
+        advice = "give another path"
         if self.errno in (errno.ENOSPC, errno.EDQUOT):
             advice = "make room, or name a file elsewhere"
         return f"{self.filename} cannot be written: {self.strerror}; {advice}"
@@ -40,20 +42,37 @@ def write_atomically(path: Path, content: str | bytes | Callable[[Path], object]
     ``content`` is the text or the bytes, or writes the file that it is given the path of. A link is
     followed. Raises WriteError, which names ``path``.
     """
-    target = _target(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _clear_up(target.parent)
-    # Some of the name, for whoever finds it; all of it may leave no room for the rest.
-    temporary = target.with_name(f".{target.name[:40]}.dshrink-{secrets.token_hex(4)}.tmp")
-    with _naming(path, temporary), _locked(temporary):
+    target = _file_target(path)
+    with _made_beside(target, path) as temporary:
         if callable(content):
             content(temporary)
         else:
             temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        _sync(temporary, os.O_RDWR)
         temporary.replace(target)
-    _sync_directory(target.parent)
+
+
+def write_folder_atomically(folder: Path, fill: Callable[[Path], object]) -> None:
+    """Make ``folder``, with what ``fill`` puts into the one that it is given the path of.
+
+    Where it is there already it has to be empty. Raises WriteError, which names ``folder``.
+    """
+    target = _require_folder(folder).resolve()  # it has a name, which "." has not
+    with _made_beside(target, folder, is_folder=True) as temporary:
+        fill(temporary)
+        for path in (*temporary.rglob("*"), temporary):
+            _sync(path)
+        temporary.rename(target)
+
+
+def require_writable(path: Path) -> None:
+    """Raise WriteError unless ``write_atomically`` could write ``path`` now. Makes no folders."""
+    _require_place(path, lambda: _file_target(path).parent)
+
+
+def require_writable_folder(folder: Path) -> None:
+    """Raise WriteError unless files could be written into ``folder`` now. Makes no folders."""
+    _require_place(folder, lambda: _require_folder(folder))
 
 
 def require_regular(descriptor: int, path: Path) -> None:
@@ -61,11 +80,20 @@ def require_regular(descriptor: int, path: Path) -> None:
     _refuse_others(os.fstat(descriptor).st_mode, path)
 
 
-def _target(path: Path) -> Path:
+def _file_target(path: Path) -> Path:
     """Where the file goes; refuses what is no regular file."""
     with suppress(FileNotFoundError):
         _refuse_others(path.stat().st_mode, path)
     return path.resolve() if path.is_symlink() else path
+
+
+def _require_folder(folder: Path) -> Path:
+    """The folder, which is one or is not there yet."""
+    with suppress(FileNotFoundError):
+        mode = folder.stat().st_mode
+        if not stat.S_ISDIR(mode):
+            raise WriteError(errno.ENOTDIR, f"it is {kind_of(mode)}, no folder", str(folder))
+    return folder
 
 
 def _refuse_others(mode: int, path: Path) -> None:
@@ -74,50 +102,110 @@ def _refuse_others(mode: int, path: Path) -> None:
         raise WriteError(errno.EINVAL, reason, str(path))
 
 
+def _require_place(path: Path, folder_of: Callable[[], Path]) -> None:
+    """Raise WriteError, which names ``path``, unless files can be made in a folder.
+
+    Or in the nearest one above it that is there: the others would be made.
+    """
+    try:
+        nearest = folder_of().absolute()
+        while not _is_there(nearest):
+            nearest = nearest.parent
+        mode = nearest.stat().st_mode
+        if not stat.S_ISDIR(mode):
+            raise WriteError(errno.ENOTDIR, f"{nearest} is {kind_of(mode)}, no folder", str(path))
+        with _locked(_temporary(nearest / "writable")):
+            pass
+    except WriteError:
+        raise
+    except OSError as error:
+        raise WriteError(error.errno, error.strerror, str(path)) from None
+    except ValueError as error:  # a null character in its name
+        raise WriteError(errno.EINVAL, str(error), str(path)) from None
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is something of that name; a link that leads nowhere is, too."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _temporary(target: Path) -> Path:
+    # Some of the name, for whoever finds it; all of it may leave no room for the rest.
+    return target.with_name(f".{target.name[:40]}.dshrink-{secrets.token_hex(4)}.tmp")
+
+
+@contextmanager
+def _made_beside(target: Path, path: Path, *, is_folder: bool = False) -> Iterator[Path]:
+    """A new file or folder beside ``target``, which becomes it, or is gone in the end."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _clear_up(target.parent)
+    temporary = _temporary(target)
+    with _naming(path, temporary), _locked(temporary, is_folder=is_folder):
+        yield temporary
+    _sync(target.parent)
+
+
 @contextmanager
 def _naming(path: Path, temporary: Path) -> Iterator[None]:
-    """Have errors name the file that is wanted, not the one that is made for it."""
+    """Have errors name what is wanted, not what is made for it."""
     try:
         yield
     except OSError as error:
-        if error.errno is None or error.filename not in (None, str(temporary)):
+        is_ours = error.filename is None or str(error.filename).startswith(str(temporary))
+        if error.errno is None or not is_ours:
             raise
         raise WriteError(error.errno, error.strerror, str(path)) from error
 
 
 @contextmanager
-def _locked(temporary: Path) -> Iterator[None]:
-    """A new file, locked as long as it is written: by that others know that it is."""
-    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+def _locked(temporary: Path, *, is_folder: bool = False) -> Iterator[None]:
+    """A new file or folder, locked as long as it is made: by that others know that it is."""
+    if is_folder:
+        temporary.mkdir()
+        descriptor = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    else:
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
         os.close(descriptor)
+
+
+def _remove(temporary: Path) -> None:
+    if temporary.is_dir():
+        shutil.rmtree(temporary, ignore_errors=True)
+    else:
+        temporary.unlink(missing_ok=True)
 
 
 @cache
 def _clear_up(folder: Path) -> None:
     """Remove what killed runs left half written; once, for a run writes many files."""
     with os.scandir(folder) as entries:
-        left = [Path(entry.path) for entry in entries if _TEMPORARY.fullmatch(entry.name)]
-    for path in left:
+        left = [
+            (Path(entry.path), os.O_RDONLY if entry.is_dir(follow_symlinks=False) else os.O_RDWR)
+            for entry in entries
+            if _TEMPORARY.fullmatch(entry.name)
+        ]
+    for path, access in left:
         with suppress(OSError):  # it was finished meanwhile, or is somebody else's
-            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = os.open(path, access | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
+                _remove(path)
             finally:
                 os.close(descriptor)
 
 
-def _sync_directory(directory: Path) -> None:
-    # Where a directory cannot be opened (Windows) the rename is as durable as it gets.
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+def _sync(path: Path, access: int = os.O_RDONLY) -> None:
+    descriptor = os.open(path, access | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:

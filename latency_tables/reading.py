@@ -16,6 +16,7 @@ from pathlib import Path
 #: Of texts: tables, plans, settings. The largest that a benchmark of ours made has 3 MB.
 MOST_BYTES = 32 << 20
 _KINDS = {
+    stat.S_IFREG: "a file",
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
     stat.S_IFCHR: "a device",
@@ -25,7 +26,7 @@ _KINDS = {
 
 
 def kind_of(mode: int) -> str:
-    """What a file of this ``st_mode`` is that is no regular one."""
+    """What a file of this ``st_mode`` is, for a message."""
     return _KINDS.get(stat.S_IFMT(mode), "something else")
 
 

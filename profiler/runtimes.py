@@ -17,6 +17,8 @@ from profiler.errors import SessionError
 
 #: From this major version on TensorRT takes an operator's type from the file.
 TYPED_FROM = 11
+#: The runtimes that TensorRT is behind.
+_BY_TENSORRT = ("tensorrt", "trtexec")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +27,7 @@ class RuntimeTraits:
 
     ``builds``: it builds an engine, which takes seconds to minutes; what it learns from that
     (TensorRT's timing cache) is kept next to the journal. ``layer_profiles``: it reports how long
-    each layer took.
+    each layer took. ``gives_tensors``: it gives out what a network read and computed.
     """
 
     precisions: tuple[str, ...] = ("fp32",)
@@ -33,6 +35,7 @@ class RuntimeTraits:
     cache_modes: tuple[str, ...] = ("hot",)
     builds: bool = False
     layer_profiles: bool = False
+    gives_tensors: bool = True
 
 
 _TENSORRT = RuntimeTraits(
@@ -46,7 +49,7 @@ _TENSORRT = RuntimeTraits(
 TRAITS: Mapping[tuple[str, str], RuntimeTraits] = {
     ("onnxruntime", "cpu"): RuntimeTraits(layer_profiles=True),
     ("tensorrt", "gpu"): _TENSORRT,
-    ("trtexec", "gpu"): replace(_TENSORRT, cache_modes=("hot",)),
+    ("trtexec", "gpu"): replace(_TENSORRT, cache_modes=("hot",), gives_tensors=False),
     ("pytorch", "cpu"): RuntimeTraits(launches=("plain", "compiled"), layer_profiles=True),
     ("pytorch", "gpu"): RuntimeTraits(
         precisions=("fp32", "fp16"),
@@ -93,6 +96,17 @@ def traits_of(conditions: Conditions) -> RuntimeTraits:
     return traits(conditions.runtime, processor_of(conditions))
 
 
+def is_weakly_typed(conditions: Conditions) -> bool:
+    """Whether the types in the file are no wish: TensorRT before 11 chooses among those allowed.
+
+    It is to have fp32 files, since its parsers (seen with 8.4) take the bounds of a Clip in fp16
+    for fp32, without an error.
+    """
+    major = conditions.runtime_version.partition(".")[0]
+    is_typed = major.isdigit() and int(major) >= TYPED_FROM
+    return conditions.runtime in _BY_TENSORRT and not is_typed
+
+
 def file_precision(conditions: Conditions) -> str:
     """The types in the file that the runtime is given.
 
@@ -101,11 +115,8 @@ def file_precision(conditions: Conditions) -> str:
     """
     if conditions.precision == "int8":
         return "int8"
-    by_tensorrt = conditions.runtime in ("tensorrt", "trtexec")
-    if by_tensorrt and conditions.precision == "fp16":
-        major = conditions.runtime_version.partition(".")[0]
-        return "fp16" if major.isdigit() and int(major) >= TYPED_FROM else "fp32"
-    return "fp32"
+    is_typed = conditions.runtime in _BY_TENSORRT and not is_weakly_typed(conditions)
+    return "fp16" if conditions.precision == "fp16" and is_typed else "fp32"
 
 
 def request_options(conditions: Conditions) -> dict[str, Any]:

@@ -65,18 +65,33 @@ def probe_conditions(
     with what is missing and how to install it; ``notice`` hears of a machine that is another chip
     than the device's entry says.
     """
+    check_supported(device, target)  # before the device is asked
+    return conditions_of(device, scheduler.probe(), target, notice)
+
+
+def check_supported(device: Device, target: Target) -> None:
+    """Raise SessionError for what this kind of device, or dshrink on it, cannot do."""
     runtime = target.runtime or first_runtime(device)
-    support = _support(device, runtime)
-    is_gpu = support.processor == "gpu"
+    support = support_of(device, runtime)
     _check_choices(device, runtime, traits(runtime, support.processor), target)
     _check_onnx_versions(device, runtime)
-    environment = scheduler.probe()
+    if target.statistic is not None and target.statistic not in STATISTICS:
+        raise SessionError(f"statistic {target.statistic!r} is not one of {', '.join(STATISTICS)}")
+
+
+def conditions_of(
+    device: Device, environment: Environment, target: Target, notice: Notice = ignore_notice
+) -> Conditions:
+    """The conditions of a supported target on a device that reported this environment.
+
+    As ``probe_conditions``, which asks the device.
+    """
+    runtime = target.runtime or first_runtime(device)
+    is_gpu = support_of(device, runtime).processor == "gpu"
     if problem := device.chip_problem(environment.cpu_model, environment.gpu):
         notice(f"warning: {problem}")
     if is_gpu and environment.gpu is None:
         raise SessionError(f"{device.name} shows no GPU: {environment.gpu_problem}")
-    if target.statistic is not None and target.statistic not in STATISTICS:
-        raise SessionError(f"statistic {target.statistic!r} is not one of {', '.join(STATISTICS)}")
     version = _version(device, runtime, environment)
     _check_threads(device, environment, target.threads, is_gpu)
     clock = "thread_cpu" if target.threads == 1 else "wall"
@@ -109,7 +124,8 @@ def _usual_batch(device: Device, runtime: str) -> int:
     return device.paper_batch if support.processor == first.processor else 1
 
 
-def _support(device: Device, runtime: str) -> RuntimeSupport:
+def support_of(device: Device, runtime: str) -> RuntimeSupport:
+    """The device's entry of a runtime. Raises SessionError for one that dshrink does not drive."""
     if runtime not in device.runtimes:
         raise SessionError(
             f"{device.name} has no runtime {runtime!r} in its entry; "

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,9 +63,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@cache
+#: Larger ones are made each time: three VGGs would stay in each process with 1.6 GB.
+KEPT_PARAMETERS = 30_000_000
+_kept: dict[tuple[str, int, str], Network] = {}
+
+
 def _load(name: str, resolution: int, weights: str) -> Network:
-    return load_network(name, resolution=resolution, weights=weights)
+    key = (name, resolution, weights)
+    if key in _kept:
+        return _kept[key]
+    found = load_network(name, resolution=resolution, weights=weights)
+    if found.spec.parameters <= KEPT_PARAMETERS:
+        _kept[key] = found
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ import reprlib
 import traceback
 from typing import Any, Callable, Dict, Sequence
 
+from .file_names import from_message
+
 MAX_MESSAGE_CHARACTERS = 2000
 
 #: What an agent may answer, each the failure of one job while the agent lives on.
@@ -145,11 +147,14 @@ def text(name: str, value: Any) -> str:
 
 
 def absolute_path(name: str, value: Any) -> str:
-    """Check for the absolute path of a file; whether it is there is found when it is opened."""
+    """Check for the absolute path of a file, and return it as this process opens it.
+
+    Whether it is there is found then.
+    """
     path = text(name, value)
     if not os.path.isabs(path):
         raise bad_request(f"{name} must be an absolute path, got {clip(path)}")
-    return path
+    return from_message(path)
 
 
 def sha256_hex(name: str, value: Any) -> str:

@@ -25,6 +25,7 @@ from .checks import (
     sha256_hex,
     text,
 )
+from .file_names import readable
 
 PROTOCOL = 1
 #: No legal request comes near this; a longer line is refused without being parsed.
@@ -36,6 +37,8 @@ MAX_ID_CHARACTERS = 200
 PASSES = 20
 #: What one push may announce; its line stays below MAX_LINE_BYTES.
 MAX_FILES = 2000
+#: What all inputs and outputs of a file may have together where they are asked for.
+MAX_TENSOR_BYTES = 16 << 20
 
 
 class Rule(NamedTuple):
@@ -95,9 +98,9 @@ class Announced(NamedTuple):
 PLAIN_REQUESTS = ("hello", "probe", "hold", "quit")
 #: Requests about a runtime: its version; what its later builds should start from.
 RUNTIME_REQUESTS = ("version", "state")
-#: Requests with a file: its latency; the latency of each of its layers; the memory of the process
-#: that loads it, which only an agent asks its worker for.
-FILE_REQUESTS = ("measure", "profile", "memory")
+#: Requests with a file: its latency; the latency of each of its layers; what it reads and computes
+#: in one run; the memory of the process that loads it, which only an agent asks its worker for.
+FILE_REQUESTS = ("measure", "profile", "tensors", "memory")
 _ONE_HOUR_S = 3600.0
 _ONE_DAY_S = 86400.0
 _RULE_CHECKS: Dict[str, Check] = dict(
@@ -208,7 +211,8 @@ def encode_error(identity: str, error: RequestError, is_last: bool = False) -> b
 
 def error_body(error: RequestError) -> Dict[str, str]:
     """The error as replies carry it."""
-    return {"type": error.kind, "message": clip(error.message), "advice": clip(error.advice)}
+    said = {"message": error.message, "advice": error.advice}
+    return dict({name: readable(clip(text)) for name, text in said.items()}, type=error.kind)
 
 
 def encode(reply: Dict[str, Any]) -> bytes:

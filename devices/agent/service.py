@@ -25,6 +25,7 @@ from .checks import (
     integer,
 )
 from .ending import ends_with
+from .file_names import to_message
 from .health import read_health
 from .lock import device_lock
 from .protocol import (
@@ -152,7 +153,9 @@ def measure(do: str, request: Measure) -> Dict[str, Any]:
     options = _check_options(runtime, request)
     if do == "memory":
         raise bad_request("memory is told with a measurement: ask to measure with resources")
-    message = dict(request._asdict(), do=do, rule=request.rule._asdict())
+    message = dict(
+        request._asdict(), do=do, rule=request.rule._asdict(), file=to_message(request.file)
+    )
     given = {name: value for name, value in message.items() if value is not None}
     with device_lock() as waited_s:
         start = time.monotonic()
@@ -234,9 +237,13 @@ def _do_with(
     try:
         prepare_s = time.perf_counter() - start
         before = read_health()
-        if do == "profile":
+        if do == "tensors":
+            inputs, outputs = model.tensors()
+            result: Dict[str, Any] = {"inputs": _sent(inputs), "outputs": _sent(outputs)}
+            after = read_health()
+        elif do == "profile":
             layers: List[List[Any]] = [[name, ns] for name, ns in model.layers(request.passes)]
-            result: Dict[str, Any] = {"layers": layers}
+            result = {"layers": layers}
             after = read_health()
         else:
             taken = model.measure(request.rule, request.threads)
@@ -254,6 +261,14 @@ def _do_with(
         )
     finally:
         model.close()
+
+
+def _sent(tensors: List[runtimes.TensorContent]) -> List[Dict[str, Any]]:
+    """As a reply has them: the content in base64."""
+    return [
+        dict(one._asdict(), content=base64.b64encode(one.content).decode("ascii"))
+        for one in tensors
+    ]
 
 
 @contextmanager

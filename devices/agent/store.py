@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, Dict, Iterator, List, Optional, Pattern, Tuple
 
 from . import alarm
 from .checks import RequestError, as_request_error, bad_request
+from .file_names import to_message
 from .lock import flock
 from .protocol import (
     MAX_LINE_BYTES,
@@ -147,10 +148,11 @@ def _receive(folder: str, requests: BinaryIO, replies: BinaryIO) -> None:
         os.mkdir(folder, 0o700)
     _delete_parts(folder)
     lacking = [file for file in files if not _has(folder, file)]
-    _send(replies, {"ok": True, "folder": folder, "lacking": [one.sha256 for one in lacking]})
+    lacks = [one.sha256 for one in lacking]
+    _send(replies, {"ok": True, "folder": to_message(folder), "lacking": lacks})
     for file in lacking:
         path = _take(folder, file, requests)
-        _send(replies, {"ok": True, "sha256": file.sha256, "path": path})
+        _send(replies, {"ok": True, "sha256": file.sha256, "path": to_message(path)})
 
 
 def _has(folder: str, file: Announced) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dshrink.cli import options
+from dshrink.cli import options, outputs
 from dshrink.cli.console import err, is_verbose, out, print_json
 from dshrink.cli.grids import Column, number, print_grid
 from dshrink.cli.render import how_timed
@@ -32,7 +32,14 @@ def command(
         list[Path] | None,
         typer.Option("--table", help="show the predictions of this latency table; repeatable"),
     ] = None,
-    out_file: Annotated[Path, typer.Option("--out", help="CSV to write")] = Path("results.csv"),
+    out_file: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            help="CSV to write",
+            callback=outputs.checked_with(lambda file: map(file.with_suffix, (".jsonl", ".md"))),
+        ),
+    ] = Path("results.csv"),
     device: options.Device = "local",
     runtime: options.Runtime = None,
     precision: options.Precision = "fp32",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dshrink.cli import options
-from dshrink.cli.configuration import NAME, Configuration, commands_below
+from dshrink.cli.configuration import NAME, ONLY_READ, Configuration, commands_below
 from dshrink.cli.console import out, print_json
 from dshrink.cli.grids import Column, print_grid
 from dshrink.errors import DshrinkError
@@ -40,6 +40,7 @@ def command(
     """
     from dshrink.cli.payloads.configuration import ConfigData
 
+    context.meta[ONLY_READ] = True
     found: Configuration = context.find_root().obj
     listed = tuple(_options_of(context, found, words) if words else _keys(found))
     file = str(found.file) if found.file else None

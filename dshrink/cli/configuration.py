@@ -25,6 +25,8 @@ import typer
 from dshrink.errors import DshrinkError
 
 NAME, VARIABLE = "dshrink.toml", "DSHRINK_CONFIG"
+#: In a context's ``meta``: options are read there, and no command runs with them.
+ONLY_READ = "dshrink.only_read"
 
 #: What may stand outside of sections.
 SHARED = (
@@ -231,8 +233,10 @@ def _given(command: Any, option: Any, value: Any) -> Any:
     if kind not in _KINDS:  # its own parser reads it as a text
         values = [",".join(map(str, value)) if isinstance(value, list) else str(value)]
     given = values if many else values[0]
+    context = typer.Context(command)
+    context.meta[ONLY_READ] = True
     try:
-        option.process_value(typer.Context(command), given)
+        option.process_value(context, given)
     except _UsageError as error:
         said = str(getattr(error, "message", error)).rstrip(".")
         raise ValueError(f"refuses it: {said}") from None

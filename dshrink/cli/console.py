@@ -29,7 +29,7 @@ from rich.table import Column
 from dshrink.cli.progress_lines import ProgressLines, repeated
 from dshrink.errors import DshrinkError
 from dshrink.progress import OnProgress
-from dshrink.schemas import schema_of
+from dshrink.schemas import json_document
 
 BAR_AFTER_S, LINE_EVERY_S = 1.0, 60.0
 LONGEST_ERROR = 2000
@@ -92,13 +92,6 @@ def fail(error: BaseException | str) -> NoReturn:
 def notice(text: str) -> None:
     """Print one line on standard error: what is being waited for, or what to know of a result."""
     err.print(" ".join(text.split()), soft_wrap=True)
-
-
-def json_document(payload: Any) -> dict[str, Any]:
-    """A record that has a schema as JSON data: the schema's name and version, then its fields."""
-    from latency_tables.records import plain
-
-    return {**schema_of(payload).head, **plain(payload)}
 
 
 def print_json(payload: Any) -> None:

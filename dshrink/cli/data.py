@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dshrink.cli import options
+from dshrink.cli import options, outputs
 from dshrink.cli.console import show_result
 
 app = typer.Typer(no_args_is_help=True, help="Data sets to train on that need no download.")
@@ -15,7 +15,9 @@ app = typer.Typer(no_args_is_help=True, help="Data sets to train on that need no
 
 @app.command()
 def digits(
-    folder: Annotated[Path, typer.Option("--out", help="folder to write; train/ and val/ in it")],
+    folder: Annotated[
+        Path, outputs.folder_option("--out", help="folder to write; train/ and val/ in it")
+    ],
     json: options.Json = False,
 ) -> None:
     """Write scikit-learn's handwritten digits as a folder of images: 10 classes, 8x8 pixels, grey.

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from dshrink.cli import options
+from dshrink.cli import options, outputs
 from dshrink.cli.console import notice, out, print_json, progress
 from dshrink.cli.grids import print_report
 from dshrink.cli.render import summary_lines
@@ -22,7 +22,9 @@ RECIPE = "digits_short"
 
 def command(
     context: typer.Context,
-    folder: Annotated[Path, typer.Option("--out", help="folder to write into")] = Path("demo"),
+    folder: Annotated[Path, outputs.folder_option("--out", help="folder to write into")] = Path(
+        "demo"
+    ),
     model: Annotated[
         str, typer.Option("--model", help="network to show it with, as for `dshrink profile`")
     ] = "mobilenetv2_140",

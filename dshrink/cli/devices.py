@@ -1,20 +1,23 @@
-"""``dshrink devices``: list, show, probe."""
+"""``dshrink devices``: list, show, probe, selftest."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dshrink.cli import options
-from dshrink.cli.console import err, out, print_json
+from dshrink.cli import options, outputs
+from dshrink.cli.console import err, notice, out, print_json, progress
 from dshrink.cli.grids import Column, number, print_grid, print_page
+from latency_tables.files import require_writable_folder
 from latency_tables.wording import counted
 
 if TYPE_CHECKING:
     from devices.inventory import Device
     from devices.preflight import Preflight, RuntimeFinding
+    from dshrink.operations.selftest.check import Check
 
 app = typer.Typer(no_args_is_help=True, help="List, show and probe the devices to measure on.")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="a name of `dshrink devices list`")]
@@ -76,10 +79,70 @@ def probe(name: Name, json: options.Json = False) -> None:
         raise typer.Exit(1)
 
 
+@app.command()
+def selftest(
+    name: Name,
+    folder: Annotated[
+        Path | None,
+        outputs.folder_option(
+            "--out", help="folder of the report and the tables; default: selftest_NAME"
+        ),
+    ] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="test this runtime; default: all of the device")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="test this precision; default: all of the device")
+    ] = None,
+    time_limit: Annotated[
+        float, typer.Option(min=1, help="seconds after which measuring a table ends")
+    ] = 120.0,
+    json: options.Json = False,
+) -> None:
+    """Check a device in a few minutes: outputs, timing, load and a small latency table.
+
+    Writes a report that can be sent to others. Exit with status 1 where a check failed.
+    """
+    folder = folder or Path(f"selftest_{name}")
+    require_writable_folder(folder)
+    with progress(f"connect to {name}"):
+        from dshrink.operations.selftest.device import (  # torch: seconds
+            SelfTestRequest,
+            selftest_device,
+        )
+
+    request = SelfTestRequest(
+        device=name,
+        folder=folder,
+        runtime=runtime,
+        precision=precision,
+        table_limit_s=time_limit,
+    )
+    result = selftest_device(
+        request, progress=progress, on_check=_notice_check if json else _print_check
+    )
+    if json:
+        print_json(result)
+    else:
+        out.print(f"{result.verdict}; to send to others: {folder / 'selftest.md'}")
+    if result.failed:
+        raise typer.Exit(1)
+
+
+def _print_check(check: Check) -> None:
+    """As it is made: some take minutes."""
+    print_page([(f"{check.word:<7}", f"{check.name}, {check.of}: {check.finding}")])
+
+
+def _notice_check(check: Check) -> None:
+    notice(f"{check.word}: {check.name}, {check.of}: {check.finding}")
+
+
 def _print_preflight(preflight: Preflight) -> None:
     print_page(_findings(preflight))
     for finding in preflight.runtimes:
-        if finding.state in ("missing", "other version"):
+        is_missing = finding.state == "missing" and not preflight.why_missing(finding.name)
+        if is_missing or finding.state == "other version":
             _print_install(finding.name, finding.install)
     for line in preflight.advice:
         out.print(f"advice: {line}")
@@ -129,7 +192,8 @@ def _facts(device: Device) -> Iterator[tuple[str, str]]:
 
 def _findings(preflight: Preflight) -> Iterator[tuple[str, str]]:
     """What a device reported, a line each."""
-    found, facts = preflight.found, preflight.found["environment"]
+    found: dict[str, Any] = dict(preflight.found)
+    facts = found["environment"]
     health = found["health"]
     device = preflight.device
     yield "device", f"{device.name}, {device.title} ({_reached_by(device)})"
@@ -138,6 +202,8 @@ def _findings(preflight: Preflight) -> Iterator[tuple[str, str]]:
     yield "memory", _memory(facts["memory_gib"], found["memory_available_gib"])
     if facts["gpu"] is not None:
         yield "GPU", _gpu(facts["gpu"])
+    elif preflight.no_gpu:
+        yield "GPU", f"none reported: {preflight.no_gpu}"
     yield "Python", facts["python"]
     yield "board", facts["board"] or NOT_REPORTED
     yield "governor", facts["governor"] or NOT_REPORTED
@@ -154,10 +220,13 @@ def _findings(preflight: Preflight) -> Iterator[tuple[str, str]]:
         processes = ", ".join(map(_gpu_process, found["gpu_processes"]))
         yield "on the GPU", processes or "no other process"
     for finding in preflight.runtimes:
-        yield "runtime", _runtime(finding)
+        reason = preflight.why_missing(finding.name)
+        yield "runtime", _runtime(finding) + (f": {reason}" if reason else "")
 
 
 def _cores(facts: dict[str, Any]) -> str:
+    if facts["cores"] is None:
+        return f"cores: {NOT_REPORTED}"
     usable = facts["cpu_affinity"]
     few = usable is not None and len(usable) != facts["cores"]
     return counted(facts["cores"], "core") + (

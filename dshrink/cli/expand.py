@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dshrink.cli import options, train_options
+from dshrink.cli import options, outputs, train_options
 from dshrink.cli.console import err, show_result
 from dshrink.cli.train_options import training
 from dshrink.train.unreadable import Unreadable
@@ -25,7 +25,9 @@ def command(
     context: typer.Context,
     model: options.Model,
     data: train_options.Data,
-    folder: Annotated[Path, typer.Option("--out", help="folder for the weights and checkpoints")],
+    folder: Annotated[
+        Path, outputs.folder_option("--out", help="folder for the weights and checkpoints")
+    ],
     rule: Annotated[
         str,
         expanding(

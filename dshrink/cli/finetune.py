@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dshrink.cli import options, train_options
+from dshrink.cli import options, outputs, train_options
 from dshrink.cli.console import show_result
 from dshrink.cli.train_options import training
 from dshrink.train.unreadable import Unreadable
@@ -24,7 +24,8 @@ def command(
     plan: train_options.Plan,
     data: train_options.Data,
     folder: Annotated[
-        Path, typer.Option("--out", help="folder for weights, history, plan and checkpoints")
+        Path,
+        outputs.folder_option("--out", help="folder for weights, history, plan and checkpoints"),
     ],
     weights: options.Weights = "pretrained",
     recipe: train_options.Recipe = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dshrink.cli import options, train_options
+from dshrink.cli import options, outputs, train_options
 from dshrink.cli.console import err, show_result
 from dshrink.train.unreadable import Unreadable
 from latency_tables.wording import counted
@@ -34,7 +34,12 @@ def command(
         ),
     ],
     file: Annotated[
-        Path, typer.Option("--out", help="CSV to write; the journal is written next to it")
+        Path,
+        typer.Option(
+            "--out",
+            help="CSV to write; the journal is written next to it",
+            callback=outputs.checked_with(lambda file: [file.with_suffix(".json")]),
+        ),
     ],
     weights: options.Weights = "pretrained",
     weights_ema: options.Ema = False,

@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from dshrink.cli import options
+from dshrink.cli import options, outputs
 from dshrink.cli.configuration import NAME
 from dshrink.cli.console import show_result
 
 
 def command(
-    file: Annotated[Path, typer.Option("--out", help="file to write")] = Path(NAME),
+    file: Annotated[Path, outputs.file_option("--out", help="file to write")] = Path(NAME),
     device: options.Device = "local",
     json: options.Json = False,
 ) -> None:

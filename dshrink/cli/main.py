@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from io import TextIOWrapper
 from typing import Annotated, Any, NoReturn
 
@@ -112,6 +113,7 @@ def main() -> None:
     """Entry point: user errors print one line and exit with status 2; defects keep a traceback."""
     _mend_streams()
     words = sys.argv[1:]
+    _refuse_undecodable(words)
     if SHOW_CONFIG in words:
         # Wherever it stands, as a user puts it behind the command that it is about.
         words = ["config", *(word for word in words if word != SHOW_CONFIG)]
@@ -133,12 +135,30 @@ def main() -> None:
 
 def _mend_streams() -> None:
     """Texts reach any terminal: escaped where its encoding lacks them, nowhere if it is closed."""
-    for name in ("stdout", "stderr"):
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # else the next file to be opened has this number, and what is printed
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    for name, number in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - to the end
+            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115 - to the end
         elif isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _refuse_undecodable(words: Sequence[str]) -> None:
+    """End where an argument is no text: it would be written into files that nobody reads back."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            encoding = sys.getfilesystemencoding()
+            advice = "rename what it names"
+            if encoding != "utf-8":
+                advice = f"this locale is {encoding}, choose one of UTF-8, such as LC_ALL=C.UTF-8"
+            fail(f"the argument {os.fsencode(word)!r} is not valid {encoding}: {advice}")
 
 
 def _is_of_memory(error: Exception) -> bool:

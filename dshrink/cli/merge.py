@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dshrink.cli import options, train_options
+from dshrink.cli import options, outputs, train_options
 from dshrink.cli.console import notice, progress, show_result
 from dshrink.train.unreadable import Unreadable
 
@@ -21,7 +21,7 @@ def command(
     context: typer.Context,
     model: options.Model,
     plan: train_options.Plan,
-    file: Annotated[Path, typer.Option("--out", help="ONNX file to write")],
+    file: Annotated[Path, outputs.file_option("--out", help="ONNX file to write")],
     weights: options.Weights = "pretrained",
     weights_ema: options.Ema = False,
     data: Annotated[

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from dshrink.cli import outputs
 from dshrink.cli.console import err, notice, progress
 from dshrink.errors import DshrinkError
 from dshrink.network.references import FORMS, Size
@@ -152,7 +153,7 @@ Wide = Annotated[bool, typer.Option("--wide", help="all columns of tables, untru
 Json = Annotated[bool, typer.Option("--json", help="machine-readable result")]
 Report = Annotated[
     Path | None,
-    typer.Option(
+    outputs.file_option(
         "--report", metavar="FILE", help="also write one page of it all (HTML; `dshrink report`)"
     ),
 ]
@@ -197,9 +198,10 @@ Alpha = Annotated[
     searching(help="importances minus alpha times the mean of single layers; default: 1.6"),
 ]
 FrontierFile = Annotated[
-    Path | None, typer.Option("--frontier", help="CSV to write: the best plan for every budget")
+    Path | None,
+    outputs.file_option("--frontier", help="CSV to write: the best plan for every budget"),
 ]
-PlanFile = Annotated[Path | None, typer.Option("--out", help="plan to write")]
+PlanFile = Annotated[Path | None, outputs.file_option("--out", help="plan to write")]
 
 
 def warn_of_plain_tcp(scheduler: str | None) -> None:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dshrink.cli import options
+from dshrink.cli import options, outputs
 from dshrink.cli.console import out, print_json
 from dshrink.cli.grids import Column, number, print_grid
 from dshrink.cli.report import also_write
+from latency_tables.files import require_writable_folder
 
 if TYPE_CHECKING:
     from dshrink.operations.paper import PaperOutcome, SpeedRun
@@ -23,6 +24,16 @@ if TYPE_CHECKING:
     from dshrink.paper.results import PaperResult
 
 LIST = "list"
+_checked = outputs.checked_by(require_writable_folder)
+
+
+def check_folder(context: typer.Context, folder: Path) -> Path:
+    """As of the other commands; the list of experiments writes nothing."""
+    if context.params.get("experiment") != LIST:
+        _checked(context, folder)
+    return folder
+
+
 of_kim = partial(typer.Option, rich_help_panel="Comparison with the dynamic program (kim)")
 
 
@@ -35,7 +46,10 @@ def command(
         ),
     ],
     folder: Annotated[
-        Path, typer.Option("--out", help="folder for results, pictures and journals")
+        Path,
+        typer.Option(
+            "--out", help="folder for results, pictures and journals", callback=check_folder
+        ),
     ] = Path("paper"),
     device: options.Device = "local",
     runtime: options.Runtime = None,

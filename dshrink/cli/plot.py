@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dshrink.cli import options
+from dshrink.cli import options, outputs
 from dshrink.cli.console import show_result
+from latency_tables.files import require_writable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,8 +20,24 @@ app = typer.Typer(no_args_is_help=True, help="Draw tables, plans and results as 
 TableArgument = Annotated[
     Path, typer.Argument(metavar="TABLE_DIR", help="folder (or file) of a latency table")
 ]
+
+
+def require_pictures(file: Path) -> None:
+    """Both files of a picture."""
+    from dshrink.plots import picture_files
+
+    for one in picture_files(file):
+        require_writable(one)
+
+
 OutOption = Annotated[
-    Path, typer.Option("--out", help="FILE.png; FILE.svg is written as well", metavar="FILE")
+    Path,
+    typer.Option(
+        "--out",
+        help="FILE.png; FILE.svg is written as well",
+        metavar="FILE",
+        callback=outputs.checked_by(require_pictures),
+    ),
 ]
 
 
@@ -143,7 +160,8 @@ def front(
     ] = None,
     file: OutOption = Path("front.png"),
     csv: Annotated[
-        Path | None, typer.Option("--csv", help="write the points, and which are on the front")
+        Path | None,
+        outputs.file_option("--csv", help="write the points, and which are on the front"),
     ] = None,
     published: Annotated[
         list[str] | None,

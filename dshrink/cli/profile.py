@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dshrink.cli import options
+from dshrink.cli import options, outputs
 from dshrink.cli.console import err, show_result
 from dshrink.cli.render import summary_lines
 from dshrink.cli.render_layers import layer_summary
@@ -32,7 +32,9 @@ def command(
         str | None, typer.Argument(metavar="[MODEL]", help=f"{FORMS}; left out with --layers")
     ] = None,
     *,
-    folder: Annotated[Path, typer.Option("--out", help="folder of the table and its journal")],
+    folder: Annotated[
+        Path, outputs.folder_option("--out", help="folder of the table and its journal")
+    ],
     device: options.Device = "local",
     runtime: options.Runtime = None,
     precision: options.Precision = "fp32",

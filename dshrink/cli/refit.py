@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dshrink.cli import options, train_options
+from dshrink.cli import options, outputs, train_options
 from dshrink.cli.console import show_result
 from dshrink.cli.grids import Column, number, print_grid
 from dshrink.train.unreadable import Unreadable
@@ -33,7 +33,9 @@ def command(
             "is fitted, the second only measured; or a data set of timm's",
         ),
     ],
-    folder: Annotated[Path, typer.Option("--out", help="folder for weights, plan and report")],
+    folder: Annotated[
+        Path, outputs.folder_option("--out", help="folder for weights, plan and report")
+    ],
     weights: options.Weights = "pretrained",
     weights_ema: options.Ema = False,
     images: Annotated[

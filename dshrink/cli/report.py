@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dshrink.cli import options
+from dshrink.cli import options, outputs
 from dshrink.cli.console import notice, show_result
 
 
@@ -16,9 +16,9 @@ def command(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="folder that any of the commands wrote into")
     ],
-    file: Annotated[Path, typer.Option("--out", metavar="FILE", help="HTML file to write")] = Path(
-        "report.html"
-    ),
+    file: Annotated[
+        Path, outputs.file_option("--out", metavar="FILE", help="HTML file to write")
+    ] = Path("report.html"),
     json: options.Json = False,
 ) -> None:
     """Write one page of tables, plans, results and certificates in DIR; it needs no network."""

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dshrink.cli import options, train_options
+from dshrink.cli import options, outputs, train_options
 from dshrink.cli.bench import exit_unless_measured
 from dshrink.cli.console import notice, out, print_json, progress
 from dshrink.cli.grids import Column, print_grid, print_report
 from dshrink.cli.report import also_write
 from dshrink.errors import DshrinkError
 from dshrink.train.unreadable import Unreadable
+from latency_tables.files import require_writable_folder
 from latency_tables.wording import counted
 
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ def command(
             help="image folder, as for `dshrink finetune`; --dry-run and the digits need none",
         ),
     ] = None,
-    folder: Annotated[Path | None, typer.Option("--out", help="folder to write into")] = None,
+    folder: Annotated[
+        Path | None, outputs.folder_option("--out", help="folder to write into")
+    ] = None,
     table: Annotated[
         Path | None, typer.Option(help="latency table of the network; default: measure one")
     ] = None,
@@ -115,6 +118,7 @@ def command(
     if dry_run:
         _show_plan(request, plan_study(request, notice), json, wide)
         return
+    require_writable_folder(request.folder)  # its default is the recipe's name
     if data is None:
         request = replace(request, data=str(own_images(whole, request.folder)))
     result = run_study(request, notice=notice, progress=progress)

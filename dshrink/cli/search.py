@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dshrink.cli import options, search_mask
+from dshrink.cli import options, outputs, search_mask
 from dshrink.cli.console import notice, progress, show_result
 from dshrink.cli.render_search import plan_lines, result_data, result_lines
 from dshrink.errors import DshrinkError
@@ -128,7 +128,7 @@ def dp(
     frontier_file: options.FrontierFile = None,
     out_file: Annotated[
         list[Path] | None,
-        typer.Option("--out", help="plan to write; one per table, or one with --one-plan"),
+        outputs.file_option("--out", help="plan to write; one per table, or one with --one-plan"),
     ] = None,
     json: options.Json = False,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dshrink.cli import options, train_options
+from dshrink.cli import options, outputs, train_options
 from dshrink.cli.console import notice, show_result
 from dshrink.cli.render_search import plan_lines
 from dshrink.train.unreadable import Unreadable
@@ -23,7 +23,8 @@ def mask(
     model: options.Model,
     data: train_options.Data,
     file: Annotated[
-        Path, typer.Option("--out", help="plan to write; history and checkpoints go next to it")
+        Path,
+        outputs.file_option("--out", help="plan to write; history and checkpoints go next to it"),
     ],
     budget_ms: options.BudgetMs = None,
     keep: options.Keep = None,

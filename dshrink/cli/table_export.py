@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dshrink.cli import options
+from dshrink.cli import options, outputs
 from dshrink.cli.console import show_result
 
 
@@ -18,7 +18,7 @@ def command(
     format: Annotated[
         str, typer.Option(help="csv, json, ofa, halp, halp-pickle or kim; see docs/formats.md")
     ],
-    file: Annotated[Path, typer.Option("--out", metavar="FILE", help="file to write")],
+    file: Annotated[Path, outputs.file_option("--out", metavar="FILE", help="file to write")],
     latency: Annotated[
         str,
         typer.Option(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dshrink.cli import options
+from dshrink.cli import options, outputs
 from dshrink.cli.console import show_result
 from dshrink.cli.render import summary_lines
 from dshrink.cli.render_layers import layer_summary
@@ -37,7 +37,7 @@ def command(
             "dshrink's own",
         ),
     ],
-    out_dir: Annotated[Path, typer.Option("--out", metavar="DIR", help="folder to write")],
+    out_dir: Annotated[Path, outputs.folder_option("--out", metavar="DIR", help="folder to write")],
     model: Annotated[
         str | None, typer.Option(help="the network of spans or blocks, by its timm name")
     ] = None,

@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from dshrink.errors import DshrinkError
 from dshrink.importance.evaluation import Evaluation
@@ -28,10 +28,12 @@ WATCH_S = 1.0
 PATIENCE_S = 60.0
 #: So many workers may die of a candidate, as Dask has it.
 DEATHS = 3
+#: What a candidate may take, and its evaluation to be fetched: recalibrations take long.
+EVALUATION_S, FETCH_S = 24 * 3600.0, 60.0
 #: A worker with this resource evaluates, whatever else it offers.
 RESOURCE = "importance"
 
-#: Makes a connected ``distributed.Client``, a context manager.
+#: Makes a ``profiler.scheduling.dask_connection.Cluster``, as a context manager.
 Connect = Callable[[], Any]
 
 _lock = threading.Lock()
@@ -67,12 +69,14 @@ def evaluate_on_cluster(
 ) -> Generator[Evaluation]:
     """The evaluations as they come; a worker that fails is left out, and ``notice`` says so.
 
-    Raises what ``connect`` raises, and EvaluationError without a worker that can evaluate.
+    Raises what ``connect`` and the cluster raise, and EvaluationError without a worker that can
+    evaluate.
     """
-    with connect() as client:
+    with connect() as cluster:
         sharing = _Sharing(
-            client=client,
-            address=str(client.scheduler.address),
+            client=cluster.client,
+            known_workers=cluster.workers,
+            address=cluster.address,
             # A worker's process may have no children: it reads images itself; scores stay the same.
             settings=replace(settings, loaders=0),
             identity=identity,
@@ -82,35 +86,44 @@ def evaluate_on_cluster(
         yield from sharing.evaluations()
 
 
+class _Asked(NamedTuple):
+    worker: str
+    candidate: Candidate
+    at_s: float
+
+
 @dataclass(kw_only=True)
 class _Sharing:
     """Who evaluates what: ``running`` maps futures to the worker and its candidate."""
 
     client: Any
+    known_workers: Callable[[], Mapping[str, Any]]
     address: str
     settings: ImportanceSettings
     identity: Mapping[str, Any]
     notice: Notice
     waiting: deque[Candidate]
-    running: dict[Any, tuple[str, Candidate]] = field(default_factory=dict)
+    running: dict[Any, _Asked] = field(default_factory=dict)
     left_out: dict[str, EvaluationError] = field(default_factory=dict)
     deaths: Counter[Candidate] = field(default_factory=Counter)
 
     def evaluations(self) -> Generator[Evaluation]:
         while self.waiting or self.running:
             workers = self._workers()
-            for future, (worker, _) in list(self.running.items()):
-                if worker not in workers:
+            for future, asked in list(self.running.items()):
+                if asked.worker not in workers:
                     yield from self._lose(future)
-            busy = {worker for worker, _ in self.running.values()}
+                elif time.monotonic() - asked.at_s > EVALUATION_S:
+                    self._leave_out(future, _hangs(asked.worker))
+            busy = {asked.worker for asked in self.running.values()}
             for worker in workers:
-                if worker not in busy and self.waiting:
+                if worker not in busy and worker not in self.left_out and self.waiting:
                     candidate = self.waiting.popleft()
                     arguments = self.settings, self.identity, candidate
                     future = self.client.submit(
                         evaluate_here, *arguments, workers=[worker], pure=False
                     )
-                    self.running[future] = worker, candidate
+                    self.running[future] = _Asked(worker, candidate, time.monotonic())
             for future in self._finished():
                 yield from self._take(future)
 
@@ -119,13 +132,7 @@ class _Sharing:
         died = bool(self.running or self.deaths)
         deadline = time.monotonic() + (PATIENCE_S if died else 0.0)
         while True:
-            try:
-                known = self.client.scheduler_info(n_workers=-1)["workers"]
-            except OSError as error:
-                raise EvaluationError(
-                    f"lost the connection to the Dask scheduler at {self.address} ({error}); "
-                    "finished work is in the journal: run the same command again"
-                ) from error
+            known = self.known_workers()
             # A board's worker names its board as a resource (docs/fleets.md).
             free = [
                 worker
@@ -161,8 +168,8 @@ class _Sharing:
         from distributed.client import FutureCancelledError
 
         try:
-            evaluation: Evaluation = future.result()
-        except (FutureCancelledError, KilledWorker, asyncio.CancelledError):
+            evaluation: Evaluation = future.result(timeout=FETCH_S)
+        except (FutureCancelledError, KilledWorker, asyncio.CancelledError, TimeoutError):
             yield from self._lose(future)
         except Exception as error:
             self._leave_out(future, error)
@@ -173,7 +180,7 @@ class _Sharing:
     def _lose(self, future: Any) -> Generator[Evaluation]:
         """Its worker died: another one takes the candidate, unless too many died of it."""
         future.cancel()
-        worker, candidate = self.running.pop(future)
+        worker, candidate, _ = self.running.pop(future)
         self.deaths[candidate] += 1
         if self.deaths[candidate] < DEATHS:
             self.waiting.append(candidate)
@@ -182,7 +189,7 @@ class _Sharing:
         yield Evaluation(candidate=candidate, seconds=0.0, reason=reason)
 
     def _leave_out(self, future: Any, error: Exception) -> None:
-        worker, candidate = self.running.pop(future)
+        worker, candidate, _ = self.running.pop(future)
         self.waiting.appendleft(candidate)
         problem = str(error)
         if not isinstance(error, DshrinkError):
@@ -192,3 +199,9 @@ class _Sharing:
             )
         self.left_out[worker] = EvaluationError(f"{problem}; what was evaluated is in the journal")
         self.notice(f"worker {worker} is left out, the others do its part: {problem}")
+
+
+def _hangs(worker: str) -> EvaluationError:
+    return EvaluationError(
+        f"worker {worker} has not answered for {EVALUATION_S / 3600:.0f} h: restart it"
+    )

@@ -6,6 +6,7 @@ equals the unmerged one and the file equals the merged network.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Mapping
@@ -95,6 +96,9 @@ def export_merged(
             difference = export_edited(merged, source, file, metadata=metadata)
         else:
             difference = export_onnx(merged.network, file, batch=batch, metadata=metadata)
+        # The two files are replaced one after the other: a kill between leaves those of two merges.
+        with file.open("rb") as stream:
+            document["onnx_sha256"] = hashlib.file_digest(stream, "sha256").hexdigest()
     if certificate_file is not None:
         write_atomically(certificate_file, json.dumps(document, indent=2) + "\n")
     return CertifiedExport(

@@ -80,6 +80,7 @@ def bench_networks(
     )
     wanted = list(dict.fromkeys(batches or [batch_on(target)]))
     several = sweep or len(wanted) > 1
+    once = _once(notice)
 
     def measure(batch: int, at_batch: Sequence[BenchNetwork]) -> BenchmarkRun:
         name = f"{out_file.stem}.batch{batch}.journal" if several else f"{out_file.stem}.journal"
@@ -94,7 +95,7 @@ def bench_networks(
                 tables=[*loaded.values()],
                 seed=seed,
                 on_progress=_at_batch(batch, on_progress) if several else on_progress,
-                notice=notice,
+                notice=once,
             )
 
     # What cannot be measured is refused before anything is.
@@ -127,6 +128,18 @@ def _save(runs: Sequence[BenchmarkRun], out_file: Path) -> None:
 
 def _at_batch(batch: int, on_progress: OnProgress) -> OnProgress:
     return lambda done, total, label: on_progress(done, total, f"batch {batch}, {label}")
+
+
+def _once(notice: Notice) -> Notice:
+    """What is so at one batch is so at the next."""
+    said: set[str] = set()
+
+    def unless_said(line: str) -> None:
+        if line not in said:
+            said.add(line)
+            notice(line)
+
+    return unless_said
 
 
 def _draw_batches(results: Sequence[BenchmarkResult], out_file: Path, notice: Notice) -> None:

@@ -20,6 +20,7 @@ from dshrink.operations.bench_rows import (
     predicted,
     standings,
 )
+from dshrink.operations.bench_types import readable
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.results import BenchmarkResult
 from latency_tables.networks import Level
@@ -89,11 +90,13 @@ def measure_run(
     What is not precise enough after the first rounds is measured for up to ``effort`` times as long
     again; by default that depends on how many networks there are.
 
-    ``notice`` reports, before anything is measured, what a table cannot predict.
+    ``notice`` reports, before anything is measured, what a table cannot predict, and files that the
+    runtime is given in other types.
     """
     if not networks:
         raise BenchmarkError("no network to measure")
     check_baselines(networks)
+    networks = readable(networks, conditions, notice)
     predictions = [predicted(network, conditions, tables, notice) for network in networks]
     jobs = {network.job.id: network.job for network in networks}
     rounds = replace(

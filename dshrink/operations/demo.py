@@ -6,6 +6,7 @@ before.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -266,6 +267,10 @@ class Demo:
     def _is_merged(self, plan: Plan, file: Path) -> bool:
         """Whether this plan's file, and its certificate, are there."""
         if not (file.exists() and certificate_of(file).exists()):
+            return False
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if read_object(certificate_of(file)).get("onnx_sha256") != digest:
             return False
         facts = network_of_file(file, self._batch).facts
         return (facts.keep_mask, facts.padding) == (plan.mask, plan.padding)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dshrink.errors import DshrinkError
 from dshrink.network.references import ModelChoice
 from dshrink.operations.known import known_of_table
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
@@ -16,6 +15,7 @@ from dshrink.train.mask_search import EPOCHS, MaskSearch, search_masks, write_ma
 from dshrink.train.opening import feed_of, open_both, require_trainable
 from dshrink.train.settings import Training
 from dshrink.train.unreadable import Unreadable
+from latency_tables.files import require_writable
 from latency_tables.io import load_table
 
 
@@ -67,10 +67,9 @@ def search_mask(
     """Train the network and a mask of its activations; write the plan and the mask's history.
 
     The same request resumes an interrupted search. None in all processes but the first. Raises
-    DshrinkError.
+    DshrinkError, and WriteError before the search where the plan cannot be written.
     """
-    if Path(request.file).is_dir():
-        raise DshrinkError(f"{request.file} is a folder: give --out a file for the plan")
+    require_writable(Path(request.file))
     table = load_table(request.table) if request.table else None
     settings = request.training
     choice = replace(request.choice, seed=settings.seed)

@@ -14,6 +14,7 @@ from typing import Any
 from devices.inventory import Device, load_inventory
 from devices.preflight import Preflight, probe
 from dshrink.errors import DshrinkError
+from latency_tables.files import write_atomically
 from profiler.target import first_runtime
 
 
@@ -66,15 +67,18 @@ def write_settings(file: Path, device: str) -> Found:
     Raises DshrinkError where there is such a file, InventoryError for an unknown device, and what
     the connection raises.
     """
+    _require_none(file)
+    found = Found.of(probe(load_inventory().get(device)))
+    _require_none(file)  # that took seconds
+    write_atomically(file, text_of(found))
+    return found
+
+
+def _require_none(file: Path) -> None:
     if file.exists():
         raise DshrinkError(
             f"{file} exists and is left as it is: edit it, remove it, or give another --out"
         )
-    found = Found.of(probe(load_inventory().get(device)))
-    # "x": it may have come into being meanwhile.
-    with file.open("x", encoding="utf-8") as stream:
-        stream.write(text_of(found))
-    return found
 
 
 def text_of(found: Found) -> str:

@@ -71,7 +71,11 @@ def run_study(
     if is_main_process():
         shown = stages.reported()
         if failed is None or study_networks(shown.context):
-            study = shown.write(shown.measure_networks(), failed.failures if failed else {})
+            try:
+                study = shown.write(shown.measure_networks(), failed.failures if failed else {})
+            except OSError:
+                if failed is None:  # else a disk is full since a step, which says more
+                    raise
     if failed is not None:
         raise failed
     return study

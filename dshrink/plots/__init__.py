@@ -19,7 +19,7 @@ from dshrink.plots.mask_history import (
 )
 from dshrink.plots.memory import memory_figure
 from dshrink.plots.predicted import predicted_figure
-from dshrink.plots.style import save_figure
+from dshrink.plots.style import picture_files, save_figure
 from dshrink.plots.throughput import throughput_figure
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "mask_history_figure",
     "mask_history_line",
     "memory_figure",
+    "picture_files",
     "plan_labels",
     "predicted_figure",
     "save_figure",

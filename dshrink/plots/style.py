@@ -274,17 +274,21 @@ def error_lengths(
     return [middle - low for low, middle, _ in known], [high - middle for _, middle, high in known]
 
 
+def picture_files(path: Path) -> tuple[Path, Path]:
+    """FILE.png and FILE.svg. Raises PlotError for a path that names no file."""
+    known = {f".{name}" for name in FigureCanvasAgg.get_supported_filetypes()}
+    stem = path.stem if path.suffix.lower() in known else path.name
+    if not stem or path.is_dir():
+        raise PlotError(f"{path}: not the name of a file; give the picture a name like blocks.png")
+    return path.with_name(f"{stem}.png"), path.with_name(f"{stem}.svg")
+
+
 def save_figure(figure: Figure, path: Path | str) -> tuple[Path, Path]:
     """Write FILE.png and FILE.svg side by side; ``path`` may carry either suffix, or none.
 
     Folders are made where they are missing. Raises PlotError for a path that names no file.
     """
-    path = Path(path)
-    known = {f".{name}" for name in figure.canvas.get_supported_filetypes()}
-    stem = path.stem if path.suffix.lower() in known else path.name
-    if not stem or path.is_dir():
-        raise PlotError(f"{path}: not the name of a file; give the picture a name like blocks.png")
-    png, svg = path.with_name(f"{stem}.png"), path.with_name(f"{stem}.svg")
+    png, svg = picture_files(Path(path))
     with house_style():
         write_atomically(png, lambda file: figure.savefig(file, format="png", dpi=PNG_DPI))
         write_atomically(

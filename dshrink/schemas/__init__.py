@@ -92,6 +92,11 @@ _ALL = (
     ),
     _schema("devices_show", "devices.inventory:Device", "the inventory entry of a device"),
     _schema("devices_probe", "devices:ProbeData", "what a device reports, and advice"),
+    _schema(
+        "devices_selftest",
+        "dshrink.operations.selftest.result:SelfTest",
+        "the checks of a device and what they found; also the file selftest.json",
+    ),
     _schema("table_written", "tables:WrittenTable", "a latency table, and its folder", _PROFILES),
     _schema("table_show", "tables:TableData", "a latency table"),
     _schema("table_check", "tables:TableSummary", "a latency table without its rows"),
@@ -152,6 +157,16 @@ def schema_of(payload: object) -> Schema:
             f"{kind.__module__}:{kind.__qualname__} has no schema: name it in dshrink/schemas, and "
             "write the files again by `python tests/support/schema_files.py`"
         ) from None
+
+
+def json_document(payload: object) -> dict[str, Any]:
+    """A record that has a schema as JSON data: the schema's name and version, then its fields.
+
+    Raises LookupError for another one.
+    """
+    from latency_tables.records import plain
+
+    return {**schema_of(payload).head, **plain(payload)}
 
 
 def find_schema(name: str) -> Schema:

@@ -43,6 +43,7 @@ from dshrink.train.finetune import PADDING, WEIGHTS, FineTuned, finetune
 from dshrink.train.image_sets import Images
 from dshrink.train.mask_search import search_masks, write_mask_history
 from dshrink.train.opening import feed_of, load_for
+from dshrink.train.processes import by_main
 from dshrink.train.pruning import pruned_network
 from dshrink.train.settings import Training
 from dshrink.train.unreadable import Unreadable, UnreadableImages
@@ -185,8 +186,7 @@ def keep_mask(runner: StepRunner, step: Step, network: Network) -> str:
         (search,) = (name for name in step.needs if name.startswith(f"{SEARCH}/"))
         plan = load_plan(context.folders.folder(search) / PLAN)
     bound = bind_to_network(plan, network)
-    if runner.main:
-        save_plan(bound, context.folders.folder(step.name) / PLAN)
+    by_main(lambda: save_plan(bound, context.folders.folder(step.name) / PLAN))
     return bound.keep_mask
 
 

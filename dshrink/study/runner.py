@@ -21,6 +21,7 @@ from multiprocessing import get_context, parent_process
 from typing import Any, NamedTuple
 
 import torch
+from accelerate.utils import gather_object
 
 from dshrink.errors import DshrinkError
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
@@ -126,9 +127,12 @@ class Study:
             def within(part: int, of: int, label: str, step: Step = step, done: int = done) -> None:
                 self.progress(done + step.work * part // of, total, f"{step.name}: {label}")
 
+            mine = Done(step.name, "", "")
             if main or step.kind != MERGE:
-                self._note(_do(runner, step, within, self._timed))
-            state.wait_for_everyone()
+                mine = _do(runner, step, within, self._timed)
+            # It failed for all where it did for one, such as the one that writes.
+            errors = [error for error in gather_object([mine.error]) if error]
+            self._note(mine._replace(error=errors[0] if errors else ""))
             done += step.work
             self.progress(done, total, step.name)
 
@@ -191,13 +195,12 @@ def _do(
     reason = ""
     try:
         result = replace(runner, progress=within, missing=missing).do(step)
+        if runner.main:
+            runner.context.folders.finish(step.name, result)
     except torch.OutOfMemoryError:
         reason = "the memory of the GPU is full: raise accumulate or lower batch in the recipe"
     except (DshrinkError, OSError) as error:
-        reason = str(error)
-    else:
-        if runner.main:
-            runner.context.folders.finish(step.name, result)
+        reason = str(error) or type(error).__name__
     return Done(step.name, reason, missing.line)
 
 

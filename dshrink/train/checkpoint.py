@@ -100,7 +100,11 @@ def save_checkpoint(folder: Path, identity: Mapping[str, Any], checkpoint: Check
     save_tensors(checkpoint.tensors, file)
     # The state of a resumed run is the one that was stored.
     about = {**plain(checkpoint.state), "identity": identity, "tensors": file.name}
-    write_atomically(folder / NAME, format_record(_Stored(**about), SCHEMA, SCHEMA_VERSION))
+    try:
+        write_atomically(folder / NAME, format_record(_Stored(**about), SCHEMA, SCHEMA_VERSION))
+    except OSError:
+        file.unlink()  # nothing names it, and the disk may be full
+        raise
     for path in old:
         path.unlink(missing_ok=True)
 

@@ -7,10 +7,9 @@ the set is in the order of its writers, and its last 40 % validate.
 from __future__ import annotations
 
 import importlib
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from dshrink.train.errors import DataError
+from latency_tables.files import write_folder_atomically
 
 CLASSES = 10
 #: The share of the set, from its start, that is trained on.
@@ -50,7 +50,7 @@ def write_digits(folder: Path | str) -> DigitsTree:
     training = sum(name.startswith("train/") for name in images)
     empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     if empty:
-        _write(images, folder)
+        write_folder_atomically(folder, partial(_write, images))
     elif not _holds(folder, images):
         raise DataError(
             f"{folder} holds something else than the digits: choose another --out, or move it away"
@@ -75,17 +75,10 @@ def _images() -> Iterator[tuple[str, Any]]:
 
 
 def _write(images: dict[str, Any], folder: Path) -> None:
-    # In the same folder, so that a rename completes it; the name is this process's own.
-    made = folder.absolute().with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(made, ignore_errors=True)
-    try:
-        for name, pixels in images.items():
-            file = made / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(file)
-        made.rename(folder)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
+    for name, pixels in images.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(file)
 
 
 def _holds(folder: Path, images: dict[str, Any]) -> bool:

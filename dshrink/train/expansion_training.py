@@ -32,6 +32,7 @@ from dshrink.train.expansion_rules import Choice
 from dshrink.train.feed import Feed
 from dshrink.train.finetune import HISTORY, WEIGHTS, identity_of, weights_about, write_history
 from dshrink.train.loop import Fitted, fit
+from dshrink.train.processes import by_main
 from dshrink.train.settings import Training
 from latency_tables.opspec import OpSpec
 
@@ -91,8 +92,7 @@ def expand_and_shrink(
             notice=notice,
         )
         expanded.module.cpu().load_state_dict(fitted.state)
-        if fitted.main:
-            write_history(fitted.history, folder / part / HISTORY)
+        by_main(lambda: write_history(fitted.history, folder / part / HISTORY))
         return fitted
 
     first = train(EXPANDED, expanded, feed)

@@ -41,7 +41,7 @@ from dshrink.train.errors import CheckpointError, DivergedError
 from dshrink.train.feed import Feed
 from dshrink.train.objectives import Objective, smoothed
 from dshrink.train.optimiser import sgd_along_cosine
-from dshrink.train.processes import make_accelerator, without_casts
+from dshrink.train.processes import by_main, make_accelerator, without_casts
 from dshrink.train.trackers import Log, require_trackers, tracked
 from dshrink.train.tuning import Batch, Score, evaluate, prepared
 from dshrink.train.unreadable import UnreadableImages
@@ -108,9 +108,7 @@ def fit(
     require_trackers(settings.log_with)
     accelerator = make_accelerator(settings, folder)
     with ExitStack() as stack:
-        if accelerator.is_main_process:
-            stack.enter_context(held(folder))
-        accelerator.wait_for_everyone()
+        by_main(lambda: stack.enter_context(held(folder)))
         run = _Run(
             accelerator=accelerator,
             feed=feed,
@@ -365,8 +363,7 @@ class _Run:
         self._share_unreadable()
         checkpoint = self._checkpoint()
         self._check_numbers(checkpoint)
-        if self.accelerator.is_main_process:
-            save_checkpoint(self.folder, self.identity, checkpoint)
+        by_main(lambda: save_checkpoint(self.folder, self.identity, checkpoint))
 
     def _share_unreadable(self) -> None:
         """All processes know what one could not read; the first one names what is new."""

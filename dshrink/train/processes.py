@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object
 from torch import nn
 
+from dshrink.errors import DshrinkError
 from dshrink.train.settings import Training
+
+Result = TypeVar("Result")
 
 
 def make_accelerator(settings: Training, folder: Path | None = None) -> Accelerator:
@@ -42,6 +46,23 @@ def together() -> PartialState:
 def is_main_process() -> bool:
     """Whether this process reports and writes: the only one, or the first of several."""
     return bool(together().is_main_process)
+
+
+def by_main(act: Callable[[], Result]) -> Result | None:
+    """What ``act`` gives in the process that writes, None in the others. All of them come here.
+
+    What it raises, such as of a full disk, is raised in all: none waits for one that has given up.
+    """
+    result, error = None, None
+    if is_main_process():
+        try:
+            result = act()
+        except (DshrinkError, OSError) as caught:
+            error = caught
+    for one in gather_object([error]):
+        if one is not None:
+            raise one
+    return result
 
 
 @contextmanager

@@ -11,18 +11,22 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Any
 
 from devices.environment import Environment
 from profiler.errors import SessionError
 from profiler.scheduling.board_protocol import MakeLane
-from profiler.scheduling.dask_connection import CONNECT_TIMEOUT_S, connect_async
+from profiler.scheduling.dask_connection import (
+    CONNECT_TIMEOUT_S,
+    Hearts,
+    connect_async,
+    workers_of,
+)
 from profiler.scheduling.worker_board import PARCELS_AT_ONCE, FleetWorker, WorkerBoard, cancel
 
 #: How often the list of workers is looked at.
 WATCH_S = 1.0
-#: So long a worker may be silent; they beat every second or so.
-SILENT_S = 60.0
 #: How long a run waits for a worker to appear where there is none.
 PATIENCE_S = 60.0
 #: A task costs the host and Dask's scheduler some milliseconds, so that with many boards several
@@ -53,8 +57,7 @@ class DaskScheduler:
         self._patience_s = patience_s
         self._run = uuid.uuid4().hex
         self._asked: set[FleetWorker] = set()
-        #: The last beat of each worker's heart, and when it was seen here.
-        self._beats: dict[str, tuple[float | None, float]] = {}
+        self._hearts = Hearts()
         self._runner = asyncio.Runner()
         self._sending = asyncio.Semaphore(PARCELS_AT_ONCE)
         self._lanes = 1
@@ -100,21 +103,10 @@ class DaskScheduler:
 
     async def _workers(self) -> dict[str, FleetWorker]:
         """The workers that offer the device, by the names of their boards."""
-        try:
-            identity = await self._client.scheduler.identity(n_workers=-1)
-        except OSError as error:
-            raise SessionError(
-                f"lost the connection to the Dask scheduler at {self._address} ({error}); finished "
-                "work is in the journal: run the same command again"
-            ) from error
-        except TypeError as error:
-            raise SessionError(
-                f"the Dask scheduler at {self._address} is of another version ({error}): have the "
-                "same one on the host, the scheduler and the workers"
-            ) from error
+        known = await workers_of(self._client, self._address)
         found: dict[str, FleetWorker] = {}
-        for address, facts in sorted(identity["workers"].items()):
-            if self._is_silent(address, facts["last_seen"]):
+        for address, facts in sorted(known.items()):
+            if self._hearts.is_silent(address, facts["last_seen"]):
                 continue
             for resource in sorted(set(facts["resources"]) & set(self._names)):
                 board = self._board_name(address, resource, facts)
@@ -126,18 +118,6 @@ class DaskScheduler:
                 )
                 found.setdefault(board, worker)
         return dict(sorted(found.items()))
-
-    def _is_silent(self, address: str, last_seen: float) -> bool:
-        """Whether a worker's heart has not beaten for too long, by this machine's own clock.
-
-        A process that is stopped, or a machine that hangs, keeps its connection open.
-        """
-        now = asyncio.get_running_loop().time()
-        before, since = self._beats.get(address, (None, now))
-        if last_seen != before:
-            self._beats[address] = last_seen, now
-            return False
-        return now - since > SILENT_S
 
     def _board_name(self, address: str, resource: str, facts: Any) -> str:
         """A board's own resource names it; else the worker's name, or the machine it runs on."""
@@ -215,16 +195,20 @@ class DaskScheduler:
 
     async def _close(self) -> None:
         try:
-            known = set((await self._workers()).values()) & self._asked
-            # What cannot be reached now ends with its worker, or when that works for another run.
-            ended = asyncio.gather(
-                *(self._board(worker).end() for worker in known), return_exceptions=True
-            )
-            await asyncio.wait_for(ended, timeout=CONNECT_TIMEOUT_S)
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                known = set((await self._workers()).values()) & self._asked
+                # What cannot be reached now ends with its worker, or when that works for another.
+                await asyncio.gather(
+                    *(self._board(worker).end() for worker in known), return_exceptions=True
+                )
         except (SessionError, TimeoutError):
             pass
         finally:
-            await self._client.close()
+            await self._end_client()
+
+    async def _end_client(self) -> None:
+        with suppress(OSError):  # TimeoutError is one: the scheduler answers no more
+            await self._client.close(timeout=CONNECT_TIMEOUT_S)
 
 
 def _needs_lane(before: _Running | None, worker: FleetWorker) -> bool:

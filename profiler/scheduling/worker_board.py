@@ -17,10 +17,14 @@ from profiler.scheduling import board_tasks
 from profiler.scheduling.board_protocol import Outcome, Request
 from profiler.scheduling.board_tasks import BoardOfRun
 from profiler.scheduling.dask_connection import describe
+from profiler.scheduling.direct_board import GRACE_S
 
 #: Bytes that travel to a board at once, and to how many boards: all are in this process's memory.
 PARCEL_BYTES = 32 << 20
 PARCELS_AT_ONCE = 4
+#: What a board may take to answer, beside the time of the jobs: it starts agents, waits for links
+#: and for other runs, and takes files over slow ones.
+ANSWER_S = 900.0
 
 _T = TypeVar("_T")
 
@@ -59,7 +63,8 @@ class WorkerBoard:
         return pushed
 
     async def execute(self, requests: Sequence[Request], timeout_s: float) -> tuple[Outcome, ...]:
-        return await self._ask(board_tasks.execute, requests, timeout_s)
+        jobs_s = len(requests) * (timeout_s + GRACE_S)
+        return await self._ask(board_tasks.execute, requests, timeout_s, takes_s=jobs_s)
 
     async def recall(self, runtime: str) -> bytes | None:
         return await self._ask(board_tasks.recall, runtime)
@@ -71,17 +76,22 @@ class WorkerBoard:
     async def _send(self, files: Sequence[Path]) -> tuple[PushedFile, ...]:
         async with self.sending:
             named = {_name_on_worker(file): file.read_bytes() for file in files}
+            # Not as an argument: those stay in the scheduler's memory.
+            sent = asyncio.ensure_future(
+                self.client.scatter([named], workers=[self.worker.address], hash=False)
+            )
+            await self._wait_for(sent, ANSWER_S)
             try:
-                # Not as an argument: those stay in the scheduler's memory.
-                parcel = await self.client.scatter(
-                    [named], workers=[self.worker.address], hash=False
-                )
-            except (OSError, KeyError, TimeoutError) as error:
+                parcel = sent.result()
+            except (OSError, KeyError) as error:  # among them Dask's own limit
                 raise self._lost_error() from error
             return await self._ask(board_tasks.push, parcel[0])
 
-    async def _ask(self, task: Callable[..., _T], *arguments: Any) -> _T:
-        """Run a task on the board's worker; BoardLostError where that goes away meanwhile."""
+    async def _ask(self, task: Callable[..., _T], *arguments: Any, takes_s: float = 0.0) -> _T:
+        """Run a task on the board's worker; BoardLostError where that goes away meanwhile.
+
+        SessionError where nothing comes for ``ANSWER_S`` longer than the task takes.
+        """
         worker = self.worker
         which = BoardOfRun(
             run=self.run, board=worker.board, resource=worker.resource, hold=self.hold
@@ -97,16 +107,29 @@ class WorkerBoard:
             pure=False,
         )
         result: asyncio.Future[_T] = asyncio.ensure_future(future.result())
+        try:
+            await self._wait_for(result, takes_s + ANSWER_S)
+            return self._answer_of(result)
+        finally:
+            future.release()
+
+    async def _wait_for(self, result: asyncio.Future[Any], limit_s: float) -> None:
+        """Return when it is done; raise where the worker goes away before, or time is over."""
         gone = asyncio.ensure_future(self.lost.wait())
         try:
             waiting: set[asyncio.Future[Any]] = {result, gone}
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if not result.done():
+            done, _ = await asyncio.wait(
+                waiting, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            if gone in done and not result.done():
                 raise self._lost_error()
-            return self._answer_of(result)
+            if not done:
+                raise SessionError(
+                    f"the worker of {self.worker.board} at {self.worker.address} has not answered "
+                    f"for {limit_s:.0f} s: restart it"
+                )
         finally:
             await cancel([result, gone])
-            future.release()
 
     def _answer_of(self, result: asyncio.Future[_T]) -> _T:
         from distributed import KilledWorker

@@ -31,6 +31,8 @@ def preflight(
     by_hand: str | None = None,
     cpu_model: str = "Raspberry Pi 4 Model B Rev 1.4",
     health_gpu: dict[str, Any] | None = None,
+    gpu_problem: str | None = None,
+    runtime_problems: dict[str, str] | None = None,
     **health: Any,
 ) -> Preflight:
     facts = {
@@ -38,6 +40,8 @@ def preflight(
         "governor": governor,
         "power_mode": power_mode,
         "gpu": gpu,
+        "gpu_problem": gpu_problem,
+        "runtime_problems": runtime_problems or {},
         "cpu_model": cpu_model,
     }
     found = {
@@ -96,6 +100,34 @@ def test_another_chip_or_a_missing_runtime_is_a_problem(
 ) -> None:
     problems = preflight(device, **facts).problems
     assert said in " ".join(problems) and len(problems) == bool(said)
+
+
+NO_GPU = "the user must be in the group `video` (cuInit: CUDA_ERROR_NO_DEVICE)"
+NO_START = "TensorRT 10.4 does not start on Tesla V100: error: 35;\n a newer driver"
+
+
+def test_a_gpu_that_is_missing_is_a_problem_in_the_devices_own_words() -> None:
+    """A Jetson has no `nvidia-smi`, and the reason is the driver's."""
+    (chip, gpu, runtime) = preflight("tx2", gpu_problem=NO_GPU).problems
+    assert gpu == f"tensorrt wants a GPU, and none is reported: {NO_GPU}"
+    assert "tensorrt is missing, its entry allows" in runtime
+    # That is TensorRT's own reason, too, where it is installed.
+    problems = {"tensorrt": f"TensorRT needs an NVIDIA GPU: {NO_GPU}"}
+    found = preflight("tx2", gpu_problem=NO_GPU, runtime_problems=problems)
+    assert found.problems == (chip, gpu)
+    assert found.no_gpu == NO_GPU and preflight("raspi4", gpu_problem=NO_GPU).no_gpu == ""
+
+
+def test_a_runtime_that_is_installed_and_does_not_start_says_why_and_is_not_to_be_installed() -> (
+    None
+):
+    found = preflight("v100", gpu=V100, runtime_problems={"tensorrt": NO_START})
+    (problem,) = found.problems
+    assert problem == f"tensorrt is missing: {' '.join(NO_START.split())}"
+    assert found.no_gpu == ""
+    # One that works says nothing, whatever it said before.
+    works = preflight("v100", {"tensorrt": "10.4.0"}, gpu=V100, runtime_problems={"tensorrt": "x"})
+    assert works.problems == () and works.why_missing("tensorrt") == ""
 
 
 def test_a_quiet_device_needs_no_advice() -> None:

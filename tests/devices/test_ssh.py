@@ -22,6 +22,7 @@ from ssh_server import PATIENCE_S, SshServer, make_key, wait_until
 
 from devices import file_sending
 from devices.agent.protocol import file_digest
+from devices.boot import SHELL_STATUS
 from devices.connection import AGENT_FOLDER, PushedFile
 from devices.errors import AgentError, AgentLostError, InventoryError, JobFailedError
 from devices.ssh import SshConnection
@@ -64,6 +65,8 @@ def test_what_is_to_stay_stays(ssh_server: SshServer, tmp_path: Path) -> None:
     assert connection.left_behind == ""
     assert Path(pushed.path).read_bytes() == b"content"
     assert list(root.glob("agent-*/__main__.py"))
+    # Compiled files would be cut short on a disk that has just room for the agent.
+    assert not list(root.rglob("*.pyc"))
 
 
 def test_a_run_takes_nothing_from_another_that_goes_on(
@@ -387,6 +390,25 @@ def test_login_scripts_that_print_without_end_are_named(ssh_server: SshServer, n
     error = start_error(ssh_server.connect())
     assert error.type == "start_failed", error
     assert "login scripts" in error.message
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash -l", "bash -i", "csh", "fish"])
+def test_a_login_shell_that_starts_another_is_named_and_runs_nothing_that_is_sent(
+    ssh_server: SshServer, shell: str
+) -> None:
+    if shutil.which(shell.split()[0]) is None:
+        pytest.skip(f"no {shell} is installed here")
+    command(ssh_server, f"exec {shell}")
+    error = start_error(ssh_server.connect())
+    assert (error.type, error.exit_status) == ("start_failed", SHELL_STATUS)
+    assert "starts another one" in error.message
+    assert not ssh_server.folder.exists()
+
+
+def test_a_login_shell_that_starts_another_first_is_no_obstacle(ssh_server: SshServer) -> None:
+    command(ssh_server, 'bash; eval "$SSH_ORIGINAL_COMMAND"')
+    with ssh_server.connect().start_agent() as agent:
+        assert agent.alive
 
 
 def test_login_scripts_that_read_the_agent_are_named(ssh_server: SshServer) -> None:

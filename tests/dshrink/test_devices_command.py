@@ -125,6 +125,35 @@ def test_a_probe_of_a_machine_with_a_gpu_shows_it(devices, monkeypatch) -> None:
     assert "GPU state not reported by this machine" in out and "on the GPU no other process" in out
 
 
+def test_a_probe_says_why_there_is_no_gpu_and_why_a_runtime_does_not_start(
+    devices, monkeypatch
+) -> None:
+    from devices.agent import system
+    from devices.inventory import load_inventory
+    from devices.preflight import Preflight
+
+    found = system.probe()
+    no_gpu = "`nvidia-smi` must list one there (libcuda: NO_DRIVER (libcuda.so.1: cannot open it))"
+    no_start = "trtexec failed to start (exit status 127): libnvinfer.so.8: no such file; find it"
+    found["environment"] |= {
+        "gpu": None,
+        "gpu_problem": no_gpu,
+        "runtimes": {"pytorch": "2.13.0"},
+        "runtime_problems": {"trtexec": no_start},
+    }
+    preflight = Preflight(device=load_inventory().get("local_gpu"), found=found)
+    monkeypatch.setattr("devices.preflight.probe", lambda device: preflight)
+    status, out, err = devices("probe", "local_gpu")
+    page, _, rest = out.partition("to install")
+    assert status == 1 and all(len(line) <= 80 for line in page.splitlines())
+    said = " ".join(page.split())
+    assert f"GPU none reported: {no_gpu} Python" in said
+    assert f"runtime trtexec missing (>=8.2,<12): {no_start}" in said
+    # It is there already: what it lacks is in its reason.
+    assert rest.startswith(" tensorrt on the device") and "trtexec" not in rest
+    assert f"warning: tensorrt wants a GPU, and none is reported: {no_gpu}\n" in err
+
+
 def test_a_probe_is_there_as_json_too(devices) -> None:
     found = json.loads(devices("probe", "local", "--json")[1])
     assert found["device"] == "local"

@@ -19,6 +19,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from ran_command import Ran
 from schema_files import LIKE, Derivation, broken, derived, descriptions, places, stored
+from selftest_results import RESULT as SELFTEST
 from synthetic_tables import (
     CONDITIONS,
     synthetic_row,
@@ -271,6 +272,7 @@ RECORDS: dict[str, Callable[[], object]] = {
     "expand": expand_result,
     "bench": lambda: BenchData(results=(result(), result(throughput_fps=None))),
     "demo": demo_result,
+    "devices_selftest": lambda: SELFTEST,
     "run": lambda: StudyData(results=(result(),), files=("results.csv",)),
 }
 TABLE, OTHER, LAYERS, RESULTS = "table", "other", "layers", "results.csv"

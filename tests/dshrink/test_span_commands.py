@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 
@@ -50,6 +51,7 @@ def test_a_plan_of_spans_is_merged_certified_and_written(network, tmp_path):
     assert ran.onnx_difference < 1e-4
     certificate = json.loads((tmp_path / "a.onnx.certificate.json").read_text())
     assert certificate["span_mask"] == MASK and certificate["problem"] == ""
+    assert certificate["onnx_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert certificate["spans"][0]["label"].startswith("span 5-11 (blocks.1.1.conv_pw .. ")
     image = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(4))
     with torch.inference_mode():

@@ -7,12 +7,19 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from latency_tables import files
-from latency_tables.files import WriteError, write_atomically
+from latency_tables.files import (
+    WriteError,
+    require_writable,
+    require_writable_folder,
+    write_atomically,
+    write_folder_atomically,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +37,9 @@ def test_only_regular_files_are_replaced(tmp_path: Path, kind: str) -> None:
     else:
         path.symlink_to(os.devnull)
     before = path.lstat().st_mode
-    with pytest.raises(WriteError, match=rf"{path} cannot be written: it is a {kind}, and only"):
-        write_atomically(path, "new")
+    for write in (lambda: write_atomically(path, "new"), lambda: require_writable(path)):
+        with pytest.raises(WriteError, match=rf"{path} cannot be written: it is a {kind}, and"):
+            write()
     assert path.lstat().st_mode == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -76,6 +84,7 @@ write_atomically(Path({str(tmp_path / "plan.json")!r}), "half")
     assert ended.returncode == -signal.SIGKILL
     [left] = tmp_path.iterdir()
     assert left.name.startswith(".plan.json.dshrink-")
+    (tmp_path / ".digits.dshrink-89abcdef.tmp" / "train").mkdir(parents=True)
     strange = tmp_path / ".plan.json.123.tmp"
     strange.write_text("somebody else's")
     with files._locked(tmp_path / ".x.dshrink-01234567.tmp"):  # another run is at work
@@ -97,3 +106,84 @@ def test_a_new_file_has_the_permissions_that_others_have(tmp_path: Path) -> None
     (tmp_path / "plain").touch()
     write_atomically(tmp_path / "new", "x")
     assert (tmp_path / "new").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "digits"
+
+    def half(made: Path) -> None:
+        (made / "train").mkdir()
+        raise OSError(errno.ENOSPC, "No space left on device", str(made / "train" / "0.png"))
+
+    with pytest.raises(WriteError, match=rf"^{folder} cannot be written: No space .*make room"):
+        write_folder_atomically(folder, half)
+    assert not list(folder.parent.iterdir())
+    folder.mkdir()
+    write_folder_atomically(folder, lambda made: (made / "0.png").write_text("whole"))
+    assert list(folder.parent.iterdir()) == [folder]
+    assert (folder / "0.png").read_text() == "whole"
+    with pytest.raises(WriteError, match=rf"^{folder} cannot be written: Directory not empty"):
+        write_folder_atomically(folder, lambda made: None)
+    assert (folder / "0.png").read_text() == "whole"
+
+
+@pytest.mark.parametrize("require", [require_writable, require_writable_folder])
+def test_what_can_be_written_is_known_without_a_trace(
+    require: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    for path in (Path("new"), tmp_path / "new", tmp_path / "new" / "newer", Path("..") / "new"):
+        require(path)
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "there"]
+
+
+@pytest.mark.parametrize("require", [require_writable, require_writable_folder])
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("file/new", "Not a directory|file is a file, no folder"),
+        ("file/new/newer", "Not a directory|file is a file, no folder"),
+        ("null/new", "Not a directory|null is a device, no folder"),
+        ("nowhere/new", "No such file or directory"),
+        ("n" * 300, "File name too long"),
+        (f"{'n' * 300}/new", "File name too long"),
+        ("a\0b", "embedded null"),
+        ("/proc/new", "No such file or directory|Operation not permitted|Permission denied"),
+    ],
+)
+def test_where_nothing_can_be_written_is_known_before(
+    require: Callable[[Path], None], place: str, reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "null").symlink_to(os.devnull)
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(WriteError, match=rf"cannot be written: .*({reason}).*; give another path"):
+        require(tmp_path / place)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_files_go_into_folders_alone(tmp_path: Path) -> None:
+    require_writable_folder(tmp_path)
+    for name, kind in ((os.devnull, "a device"), ("file", "a file")):
+        path = tmp_path / name
+        (tmp_path / "file").touch()
+        with pytest.raises(WriteError, match=rf"{path} cannot be written: it is {kind}, no folder"):
+            require_writable_folder(path)
+
+
+def test_a_read_only_or_full_place_is_known_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = os.open
+
+    def refuse(path: Path, flags: int, *more: int) -> int:
+        if flags & os.O_CREAT:
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return really(path, flags, *more)
+
+    monkeypatch.setattr(os, "open", refuse)
+    for require in (require_writable, require_writable_folder):
+        with pytest.raises(WriteError, match=r"^\S*/new cannot be written: Read-only file system;"):
+            require(tmp_path / "new")

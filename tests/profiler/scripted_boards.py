@@ -12,6 +12,9 @@ from small_network import latency_ms
 from profiler.fake_device import RUNTIME_VERSION, FakeClock, FakeConnection
 from profiler.scheduling import board_tasks
 
+#: Above the limit that the tests set; at their end the worker waits for it.
+HANGS_S = 8.0
+
 
 class HurryingClock(FakeClock):
     """A clock that makes a scripted second take some real time, so that kills land in jobs."""
@@ -32,11 +35,13 @@ class ScriptedBoards(distributed.WorkerPlugin):  # type: ignore[misc]
         versions: dict[str, str] | None = None,
         sick: str = "",
         dying: str = "",
+        hanging: str = "",
     ) -> None:
         self.slow = slow or {}
         self.versions = versions or {}
         self.sick = sick
         self.dying = dying
+        self.hanging = hanging
 
     def setup(self, worker: Any) -> None:
         name = str(worker.name)
@@ -45,6 +50,8 @@ class ScriptedBoards(distributed.WorkerPlugin):  # type: ignore[misc]
         def scripted(resource: str, hold: bool) -> Any:
             if name == self.sick:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if name == self.hanging:
+                time.sleep(HANGS_S)
             if name == self.dying:
                 os.kill(os.getpid(), signal.SIGKILL)
             return FakeConnection(

@@ -1,20 +1,28 @@
 """A fleet of scripted boards behind real Dask workers, each a process of its own."""
 
 import json
+import math
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from journal_counts import accepted_replies
 from small_network import CONDITIONS, latency_ms, run, small_plan
+from ssh_server import free_port
 
+from latency_tables.layers.texts import parse_grid
 from profiler.errors import SessionError
 from profiler.fake_device import FakeConnection, write_spec
+from profiler.layers.profile import LayersRequest, profile_layers
 from profiler.schedule import FixedRounds
 from profiler.session import Session, SessionResult
 from profiler.settings import ProfileSettings
@@ -22,6 +30,8 @@ from profiler.settings import ProfileSettings
 distributed = pytest.importorskip("distributed", reason="Dask is not installed (dshrink[fleet])")
 from scripted_boards import ScriptedBoards  # noqa: E402
 
+from profiler.scheduling.dask_connection import Cluster as DaskCluster  # noqa: E402
+from profiler.scheduling.dask_connection import Hearts, connect  # noqa: E402
 from profiler.scheduling.fleet import DaskScheduler  # noqa: E402
 
 SETTINGS = ProfileSettings()
@@ -150,6 +160,28 @@ def test_a_board_with_another_version_of_the_runtime_takes_no_part(
     assert {m.board for m in result.measurements.values()} == {"fake-1"}
 
 
+def test_layers_are_measured_by_all_boards_too(tmp_path: Path, cluster: Cluster) -> None:
+    cluster.script()
+    layers = parse_grid("cin=8,16,32 cout=8,16 k=1,3 hw=14").layers
+    request = LayersRequest(
+        layers=layers,
+        build=write_spec,
+        conditions=CONDITIONS,
+        folder=tmp_path,
+        date="2026-11-30",
+        dshrink_version="0",
+        time_limit_s=math.inf,
+        settings=SETTINGS,
+    )
+    scheduler = DaskScheduler(cluster.address, ("fake",))
+    table = profile_layers(request, scheduler).table
+    scheduler.close()
+    assert len(table.rows) == len(layers)
+    assert {name for row in table.rows for name in row.board.split("+")} == {"fake-0", "fake-1"}
+    for row in table.rows:
+        assert row.latency_ms == pytest.approx(latency_ms(row.layer.spec), rel=0.02)
+
+
 def test_where_no_board_can_do_it_the_run_says_why(tmp_path: Path, cluster: Cluster) -> None:
     cluster.script(versions={"0": "2.0-other", "1": "2.0-other"})
     with pytest.raises(SessionError, match=r"fake-. has onnxruntime 2\.0-other, the conditions"):
@@ -204,16 +236,92 @@ def test_tls_without_certificates_is_one_line(monkeypatch: pytest.MonkeyPatch) -
         DaskScheduler("tls://127.0.0.1:9", ("fake",))
 
 
+@pytest.fixture
+def stopped_scheduler() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The address of a scheduler, and its process, for a test to stop."""
+    port = free_port()
+    where = ["--host", "127.0.0.1", "--port", str(port), "--dashboard-address", "127.0.0.1:0"]
+    command = [sys.executable, "-m", "dask", "scheduler", *where, "--no-dashboard"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        yield f"tcp://127.0.0.1:{port}", process
+        process.kill()
+
+
+def test_a_scheduler_that_is_stopped_is_one_line_and_the_end_comes(
+    stopped_scheduler: tuple[str, subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, process = stopped_scheduler
+    scheduler = DaskScheduler(address, ("fake",))
+    with connect(address) as dask:
+        assert dask.workers() == {}
+        process.send_signal(signal.SIGSTOP)
+        for name, limit_s in (("ANSWER_S", 0.2), ("CONNECT_TIMEOUT_S", 0.5)):
+            monkeypatch.setattr(f"profiler.scheduling.dask_connection.{name}", limit_s)
+        monkeypatch.setattr("profiler.scheduling.fleet.CONNECT_TIMEOUT_S", 0.5)
+        start_s = time.monotonic()
+        with pytest.raises(SessionError, match=r"has not answered for 0\.4 s: see whether"):
+            dask.workers()
+        with pytest.raises(SessionError, match=rf"{address} has not answered for 0\.4 s"):
+            scheduler.boards()
+        with pytest.raises(SessionError, match="no Dask scheduler answers"):
+            DaskScheduler(address, ("fake",))
+        scheduler.close()
+    assert time.monotonic() - start_s < 20.0
+
+
+def test_a_worker_that_is_stopped_loses_its_work_to_the_others(
+    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("profiler.scheduling.dask_connection.SILENT_S", 1.5)
+    victim = sorted(cluster.script().values())[0]
+    stopped = threading.Event()
+
+    def report(done: int, total: int, label: str) -> None:
+        if done >= 20 and not stopped.is_set():
+            os.kill(victim, signal.SIGSTOP)
+            stopped.set()
+
+    try:
+        result = fleet_run(tmp_path, cluster, report)
+    finally:
+        os.kill(victim, signal.SIGCONT)
+    assert stopped.is_set()
+    assert set(accepted_replies(tmp_path).values()) == {1}
+    assert not any(m.failed for m in result.measurements.values())
+
+
+def test_a_worker_that_beats_and_answers_nothing_is_excluded(
+    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("profiler.scheduling.worker_board.ANSWER_S", 3.0)
+    cluster.script(hanging="0")
+    result = fleet_run(tmp_path, cluster)
+    assert {m.board for m in result.measurements.values()} == {"fake-1"}
+    [warning] = [w for w in result.warnings if "fake-0" in w]
+    assert "has not answered for 3 s: restart it" in warning
+
+
 def test_a_worker_whose_heart_stops_is_silent_after_a_minute_of_the_hosts_clock() -> None:
-    scheduler = DaskScheduler.__new__(DaskScheduler)
-    scheduler._beats = {}
-    times = iter((0.0, 30.0, 60.0, 61.0, 62.0))
+    now_s = 0.0
+    hearts = Hearts(clock=lambda: now_s)
+    while now_s <= 60.0:
+        assert not hearts.is_silent("tcp://a", 5.0)
+        now_s += 5.0
+    assert hearts.is_silent("tcp://a", 5.0)
+    assert not hearts.is_silent("tcp://a", 6.0)
 
-    class Loop:
-        def time(self) -> float:
-            return next(times)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("profiler.scheduling.fleet.asyncio.get_running_loop", Loop)
-        seen = [scheduler._is_silent("tcp://a", beat) for beat in (5.0, 5.0, 5.0, 5.0, 6.0)]
-    assert seen == [False, False, False, True, False]
+def test_a_cluster_tells_of_workers_that_are_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("profiler.scheduling.dask_connection.SILENT_S", -1.0)
+    client = Mock()
+    client.sync.side_effect = [{"a": {"last_seen": 1.0}}, {"a": {"last_seen": 1.0}}]
+    cluster = DaskCluster(client, "tcp://a")
+    assert cluster.workers() == {}
+    monkeypatch.setattr("profiler.scheduling.dask_connection.SILENT_S", 60.0)
+    assert cluster.workers() == {"a": {"last_seen": 1.0}}
+
+
+def test_the_time_in_which_the_host_itself_was_stopped_is_no_silence() -> None:
+    times = iter((0.0, 1.0, 500.0, 501.0))
+    hearts = Hearts(clock=lambda: next(times))
+    assert not any(hearts.is_silent("tcp://a", 5.0) for _ in range(4))

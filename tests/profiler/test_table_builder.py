@@ -26,7 +26,7 @@ from latency_tables.predictor import predict
 from latency_tables.table import LatencyTable
 from profiler.fake_device import FakeConnection
 from profiler.planning.profile_plan import PlannedNetwork, ProfilePlan, plan_jobs
-from profiler.replies import Samples
+from profiler.replies import Reply, Samples
 from profiler.session import SessionResult
 from profiler.table import rows
 from profiler.table.builder import NAMED, UNNAMED_LIMIT_PERCENT, build_table, precision_notes
@@ -290,3 +290,23 @@ def test_a_table_names_the_rows_that_were_built_in_another_precision(table: Late
 def test_a_table_in_int8_says_that_its_pieces_alone_look_dear(table: LatencyTable) -> None:
     (note,) = precision_notes(on_gpu(table, "int8", "int8"))
     assert "read and write fp32" in note and "in_network_ms" in note
+
+
+def test_what_was_built_in_place_of_what_was_asked_for_is_a_warning_of_the_table(
+    measured: SessionResult,
+) -> None:
+    built = {
+        name: dataclasses.replace(one, replies=tuple(in_fp32(reply) for reply in one.replies))
+        for name, one in measured.measurements.items()
+    }
+    conditions = dataclasses.replace(CONDITIONS, precision="fp16")
+    table = build_table(small_plan(), built, conditions, PROVENANCE, [])
+    assert table.warnings[0] == precision_notes(table)[0]
+    assert "rows have nothing in fp16" in table.warnings[0]
+
+
+def in_fp32(reply: Reply) -> Reply:
+    """As if an engine of fp32 had answered."""
+    assert isinstance(reply.outcome, Samples)
+    samples = dataclasses.replace(reply.outcome, built={"precision": "fp32"})
+    return dataclasses.replace(reply, outcome=samples)

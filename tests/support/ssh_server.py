@@ -145,12 +145,18 @@ class SshServer:
         command = [str(SERVER), "-D", "-e", "-f", str(self.home / "server")]
         with (self.home / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log)
-        assert wait_until(self._listens), (self.home / "log").read_text()
+        assert wait_until(self._listens) and self._process.poll() is None, (
+            self.home / "log"
+        ).read_text()
 
     def stop(self) -> None:
         """Stop to listen, and cut all links."""
-        self.cut()
         if self._process is not None:
+            # It starts no further link meanwhile, whose process would keep the port taken.
+            self._process.send_signal(signal.SIGSTOP)
+            if self._process.poll() is None:
+                os.waitpid(self._process.pid, os.WUNTRACED)
+            self.cut()
             self._process.kill()
             self._process.wait()
             self._process = None

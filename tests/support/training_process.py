@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -78,8 +79,30 @@ def shared(pictures: Path, broken: Path, out: Path) -> None:
         error = ""
     except CheckpointError as refusal:
         error = str(refusal)
-    found = {"notices": notices, "unreadable": reasons, "error": error}
+    full = full_disk(feed_of(pictures), out / "full", rank)
+    found = {"notices": notices, "unreadable": reasons, "error": error, "full": full}
     (out / f"{rank}.json").write_text(json.dumps(found))
+
+
+def full_disk(feed: Feed, out: Path, rank: int) -> str:
+    """What a run says whose first process, which writes, has no room for a checkpoint."""
+    really = os.fsync
+
+    def full(descriptor: int) -> None:
+        if rank == 0 and "/.checkpoint.json." in str(
+            Path(f"/proc/self/fd/{descriptor}").readlink()
+        ):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        really(descriptor)
+
+    os.fsync = full
+    try:
+        tuned(feed, out)
+    except OSError as error:
+        return str(error)
+    finally:
+        os.fsync = really
+    return ""
 
 
 if __name__ == "__main__":

@@ -9,9 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import onnx
 import pytest
 from real.network_files import NETWORKS, PRECISIONS, Workload, workloads
 from real.understood import differences
+
+from latency_tables.onnx_types import widen
 
 if TYPE_CHECKING:
     from real.workers import Bindings, Parser
@@ -74,6 +77,25 @@ def test_the_parser_of_8_4_reads_every_file_as_its_spec_says(
             continue
         wrong += [f"{one.name}: {what}" for what in differences(one.spec, found, precision)]
         counted[f"files parsed by TensorRT 8.4.1 in {precision}"] += 1
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_parser_of_8_4_reads_an_fp16_file_right_once_it_is_made_fp32(
+    parser: Parser, counted: Counter[str], tmp_path: Path
+) -> None:
+    """What `dshrink bench` gives it in place of a user's file."""
+    wrong = []
+
+    def parse(file: Path) -> Mapping[str, Any]:
+        model = onnx.load(file)
+        widen(model)
+        onnx.save(model, file)
+        return parser.parse(file)
+
+    for one, found in answers(NETWORKS[0], "fp16", tmp_path, parse):
+        told = [found["errors"]] if "errors" in found else differences(one.spec, found, "fp32")
+        wrong += [f"{one.name}: {what}" for what in told]
+        counted["fp16 files, made fp32, parsed by TensorRT 8.4.1"] += 1
     assert not wrong, "\n".join(wrong)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tu
 
 from .. import timing, worker
 from ..checks import Check, RequestError, bad_model, bad_request, clip, missing_runtime
-from ..protocol import Rule
+from ..protocol import MAX_TENSOR_BYTES, Rule
 
 RUNTIMES = {
     "onnxruntime": ".onnxruntime.runtime:OnnxRuntime",
@@ -65,6 +65,18 @@ class Found(NamedTuple):
     problems: Dict[str, str]
 
 
+class TensorContent(NamedTuple):
+    """An input or output as it lies in memory: row-major, little-endian.
+
+    ``element`` is numpy's name of the type of its elements.
+    """
+
+    name: str
+    element: str
+    shape: Tuple[int, ...]
+    content: bytes
+
+
 class Prepared(object):
     """A model that is ready to run with its inputs and outputs in place."""
 
@@ -87,6 +99,10 @@ class Prepared(object):
         The profile slows the runs: its sum is not the model's latency.
         """
         raise bad_request("this runtime has no profile by layer: ask for pieces alone or in pairs")
+
+    def tensors(self) -> Tuple[List[TensorContent], List[TensorContent]]:
+        """The inputs, and the outputs of one run."""
+        raise bad_request("this runtime does not give out what it computes")
 
     def facts(self) -> Dict[str, Any]:
         """What was built: precision, tactics, size; what a runtime does not report is left out."""
@@ -148,6 +164,16 @@ class Runtime(object):
     def state(self) -> Optional[bytes]:
         """What later builds should start from, as TensorRT's timing cache; None where nothing."""
         return None
+
+
+def check_size(byte_counts: Iterable[int]) -> None:
+    """Refuse to give out tensors that are too large for a message, before they are copied."""
+    count = sum(byte_counts)
+    if count > MAX_TENSOR_BYTES:
+        raise bad_request(
+            f"the inputs and outputs have {count} bytes, more than the {MAX_TENSOR_BYTES} that "
+            "are given out: ask with a smaller batch"
+        )
 
 
 def check_static(what: str, shape: Iterable[Any]) -> None:

@@ -534,6 +534,12 @@ def test_the_numbers_that_json_lacks_are_read_as_nothing() -> None:
     assert found == {"a": None, "b": None, "c": None, "name": "info : nano"}
 
 
+def test_the_control_characters_that_8_6_0_writes_into_names_are_read() -> None:
+    """Issue 2779 of TensorRT."""
+    written = '[{"count": 1}, {"name": "conv\x01\x1f", "averageMs": 0.5}]'
+    assert output.layers(written) == [("conv\x01\x1f", 500_000)]
+
+
 def test_options_outside_of_what_there_is_are_refused() -> None:
     check: Callable[[str, Any], Any]
     for name, value in {"launch": "compiled", "precision": "bf16", "build": -1}.items():

@@ -15,7 +15,7 @@ from unittest.mock import Mock
 import pytest
 from importance_runs import NETWORKS, begin, evaluations
 
-from dshrink.importance.cluster import DEATHS, _Sharing, evaluate_here
+from dshrink.importance.cluster import DEATHS, _Asked, _Sharing, evaluate_here
 from dshrink.importance.evaluation import Evaluation
 from dshrink.importance.evaluator import Evaluator
 from dshrink.importance.run import ImportanceRun
@@ -165,22 +165,22 @@ def test_what_a_worker_held_that_went_away_is_evaluated_by_another(
 
 
 def sharing_of(client: Any, *waiting: Candidate) -> _Sharing:
-    more: dict[str, Any] = {"settings": None, "identity": {}, "notice": Mock()}
+    more: dict[str, Any] = {
+        "settings": None,
+        "identity": {},
+        "notice": Mock(),
+        "known_workers": dict,
+    }
     return _Sharing(client=client, address="", waiting=deque(waiting), **more)
 
 
 def test_the_last_worker_that_went_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dshrink.importance.cluster.WATCH_S", 0.01)
-    client = Mock()
-    client.scheduler_info.side_effect = [
-        {"workers": {}},
-        {"workers": {}},
-        {"workers": {"restarted": {"resources": {}}}},
-    ]
-    sharing = sharing_of(client)
+    sharing = sharing_of(None)
+    sharing.known_workers = Mock(side_effect=[{}, {}, {"restarted": {"resources": {}}}])
     with pytest.raises(EvaluationError, match="has no worker: start one"):
         sharing._workers()  # nobody was ever there
-    sharing.running[Mock()] = "gone", Candidate("11")
+    sharing.running[Mock()] = _Asked("gone", Candidate("11"), 0.0)
     assert sharing._workers() == ["restarted"]
 
 
@@ -191,11 +191,23 @@ def test_a_network_that_kills_its_workers_is_given_up() -> None:
     for number in range(DEATHS):
         assert sharing.waiting.pop() == candidate
         future = Mock()
-        sharing.running[future] = f"worker-{number}", candidate
+        sharing.running[future] = _Asked(f"worker-{number}", candidate, 0.0)
         assert not found
         found += sharing._lose(future)
     assert not sharing.waiting
     assert [evaluation.reason for evaluation in found] == ["3 workers died, the last one worker-2"]
+
+
+def test_a_worker_that_beats_and_never_answers_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dshrink.importance.cluster.EVALUATION_S", 0.0)
+    monkeypatch.setattr(_Sharing, "_finished", lambda self: [])
+    client = Mock()
+    client.submit.side_effect = lambda *_, **__: Mock()
+    sharing = sharing_of(client, Candidate("11"))
+    sharing.known_workers = lambda: {"hangs": {"resources": {}}}
+    with pytest.raises(EvaluationError, match=r"worker hangs has not answered for 0 h: restart it"):
+        list(sharing.evaluations())
+    assert len(client.submit.mock_calls) == 1
 
 
 def test_a_worker_that_may_have_no_processes_reads_images_itself(

@@ -22,6 +22,7 @@ from dshrink.network.onnx_files.operator import OnnxOperator
 from dshrink.network.onnx_files.reader import read_onnx
 from dshrink.network.onnx_files.source import open_onnx
 from dshrink.network.tracing import import_timm, only_batch
+from profiler.workloads import build_onnx
 
 node = helper.make_node
 
@@ -442,8 +443,11 @@ def test_half_precision_is_read_as_float32(tmp_path):
         [array("a.weight", 8, 3, 3, 3, element=np.float16)],
         element=TensorProto.FLOAT16,
     )
-    module = read_onnx(saved(tmp_path / "a.onnx", made))
-    assert module.get_submodule("a").weight.dtype == torch.float32
+    path = saved(tmp_path / "a.onnx", made)
+    assert read_onnx(path).get_submodule("a").weight.dtype == torch.float32
+    # What a profile of it sends to a device has the types of the precision, not the file's.
+    written = onnx.ModelProto.FromString(build_onnx(load_network(str(path)).spec))
+    assert {one.data_type for one in written.graph.initializer} == {TensorProto.FLOAT}
 
 
 def test_open_sizes_need_a_resolution_and_fixed_ones_refuse_another(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -169,6 +170,12 @@ def test_a_second_run_merges_and_refits_nothing_again(tmp_path: Path, calls: lis
     again = whole_demo(tmp_path)
     assert calls[:4] == ["load w.safetensors", "profile", "bench", "blocks.png"]
     assert again == first
+    # A kill between the two files of a merge left the certificate of another.
+    certificate = tmp_path / certificates[0]
+    certificate.write_text(json.dumps({**json.loads(certificate.read_text()), "onnx_sha256": "0"}))
+    calls.clear()
+    assert whole_demo(tmp_path) == first
+    assert calls.count("merge") == 1
 
 
 def test_the_command_prints_the_screen_or_its_record(

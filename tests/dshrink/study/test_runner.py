@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -41,6 +43,7 @@ from dshrink.study.steps import Step, StepsFailedError, StudyError, steps_of
 from dshrink.train.errors import DivergedError
 from dshrink.train.image_sets import open_images
 from dshrink.train.settings import Augmentation, Training
+from latency_tables.files import write_atomically
 from latency_tables.io import load_table, save_table
 
 TRAINING = Training(
@@ -428,6 +431,45 @@ def test_a_full_gpu_is_a_step_s_error_that_says_what_helps(
     monkeypatch.setattr(StepRunner, "do", act)
     with pytest.raises(StepsFailedError, match="raise accumulate or lower batch in the recipe"):
         study(make_context(SMALL, tmp_path)).run()
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", DONE])
+def test_a_full_disk_ends_the_step_that_meets_it_and_not_the_study(
+    file: str, make_context: MakeContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    really, row = os.fsync, "random/keep2/seed0"
+
+    def full(descriptor: int) -> None:
+        written = str(Path(f"/proc/self/fd/{descriptor}").readlink())
+        if written.startswith(str(tmp_path / row / f".{file}.dshrink-")):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        really(descriptor)
+
+    def act(runner: StepRunner, step: Step) -> StepResult:
+        done.append(step.name)
+        content = f"of {step.name}"
+        write_atomically(context.folders.folder(step.name) / "weights.safetensors", content)
+        return made_up(step)
+
+    monkeypatch.setattr(StepRunner, "do", act)
+    context = make_context(replace(SMALL, rows=("random", "searched")), tmp_path)
+    before = tmp_path / row / "weights.safetensors"
+    before.parent.mkdir(parents=True)
+    before.write_text("the last good ones")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(StepsFailedError) as error:
+            study(context).run()
+    reason = f"{tmp_path / row / file} cannot be written: No space left on device; make room"
+    assert error.value.failures[row].startswith(reason) and reason in str(error.value)
+    assert list(error.value.failures) == [row, f"merge/batch2/{row}"]
+    assert "search/keep2/seed0" in done and "merge/batch2/searched/keep2/seed0" in done
+    assert before.read_text() == ("the last good ones" if file != DONE else f"of {row}")
+    assert not [path for path in tmp_path.rglob(".*") if path.name.endswith(".tmp")]
+    done.clear()
+    study(context).run()
+    assert done == [row, f"merge/batch2/{row}"]
 
 
 def test_weights_that_cannot_be_read_are_named(together: StudyContext, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import errno
 import json
 import math
 import os
@@ -449,6 +450,28 @@ def test_only_the_newest_tensors_stay(tmp_path: Path) -> None:
     assert found is not None and found.tensors["a"].tolist() == [2.0, 2.0]
 
 
+@pytest.mark.parametrize("file", ["checkpoint.json", "checkpoint-000002.safetensors"])
+def test_on_a_full_disk_the_last_checkpoint_stays(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_checkpoint(tmp_path, {}, Checkpoint(state=state_after(1), tensors={"a": torch.ones(2)}))
+    before = sorted(tmp_path.iterdir())
+    really = os.fsync
+
+    def full(descriptor: int) -> None:
+        if f"/.{file}." in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        really(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=rf"^{tmp_path / file} cannot be written: No space left"):
+        later = Checkpoint(state=state_after(2), tensors={"a": torch.zeros(2)})
+        save_checkpoint(tmp_path, {}, later)
+    assert sorted(tmp_path.iterdir()) == before
+    found = load_checkpoint(tmp_path, {})
+    assert found is not None and found.tensors["a"].tolist() == [1.0, 1.0]
+
+
 def test_a_lock_that_the_dead_leave_is_waited_for(tmp_path: Path) -> None:
     waited: list[float] = []
     with ExitStack() as other:
@@ -643,6 +666,13 @@ def test_processes_that_do_not_share_a_disk_do_not_go_on(shared: Path) -> None:
             f"{shared / folder}: process 0 would resume after epoch 1, process 1 after its start: "
             "--out must lie on a disk that all processes share"
         )
+
+
+def test_a_disk_that_is_full_for_the_first_process_ends_the_run_of_both(shared: Path) -> None:
+    file = shared / "full" / "checkpoint.json"
+    for rank in (0, 1):
+        told = json.loads((shared / f"{rank}.json").read_text())["full"]
+        assert told.startswith(f"{file} cannot be written: No space left on device; make room")
 
 
 def test_a_killed_process_goes_on_to_the_same_weights(pictures: Path, tmp_path: Path) -> None:

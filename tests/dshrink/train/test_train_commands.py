@@ -29,13 +29,14 @@ from dshrink.network.references import ModelChoice
 from dshrink.network.tracing import import_timm, trace
 from dshrink.operations import mask_search
 from dshrink.operations import search as searching
-from dshrink.operations.mask_search import MaskRequest
+from dshrink.operations.mask_search import MaskRequest, search_mask
 from dshrink.progress import no_progress
 from dshrink.search.goal import Goal
 from dshrink.search.plan import load_plan, parse_plan, save_plan
 from dshrink.train import opening, processes
 from dshrink.train.errors import DataError
 from dshrink.train.settings import Training
+from latency_tables.files import WriteError
 from latency_tables.io import save_table
 
 MODEL = "test_resnet"
@@ -296,9 +297,10 @@ def test_what_lies_beside_a_plan_is_named_after_it(plan: str, stem: str) -> None
 
 
 def test_a_plan_that_could_not_be_written_is_not_searched(tmp_path: Path) -> None:
-    start = ["search", "mask", MODEL, "--data", "x", "--keep", "2"]
-    told = refusal(*start, "--out", str(tmp_path))
-    assert told == f"{tmp_path} is a folder: give --out a file for the plan"
+    goal, choice = Goal(budget_ms=None, keep=2), ModelChoice(model=MODEL)
+    wanted = MaskRequest(choice=choice, data="x", goal=goal, file=tmp_path, training=Training())
+    with pytest.raises(WriteError, match=f"^{tmp_path} cannot be written: it is a folder"):
+        search_mask(wanted)
 
 
 def test_images_have_the_channels_of_the_network(

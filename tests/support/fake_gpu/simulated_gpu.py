@@ -7,6 +7,8 @@ The fakes of libcuda and pycuda drive it, and the fake of TensorRT launches its 
     simulated_gpu.memory                            # {pointer: bytearray}, one entry an allocation
     simulated_gpu.read(pointer, count)              # checked, a pointer into an allocation too
     simulated_gpu.write(pointer, data)
+    simulated_gpu.check_range(pointer, count)       # as ``read``, but for the bytes
+    simulated_gpu.defer(pointer, content)           # written when somebody looks: ``content()``
     simulated_gpu.allocate(count)                   # raises Fault(2) where memory is short
     simulated_gpu.release(pointer)
     simulated_gpu.host_ns_per_launch(4000)          # sets, and without a number gets
@@ -86,6 +88,7 @@ class SimulatedGpu:
     def reset(self):
         """As new, but for handles and pointers: what was given back late must not hit new ones."""
         memory.clear()
+        self.deferred = {}
         environment = os.environ.get
         self.count = int(environment("SIMULATED_GPU_COUNT", "1"))
         self.name = environment("SIMULATED_GPU_NAME", "Simulated H200")
@@ -124,6 +127,7 @@ class SimulatedGpu:
         self.check()
         if pointer not in memory:
             raise Fault(INVALID_VALUE, f"free of {pointer:#x}, which is not allocated")
+        self.deferred.pop(pointer, None)
         del memory[pointer]
 
     def free_bytes(self):
@@ -141,12 +145,27 @@ class SimulatedGpu:
         start, data = self._within(pointer, len(content))
         data[pointer - start : pointer - start + len(content)] = content
 
+    def check_range(self, pointer, count):
+        """Fault(700) where an allocation does not hold all of these bytes."""
+        self._place(pointer, count)
+
+    def defer(self, pointer, content):
+        """Have the bytes of ``content()`` there, made when that allocation is looked at."""
+        self.deferred[self._place(pointer, 0)] = (pointer, content)
+
     def _within(self, pointer, count):
+        start = self._place(pointer, count)
+        later = self.deferred.pop(start, None)
+        if later is not None:
+            self.write(later[0], later[1]())
+        return start, memory[start]
+
+    def _place(self, pointer, count):
         starts = sorted(memory)
         place = bisect.bisect_right(starts, pointer) - 1
         if place < 0 or count < 0 or pointer + count > starts[place] + len(memory[starts[place]]):
             raise Fault(ILLEGAL_ADDRESS, f"{count} bytes at {pointer:#x} are not allocated")
-        return starts[place], memory[starts[place]]
+        return starts[place]
 
     # Work
 
@@ -337,6 +356,8 @@ allocate = gpu.allocate
 release = gpu.release
 read = gpu.read
 write = gpu.write
+check_range = gpu.check_range
+defer = gpu.defer
 launch = gpu.launch
 host_ns = gpu.host_ns
 host_ns_per_launch = gpu.host_ns_per_launch

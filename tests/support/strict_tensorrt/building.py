@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import replace
 from typing import Any
 
@@ -296,6 +297,7 @@ def _build(world: World, logger: Any, parsed: Any, config: Any) -> Any:
         ],
         verbosity=state["verbosity"],
         weight_bytes=parsed.weight_bytes,
+        file=base64.b64encode(parsed.content).decode(),
     )
     return world.make("IHostMemory", plan)
 

@@ -88,6 +88,7 @@ class Parsed:
     outputs: list[TensorInfo]
     shapes: dict[str, tuple[int, ...]]
     constants: dict[str, Any] = field(default_factory=dict)
+    content: bytes = b""
 
     @property
     def weight_bytes(self) -> int:
@@ -134,6 +135,7 @@ def parse(content: bytes) -> Parsed:
         outputs=[_info(one) for one in model.graph.output],
         shapes={one.name: _info(one).shape for one in known},
         constants=constants,
+        content=content,
     )
 
 

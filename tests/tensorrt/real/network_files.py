@@ -1,8 +1,8 @@
 """The files that are given to NVIDIA's parsers: every kind of piece, and whole networks.
 
 All blocks of a network are there in each form, original, merged, with a bias map and dense; of its
-spans one of each form, the smallest: those that differ in channels and in how large kernels and
-pads are alone are read alike.
+spans the smallest of each form, kernel and pads, and in fp32 all but large ones: spans that differ
+in channels alone are read alike.
 """
 
 from __future__ import annotations
@@ -11,22 +11,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from dshrink.errors import ShrinkError
 from dshrink.network.models import Network, load_network
 from dshrink.pieces.block_pieces import network_pieces
 from dshrink.pieces.span_pieces import span_pieces
 from dshrink.pieces.specs import shrunk_spec
+from latency_tables.onnx_file import Arrays, write_onnx
 from latency_tables.opspec import Op, OpSpec
 from latency_tables.pieces import Piece
 from latency_tables.span_masks import mask_of
-from profiler.workloads import build_onnx
 
 NETWORKS = ("mobilenetv2_100", "tf_efficientnet_lite0", "resnet50", "vgg19_bn")
 PRECISIONS = ("fp32", "fp16", "int8")
-#: A file with more numbers is written as fp32 alone.
-MOST_NUMBERS = 50_000_000
+#: Spans with more numbers are left out, for they take long: the smallest of its form, kernel and
+#: pads in fp32, the same in fp16 and int8, and any other in fp32.
+MOST_NUMBERS, MOST_IN_OTHER_TYPES, MOST_OF_ALIKE = 60_000_000, 20_000_000, 10_000_000
 #: The widest kernel of the spans in a shrunk network without blocks.
 WIDEST_KERNEL = 5
+_NUMBERS = np.random.default_rng(0).standard_normal(1 << 16, dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,24 +40,27 @@ class Workload:
     name: str
     kind: str
     spec: OpSpec
-
-    @property
-    def precisions(self) -> tuple[str, ...]:
-        """What it is written as."""
-        return PRECISIONS if self.spec.parameters <= MOST_NUMBERS else PRECISIONS[:1]
+    precisions: tuple[str, ...] = PRECISIONS
 
     def write(self, folder: Path, precision: str) -> Path:
         """The file in this precision, written anew."""
         path = folder / f"{self.spec.digest}-{precision}.onnx"
-        path.write_bytes(build_onnx(self.spec, precision=precision))
+        path.write_bytes(write_onnx(self.spec, _weights(self.spec), precision=precision))
         return path
+
+
+def _weights(spec: OpSpec) -> list[Arrays]:
+    """Numbers that repeat: as many different ones take longer to draw than to read and build."""
+    return [tuple(np.resize(_NUMBERS, shape) for shape in shapes) for shapes in spec.array_shapes]
 
 
 def workloads(model: str) -> list[Workload]:
     """All files of a network, each once."""
     network = load_network(model)
-    every = [*_blocks(network), *_spans(network), *_whole(network)]
-    return list({one.spec.digest: one for one in every}.values())
+    found: dict[str, Workload] = {}
+    for one in (*_blocks(network), *_whole(network), *_spans(network)):
+        found.setdefault(one.spec.digest, one)
+    return list(found.values())
 
 
 def _blocks(network: Network) -> Iterator[Workload]:
@@ -63,27 +70,20 @@ def _blocks(network: Network) -> Iterator[Workload]:
 
 
 def _spans(network: Network) -> Iterator[Workload]:
-    smallest: dict[tuple[object, ...], Piece] = {}
-    for piece in span_pieces(network).pieces:
-        kind = piece.kind, *map(_form, piece.spec.ops)
-        if kind not in smallest or piece.spec.parameters < smallest[kind].spec.parameters:
-            smallest[kind] = piece
-    for piece in smallest.values():
-        yield _of(network, piece)
+    seen = set()
+    for piece in sorted(span_pieces(network).pieces, key=lambda piece: piece.spec.parameters):
+        form = piece.kind, *map(_form, piece.spec.ops)
+        numbers, is_first = piece.spec.parameters, form not in seen
+        if numbers <= (MOST_NUMBERS if is_first else MOST_OF_ALIKE):
+            in_all = is_first and numbers <= MOST_IN_OTHER_TYPES
+            yield _of(network, piece, PRECISIONS if in_all else PRECISIONS[:1])
+        seen.add(form)
 
 
 def _form(op: Op) -> tuple[object, ...]:
-    """What an operator is, its channels and the sizes of its kernel and pads aside."""
-    top, left, bottom, right = getattr(op, "pads", (0, 0, 0, 0))
-    return (
-        op.kind,
-        len(op.inputs),
-        getattr(op, "groups", 1) > 1,
-        getattr(op, "function", None),
-        max(getattr(op, "kernel", (0,))) > 1,
-        getattr(op, "stride", None),
-        (top > 0, bottom > 0, (top, left) == (bottom, right)),
-    )
+    """What an operator is, its channels aside."""
+    said = (getattr(op, name, None) for name in ("function", "kernel", "stride", "pads"))
+    return op.kind, len(op.inputs), getattr(op, "groups", 1) > 1, *said
 
 
 def _whole(network: Network) -> Iterator[Workload]:
@@ -116,5 +116,6 @@ def _span_mask(network: Network) -> str:
     return mask_of(network.chain.length, cuts, cuts)
 
 
-def _of(network: Network, piece: Piece) -> Workload:
-    return Workload(name=f"{network.name} {piece.name}", kind=piece.kind, spec=piece.spec)
+def _of(network: Network, piece: Piece, precisions: tuple[str, ...] = PRECISIONS) -> Workload:
+    name = f"{network.name} {piece.name}"
+    return Workload(name=name, kind=piece.kind, spec=piece.spec, precisions=precisions)

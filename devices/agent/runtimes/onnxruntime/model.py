@@ -2,10 +2,10 @@
 
 import os
 import tempfile
-from typing import Any, Callable, List, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 from ...checks import bad_model
-from .. import Prepared, check_static
+from .. import Prepared, TensorContent, check_size, check_static
 from .profile import read_layers
 
 #: ONNX Runtime's names of element types, and numpy's.
@@ -29,7 +29,7 @@ class BoundSession(Prepared):
         self._open = open_session
         self._seed = seed
         self._session = open_session("")
-        self._binding = self._bound(self._session)
+        self._binding, self._inputs, self._outputs = self._bound(self._session)
 
     def run(self, times: int) -> None:
         """Run so often, back to back."""
@@ -42,28 +42,47 @@ class BoundSession(Prepared):
         """
         with tempfile.TemporaryDirectory(prefix="dshrink-profile-") as folder:
             session = self._open(os.path.join(folder, "nodes"))
-            _run(session, self._bound(session), WARM_RUNS + passes)
+            _run(session, self._bound(session)[0], WARM_RUNS + passes)
             layers = read_layers(session.end_profiling(), WARM_RUNS + passes)
         return [(name, times[WARM_RUNS:]) for name, times in layers]
+
+    def tensors(self) -> Tuple[List[TensorContent], List[TensorContent]]:
+        """The inputs, and the outputs of one run."""
+        sides = [
+            [(name, value.numpy()) for name, value in side.items()]
+            for side in (self._inputs, self._outputs)
+        ]
+        check_size(array.nbytes for side in sides for _, array in side)
+        self.run(1)
+        inputs, outputs = [[_tensor(*one) for one in side] for side in sides]
+        return inputs, outputs
 
     def close(self) -> None:
         """Drop the session; its memory goes back to the shared arena."""
         self._session = self._binding = None
+        self._inputs = self._outputs = {}
 
-    def _bound(self, session: Any) -> Any:
-        """The inputs and outputs of a session in place."""
+    def _bound(self, session: Any) -> Tuple[Any, Dict[str, Any], Dict[str, Any]]:
+        """The binding of a session, with its inputs and its outputs in place."""
         numpy, ort_value = self._numpy, self._ort.OrtValue
         binding = session.io_binding()
+        inputs: Dict[str, Any] = {}
+        outputs: Dict[str, Any] = {}
         draw = numpy.random.RandomState(self._seed)
         for node in session.get_inputs():
             value = _random_input(draw, _static_shape(node), _element_type(node))
-            binding.bind_ortvalue_input(node.name, ort_value.ortvalue_from_numpy(value))
+            inputs[node.name] = ort_value.ortvalue_from_numpy(value)
+            binding.bind_ortvalue_input(node.name, inputs[node.name])
         for node in session.get_outputs():
-            value = ort_value.ortvalue_from_shape_and_type(
+            outputs[node.name] = ort_value.ortvalue_from_shape_and_type(
                 _static_shape(node), numpy.dtype(_element_type(node)).type
             )
-            binding.bind_ortvalue_output(node.name, value)
-        return binding
+            binding.bind_ortvalue_output(node.name, outputs[node.name])
+        return binding, inputs, outputs
+
+
+def _tensor(name: str, array: Any) -> TensorContent:
+    return TensorContent(name, str(array.dtype), tuple(array.shape), array.tobytes())
 
 
 def _run(session: Any, binding: Any, times: int) -> None:

@@ -9,6 +9,7 @@ import importlib
 from typing import Any, Dict, Optional
 
 from ...checks import RequestError, bad_model
+from ...file_names import to_message
 from .. import Prepared, Runtime, starting
 from .model import BoundSession
 
@@ -61,7 +62,9 @@ class OnnxRuntime(Runtime):
         options.add_session_config_entry("session.use_env_allocators", "1")
         options.add_session_config_entry("session.intra_op.allow_spinning", "1")
         try:
-            return self._ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+            # Whatever the locale, it takes a text for the bytes that this is in UTF-8.
+            name = to_message(file)
+            return self._ort.InferenceSession(name, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions have no base of their own
             raise self.failure(error) or bad_model(
                 f"ONNX Runtime {self._ort.__version__} cannot load {file}: {error}",

@@ -25,6 +25,8 @@ class Wired(NamedTuple):
     layers: Dict[str, str]
     input_shapes: List[Tuple[int, ...]]
     output_shapes: List[Tuple[int, ...]]
+    input_names: List[str]
+    output_names: List[str]
 
 
 def build(torch: Any, onnx: Any, file: str) -> Wired:
@@ -54,6 +56,8 @@ def build(torch: Any, onnx: Any, file: str) -> Wired:
         wiring.layers,
         [_shape(file, one) for one in inputs],
         [_shape(file, one) for one in model.graph.output],
+        [one.name for one in inputs],
+        [one.name for one in model.graph.output],
     )
 
 

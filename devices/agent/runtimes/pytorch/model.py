@@ -1,5 +1,6 @@
 """A module of PyTorch in place: its runs, its clocks, its layers, and what was built."""
 
+import ctypes
 import re
 import time
 from collections import Counter
@@ -9,7 +10,7 @@ from ... import timing
 from ...checks import RequestError, bad_model, clip, missing_runtime
 from ...cuda.clocks import EventClocks
 from ...protocol import Rule
-from .. import Options, Prepared, is_out_of_memory, not_captured
+from .. import Options, Prepared, TensorContent, check_size, is_out_of_memory, not_captured
 from .clocks import TorchGpu
 
 #: Runs before anything is recorded: the first of them choose algorithms and fill the allocator.
@@ -116,6 +117,14 @@ class TorchModel(Prepared):
                 times.setdefault(name, []).append(ns)
         return list(times.items())
 
+    def tensors(self) -> Tuple[List[TensorContent], List[TensorContent]]:
+        """The inputs, and the outputs of one run, by the names that the file gives them."""
+        every = [*self._inputs, *self.outputs]
+        check_size(one.numel() * one.element_size() for one in every)
+        self.run(1)
+        inputs = list(map(_tensor, self._wired.input_names, self._inputs))
+        return inputs, list(map(_tensor, self._wired.output_names, self.outputs))
+
     def facts(self) -> Dict[str, Any]:
         """What was built, read off the module itself."""
         torch = self._torch
@@ -211,6 +220,14 @@ def _stamps(torch: Any, on_gpu: bool) -> Tuple[Any, Any]:
         return event
 
     return stamp, lambda start, end: int(start.elapsed_time(end) * 1e6)
+
+
+def _tensor(name: str, tensor: Any) -> TensorContent:
+    """Read where it lies, so that it needs no numpy."""
+    here = tensor.detach().cpu().contiguous()
+    content = ctypes.string_at(here.data_ptr(), here.numel() * here.element_size())
+    element = str(tensor.dtype).rpartition(".")[2]
+    return TensorContent(name, element, tuple(tensor.shape), content)
 
 
 def _precision_name(dtype: Any) -> str:

@@ -14,21 +14,21 @@ from ... import cuda, timing
 from ...checks import bad_model, bad_request
 from ...cuda.clocks import EventClocks
 from ...protocol import Rule
-from .. import Options, Prepared, not_captured
+from .. import Options, Prepared, TensorContent, check_size, not_captured
 from . import api, build, inspection
 from .api import Capabilities, Tensor
 
-#: Bytes an element, and how ``struct`` calls it; types without a name cannot be inputs here.
-ELEMENTS: Dict[str, Tuple[int, str]] = {
-    "FLOAT": (4, "f"),
-    "HALF": (2, "e"),
-    "INT8": (1, "b"),
-    "UINT8": (1, "B"),
-    "BOOL": (1, "?"),
-    "INT32": (4, "i"),
-    "INT64": (8, "q"),
-    "BF16": (2, ""),
-    "FP8": (1, ""),
+#: Bytes an element, and how ``struct`` and numpy call it; types without a name cannot be inputs.
+ELEMENTS: Dict[str, Tuple[int, str, str]] = {
+    "FLOAT": (4, "f", "float32"),
+    "HALF": (2, "e", "float16"),
+    "INT8": (1, "b", "int8"),
+    "UINT8": (1, "B", "uint8"),
+    "BOOL": (1, "?", "bool"),
+    "INT32": (4, "i", "int32"),
+    "INT64": (8, "q", "int64"),
+    "BF16": (2, "", "bfloat16"),
+    "FP8": (1, "", "float8_e4m3fn"),
 }
 #: So many numbers are drawn, and repeated: 20 million for a batch would take Python a minute. It
 #: is a prime, so that no two rows or channels of a tensor are alike.
@@ -89,6 +89,18 @@ class Engine(Prepared):
         if not names or any([name for name, _ in one] != names for one in reports):
             raise RuntimeError("TensorRT's profiler did not report the same layers in each run")
         return [(name, [one[at][1] for one in reports]) for at, name in enumerate(names)]
+
+    def tensors(self) -> Tuple[List[TensorContent], List[TensorContent]]:
+        """The inputs, and the outputs of one run, copied from the GPU."""
+        check_size(_bytes(tensor) for tensor, _ in self._buffers)
+        self.run(1)
+        sides: Tuple[List[TensorContent], List[TensorContent]] = ([], [])
+        for tensor, pointer in self._buffers:
+            content = self._gpu.to_host(pointer, _bytes(tensor))
+            element = ELEMENTS[tensor.element][2]
+            told = TensorContent(tensor.name, element, tuple(tensor.shape), content)
+            sides[0 if tensor.is_input else 1].append(told)
+        return sides
 
     def facts(self) -> Dict[str, Any]:
         """What was built and what it takes."""
