@@ -22,8 +22,8 @@ from dshrink.errors import NetworkError, first_line
 
 #: Of a serialized message; beyond it data must be outside, where no runtime here is sent them.
 MOST_BYTES = 2**31 - 1
-#: Of one tensor that is computed of images: 4 GiB in float32; of constants alone: 1 GiB.
-MOST_VALUES, MOST_CONSTANT_VALUES = 1 << 30, 1 << 28
+#: Of one tensor that is computed of images: 4 GiB in float32; of constants alone: 512 MiB.
+MOST_VALUES, MOST_CONSTANT_VALUES = 1 << 30, 1 << 27
 #: Of a graph in which functions are written out; the largest networks have some ten thousand.
 MOST_NODES = 200_000
 #: Of a loop that is measured as it is.

@@ -38,6 +38,8 @@ SOURCE_KEY = "onnx_source"
 VALUE_KEY = "onnx"
 
 _DEFAULT_DOMAINS = ("", "ai.onnx")
+#: Some of them never end with the wrong text.
+_OF_TEXTS = ("RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer")
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 
 
@@ -166,6 +168,11 @@ def _check_operators(path: Path, model: onnx.ModelProto) -> None:
     versions = {one.domain: one.version for one in model.opset_import}
     for node in nodes_below(model.graph):
         domain = "" if node.domain in _DEFAULT_DOMAINS else node.domain
+        if not domain and node.op_type in _OF_TEXTS:
+            raise NetworkError(
+                f"{path}: {node.op_type} (node {node.name[:60]!r}) is for texts, this network is "
+                "for images: cut the model before it (onnx.utils.extract_model)"
+            )
         version = opset_of(model) if not domain else versions.get(domain, 1)
         if onnx.defs.has(node.op_type, version, domain):
             continue

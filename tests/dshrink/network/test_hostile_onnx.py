@@ -115,7 +115,7 @@ HOSTILE: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     ),
     "a constant of terabytes": (
         lambda: beside(node("ConstantOfShape", ["n"], ["t"]), stored=(constant("n", 10**12),)),
-        "ConstantOfShape (node 't') makes a tensor of 1000000000000, more than 268435456 values",
+        "ConstantOfShape (node 't') makes a tensor of 1000000000000, more than 134217728 values",
     ),
     "a batch of 4096": (
         lambda: model([node("Conv", ["x", "w"], ["y"])], [WEIGHT], image=(4096, 3, 2048, 2048)),
@@ -141,6 +141,14 @@ HOSTILE: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "a tensor twice": (
         lambda: model([node("Conv", ["x", "w"], ["y"])], [WEIGHT, WEIGHT]),
         "tensor 'w' is given twice",
+    ),
+    "an expression of exponential time": (
+        lambda: model(
+            [CONV, node("RegexFullMatch", ["c"], ["y"], pattern="(a+)+$", name="re")],
+            [WEIGHT],
+            opset=20,
+        ),
+        "RegexFullMatch (node 're') is for texts",
     ),
     "infinite weights": (
         lambda: model(
