@@ -28,6 +28,8 @@ MOST_VALUES, MOST_CONSTANT_VALUES = 1 << 30, 1 << 27
 MOST_NODES = 200_000
 #: Of a loop that is measured as it is.
 MOST_STEPS = 10_000
+#: Values of a constant up to which shape inference may follow them: it holds each as an object.
+_FOLLOWED = 1 << 16
 
 _LOOPS = ("Loop", "Scan", "SequenceMap")
 #: Bytes of a number, where its kind says so.
@@ -162,26 +164,41 @@ def check_sizes(path: Path, model: onnx.ModelProto, image: str, shape: Sequence[
             f"{path}: takes {'x'.join(map(str, shape))} at once, more than {MOST_VALUES} "
             "values: export the network for smaller images, or a smaller batch"
         )
+    outline = _outline(model, image, shape)
+    if _check_inferred(path, outline, image, follow_values=False):
+        _check_inferred(path, outline, image, follow_values=True)
+
+
+def _check_inferred(
+    path: Path, outline: onnx.ModelProto, image: str, *, follow_values: bool
+) -> bool:
+    """Whether constants are few enough for their values to be followed into shapes."""
     try:
-        found = onnx.shape_inference.infer_shapes(_outline(model, image, shape), data_prop=True)
+        found = onnx.shape_inference.infer_shapes(outline, data_prop=follow_values)
     except Exception:  # what is wrong with the file is said where it is read
-        return
+        return True
     makers: dict[str, onnx.NodeProto] = {}
     of_images = {image}
     for node in found.graph.node:
         makers.update((name, node) for name in node.output)
         if not of_images.isdisjoint(node.input):
             of_images.update(node.output)
+    are_few = True
     for value in (*found.graph.value_info, *found.graph.output):
         sides = [one.dim_value for one in value.type.tensor_type.shape.dim]
-        most = MOST_VALUES if value.name in of_images else MOST_CONSTANT_VALUES
-        if value.name in makers and sides and math.prod(sides) > most:
+        if value.name not in makers or not sides:
+            continue
+        count, is_of_images = math.prod(sides), value.name in of_images
+        if count > (MOST_VALUES if is_of_images else MOST_CONSTANT_VALUES):
             node = makers[value.name]
             raise NetworkError(
                 f"{path}: {node.op_type} (node {(node.name or value.name)[:60]!r}) makes a tensor "
-                f"of {'x'.join(map(str, sides))}, more than {most} values: export the network for "
-                "smaller images, or a smaller batch"
+                f"of {'x'.join(map(str, sides))}, more than "
+                f"{MOST_VALUES if is_of_images else MOST_CONSTANT_VALUES} values: export the "
+                "network for smaller images, or a smaller batch"
             )
+        are_few = are_few and (is_of_images or count <= _FOLLOWED)
+    return are_few
 
 
 def _outline(model: onnx.ModelProto, image: str, shape: Sequence[int]) -> onnx.ModelProto:

@@ -22,7 +22,7 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 from torch import nn
 
-from dshrink.errors import NetworkError
+from dshrink.errors import NetworkError, first_line
 from dshrink.network.onnx_files.runtime import node_session
 
 Array = npt.NDArray[Any]
@@ -106,7 +106,16 @@ class OnnxOperator(nn.Module):
                 return results
             reference = evaluator(self.node, list(feeds), self.opset, self.domains)
             self._evaluators[kinds] = partial(reference.run, None)
-        results = self._evaluators[kinds](feeds)
+        try:
+            results = self._evaluators[kinds](feeds)
+        except Exception as error:
+            if "float64" not in kinds:
+                raise
+            raise NetworkError(
+                f"operator {self.operator} (node {self.node.name!r}) of an ONNX file cannot be "
+                f"computed in float64, in which results are compared: {first_line(error)[:160]}; "
+                "`dshrink bench` measures the file as it is"
+            ) from error
         return results
 
     def _constant(self, name: str, tensors: Sequence[torch.Tensor], dtype: torch.dtype) -> Array:

@@ -16,7 +16,7 @@ from onnx_exports import array, model
 from torch import nn
 
 from dshrink.errors import NetworkError
-from dshrink.merge.export import METADATA_KEY
+from dshrink.merge.export import METADATA_KEY, require_same_when_written
 from dshrink.network.models import load_network
 from dshrink.operations.bench_networks import network_of_file
 
@@ -275,3 +275,28 @@ def test_an_operator_keeps_the_precision_that_it_is_called_in(tmp_path: Path) ->
     expected = nn.Softsign()(image)
     assert float((found[1] - expected).abs().max()) < 1e-15
     assert float((found[0] - expected).abs().max()) < 1e-6
+
+
+def test_constants_that_double_are_refused_without_following_their_values(tmp_path: Path) -> None:
+    joined = [node("Concat", [f"a{at}"] * 2, [f"a{at + 1}"], axis=0) for at in range(33)]
+    made = beside(*joined, node("Identity", ["a33"], ["t"]), stored=(constant("a0", 1, 2, 3, 4),))
+    path = tmp_path / "m.onnx"
+    path.write_bytes(made.SerializeToString())
+    begun = time.monotonic()
+    assert "Concat (node 'a26') makes a tensor of 268435456" in refusal(path)
+    assert time.monotonic() - begun < 5
+
+
+def test_a_quantised_file_that_float64_cannot_compute_says_so(tmp_path: Path) -> None:
+    steps = [
+        node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        node("ConvInteger", ["q", "i", "z"], ["r"]),
+        node("Cast", ["r"], ["f"], to=FLOAT),
+        node("Mul", ["f", "s"], ["y"], name="scaled"),
+    ]
+    path = tmp_path / "m.onnx"
+    weight = numpy_helper.from_array(np.ones((8, 3, 3, 3), np.uint8), "i")
+    path.write_bytes(model(steps, [weight]).SerializeToString())
+    net = load_network(str(path))
+    with pytest.raises(NetworkError, match=r"operator Mul \(node 'scaled'\).* in float64"):
+        require_same_when_written(net)
