@@ -20,8 +20,8 @@ from devices.agent.protocol import FILE_REQUESTS, PROTOCOL, RUNTIME_REQUESTS
 from devices.environment import Environment
 from devices.errors import AgentLostError, JobFailedError
 from devices.line_process import LineProcess, LineTooLongError
-from devices.records import RecordError
-from devices.replies import checked_report, parse_line
+from devices.records import RecordError, checked
+from devices.replies import parse_line
 
 #: A reply of 15 s of 1 ms samples has 0.5 MB; what a runtime learned from its builds has some.
 MAX_REPLY_BYTES = 64 << 20
@@ -120,7 +120,7 @@ class AgentProcess:
         result = self.request({"do": "hold"}, HOLD_TIMEOUT_S)
         self.environment = Environment.from_hello(result)
         try:
-            self.held = checked_report(tuple[str, ...], result.get("held"), "held")
+            self.held = checked(tuple[str, ...], result.get("held"), "held")
         except RecordError as error:
             raise AgentLostError(
                 "start_failed", f"what the agent holds is not valid: {error}", _SAME_VERSION

@@ -13,8 +13,8 @@ from devices.agent.protocol import file_digest
 from devices.connection import PushedFile
 from devices.errors import AgentLostError, JobFailedError
 from devices.line_process import LineProcess, LineTooLongError
-from devices.records import RecordError
-from devices.replies import checked_report, parse_line
+from devices.records import RecordError, checked
+from devices.replies import parse_line
 
 #: The device may have to write a file that it has all of: SD cards are slow.
 STALL_TIMEOUT_S = 120.0
@@ -82,7 +82,7 @@ def send(link: LineProcess, files: Sequence[Outgoing]) -> tuple[PushedFile, ...]
     looking_s = sum(one.size_bytes for one in by_digest.values()) / READ_BYTES_PER_S
     answer = _ask(link, [listed], "the list", STALL_TIMEOUT_S + looking_s)
     try:
-        folder = checked_report(str, answer["folder"], "folder")
+        folder = checked(str, answer["folder"], "folder")
         lacking = [by_digest[one] for one in dict.fromkeys(answer["lacking"])]
     except (RecordError, KeyError, TypeError) as error:
         raise _nonsense(link, f"{str(answer)[:200]} ({error!r})") from error
@@ -108,7 +108,7 @@ def _ask(link: LineProcess, pieces: Iterable[bytes], what: str, timeout_s: float
         answer = parse_line(line)
         if answer["ok"] is True:
             return answer
-        failure = JobFailedError(**checked_report(dict[str, str], answer["error"], "error"))
+        failure = JobFailedError(**checked(dict[str, str], answer["error"], "error"))
     except (ValueError, KeyError, TypeError) as error:
         raise _nonsense(link, f"{line[:200]!r} ({error!r})") from error
     raise failure

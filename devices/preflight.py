@@ -11,8 +11,7 @@ from devices.agent.power import BEST_GOVERNOR, BY_HAND_GOVERNOR, BY_HAND_JETSON
 from devices.agent.runtimes import RUNTIMES
 from devices.errors import AgentLostError
 from devices.inventory import Device, connect
-from devices.records import RecordError
-from devices.replies import checked_report
+from devices.records import RecordError, checked
 from devices.reports import Probe
 
 PROBE_TIMEOUT_S = 60.0
@@ -149,7 +148,7 @@ def probe(device: Device) -> Preflight:
         said["environment"] = {"gpu_problem": None, "runtime_problems": {}, **facts}
         said["environment"]["board"] = "" if facts.get("board") is None else facts["board"]
     try:
-        found: Probe = checked_report(Probe, said, "probe")
+        found: Probe = checked(Probe, said, "probe")
         return Preflight(device=device, found=found)
     except RecordError as error:
         raise AgentLostError(

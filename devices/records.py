@@ -1,13 +1,19 @@
-"""Plain data (TOML, JSON) as the arguments of a dataclass, checked against its annotations."""
+"""Plain data (TOML, a device's JSON) checked against types: a value, a record's fields, some facts.
+
+The one place in this package where types are checked; ``replies`` reads the lines that hold them.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
-from typing import Any, get_type_hints
+from functools import cache
+from typing import Any, TypeVar, get_type_hints
 
 import msgspec
+
+T = TypeVar("T")
 
 _WORDS = {
     "str": "a text",
@@ -33,8 +39,18 @@ def checked_fields(kind: type, facts: Mapping[str, Any], apart: str = "") -> dic
         raise RecordError(f"has the unknown fields {listed(unknown)}; known are {listed(wanted)}")
     if missing := {one for one, is_needed in wanted.items() if is_needed} - set(facts):
         raise RecordError(f"lacks the fields {listed(missing)}; known are {listed(wanted)}")
-    types = get_type_hints(kind)
-    return {name: converted(name, fact, types[name]) for name, fact in facts.items()}
+    types = _types(kind)
+    return {name: checked(types[name], fact, name) for name, fact in facts.items()}
+
+
+def check_facts(kind: type, facts: Mapping[str, Any], name: str) -> None:
+    """Refuse facts of another type than the report has; it may lack some, or hold others.
+
+    Raises RecordError.
+    """
+    for fact, known in _types(kind).items():
+        if fact in facts:
+            checked(known, facts[fact], f"{name}.{fact}")
 
 
 def listed(names: Iterable[str]) -> str:
@@ -42,8 +58,11 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
 
 
-def converted(name: str, fact: Any, kind: Any) -> Any:
-    """The fact as the type has it. Raises RecordError, which calls it by this name."""
+def checked(kind: type[T], fact: Any, name: str) -> T:
+    """The fact as the type has it; fields that a report does not name are left out.
+
+    Raises RecordError, which calls it by this name.
+    """
     try:
         return msgspec.convert(fact, kind)
     except RecursionError:
@@ -54,6 +73,9 @@ def converted(name: str, fact: Any, kind: Any) -> Any:
         if not words.startswith("lacks"):
             words += f", got {repr(_inner(fact, inside))[:200]}"
         raise RecordError(f"{place} {words}") from None
+
+
+_types = cache(get_type_hints)
 
 
 def _inner(fact: Any, inside: str) -> Any:

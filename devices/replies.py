@@ -1,21 +1,16 @@
 """What a device answers, read as if a stranger had written it.
 
-Everything that comes from a device goes through here before it is shown, stored or computed with:
-a line is JSON of bounded numbers, its texts hold nothing that a terminal acts on, and its fields
-are those of ``devices.reports``. Journals are read the same way.
+Every line that comes from a device goes through here before it is shown, stored or computed with:
+it is JSON of bounded numbers, and its texts hold nothing that a terminal acts on. Its fields, those
+of ``devices.reports``, are checked by ``devices.records``. Journals are read the same way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cache
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any
 
 import msgspec
 
-from devices.records import converted
-
-T = TypeVar("T")
 #: No count, size or time that a device tells needs more than 64 bits.
 _BEYOND = 1 << 64
 #: So many lists and objects lie in each other at most; ours are five.
@@ -40,27 +35,6 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(map(_shown, text))
-
-
-def checked_report(kind: type[T], data: Any, name: str) -> T:
-    """A report in which each field has its type; fields of a newer agent are left out.
-
-    Raises RecordError.
-    """
-    return cast(T, converted(name, data, kind))
-
-
-def check_facts(kind: type, facts: Mapping[str, Any], name: str) -> None:
-    """Refuse facts of another type than the report has; it may lack some, or hold others.
-
-    Raises RecordError.
-    """
-    for fact, known in _types(kind).items():
-        if fact in facts:
-            converted(f"{name}.{fact}", facts[fact], known)
-
-
-_types = cache(get_type_hints)
 
 
 def _shown(character: str) -> str:

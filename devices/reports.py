@@ -1,7 +1,7 @@
 """What an agent reports, by its fields.
 
 The agent is Python 3.6 and has no records of its own. What a device answers is checked against
-these (``devices.replies``) before anybody reads it; fields that are not named here are left out.
+these (``devices.records``) before anybody reads it; fields that are not named here are left out.
 """
 
 from __future__ import annotations

@@ -33,6 +33,8 @@ _PREAMBLE = re.compile(rf'#|"#|{_SEPARATOR.pattern}', re.IGNORECASE)
 _NAMELESS = re.compile(r"(unnamed: \d+(\.\d+)*|index|level_\d+)?")
 #: No time, rate or count here is larger, and the sums and axes of larger ones overflow.
 _LARGEST = 1e15
+#: Files of empty cells are small, and take minutes to read.
+_MOST_LINES, _MOST_COLUMNS = 1_000_000, 1000
 #: Of up to 18 digits: larger ones fit no integer of 64 bits.
 _WHOLE = re.compile(r"0*(\d{1,18})(?:\.0*)?", re.ASCII)
 _COMMA_NUMBER = re.compile(r"[+-]?\d+(,\d+)?(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
@@ -172,6 +174,8 @@ def _cells(text: str, source: CsvSource) -> tuple[str, _Cells, list[_Cells]]:
     """The separator, the header and the rows below it."""
     if "\0" in text:
         raise source.bad("holds a null character", 1 + text[: text.index("\0")].count("\n"))
+    if text.count("\n") > _MOST_LINES:
+        raise source.bad(f"more than {_MOST_LINES} lines")
     lines = list(io.StringIO(text))
     separator, before = "", 0
     while before < len(lines) and (not lines[before].strip() or _PREAMBLE.match(lines[before])):
@@ -181,6 +185,8 @@ def _cells(text: str, source: CsvSource) -> tuple[str, _Cells, list[_Cells]]:
     if before == len(lines):
         raise source.bad("empty file")
     separator = separator or max(_SEPARATORS, key=lines[before].count)
+    if lines[before].count(separator) > _MOST_COLUMNS:
+        raise source.bad(f"more than {_MOST_COLUMNS} columns", before + 1)
     reader = csv.reader(lines[before:], delimiter=separator, strict=True)
     found: list[_Cells] = []
     number = before + 1

@@ -28,7 +28,12 @@ def load_complete(file: Path) -> onnx.ModelProto:
 
     Raises OnnxFileError where it is damaged, or data of it is elsewhere.
     """
-    content = read_bytes(file, most=MOST_BYTES)
+    try:
+        content = read_bytes(file, most=MOST_BYTES)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OnnxFileError(f"{file} is {error}: give an ONNX file below 2 GiB") from None
     if content.startswith(_LFS_POINTER):
         raise OnnxFileError(f"{file} is a pointer of Git LFS, not the model: run `git lfs pull`")
     if not content:
@@ -42,6 +47,12 @@ def load_complete(file: Path) -> onnx.ModelProto:
         ) from error
     outside = [tensor for tensor in _tensors(model) if _is_outside(tensor)]
     if outside and all(_is_beside(file, _location(tensor)) for tensor in outside):
+        beside = {file.parent / _location(tensor) for tensor in outside}
+        if sum(one.stat().st_size for one in beside) > MOST_BYTES:
+            raise OnnxFileError(
+                f"{file}: the data beside it is above 2 GiB, which no runtime here is sent: give "
+                "a smaller network"
+            )
         with suppress(Exception):  # what could not be read stays outside, which is said below
             external_data_helper.load_external_data_for_model(model, str(file.absolute().parent))
     for tensor in outside:
@@ -75,7 +86,10 @@ def _is_beside(file: Path, location: object) -> bool:
         return False
     path, said = file.parent / location, Path(location)
     inside = not said.is_absolute() and ".." not in said.parts
-    return inside and path.is_file() and not path.is_symlink()
+    try:
+        return inside and path.is_file() and not path.is_symlink()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _tensors(message: Message) -> Iterator[onnx.TensorProto]:

@@ -46,8 +46,10 @@ def read_bytes(path: Traversable, most: int = MOST_BYTES) -> bytes:
     if not isinstance(path, Path):  # a resource of ours, maybe in an archive
         return path.read_bytes()
     with open(_opened(path), "rb") as file:
-        data = file.read(most + 1)
-    if len(data) > most:
+        # Some files say no size, and grow while they are read.
+        said = os.fstat(file.fileno()).st_size
+        data = b"" if said > most else file.read(most + 1)
+    if max(said, len(data)) > most:
         raise OSError(f"above {most >> 20} MiB, the most that is read of such a file")
     return data
 

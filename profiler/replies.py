@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from devices.agent.health import power_capped_ns, throttle_reason
-from devices.records import RecordError
-from devices.replies import check_facts
+from devices.records import RecordError, check_facts
 from devices.reports import Built, Health
 from latency_tables.records import convert_record
 from latency_tables.wording import counted

@@ -17,6 +17,9 @@ from profiler.runtimes import RuntimeTraits, traits
 from profiler.scheduling.direct_board import Notice, ignore_notice
 from profiler.scheduling.serial import Scheduler, SerialScheduler
 
+#: Images of a batch, and threads: above, no device has memory, or cores, for them.
+MOST_BATCH, MOST_THREADS = 65536, 1024
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
@@ -37,6 +40,15 @@ class Target:
     cache_mode: str = "hot"
     scheduler: str | None = None
     hold_clocks: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, most in (
+            ("batch", self.batch, MOST_BATCH),
+            ("threads", self.threads, MOST_THREADS),
+        ):
+            if value is not None and not 1 <= value <= most:
+                shown = value if abs(value) < 1 << 99 else "so large a number"
+                raise SessionError(f"--{name} {shown}: give a number from 1 to {most}")
 
 
 #: This machine, as it measures where nothing else is asked for.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dshrink.cli import options
-from dshrink.cli.console import out, print_json, progress, show_error
+from dshrink.cli.console import notice, out, print_json, progress, show_error
 from dshrink.cli.grids import Column, print_grid
 from dshrink.errors import DshrinkError
 from latency_tables.wording import counted
@@ -58,7 +58,7 @@ def command(
                 classes=classes,
             )
             with progress(f"trace {name}"):
-                network = load(choice)
+                network = load(choice, notice)
         except DshrinkError as error:
             failed.append(error)
             show_error(error)

@@ -52,7 +52,7 @@ def command(
     ] = False,
     jobs: Annotated[
         int | None,
-        typer.Option(min=1, help="trainings in parallel with --train; default: one per core"),
+        typer.Option(help="trainings in parallel with --train; default: one per core"),
     ] = None,
     wide: options.Wide = False,
     json: options.Json = False,

@@ -40,7 +40,7 @@ def command(
         expanding("--layer", metavar="NAME", help="expand this convolution instead; repeatable"),
     ] = None,
     ratio: Annotated[
-        int, expanding(min=1, help="middle channels of an expansion for each input channel")
+        int, expanding(help="middle channels of an expansion for each input channel")
     ] = 6,
     weights: options.Weights = "initial",
     recipe: train_options.Recipe = None,
@@ -52,7 +52,7 @@ def command(
     epochs: train_options.Epochs = None,
     shrink_epochs: Annotated[
         int | None,
-        training(min=1, help="epochs without the added activations; default: those of --epochs"),
+        training(help="epochs without the added activations; default: those of --epochs"),
     ] = None,
     batch: train_options.Batch = None,
     accumulate: train_options.Accumulate = None,

@@ -47,9 +47,7 @@ def command(
     clip: train_options.Clip = None,
     fade_epochs: Annotated[
         int | None,
-        training(
-            min=0, help="epochs over which removed activations fade out; 0 removes them at once"
-        ),
+        training(help="epochs over which removed activations fade out; 0 removes them at once"),
     ] = None,
     label_smoothing: Annotated[float | None, training(help="label smoothing")] = None,
     distillation: Annotated[

@@ -48,9 +48,9 @@ def command(
     in_channels: options.InChannels = None,
     classes: options.Classes = None,
     images: Annotated[
-        int | None, evaluation(min=1, help="number of validation images; default: all")
+        int | None, evaluation(help="number of validation images; default: all")
     ] = None,
-    batch: Annotated[int, evaluation(min=1, help="batch size")] = 128,
+    batch: Annotated[int, evaluation(help="batch size")] = 128,
     learning_rate: Annotated[
         float, evaluation("--lr", help="initial learning rate of SGD, cosine decay to 0")
     ] = 0.01,
@@ -81,7 +81,7 @@ def command(
         sharing(help="address of a Dask scheduler whose workers evaluate; see docs/fleets.md"),
     ] = None,
     loaders: Annotated[
-        int, typer.Option(min=0, help="data loader workers; 0 loads in the main process")
+        int, typer.Option(help="data loader workers; 0 loads in the main process")
     ] = 0,
     unreadable: Annotated[
         Unreadable,

@@ -18,8 +18,6 @@ from dshrink.network.references import FORMS, Size
 from dshrink.progress import OnProgress
 
 Result = TypeVar("Result")
-#: Images of a batch: above, no device holds them.
-MOST_BATCH = 65536
 
 # The groups that ``--help`` shows options in; the rest is "Options".
 condition = partial(typer.Option, rich_help_panel="Measurement conditions")
@@ -58,12 +56,11 @@ Resolution = Annotated[
 ]
 InChannels = Annotated[
     int | None,
-    network(min=1, help="channels of an image; default: what plan, table or file say, else 3"),
+    network(help="channels of an image; default: what plan, table or file say, else 3"),
 ]
 Classes = Annotated[
     int | None,
     network(
-        min=1,
         help="number of outputs of a library's network; default: what images or weights say, else "
         "the library's",
     ),
@@ -98,7 +95,7 @@ Runtime = Annotated[
 Precision = Annotated[str, condition(help="fp32, fp16 or int8, if device and runtime support it")]
 Batch = Annotated[
     int | None,
-    condition(min=1, max=MOST_BATCH, help="batch size; default: the paper's for this device"),
+    condition(help="batch size; default: the paper's for this device"),
 ]
 
 
@@ -108,10 +105,8 @@ class BatchSizes(tuple[int, ...]):
 
 def _batch_sizes(text: str) -> BatchSizes:
     sizes = text.split(",")
-    if not all(size.strip().isdecimal() and len(size) < 10 and int(size) for size in sizes):
+    if not all(size.strip().isdecimal() and len(size) < 19 and int(size) for size in sizes):
         raise typer.BadParameter(f"{text!r} is no batch size of 1 or more, nor several as in 1,2,4")
-    if max(map(int, sizes)) > MOST_BATCH:
-        raise typer.BadParameter(f"{text[:60]!r}: a batch is at most {MOST_BATCH}")
     return BatchSizes(map(int, sizes))
 
 
@@ -124,8 +119,8 @@ Batches = Annotated[
         help="batch size, or several; default: the paper's for this device",
     ),
 ]
-FileBatch = Annotated[int, typer.Option(min=1, max=MOST_BATCH, help="batch size of the file")]
-Threads = Annotated[int, condition(min=1, help="threads on a CPU")]
+FileBatch = Annotated[int, typer.Option(help="batch size of the file")]
+Threads = Annotated[int, condition(help="threads on a CPU")]
 Statistic = Annotated[
     str | None,
     condition(

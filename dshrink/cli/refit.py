@@ -41,7 +41,6 @@ def command(
     images: Annotated[
         int,
         typer.Option(
-            min=2,
             help="number of images to read, a fifth of them to choose by; where there are fewer, "
             "random crops of them",
         ),

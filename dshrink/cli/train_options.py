@@ -31,15 +31,15 @@ Recipe = Annotated[
     str | None,
     training(help="recipe (a name or a TOML file) whose settings to use; options override them"),
 ]
-Epochs = Annotated[int | None, training(min=1, help="training epochs")]
+Epochs = Annotated[int | None, training(help="training epochs")]
 Batch = Annotated[
-    int | None, training(min=1, help="global batch size, over all processes and accumulation steps")
+    int | None, training(help="global batch size, over all processes and accumulation steps")
 ]
-Accumulate = Annotated[int | None, training(min=1, help="gradient accumulation steps per batch")]
+Accumulate = Annotated[int | None, training(help="gradient accumulation steps per batch")]
 LearningRate = Annotated[
     float | None, training("--lr", help="initial learning rate of SGD, cosine decay")
 ]
-WarmupEpochs = Annotated[int | None, training(min=0, help="warm-up epochs of the learning rate")]
+WarmupEpochs = Annotated[int | None, training(help="warm-up epochs of the learning rate")]
 Clip = Annotated[float | None, training(help="gradient norm clipping")]
 Ema = Annotated[
     float | None,
@@ -48,7 +48,7 @@ Ema = Annotated[
     ),
 ]
 CheckpointSteps = Annotated[
-    int | None, training(min=1, help="also write a checkpoint every so many steps")
+    int | None, training(help="also write a checkpoint every so many steps")
 ]
 Seed = Annotated[int | None, training(min=0, help="random seed; default: the recipe's, else 0")]
 TrainPrecision = Annotated[
@@ -63,7 +63,7 @@ LogWith = Annotated[
 ]
 Loaders = Annotated[
     int | None,
-    typer.Option(min=0, max=256, help="data loader workers; 0 loads in the main process"),
+    typer.Option(help="data loader workers; 0 loads in the main process"),
 ]
 OnUnreadable = Annotated[
     Unreadable, typer.Option("--unreadable", help="images that cannot be read: skip, or stop")

@@ -22,8 +22,6 @@ from dshrink.importance.evaluation import Evaluation
 from dshrink.importance.evaluator import Evaluator
 from dshrink.importance.settings import Candidate, EvaluationError, ImportanceSettings
 from dshrink.progress import Notice
-from profiler.errors import SessionError
-from profiler.scheduling.dask_connection import Hearts, workers_of
 
 #: How often the list of workers is looked at, and how long one that died is waited for.
 WATCH_S = 1.0
@@ -35,7 +33,7 @@ EVALUATION_S, FETCH_S = 24 * 3600.0, 60.0
 #: A worker with this resource evaluates, whatever else it offers.
 RESOURCE = "importance"
 
-#: Makes a connected ``distributed.Client``, a context manager.
+#: Makes a ``profiler.scheduling.dask_connection.Cluster``, as a context manager.
 Connect = Callable[[], Any]
 
 _lock = threading.Lock()
@@ -71,12 +69,14 @@ def evaluate_on_cluster(
 ) -> Generator[Evaluation]:
     """The evaluations as they come; a worker that fails is left out, and ``notice`` says so.
 
-    Raises what ``connect`` raises, and EvaluationError without a worker that can evaluate.
+    Raises what ``connect`` and the cluster raise, and EvaluationError without a worker that can
+    evaluate.
     """
-    with connect() as client:
+    with connect() as cluster:
         sharing = _Sharing(
-            client=client,
-            address=str(client.scheduler.address),
+            client=cluster.client,
+            known_workers=cluster.workers,
+            address=cluster.address,
             # A worker's process may have no children: it reads images itself; scores stay the same.
             settings=replace(settings, loaders=0),
             identity=identity,
@@ -97,6 +97,7 @@ class _Sharing:
     """Who evaluates what: ``running`` maps futures to the worker and its candidate."""
 
     client: Any
+    known_workers: Callable[[], Mapping[str, Any]]
     address: str
     settings: ImportanceSettings
     identity: Mapping[str, Any]
@@ -105,7 +106,6 @@ class _Sharing:
     running: dict[Any, _Asked] = field(default_factory=dict)
     left_out: dict[str, EvaluationError] = field(default_factory=dict)
     deaths: Counter[Candidate] = field(default_factory=Counter)
-    hearts: Hearts = field(default_factory=Hearts)
 
     def evaluations(self) -> Generator[Evaluation]:
         while self.waiting or self.running:
@@ -132,16 +132,12 @@ class _Sharing:
         died = bool(self.running or self.deaths)
         deadline = time.monotonic() + (PATIENCE_S if died else 0.0)
         while True:
-            try:
-                known = workers_of(self.client, self.address)
-            except SessionError as error:
-                raise EvaluationError(str(error)) from error
+            known = self.known_workers()
             # A board's worker names its board as a resource (docs/fleets.md).
             free = [
                 worker
                 for worker, facts in known.items()
-                if (not facts["resources"] or RESOURCE in facts["resources"])
-                and not self.hearts.is_silent(worker, facts["last_seen"])
+                if not facts["resources"] or RESOURCE in facts["resources"]
             ]
             if usable := [worker for worker in free if worker not in self.left_out]:
                 return usable

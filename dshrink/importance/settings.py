@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from dshrink.errors import DshrinkError
+from dshrink.limits import MOST_IMAGES, MOST_LOADERS, require_within
 from dshrink.network.references import USUAL_CHANNELS, ModelChoice
 from dshrink.train.unreadable import Unreadable
 
@@ -18,6 +19,8 @@ RECALIBRATE, REFIT, STEPS, EPOCHS = "recalibrate", "refit", "steps", "epochs"
 RECALIBRATION_BATCHES = 20
 #: Images that merged convolutions are fitted to where no number is given.
 REFIT_IMAGES = 128
+#: Above, no step of SGD stays finite.
+MOST_RATE = 1_000_000
 
 
 class EvaluationError(DshrinkError):
@@ -83,10 +86,13 @@ class ImportanceSettings:
     unreadable: Unreadable = Unreadable.STOP
 
     def __post_init__(self) -> None:
-        if self.batch < 1 or self.loaders < 0 or (self.images is not None and self.images < 1):
-            raise EvaluationError("--batch and --images count from 1, --loaders from 0")
-        if not self.learning_rate > 0 or not self.weight_decay >= 0:
-            raise EvaluationError("--lr must be above 0, --weight-decay at least 0")
+        require_within("batch", self.batch, 1, MOST_IMAGES)
+        require_within("images", self.images, 1, MOST_IMAGES)
+        require_within("loaders", self.loaders, 0, MOST_LOADERS)
+        if not 0 < self.learning_rate <= MOST_RATE or not 0 <= self.weight_decay <= MOST_RATE:
+            raise EvaluationError(
+                f"--lr must be above 0, --weight-decay 0 or more, and both at most {MOST_RATE}"
+            )
         if self.level.kind == REFIT and self.reinitialise:
             raise EvaluationError(
                 "--reinitialise: a refit has nothing to fit in a layer that stays as it is; give "

@@ -20,6 +20,7 @@ from torch import fx, nn
 from dshrink.errors import NetworkError, first_line
 from dshrink.network.blocks import Block, find_blocks
 from dshrink.network.chain import Chain, make_chain
+from dshrink.network.large_images import FEW_PIXELS, notice_large_images
 from dshrink.network.lowering import LoweredNetwork, lower
 from dshrink.network.onnx_files.reader import read_onnx
 from dshrink.network.onnx_files.source import open_onnx
@@ -140,13 +141,14 @@ def load(choice: ModelChoice, notice: Notice = no_notice) -> Network:
 
     ``weights``: "initial" leaves the initialisation of the library, or what the factory gives,
     "pretrained" downloads, "random" also draws batch-norm statistics (so that a merge is not
-    trivially exact), and a path is a state dict (``state_dicts``), of which ``notice`` says what
-    was taken. What a file of ours says of its network is used where nothing was asked. Raises
-    NetworkError with one line that says what to do, UserCodeError for a network of one's own.
+    trivially exact), and a path is a state dict (``state_dicts``). ``notice`` says what was taken
+    of it, and how long large images will take. What a file of ours says of its network is used
+    where nothing was asked. Raises NetworkError with one line that says what to do, UserCodeError
+    for a network of one's own.
     """
     check_options(choice)
     if choice.reference.source is Source.ONNX:
-        return _of_onnx_file(choice)
+        return _of_onnx_file(choice, notice)
     trained = None
     if choice.weights not in NAMED_WEIGHTS:
         trained = about_weights(Path(choice.weights))
@@ -157,6 +159,7 @@ def load(choice: ModelChoice, notice: Notice = no_notice) -> Network:
         # Half and double modules compute what they compute in float32, with which all is compared.
         module = module.float().eval()
         shape = (choice.channels, *choice.size)
+        notice_large_images(module, shape, notice)
         if choice.reference.source is Source.FACTORY:
             _try(module, choice.name, shape)
         if choice.weights == "random":
@@ -188,12 +191,17 @@ def _of_module(module: nn.Module, name: str, size: Size, channels: int) -> Netwo
     return replace(_traced(module, name, shape, is_own=True), weights=OWN)
 
 
-def _of_onnx_file(choice: ModelChoice) -> Network:
+def _of_onnx_file(choice: ModelChoice, notice: Notice) -> Network:
     """The network of an ONNX file, for the image that the file says where it says one."""
     source = open_onnx(expanded(choice.reference.place))
     known = Known(whose=choice.name, resolution=source.size, in_channels=source.channels)
-    module = read_onnx(source, choice.knowing(known).size)
-    return Network(name=choice.name, module=module, lowered=lower(module), weights=OWN)
+    choice = choice.knowing(known)
+    notice_large_images(None, (source.channels, *choice.size), notice)
+    module = read_onnx(source, choice.size)
+    try:
+        return Network(name=choice.name, module=module, lowered=lower(module), weights=OWN)
+    except (NetworkError, OpSpecError) as error:
+        raise NetworkError(f"{choice.name}: {error}") from error
 
 
 def _try(module: nn.Module, name: str, shape: tuple[int, int, int]) -> None:
@@ -272,7 +280,9 @@ def randomise(module: nn.Module, input_shape: tuple[int, int, int], *, seed: int
                 norm.bias.normal_(0.0, 0.3, generator=generator)
             norm.momentum = 1.0
         module.train()
-        module(torch.randn(4, *input_shape, generator=generator))
+        # Of large images one has enough pixels, and four would not fit into memory.
+        images = 4 if input_shape[1] * input_shape[2] <= FEW_PIXELS else 1
+        module(torch.randn(images, *input_shape, generator=generator))
         module.eval()
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -31,7 +31,7 @@ IN_MEMORY = "in-memory:"
 #: What networks are loaded with where nothing is said: ImageNet's usual.
 USUAL_SIDE, USUAL_CHANNELS = 224, 3
 #: From which and up to which side images are taken: above, no machine here holds the activations.
-LEAST_SIDE, MOST_SIDE = 8, 8192
+LEAST_SIDE, MOST_SIDE = 8, 4096
 MOST_CHANNELS, MOST_CLASSES = 4096, 1_000_000
 _WEIGHT_FILES = (".pt", ".pth", ".tar", ".bin", ".ckpt", ".safetensors")
 

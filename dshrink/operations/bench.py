@@ -76,6 +76,7 @@ def bench_networks(
         tables=loaded,
         choice=choice,
         padding=padding,
+        notice=notice,
     )
     wanted = list(dict.fromkeys(batches or [batch_on(target)]))
     several = sweep or len(wanted) > 1

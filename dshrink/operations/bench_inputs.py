@@ -24,6 +24,7 @@ from dshrink.operations.bench_networks import (
 from dshrink.operations.known import known_of_plans, known_of_table
 from dshrink.operations.opening import opened
 from dshrink.pieces.advice import require_batch, require_writable
+from dshrink.progress import Notice, no_notice
 from dshrink.search.plan import Plan
 from latency_tables.opspec import OpSpec
 from latency_tables.table import LatencyTable
@@ -41,6 +42,7 @@ class BenchInputs:
     tables: Mapping[str, LatencyTable] = field(default_factory=dict)
     choice: ModelChoice | None = None
     padding: str | None = None
+    notice: Notice = no_notice
     _loaded: dict[str, Network] = field(default_factory=dict, init=False, repr=False)
 
     def at(self, batch: int) -> list[BenchNetwork]:
@@ -89,7 +91,7 @@ class BenchInputs:
             return opened(one, *self._known(one.name))
         if one not in self._loaded:
             asked = replace(self.choice, model=one) if self.choice else ModelChoice(model=one)
-            self._loaded[one] = opened(asked, *self._known(asked.name))
+            self._loaded[one] = opened(asked, *self._known(asked.name), notice=self.notice)
         return self._loaded[one]
 
     def _known(self, name: str) -> list[Known | None]:

@@ -13,6 +13,7 @@ import onnx
 from dshrink.errors import DshrinkError
 from dshrink.merge.export import METADATA_KEY
 from dshrink.network.models import Network
+from dshrink.network.onnx_files.bounds import check_loops, check_sizes, check_weights, inlined
 from dshrink.pieces.plan_binding import bind_to_network
 from dshrink.pieces.specs import shrunk_spec
 from dshrink.search.plan import Plan
@@ -122,7 +123,8 @@ def network_of_file(
 
     Another file is a network of its own, which a table may know by the file's name. Raises
     BenchmarkError for a file without an input, with sizes left open, or with another batch than
-    asked for, and as ``load_complete`` for one that is damaged or not complete.
+    asked for, as ``load_complete`` for one that is damaged or not complete, and NetworkError for
+    one that asks for too much (``onnx_files.bounds``).
     """
     try:
         model = load_complete(path)
@@ -151,6 +153,10 @@ def network_of_file(
             f"{path}: its batch is {shape[0]}, not {batch}: export it again with --batch {batch}, "
             f"or measure with --batch {shape[0]}"
         )
+    check_weights(path, model)
+    check_loops(path, inlined(path, model), counted=True)
+    if all(shape):
+        check_sizes(path, model, inputs[0].name, shape)
     properties = {entry.key: entry.value for entry in model.metadata_props}
     facts = _facts(properties.get(METADATA_KEY, ""), path)
     own, label = not facts.model, label or path.name
@@ -180,7 +186,7 @@ def _facts(text: str, path: Path) -> NetworkFacts:
     """What a file says of itself, nothing where it is not ours. Raises BenchmarkError."""
     try:
         found: Any = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     known = {field.name for field in fields(NetworkFacts)}
     said = found.items() if isinstance(found, dict) else ()

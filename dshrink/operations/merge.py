@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dshrink.limits import require_within
 from dshrink.merge.activations import ChangedActivations
 from dshrink.merge.agreement import Agreement
 from dshrink.merge.certified_export import export_merged
@@ -44,6 +45,7 @@ from dshrink.train.feed import Feed
 from dshrink.train.opening import open_to_validate
 from dshrink.train.tuning import evaluate
 from dshrink.train.unreadable import Unreadable
+from profiler.target import MOST_BATCH
 
 _COSTS = ("macs", "parameters")
 
@@ -118,6 +120,7 @@ def merge_by_plan(
     is not changed. Raises DshrinkError where plan, weights and options do not go together, and as
     ``export_merged``.
     """
+    require_within("batch", batch, 1, MOST_BATCH)
     file = None if file is None else Path(file)
     data = None if data is None else str(data)
     if not isinstance(network, Network) and (about := about_merged(chosen(network))):

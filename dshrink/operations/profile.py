@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dshrink.errors import DshrinkError
+from dshrink.limits import MOST_HOLD_OUT, MOST_KERNEL, MOST_SECONDS, require_within
 from dshrink.merge.export import require_same_when_written
 from dshrink.network.models import Network
 from dshrink.operations.opening import AnyNetwork, opened
@@ -61,11 +62,14 @@ def profile_network(
     cannot do.
     """
     folder = Path(folder)
+    require_within("hold-out", hold_out, 8, MOST_HOLD_OUT)
+    require_within("max-kernel", max_kernel, 1, MOST_KERNEL)
+    require_within("time-limit", time_limit, 1, MOST_SECONDS)
     _check_segments(segments, dense=dense, span_mode=span_mode, max_kernel=max_kernel)
     asked = SpanChoice(mode=span_mode or SPAN_MODE, max_kernel=max_kernel)
     spans = asked if segments == "spans" else None
     with measuring_on(target, notice) as (scheduler, conditions):
-        found = opened(network)
+        found = opened(network, notice=notice)
         require_batch(found, conditions.batch)
         request = ProfileRequest(
             pieces=_pieces(found, spans, dense, notice),

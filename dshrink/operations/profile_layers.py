@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dshrink.errors import DshrinkError
+from dshrink.limits import MOST_SECONDS, require_within
 from dshrink.progress import Notice, OnProgress, no_notice, no_progress
 from dshrink.version import __version__
 from latency_tables.layers.io import save_layer_table
@@ -57,6 +58,7 @@ def measure_layers(
         raise DshrinkError("no layer given")
     if layer_context not in CONTEXTS:
         raise DshrinkError(f"unknown --context {layer_context!r}; known: {', '.join(CONTEXTS)}")
+    require_within("time-limit", time_limit, 1, MOST_SECONDS)
     target_percent = TARGET_PERCENT if target_error is None else target_error
     _say_what(layers, notice)
     with measuring_on(target, notice) as (scheduler, conditions):

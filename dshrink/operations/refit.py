@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dshrink.limits import MOST_IMAGES, MOST_LOADERS, require_within
 from dshrink.merge.merged_network import merge_network, network_of
 from dshrink.network.mask_changes import rewriting
 from dshrink.network.models import Network, weights_digest
@@ -110,6 +111,8 @@ def refit_by_plan(
     crops and the images that are held out; None: the choice's, or 0. Raises DshrinkError where
     plan, network and images do not go together.
     """
+    require_within("images", images, 2, MOST_IMAGES)
+    require_within("loaders", loaders, 0, MOST_LOADERS)
     start = time.perf_counter()
     data, folder = str(data), Path(folder)
     require_refittable(network)

@@ -9,6 +9,7 @@ from typing import Any
 
 from devices.agent.protocol import file_digest
 from dshrink.errors import DshrinkError
+from dshrink.limits import MOST_JOBS, require_within
 from dshrink.network.references import NAMED_WEIGHTS, same_model
 from dshrink.progress import Notice, no_notice
 from dshrink.search.goal import check_fit
@@ -46,6 +47,9 @@ class StudyRequest:
     allow_unfit: bool = False
     unreadable: Unreadable = Unreadable.SKIP
     jobs: int = 1
+
+    def __post_init__(self) -> None:
+        require_within("jobs", self.jobs, 1, MOST_JOBS)
 
     def steps(self, recipe: Recipe | None = None) -> tuple[Step, ...]:
         """All steps of the training."""

@@ -29,7 +29,7 @@ from dshrink.train.expansion_rules import ExpansionError, find_convolution, find
 from latency_tables.opspec import Conv, OpSpec
 
 #: Middle channels for each input channel (DepthShrinker, App. D).
-RATIO = 6
+RATIO, MOST_RATIO = 6, 64
 
 
 class Expansion(nn.Sequential):
@@ -119,10 +119,12 @@ def expand(
     Method: DepthShrinker, Sec. 4.5 and App. D; which layers: ``expansion_rules``. Raises
     ExpansionError for a layer that is not a convolution of the network or cannot be expanded.
     """
+    if not 1 <= ratio <= MOST_RATIO:
+        raise ExpansionError(
+            f"ratio {ratio:.12g}: give 1 to {MOST_RATIO} middle channels an input channel"
+        )
     if not layers:
         raise ExpansionError(f"{network.name}: no convolution to expand; name some: --layer NAME")
-    if ratio < 1:
-        raise ExpansionError(f"ratio {ratio} must be at least 1: middle channels an input channel")
     module = copy.deepcopy(network.module)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

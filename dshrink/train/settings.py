@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dshrink.limits import MOST_LOADERS
 from dshrink.train.errors import TrainError
 from latency_tables.records import plain
 
 #: Above, no setting makes sense: sums of them overflow what optimisers compute in.
 MOST = 1_000_000
-#: Processes that read images; each takes some 200 MB, and a second to start.
-MOST_LOADERS = 256
 PRECISIONS = ("fp32", "fp16", "bf16")
 #: These change how fast a run is, or how much of it a crash can cost, not what comes out.
 _WITHOUT_EFFECT = ("loaders", "checkpoint_steps", "log_with")

@@ -21,6 +21,7 @@ from latency_tables.formats.published_layers import (
     PublishedLayers,
     collected,
     milliseconds,
+    shown,
 )
 from latency_tables.layers.layer import Layer
 
@@ -56,7 +57,7 @@ def read_ofa(data: Mapping[str, Any], where: str) -> PublishedLayers:
     for key, entry in data.items():
         if not isinstance(entry, dict) or "mean" not in entry:
             raise TableFormatError(
-                f"{where}: {key!r} must hold mean (and std) in ms, got {entry!r}"
+                f"{where}: {key!r} must hold mean (and std) in ms, got {shown(entry)}"
             )
         layer = _ofa_layer(key, where)
         if layer is None or layer in found:

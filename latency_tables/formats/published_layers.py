@@ -7,7 +7,8 @@ and no residual here, and a bias. Entries that are no layer are left out and cou
 from __future__ import annotations
 
 import json
-import math
+import re
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,12 @@ from latency_tables.origin import Origin
 from latency_tables.reading import read_text
 from latency_tables.schema import Conditions
 
+#: Of YAML, in characters: once-for-all's own tables have some hundred thousand.
+MOST_YAML = 8 << 20
+#: An anchor or alias: lists of lists of aliases are small in a file alone.
+_ALIAS = re.compile(r"(?:^|[\s,\[{])[*&][^\s*&]", re.MULTILINE)
+#: In ms; sums of larger ones overflow.
+_LARGEST = 1e15
 NO_LAYER = "blocks of several layers, or what follows from the rest of a network"
 SAME_LAYER = "the layer of an entry before them: what their keys tell apart is not in a layer"
 
@@ -103,20 +110,46 @@ def collected(
 def milliseconds(value: Any, what: str, *, least: float | None = None) -> float:
     """A finite number above 0, or from ``least`` on. Raises TableFormatError, which begins so."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    above = is_number and math.isfinite(value) and (value > 0 if least is None else value >= least)
+    above = is_number and value <= _LARGEST and (value > 0 if least is None else value >= least)
     if not above:
         bound = "above 0" if least is None else f"{least:g} or more"
-        raise TableFormatError(f"{what} must be a number of ms {bound}, got {value!r}")
+        raise TableFormatError(f"{what} must be a number of ms {bound}, got {shown(value)}")
     return float(value)
+
+
+def shown(value: Any) -> str:
+    """The beginning of what a file holds, for a message."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python writes no integer of thousands of digits
+        return "an integer of thousands of digits"
+
+
+def _require_plain_yaml(text: str, path: Path) -> None:
+    """Raise TableFormatError for what would take minutes to read, or gigabytes to hold."""
+    if len(text) > MOST_YAML:
+        raise TableFormatError(
+            f"{path}: above {MOST_YAML >> 20} MiB, and YAML is slow to read: give the table as CSV"
+        )
+    if _ALIAS.search(text):
+        raise TableFormatError(
+            f"{path}: holds anchors or aliases, which no table needs: write it without"
+        )
 
 
 def load_mapping(path: Path, *, is_yaml: bool) -> Mapping[str, Any]:
     """The mapping in a YAML or JSON file, whose keys are texts. Raises TableFormatError."""
     import yaml
 
+    # libyaml's reader takes seconds where the one in Python takes minutes.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         text = read_text(path)
-        data = yaml.safe_load(text) if is_yaml else json.loads(text)
+        if is_yaml:
+            _require_plain_yaml(text, path)
+            data = yaml.load(text, loader)
+        else:
+            data = json.loads(text)
     except FileNotFoundError:
         raise TableFormatError(f"{path}: no such file") from None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:

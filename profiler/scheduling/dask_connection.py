@@ -25,14 +25,17 @@ SILENT_S = 60.0
 LONGEST_LOOK_S = 5.0
 
 
-def connect(address: str) -> Any:
-    """A connected ``distributed.Client``, a context manager.
+@contextmanager
+def connect(address: str) -> Iterator[Cluster]:
+    """A cluster for code that blocks.
 
     Raises SessionError where Dask is missing, nothing answers, or TLS is not set up.
     """
     with _advice(address):
         asyncio.run(_reach(address))  # the other client would wait for ever
-        return _client(address, asynchronous=False)
+        client = _client(address, asynchronous=False)
+    with client:
+        yield Cluster(client, address)
 
 
 async def connect_async(address: str) -> Any:
@@ -57,23 +60,8 @@ async def _connected(client: Any) -> Any:
     return await client
 
 
-def workers_of(client: Any, address: str) -> Mapping[str, Any]:
+async def workers_of(client: Any, address: str) -> Mapping[str, Any]:
     """What the scheduler knows of each worker; raises SessionError where it does not answer."""
-    with _asking(address):
-        for left in reversed(range(TRIES)):
-            try:
-                found = client.sync(
-                    client.scheduler.identity, n_workers=-1, callback_timeout=ANSWER_S
-                )
-                break
-            except TimeoutError:
-                if not left:
-                    raise
-    return dict(found["workers"])
-
-
-async def workers_of_async(client: Any, address: str) -> Mapping[str, Any]:
-    """As ``workers_of``, for a client of ``connect_async``."""
     with _asking(address):
         for left in reversed(range(TRIES)):
             try:
@@ -105,6 +93,24 @@ class Hearts:
             silent_s = 0.0
         self._known[address] = last_seen, now, silent_s
         return silent_s > SILENT_S
+
+
+class Cluster:
+    """A connected ``distributed.Client``, which is ``client``, and who works for it."""
+
+    def __init__(self, client: Any, address: str) -> None:
+        self.client = client
+        self.address = address
+        self._hearts = Hearts()
+
+    def workers(self) -> dict[str, Any]:
+        """What the scheduler knows of each worker that is not silent; raises SessionError."""
+        known = self.client.sync(workers_of, self.client, self.address)
+        return {
+            worker: facts
+            for worker, facts in known.items()
+            if not self._hearts.is_silent(worker, facts["last_seen"])
+        }
 
 
 def describe(error: BaseException) -> str:

@@ -21,7 +21,7 @@ from profiler.scheduling.dask_connection import (
     CONNECT_TIMEOUT_S,
     Hearts,
     connect_async,
-    workers_of_async,
+    workers_of,
 )
 from profiler.scheduling.worker_board import PARCELS_AT_ONCE, FleetWorker, WorkerBoard, cancel
 
@@ -103,7 +103,7 @@ class DaskScheduler:
 
     async def _workers(self) -> dict[str, FleetWorker]:
         """The workers that offer the device, by the names of their boards."""
-        known = await workers_of_async(self._client, self._address)
+        known = await workers_of(self._client, self._address)
         found: dict[str, FleetWorker] = {}
         for address, facts in sorted(known.items()):
             if self._hearts.is_silent(address, facts["last_seen"]):

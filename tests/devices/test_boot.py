@@ -378,3 +378,14 @@ def test_the_archive_depends_on_the_files_alone_and_holds_what_its_digest_says(
 def test_a_python_that_a_shell_would_not_take_as_one_word_is_refused(python: str) -> None:
     with pytest.raises(InventoryError, match="plain path"):
         boot_command(python)
+
+
+def test_a_user_without_a_home_gets_no_folder_of_the_name_of_a_tilde(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    with pytest.raises(boot_program.RefusedError, match="has no home folder"):
+        boot_program.own_folder(None)
+    assert not list(tmp_path.iterdir())

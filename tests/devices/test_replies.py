@@ -7,8 +7,8 @@ import re
 import pytest
 
 from devices.line_process import End
-from devices.records import RecordError
-from devices.replies import check_facts, checked_report, parse_line, printable
+from devices.records import RecordError, check_facts, checked
+from devices.replies import parse_line, printable
 from devices.reports import Health, Process
 
 
@@ -45,11 +45,11 @@ def test_texts_hold_nothing_that_a_terminal_acts_on() -> None:
 
 def test_a_report_has_its_fields_and_those_of_a_newer_agent_are_left_out() -> None:
     said = {"pid": 1, "name": "x", "cpu_percent": 2, "mood": "good"}
-    assert checked_report(Process, said, "p") == {"pid": 1, "name": "x", "cpu_percent": 2.0}
+    assert checked(Process, said, "p") == {"pid": 1, "name": "x", "cpu_percent": 2.0}
     with pytest.raises(RecordError, match=re.escape("p.name must be a text, got ['x']")):
-        checked_report(Process, said | {"name": ["x"]}, "p")
+        checked(Process, said | {"name": ["x"]}, "p")
     with pytest.raises(RecordError, match=r"^p lacks pid$"):
-        checked_report(Process, {"name": "x", "cpu_percent": 2}, "p")
+        checked(Process, {"name": "x", "cpu_percent": 2}, "p")
 
 
 def test_facts_may_lack_some_but_hold_none_of_another_type() -> None:

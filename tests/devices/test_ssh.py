@@ -65,6 +65,8 @@ def test_what_is_to_stay_stays(ssh_server: SshServer, tmp_path: Path) -> None:
     assert connection.left_behind == ""
     assert Path(pushed.path).read_bytes() == b"content"
     assert list(root.glob("agent-*/__main__.py"))
+    # Compiled files would be cut short on a disk that has just room for the agent.
+    assert not list(root.rglob("*.pyc"))
 
 
 def test_a_run_takes_nothing_from_another_that_goes_on(

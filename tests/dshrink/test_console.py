@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from rich.table import Table
@@ -196,6 +198,30 @@ def test_a_text_that_the_terminal_s_encoding_lacks_is_escaped(
     sys.stdout.flush()
     sys.stderr.close()
     assert written.getvalue() == b"\\xb5s of \\udcff\n"
+
+
+def test_an_argument_that_is_no_text_is_refused_before_it_is_written_anywhere(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main._refuse_undecodable(["bench", "m\u00fc.onnx"])
+    with pytest.raises(SystemExit):
+        main._refuse_undecodable(["bench", "z\udcff.onnx"])
+    assert r"b'z\xff.onnx' is not valid utf-8: rename what it names" in capsys.readouterr().err
+
+
+def test_streams_that_are_closed_are_not_taken_for_files(tmp_path: Path) -> None:
+    code = (
+        "import os\n"
+        "from dshrink.cli import main\n"
+        "main._mend_streams()\n"
+        f"with open({str(tmp_path / 'file')!r}, 'w') as file:\n"
+        "    print('said', flush=True)\n"
+        "    os.write(1, b'said')\n"
+        "    file.write(str(file.fileno() > 2))\n"
+    )
+    command = ["sh", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, code]
+    assert subprocess.run(command).returncode == 0
+    assert (tmp_path / "file").read_text() == "True"
 
 
 def test_a_long_error_keeps_its_beginning_and_the_way_out(

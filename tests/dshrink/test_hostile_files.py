@@ -121,7 +121,7 @@ def plan_text(folder: Path) -> str:
 def check_plan(content: bytes, folder: Path) -> None:
     def read() -> None:
         plan = load_plan(written(folder / "plan.json", content))
-        assert plan.resolution is None or all(8 <= side <= 8192 for side in plan.resolution)
+        assert plan.resolution is None or all(8 <= side <= 4096 for side in plan.resolution)
         save_plan(plan, folder / "again.json")
         assert load_plan(folder / "again.json") == plan
 

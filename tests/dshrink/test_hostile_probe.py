@@ -10,8 +10,8 @@ from mutations import mutations
 
 from devices.inventory import load_inventory
 from devices.preflight import Preflight
-from devices.records import RecordError
-from devices.replies import checked_report, parse_line
+from devices.records import RecordError, checked
+from devices.replies import parse_line
 from devices.reports import Probe
 from dshrink.cli.console import json_document
 from dshrink.cli.devices import _print_preflight
@@ -87,7 +87,7 @@ PROBE: dict[str, Any] = {
 def is_shown(line: bytes, capsys: pytest.CaptureFixture[str]) -> bool:
     """Whether a result is accepted; then all that the command does with it works."""
     try:
-        found = checked_report(Probe, parse_line(line), "probe")
+        found = checked(Probe, parse_line(line), "probe")
     except (RecordError, ValueError) as error:
         assert "\n" not in str(error) and str(error).replace("�", "").isprintable()
         return False

@@ -151,3 +151,12 @@ def test_a_whole_number_beyond_64_bits_and_a_null_character_are_refused() -> Non
         line.whole("a")
     with pytest.raises(RefusedError, match="line 2: holds a null character"):
         read_lines("a\n\0\n", SOURCE)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("," * 100_000, "line 1: more than 1000 columns"), ("\n" * 1_100_000, "more than 1000000")],
+)
+def test_files_of_empty_cells_are_refused_at_once(text: str, said: str) -> None:
+    with pytest.raises(RefusedError, match=said):
+        read_lines(text, SOURCE)

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from journal_counts import accepted_replies
@@ -29,7 +30,8 @@ from profiler.settings import ProfileSettings
 distributed = pytest.importorskip("distributed", reason="Dask is not installed (dshrink[fleet])")
 from scripted_boards import ScriptedBoards  # noqa: E402
 
-from profiler.scheduling.dask_connection import Hearts, connect, workers_of  # noqa: E402
+from profiler.scheduling.dask_connection import Cluster as DaskCluster  # noqa: E402
+from profiler.scheduling.dask_connection import Hearts, connect  # noqa: E402
 from profiler.scheduling.fleet import DaskScheduler  # noqa: E402
 
 SETTINGS = ProfileSettings()
@@ -250,15 +252,15 @@ def test_a_scheduler_that_is_stopped_is_one_line_and_the_end_comes(
 ) -> None:
     address, process = stopped_scheduler
     scheduler = DaskScheduler(address, ("fake",))
-    with connect(address) as client:
-        assert workers_of(client, address) == {}
+    with connect(address) as dask:
+        assert dask.workers() == {}
         process.send_signal(signal.SIGSTOP)
         for name, limit_s in (("ANSWER_S", 0.2), ("CONNECT_TIMEOUT_S", 0.5)):
             monkeypatch.setattr(f"profiler.scheduling.dask_connection.{name}", limit_s)
         monkeypatch.setattr("profiler.scheduling.fleet.CONNECT_TIMEOUT_S", 0.5)
         start_s = time.monotonic()
         with pytest.raises(SessionError, match=r"has not answered for 0\.4 s: see whether"):
-            workers_of(client, address)
+            dask.workers()
         with pytest.raises(SessionError, match=rf"{address} has not answered for 0\.4 s"):
             scheduler.boards()
         with pytest.raises(SessionError, match="no Dask scheduler answers"):
@@ -307,6 +309,16 @@ def test_a_worker_whose_heart_stops_is_silent_after_a_minute_of_the_hosts_clock(
         now_s += 5.0
     assert hearts.is_silent("tcp://a", 5.0)
     assert not hearts.is_silent("tcp://a", 6.0)
+
+
+def test_a_cluster_tells_of_workers_that_are_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("profiler.scheduling.dask_connection.SILENT_S", -1.0)
+    client = Mock()
+    client.sync.side_effect = [{"a": {"last_seen": 1.0}}, {"a": {"last_seen": 1.0}}]
+    cluster = DaskCluster(client, "tcp://a")
+    assert cluster.workers() == {}
+    monkeypatch.setattr("profiler.scheduling.dask_connection.SILENT_S", 60.0)
+    assert cluster.workers() == {"a": {"last_seen": 1.0}}
 
 
 def test_the_time_in_which_the_host_itself_was_stopped_is_no_silence() -> None:

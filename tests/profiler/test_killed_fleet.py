@@ -22,6 +22,8 @@ from latency_tables.io import load_table
 from profiler.profile_schedule import PIECE_ROUNDS
 
 KILLS = 20
+#: For what takes seconds on a machine that does nothing else.
+PATIENCE_S = 300.0
 ADDRESS = f"tcp://127.0.0.1:{free_port()}"
 
 
@@ -78,8 +80,8 @@ def replies(folder: Path) -> int:
     return journal.read_bytes().count(b'"line":"reply"') if journal.exists() else 0
 
 
-def moved_on(folder: Path, before: int, running: subprocess.Popen[bytes]) -> bool:
-    return replies(folder) > before or running.poll() is not None
+def moved_on(folder: Path, to: int, running: subprocess.Popen[bytes]) -> bool:
+    return replies(folder) >= to or running.poll() is not None
 
 
 @pytest.mark.slow
@@ -91,13 +93,18 @@ def test_twenty_kills_lose_nothing_and_double_nothing(tmp_path: Path, workers: i
     running = host(folder)
     try:
         for number in range(KILLS):
-            # Past the start, so that each kill lands in the work.
-            assert wait_until(partial(moved_on, folder, replies(folder), running), 120)
-            time.sleep(rng.uniform(0.0, 4.0))
+            # By work and not by time: on a fast machine too there is some left for the last kill.
+            wanted = replies(folder) + rng.randint(1, 8)
+            assert wait_until(partial(moved_on, folder, wanted, running), PATIENCE_S)
+            time.sleep(rng.uniform(0.0, 0.2))
             if running.poll() is not None:
                 break
             kind = ("host", "agent", "worker")[number % 3]
-            found = [running.pid] if kind == "host" else victims(workers, kind)
+            found = [running.pid]
+            if kind != "host":
+                # An agent ends with its round, and a worker that was killed takes its time.
+                assert wait_until(partial(victims, workers, kind), PATIENCE_S)
+                found = victims(workers, kind)
             for pid in found[:1]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)

@@ -28,6 +28,11 @@ def compare_with_runtime(
             f"{source.path}: ONNX Runtime cannot run it: {reason[:200]}; check it with "
             "onnx.checker, and export it again"
         ) from error
+    if not np.isfinite(expected).all():
+        raise NetworkError(
+            f"{source.path}: gives NaN or infinity for a random image: give a network that was "
+            "trained without, or normalises what it computes"
+        )
     if _differ(source, result.numpy(), expected):
         raise NetworkError(
             f"{source.path}: ONNX Runtime computes something else than what dshrink reads, first "

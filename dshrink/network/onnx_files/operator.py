@@ -1,14 +1,17 @@
 """An operator of an ONNX file that dshrink has no layer for, as a module that computes it.
 
-ONNX's own reference implementation runs it, in the precision that the network is in, so that a
-certificate in float64 stays one. It works on NumPy arrays, through which nothing is differentiated:
-training what comes before such an operator is refused.
+ONNX Runtime runs it where it has a kernel for the precision that the network is in, else ONNX's own
+reference implementation, which for some operators is a loop in Python over pixels: so a certificate
+in float64 stays one. Both work on NumPy arrays, through which nothing is differentiated: training
+what comes before such an operator is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,8 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 from torch import nn
 
-from dshrink.errors import NetworkError
+from dshrink.errors import NetworkError, first_line
+from dshrink.network.onnx_files.runtime import node_session
 
 Array = npt.NDArray[Any]
 _IR_VERSION = 8
@@ -65,7 +69,8 @@ class OnnxOperator(nn.Module):
         self.domains = dict(domains or {})
         self.per_image = dict(per_image or {})
         self.batch = batch
-        self._evaluator: ReferenceEvaluator | None = None
+        #: By the types of what it is called with.
+        self._evaluators: dict[tuple[str, ...], Callable[[Any], Any]] = {}
 
     @property
     def operator(self) -> str:
@@ -87,12 +92,31 @@ class OnnxOperator(nn.Module):
             name: one.detach().cpu().numpy() for name, one in zip(self.inputs, tensors, strict=True)
         }
         feeds |= {name: self._constant(name, tensors, dtype) for name in self.constants}
-        if self._evaluator is None:
-            self._evaluator = evaluator(self.node, list(feeds), self.opset, self.domains)
-        results = tuple(
-            _tensor(one, dtype).to(first.device) for one in self._evaluator.run(None, feeds)
-        )
+        results = tuple(_tensor(one, dtype).to(first.device) for one in self._run(feeds))
         return results[0] if len(results) == 1 else results
+
+    def _run(self, feeds: Mapping[str, Array]) -> Sequence[Any]:
+        kinds = tuple(str(one.dtype) for one in feeds.values())
+        if kinds not in self._evaluators:
+            with suppress(Exception):  # no kernel for these types, or none for such values
+                model = node_model(self.node, feeds, self.opset, self.domains)
+                found = partial(node_session(model.SerializeToString()).run, None)
+                results: Sequence[Any] = found(feeds)
+                self._evaluators[kinds] = found
+                return results
+            reference = evaluator(self.node, list(feeds), self.opset, self.domains)
+            self._evaluators[kinds] = partial(reference.run, None)
+        try:
+            results = self._evaluators[kinds](feeds)
+        except Exception as error:
+            if "float64" not in kinds:
+                raise
+            raise NetworkError(
+                f"operator {self.operator} (node {self.node.name!r}) of an ONNX file cannot be "
+                f"computed in float64, in which results are compared: {first_line(error)[:160]}; "
+                "`dshrink bench` measures the file as it is"
+            ) from error
+        return results
 
     def _constant(self, name: str, tensors: Sequence[torch.Tensor], dtype: torch.dtype) -> Array:
         value = self.constants[name]
@@ -106,7 +130,23 @@ class OnnxOperator(nn.Module):
         return value
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_evaluator": None}
+        return {**self.__dict__, "_evaluators": {}}
+
+
+def node_model(
+    node: onnx.NodeProto, feeds: Mapping[str, Array], opset: int, domains: Mapping[str, int]
+) -> onnx.ModelProto:
+    """A model of one node, for inputs of these types and the outputs that have names."""
+    kinds = {name: helper.np_dtype_to_tensor_dtype(one.dtype) for name, one in feeds.items()}
+    graph = helper.make_graph(
+        [node],
+        "operator",
+        [helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()],
+        [onnx.ValueInfoProto(name=name) for name in node.output if name],
+    )
+    imports = [helper.make_opsetid("", opset)]
+    imports += [helper.make_opsetid(domain, version) for domain, version in domains.items()]
+    return helper.make_model(graph, opset_imports=imports, ir_version=_IR_VERSION)
 
 
 def evaluator(

@@ -24,6 +24,7 @@ from onnx import TensorProto, numpy_helper
 from torch import fx, nn
 
 from dshrink.errors import NetworkError, first_line
+from dshrink.network.onnx_files.bounds import check_sizes
 from dshrink.network.onnx_files.check import compare_with_runtime, fixed_batch
 from dshrink.network.onnx_files.kept import (
     SLICE_BY_INPUT,
@@ -44,6 +45,8 @@ _FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, Tens
 _BY_VALUE = ("NonZero", "NonMaxSuppression", "Unique", "Compress")
 _RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli")
 
+#: What is read with where a file leaves its batch open.
+_BATCHES = (1, 2)
 #: Patterns look back by fewer nodes than so many tensors wait to be let go.
 _LOOK_BACK = 16
 
@@ -56,6 +59,8 @@ def read_onnx(file: Path | OnnxSource, resolution: tuple[int, int] | None = None
     """
     source = open_onnx(file) if isinstance(file, Path) else file
     size = _size(source, resolution)
+    shape = (source.batch or _BATCHES[-1], source.channels, *size)
+    check_sizes(source.path, source.model, source.image, shape)
     reader = _Reader(source, size)
     with torch.no_grad():  # its parameters are for training, too
         module = reader.run()
@@ -103,7 +108,7 @@ class _Reader:
         self.live = _live_nodes(source)
         self.reads_left = Counter(name for node in self.live for name in reads_of(node))
         self.reads_left[source.result] += 1
-        batches = (source.batch,) if source.batch else (1, 2)
+        batches = (source.batch,) if source.batch else _BATCHES
         generator = torch.Generator().manual_seed(0)
         self.images = tuple(
             torch.randn(batch, source.channels, *size, generator=generator) for batch in batches

@@ -31,10 +31,19 @@ def run_as_written(data: bytes, feeds: Mapping[str, npt.NDArray[Any]]) -> list[n
     return [np.asarray(one) for one in results]
 
 
+def node_session(data: bytes) -> ort.InferenceSession:
+    """A session of one node: a network has many of them, so each is one thread, run as written."""
+    return _session(data, ort.GraphOptimizationLevel.ORT_DISABLE_ALL, threads=1)
+
+
 def _session(
-    data: bytes, level: ort.GraphOptimizationLevel = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    data: bytes,
+    level: ort.GraphOptimizationLevel = ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    *,
+    threads: int = 0,
 ) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what it raises says what is wrong
     options.graph_optimization_level = level
+    options.intra_op_num_threads = threads
     return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])

@@ -7,19 +7,23 @@ an operator.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-import onnx.inliner
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 from torch import nn
 
 from dshrink.errors import NetworkError
+from dshrink.network.onnx_files.bounds import (
+    MOST_BYTES,
+    check_loops,
+    check_numbers,
+    check_weights,
+    inlined,
+    nodes_below,
+)
 from dshrink.network.references import Size, check_channels
 from latency_tables.errors import OnnxFileError
 from latency_tables.onnx_data import load_complete
@@ -27,8 +31,6 @@ from latency_tables.onnx_data import load_complete
 SUFFIX = ".onnx"
 #: Before it, additions broadcast by attributes and norms have a mode.
 OLDEST_OPSET = 7
-#: Of a serialized message; beyond it data must be outside, where no runtime here is sent them.
-MOST_BYTES = 2**31 - 1
 MOST_BATCH = 4096
 #: Of ``fx.GraphModule.meta``: what the module was read from, and the batch that it is fixed to.
 SOURCE_KEY = "onnx_source"
@@ -36,7 +38,9 @@ SOURCE_KEY = "onnx_source"
 VALUE_KEY = "onnx"
 
 _DEFAULT_DOMAINS = ("", "ai.onnx")
-_FLOATS = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
+#: Some of them never end with the wrong text.
+_OF_TEXTS = ("RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer")
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,10 +93,11 @@ def open_onnx(path: Path) -> OnnxSource:
     """Read a file with the data beside it. Raises NetworkError with one line."""
     model = _load(path)
     _check_versions(path, model)
-    if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
+    model = inlined(path, model)
+    check_loops(path, model)
     _check_operators(path, model)
-    _check_weights(path, model)
+    check_weights(path, model)
+    check_numbers(path, model)
     image = _one_input(path, model)
     if len(model.graph.output) != 1:
         names = [one.name for one in model.graph.output]
@@ -129,10 +134,12 @@ def open_onnx(path: Path) -> OnnxSource:
 
 
 def _load(path: Path) -> onnx.ModelProto:
-    if not path.is_file():
-        raise NetworkError(f"{path}: no such file; give an ONNX file or the name of a network")
     try:
         model = load_complete(path)
+    except FileNotFoundError:
+        raise NetworkError(
+            f"{path}: no such file; give an ONNX file or the name of a network"
+        ) from None
     except (OnnxFileError, OSError) as error:
         raise NetworkError(str(error)) from error
     if not model.graph.node:
@@ -161,6 +168,11 @@ def _check_operators(path: Path, model: onnx.ModelProto) -> None:
     versions = {one.domain: one.version for one in model.opset_import}
     for node in nodes_below(model.graph):
         domain = "" if node.domain in _DEFAULT_DOMAINS else node.domain
+        if not domain and node.op_type in _OF_TEXTS:
+            raise NetworkError(
+                f"{path}: {node.op_type} (node {node.name[:60]!r}) is for texts, this network is "
+                "for images: cut the model before it (onnx.utils.extract_model)"
+            )
         version = opset_of(model) if not domain else versions.get(domain, 1)
         if onnx.defs.has(node.op_type, version, domain):
             continue
@@ -172,32 +184,6 @@ def _check_operators(path: Path, model: onnx.ModelProto) -> None:
             f"{path}: operator {node.op_type!r} of {domain or 'ONNX'!r} (node {node.name!r}) is "
             f"none that ONNX {f'opset {version} ' if not domain else ''}defines: {hint}"
         )
-
-
-def _check_weights(path: Path, model: onnx.ModelProto) -> None:
-    for tensor in model.graph.initializer:
-        if problem := _misfit(tensor):
-            raise NetworkError(
-                f"{path}: tensor {tensor.name[:60]!r} {problem}: it is damaged; export it again"
-            )
-        if tensor.data_type in _FLOATS and np.isnan(numpy_helper.to_array(tensor)).any():
-            raise NetworkError(
-                f"{path}: tensor {tensor.name!r} holds NaN: give a network that was trained without"
-            )
-
-
-def _misfit(tensor: onnx.TensorProto) -> str:
-    """What is wrong with a tensor's dimensions, before an array is made of them."""
-    if any(side < 0 for side in tensor.dims):
-        return f"has negative dimensions {list(tensor.dims)}"
-    count = math.prod(tensor.dims)
-    if count > MOST_BYTES:
-        return f"has {count} values"
-    if tensor.HasField("raw_data") and tensor.data_type in _FLOATS:
-        size = 4 if tensor.data_type == TensorProto.FLOAT else 2
-        if len(tensor.raw_data) != count * size:
-            return f"of {list(tensor.dims)} holds {len(tensor.raw_data)} bytes of data"
-    return ""
 
 
 def _one_input(path: Path, model: onnx.ModelProto) -> onnx.ValueInfoProto:
@@ -239,15 +225,6 @@ def _dimensions(
             f"--inputs-as-nchw {image.name}"
         )
     return batch, channels, (height, width) if height and width else None
-
-
-def nodes_below(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Every node, those of subgraphs too."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from nodes_below(inner)
 
 
 def reads_of(node: onnx.NodeProto) -> list[str]:

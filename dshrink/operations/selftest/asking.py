@@ -16,8 +16,7 @@ from devices.agent.protocol import MAX_TENSOR_BYTES, Rule
 from devices.connection import Agent, Connection, PushedFile
 from devices.environment import Environment
 from devices.errors import AgentLostError
-from devices.records import RecordError
-from devices.replies import check_facts, checked_report
+from devices.records import RecordError, check_facts, checked
 from devices.reports import Built, TensorReport, TensorsReport
 from dshrink.operations.selftest.check import SelfTestError
 from latency_tables.schema import Conditions
@@ -95,7 +94,7 @@ class AskedDevice:
         if not isinstance(built, dict):
             built = {}
         try:
-            report: TensorsReport = checked_report(TensorsReport, said, "tensors")
+            report: TensorsReport = checked(TensorsReport, said, "tensors")
             check_facts(Built, built, "built")
         except RecordError as error:
             raise SelfTestError(

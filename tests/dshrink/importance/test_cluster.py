@@ -21,7 +21,7 @@ from dshrink.importance.evaluator import Evaluator
 from dshrink.importance.run import ImportanceRun
 from dshrink.importance.settings import Candidate, EvaluationError, ImportanceSettings
 from profiler.errors import SessionError
-from profiler.scheduling.dask_connection import Hearts, connect
+from profiler.scheduling.dask_connection import connect
 
 distributed = pytest.importorskip("distributed", reason="Dask is not installed (dshrink[fleet])")
 
@@ -165,19 +165,19 @@ def test_what_a_worker_held_that_went_away_is_evaluated_by_another(
 
 
 def sharing_of(client: Any, *waiting: Candidate) -> _Sharing:
-    more: dict[str, Any] = {"settings": None, "identity": {}, "notice": Mock()}
+    more: dict[str, Any] = {
+        "settings": None,
+        "identity": {},
+        "notice": Mock(),
+        "known_workers": dict,
+    }
     return _Sharing(client=client, address="", waiting=deque(waiting), **more)
 
 
 def test_the_last_worker_that_went_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dshrink.importance.cluster.WATCH_S", 0.01)
-    client = Mock()
-    client.sync.side_effect = [
-        {"workers": {}},
-        {"workers": {}},
-        {"workers": {"restarted": {"resources": {}, "last_seen": 1.0}}},
-    ]
-    sharing = sharing_of(client)
+    sharing = sharing_of(None)
+    sharing.known_workers = Mock(side_effect=[{}, {}, {"restarted": {"resources": {}}}])
     with pytest.raises(EvaluationError, match="has no worker: start one"):
         sharing._workers()  # nobody was ever there
     sharing.running[Mock()] = _Asked("gone", Candidate("11"), 0.0)
@@ -198,30 +198,16 @@ def test_a_network_that_kills_its_workers_is_given_up() -> None:
     assert [evaluation.reason for evaluation in found] == ["3 workers died, the last one worker-2"]
 
 
-def test_a_worker_that_is_stopped_and_one_that_hangs_are_done_without(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The second beats and never answers; the third is stopped: its heart beats no more."""
+def test_a_worker_that_beats_and_never_answers_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dshrink.importance.cluster.EVALUATION_S", 0.0)
     monkeypatch.setattr(_Sharing, "_finished", lambda self: [])
-    clock = iter(range(0, 10**6, 3))
     client = Mock()
-    facts: dict[str, Any] = {"hangs": {"resources": {}}, "stopped": {"resources": {}}}
-    client.sync.side_effect = lambda *_, **__: {
-        "workers": {
-            name: {**known, "last_seen": next(clock) if name == "hangs" else 0.0}
-            for name, known in facts.items()
-        }
-    }
     client.submit.side_effect = lambda *_, **__: Mock()
     sharing = sharing_of(client, Candidate("11"))
-    sharing.hearts = Hearts(clock=lambda: float(next(clock)))
-    assert set(sharing._workers()) == {"hangs", "stopped"}
-    while "stopped" in sharing._workers():
-        pass
+    sharing.known_workers = lambda: {"hangs": {"resources": {}}}
     with pytest.raises(EvaluationError, match=r"worker hangs has not answered for 0 h: restart it"):
         list(sharing.evaluations())
-    assert [call.kwargs["workers"] for call in client.submit.mock_calls] == [["hangs"]]
+    assert len(client.submit.mock_calls) == 1
 
 
 def test_a_worker_that_may_have_no_processes_reads_images_itself(

@@ -220,9 +220,9 @@ def test_the_expanded_networks_operators_are_counted():
     assert spec.parameters - network.spec.parameters == weights_and_biases - (5 * 4 * 9 + 5)
 
 
-@pytest.mark.parametrize("ratio", [0, -1])
-def test_a_ratio_below_one_is_refused(ratio):
-    with pytest.raises(ExpansionError, match=f"ratio {ratio} must be at least 1"):
+@pytest.mark.parametrize("ratio", [0, -1, 65])
+def test_a_ratio_out_of_proportion_is_refused(ratio):
+    with pytest.raises(ExpansionError, match=f"ratio {ratio}: give 1 to 64"):
         expand(tiny_vgg("A"), ["6"], ratio=ratio)
 
 

@@ -13,6 +13,7 @@ from latency_tables.formats import ofa_keys as keys
 from latency_tables.formats.exporting import SAME_KEY, TimedSpec
 from latency_tables.formats.ofa import write_ofa
 from latency_tables.formats.ofa_keys import ofa_keys
+from latency_tables.formats.registry import load_published_layers
 from latency_tables.opspec import (
     Activation,
     Add,
@@ -192,3 +193,24 @@ def test_rows_without_a_key_of_their_own_are_counted() -> None:
         TableFormatError, match=r"no row .* in the format ofa \(1 rows: it failed\)"
     ):
         write_ofa(["it failed"])
+
+
+GOOD = "Conv-input:224x224x3-output:112x112x32"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: &a [1]\nb: [*a, *a]\n", "holds anchors or aliases"),
+        (f"{GOOD}: {{mean: 0x{'f' * 9000}}}\n", "got an integer of thousands of digits"),
+        (f"{GOOD}: {{mean: 1.0e+300}}\n", "must be a number of ms above 0, got 1e+300"),
+        (f"{GOOD}: {'[' * 3000}{']' * 3000}\n", "cannot be read"),
+        (f"{GOOD}: {[1] * 100_000}\n", "must hold mean (and std) in ms, got [1, 1, 1"),
+        ("a" * (8 << 20) + ": 1\n", "above 8 MiB, and YAML is slow to read"),
+    ],
+)
+def test_a_hostile_yaml_is_one_short_line(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "lut.yaml").write_text(text)
+    with pytest.raises(TableFormatError) as caught:
+        load_published_layers(tmp_path / "lut.yaml")
+    assert said in str(caught.value) and len(str(caught.value)) < 600
