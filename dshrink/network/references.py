@@ -45,9 +45,11 @@ class Size(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Size:
         """``224x160``, height first, or ``224``. Raises NetworkError."""
-        match = re.fullmatch(r"([0-9]{1,5})(?:[xX]([0-9]{1,5}))?", text.strip())
+        match = re.fullmatch(r"([0-9]{1,9})(?:[xX]([0-9]{1,9}))?", text.strip())
         if match is None:
-            raise NetworkError(f"resolution {text!r}: give HEIGHTxWIDTH such as 224x160, or 224")
+            raise NetworkError(
+                f"resolution {text[:40]!r}: give HEIGHTxWIDTH such as 224x160, or 224"
+            )
         return cls.of(int(match[1]), int(match[2] or match[1]))
 
     @classmethod

@@ -607,7 +607,7 @@ def test_a_file_whose_data_is_in_another_file_is_refused_before_anything_is_meas
         (["--segments", "layers"], "known: blocks, spans"),
         (["--runtime", "tensorrt"], "has no runtime 'tensorrt'"),
         (["--precision", "fp16"], "cannot measure fp16"),
-        (["--threads", "4096"], "cores: ask for --threads 1 to"),
+        (["--threads", "1000"], "cores: ask for --threads 1 to"),
         (["--statistic", "mean"], "statistic 'mean' is not one of quiet, median"),
     ],
 )

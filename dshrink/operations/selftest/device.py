@@ -20,6 +20,7 @@ from devices.errors import AgentError, DevicesError
 from devices.inventory import Device, connect, load_inventory
 from devices.preflight import Preflight, probe
 from dshrink.errors import DshrinkError
+from dshrink.limits import MOST_SECONDS, require_within
 from dshrink.operations.profile import profile_network
 from dshrink.operations.selftest.asking import AskedDevice
 from dshrink.operations.selftest.check import Check, SelfTestError, State
@@ -88,6 +89,9 @@ class SelfTestRequest:
     precision: str | None = None
     load_s: float = LOAD_S
     table_limit_s: float = TABLE_LIMIT_S
+
+    def __post_init__(self) -> None:
+        require_within("time-limit", self.table_limit_s, 1, MOST_SECONDS)
 
 
 def selftest_device(
