@@ -96,7 +96,7 @@ def selftest(
     ] = None,
     time_limit: Annotated[
         float,
-        typer.Option(min=0, help="seconds after which measuring a table ends; 0 measures none"),
+        typer.Option(help="seconds after which measuring a table ends; 0 measures none"),
     ] = 120.0,
     json: options.Json = False,
 ) -> None:
