@@ -620,6 +620,7 @@ def test_what_is_too_large_to_send_is_refused_in_one_line(tmp_path: Path) -> Non
         (("local", "--precision", "fp16"), "cannot measure fp16"),
         (("local", "--precision", "half"), "half"),
         (("tx2",), "no address yet"),
+        (("local", "--time-limit", "0.5"), "give a number from 1 to"),
     ],
 )
 def test_a_device_that_cannot_be_tested_is_one_line(
