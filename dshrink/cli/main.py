@@ -123,7 +123,7 @@ def main() -> None:
         _fail_usage(error)
     except errors() as error:
         fail(error)
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, ImportError) as error:
         if not _is_of_memory(error):
             raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -162,8 +162,11 @@ def _refuse_undecodable(words: Sequence[str]) -> None:
 
 
 def _is_of_memory(error: Exception) -> bool:
-    """Whether torch found no room; it has no class for that on a CPU."""
-    words = ("allocate memory", "out of memory", "Storage size calculation overflowed")
+    """Whether torch, or loading it, found no room; there is no class for that on a CPU."""
+    words = (
+        *("allocate memory", "out of memory", "Storage size calculation overflowed"),
+        *("failed to map segment", "cannot map zero-fill pages"),
+    )
     return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 

@@ -239,6 +239,8 @@ def test_a_long_error_keeps_its_beginning_and_the_way_out(
         (MemoryError(), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
         (RuntimeError("Storage size calculation overflowed with sizes=[4]"), True),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), True),
+        (ImportError("No module named 'torch'"), False),
         (RuntimeError("a defect"), False),
     ],
 )

@@ -29,6 +29,8 @@ Array = npt.NDArray[Any]
 GRACE_S = 30.0
 #: Types of a tensor's elements that can be compared.
 ELEMENTS = ("float16", "float32", "float64")
+#: A tensor here has four dimensions; numpy takes no more than 64.
+MOST_DIMENSIONS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +154,8 @@ def _engine_of(file: Path, conditions: Conditions) -> tuple[Path, str, str]:
 def _array(report: TensorReport) -> Array:
     """The tensor in float64. Raises SelfTestError where its content is not what it says."""
     name, shape = report["name"], report["shape"]
+    if len(shape) > MOST_DIMENSIONS:
+        raise SelfTestError(f"tensor {name!r} has {len(shape)} dimensions")
     if report["element"] not in ELEMENTS:
         raise SelfTestError(f"tensor {name!r} is of the type {report['element']}")
     kind = np.dtype(report["element"])

@@ -66,6 +66,8 @@ NETWORKS = {
 #: Ways to launch whose outputs are compared.
 LAUNCHES = ("plain", "cuda_graph")
 REPORT, DATA = "selftest.md", "selftest.json"
+#: Of a finding that quotes the device so much is kept.
+LONGEST_FINDING = 1000
 #: What this host computes and writes files with.
 PACKAGES = ("onnxruntime", "torch", "onnx", "numpy")
 _ERRORS = (DevicesError, ProfilerError, DshrinkError)
@@ -189,6 +191,8 @@ class _Test:
         return Check(name="runtime", of=runtime, state=state, finding=reason)
 
     def _found(self, check: Check) -> None:
+        if len(check.finding) > LONGEST_FINDING:
+            check = replace(check, finding=f"{check.finding[:LONGEST_FINDING]} ...")
         self.checks.append(check)
         self.on_check(check)
         self._write(complete=False)

@@ -23,9 +23,14 @@ from devices.errors import AgentLostError, JobFailedError
 from dshrink.operations.selftest import device as operation
 from dshrink.operations.selftest.asking import AskedDevice, Computed
 from dshrink.operations.selftest.check import Check, SelfTestError
-from dshrink.operations.selftest.device import NETWORKS, SelfTestRequest, selftest_device
+from dshrink.operations.selftest.device import (
+    LONGEST_FINDING,
+    NETWORKS,
+    SelfTestRequest,
+    selftest_device,
+)
 from dshrink.operations.selftest.network import selftest_features, selftest_network
-from dshrink.operations.selftest.outputs import check_outputs
+from dshrink.operations.selftest.outputs import _error, check_outputs
 from dshrink.operations.selftest.result import SelfTest
 from dshrink.operations.selftest.times import (
     TURNS,
@@ -214,10 +219,17 @@ def test_outputs_of_another_shape_or_name_and_inputs_of_zeros_are_no_success(
         (renamed, "has the outputs"),
         (replace(said, inputs={"image": np.zeros((2, 3))}), "not drawn from normal numbers"),
         (replace(said, inputs={"image": np.ones((2, 1)) * [-1, 1]}), "not drawn from normal"),
+        (replace(said, inputs={"image": np.full((2, 3), 1e300)}), "not drawn from normal"),
         (replace(said, inputs={"t9": np.array([[1.0, -1.0], [-1.0, 1.0]])}), "on this host cannot"),
     ):
         with pytest.raises(SelfTestError, match=words):
             check_outputs(Scripted(answer=lambda _, wrong=wrong: wrong), ON_CPU, files, files)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("found", "wanted"), [(1e300, 1.0), (0.0, 0.0), (1e300, 0.0)])
+def test_an_error_that_is_no_number_is_infinite(found: float, wanted: float) -> None:
+    """A NaN would be the worst error of none of the files."""
+    assert _error(np.full((2, 2), found), np.full((2, 2), wanted)) == float("inf")
 
 
 # Times
@@ -365,6 +377,8 @@ def tensor(**changed: Any) -> dict[str, Any]:
         {"shape": [2, 3]},
         {"shape": [-2, -2]},
         {"shape": [2**60, 2**60]},
+        {"shape": [2, 2] + [1] * 63},
+        {"shape": [2**20] * 10**6},
         {"shape": "2x2"},
         {"content": "no base64"},
         {"element": "object"},
@@ -516,9 +530,10 @@ def test_outputs_that_differ_fail_the_test(tmp_path: Path, monkeypatch: pytest.M
 def test_a_runtime_that_hangs_or_does_not_start_is_asked_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, checks: list[tuple[str, str]]
 ) -> None:
-    fail_always(monkeypatch, tmp_path, AgentLostError(kind, "it does not work", ""))
+    fail_always(monkeypatch, tmp_path, AgentLostError(kind, "it does not work" * 1000, ""))
     result = selftest_device(SelfTestRequest(device="local", folder=tmp_path, runtime="pytorch"))
     assert [(one.name, one.state) for one in result.checks][1:] == checks
+    assert max(len(one.finding) for one in result.checks) < 2 * LONGEST_FINDING
 
 
 def test_a_plain_loop_over_another_version_is_no_second_timer(

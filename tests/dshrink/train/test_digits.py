@@ -3,7 +3,7 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,21 @@ def test_a_folder_with_something_else_is_not_written_over(
         write_digits(folder)
     assert "\n" not in str(caught.value)
     assert {file: file.read_bytes() for file in folder.rglob("*.png")} == before
+
+
+def test_no_more_of_a_folder_is_looked_at_than_the_digits_are(
+    few: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be the root of the file system, parts of which may not be read."""
+    (tmp_path / "a file").touch()
+
+    def without_end(folder: Path, pattern: str) -> Iterator[Path]:
+        yield from (folder / str(number) for number in range(len(few) + 50))
+        raise PermissionError(13, "Permission denied", "/proc/1/cwd")
+
+    monkeypatch.setattr(Path, "rglob", without_end)
+    with pytest.raises(DataError, match="something else"):
+        write_digits(tmp_path)
 
 
 def test_what_is_interrupted_leaves_nothing(few: dict[str, Any], tmp_path: Path) -> None:
