@@ -65,6 +65,19 @@ def write_folder_atomically(folder: Path, fill: Callable[[Path], object]) -> Non
         temporary.rename(target)
 
 
+@contextmanager
+def scratch_folder(folder: Path) -> Iterator[Path]:
+    """A new folder in ``folder``, which is made if missing; it is gone in the end.
+
+    What a killed run left of it the next one that writes into ``folder`` removes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _clear_up(folder)
+    scratch = _temporary(folder / "scratch")
+    with _locked(scratch, is_folder=True):
+        yield scratch
+
+
 def require_writable(path: Path) -> None:
     """Raise WriteError unless ``write_atomically`` could write ``path`` now. Makes no folders."""
     _require_place(path, lambda: _file_target(path).parent)

@@ -1,8 +1,8 @@
 """Progress of long work where standard error is no terminal: a line a minute.
 
-A bar would fill a log with its own copies. Work that ends within the first minute leaves no line,
-as what it prints at its end is enough. The lines come from a thread of their own, so that a step
-that takes minutes does not look like a hang.
+A bar would fill a log with its own copies. Work that ends within the first half minute leaves no
+line, as what it prints at its end is enough. The lines come from a thread of their own, so that a
+step that takes minutes does not look like a hang.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ProgressLines:
             self._first = (done, self._clock())
 
     def tick(self) -> None:
-        """Write how far it is; called once a minute."""
+        """Write how far it is; called about once a minute."""
         self._has_written = True
         label = self._now[2] if self._now else ""
         self._write(self._so_far + self._left + (f" ({label})" if label else ""))
@@ -70,12 +70,17 @@ class ProgressLines:
 
 @contextmanager
 def repeated(action: Callable[[], None], every_s: float) -> Iterator[None]:
-    """Inside of this, ``action`` is called every so many seconds by a thread."""
+    """Inside of this, a thread calls ``action`` after half of so many seconds, then every so many.
+
+    Whoever waits a minute for a word, and then gives up, has had one.
+    """
     ended = threading.Event()
 
     def run() -> None:
-        while not ended.wait(every_s):
+        wait_s = every_s / 2
+        while not ended.wait(wait_s):
             action()
+            wait_s = every_s
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.table import Table
 
-from dshrink.cli import console, main
+from dshrink.cli import console, main, progress_lines
 from dshrink.cli.progress_lines import ProgressLines, repeated
 
 #: Sets the window's title, hides what was said before, and rings, in 7 and in 8 bits.
@@ -97,6 +98,24 @@ def test_short_work_leaves_no_line_in_a_log_and_a_long_start_is_no_silence() -> 
     clock.now_s += 60
     lines.tick()
     assert said == ["profile resnet18: preparing for 1.0 min"]
+
+
+def test_the_first_line_comes_after_half_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited_s: list[float] = []
+
+    class Ended:
+        def wait(self, seconds: float) -> bool:
+            waited_s.append(seconds)
+            return len(waited_s) > 2
+
+        def set(self) -> None:
+            pass
+
+    threads = SimpleNamespace(Event=Ended, Thread=threading.Thread)
+    monkeypatch.setattr(progress_lines, "threading", threads)
+    with repeated(lambda: None, every_s=60.0):
+        pass
+    assert waited_s == [30.0, 60.0, 60.0]
 
 
 def test_lines_come_while_the_work_says_nothing() -> None:

@@ -17,6 +17,7 @@ from latency_tables.files import (
     WriteError,
     require_writable,
     require_writable_folder,
+    scratch_folder,
     write_atomically,
     write_folder_atomically,
 )
@@ -94,6 +95,20 @@ write_atomically(Path({str(tmp_path / "plan.json")!r}), "half")
             ".x.dshrink-01234567.tmp",
             "other.json",
         ]
+
+
+def test_a_scratch_folder_is_gone_in_the_end_and_by_the_next_run(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    left = folder / ".scratch.dshrink-0123abcd.tmp"
+    left.mkdir(parents=True)
+    (left / "file").touch()
+    with scratch_folder(folder) as scratch:
+        (scratch / "file").touch()
+        assert list(folder.iterdir()) == [scratch]
+        files._clear_up.cache_clear()
+        write_atomically(folder / "other", "text")  # another run: what is in use stays
+        assert (scratch / "file").exists()
+    assert list(folder.iterdir()) == [folder / "other"]
 
 
 def test_a_long_name_leaves_room_for_the_temporary_one(tmp_path: Path) -> None:

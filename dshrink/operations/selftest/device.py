@@ -6,7 +6,6 @@ What was found is written after each check, so that nothing of it is lost.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -41,7 +40,7 @@ from dshrink.pieces.specs import shrunk_spec
 from dshrink.progress import OnProgress
 from dshrink.schemas import json_document
 from dshrink.version import __version__
-from latency_tables.files import write_atomically
+from latency_tables.files import scratch_folder, write_atomically
 from latency_tables.predictor import predict
 from latency_tables.schema import Conditions
 from latency_tables.trust import verdict_line
@@ -113,9 +112,8 @@ def selftest_device(
     """
     device = load_inventory().get(request.device)
     preflight = probe(device)
-    request.folder.mkdir(parents=True, exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(prefix="dshrink-selftest-") as files,
+        scratch_folder(request.folder) as files,
         closing(AskedDevice(connect(device))) as asked,
     ):
         test = _Test(
@@ -123,7 +121,7 @@ def selftest_device(
             device=device,
             preflight=preflight,
             asked=asked,
-            files=Path(files),
+            files=files,
             progress=progress,
             on_check=on_check,
         )
