@@ -22,12 +22,15 @@ work is recorded with its effect, and done each time the graph is launched (one 
 Faults carry the driver's error codes. A sticky one (an effect that touches memory that is not
 there) is reported by every later call, as on a real device.
 
-Environment: SIMULATED_GPU_COUNT, _NAME, _CAPABILITY ("9.0"), _MEMORY_MIB, _L2_KIB.
+Environment: SIMULATED_GPU_COUNT, _NAME, _CAPABILITY ("9.0"), _MEMORY_MIB, _L2_KIB. With
+SIMULATED_GPU_REAL_TIME=1 the host's clock is the real one, and whoever waits does so for as long as
+the work takes.
 It runs under Python 3.6 as well: a worker may.
 """
 
 import bisect
 import os
+import time
 
 OUT_OF_MEMORY = 2
 INVALID_VALUE = 1
@@ -98,6 +101,8 @@ class SimulatedGpu:
         self.l2_bytes = int(environment("SIMULATED_GPU_L2_KIB", "64")) << 10
         self.uuid = "GPU-00112233-4455-6677-8899-aabbccddeeff"
         self.driver_version = 12040
+        self.is_real_time = environment("SIMULATED_GPU_REAL_TIME") == "1"
+        self.began_s = time.perf_counter()
         self.now_ns = 0
         self.launch_ns = 4000
         self.launches = 0
@@ -177,7 +182,7 @@ class SimulatedGpu:
         """
         self.check()
         found = self.stream(stream)
-        self.now_ns += self.launch_ns
+        self._let_pass(self.launch_ns)
         if found.captured is not None:
             found.captured.append((int(cost_ns), effect, int(cold_ns)))
         else:
@@ -210,6 +215,19 @@ class SimulatedGpu:
     def host_ns(self):
         """The host's virtual clock."""
         return self.now_ns
+
+    def _let_pass(self, ns):
+        """What the host needs for a launch; the real one needs what it needs."""
+        self.now_ns = self._real_ns() if self.is_real_time else self.now_ns + ns
+
+    def _wait_until(self, ns):
+        while self.is_real_time and self._real_ns() < ns:
+            time.sleep(0)  # so short a time that no sleep would be as short
+        self._let_pass(0)
+        self.now_ns = max(self.now_ns, ns)
+
+    def _real_ns(self):
+        return int((time.perf_counter() - self.began_s) * 1e9)
 
     def host_ns_per_launch(self, ns=None):
         """How long the host takes for a launch; a number sets it."""
@@ -265,7 +283,7 @@ class SimulatedGpu:
             stream.invalidated = True
             raise Fault(CAPTURE_UNSUPPORTED, "a stream that is captured cannot be waited for")
         self.check()
-        self.now_ns = max(self.now_ns, stream.ready_ns)
+        self._wait_until(stream.ready_ns)
 
     def new_event(self):
         """A new event's handle."""
@@ -287,7 +305,7 @@ class SimulatedGpu:
     def wait_event(self, event):
         """The host waits for an event; one that was never recorded is over already."""
         self.check()
-        self.now_ns = max(self.now_ns, self._event(event) or 0)
+        self._wait_until(self._event(event) or 0)
 
     def elapsed_ms(self, first, second):
         """Between two events, to half a microsecond."""
@@ -335,7 +353,7 @@ class SimulatedGpu:
         """Do a graph's work."""
         self.check()
         stream = self.stream(handle)
-        self.now_ns += self.launch_ns
+        self._let_pass(self.launch_ns)
         self.launches += 1
         for cost_ns, effect, cold_ns in graph.work:
             self._do(stream, cost_ns, effect, cold_ns)
