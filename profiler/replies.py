@@ -31,6 +31,8 @@ MOST_ROUNDS = 10**6
 #: No run takes a hundred days.
 LONGEST_NS = 10**16
 LONGEST_S = 1e7
+#: Of bytes or joules: a petabyte.
+MOST_RESOURCES = 1e15
 #: The failure of a job whose answer makes no sense; the next run asks again.
 BAD_REPLY = "bad_reply"
 #: How to fix results of an agent that do not read.
@@ -87,9 +89,12 @@ class Samples:
         _check_report(Built, self.built, "built")
         for name in ("peak_memory_bytes", "energy_j"):
             told = self.resources.get(name)
-            if told is not None and (type(told) not in (int, float) or not told > 0):
+            if told is not None and (
+                type(told) not in (int, float) or not 0 < told <= MOST_RESOURCES
+            ):
                 raise MeasurementError(
-                    f"resources.{name} is {told!r}; need a number above 0, or none"
+                    f"resources.{name} is {told!r}; need a number above 0, up to "
+                    f"{MOST_RESOURCES:g}, or none"
                 )
 
     def _check_times(self, name: str, values: tuple[int, ...], least: int) -> None:

@@ -275,3 +275,9 @@ def test_a_run_that_is_always_interrupted_counts_as_it_is(
     run_ns = int(run_ms * 1e6)
     samples = Samples(wall_ns=(run_ns, run_ns + 1), cpu_ns=(run_ns, run_ns), disturbed=2)
     assert samples.undisturbed == is_undisturbed
+
+
+@pytest.mark.parametrize("told", [1e308, 0, -1.0, True, "1"])
+def test_resources_beyond_measure_are_refused(told: object) -> None:
+    with pytest.raises(MeasurementError, match=r"resources\.energy_j"):
+        Samples(wall_ns=(1,), resources={"energy_j": told})
