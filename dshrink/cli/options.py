@@ -95,7 +95,8 @@ Runtime = Annotated[
 Precision = Annotated[str, condition(help="fp32, fp16 or int8, if device and runtime support it")]
 Batch = Annotated[
     int | None,
-    condition(help="batch size; default: the paper's for this device"),
+    # The least is here as well: dshrink.toml is then named as where it stands.
+    condition(min=1, help="batch size; default: the paper's for this device"),
 ]
 
 
@@ -120,7 +121,7 @@ Batches = Annotated[
     ),
 ]
 FileBatch = Annotated[int, typer.Option(help="batch size of the file")]
-Threads = Annotated[int, condition(help="threads on a CPU")]
+Threads = Annotated[int, condition(min=1, help="threads on a CPU")]
 Statistic = Annotated[
     str | None,
     condition(

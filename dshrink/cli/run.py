@@ -58,10 +58,10 @@ def command(
     ] = None,
     batch: Annotated[
         int | None,
-        options.condition(help="batch size; default: the table's, else the paper's"),
+        options.condition(min=1, help="batch size; default: the table's, else the paper's"),
     ] = None,
     threads: Annotated[
-        int | None, options.condition(help="threads on a CPU; default: the table's, else 1")
+        int | None, options.condition(min=1, help="threads on a CPU; default: the table's, else 1")
     ] = None,
     rows: Annotated[
         str | None, train_options.training(help="only these rows, such as searched,random")

@@ -298,16 +298,18 @@ def test_a_rail_that_cannot_be_read_any_more_tells_nothing(tx2: Path, said: str)
 def test_rails_are_read_while_the_runs_go_on_and_no_longer(tx2: Path) -> None:
     meter = RailsMeter(energy.rails_of_jetson(str(tx2)))
     meter.window_s = 0.3
-    ends = []
+    made, spent_s = 0, 0.0
 
     def run(times: int) -> None:
-        end = time.perf_counter() + 0.002 * times
-        while time.perf_counter() < end:
+        nonlocal made, spent_s
+        start = time.perf_counter()
+        while time.perf_counter() < start + 0.002 * times:
             pass
-        ends.append(end)
+        made, spent_s = made + times, spent_s + time.perf_counter() - start
 
     joules = of_one_run(run, 0.002, meter)
-    assert joules == pytest.approx(3.056 * 0.002, rel=0.3)
+    # What they took here: on a busy machine it is more than they should.
+    assert joules == pytest.approx(3.056 * spent_s / made, rel=0.3)
     assert not meter._thread.is_alive()
 
 

@@ -172,7 +172,7 @@ def test_a_figure_of_blocks_is_drawn_from_a_table(tmp_path, dshrink, monkeypatch
     real = blocks.profile_network
 
     def quick_profile(choice, folder, target, **more):
-        return real(replace(choice, resolution=(32, 32)), folder, target, time_limit=1e-3, **more)
+        return real(replace(choice, resolution=(32, 32)), folder, target, time_limit=1, **more)
 
     monkeypatch.setattr(blocks, "profile_network", quick_profile)
     ran = dshrink("paper", "fig4", "--out", tmp_path, "--json")
