@@ -6,13 +6,13 @@ before.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from devices.agent.protocol import file_digest
 from dshrink.errors import DshrinkError, NetworkError
 from dshrink.network.models import Network, load
 from dshrink.network.references import ModelChoice
@@ -268,9 +268,7 @@ class Demo:
         """Whether this plan's file, and its certificate, are there."""
         if not (file.exists() and certificate_of(file).exists()):
             return False
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        if read_object(certificate_of(file)).get("onnx_sha256") != digest:
+        if read_object(certificate_of(file)).get("onnx_sha256") != file_digest(str(file)):
             return False
         facts = network_of_file(file, self._batch).facts
         return (facts.keep_mask, facts.padding) == (plan.mask, plan.padding)

@@ -12,8 +12,6 @@ from dshrink.network.models import Network, load_network
 
 RESOLUTION = 128
 CLASSES = 100
-
-
 #: Pooling, flattening and the classifier.
 HEAD_LAYERS = 3
 

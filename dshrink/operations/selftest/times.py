@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from devices.agent.protocol import Rule
 from devices.errors import JobFailedError
 from dshrink.operations.selftest.asking import AskedDevice
 from dshrink.operations.selftest.check import Check, State
@@ -19,7 +18,8 @@ from latency_tables.schema import Conditions
 from latency_tables.wording import counted
 from profiler.planning.jobs import PROFILE_RULE
 from profiler.replies import Samples
-from profiler.runtimes import GPU_RULE, processor_of, traits_of
+from profiler.runtimes import processor_of, traits_of
+from profiler.settings import settings_for
 from profiler.statistics import median
 
 TURNS = 5
@@ -67,7 +67,7 @@ def check_launch(device: AskedDevice, conditions: Conditions, file: Path) -> Che
 
 def check_agent(device: AskedDevice, conditions: Conditions, file: Path) -> Check:
     """Find what a job takes beside loading (or building) and timing, and what else is measured."""
-    rule = rule_for(conditions)
+    rule = settings_for(conditions).rule
     first = device.measure(file, conditions, rule, resources=True)
     spent_s = []
     for _ in range(TURNS):
@@ -165,7 +165,7 @@ def check_load(
 ) -> Check:
     """Keep the device busy, and compare the latency at the end with that at the beginning."""
     visit_s = seconds / LEAST_VISITS
-    rule = rule_for(conditions)._replace(min_total_s=visit_s, cap_s=1.5 * visit_s)
+    rule = settings_for(conditions).rule._replace(min_total_s=visit_s, cap_s=1.5 * visit_s)
     first = device.measure(file, conditions, rule)
     visits, end = [first], clock() + seconds
     while clock() < end:
@@ -197,16 +197,11 @@ def check_load(
     )
 
 
-def rule_for(conditions: Conditions) -> Rule:
-    """How a table's jobs are timed on this processor."""
-    return GPU_RULE if processor_of(conditions) == "gpu" else PROFILE_RULE
-
-
 def _measuring(
     device: AskedDevice, file: Path, conditions: Conditions, engine: str = ""
 ) -> Callable[[], Samples]:
     """What measures the file once more."""
-    return lambda: device.measure(file, conditions, rule_for(conditions), engine=engine)
+    return lambda: device.measure(file, conditions, settings_for(conditions).rule, engine=engine)
 
 
 def _by_turns(first: Callable[[], A], second: Callable[[], B]) -> tuple[list[A], list[B]]:
